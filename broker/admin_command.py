@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from broker.admin.unix_socket import OFF, socket_path
+from broker.terminal_text import printable
 from provisioning.starting import importing
 from provisioning.version_option import version_option
 
@@ -146,11 +147,6 @@ def print_facts(facts: dict[str, Any]) -> None:
         elif isinstance(value, bool):
             text = "yes" if value else "no"
         sys.stdout.write(f"{name.replace('_', ' '):<{width}}  {'-' if text is None else printable(str(text))}\n")
-
-
-def printable(text: str) -> str:
-    """Return *text* fit for a terminal: clients choose identifiers and topics, and may put escape sequences in them."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

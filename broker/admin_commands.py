@@ -23,8 +23,8 @@ from broker.admin_command import (
     print_facts,
     print_json,
     print_table,
-    printable,
 )
+from broker.terminal_text import printable
 from provisioning.command_group import command_group
 
 _SHOWN = 1000
@@ -52,6 +52,7 @@ def sessions(
     group: Group = None,
     device: Annotated[str | None, typer.Option(help="Only of this name.", show_default=False)] = None,
     role: Annotated[str | None, typer.Option(help="device, service or operator.", show_default=False)] = None,
+    domain: Annotated[str | None, typer.Option(help="Only of this trust domain.", show_default=False)] = None,
     connected: Annotated[
         bool | None, typer.Option("--connected/--away", help="Only connected ones, or only kept ones.")
     ] = None,
@@ -76,6 +77,7 @@ def sessions(
         "group": group,
         "device": device,
         "role": role,
+        "domain": domain,
         "connected": None if connected is None else str(connected).lower(),
     }
     shown = limit if limit is not None else None if as_json else _SHOWN
@@ -100,7 +102,13 @@ def sessions(
 
 
 def kick(
-    who: Annotated[str, typer.Argument(help="Client identifier, device, serial number or address.")],
+    who: Annotated[
+        str,
+        typer.Argument(
+            help="Client identifier or device of the broker's own trust domain, or <trust domain>/<client identifier>; "
+            "identity, serial number or address."
+        ),
+    ],
     reason: Annotated[str | None, typer.Option(help="What the client is told.", show_default=False)] = None,
     forget: Annotated[
         bool, typer.Option("--forget", help="End kept sessions too: subscriptions and waiting messages are gone.")
@@ -113,7 +121,12 @@ def kick(
     """Close the connections of a client, device, certificate or address. It may come back: to keep it out, revoke.
 
     An MQTT 5 client gets DISCONNECT 0x98 (Administrative action) with the reason.
-    """
+
+    \b
+    Examples:
+      fleet-broker kick meter-17
+      fleet-broker kick plant-7.example/meter-17
+    """  # noqa: D301 - as above
     asked: dict[str, Any] = {"anything": who, "forget": forget} | ({"reason": reason} if reason is not None else {})
     with admin_client(socket, state_dir, config) as client:
         answer = client.post("/v1/sessions/kick", asked)

@@ -13,7 +13,8 @@ from typing import Annotated
 
 import typer
 
-from broker.admin_command import Json, print_json, printable
+from broker.admin_command import Json, print_json
+from broker.terminal_text import printable
 from provisioning.command_group import command_group
 from provisioning.errors import ConfigurationError
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import structlog
 
 from broker.denials import Denials
-from broker.history import MOST_DENIED, History, Party
+from broker.history import MOST_DENIED, History, Party, named
 from broker.limits import Limits
 
 log = structlog.get_logger("broker")
@@ -66,4 +66,4 @@ class Complaints:
             self._history.denied_more(self._party, self._denials, self._client_id, now)
 
     def _warn(self, event: str, **details: object) -> None:
-        log.warning(event, client=self._client_id, address=self._party.address, **details)
+        log.warning(event, client=self._client_id, address=self._party.address, **details, **named(self._party))

@@ -43,6 +43,7 @@ from broker.session.queue import QueueLimits
 from broker.session.registry import SessionRegistry
 from broker.session.session import NEVER, Session
 from broker.session.will import Will
+from broker.session_quota import refuse_another
 from broker.terms import CurrentTerms
 
 log = structlog.get_logger("broker")
@@ -128,27 +129,20 @@ class Engine(Exchange):
         An older connection of the same session is taken over [MQTT-3.1.4-3].
         """
         peer = admitted.peer
-        role = peer.identity.role
-        session = self.registry.find(role, admitted.client_id)
-        if session is not None and session.owner != peer.identity:
+        identity = peer.identity
+        session = self.registry.find(identity.trust_domain, identity.role, admitted.client_id)
+        if session is not None and session.owner != identity:
             return Refused(
                 RefusalCode.CLIENT_ID_OF_ANOTHER,
                 ReasonCode.NOT_AUTHORIZED,
                 f"the session {admitted.client_id!r} belongs to another identity",
             )
-        is_instance = admitted.client_id != peer.identity.name
         # It ended with another broker process, and its client may have come before its will was sent.
         only_a_will = session is not None and session.connection is None and session.expiry_interval == 0
-        if (
-            (session is None or only_a_will)
-            and is_instance
-            and self.registry.instances(peer.identity) >= self.limits.max_instances
-        ):
-            return Refused(
-                RefusalCode.TOO_MANY_SESSIONS,
-                ReasonCode.QUOTA_EXCEEDED,
-                f"{peer.identity.name} has {self.limits.max_instances} sessions already, kept ones included",
-            )
+        if session is None or only_a_will:
+            refusal = refuse_another(self.registry, self.limits, admitted, replaces=only_a_will)
+            if refusal is not None:
+                return refusal
         if session is not None:
             older, before, revoked = session.connection, session.certificate, self.was_revoked(session)
             clone = self._taken_over(peer, session, connection, now)
@@ -296,7 +290,7 @@ class Engine(Exchange):
         self.replays.forget(session)
         self.forget_stored(session)
         for shared in list(session.shared_messages()):
-            group = self.routes.share(shared.share)
+            group = self.routes.share(session.owner.trust_domain, shared.share)
             if shared.expires_at is not None and shared.expires_at <= now:
                 self.metrics.dropped_expired += 1  # [MQTT-3.3.2-5]
             elif group is not None:

@@ -71,7 +71,7 @@ class Exchange:
         if shared is None:
             return self.routes.subscribe(session, subscription) is not None
         plain = replace(subscription, topic_filter=shared.topic_filter)
-        return self.routes.join(shared.share_name, session, plain)
+        return self.routes.join(session.owner.trust_domain, shared.share_name, session, plain)
 
     def unsubscribe(self, session: Session, topic_filter: str) -> bool:
         """Take the subscription away; return whether there was one."""
@@ -83,7 +83,7 @@ class Exchange:
         if shared is None:
             self.routes.unsubscribe(session, topic_filter)
         else:
-            self.routes.leave(shared.share_name, session, shared.topic_filter)
+            self.routes.leave(session.owner.trust_domain, shared.share_name, session, shared.topic_filter)
         return True
 
     # Messages
@@ -113,7 +113,7 @@ class Exchange:
             self.turn.request()
         if not kept:
             self.metrics.dropped_queue_full += 1
-            self.retained.complain(topic_name, sender.client_id if sender is not None else "", now)
+            self.retained.complain(topic_name, sender.who if sender is not None else {"client": ""}, now)
         elif self.extension is not None:
             self.extension.retained(message)
         return kept

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from broker.admin_command import Config, Json, Socket, StateDir, admin_client, print_json, printable
+from broker.admin_command import Config, Json, Socket, StateDir, admin_client, print_json
+from broker.terminal_text import printable
 
 _MARKS = {True: "ok", False: "NO", None: "?"}
 
@@ -124,6 +125,8 @@ def _check_offline(pem: bytes, cafile: Path | None, config: Path | None) -> dict
     for step in answer["steps"]:
         if step["step"] in {"revocation", "freshness"}:
             step |= {"passed": None, "detail": "not known without a running broker"}
+    if answer["admitted"]:
+        answer["detail"] += ", unless it is revoked"
     return answer
 
 

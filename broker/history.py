@@ -30,7 +30,7 @@ from broker.admission.admission import Peer
 from broker.admission.guard import WindowCount
 from broker.admission.refusal import Refused
 from broker.denials import Denials
-from provisioning.pki.identity import Identity
+from provisioning.pki.identity import SCHEME, Identity
 
 log = structlog.get_logger("broker")
 
@@ -102,11 +102,19 @@ class Event:
         return self.address.rpartition(":")[0]
 
     def is_about(self, text: str, serial: str) -> bool:
-        """Whether *text* is the client, name, identity, serial number (also as *serial*) or address of it."""
+        """Whether *text* is the client, name, identity, serial number (also as *serial*) or address of it.
+
+        Of client and name with or without the trust domain before it.
+        """
         return bool(text) and (
             text in {self.client_id, self.name, self.address, self.host, self.serial, str(self.identity)}
             or (bool(self.serial) and serial == self.serial)
+            or (self.identity is not None and text in self._with_domain(str(self.identity)))
         )
+
+    def _with_domain(self, identity: str) -> tuple[str, str]:
+        domain = identity.removeprefix(SCHEME).partition("/")[0]
+        return f"{domain}/{self.client_id}", f"{domain}/{self.name}"
 
     def repeats(self, other: Event) -> bool:
         """Whether it is *other* again."""

@@ -14,6 +14,7 @@ from functools import partial
 
 from broker.admin.unix_socket import socket_path
 from broker.admission.bare_names import idle_names
+from broker.admission.foreign_groups import unnamed_groups
 from broker.admission.policy_file import PolicyError, load_policy
 from broker.config import BrokerConfig
 from broker.own_certificate import own_trust_domain, read_certificate
@@ -28,7 +29,7 @@ _ASKS = ClientCertificate.REQUIRED
 def problems(config: BrokerConfig) -> list[str]:
     """Return what would keep a broker with *config* from starting, or from being of use."""
     found: list[str] = []
-    for look in (_policy, _anchors, _credential, _lists, _token, _state):
+    for look in (_policy, _anchors, _groups, _credential, _lists, _token, _state):
         found += look(config)
     return found
 
@@ -45,13 +46,19 @@ def _said(key: str, work: Callable[[], object]) -> Iterator[str]:
 def _policy(config: BrokerConfig) -> Iterator[str]:
     unusable = list(_said("policy_file", lambda: load_policy(config.policy_file)))
     yield from unusable
-    certificate = config.certfile or config.state_dir / "broker.pem"
-    own = config.trust_domain or own_trust_domain(certificate)
-    if unusable or not config.trust or (own is None and not certificate.exists()):
-        return  # Before it has enrolled, nobody knows which trust domain a broker will be of.
+    own, known = _own_domain(config)
+    if unusable or not config.trust or not known:
+        return
     idle = idle_names(load_policy(config.policy_file), own, {bundle.trust_domain for bundle in config.trust})
     if idle:
         yield f"policy_file: {idle}"
+
+
+def _own_domain(config: BrokerConfig) -> tuple[str | None, bool]:
+    """Return the broker's own trust domain, if it has one, and whether that is known: it is not before it enrols."""
+    certificate = config.certfile or config.state_dir / "broker.pem"
+    own = config.trust_domain or own_trust_domain(certificate)
+    return own, own is not None or certificate.exists()
 
 
 def _anchors(config: BrokerConfig) -> Iterator[str]:
@@ -63,6 +70,11 @@ def _anchors(config: BrokerConfig) -> Iterator[str]:
             if bundle.anchors_url_cafile is not None:
                 where = f"trust bundle {bundle.name}: anchors_url_cafile"
                 yield from _said(where, partial(read_anchors, [bundle.anchors_url_cafile]))
+
+
+def _groups(config: BrokerConfig) -> Iterator[str]:
+    own, known = _own_domain(config)
+    yield from unnamed_groups(own, config.trust) if known else ()
 
 
 def _credential(config: BrokerConfig) -> Iterator[str]:

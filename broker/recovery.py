@@ -131,12 +131,24 @@ def _deliveries(
 
 
 def _retained(engine: Engine, store: SqliteStore, journal: Journal, now: float) -> None:
+    own = engine.admission.trust_domain
     for topic_name, *columns, publisher, number in store.rows("SELECT * FROM retained"):
         message = _message(tuple(columns), journal.wall_offset)
         if message.expires_at is None or message.expires_at > now:
-            engine.retained.retain(topic_name, message, publisher, number)
+            engine.retained.retain(topic_name, message, _publisher(publisher, own), number)
         else:
             journal.retain(topic_name, None)
+
+
+def _publisher(stored: str, own: str | None) -> str:
+    """Return `Session.name` of who has published what was retained.
+
+    Before each trust domain had client identifiers of its own it was role and client identifier: one of *own*, if the
+    broker has a domain.
+    """
+    if own is None or stored.count("/") != 1:
+        return stored
+    return stored.replace("/", f"/{own}/")
 
 
 def _replays(engine: Engine, store: SqliteStore, unfinished: list[tuple[Session, Subscription, int]]) -> None:

@@ -26,6 +26,7 @@ from broker.admin.api import Served
 from broker.admin.endpoint import AdminEndpoint
 from broker.admin.metrics_endpoint import open_metrics
 from broker.admission.admission import Admission
+from broker.admission.foreign_groups import warn_of_groups
 from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import parse_policy, read_policy
 from broker.audit.log import AuditLog
@@ -312,6 +313,7 @@ class BrokerServer:
         trust_domain = self._config.trust_domain or own_trust_domain(certificate)
         freshness = feed_freshness(self._config)
         warn_of_advisory(self._config)
+        warn_of_groups(trust_domain, self._config.trust)
         if self._config.unsafe_no_revocation:
             log.warning("running without a source of revocations", code="UNSAFE_NO_REVOCATION")
         trust = load_trust(self._config)

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from broker.setting_types import File, Interval, Name, TrustDomain, Whole
+from broker.setting_types import CountOrNone, File, Interval, Name, TrustDomain, Whole
 from provisioning.pki.identity import Role
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -47,6 +47,8 @@ class StatusPolicy:
 
 
 REQUIRE = StatusPolicy()
+ANY = "*"
+"""Among groups: whichever the certificates say."""
 
 
 def _status_policy(value: object) -> object:
@@ -155,7 +157,7 @@ class TrustSettings(BaseModel):
     roles: tuple[Role, ...] = (Role.DEVICE,)
     """What the bundle's clients may be."""
     groups: tuple[str, ...] = ()
-    """Which groups they may belong to; none: any."""
+    """Which groups they may belong to; none: any, but of another trust domain those that identity names; ``*``: any."""
     trust_domain: TrustDomain | None = None
     """First part of their identities; where certificates bring their own (spiffe://), the only one accepted."""
     identity: tuple[IdentitySource, ...] = ()
@@ -164,6 +166,8 @@ class TrustSettings(BaseModel):
     """equal: the name, or empty; prefix: also <name>-<anything>, several sessions a device; assigned: only empty."""
     any_client_id: tuple[Name, ...] = ()
     """Names that may use any client identifier."""
+    max_sessions: CountOrNone = 0
+    """Sessions of all parties of its trust domain, kept ones included, beyond which it gets no other; 0: any number."""
     username: str = "ignore"
     """ignore; equal: the name; or a text with {device} and {group} that the MQTT user name must be equal to."""
     feed: bool = False
@@ -182,6 +186,25 @@ class TrustSettings(BaseModel):
     """What becomes of newcomers without an answer: require, grace <time>, advisory."""
     unsafe_no_revocation: bool = False
     """Admit without any source of revocations."""
+
+    @property
+    def named_groups(self) -> frozenset[str]:
+        """The groups that the settings name, in groups or else in identity."""
+        return frozenset(self.groups or filter(None, (each.group for each in self.identity)))
+
+    @property
+    def any_group(self) -> bool:
+        """Whether its CA may put its clients into any group, of whatever trust domain they are."""
+        return ANY in self.groups
+
+    @property
+    def leaves_groups_open(self) -> bool:
+        """Whether a certificate may say a group that the settings do not name."""
+        if self.groups:
+            return False
+        return not self.identity or any(
+            each.source == "spiffe" or "(?P<group>" in each.pattern for each in self.identity
+        )
 
     @property
     def has_crls(self) -> bool:
@@ -225,6 +248,8 @@ class TrustSettings(BaseModel):
             raise ValueError(f"{self.name}: feed_policy: it is about the feed; give feed = true, or leave it out")
         if self.identity and self.trust_domain is None:
             raise ValueError(f"{self.name}: trust_domain: identities that are made of certificates need one")
+        if self.any_group and len(self.groups) > 1:
+            raise ValueError(f"{self.name}: groups: {ANY} is any group; name no others beside it, or leave it out")
         if self.username not in {"ignore", "equal"} and "{device}" not in self.username:
             raise ValueError(f"{self.name}: username: ignore, equal, or a text with {{device}}")
         return self

@@ -28,7 +28,7 @@ from provisioning.ceremony_command import (
 from provisioning.command_group import command_group
 from provisioning.files import AuthorityFiles
 from provisioning.pki.revocation import RevocationReason
-from provisioning.service_command import Directory, Json, fail, in_utc, print_document, print_table, shown_time
+from provisioning.service_command import Directory, Json, fail, moment, print_document, print_table, shown_time
 
 if TYPE_CHECKING:
     from provisioning.authority_life import AuthorityLife
@@ -235,7 +235,12 @@ def revoke(
     ] = RevocationReason.CA_COMPROMISE,
     invalidity_date: Annotated[
         datetime | None,
-        typer.Option(help="Since when (UTC) it is known or suspected not to be trusted.", show_default=False),
+        typer.Option(
+            metavar="TIME",
+            parser=moment,
+            help="Since when it is known or suspected not to be trusted, in UTC: 2027-01-05T08:00:00.",
+            show_default=False,
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     directory: Directory = None,
@@ -254,7 +259,7 @@ def revoke(
 
     if reason not in AUTHORITY_REASONS:
         raise typer.BadParameter(f"of a CA it can be: {', '.join(AUTHORITY_REASONS)}", param_hint="--reason")
-    since = None if invalidity_date is None else in_utc(invalidity_date)
+    since = invalidity_date
     if not yes:
         typer.confirm(f"Revoke {name} and everything that it has issued, for ever?", abort=True, err=as_json)
 

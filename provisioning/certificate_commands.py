@@ -18,6 +18,7 @@ from provisioning.service_command import (
     Connection,
     Json,
     connected,
+    moment,
     print_document,
     print_facts,
     print_json,
@@ -50,8 +51,19 @@ IssuerKey = Annotated[
     str | None, typer.Option("--issuer", help="Of the CA with this key identifier.", show_default=False)
 ]
 State = Annotated[str | None, typer.Option(help="active, suspended, revoked or expired.", show_default=False)]
-ExpiresFrom = Annotated[datetime | None, typer.Option(help="Ending at this time (UTC) or later.", show_default=False)]
-ExpiresBefore = Annotated[datetime | None, typer.Option(help="Ending before this time (UTC).", show_default=False)]
+ExpiresFrom = Annotated[
+    datetime | None,
+    typer.Option(
+        metavar="TIME",
+        parser=moment,
+        help="Ending at this time or later, in UTC: 2027-01-05, or 2027-01-05T08:00:00.",
+        show_default=False,
+    ),
+]
+ExpiresBefore = Annotated[
+    datetime | None,
+    typer.Option(metavar="TIME", parser=moment, help="Ending before this time, in UTC.", show_default=False),
+]
 
 
 @certificate_app.command("list")

@@ -37,7 +37,7 @@ Ways = Annotated[
 ]
 Closed = Annotated[bool, typer.Option("--closed", help="No way: nobody new is let in.")]
 ProfileOption = Annotated[
-    str | None, typer.Option("--profile", help="Certificate profile (default: device).", show_default=False)
+    str | None, typer.Option("--profile", help="Certificate profile (at first device).", show_default=False)
 ]
 Lifetime = Annotated[
     int | None,
@@ -50,13 +50,13 @@ SameKey = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Seconds in which the same request gets the same certificate again (default: 3600).",
+        help="Seconds in which the same request gets the same certificate again (at first 3600).",
         show_default=False,
     ),
 ]
 NewKeyOption = Annotated[
     NewKey | None,
-    typer.Option("--new-key", help="When a device comes back with another key (default: refuse).", show_default=False),
+    typer.Option("--new-key", help="When a device comes back with another key (at first refuse).", show_default=False),
 ]
 
 ServerKeys = Annotated[
@@ -71,7 +71,7 @@ Grace = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Seconds after its end in which a certificate may still be renewed (default: 0).",
+        help="Seconds after its end in which a certificate may still be renewed (at first 0).",
         show_default=False,
     ),
 ]
@@ -80,11 +80,11 @@ WebhookUrl = Annotated[
     typer.Option(help="Whom the way webhook asks: https://…, or http:// on this machine.", show_default=False),
 ]
 WebhookTimeout = Annotated[
-    int | None, typer.Option(min=1, help="Seconds until it must have answered (default: 5).", show_default=False)
+    int | None, typer.Option(min=1, help="Seconds until it must have answered (at first 5).", show_default=False)
 ]
 IssuingLine = Annotated[
     str | None,
-    typer.Option(help="The line of issuing CAs that certifies its devices (default: default).", show_default=False),
+    typer.Option(help="The line of issuing CAs that certifies its devices (at first default).", show_default=False),
 ]
 CertificatesPerMinute = Annotated[
     int | None,

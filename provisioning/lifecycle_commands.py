@@ -18,7 +18,7 @@ from provisioning.service_command import (
     Connection,
     Json,
     connected,
-    in_utc,
+    moment,
     print_json,
     print_table,
     progress,
@@ -67,7 +67,12 @@ def revoke(
     ] = RevocationReason.UNSPECIFIED,
     invalidity_date: Annotated[
         datetime | None,
-        typer.Option(help="Since when (UTC) it is known or suspected not to be trusted.", show_default=False),
+        typer.Option(
+            metavar="TIME",
+            parser=moment,
+            help="Since when it is known or suspected not to be trusted, in UTC: 2027-01-05T08:00:00.",
+            show_default=False,
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a group is revoked.")] = False,
     as_json: Json = False,
@@ -89,7 +94,7 @@ def revoke(
     if sum(each is not None for each in (device, serial, devices_file, serials_file, group)) != 1:
         raise typer.BadParameter("give exactly one of --device, --serial, --devices-file, --serials-file and --group")
 
-    since = None if invalidity_date is None else in_utc(invalidity_date)
+    since = invalidity_date
     in_group = [] if group is None else _confirmed(connection, group, reason, yes=yes, on_stderr=as_json)
 
     async def revoke_some(client: OperatorClient, **what: Any) -> list[RevokedCertificate]:

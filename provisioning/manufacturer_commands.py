@@ -62,7 +62,7 @@ def add_manufacturer(
         if as_json:
             print_json(added)
             return
-        _print(added, str(certificate))
+        _print(added)
 
     connection.run(command)
 
@@ -310,11 +310,12 @@ def _show(manufacturer: Manufacturer, *, as_json: bool) -> None:
     if as_json:
         print_json(manufacturer)
     else:
-        _print(manufacturer, manufacturer.certificate)
+        _print(manufacturer)
 
 
-def _print(manufacturer: Manufacturer, certificate: str) -> None:
-    print_facts(manufacturer.model_copy(update={"certificate": certificate, "lists": None, "list_urls": None}))
+def _print(manufacturer: Manufacturer) -> None:
+    """Print it for people: its certificate by the fingerprint."""
+    print_facts(manufacturer.model_copy(update={"certificate": None, "lists": None, "list_urls": None}))
     if manufacturer.list_urls:
         print_table(
             ("fetched at", "last", "next", "problem"),

@@ -324,7 +324,8 @@ def status(
 def _status_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for what in ("devices", "certificates", "tokens"):
         yield what, ", ".join(f"{number} {state}" for state, number in found[what].items())
-    yield "feed", f"at {found['feed']['sequence']}, {found['feed']['subscribers']} followers"
+    followers = found["feed"]["subscribers"]
+    yield "feed", f"at {found['feed']['sequence']}, {followers} follower{'' if followers == 1 else 's'}"
     for name, crl in found["crls"].items():
         lapses = shown_time(datetime.fromisoformat(crl["next_update"]))
         yield f"CRL {name}", f"number {crl['number']}, {crl['entries']} entries, lapses {lapses}"

@@ -146,14 +146,21 @@ def shown_time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def in_utc(moment: datetime) -> datetime:
-    """Return a time that was given on the command line: in UTC unless it says otherwise."""
-    if moment.tzinfo is None:
-        return moment.replace(tzinfo=UTC)
+def moment(text: str) -> datetime:
+    """Return a time that was given on the command line: in UTC unless it says otherwise; for `typer.Option(parser=…)`.
+
+    Typer's own would take a number for seconds since 1970: a year would be a time of that day.
+    """
     try:
-        return moment.astimezone(UTC)
+        given = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no time: write 2027-01-05, or 2027-01-05T08:00:00, in UTC") from error
+    if given.tzinfo is None:
+        return given.replace(tzinfo=UTC)
+    try:
+        return given.astimezone(UTC)
     except OverflowError as error:
-        raise typer.BadParameter(f"{moment.isoformat()} is no time that UTC has a year for") from error
+        raise typer.BadParameter(f"{text} is no time that UTC has a year for") from error
 
 
 def print_json(answer: BaseModel | Sequence[BaseModel]) -> None:

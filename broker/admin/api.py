@@ -39,7 +39,7 @@ from broker.admin.crls import crl_document, trial_facts
 from broker.admin.explain import InvalidCertificateFile, checked, read_certificates, why
 from broker.admin.http_server import Request, Response, problem
 from broker.admin.newcomers import admits
-from broker.admin.sessions import InvalidSelection, Selection, SessionView
+from broker.admin.sessions import InvalidSelection, OfAnotherDomain, Selection, SessionView
 from broker.admin.trust import anchors_of, trust_document
 from broker.engine import Engine
 from broker.listener import Listener
@@ -180,7 +180,10 @@ class AdminApi:
         selection = Selection.of(asked)
         if not selection.named:
             raise InvalidRequest("say whom: client, device, serial, address or anything")
-        ended = await self._sessions.kick(selection, reason, request.caller, forget=forget)
+        try:
+            ended = await self._sessions.kick(selection, reason, request.caller, forget=forget)
+        except OfAnotherDomain as error:
+            return problem(HTTPStatus.NOT_FOUND, "NO_SUCH_SESSION", str(error))
         if not ended:
             return problem(HTTPStatus.NOT_FOUND, "NO_SUCH_SESSION", "nobody of that description is connected")
         return Response.json({"kicked": ended})

@@ -179,6 +179,13 @@ class _Figures(Collector):
         for bundle, admitted in by_bundle.items():
             bundles.add_metric((bundle,), int(admitted))
         yield bundles
+        paths = GaugeMetricFamily(
+            _named("bundle_paths"), "paths of CAs that clients of a trust bundle have come by", labels=("bundle",)
+        )
+        trust = admission.trust
+        for each in trust.bundles if trust is not None else ():
+            paths.add_metric((each.name,), 0 if trust is None else trust.paths_of(each))
+        yield paths
         age = GaugeMetricFamily(
             _named("revocation_age_seconds"), "how long ago a source was known to be complete", labels=("source",)
         )

@@ -10,6 +10,9 @@ Rules
 -----
 1. Nothing of a message is shown: topics and payloads are the fleet's.
 2. Times: monotonic in the engine, shown as UTC.
+3. Each trust domain has client identifiers and names of its own. Who looks sees the sessions of all; what ends one
+   takes a bare name for one of ours, and one of another domain must be named with it (``plant-7.example/meter-1``, or
+   the identity).
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from time import monotonic
@@ -30,12 +33,14 @@ from broker.engine import Engine
 from broker.lifetime import KEEP_ALIVE_FACTOR
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.session.session import NEVER, Session
+from broker.terminal_text import printable
 from provisioning.pki.identity import Role
 
 log = structlog.get_logger("broker")
 
 _STRETCH = 200
 """Sessions between two turns of the loop: well under a millisecond."""
+_SHOWN_OTHERS = 5
 _VERSIONS = {ProtocolVersion.V31: "3.1", ProtocolVersion.V311: "3.1.1", ProtocolVersion.V5: "5.0"}
 
 KICKED = "KICKED"
@@ -44,6 +49,13 @@ KICKED = "KICKED"
 
 class InvalidSelection(ValueError):
     """A filter that cannot be meant; the text names it."""
+
+
+class OfAnotherDomain(LookupError):
+    """Only parties of other trust domains are called so, and what ends a session names them with their domain."""
+
+    def __init__(self, others: Sequence[str]) -> None:
+        super().__init__(f"nobody of our own trust domain; of others there are: {', '.join(others)}; name one so")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +70,11 @@ class Selection:
     """With or without the port."""
     group: str | None = None
     role: str | None = None
+    domain: str | None = None
+    """The trust domain."""
     connected: bool | None = None
     anything: str | None = None
-    """Client identifier, name, serial number or address, whichever it is."""
+    """Client identifier or name, with or without the trust domain before it, identity, serial number or address."""
 
     @classmethod
     def of(cls, query: dict[str, str]) -> Selection:
@@ -84,14 +98,17 @@ class Selection:
         """Whether it names somebody, rather than a kind."""
         return any(each is not None for each in (self.client, self.device, self.serial, self.address, self.anything))
 
-    def matches(self, session: Session) -> bool:
-        """Whether *session* is meant."""
+    def matches(self, session: Session, *, bare: bool = True) -> bool:
+        """Whether *session* is meant; *bare*: also by a client identifier or name without the trust domain."""
         owner = session.owner
+        bare = bare or self.domain is not None
         connection = session.connection
         live = connection if isinstance(connection, ClientConnection) else None
         serial = live.peer.serial if live is not None and live.peer is not None else None
         if self.anything is not None:
-            names = {session.client_id, owner.name, owner.uri}
+            names = {owner.uri, f"{owner.trust_domain}/{session.client_id}", f"{owner.trust_domain}/{owner.name}"}
+            if bare:
+                names |= {session.client_id, owner.name}
             if not (
                 self.anything in names
                 or (serial is not None and normal_serial(self.anything) == serial)
@@ -99,12 +116,13 @@ class Selection:
             ):
                 return False
         return (
-            (self.client is None or self.client == session.client_id)
-            and (self.device is None or self.device == owner.name)
+            (self.client is None or (bare and self.client == session.client_id))
+            and (self.device is None or (bare and self.device == owner.name))
             and (self.serial is None or self.serial == serial)
             and (self.address is None or (live is not None and _is_at(live.address, self.address)))
             and (self.group is None or self.group == owner.group)
             and (self.role is None or self.role == owner.role)
+            and (self.domain is None or self.domain == owner.trust_domain)
             and (self.connected is None or self.connected == session.connected)
         )
 
@@ -153,14 +171,19 @@ class SessionView:
     async def kick(self, selection: Selection, reason: str, caller: str, *, forget: bool) -> list[dict[str, Any]]:
         """End the connections of the sessions that are meant, and with *forget* the kept sessions too.
 
-        Returns what was ended. MQTT 5 clients are told 0x98 and *reason*.
+        Returns what was ended; raises `OfAnotherDomain`. MQTT 5 clients are told 0x98 and *reason*.
         """
         ended = []
+        others: list[str] = []
         async for sessions in matching(self._engine, selection):
             now = self._clock()
             for session in sessions:
                 connection = session.connection
                 if connection is None and not forget:
+                    continue
+                ours = self._engine.admission.is_ours(session.owner)
+                if not selection.matches(session, bare=ours):
+                    others.append(f"{session.owner.trust_domain}/{printable(session.client_id)}")
                     continue
                 shown = described(session, now, datetime.now(UTC))
                 facts = {key: shown[key] for key in ("client_id", "identity", "serial", "address")}
@@ -172,6 +195,8 @@ class SessionView:
                     kept = False
                 log.info("kicked", code=KICKED, by=caller, detail=reason, forgotten=not kept, **facts)
                 ended.append({**facts, "was_connected": connection is not None, "session_kept": kept})
+        if others and not ended:
+            raise OfAnotherDomain(others[:_SHOWN_OTHERS])
         return ended
 
 

@@ -202,7 +202,7 @@ class Admission:
                 facts = self._reader.recall(certificate)
             else:
                 parsed = x509.load_der_x509_certificate(certificate)
-                issuer = self.trust.issuer_of(parsed, path())
+                issuer = self.trust.issuer_of(parsed, path(), self.trust_domain)
                 if issuer is None:
                     return _untrusted(parsed)
                 facts = facts_of(parsed, issuer.bundle.terms.identify)
@@ -229,7 +229,8 @@ class Admission:
         else:
             refusal = self._judge(peer, facts, now)
             if issuer is not None and parsed is not None and refusal is None:
-                refusal = issuer.fault or issuer.bundle.terms.refuse_client(parsed, identity)
+                terms, apart = issuer.bundle.terms, self._stands_apart(identity)
+                refusal = issuer.fault or terms.refuse_client(parsed, identity, apart=apart)
                 if refusal is None and status:
                     refusal, inquiry = self._status(parsed, issuer, now)
                     peer = peer if inquiry is None else replace(peer, inquiry=inquiry)
@@ -306,7 +307,7 @@ class Admission:
         """Whether a *certificate* of which nothing more is known, or the CA that issued it, is revoked by now."""
         if self.index.find(certificate) is not None:
             return True
-        issuers = () if self.trust is None else self.trust.issuers_with(certificate[0])
+        issuers = () if self.trust is None else self.trust.issuers_with(certificate[0], self.trust_domain)
         return any(issuer.find_revoked(self.index) is not None for issuer in issuers)
 
     def is_ended(self, certificate: CertificateKey) -> bool:
@@ -373,6 +374,12 @@ class Admission:
             return identity.trust_domain == self.trust_domain
         return self.trust is None or identity.trust_domain not in self.trust.domains
 
+    def _stands_apart(self, identity: Identity) -> bool:
+        """Whether *identity* is of another trust domain, whose groups are to be kept apart from those of others."""
+        if self.trust is None or self.is_ours(identity):
+            return False
+        return self.trust_domain is not None or len(self.trust.domains) > 1
+
     def idle_names(self, policy: TopicPolicy) -> str:
         """Return what to say of names in *policy* that can mean nobody here."""
         return idle_names(policy, self.trust_domain, None if self.trust is None else self.trust.domains)
@@ -380,6 +387,13 @@ class Admission:
     def name_of(self, identity: Identity) -> str:
         """Return what to tell others who *identity* is: its name, which is one of ours, or its URI."""
         return identity.name if self.is_ours(identity) else identity.uri
+
+    def client_of(self, identity: Identity, client_id: str) -> str:
+        """Return what to tell others who go by client identifiers, of which each trust domain has its own (0141).
+
+        It is *client_id* of one of ours, and with the trust domain before it of anybody else.
+        """
+        return client_id if self.is_ours(identity) else f"{identity.trust_domain}/{client_id}"
 
     def knows(self, identity: Identity) -> bool:
         """Whether the policy admits *identity*."""

@@ -54,6 +54,11 @@ class BundleTerms:
         """The only trust domain of its clients; None: the broker's own."""
         return self.settings.trust_domain if self.settings is not None else None
 
+    @property
+    def max_sessions(self) -> int:
+        """How many sessions all parties of its trust domain may have; 0: any number."""
+        return self.settings.max_sessions if self.settings is not None else 0
+
     def accepts_issuer(self, certificate: x509.Certificate) -> bool:
         """Whether *certificate* is that of a CA which may have issued a client's."""
         allowed = self.settings.issuers if self.settings is not None else ()
@@ -80,23 +85,34 @@ class BundleTerms:
         weak = next(filter(None, [*map(_weakness, between), _weak_key(anchor)]), None)
         return None if weak is None else _refused(RefusalCode.WEAK_CERTIFICATE, f"a CA's {weak}")
 
-    def refuse_client(self, certificate: x509.Certificate, identity: Identity) -> Refused | None:
-        """Judge a client's certificate, which names *identity*."""
+    def refuse_client(self, certificate: x509.Certificate, identity: Identity, *, apart: bool) -> Refused | None:
+        """Judge a client's certificate, which names *identity*.
+
+        *apart*: of another trust domain than the broker's own, whose groups the bundle does not get by saying nothing.
+        """
         settings = self.settings
         if settings is None:
             return None
         if identity.role not in settings.roles:
             return _refused(RefusalCode.WRONG_ROLE, f"the trust bundle {settings.name} vouches for no {identity.role}")
-        if settings.groups and identity.group not in settings.groups:
-            return _refused(
-                RefusalCode.WRONG_GROUP, f"the trust bundle {settings.name} does not vouch for group {identity.group}"
-            )
+        if not self._vouches_for(identity.group, apart=apart):
+            whom = "parties without a group" if identity.group is None else f"group {identity.group}"
+            of = "" if settings.groups else f": of another trust domain, {identity.trust_domain}, groups are named"
+            return _refused(RefusalCode.WRONG_GROUP, f"the trust bundle {settings.name} does not vouch for {whom}{of}")
         missing = self.purposes - _purposes_of(certificate)
         if missing:
             names = ", ".join(sorted(each.dotted_string for each in missing))
             return _refused(RefusalCode.WRONG_PURPOSE, f"the extended key usage has not {names}")
         weak = _weakness(certificate)
         return None if weak is None else _refused(RefusalCode.WEAK_CERTIFICATE, f"the certificate's {weak}")
+
+    def _vouches_for(self, group: str | None, *, apart: bool) -> bool:
+        settings = self.settings
+        if settings is None or settings.any_group:
+            return True
+        if settings.groups:
+            return group in settings.groups
+        return not apart or group is None or group in settings.named_groups
 
     def may_use(self, identity: Identity, client_id: str) -> bool:
         """Whether *identity* may be the client *client_id*."""

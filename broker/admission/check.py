@@ -53,6 +53,7 @@ _ABOUT_REVOCATION = frozenset(
 _TERMS_OF_A_BUNDLE = frozenset(
     {
         RefusalCode.UNTRUSTED_ISSUER,
+        RefusalCode.TRUST_FULL,
         RefusalCode.PATH_TOO_LONG,
         RefusalCode.WEAK_CERTIFICATE,
         RefusalCode.WRONG_PURPOSE,

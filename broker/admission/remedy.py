@@ -23,6 +23,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "NO_CERTIFICATE": "give the client its certificate and key, with the chain below the trust anchor",
         "UNTRUSTED_ISSUER": "the certificate's CA is not among the trust anchors (fleet-broker trust show), or the "
         "client leaves out the intermediate certificate",
+        "TRUST_FULL": "its bundle has met 1,024 paths of CAs, or 32 CAs of one name: name the issuers that you mean, "
+        "or give some of them a bundle of their own; other anchors or terms begin anew",
         "WRONG_PURPOSE": "the certificate is not for clients: it needs the extended key usage clientAuth",
         "WEAK_CERTIFICATE": "the key or the hash of a certificate in the chain is too weak: have a new one issued",
         "PATH_TOO_LONG": "too many CAs below the anchor: make one of them an anchor, or raise the bundle's max_depth",
@@ -52,7 +54,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "USERNAME_MISMATCH": "set the MQTT user name as the trust bundle's username asks, or leave it out",
         "CLIENT_ID_OF_ANOTHER": "another identity owns the session: use another client identifier, or end that session "
         "with fleet-broker kick --forget",
-        "TOO_MANY_SESSIONS": "end sessions of this service that are not used any more, or raise limits.max_instances",
+        "TOO_MANY_SESSIONS": "end sessions that are not used any more, or raise limits.max_instances, or the bundle's "
+        "max_sessions, whichever the detail is about",
         "WILL_NOT_PERMITTED": "the will's topic is not permitted to this client: see fleet-broker policy test",
         "PUBLISH_NOT_PERMITTED": "the topic is not permitted to this client: see fleet-broker policy test",
         "SUBSCRIPTION_NOT_PERMITTED": "the policy has changed, and no longer permits what was subscribed: see "

@@ -11,26 +11,36 @@ Rules
 -----
 1. The first bundle, in the order of the configuration, that vouches for the path judges, and its word is final.
 2. Only CA certificates from a path that OpenSSL has verified are learned, and of each bundle at most `_MOST_PATHS`
-   paths: whoever comes by one more is refused. Who has a CA of one bundle cannot use up what is another's.
+   paths, and `_MOST_NAMESAKES` CAs of one name: whoever comes by one more is refused (`TRUST_FULL`), and that is said
+   in the log, once a bundle. Who has a CA of one bundle cannot use up what is another's.
 3. A resumed session brings no path: the issuer is then the CA, learned or an anchor, whose key has signed the
-   certificate. Of several paths above it that counts which was learned first, or another one of the same bundle that
-   lasts longer or has no fault.
-4. Immutable but for what it learns; another configuration is another generation. No I/O, no clock.
+   certificate. Any CA can certify another's key. So bundles of the broker's own trust domain are asked first, then the
+   others in their order: what a foreign CA says of a key of ours counts for nobody who is ours. Of several paths in one
+   bundle that counts which was learned first, or another one that lasts longer or has no fault.
+4. Immutable but for what it learns; another configuration is another generation. No I/O but the log, no clock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.admission.bundle import TrustBundle
 from broker.admission.issuers import Issuer
+from broker.admission.refusal import RefusalCode, Refused
+from broker.mqtt.codes import ReasonCode
 from provisioning.pki.issued_by import is_issued_by
 
+log = structlog.get_logger("broker")
+
 _MOST_PATHS = 1024
+_MOST_NAMESAKES = 32
+"""CAs of one name in one bundle: whoever comes back is looked for among them by their signatures, 0.1 ms each."""
+_SHOWN = 200
 
 
 class Trust:
@@ -41,15 +51,21 @@ class Trust:
         self.generation = generation
         self.domains = frozenset(bundle.terms.trust_domain for bundle in self.bundles)
         """The trust domains that bundles vouch for; None: the broker's own."""
+        self._full: set[str] = set()
+        """The bundles of which it was said that they are."""
         self._paths: dict[tuple[bytes, ...], Issuer] = {}
         """What each path begins with, by its CA certificates."""
-        self._issuers: dict[bytes, Issuer] = {}
-        """Of those, one for each CA that issues to clients: what counts where there is no path."""
+        self._issuers: dict[tuple[bytes, str], Issuer] = {}
+        """Of those, one for each CA that issues to clients, and bundle: what counts where there is no path."""
 
     @property
     def learned(self) -> int:
         """How many paths are known; it grows, and a list that found no issuer may find one then."""
         return len(self._paths)
+
+    def paths_of(self, bundle: TrustBundle) -> int:
+        """Return how many of them are of *bundle*."""
+        return sum(each.bundle is bundle for each in self._paths.values())
 
     @property
     def anchors_pem(self) -> str:
@@ -67,22 +83,29 @@ class Trust:
             for bundle in self.bundles
         }
 
-    def issuer_of(self, certificate: x509.Certificate, path: Sequence[bytes]) -> Issuer | None:
-        """Return who issued *certificate*, from the verified *path* (DER, the client's own first; empty if resumed)."""
+    def issuer_of(self, certificate: x509.Certificate, path: Sequence[bytes], own: str | None = None) -> Issuer | None:
+        """Return who issued *certificate*, from the verified *path* (DER, the client's own first; empty if resumed).
+
+        *own* is the broker's trust domain, if it has one.
+        """
         if len(path) > 1:
             above = tuple(path[1:])
             known = self._paths.get(above)
             return known if known is not None else self._learn(above)
         if path:
             return None  # The client's own certificate is an anchor; nobody has issued it.
-        for each in self._issuers.values():
-            if each.certificate.subject == certificate.issuer and is_issued_by(certificate, each.certificate):
-                return each
-        for bundle in self.bundles:
+        for bundle in self._in_order(own):
+            for each in self._issuers.values():
+                if each.bundle is bundle and _has_issued(each, certificate):
+                    return each
             for anchor in bundle.anchors:
-                if anchor.certificate.subject == certificate.issuer and is_issued_by(certificate, anchor.certificate):
+                if _has_issued(anchor, certificate):
                     return bundle.issuer_at([anchor.certificate])
         return None
+
+    def _in_order(self, own: str | None) -> list[TrustBundle]:
+        """Return the bundles as they are asked about a certificate whose path is not known (rule 3)."""
+        return sorted(self.bundles, key=lambda bundle: bundle.terms.trust_domain not in {None, own})
 
     def issuing(self, bundle: TrustBundle) -> list[Issuer]:
         """Return the CAs of *bundle* that issue to clients: those of whom one has come, else its anchors."""
@@ -91,10 +114,16 @@ class Trust:
         above = {each.key_id for issuer in [*seen, *bundle.anchors] for each in issuer.path() if each is not issuer}
         return seen + [anchor for anchor in bundle.anchors if anchor.key_id not in above | known]
 
-    def issuers_with(self, key_id: bytes) -> list[Issuer]:
-        """Return every CA with a key of that identifier which may issue to clients: anchors, and those learned."""
-        anchors = (anchor for bundle in self.bundles for anchor in bundle.anchors)
-        return [each for each in (*self._issuers.values(), *anchors) if each.key_id == key_id]
+    def issuers_with(self, key_id: bytes, own: str | None = None) -> list[Issuer]:
+        """Return the CAs with a key of that identifier which may issue to clients, anchors, and those learned.
+
+        They are those of the first bundle that knows one, in the order of rule 3; *own* as there.
+        """
+        for bundle in self._in_order(own):
+            learned = (each for each in self._issuers.values() if each.bundle is bundle)
+            if found := [each for each in (*learned, *bundle.anchors) if each.key_id == key_id]:
+                return found
+        return []
 
     def authorities(self, name: x509.Name) -> list[Issuer]:
         """Return every CA of that name: anchors, and those that were learned."""
@@ -111,14 +140,44 @@ class Trust:
         for bundle in self.bundles:
             issuer = bundle.issuer_at(path)
             if issuer is not None:
-                if sum(each.bundle is bundle for each in self._paths.values()) >= _MOST_PATHS:
-                    return None
+                known = self._issuers.get((ders[0], bundle.name))
+                if self.paths_of(bundle) >= _MOST_PATHS:
+                    return self._one_too_many(issuer, f"{_MOST_PATHS} paths of CAs")
+                if known is None and self._namesakes_of(issuer) >= _MOST_NAMESAKES:
+                    return self._one_too_many(issuer, f"{_MOST_NAMESAKES} CAs called {issuer.subject[:_SHOWN]!r}")
                 self._paths[ders] = issuer
-                known = self._issuers.get(ders[0])
-                if known is None or (known.bundle is bundle and _counts_before(issuer, known)):
-                    self._issuers[ders[0]] = issuer
+                if known is None or _counts_before(issuer, known):
+                    self._issuers[ders[0], bundle.name] = issuer
                 return issuer
         return None
+
+    def _namesakes_of(self, issuer: Issuer) -> int:
+        subject = issuer.certificate.subject
+        return sum(
+            each.bundle is issuer.bundle and each.certificate.subject == subject for each in self._issuers.values()
+        )
+
+    def _one_too_many(self, issuer: Issuer, met: str) -> Issuer:
+        """Return *issuer*, which is not learned, as one whose clients are refused; it is said once a bundle.
+
+        *met*: how many there are already.
+        """
+        name = issuer.bundle.name
+        if name not in self._full:
+            self._full.add(name)
+            log.error(
+                "a trust bundle is full",
+                code=RefusalCode.TRUST_FULL,
+                bundle=name,
+                detail=f"its clients have come by {met}; whoever comes by another is refused",
+            )
+        detail = f"the trust bundle {name} has met {met}, and learns no more"
+        issuer.fault = Refused(RefusalCode.TRUST_FULL, ReasonCode.QUOTA_EXCEEDED, detail)
+        return issuer
+
+
+def _has_issued(issuer: Issuer, certificate: x509.Certificate) -> bool:
+    return issuer.certificate.subject == certificate.issuer and is_issued_by(certificate, issuer.certificate)
 
 
 def _counts_before(issuer: Issuer, other: Issuer) -> bool:

@@ -4,7 +4,8 @@
 broadcast_message   publishes; *qos* is the message's own, and a subscription may lower it [MQTT-3.8.4-8]
 retain_message      keeps a message for those who subscribe later, on disk, but for topics below ``$SYS``
 sessions            every session, connected or kept
-get_session         by client identifier; of several roles the first of device, broker, service, operator
+get_session         by client identifier, before which stands the trust domain of whoever is not of the broker's own;
+                    of several roles the first of device, broker, service, operator
 retained_messages   read-only
 subscriptions       a copy of what there is
 add_subscription    for a session that exists, where our policy permits it; else `Denied`
@@ -45,6 +46,7 @@ from provisioning.pki.identity import Role
 
 _NOT_STORED = "$SYS/"
 _MOST_FIGURES = 1000
+_ROLES = list(Role)
 
 
 class _NoBroker:
@@ -126,11 +128,14 @@ class HostedContext(BrokerContext):
         return True
 
     def _find(self, client_id: str) -> Session | None:
-        for role in (Role.DEVICE, *Role):
-            session = self._engine.registry.find(role, client_id)
-            if session is not None:
-                return session
-        return None
+        registry, client_of = self._engine.registry, self._engine.admission.client_of
+        _, _, of_another = client_id.partition("/")
+        called = [
+            session
+            for session in (*registry.called(client_id), *registry.called(of_another))
+            if client_of(session.owner, session.client_id) == client_id
+        ]
+        return min(called, key=lambda session: _ROLES.index(session.owner.role), default=None)
 
     def _message(self, topic: str, data: bytes, qos: int, *, retain: bool = False) -> Message:
         limits = self._engine.limits

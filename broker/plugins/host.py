@@ -106,8 +106,12 @@ class PluginHost:
         """Return how plugins see *session*."""
         found = self._sessions.get(session)
         if found is None:
-            found = self._sessions[session] = described(session, self._engine.admission.name_of(session.owner))
+            named = self._engine.admission.name_of(session.owner)
+            found = self._sessions[session] = described(session, named, self._client_of(session))
         return found
+
+    def _client_of(self, session: Session) -> str:
+        return self._engine.admission.client_of(session.owner, session.client_id)
 
     def sweep(self) -> None:
         """Forget the sessions that have ended."""
@@ -201,41 +205,44 @@ class PluginHost:
 
     def connected(self, connection: Client, session: Session, packet: Connect) -> None:
         """Tell that a client is let in."""
-        hosted = self.hosted(session)
+        hosted, client = self.hosted(session), self._client_of(session)
         hosted.of = session
         if connection.peer is not None:
             named = self._engine.admission.name_of(connection.peer.identity)
-            hosted.present(connection, connection.peer, named, session.client_id, packet)
+            hosted.present(connection, connection.peer, named, client, packet)
         if isinstance(connection.consulted, Newcomer):
             hosted.resemble(connection.consulted.session)
         hosted.password = password_of(packet) if self._keeps_passwords else None
         hosted.standing = object()
         hosted.set_connected(True)
-        self._company.tell("broker_client_connected", client_id=session.client_id, client_session=hosted)
+        self._company.tell("broker_client_connected", client_id=client, client_session=hosted)
 
     def disconnected(self, session: Session) -> None:
         """Tell that a client is gone."""
         hosted = self.hosted(session)
         hosted.set_connected(False)
         hosted.password = None
-        self._company.tell("broker_client_disconnected", client_id=session.client_id, client_session=hosted)
+        client = self._client_of(session)
+        self._company.tell("broker_client_disconnected", client_id=client, client_session=hosted)
         if not self._engine.registry.has(session):
             del self._sessions[session]
 
     def subscribed(self, session: Session, topic_filter: str, qos: int) -> None:
         """Tell of a subscription."""
-        self._company.tell("broker_client_subscribed", client_id=session.client_id, topic=topic_filter, qos=int(qos))
+        client = self._client_of(session)
+        self._company.tell("broker_client_subscribed", client_id=client, topic=topic_filter, qos=int(qos))
 
     def unsubscribed(self, session: Session, topic_filter: str) -> None:
         """Tell of the end of one."""
-        self._company.tell("broker_client_unsubscribed", client_id=session.client_id, topic=topic_filter)
+        client = self._client_of(session)
+        self._company.tell("broker_client_unsubscribed", client_id=client, topic=topic_filter)
 
     def received(self, session: Session, topic: str, packet: Publish) -> None:
         """Tell of a message that is permitted: that it came, and that it goes to its subscribers."""
         if self._company.looks_at_messages:
-            message = ReceivedMessage(topic, packet)
-            self._company.tell("broker_message_received", client_id=session.client_id, message=message)
-            self._company.tell("broker_message_broadcast", client_id=session.client_id, message=message)
+            message, client = ReceivedMessage(topic, packet), self._client_of(session)
+            self._company.tell("broker_message_received", client_id=client, message=message)
+            self._company.tell("broker_message_broadcast", client_id=client, message=message)
 
     def retained(self, message: Message) -> None:
         """Tell of a message that is kept, or forgotten."""

@@ -10,7 +10,8 @@ Rules
 -----
 1. `username` can be relied on: it is the name in the certificate, and the URI there of whoever is of another trust
    domain than the broker's, whose CA may call him by a name of ours. `authenticate` sees what CONNECT says; after it,
-   that stays only with ``plugin_username = "connect"``, by which the operator says that a plugin checks it.
+   that stays only with ``plugin_username = "connect"``, by which the operator says that a plugin checks it. Likewise
+   the domain stands before his `client_id`, ``plant-7.example/meter-1``, which one of ours may have too.
 2. `password` is there while `authenticate` is asked, and not longer.
 3. `attributes` holds what the certificate says, under ``fleetgate.identity``, ``.role``, ``.group``, ``.name`` and
    ``.serial``. `ssl_object` has one method, ``getpeercert(binary_form=True)``.
@@ -102,7 +103,7 @@ class HostedSession(AmqttSession):
         return f"Session(client_id={self.client_id!r}, {'connected' if self._connected else 'disconnected'})"
 
     def present(self, connection: Client, peer: Peer, named: str, client_id: str, packet: Connect) -> None:
-        """Take what *packet* says, and who sends it: *peer*, who is *named* so (`Admission.name_of`)."""
+        """Take what *packet* says, and who sends it: *peer*, who is *named* so (`Admission.name_of`, `client_of`)."""
         self.client_id = client_id
         host, _, port = connection.address.rpartition(":")
         self.remote_address, self.remote_port = host, int(port) if port.isdigit() else None
@@ -153,11 +154,11 @@ def password_of(packet: Connect) -> str | None:
     return None if packet.password is None else packet.password.decode(errors="replace")
 
 
-def described(session: Session, named: str) -> HostedSession:
+def described(session: Session, named: str, client_id: str) -> HostedSession:
     """Return a *session* that no plugin has seen yet, of before the broker was started; its owner is *named* so."""
     hosted = HostedSession()
     hosted.of = session
-    hosted.client_id = session.client_id
+    hosted.client_id = client_id
     hosted.clean_session = not session.persistent
     hosted.describe(session.owner, named)
     return hosted

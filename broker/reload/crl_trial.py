@@ -26,6 +26,7 @@ from broker.admission.trust import Trust
 from broker.engine import Engine
 from broker.reload.report import SHOWN, Affected
 from broker.sources.crl_intake import PAUSE, signer_of
+from broker.terminal_text import printable
 from provisioning.pki.crl import CertificateList, CrlRefused, parse, split
 
 _CONNECTIONS_A_STEP = 1000
@@ -70,7 +71,7 @@ class Trial:
             f"would disconnect {self.disconnected:,} of {self.connected:,} clients"
         )
         if self.affected:
-            text += ": " + "; ".join(f"{each.client_id} ({each.why})" for each in self.affected)
+            text += ": " + "; ".join(f"{printable(each.client_id)} ({each.why})" for each in self.affected)
             text += "; …" if self.disconnected > len(self.affected) else ""
         return text
 

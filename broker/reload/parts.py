@@ -26,7 +26,7 @@ from broker.engine import Engine
 from broker.limits import Limits
 from broker.listener import Listener
 from broker.own_certificate import read_certificate
-from broker.reload.policy_change import change, preview
+from broker.reload.policy_change import change, preview, warn_of_idle_names
 from broker.reload.report import Effects, Part
 from broker.sources.staple import Staple
 from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
@@ -103,15 +103,13 @@ class ReloadedPolicy:
 
     async def preview(self, loaded: tuple[str, TopicPolicy]) -> tuple[str, Effects | None]:
         """Judge every session by the new policy."""
-        return self._idle_names(loaded[1]), await preview(self._engine, loaded[1])
+        return self._engine.admission.idle_names(loaded[1]), await preview(self._engine, loaded[1])
 
     async def apply(self, loaded: tuple[str, TopicPolicy]) -> tuple[str, Effects | None]:
         """Let the new policy count."""
         self._text, policy = loaded
-        return self._idle_names(policy), await change(self._engine, policy, self._clock)
-
-    def _idle_names(self, policy: TopicPolicy) -> str:
-        return self._engine.admission.idle_names(policy)
+        effects = await change(self._engine, policy, self._clock)
+        return warn_of_idle_names(self._engine.admission), effects
 
 
 class ReloadedCertificate:

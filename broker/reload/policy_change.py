@@ -20,7 +20,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import structlog
@@ -65,8 +65,11 @@ class Loss:
         return "its will may not be published"
 
 
-def judge(policy: TopicPolicy, session: Session, *, ours: bool) -> Loss | None:
-    """Return what *session* would lose under *policy*, or None; *ours*: its owner is of our own trust domain."""
+def judge(policy: TopicPolicy, session: Session, *, ours: bool, goes: bool = False) -> Loss | None:
+    """Return what *session* would lose under *policy*, or None; *ours*: its owner is of our own trust domain.
+
+    *goes*: as if its client had been disconnected before.
+    """
     permissions = policy.permissions(session.owner, session.client_id, ours=ours)
     withdrawn = []
     for topic_filter in session.subscriptions:
@@ -74,9 +77,11 @@ def judge(policy: TopicPolicy, session: Session, *, ours: bool) -> Loss | None:
         if not permissions.may_subscribe(topic_filter if shared is None else shared.topic_filter):
             withdrawn.append(topic_filter)
     will = session.will
+    if goes and will is not None and min(will.delay, session.expiry_interval) == 0:
+        will = None  # It was sent then.
     unpublishable = will is not None and not permissions.may_publish(will.message.topic.decode())
     known = policy.knows(session.owner, ours=ours)
-    if withdrawn or unpublishable or (session.connected and not known):
+    if withdrawn or unpublishable or (session.connected and not goes and not known):
         return Loss(known, tuple(withdrawn), unpublishable)
     return None
 
@@ -98,9 +103,7 @@ def enforce(engine: Engine, session: Session, loss: Loss, now: float) -> None:
 
 def enforce_at_start(engine: Engine, now: float) -> None:
     """Judge the sessions that were recovered: the policy may have changed while there was no broker."""
-    idle = engine.admission.idle_names(engine.admission.policy)
-    if idle:
-        log.warning("names in the topic policy mean nobody", code="POLICY_NAMES_NOBODY", detail=idle)
+    warn_of_idle_names(engine.admission)
     ended = 0
     for session in engine.registry.all():
         loss = judge(engine.admission.policy, session, ours=engine.admission.is_ours(session.owner))
@@ -111,9 +114,22 @@ def enforce_at_start(engine: Engine, now: float) -> None:
         log.warning("subscriptions ended by the topic policy", code="POLICY_ENFORCED", subscriptions=ended)
 
 
-async def preview(engine: Engine, policy: TopicPolicy, admission: Admission | None = None) -> Effects:
-    """Return what `change` would do; with *admission*, once that says who is of our own trust domain."""
-    return await _sweep(engine, policy, None, admission or engine.admission)
+def warn_of_idle_names(admission: Admission) -> str:
+    """Say in the log which names in the policy can mean nobody, if there are such; return what was said."""
+    idle = admission.idle_names(admission.policy)
+    if idle:
+        log.warning("names in the topic policy mean nobody", code="POLICY_NAMES_NOBODY", detail=idle)
+    return idle
+
+
+async def preview(
+    engine: Engine, policy: TopicPolicy, admission: Admission | None = None, going: Collection[Session] = ()
+) -> Effects:
+    """Return what `change` would do; with *admission*, once that says who is of our own trust domain.
+
+    *going*: whose clients would have been disconnected before, for another reason.
+    """
+    return await _sweep(engine, policy, None, admission or engine.admission, going)
 
 
 async def change(engine: Engine, policy: TopicPolicy, clock: Callable[[], float]) -> Effects:
@@ -125,7 +141,11 @@ async def change(engine: Engine, policy: TopicPolicy, clock: Callable[[], float]
 
 
 async def _sweep(
-    engine: Engine, policy: TopicPolicy, clock: Callable[[], float] | None, admission: Admission
+    engine: Engine,
+    policy: TopicPolicy,
+    clock: Callable[[], float] | None,
+    admission: Admission,
+    going: Collection[Session] = (),
 ) -> Effects:
     connected = engine.connected
     disconnected = subscriptions = wills = 0
@@ -136,13 +156,17 @@ async def _sweep(
         for session in sessions[start : start + _SESSIONS_A_STEP]:
             if not engine.registry.has(session):
                 continue  # It has ended meanwhile.
-            loss = judge(policy, session, ours=admission.is_ours(session.owner))
+            goes = session in going
+            if goes and session.expiry_interval == 0:
+                continue  # It ends with its connection.
+            loss = judge(policy, session, ours=admission.is_ours(session.owner), goes=goes)
             if loss is None:
                 continue
             subscriptions += len(loss.subscriptions)
             wills += loss.will
-            disconnected += session.connected and loss.disconnects
-            named = here if session.connected else away
+            stays = session.connected and not goes
+            disconnected += stays and loss.disconnects
+            named = here if stays else away
             if len(named) < SHOWN:
                 named.append(Affected(session.client_id, session.owner.uri, loss.why(session)))
             if clock is not None:

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from broker.terminal_text import printable
+
 SHOWN = 10
 """How many clients a report names."""
 
@@ -110,7 +112,7 @@ class ReloadReport:
         if effects.wills_dropped:
             text += f", {'drop' if self.dry_run else 'dropped'} {_count(effects.wills_dropped, 'will')}"
         if effects.affected:
-            text += ": " + "; ".join(f"{each.client_id} ({each.why})" for each in effects.affected)
+            text += ": " + "; ".join(f"{printable(each.client_id)} ({each.why})" for each in effects.affected)
             text += "; …" if len(effects.affected) == SHOWN else ""
         return text
 

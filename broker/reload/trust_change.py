@@ -32,6 +32,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.admission.admission import DEFAULT_BUNDLE, Admission, Peer
+from broker.admission.foreign_groups import unnamed_groups, warn_of_groups
 from broker.admission.issuers import Issuer
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
@@ -42,8 +43,9 @@ from broker.engine import Engine
 from broker.listener import Listener
 from broker.mqtt.codes import ReasonCode
 from broker.reload.parts import Candidate, ProposedAnchors, Unchanged, describe_anchors, digest
-from broker.reload.policy_change import change, preview
+from broker.reload.policy_change import change, preview, warn_of_idle_names
 from broker.reload.report import SHOWN, Affected, Effects, Part
+from broker.session.session import Session
 from broker.sources.anchor_urls import AnchorUrls, fetch_missing
 from broker.sources.leniency import warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists
@@ -127,11 +129,12 @@ class ReloadedTrust:
 
     async def preview(self, loaded: NewTrust) -> tuple[str, Effects | None]:
         """Judge every connection by the new generation."""
-        effects = await self._sweep(loaded, change=False)
+        going: set[Session] = set()
+        effects = await self._sweep(loaded, going, change=False)
+        policy, judging = self._engine.admission.policy, self._engine.admission.judging_by(loaded.trust)
         if self._others_may_be_ours:
-            admission = self._engine.admission
-            effects += await preview(self._engine, admission.policy, admission.judging_by(loaded.trust))
-        return describe_anchors(loaded.context), effects
+            effects += await preview(self._engine, policy, judging, going)
+        return self._detail(loaded, describe_anchors(loaded.context), judging.idle_names(policy)), effects
 
     async def apply(self, loaded: NewTrust) -> tuple[str, Effects | None]:
         """Let the new generation count."""
@@ -143,12 +146,20 @@ class ReloadedTrust:
             listener.context = loaded.context
         record_trust(self._engine, loaded.judge)
         warn_of_advisory(loaded.config)
+        warn_of_groups(admission.trust_domain, loaded.config.trust)
+        idle = warn_of_idle_names(admission)
         self._urls.use(loaded.config)
         await self._lists.use(loaded.config)
-        effects = await self._sweep(loaded, change=True)
+        effects = await self._sweep(loaded, set(), change=True)
         if self._others_may_be_ours:
             effects += await change(self._engine, admission.policy, self._clock)
-        return f"{describe_anchors(loaded.context)}, generation {admission.trust_generation}", effects
+        what = f"{describe_anchors(loaded.context)}, generation {admission.trust_generation}"
+        return self._detail(loaded, what, idle), effects
+
+    def _detail(self, loaded: NewTrust, what: str, idle: str) -> str:
+        """Return *what* is new, and what goes with it: names that are *idle* now, groups that are not named."""
+        said = unnamed_groups(self._engine.admission.trust_domain, loaded.config.trust)
+        return "; ".join(filter(None, (what, *said, idle)))
 
     @property
     def _others_may_be_ours(self) -> bool:
@@ -160,7 +171,8 @@ class ReloadedTrust:
         ocsp = (config.ocsp_responder, config.ocsp_from_certificates, config.ocsp_policy)
         return digest(anchor_files(config)), config.trust, lists, ocsp
 
-    async def _sweep(self, loaded: NewTrust, *, change: bool) -> Effects:
+    async def _sweep(self, loaded: NewTrust, going: set[Session], *, change: bool) -> Effects:
+        """Judge every connection by the new generation; *going* gets the sessions of those that have to go."""
         engine = self._engine
         admission = engine.admission.judging_by(loaded.judge)
         connections = engine.connections()
@@ -173,6 +185,7 @@ class ReloadedTrust:
                 outcome = judge(admission, connection, wall) if session is not None else None
                 if isinstance(outcome, Refused) and session is not None:
                     disconnected += 1
+                    going.add(session)
                     if len(affected) < SHOWN:
                         affected.append(
                             Affected(session.client_id, session.owner.uri, f"{outcome.code}: {outcome.detail}")

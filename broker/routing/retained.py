@@ -14,7 +14,7 @@ Rules
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -141,11 +141,11 @@ class RetainedMessages:
             return "max_retained_bytes_of_device"
         return ""
 
-    def complain(self, topic_name: str, client: str, now: float) -> None:
-        """Log, once a minute at most, that what *client* has published to *topic_name* did not fit, and why."""
+    def complain(self, topic_name: str, who: Mapping[str, str], now: float) -> None:
+        """Log, once a minute at most, that what *who* has published to *topic_name* did not fit, and why."""
         if now - self._complained_at > _COMPLAINT_PAUSE:
             self._complained_at = now
-            facts = {"client": client, "topic": topic_name[:_SHOWN], "limit": self._full}
+            facts = {**who, "topic": topic_name[:_SHOWN], "limit": self._full}
             log.warning("not retained", code="RETAINED_FULL", **facts, retained=self._count, bytes=self._bytes)
 
     def walk(self, topic_filter: str) -> Iterator[Retained | None]:

@@ -192,7 +192,8 @@ class Routes(dict[bytes, Route]):
         self._searched = 0
         self.limit = limit
         self._shared: dict[_Key, Route] = {}
-        self._groups: dict[tuple[str, str], ShareGroup] = {}
+        self._groups: dict[tuple[str, str, str], ShareGroup] = {}
+        """By trust domain, share name and topic filter."""
 
     @property
     def subscription_count(self) -> int:
@@ -261,23 +262,29 @@ class Routes(dict[bytes, Route]):
             self.invalidate(topic_filter)
         return existed
 
-    def join(self, share_name: str, member: Member, subscription: Subscription) -> bool:
-        """Make *member* one of the share *share_name* of its filter; return whether it was one before."""
-        key = share_name, subscription.topic_filter
+    def join(self, trust_domain: str, share_name: str, member: Member, subscription: Subscription) -> bool:
+        """Make *member*, of *trust_domain*, one of the share *share_name* of its filter; return whether it was before.
+
+        A share is among parties of one trust domain: who joins another's would take messages away from it.
+        """
+        key = trust_domain, share_name, subscription.topic_filter
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = ShareGroup(str(SharedSubscription(*key)))
+            group = self._groups[key] = ShareGroup(str(SharedSubscription(share_name, subscription.topic_filter)))
             self.subscribe(group, Subscription(subscription.topic_filter, QoS.EXACTLY_ONCE))
         return group.join(member, subscription)
 
-    def share(self, topic_filter: str) -> ShareGroup | None:
-        """Return the Shared Subscription of *topic_filter* (``$share/…``), or None if it has no members, or is none."""
-        shared = SharedSubscription.parse(topic_filter)
-        return None if shared is None else self._groups.get((shared.share_name, shared.topic_filter))
+    def share(self, trust_domain: str, topic_filter: str) -> ShareGroup | None:
+        """Return the Shared Subscription of *topic_filter* (``$share/…``) in *trust_domain*.
 
-    def leave(self, share_name: str, member: Member, topic_filter: str) -> bool:
+        None: it has no members, or is none.
+        """
+        shared = SharedSubscription.parse(topic_filter)
+        return None if shared is None else self._groups.get((trust_domain, shared.share_name, shared.topic_filter))
+
+    def leave(self, trust_domain: str, share_name: str, member: Member, topic_filter: str) -> bool:
         """Take *member* out of the share; return whether it was one."""
-        key = share_name, topic_filter
+        key = trust_domain, share_name, topic_filter
         group = self._groups.get(key)
         if group is None or not group.leave(member):
             return False

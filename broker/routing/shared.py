@@ -54,7 +54,7 @@ class Member(Protocol):
 
 
 class ShareGroup:
-    """The members of one share name and topic filter."""
+    """The members of one share name and topic filter, in one trust domain."""
 
     __slots__ = ("_members", "_next", "_order", "_touched", "name", "outbox")
 

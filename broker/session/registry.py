@@ -2,9 +2,10 @@
 
 Rules
 -----
-1. One session a role and client identifier [MQTT-3.1.4-3]; it belongs to the identity that created it, and to no
-   other, ever (decision D5). The role is part of the name, so that instance ``meter-1`` of a service ``meter`` does
-   not shut out the device ``meter-1``. `find` and `create` are only called for an admitted client.
+1. One session a trust domain, role and client identifier [MQTT-3.1.4-3]; it belongs to the identity that created it,
+   and to no other, ever (decision D5). The role is part of the name, so that instance ``meter-1`` of a service
+   ``meter`` does not shut out the device ``meter-1``; the domain is, so that nobody of another one does, whose CA calls
+   its parties what it likes (docs/decisions/0141). `find` and `create` are only called for an admitted client.
 2. A session without a connection lives for its Session Expiry Interval; NEVER keeps it. Zero ends it with the
    connection [MQTT-3.1.2-23].
 3. No I/O, no clock. `due` tells which sessions to look at; what is due is written on the session.
@@ -28,7 +29,8 @@ class SessionRegistry:
     __slots__ = ("_instances", "_left", "_metrics", "_order", "_schedule", "_sessions", "limits", "permits")
 
     def __init__(self, limits: QueueLimits, metrics: Metrics) -> None:
-        self._sessions: dict[Role, dict[str, Session]] = {role: {} for role in Role}
+        self._sessions: dict[tuple[str, Role], dict[str, Session]] = {}
+        """By trust domain and role, where there are any, then by client identifier."""
         self._instances: Counter[Identity] = Counter()
         self._left: set[Session] = set()
         self._schedule: list[tuple[float, int, Session]] = []
@@ -41,13 +43,23 @@ class SessionRegistry:
     def __len__(self) -> int:
         return sum(map(len, self._sessions.values()))
 
-    def find(self, role: Role, client_id: str) -> Session | None:
-        """Return the session that *client_id* names among those of *role*, or None."""
-        return self._sessions[role].get(client_id)
+    def find(self, trust_domain: str, role: Role, client_id: str) -> Session | None:
+        """Return the session that *client_id* names among those of *role* in *trust_domain*, or None."""
+        sessions = self._sessions.get((trust_domain, role))
+        return None if sessions is None else sessions.get(client_id)
+
+    def called(self, client_id: str) -> list[Session]:
+        """Return the sessions that *client_id* names, of every trust domain and role."""
+        return [sessions[client_id] for sessions in self._sessions.values() if client_id in sessions]
 
     def has(self, session: Session) -> bool:
         """Whether *session* has not ended."""
-        return self.find(session.owner.role, session.client_id) is session
+        owner = session.owner
+        return self.find(owner.trust_domain, owner.role, session.client_id) is session
+
+    def count(self, trust_domain: str) -> int:
+        """Return how many sessions parties of *trust_domain* have."""
+        return sum(len(sessions) for (domain, _), sessions in self._sessions.items() if domain == trust_domain)
 
     def all(self) -> list[Session]:
         """Return every session, in a list of its own."""
@@ -62,7 +74,8 @@ class SessionRegistry:
 
         *left*: it has ended, with another broker process, and only its will is left.
         """
-        session = self._sessions[owner.role][client_id] = Session(client_id, owner, self.limits, self._metrics)
+        session = Session(client_id, owner, self.limits, self._metrics)
+        self._sessions.setdefault((owner.trust_domain, owner.role), {})[client_id] = session
         session.permits = self.permits
         if left:
             self._left.add(session)
@@ -74,7 +87,10 @@ class SessionRegistry:
         """Forget *session*."""
         owner = session.owner
         if self.has(session):
-            del self._sessions[owner.role][session.client_id]
+            space = owner.trust_domain, owner.role
+            del self._sessions[space][session.client_id]
+            if not self._sessions[space]:  # A CA whose domain nobody has named may make up any number of them.
+                del self._sessions[space]
             if session in self._left:
                 self._left.remove(session)
             elif session.client_id != owner.name:

@@ -128,8 +128,13 @@ class Session:
 
     @property
     def name(self) -> str:
-        """What is one session's only: its role and client identifier."""
-        return f"{self.owner.role}/{self.client_id}"
+        """What is one session's only: its role, trust domain and client identifier."""
+        return f"{self.owner.role}/{self.owner.trust_domain}/{self.client_id}"
+
+    @property
+    def who(self) -> dict[str, str]:
+        """Who it is, for the log: its client identifier is another trust domain's too."""
+        return {"client": self.client_id, "identity": self.owner.uri}
 
     @property
     def v5(self) -> bool:
@@ -305,7 +310,7 @@ class Session:
         if not framing.told_too_large:  # Once a connection; the metrics count the rest.
             framing.told_too_large = True
             sizes = {"size": len(frame), "maximum": framing.maximum_packet_size}
-            log.warning("client takes no such packet", code="MESSAGE_TOO_LARGE", client=self.client_id, **sizes)
+            log.warning("client takes no such packet", code="MESSAGE_TOO_LARGE", **self.who, **sizes)
         return False
 
     def _enqueue(self, message: Deliverable, now: float | None) -> bool:
@@ -326,7 +331,7 @@ class Session:
         queue.refused += 1
         self._metrics.dropped_queue_full += 1
         if queue.refused == 1:  # Once for each time that it fills up; the metrics count the rest.
-            log.warning("queue is full", code="QUEUE_FULL", client=self.client_id, **queue.full)
+            log.warning("queue is full", code="QUEUE_FULL", **self.who, **queue.full)
         return False
 
     def _over(self, message: Deliverable) -> None:

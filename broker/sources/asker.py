@@ -6,13 +6,14 @@ Rules
 2. Nobody waits twice for the same: a list is fetched once and a responder asked once, however many clients need it.
 3. Those who are connected are asked about again from time to time; want of an answer puts nobody out. Of those who were
    connected when the broker before ended, and have not come back, it is asked once before their will is sent.
+4. Each bundle is asked about for itself: what its responders, or servers of lists, do not answer delays no other's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -55,6 +56,8 @@ class StatusAsker:
         self._ocsp = ocsp
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
+        self._rounds: dict[str, asyncio.Task[None]] = {}
+        """By bundle: the questions about those who are connected that are under way."""
         self._asked: dict[CertificateKey, float] = {}
         """Who is absent and has been asked about, and until when there may be an answer."""
 
@@ -68,8 +71,8 @@ class StatusAsker:
         urls: list[str] = []
         if bundle.lists is not None and bundle.lists.from_certificates:
             named = [*distribution_points(certificate), *(name for each in issuer.path() for name in each.names)]
-            urls = self._urls.follow(named)
-        wants_lists = refusal is not None or self._files.undecided or self._urls.untried(urls)
+            urls = self._urls.follow(named, bundle.name)
+        wants_lists = refusal is not None or self._files.undecided or self._urls.untried(urls, bundle.name)
         key = issuer.key_id, certificate.serial_number
         wants_answer = bundle.ocsp is not None and not self._ocsp.is_current(key, datetime.now(UTC))
         if not wants_lists and not wants_answer:
@@ -95,8 +98,8 @@ class StatusAsker:
             if left <= 0:
                 del self._asked[absent]
             return max(left, 0.0)
-        trust = self._admission.trust
-        for issuer in trust.issuers_with(absent[0]) if trust is not None else ():
+        trust, own = self._admission.trust, self._admission.trust_domain
+        for issuer in trust.issuers_with(absent[0], own) if trust is not None else ():
             terms = issuer.bundle.ocsp
             responder = terms.responder if terms is not None else None
             if responder is None or self._ocsp.is_silent(responder):
@@ -113,10 +116,11 @@ class StatusAsker:
     async def _ask_absent(self, responder: str, serial: int, issuer: Issuer) -> None:
         await self._ocsp.ask_at([responder], serial, issuer)
 
-    def _begin(self, asking: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, asking: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(asking)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     @property
     def failing(self) -> Collection[str]:
@@ -138,7 +142,7 @@ class StatusAsker:
                 if urls is not None:
                     group.create_task(self._files.look())
                     for url in urls:
-                        group.create_task(self._urls.fetch(url))
+                        group.create_task(self._urls.fetch(url, issuer.bundle.name))
         except TimeoutError:
             log.info("no status in time", issuer=issuer.subject, patience=_PATIENCE)
         finally:
@@ -155,7 +159,6 @@ class StatusAsker:
             await asyncio.sleep(_LOOK)
             if all(bundle.ocsp is None for bundle in self._bundles()):
                 continue
-            await self._ocsp.ask_about_holds()
             await self._round(engine)
 
     async def _round(self, engine: Engine) -> None:
@@ -163,7 +166,7 @@ class StatusAsker:
         now = datetime.now(UTC)
         oldest: dict[str, float] = {}
         unanswered: dict[str, float] = {bundle.name: 0.0 for bundle in self._bundles() if bundle.ocsp is not None}
-        due: list[tuple[Client, Issuer]] = []
+        due: dict[str, list[tuple[Client, Issuer]]] = {bundle: [] for bundle in unanswered}
         for number, connection in enumerate(engine.connections(), 1):
             if number % _LOOKED_AT == 0:
                 await asyncio.sleep(0)
@@ -179,8 +182,15 @@ class StatusAsker:
             else:
                 oldest[bundle.name] = max(age, oldest.get(bundle.name, 0.0))
             if not self._ocsp.is_current(peer.certificate, now) and not self._ocsp.is_silent(bundle.ocsp.responder):
-                due.append((connection, peer.issuer))
+                due.setdefault(bundle.name, []).append((connection, peer.issuer))
         engine.metrics.ocsp_oldest_answer_seconds, engine.metrics.ocsp_unanswered = oldest, unanswered
+        for name, clients in due.items():
+            under_way = self._rounds.get(name)
+            if under_way is None or under_way.done():
+                self._rounds[name] = self._begin(self._ask_about_each(name, clients))
+
+    async def _ask_about_each(self, bundle: str, due: Sequence[tuple[Client, Issuer]]) -> None:
+        await self._ocsp.ask_about_holds(bundle)
         for start in range(0, len(due), _AT_ONCE):
             await asyncio.gather(*itertools.starmap(self._ask_about, due[start : start + _AT_ONCE]))
 

@@ -5,7 +5,9 @@ Rules
 1. Plain HTTP only, no redirects, no proxy, nothing compressed, so many bytes and seconds at most: what comes is signed,
    where it comes from proves nothing (RFC 5280 §8 has no use for TLS here).
 2. An unchanged list is not sent again (ETag, Last-Modified), nor read again.
-3. At most `_MOST_URLS` are followed; certificates name them, and only certificates that were verified.
+3. Of each bundle at most `_MOST_URLS` are followed that its certificates name, and only those of certificates that were
+   verified; and each is fetched beside those of others. A URL that two bundles name is fetched for either: what is
+   wrong with the one's servers, and how many it names, is not the other's trouble.
 4. A fetch that fails is tried again with growing pauses; the first failure is logged, and the list that is held stays.
 """
 
@@ -13,7 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,6 +34,7 @@ log = structlog.get_logger("broker")
 _MOST_BYTES = 64 * 1024 * 1024
 _MOST_URLS = 256
 _AT_ONCE = 4
+"""Of one bundle."""
 _TIMEOUT = 10.0
 _FIRST_PAUSE = 1.0
 _LEAST_PAUSE = 1.0
@@ -38,9 +43,10 @@ _LOOK = 0.5
 
 @dataclass(slots=True)
 class _Followed:
-    """One URL."""
+    """One URL of one bundle."""
 
     due: float
+    configured: bool = False
     tried: float = -math.inf
     etag: str = ""
     modified: str = ""
@@ -54,61 +60,83 @@ class _Followed:
 class CrlUrls:
     """Every URL that is followed."""
 
-    def __init__(self, intake: CrlIntake, urls: Iterable[str], refresh: float, clock: Callable[[], float]) -> None:
+    def __init__(self, intake: CrlIntake, refresh: float, clock: Callable[[], float]) -> None:
         """Fetch every *refresh* seconds at least, and before a list's nextUpdate."""
         self._intake = intake
         self._refresh = refresh
         self._clock = clock
-        self._followed: dict[str, _Followed] = {}
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._followed: dict[tuple[str, str], _Followed] = {}
+        """By bundle and URL."""
+        self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_AT_ONCE))
         self._http = PlainHttp(_TIMEOUT)
-        self.follow(urls)
 
-    def follow(self, urls: Iterable[str]) -> list[str]:
-        """Go on fetching *urls*, those that may be; return them."""
+    def configure(self, urls: Iterable[tuple[str, str]]) -> None:
+        """Go on fetching *urls*, each after the name of its bundle: those that the settings name."""
+        for key in urls:
+            self._followed.setdefault(key, _Followed(due=self._clock())).configured = True
+
+    def follow(self, urls: Iterable[str], bundle: str) -> list[str]:
+        """Go on fetching *urls*, which certificates of *bundle* name, those that may be; return them."""
         taken = []
         for url in urls:
-            if url not in self._followed:
-                if not url.startswith("http://") or len(self._followed) >= _MOST_URLS:
+            if (bundle, url) not in self._followed:
+                if not url.startswith("http://") or self._named_by(bundle) >= _MOST_URLS:
                     continue
-                self._followed[url] = _Followed(due=self._clock())
+                self._followed[bundle, url] = _Followed(due=self._clock())
             taken.append(url)
         return taken
 
-    def untried(self, urls: Iterable[str]) -> bool:
-        """Whether one of *urls* has not been fetched yet, nor failed to be."""
-        return any(not each.digest and not each.failed for each in map(self._followed.__getitem__, urls))
+    def _named_by(self, bundle: str) -> int:
+        return sum(of == bundle and not each.configured for (of, _), each in self._followed.items())
+
+    def untried(self, urls: Iterable[str], bundle: str) -> bool:
+        """Whether one of *urls* of *bundle* has not been fetched yet, nor failed to be."""
+        return any(not each.digest and not each.failed for each in (self._followed[bundle, url] for url in urls))
 
     async def run(self) -> None:
-        """Fetch what is due until cancelled."""
+        """Fetch what is due until cancelled, each beside the others: one that hangs delays none."""
+        under_way: dict[tuple[str, str], asyncio.Task[None]] = {}
         try:
             while True:
-                await self.fetch_due()
+                for key in [key for key, task in under_way.items() if task.done()]:
+                    under_way.pop(key).result()  # Raises what is a defect.
+                for url, bundle in self._due():
+                    if (bundle, url) not in under_way:
+                        under_way[bundle, url] = asyncio.create_task(self.fetch(url, bundle))
                 self._intake.alarm()
                 await asyncio.sleep(_LOOK)
         finally:
-            await self._http.close()
+            for task in under_way.values():
+                task.cancel()
+            await asyncio.gather(*under_way.values(), return_exceptions=True)
+            await self.close()
+
+    async def close(self) -> None:
+        """Fetch nothing any more."""
+        await self._http.close()
 
     async def fetch_due(self) -> None:
         """Fetch what is due now."""
+        await asyncio.gather(*itertools.starmap(self.fetch, self._due()))
+
+    def _due(self) -> list[tuple[str, str]]:
         now, learned = self._clock(), self._intake.learned
-        due = [
-            url
-            for url, each in self._followed.items()
+        return [
+            (url, bundle)
+            for (bundle, url), each in self._followed.items()
             if each.due <= now or (each.unmatched is not None and each.unmatched != learned)
         ]
-        await asyncio.gather(*map(self.fetch, due))
 
-    async def fetch(self, url: str) -> None:
-        """Fetch *url* now, unless it was a moment ago, or is being fetched already: then wait for that."""
-        followed = self._followed[url]
+    async def fetch(self, url: str, bundle: str) -> None:
+        """Fetch *url* of *bundle* now, unless it was a moment ago, or is being fetched: then wait for that."""
+        followed = self._followed[bundle, url]
         running = followed.lock.locked()
         async with followed.lock:
             if running or self._clock() - followed.tried < _LEAST_PAUSE:
                 return
             followed.tried = self._clock()
             try:
-                async with self._slots, asyncio.timeout(_TIMEOUT):
+                async with self._slots[bundle], asyncio.timeout(_TIMEOUT):
                     fetched = await self._get(url, followed)
             except (NotFetched, TimeoutError) as error:
                 if not followed.failed:
@@ -122,11 +150,11 @@ class CrlUrls:
             followed.pause = _FIRST_PAUSE
             followed.due = self._clock() + self._refresh
             if fetched is not None:
-                await self._take(url, followed, fetched.content)
+                await self._take(url, bundle, followed, fetched.content)
                 # Not before: who waits for this fetch may give up, and cancel it.
                 followed.etag, followed.modified = fetched.etag, fetched.modified
 
-    async def _take(self, url: str, followed: _Followed, content: bytes) -> None:
+    async def _take(self, url: str, bundle: str, followed: _Followed, content: bytes) -> None:
         digest = hashlib.sha256(content).digest()
         learned = self._intake.learned
         if digest == followed.digest and followed.unmatched in {None, learned}:
@@ -137,7 +165,7 @@ class CrlUrls:
         if taken.fresh_until is not None:
             left = (taken.fresh_until - datetime.now(UTC)).total_seconds()
             followed.due = self._clock() + max(_LEAST_PAUSE, min(self._refresh, left / 2))
-        self.follow(taken.delta_urls)
+        self.follow(taken.delta_urls, bundle)
 
     async def _get(self, url: str, followed: _Followed) -> Fetched | None:
         known = followed.unmatched is None  # What could not be used has to come again.

@@ -7,12 +7,14 @@ Rules
 2. What cannot be asked or believed is no answer; what follows from that is the bundle's policy to say.
 3. At most `_MOST_ANSWERS` are remembered, the least recently used forgotten first. A certificate that is known to be
    revoked stays in the index.
+4. Each bundle has questions under way, and certificates on hold, of its own: a responder that hangs, or suspends
+   everybody, is one bundle's trouble.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
@@ -28,7 +30,9 @@ from provisioning.pki.revocation import OCSP, CertificateKey, RevocationIndex, R
 log = structlog.get_logger("broker")
 
 _AT_ONCE = 16
+"""Questions of one bundle; another's do not wait for its responders."""
 _MOST_ON_HOLD = 10_000
+"""Of one bundle."""
 _SILENCE = 5.0
 """Seconds for which a responder that cannot be reached is not tried: nobody waits for it meanwhile."""
 _MOST_ANSWERS = 100_000
@@ -62,8 +66,8 @@ class OcspClient:
         self._answers: OrderedDict[CertificateKey, tuple[Answer, float]] = OrderedDict()
         self._asking: dict[CertificateKey, asyncio.Task[Answer | None]] = {}
         self._revoked: dict[bytes, dict[int, int]] = {}
-        self._on_hold: dict[CertificateKey, tuple[Sequence[str], Issuer]] = {}
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._on_hold: defaultdict[str, dict[CertificateKey, tuple[Sequence[str], Issuer]]] = defaultdict(dict)
+        self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_AT_ONCE))
         self._silent: dict[str, float] = {}
         """Until when a responder that could not be reached is not tried."""
         self.failing: set[str] = set()
@@ -114,10 +118,10 @@ class OcspClient:
         # Shielded: who stops waiting does not stop the question, for which others may wait.
         return await asyncio.shield(task)
 
-    async def ask_about_holds(self) -> None:
-        """Ask again about those who were suspended: nobody else would, since they are refused before one is asked."""
-        now = datetime.now(UTC)
-        due = [(urls, key[1], issuer) for key, (urls, issuer) in self._on_hold.items() if not self.is_current(key, now)]
+    async def ask_about_holds(self, bundle: str) -> None:
+        """Ask again about those of *bundle* who were suspended: nobody else would, as they are refused before."""
+        now, on_hold = datetime.now(UTC), self._on_hold[bundle]
+        due = [(urls, key[1], issuer) for key, (urls, issuer) in on_hold.items() if not self.is_current(key, now)]
         await asyncio.gather(*(self.ask_at(*each) for each in due))
 
     async def close(self) -> None:
@@ -132,7 +136,7 @@ class OcspClient:
             if self.is_silent(url):
                 continue
             try:
-                async with self._slots:
+                async with self._slots[issuer.bundle.name]:
                     answer, _ = await self._http.ask(url, key[1], issuer.certificate)
             except OcspRefused as error:
                 self._metrics.revocation_alarms["OCSP_FAILED"] += 1
@@ -167,10 +171,11 @@ class OcspClient:
         self._answers.move_to_end(key)
         if len(self._answers) > _MOST_ANSWERS:
             self._answers.popitem(last=False)
-        if answer.reason is RevocationReason.CERTIFICATE_HOLD and len(self._on_hold) < _MOST_ON_HOLD:
-            self._on_hold[key] = urls, issuer
+        on_hold = self._on_hold[issuer.bundle.name]
+        if answer.reason is RevocationReason.CERTIFICATE_HOLD and len(on_hold) < _MOST_ON_HOLD:
+            on_hold[key] = urls, issuer
         elif answer.known:
-            self._on_hold.pop(key, None)
+            on_hold.pop(key, None)
         issuer_key_id, serial = key
         entries = self._revoked.setdefault(issuer_key_id, {})
         if answer.reason is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from broker.admission.admission import DEFAULT_BUNDLE
 from broker.config import BrokerConfig
 from broker.engine import Engine
 from broker.sources.asker import StatusAsker
@@ -21,7 +22,8 @@ class RevocationLists:
     def __init__(self, engine: Engine, config: BrokerConfig, clock: Callable[[], float]) -> None:
         self.intake = CrlIntake(engine, clock)
         self.files = CrlFiles(self.intake, config.crl_files, config.crl_check_seconds)
-        self.urls = CrlUrls(self.intake, config.all_crl_urls, config.crl_refresh_seconds, clock)
+        self.urls = CrlUrls(self.intake, config.crl_refresh_seconds, clock)
+        self.urls.configure(_urls_of(config))
         self._admission = engine.admission
         self._engine = engine
         self._news = asyncio.Event()
@@ -35,7 +37,7 @@ class RevocationLists:
     async def use(self, config: BrokerConfig) -> None:
         """Take the files and URLs of *config* from now on, and read the files."""
         self.files.paths = config.crl_files
-        self.urls.follow(config.all_crl_urls)
+        self.urls.configure(_urls_of(config))
         self._set_asker(config)
         await self.files.look()
 
@@ -64,3 +66,9 @@ class RevocationLists:
         if fetches or any(each.has_ocsp or each.crl_from_certificates for each in config.trust):
             with importing():
                 import httpx  # noqa: F401 - now, and not while the first client waits at the door
+
+
+def _urls_of(config: BrokerConfig) -> list[tuple[str, str]]:
+    """Return every URL of a CRL that the settings name, after the name of its bundle."""
+    of_all = [(DEFAULT_BUNDLE, url) for url in config.crl_urls]
+    return of_all + [(bundle.name, url) for bundle in config.trust for url in bundle.crl_urls]

@@ -173,7 +173,10 @@ def _alternative(text: str) -> Alternative:
 
 def _known(stored: StoredGroup | None, name: str) -> StoredGroup:
     if stored is None:
-        raise Refused(Code.GROUP_UNKNOWN, f"no group {name[:80]!r} is configured: devices enter it by token alone")
+        raise Refused(
+            Code.GROUP_UNKNOWN,
+            f"no group {name[:80]!r} is configured: devices enter it by token alone; to say otherwise, create it",
+        )
     return stored
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from broker.engine import Engine
 from broker.mqtt.packets import Puback, Publish, Pubrec, Subscribe
 from provisioning.pki.identity import Role
+from tests.support.pki import DOMAIN
 from tests.support.stored import StoredBroker
 from tests.support.wire import WireClient, publication, request, will
 
@@ -35,7 +36,7 @@ def known(engine: Engine) -> Any:
     """Return what the broker must know after a restart, in the order in which clients see it."""
     sessions = {}
     for name in NAMES:
-        session = engine.registry.find(Role.SERVICE, name)
+        session = engine.registry.find(DOMAIN, Role.SERVICE, name)
         if session is not None and session.expiry_interval > 0:
             messages = sorted(
                 (each.sequence, each.exactly_once, each.message.payload, getattr(each, "share", ""))  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from broker.mqtt.codes import QoS
 from broker.mqtt.packets import Packet, Puback, Pubcomp, Publish, Pubrec, Pubrel, Suback, Subscribe, SubscriptionRequest
 from provisioning.pki.identity import Role
-from tests.support.pki import shared_device, shared_service
+from tests.support.pki import DOMAIN, shared_device, shared_service
 from tests.support.stored import StoredBroker
 from tests.support.wire import WireClient, publication
 
@@ -198,7 +198,7 @@ def test_a_message_at_qos2_arrives_once_and_in_order(steps: list[str]) -> None:
     assert publisher.acknowledged == set(got)
     assert publisher.open == {}
     assert story.subscriber.known == set()
-    session = story.broker.engine.registry.find(Role.SERVICE, "backend")
+    session = story.broker.engine.registry.find(DOMAIN, Role.SERVICE, "backend")
     assert session is not None
     assert list(session.deliveries()) == []
 

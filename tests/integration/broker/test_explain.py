@@ -138,6 +138,7 @@ def test_a_certificate_is_checked_without_a_broker(pki: Pki, meter_files: Any, a
     done = CliRunner().invoke(app, [*line, "--cafile", str(anchors)])
     assert done.exit_code == 0, done.output
     assert "?   revocation  not known without a running broker" in done.output
+    assert done.output.endswith(", unless it is revoked\n")
     settings = tmp_path / "broker.toml"
     settings.write_text(f'cafile = "{anchors}"\nunsafe_no_revocation = true\ntrust_domain = "elsewhere"\n')
     with settings.open("a") as file:

@@ -137,6 +137,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[Scene]
         root.write_bytes(pem_of(authorities[case.source].root.certificate))
         tables.append(
             f'[[trust]]\nname = "of-{case.source}"\nanchors = ["{root}"]\ntrust_domain = "{case.source}.example"\n'
+            f'groups = ["{case.group}"]\n'
             f"unsafe_no_revocation = true\n{POLICIES.get(case.source, '')}\n"
             f'[[trust.identity]]\nsource = "{case.source}"\n{case.table}\n'
         )

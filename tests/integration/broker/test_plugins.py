@@ -376,6 +376,7 @@ def test_topic_plugins_see_the_certificate_s_name_whatever_a_client_calls_itself
         name = "plant"
         anchors = ["{theirs}"]
         trust_domain = "plant.example"
+        groups = ["plant"]
         unsafe_no_revocation = true"""
     with plugged(tmp_path, pki, settings) as broker:
         for held, client_id, reason in (

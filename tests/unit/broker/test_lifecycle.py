@@ -15,7 +15,7 @@ from broker.mqtt.disconnect import Disconnect
 from broker.mqtt.ping import Pingreq
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
-from tests.support.pki import shared_device, shared_pki
+from tests.support.pki import DOMAIN, shared_device, shared_pki
 from tests.support.wire import V5, V311, MemoryBroker, WireClient
 
 COMMANDS = "fleet/meters/meter-1/cmd/#"
@@ -129,7 +129,7 @@ def test_an_operator_may_let_sessions_live_for_ever() -> None:
     for client in (older, newer, brief):
         client.vanish()
     broker.advance(200 * 365 * 24 * 3600)
-    kept = [broker.engine.registry.find(Role.DEVICE, f"meter-{number}") for number in (1, 2, 3)]
+    kept = [broker.engine.registry.find(DOMAIN, Role.DEVICE, f"meter-{number}") for number in (1, 2, 3)]
     assert [session is not None for session in kept] == [True, True, False]
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from broker.admission.foreign_groups import unnamed_groups, warn_of_groups
 from broker.config import load
 from broker.preflight import problems
 from provisioning.pki.identity import Identity, Role
@@ -102,7 +104,10 @@ def test_a_bare_name_where_no_bundle_vouches_for_parties_of_our_own_is_told(
     policy = tmp_path / "policy.toml"
     policy.write_text(f'[{section}]\npublish.allow = ["a"]\n[device.bad]\npublish.deny = ["#"]\n')
     bundle = {"anchors": [str(good["cafile"])], "unsafe_no_revocation": True}
-    bundles = [bundle | {"name": f"b{number}", "trust_domain": domain} for number, domain in enumerate(domains)]
+    bundles = [
+        bundle | {"name": f"b{number}", "trust_domain": domain, "groups": ["plant"]}
+        for number, domain in enumerate(domains)
+    ]
     said = problems(load(None, good | {"policy_file": policy, "trust": bundles}))
     complaint = f"policy_file: a bare name allows nobody anything here: [{section}]; no trust bundle is of the "
     assert [each.startswith(complaint) for each in said] == [True] * idle, said
@@ -111,3 +116,39 @@ def test_a_bare_name_where_no_bundle_vouches_for_parties_of_our_own_is_told(
     said = problems(load(None, good | files | {"policy_file": policy, "trust": bundles}))
     assert [each for each in said if "it has none" in each] == said
     assert bool(said) is ('identity."' not in section and None not in domains)
+
+
+CAPTURED = {"source": "common-name", "pattern": "(?P<group>[a-z]+)-(?P<name>.+)"}
+
+
+@pytest.mark.parametrize(
+    ("terms", "own", "named"),
+    [
+        ({}, DOMAIN, "none"),
+        ({}, None, "none"),
+        ({"identity": [CAPTURED, {"source": "san-dns", "group": "plant"}]}, DOMAIN, "plant"),
+        ({"identity": [{"source": "common-name", "group": "plant"}]}, DOMAIN, None),
+        ({"groups": ["plant"]}, DOMAIN, None),
+        ({"groups": ["*"]}, DOMAIN, None),
+        ({"roles": ["service"]}, DOMAIN, None),
+        ({"trust_domain": DOMAIN}, DOMAIN, None),
+    ],
+)
+def test_a_bundle_of_another_trust_domain_that_names_no_groups_is_told(
+    good: dict[str, Any], tmp_path: Path, terms: dict[str, Any], own: str | None, named: str | None
+) -> None:
+    bundle = {"anchors": [str(good["cafile"])], "unsafe_no_revocation": True}
+    plant = bundle | {"name": "plant", "trust_domain": "plant.example"} | terms
+    files = {}
+    if own is None:
+        held = Pki().certify(Identity("x", Role.BROKER, "b"), uris=[]).write(tmp_path, "nameless")
+        files = {"certfile": held.certificate, "keyfile": held.key}
+    config = load(None, good | files | {"trust": [plant, bundle | {"name": "ours"}]})
+    said = problems(config)
+    expected = f"trust bundle plant: groups: its CA is of another trust domain, plant.example, so .*only, {named}; .*"
+    assert [bool(re.match(expected, each)) for each in said] == [True] * (named is not None), said
+    with capture_logs() as logs:
+        warn_of_groups(own, config.trust)
+    codes = [entry["code"] for entry in logs]
+    assert codes == (["GROUPS_UNNAMED"] if named else ["ANY_GROUP"] if terms.get("groups") == ["*"] else [])
+    assert unnamed_groups(None, load(None, good | {"trust": [plant]}).trust) == [], "there is nobody to keep apart"

@@ -17,7 +17,7 @@ from broker.recovery import recover
 from broker.returning import MOST
 from broker.store.sqlite import SqliteStore, StoreError
 from provisioning.pki.revocation import RevocationReason
-from tests.support.pki import shared_device, shared_pki
+from tests.support.pki import DOMAIN, shared_device, shared_pki
 from tests.support.stored import WALL_OFFSET, StoredBroker
 from tests.support.wire import V5, V311, MemoryBroker, publication, request, will
 
@@ -222,7 +222,7 @@ def test_identifiers_are_kept_for_who_was_killed_with_the_broker(broker: StoredB
     backend = broker.service(version=version, **fields)  # type: ignore[arg-type]
     backend.subscribe("fleet/#", qos=1)
     after = broker.killed()
-    session = after.engine.registry.find(backend.session.owner.role, "backend")
+    session = after.engine.registry.find(DOMAIN, backend.session.owner.role, "backend")
     assert session is not None
     assert session.v5 is (version is V5)
 

@@ -108,7 +108,8 @@ def test_whom_a_foreign_ca_calls_like_one_of_ours_is_named_by_the_whole_identity
     backend.subscribe("$SYS/broker/presence/#")
     backend.received()
     broker.engine.presence = Presence(broker.engine.admission, broker.engine.publish_own, lambda: NOON)
-    settings = TrustSettings(name="plant", anchors="-", trust_domain=DOMAIN, unsafe_no_revocation=True)
+    terms = {"groups": ("meters",), "roles": ("device",), "unsafe_no_revocation": True}
+    settings = TrustSettings(name="plant", anchors="-", trust_domain=DOMAIN, **terms)
     plant = TrustBundle("plant", [shared_pki().issuing.certificate], terms=BundleTerms.of(settings))
     broker.engine.admission.trust_domain = "fleet.example"
     broker.engine.admission.believe(Trust([plant]))

@@ -9,7 +9,7 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-from provisioning.service_command import in_utc, print_facts, print_table
+from provisioning.service_command import moment, print_facts, print_table
 
 COLUMNS = ("number", "device", "key")
 ROWS = (("1", "meter-1", "a" * 64), ("2", "meter-2", "b" * 64))
@@ -72,7 +72,14 @@ def test_facts_are_in_words(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_time_is_in_utc_unless_it_says_otherwise() -> None:
     ten = datetime(2026, 1, 5, 10, tzinfo=UTC)
-    assert in_utc(datetime(2026, 1, 5, 10)) == ten  # noqa: DTZ001 - as the command line gives it
-    assert in_utc(datetime.fromisoformat("2026-01-05T15:00:00+05:00")) == ten
+    assert moment("2026-01-05T10:00:00") == moment("2026-01-05 10:00") == moment("2026-01-05T10:00Z") == ten
+    assert moment("2026-01-05T15:00:00+05:00") == ten
+    assert moment("2026-01-05") == ten.replace(hour=0)
     with pytest.raises(typer.BadParameter, match="no time that UTC has"):
-        in_utc(datetime.fromisoformat("0001-01-01T00:00:00+05:00"))
+        moment("0001-01-01T00:00:00+05:00")
+
+
+@pytest.mark.parametrize("text", ["2026", "1767607200", "gestern", ""])
+def test_a_number_is_no_time(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is no time: write 2027-01-05, or"):
+        moment(text)

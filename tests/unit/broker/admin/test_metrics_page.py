@@ -14,10 +14,12 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from broker.admin.http_server import Request
 from broker.admin.metrics_page import MetricsPage
 from broker.admin.survey import MOST_GROUPS, OTHER_GROUPS, bounded
+from broker.admission.bundle import TrustBundle
+from broker.admission.trust import Trust
 from broker.histogram import Histogram
 from broker.metrics import Metrics
 from provisioning.pki.identity import Identity, Role
-from tests.support.pki import DOMAIN
+from tests.support.pki import DOMAIN, Pki, shared_device, shared_pki
 from tests.support.wire import MemoryBroker
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
@@ -87,6 +89,15 @@ async def test_sessions_are_counted_by_group_and_certificates_by_the_days_they_h
     assert await value(broker, "device_certificate_days_left_bucket", le="1.0") == 2
     assert await value(broker, "device_certificate_days_left_gcount") == 2
     assert await value(broker, "connected") == 2
+
+
+async def test_how_full_each_bundle_is_can_be_watched() -> None:
+    broker, held = MemoryBroker(), shared_device("meter-1")
+    ours = TrustBundle("ours", [shared_pki().root.certificate])
+    broker.engine.admission.believe(Trust([ours, TrustBundle("theirs", [Pki().root.certificate])]))
+    chain = (held, shared_pki().issuing, shared_pki().root)
+    broker.open(held, path=[each.der for each in chain])
+    assert [await value(broker, "bundle_paths", bundle=name) for name in ("ours", "theirs")] == [1, 0]
 
 
 def test_a_thousand_groups_are_not_a_thousand_figures() -> None:

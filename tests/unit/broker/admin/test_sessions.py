@@ -100,7 +100,7 @@ async def test_a_session_that_ends_while_the_list_is_shown_is_left_out() -> None
         broker.engine.registry.create(f"d{number}", Identity(DOMAIN, Role.DEVICE, f"d{number}", "meters"))
     pieces = SessionView(broker.engine, lambda: broker.now).document(Selection(), None)
     text = [await anext(pieces), await anext(pieces)]
-    last = broker.engine.registry.find(Role.DEVICE, "d499")
+    last = broker.engine.registry.find(DOMAIN, Role.DEVICE, "d499")
     assert last is not None
     broker.engine.registry.discard(last)
     text += [piece async for piece in pieces]

@@ -31,7 +31,7 @@ from broker.trust_settings import TrustSettings
 from device_sim.attack.der import with_sha1
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import key_identifier
-from provisioning.pki.revocation import Revocation, RevocationIndex, RevocationReason
+from provisioning.pki.revocation import Revocation, RevocationIndex, RevocationReason, pack
 from tests.support.pki import DOMAIN, Held, Pki, shared_pki
 from tests.support.wire import will
 
@@ -78,6 +78,47 @@ def examine(judge: Admission, held: Held, *above: Held) -> Peer | Refused:
 def code(judge: Admission, held: Held, *above: Held) -> RefusalCode | str:
     outcome = examine(judge, held, *above)
     return outcome.code if isinstance(outcome, Refused) else outcome.bundle
+
+
+@pytest.mark.parametrize(
+    ("terms", "own", "beside", "group", "taken"),
+    [
+        ({}, DOMAIN, True, "meters", False),
+        ({}, DOMAIN, False, "meters", False),
+        ({}, None, True, "meters", False),
+        ({}, None, False, "meters", True),
+        ({"groups": ["plant"]}, DOMAIN, True, "plant", True),
+        ({"groups": ["plant"]}, DOMAIN, True, "meters", False),
+        ({"groups": ["*"]}, DOMAIN, True, "meters", True),
+        ({"trust_domain": DOMAIN}, DOMAIN, True, "meters", True),
+        ({"identity": [{"source": "spiffe", "group": "plant"}]}, DOMAIN, True, "meters", False),
+        ({"identity": [{"source": "spiffe", "group": "plant"}]}, DOMAIN, True, "plant", True),
+    ],
+)
+def test_a_foreign_ca_claims_no_group_that_its_bundle_does_not_name(
+    terms: dict[str, Any], own: str | None, beside: bool, group: str, taken: bool
+) -> None:
+    domain = terms.get("trust_domain", PLANT_DOMAIN)
+    plant = bundle(PLANT, **({"trust_domain": domain} | terms))
+    judge = admission(plant, *([bundle(PKI.issuing, name="ours")] if beside else []), domain=own)
+    outcome = examine(judge, PKI.certify(Identity(domain, Role.DEVICE, "meter-1", group), issuer=PLANT), PLANT)
+    if taken:
+        assert isinstance(outcome, Peer)
+    else:
+        assert isinstance(outcome, Refused)
+        assert outcome.code is RefusalCode.WRONG_GROUP
+        assert outcome.detail.startswith(f"the trust bundle plant does not vouch for group {group}")
+        assert ("of another trust domain" in outcome.detail) is not bool(terms.get("groups"))
+
+
+def test_a_foreign_service_that_claims_no_group_needs_none() -> None:
+    ours = bundle(PKI.issuing, name="ours")
+    backend = PKI.certify(Identity(PLANT_DOMAIN, Role.SERVICE, "backend"), issuer=PLANT)
+    open_to = {"roles": ["service"], "trust_domain": PLANT_DOMAIN}
+    assert code(admission(bundle(PLANT, **open_to), ours), backend, PLANT) == "plant"
+    refusal = examine(admission(bundle(PLANT, groups=["plant"], **open_to), ours), backend, PLANT)
+    assert isinstance(refusal, Refused)
+    assert refusal.detail == "the trust bundle plant does not vouch for parties without a group"
 
 
 def checked_policy(judge: Admission, held: Held) -> str:
@@ -302,7 +343,7 @@ def test_who_comes_by_a_renewed_ca_is_not_judged_by_the_one_that_has_ended() -> 
         assert ended.code is RefusalCode.EXPIRED
 
 
-def test_who_comes_back_is_judged_by_a_path_without_fault_and_by_the_bundle_of_the_first() -> None:
+def test_who_comes_back_is_judged_by_a_path_without_fault_and_by_the_first_bundle() -> None:
     own, other = PKI.authority("Own Root CA"), PKI.authority("Other Root CA", not_after=NOW + timedelta(days=9))
     crossed = PKI.authority("Own Root CA", other, key=own.key, not_after=NOW + timedelta(days=9))
     below = PKI.authority("Below CA", own, not_after=NOW + timedelta(days=9))
@@ -314,7 +355,45 @@ def test_who_comes_back_is_judged_by_a_path_without_fault_and_by_the_bundle_of_t
         assert code(judge, held) == "plant"
         judge = admission(bundle(own, name="own"), bundle(other, name="other"))
         assert [code(judge, held, *above) for above in order] == [paths[above] for above in order]
-        assert code(judge, held) == paths[order[0]]
+        assert code(judge, held) == "own"
+
+
+def crossed_first(domain: str | None) -> tuple[Admission, Held]:
+    """Return an admission where somebody has come by a path to the plant's anchor that the plant's CA has made of ours.
+
+    It has certified our issuing CA's key, which is no secret. Then a device of ours came, by our own path.
+    """
+    plant_root = PKI.authority("Plant Root CA")
+    crossed = PKI.authority("Test Issuing CA", plant_root, key=PKI.issuing.key)
+    plant = bundle(plant_root, identity=[CN], name="plant")
+    judge = admission(plant, bundle(PKI.root, name="ours", trust_domain=domain))
+    assert code(judge, PKI.device("taken"), crossed, plant_root) == "plant"
+    ours = PKI.device("meter-1")
+    assert code(judge, ours, PKI.issuing, PKI.root) == "ours"
+    revoked = {crossed.certificate.serial_number: pack(RevocationReason.KEY_COMPROMISE, NOW)}
+    judge.index.publish(key_identifier(plant_root.certificate.public_key()), "crl", revoked)
+    return judge, ours
+
+
+@pytest.mark.parametrize("domain", [None, DOMAIN])
+def test_a_foreign_ca_that_certifies_the_key_of_ours_judges_none_of_our_devices_that_come_back(
+    domain: str | None,
+) -> None:
+    judge, ours = crossed_first(domain)
+    assert code(judge, ours) == "ours"
+    assert not judge.is_revoked((key_identifier(PKI.issuing.certificate.public_key()), ours.certificate.serial_number))
+
+
+def test_of_cas_of_one_name_a_bundle_learns_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes back is looked for among them, by their signatures."""
+    monkeypatch.setattr("broker.admission.trust._MOST_NAMESAKES", 2)
+    judge = admission(bundle(PKI.root))
+    for expected in ("plant", "plant", RefusalCode.TRUST_FULL):
+        namesake = PKI.authority("Test Issuing CA", PKI.root)
+        held = PKI.device("meter-1", issuer=namesake)
+        assert code(judge, held, namesake, PKI.root) == expected
+    other = PKI.authority("Another CA", PKI.root)
+    assert code(judge, PKI.device("meter-1", issuer=other), other, PKI.root) == "plant"
 
 
 FINGERPRINT = {"source": "fingerprint", "group": "plant"}
@@ -339,7 +418,7 @@ def test_the_name_is_taken_from_where_the_configuration_says(
 ) -> None:
     if held.certificate.subject.rfc4514_string() == "CN=-":
         sources = [each | {"pattern": "(?P<name>[A-Za-z].*)"} if each is CN else each for each in sources]
-    peer = examine(admission(bundle(PLANT, identity=sources)), held, PLANT)
+    peer = examine(admission(bundle(PLANT, identity=sources, groups=["*"])), held, PLANT)
     assert isinstance(peer, Peer)
     assert peer.identity == Identity(PLANT_DOMAIN, Role.DEVICE, name, group)
 

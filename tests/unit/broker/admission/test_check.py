@@ -171,7 +171,9 @@ def test_what_a_bundle_takes_somebody_for_is_a_step_too(admission: Admission) ->
 
 def test_a_bundles_own_domain_counts_and_without_any_all_are_good(admission: Admission) -> None:
     elsewhere = Identity("else.where", Role.DEVICE, "meter-1", "meters")
-    terms = BundleTerms(TrustSettings(name="meters", anchors=("x",), trust_domain="else.where", feed=True))
+    terms = BundleTerms(
+        TrustSettings(name="m", anchors=("x",), trust_domain="else.where", groups=("meters",), feed=True)
+    )
     admission.trust = Trust([TrustBundle("meters", ROOT_ONLY, terms=terms)])
     assert failed(verdict(admission, PKI.certify(elsewhere), ROOT_ONLY)) == []
     admission.trust, admission.trust_domain = None, None
@@ -239,6 +241,8 @@ def test_a_ca_above_that_has_expired_or_may_not_have_issued_is_named(admission: 
     assert (chain.passed, chain.detail) == (False, "CN=insider is not a CA")
     plain = PKI.certify(METER, purposes=None, extensions=NO_EXTENSIONS)
     assert verdict(admission, plain).admitted
+    assert verdict(admission, plain).steps[2].detail == "any: there is no extended key usage"
+    assert verdict(admission, PKI.certify(METER, extensions=[usage(key_agreement=True)])).admitted, "as OpenSSL does"
 
 
 def test_a_revoked_certificate_and_old_data_are_found(admission: Admission) -> None:

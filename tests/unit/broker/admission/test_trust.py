@@ -6,10 +6,17 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
+from structlog.testing import capture_logs
 
+from broker.admission.admission import Admission
 from broker.admission.bundle import TrustBundle
+from broker.admission.freshness import Freshness
+from broker.admission.policy_file import DEFAULT_POLICY
+from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
-from tests.support.pki import Held, Pki, shared_pki
+from broker.mqtt.codes import ReasonCode
+from provisioning.pki.revocation import RevocationIndex
+from tests.support.pki import DOMAIN, Held, Pki, shared_pki
 
 PKI, OTHER = shared_pki(), Pki()
 PLANT = PKI.authority("Plant CA", PKI.root)
@@ -46,11 +53,21 @@ def test_a_ca_is_learned_from_a_path_and_known_without_one() -> None:
     assert seen(namesake, PKI.device("meter-1")) is None, "of that name, and of another key"
 
 
-def test_so_many_cas_are_learned_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_so_many_cas_are_learned_and_no_more_and_that_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.admission.trust._MOST_PATHS", 1)
     judge = trust()
     assert seen(judge, PKI.device("meter-1"), PKI.issuing, PKI.root) == "ours: CN=Test Issuing CA"
-    assert seen(judge, PKI.device("meter-1", issuer=PLANT), PLANT, PKI.root) is None
+    assert judge.paths_of(judge.bundles[0]) == 1
+    one_more = PKI.device("meter-1", issuer=PLANT)
+    path = [each.certificate.public_bytes(Encoding.DER) for each in (one_more, PLANT, PKI.root)]
+    admission = Admission(RevocationIndex(), Freshness(1.0), DEFAULT_POLICY, DOMAIN, trust=judge)
+    with capture_logs() as logs:
+        for _ in range(2):
+            refusal = admission.examine(one_more.der, PKI.now, lambda: path)
+            assert isinstance(refusal, Refused)
+            assert (refusal.code, refusal.reason_code) == (RefusalCode.TRUST_FULL, ReasonCode.QUOTA_EXCEEDED)
+            assert refusal.identity == f"spiffe://{DOMAIN}/device/meters/meter-1"
+    assert [(each["code"], each["bundle"], each["log_level"]) for each in logs] == [("TRUST_FULL", "ours", "error")]
     assert seen(judge, PKI.device("meter-2"), PKI.issuing, PKI.root) == "ours: CN=Test Issuing CA"
     assert judge.learned == 1
     assert seen(judge, OTHER.device("meter-1"), OTHER.issuing, OTHER.root) == "theirs: CN=Test Issuing CA"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
+from structlog.testing import capture_logs
 
 from broker.admission.admission import Peer
 from broker.admission.bundle import ListTerms, TrustBundle
@@ -28,7 +29,7 @@ from broker.sources.staple import Staple
 from broker.trust_settings import REQUIRE, TrustSettings
 from provisioning.pki.tls import ClientCertificate, TlsConfigurationError, server_context
 from tests.support.pki import DOMAIN, Held, pem_of, shared_device, shared_pki
-from tests.support.wire import MemoryBroker, WireClient
+from tests.support.wire import MemoryBroker, WireClient, will
 
 PKI = shared_pki()
 OTHER = PKI.authority("Other Root CA")
@@ -275,6 +276,52 @@ async def test_who_is_of_our_own_trust_domain_no_more_loses_what_names_allowed_h
     assert effects is not None
     assert (effects.connected, effects.disconnected, effects.subscriptions_ended) == (1, 1, 2)
     assert all(set(session.subscriptions) == {"b"} for session in broker.engine.registry.all())
+
+
+async def test_a_dry_run_counts_once_whom_both_the_bundles_and_the_policy_put_out(tmp_path: Path) -> None:
+    allows = Rules(publish_allow=("w",), subscribe_allow=("a",))
+    sections = [Section(Kind.DEVICE, f"meter-{number}", allows) for number in range(5)]
+    policy = TopicPolicy([Section(Kind.ROLE, "device", Rules()), *sections])
+    broker = MemoryBroker(trust_domain=None, policy=policy)
+    scene = Scene(tmp_path, broker)
+    wills = {1: will("w"), 2: will("w", will_delay_interval=60), 3: will("w", will_delay_interval=60)}
+    for number, group in enumerate(("meters", "meters", "meters", "meters", "stays")):
+        held = shared_device(f"meter-{number}", group)
+        client = broker.open(held, path=path(held, PKI.issuing, PKI.root))
+        kept = {"session_expiry_interval": 0 if number == 3 else 600}
+        client.connect(client_id=f"meter-{number}", **({"will": wills[number]} if number in wills else {}), **kept)
+        client.subscribe("a")
+    bundle = settings("plant", scene.anchors).model_copy(update={"trust_domain": DOMAIN, "groups": ("stays",)})
+    scene.config = scene.config.model_copy(update={"trust": (bundle,)})
+    loaded = scene.load()
+    _, expected = await scene.trust.preview(loaded)
+    _, effects = await scene.trust.apply(loaded)
+    assert effects is not None
+    assert expected is not None
+    assert (effects.connected, effects.disconnected, effects.subscriptions_ended, effects.wills_dropped) == (5, 5, 4, 1)
+    assert expected == effects
+
+
+async def test_it_is_said_when_the_last_bundle_of_our_own_goes_and_of_what_groups_the_others_are(
+    broker: MemoryBroker, tmp_path: Path
+) -> None:
+    broker.engine.admission.policy = TopicPolicy([Section(Kind.IDENTITY, "backend", Rules(publish_allow=("a",)))])
+    scene = Scene(tmp_path, broker)
+    plant = settings("plant", scene.anchors).model_copy(update={"trust_domain": "plant.example"})
+    both = (settings("ours", scene.anchors), plant.model_copy(update={"groups": ("plant",)}))
+    for bundles, idle, unnamed, codes in (
+        (both, False, False, []),
+        ((plant,), True, True, ["GROUPS_UNNAMED", "POLICY_NAMES_NOBODY"]),
+    ):
+        scene.config = scene.config.model_copy(update={"trust": bundles})
+        loaded = scene.load()
+        expected, _ = await scene.trust.preview(loaded)
+        with capture_logs() as logs:
+            detail, _ = await scene.trust.apply(loaded)
+        for said in (expected, detail):
+            assert ("a bare name allows nobody anything here: [identity.backend]" in said) is idle
+            assert ("trust bundle plant: groups: its CA is of another trust domain" in said) is unnamed
+        assert sorted(entry["code"] for entry in logs if entry["log_level"] == "warning") == codes
 
 
 def test_openssl_believes_cafile_unless_there_are_bundles(tmp_path: Path) -> None:

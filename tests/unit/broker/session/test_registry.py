@@ -9,8 +9,9 @@ from broker.session.registry import SessionRegistry
 from broker.session.session import QueueLimits
 from provisioning.pki.identity import Identity, Role
 
-METER = Identity("fleet.internal", Role.DEVICE, "meter-1", "meters")
-SERVICE = Identity("fleet.internal", Role.SERVICE, "meter")
+DOMAIN = "fleet.internal"
+METER = Identity(DOMAIN, Role.DEVICE, "meter-1", "meters")
+SERVICE = Identity(DOMAIN, Role.SERVICE, "meter")
 
 
 @pytest.fixture
@@ -20,9 +21,9 @@ def registry() -> SessionRegistry:
 
 def test_a_name_is_one_thing_for_a_device_and_another_for_a_service(registry: SessionRegistry) -> None:
     device, service = registry.create("meter-1", METER), registry.create("meter-1", SERVICE)
-    assert registry.find(Role.DEVICE, "meter-1") is device
-    assert registry.find(Role.SERVICE, "meter-1") is service
-    assert registry.find(Role.OPERATOR, "meter-1") is None
+    assert registry.find(DOMAIN, Role.DEVICE, "meter-1") is device
+    assert registry.find(DOMAIN, Role.SERVICE, "meter-1") is service
+    assert registry.find(DOMAIN, Role.OPERATOR, "meter-1") is None
     assert len(registry) == 2
 
 
@@ -51,7 +52,7 @@ def test_discarding_an_older_session_of_the_name_keeps_the_new_one(registry: Ses
     registry.discard(old)
     new = registry.create("meter-1", METER)
     registry.discard(old)
-    assert registry.find(Role.DEVICE, "meter-1") is new
+    assert registry.find(DOMAIN, Role.DEVICE, "meter-1") is new
 
 
 def test_a_session_is_due_once_at_its_earliest_time(registry: SessionRegistry) -> None:

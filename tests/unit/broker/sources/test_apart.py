@@ -1,0 +1,146 @@
+"""One bundle's lists and responders cannot keep another's waiting, nor take their room."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.admission.bundle import TrustBundle
+from broker.config import BrokerConfig
+from broker.metrics import Metrics
+from broker.sources.crl_intake import CrlIntake
+from broker.sources.crl_urls import CrlUrls
+from broker.sources.ocsp_client import OcspClient
+from broker.sources.revocation_lists import RevocationLists
+from broker.sources.trust_files import load_trust
+from broker.trust_settings import TrustSettings
+from provisioning.pki.identity import Identity, Role
+from provisioning.pki.revocation import RevocationIndex
+from tests.support.crl import crl
+from tests.support.pki import Pki, pem_of, shared_device, shared_pki
+from tests.support.responder import Responder, delegate
+from tests.support.web import WebServer
+from tests.support.wire import MemoryBroker
+
+PKI = shared_pki()
+MANY = 40
+"""More than are asked, or fetched, at a time."""
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    with WebServer() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def hanging() -> AsyncIterator[str]:
+    """Return the URL of a server that takes every request and answers none."""
+    server = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
+    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server.close()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody give up who waits in vain: what is answered was not kept waiting, however slow the machine."""
+    monkeypatch.setattr("broker.sources.ocsp_http.PATIENCE", 600.0)
+    monkeypatch.setattr("broker.sources.crl_urls._TIMEOUT", 600.0)
+
+
+async def test_a_responder_that_hangs_keeps_nobody_of_another_bundle_waiting(web: WebServer, hanging: str) -> None:
+    held = shared_device("meter-1")
+    web.pages["/ocsp"] = Responder(PKI.issuing, delegate(PKI), [held])
+    (ours,) = TrustBundle("ours", [PKI.issuing.certificate]).anchors
+    (theirs,) = TrustBundle("plant", [Pki().issuing.certificate]).anchors
+    client = OcspClient(RevocationIndex(), Metrics(), lambda *_, **__: None, lambda: None, 900.0, lambda: 0.0)
+    waiting = [asyncio.create_task(client.ask_at([f"{hanging}/{number}"], number, theirs)) for number in range(MANY)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        answer = await client.ask_at([f"{web.url}/ocsp"], held.certificate.serial_number, ours)
+    assert answer is not None
+    assert answer.known
+    assert not any(task.done() for task in waiting)
+    await client.close()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_lists_that_never_come_keep_none_of_another_bundle_waiting(web: WebServer, hanging: str) -> None:
+    broker = MemoryBroker()
+    web.pages["/ours.crl"] = crl(PKI.issuing)
+    urls = CrlUrls(CrlIntake(broker.engine, lambda: 0.0), 900.0, asyncio.get_running_loop().time)
+    named = [f"{hanging}/{number}" for number in range(MANY)]
+    shared = f"{web.url}/ours.crl"
+    waiting = [asyncio.create_task(urls.fetch(url, "plant")) for url in urls.follow([*named, shared], "plant")]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        for url in urls.follow([shared], "ours"):
+            await urls.fetch(url, "ours")
+    assert web.requests["/ours.crl"] == 1
+    assert not urls.untried([shared], "ours")
+    assert urls.untried([shared], "plant"), "it waits behind its own"
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await urls.close()
+
+
+async def test_what_is_fetched_again_and_again_waits_for_nobody_else(web: WebServer, hanging: str) -> None:
+    web.pages["/ours.crl"] = crl(PKI.issuing)
+    loop = asyncio.get_running_loop()
+    urls = CrlUrls(CrlIntake(MemoryBroker().engine, lambda: 0.0), 0.1, loop.time)
+    urls.configure([("plant", f"{hanging}/plant.crl"), ("ours", f"{web.url}/ours.crl")])
+    running = asyncio.create_task(urls.run())
+    async with asyncio.timeout(20):
+        while web.requests["/ours.crl"] < 2:  # noqa: ASYNC110 - a server in another thread
+            await asyncio.sleep(0.05)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert running.cancelled()
+
+
+async def test_who_is_connected_is_asked_about_again_though_another_bundles_responder_hangs(
+    web: WebServer, hanging: str, tmp_path: Path
+) -> None:
+    broker, plant, held = MemoryBroker(), Pki(), shared_device("meter-1")
+    foreign = plant.certify(Identity("plant.example", Role.DEVICE, "meter-1", "plant"))
+    web.pages["/ocsp"] = Responder(PKI.issuing, delegate(PKI), [held])
+    bundles = []
+    for name, authority, responder in (("plant", plant, hanging), ("ours", PKI, web.url)):
+        anchors = tmp_path / f"{name}.pem"
+        anchors.write_bytes(pem_of(authority.issuing.certificate))
+        terms = {"trust_domain": "plant.example", "groups": ["plant"]} if name == "plant" else {}
+        ocsp = {"ocsp_responder": f"{responder}/ocsp", "ocsp_policy": "advisory"}
+        bundles.append(TrustSettings(name=name, anchors=anchors, **terms, **ocsp))
+    files = PKI.broker().write(tmp_path)
+    config = BrokerConfig(
+        cafile=tmp_path / "ours.pem",
+        certfile=files.certificate,
+        keyfile=files.key,
+        trust=bundles,
+        unsafe_no_revocation=True,
+    )
+    broker.engine.admission.believe(load_trust(config))
+    for each in (foreign, held):
+        broker.open(each).connect(client_id="meter-1")
+    now = 0.0
+    lists = RevocationLists(broker.engine, config, lambda: now)
+    for times in (1, 2):
+        await lists._asker._round(broker.engine)
+        await lists._asker._rounds["ours"]
+        assert web.requests["/ocsp"] == times
+        now += 1000
+    assert not lists._asker._rounds["plant"].done()
+    await lists._asker.close()
+
+
+def test_certificates_of_one_bundle_name_so_many_urls_and_leave_room_for_others() -> None:
+    urls = CrlUrls(CrlIntake(MemoryBroker().engine, lambda: 0.0), 900.0, lambda: 0.0)
+    many = [f"http://crl.plant.example/{number}" for number in range(300)]
+    assert urls.follow(many, "plant") == many[:256]
+    assert urls.follow(["http://crl.fleet.example/1"], "ours") == ["http://crl.fleet.example/1"]
+    urls.configure([("plant", "http://crl.plant.example/written"), ("ours", "http://crl.fleet.example/written")])
+    assert urls.follow(["http://crl.plant.example/written", many[299]], "plant") == ["http://crl.plant.example/written"]
