@@ -136,7 +136,8 @@ def give_list(
 ) -> None:
     """Give the newest list (CRL) of what a manufacturer has revoked: those certificates let nobody in.
 
-    Once a manufacturer has a list, give the next one before it lapses: its devices wait for that (see `set`).
+    Once a manufacturer has a list, give the next one before it lapses, since its devices wait for that, or have it
+    fetched: see `set`.
 
     \b
     Example:

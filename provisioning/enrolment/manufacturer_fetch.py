@@ -132,6 +132,8 @@ class ManufacturerFetcher:
                 await self._fetch(url)
             except Refused as refusal:  # The store's trouble, not the URL's: it is due again in a while.
                 log.warning("manufacturers' lists not fetched", detail=refusal.detail)
+            except Exception:  # A defect met by what anybody may answer must not take the service with it.
+                log.exception("manufacturer's list not fetched", code="INTERNAL_ERROR", url=url.url)
         return True
 
     async def run(self) -> None:

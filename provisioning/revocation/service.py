@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 import structlog
@@ -31,15 +32,17 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.grounds import Grounds, grounds_of
+from provisioning.revocation.issued_to import TooMany, issued_to
 from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
 from provisioning.revocation.protection import check_an_admin_is_left, check_not_the_service
 from provisioning.revocation.reasons import OPERATOR_REASONS, REASON_USES
 from provisioning.revocation.taken import can_be_taken, facts_before, is_taken_with_its_device, others_for_their_keys
-from provisioning.store import audit, certificates, certificates_of_device, devices, revocations, tokens
+from provisioning.store import audit, certificates, devices, revocations, tokens
 from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate, StoredRevocation
 from provisioning.store.database import Database
 from provisioning.store.devices import Device, DeviceState
+from provisioning.store.server_parameters import rest_longer
 from provisioning.store.side_by_side import go_alone
 
 log = structlog.get_logger(__name__)
@@ -110,7 +113,7 @@ class RevocationService:
     async def _end_device(
         self, name: str, state: DeviceState, grounds: Grounds, by: str, occasion: Occasion = AN_OPERATOR_S_WORD
     ) -> RevocationOutcome:
-        def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed, int]:
+        def transaction(connection: Connection, *, short: bool) -> tuple[RevocationOutcome, Changed, int]:
             now = self._clock()
             voided = tokens.void(connection, [name], now)  # Before the device: that is the order of the store's locks.
             device = devices.find(connection, name, for_update=True)
@@ -121,7 +124,7 @@ class RevocationService:
             check_not_the_service(device)
             occasion.check(connection, device)
             voided += _void_made_with(connection, [device], grounds, now)
-            issued = certificates_of_device.every(connection, device.id)
+            issued = issued_to(connection, device, short=short)
             ended = [each for each in issued if is_taken_with_its_device(each, grounds, now)]
             revoked = _record(connection, ended, grounds, now, by)
             check_an_admin_is_left(connection, [device], now)
@@ -135,7 +138,12 @@ class RevocationService:
                 audit.append(connection, now, by, action, name, {**facts, **facts_before(ended), **occasion.facts})
             return RevocationOutcome(revoked or facts_of(issued), changed or bool(voided)), ended, voided
 
-        outcome, ended, voided = await self._database.write(transaction, lambda: {("device", name)}, short=True)
+        try:
+            outcome, ended, voided = await self._database.write(
+                partial(transaction, short=True), lambda: {("device", name)}, short=True
+            )
+        except TooMany:
+            outcome, ended, voided = await self._database.write(partial(transaction, short=False))
         if outcome.changed:
             log.info(
                 "device ended",
@@ -194,6 +202,7 @@ class RevocationService:
 
         def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed]:
             now = self._clock()
+            rest_longer(connection)
             voided = tokens.void(connection, names, now) if names else 0
             locked = devices.lock_all(connection, names, serials)
             whole = [each for each in locked if each.name in wanted]

@@ -39,6 +39,9 @@ _ALL: Final = (
 )
 
 _OF_DEVICE: Final = Prepared(_ALL.order_by(certificates.c.id), at_once=True)
+_FIRST_OF_DEVICE: Final = Prepared(
+    _ALL.order_by(certificates.c.id).limit(bindparam("most", type_=Integer)), at_once=True
+)
 _NEWEST: Final = Prepared(_ALL.order_by(certificates.c.id.desc()).limit(1), at_once=True)
 _IN_USE: Final = Prepared(
     _ALL.where(
@@ -77,6 +80,11 @@ class Withdrawal:
 def every(connection: Connection, device_id: int) -> list[StoredCertificate]:
     """Return every certificate of a device, oldest first."""
     return [from_row(row) for row in _OF_DEVICE.rows(connection, {"wanted": device_id})]
+
+
+def first(connection: Connection, device_id: int, most: int) -> list[StoredCertificate]:
+    """Return the *most* oldest certificates of a device, oldest first, or all if there are fewer."""
+    return [from_row(row) for row in _FIRST_OF_DEVICE.rows(connection, {"wanted": device_id, "most": most})]
 
 
 def newest(connection: Connection, device_id: int) -> StoredCertificate | None:

@@ -65,6 +65,6 @@ WRITERS_REST: Final = (
 
 
 def rest_longer(connection: Connection) -> None:
-    """Let the transaction compute for up to a minute between two statements: for works on a million rows."""
+    """Let the transaction compute for up to a minute between two statements: for works on thousands of rows."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SET LOCAL {_REST} = '{_READERS_REST}'")

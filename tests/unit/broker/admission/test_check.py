@@ -241,6 +241,20 @@ def test_a_ca_above_that_has_expired_or_may_not_have_issued_is_named(admission: 
     assert (chain.passed, chain.detail) == (False, "CN=insider is not a CA")
     plain = PKI.certify(METER, purposes=None, extensions=NO_EXTENSIONS)
     assert verdict(admission, plain).admitted
+    assert verdict(admission, plain).steps[2].detail == "any: there is no extended key usage"
+    assert verdict(admission, PKI.certify(METER, extensions=[usage(key_agreement=True)])).admitted, "as OpenSSL does"
+
+
+def test_a_device_s_own_certificate_among_the_anchors_lets_nobody_in(admission: Admission) -> None:
+    """OpenSSL lets it through, as an anchor is good for itself; no CA vouches for it."""
+    for held in (PKI.self_signed(METER), PKI.certify(METER)):
+        anchors = [PKI.root.certificate, held.certificate]
+        admission.trust = Trust([TrustBundle("cafile", anchors)])
+        at_the_door = admission.examine(held.der, NOW, lambda held=held: [held.der])  # type: ignore[misc]
+        outcome = check([held.certificate], anchors, admission, 5.0, NOW)
+        assert isinstance(at_the_door, Refused)
+        assert not outcome.admitted
+        assert at_the_door.code == outcome.code == RefusalCode.UNTRUSTED_ISSUER
 
 
 def test_a_revoked_certificate_and_old_data_are_found(admission: Admission) -> None:

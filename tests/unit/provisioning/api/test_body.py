@@ -48,7 +48,8 @@ def part(body: bytes, *, more: bool = False) -> dict[str, Any]:
 
 
 async def test_a_body_within_the_limit_arrives_whole() -> None:
-    assert await ask([part(b"12345", more=True), part(b"67890")]) == (200, b"1234567890", 0)
+    for declared in (None, b"10", b"0010"):
+        assert await ask([part(b"12345", more=True), part(b"67890")], declared=declared) == (200, b"1234567890", 0)
 
 
 async def test_a_body_is_given_up_as_soon_as_it_is_too_large() -> None:

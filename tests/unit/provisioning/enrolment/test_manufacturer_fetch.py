@@ -215,6 +215,25 @@ async def test_who_does_not_answer_is_not_waited_for(
     assert (await known(fleet)).problem == "no answer within 0.1 s"
 
 
+async def test_a_defect_that_a_list_has_met_leaves_the_others_and_the_service(
+    fleet: Fleet, acme: Manufacturer, web: WebServer, fetcher: ManufacturerFetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = ManufacturerListService.take
+
+    async def defective(self: ManufacturerListService, name: str, content: bytes, **said: Any) -> Any:
+        if content == b"odd":
+            raise AssertionError("a defect")
+        return await take(self, name, content, **said)
+
+    monkeypatch.setattr(ManufacturerListService, "take", defective)
+    web.pages |= {"/odd": b"odd", LIST: listed(acme, 7)}
+    await fetch_at(fleet, web.url + "/odd", web.url + LIST)
+    with capture_logs() as logs:
+        assert await fetcher.fetch_due() == 2
+    assert [each["url"] for each in logs if each.get("code") == "INTERNAL_ERROR"] == [web.url + "/odd"]
+    assert fetcher.outcomes == {("acme", "new"): 1}
+
+
 async def test_a_list_that_was_removed_and_is_there_still_comes_again(
     fleet: Fleet, acme: Manufacturer, web: WebServer, fetcher: ManufacturerFetcher
 ) -> None:
