@@ -17,25 +17,22 @@ Rules
    byte costs its length, not the square.
 3. What stands before a bad packet in the same read is acted on; nothing behind it is.
 4. After the connection has ended nothing is read, written or changed through it.
+
+Does not handle: who the client is, how long it lasts and how it ends (`broker.client_life`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Final
 
 from broker import lifetime
-from broker.admission.admission import Peer
 from broker.admission.inquiry import Inquiry, Waits
-from broker.admission.refusal import RefusalCode, Refused, told
 from broker.answers import pinged
 from broker.authorization import introduce
 from broker.byte_stream import ByteStream
 from broker.client import Holder
-from broker.complaints import Complaints
+from broker.client_life import ClientLife
 from broker.engine import Engine
-from broker.farewell import disconnect_packet, reason_for, refusal_for, refusal_packet
 from broker.handlers import handle
 from broker.meter import Meter
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
@@ -45,8 +42,6 @@ from broker.mqtt.message import Message
 from broker.mqtt.packets import Packet, announced_version, decode_packet
 from broker.mqtt.publish import PINGRESP, PUBACK_HEAD, encode_publish
 from broker.portions import PORTION, wait_a_turn, work_of
-from broker.publisher_topics import PublisherTopics
-from broker.session.session import Session
 from broker.store.journal import Otherwise
 
 _PUBLISH_QOS0: Final = 0x30
@@ -60,99 +55,22 @@ _MUCH: Final = 1000  # Bytes of a packet that shows that somebody is there befor
 _NEVER: Final = 1 << 60  # More bytes than are ever read: what is behind a packet that waits is not looked at.
 
 
-class ClientConnection:
-    """A client from accept to close: a stranger until its CONNECT is admitted."""
+class ClientConnection(ClientLife):
+    """A client's connection: what is read is acted on, unless it is not to be read for a while."""
 
-    __slots__ = (
-        "_complaints",
-        "_holder",
-        "_meter",
-        "_moved",
-        "_needed",
-        "_tail",
-        "_transport",
-        "_waiting",
-        "bucket",
-        "closed",
-        "consulted",
-        "dozes",
-        "engine",
-        "expires_at",
-        "explains",
-        "keep_alive",
-        "last_received",
-        "peer",
-        "refusal",
-        "session",
-        "since",
-        "terms",
-        "topics",
-        "version",
-        "waits",
-        "warned",
-    )
+    __slots__ = ("_holder", "_moved", "_needed", "_tail", "_waiting", "dozes")
 
     def __init__(self, engine: Engine, transport: ByteStream, now: float) -> None:
-        self.engine = engine
-        self._transport = transport
+        super().__init__(engine, transport, now)
         self._tail: bytearray | None = None
         self._needed = 0
-        self._complaints: Complaints | None = None
         self._holder: Holder | None = None
-        self._meter: Meter | None = None
         self._waiting = False
-        self.bucket = self._moved = self.waits = 0
-        self.closed = False
-        """Whether it has ended: nothing is read, written or changed through it any more."""
-        self.consulted: Inquiry | None = None
+        self._moved = 0
         self.dozes = False
         """Whether it says nothing but that it is there (`broker.doze`)."""
-        self.expires_at = 0.0
-        self.warned = False
-        self.explains = True
-        """Whether the client wants reasons in words, beside those of CONNACK and DISCONNECT."""
-        self.keep_alive = 0.0
-        self.last_received = now
-        self.peer: Peer | None = None
-        self.refusal: Refused | None = None
-        self.session: Session | None = None
-        self.since = now
-        self.terms = engine.terms.at(engine.admission.trust_generation, engine.limits)
-        self.topics = PublisherTopics()
-        self.version = ProtocolVersion.V311
-        engine.deadlines.file(self, now + engine.limits.handshake_timeout)
 
-    @property
-    def address(self) -> str:
-        """Where the client is, for logs."""
-        return self._transport.address
-
-    # From the transport
-
-    def secured(
-        self, certificate: bytes | None, now: float, wall_now: datetime, path: Callable[[], Sequence[bytes]] = tuple
-    ) -> None:
-        """Take note that TLS is up, with the client's DER *certificate*; a refusal is the answer to its CONNECT."""
-        outcome = self.engine.admission.examine(certificate, wall_now, path)
-        if isinstance(outcome, Refused):
-            self.refusal = outcome
-            self.engine.deadlines.file(self, now + self.engine.limits.connect_timeout)
-        else:
-            self.identified(outcome, now)
-
-    def identified(self, peer: Peer, now: float) -> None:
-        """Take note of who the client is."""
-        self.peer, self.expires_at = peer, now + peer.seconds_left
-        self.engine.deadlines.file(self, now + self.engine.limits.connect_timeout)
-
-    def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
-        """Return the client's certificate, and the path that its handshake has verified."""
-        return self._transport.presented()
-
-    def examined(self, peer: Peer, now: float) -> None:
-        """Take note that the certificate was examined again."""
-        self.peer, self.expires_at = peer, now + peer.seconds_left
-        lifetime.file(self, now)
+    # Reading
 
     def receive(self, data: bytes, now: float) -> None:
         """Act on *data*, just read. Hot."""
@@ -308,11 +226,6 @@ class ClientConnection:
             self._tail = bytearray(data[position:])
             self._needed = bytes_needed(data, position)
 
-    def lost(self, code: str, now: float, detail: str = "") -> None:
-        """Take note that the transport is gone without a DISCONNECT packet: *code* and *detail* say why."""
-        if not self.closed:
-            self._end(code, detail, now, publish_will=True)
-
     def choke(self, now: float) -> None:
         """Take note that too much is unsent: the session keeps what is not sent yet in its bounded queue."""
         if self.session is not None:
@@ -330,12 +243,7 @@ class ClientConnection:
         if self.session is not None:
             self.engine.replays.wake(self.session, now)
 
-    # From the session and the handlers
-
-    @property
-    def unsent(self) -> bool:
-        """Whether something that was sent before waits for the socket."""
-        return self._transport.unsent
+    # Writing
 
     def send(self, packets: list[bytes]) -> None:
         """Write *packets* out."""
@@ -348,21 +256,7 @@ class ClientConnection:
             self.dozes = dozes
             self._transport.settle(dozes=dozes)
 
-    def reply(self, packet: bytes) -> None:
-        """Append *packet* to the session's outbox."""
-        if self.session is not None:
-            self.session.outbox.append(packet)
-            self.engine.turn.sessions.add(self.session)
-
-    def complain(self, event: str, **details: object) -> None:
-        """Log what the client may not do, the first few times."""
-        self._complain().denied(event, details, self.last_received)
-
-    def _complain(self) -> Complaints:
-        if self._complaints is None:
-            client_id = self.session.client_id if self.session is not None else ""
-            self._complaints = Complaints(self.engine.history, self, client_id)
-        return self._complaints
+    # Not reading, for a while
 
     def wait(self, inquiry: Inquiry, packet: Packet) -> None:
         """Read no more until *inquiry* is answered; then act on *packet*, and on what was read behind it."""
@@ -416,46 +310,6 @@ class ClientConnection:
         if not self._waiting:
             self._transport.release()
 
-    def admitted(self, session: Session, keep_alive: int, now: float) -> None:
-        """Become the connection of *session*; *keep_alive* in seconds, 0 for none."""
-        self.session = session
-        self.since = now
-        self.keep_alive = keep_alive * lifetime.KEEP_ALIVE_FACTOR
-        self._transport.settle()
-        limits = self.engine.limits
-        if limits.max_packet_rate or limits.max_byte_rate:
-            self._meter = Meter(limits, now)
-        lifetime.file(self, now)
-
-    def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:
-        """Answer the CONNECT with *refusal*, explained where the client takes that many bytes (0: any), and close."""
-        if not self.closed:
-            packet = refusal_packet(refusal, self.version, maximum_packet_size)
-            if packet:
-                self._transport.write([packet])
-            self._close(refusal.code, refusal.detail, now, publish_will=False)
-
-    def disconnect(
-        self, code: str, reason_code: ReasonCode, detail: str, now: float, *, publish_will: bool = True
-    ) -> None:
-        """End the connection from our side; an MQTT 5 client is told why in a DISCONNECT packet."""
-        if self.closed:
-            return
-        session = self.session
-        if session is not None:
-            session.flush()
-            if self.version is ProtocolVersion.V5:
-                told_it = told(code, detail, self.engine.connected)
-                self._transport.write([disconnect_packet(reason_code, told_it, session.framing.maximum_packet_size)])
-        self._close(code, detail, now, publish_will=publish_will)
-
-    def left(self, now: float, *, publish_will: bool) -> None:
-        """End the connection because the client said DISCONNECT."""
-        if not self.closed:
-            if self.session is not None:
-                self.session.flush()  # What it sent before DISCONNECT is acknowledged.
-            self._close("CLIENT_DISCONNECTED", "", now, publish_will=publish_will)
-
     def on_deadline(self, now: float) -> None:
         """Close the connection if a limit has passed, or file the next deadline."""
         if self.closed:
@@ -475,26 +329,6 @@ class ClientConnection:
         before, self._moved = self._moved, len(self._tail or b"") - (self._transport.untaken if choked else 0)
         return self._moved - before >= _MUCH
 
-    def fail(self, error: PacketError, now: float) -> None:
-        """End the connection for a packet that the standard forbids."""
-        if self.session is not None:
-            self.disconnect(RefusalCode.BAD_PACKET, reason_for(error), str(error), now)
-        elif (refusal := refusal_for(error, self.refusal)) is not None:
-            self.version = error.version or self.version
-            self.refuse(refusal, 0, now)
-        elif not self.closed:
-            self._close(RefusalCode.BAD_PACKET, str(error), now, publish_will=False)
-
-    def _close(self, code: str, detail: str, now: float, *, publish_will: bool) -> None:
-        self._end(code, detail, now, publish_will=publish_will)
-        self._transport.close()
-
     def _end(self, code: str, detail: str, now: float, *, publish_will: bool) -> None:
-        self.closed = True
         self._tail = None
-        self.topics.clear()
-        if self._complaints is not None:
-            self._complaints.end(now)
-            self._complaints = None
-        self.engine.deadlines.cancel(self)
-        self.engine.ended(self, code, detail, now, publish_will=publish_will)
+        super()._end(code, detail, now, publish_will=publish_will)

@@ -7,7 +7,8 @@ the sessions, the retained messages, the live connections by certificate, the tu
 connection.
 
 The life of a session here: `open` (admitted client: created or resumed, an older connection taken over) → messages →
-`detach` (connection gone: will published or delayed, session discarded or kept until it expires) → `tick`.
+`detach` (connection gone: will published or delayed, session discarded or kept until it expires) → `tick`. The messages
+and subscriptions meanwhile are in `broker.exchange`, which this builds on.
 
 Rules
 -----
@@ -19,69 +20,53 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import structlog
 
 from broker.admission.admission import Admission, Admitted, Peer
 from broker.admission.guard import Guard
-from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import RefusalCode, Refused
 from broker.client import Client
 from broker.deadlines import Deadlines
-from broker.extension import Action, Extension
+from broker.exchange import Exchange, when_known
+from broker.extension import Action
 from broker.history import Happened, History, named
 from broker.limits import Limits
 from broker.live import LiveConnections
-from broker.metrics import Metrics
 from broker.mqtt.codes import ReasonCode
-from broker.mqtt.message import Message, PersonalMessage, Released
-from broker.mqtt.subscription import Subscription
-from broker.mqtt.topics import SharedSubscription
+from broker.mqtt.message import Message
 from broker.presence import Presence
 from broker.replay import Replays
 from broker.returning import Returning
-from broker.routing.retained import RetainedMessages, Room
-from broker.routing.router import Routes, Subscriber
+from broker.routing.retained import Room
 from broker.session.queue import QueueLimits
 from broker.session.registry import SessionRegistry
 from broker.session.session import NEVER, Session
 from broker.session.will import Will
 from broker.session_quota import refuse_another
-from broker.session_rows import session_row, subscription_row
-from broker.store.journal import Journal, Otherwise
 from broker.terms import CurrentTerms
-from broker.turn import Turn
 
 log = structlog.get_logger("broker")
 
 
-class Engine:
+class Engine(Exchange):
     """State shared by all connections of one broker process."""
 
     __slots__ = (
         "admission",
         "connected",
         "deadlines",
-        "extension",
         "guard",
         "history",
-        "journal",
         "keeps_revoked",
-        "limits",
         "live",
         "logs_clients",
-        "metrics",
         "presence",
         "registry",
         "replays",
-        "retained",
         "returning",
-        "routes",
-        "stamps",
         "stopping",
         "terms",
-        "turn",
     )
 
     def __init__(
@@ -91,29 +76,18 @@ class Engine:
         call_soon: Callable[[Callable[[], None]], object],
         now: float,
     ) -> None:
+        super().__init__(limits, call_soon)
         self.admission = admission
-        self.limits = limits
         self.terms = CurrentTerms(admission.trust_generation, limits)
-        self.metrics = Metrics()
         self.guard = Guard(limits, self.metrics)
-        self.turn = Turn(call_soon)
         self.deadlines: Deadlines[Client] = Deadlines(now)
         self.history = History(limits.max_history)
-        self.routes = Routes(limits.max_cached_routes)
-        self.retained = RetainedMessages(limits.max_retained, limits.max_retained_bytes)
-        self.retained.device_limit = Room(limits.max_retained_of_device, limits.max_retained_bytes_of_device)
         self.replays = Replays(self.retained, self.turn, call_soon, now)
         self.registry = SessionRegistry(
             QueueLimits(limits.max_queued_messages, limits.max_queued_bytes, limits.max_inflight_bytes), self.metrics
         )
-        self.stamps = False
-        """Whether each message is stamped with its publisher's certificate, see `broker.vouched`."""
         self.presence: Presence | None = None
         """Who tells services who comes and goes; None: nobody."""
-        self.extension: Extension | None = None
-        """Who else is asked and told (plugins); None: nobody, and nothing of it is done."""
-        self.journal: Journal | None = None
-        """Where persistent state is noted for the store; None: nothing outlives the process."""
         self.live = LiveConnections()
         """Who is connected with which certificate."""
         self.returning = Returning(now)
@@ -126,11 +100,6 @@ class Engine:
         """Whether the log takes a line for each client that comes or goes."""
         self.connected = 0
         """How many clients are admitted and connected."""
-
-    @property
-    def inlines_nothing(self) -> bool:
-        """Whether each message needs what the data path does not do: a stamp, or the look of a plugin."""
-        return self.stamps or (self.extension is not None and self.extension.looks_at_messages)
 
     def limit(self, limits: Limits) -> None:
         """Let *limits* count for what is asked from now on; what exists and exceeds them stays."""
@@ -319,7 +288,7 @@ class Engine:
         self.registry.discard(session)
         self.returning.forget(session)
         self.replays.forget(session)
-        self._forget(session)
+        self.forget_stored(session)
         for shared in list(session.shared_messages()):
             group = self.routes.share(session.owner.trust_domain, shared.share)
             if shared.expires_at is not None and shared.expires_at <= now:
@@ -341,133 +310,7 @@ class Engine:
         if self.extension is not None:
             receivers = self.routes[message.topic].subscribers
             inquiry = self.extension.ask_publish(session, message.topic.decode(), receivers)
-        _when_known(inquiry, message, now, publish)
-
-    # The store
-
-    def note(self, session: Session, ended_at: float | None) -> None:
-        """Note the state of *session* for the store, if it outlives its connection or has a will that must.
-
-        *ended_at* is the monotonic time at which its connection ended, None while there is one.
-        """
-        journal = self.journal
-        if journal is None:
-            return
-        if session.expiry_interval > 0:
-            session.journal = journal
-        else:
-            self._forget(session)
-        if session.expiry_interval > 0 or session.will is not None:
-            if session.row == 0:
-                session.row = journal.new_session()
-            journal.save_session(session.row, session_row(session, ended_at, journal.wall_offset))
-
-    def answer(self, connection: Client, packet: bytes, otherwise: bytes | Otherwise = Otherwise.CLOSE) -> None:
-        """Send *packet* when what it promises is stored; *otherwise* if that fails."""
-        if self.journal is None:
-            connection.reply(packet)
-        else:
-            self.journal.answer(connection, packet, otherwise)
-            if connection.session is not None:
-                self.turn.sessions.add(connection.session)
-
-    def stored(self, now: float) -> None:
-        """Send what waited for the batch that has just been written."""
-        if self.journal is not None:
-            self.turn.sessions.update(self.journal.written(now))
-            self.turn.request()
-
-    def not_stored(self, now: float) -> None:
-        """Take note that a batch could not be written; it is tried again."""
-        if self.journal is not None:
-            self.turn.sessions.update(self.journal.not_written(now))
-            self.turn.request()
-
-    def _forget(self, session: Session) -> None:
-        journal, session.journal = self.journal, None
-        if journal is None:
-            return
-        journal.owed.pop(session, None)
-        if session.row == 0:
-            return
-        journal.remove_session(session.row)
-        session.row = 0
-        for delivery in session.deliveries():
-            if isinstance(delivery, PersonalMessage | Released) and delivery.sequence and delivery.message is not None:
-                journal.release(delivery.message)
-
-    # Subscriptions
-
-    def subscribe(self, session: Session, subscription: Subscription) -> bool:
-        """Add or replace *subscription*, shared or not; return whether it existed before."""
-        session.subscriptions[subscription.topic_filter] = subscription
-        if session.journal is not None:
-            session.journal.subscribe(session.row, subscription.topic_filter, subscription_row(subscription))
-        shared = SharedSubscription.parse(subscription.topic_filter)
-        if shared is None:
-            return self.routes.subscribe(session, subscription) is not None
-        plain = replace(subscription, topic_filter=shared.topic_filter)
-        return self.routes.join(session.owner.trust_domain, shared.share_name, session, plain)
-
-    def unsubscribe(self, session: Session, topic_filter: str) -> bool:
-        """Take the subscription away; return whether there was one."""
-        if session.subscriptions.pop(topic_filter, None) is None:
-            return False
-        if session.journal is not None:
-            session.journal.unsubscribe(session.row, topic_filter)
-        shared = SharedSubscription.parse(topic_filter)
-        if shared is None:
-            self.routes.unsubscribe(session, topic_filter)
-        else:
-            self.routes.leave(session.owner.trust_domain, shared.share_name, session, shared.topic_filter)
-        return True
-
-    # Messages
-
-    def publish(self, message: Message, sender: Session, now: float) -> Subscriber | None:
-        """Retain *message* if it says so, and give it to every subscriber: the obvious way, beside the hot path.
-
-        Returns a subscriber for which the sender should be held, if there is one.
-        """
-        route = self.routes[message.topic]
-        if message.retain:
-            self.retain(message, sender, now)
-        slow = route.deliver(message, sender, now)
-        self.turn.routes.add(route)
-        self.turn.request()
-        return slow
-
-    def retain(self, message: Message, sender: Session | None, now: float) -> bool:
-        """Keep *message* of *sender* for those who subscribe later, on disk too; return False if there is no room."""
-        self.metrics.messages_retained += 1
-        topic_name, name = message.topic.decode(), sender.name if sender is not None else ""
-        replaces = self.retained.has(topic_name)
-        kept = self.retained.retain(topic_name, message, name)
-        if self.journal is not None and (replaces or (kept and message.payload)):  # Else there is nothing to forget.
-            number = self.retained.last_number
-            self.journal.retain(topic_name, message if kept and message.payload else None, name, number)
-            self.turn.request()
-        if not kept:
-            self.metrics.dropped_queue_full += 1
-            self.retained.complain(topic_name, sender.who if sender is not None else {"client": ""}, now)
-        elif self.extension is not None:
-            self.extension.retained(message)
-        return kept
-
-    def publish_own(self, message: Message, now: float) -> None:
-        """Publish a message of the broker's own; a retained one is not stored on disk."""
-        if message.retain:
-            self.retained.retain(message.topic.decode(), message)
-        inquiry = None
-        if self.extension is not None:
-            inquiry = self.extension.ask_receivers(message.topic, self.routes[message.topic].subscribers)
-        _when_known(inquiry, message, now, self._give_own)
-
-    def _give_own(self, message: Message, now: float) -> None:
-        route = self.routes[message.topic]
-        route.deliver(message, None, now)
-        self.turn.routes.add(route)
-        self.turn.request()
+        when_known(inquiry, message, now, publish)
 
     # Who is here
 
@@ -478,13 +321,3 @@ class Engine:
 
 def _host(connection: Client) -> str:
     return connection.address.rpartition(":")[0]
-
-
-def _when_known(
-    inquiry: Inquiry | None, message: Message, now: float, publish: Callable[[Message, float], None]
-) -> None:
-    """Call *publish* with *message*, for which no client waits, when *inquiry* about it is answered."""
-    if inquiry is None:
-        publish(message, now)
-    else:
-        inquiry.when_done(lambda later: publish(message, later))

@@ -19,11 +19,11 @@ from typing import Any, TextIO, cast
 import structlog
 import typer
 
-from broker.admin.metrics_endpoint import ListenError
 from broker.admin.unix_socket import AdminSocketError
 from broker.admission.policy_file import PolicyError
 from broker.audit.files import AuditError
 from broker.config import BrokerConfig, ConfigError, load
+from broker.listening import ListenError
 from broker.own_certificate import CredentialError
 from broker.plugins.errors import PluginError
 from broker.preflight import problems

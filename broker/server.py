@@ -1,8 +1,8 @@
 """The broker process: builds the parts, runs them, and stops them in order.
 
-One arrow: settings → credential → TLS context → admission → engine → listener; beside it the revocation feed, the tick
-of deadlines, and the renewal of the broker's own certificate. A part that fails ends the process with its error;
-nothing goes on half.
+One arrow: settings → credential → TLS context → admission → engine → listeners (`broker.entrances`); beside it the
+revocation feed, the tick of deadlines, and the renewal of the broker's own certificate. A part that fails ends the
+process with its error; nothing goes on half.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import gc
 import os
 import signal
 import ssl
-import sys
 import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
@@ -25,7 +24,7 @@ import structlog
 
 from broker.admin.api import Served
 from broker.admin.endpoint import AdminEndpoint
-from broker.admin.metrics_endpoint import ListenError, open_metrics
+from broker.admin.metrics_endpoint import open_metrics
 from broker.admission.admission import Admission
 from broker.admission.foreign_groups import warn_of_groups
 from broker.admission.policy import TopicPolicy
@@ -36,7 +35,8 @@ from broker.coalescing import Coalescing
 from broker.config import BrokerConfig
 from broker.doze import Doze
 from broker.engine import Engine
-from broker.listener import Doors, Listener, Speaks
+from broker.entrances import announce, listen_everywhere
+from broker.listener import Doors, Listener
 from broker.loop_lag import measure_lag
 from broker.own_certificate import CredentialError, own_trust_domain
 from broker.plugins.none import NoPlugins
@@ -63,7 +63,6 @@ from broker.stopping import STOP_SECONDS, Ending, Stopped, heed_signals, in_time
 from broker.store.sqlite import SqliteStore
 from broker.sys_topics import INTERVAL, SysTopics
 from broker.wall_clock import WallClock
-from provisioning.pki.identity import parse_uri
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 from provisioning.starting import importing
@@ -79,7 +78,6 @@ _TICK = 1.0
 _COLLECT_SECONDS = 600.0
 _YOUNG_OBJECTS = 2_000
 """Objects after which the young ones are looked at: about 0.1 ms, where the 50,000 that were tried cost 10 ms."""
-_FEED_PATIENCE = 10.0
 _STOP_PATIENCE = 3.0
 _TASKS_PATIENCE = 2.0
 _TOLD_PATIENCE = 5.0
@@ -153,51 +151,46 @@ class BrokerServer:
         poller = Poller(loop, engine.turn, Coalescing(lambda: engine.limits.coalesce_microseconds / 1e6))
         doors = Doors(poller, Doze(loop, engine.turn, poller, lambda: engine.limits.doze_milliseconds / 1e3))
         context = self._first_context(files, anchors_of(self._config, engine.admission.trust))
-        listeners = self._listen(loop, engine, doors, context)
-        lists = RevocationLists(engine, self._config, loop.time)
-        staple = self._staple(engine, files, context)
-        reloader = self._reloader(engine, listeners, files, policy_text, lists, anchor_urls, staple)
-        admin = AdminEndpoint(
-            Served(self._config.name, engine, listeners, files.certificate, reloader, anchor_urls, staple), self._config
-        )
-        await admin.open()
-        metrics = await open_metrics(self._config, engine, files.certificate)
-        with contextlib.suppress(Stopped):  # Then what follows ends at once, in order.
-            await unless_stopped(self._stop, self._plugins.opened())
-        _look_rarely()
-        stopped = asyncio.create_task(self._stop.wait())
-        feed = self._feed(engine, files)
-        jobs: list[Coroutine[Any, Any, None]] = [
-            _tick(engine),
-            _sys_topics(engine),
-            measure_lag(engine.metrics),
-            lists.run(),
-            staple.run(),
-            anchor_urls.run(partial(reloader.reload, {Part.TRUST}, quiet=True)),
-            self._plugins.run(),
-            keep_current(reloader, self._hangup, watch_files=self._config.watch_files),
-            self._announce(
-                engine,
-                listeners,
-                feed,
-                lists,
-                staple,
-                [metrics.url if metrics is not None else "", admin.url],
-            ),
-        ]
-        if feed is not None:
-            jobs.append(feed.run())
-        if self._credential is not None:
-            jobs.append(_renewals(self._credential, reloader))
-        tasks: list[asyncio.Task[Any]] = [stopped, *map(asyncio.create_task, jobs)]
-        try:
-            await _first_failure(tasks, stopped)
-        finally:
-            await _call_off(listeners, tasks, self._plugins)
-            await admin.close()
-            if metrics is not None:
-                await metrics.close()
-            await _send_away(engine, doors)
+        async with contextlib.AsyncExitStack() as opened:  # What fails to open closes what was opened before it.
+            opened.push_async_callback(_send_away, engine, doors)
+            listeners = listen_everywhere(self._config, engine, doors, context, opened)
+            lists = RevocationLists(engine, self._config, loop.time)
+            staple = self._staple(engine, files, context)
+            reloader = self._reloader(engine, listeners, files, policy_text, lists, anchor_urls, staple)
+            admin = AdminEndpoint(
+                Served(self._config.name, engine, listeners, files.certificate, reloader, anchor_urls, staple),
+                self._config,
+            )
+            opened.push_async_callback(admin.close)
+            await admin.open()
+            metrics = await open_metrics(self._config, engine, files.certificate)
+            opened.push_async_callback(metrics.close)
+            with contextlib.suppress(Stopped):  # Then what follows ends at once, in order.
+                await unless_stopped(self._stop, self._plugins.opened())
+            _look_rarely()
+            stopped = asyncio.create_task(self._stop.wait())
+            feed = self._feed(engine, files)
+            others = [metrics.url, admin.url]
+            jobs: list[Coroutine[Any, Any, None]] = [
+                _tick(engine),
+                _sys_topics(engine),
+                measure_lag(engine.metrics),
+                lists.run(),
+                staple.run(),
+                anchor_urls.run(partial(reloader.reload, {Part.TRUST}, quiet=True)),
+                self._plugins.run(),
+                keep_current(reloader, self._hangup, watch_files=self._config.watch_files),
+                announce(self._config, engine, listeners, feed, lists, staple, others),
+            ]
+            if feed is not None:
+                jobs.append(feed.run())
+            if self._credential is not None:
+                jobs.append(_renewals(self._credential, reloader))
+            tasks: list[asyncio.Task[Any]] = [stopped, *map(asyncio.create_task, jobs)]
+            try:
+                await _first_failure(tasks, stopped)
+            finally:
+                await _call_off(listeners, tasks, self._plugins)
 
     def _heed_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         def stop() -> None:
@@ -332,23 +325,6 @@ class BrokerServer:
             if not path.exists() or not os.access(path, os.R_OK):
                 raise TlsConfigurationError(f"crlfile: {path} cannot be read; is it there?")
 
-    def _listen(
-        self, loop: asyncio.AbstractEventLoop, engine: Engine, doors: Doors, context: ssl.SSLContext
-    ) -> list[Listener]:
-        config = self._config
-        listeners = []
-        for each in config.listeners:
-            listener = Listener(loop, engine, doors, context, Speaks(each.protocol), limits=each.limits)
-            _open(listener, each.host or config.host, each.port)
-            listeners.append(listener)
-        if config.unsafe_plain_port is not None and config.unsafe_plain_identity is not None:
-            identity = parse_uri(config.unsafe_plain_identity)
-            log.warning("a listener without TLS is open", code="UNSAFE_PLAIN", identity=identity.uri)
-            listener = Listener(loop, engine, doors, context, Speaks.UNSAFE_PLAIN, identity)
-            _open(listener, "127.0.0.1", config.unsafe_plain_port)
-            listeners.append(listener)
-        return listeners
-
     def _reloader(
         self,
         engine: Engine,
@@ -373,56 +349,6 @@ class BrokerServer:
         ]
         witness = engine.history.witness
         return Reloader(parts, self._config, self._reread, engine.metrics.reloads, self._settings_file, witness)
-
-    async def _announce(
-        self,
-        engine: Engine,
-        listeners: list[Listener],
-        feed: RevocationFeed | None,
-        lists: RevocationLists,
-        staple: Staple,
-        others: list[str],
-    ) -> None:
-        patience = asyncio.get_running_loop().time() + _FEED_PATIENCE
-        engine.returning.opened(patience)
-        await self._open_doors(listeners, feed, lists, patience)
-        engine.returning.opened(asyncio.get_running_loop().time())
-        await lists.current.wait()
-        await staple.tried()
-        if feed is not None:
-            try:
-                async with asyncio.timeout_at(patience):
-                    await feed.current.wait()
-            except TimeoutError:
-                said = "nobody is admitted until the revocation feed can be read"
-                if self._config.feed_terms.grace is None:
-                    said = "everybody is admitted without the revocation feed (feed_policy is advisory)"
-                log.warning(said, code="FEED_LOST")
-        urls = [listener.url for listener in listeners] + others
-        sys.stdout.write(f"fleet-broker ready {' '.join(filter(None, urls))}\n")
-        sys.stdout.flush()
-
-    async def _open_doors(
-        self, listeners: list[Listener], feed: RevocationFeed | None, lists: RevocationLists, patience: float
-    ) -> None:
-        """Let in whoever has come, once it can be said who is revoked, or at *patience*, a time of the loop's clock.
-
-        A fleet comes back to a broker that restarts before the feed has: it would be sent away, for long.
-        """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(patience):
-                await lists.current.wait()
-                if feed is not None and self._config.feed_terms.grace is not None:
-                    await feed.current.wait()
-        for listener in listeners:
-            listener.begin()
-
-
-def _open(listener: Listener, host: str, port: int) -> None:
-    try:
-        listener.open(host, port)
-    except OSError as error:
-        raise ListenError(f"{host} port {port} cannot be listened on: {error.strerror}") from error
 
 
 def _look_rarely() -> None:

@@ -2,8 +2,9 @@
 
 Theory
 ------
-`wsproto` speaks HTTP upgrade and frames without I/O. This layer is the transport's receiver on one side and the
-connection's transport on the other; admission, limits and deadlines are those of the connection, unchanged.
+`broker.websocket_upgrade` reads the HTTP request, and `wsproto` the frames that follow, both without I/O. This layer is
+the transport's receiver on one side and the connection's transport on the other; admission, limits and deadlines are
+those of the connection, unchanged.
 
 Rules
 -----
@@ -11,42 +12,31 @@ Rules
    asks in a way that RFC 6455 does not allow (`broker.websocket_upgrade`).
 2. MQTT packets travel in binary frames, cut anywhere [MQTT-6.0.0-1], [MQTT-6.0.0-2]; a text frame ends the
    connection.
-3. The upgrade request is bounded by h11's limit; a frame is handed on as its bytes arrive, never gathered.
+3. A frame is handed on as its bytes arrive, never gathered.
 4. A read may hold thousands of frames of a few bytes. They are taken in portions, with a turn for everybody else in
    between (`broker.portions`); of the pings in one only the last is answered, as RFC 6455 §5.5.3 allows.
 
-Does not handle: compression (not offered), several paths (any path will do), the Origin header: who may connect is
-decided by the client certificate, which a browser's page cannot choose.
+Does not handle: compression (not offered).
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import islice
 from typing import Protocol
 
-from wsproto import ConnectionType, WSConnection
-from wsproto.connection import ConnectionState
-from wsproto.events import (
-    AcceptConnection,
-    BytesMessage,
-    CloseConnection,
-    Event,
-    Ping,
-    RejectConnection,
-    Request,
-    TextMessage,
-)
-from wsproto.utilities import LocalProtocolError, RemoteProtocolError
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
+from wsproto.utilities import LocalProtocolError
 
+from broker.admission.refusal import RefusalCode
 from broker.metrics import Metrics
 from broker.portions import PORTION
 from broker.slow_reader import without_qos0
 from broker.turn import Turn
-from broker.websocket_upgrade import SUBPROTOCOL, refuse_upgrade
+from broker.websocket_upgrade import Declined, UpgradeRequest
 
 _UNSUPPORTED_DATA = 1003
 _NORMAL = 1000
@@ -120,13 +110,15 @@ class Above(Protocol):
 class WebSocket:
     """One WebSocket, as a server."""
 
-    __slots__ = ("_above", "_held", "_metrics", "_pauses", "_pinged", "_transport", "_turn", "_websocket")
+    __slots__ = ("_above", "_frames", "_held", "_metrics", "_pauses", "_pinged", "_request", "_transport", "_turn")
 
     def __init__(self, transport: Underlying, metrics: Metrics, turn: Turn) -> None:
         self._transport = transport
         self._metrics = metrics
         self._turn = turn
-        self._websocket = WSConnection(ConnectionType.SERVER)
+        self._request = UpgradeRequest()
+        self._frames: Connection | None = None
+        """What takes frames apart; None: the client has not been upgraded."""
         self._above: Above | None = None
         self._held = False
         self._pauses = False
@@ -147,48 +139,49 @@ class WebSocket:
             self._above.secured(certificate, now, wall_now, path)
 
     def receive(self, data: bytes, now: float) -> None:
-        """Take frames apart."""
+        """Take frames apart, once the client is upgraded."""
+        if self._frames is None:
+            outcome = self._request.receive(data)
+            if outcome is None:
+                return
+            self._transport.write([outcome.answer])
+            if isinstance(outcome, Declined):
+                self._end(RefusalCode.NOT_WEBSOCKET, now, outcome.why)
+                return
+            self._frames, data = Connection(ConnectionType.SERVER), outcome.rest
         try:
-            self._websocket.receive_data(data)
+            self._frames.receive_data(data)
             if not self._pauses:
-                self._take(now)
-        except (RemoteProtocolError, LocalProtocolError) as error:
-            self._not_ours(error, now)
-        except UnicodeError:  # wsproto reads the headers of the request as text, unasked whether they are.
-            self._turn_away("a header is no text", now)
+                self._take(self._frames, now)
+        except LocalProtocolError as error:
+            self._fail(f"not a WebSocket: {error}", now)
 
-    def _take(self, now: float) -> None:
+    def _take(self, frames: Connection, now: float) -> None:
         """Act on the next portion of what was read; see to the rest."""
         taken = 0
-        for event in islice(self._websocket.events(), PORTION):
+        for event in islice(frames.events(), PORTION):
             taken += 1
-            self._on_event(event, now)
+            self._on_event(event, frames, now)
         pinged, self._pinged = self._pinged, None
-        if pinged is not None and self._websocket.state is ConnectionState.OPEN:
-            self._send(pinged.response())
+        if pinged is not None and frames.state is ConnectionState.OPEN:
+            self._send(frames, pinged.response())
         if taken == PORTION and self._above is not None:
             if not self._held:
                 self._transport.hold()
             self._pauses = True
-            self._turn.later(partial(self._go_on, now))
+            self._turn.later(partial(self._go_on, frames, now))
 
-    def _go_on(self, now: float) -> None:
+    def _go_on(self, frames: Connection, now: float) -> None:
         self._pauses = False
         if self._above is None:
             return
         if not self._held:
             self._transport.release()
         try:
-            self._take(now)
-        except (RemoteProtocolError, LocalProtocolError) as error:
-            self._not_ours(error, now)
+            self._take(frames, now)
+        except LocalProtocolError as error:
+            self._fail(f"not a WebSocket: {error}", now)
         self._turn.request()
-
-    def _not_ours(self, error: RemoteProtocolError | LocalProtocolError, now: float) -> None:
-        if isinstance(error, RemoteProtocolError) and error.event_hint is not None:
-            with contextlib.suppress(LocalProtocolError):  # Say it over HTTP where that is still possible.
-                self._send(error.event_hint)
-        self._fail(f"not a WebSocket: {error}", now)
 
     def choke(self, now: float) -> None:
         """Pass on that too much is unsent."""
@@ -211,40 +204,21 @@ class WebSocket:
         if above is not None:
             above.lost(code, now, detail)
 
-    def _on_event(self, event: Event, now: float) -> None:
+    def _on_event(self, event: Event, frames: Connection, now: float) -> None:
         above = self._above
         if above is None:
             return
         if isinstance(event, BytesMessage):
             above.receive(bytes(event.data), now)
-        elif isinstance(event, Request):
-            self._upgrade(event, now)
         elif isinstance(event, Ping):
             self._pinged = event
         elif isinstance(event, CloseConnection):
-            if self._websocket.state is not ConnectionState.CLOSED:
-                self._send(event.response())
+            if frames.state is not ConnectionState.CLOSED:
+                self._send(frames, event.response())
             self._end("CLIENT_CLOSED", now)
         elif isinstance(event, TextMessage):
-            self._send(CloseConnection(code=_UNSUPPORTED_DATA, reason="MQTT needs binary frames"))
+            self._send(frames, CloseConnection(code=_UNSUPPORTED_DATA, reason="MQTT needs binary frames"))
             self._fail("a text frame", now)
-
-    def _upgrade(self, request: Request, now: float) -> None:
-        # wsproto keeps the version to itself.
-        version = self._websocket.handshake._h11_connection.their_http_version or b"1.0"  # noqa: SLF001
-        refusal = refuse_upgrade(request, version)
-        if refusal is None:
-            self._send(AcceptConnection(subprotocol=SUBPROTOCOL))
-        else:
-            self._turn_away(refusal, now)
-
-    def _turn_away(self, refusal: str, now: float) -> None:
-        """Answer the upgrade request with 400, and *refusal* in words."""
-        body = f"{refusal}\n".encode()
-        headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
-        self._send(RejectConnection(status_code=400, headers=headers, has_body=True))
-        self._transport.write([body])
-        self._fail(f"not a WebSocket: {refusal}", now)
 
     def _fail(self, detail: str, now: float) -> None:
         self._end("BAD_PACKET", now, detail)
@@ -274,14 +248,15 @@ class WebSocket:
         """Write *packets* as one binary frame."""
         if self._transport.choked:  # Seen from here only: inside a frame the transport cannot tell packets apart.
             packets = without_qos0(packets, self._metrics)
-        if packets and self._websocket.state is ConnectionState.OPEN:
-            self._send(BytesMessage(data=b"".join(packets)))
+        frames = self._frames
+        if packets and frames is not None and frames.state is ConnectionState.OPEN:
+            self._send(frames, BytesMessage(data=b"".join(packets)))
 
     def close(self) -> None:
         """Say goodbye, and close; frames of the same read that are left go nowhere."""
-        self._above = None
-        if self._websocket.state is ConnectionState.OPEN:
-            self._send(CloseConnection(code=_NORMAL))
+        self._above, frames = None, self._frames
+        if frames is not None and frames.state is ConnectionState.OPEN:
+            self._send(frames, CloseConnection(code=_NORMAL))
         self._transport.close()
 
     def settle(self, *, dozes: bool = False) -> None:
@@ -308,5 +283,5 @@ class WebSocket:
         if not self._pauses:
             self._transport.release()
 
-    def _send(self, event: Event) -> None:
-        self._transport.write([self._websocket.send(event)])
+    def _send(self, frames: Connection, event: Event) -> None:
+        self._transport.write([frames.send(event)])

@@ -1,40 +1,167 @@
 """The HTTP request that becomes a WebSocket: what RFC 6455 §4.2.1 asks of it, and MQTT (MQTT 5 §6).
 
-`wsproto` looks at method, Host, Connection, Upgrade and version; here is the rest. No I/O.
+Theory
+------
+``bytes → h11 → request → Upgraded | Declined``. Whoever is declined gets an HTTP answer that says in words what is
+wrong: it is read by somebody with a browser, with curl, or with a library whose log has the status and little else. The
+broker's log says the same.
+
+Rules
+-----
+1. The request is bounded by h11's limit, and has no body.
+2. No I/O. No word of the request is repeated in the answer.
+
+Does not handle: extensions (none is offered), several paths (any will do), the Origin header: who may connect is
+decided by the client certificate.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
-from wsproto.events import Request
+import h11
+from wsproto.utilities import generate_accept_token
 
 SUBPROTOCOL: Final = "mqtt"
-_KEY: Final = b"sec-websocket-key"
-_ONCE: Final = (_KEY, b"sec-websocket-version")
+_VERSION: Final = "13"
 _NONCE_BYTES: Final = 16
+_MQTT_CONNECT: Final = 0x10
+_UPGRADE: Final = ((b"Upgrade", b"websocket"), (b"Connection", b"upgrade, close"))
+_VERSIONS: Final = ((b"Sec-WebSocket-Version", _VERSION.encode()),)
+_NOT_ALONE: Final = "this port speaks MQTT over WebSocket (wss://), not MQTT alone: another port does"
+_NO_UPGRADE: Final = "this port speaks MQTT over WebSocket: 'Upgrade: websocket' and 'Connection: Upgrade' are needed"
+_Headers = Sequence[tuple[bytes, bytes]]
 
 
-def refuse_upgrade(request: Request, http_version: bytes) -> str | None:
-    """Return why *request*, made in *http_version*, is no WebSocket for MQTT, in words for its client; None: it is."""
-    major, _, minor = http_version.partition(b".")
-    if (int(major), int(minor)) < (1, 1):
-        return "HTTP/1.1 is needed"
-    headers = [(name.lower(), value) for name, value in request.extra_headers]
-    times = Counter(name for name, _ in headers)
-    if any(times[name] != 1 for name in _ONCE):  # RFC 6455 §11.3.1, §11.3.5
-        return "Sec-WebSocket-Key and Sec-WebSocket-Version are needed, once each"
-    if not _is_nonce(dict(headers)[_KEY]):
-        return "Sec-WebSocket-Key is not 16 bytes in base64"
-    if SUBPROTOCOL not in request.subprotocols:  # [MQTT-6.0.0-3]
-        return "the WebSocket subprotocol 'mqtt' is needed"
+@dataclass(frozen=True, slots=True)
+class Upgraded:
+    """The client's request is granted by *answer*; *rest* is what came behind it: frames."""
+
+    answer: bytes
+    rest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """The client's request is declined by *answer*, which says *why* too."""
+
+    answer: bytes
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """What is wrong with a request: the status, and a sentence that says what to do."""
+
+    status: HTTPStatus
+    why: str
+    headers: _Headers = ()
+
+
+class UpgradeRequest:
+    """A request while it comes."""
+
+    __slots__ = ("_begun", "_http", "_request")
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._http = h11.Connection(h11.SERVER)
+        self._request: h11.Request | None = None
+
+    def receive(self, data: bytes) -> Upgraded | Declined | None:
+        """Return what becomes of the request now that *data* has come; None: it has not come whole."""
+        if not self._begun and data[0] == _MQTT_CONNECT:
+            return self._decline(_bad(_NOT_ALONE))
+        self._begun = True
+        self._http.receive_data(data)
+        try:
+            event = self._http.next_event()
+            if isinstance(event, h11.Request):
+                self._request = event
+                if (fault := _fault_of(event)) is not None:
+                    return self._decline(fault)
+                event = self._http.next_event()
+        except h11.RemoteProtocolError as error:
+            return self._decline(_Fault(HTTPStatus(error.error_status_hint), "this is no request of HTTP/1.1"))
+        if event is h11.NEED_DATA:
+            return None
+        if self._request is None or not isinstance(event, h11.EndOfMessage):
+            return self._decline(_bad("an upgrade request has no body"))
+        return self._grant(self._request)
+
+    def _grant(self, request: h11.Request) -> Upgraded:
+        (key,) = _values(request, b"sec-websocket-key")
+        headers = [
+            (b"Upgrade", b"websocket"),
+            (b"Connection", b"Upgrade"),
+            (b"Sec-WebSocket-Accept", generate_accept_token(key.encode())),
+            (b"Sec-WebSocket-Protocol", SUBPROTOCOL.encode()),
+        ]
+        reason = HTTPStatus.SWITCHING_PROTOCOLS.phrase.encode()
+        answer = self._http.send(h11.InformationalResponse(status_code=101, headers=headers, reason=reason))
+        return Upgraded(answer or b"", self._http.trailing_data[0])
+
+    def _decline(self, fault: _Fault) -> Declined:
+        body = f"{fault.why}\n".encode()
+        headers = [(b"Content-Type", b"text/plain"), (b"Content-Length", str(len(body)).encode()), *fault.headers]
+        if not any(name == b"Connection" for name, _ in headers):
+            headers.append((b"Connection", b"close"))
+        reason = fault.status.phrase.encode()
+        answer = self._http.send(h11.Response(status_code=fault.status, headers=headers, reason=reason)) or b""
+        if self._request is None or self._request.method != b"HEAD":
+            answer += self._http.send(h11.Data(data=body)) or b""
+        return Declined(answer, fault.why)
+
+
+def _fault_of(request: h11.Request) -> _Fault | None:
+    """Return what is wrong with *request*, the first thing that makes it no WebSocket for MQTT; None: nothing."""
+    if request.method != b"GET":
+        return _Fault(HTTPStatus.METHOD_NOT_ALLOWED, "a WebSocket is opened with GET", ((b"Allow", b"GET"),))
+    if request.http_version < b"1.1":
+        return _bad("HTTP/1.1 is needed")
+    try:
+        _values(request, b"host")
+        _values(request, b"sec-websocket-extensions")
+        upgrades, options = _tokens(request, b"upgrade"), _tokens(request, b"connection")
+        keys, versions = _values(request, b"sec-websocket-key"), _values(request, b"sec-websocket-version")
+        subprotocols = _tokens(request, b"sec-websocket-protocol", fold=False)
+    except UnicodeError:
+        return _bad("a header is no text")
+    if "websocket" not in upgrades or "upgrade" not in options:
+        return _Fault(HTTPStatus.UPGRADE_REQUIRED, _NO_UPGRADE, _UPGRADE)
+    if len(keys) != 1 or len(versions) != 1:  # RFC 6455 §11.3.1, §11.3.5
+        return _bad("Sec-WebSocket-Key and Sec-WebSocket-Version are needed, once each", _VERSIONS)
+    if versions[0] != _VERSION:  # RFC 6455 §4.2.2
+        why = f"version {_VERSION} of WebSocket is needed: 'Sec-WebSocket-Version: {_VERSION}'"
+        return _Fault(HTTPStatus.UPGRADE_REQUIRED, why, (*_UPGRADE, *_VERSIONS))
+    if not _is_nonce(keys[0]):
+        return _bad("Sec-WebSocket-Key is not 16 bytes in base64")
+    if SUBPROTOCOL not in subprotocols:  # [MQTT-6.0.0-3]
+        return _bad("the WebSocket subprotocol 'mqtt' is needed: 'Sec-WebSocket-Protocol: mqtt'")
     return None
 
 
-def _is_nonce(key: bytes) -> bool:
+def _bad(why: str, headers: _Headers = ()) -> _Fault:
+    return _Fault(HTTPStatus.BAD_REQUEST, why, headers)
+
+
+def _values(request: h11.Request, name: bytes) -> list[str]:
+    """Return what the headers of that *name* say. Raises UnicodeError for what is no ASCII."""
+    return [value.decode("ascii") for key, value in request.headers if key == name]
+
+
+def _tokens(request: h11.Request, name: bytes, *, fold: bool = True) -> list[str]:
+    """Return the members of the list that the headers of that *name* are together; *fold*: in lower case."""
+    listed = ",".join(_values(request, name))
+    return [token.strip() for token in (listed.lower() if fold else listed).split(",")]
+
+
+def _is_nonce(key: str) -> bool:
     try:
         return len(base64.b64decode(key, validate=True)) == _NONCE_BYTES
     except binascii.Error:

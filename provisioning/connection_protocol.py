@@ -1,21 +1,19 @@
-"""HTTP connections as the application needs them: limits that the server library leaves open, and who is connected.
+"""HTTP connections as the application needs them: limits that the server library leaves open, and requests at once.
 
 A device's request for a certificate, or an operator's revocation, comes whole in one read, and what stands between the
 parser and its answer otherwise (a cycle that hands out messages, a body that is put together with a clock beside it,
 layers that look for a route) cost as much as its signature. So where somebody takes them, such requests are answered
 without the interface for those that come in pieces. Whatever does not come whole takes the usual way, from its head on.
 
-No released ASGI server tells the application which certificate the client presented. `PeerCertificateProtocol` reads it
-from the TLS object of every connection, full handshake or resumed, and puts it into the scope under the names of the
-ASGI TLS extension, so that this file can go when the library does the same.
+Answers leave in the order of requests. What is no HTTP is answered last, with 400, and nothing behind it is read; where
+it is the body of a request whose answer has begun, the connection ends without a word.
+
+Who is connected, over TLS: `provisioning.peer_certificate_protocol`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import re
-import ssl
 from collections.abc import Coroutine
 from typing import Any, Final, Protocol
 
@@ -28,7 +26,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from provisioning.declined_upgrade import head_without_upgrade
 from provisioning.gathering_transport import GatheringTransport
 from provisioning.head_deadline import HeadDeadline
-from provisioning.pki.openssl import has_extended_master_secret
+from provisioning.host_header import check_host
 from provisioning.taken_answers import TakenAnswers
 from provisioning.written_answer import Answering, ReadyAnswer, lines
 
@@ -37,8 +35,6 @@ log = structlog.get_logger(__name__)
 _MAXIMUM_HEADER_BYTES: Final = 32 * 1024
 _REQUEST_SECONDS: Final = 60.0
 _STALL_SECONDS: Final = 60.0
-_HOST: Final = re.compile(rb"(\[(?P<address>[0-9A-Fa-f:.]+)\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(:[0-9]*)?")
-"""What Host may say (RFC 9110 §7.2, RFC 3986 §3.2.2); it may be empty."""
 
 
 class WholeRequests(Protocol):
@@ -82,10 +78,14 @@ class ConnectionProtocol(HttpToolsProtocol):
         self._stall_seconds = stall_seconds
         self._held: list[bytes] | None = None
         """The parts of a body whose request has not been given to anybody yet."""
+        self._in_body = False
+        """Whether the request that is being read has been given to the application."""
+        self._broken = False
+        """Whether something has come that is no HTTP."""
         self._default_headers: list[tuple[bytes, bytes]] | None = None
         self._lines = b""
-        self._host: bytes | None = None
-        """The last that was found right: it is the same in every request."""
+        self._hosts: list[bytes] = []
+        """The last that were found right: they are the same in every request."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
@@ -115,27 +115,21 @@ class ConnectionProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Wait no longer: the body has a limit of its own, `provisioning.api.body`."""
         self._head.end()
-        self._check_host()
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if not hosts or hosts != self._hosts:
+            check_host(hosts, self.parser.get_http_version())
+            self._hosts = hosts
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 raise ValueError("this is no proxy")
         elif self._may_come_whole():
             self._held = []
         else:
-            super().on_headers_complete()
+            self._begin_usual_way()
 
-    def _check_host(self) -> None:
-        """Raise ValueError, which the parser turns into 400, where RFC 9112 §3.2 asks for it."""
-        hosts = [value for name, value in self.headers if name == b"host"]
-        if len(hosts) != 1 and (hosts or self.parser.get_http_version() == "1.1"):
-            raise ValueError("not one Host header")
-        if hosts and hosts[0] != self._host:
-            found = _HOST.fullmatch(hosts[0].rstrip(b" \t"))  # The parser leaves what may follow a value.
-            if found is None:
-                raise ValueError("the Host header is no host")
-            if address := found["address"]:
-                ipaddress.IPv6Address(address.decode())  # Raises ValueError, as whoever reads the URL would.
-            self._host = hosts[0]
+    def _begin_usual_way(self) -> None:
+        self._in_body = True
+        super().on_headers_complete()
 
     def _may_come_whole(self) -> bool:
         parser = self.parser
@@ -173,6 +167,7 @@ class ConnectionProtocol(HttpToolsProtocol):
                     self._answer_whole(answering)
                 return
             self._take_usual_way()
+        self._in_body = False
         super().on_message_complete()
 
     def _answering(self, body: bytes) -> Answering | None:
@@ -185,14 +180,38 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Give what has not come whole with *data* to the application."""
+        if self._broken:
+            return
         self._unset_keepalive_if_required()
         try:
             self._feed(data)
         except httptools.HttpParserError as error:  # Anybody can send it: not worth a line each.
             log.debug("not HTTP", reason=str(error))
-            self.send_400_response("Invalid HTTP request received.")
+            self._break_off()
         if self._held is not None:
             self._take_usual_way()
+
+    def _break_off(self) -> None:
+        """Answer what is no HTTP when everything before it is answered (RFC 9112 §9.3.2)."""
+        self._broken, self._held = True, None
+        if not self._in_body:
+            waits = self._is_answering()
+        elif waits := bool(self.pipeline):
+            self.pipeline.popleft()  # It is the last that came, and nobody has looked at it.
+        else:
+            cycle = self.cycle
+            cycle.disconnected = True  # Whoever waits for the body hears so, and what he says is not sent.
+            cycle.message_event.set()
+            if cycle.response_started:
+                self._close()
+                return
+        if waits:
+            self.flow.resume_reading()  # A close with something unread takes the answers away (RFC 9112 §9.6).
+        else:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        self.send_400_response("Invalid HTTP request received.")
 
     def _feed(self, data: bytes) -> None:
         while data:
@@ -209,8 +228,8 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def _take_usual_way(self) -> None:
         held, self._held = self._held or [], None
-        if not self.transport.is_closing():  # Otherwise what came after the head was no HTTP.
-            super().on_headers_complete()
+        if not self.transport.is_closing():
+            self._begin_usual_way()
             for part in held:
                 super().on_body(part)
 
@@ -254,8 +273,12 @@ class ConnectionProtocol(HttpToolsProtocol):
         self.tasks.add(task)
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the next request, unless its head has come already."""
+        """Begin to wait for the next request, unless its head has come already, or what came is none."""
         if not self.pipeline:
+            if self._broken and not self.transport.is_closing():
+                self.server_state.total_requests += 1
+                self._refuse()
+                return
             self._head.begin()
         super().on_response_complete()
 
@@ -288,37 +311,3 @@ class ConnectionProtocol(HttpToolsProtocol):
 
 async def _later(answer: ReadyAnswer) -> ReadyAnswer:
     return answer
-
-
-def _has_unique(tls: ssl.SSLObject) -> bool:
-    """Whether the connection's tls-unique is its alone: the library gives one of every connection.
-
-    It is not in TLS 1.3 (RFC 9266), nor where a session is resumed without extended master secret: somebody in the
-    middle can have made it the same on both sides (RFC 7627 §5.4).
-    """
-    if tls.version() != "TLSv1.2":
-        return False
-    return not tls.session_reused or has_extended_master_secret(tls)
-
-
-class PeerCertificateProtocol(ConnectionProtocol):
-    """HTTPS: tells the application which certificate the client presented."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Read the certificate once; on a resumed session it comes from the session."""
-        tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
-        der = tls.getpeercert(binary_form=True)
-        chain = [] if der is None else [ssl.DER_cert_to_PEM_cert(der)]
-        self._tls: dict[str, Any] = {
-            "client_cert_chain": chain,
-            "client_cert_der": der,
-            "tls_version": tls.version(),
-            "tls_resumed": tls.session_reused,
-        }
-        if _has_unique(tls):
-            self._tls["tls_unique"] = tls.get_channel_binding("tls-unique")
-        super().connection_made(transport)
-
-    def connection_extensions(self) -> dict[str, Any]:
-        """Add the TLS facts, named as the ASGI TLS extension names them."""
-        return super().connection_extensions() | {"tls": self._tls}

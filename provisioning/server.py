@@ -27,8 +27,6 @@ import gc
 import importlib
 import json
 import signal
-import socket
-import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +34,6 @@ from datetime import UTC, datetime
 from typing import Final
 
 import structlog
-import uvicorn
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
@@ -51,7 +48,7 @@ from provisioning.api.whole_requests import WholeRequests
 from provisioning.audit_key import make_audit_key, read_audit_key
 from provisioning.authority import OpenAuthority, open_authority
 from provisioning.config import Settings
-from provisioning.connection_protocol import ConnectionProtocol, PeerCertificateProtocol
+from provisioning.connection_protocol import ConnectionProtocol
 from provisioning.enrolment.manufacturer_fetch import ManufacturerFetcher
 from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
 from provisioning.enrolment.service import EnrolmentService
@@ -61,14 +58,16 @@ from provisioning.enrolment_trust import EnrolmentTrust
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.fellow_workers import Answer, FellowWorkers, everywhere
 from provisioning.files import AuthorityFiles
+from provisioning.http_listener import http_listener
 from provisioning.https_credential import HttpsCredential
 from provisioning.in_charge import in_charge
 from provisioning.issuing_policy import key_policy_of, profiles_of
-from provisioning.listening import BACKLOG, Listening, bound, check_public
+from provisioning.listening import Listening, bound, check_public
 from provisioning.live_authorities import LiveAuthorities
 from provisioning.metrics import ManufacturersCollector, Metrics, PartsCollector, metrics_routes
 from provisioning.metrics_of_workers import QUESTION, StartsCollector, page_of, snapshot
 from provisioning.own_credentials import SERVER_NAME, OwnCredentials
+from provisioning.peer_certificate_protocol import PeerCertificateProtocol
 from provisioning.pki.tls import TlsConfigurationError
 from provisioning.recall_watch import RecallWatch
 from provisioning.revocation.feed import FeedEvent, RevocationFeed
@@ -84,7 +83,6 @@ from provisioning.worker_place import WorkerPlace
 
 log = structlog.get_logger(__name__)
 
-_GRACE_SECONDS: Final = 10
 _LATE_SECONDS: Final = 10
 _SWITCH_SECONDS: Final = 0.0005
 """A thread may keep the interpreter so long from the one that writes: other workers wait for what that one holds."""
@@ -105,24 +103,6 @@ _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 def utc_now() -> datetime:
     """Return the time: the one clock of the service, handed to everything that needs one."""
     return datetime.now(UTC)
-
-
-class _Listener(uvicorn.Server):
-    """A server whose signals are somebody else's, and that says when it accepts connections."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.accepting: Final = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept connections."""
-        await super().startup(sockets)
-        self.accepting.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone: two servers share this process."""
-        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,9 +209,9 @@ async def _running(settings: Settings, listening: Listening, place: WorkerPlace 
         protocol = functools.partial(
             PeerCertificateProtocol, whole=parts.https.state.whole, stall_seconds=stall_seconds
         )
-        https = _listener(parts.https, protocol, parts.credential.context)
+        https = http_listener(parts.https, protocol, parts.credential.context)
         plain = functools.partial(ConnectionProtocol, whole=parts.http.state.whole, stall_seconds=stall_seconds)
-        http = _listener(parts.http, plain, None)
+        http = http_listener(parts.http, plain, None)
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(run()) for run in parts.background]
             listeners = [
@@ -448,29 +428,6 @@ async def _build(
         https,
         http,
         credential,
-    )
-
-
-def _listener(app: Starlette, protocol: Callable[..., ConnectionProtocol], context: ssl.SSLContext | None) -> _Listener:
-    headers = [("X-Content-Type-Options", "nosniff")]
-    if context is not None:
-        headers.append(("Strict-Transport-Security", "max-age=31536000"))
-    return _Listener(
-        uvicorn.Config(
-            app,
-            http=protocol,  # type: ignore[arg-type] # It is called, and nothing else.
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,  # TLS ends here: who is connected is what the connection says.
-            headers=headers,
-            backlog=BACKLOG,
-            timeout_keep_alive=60,  # Not below the protocol's own limit, which counts a trickle too.
-            timeout_graceful_shutdown=_GRACE_SECONDS,
-            ssl_context_factory=None if context is None else lambda _config, _default: context,
-        )
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from broker.admin import unix_socket
 from broker.admin.api import BODIES, AdminApi, Served
@@ -16,7 +17,8 @@ class AdminEndpoint:
 
     def __init__(self, served: Served, config: BrokerConfig) -> None:
         self._config = config
-        self._path = unix_socket.socket_path(config.admin_socket, config.state_dir)
+        self._opened: Path | None = None
+        """The socket that this broker has made, and takes away."""
         handle = AdminApi(served).handle
         self._server = HttpServer(handle, _local_user, BODIES)
         operators = Operators(served.engine)
@@ -30,8 +32,11 @@ class AdminEndpoint:
 
     async def open(self) -> None:
         """Begin to answer. Raises `AdminSocketError` or `ListenError`."""
-        if self._path is not None:
-            await self._server.listen(unix_socket.open_socket(self._path))
+        path = unix_socket.socket_path(self._config.admin_socket, self._config.state_dir)
+        if path is not None:
+            listening = unix_socket.open_socket(path)
+            self._opened = path
+            await self._server.listen(listening)
         if self._config.admin_port is not None:
             self._door.open(self._config.admin_host, self._config.admin_port)
 
@@ -40,8 +45,8 @@ class AdminEndpoint:
         await self._door.close()
         await self._remote.close()
         await self._server.close()
-        if self._path is not None:
-            unix_socket.remove(self._path)
+        if self._opened is not None:
+            unix_socket.remove(self._opened)
 
 
 def _local_user(writer: asyncio.StreamWriter) -> str:

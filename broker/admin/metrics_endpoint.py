@@ -9,28 +9,26 @@ from pathlib import Path
 from broker.admin.http_server import HttpServer
 from broker.config import BrokerConfig
 from broker.engine import Engine
-
-
-class ListenError(Exception):
-    """The address cannot be listened on."""
+from broker.listening import ListenError
 
 
 class MetricsEndpoint:
-    """The page of one broker, while it is open."""
+    """The page of one broker, while it is open; without a server it is nowhere, and its URL empty."""
 
-    def __init__(self, server: HttpServer, url: str) -> None:
+    def __init__(self, server: HttpServer | None = None, url: str = "") -> None:
         self._server = server
         self.url = url
 
     async def close(self) -> None:
         """Answer nobody any more."""
-        await self._server.close()
+        if self._server is not None:
+            await self._server.close()
 
 
-async def open_metrics(config: BrokerConfig, engine: Engine, certificate: Path) -> MetricsEndpoint | None:
-    """Serve the page where *config* says; None: nowhere. Raises `ListenError`."""
+async def open_metrics(config: BrokerConfig, engine: Engine, certificate: Path) -> MetricsEndpoint:
+    """Serve the page where *config* says, if anywhere. Raises `ListenError`."""
     if config.metrics_port is None:
-        return None
+        return MetricsEndpoint()
     from broker.admin.metrics_page import PATH, MetricsPage  # Imports a library that only this page needs.
 
     listening = listen(config.metrics_host, config.metrics_port, "metrics_port")
@@ -47,9 +45,10 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.setblocking(False)
         listening.bind((host, port))
+        listening.listen()  # Only now is it sure that nobody else does.
     except OSError as error:
         listening.close()
-        raise ListenError(f"{setting}: {host} port {port} cannot be listened on: {error.strerror}") from error
+        raise ListenError.of(setting, host, port, error) from error
     return listening
 
 

@@ -10,7 +10,8 @@ Rules
 -----
 1. Nobody without a certificate that verifies gets as far as HTTP; nobody without the role operator gets an answer.
 2. While revocation data is too old to admit anybody, nobody is admitted here either. The Unix socket still answers.
-3. A bounded number of handshakes at once; who is too many waits in the kernel's queue.
+3. A bounded number of handshakes at once; who is too many waits in the kernel's queue. Who changes his TLS keys
+   without end, for which any certificate of the fleet will do, is cut off.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from broker.admission.refusal import RefusalCode, Refused
 from broker.engine import Engine
 from broker.mqtt.codes import ReasonCode
 from provisioning.pki.identity import Role
+from provisioning.pki.openssl import address_of, bound_key_updates
 from provisioning.pki.tls import verified_path
 
 log = structlog.get_logger("broker")
@@ -95,6 +97,7 @@ class OperatorDoor:
         generation = self._operators.generation  # That of the context.
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            bound_key_updates(address_of(writer.get_extra_info("ssl_object")))
             self._operators.began(writer, generation)
             await self._server.connected(reader, writer)
 

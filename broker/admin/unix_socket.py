@@ -88,11 +88,16 @@ def _take_over(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
+        if stat.S_ISDIR(mode):
+            raise AdminSocketError(f"admin_socket {path} is a directory: set a path in it")
         raise AdminSocketError(f"admin_socket {path} is a file and no socket: move it away, or set another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, address_of(path) as address:
+        probe.setblocking(False)
         try:
             probe.connect(address)
         except ConnectionRefusedError:
             path.unlink()
-        else:
-            raise AdminSocketError(f"admin_socket {path} is in use by another broker: give each its own state_dir")
+            return
+        except BlockingIOError:  # It lives: so many wait for it already that no more are taken.
+            pass
+    raise AdminSocketError(f"admin_socket {path} is in use by another broker: give each its own state_dir")

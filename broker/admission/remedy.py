@@ -16,6 +16,7 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "CLONE_SUSPECTED": "find out who holds a copy of the key; if somebody does, revoke the certificate",
         "RATE_LIMITED": "find out why so many attempts fail, or raise the limit that the detail is about",
         "NOT_TLS": "the client speaks without TLS: switch TLS on in it",
+        "NOT_WEBSOCKET": "the listener is for MQTT over WebSocket; the sentence says what the HTTP request lacks",
         "UNSUPPORTED_TLS_VERSION": "the client needs TLS 1.3; allow_tls12 lets TLS 1.2 in",
         "BROKER_NOT_TRUSTED": "the client does not believe the broker's certificate: give it the right trust anchor, "
         "and the host name that the certificate carries",

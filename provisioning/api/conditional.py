@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 
 def is_current(
-    if_none_match: str | None, if_modified_since: str | None, etag: str, last_modified: datetime | None
+    if_none_match: Sequence[str], if_modified_since: Sequence[str], etag: str, last_modified: datetime | None
 ) -> bool:
-    """Return whether 304 is the answer; *etag* with its quotes.
+    """Return whether 304 is the answer, to headers of which each may have come any number of times.
 
-    A date that cannot be read is no condition, nor is any where there is no *last_modified*.
+    *etag* has its quotes. A date that cannot be read is no condition, nor are several (§13.1.3), nor is any where there
+    is no *last_modified*.
+
+    Only the very date of the document counts. §13.1.3 would let any later one count too, which is right where a
+    document is there from its date on. A list of revocations is there when it was signed, and has a date before that of
+    the last one when the clock was set back: who has the last one, and says when he fetched it, must be given the new.
     """
-    if if_none_match is not None:
-        return if_none_match.strip() == "*" or etag in (
-            each.strip().removeprefix("W/") for each in if_none_match.split(",")
-        )
-    if if_modified_since is None or last_modified is None:
+    if if_none_match:
+        tags = [each.strip() for each in ",".join(if_none_match).split(",")]
+        return tags == ["*"] or etag in (each.removeprefix("W/") for each in tags)
+    if len(if_modified_since) != 1 or last_modified is None:
         return False
     try:
-        return parsedate_to_datetime(if_modified_since).astimezone(UTC) >= last_modified
+        said = parsedate_to_datetime(if_modified_since[0])
     except (ValueError, OverflowError):
         return False
+    # All dates of HTTP are in GMT (§5.6.7), though that of asctime does not say so.
+    return said.replace(tzinfo=said.tzinfo or UTC) == last_modified

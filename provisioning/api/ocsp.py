@@ -260,4 +260,4 @@ def _header(scope: Scope, name: bytes) -> bytes | None:
 
 
 def _is_known(tags: bytes, answer: OcspAnswer) -> bool:
-    return is_current(tags.decode("latin-1"), None, f'"{answer.etag.decode()}"', None)
+    return is_current([tags.decode("latin-1")], [], f'"{answer.etag.decode()}"', None)

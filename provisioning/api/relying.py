@@ -49,7 +49,7 @@ class _Document:
             headers["Last-Modified"] = format_datetime(self.last_modified, usegmt=True)
         if self.expires is not None:
             headers["Expires"] = format_datetime(self.expires, usegmt=True)
-        known, since = request.headers.get("if-none-match"), request.headers.get("if-modified-since")
+        known, since = request.headers.getlist("if-none-match"), request.headers.getlist("if-modified-since")
         if is_current(known, since, etag, self.last_modified):
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
         return Response(self.content, media_type=self.media_type, headers=headers)

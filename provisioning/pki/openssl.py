@@ -82,12 +82,16 @@ def read_ahead(session: Any) -> int:
     makes two system calls for each record: for its header, and for what it says is to come. With reading ahead bytes
     may wait inside, where the kernel does not tell of them: whoever reads asks `has_pending` after each read.
     """
-    inner = getattr(session, "_sslobj", session)
-    if not AVAILABLE or type(inner) is not _SESSION_TYPE:
-        return 0
-    address = _word(inner, _SESSION)
-    _library.SSL_set_read_ahead(address, 1)
+    address = address_of(session)
+    if address:
+        _library.SSL_set_read_ahead(address, 1)
     return address
+
+
+def address_of(session: Any) -> int:
+    """Return where OpenSSL keeps *session*, an `ssl.SSLSocket` or `ssl.SSLObject` or what is inside one; 0: unknown."""
+    inner = getattr(session, "_sslobj", session)
+    return _word(inner, _SESSION) if AVAILABLE and type(inner) is _SESSION_TYPE else 0
 
 
 def read_on(address: int, *, ahead: bool) -> bool:
@@ -229,9 +233,11 @@ def bound_key_updates(address: int) -> None:
     """Let the peer of the session at *address*, whose handshake is complete, change its keys now and then, no more.
 
     OpenSSL acts on such messages (RFC 8446 §4.6.3) within one read, for as long as more of them come: a peer that sends
-    nothing else would stop the whole process. To whoever reads it has closed then, see `changed_keys_too_often`.
+    nothing else would stop the whole process, or, where what was received is handed to OpenSSL in pieces, for 200 to
+    400 ms a quarter of a megabyte. To whoever reads it has closed then, see `changed_keys_too_often`. 0: nothing is
+    done.
     """
-    if _STEP_CALLBACK is not None:
+    if address and _STEP_CALLBACK is not None:
         _steps.pop(address, None)  # Of another session, which was at this place before.
         _too_often.discard(address)
         _library.SSL_set_info_callback(address, _STEP_CALLBACK)
@@ -249,10 +255,8 @@ def has_extended_master_secret(session: Any) -> bool:
 
     It is an `ssl.SSLSocket` or an `ssl.SSLObject`; a session that is resumed has what it had at first.
     """
-    inner = getattr(session, "_sslobj", session)
-    if not AVAILABLE or type(inner) is not _SESSION_TYPE:
-        return False
-    return bool(_library.SSL_ctrl(_word(inner, _SESSION), _HAS_EXTENDED_MASTER_SECRET, 0, None) == 1)
+    address = address_of(session)
+    return bool(address and _library.SSL_ctrl(address, _HAS_EXTENDED_MASTER_SECRET, 0, None) == 1)
 
 
 def own_certificate(context: ssl.SSLContext) -> bytes:

@@ -1,4 +1,8 @@
-"""`fleet-sim` as a user starts it, and a small scenario for it."""
+"""`fleet-sim` as a user starts it, and a small scenario for it.
+
+It is forked, and so are the service and the broker that it starts: `tests.support.programs`. With *afresh* all have an
+interpreter of their own, for tests of what stops them, of what they leave behind, and of their numbers.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from device_sim.stage import Stage
+from tests.support.programs import forking_python
 from tests.support.scenarios import ON_ANY_MACHINE
 
 SOURCE = Path(__file__).parents[2]
@@ -49,11 +54,11 @@ revoked_closed = ["max < 5000"]
 
 
 @asynccontextmanager
-async def fleet_sim(tmp_path: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def fleet_sim(tmp_path: Path, *arguments: str, afresh: bool = False) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "device_sim", *arguments,
+        sys.executable if afresh else forking_python(), "-m", "device_sim", *arguments,
         cwd=SOURCE,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(SOURCE)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
@@ -65,8 +70,8 @@ async def fleet_sim(tmp_path: Path, *arguments: str) -> AsyncIterator[asyncio.su
         await process.communicate()
 
 
-async def ran(tmp_path: Path, *arguments: str) -> tuple[int, str, str]:
-    async with fleet_sim(tmp_path, *arguments) as process:
+async def ran(tmp_path: Path, *arguments: str, afresh: bool = False) -> tuple[int, str, str]:
+    async with fleet_sim(tmp_path, *arguments, afresh=afresh) as process:
         out, err = await asyncio.wait_for(process.communicate(), 240)
         assert process.returncode is not None
         assert b"Traceback" not in err, err.decode()

@@ -1,18 +1,20 @@
 """A program of ours with its imports done, which makes a process of it by forking: for `tests.support.programs`.
 
-    python -m tests.support.fork_server PROGRAM DESCRIPTOR MODULE...
+    python -m tests.support.fork_server DESCRIPTOR LISTENER MODULE...
 
-PROGRAM is what ``python -m`` would run, DESCRIPTOR the socket that the orders come from, MODULE what is imported before
-the first of them. Importing is most of what a start costs, and hundreds of tests start a process; all that comes after
-it is the program's own: `runpy` runs ``PROGRAM/__main__.py`` as ``python -m`` does, with the arguments, environment,
-folder and standard streams of the order.
+DESCRIPTOR is the socket that a test worker's orders come from, LISTENER the one at which every
+`tests.support.forked_python` has a connection of its own, MODULE what is imported before the first of them. Importing
+is most of what a start costs, and hundreds of tests start a process; all that comes after it is the program's own:
+`runpy` runs ``__main__.py`` of the order's package, or its module, as ``python -m`` does, with the arguments,
+environment, folder and standard streams of the order.
 
 Rules
 -----
 1. One thread, no event loop, and nothing of the program is called before the fork: what the program makes, it makes in
    its own process.
 2. A forked process has the descriptors that one started afresh has: 0, 1 and 2.
-3. When nobody can give orders any more, the processes that are left are killed.
+3. When the test worker has ended, the processes that are left are killed.
+4. A process that was ordered over a connection of its own is killed as soon as that is closed.
 """
 
 from __future__ import annotations
@@ -27,73 +29,108 @@ import select
 import signal
 import socket
 import sys
+import tempfile
 import time
-from typing import NoReturn
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 LARGEST_ORDER = 128 * 1024
 """Bytes: arguments and environment."""
 STREAMS = 3
+READ_WHEN_USED = {"HOME", "OLDPWD", "PATH", "PWD", "PYTEST_CURRENT_TEST", "SHLVL", "TMPDIR", "_"}
+OF_THE_PROGRAM = "FLEET_"
+"""What a variable's name begins with that is read after the imports: a forked process may have its own."""
+
+
+def lasting(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what the interpreter, the loader or a library may have read when it was started."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in READ_WHEN_USED and not name.startswith(OF_THE_PROGRAM)
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Forked:
+    """A process; *report* is the descriptor that says its number and how it ends, *bound* that it ends with that."""
+
+    pid: int
+    report: int
+    bound: bool
 
 
 class ForkServer:
-    """The processes that were ordered and have not ended: pidfd → where to write how they end, and their number."""
+    """The processes that were ordered and have not ended, by their pidfd."""
 
-    def __init__(self, program: str, orders: socket.socket) -> None:
-        self._program = program
+    def __init__(self, orders: socket.socket, listener: socket.socket) -> None:
         self._orders = orders
-        self._running: dict[int, tuple[int, int]] = {}
+        self._listener = listener
+        self._running: dict[int, _Forked] = {}
 
     def serve(self) -> None:
-        """Take orders until the other side closes."""
+        """Say that all is imported, and take orders until the test worker has ended."""
+        self._orders.send(b"!")
         while True:
             waiting = select.poll()  # Of its own each time: a forked process has none to close.
-            for descriptor in (self._orders.fileno(), *self._running):
+            for descriptor in (self._orders.fileno(), self._listener.fileno(), *self._running):
                 waiting.register(descriptor, select.POLLIN)
+            connected = {each.report: pidfd for pidfd, each in self._running.items() if each.bound}
+            for descriptor in connected:
+                waiting.register(descriptor, 0)  # That it was closed is always told.
             for descriptor, _ in waiting.poll():
-                if descriptor in self._running:
-                    self._report(descriptor)
-                elif not self._take_order():
-                    self._kill_all()
-                    return
+                if descriptor == self._listener.fileno():
+                    self._take_stand_in()
+                elif descriptor == self._orders.fileno():
+                    if not self._take_order():
+                        self._kill_all()
+                        return
+                elif (pidfd := connected.get(descriptor, descriptor)) in self._running:
+                    if pidfd != descriptor:
+                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    self._report(pidfd)
 
     def _take_order(self) -> bool:
         content, descriptors, _, _ = socket.recv_fds(self._orders, LARGEST_ORDER, STREAMS + 1)
         if not content:
             return False
         *streams, report = descriptors
+        self._fork(json.loads(content), streams, report, bound=False)
+        return True
+
+    def _take_stand_in(self) -> None:
+        connection, _ = self._listener.accept()
+        content, streams, _, _ = socket.recv_fds(connection, LARGEST_ORDER, STREAMS)
+        order = json.loads(content) if content else {"environment": {}}  # It was killed meanwhile.
+        if lasting(order["environment"]) == lasting(os.environ):
+            self._fork(order, streams, connection.detach(), bound=True)
+        else:
+            connection.close()
+            for each in streams:
+                os.close(each)
+
+    def _fork(self, order: dict[str, Any], streams: list[int], report: int, *, bound: bool) -> None:
         sys.stdout.flush()
         pid = os.fork()
         if pid == 0:
             os.close(report)
             self._orders.close()
-            for pidfd, (its_report, _) in self._running.items():
+            self._listener.close()
+            for pidfd, other in self._running.items():
                 os.close(pidfd)
-                os.close(its_report)
-            self._become(json.loads(content), streams)
+                os.close(other.report)
+            _become(order, streams)
         for each in streams:
             os.close(each)
-        self._running[os.pidfd_open(pid)] = (report, pid)
+        self._running[os.pidfd_open(pid)] = _Forked(pid, report, bound)
         _tell(report, pid)
-        return True
-
-    def _become(self, order: dict[str, object], streams: list[int]) -> NoReturn:
-        """Be the process that was ordered: go on as the interpreter does once it has read its command line."""
-        for standard, descriptor in enumerate(streams):
-            os.dup2(descriptor, standard)
-            os.close(descriptor)
-        os.environ.clear()
-        os.environ.update(order["environment"])  # type: ignore[call-overload]
-        time.tzset()
-        os.chdir(str(order["folder"]))
-        sys.argv = ["-m", *order["arguments"]]  # type: ignore[misc]
-        runpy.run_module(self._program, run_name="__main__", alter_sys=True)
-        sys.exit(0)
 
     def _report(self, pidfd: int) -> None:
-        report, pid = self._running.pop(pidfd)
-        _, status = os.waitpid(pid, 0)
-        _tell(report, os.waitstatus_to_exitcode(status))
-        os.close(report)
+        ended = self._running.pop(pidfd)
+        _, status = os.waitpid(ended.pid, 0)
+        _tell(ended.report, os.waitstatus_to_exitcode(status))
+        os.close(ended.report)
         os.close(pidfd)
 
     def _kill_all(self) -> None:
@@ -102,18 +139,34 @@ class ForkServer:
             self._report(pidfd)
 
 
+def _become(order: dict[str, Any], streams: list[int]) -> NoReturn:
+    """Be the process that was ordered: go on as the interpreter does once it has read its command line."""
+    for standard, descriptor in enumerate(streams):
+        os.dup2(descriptor, standard)
+        os.close(descriptor)
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    time.tzset()
+    tempfile.tempdir = None
+    os.chdir(order["folder"])
+    sys.executable = order.get("executable", sys.executable)
+    sys.argv = ["-m", *order["arguments"]]
+    runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
+    sys.exit(0)
+
+
 def _tell(report: int, number: int) -> None:
     with contextlib.suppress(BrokenPipeError):  # Nobody waits for it any more.
         os.write(report, f"{number}\n".encode())
 
 
 def main() -> None:
-    program, descriptor, *modules = sys.argv[1:]
+    orders, listener, *modules = sys.argv[1:]
     for module in modules:
         importlib.import_module(module)
     # What is imported lasts: a forked process need not look through it for garbage, nor copy its pages by doing so.
     gc.freeze()
-    ForkServer(program, socket.socket(fileno=int(descriptor))).serve()
+    ForkServer(socket.socket(fileno=int(orders)), socket.socket(fileno=int(listener))).serve()
 
 
 if __name__ == "__main__":

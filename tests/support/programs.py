@@ -3,11 +3,16 @@
     process = start("broker", ["run", …], environment, stdout=…, stderr=…)      # what subprocess.Popen has, in short
     process.pid, process.poll(), process.send_signal(…), process.wait(timeout=…)
     done = run("provisioning", ["init", …], environment)
+    forking_python()                                              # what to call in the place of sys.executable
 
-Both are the real program in a process of its own, with the same code from ``__main__`` on. Importing it takes longer
+All are the real program in a process of its own, with the same code from ``__main__`` on. Importing it takes longer
 than most tests that need it: `tests.support.fork_server` has done that once for each test worker. A process is started
 afresh where it matters how it starts: with *afresh*, for tests of the start, of memory and of processor time; and
 whenever its environment has anything for the interpreter or the loader that the fork server has not.
+
+Where a program is a test's child in another way, or starts others itself, as `fleet-sim` does, the stand-in for
+``python`` has it forked. Its parent sees the stand-in: not the processor time or the memory of the program, nor its
+command line, nor its number.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import functools
 import json
 import os
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -25,6 +31,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
+
+from tests.support import forked_python
+from tests.support.fork_server import lasting
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 60.0
@@ -62,9 +71,24 @@ _IMPORTED = {
         "anyio._backends._asyncio",
         "encodings.ascii",
     ),
+    "device_sim": (
+        "device_sim.cli",
+        "device_sim.bench.bench",
+        "device_sim.ctl_command",
+        "device_sim.demonstration",
+        "device_sim.enrol_command",
+        "device_sim.light_client",
+        "device_sim.playing",
+        "device_sim.qualify.run",
+        "device_sim.report_command",
+        "device_sim.run_command",
+        "cryptography.hazmat.backends.openssl",
+        "httpcore",
+        "uvloop",
+        "anyio._backends._asyncio",
+        "encodings.idna",
+    ),
 }
-_OF_THE_PROGRAM = ("FLEET_", "PYTEST_CURRENT_TEST")
-"""Beginnings of variables that are read after the imports: a forked process may have its own."""
 
 
 class Forked:
@@ -117,23 +141,31 @@ class _Server:
     """The fork server of one program, until this test worker ends."""
 
     def __init__(self, program: str) -> None:
+        self._program = program
         self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.environment = _lasting(os.environ | {"PYTHONPATH": str(REPOSITORY)})
-        descriptor = theirs.fileno()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.fork_server", program, str(descriptor), *_IMPORTED[program]],
-            env=self.environment,
-            cwd=REPOSITORY,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=[descriptor],
-        )
-        theirs.close()
+        self.environment = lasting(os.environ | {"PYTHONPATH": str(REPOSITORY)})
+        with theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(str(_folder() / program))
+            listener.listen()
+            descriptors = [each.fileno() for each in (theirs, listener)]
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.fork_server", *map(str, descriptors), *_IMPORTED[program]],
+                env=self.environment,
+                cwd=REPOSITORY,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=descriptors,
+            )
         atexit.register(self._end)
 
     def fork(self, arguments: Sequence[str], environment: Mapping[str, str], stdout: int, stderr: int) -> Forked:
         report, theirs = os.pipe()
-        order = {"arguments": arguments, "environment": dict(environment), "folder": str(Path.cwd())}
+        order = {
+            "module": self._program,
+            "arguments": arguments,
+            "environment": dict(environment),
+            "folder": str(Path.cwd()),
+        }
         nothing = os.open(os.devnull, os.O_RDONLY)
         try:
             socket.send_fds(self._orders, [json.dumps(order).encode()], [nothing, stdout, stderr, theirs])
@@ -142,12 +174,43 @@ class _Server:
             os.close(theirs)
         return Forked(report)
 
+    @functools.cache  # noqa: B019 - as long as this process, as the server
+    def wait_for_imports(self) -> None:
+        assert self._orders.recv(1), "the fork server has ended"
+
     def _end(self) -> None:
         self._orders.close()
         self._process.wait()
 
 
 _server = functools.cache(_Server)
+
+
+@functools.cache
+def _folder() -> Path:
+    """Where the fork servers listen, and the stand-in is: nobody else's."""
+    folder = tempfile.TemporaryDirectory(prefix="fork-", dir="/tmp")  # A socket's address is short.
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
+
+
+def forking_python(*programs: str) -> str:
+    """Return what to call in the place of ``python``: there *programs* are forked, and so are those that they start.
+
+    Without any all are. The imports have been made when it returns: nobody's time is measured beside them.
+    """
+    for server in [_server(program) for program in programs or _IMPORTED]:
+        server.wait_for_imports()
+    return _stand_in()
+
+
+@functools.cache
+def _stand_in() -> str:
+    stand_in = _folder() / "python"
+    words = shlex.join([sys.executable, "-I", "-S", forked_python.__file__])
+    stand_in.write_text(f'#!/bin/sh\nexec {words} "$0" {_folder()} {shlex.quote(sys.executable)} "$@"\n')
+    stand_in.chmod(0o700)
+    return str(stand_in)
 
 
 def start(
@@ -200,8 +263,4 @@ def run(
 
 def _forkable(program: str, environment: Mapping[str, str]) -> bool:
     """Whether a forked process sees all of *environment* where one that is started afresh would."""
-    return _lasting(environment) == _server(program).environment
-
-
-def _lasting(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if not name.startswith(_OF_THE_PROGRAM)}
+    return lasting(environment) == _server(program).environment

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Callable
@@ -33,6 +34,8 @@ def test_the_words_and_the_exit_code_are_those_of_a_process_started_afresh(progr
     )
     assert (forked.returncode, forked.stdout, forked.stderr) == (afresh.returncode, afresh.stdout, afresh.stderr)
     assert forked.stdout + forked.stderr
+    stand_in = called("-m", program, *arguments)
+    assert (stand_in.returncode, stand_in.stdout, stand_in.stderr) == (afresh.returncode, afresh.stdout, afresh.stderr)
 
 
 def test_settings_come_from_the_environment_of_the_order() -> None:
@@ -60,6 +63,46 @@ def test_what_the_interpreter_or_a_library_reads_at_its_start_has_one_of_its_own
     assert process.stdout is not None
     with process.stdout:
         assert process.wait(60) == 0
+
+
+def test_a_stand_in_sends_signals_on_and_nothing_outlives_it(tmp_path: Path, pki: Pki) -> None:
+    broker = BrokerProcess.with_files(tmp_path, pki)
+    command = [programs.forking_python("broker", "provisioning"), "-m", "broker", *broker.arguments]
+    server = programs._server("broker")._process.pid
+    for number, code in ((signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)):
+        others = children_of(server)
+        with (
+            (tmp_path / "log").open("ab") as log,
+            subprocess.Popen(command, env=broker.environment, stdout=subprocess.PIPE, stderr=log) as process,
+        ):
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith(b"fleet-broker ready ")
+            (forked,) = children_of(server) - others
+            pidfd = os.pidfd_open(forked)
+            try:
+                process.send_signal(number)
+                assert process.wait(60) == code
+                assert select.select([pidfd], [], [], 60)[0], "it runs on"
+            finally:
+                os.close(pidfd)
+
+
+def test_whom_a_stand_in_cannot_have_forked_has_an_interpreter_of_its_own() -> None:
+    said = called("-m", "broker", "version", PYTHONPROFILEIMPORTTIME="1")
+    assert "| broker.cli" in said.stderr
+    assert "import time" not in called("-m", "broker", "version").stderr
+    assert called("-c", "import sys; print(sys.argv)", "x").stdout == "['-c', 'x']\n"
+
+
+def called(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [programs.forking_python("broker", "provisioning"), *arguments]
+    return subprocess.run(
+        command, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def children_of(parent: int) -> set[int]:
+    return {int(each) for each in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()}
 
 
 @pytest.fixture(scope="module")

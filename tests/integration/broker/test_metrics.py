@@ -79,8 +79,10 @@ def test_there_is_no_page_unless_asked_for_and_none_in_public_by_mistake(
         port = str(taken.getsockname()[1])
         code, errors = BrokerProcess.with_files(tmp_path, pki, "--metrics-port", port).fail()
     assert code == 1
-    assert errors.splitlines()[-1].startswith(
-        f"fleet-broker: metrics_port: 127.0.0.1 port {port} cannot be listened on"
+    assert errors.splitlines()[-1] == (
+        f"fleet-broker: metrics_port: 127.0.0.1 port {port} cannot be listened on: Address already in use; "
+        "another program listens there; stop it, or set another port"
     )
+    assert not (tmp_path / "state" / "admin.sock").exists(), "what was open before is closed again"
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False)

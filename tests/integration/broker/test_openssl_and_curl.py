@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.broker_process import PATIENCE, BrokerProcess
+from tests.support.broker_process import PATIENCE, BrokerProcess, wait_until
 from tests.support.pki import Held, Pki
 from tests.support.wire import V5, connect_packet
 
@@ -131,11 +131,25 @@ def test_curl_is_upgraded_to_websocket(doors: BrokerProcess, pki: Pki, tmp_path:
     assert "sec-websocket-protocol: mqtt" in head
 
 
-@pytest.mark.parametrize("options", [(), UPGRADE, (*UPGRADE, "-H", "Sec-WebSocket-Protocol: chat"), ("-d", "x")])
-def test_curl_gets_no_web_page(doors: BrokerProcess, pki: Pki, tmp_path: Path, options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("options", "status", "lacks"),
+    [
+        ((), "426", "'Upgrade: websocket'"),
+        (UPGRADE, "400", "'Sec-WebSocket-Protocol: mqtt'"),
+        ((*UPGRADE, "-H", "Sec-WebSocket-Protocol: chat"), "400", "'Sec-WebSocket-Protocol: mqtt'"),
+        (("-d", "x"), "405", "GET"),
+    ],
+)
+def test_curl_is_told_what_its_request_lacks(
+    doors: BrokerProcess, pki: Pki, tmp_path: Path, options: tuple[str, ...], status: str, lacks: str
+) -> None:
     code, said = curl(doors, pki.device("tool"), tmp_path, *options)
     assert code == 0, said
-    assert said.startswith("HTTP/1.1 400 ")
+    assert said.startswith(f"HTTP/1.1 {status} ")
+    assert lacks in said.rpartition("\r\n\r\n")[2]
+    wait_until(
+        lambda: any(lacks in event["detail"] for event in doors.events("NOT_WEBSOCKET")), "the log says the same"
+    )
 
 
 def test_curl_without_a_certificate_sees_the_alert(doors: BrokerProcess, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from broker.cli import app
+from provisioning.pki import openssl
 from provisioning.pki.tls import Credential, client_context
-from tests.support.broker_process import BrokerProcess, wait_until
+from tests.support.broker_process import PATIENCE, BrokerProcess, wait_until
 from tests.support.enrolled import Enrolled, enrol
+from tests.support.key_updates import change_keys
 from tests.support.pki import Pki
 from tests.support.provisioning import ProvisioningService
 from tests.support.tls_client import TlsClient
@@ -75,6 +79,29 @@ def test_another_role_is_refused(
     with ask(fleet_broker, service, somebody.credential) as client:
         for answer in (client.get("/v1/status"), client.post("/v1/sessions/kick", json={"client": "x"})):
             assert (answer.status_code, answer.json()["code"]) == (403, "WRONG_ROLE")
+
+
+def test_a_device_cannot_hold_the_broker_there_by_changing_its_keys_without_end(
+    fleet_broker: BrokerProcess, service: ProvisioningService, name: str
+) -> None:
+    if not openssl.AVAILABLE:
+        pytest.skip("of such messages only OpenSSL itself could tell")
+    (device,) = enrol(service, name)
+    context, port = client_context(service.bundle, device.credential), int(url_of(fleet_broker).rpartition(":")[2])
+
+    def answer(times: int) -> bytes:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as raw,
+            context.wrap_socket(raw, server_hostname="localhost") as connection,
+        ):
+            connection.sendall(b"GET /v1/status HTTP/1.1\r\n")
+            change_keys(connection, times)
+            connection.sendall(b"Host: x\r\n\r\n")
+            return connection.recv(100)
+
+    assert answer(10).startswith(b"HTTP/1.1 403 ")
+    with contextlib.suppress(OSError):
+        assert answer(3000) == b""
 
 
 def test_nobody_gets_in_without_a_certificate_that_is_trusted(

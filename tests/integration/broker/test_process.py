@@ -109,7 +109,7 @@ def test_a_port_that_is_taken_is_said(pki: Pki, tmp_path: Path) -> None:
         broker.arguments[broker.arguments.index("--port") + 1] = str(port)
         code, said = broker.fail()
     assert code == 1
-    assert f"127.0.0.1 port {port} cannot be listened on" in said
+    assert f"fleet-broker: port: 127.0.0.1 port {port} cannot be listened on: Address already in use; " in said
     assert "Traceback" not in said
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import _ssl
 import asyncio
 import contextlib
-import ctypes
 import errno
 import os
 import socket
@@ -27,10 +25,10 @@ from broker.poller import Poller
 from broker.tls_session import TlsSession, accept, open_public_tls, open_tls
 from broker.transport import TlsTransport
 from broker.turn import Turn
-from provisioning.pki import openssl
 from provisioning.pki.openssl import forget_sessions
 from provisioning.pki.tls import ClientCertificate, CredentialPem, client_context, server_context
 from tests.support.broker_process import wait_until
+from tests.support.key_updates import change_keys
 from tests.support.noted_error import Bystander, leave_error
 from tests.support.one_segment import OneSegmentClient
 from tests.support.pki import Pki, shared_pki
@@ -403,19 +401,13 @@ async def test_what_a_client_has_taken_is_kept_no_longer(server: Server, pki: Pk
     await visit(server, client_context(pki.anchors, pki.device("meter-1").credential), act)
 
 
-def change_keys(connection: ssl.SSLSocket, times: int) -> bool:
+def change_and_speak(connection: ssl.SSLSocket, times: int) -> bool:
     """Send so many KeyUpdate messages and a word; return whether it was answered."""
-    library = ctypes.PyDLL(_ssl.__file__)
-    library.SSL_key_update.argtypes = [ctypes.c_void_p, ctypes.c_int]
-    library.SSL_do_handshake.argtypes = [ctypes.c_void_p]
-    address = openssl.read_ahead(connection)
     try:
         connection.sendall(b"hello")
         if connection.recv(100) != b"HELLO":
             return False
-        for _ in range(times):
-            if library.SSL_key_update(address, 0) != 1 or library.SSL_do_handshake(address) != 1:
-                return False
+        change_keys(connection, times)
         connection.sendall(b"again")
         return connection.recv(100) == b"AGAIN"
     except OSError:
@@ -429,7 +421,7 @@ async def test_a_client_may_change_its_keys_now_and_then_and_not_for_ever(server
     few, many = 10, 2000
     context = client_context(pki.anchors, pki.device("meter-1").credential)
     for times, code in ((few, "CLIENT_CLOSED"), (many, "CONNECTION_LOST"), (few, "CLIENT_CLOSED")):
-        told, answered = await visit(server, context, partial(change_keys, times=times))
+        told, answered = await visit(server, context, partial(change_and_speak, times=times))
         assert answered is (times == few)
         assert await asyncio.wait_for(told.ended, 30) == code
 
@@ -444,7 +436,7 @@ async def test_two_clients_may_not_change_their_keys_for_ever_by_taking_turns(se
         raw = socket.create_connection(("127.0.0.1", server.port), timeout=30)
         with context.wrap_socket(raw, server_hostname="localhost") as other:
             accepted.result(30)
-            return sum(change_keys(each, 20) for _ in range(50) for each in (one, other))
+            return sum(change_and_speak(each, 20) for _ in range(50) for each in (one, other))
 
     _, answers = await visit(server, context, take_turns)
     assert 2 <= answers < 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from device_sim.tls_dial import Endpoint
 from provisioning.pki.identity import Role
 from tests.support.authority import Authority
 from tests.support.needed import needed
+from tests.support.programs import REPOSITORY, forking_python
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,9 @@ async def _drain(stream: asyncio.StreamReader) -> None:
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+async def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+    monkeypatch.setattr(sys, "executable", forking_python())
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     (tmp_path / "stage").mkdir()
     async with raised(tmp_path / "stage", lambda _: None) as stage:
         yield stage

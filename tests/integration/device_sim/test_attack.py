@@ -16,6 +16,7 @@ from device_sim.attack.catalogue import CATALOGUE
 from device_sim.attack.mosquitto_target import mosquitto
 from device_sim.attack.verdict import Verdict
 from provisioning.pki.keys import key_to_pem
+from tests.support.programs import forking_python
 
 SOURCE = Path(__file__).parents[3]
 PATIENCE = 600.0
@@ -28,15 +29,18 @@ NOT_PLAYED: list[str] = []
 NAMED = {"21-unregistered": "OCSP_UNKNOWN", "21-suspended": "SUSPENDED", "5-revoked": "REVOKED"}
 
 
-async def simulator(tmp_path: Path, *arguments: str) -> tuple[int, str, str]:
-    """Run the simulator with its temporary files under *tmp_path*; return exit code, output and errors."""
+async def simulator(tmp_path: Path, *arguments: str, afresh: bool = False) -> tuple[int, str, str]:
+    """Run the simulator with its temporary files under *tmp_path*; return exit code, output and errors.
+
+    *afresh*: what it starts has an interpreter of its own, and the memory that is looked at.
+    """
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
+        sys.executable if afresh else forking_python(),
         "-m",
         "device_sim",
         *arguments,
         cwd=SOURCE,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(SOURCE)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -69,7 +73,7 @@ def verdicts(path: Path) -> dict[str, list[str]]:
 async def test_our_broker_refuses_the_whole_catalogue(tmp_path: Path) -> None:
     work, document, junit = tmp_path / "work", tmp_path / "attack.json", tmp_path / "attack.xml"
     work.mkdir()
-    code, out, err = await simulator(work, "attack", "--json", str(document), "--junit", str(junit))
+    code, out, err = await simulator(work, "attack", "--json", str(document), "--junit", str(junit), afresh=True)
     found = verdicts(document)
     assert found["fail"] == KNOWN_FINDINGS, out
     assert found["warn"] == [], out
@@ -90,7 +94,7 @@ async def test_our_broker_refuses_the_whole_catalogue(tmp_path: Path) -> None:
 async def test_no_way_around_a_revocation_works_on_our_broker(tmp_path: Path) -> None:
     work, document = tmp_path / "work", tmp_path / "revocation.json"
     work.mkdir()
-    code, out, err = await simulator(work, "revocation", "--json", str(document))
+    code, out, err = await simulator(work, "revocation", "--json", str(document), afresh=True)
     found = verdicts(document)
     assert (found["fail"], found["warn"], code) == ([], [], 3 if found["invalid"] else 0), out + err
     assert found["skip"] == []
@@ -139,7 +143,7 @@ async def test_rabbitmq_runs_beside_any_other_and_leaves_nothing_behind(tmp_path
     work.mkdir()
     code, out, err = await simulator(
         work, "attack", "--against", "rabbitmq", "--only", "1,3-expired,5,6-revoked-live-311,19-other-client-id",
-        "--json", str(document),
+        "--json", str(document), afresh=True,
     )  # fmt: skip
     assert (verdicts(document)["fail"], verdicts(document)["warn"], code) == ([], [], 0), out + err
     assert names_in(work) == []

@@ -22,6 +22,7 @@ from device_sim.interruption import Interruption
 from device_sim.link import Terms
 from provisioning.pki.identity import Role
 from tests.support.authority import Authority
+from tests.support.programs import forking_python
 
 if TYPE_CHECKING:
     from conftest import RunningBroker
@@ -31,8 +32,9 @@ SOURCE = Path(__file__).parents[3]
 
 async def ran(*arguments: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "device_sim", *arguments,
-        cwd=SOURCE, env=os.environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        forking_python("device_sim"), "-m", "device_sim", *arguments,
+        cwd=SOURCE, env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
         out, err = await asyncio.wait_for(process.communicate(), 240)

@@ -18,10 +18,10 @@ FEW = ("--devices", "8", "--seconds", "1")
 
 
 @asynccontextmanager
-async def demo(tmp_path: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def demo(tmp_path: Path, *arguments: str, afresh: bool = False) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run the demo with its temporary files under *tmp_path*; kill what is left of it afterwards."""
     try:
-        async with fleet_sim(tmp_path, "demo", *arguments) as process:
+        async with fleet_sim(tmp_path, "demo", *arguments, afresh=afresh) as process:
             yield process
     finally:
         for pid in left_running(tmp_path):
@@ -47,7 +47,7 @@ def names_in(directory: Path) -> list[str]:
 
 
 async def test_the_whole_story_passes(tmp_path: Path) -> None:
-    async with demo(tmp_path, *FEW, "--json") as process:
+    async with demo(tmp_path, *FEW, "--json", afresh=True) as process:
         out, err = await asyncio.wait_for(process.communicate(), 240)
         assert process.returncode == 0, err.decode()
         report = json.loads(out)
@@ -74,7 +74,7 @@ async def test_the_whole_story_passes(tmp_path: Path) -> None:
     ],
 )
 async def test_an_interruption_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, moment: str) -> None:
-    async with demo(tmp_path, "--devices", "8", "--seconds", "60") as process:
+    async with demo(tmp_path, "--devices", "8", "--seconds", "60", afresh=True) as process:
         await until_said(process, moment)
         process.send_signal(number)
         out, err = await asyncio.wait_for(process.communicate(), 30)
@@ -87,7 +87,7 @@ async def test_an_interruption_leaves_nothing_behind(tmp_path: Path, number: sig
 
 
 async def test_a_service_that_dies_ends_the_demo_with_its_last_words(tmp_path: Path) -> None:
-    async with demo(tmp_path, "--devices", "8", "--seconds", "60") as process:
+    async with demo(tmp_path, "--devices", "8", "--seconds", "60", afresh=True) as process:
         await until_said(process, "Telemetry")
         (broker,) = left_running(tmp_path, "broker-1")
         os.kill(broker, signal.SIGKILL)
@@ -101,7 +101,7 @@ async def test_a_service_that_dies_ends_the_demo_with_its_last_words(tmp_path: P
 
 
 async def test_kept_service_and_broker_run_until_the_user_has_enough(tmp_path: Path) -> None:
-    async with demo(tmp_path, *FEW, "--keep", "--dir", str(tmp_path / "kept")) as process:
+    async with demo(tmp_path, *FEW, "--keep", "--dir", str(tmp_path / "kept"), afresh=True) as process:
         await until_said(process, "Service and broker run until Ctrl-C")
         assert len(left_running(tmp_path)) == 3  # The demo itself, too.
         assert names_in(tmp_path / "kept" / "credentials") == sorted(

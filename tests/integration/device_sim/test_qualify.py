@@ -15,6 +15,7 @@ import pytest
 
 from device_sim.qualify.stages import STAGES
 from tests.support.needed import needed
+from tests.support.programs import forking_python
 
 SOURCE = Path(__file__).parents[3]
 DEVICES = SOURCE / "tests" / "support" / "devices"
@@ -27,7 +28,7 @@ async def qualify(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, tuple
     work, document = tmp_path / "work", tmp_path / "verdict.json"
     work.mkdir()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "device_sim", "qualify", *arguments, "--json", str(document),
+        forking_python("device_sim"), "-m", "device_sim", "qualify", *arguments, "--json", str(document),
         cwd=SOURCE, env={**os.environ, "TMPDIR": str(work), "PYTHONPATH": str(SOURCE)},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip

@@ -122,7 +122,7 @@ async def test_a_run_that_is_under_way_can_be_told_what_to_do(tmp_path: Path, wo
     text = LONG.partition("[[stages]]\ncommand")[0] + '[[stages]]\nhold = "10m"\n'
     (tmp_path / "long.toml").write_text(text)
     arguments = ("run", str(tmp_path / "long.toml"), "--self-hosted", "--json", "--workers", workers)
-    async with fleet_sim(tmp_path, *arguments) as process:
+    async with fleet_sim(tmp_path, *arguments, afresh=True) as process:
         await until_said(process, "hold 600 s")
 
         async def told(*order: str) -> str:
@@ -151,7 +151,7 @@ async def test_a_run_that_is_under_way_can_be_told_what_to_do(tmp_path: Path, wo
 async def test_a_worker_that_dies_ends_the_run_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "long.toml").write_text(LONG.partition("[[stages]]\ncommand")[0] + '[[stages]]\nhold = "10m"\n')
     arguments = ("run", str(tmp_path / "long.toml"), "--self-hosted", "--workers", "2")
-    async with fleet_sim(tmp_path, *arguments) as process:
+    async with fleet_sim(tmp_path, *arguments, afresh=True) as process:
         await until_said(process, "hold 600 s")
         victim, *others = [pid for pid in children_of(process.pid) if "device_sim.run.worker" in command_of(pid)]
         assert len(others) == 1

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 from wsproto import ConnectionType, WSConnection
+from wsproto.connection import Connection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Event, Ping, Pong, Request, TextMessage
 
 from broker.connection import ClientConnection
@@ -182,48 +183,109 @@ def test_a_choked_websocket_drops_qos0(browser: Browser) -> None:
     assert len(browser.wire.packets) == 1
 
 
-def asked(*, version: bytes = b"1.1", host: bytes = b"h", key: bytes = KEY, more: bytes = b"") -> bytes:
+def asked(
+    *,
+    method: bytes = b"GET",
+    version: bytes = b"1.1",
+    host: bytes = b"h",
+    upgrade: bytes = b"websocket",
+    connection: bytes = b"Upgrade",
+    websocket: bytes = b"13",
+    key: bytes = KEY,
+    protocol: bytes = b"mqtt",
+    more: bytes = b"",
+) -> bytes:
     """Return an upgrade request, with *more* header lines at its end."""
     return (
-        b"GET /mqtt HTTP/%s\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-        b"Sec-WebSocket-Key: %s\r\nSec-WebSocket-Protocol: mqtt\r\n%s\r\n" % (version, host, key, more)
+        b"%b /mqtt HTTP/%b\r\nHost: %b\r\nConnection: %b\r\nUpgrade: %b\r\nSec-WebSocket-Version: %b\r\n"
+        b"Sec-WebSocket-Key: %b\r\nSec-WebSocket-Protocol: %b\r\n%b\r\n"
+        % (method, version, host, connection, upgrade, websocket, key, protocol, more)
     )
 
 
-def test_an_upgrade_request_that_is_as_the_standard_says_is_accepted() -> None:
+@pytest.mark.parametrize("step", [1, 1000])
+@pytest.mark.parametrize(
+    "different",
+    [
+        {},
+        {"upgrade": b"h2c, WebSocket", "connection": b"keep-alive, upgrade"},
+        {"protocol": b"other", "more": b"sec-websocket-protocol: mqtt\r\nSec-WebSocket-Extensions: x\r\n"},
+        {"more": b"Content-Length: 0\r\n"},
+    ],
+)
+def test_an_upgrade_request_that_is_as_the_standard_says_is_accepted(different: dict[str, bytes], step: int) -> None:
     made = Browser(MemoryBroker())
-    made.server.receive(asked(), made.broker.now)
-    assert made.wire.packets[0].startswith(b"HTTP/1.1 101 ")
+    data = asked(**different)
+    for start in range(0, len(data), step):
+        made.server.receive(data[start : start + step], made.broker.now)
+    answer = b"".join(made.wire.packets)
+    assert answer.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
+    assert b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in answer  # RFC 6455 §1.3.
+    assert b"Sec-WebSocket-Protocol: mqtt\r\n" in answer
 
 
 @pytest.mark.parametrize(
-    ("different", "why"),
+    ("different", "status", "why"),
     [
-        ({"version": b"1.0"}, b"HTTP/1.1 is needed"),
-        ({"key": b""}, b"Sec-WebSocket-Key is not 16 bytes in base64"),
-        ({"key": b"short"}, b"Sec-WebSocket-Key is not 16 bytes in base64"),
-        ({"key": b"dGhlIHNhbXBsZSBub25jZ"}, b"Sec-WebSocket-Key is not 16 bytes in base64"),
-        ({"key": b"dGhlIHNhbXBsZSBub25jZQ==="}, b"Sec-WebSocket-Key is not 16 bytes in base64"),
-        ({"key": b"dGhl IHNhbXBsZSBub25jZQ=="}, b"Sec-WebSocket-Key is not 16 bytes in base64"),
-        ({"key": b"dGhlIHNhbXBsZSBub25jZXM="}, b"Sec-WebSocket-Key is not 16 bytes in base64"),
-        ({"more": b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"}, b"once each"),
-        ({"more": b"Sec-WebSocket-Version: 13\r\n"}, b"once each"),
-        ({"host": b"\xff.example"}, b"a header is no text"),
-        ({"more": b"Sec-WebSocket-Protocol: \xff\r\n"}, b"a header is no text"),
-        ({"more": b"Sec-WebSocket-Extensions: \xff\r\n"}, b"a header is no text"),
+        ({"method": b"POST"}, b"405", b"opened with GET"),
+        ({"method": b"HEAD"}, b"405", b""),
+        ({"version": b"1.0"}, b"400", b"HTTP/1.1 is needed"),
+        ({"upgrade": b"h2c"}, b"426", b"'Connection: Upgrade' are needed"),
+        ({"connection": b"close"}, b"426", b"'Connection: Upgrade' are needed"),
+        ({"websocket": b"8"}, b"426", b"'Sec-WebSocket-Version: 13'"),
+        ({"protocol": b"chat"}, b"400", b"'Sec-WebSocket-Protocol: mqtt'"),
+        ({"protocol": b"MQTT"}, b"400", b"'Sec-WebSocket-Protocol: mqtt'"),
+        ({"key": b""}, b"400", b"Sec-WebSocket-Key is not 16 bytes in base64"),
+        ({"key": b"short"}, b"400", b"Sec-WebSocket-Key is not 16 bytes in base64"),
+        ({"key": b"dGhlIHNhbXBsZSBub25jZ"}, b"400", b"Sec-WebSocket-Key is not 16 bytes in base64"),
+        ({"key": b"dGhlIHNhbXBsZSBub25jZQ==="}, b"400", b"Sec-WebSocket-Key is not 16 bytes in base64"),
+        ({"key": b"dGhl IHNhbXBsZSBub25jZQ=="}, b"400", b"Sec-WebSocket-Key is not 16 bytes in base64"),
+        ({"key": b"dGhlIHNhbXBsZSBub25jZXM="}, b"400", b"Sec-WebSocket-Key is not 16 bytes in base64"),
+        ({"more": b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"}, b"400", b"once each"),
+        ({"more": b"Sec-WebSocket-Version: 13\r\n"}, b"400", b"once each"),
+        ({"host": b"\xff.example"}, b"400", b"a header is no text"),
+        ({"more": b"Sec-WebSocket-Protocol: \xff\r\n"}, b"400", b"a header is no text"),
+        ({"more": b"Sec-WebSocket-Extensions: \xff\r\n"}, b"400", b"a header is no text"),
+        ({"more": b"Host: another\r\n"}, b"400", b"this is no request of HTTP/1.1"),
+        ({"more": b"Content-Length: 1\r\n\r\nx"}, b"400", b"an upgrade request has no body"),
+        ({"more": b"X: " + b"y" * 40_000}, b"431", b"this is no request of HTTP/1.1"),
     ],
 )
 @pytest.mark.parametrize("step", [1, 1000])
-def test_an_upgrade_request_that_is_not_is_answered_with_400_and_why(
-    different: dict[str, bytes], why: bytes, step: int
+def test_an_upgrade_request_that_is_not_is_told_what_it_lacks(
+    different: dict[str, bytes], status: bytes, why: bytes, step: int
 ) -> None:  # RFC 6455 §4.2.1
     made = Browser(MemoryBroker())
     data = asked(**different)
     for start in range(0, len(data), step):
         if not made.wire.closed:
             made.server.receive(data[start : start + step], made.broker.now)
-    answer = b"".join(made.wire.packets)
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert answer.endswith(why + b"\n")
+    head, _, body = b"".join(made.wire.packets).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %b " % status)
+    assert body.endswith(why + b"\n" if why else b"")
+    assert (b"\r\nUpgrade: websocket" in head) is (status == b"426"), "RFC 9110 §15.5.22"
+    assert (b"\r\nAllow: GET" in head) is (status == b"405")
     assert made.wire.closed
-    assert made.broker.metrics.refused == {"BAD_PACKET": 1}
+    assert made.broker.metrics.refused == {"NOT_WEBSOCKET": 1}
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [(CONNECT, b"not MQTT alone: another port does\n"), (b"\0\1\2", b"this is no request of HTTP/1.1\n")],
+)
+def test_who_speaks_something_else_is_told_so(said: bytes, why: bytes) -> None:
+    made = Browser(MemoryBroker())
+    made.server.receive(said, made.broker.now)
+    answer = b"".join(made.wire.packets)
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert answer.endswith(why)
+    assert made.wire.closed
+
+
+def test_frames_that_come_with_the_request_are_read() -> None:
+    made = Browser(MemoryBroker())
+    client = WSConnection(ConnectionType.CLIENT)
+    request = client.send(Request(host="h", target="/", subprotocols=["mqtt"]))
+    frames = Connection(ConnectionType.CLIENT)
+    made.server.receive(request + frames.send(BytesMessage(CONNECT)), made.broker.now)
+    assert made.broker.engine.connected == 1

@@ -338,6 +338,36 @@ async def test_what_is_no_http_after_a_head_is_answered_with_400() -> None:
         assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
 
 
+_NO_HTTP = b"GET / nonsense\r\n\r\n"
+_NO_CHUNK = b" / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+
+
+@pytest.mark.parametrize("behind", [_NO_HTTP, b"POST" + _NO_CHUNK, b"GET / HTTP/1.1\r\n\r\n"])
+@pytest.mark.parametrize("queued", [[], [b"second"]])
+async def test_what_is_no_http_is_told_so_after_the_answers_to_what_came_before(
+    behind: bytes, queued: list[bytes]
+) -> None:
+    whole, state = Whole(), ServerState()
+    async with connected(whole, state) as (reader, writer):
+        writer.write(post(b"wait") + b"".join(post(body, "/other") for body in queued) + behind)
+        await whole.began.wait()
+        writer.write(post(b"nobody reads this"))
+        await _read_by_server(reader)
+        whole.go_on.set()
+        answers = [(await answered(reader))[1] for _ in range(1 + len(queued))]
+        assert answers == [b"whole wait", *(b"ok" + body for body in queued)], "RFC 9112 section 9.3.2"
+        assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 400 ")
+        assert (await reader.read()).endswith(b"Invalid HTTP request received.")
+
+
+async def test_a_body_that_is_no_http_behind_its_answer_ends_the_connection_without_another() -> None:
+    async with connected(Whole()) as (reader, writer):
+        writer.write(b"PUT" + _NO_CHUNK[:-4])
+        assert (await answered(reader))[1] == b"ok", "the application has not waited for the body"
+        writer.write(b"zz\r\n")
+        assert await reader.read() == b""
+
+
 async def test_a_body_in_chunks_may_come_whole() -> None:
     async with connected(Whole()) as (reader, writer):
         writer.write(b"POST /whole HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n")

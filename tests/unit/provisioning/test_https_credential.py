@@ -19,14 +19,16 @@ from provisioning.api.health import health_routes
 from provisioning.ca.issuer import Issuer
 from provisioning.ca.profile import ProfileConfig, ProfileName, profile_of
 from provisioning.config import Settings
-from provisioning.connection_protocol import PeerCertificateProtocol
 from provisioning.files import SERVER, AuthorityFiles
+from provisioning.http_listener import http_listener
 from provisioning.https_credential import HttpsCredential
 from provisioning.metrics import Metrics
 from provisioning.own_credentials import OwnCredentials
+from provisioning.peer_certificate_protocol import PeerCertificateProtocol
+from provisioning.pki import openssl
 from provisioning.pki.tls import Credential, client_context
-from provisioning.server import _listener
 from tests.support.fleet import Fleet
+from tests.support.key_updates import change_keys
 from tests.support.pki import Pki, pem_of
 
 LIFE = timedelta(days=90)
@@ -55,7 +57,7 @@ async def serving(credential: HttpsCredential) -> AsyncIterator[int]:
     app = new_application(Settings(), Metrics(), port="https", routes=health_routes({}))
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        listener = _listener(app, PeerCertificateProtocol, credential.context)
+        listener = http_listener(app, PeerCertificateProtocol, credential.context)
         task = asyncio.create_task(listener.serve(sockets=[listening]))
         await listener.accepting.wait()
         try:
@@ -95,6 +97,10 @@ class Client:
         head = await self._reader.readuntil(b"\r\n\r\n")
         await self._reader.readuntil(b"}")
         return head.split()[1]
+
+    def change_keys(self, times: int) -> None:
+        """Send so many KeyUpdate messages, with what is sent next."""
+        change_keys(self._writer.get_extra_info("ssl_object"), times)
 
     async def close(self) -> None:
         self._writer.close()
@@ -206,3 +212,22 @@ async def test_another_ca_that_issues_issues_the_server_s_certificate_too(
     shown = x509.load_pem_x509_certificate(path.read_bytes())
     assert shown.issuer == pki.issuing.certificate.subject
     assert not await credential.check()
+
+
+async def test_a_client_may_change_its_keys_now_and_then_and_not_for_ever(
+    fleet: Fleet, credential: HttpsCredential
+) -> None:
+    """Whatever comes in one read is acted on before anybody else is served: 10,000 such messages in 256 KB."""
+    if not openssl.AVAILABLE:
+        pytest.skip("of such messages only OpenSSL itself could tell")
+    async with serving(credential) as port:
+        for times in (10, 1000, 10):
+            client = await Client.connect(port, trusting(fleet))
+            assert await client.status() == b"200"
+            client.change_keys(times)
+            if times == 10:
+                assert await client.status() == b"200"
+            else:
+                with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+                    await client.status()
+            await client.close()

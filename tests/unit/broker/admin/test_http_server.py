@@ -135,6 +135,9 @@ def test_the_socket_is_private_long_paths_work_and_only_a_dead_ones_name_is_take
         with pytest.raises(AdminSocketError, match="in use by another broker"):
             open_socket(path)
         assert first.family is socket.AF_UNIX
+        first.listen(0)  # The kernel takes one more than that, which is whoever has just asked: the next would wait.
+        with pytest.raises(AdminSocketError, match="in use by another broker"):
+            open_socket(path)
     open_socket(path).close()
     path.unlink()
     path.write_text("mine")
@@ -143,6 +146,8 @@ def test_the_socket_is_private_long_paths_work_and_only_a_dead_ones_name_is_take
     assert path.read_text() == "mine"
     with pytest.raises(AdminSocketError, match="set admin_socket to a place"):
         open_socket(path / "below")
+    with pytest.raises(AdminSocketError, match="is a directory: set a path in it"):
+        open_socket(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,124 @@
+"""Where clients come in: every listener of the settings, opened all or none, and when they are let in.
+
+Theory
+------
+``listen_everywhere → (the rest of the broker starts) → let_in → ready line``. A listener that is open holds who comes
+in the kernel's queue; nobody is accepted before it can be said who is revoked. Whoever reads the ready line may connect
+and is judged by all there is to know, or has been told on the log what is not known.
+
+Does not handle: the admin API and the page of metrics, which have sockets of their own and ask no revocations to open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import structlog
+
+from broker.config import BrokerConfig
+from broker.engine import Engine
+from broker.listener import Doors, Listener, Speaks
+from broker.listening import ListenError
+from broker.sources.revocation_lists import RevocationLists
+from broker.sources.staple import Staple
+from provisioning.pki.identity import parse_uri
+
+if TYPE_CHECKING:
+    from broker.revocation_feed import RevocationFeed
+
+log = structlog.get_logger("broker")
+
+_FEED_PATIENCE = 10.0
+
+
+def listen_everywhere(
+    config: BrokerConfig, engine: Engine, doors: Doors, context: ssl.SSLContext, opened: contextlib.AsyncExitStack
+) -> list[Listener]:
+    """Return the listeners of *config*; *opened* closes them. Raises `ListenError`."""
+    loop = asyncio.get_running_loop()
+    listeners = []
+    for setting, each in zip(_settings(config), config.listeners, strict=True):
+        listener = Listener(loop, engine, doors, context, Speaks(each.protocol), limits=each.limits)
+        _open(listener, setting, each.host or config.host, each.port, opened)
+        listeners.append(listener)
+    if config.unsafe_plain_port is not None and config.unsafe_plain_identity is not None:
+        identity = parse_uri(config.unsafe_plain_identity)
+        log.warning("a listener without TLS is open", code="UNSAFE_PLAIN", identity=identity.uri)
+        listener = Listener(loop, engine, doors, context, Speaks.UNSAFE_PLAIN, identity)
+        _open(listener, "unsafe_plain_port", "127.0.0.1", config.unsafe_plain_port, opened)
+        listeners.append(listener)
+    return listeners
+
+
+def _settings(config: BrokerConfig) -> Iterator[str]:
+    """Yield what each of the listeners is called in the settings."""
+    if config.listener:
+        yield from ("listener" for _ in config.listener)
+        return
+    yield "port"
+    if config.websocket_port is not None:
+        yield "websocket_port"
+
+
+def _open(listener: Listener, setting: str, host: str, port: int, opened: contextlib.AsyncExitStack) -> None:
+    try:
+        listener.open(host, port)
+    except OSError as error:
+        raise ListenError.of(setting, host, port, error) from error
+    opened.callback(listener.stop_accepting)
+
+
+async def announce(
+    config: BrokerConfig,
+    engine: Engine,
+    listeners: list[Listener],
+    feed: RevocationFeed | None,
+    lists: RevocationLists,
+    staple: Staple,
+    others: Iterable[str],
+) -> None:
+    """Let in whoever has come, and write the ready line: the addresses of *listeners*, and *others*."""
+    clock = asyncio.get_running_loop().time
+    patience = clock() + _FEED_PATIENCE
+    engine.returning.opened(patience)
+    await _let_in(config, listeners, feed, lists, patience)
+    engine.returning.opened(clock())
+    await lists.current.wait()
+    await staple.tried()
+    if feed is not None:
+        try:
+            async with asyncio.timeout_at(patience):
+                await feed.current.wait()
+        except TimeoutError:
+            said = "nobody is admitted until the revocation feed can be read"
+            if config.feed_terms.grace is None:
+                said = "everybody is admitted without the revocation feed (feed_policy is advisory)"
+            log.warning(said, code="FEED_LOST")
+    urls = [listener.url for listener in listeners] + [*others]
+    sys.stdout.write(f"fleet-broker ready {' '.join(filter(None, urls))}\n")
+    sys.stdout.flush()
+
+
+async def _let_in(
+    config: BrokerConfig,
+    listeners: list[Listener],
+    feed: RevocationFeed | None,
+    lists: RevocationLists,
+    patience: float,
+) -> None:
+    """Let in whoever has come, once it can be said who is revoked, or at *patience*, a time of the loop's clock.
+
+    A fleet comes back to a broker that restarts before the feed has: it would be sent away, for long.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout_at(patience):
+            await lists.current.wait()
+            if feed is not None and config.feed_terms.grace is not None:
+                await feed.current.wait()
+    for listener in listeners:
+        listener.begin()
