@@ -163,7 +163,7 @@ class Trust:
         )
 
     def _one_too_many(self, issuer: Issuer, met: str) -> Issuer:
-        """Return the like of *issuer*, which is not learned, as one whose clients are refused; it is said once a bundle.
+        """Return the like of *issuer*, which is not learned, whose clients are refused; it is said once a bundle.
 
         *met*: how many there are already.
         """
