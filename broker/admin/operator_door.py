@@ -97,13 +97,12 @@ class OperatorDoor:
         generation = self._operators.generation  # That of the context.
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            bound_key_updates(address_of(writer.get_extra_info("ssl_object")))
             self._operators.began(writer, generation)
             await self._server.connected(reader, writer)
 
         try:
             await loop.connect_accepted_socket(
-                lambda: asyncio.StreamReaderProtocol(reader, connected, loop=loop),
+                lambda: _Connection(reader, connected, loop=loop),
                 accepted,
                 ssl=self._context(),
                 ssl_handshake_timeout=_HANDSHAKE_SECONDS,
@@ -119,6 +118,15 @@ class OperatorDoor:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+class _Connection(asyncio.StreamReaderProtocol):
+    """A connection after its handshake."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Bound changes of keys: now, before what came right behind the handshake is read."""
+        bound_key_updates(address_of(transport.get_extra_info("ssl_object")))
+        super().connection_made(transport)
 
 
 class Operators:

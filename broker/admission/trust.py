@@ -16,7 +16,8 @@ Rules
 3. A resumed session brings no path: the issuer is then the CA, learned or an anchor, whose key has signed the
    certificate. Any CA can certify another's key. So bundles of the broker's own trust domain are asked first, then the
    others in their order: what a foreign CA says of a key of ours counts for nobody who is ours. Of several paths in one
-   bundle that counts which was learned first, or another one that lasts longer or has no fault.
+   bundle that counts which was learned first, or another one that lasts longer or has no fault. Right below an anchor
+   that several bundles share rule 1 says whose it is, as in a full handshake.
 4. Immutable but for what it learns; another configuration is another generation. No I/O but the log, no clock.
 """
 
@@ -100,8 +101,12 @@ class Trust:
                     return each
             for anchor in bundle.anchors:
                 if _has_issued(anchor, certificate):
-                    return bundle.issuer_at([anchor.certificate])
+                    return self._first_at([anchor.certificate])
         return None
+
+    def _first_at(self, path: Sequence[x509.Certificate]) -> Issuer | None:
+        """Return what *path* begins with, of the first bundle that vouches for it (rule 1)."""
+        return next(filter(None, (bundle.issuer_at(path) for bundle in self.bundles)), None)
 
     def _in_order(self, own: str | None) -> list[TrustBundle]:
         """Return the bundles as they are asked about a certificate whose path is not known (rule 3)."""
@@ -121,7 +126,8 @@ class Trust:
         """
         for bundle in self._in_order(own):
             learned = (each for each in self._issuers.values() if each.bundle is bundle)
-            if found := [each for each in (*learned, *bundle.anchors) if each.key_id == key_id]:
+            anchors = [self._first_at([each.certificate]) or each for each in bundle.anchors if each.key_id == key_id]
+            if found := [*(each for each in learned if each.key_id == key_id), *anchors]:
                 return found
         return []
 
@@ -136,20 +142,19 @@ class Trust:
         return list(found.values())
 
     def _learn(self, ders: tuple[bytes, ...]) -> Issuer | None:
-        path = [x509.load_der_x509_certificate(der) for der in ders]
-        for bundle in self.bundles:
-            issuer = bundle.issuer_at(path)
-            if issuer is not None:
-                known = self._issuers.get((ders[0], bundle.name))
-                if self.paths_of(bundle) >= _MOST_PATHS:
-                    return self._one_too_many(issuer, f"{_MOST_PATHS} paths of CAs")
-                if known is None and self._namesakes_of(issuer) >= _MOST_NAMESAKES:
-                    return self._one_too_many(issuer, f"{_MOST_NAMESAKES} CAs called {issuer.subject[:_SHOWN]!r}")
-                self._paths[ders] = issuer
-                if known is None or _counts_before(issuer, known):
-                    self._issuers[ders[0], bundle.name] = issuer
-                return issuer
-        return None
+        issuer = self._first_at([x509.load_der_x509_certificate(der) for der in ders])
+        if issuer is None:
+            return None
+        key = ders[0], issuer.bundle.name
+        known = self._issuers.get(key)
+        if self.paths_of(issuer.bundle) >= _MOST_PATHS:
+            return self._one_too_many(issuer, f"{_MOST_PATHS} paths of CAs")
+        if known is None and self._namesakes_of(issuer) >= _MOST_NAMESAKES:
+            return self._one_too_many(issuer, f"{_MOST_NAMESAKES} CAs called {issuer.subject[:_SHOWN]!r}")
+        self._paths[ders] = issuer
+        if known is None or _counts_before(issuer, known):
+            self._issuers[key] = issuer
+        return issuer
 
     def _namesakes_of(self, issuer: Issuer) -> int:
         subject = issuer.certificate.subject
@@ -158,7 +163,7 @@ class Trust:
         )
 
     def _one_too_many(self, issuer: Issuer, met: str) -> Issuer:
-        """Return *issuer*, which is not learned, as one whose clients are refused; it is said once a bundle.
+        """Return the like of *issuer*, which is not learned, whose clients are refused; it is said once a bundle.
 
         *met*: how many there are already.
         """
@@ -172,8 +177,10 @@ class Trust:
                 detail=f"its clients have come by {met}; whoever comes by another is refused",
             )
         detail = f"the trust bundle {name} has met {met}, and learns no more"
-        issuer.fault = Refused(RefusalCode.TRUST_FULL, ReasonCode.QUOTA_EXCEEDED, detail)
-        return issuer
+        # One of its own: an anchor is that of other paths too, which are known.
+        refused = Issuer(issuer.certificate, issuer.bundle, issuer.above, is_anchor=issuer.is_anchor)
+        refused.fault = Refused(RefusalCode.TRUST_FULL, ReasonCode.QUOTA_EXCEEDED, detail)
+        return refused
 
 
 def _has_issued(issuer: Issuer, certificate: x509.Certificate) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from provisioning.client.plain_http import NOT_MODIFIED, OK, HttpFailed, PlainHttp
+from provisioning.client.validators import conditions, validator_of
 
 _IDENTITY = "identity"
 
@@ -27,14 +28,14 @@ class Fetched:
 
 async def download(http: PlainHttp, url: str, *, etag: str, modified: str, most_bytes: int) -> Fetched | None:
     """Return what is at *url*; None if it is what came with *etag* or *modified* before. Raises `NotFetched`."""
-    headers = {"Accept": "application/pkix-crl, */*;q=0.5", "Accept-Encoding": _IDENTITY}
-    if etag:
-        headers["If-None-Match"] = etag
-    if modified:
-        headers["If-Modified-Since"] = modified
+    headers = {
+        "Accept": "application/pkix-crl, */*;q=0.5",
+        "Accept-Encoding": _IDENTITY,
+        **conditions(etag, modified),
+    }
     try:
         async with http.asked("GET", url, headers) as response:
-            if response.status_code == NOT_MODIFIED:
+            if response.status_code == NOT_MODIFIED and (etag or modified):
                 return None
             if response.status_code != OK:
                 raise NotFetched(f"HTTP status {response.status_code}")
@@ -46,6 +47,6 @@ async def download(http: PlainHttp, url: str, *, etag: str, modified: str, most_
                 content += chunk
                 if len(content) > most_bytes:
                     raise NotFetched(f"more than {most_bytes} bytes")
-            return Fetched(bytes(content), received.get("ETag", ""), received.get("Last-Modified", ""))
+            return Fetched(bytes(content), validator_of(received, "ETag"), validator_of(received, "Last-Modified"))
     except HttpFailed as error:
         raise NotFetched(f"cannot be fetched: {error}") from error

@@ -17,6 +17,7 @@ from broker.mqtt.codes import QoS, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.packets import Pingreq, Pingresp, Puback, Publish, Suback, Subscribe, SubscriptionRequest
 from provisioning.ca.crl import CrlIssuer, CrlRequest, entry_of
+from provisioning.pki.crl import parse, read_entries
 from provisioning.pki.revocation import RevocationReason
 from provisioning.pki.tls import client_context
 from tests.support.broker_process import BrokerProcess, wait_until
@@ -289,6 +290,9 @@ def test_rev_34_a_list_of_a_hundred_thousand_stops_nobody(tmp_path: Path, pki: P
     entries = {each: entry_of(each, now, RevocationReason.KEY_COMPROMISE) for each in serials}
     request = CrlRequest(2, now - timedelta(minutes=1), now + HOUR, entries)
     content = issuer.issue(issuer.prepare(request))
+    begun = time.perf_counter()
+    assert read_entries(parse(content), lambda: None).keys() == entries.keys()
+    at_a_stretch = time.perf_counter() - begun
     broker = ListedBroker(tmp_path, pki)
     with broker.process, broker.client(device) as client, broker.client(revoked) as victim:
         client.connect()
@@ -301,7 +305,8 @@ def test_rev_34_a_list_of_a_hundred_thousand_stops_nobody(tmp_path: Path, pki: P
             waits.append(time.perf_counter() - begun)
         victim.farewell()
     assert len(waits) > 10
-    assert max(waits) < 0.1, "on a machine that is busy with other tests; 10 ms is usual"
+    # A hundredth is usual. Whoever is stopped meanwhile waits for as long as it takes to read all.
+    assert max(waits) < at_a_stretch / 8
 
 
 def test_rev_35_what_a_waiting_client_has_sent_already_is_not_lost(

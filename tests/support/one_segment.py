@@ -7,12 +7,16 @@ import ssl
 from collections.abc import Sequence
 from typing import Self
 
+from tests.support.key_updates import change_keys
+
 
 class OneSegmentClient:
     """TLS on memory, above a blocking socket: what is sent is sent when the caller says so."""
 
-    def __init__(self, port: int, context: ssl.SSLContext, with_the_handshake: Sequence[bytes] = ()) -> None:
-        """Connect; the records *with_the_handshake* leave in one piece with the handshake's last bytes."""
+    def __init__(
+        self, port: int, context: ssl.SSLContext, with_the_handshake: Sequence[bytes] = (), *, key_changes: int = 0
+    ) -> None:
+        """Connect; *key_changes*, and the records *with_the_handshake*, leave in one piece with its last bytes."""
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -24,6 +28,7 @@ class OneSegmentClient:
                 self._exchange()
             else:
                 break
+        change_keys(self._tls, key_changes)
         self.send(with_the_handshake)
 
     def __enter__(self) -> Self:

@@ -58,19 +58,18 @@ def test_who_is_revoked_for_no_reason_that_counts_is_revoked(reason: x509.Reason
         (responder(), 59),
         (responder(life=None), 4),
         (responder(age=-timedelta(minutes=4)), 64),
-        (responder(delegate(PKI, not_after=PKI.now + 20 * timedelta(minutes=1))), None),
     ],
-    ids=["as it says", "without nextUpdate", "a little ahead", "until its signer's end"],
+    ids=["as it says", "without nextUpdate", "a little ahead"],
 )
-def test_an_answer_is_fresh_for_no_longer_than_it_and_its_signer_are_good(
-    answering: Responder, minutes: int | None
-) -> None:
-    asked = datetime.now(UTC).replace(microsecond=0)
-    fresh_until = read(answering).fresh_until
-    if minutes is None:
-        assert fresh_until == answering.signer.certificate.not_valid_after_utc
-    else:
-        assert fresh_until - asked - timedelta(minutes=minutes) in (timedelta(), timedelta(seconds=1))
+def test_an_answer_is_fresh_for_as_long_as_it_says(answering: Responder, minutes: int) -> None:
+    begun = datetime.now(UTC).replace(microsecond=0)
+    said = read(answering).fresh_until - timedelta(minutes=minutes)
+    assert begun <= said <= datetime.now(UTC)
+
+
+def test_an_answer_is_fresh_for_no_longer_than_its_signer_is_good() -> None:
+    signer = delegate(PKI, not_after=datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=20))
+    assert read(responder(signer)).fresh_until == signer.certificate.not_valid_after_utc
 
 
 @pytest.mark.parametrize(
@@ -86,7 +85,7 @@ def test_an_answer_is_fresh_for_no_longer_than_it_and_its_signer_are_good(
         (responder(age=2 * HOUR), "the answer ended on"),
         (responder(age=timedelta(minutes=6), life=None), "the answer ended on"),
         (responder(age=-timedelta(minutes=6)), "yet to come"),
-        (responder(delegate(PKI, not_before=PKI.now + HOUR)), "neither the issuer nor somebody"),
+        (responder(delegate(PKI, not_before=PKI.now + 12 * HOUR)), "neither the issuer nor somebody"),
     ],
 )
 def test_what_is_not_to_be_believed_is_refused(answering: Responder, words: str) -> None:

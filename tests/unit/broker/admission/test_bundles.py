@@ -385,6 +385,17 @@ def test_a_foreign_ca_that_certifies_the_key_of_ours_judges_none_of_our_devices_
     assert not judge.is_revoked((key_identifier(PKI.issuing.certificate.public_key()), ours.certificate.serial_number))
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_below_an_anchor_of_two_bundles_who_comes_back_is_judged_by_the_first_of_them_as_before(known: bool) -> None:
+    trust = [bundle(PLANT, identity=[CN], name="plant"), bundle(PLANT, name="ours", trust_domain=None)]
+    judge, held = admission(*trust), foreign("meter-7")
+    if known:
+        assert code(judge, held, PLANT) == "plant"
+    assert code(judge, held) == "plant"
+    (issuer,) = judge.trust.issuers_with(key_identifier(PLANT.certificate.public_key()), DOMAIN)
+    assert issuer.bundle.name == "plant"
+
+
 def test_of_cas_of_one_name_a_bundle_learns_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever comes back is looked for among them, by their signatures."""
     monkeypatch.setattr("broker.admission.trust._MOST_NAMESAKES", 2)

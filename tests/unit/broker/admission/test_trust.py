@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -71,6 +73,24 @@ def test_so_many_cas_are_learned_and_no_more_and_that_is_said_once(monkeypatch: 
     assert seen(judge, PKI.device("meter-2"), PKI.issuing, PKI.root) == "ours: CN=Test Issuing CA"
     assert judge.learned == 1
     assert seen(judge, OTHER.device("meter-1"), OTHER.issuing, OTHER.root) == "theirs: CN=Test Issuing CA"
+
+
+def test_who_comes_to_a_full_bundle_by_another_path_shuts_nobody_out_who_comes_by_a_known_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other path begins with an old certificate of the anchor, for which the anchor stands."""
+    monkeypatch.setattr("broker.admission.trust._MOST_PATHS", 1)
+    judge = Trust([TrustBundle("ours", [PLANT.certificate])])
+    old = PKI.authority("Plant CA", PKI.root, key=PLANT.key, not_after=PKI.now + timedelta(hours=1))
+    held = PKI.device("meter-1", issuer=PLANT)
+
+    def fault(*above: Held) -> RefusalCode | None:
+        path = [each.certificate.public_bytes(Encoding.DER) for each in (held, *above)]
+        issuer = judge.issuer_of(held.certificate, path)
+        assert issuer is not None
+        return None if issuer.fault is None else issuer.fault.code
+
+    assert [fault(PLANT), fault(old), fault(PLANT)] == [None, RefusalCode.TRUST_FULL, None]
 
 
 def test_who_issues_to_clients_is_who_was_seen_to_or_else_the_anchors() -> None:
