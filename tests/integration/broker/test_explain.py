@@ -130,6 +130,10 @@ def test_a_revoked_device_is_explained_from_its_name_and_from_its_certificate(
         client.farewell()
     events = known_of(broker, name)["events"]
     assert [(event["event"], event["code"]) for event in events[:2]] == [("admitted", ""), ("closed", "REVOKED")]
+    with TlsClient(broker.port, service.bundle, device.credential) as client:
+        client.connect(client_id=name, expect=ReasonCode.NOT_AUTHORIZED)
+    said = command(broker, "why", name)[1]
+    assert f"refused   REVOKED  {name} from 127.0.0.1:" in said, "it has asked for what is its own"
     code, said = command(broker, "check", str(file))
     assert code == 1
     assert "NO  revocation  REVOKED: revoked on " in said
