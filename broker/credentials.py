@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from broker.own_certificate import CredentialError, read_certificate
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
+from provisioning.errors import Code
 from provisioning.pki.identity import InvalidIdentity, Role, identity_of
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import generate_key, key_to_pem
@@ -111,7 +112,9 @@ class BrokerCredential:
                 identity = identity_of(certificate)
                 chain = await _current(chain, certificate, client)
             except (EnrolmentRefused, EnrolmentUnavailable, InvalidIdentity) as error:
-                raise CredentialError(f"the broker could not enrol at {self._enrolment.url}: {error}") from error
+                refused = error.code if isinstance(error, EnrolmentRefused) else ""
+                hint = "; the broker's name is given by --name" if refused == Code.TOKEN_DEVICE else ""
+                raise CredentialError(f"the broker could not enrol at {self._enrolment.url}: {error}{hint}") from error
         if identity.role is not Role.BROKER:  # Clients would not take it for a server's, nor the feed for a broker's.
             raise CredentialError(
                 f"the enrolment token is for role {identity.role}, and is spent now: ask for another one "

@@ -143,6 +143,17 @@ def test_a_service_that_is_not_there_is_said(tmp_path: Path, anchors: Path) -> N
     assert not list((tmp_path / "b").glob("state/*"))
 
 
+def test_a_token_of_another_name_is_said_with_the_option_that_gives_it(
+    tmp_path: Path, service: ProvisioningService
+) -> None:
+    token = service.token(device="broker-of-another-name", role="broker", dns_names=["localhost"])
+    options = ["--provisioning", service.https, "--cafile", str(service.bundle), "--token", token]
+    code, said = BrokerProcess(tmp_path / "b", options).fail()
+    assert code == 1
+    assert "the token is for broker-of-another-name: " in said
+    assert said.rstrip().endswith("; the broker's name is given by --name")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_wait_for_a_service_that_does_not_answer(
     tmp_path: Path, anchors: Path, number: signal.Signals
