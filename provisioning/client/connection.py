@@ -11,6 +11,7 @@ Rules
 from __future__ import annotations
 
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -21,6 +22,8 @@ from provisioning.pki.tls import Credential, TlsConfigurationError, client_conte
 CONNECT_TIMEOUT = 10.0
 DEFAULT_TIMEOUT = 30.0
 DEFAULT_CONNECTIONS = 16
+_ABOUT_TIME = frozenset({9, 10})
+"""What OpenSSL calls X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED: the clock may be the cause."""
 
 
 def open_pool(
@@ -56,10 +59,10 @@ def explain(base_url: str, error: httpx.HTTPError) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return (
-                f"the server at {base_url} is not the provisioning service that the trust anchors vouch for "
-                f"({cause.verify_message})"
-            )
+            why = cause.verify_message
+            if cause.verify_code in _ABOUT_TIME:
+                why += f"; the clock here says {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+            return f"the server at {base_url} is not the provisioning service that the trust anchors vouch for ({why})"
         cause = cause.__cause__ or cause.__context__
     reason = str(error) or type(error).__name__
     return f"the provisioning service at {base_url} does not answer: {reason}"
