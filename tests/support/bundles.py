@@ -24,17 +24,9 @@ from provisioning.pki.revocation import RevocationIndex
 from tests.support.pki import DOMAIN, Held, shared_pki
 
 PKI = shared_pki()
-
-
 PLANT = PKI.authority("Plant CA", PKI.root)
-
-
 NOW = PKI.now
-
-
 PLANT_DOMAIN = "plant.example"
-
-
 CN = {"source": "common-name", "group": "plant"}
 
 

@@ -16,8 +16,6 @@ from tests.support.stored import WALL_OFFSET, StoredBroker
 from tests.support.wire import V5, V311, MemoryBroker, publication, request, will
 
 TOPIC = "fleet/meters/meter-1/telemetry"
-
-
 KEPT = {"clean_start": False, "session_expiry_interval": 600}
 
 

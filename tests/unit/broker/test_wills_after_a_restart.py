@@ -18,8 +18,6 @@ from tests.support.stored import StoredBroker
 from tests.support.wire import V5, V311, will
 
 TOPIC = "fleet/meters/meter-1/telemetry"
-
-
 KEPT = {"clean_start": False, "session_expiry_interval": 600}
 
 
