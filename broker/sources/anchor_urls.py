@@ -33,6 +33,7 @@ from broker.config import BrokerConfig
 from broker.sources.anchor_copy import MOST_BYTES, AnchorsRefused, anchors_in, copy_of, keep, pem_of
 from broker.trust_settings import TrustSettings
 from provisioning.client.address import NoAddress, check_address
+from provisioning.client.validators import conditions, validator_of
 from provisioning.pki.keys import KeyFileError
 from provisioning.pki.tls import TlsConfigurationError, client_context
 
@@ -170,11 +171,7 @@ async def _get(followed: Followed) -> bytes | None:
 
     settings = followed.settings
     url = settings.anchors_url or ""
-    headers = {"Accept": _ACCEPT, "Accept-Encoding": "identity"}
-    if followed.etag:
-        headers["If-None-Match"] = followed.etag
-    if followed.modified:
-        headers["If-Modified-Since"] = followed.modified
+    headers = {"Accept": _ACCEPT, "Accept-Encoding": "identity", **conditions(followed.etag, followed.modified)}
     verify = client_context(settings.anchors_url_cafile, allow_tls12=True) if settings.anchors_url_cafile else True
     client = httpx.AsyncClient(verify=verify, timeout=_TIMEOUT, trust_env=False, follow_redirects=False)
     try:
@@ -192,7 +189,7 @@ async def _get(followed: Followed) -> bytes | None:
                 content += chunk
                 if len(content) > MOST_BYTES:
                     raise AnchorsRefused(f"more than {MOST_BYTES} bytes")
-            followed.etag, followed.modified = received.get("ETag", ""), received.get("Last-Modified", "")
+            followed.etag, followed.modified = validator_of(received, "ETag"), validator_of(received, "Last-Modified")
             return bytes(content)
     except (httpx.HTTPError, NoAddress) as error:
         raise _Unfetched(f"cannot be fetched: {str(error) or type(error).__name__}") from error

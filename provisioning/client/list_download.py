@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from provisioning.client.plain_http import NOT_MODIFIED, OK, AnswerRefused, HttpFailed, PlainHttp, body_of
+from provisioning.client.validators import conditions, validator_of
 
 
 class NotFetched(Exception):
@@ -25,19 +26,15 @@ class Fetched:
 
 async def download(http: PlainHttp, url: str, *, etag: str, modified: str, most_bytes: int) -> Fetched | None:
     """Return what is at *url*; None if it is what came with *etag* or *modified* before. Raises `NotFetched`."""
-    headers = {"Accept": "application/pkix-crl, */*;q=0.5"}
-    if etag:
-        headers["If-None-Match"] = etag
-    if modified:
-        headers["If-Modified-Since"] = modified
+    headers = {"Accept": "application/pkix-crl, */*;q=0.5", **conditions(etag, modified)}
     try:
         async with http.asked("GET", url, headers) as response:
-            if response.status_code == NOT_MODIFIED:
+            if response.status_code == NOT_MODIFIED and (etag or modified):
                 return None
             if response.status_code != OK:
                 raise NotFetched(f"HTTP status {response.status_code}")
             content, received = await body_of(response, most_bytes), response.headers
-            return Fetched(content, received.get("ETag", ""), received.get("Last-Modified", ""))
+            return Fetched(content, validator_of(received, "ETag"), validator_of(received, "Last-Modified"))
     except HttpFailed as error:
         raise NotFetched(f"cannot be fetched: {error}") from error
     except AnswerRefused as error:

@@ -8,8 +8,9 @@ Rules
 2. What comes is judged as a list that an operator gives (`provisioning.enrolment.manufacturer_lists`): who answers can
    neither release anybody nor play an old list back. A list whose manufacturer numbers anew waits for his word.
 3. Of all processes on one database one fetches (`provisioning.store.manufacturer_list_urls`).
-4. The pause is the setting's, or half of what is left of the list's life, less up to a fifth of it at random. After a
-   failure it begins at half a minute and doubles. Each new failure is said once.
+4. The pause is the setting's, or half of what is left of the list's life, less up to a fifth of it at random; where
+   the list is the same as before, of that of the manufacturer's which ends first. After a failure it begins at half a
+   minute and doubles. Each new failure is said once.
 5. Of a manufacturer that was ended nothing is fetched.
 """
 
@@ -21,7 +22,7 @@ import ipaddress
 import random
 import socket
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -32,9 +33,10 @@ from provisioning.client.list_download import Fetched, NotFetched, download
 from provisioning.client.plain_http import PlainHttp
 from provisioning.enrolment.manufacturer_lists import ManufacturerListService
 from provisioning.errors import Code, Refused
-from provisioning.store import manufacturer_list_urls
+from provisioning.store import manufacturer_list_urls, manufacturer_lists
 from provisioning.store.database import Database
-from provisioning.store.manufacturer_list_urls import MAXIMUM_PROBLEM, MAXIMUM_VALIDATOR, StoredUrl
+from provisioning.store.manufacturer_list_urls import MAXIMUM_PROBLEM, StoredUrl
+from provisioning.store.manufacturer_lists import StoredList
 
 MAXIMUM_URL: Final = 500
 MAXIMUM_URLS: Final = 64
@@ -132,8 +134,6 @@ class ManufacturerFetcher:
                 await self._fetch(url)
             except Refused as refusal:  # The store's trouble, not the URL's: it is due again in a while.
                 log.warning("manufacturers' lists not fetched", detail=refusal.detail)
-            except Exception:  # A defect met by what anybody may answer must not take the service with it.
-                log.exception("manufacturer's list not fetched", code="INTERNAL_ERROR", url=url.url)
         return True
 
     async def run(self) -> None:
@@ -168,21 +168,32 @@ class ManufacturerFetcher:
             if refusal.code is Code.UNAVAILABLE:
                 raise
             facts = self._failed(url, refusal.detail)
+        except Exception:  # A defect met by what anybody may answer must not take the service with it.
+            log.exception("manufacturer's list not fetched", code="INTERNAL_ERROR", url=url.url)
+            facts = self._failed(url, "INTERNAL_ERROR: a defect of the service's, its log says which")
         await self._database.write(functools.partial(manufacturer_list_urls.record, url=url, facts=facts))
 
     async def _taken(self, url: StoredUrl, fetched: Fetched | None) -> Mapping[str, Any]:
-        now, pause = self._clock(), self._refresh
+        now = self._clock()
         facts: dict[str, Any] = {"fetched_at": now, "problem": "", "failures": 0}
         outcome = "unchanged"
-        if fetched is not None:
+        if fetched is None:  # Which of them it was is not known: that of the first to end is soon enough for all.
+            of = url.manufacturer_id
+            lists = await self._database.read(lambda connection: manufacturer_lists.of_manufacturer(connection, of))
+        else:
             taken = await self._lists.take(url.manufacturer, fetched.content, by=self._actor, source=url.url)
             outcome = "new" if taken.changed else outcome
-            pause = max(_LEAST_PAUSE, min(pause, (taken.stored.next_update - now) / 2))
-            facts |= {"etag": _kept(fetched.etag), "modified": _kept(fetched.modified)}
+            lists = [taken.stored]
+            facts |= {"etag": fetched.etag, "modified": fetched.modified}
         self.outcomes[url.manufacturer, outcome] += 1
         if url.problem:
             log.info("manufacturer's list fetched again", manufacturer=url.manufacturer, url=url.url)
-        return facts | {"due_at": now + pause * _spread()}
+        return facts | {"due_at": now + self._pause(lists, now) * _spread()}
+
+    def _pause(self, lists: Iterable[StoredList], now: datetime) -> timedelta:
+        lives = [each.next_update - now for each in lists]
+        # A list that ended longer ago is late, or made no more: it is asked for as often as any.
+        return max(_LEAST_PAUSE, min([self._refresh, *(each / 2 for each in lives if each > -self._refresh)]))
 
     def _failed(self, url: StoredUrl, problem: str) -> Mapping[str, Any]:
         self.outcomes[url.manufacturer, "failed"] += 1
@@ -197,10 +208,6 @@ class ManufacturerFetcher:
             "etag": "",  # What could not be used has to come again.
             "modified": "",
         }
-
-
-def _kept(validator: str) -> str:
-    return validator if len(validator) <= MAXIMUM_VALIDATOR and validator.isprintable() else ""
 
 
 def _spread() -> float:

@@ -16,8 +16,6 @@ from sqlalchemy.engine import Connection
 
 from provisioning.store.tables import manufacturer_list_urls, manufacturers
 
-MAXIMUM_VALIDATOR: Final = 200
-"""Characters of an ETag or a date that are kept; of a longer one nothing is."""
 MAXIMUM_PROBLEM: Final = 400
 _URLS: Final = manufacturer_list_urls.c
 

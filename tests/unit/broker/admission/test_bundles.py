@@ -27,6 +27,7 @@ from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
+from broker.mqtt.properties import Properties
 from broker.trust_settings import TrustSettings
 from device_sim.attack.der import with_sha1
 from provisioning.pki.identity import Identity, Role
@@ -549,7 +550,10 @@ def test_whom_a_foreign_ca_calls_by_a_name_of_the_policy_has_not_its_topics(sect
     assert judge.permissions(ours.identity, "meter-1").may_publish("a")
     assert isinstance(theirs, Refused)
     assert theirs.code is RefusalCode.WRONG_ROLE
-    assert f"not spiffe://{PLANT_DOMAIN}/device/plant/meter-1" in theirs.detail
+    told = "a certificate of role device may not connect"
+    assert theirs.told == Properties(reason_string=f"WRONG_ROLE: {told}"), "whom the policy names is not theirs to know"
+    named = f"meter-1, not spiffe://{PLANT_DOMAIN}/device/plant/meter-1"
+    assert theirs.recorded == f"{told}: the topic policy means parties of our own trust domain by {named}"
     assert checked_policy(judge, foreign("meter-1")) == (
         f"no topic rules for role device; {section} allows only those of our own trust domain: name others by their URI"
     )

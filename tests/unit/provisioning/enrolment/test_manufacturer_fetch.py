@@ -231,7 +231,51 @@ async def test_a_defect_that_a_list_has_met_leaves_the_others_and_the_service(
     with capture_logs() as logs:
         assert await fetcher.fetch_due() == 2
     assert [each["url"] for each in logs if each.get("code") == "INTERNAL_ERROR"] == [web.url + "/odd"]
-    assert fetcher.outcomes == {("acme", "new"): 1}
+    urls = await fleet.database.read(manufacturer_list_urls.in_force)
+    assert [(each.problem[:14], each.failures) for each in urls] == [("INTERNAL_ERROR", 1), ("", 0)]
+    assert fetcher.outcomes == {("acme", "new"): 1, ("acme", "failed"): 1}
+
+
+async def test_a_list_that_is_the_same_still_is_asked_for_before_it_ends(
+    fleet: Fleet, acme: Manufacturer, web: WebServer, fetcher: ManufacturerFetcher
+) -> None:
+    web.pages[LIST] = listed(acme, life=2 * HOUR)
+    await fetch_at(fleet, web.url + LIST)
+    await fetcher.fetch_due()
+    pauses = []
+    for left in (1.5 * HOUR, 0.5 * HOUR, -0.5 * HOUR, -HOUR):
+        fleet.clock.now = NOON + 2 * HOUR - left
+        await fetch_at(fleet, web.url + LIST)
+        await fetcher.fetch_due()
+        pauses.append(((await known(fleet)).due_at - fleet.clock()).total_seconds() / 60)
+    assert web.not_modified == 4
+    for pause, most in zip(pauses, (45, 15, 1, 60), strict=True):
+        assert 0.8 * most <= pause <= most
+
+
+async def test_what_a_server_says_of_its_list_may_be_anything(
+    fleet: Fleet, acme: Manufacturer, web: WebServer, fetcher: ManufacturerFetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def serve(handler: BaseHTTPRequestHandler, _body: bytes) -> None:
+        asked.append([handler.headers[name] for name in ("If-None-Match", "If-Modified-Since")])
+        handler.send_response(304 if len(asked) > 2 else 200)
+        handler.wfile.write(b"".join(handler._headers_buffer))  # type: ignore[attr-defined] # No text of its own.
+        handler.wfile.write(b'ETag: "caf\xc3\xa9"\r\nLast-Modified: %s\r\n' % (b"x" * 201))
+        handler.wfile.write(b"Content-Length: %d\r\n\r\n" % len(content) + content)
+        handler.close_connection = True
+
+    content = listed(acme, 7)
+    monkeypatch.setattr(web, "_serve", serve)
+    await fetch_at(fleet, web.url + LIST)
+    problems = []
+    for _ in range(3):
+        await fetcher.fetch_due()
+        problems.append((await known(fleet)).problem)
+        fleet.clock.advance(HOUR)
+    assert problems == ["", "", "HTTP status 304"], "who was not asked whether it is the same cannot say so"
+    assert asked == [[None, None]] * 3
 
 
 async def test_a_list_that_was_removed_and_is_there_still_comes_again(

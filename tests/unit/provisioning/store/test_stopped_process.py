@@ -29,9 +29,9 @@ HOW = ("idle", "idle-on-loop", "sending")
 
 
 @asynccontextmanager
-async def writer(url: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def writer(url: str, *hows: str) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.stopped_writer", url, *HOW, stdout=asyncio.subprocess.PIPE, cwd=TREE
+        sys.executable, "-m", "tests.support.stopped_writer", url, *hows, stdout=asyncio.subprocess.PIPE, cwd=TREE
     )
     try:
         yield process
@@ -63,7 +63,7 @@ async def test_others_write_while_it_is_stopped_and_it_hears_that_its_own_write_
 
         try:
             await database.write(lambda connection: connection.execute(text("CREATE TABLE notes (word TEXT)")))
-            async with asyncio.timeout(PATIENCE), writer(url) as process:
+            async with asyncio.timeout(PATIENCE), writer(url, *HOW) as process:
                 for _ in HOW:
                     assert await line(process) == "stopped"
                     await database.write(note, short=True)
@@ -74,6 +74,21 @@ async def test_others_write_while_it_is_stopped_and_it_hears_that_its_own_write_
             assert await database.read(words) == ["again"] * len(HOW) + ["meanwhile"] * len(HOW)
         finally:
             await database.close()
+
+
+async def test_nobody_is_refused_who_waits_beside_another(postgresql: PostgresqlServer) -> None:
+    with postgresql.database() as plain:
+        url = make_url(plain).update_query_dict({"options": "-c lock_timeout=500ms"}).render_as_string(False)
+        waiting = [Database(url) for _ in range(3)]
+        try:
+            await waiting[0].write(lambda connection: connection.execute(text("CREATE TABLE notes (word TEXT)")))
+            async with asyncio.timeout(PATIENCE), writer(url, "sending") as process:
+                assert await line(process) == "stopped"
+                works = [each.write(lambda connection: connection.scalar(text("SELECT 1"))) for each in waiting]
+                assert await asyncio.gather(*works, return_exceptions=True) == [1, 1, 1]
+        finally:
+            for each in waiting:
+                await each.close()
 
 
 async def test_what_computes_for_long_may_and_only_in_its_own_transaction(postgresql: PostgresqlServer) -> None:
