@@ -81,8 +81,8 @@ class Client(Protocol):
     def left(self, now: float, *, publish_will: bool) -> None:
         """End the connection because the client said so."""
 
-    def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:
-        """Answer the CONNECT with *refusal* and close."""
+    def refuse(self, refusal: Refused, maximum_packet_size: int, now: float, claimed: str = "") -> None:
+        """Answer the CONNECT with *refusal* and close; *claimed* is the client identifier that it asked for."""
 
     def wait(self, inquiry: Inquiry, packet: Packet) -> None:
         """Read no more from the client until *inquiry* is answered; then act on *packet* again."""

@@ -157,13 +157,16 @@ class ClientLife(ABC):
         if not self.closed:
             self._end(code, detail, now, publish_will=True)
 
-    def refuse(self, refusal: Refused, maximum_packet_size: int, now: float) -> None:
-        """Answer the CONNECT with *refusal*, explained where the client takes that many bytes (0: any), and close."""
+    def refuse(self, refusal: Refused, maximum_packet_size: int, now: float, claimed: str = "") -> None:
+        """Answer the CONNECT with *refusal*, explained where the client takes that many bytes (0: any), and close.
+
+        *claimed* is the client identifier that it asked for.
+        """
         if not self.closed:
             packet = refusal_packet(refusal, self.version, maximum_packet_size)
             if packet:
                 self._transport.write([packet])
-            self._close(refusal.code, refusal.detail, now, publish_will=False)
+            self._close(refusal.code, refusal.recorded, now, publish_will=False, claimed=claimed)
 
     def disconnect(
         self, code: str, reason_code: ReasonCode, detail: str, now: float, *, publish_will: bool = True
@@ -196,18 +199,18 @@ class ClientLife(ABC):
         elif not self.closed:
             self._close(RefusalCode.BAD_PACKET, str(error), now, publish_will=False)
 
-    def _close(self, code: str, detail: str, now: float, *, publish_will: bool) -> None:
-        self._end(code, detail, now, publish_will=publish_will)
+    def _close(self, code: str, detail: str, now: float, *, publish_will: bool, claimed: str = "") -> None:
+        self._end(code, detail, now, publish_will=publish_will, claimed=claimed)
         self._transport.close()
 
-    def _end(self, code: str, detail: str, now: float, *, publish_will: bool) -> None:
+    def _end(self, code: str, detail: str, now: float, *, publish_will: bool, claimed: str = "") -> None:
         self.closed = True
         self.topics.clear()
         if self._complaints is not None:
             self._complaints.end(now)
             self._complaints = None
         self.engine.deadlines.cancel(self)
-        self.engine.ended(self, code, detail, now, publish_will=publish_will)
+        self.engine.ended(self, code, detail, now, publish_will=publish_will, claimed=claimed)
 
     # Of whoever reads and writes
 

@@ -329,6 +329,6 @@ class ClientConnection(ClientLife):
         before, self._moved = self._moved, len(self._tail or b"") - (self._transport.untaken if choked else 0)
         return self._moved - before >= _MUCH
 
-    def _end(self, code: str, detail: str, now: float, *, publish_will: bool) -> None:
+    def _end(self, code: str, detail: str, now: float, *, publish_will: bool, claimed: str = "") -> None:
         self._tail = None
-        super()._end(code, detail, now, publish_will=publish_will)
+        super()._end(code, detail, now, publish_will=publish_will, claimed=claimed)

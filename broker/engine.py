@@ -30,7 +30,7 @@ from broker.client import Client
 from broker.deadlines import Deadlines
 from broker.exchange import Exchange, when_known
 from broker.extension import Action
-from broker.history import Happened, History, named
+from broker.history import LONGEST_SHOWN, Happened, History, named
 from broker.limits import Limits
 from broker.live import LiveConnections
 from broker.mqtt.codes import ReasonCode
@@ -177,16 +177,22 @@ class Engine(Exchange):
                 return self.guard.taken_over(peer, _host(older), _host(connection), now)
         return None
 
-    def ended(self, connection: Client, code: str, detail: str, now: float, *, publish_will: bool) -> None:
-        """Count and tell that *connection* has ended, and let go of it if it was admitted."""
+    def ended(
+        self, connection: Client, code: str, detail: str, now: float, *, publish_will: bool, claimed: str = ""
+    ) -> None:
+        """Count and tell that *connection* has ended, and let go of it if it was admitted.
+
+        *claimed* is the client identifier that it asked for in vain.
+        """
         session = connection.session
+        client_id = claimed[:LONGEST_SHOWN] if session is None else session.client_id
         what = Happened.REFUSED if session is None else Happened.CLOSED
         counter = self.metrics.refused if session is None else self.metrics.closed
         counter[code] += 1
         if self.logs_clients:
-            who = named(connection) if session is None else {"client": session.client_id, **named(connection)}
+            who = {"client": client_id, **named(connection)} if client_id else named(connection)
             log.info(str(what), code=code, detail=detail, address=connection.address, **who)
-        self.history.note(what, connection, code, detail, session.client_id if session is not None else "", now)
+        self.history.note(what, connection, code, detail, client_id, now)
         if session is not None:
             if connection.peer is not None:
                 self.guard.ended(connection.peer, session.client_id, code, now)

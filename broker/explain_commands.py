@@ -155,6 +155,8 @@ def _print_events(events: list[dict[str, Any]]) -> None:
     for index, event in enumerate(events):
         often = f" x{event['times']} since {_clock(event['first'])}" if event["times"] > 1 else ""
         who = printable(event["client_id"] or event["identity"] or "")
+        if event["event"] == "refused" and event["client_id"] and event["identity"]:  # It is only what he asked for.
+            who += f", asked for by {printable(event['identity'])},"
         serial = f" serial {event['serial']}" if event["serial"] else ""
         head = f"{_clock(event['last'])}  {event['event']:<8}  {event['code']}{often}"
         sys.stdout.write(f"{head.rstrip()}  {who} from {event['address']}{serial}\n".replace("   from", "  from"))

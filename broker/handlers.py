@@ -93,7 +93,7 @@ def connect(engine: Engine, connection: Client, packet: Connect, now: float) -> 
         raise Waits
     refusal = connection.refusal or _unsupported(packet, engine.limits) or _enter(engine, connection, packet, now)
     if refusal is not None:
-        connection.refuse(refusal, packet.properties.maximum_packet_size or 0, now)
+        connection.refuse(refusal, packet.properties.maximum_packet_size or 0, now, packet.client_id)
 
 
 def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> Refused | None:

@@ -39,8 +39,9 @@ MOST_OF_ONE = 16
 MOST_DENIED = 10
 """Denials that are told one by one: of one connection, and of one identity in `_DENIED_SECONDS`."""
 _DENIED_SECONDS = 60.0
+LONGEST_SHOWN = 300
+"""Characters kept of what a client may choose the length of."""
 _STRANGERS_PART = 4
-_LONGEST_DETAIL = 300
 
 
 class Happened(StrEnum):
@@ -63,6 +64,7 @@ class Event:
     identity: Identity | str | None
     serial: str
     client_id: str
+    """Of one who is refused: the one that he asked for, which need not be his."""
     first: float
     last: float
     times: int
@@ -117,10 +119,13 @@ class Event:
         return f"{domain}/{self.client_id}", f"{domain}/{self.name}"
 
     def repeats(self, other: Event) -> bool:
-        """Whether it is *other* again."""
-        return (self.what, self.code, self.detail, self.serial, self.client_id) == (
-            *(other.what, other.code, other.detail, other.serial, other.client_id),
-        )
+        """Whether it is *other* again.
+
+        Who is refused may have asked for another client identifier each time, as libraries do that make one up.
+        """
+        return (self.what, self.code, self.detail, self.serial) == (
+            *(other.what, other.code, other.detail, other.serial),
+        ) and (self.client_id == other.client_id or self.what is Happened.REFUSED)
 
 
 class Party(Protocol):
@@ -178,8 +183,8 @@ class History:
             identity, serial = peer.identity, peer.serial
         elif refusal is not None and refusal.identity:
             identity, serial = refusal.identity, refusal.serial
-        detail = detail[:_LONGEST_DETAIL]
-        event = Event(what, code, detail, party.address, identity, serial, client_id[:_LONGEST_DETAIL], now, times)
+        detail = detail[:LONGEST_SHOWN]
+        event = Event(what, code, detail, party.address, identity, serial, client_id[:LONGEST_SHOWN], now, times)
         if self.witness is not None:
             self.witness.saw(event)
         if identity is not None:
@@ -270,6 +275,7 @@ class _Shelf:
                 newest.times += event.times
                 newest.last = event.last
                 newest.address = event.address
+                newest.client_id = event.client_id
                 return
             events.append(event)
             if len(events) > MOST_OF_ONE:

@@ -48,7 +48,10 @@ Group = Annotated[str | None, typer.Option(help="Of devices of this group only."
 Serial = Annotated[str | None, typer.Option(help="With this serial number (hexadecimal).", show_default=False)]
 Fingerprint = Annotated[str | None, typer.Option(help="With this SHA-256 fingerprint.", show_default=False)]
 IssuerKey = Annotated[
-    str | None, typer.Option("--issuer", help="Of the CA with this key identifier.", show_default=False)
+    str | None,
+    typer.Option(
+        "--issuer", help="Of the CA with this name, as `ca list` shows it, or key identifier.", show_default=False
+    ),
 ]
 State = Annotated[str | None, typer.Option(help="active, suspended, revoked or expired.", show_default=False)]
 ExpiresFrom = Annotated[

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import shlex
 import sys
@@ -183,7 +184,7 @@ def init(
         from provisioning.logs import configure_logging
         from provisioning.own_credentials import DEFAULT_SERVER_NAMES
 
-    configure_logging()
+    configure_logging(least=logging.WARNING)  # What it does it says at its end.
     with explained():
         settings = settings_of(
             directory,

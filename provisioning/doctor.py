@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import shutil
 import socket
+import ssl
 import stat
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
+from cryptography import x509
 from sqlalchemy.engine import Connection
 
 from provisioning.audit_key import read_audit_key
@@ -59,10 +61,9 @@ async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
         yield finding
     async for finding in _store(settings, files, now):
         yield finding
-    yield _port(settings.host, settings.port, "port", None)
-    yield _port(
-        settings.host, settings.http_port, "http_port", f"http://{_shown(settings.host)}:{settings.http_port}/healthz"
-    )
+    yield _port(settings.host, settings.port, "port", lambda: _presents(settings, files))
+    health = f"http://{_shown(settings.host)}:{settings.http_port}/healthz"
+    yield _port(settings.host, settings.http_port, "http_port", lambda: _is_alive(health))
 
 
 def _modes(files: AuthorityFiles) -> Iterator[Finding]:
@@ -228,7 +229,7 @@ async def _records(settings: Settings, database: Database, now: datetime) -> Asy
         yield finding
 
 
-def _port(host: str, port: int, setting: str, probe: str | None) -> Finding:
+def _port(host: str, port: int, setting: str, is_ours: Callable[[], bool]) -> Finding:
     if not port:
         return ok("ports", f"{setting} is 0: a free one is chosen at each start")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -240,15 +241,23 @@ def _port(host: str, port: int, setting: str, probe: str | None) -> Finding:
             "ports", f"{setting} {port} on {host} needs a privilege", f"choose one from {_FIRST_UNPRIVILEGED}"
         )
     except OSError as error:
-        if probe is not None and _is_alive(probe):
+        if is_ours():
             return ok("ports", f"{setting} {port} on {host}: the service runs there")
-        if probe is None:
-            return ok("ports", f"{setting} {port} on {host} is in use: by the service if it runs")
         return failed(
             "ports",
             f"{setting} {port} on {host} cannot be used: {error.strerror}",
             f"find out by whom: ss -ltnp 'sport = :{port}', or choose another {setting}",
         )
+
+
+def _presents(settings: Settings, files: AuthorityFiles) -> bool:
+    """Whether who listens at the HTTPS port presents, and has the key of, this directory's certificate."""
+    at = (_reachable(settings.host), settings.port)
+    try:
+        presented = ssl.get_server_certificate(at, timeout=_PROBE_SECONDS)
+        return x509.load_pem_x509_certificate(presented.encode()) == read_certificate(files.certificate(SERVER))
+    except (OSError, ValueError, ConfigurationError):  # No TLS, nobody who answers, or nothing to compare with.
+        return False
 
 
 def _is_alive(url: str) -> bool:
@@ -259,6 +268,10 @@ def _is_alive(url: str) -> bool:
         return False
 
 
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
 def _shown(host: str) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    host = _reachable(host)
     return f"[{host}]" if ":" in host else host

@@ -76,8 +76,11 @@ class _Lines(logging.Formatter):
         return _as_json(line)
 
 
-def configure_logging(worker: int | None = None) -> None:
-    """Send this process's logs to stderr; *worker* is its number among several, and on each of its lines."""
+def configure_logging(worker: int | None = None, *, least: int = logging.INFO) -> None:
+    """Send this process's logs to stderr, of level *least* and above.
+
+    *worker* is its number among several, and on each of its lines.
+    """
     watched = sys.stderr.isatty()
 
     def say_who(_logger: object, _method: str, line: EventDict) -> EventDict:
@@ -92,7 +95,7 @@ def configure_logging(worker: int | None = None) -> None:
             fit_for_terminal if watched else structlog.processors.format_exc_info,
             structlog.dev.ConsoleRenderer() if watched else structlog.processors.JSONRenderer(_as_json),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(least),
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", LossyStream(sys.stderr))),
         cache_logger_on_first_use=True,
     )

@@ -148,7 +148,7 @@ class AdminApi:
                 "connected": engine.connected,
                 "sessions": len(engine.registry),
                 "subscriptions": engine.routes.subscription_count,
-                "retained": len(engine.retained),
+                "retained": engine.retained.count,
                 "messages_received": metrics.messages_received,
                 "packets_sent": metrics.packets_sent,
                 "admitted": metrics.admitted,

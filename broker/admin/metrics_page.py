@@ -133,7 +133,7 @@ class _Figures(Collector):
         engine = self._engine
         yield _gauge("connected", "clients connected", engine.connected)
         yield _gauge("subscriptions", "subscriptions", engine.routes.subscription_count)
-        yield _gauge("retained_messages", "retained messages", len(engine.retained))
+        yield _gauge("retained_messages", "retained messages, without the broker's own", engine.retained.count)
         yield _gauge("history_events", "events that fleet-broker why can tell of", len(engine.history))
         failed = engine.journal is not None and engine.journal.failed
         yield _gauge("store_failed", "1 while the database cannot be written", int(failed))

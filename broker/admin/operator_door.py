@@ -168,7 +168,7 @@ class Operators:
         engine, peer = self._engine, writer.get_extra_info("peername")
         address = f"{peer[0]}:{peer[1]}" if peer else ""
         engine.metrics.refused[refused.code] += 1
-        facts = {"code": refused.code.value, "detail": refused.detail, "address": address}
+        facts = {"code": refused.code.value, "detail": refused.recorded, "address": address}
         facts |= {"identity": refused.identity, "serial": refused.serial}
         if engine.history.witness is not None:
             engine.history.witness.told("operator refused", **facts)

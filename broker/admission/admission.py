@@ -407,10 +407,11 @@ class Admission:
         return identity.name in self._any_client_id and self.is_ours(identity)
 
     def _unknown(self, identity: Identity) -> Refused:
-        why = f"a certificate of role {identity.role} may not connect"
-        if not self.is_ours(identity) and self.policy.knows(identity, ours=True):
-            why += f": the topic policy means parties of our own trust domain by {identity.name}, not {identity.uri}"
-        return _refused(RefusalCode.WRONG_ROLE, why)
+        refusal = _refused(RefusalCode.WRONG_ROLE, f"a certificate of role {identity.role} may not connect")
+        if self.is_ours(identity) or not self.policy.knows(identity, ours=True):
+            return refusal
+        aside = f"the topic policy means parties of our own trust domain by {identity.name}, not {identity.uri}"
+        return replace(refusal, aside=aside)
 
     def _verified_path(self, issuer_key_id: bytes, certificate: bytes, path: Sequence[bytes]) -> VerifiedPath | None:
         """Return the CAs above *certificate*, by this handshake or one of before, if they are known."""

@@ -123,7 +123,7 @@ def check(
     if in_handshake is not None:
         return Verdict(False, in_handshake.code, f"TLS alert: {in_handshake.detail}", tuple(steps))
     if isinstance(outcome, Refused):
-        return Verdict(False, outcome.code, outcome.detail, tuple(steps))
+        return Verdict(False, outcome.code, outcome.recorded, tuple(steps))
     failed = next((step for step in steps if step.passed is False), None)
     if failed is not None:
         return Verdict(False, failed.code, failed.detail, tuple(steps))
@@ -256,7 +256,7 @@ def _named(identity: Identity | str, admission: Admission, outcome: Peer | Refus
     if isinstance(identity, str):
         return Step("identity", False, identity, RefusalCode.INVALID_IDENTITY)
     if isinstance(outcome, Refused) and outcome.code in {RefusalCode.INVALID_IDENTITY, RefusalCode.WRONG_TRUST_DOMAIN}:
-        return Step("identity", False, outcome.detail, outcome.code)
+        return Step("identity", False, outcome.recorded, outcome.code)
     domain = admission.trust_domain
     if admission.trust is None and domain is not None and identity.trust_domain != domain:
         detail = f"{identity.uri} is not of the trust domain {domain}"
@@ -290,7 +290,7 @@ def _bundle(outcome: Peer | Refused, path: Sequence[x509.Certificate]) -> Step:
     if isinstance(outcome, Peer):
         return Step("bundle", True, outcome.bundle)
     if path and outcome.code in _TERMS_OF_A_BUNDLE:
-        return Step("bundle", False, outcome.detail, outcome.code)
+        return Step("bundle", False, outcome.recorded, outcome.code)
     return Step("bundle", None, "not asked: another gate refuses before")
 
 
@@ -304,7 +304,7 @@ def _revocation(certificate: x509.Certificate, admission: Admission, outcome: Pe
         detail = f"revoked on {_shown(revocation.revoked_at)} ({revocation.reason})"
         return Step("revocation", False, detail, revoked(revocation).code)
     if isinstance(outcome, Refused) and outcome.code in _ABOUT_REVOCATION:
-        return Step("revocation", False, outcome.detail, outcome.code)
+        return Step("revocation", False, outcome.recorded, outcome.code)
     return Step("revocation", True, f"not among {len(admission.index)} revoked certificates")
 
 

@@ -79,6 +79,13 @@ class Refused:
     serial: str = ""
     retry_after: float | None = None
     """After how many seconds it makes sense to come again; None: what is usual for the code."""
+    aside: str = ""
+    """What more there is to say, for the operator alone: whoever is refused is not told what the settings say."""
+
+    @property
+    def recorded(self) -> str:
+        """What the operator is told: log, history, audit log."""
+        return f"{self.detail}: {self.aside}" if self.aside else self.detail
 
     @property
     def told(self) -> Properties:

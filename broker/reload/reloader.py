@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ ALL = frozenset(Part)
 _UNUSABLE = (PolicyError, TlsConfigurationError, OSError)
 
 
+_PUT_RIGHT = "what was refused is gone, and what is in use is back"
+_CODES = {
+    Outcome.RELOADED: "RELOADED",
+    Outcome.UNCHANGED: "RELOAD_UNCHANGED",
+    Outcome.REFUSED: "RELOAD_REFUSED",
+}
 _LOOK_SECONDS = 1.0
 
 
@@ -58,6 +65,8 @@ class Reloader:
         self._settings = settings
         self._reloads = reloads
         self._one = asyncio.Lock()
+        self._refused: set[Part] = set()
+        """What was refused when it was looked at last."""
 
     def files(self) -> list[Path]:
         """Return the files whose change is a reason to reload."""
@@ -68,6 +77,9 @@ class Reloader:
         """Replace what has changed of *parts*. *quiet*: do not log what has not changed."""
         async with self._one:
             report = await self._go(parts, {}, dry_run=False)
+            before = self._note_refusals(report)
+        reports = tuple(_put_right(each) if each.part in before else each for each in report.parts)
+        report = replace(report, parts=reports)
         for each in report.parts:
             self._reloads[f"{each.part}.{each.outcome}"] += 1
             facts: dict[str, Any] = {"part": each.part.value, "detail": each.detail}
@@ -78,9 +90,8 @@ class Reloader:
                     "subscriptions_ended": each.effects.subscriptions_ended,
                     "wills_dropped": each.effects.wills_dropped,
                 }
-            if self._witness is not None and each.outcome is not Outcome.UNCHANGED:
-                code = "RELOAD_REFUSED" if each.outcome is Outcome.REFUSED else "RELOADED"
-                self._witness.told("reload", code=code, **facts)
+            if self._witness is not None and (each.outcome is not Outcome.UNCHANGED or each.part in before):
+                self._witness.told("reload", code=_CODES[each.outcome], **facts)
             if each.outcome is Outcome.REFUSED:
                 log.error("reload refused, the old one stays", code="RELOAD_REFUSED", **facts)
             elif each.outcome is Outcome.RELOADED:
@@ -88,6 +99,13 @@ class Reloader:
             elif each.detail or not quiet:
                 log.info("nothing has changed", code="RELOAD_UNCHANGED", **facts)
         return report
+
+    def _note_refusals(self, report: ReloadReport) -> frozenset[Part]:
+        """Take note of what *report* refuses; return what was refused before it."""
+        before = frozenset(self._refused)
+        self._refused.difference_update(each.part for each in report.parts)
+        self._refused.update(each.part for each in report.parts if each.outcome is Outcome.REFUSED)
+        return before
 
     async def dry_run(
         self, parts: Collection[Part] = ALL, candidates: Mapping[Part, Candidate] | None = None
@@ -127,6 +145,13 @@ class Reloader:
             return PartReport(each.part, Outcome.UNCHANGED, loaded.detail)
         detail, effects = await (each.preview(loaded) if dry_run else each.apply(loaded))
         return PartReport(each.part, Outcome.RELOADED, detail, effects)
+
+
+def _put_right(each: PartReport) -> PartReport:
+    """Return *each*, of a part that was refused before, saying so if what is in use stands there again."""
+    if each.outcome is not Outcome.UNCHANGED:
+        return each
+    return replace(each, detail="; ".join(filter(None, (_PUT_RIGHT, each.detail))))
 
 
 async def keep_current(reloader: Reloader, hangup: asyncio.Event, *, watch_files: bool) -> None:

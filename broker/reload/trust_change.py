@@ -188,7 +188,7 @@ class ReloadedTrust:
                     going.add(session)
                     if len(affected) < SHOWN:
                         affected.append(
-                            Affected(session.client_id, session.owner.uri, f"{outcome.code}: {outcome.detail}")
+                            Affected(session.client_id, session.owner.uri, f"{outcome.code}: {outcome.recorded}")
                         )
                     if change:
                         detail = f"the trust settings have changed: {outcome.detail}"

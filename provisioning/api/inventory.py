@@ -32,7 +32,7 @@ from provisioning.api.operators import (
 )
 from provisioning.api.revocations import normal_serial
 from provisioning.errors import Code, Refused
-from provisioning.store import certificates, inventory
+from provisioning.store import authorities, certificates, inventory
 from provisioning.store.certificates import CertificateState, StoredCertificate
 from provisioning.store.inventory import CertificateSearch
 
@@ -63,7 +63,8 @@ class ExportFormat(StrEnum):
     JSON = "json"
 
 
-def _search(
+async def _search(
+    services: Services,
     device: Name | None = None,
     group: Name | None = None,
     serial: Annotated[str | None, Query(max_length=64)] = None,
@@ -78,7 +79,7 @@ def _search(
         group,
         None if serial is None else normal_serial(serial),
         None if fingerprint is None else _hexadecimal(fingerprint),
-        None if issuer is None else _hexadecimal(issuer),
+        None if issuer is None else await _key_id(services, issuer),
         state,
         utc_of(expires_from),
         utc_of(expires_before),
@@ -175,6 +176,18 @@ async def _json(services: OperatorServices, search: CertificateSearch) -> AsyncI
         yield before + ",\n".join(json.dumps(item) for item in items)
         before = ",\n"
     yield "]\n" if before != "[" else "[]\n"
+
+
+async def _key_id(services: OperatorServices, issuer: str) -> str:
+    """Return the key identifier of the CA that *issuer* names, or is the key identifier of."""
+    named = (await services.database.read(authorities.key_ids)).get(issuer)
+    if named is not None:
+        return named
+    try:
+        return _hexadecimal(issuer)
+    except Refused:
+        text = f"no CA is called {issuer[:100]!r}, and it is no key identifier in hexadecimal"
+        raise Refused(Code.INVALID_REQUEST, text) from None
 
 
 def _hexadecimal(text: str) -> str:

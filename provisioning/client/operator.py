@@ -189,7 +189,7 @@ class CertificateSearch(TypedDict, total=False):
     serial: str | None
     fingerprint: str | None
     issuer: str | None
-    """Its key identifier, in hexadecimal."""
+    """The CA's name, or its key identifier in hexadecimal."""
     expires_from: datetime | None
     expires_before: datetime | None
 

@@ -116,6 +116,12 @@ def described(found: Sequence[StoredAuthority]) -> str:
     return ", ".join(f"{each.name} ({each.state})" for each in found if each.kind is not AuthorityKind.CROSS) or "none"
 
 
+def key_ids(connection: Connection) -> dict[str, str]:
+    """Return the key identifier of each CA in hexadecimal, by its name."""
+    rows = connection.execute(select(authorities.c.name, authorities.c.key_id))
+    return {row.name: row.key_id for row in rows}
+
+
 def states(connection: Connection) -> Sequence[tuple[str, str]]:
     """Return names and states alone: what is compared to find out that something has changed."""
     statement = select(authorities.c.name, authorities.c.state).order_by(authorities.c.name)

@@ -22,6 +22,7 @@ class CertificateSearch:
     serial: str | None = None
     fingerprint: str | None = None
     issuer: str | None = None
+    """Its key identifier."""
     state: CertificateState | None = None
     expires_from: datetime | None = None
     expires_before: datetime | None = None
@@ -32,8 +33,8 @@ class CertificateSearch:
             (devices.c.name, self.device),
             (devices.c.group_name, self.group),
             (certificates.c.serial, self.serial),
-            (certificates.c.fingerprint_sha256, self.fingerprint),
             (certificates.c.issuer_key_id, self.issuer),
+            (certificates.c.fingerprint_sha256, self.fingerprint),
         )
         found: list[ColumnElement[bool]] = [column == value for column, value in equal if value is not None]
         if self.expires_from is not None:

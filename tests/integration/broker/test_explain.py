@@ -110,6 +110,9 @@ def test_why_tells_what_happened_to_a_device_and_what_to_do(
         assert "what to do: set the client identifier to the name in the certificate" in said
         serial = f"{meter.certificate.serial_number:X}"
         assert [event["event"] for event in known_of(broker, serial)["events"][:2]] == ["refused", "admitted"]
+    code, said = command(broker, "why", "wrong")
+    assert code == 0
+    assert f"  wrong, asked for by spiffe://{DOMAIN}/device/meters/{name}, from 127.0.0.1:" in said
     assert command(broker, "why", "nobody-at-all")[0] == 1
 
 

@@ -161,8 +161,13 @@ def test_a_changed_file_is_noticed(tmp_path: Path, pki: Pki) -> None:
     with start(tmp_path / "b", pki, "--watch-files") as broker, ExitStack() as stack:
         running = Reloaded(broker, pki, stack)
         first = running.presented()
+        good = running.policy.read_text()
         running.policy.write_text("[role.x]")
         wait_until(lambda: running.events("RELOAD_REFUSED", "policy"), "a bad policy refused")
+        running.policy.write_text(good)
+        wait_until(lambda: running.events("RELOAD_UNCHANGED", "policy"), "it is said that it is good again")
+        (event,) = broker.events("RELOAD_UNCHANGED")
+        assert (event["part"], event["detail"]) == ("policy", "what was refused is gone, and what is in use is back")
         proposed = broker.dir / "proposed"
         proposed.write_text(NO_COMMANDS)
         proposed.replace(running.policy)

@@ -28,6 +28,12 @@ def test_the_search_of_the_api_and_its_exports_agree(service: ProvisioningServic
             counts = api.get("/v1/inventory/counts", params=search).json()
             assert counts == {"active": 1, "suspended": 0, "revoked": 0, "expired": 0}
         assert api.get("/v1/inventory/export", params={"device": "nobody"}).json() == []
+        by_name = {"issuer": "issuing-ca", "device": enrolled.name}
+        (item,) = api.get("/v1/certificates", params=by_name).json()["items"]
+        by_key = {"issuer": item["issuer_key_id"].upper(), "device": enrolled.name}
+        assert api.get("/v1/certificates", params=by_key).json()["items"] == [item]
+        assert not any(api.get("/v1/inventory/counts", params={"issuer": "root-ca"}).json().values())
+        assert "no CA is called 'issuing'" in api.get("/v1/certificates", params={"issuer": "issuing"}).text
         everything = api.get("/v1/inventory/export").json()
         assert len(everything) == sum(api.get("/v1/inventory/counts").json().values())
         for wrong in ({"fingerprint": "xyz"}, {"issuer": ""}, {"serial": "-"}, {"state": "odd"}, {"format": "xml"}):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.history import MOST_OF_ONE, Event, Happened, History
+from broker.history import LONGEST_SHOWN, MOST_OF_ONE, Event, Happened, History
 from broker.mqtt.codes import ReasonCode
 from tests.support.pki import shared_device
 from tests.support.wire import MemoryBroker, will
@@ -57,6 +57,20 @@ def test_a_refusal_and_a_denial_are_told_with_their_words() -> None:
     events = all_known(broker.engine.history)
     assert "'other' is not that of the certificate" in events[0].detail
     assert events[2].detail == "publish denied: fleet/elsewhere"
+
+
+def test_whoever_is_refused_is_found_by_what_he_asked_for_and_counted_whatever_that_is() -> None:
+    broker = MemoryBroker()
+    for claimed in ("first", "x" * 1000, "x" * 1000):
+        broker.open(shared_device("meter-1")).connect(client_id=claimed, expect=ReasonCode.CLIENT_IDENTIFIER_NOT_VALID)
+    first, second = all_known(broker.engine.history)
+    assert first.is_about("first", "")
+    assert (second.times, second.client_id) == (2, "x" * LONGEST_SHOWN)
+    history = History(100)
+    for claimed in ("made-up-1", "made-up-2"):
+        history.note(Happened.REFUSED, Stranger("192.0.2.7"), "EXPIRED", "", claimed, 0.0)
+    (event,) = history.strangers("192.0.2.7")
+    assert (event.times, event.client_id) == (2, "made-up-2")
 
 
 class Notes:

@@ -75,7 +75,7 @@ def test_a_311_client_that_says_goodbye_leaves_no_will(broker: MemoryBroker, wat
 
 
 def test_a_broker_that_stops_sends_no_will_but_says_why_it_ends(broker: MemoryBroker, watcher: WireClient) -> None:
-    """What becomes of wills then is the store's: `test_recovery`."""
+    """What becomes of wills then is the store's: `test_wills_after_a_restart`."""
     client = broker.device("meter-1", will=will(TOPIC))
     broker.engine.stop(broker.now)
     broker.settle()

@@ -1,140 +1,46 @@
-"""Trust bundles: which one judges, on which terms, and what a foreign CA's certificate is taken for."""
+"""Trust bundles: which one judges, and on which terms."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from datetime import timedelta
-from ipaddress import ip_address
 from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import ValidationError
 
 from broker.admission.admission import Admission, Admitted, Peer
 from broker.admission.bundle import TrustBundle
-from broker.admission.bundle_terms import BundleTerms
-from broker.admission.check import check
 from broker.admission.freshness import FeedTerms, Freshness
-from broker.admission.policy import TopicPolicy
-from broker.admission.policy_file import DEFAULT_POLICY, parse_policy
+from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
-from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
-from broker.trust_settings import TrustSettings
 from device_sim.attack.der import with_sha1
-from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import Revocation, RevocationIndex, RevocationReason, pack
-from tests.support.pki import DOMAIN, Held, Pki, shared_pki
-from tests.support.wire import will
-
-PKI = shared_pki()
-OTHER = Pki()
-PLANT = PKI.authority("Plant CA", PKI.root)
-NOW = PKI.now
-PLANT_DOMAIN = "plant.example"
-WEAK, ALMOST = 1024, 2047
-CN = {"source": "common-name", "group": "plant"}
-
-
-def settings(**different: Any) -> TrustSettings:
-    values: dict[str, Any] = {"name": "plant", "anchors": "-", "unsafe_no_revocation": True} | different
-    if "identity" in values:
-        values.setdefault("trust_domain", PLANT_DOMAIN)
-    return TrustSettings(**values)
-
-
-def bundle(*anchors: Held, **different: Any) -> TrustBundle:
-    made = settings(**different)
-    return TrustBundle(made.name, [each.certificate for each in anchors], terms=BundleTerms.of(made), feed=made.feed)
-
-
-def admission(
-    *bundles: TrustBundle,
-    any_client_id: Sequence[str] = (),
-    policy: TopicPolicy = DEFAULT_POLICY,
-    domain: str | None = DOMAIN,
-) -> Admission:
-    judge = Admission(RevocationIndex(), Freshness(1.0), policy, domain, any_client_id, Trust(bundles))
-    judge.freshness.current(0.0)
-    return judge
-
-
-def path(held: Held, *above: Held) -> Sequence[bytes]:
-    return [each.public_bytes(Encoding.DER) for each in (held.certificate, *(ca.certificate for ca in above))]
-
-
-def examine(judge: Admission, held: Held, *above: Held) -> Peer | Refused:
-    return judge.examine(held.der, NOW, lambda: path(held, *above) if above else ())
-
-
-def code(judge: Admission, held: Held, *above: Held) -> RefusalCode | str:
-    outcome = examine(judge, held, *above)
-    return outcome.code if isinstance(outcome, Refused) else outcome.bundle
-
-
-@pytest.mark.parametrize(
-    ("terms", "own", "beside", "group", "taken"),
-    [
-        ({}, DOMAIN, True, "meters", False),
-        ({}, DOMAIN, False, "meters", False),
-        ({}, None, True, "meters", False),
-        ({}, None, False, "meters", True),
-        ({"groups": ["plant"]}, DOMAIN, True, "plant", True),
-        ({"groups": ["plant"]}, DOMAIN, True, "meters", False),
-        ({"groups": ["*"]}, DOMAIN, True, "meters", True),
-        ({"trust_domain": DOMAIN}, DOMAIN, True, "meters", True),
-        ({"identity": [{"source": "spiffe", "group": "plant"}]}, DOMAIN, True, "meters", False),
-        ({"identity": [{"source": "spiffe", "group": "plant"}]}, DOMAIN, True, "plant", True),
-    ],
+from tests.support.bundles import (
+    CN,
+    NOW,
+    PKI,
+    PLANT,
+    admission,
+    bundle,
+    code,
+    examine,
+    foreign,
+    path,
+    settings,
 )
-def test_a_foreign_ca_claims_no_group_that_its_bundle_does_not_name(
-    terms: dict[str, Any], own: str | None, beside: bool, group: str, taken: bool
-) -> None:
-    domain = terms.get("trust_domain", PLANT_DOMAIN)
-    plant = bundle(PLANT, **({"trust_domain": domain} | terms))
-    judge = admission(plant, *([bundle(PKI.issuing, name="ours")] if beside else []), domain=own)
-    outcome = examine(judge, PKI.certify(Identity(domain, Role.DEVICE, "meter-1", group), issuer=PLANT), PLANT)
-    if taken:
-        assert isinstance(outcome, Peer)
-    else:
-        assert isinstance(outcome, Refused)
-        assert outcome.code is RefusalCode.WRONG_GROUP
-        assert outcome.detail.startswith(f"the trust bundle plant does not vouch for group {group}")
-        assert ("of another trust domain" in outcome.detail) is not bool(terms.get("groups"))
+from tests.support.pki import DOMAIN, Held, Pki
+
+OTHER = Pki()
 
 
-def test_a_foreign_service_that_claims_no_group_needs_none() -> None:
-    ours = bundle(PKI.issuing, name="ours")
-    backend = PKI.certify(Identity(PLANT_DOMAIN, Role.SERVICE, "backend"), issuer=PLANT)
-    open_to = {"roles": ["service"], "trust_domain": PLANT_DOMAIN}
-    assert code(admission(bundle(PLANT, **open_to), ours), backend, PLANT) == "plant"
-    refusal = examine(admission(bundle(PLANT, groups=["plant"], **open_to), ours), backend, PLANT)
-    assert isinstance(refusal, Refused)
-    assert refusal.detail == "the trust bundle plant does not vouch for parties without a group"
-
-
-def checked_policy(judge: Admission, held: Held) -> str:
-    """Return what a check of *held*, of the plant's CA, tells of the policy."""
-    verdict = check([held.certificate], [PLANT.certificate, PKI.issuing.certificate], judge, 0.0, NOW)
-    return next(step.detail for step in verdict.steps if step.name == "policy")
-
-
-def foreign(
-    common_name: str = "meter-1",
-    names: Sequence[x509.GeneralName] = (),
-    purposes: Sequence[x509.ObjectIdentifier] | None = (ExtendedKeyUsageOID.CLIENT_AUTH,),
-) -> Held:
-    """Return a certificate of the plant's CA, which knows nothing of our URIs."""
-    identity = Identity(DOMAIN, Role.DEVICE, "x", "x")
-    return PKI.certify(identity, issuer=PLANT, common_name=common_name, uris=[], names=names, purposes=purposes)
+WEAK, ALMOST = 1024, 2047
 
 
 def test_the_bundle_that_vouches_judges_and_the_peer_knows_it() -> None:
@@ -405,215 +311,6 @@ def test_of_cas_of_one_name_a_bundle_learns_few(monkeypatch: pytest.MonkeyPatch)
         assert code(judge, held, namesake, PKI.root) == expected
     other = PKI.authority("Another CA", PKI.root)
     assert code(judge, PKI.device("meter-1", issuer=other), other, PKI.root) == "plant"
-
-
-FINGERPRINT = {"source": "fingerprint", "group": "plant"}
-
-
-@pytest.mark.parametrize(
-    ("held", "sources", "name", "group"),
-    [
-        (foreign("meter-7"), [CN], "meter-7", "plant"),
-        (foreign("Meter 7", [x509.DNSName("m7.gas.plant.example")]),
-         [{"source": "san-dns", "pattern": r"(?P<name>[a-z0-9]+)\.(?P<group>[a-z]+)\.plant\.example"}], "m7", "gas"),
-        (foreign("-", [x509.UniformResourceIdentifier("urn:dev:ser:0042")]),
-         [CN, {"source": "san-uri", "pattern": "urn:dev:ser:(?P<name>[0-9]+)", "group": "serial"}], "0042", "serial"),
-        (foreign("-", [x509.RFC822Name("m8@plant.example")]),
-         [{"source": "san-email", "pattern": "(?P<name>[^@]+)@plant\\.example", "group": "mail"}], "m8", "mail"),
-        (foreign("meter-9"), [{"source": "subject", "pattern": "CN=(?P<name>meter-[0-9]+)", "group": "s"}],
-         "meter-9", "s"),
-    ],
-)  # fmt: skip
-def test_the_name_is_taken_from_where_the_configuration_says(
-    held: Held, sources: list[dict[str, str]], name: str, group: str
-) -> None:
-    if held.certificate.subject.rfc4514_string() == "CN=-":
-        sources = [each | {"pattern": "(?P<name>[A-Za-z].*)"} if each is CN else each for each in sources]
-    peer = examine(admission(bundle(PLANT, identity=sources, groups=["*"])), held, PLANT)
-    assert isinstance(peer, Peer)
-    assert peer.identity == Identity(PLANT_DOMAIN, Role.DEVICE, name, group)
-
-
-def test_a_certificate_without_a_usable_name_is_known_by_its_fingerprint() -> None:
-    held = foreign("Gateway in hall 3")
-    peer = examine(admission(bundle(PLANT, identity=[FINGERPRINT])), held, PLANT)
-    assert isinstance(peer, Peer)
-    assert peer.identity.name == held.certificate.fingerprint(hashes.SHA256()).hex()
-    key = examine(admission(bundle(PLANT, identity=[FINGERPRINT | {"source": "public-key"}])), held, PLANT)
-    assert isinstance(key, Peer)
-    assert key.identity.name != peer.identity.name
-
-
-@pytest.mark.parametrize(
-    ("held", "words"),
-    [
-        (foreign("Meter 7"), "name 'Meter 7'"),
-        (foreign("a/b"), "name 'a/b'"),
-        (foreign("+"), "name '+'"),
-        (foreign("x" * 64, [x509.DNSName("one.example"), x509.DNSName("two.example")]), "2 values name different"),
-    ],
-)
-def test_what_is_no_safe_name_is_refused(held: Held, words: str) -> None:
-    dns = {"source": "san-dns", "pattern": r"(?P<name>[a-z]+)\.example", "group": "plant"}
-    outcome = examine(admission(bundle(PLANT, identity=[dns, CN])), held, PLANT)
-    assert isinstance(outcome, Refused)
-    assert outcome.code is RefusalCode.INVALID_IDENTITY
-    assert words in outcome.detail
-
-
-def test_sources_are_tried_in_their_order() -> None:
-    spiffe = {"source": "spiffe"}
-    address = {"source": "san-ip", "pattern": r"10\.0\.0\.(?P<name>[0-9]+)", "group": "hosts"}
-    judge = admission(bundle(PKI.root, identity=[spiffe, address], trust_domain=DOMAIN))
-    ours = examine(judge, PKI.device("meter-1"), PKI.issuing, PKI.root)
-    assert isinstance(ours, Peer)
-    assert ours.identity == Identity(DOMAIN, Role.DEVICE, "meter-1", "meters")
-    host = examine(judge, foreign("x", [x509.IPAddress(ip_address("10.0.0.7"))]), PLANT, PKI.root)
-    assert isinstance(host, Peer)
-    assert host.identity == Identity(DOMAIN, Role.DEVICE, "7", "hosts")
-    for held, words in (
-        (
-            foreign("x", [x509.IPAddress(ip_address("10.0.1.7"))]),
-            "0 identity URIs where one is needed; san-ip: nothing",
-        ),
-        (foreign("x"), "no Subject Alternative Name; san-ip: there is none"),
-    ):
-        outcome = examine(judge, held, PLANT, PKI.root)
-        assert isinstance(outcome, Refused)
-        assert (outcome.code, words in outcome.detail) == (RefusalCode.INVALID_IDENTITY, True), outcome.detail
-
-
-def test_a_value_is_bounded_and_a_name_that_is_not_captured_is_none() -> None:
-    source = {"source": "san-uri", "pattern": "urn:x*(?P<name>[0-9]+)?", "group": "plant"}
-    judge = admission(bundle(PLANT, identity=[source]))
-    for uri, answer in (
-        ("urn:" + "x" * 1019 + "7", "plant"),
-        ("urn:" + "x" * 1020 + "7", RefusalCode.INVALID_IDENTITY),
-        ("urn:x", RefusalCode.INVALID_IDENTITY),
-    ):
-        assert code(judge, foreign("-", [x509.UniformResourceIdentifier(uri)]), PLANT) == answer
-
-
-def test_a_captured_role_must_be_one_that_the_bundle_vouches_for() -> None:
-    source = {"source": "common-name", "pattern": "(?P<role>[a-z]+):(?P<name>.+)", "group": "plant"}
-    judge = admission(bundle(PLANT, identity=[source]))
-    assert code(judge, foreign("device:m1"), PLANT) == "plant"
-    assert code(judge, foreign("operator:m1"), PLANT) is RefusalCode.WRONG_ROLE
-    assert code(judge, foreign("god:m1"), PLANT) is RefusalCode.INVALID_IDENTITY
-
-
-@pytest.mark.parametrize(
-    ("rule", "accepted", "refused"),
-    [
-        ("equal", ["", "meter-1"], ["meter-1-a", "meter-2"]),
-        ("prefix", ["", "meter-1", "meter-1-a"], ["meter-10", "meter-2"]),
-        ("assigned", [""], ["meter-1", "meter-1-a"]),
-    ],
-)
-def test_a_client_identifier_follows_the_bundles_rule(rule: str, accepted: list[str], refused: list[str]) -> None:
-    judge = admission(bundle(PKI.root, client_id=rule, any_client_id=["bridge"]))
-    for name, client_ids, admitted in (
-        ("meter-1", accepted, True),
-        ("meter-1", refused, False),
-        ("bridge", ["x"], True),
-    ):
-        peer = examine(judge, PKI.device(name), PKI.issuing, PKI.root)
-        assert isinstance(peer, Peer)
-        for client_id in client_ids:
-            outcome = judge.admit(peer, Connect(client_id=client_id), 0.0)
-            assert isinstance(outcome, Admitted) is admitted, client_id
-
-
-@pytest.mark.parametrize("domain", [DOMAIN, None], ids=["ours", "unknown"])
-def test_whom_a_foreign_ca_calls_bridge_is_not_our_bridge(domain: str | None) -> None:
-    bundles = bundle(PLANT, identity=[CN]), bundle(PKI.issuing, name="ours")
-    judge = admission(*bundles, any_client_id=["bridge"], domain=domain)
-    theirs, ours = examine(judge, foreign("bridge"), PLANT), examine(judge, PKI.device("bridge"), PKI.issuing)
-    assert isinstance(theirs, Peer)
-    assert isinstance(ours, Peer)
-    assert isinstance(judge.admit(ours, Connect(client_id="meter-7"), 0.0), Admitted)
-    outcome = judge.admit(theirs, Connect(client_id="meter-7"), 0.0)
-    assert isinstance(outcome, Refused)
-    assert outcome.code is RefusalCode.CLIENT_ID_MISMATCH
-    assert isinstance(judge.admit(theirs, Connect(client_id="bridge"), 0.0), Admitted)
-
-
-@pytest.mark.parametrize("section", ["device.meter-1", "identity.meter-1"])
-@pytest.mark.parametrize("domain", [DOMAIN, None], ids=["ours", "unknown"])
-def test_whom_a_foreign_ca_calls_by_a_name_of_the_policy_has_not_its_topics(section: str, domain: str | None) -> None:
-    rules = f'[{section}]\npublish.allow = ["a"]\nsubscribe.allow = ["a"]\npublish.deny = ["b/#"]\n'
-    bundles = bundle(PLANT, identity=[CN]), bundle(PKI.issuing, name="ours")
-    judge = admission(*bundles, policy=parse_policy(rules, "p"), domain=domain)
-    ours, theirs = examine(judge, PKI.device("meter-1"), PKI.issuing), examine(judge, foreign("meter-1"), PLANT)
-    assert isinstance(ours, Peer)
-    assert judge.permissions(ours.identity, "meter-1").may_publish("a")
-    assert isinstance(theirs, Refused)
-    assert theirs.code is RefusalCode.WRONG_ROLE
-    assert f"not spiffe://{PLANT_DOMAIN}/device/plant/meter-1" in theirs.detail
-    assert checked_policy(judge, foreign("meter-1")) == (
-        f"no topic rules for role device; {section} allows only those of our own trust domain: name others by their URI"
-    )
-
-    judge.policy = parse_policy(rules + '[role.device]\npublish.allow = ["b/{group}", "c"]\n', "p")
-    theirs = examine(judge, foreign("meter-1"), PLANT)
-    assert isinstance(theirs, Peer)
-    assert checked_policy(judge, foreign("meter-1")).endswith(": publishes b/{group}, c; subscribes to nothing")
-    permissions = judge.permissions(theirs.identity, "meter-1")
-    allowed = [topic for topic in ("a", "b/plant", "c") if permissions.may_publish(topic)]
-    assert allowed == ["c"], "what a name denies, it denies everybody of that name"
-    assert not permissions.may_subscribe("a")
-    outcome = judge.admit(theirs, Connect(client_id="meter-1", will=will("a")), 0.0)
-    assert isinstance(outcome, Refused)
-    assert outcome.code is RefusalCode.WILL_NOT_PERMITTED
-
-    judge.policy = parse_policy(f'[identity."{theirs.identity}"]\nsubscribe.allow = ["a"]\n', "p")
-    theirs = examine(judge, foreign("meter-1"), PLANT)
-    assert isinstance(theirs, Peer)
-    assert judge.permissions(theirs.identity, "meter-1").may_subscribe("a")
-    assert code(judge, PKI.device("meter-1"), PKI.issuing) is RefusalCode.WRONG_ROLE
-
-
-def test_a_bundle_without_a_domain_vouches_for_none_that_is_anothers() -> None:
-    judge = admission(bundle(PLANT, identity=[CN]), bundle(PKI.issuing, name="ours"), domain=None)
-    claimed = PKI.certify(Identity(PLANT_DOMAIN, Role.DEVICE, "meter-1", "plant"), issuer=PKI.issuing)
-    assert code(judge, claimed, PKI.issuing) is RefusalCode.WRONG_TRUST_DOMAIN
-    assert code(judge, PKI.device("meter-1"), PKI.issuing) == "ours"
-
-
-@pytest.mark.parametrize(("rule", "new"), [("equal", False), ("prefix", True), ("assigned", False)])
-def test_an_empty_identifier_becomes_a_new_one_where_a_device_may_have_several(rule: str, new: bool) -> None:
-    judge = admission(bundle(PKI.root, client_id=rule))
-    peer = examine(judge, PKI.device("meter-1"), PKI.issuing, PKI.root)
-    assert isinstance(peer, Peer)
-    outcomes = [judge.admit(peer, Connect(client_id=""), 0.0) for _ in range(20)]
-    names = {outcome.client_id for outcome in outcomes if isinstance(outcome, Admitted) and outcome.assigned}
-    assert len(names) == (20 if new else 1)
-    assert all(re.fullmatch("meter-1-[0-9a-f]{16}" if new else "meter-1", name) for name in names)
-    assert new == ("meter-1" not in names)
-
-
-@pytest.mark.parametrize(
-    ("rule", "username", "admitted"),
-    [
-        ("ignore", "anybody", True),
-        ("equal", "meter-1", True),
-        ("equal", "meter-2", False),
-        ("equal", None, False),
-        ("{group}:{device}", "meters:meter-1", True),
-        ("{group}:{device}", "meter-1", False),
-    ],
-)
-def test_a_user_name_follows_the_bundles_rule(rule: str, username: str | None, admitted: bool) -> None:
-    judge = admission(bundle(PKI.root, username=rule))
-    peer = examine(judge, PKI.device("meter-1"), PKI.issuing, PKI.root)
-    assert isinstance(peer, Peer)
-    outcome = judge.admit(peer, Connect(username=username), 0.0)
-    assert isinstance(outcome, Admitted if admitted else Refused)
-    if isinstance(outcome, Refused):
-        assert (outcome.code, outcome.reason_code) == (
-            RefusalCode.USERNAME_MISMATCH,
-            ReasonCode.BAD_USER_NAME_OR_PASSWORD,
-        )
 
 
 def test_a_lost_feed_shuts_out_only_those_whom_it_speaks_of() -> None:

@@ -1,0 +1,206 @@
+"""How TLS begins, or does not: strangers, and those that come back, on OpenSSL's own object and on `ssl.SSLSocket`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from provisioning.pki.openssl import forget_sessions
+from provisioning.pki.tls import CredentialPem, client_context
+from tests.support.pki import Pki, shared_pki
+from tests.support.tls_server import WAY_NAMES, WAYS, Server, Told, serving, talk_and_keep, visit
+
+
+@pytest.fixture(params=WAYS, ids=WAY_NAMES)
+async def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+    opener, ahead = request.param
+    async with serving(opener, monkeypatch, ahead=ahead) as running:
+        yield running
+
+
+@pytest.fixture
+def pki() -> Pki:
+    return shared_pki()
+
+
+async def test_a_stranger_gets_the_alert(server: Server, pki: Pki) -> None:
+    def read(connection: ssl.SSLSocket) -> str:
+        try:
+            connection.recv(100)
+        except ssl.SSLError as error:
+            return error.reason or ""
+        return "no alert"
+
+    stranger = Pki().device("meter-1")
+    told, reason = await visit(server, client_context(pki.anchors, stranger.credential), read)
+    assert reason == "TLSV1_ALERT_UNKNOWN_CA"
+    assert told.ended.done()
+    assert told.certificate is None
+
+
+STRANGERS = Pki()
+
+
+def says(*parts: bytes) -> Callable[[socket.socket, Pki], None]:
+    return lambda raw, _: raw.sendall(b"".join(parts))
+
+
+def leaves(raw: socket.socket, pki: Pki, *, reset: bool = False) -> None:
+    """Begin a handshake, and leave in the middle of it."""
+    outgoing = ssl.MemoryBIO()
+    tls = client_context(pki.anchors, None).wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    raw.sendall(outgoing.read())
+    raw.recv(65536)  # So it is in the middle now.
+    if reset:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def shakes_hands(raw: socket.socket, anchors: str, credential: CredentialPem | None) -> None:
+    context = client_context(anchors, credential)
+    with contextlib.suppress(OSError), context.wrap_socket(raw, server_hostname="localhost") as secured:
+        secured.recv(1)
+
+
+@pytest.mark.parametrize(
+    ("act", "code", "words"),
+    [
+        (says(b"GET / HTTP/1.1\r\n\r\n"), "NOT_TLS", "http request"),
+        (says(b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00"), "NOT_TLS", "wrong version number"),
+        (leaves, "TLS_HANDSHAKE_FAILED", "the peer has closed the connection"),
+        (partial(leaves, reset=True), "TLS_HANDSHAKE_FAILED", "the connection was reset"),
+        (
+            lambda raw, pki: shakes_hands(raw, pki.anchors, None),
+            "NO_CERTIFICATE",
+            "peer did not return a certificate",
+        ),
+        (
+            lambda raw, pki: shakes_hands(raw, pki.anchors, STRANGERS.device("meter-1").credential),
+            "UNTRUSTED_ISSUER",
+            "unable to get local issuer certificate",
+        ),
+        (
+            lambda raw, pki: shakes_hands(raw, STRANGERS.anchors, pki.device("meter-1").credential),
+            "BROKER_NOT_TRUSTED",
+            "tlsv1 alert unknown ca",
+        ),
+    ],
+    ids=["http", "mqtt", "end", "reset", "nobody", "stranger", "alert"],
+)
+async def test_whoever_is_asked_says_the_same_of_a_handshake_that_failed(
+    server: Server, pki: Pki, act: Callable[[socket.socket, Pki], None], code: str, words: str
+) -> None:
+    def client() -> None:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as raw:
+            act(raw, pki)
+
+    visiting = asyncio.get_running_loop().run_in_executor(None, client)
+    told = await server.accept()
+    await visiting
+    assert await asyncio.wait_for(told.ended, 30) == code
+    assert told.detail == words
+    # Nothing of it is left where the next session would look for its own errors.
+    told, answer = await visit(
+        server, client_context(pki.anchors, pki.device("meter-1").credential), lambda tls: (tls.send(b"a"), tls.recv(1))
+    )
+    assert answer[1] == b"A"
+
+
+async def test_a_resumed_session_still_tells_the_certificate(server: Server, pki: Pki) -> None:
+    meter = pki.device("meter-1")
+    context = client_context(pki.anchors, meter.credential)
+
+    def keep(connection: ssl.SSLSocket) -> ssl.SSLSession | None:
+        connection.sendall(b"hello")
+        connection.recv(100)  # The ticket comes before the answer.
+        return connection.session
+
+    _, session = await visit(server, context, keep)
+    told, _ = await visit(server, context, keep, session)
+    assert server.metrics.handshakes_resumed == 1
+    assert told.certificate == meter.der
+    assert told.path == []
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("end", ["nothing", "reset", "abort"])
+async def test_who_vanished_comes_back_to_its_tls_session(
+    server: Server, pki: Pki, version: ssl.TLSVersion, end: str
+) -> None:
+    context = client_context(pki.anchors, pki.device("meter-1").credential, allow_tls12=True)
+    context.maximum_version = version
+
+    def vanish(connection: ssl.SSLSocket) -> ssl.SSLSession | None:
+        session = talk_and_keep(connection)
+        if end == "reset":
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        elif end == "abort":
+            # It does not read the end: its own OpenSSL would forget a session that ended so, which Python 3.13 shows.
+            connection.sendall(b"abort")
+        return session
+
+    told, session = await visit(server, context, vanish)
+    await asyncio.wait_for(told.ended, 30)
+    await visit(server, context, talk_and_keep, session)
+    assert server.metrics.handshakes_resumed == 1
+
+
+async def test_a_ticket_is_good_for_one_return_and_the_next_comes_with_it(server: Server, pki: Pki) -> None:
+    context = client_context(pki.anchors, pki.device("meter-1").credential)
+    _, first = await visit(server, context, talk_and_keep)
+    _, second = await visit(server, context, talk_and_keep, first)
+    await visit(server, context, talk_and_keep, first)
+    once = server.ahead  # Encrypted copies are good until their key goes.
+    assert server.metrics.handshakes_resumed == (1 if once else 2)
+    await visit(server, context, talk_and_keep, second)
+    assert server.metrics.handshakes_resumed == (2 if once else 3)
+    assert server.context.session_stats()["number"] == (2 if once else 0)  # Four handed out, two used up.
+
+
+async def test_nobody_comes_back_to_a_context_that_was_told_to_forget(server: Server, pki: Pki) -> None:
+    context = client_context(pki.anchors, pki.device("meter-1").credential)
+    _, session = await visit(server, context, talk_and_keep)
+    forget_sessions(server.context)
+    await visit(server, context, talk_and_keep, session)
+    assert server.metrics.handshakes_completed == 2
+    assert server.metrics.handshakes_resumed == (0 if server.ahead else 1)  # The copy is the client's.
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_what_only_the_handshake_needed_is_given_back(server: Server, pki: Pki, version: ssl.TLSVersion) -> None:
+    meter = pki.device("meter-1")
+    context = client_context(pki.anchors, meter.credential, allow_tls12=True)
+    context.maximum_version = version
+    seen: list[Any] = []
+
+    def talk(connection: ssl.SSLSocket) -> None:
+        talk_and_keep(connection)
+        assert told_of is not None
+        transport = told_of.transport
+        assert transport is not None
+        session: Any = transport._tls
+        seen.extend(getattr(session, "_sslobj", session).get_unverified_chain())
+        talk_and_keep(connection)
+
+    told_of: Told | None = None
+    accepting = server.accept
+
+    async def accept() -> Told:
+        nonlocal told_of
+        told_of = await accepting()
+        return told_of
+
+    server.accept = accept  # type: ignore[method-assign]
+    told, _ = await visit(server, context, talk)
+    assert next(each.public_bytes(2) for each in seen) == meter.der
+    assert len(seen) == (1 if server.ahead else 2)  # The client has sent its issuing CA along.
+    assert len(told.path) > 1

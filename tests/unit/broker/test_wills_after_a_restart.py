@@ -1,0 +1,257 @@
+"""Wills that another broker process finds in the database: whose are sent, when, and what becomes of those revoked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.enforcement import absent, forget_revoked, revoke
+from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.returning import MOST
+from provisioning.pki.revocation import RevocationReason
+from tests.support.pki import shared_device, shared_pki
+from tests.support.stored import StoredBroker
+from tests.support.wire import V5, V311, will
+
+TOPIC = "fleet/meters/meter-1/telemetry"
+
+
+KEPT = {"clean_start": False, "session_expiry_interval": 600}
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[StoredBroker]:
+    opened = StoredBroker(tmp_path)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize(("expiry", "delay", "waits"), [(0, 0, 10), (600, 0, 10), (600, 30, 30)])
+def test_a_will_is_sent_after_its_delay_or_some_grace(
+    broker: StoredBroker, expiry: int, delay: int, waits: int
+) -> None:
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    last = will("fleet/meters/meter-1/event", b"gone", 1, will_delay_interval=delay, content_type="text")
+    broker.device("meter-1", clean_start=False, session_expiry_interval=expiry, will=last)
+    after = broker.killed()
+    watcher = after.service(**KEPT)
+    after.advance(waits - 2)
+    assert watcher.received() == []
+    after.advance(4)
+    (message,) = watcher.messages()
+    assert (message.payload, message.properties.content_type) == (b"gone", "text")
+    after.settle()
+    again = after.killed()
+    again.advance(60)
+    assert again.service(**KEPT).payloads() == [b"gone"], "it was not acknowledged, but is sent once"
+
+
+def test_a_client_that_comes_back_in_time_calls_its_will_back(broker: StoredBroker) -> None:
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    broker.device("meter-1", will=will("fleet/meters/meter-1/event", b"gone", 1), **KEPT)
+    after = broker.killed()
+    after.device("meter-1", **KEPT)
+    watcher = after.service(**KEPT)
+    after.advance(60)
+    assert watcher.received() == []
+
+
+@pytest.mark.parametrize("clean_start", [False, True])
+@pytest.mark.parametrize("version", [V311, V5])
+def test_the_will_of_a_session_that_has_ended_is_called_back_in_time(
+    broker: StoredBroker, version: ProtocolVersion, clean_start: bool
+) -> None:
+    """With or without clean start: the client lost its connection through no fault of its own."""
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    broker.device("meter-1", version=version, will=will("fleet/meters/meter-1/event", qos=1))
+    after = broker.killed()
+    after.device("meter-1", version=version, clean_start=clean_start)
+    watcher = after.service(**KEPT)
+    after.advance(60)
+    assert watcher.received() == []
+
+
+def test_a_will_whose_session_ends_first_is_sent_then_after_a_restart_too(broker: StoredBroker) -> None:
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    last = will("fleet/meters/meter-1/event", qos=1, will_delay_interval=300)
+    broker.device("meter-1", clean_start=False, session_expiry_interval=30, will=last).vanish()
+    after = broker.killed(away=5)
+    watcher = after.service(**KEPT)
+    after.advance(20)
+    assert watcher.received() == []
+    after.advance(6)
+    assert watcher.payloads() == [b"gone"]
+    assert len(after.engine.registry) == 1, "the watcher's"
+
+
+@pytest.mark.parametrize("connect", [{}, {"clean_start": False, "session_expiry_interval": 600}])
+@pytest.mark.parametrize("returns", [False, True])
+def test_the_will_of_a_client_that_a_stopping_broker_sends_away_waits_for_the_next(
+    broker: StoredBroker, connect: dict[str, Any], returns: bool
+) -> None:
+    """A broker that stops may defer wills until it starts again (MQTT 5 §3.1.2.5); it does not lose them."""
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    broker.device("meter-1", will=will("fleet/meters/meter-1/event", qos=1), **connect)
+    broker.engine.stop(broker.now)
+    broker.settle()
+    assert broker.engine.connected == 0
+    after = broker.killed(away=5)
+    watcher = after.service(**KEPT)
+    if returns:
+        after.device("meter-1", **connect)
+    after.advance(9)
+    assert watcher.received() == []
+    after.advance(3)
+    assert watcher.payloads() == ([] if returns else [b"gone"])
+
+
+@pytest.mark.parametrize("stops", [False, True], ids=["killed", "stopped"])
+@pytest.mark.parametrize("known", ["before clients come", "later"])
+@pytest.mark.parametrize("keeps", [False, True], ids=["discard", "keep"])
+@pytest.mark.parametrize("reason", [RevocationReason.KEY_COMPROMISE, RevocationReason.CERTIFICATE_HOLD])
+def test_who_was_revoked_while_there_was_no_broker_leaves_what_it_would_have_left_while_there_was(
+    broker: StoredBroker, stops: bool, known: str, keeps: bool, reason: RevocationReason
+) -> None:
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    held, gone = shared_pki().device("meter-1"), shared_pki().device("meter-2")
+    last = {"clean_start": False, "session_expiry_interval": 600}
+    meter, before = broker.open(held), broker.open(gone)
+    meter.connect(client_id="meter-1", will=will("fleet/meters/meter-1/event", qos=1), **last)
+    delayed = will("fleet/meters/meter-2/event", qos=1, will_delay_interval=10)
+    before.connect(client_id="meter-2", will=delayed, **last)
+    before.vanish()
+    if stops:
+        broker.engine.stop(broker.now)
+        broker.settle()
+    after = broker.killed(away=5)
+    after.engine.keeps_revoked = keeps
+    watcher = after.service(**KEPT)
+    revocations = [replace(each.revocation, reason=reason) for each in (held, gone)]
+
+    def judge() -> None:
+        for session in absent(after.engine):
+            forget_revoked(after.engine, session, after.now)
+
+    if known == "before clients come":
+        for each in revocations:
+            revoke(after.engine, each, after.now)
+        judge()
+    else:
+        judge()
+        for each in revocations:
+            revoke(after.engine, each, after.now)
+    after.advance(30)
+    topics = {message.topic for message in watcher.messages()}
+    assert topics == {"fleet/meters/meter-2/event", *(["fleet/meters/meter-1/event"] if keeps else [])}
+    assert not after.engine.returning._awaited, "what is no more is held no longer"
+    ended = known == "before clients come" and not keeps and reason is RevocationReason.KEY_COMPROMISE
+    back = after.killed()
+    again = back.open(shared_device("meter-1"))
+    assert again.connect(client_id="meter-1", **last).session_present is not ended
+    assert back.open(shared_device("meter-2")).connect(client_id="meter-2", **last).session_present
+
+
+@pytest.mark.parametrize("reason", [RevocationReason.KEY_COMPROMISE, RevocationReason.CERTIFICATE_HOLD])
+@pytest.mark.parametrize("clean_start", [False, True])
+@pytest.mark.parametrize("connected", [False, True])
+@pytest.mark.parametrize("keeps", [False, True], ids=["discard", "keep"])
+def test_who_comes_back_with_another_certificate_finds_nothing_of_the_revoked_one(
+    broker: StoredBroker, reason: RevocationReason, clean_start: bool, connected: bool, keeps: bool
+) -> None:
+    """Nor does he call its will up; whether all the others have been judged by then does not matter."""
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    held = shared_pki().device("meter-1")
+    last = will("fleet/meters/meter-1/event", qos=1)
+    meter = broker.open(held)
+    meter.connect(client_id="meter-1", clean_start=False, session_expiry_interval=600, will=last)
+    after = broker if connected else broker.killed(away=5)
+    after.engine.keeps_revoked = keeps
+    watcher = watcher if connected else after.service(**KEPT)
+    after.engine.admission.index.add(replace(held.revocation, reason=reason))
+    back = after.open(shared_device("meter-1"))
+    answer = back.connect(client_id="meter-1", clean_start=clean_start, session_expiry_interval=600)
+    good = keeps or reason is RevocationReason.CERTIFICATE_HOLD
+    assert answer.session_present is (good and not clean_start)
+    after.advance(30)
+    assert watcher.payloads() == ([b"gone"] if keeps and (connected or clean_start) else [])
+
+
+@pytest.mark.parametrize("has_will", [False, True])
+def test_of_a_session_of_which_only_the_will_is_left_no_place_of_a_service_is_taken(
+    broker: StoredBroker, has_will: bool
+) -> None:
+    broker.limits |= {"max_instances": 2}
+    for number in range(2):
+        client_id = f"backend-{number}"
+        broker.service(client_id=client_id, will=will("fleet/meters/meter-1/cmd/stop", qos=1) if has_will else None)
+    after = broker.killed()
+    new = [after.service(client_id=f"backend-{number}") for number in (7, 8)]
+    back = after.open_service()
+    answer = back.connect(client_id="backend-0", expect=ReasonCode.QUOTA_EXCEEDED)
+    assert str(answer.properties.reason_string).startswith("TOO_MANY_SESSIONS")
+    new[0].leave()
+    after.service(client_id="backend-0")
+    assert after.engine.registry.instances(new[1].session.owner) == 2
+
+
+def test_wills_wait_as_long_as_clients_come_back(broker: StoredBroker) -> None:
+    """A fleet needs more than ten seconds for its handshakes: who waits at the door is not gone."""
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    for number in range(1, 5):
+        last = will(f"fleet/meters/meter-{number}/event", b"%d" % number, qos=1)
+        broker.device(f"meter-{number}", will=last, session_expiry_interval=number)
+    after = broker.killed(away=30)
+    watcher = after.service(**KEPT)
+    for number in (1, 2):
+        after.advance(8)
+        after.device(f"meter-{number}", clean_start=False)
+    after.advance(8)
+    after.device("another")  # It was not here before the start.
+    assert watcher.received() == []
+    after.advance(3)
+    assert sorted(watcher.payloads()) == [b"3", b"4"]
+    assert len(after.engine.registry) == 4, "the sessions of the two whose time has passed are gone"
+
+
+def test_wills_do_not_wait_for_ever_for_those_who_come_back_one_by_one(broker: StoredBroker) -> None:
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    last = int(MOST / 5)
+    for number in range(last + 2):
+        broker.device(f"meter-{number}", will=will(f"fleet/meters/meter-{number}/event", qos=1))
+    after = broker.killed()
+    watcher = after.service(**KEPT)
+    for number in range(last):
+        assert watcher.received() == []
+        after.device(f"meter-{number}")
+        after.advance(5)
+        after.keep_fresh()
+    after.advance(2)
+    assert len(watcher.payloads()) == 2
+
+
+def test_no_will_is_sent_before_the_doors_have_been_open_for_a_moment(broker: StoredBroker) -> None:
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    broker.device("meter-1", will=will("fleet/meters/meter-1/event", qos=1))
+    after = broker.killed()
+    after.engine.returning.opened(after.now + 10)  # At the latest, so long is waited for the revocation feed.
+    after.advance(9)
+    after.engine.returning.opened(after.now)
+    watcher = after.service(**KEPT)
+    after.advance(9)
+    assert watcher.received() == []
+    after.advance(2)
+    assert watcher.payloads() == [b"gone"]
