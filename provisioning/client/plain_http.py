@@ -1,7 +1,8 @@
 """HTTP as lists and answers are fetched by it: without TLS, redirects or proxy, since what comes is signed.
 
 Whoever is on the way can answer. So nothing is decompressed, which could make gigabytes of a few kilobytes before their
-length can be looked at, and no body is longer than the caller allows. The caller bounds the time.
+length can be looked at, and no body is longer than the caller allows. No cookie is kept: what somebody has set would be
+sent to whoever is asked next. The caller bounds the time.
 
 The client, and httpx with it, is there from the first request on: most brokers never make one.
 """
@@ -59,10 +60,13 @@ class PlainHttp:
 
     def _open(self) -> httpx.AsyncClient:
         with importing():
+            from http.cookiejar import CookieJar, DefaultCookiePolicy
+
             import httpx
         # Anchors of the system would be read, for forty milliseconds, and never be used.
         nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._client = httpx.AsyncClient(verify=nobody, timeout=self._timeout, trust_env=False)
+        jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+        self._client = httpx.AsyncClient(verify=nobody, timeout=self._timeout, trust_env=False, cookies=jar)
         return self._client
 
     async def close(self) -> None:

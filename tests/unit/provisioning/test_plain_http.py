@@ -70,3 +70,20 @@ async def test_what_is_compressed_or_too_large_is_taken_from_no_responder_and_no
     await ocsp.close()
     assert all(b"\r\naccept-encoding: identity\r\n" in each.lower() for each in asked)
     assert len(asked) == 2
+
+
+async def test_nothing_that_somebody_has_set_is_sent_again(plain: PlainHttp) -> None:
+    """Cookies would be a memory that anybody on the way fills, and words of his in what is asked elsewhere."""
+    asked = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n\r\n")).lower())
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nSet-Cookie: a=b\r\nContent-Length: 1\r\n\r\nx")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x.crl"
+        for _ in range(2):
+            await download(plain, url, etag="", modified="", most_bytes=9)
+    assert len(asked) == 2
+    assert b"cookie" not in asked[1]
