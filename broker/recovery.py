@@ -143,12 +143,13 @@ def _retained(engine: Engine, store: SqliteStore, journal: Journal, now: float) 
 def _publisher(stored: str, own: str | None) -> str:
     """Return `Session.name` of who has published what was retained.
 
-    Before each trust domain had client identifiers of its own it was role and client identifier: one of *own*, if the
-    broker has a domain.
+    Before each trust domain had client identifiers of its own it was role and client identifier, which may have slashes
+    in it, and none before the role: one of *own*, if the broker has a domain.
     """
-    if own is None or stored.count("/") != 1:
+    if own is None or not stored or stored.startswith("/"):
         return stored
-    return stored.replace("/", f"/{own}/")
+    role, _, client_id = stored.partition("/")
+    return f"/{role}/{own}/{client_id}"
 
 
 def _replays(engine: Engine, store: SqliteStore, unfinished: list[tuple[Session, Subscription, int]]) -> None:

@@ -9,8 +9,8 @@ directory, and the first one is found by commands.
 
 Rule
 ----
-A lock that cannot be written, say on a full disk, keeps no service from starting: it says so, and is looked for where
-the directory's settings say.
+A lock that cannot be written or held, say on a full disk, keeps no service from starting: it says so, and is looked
+for where the directory's settings say.
 """
 
 from __future__ import annotations
@@ -33,21 +33,18 @@ log = structlog.get_logger(__name__)
 def in_charge(directory: Path, https_url: str, *, alone: bool) -> Iterator[None]:
     """Serve *directory* at *https_url* while the block runs; raise `ConfigurationError` if *alone* and another does."""
     path = lock_of(directory)
+    lock = None
     try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        log.warning("lock not written", file=str(path), detail=error.strerror)
-        yield
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = _lock(path)
     except BlockingIOError:
-        os.close(lock)
         if alone:
             where = found(directory) or "an address that it has not told"
             raise ConfigurationError(
                 f"{directory} is served by another process, at {where}: on SQLite one service runs at a time"
             ) from None
+    except OSError as error:
+        log.warning("lock not written", file=str(path), detail=error.strerror)
+    if lock is None:
         yield
         return
     try:
@@ -58,6 +55,17 @@ def in_charge(directory: Path, https_url: str, *, alone: bool) -> Iterator[None]
             _write(lock, path, "")
     finally:
         os.close(lock)
+
+
+def _lock(path: Path) -> int:
+    """Return the file at *path*, held; raise BlockingIOError if another process holds it, OSError if it cannot be."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # On some file systems of a network nothing can be locked.
+        os.close(lock)
+        raise
+    return lock
 
 
 def _write(lock: int, path: Path, text: str) -> None:

@@ -162,7 +162,8 @@ class RecallWatch:
                 await self._revocation.revoke_device(name, _REASON, by=self._actor, occasion=occasion)
         except NoOccasion:
             return False
-        log.warning("manufacturer has revoked a device that is in", device=name, setting=setting, **recalled.facts)
+        if recalled.device.state not in _GONE:
+            log.warning("manufacturer has revoked a device that is in", device=name, setting=setting, **recalled.facts)
         return True
 
     def _still(self, recalled: _Recalled, known: _Known, connection: Connection, device: Device) -> bool:

@@ -29,22 +29,31 @@ def _apart(own: str | None, bundles: Sequence[TrustSettings]) -> list[TrustSetti
 
 def unnamed_groups(own: str | None, bundles: Sequence[TrustSettings]) -> list[str]:
     """Return what to say of each of *bundles* whose devices are refused because it does not name their groups."""
-    said = []
-    for bundle in _apart(own, bundles):
-        if bundle.leaves_groups_open and Role.DEVICE in bundle.roles:
-            named = ", ".join(sorted(bundle.named_groups)) or "none"
-            said.append(
-                f"trust bundle {bundle.name}: groups: its CA is of another trust domain, {bundle.trust_domain}, so its "
-                f"devices may belong to groups that are named here only, {named}; the others are refused. Name them, "
-                f"but none of ours: topics go by them; or give {ANY!r}, by which its CA may claim any"
-            )
-    return said
+    return [_said(bundle) for bundle in _open(own, bundles) if Role.DEVICE in bundle.roles]
+
+
+def _open(own: str | None, bundles: Sequence[TrustSettings]) -> list[TrustSettings]:
+    return [bundle for bundle in _apart(own, bundles) if bundle.leaves_groups_open]
+
+
+def _said(bundle: TrustSettings) -> str:
+    named = ", ".join(sorted(bundle.named_groups)) or "none"
+    whom = "its devices" if Role.DEVICE in bundle.roles else "those of its parties that have a group"
+    return (
+        f"trust bundle {bundle.name}: groups: its CA is of another trust domain, {bundle.trust_domain}, so {whom} may "
+        f"belong to groups that are named here only, {named}; the others are refused. Name them, but none of ours: "
+        f"topics go by them; or give {ANY!r}, by which its CA may claim any"
+    )
 
 
 def warn_of_groups(own: str | None, bundles: Sequence[TrustSettings]) -> None:
-    """Say in the log whose devices are refused for want of a group, and who may claim any group of ours."""
-    for said in unnamed_groups(own, bundles):
-        log.warning("groups are not named", code="GROUPS_UNNAMED", detail=said)
+    """Say in the log who is refused for want of a group, and who may claim any group of ours.
+
+    Services rarely have groups: of a bundle without devices it is said, and is no warning.
+    """
+    for bundle in _open(own, bundles):
+        say = log.warning if Role.DEVICE in bundle.roles else log.info
+        say("groups are not named", code="GROUPS_UNNAMED", detail=_said(bundle))
     unbound = [bundle.name for bundle in _apart(own, bundles) if bundle.any_group]
     if unbound:
         log.warning(

@@ -29,7 +29,7 @@ log = structlog.get_logger("broker")
 
 SWEPT_AT_ONCE = 2_000
 """Places that one `sweep` looks at: a millisecond."""
-_A_DEVICE = f"{Role.DEVICE}/"
+_A_DEVICE = f"/{Role.DEVICE}/"
 _COMPLAINT_PAUSE = 60.0
 _SHOWN = 200
 

@@ -129,7 +129,7 @@ class Session:
     @property
     def name(self) -> str:
         """What is one session's only: its role, trust domain and client identifier."""
-        return f"{self.owner.role}/{self.owner.trust_domain}/{self.client_id}"
+        return f"/{self.owner.role}/{self.owner.trust_domain}/{self.client_id}"
 
     @property
     def who(self) -> dict[str, str]:

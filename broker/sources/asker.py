@@ -166,7 +166,7 @@ class StatusAsker:
         now = datetime.now(UTC)
         oldest: dict[str, float] = {}
         unanswered: dict[str, float] = {bundle.name: 0.0 for bundle in self._bundles() if bundle.ocsp is not None}
-        due: dict[str, list[tuple[Client, Issuer]]] = {bundle: [] for bundle in unanswered}
+        due: dict[str, list[tuple[Client, Issuer]]] = {bundle: [] for bundle in (*unanswered, *self._ocsp.holding)}
         for number, connection in enumerate(engine.connections(), 1):
             if number % _LOOKED_AT == 0:
                 await asyncio.sleep(0)

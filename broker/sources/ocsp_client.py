@@ -118,6 +118,11 @@ class OcspClient:
         # Shielded: who stops waiting does not stop the question, for which others may wait.
         return await asyncio.shield(task)
 
+    @property
+    def holding(self) -> list[str]:
+        """The bundles of which somebody is suspended, as they were called when he was."""
+        return [bundle for bundle, on_hold in self._on_hold.items() if on_hold]
+
     async def ask_about_holds(self, bundle: str) -> None:
         """Ask again about those of *bundle* who were suspended: nobody else would, as they are refused before."""
         now, on_hold = datetime.now(UTC), self._on_hold[bundle]

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from cryptography import x509
 
-from provisioning.client.plain_http import OK, HttpFailed, PlainHttp
+from provisioning.client.plain_http import OK, AnswerRefused, HttpFailed, PlainHttp, body_of
 from provisioning.pki.ocsp import Answer, OcspRefused, Question, ask, read_answer
 
 PATIENCE = 2.5
@@ -44,6 +44,8 @@ class OcspHttp:
             raise OcspUnreachable(f"no answer within {PATIENCE:g} s") from error
         except HttpFailed as error:
             raise OcspUnreachable(f"cannot be asked: {error}") from error
+        except AnswerRefused as error:
+            raise OcspRefused(str(error)) from error
         return read_answer(der, question, serial, issuer, datetime.now(UTC)), der
 
     async def _post(self, url: str, question: Question) -> bytes:
@@ -51,12 +53,7 @@ class OcspHttp:
         async with self._http.asked("POST", url, headers, question.der) as response:
             if response.status_code != OK:
                 raise OcspUnreachable(f"HTTP status {response.status_code}")
-            body = b""
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > _MOST_BYTES:
-                    raise OcspRefused(f"more than {_MOST_BYTES} bytes")
-            return body
+            return await body_of(response, _MOST_BYTES)
 
     async def close(self) -> None:
         """Ask nobody any more."""

@@ -1,5 +1,9 @@
 """HTTP as lists and answers are fetched by it: without TLS, redirects or proxy, since what comes is signed.
 
+Whoever is on the way can answer. So nothing is decompressed, which could make gigabytes of a few kilobytes before their
+length can be looked at, and no body is longer than the caller allows. No cookie is kept: what somebody has set would be
+sent to whoever is asked next. The caller bounds the time.
+
 The client, and httpx with it, is there from the first request on: most brokers never make one.
 """
 
@@ -18,10 +22,15 @@ if TYPE_CHECKING:
     import httpx
 
 OK, NOT_MODIFIED = HTTPStatus.OK, HTTPStatus.NOT_MODIFIED
+_IDENTITY = "identity"
 
 
 class HttpFailed(Exception):
     """There was no answer; the text says why."""
+
+
+class AnswerRefused(Exception):
+    """There was an answer, whose body is not taken; the text says why."""
 
 
 class PlainHttp:
@@ -43,20 +52,36 @@ class PlainHttp:
 
         try:
             check_address(url)
-            async with client.stream(method, url, headers=headers, content=content) as response:
+            as_it_is = {**headers, "Accept-Encoding": _IDENTITY}
+            async with client.stream(method, url, headers=as_it_is, content=content) as response:
                 yield response
         except (httpx.HTTPError, NoAddress) as error:
             raise HttpFailed(str(error) or type(error).__name__) from error
 
     def _open(self) -> httpx.AsyncClient:
         with importing():
+            from http.cookiejar import CookieJar, DefaultCookiePolicy
+
             import httpx
         # Anchors of the system would be read, for forty milliseconds, and never be used.
         nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._client = httpx.AsyncClient(verify=nobody, timeout=self._timeout, trust_env=False)
+        jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+        self._client = httpx.AsyncClient(verify=nobody, timeout=self._timeout, trust_env=False, cookies=jar)
         return self._client
 
     async def close(self) -> None:
         """Close the connections."""
         if self._client is not None:
             await self._client.aclose()
+
+
+async def body_of(response: httpx.Response, most_bytes: int) -> bytes:
+    """Return the body of *response*. Raises `AnswerRefused` if it is compressed, or longer than *most_bytes*."""
+    if response.headers.get("Content-Encoding", _IDENTITY).lower() != _IDENTITY:
+        raise AnswerRefused("the answer is compressed, though it was asked for as it is")
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > most_bytes:
+            raise AnswerRefused(f"more than {most_bytes} bytes")
+    return bytes(body)

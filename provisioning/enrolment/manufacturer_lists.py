@@ -43,6 +43,7 @@ from provisioning.store.database import Database
 from provisioning.store.manufacturer_list_urls import StoredUrl
 from provisioning.store.manufacturer_lists import MAXIMUM_SCOPE, StoredList
 from provisioning.store.manufacturers import LapsedLists, StoredManufacturer
+from provisioning.store.server_parameters import rest_longer
 
 MAXIMUM_LISTS: Final = 256
 """Parts into which a manufacturer may divide its list."""
@@ -116,6 +117,7 @@ class ManufacturerListService:
                 "taken_at": now,
                 "taken_by": by,
             }
+            rest_longer(connection)  # Hundreds of thousands of entries are compared with those of before.
             revoked, released = manufacturer_lists.put(connection, manufacturer.id, facts, listed.scope, entries)
             told = {
                 "crl_number": str(listed.number),

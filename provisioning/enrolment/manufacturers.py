@@ -155,8 +155,8 @@ class ManufacturerService:
             if change.revoked_devices not in {None, revoked}:
                 revoked = RevokedDevices(change.revoked_devices)
                 facts["revoked_devices"] = revoked.value
-                if revoked is not RevokedDevices.REPORT:
-                    recalls.forget_of(connection, known.id)  # What was reported is done now.
+                if revoked.is_stricter_than(known.revoked_devices):
+                    recalls.forget_of(connection, known.id)  # What was done less about is done now.
             if urls is not None and manufacturer_list_urls.put(connection, known.id, urls, self._clock()):
                 facts["list_urls"] = urls
             if facts:

@@ -46,7 +46,10 @@ class LapsedLists(StrEnum):
 
 
 class RevokedDevices(StrEnum):
-    """What becomes of devices that are in, once the manufacturer has revoked the certificate that let them in."""
+    """What becomes of devices that are in, once the manufacturer has revoked the certificate that let them in.
+
+    Each is stricter than the one before.
+    """
 
     REPORT = "report"
     """They stay; it is in the audit log, and told."""
@@ -54,6 +57,11 @@ class RevokedDevices(StrEnum):
     """They are suspended, until an operator resumes them."""
     REVOKE = "revoke"
     """They are revoked; suspended where the manufacturer has only put theirs on hold."""
+
+    def is_stricter_than(self, other: RevokedDevices) -> bool:
+        """Whether it does more to a device than *other*."""
+        every = list(RevokedDevices)
+        return every.index(self) > every.index(other)
 
 
 @dataclass(frozen=True, slots=True)

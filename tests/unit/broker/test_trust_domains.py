@@ -49,7 +49,7 @@ def bundle(name: str, authority: Held, **different: Any) -> TrustBundle:
 def believing(broker: B) -> B:
     """Let *broker* believe our own CA and the plant's, whose devices are of our groups, as its operator has written."""
     plant = bundle("plant", PLANT.issuing, trust_domain=PLANT_DOMAIN, groups=("meters",), any_client_id=("liar",))
-    broker.engine.admission.believe(Trust([bundle("ours", shared_pki().issuing), plant]))
+    broker.engine.admission.believe(Trust([bundle("ours", shared_pki().issuing, any_client_id=("meter-9",)), plant]))
     return broker
 
 
@@ -139,7 +139,7 @@ def test_instances_and_names_that_are_assigned_are_counted_apart(broker: MemoryB
 
 def test_a_foreign_ca_s_parties_have_so_many_sessions_as_its_bundle_says(broker: MemoryBroker) -> None:
     plant = bundle("plant", PLANT.issuing, trust_domain=PLANT_DOMAIN, groups=("meters",), max_sessions=2)
-    broker.engine.admission.believe(Trust([bundle("ours", shared_pki().issuing), plant]))
+    broker.engine.admission.believe(Trust([bundle("ours", shared_pki().issuing, any_client_id=("meter-9",)), plant]))
     foreign(broker, **KEPT).leave()
     foreign(broker, "backend", Role.SERVICE)
     one_more = broker.open(certified(Role.DEVICE, "meter-2")).connect(client_id="meter-2", expect=None)
@@ -231,13 +231,20 @@ def owners(broker: MemoryBroker) -> list[str]:
     return [session.owner.trust_domain for session in broker.engine.registry.all()]
 
 
-def test_a_store_of_before_is_read_and_what_was_retained_stays_its_publishers_own(stored: StoredBroker) -> None:
-    stored.device("meter-1", **KEPT).publish(TOPIC, b"1", retain=True, qos=1)
-    stored.store._database.execute("UPDATE retained SET publisher='device/meter-1'")  # As it was written before.
+@pytest.mark.parametrize(("name", "client_id"), [("meter-1", "meter-1"), ("meter-9", f"{PLANT_DOMAIN}/meter-1")])
+def test_a_store_of_before_is_read_and_what_was_retained_stays_its_publishers_own(
+    stored: StoredBroker, name: str, client_id: str
+) -> None:
+    def publishes(broker: StoredBroker, topic: str) -> None:
+        client = broker.open(shared_device(name))
+        client.connect(client_id=client_id, **KEPT)
+        client.publish(f"fleet/meters/{name}/{topic}", b"x", retain=True, qos=1)
+
+    publishes(stored, "one")
+    stored.store._database.execute("UPDATE retained SET publisher=?", (f"device/{client_id}",))  # As it was then.
     stored.limits = {"max_retained_of_device": 1}
     after = believing(stored.killed())
-    back = after.device("meter-1", **KEPT)
-    back.publish("fleet/meters/meter-1/other", b"2", retain=True)
+    publishes(after, "other")
     assert len(after.engine.retained) == 1, "it has retained as much as it may"
     foreign(after).publish("fleet/meters/meter-1/other", b"3", retain=True)
     assert len(after.engine.retained) == 2
@@ -272,9 +279,10 @@ async def test_a_bare_name_kicks_one_of_ours_and_one_of_another_domain_is_named_
     assert (ours.closed, theirs.closed) == (True, False)
     with pytest.raises(OfAnotherDomain, match=rf"there are: {PLANT_DOMAIN}/meter-1; name one so"):
         await view.kick(everybody, "x", "uid 0", forget=True)
-    named = Selection.of({field: "meter-1", "domain": PLANT_DOMAIN})
-    assert len(await view.kick(named, "x", "uid 0", forget=True)) == 1
-    assert theirs.closed
+    for named in ({field: "meter-1", "domain": PLANT_DOMAIN}, {field: f"{PLANT_DOMAIN}/meter-1"}):
+        assert len(await view.kick(Selection.of(named), "x", "uid 0", forget=True)) == 1
+        assert theirs.closed
+        theirs = foreign(broker)
 
 
 async def test_what_a_client_is_called_reaches_an_operators_terminal_harmlessly(broker: MemoryBroker) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,13 @@ def test_a_lock_that_cannot_be_written_keeps_no_service_from_starting(tmp_path: 
     with capture_logs() as said, in_charge(tmp_path, HERE, alone=True):
         assert found(tmp_path) is None
     assert [each["event"] for each in said] == ["lock not written"]
+
+
+def test_where_nothing_can_be_locked_it_starts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(_file: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with capture_logs() as said, in_charge(tmp_path, HERE, alone=True):
+        assert found(tmp_path) is None
+    assert [(each["event"], each["detail"]) for each in said] == [("lock not written", "No locks available")]

@@ -1,12 +1,18 @@
-"""Addresses come from certificates: one that is none is a failure like any other."""
+"""Addresses come from certificates, answers from anybody on the way: one that is none is a failure like any other."""
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 from collections.abc import AsyncIterator
 
 import pytest
 
+from broker.sources.ocsp_http import OcspHttp
+from provisioning.client.list_download import NotFetched, download
 from provisioning.client.plain_http import HttpFailed, PlainHttp
+from provisioning.pki.ocsp import OcspRefused
+from tests.support.pki import shared_pki
 
 
 @pytest.fixture
@@ -32,3 +38,52 @@ async def test_an_address_that_is_none_is_said(plain: PlainHttp, url: str, why: 
     with pytest.raises(HttpFailed, match=why):
         async with plain.asked("GET", url, {}):
             raise AssertionError("nobody is there")
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "why"),
+    [
+        (b"Content-Encoding: gzip, gzip\r\n", gzip.compress(gzip.compress(bytes(1 << 20))), "answer is compressed"),
+        (b"", bytes(65_537), "more than 65536 bytes"),
+    ],
+    ids=["compressed", "large"],
+)
+async def test_what_is_compressed_or_too_large_is_taken_from_no_responder_and_no_server_of_lists(
+    plain: PlainHttp, headers: bytes, body: bytes, why: str
+) -> None:
+    """A kilobyte that is compressed twice may be gigabytes, all at once."""
+    asked = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n%b\r\n%b" % (headers, body))
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    ocsp = OcspHttp()
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        with pytest.raises(OcspRefused, match=why):
+            await ocsp.ask(url, 7, shared_pki().issuing.certificate)
+        with pytest.raises(NotFetched, match=why):
+            await download(plain, url, etag="", modified="", most_bytes=65_536)
+    await ocsp.close()
+    assert all(b"\r\naccept-encoding: identity\r\n" in each.lower() for each in asked)
+    assert len(asked) == 2
+
+
+async def test_nothing_that_somebody_has_set_is_sent_again(plain: PlainHttp) -> None:
+    """Cookies would be a memory that anybody on the way fills, and words of his in what is asked elsewhere."""
+    asked = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n\r\n")).lower())
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nSet-Cookie: a=b\r\nContent-Length: 1\r\n\r\nx")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x.crl"
+        for _ in range(2):
+            await download(plain, url, etag="", modified="", most_bytes=9)
+    assert len(asked) == 2
+    assert b"cookie" not in asked[1]

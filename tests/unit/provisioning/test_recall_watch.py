@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
+from structlog.testing import capture_logs
 
 from provisioning.doctor_manufacturers import manufacturer_findings
 from provisioning.enrolment.attempt import TokenCredential
@@ -20,6 +21,7 @@ from provisioning.metrics import ManufacturersCollector
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
 from provisioning.recall_watch import RecallWatch
+from provisioning.revocation import issued_to
 from provisioning.revocation.occasion import NoOccasion, Occasion
 from provisioning.store import audit, devices, recalls
 from provisioning.store.audit import Action
@@ -179,6 +181,35 @@ async def test_a_stricter_setting_is_for_those_that_were_told_of_before(fleet: F
     assert (await watch.look(), await state_of(fleet, "SN17")) == (1, DeviceState.SUSPENDED)
     await is_to(fleet, RevokedDevices.REPORT)
     assert (await watch.look(), await state_of(fleet, "SN17")) == (0, DeviceState.SUSPENDED)
+
+
+async def test_a_milder_setting_leaves_what_an_operator_has_decided(fleet: Fleet, acme: Manufacturer) -> None:
+    idevid = acme.idevid("SN17")[0]
+    await enrol(fleet, "SN17", certificate=idevid)
+    await is_to(fleet, RevokedDevices.REVOKE)
+    await give_list(fleet, listed(acme, idevid, reason=HOLD))
+    watch = watch_of(fleet)
+    assert await watch.look() == 1
+    await fleet.suspension.resume_device("SN17", by="anna")
+    await is_to(fleet, RevokedDevices.SUSPEND)
+    assert (await watch.look(), await state_of(fleet, "SN17")) == (0, DeviceState.ACTIVE)
+
+
+@pytest.mark.parametrize("few", [100, 0])
+async def test_of_who_is_out_already_nobody_is_told_that_he_is_in(
+    fleet: Fleet, acme: Manufacturer, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(issued_to, "FEW", few)  # None: all is done again in a thread.
+    idevid = acme.idevid("SN17")[0]
+    await enrol(fleet, "SN17", certificate=idevid)
+    await is_to(fleet, RevokedDevices.REVOKE)
+    await give_list(fleet, listed(acme, idevid))
+    watch, event = watch_of(fleet), "manufacturer has revoked a device that is in"
+    with capture_logs() as logs:
+        assert (await watch.look(), await state_of(fleet, "SN17")) == (1, DeviceState.REVOKED)
+        await give_list(fleet, listed(acme, idevid, number=2, reason=HOLD))
+        assert await watch.look() == 1
+    assert [each["event"] for each in logs].count(event) == 1
 
 
 async def test_who_has_come_in_by_something_else_since_is_left_alone(fleet: Fleet, acme: Manufacturer) -> None:

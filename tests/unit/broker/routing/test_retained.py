@@ -76,25 +76,25 @@ def test_one_device_does_not_take_the_room_of_all() -> None:
     retained = RetainedMessages(10, 1000)
     retained.device_limit = Room(2, 20)
     for name in ("a", "b"):
-        assert retained.retain(name, message(name), "device/greedy")
-    assert not retained.retain("c", message("c"), "device/greedy")
-    assert retained.retain("a", message("a", b"newer"), "device/greedy"), "what it has it may change"
-    assert retained.retain("c", message("c"), "device/modest")
-    assert retained.retain("d", message("d"), "service/greedy")
+        assert retained.retain(name, message(name), "/device/greedy")
+    assert not retained.retain("c", message("c"), "/device/greedy")
+    assert retained.retain("a", message("a", b"newer"), "/device/greedy"), "what it has it may change"
+    assert retained.retain("c", message("c"), "/device/modest")
+    assert retained.retain("d", message("d"), "/service/greedy")
     assert retained.retain("e", message("e"), "")
-    retained.retain("b", message("b", b""), "service/backend")
-    assert retained.retain("f", message("f"), "device/greedy"), "what is forgotten makes room, whoever has said so"
+    retained.retain("b", message("b", b""), "/service/backend")
+    assert retained.retain("f", message("f"), "/device/greedy"), "what is forgotten makes room, whoever has said so"
 
 
 def test_the_bytes_of_one_device_are_bounded_too() -> None:
     retained = RetainedMessages(10, 1000)
     retained.device_limit = Room(10, 20)
-    assert not retained.retain("a", message("a", bytes(20)), "device/greedy")
-    assert retained.retain("a", message("a", bytes(10)), "device/greedy")
-    assert not retained.retain("b", message("b", bytes(9)), "device/greedy")
-    assert retained.retain("b", message("b", bytes(8)), "device/greedy")
-    retained.retain("a", message("a", b""), "device/greedy")
-    retained.retain("b", message("b", b""), "device/greedy")
+    assert not retained.retain("a", message("a", bytes(20)), "/device/greedy")
+    assert retained.retain("a", message("a", bytes(10)), "/device/greedy")
+    assert not retained.retain("b", message("b", bytes(9)), "/device/greedy")
+    assert retained.retain("b", message("b", bytes(8)), "/device/greedy")
+    retained.retain("a", message("a", b""), "/device/greedy")
+    retained.retain("b", message("b", b""), "/device/greedy")
     assert retained._of_devices == {}
 
 

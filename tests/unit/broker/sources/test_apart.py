@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from broker.admission.bundle import TrustBundle
 from broker.config import BrokerConfig
@@ -134,6 +135,35 @@ async def test_who_is_connected_is_asked_about_again_though_another_bundles_resp
         assert web.requests["/ocsp"] == times
         now += 1000
     assert not lists._asker._rounds["plant"].done()
+    await lists._asker.close()
+
+
+async def test_who_was_suspended_is_asked_about_again_though_the_bundle_is_called_otherwise_now(
+    web: WebServer, tmp_path: Path
+) -> None:
+    broker, held, now = MemoryBroker(), shared_device("meter-1"), 0.0
+    key = held.revocation.issuer_key_id, held.revocation.serial
+    responder = Responder(PKI.issuing, delegate(PKI), [held])
+    responder.revoked = {held.certificate.serial_number: x509.ReasonFlags.certificate_hold}
+    web.pages["/ocsp"] = responder
+    anchors, files = tmp_path / "anchors.pem", PKI.broker().write(tmp_path)
+    anchors.write_bytes(pem_of(PKI.issuing.certificate))
+
+    def called(name: str) -> BrokerConfig:
+        trust = [TrustSettings(name=name, anchors=anchors, ocsp_responder=f"{web.url}/ocsp", ocsp_policy="advisory")]
+        own = {"certfile": files.certificate, "keyfile": files.key}
+        return BrokerConfig(cafile=anchors, trust=trust, unsafe_no_revocation=True, **own)
+
+    broker.engine.admission.believe(load_trust(called("ours")))
+    lists = RevocationLists(broker.engine, called("ours"), lambda: now)
+    (issuer,) = broker.engine.admission.trust.bundles[0].anchors
+    await lists._asker._ocsp.ask(held.certificate, issuer)
+    assert broker.engine.admission.index.find(key) is not None
+    broker.engine.admission.believe(load_trust(called("fleet")))
+    responder.revoked, now = {}, 1000.0
+    await lists._asker._round(broker.engine)
+    await asyncio.gather(*lists._asker._rounds.values())
+    assert broker.engine.admission.index.find(key) is None
     await lists._asker.close()
 
 

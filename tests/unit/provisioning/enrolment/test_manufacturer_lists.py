@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtensionOID
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
@@ -208,6 +208,21 @@ async def test_a_manufacturer_that_numbers_anew_needs_a_word_and_a_later_date(fl
     with pytest.raises(Refused, match=r"CRL_OLDER: .*--renumbered"):
         await give_list(fleet, later)
     assert (await give_list(fleet, later, renumbered=True)).stored.number == 1
+
+
+async def test_a_list_may_take_long_to_be_compared_with_the_one_before(
+    fleet: Fleet, acme: Manufacturer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, limits = manufacturer_lists.put, []
+
+    def looked_at(connection: Connection, *said: Any) -> Any:
+        if connection.dialect.name == "postgresql":
+            limits.append(connection.scalar(text("SHOW idle_in_transaction_session_timeout")))
+        return put(connection, *said)
+
+    monkeypatch.setattr(manufacturer_lists, "put", looked_at)
+    assert (await give_list(fleet, listed(acme, 7))).changed
+    assert set(limits) <= {"1min"}, "others are ended after five seconds without a word"
 
 
 async def test_a_list_that_is_given_again_changes_nothing(fleet: Fleet, acme: Manufacturer) -> None:

@@ -205,6 +205,29 @@ async def test_who_has_activated_or_is_on_trial_has_a_place_of_the_claim_after_t
     assert taken == 2
 
 
+LOST_TRIALS = """
+INSERT INTO revocations (sequence, certificate_id, reason, revoked_at, revoked_by) VALUES
+    (1, 1, 'certificateHold', '2026-01-01 00:00:00', 'claim'),
+    (2, 5, 'keyCompromise', '2026-01-01 00:00:00', 'admin'),
+    (3, 2, 'superseded', '2026-01-01 00:00:00', 'claim'),
+    (4, 4, 'keyCompromise', '2026-01-01 00:00:00', 'admin')
+"""
+"""The first's first trial is on hold, as all are; its second was withdrawn, and the second's replaced."""
+
+
+async def test_which_trials_were_withdrawn_is_known_after_the_upgrade(store_url: str) -> None:
+    database = Database(store_url)
+
+    def back_and_forth(connection: Connection) -> dict[int, datetime | None]:
+        upgrade_from(connection, "0024", "0025", TRIALS + LOST_TRIALS)
+        return {row.certificate_id: row.withdrawn_at for row in connection.execute(select(tables.activations))}
+
+    withdrawn = await database.write(back_and_forth)
+    await database.close()
+    then = datetime(2026, 1, 1, tzinfo=UTC)
+    assert withdrawn == {1: None, 2: then, 3: None, 5: then}
+
+
 async def test_a_host_name_is_of_the_device_that_had_it_first_after_the_upgrade(store_url: str) -> None:
     profile = ProfileConfig("device", timedelta(days=7), honoured_domains=("x.example",))
     async with open_fleet(store_url, configured=[profile]) as fleet:
