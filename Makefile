@@ -85,4 +85,5 @@ bench-fleet: setup-tests                                    ## ten thousand devi
 		--html .build/fleet/comparison.html
 
 clean:          ## remove what the targets made
-	rm -rf $(VENV) .build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find $(PACKAGES) benchmarks deploy tests -name __pycache__ -prune -exec rm -rf {} +
