@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import socket
 
+_NO_ADDRESS = "set an address of this machine"
 _REMEDIES = {
     errno.EADDRINUSE: "another program listens there; stop it, or set another port",
     errno.EACCES: "this user may not; set a port above 1023",
-    errno.EADDRNOTAVAIL: "set an address of this machine",
+    errno.EADDRNOTAVAIL: _NO_ADDRESS,
 }
-_NO_ADDRESS = "set an address of this machine"  # A name that nobody knows has an error number of another list.
 
 
 class ListenError(Exception):
@@ -18,5 +19,7 @@ class ListenError(Exception):
     @classmethod
     def of(cls, setting: str, host: str, port: int, error: OSError) -> ListenError:
         """Return what *error* means where *setting* asked for *host* and *port*."""
-        remedy = _REMEDIES.get(error.errno or 0, _NO_ADDRESS)
-        return cls(f"{setting}: {host} port {port} cannot be listened on: {error.strerror}; {remedy}")
+        nameless = isinstance(error, socket.gaierror)  # Its numbers are another list's.
+        remedy = _NO_ADDRESS if nameless else _REMEDIES.get(error.errno or 0, "")
+        said = filter(None, (error.strerror, remedy))
+        return cls(f"{setting}: {host} port {port} cannot be listened on: {'; '.join(said)}")

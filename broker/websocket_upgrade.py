@@ -35,6 +35,10 @@ _UPGRADE: Final = ((b"Upgrade", b"websocket"), (b"Connection", b"upgrade, close"
 _VERSIONS: Final = ((b"Sec-WebSocket-Version", _VERSION.encode()),)
 _NOT_ALONE: Final = "this port speaks MQTT over WebSocket (wss://), not MQTT alone: another port does"
 _NO_UPGRADE: Final = "this port speaks MQTT over WebSocket: 'Upgrade: websocket' and 'Connection: Upgrade' are needed"
+_UNREADABLE: Final = {
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "the request is too long, by its cookies perhaps: 16 KiB at most",
+    HTTPStatus.NOT_IMPLEMENTED: "an upgrade request has no body",
+}
 _Headers = Sequence[tuple[bytes, bytes]]
 
 
@@ -87,7 +91,8 @@ class UpgradeRequest:
                     return self._decline(fault)
                 event = self._http.next_event()
         except h11.RemoteProtocolError as error:
-            return self._decline(_Fault(HTTPStatus(error.error_status_hint), "this is no request of HTTP/1.1"))
+            status = HTTPStatus(error.error_status_hint)
+            return self._decline(_Fault(status, _UNREADABLE.get(status, "this is no request of HTTP/1.1")))
         if event is h11.NEED_DATA:
             return None
         if self._request is None or not isinstance(event, h11.EndOfMessage):

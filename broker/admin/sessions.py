@@ -34,7 +34,7 @@ from broker.lifetime import KEEP_ALIVE_FACTOR
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.session.session import NEVER, Session
 from broker.terminal_text import printable
-from provisioning.pki.identity import Role
+from provisioning.pki.identity import Identity, Role
 
 log = structlog.get_logger("broker")
 
@@ -63,8 +63,9 @@ class Selection:
     """Which sessions are meant: those for which everything that is given holds."""
 
     client: str | None = None
+    """The client identifier, with or without the trust domain before it."""
     device: str | None = None
-    """The name in the certificate, of whatever role."""
+    """The name in the certificate, of whatever role; likewise."""
     serial: str | None = None
     address: str | None = None
     """With or without the port."""
@@ -105,19 +106,17 @@ class Selection:
         connection = session.connection
         live = connection if isinstance(connection, ClientConnection) else None
         serial = live.peer.serial if live is not None and live.peer is not None else None
-        if self.anything is not None:
-            names = {owner.uri, f"{owner.trust_domain}/{session.client_id}", f"{owner.trust_domain}/{owner.name}"}
-            if bare:
-                names |= {session.client_id, owner.name}
-            if not (
-                self.anything in names
-                or (serial is not None and normal_serial(self.anything) == serial)
-                or (live is not None and _is_at(live.address, self.anything))
-            ):
-                return False
+        if self.anything is not None and not (
+            self.anything == owner.uri
+            or _is_called(self.anything, session.client_id, owner, bare=bare)
+            or _is_called(self.anything, owner.name, owner, bare=bare)
+            or (serial is not None and normal_serial(self.anything) == serial)
+            or (live is not None and _is_at(live.address, self.anything))
+        ):
+            return False
         return (
-            (self.client is None or (bare and self.client == session.client_id))
-            and (self.device is None or (bare and self.device == owner.name))
+            (self.client is None or _is_called(self.client, session.client_id, owner, bare=bare))
+            and (self.device is None or _is_called(self.device, owner.name, owner, bare=bare))
             and (self.serial is None or self.serial == serial)
             and (self.address is None or (live is not None and _is_at(live.address, self.address)))
             and (self.group is None or self.group == owner.group)
@@ -125,6 +124,11 @@ class Selection:
             and (self.domain is None or self.domain == owner.trust_domain)
             and (self.connected is None or self.connected == session.connected)
         )
+
+
+def _is_called(text: str, name: str, owner: Identity, *, bare: bool) -> bool:
+    """Whether *text* is *name* with the trust domain of its *owner* before it, or, if *bare*, without."""
+    return text == f"{owner.trust_domain}/{name}" or (bare and text == name)
 
 
 def normal_serial(text: str) -> str:

@@ -279,9 +279,10 @@ async def test_a_bare_name_kicks_one_of_ours_and_one_of_another_domain_is_named_
     assert (ours.closed, theirs.closed) == (True, False)
     with pytest.raises(OfAnotherDomain, match=rf"there are: {PLANT_DOMAIN}/meter-1; name one so"):
         await view.kick(everybody, "x", "uid 0", forget=True)
-    named = Selection.of({field: "meter-1", "domain": PLANT_DOMAIN})
-    assert len(await view.kick(named, "x", "uid 0", forget=True)) == 1
-    assert theirs.closed
+    for named in ({field: "meter-1", "domain": PLANT_DOMAIN}, {field: f"{PLANT_DOMAIN}/meter-1"}):
+        assert len(await view.kick(Selection.of(named), "x", "uid 0", forget=True)) == 1
+        assert theirs.closed
+        theirs = foreign(broker)
 
 
 async def test_what_a_client_is_called_reaches_an_operators_terminal_harmlessly(broker: MemoryBroker) -> None:
