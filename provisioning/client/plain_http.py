@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 OK, NOT_MODIFIED = HTTPStatus.OK, HTTPStatus.NOT_MODIFIED
 _IDENTITY = "identity"
+_FREE_CHUNKS, _LEAST_CHUNK = 500, 64
+"""A body has so many chunks, and one more for so many bytes each."""
 
 
 class HttpFailed(Exception):
@@ -76,12 +78,19 @@ class PlainHttp:
 
 
 async def body_of(response: httpx.Response, most_bytes: int) -> bytes:
-    """Return the body of *response*. Raises `AnswerRefused` if it is compressed, or longer than *most_bytes*."""
+    """Return the body of *response*.
+
+    Raises `AnswerRefused` if it is compressed, longer than *most_bytes*, or comes in chunks of a few bytes: thousands
+    of those come in one read, and hold the event loop up.
+    """
     if response.headers.get("Content-Encoding", _IDENTITY).lower() != _IDENTITY:
         raise AnswerRefused("the answer is compressed, though it was asked for as it is")
-    body = bytearray()
+    body, chunks = bytearray(), 0
     async for chunk in response.aiter_raw():
         body += chunk
+        chunks += 1
+        if chunks > _FREE_CHUNKS + len(body) // _LEAST_CHUNK:
+            raise AnswerRefused("it comes in chunks of a few bytes")
         if len(body) > most_bytes:
             raise AnswerRefused(f"more than {most_bytes} bytes")
     return bytes(body)

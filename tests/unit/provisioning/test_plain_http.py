@@ -45,8 +45,9 @@ async def test_an_address_that_is_none_is_said(plain: PlainHttp, url: str, why: 
     [
         (b"Content-Encoding: gzip, gzip\r\n", gzip.compress(gzip.compress(bytes(1 << 20))), "answer is compressed"),
         (b"", bytes(65_537), "more than 65536 bytes"),
+        (b"Transfer-Encoding: chunked\r\n", b"1\r\nx\r\n" * 600, "chunks of a few bytes"),
     ],
-    ids=["compressed", "large"],
+    ids=["compressed", "large", "in crumbs"],
 )
 async def test_what_is_compressed_or_too_large_is_taken_from_no_responder_and_no_server_of_lists(
     plain: PlainHttp, headers: bytes, body: bytes, why: str
