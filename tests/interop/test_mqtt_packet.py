@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
-from broker.mqtt.packets import Disconnect, Packet, decode_packet
+from broker.mqtt.packets import Disconnect, Packet, Publish, decode_packet
+from broker.mqtt.properties import Properties
 from tests.support.packet_cases import PACKET_CASES, PacketCase, split_packet
 from tests.support.packet_strategies import packets
 from tests.support.wire import V5, V31, V311
@@ -29,6 +31,11 @@ QUIRKS = {
 """What it does not take of what the standards allow, and what it says."""
 UNKNOWN_DISCONNECT = "Invalid disconnect reason code"
 """What it says of DISCONNECT with 0x8C (Bad authentication method), which table 2-6 of the standard has for it."""
+
+
+UserProperties = tuple[tuple[str, str], ...]
+_INDEX = re.compile("0|[1-9][0-9]{0,9}")
+_FIRST_THAT_IS_NONE = 2**32 - 1
 
 
 def judged(sent: Sequence[tuple[ProtocolVersion, bytes]]) -> list[bytes | str]:
@@ -61,14 +68,39 @@ def test_it_reads_our_golden_packets_and_we_read_its_own(case: PacketCase, answe
     assert decode_packet(*split_packet(answer), case.version) == case.packet
 
 
+def as_kept(pairs: UserProperties) -> UserProperties:
+    """Return user properties as an object of JavaScript keeps them: by name, and names that are numbers come first.
+
+    An empty value gives way to the next one of its name.
+    """
+    kept: dict[str, list[str]] = {}
+    for name, value in pairs:
+        before = kept.setdefault(name, [])
+        if before == [""]:
+            before.clear()
+        before.append(value)
+    numbers = sorted((name for name in kept if _INDEX.fullmatch(name) and int(name) < _FIRST_THAT_IS_NONE), key=int)
+    return tuple((name, value) for name in dict.fromkeys((*numbers, *kept)) for value in kept[name])
+
+
 def loses(packet: Packet) -> bool:
-    """Whether a user property of *packet* is empty and followed by one of its name, which then takes its place."""
+    """Whether mqtt-packet keeps the user properties of *packet* otherwise than they were sent."""
     holders = (packet, getattr(packet, "will", None))
-    for pairs in (getattr(getattr(each, "properties", None), "user_properties", ()) for each in holders):
-        for place, (name, value) in enumerate(pairs, 1):
-            if not value and name in (later for later, _ in pairs[place:]):
-                return True
-    return False
+    sent = [getattr(getattr(each, "properties", None), "user_properties", ()) for each in holders]
+    return any(as_kept(pairs) != pairs or "__proto__" in dict(pairs) for pairs in sent)
+
+
+def test_it_keeps_user_properties_as_an_object_does() -> None:
+    names = ("b", "10", "9", "09", "4294967294", "4294967295", "", "b", "0", "a", "")
+    pairs = tuple((name, str(place)) for place, name in enumerate(names))
+    emptied = (("a", ""), ("b", ""), ("a", "1"), ("a", ""))
+    sent = [Publish("t", b"", properties=Properties(user_properties=each)) for each in (pairs, emptied)]
+    for packet, answer in zip(sent, judged([(V5, packet.encode(V5)) for packet in sent]), strict=True):
+        assert isinstance(answer, bytes), answer
+        again = decode_packet(*split_packet(answer), V5)
+        assert isinstance(again, Publish)
+        assert again.properties.user_properties == as_kept(packet.properties.user_properties)
+        assert loses(packet)
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
