@@ -72,7 +72,7 @@ def test_every_decision_is_an_entry_with_the_words_that_the_client_got(
         ("denied", "NOT_AUTHORIZED", "meter-1"),
         ("denied", "NOT_AUTHORIZED", "meter-1"),
         ("closed", "CLIENT_DISCONNECTED", "meter-1"),
-        ("refused", "CLIENT_ID_MISMATCH", None),
+        ("refused", "CLIENT_ID_MISMATCH", "another"),
         ("refused", "EXPIRED", None),
     ]
     mismatch = entries(log)[7]

@@ -134,7 +134,9 @@ async def test_a_run_that_is_under_way_can_be_told_what_to_do(tmp_path: Path, wo
         assert "storm 100%: done in" in await told("storm")
         assert "publishing 10 times as often" in await told("rate", "x10")
         assert "paused" in await told("pause")
-        assert "connected 10 of 12" in await told("status")
+        async with asyncio.timeout(60):
+            while "connected 10 of 12" not in await told("status"):  # It tells of the last whole second.
+                pass
         code, _, err = await ran(tmp_path, "ctl", "--run", str(process.pid), "revoke", "5")
         assert (code, "write '5%'" in err) == (2, True)
         assert "ending" in await told("stop")
