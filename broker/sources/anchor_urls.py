@@ -33,6 +33,7 @@ from broker.config import BrokerConfig
 from broker.sources.anchor_copy import MOST_BYTES, AnchorsRefused, anchors_in, copy_of, keep, pem_of
 from broker.trust_settings import TrustSettings
 from provisioning.client.address import NoAddress, check_address
+from provisioning.client.plain_http import AnswerRefused, body_of
 from provisioning.client.validators import conditions, validator_of
 from provisioning.pki.keys import KeyFileError
 from provisioning.pki.tls import TlsConfigurationError, client_context
@@ -166,7 +167,7 @@ def fetch_missing(config: BrokerConfig) -> None:
 
 
 async def _get(followed: Followed) -> bytes | None:
-    """Return what the URL answers; None: what it did the last time. Raises `_Unfetched`."""
+    """Return what the URL answers; None: what it did the last time. Raises `_Unfetched`, `AnchorsRefused`."""
     import httpx  # Late: for who has such a URL.
 
     settings = followed.settings
@@ -184,13 +185,11 @@ async def _get(followed: Followed) -> bytes | None:
             received = response.headers
             if received.get("Content-Encoding", "identity") != "identity":
                 raise _Unfetched(f"it came as {received['Content-Encoding'][:40]!r}, which was not asked for")
-            content = bytearray()
-            async for chunk in response.aiter_raw():
-                content += chunk
-                if len(content) > MOST_BYTES:
-                    raise AnchorsRefused(f"more than {MOST_BYTES} bytes")
+            content = await body_of(response, MOST_BYTES)
             followed.etag, followed.modified = validator_of(received, "ETag"), validator_of(received, "Last-Modified")
-            return bytes(content)
+            return content
+    except AnswerRefused as error:
+        raise AnchorsRefused(str(error)) from error
     except (httpx.HTTPError, NoAddress) as error:
         raise _Unfetched(f"cannot be fetched: {str(error) or type(error).__name__}") from error
 

@@ -6,8 +6,11 @@ revocation feed anybody's who answers.
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
 
+MAXIMUM_URL: Final = 500
+"""Characters of a URL that an operator gives to the service."""
 _SHOWN = 200
 _HIGHEST_PORT = 65535
 
@@ -29,6 +32,21 @@ def check_address(url: str) -> None:
         raise NoAddress("it names no host")
     if port is not None and port > _HIGHEST_PORT:
         raise NoAddress(f"there is no port {port}")
+
+
+def given_url(url: str, called: str) -> tuple[SplitResult, str]:
+    """Return the parts of *url*, which an operator has given as what is *called* so, and its host.
+
+    Raises ValueError with a sentence if it is no URL that names one.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"{called} is no URL ({error})") from error
+    if len(url) > MAXIMUM_URL or not url.isascii() or not url.isprintable() or not host or port == 0:
+        raise ValueError(f"{called} is no URL")
+    return parts, host
 
 
 def misnamed(base_url: str) -> str | None:

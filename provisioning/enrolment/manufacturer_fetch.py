@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from provisioning.client.address import given_url
 from provisioning.client.list_download import Fetched, NotFetched, download
 from provisioning.client.plain_http import PlainHttp
 from provisioning.enrolment.manufacturer_lists import ManufacturerListService
@@ -38,7 +39,6 @@ from provisioning.store.database import Database
 from provisioning.store.manufacturer_list_urls import MAXIMUM_PROBLEM, StoredUrl
 from provisioning.store.manufacturer_lists import StoredList
 
-MAXIMUM_URL: Final = 500
 MAXIMUM_URLS: Final = 64
 """Of a manufacturer."""
 _PATIENCE_SECONDS: Final = 30.0
@@ -56,13 +56,7 @@ log = structlog.get_logger(__name__)
 
 def check_list_url(url: str) -> str:
     """Return *url* if a manufacturer's list may be fetched there; raise ValueError with a sentence otherwise."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ValueError(f"a list's URL is no URL ({error})") from error
-    if len(url) > MAXIMUM_URL or not url.isascii() or not url.isprintable() or not host or port == 0:
-        raise ValueError("a list's URL is no URL")
+    parts, host = given_url(url, "a list's URL")
     if parts.scheme != "http":
         raise ValueError("a list's URL must begin with http://: the list is signed")
     if parts.username is not None or parts.fragment:

@@ -21,11 +21,10 @@ import ipaddress
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 import structlog
 
-from provisioning.client.address import NoAddress, check_address
+from provisioning.client.address import NoAddress, check_address, given_url
 from provisioning.enrolment.attempt import Question, Verdict
 from provisioning.errors import Code, Refused
 from provisioning.pki.tls import client_context
@@ -33,7 +32,6 @@ from provisioning.pki.tls import client_context
 if TYPE_CHECKING:
     import httpx
 
-MAXIMUM_URL: Final = 500
 _MAXIMUM_ANSWER: Final = 16 * 1024
 _LONGEST_REASON: Final = 300
 _CONNECTIONS: Final = 32
@@ -43,13 +41,7 @@ log = structlog.get_logger(__name__)
 
 def check_url(url: str) -> str:
     """Return *url* if a webhook may be there; raise ValueError with a sentence otherwise."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ValueError(f"webhook_url is no URL ({error})") from error
-    if len(url) > MAXIMUM_URL or not url.isascii() or not url.isprintable() or not host or port == 0:
-        raise ValueError("webhook_url is no URL")
+    parts, host = given_url(url, "webhook_url")
     if parts.username is not None or parts.fragment:
         raise ValueError("webhook_url must have no user and no fragment: secrets do not belong there")
     if parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host)):

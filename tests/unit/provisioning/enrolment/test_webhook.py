@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from provisioning.client.address import MAXIMUM_URL
 from provisioning.enrolment.attempt import Question
-from provisioning.enrolment.webhook import MAXIMUM_URL, Webhooks, check_url
+from provisioning.enrolment.webhook import Webhooks, check_url
 from provisioning.errors import Refused
 from provisioning.pki.tls import ClientCertificate, server_context
 from tests.support.pki import Pki, shared_pki
