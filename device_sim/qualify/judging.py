@@ -31,6 +31,9 @@ _TIGHT = 0.1
 _SAME = 0.08
 _GROWTH = 1.3
 _ENOUGH = 4
+# A loop is tight when many waits are short. Of four, full jitter (0.5, 1, 2, 4 s at most) makes half short now and then;
+# a device that hammers has dozens in a stage.
+_ENOUGH_FOR_A_LOOP = 8
 _LONG_KEEP_ALIVE = 1200
 _EARLY = 0.1
 _FACTOR = 2.0
@@ -146,7 +149,7 @@ def comes_back(attempts: Sequence[Attempt], status: int | None, window: float) -
         return [skipped("comes-back", right, f"one attempt in {window:g} s; give a longer --window")]
     middle = statistics.median(waits)
     seen = f"{len(attempts)} attempts, waits of {_seconds(waits)}"
-    tight = len(waits) >= _ENOUGH and middle < _TIGHT
+    tight = len(waits) >= _ENOUGH_FOR_A_LOOP and middle < _TIGHT
     return [
         _line(
             "comes-back", right, good=not tight, seen=seen,
