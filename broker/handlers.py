@@ -23,8 +23,9 @@ from typing import Any
 
 import structlog
 
-from broker.admission.admission import Admitted, Peer
+from broker.admission.admission import Admitted
 from broker.admission.inquiry import Waits
+from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused
 from broker.answers import acknowledge, answer_unstorable, explained_packet
 from broker.authorization import (

@@ -31,10 +31,11 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from broker.admission.admission import DEFAULT_BUNDLE, Admission, Peer
+from broker.admission.admission import Admission
 from broker.admission.foreign_groups import unnamed_groups, warn_of_groups
 from broker.admission.issuers import Issuer
-from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.peer import DEFAULT_BUNDLE, Peer
+from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.admission.trust import Trust
 from broker.client import Client
 from broker.config import BrokerConfig
@@ -222,11 +223,7 @@ def judge(admission: Admission, connection: Client, wall: datetime) -> Peer | Re
 
     outcome = admission.examine(certificate, wall, path, status=False)
     if isinstance(outcome, Peer) and outcome.identity != session.owner:
-        return Refused(
-            RefusalCode.IDENTITY_CHANGED,
-            ReasonCode.NOT_AUTHORIZED,
-            f"the certificate names {outcome.identity} now",
-        )
+        return unauthorised(RefusalCode.IDENTITY_CHANGED, f"the certificate names {outcome.identity} now")
     return outcome
 
 
