@@ -64,6 +64,7 @@ HOT = [
     "broker/session/queue.py",
     "broker/session/registry.py",
     "broker/session/session.py",
+    "broker/store/batch.py",
     "broker/store/journal.py",
     "broker/slow_reader.py",
     "broker/strangers.py",
