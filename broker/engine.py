@@ -46,6 +46,7 @@ from broker.session.session import NEVER, Session
 from broker.session.will import Will
 from broker.session_quota import refuse_another
 from broker.terms import CurrentTerms
+from broker.vouched import stamp_of
 
 log = structlog.get_logger("broker")
 
@@ -112,6 +113,10 @@ class Engine(Exchange):
         self.registry.limits.messages = limits.max_queued_messages
         self.registry.limits.bytes = limits.max_queued_bytes
         self.registry.limits.inflight_bytes = limits.max_inflight_bytes
+
+    def stamp(self, peer: Peer | None) -> bytes:
+        """Return what is written into the messages of *peer* about its certificate; empty where nothing is."""
+        return stamp_of(self.admission, peer) if self.stamps and peer is not None else b""
 
     # Clients coming and going
 

@@ -14,7 +14,7 @@ Rules
 3. A session that is kept for a client that is away is judged when the client comes. Its subscriptions are judged at
    once where the bundles say whom the policy means by a name, as those of everybody are.
 4. Who is at the door, TLS complete or not, has begun in another generation, and is sent to begin again (`TRUST_CHANGED`
-   in `broker.handlers`): what TLS believed then is not believed now.
+   in `broker.connect_handler`): what TLS believed then is not believed now.
 5. `preview` goes the same way and changes nothing.
 """
 

@@ -20,6 +20,7 @@ HOT = [
     "broker/authorization.py",
     "broker/client_life.py",
     "broker/coalescing.py",
+    "broker/connect_handler.py",
     "broker/connection.py",
     "broker/history.py",
     "broker/mqtt/filter_set.py",
