@@ -32,13 +32,13 @@ from device_sim.intruders import Finding, Outcome, Scene, try_all
 from device_sim.keep_alive import KeepAlive
 from device_sim.latency import Latency, LatencySummary
 from device_sim.link import StageTimes
-from device_sim.live_device import Counters, Surroundings
 from device_sim.parallel import in_parallel
 from device_sim.randomness import randomness_of
 from device_sim.report import Report
 from device_sim.revocation_trial import cut_off, try_again
 from device_sim.scenario.groups import Group, Telemetry
 from device_sim.stage import Stage, raised
+from device_sim.surroundings import Counters, Surroundings
 from device_sim.tally import account, is_complete, total
 from device_sim.view import Progress, Traffic, View
 from provisioning.client.est import EstClient

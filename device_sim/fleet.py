@@ -28,12 +28,13 @@ from device_sim.closure import Closure
 from device_sim.device import Device, Event, State
 from device_sim.latency import Latency
 from device_sim.link import Link, StageTimes
-from device_sim.live_device import LiveDevice, Surroundings
+from device_sim.live_device import LiveDevice
 from device_sim.parallel import in_parallel
 from device_sim.randomness import Redrawn, randomness_of
 from device_sim.scenario.groups import Group
 from device_sim.scenario.metrics import Duration
 from device_sim.schedule import Schedule
+from device_sim.surroundings import Surroundings
 from device_sim.tls_dial import Endpoint, NotAdmitted
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
 

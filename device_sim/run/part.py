@@ -29,15 +29,16 @@ from device_sim.credential import HeldCredential, renew
 from device_sim.fleet import Fleet, Member
 from device_sim.fleet_directory import FleetUnusable
 from device_sim.keep_alive import KeepAlive
-from device_sim.live_device import Counters, Surroundings
 from device_sim.run.health import GeneratorWatch, HealthSample, resident_memory
 from device_sim.run.manner import Manner, Share
 from device_sim.run.recorder import FAILED_RENEWAL, Marker, Recorder
-from device_sim.run.stages import Scene, play
+from device_sim.run.scene import Scene
+from device_sim.run.stages import play
 from device_sim.run.target import Target
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import Scenario
 from device_sim.scenario.stages import Stage
+from device_sim.surroundings import Counters, Surroundings
 from device_sim.tally import Sent
 from device_sim.trouble.proxy import Proxy
 from provisioning.pki.tls import client_context
