@@ -68,7 +68,7 @@ def check(
 
     from broker.admin.explain import InvalidCertificateFile, read_certificates
     from broker.admission.policy_file import PolicyError
-    from broker.config import ConfigError
+    from broker.config_loading import ConfigError
     from provisioning.pki.tls import TlsConfigurationError
 
     try:
@@ -100,7 +100,7 @@ def _check_offline(pem: bytes, cafile: Path | None, config: Path | None) -> dict
     from broker.admission.freshness import Freshness
     from broker.admission.policy_file import load_policy
     from broker.admission.status import RevocationStatus
-    from broker.config import ConfigError, load
+    from broker.config_loading import ConfigError, load
     from broker.own_certificate import own_trust_domain
     from broker.sources.trust_files import load_trust, read_anchors
     from provisioning.pki.revocation import RevocationIndex
