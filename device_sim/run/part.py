@@ -179,7 +179,7 @@ class Part:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_COLLECTIONS)
-        self._streaming = asyncio.create_task(fleet.stream(), name="stream")
+        self._streaming = asyncio.create_task(fleet.streaming.run(), name="stream")
 
     async def play(self, number: int, stage: Stage) -> None:
         """Play one stage; whatever ends the stream ends the stage with it."""
@@ -201,7 +201,7 @@ class Part:
 
     def change(self, rate: float | None, paused: bool | None) -> None:
         """Change how much the fleet publishes; see `Played`."""
-        self._fleet().change(rate, paused)
+        self._fleet().streaming.change(rate, paused)
 
     async def finish(self) -> PartOutcome:
         """End; see `Played`."""
@@ -218,7 +218,7 @@ class Part:
             service={metric: latency.encoded() for metric, latency in recorder.service.items()},
             response={metric: latency.encoded() for metric, latency in recorder.response.items()},
             lag=self._watch.lag.encoded(),
-            skipped=fleet.skipped,
+            skipped=fleet.streaming.skipped,
             refused={**fleet.refused_by_reason, **fleet.counters.refused},
             false_refusals=fleet.falsely_refused,
             memory_before_mb=self._memory_before,
@@ -291,7 +291,7 @@ class Part:
             Count.REFUSED_MESSAGES: counters.refused.total(),
             Count.REPEATED: counters.repeated,
             Count.HELD_BACK: counters.held_back,
-            Count.SKIPPED: fleet.skipped,
+            Count.SKIPPED: fleet.streaming.skipped,
             Count.SESSIONS_RESUMED: counters.sessions_resumed,
             Count.SESSIONS_LOST: counters.sessions_lost,
             Count.TAKEOVERS: counters.takeovers,

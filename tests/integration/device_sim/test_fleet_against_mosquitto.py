@@ -68,7 +68,7 @@ async def connected_fleet(
 
 @asynccontextmanager
 async def streaming(fleet: Fleet) -> AsyncIterator[None]:
-    task = asyncio.create_task(fleet.stream())
+    task = asyncio.create_task(fleet.streaming.run())
     try:
         yield
     finally:
