@@ -127,7 +127,7 @@ def test_who_has_issued_a_certificate_is_not_what_it_says_itself() -> None:
     peer = examine(judge, held, PKI.issuing, PKI.root)
     assert isinstance(peer, Peer)
     assert peer.certificate == (key_identifier(PKI.issuing.key.public_key()), 1)
-    judge.index.add(Revocation(*peer.certificate, RevocationReason.KEY_COMPROMISE, NOW))
+    judge.status.index.add(Revocation(*peer.certificate, RevocationReason.KEY_COMPROMISE, NOW))
     assert code(judge, held, PKI.issuing, PKI.root) is RefusalCode.REVOKED
     assert code(judge, held) is RefusalCode.REVOKED
 
@@ -279,7 +279,7 @@ def crossed_first(domain: str | None) -> tuple[Admission, Held]:
     ours = PKI.device("meter-1")
     assert code(judge, ours, PKI.issuing, PKI.root) == "ours"
     revoked = {crossed.certificate.serial_number: pack(RevocationReason.KEY_COMPROMISE, NOW)}
-    judge.index.publish(key_identifier(plant_root.certificate.public_key()), "crl", revoked)
+    judge.status.index.publish(key_identifier(plant_root.certificate.public_key()), "crl", revoked)
     return judge, ours
 
 

@@ -211,12 +211,12 @@ def test_where_there_is_nobody_to_ask_the_refusal_stands() -> None:
 
 def test_who_is_on_hold_is_told_so_and_a_revoked_ca_shuts_out_whom_it_certified() -> None:
     judge = admission()
-    judge.index.add(replace(HELD.revocation, reason=RevocationReason.CERTIFICATE_HOLD))
+    judge.status.index.add(replace(HELD.revocation, reason=RevocationReason.CERTIFICATE_HOLD))
     outcome = examine(judge)
     assert isinstance(outcome, Refused)
     assert told(outcome) == (RefusalCode.SUSPENDED, ReasonCode.BANNED)
     judge = admission()
-    judge.index.add(PKI.issuing.revocation)
+    judge.status.index.add(PKI.issuing.revocation)
     outcome = examine(judge)
     assert isinstance(outcome, Refused)
     assert told(outcome) == (RefusalCode.ISSUER_REVOKED, ReasonCode.NOT_AUTHORIZED)
@@ -228,12 +228,12 @@ def test_of_a_certificate_alone_it_is_known_whether_it_or_its_ca_is_revoked() ->
     assert not judge.is_revoked(HELD.revocation.key), "of its CA nothing has been seen"
     assert isinstance(examine(judge), Peer)
     assert not judge.is_revoked(HELD.revocation.key)
-    judge.index.add(PKI.issuing.revocation)
+    judge.status.index.add(PKI.issuing.revocation)
     assert judge.is_revoked(HELD.revocation.key)
     assert not judge.is_revoked(replace(HELD.revocation, issuer_key_id=b"another CA").key)
     for trust in (judge.trust, None):
         judge = admission().judging_by(trust)
-        judge.index.add(HELD.revocation)
+        judge.status.index.add(HELD.revocation)
         assert judge.is_revoked(HELD.revocation.key)
         assert not judge.is_revoked(PKI.issuing.revocation.key)
 
