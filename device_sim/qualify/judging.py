@@ -31,8 +31,8 @@ _TIGHT = 0.1
 _SAME = 0.08
 _GROWTH = 1.3
 _ENOUGH = 4
-# A loop is tight when many waits are short. Of four, full jitter (0.5, 1, 2, 4 s at most) makes half short now and then;
-# a device that hammers has dozens in a stage.
+# A loop is tight when many waits are short. Of four, full jitter (0.5, 1, 2, 4 s at most) makes half short now and
+# then; a device that hammers has dozens in a stage.
 _ENOUGH_FOR_A_LOOP = 8
 _LONG_KEEP_ALIVE = 1200
 _EARLY = 0.1
