@@ -15,7 +15,8 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from broker.limits import Limits
-from broker.listener_settings import ListenerSettings
+from broker.listener_settings import ListenerSettings, check_origins
+from broker.origins import OriginNames, Origins
 from broker.setting_types import LONGEST, MOST, File, FileText, Interval, Name, Port, Real, TrustDomain, Whole
 from broker.trust_settings import REQUIRE, HttpUrl, Paths, Policy, StatusPolicy, TrustSettings, Urls
 from provisioning.client.address import misnamed
@@ -36,6 +37,10 @@ class BrokerConfig(BaseSettings):
     port: Port = 8883
     websocket_port: Port | None = None
     """MQTT over WebSocket over TLS, on the same address; None: not at all."""
+    websocket_origins: OriginNames = ()
+    """Whose web pages may open a WebSocket here, as https://host:port; none: nobody's. Clients without Origin may."""
+    unsafe_any_websocket_origin: bool = False
+    """Let any web page connect, with the certificate that its reader's browser has."""
     listener: tuple[ListenerSettings, ...] = ()
     """Several listeners, instead of port and websocket_port, which are the short form."""
     unsafe_plain_port: Port | None = None
@@ -160,6 +165,11 @@ class BrokerConfig(BaseSettings):
         return tuple(wanted)
 
     @property
+    def origins(self) -> Origins:
+        """Whose web pages may connect to a listener that says nothing of it."""
+        return Origins(frozenset(self.websocket_origins), self.unsafe_any_websocket_origin)
+
+    @property
     def has_crls(self) -> bool:
         """Whether CRLs say who is revoked."""
         return bool(self.crlfile or self.crl_urls or self.crl_from_certificates)
@@ -251,6 +261,7 @@ class BrokerConfig(BaseSettings):
         return self
 
     def _check_listeners(self) -> None:
+        check_origins(self.websocket_origins, unsafe_any=self.unsafe_any_websocket_origin)
         short = {"port", "websocket_port"} & self.model_fields_set
         if self.listener and short:
             raise ValueError(f"{min(short)}: with [[listener]] tables it belongs into those")
