@@ -88,7 +88,7 @@ class BrokerConfig(BaseSettings):
     ocsp_stapling_responder: HttpUrl | None = None
     """Ask this responder about the broker's own certificate, instead of the one that it names."""
     revoked_session: Literal["discard", "keep"] = "discard"
-    """What becomes of a client's will and session when its certificate is revoked while it is connected."""
+    """What becomes of a client's will and session when its certificate is revoked, or trusted no more, meanwhile."""
     trust: tuple[TrustSettings, ...] = ()
     """Bundles of trust, in the order in which they are asked; none: cafile, for everybody."""
     crl_check_seconds: Interval = 5.0

@@ -3,17 +3,22 @@
 Rules
 -----
 1. A revocation is in the index before anybody is put out for it: who comes back at once is refused.
-2. The will and the session of a revoked certificate go with it, unless the operator has them kept (`keeps_revoked`);
-   who is suspended, or whose CA is revoked, may come back to them.
-3. So they do when it was revoked between two processes of the broker, and its client was connected until the first one
+2. The will goes with the certificate, whoever withdraws it, the CA by a revocation or the operator by other settings of
+   trust, unless the operator has it kept (`keeps_revoked`): it would be said after nobody vouches any more for who says
+   it. One that has ended was good until then, and its client's will is sent (decision 0143).
+3. So does the session of a certificate that is revoked; who is suspended, whose CA is revoked, or whom other settings
+   of trust put out, may come back to it.
+4. So they do when it was revoked between two processes of the broker, and its client was connected until the first one
    ended.
-4. No I/O, no clock.
+5. No I/O, no clock.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from broker.admission.peer import Peer
-from broker.admission.refusal import Refused
+from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.status import revoked
 from broker.client import Client
 from broker.engine import Engine
@@ -43,6 +48,17 @@ def enforce(engine: Engine, connection: Client, now: float) -> bool:
     return True
 
 
+def distrust(engine: Engine, connection: Client, refusal: Refused, now: float) -> None:
+    """Close *connection*, of whose certificate new settings of trust say *refusal*."""
+    why = replace(refusal, detail=f"the trust settings have changed: {refusal.detail}")
+    _put_out(engine, connection, why, now, ReasonCode.NOT_AUTHORIZED)
+
+
+def sends_will(engine: Engine, refusal: Refused) -> bool:
+    """Whether the will of a client is sent that is put out for *refusal*, of its certificate."""
+    return engine.keeps_revoked or refusal.code is RefusalCode.EXPIRED
+
+
 def absent(engine: Engine) -> list[Session]:
     """Return the sessions whose clients were connected when the broker before ended, and have not come back."""
     return [each for each in engine.registry.all() if each.connection is None and each.certificate is not None]
@@ -70,10 +86,15 @@ def renew(engine: Engine, connection: Client, peer: Peer, now: float) -> None:
     connection.session.certificate = peer.certificate
 
 
-def _put_out(engine: Engine, connection: Client, refusal: Refused, now: float) -> None:
+def _put_out(
+    engine: Engine,
+    connection: Client,
+    refusal: Refused,
+    now: float,
+    reason: ReasonCode = ReasonCode.ADMINISTRATIVE_ACTION,
+) -> None:
     """Close *connection*, whose certificate counts no more; its will and session go too, or `keeps_revoked`."""
     peer, session, keeps = connection.peer, connection.session, engine.keeps_revoked
-    reason = ReasonCode.ADMINISTRATIVE_ACTION
-    connection.disconnect(refusal.code, reason, refusal.detail, now, publish_will=keeps)
+    connection.disconnect(refusal.code, reason, refusal.detail, now, publish_will=sends_will(engine, refusal))
     if not keeps and peer is not None and session is not None and engine.admission.status.is_ended(peer.certificate):
         engine.forget(session, now)
