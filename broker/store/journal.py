@@ -22,7 +22,9 @@ Rules
    session, whose client uses the packet identifiers anew.
 4. What waits is bounded, however long a write takes: beyond `MOST_WAITING` answers and retained topics publishers are
    *held*, their packets are not read until the batch is written, or is known to have failed.
-5. No I/O, no clock: `sqlite` writes, the time of expiry is converted by a fixed offset to the wall clock.
+5. No I/O, no clock: `sqlite` writes, times are converted by an offset to the wall clock. When that is set, what this
+   process has stored is moved with it: an hour is an hour, also for whoever reads it after a restart. What was stored
+   before this process stays, as by the clock of then.
 """
 
 from __future__ import annotations
@@ -38,6 +40,10 @@ Row = tuple[Any, ...]
 
 MOST_WAITING = 65_536
 """Answers and retained topics of one batch from which on publishers are held: some megabytes."""
+_EXPIRES_AT = 5
+"""Of a message's row."""
+_ENDED_AT = 4
+"""Of a session's."""
 _FEW_HELD = 1024
 """Held publishers among whom nobody looks for those that have gone."""
 
@@ -92,9 +98,25 @@ class Stored(Protocol):
     share: str
 
 
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """How far the wall clock was set, and what is stored by the clock as it was."""
+
+    seconds: float
+    since: float
+    """Sessions that ended since then, by the clock as it was."""
+    message: int
+    """Messages with a higher number."""
+    retained: int
+    """Retained messages with a higher number."""
+
+
 @dataclass(slots=True)
 class Batch:
     """Changes that are written in one transaction, by table; None stands for a removal."""
+
+    moved: Moved | None = None
+    """What becomes of that which is stored already, before these are written, which are by the clock as it is."""
 
     sessions: dict[int, Row | None] = field(default_factory=dict)
     subscriptions: dict[tuple[int, str], Row | None] = field(default_factory=dict)
@@ -119,7 +141,7 @@ class Batch:
     @property
     def changes(self) -> bool:
         """Whether there is anything to write."""
-        return bool(self.promises or self.sessions or self.done or self.unreferenced or self.replayed)
+        return bool(self.promises or self.sessions or self.done or self.unreferenced or self.replayed or self.moved)
 
     @property
     def promises(self) -> bool:
@@ -138,6 +160,8 @@ class Batch:
 
     def take_in(self, later: Batch) -> None:
         """Add what was noted after this batch, which could not be written; what is over by then is struck."""
+        if later.moved is not None:
+            self.move(later.moved)
         for row, values in later.sessions.items():
             if values is None:
                 self.forget(row)
@@ -163,6 +187,14 @@ class Batch:
         self.packets += later.packets
         self.resumed += later.resumed
 
+    def move(self, moved: Moved) -> None:
+        """Have what is stored moved, and move what is noted here, which is by the clock as it was."""
+        before, self.moved = self.moved, moved
+        if before is not None:
+            self.moved = Moved(before.seconds + moved.seconds, before.since, before.message, before.retained)
+        for table, column in ((self.messages, _EXPIRES_AT), (self.retained, _EXPIRES_AT), (self.sessions, _ENDED_AT)):
+            _add(table, column, moved.seconds)
+
     def forget(self, row: int) -> None:
         """Strike what was noted for session *row*, which has ended."""
         by_session: tuple[dict[Any, Any], ...] = (self.subscriptions, self.deliveries, self.progress, self.incoming)
@@ -175,6 +207,8 @@ class Journal:
     """The open batch and the one that is being written."""
 
     __slots__ = (
+        "_began",
+        "_first_message",
         "_held",
         "_last_message",
         "_last_session",
@@ -182,14 +216,19 @@ class Journal:
         "begin",
         "dirty",
         "failed",
+        "first_retained",
         "open",
         "owed",
         "wall_offset",
         "writing",
     )
 
-    def __init__(self, wall_offset: float, *, last_session: int = 0, last_message: int = 0) -> None:
-        """Start with the highest row numbers in use; *wall_offset* plus monotonic time is the wall clock."""
+    def __init__(self, wall_offset: float, *, began: float = 0.0, last_session: int = 0, last_message: int = 0) -> None:
+        """Start at *began* with the highest row numbers in use; *wall_offset* plus monotonic time is the wall clock."""
+        self._began = began
+        self._first_message = last_message
+        self.first_retained = 0
+        """The highest number of a retained message that was there before."""
         self.open = Batch()
         self.writing: Batch | None = None
         self.begin: Callable[[], None] | None = None
@@ -205,6 +244,12 @@ class Journal:
         self._sweep_at = _FEW_HELD
         self._last_session = last_session
         self._last_message = last_message
+
+    def clock_set(self, seconds: float) -> None:
+        """Take note that the wall clock was set ahead by so many *seconds*."""
+        self.dirty = True
+        self.open.move(Moved(seconds, self._began + self.wall_offset, self._first_message, self.first_retained))
+        self.wall_offset += seconds
 
     def turn_ended(self) -> None:
         """Have what the turn has changed written. Hot: a turn that changed nothing costs the store nothing."""
@@ -433,6 +478,13 @@ class Journal:
     def _message_row(self, message: Message) -> Row:
         expires_at = None if message.expires_at is None else message.expires_at + self.wall_offset
         return (message.topic, message.payload, message.qos, message.retain, message.properties, expires_at)
+
+
+def _add(table: dict[Any, Any], column: int, seconds: float) -> None:
+    """Add *seconds* to the time in *column* of each row of *table* that has one."""
+    for key, row in table.items():
+        if row is not None and row[column] is not None:
+            table[key] = (*row[:column], row[column] + seconds, *row[column + 1 :])
 
 
 def _release(answers: list[tuple[Answerable, bytes, bytes | Otherwise]], touched: set[Outbox]) -> None:
