@@ -9,7 +9,7 @@ those of the connection, unchanged.
 Rules
 -----
 1. The client offers the subprotocol ``mqtt`` and gets it, or is refused [MQTT-6.0.0-3], [MQTT-6.0.0-4]; so is whoever
-   asks in a way that RFC 6455 does not allow (`broker.websocket_upgrade`).
+   asks in a way that RFC 6455 does not allow, or for a web page that may not (`broker.websocket_upgrade`).
 2. MQTT packets travel in binary frames, cut anywhere [MQTT-6.0.0-1], [MQTT-6.0.0-2]; a text frame ends the
    connection.
 3. A frame is handed on as its bytes arrive, never gathered.
@@ -31,8 +31,8 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 from wsproto.utilities import LocalProtocolError
 
-from broker.admission.refusal import RefusalCode
 from broker.metrics import Metrics
+from broker.origins import NO_PAGES, Origins
 from broker.portions import PORTION
 from broker.slow_reader import without_qos0
 from broker.turn import Turn
@@ -112,11 +112,11 @@ class WebSocket:
 
     __slots__ = ("_above", "_frames", "_held", "_metrics", "_pauses", "_pinged", "_request", "_transport", "_turn")
 
-    def __init__(self, transport: Underlying, metrics: Metrics, turn: Turn) -> None:
+    def __init__(self, transport: Underlying, metrics: Metrics, turn: Turn, origins: Origins = NO_PAGES) -> None:
         self._transport = transport
         self._metrics = metrics
         self._turn = turn
-        self._request = UpgradeRequest()
+        self._request = UpgradeRequest(origins)
         self._frames: Connection | None = None
         """What takes frames apart; None: the client has not been upgraded."""
         self._above: Above | None = None
@@ -146,7 +146,7 @@ class WebSocket:
                 return
             self._transport.write([outcome.answer])
             if isinstance(outcome, Declined):
-                self._end(RefusalCode.NOT_WEBSOCKET, now, outcome.why)
+                self._end(outcome.code, now, outcome.recorded)
                 return
             self._frames, data = Connection(ConnectionType.SERVER), outcome.rest
         try:
