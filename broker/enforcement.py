@@ -17,8 +17,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from broker.admission.admission import Peer, revoked
+from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.status import revoked
 from broker.client import Client
 from broker.engine import Engine
 from broker.mqtt.codes import ReasonCode
@@ -28,7 +29,7 @@ from provisioning.pki.revocation import Revocation
 
 def revoke(engine: Engine, revocation: Revocation, now: float) -> int:
     """Record *revocation* and close the live sessions of its certificate; return how many."""
-    if engine.admission.index.add(revocation):
+    if engine.admission.status.index.add(revocation):
         engine.metrics.revocations += 1
     connections = engine.live.of(revocation.key)
     refusal = revoked(revocation)
@@ -40,7 +41,7 @@ def revoke(engine: Engine, revocation: Revocation, now: float) -> int:
 def enforce(engine: Engine, connection: Client, now: float) -> bool:
     """Close *connection* if its certificate, or a CA's above it, is revoked by now; return whether it was closed."""
     peer = connection.peer
-    refusal = engine.admission.refuse_revoked(peer) if peer is not None else None
+    refusal = engine.admission.status.refuse_revoked(peer) if peer is not None else None
     if refusal is None or connection.session is None:
         return False
     _put_out(engine, connection, refusal, now)
@@ -69,7 +70,7 @@ def forget_revoked(engine: Engine, session: Session, now: float) -> None:
         session.will = None
         engine.returning.forget(session)
         engine.note(session, session.expires_at - session.expiry_interval)
-        if session.certificate is not None and engine.admission.is_ended(session.certificate):
+        if session.certificate is not None and engine.admission.status.is_ended(session.certificate):
             engine.forget(session, now)
 
 
@@ -95,5 +96,5 @@ def _put_out(
     """Close *connection*, whose certificate counts no more; its will and session go too, or `keeps_revoked`."""
     peer, session, keeps = connection.peer, connection.session, engine.keeps_revoked
     connection.disconnect(refusal.code, reason, refusal.detail, now, publish_will=sends_will(engine, refusal))
-    if not keeps and peer is not None and session is not None and engine.admission.is_ended(peer.certificate):
+    if not keeps and peer is not None and session is not None and engine.admission.status.is_ended(peer.certificate):
         engine.forget(session, now)

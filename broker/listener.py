@@ -44,7 +44,7 @@ from broker.transport import TlsTransport
 from broker.turn import Turn
 from broker.unsafe_plain import UnsafePeer, UnsafePlainSession
 from provisioning.pki.identity import Identity
-from provisioning.pki.openssl import forget_sessions
+from provisioning.pki.resumption import forget_sessions
 
 if TYPE_CHECKING:
     from broker.websocket import WebSocket

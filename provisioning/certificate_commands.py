@@ -28,7 +28,8 @@ from provisioning.service_command import (
 )
 
 if TYPE_CHECKING:
-    from provisioning.client.operator import IssuedCertificate, OperatorClient
+    from provisioning.client.operator import OperatorClient
+    from provisioning.client.operator_answers import IssuedCertificate
 
 certificate_app = command_group(help="See which certificates were issued.")
 
@@ -178,7 +179,7 @@ def export(
     search = _search(device, group, serial, fingerprint, issuer, state, expires_from, expires_before)
     csv_wanted = format_ is ExportFormat.CSV and not as_json
 
-    from provisioning.client.operator import IssuedCertificate  # Late: `provisioning.service_command`, rule 3.
+    from provisioning.client.operator_answers import IssuedCertificate  # Late: `provisioning.service_command`, rule 3.
 
     async def command(client: OperatorClient) -> None:
         writer = csv.DictWriter(sys.stdout, list(IssuedCertificate.model_fields))

@@ -28,7 +28,8 @@ from provisioning.service_command import (
 )
 
 if TYPE_CHECKING:
-    from provisioning.client.operator import OperatorClient, RevokedCertificate
+    from provisioning.client.operator import OperatorClient
+    from provisioning.client.operator_answers import RevokedCertificate
 
 Device = Annotated[str | None, typer.Option(help="All certificates of this device.", show_default=False)]
 Serial = Annotated[str | None, typer.Option(help="This certificate (hexadecimal).", show_default=False)]

@@ -42,7 +42,8 @@ from provisioning.service_command import (
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
-    from provisioning.client.operator import IssuedToken, OperatorClient
+    from provisioning.client.operator import OperatorClient
+    from provisioning.client.operator_answers import IssuedToken
 
 _BATCH: Final = 500
 

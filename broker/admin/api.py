@@ -135,7 +135,7 @@ class AdminApi:
         metrics = engine.metrics
         certificate = read_certificate(served.certificate)
         now = asyncio.get_running_loop().time()
-        age, uptime = engine.admission.freshness.age(now), time.monotonic() - served.begun
+        age, uptime = engine.admission.status.freshness.age(now), time.monotonic() - served.begun
         return Response.json(
             {
                 "name": served.name,
@@ -156,7 +156,7 @@ class AdminApi:
                 "admitted": metrics.admitted,
                 "refused": dict(metrics.refused.most_common()),
                 "closed": dict(metrics.closed.most_common()),
-                "revoked_certificates": len(engine.admission.index),
+                "revoked_certificates": len(engine.admission.status.index),
                 "revocation_data_age_seconds": None if age is None else round(age, 1),
                 "newcomers_admitted": any(admits(engine.admission, now).values()),
                 "store": _store_state(engine),

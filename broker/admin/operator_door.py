@@ -30,13 +30,14 @@ import structlog
 
 from broker.admin.http_server import HttpServer, Response, problem
 from broker.admin.metrics_endpoint import listen, shown_address
-from broker.admission.admission import Peer
 from broker.admission.inquiry import Inquiry
-from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.peer import Peer
+from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.engine import Engine
 from broker.mqtt.codes import ReasonCode
 from provisioning.pki.identity import Role
-from provisioning.pki.openssl import address_of, bound_key_updates
+from provisioning.pki.key_updates import bound_key_updates
+from provisioning.pki.openssl import address_of
 from provisioning.pki.tls import verified_path
 
 log = structlog.get_logger("broker")
@@ -190,9 +191,7 @@ class Operators:
         if outcome.inquiry is not None and not outcome.inquiry.done and asked is not None and asked.done:
             outcome = replace(outcome, inquiry=asked)  # It has just been asked, and there was no answer to keep.
         if outcome.identity.role is not Role.OPERATOR:
-            refusal: Refused | None = Refused(
-                RefusalCode.WRONG_ROLE, ReasonCode.NOT_AUTHORIZED, "an operator's certificate is needed"
-            )
+            refusal: Refused | None = unauthorised(RefusalCode.WRONG_ROLE, "an operator's certificate is needed")
         else:
             admission = self._engine.admission
             refusal = admission.refuse_before(self._generations.get(writer, 0))

@@ -94,6 +94,16 @@ class Refused:
         return told(self.code, self.detail, after=self.retry_after)
 
 
+def unauthorised(code: RefusalCode, detail: str) -> Refused:
+    """Return the refusal of who may not do this, and need not try again."""
+    return Refused(code, ReasonCode.NOT_AUTHORIZED, detail)
+
+
+def unavailable(code: RefusalCode, detail: str) -> Refused:
+    """Return the refusal of who may do this, perhaps, but not now."""
+    return Refused(code, ReasonCode.SERVER_UNAVAILABLE, detail)
+
+
 _UNKNOWN_NOW = 30.0
 """Seconds: revocation data that is missing is looked for at least so often."""
 _RETURNS_A_SECOND = 500

@@ -14,7 +14,7 @@ Rules
 3. A session that is kept for a client that is away is judged when the client comes. Its subscriptions are judged at
    once where the bundles say whom the policy means by a name, as those of everybody are.
 4. Who is at the door, TLS complete or not, has begun in another generation, and is sent to begin again (`TRUST_CHANGED`
-   in `broker.handlers`): what TLS believed then is not believed now.
+   in `broker.connect_handler`): what TLS believed then is not believed now.
 5. `preview` goes the same way and changes nothing.
 """
 
@@ -31,17 +31,17 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from broker.admission.admission import DEFAULT_BUNDLE, Admission, Peer
+from broker.admission.admission import Admission
 from broker.admission.foreign_groups import unnamed_groups, warn_of_groups
 from broker.admission.issuers import Issuer
-from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.peer import DEFAULT_BUNDLE, Peer
+from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.admission.trust import Trust
 from broker.client import Client
 from broker.config import BrokerConfig
 from broker.enforcement import distrust, renew, sends_will
 from broker.engine import Engine
 from broker.listener import Listener
-from broker.mqtt.codes import ReasonCode
 from broker.reload.parts import Candidate, ProposedAnchors, Unchanged, describe_anchors, digest
 from broker.reload.policy_change import change, preview, warn_of_idle_names
 from broker.reload.report import SHOWN, Affected, Effects, Part
@@ -225,11 +225,7 @@ def judge(admission: Admission, connection: Client, wall: datetime) -> Peer | Re
 
     outcome = admission.examine(certificate, wall, path, status=False)
     if isinstance(outcome, Peer) and outcome.identity != session.owner:
-        return Refused(
-            RefusalCode.IDENTITY_CHANGED,
-            ReasonCode.NOT_AUTHORIZED,
-            f"the certificate names {outcome.identity} now",
-        )
+        return unauthorised(RefusalCode.IDENTITY_CHANGED, f"the certificate names {outcome.identity} now")
     return outcome
 
 

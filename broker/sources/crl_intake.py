@@ -104,7 +104,7 @@ class CrlIntake:
             return []
 
     async def _take(self, listed: CertificateList, source: str, trust: Trust, taken: Taken) -> None:
-        lists = self._engine.admission.lists
+        lists = self._engine.admission.status.lists
 
         def prepare() -> HeldList | None:
             issuer = signer_of(listed, trust)
@@ -157,7 +157,7 @@ class CrlIntake:
 
     def alarm(self) -> None:
         """Say which lists have become late, or have expired: long before it matters, and once."""
-        for held, problem in self._engine.admission.lists.alarms(datetime.now(UTC)):
+        for held, problem in self._engine.admission.status.lists.alarms(datetime.now(UTC)):
             left = (held.fresh_until - datetime.now(UTC)).total_seconds()
             detail = f"nextUpdate {held.fresh_until:%Y-%m-%d %H:%M:%S} UTC is {abs(left):.0f} s "
             detail += "away, and the next list is not there" if left >= 0 else "ago"

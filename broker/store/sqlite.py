@@ -26,7 +26,8 @@ from typing import Any
 import structlog
 
 from broker.histogram import Histogram
-from broker.store.journal import Batch, Journal, Row
+from broker.store.batch import Batch, Row
+from broker.store.journal import Journal
 from broker.store.schema import MIGRATIONS, SCHEMA, VERSION
 
 log = structlog.get_logger("broker")

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from broker.config import BrokerConfig, ConfigError, load
+from broker.config import BrokerConfig
+from broker.config_loading import ConfigError, load
 from broker.limits import Limits
 from broker.listener_settings import ListenerSettings
 from broker.origins import NO_PAGES, Origins

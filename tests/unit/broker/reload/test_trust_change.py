@@ -12,9 +12,9 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from structlog.testing import capture_logs
 
-from broker.admission.admission import Peer
 from broker.admission.bundle import ListTerms, TrustBundle
 from broker.admission.bundle_terms import BundleTerms
+from broker.admission.peer import Peer
 from broker.admission.policy import Kind, Rules, Section, TopicPolicy
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
@@ -155,7 +155,7 @@ def test_that_a_status_is_not_known_puts_nobody_out_and_that_it_is_known_does(br
     client = connected(broker, held, path(held, PKI.issuing, PKI.root))
     listed = TrustBundle("root", [PKI.root.certificate], lists=ListTerms(REQUIRE))
     assert isinstance(judged(broker, client, listed), Peer)
-    broker.engine.admission.index.add(held.revocation)
+    broker.engine.admission.status.index.add(held.revocation)
     outcome = judged(broker, client, listed)
     assert isinstance(outcome, Refused)
     assert outcome.code is RefusalCode.REVOKED

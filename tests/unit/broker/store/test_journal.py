@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from broker.mqtt.message import Message, PersonalMessage
-from broker.store.journal import Batch, Journal, Moved, Otherwise
+from broker.store.batch import Batch, Moved, Otherwise
+from broker.store.journal import Journal
 
 
 class Ear:
