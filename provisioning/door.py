@@ -15,7 +15,6 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import functools
 import socket
@@ -26,7 +25,7 @@ from typing import Final
 import structlog
 
 from provisioning.listening import BACKLOG
-from provisioning.places import Place, Places
+from provisioning.places import Place, Places, hang_up
 
 log = structlog.get_logger(__name__)
 
@@ -89,7 +88,7 @@ class Door:
 
     def _admit(self, accepted: socket.socket, host: str) -> None:
         crowded = self._places.lost + self._places.turned_away
-        place = self._places.take(host, functools.partial(_hang_up, accepted))
+        place = self._places.take(host, functools.partial(hang_up, accepted))
         if self._places.lost + self._places.turned_away > crowded:
             self._tell(host)
         if place is None:
@@ -124,9 +123,3 @@ class Door:
                 lost=self._places.lost,
                 turned_away=self._places.turned_away,
             )
-
-
-def _hang_up(accepted: socket.socket) -> None:
-    """End a connection as if its peer had: whoever has it now, the handshake or the protocol, hears so."""
-    with contextlib.suppress(OSError):  # It is over.
-        accepted.shutdown(socket.SHUT_RDWR)

@@ -14,11 +14,13 @@ Rules
 2. A newcomer whose address has its half takes the place of that address's longest silent connection; when all are
    taken, of the longest silent one of all.
 3. Whoever is being answered keeps his place. Where nobody is silent the newcomer is turned away.
-4. No I/O, no clock.
+4. No clock, and no I/O but `hang_up`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -127,3 +129,9 @@ class Places:
         source.taken -= 1
         if not source.taken:
             del self._sources[key]
+
+
+def hang_up(accepted: socket.socket) -> None:
+    """End a connection as if its peer had: whoever has it now, a handshake or a protocol, hears so. For `take`."""
+    with contextlib.suppress(OSError):  # It is over.
+        accepted.shutdown(socket.SHUT_RDWR)
