@@ -173,7 +173,7 @@ class BrokerServer:
             feed = self._feed(engine, files)
             others = [metrics.url, admin.url]
             jobs: list[Coroutine[Any, Any, None]] = [
-                _tick(engine),
+                _tick(engine, lists),
                 _sys_topics(engine),
                 measure_lag(engine.metrics),
                 lists.run(),
@@ -378,14 +378,15 @@ async def _renewals(credential: BrokerCredential, reloader: Reloader) -> None:
         await reloader.reload({Part.CERTIFICATE}, quiet=True)
 
 
-async def _tick(engine: Engine) -> None:
+async def _tick(engine: Engine, lists: RevocationLists) -> None:
     loop = asyncio.get_running_loop()
     collected = loop.time()
     clock = WallClock(collected, time.time())
     while True:
         await asyncio.sleep(_TICK)
         now = loop.time()
-        clock.look(engine, now, time.time())
+        if clock.look(engine, now, time.time()):
+            lists.clock_set()
         engine.tick(now)
         # What has survived a second is a connection, a session, a route: not looked at again until the next full
         # collection, which stops everybody for some tens of milliseconds and so is rare.

@@ -41,6 +41,10 @@ class RevocationLists:
         self._set_asker(config)
         await self.files.look()
 
+    def clock_set(self) -> None:
+        """Take note that the wall clock was set."""
+        self.urls.clock_set()
+
     async def run(self) -> None:
         """Follow the sources until cancelled."""
         try:

@@ -8,6 +8,11 @@ from typing import Any, Protocol
 
 Row = tuple[Any, ...]
 
+_EXPIRES_AT = 5
+"""Of a message's row."""
+_ENDED_AT = 4
+"""Of a session's."""
+
 
 class Otherwise(Enum):
     """What becomes of an answer whose batch cannot be written, where no other answer takes its place."""
@@ -39,9 +44,25 @@ class Answerable(Protocol):
         """Its session; None when it has ended."""
 
 
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """How far the wall clock was set, and what is stored by the clock as it was."""
+
+    seconds: float
+    since: float
+    """Sessions that ended since then, by the clock as it was."""
+    message: int
+    """Messages with a higher number."""
+    retained: int
+    """Retained messages with a higher number."""
+
+
 @dataclass(slots=True)
 class Batch:
     """Changes that are written in one transaction, by table; None stands for a removal."""
+
+    moved: Moved | None = None
+    """What becomes of that which is stored already, before these are written, which are by the clock as it is."""
 
     sessions: dict[int, Row | None] = field(default_factory=dict)
     subscriptions: dict[tuple[int, str], Row | None] = field(default_factory=dict)
@@ -66,7 +87,7 @@ class Batch:
     @property
     def changes(self) -> bool:
         """Whether there is anything to write."""
-        return bool(self.promises or self.sessions or self.done or self.unreferenced or self.replayed)
+        return bool(self.promises or self.sessions or self.done or self.unreferenced or self.replayed or self.moved)
 
     @property
     def promises(self) -> bool:
@@ -85,6 +106,8 @@ class Batch:
 
     def take_in(self, later: Batch) -> None:
         """Add what was noted after this batch, which could not be written; what is over by then is struck."""
+        if later.moved is not None:
+            self.move(later.moved)
         for row, values in later.sessions.items():
             if values is None:
                 self.forget(row)
@@ -110,9 +133,24 @@ class Batch:
         self.packets += later.packets
         self.resumed += later.resumed
 
+    def move(self, moved: Moved) -> None:
+        """Have what is stored moved, and move what is noted here, which is by the clock as it was."""
+        before, self.moved = self.moved, moved
+        if before is not None:
+            self.moved = Moved(before.seconds + moved.seconds, before.since, before.message, before.retained)
+        for table, column in ((self.messages, _EXPIRES_AT), (self.retained, _EXPIRES_AT), (self.sessions, _ENDED_AT)):
+            _add(table, column, moved.seconds)
+
     def forget(self, row: int) -> None:
         """Strike what was noted for session *row*, which has ended."""
         by_session: tuple[dict[Any, Any], ...] = (self.subscriptions, self.deliveries, self.progress, self.incoming)
         for table in (*by_session, self.replayed):
             for key in [key for key in table if key[0] == row]:
                 del table[key]
+
+
+def _add(table: dict[Any, Any], column: int, seconds: float) -> None:
+    """Add *seconds* to the time in *column* of each row of *table* that has one."""
+    for key, row in table.items():
+        if row is not None and row[column] is not None:
+            table[key] = (*row[:column], row[column] + seconds, *row[column + 1 :])

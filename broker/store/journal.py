@@ -22,7 +22,9 @@ Rules
    session, whose client uses the packet identifiers anew.
 4. What waits is bounded, however long a write takes: beyond `MOST_WAITING` answers and retained topics publishers are
    *held*, their packets are not read until the batch is written, or is known to have failed.
-5. No I/O, no clock: `sqlite` writes, the time of expiry is converted by a fixed offset to the wall clock.
+5. No I/O, no clock: `sqlite` writes, times are converted by an offset to the wall clock. When that is set, what this
+   process has stored is moved with it: an hour is an hour, also for whoever reads it after a restart. What was stored
+   before this process stays, as by the clock of then.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from broker.mqtt.message import Message
-from broker.store.batch import Answerable, Batch, Otherwise, Outbox, Row
+from broker.store.batch import Answerable, Batch, Moved, Otherwise, Outbox, Row
 
 MOST_WAITING = 65_536
 """Answers and retained topics of one batch from which on publishers are held: some megabytes."""
@@ -63,6 +65,8 @@ class Journal:
     """The open batch and the one that is being written."""
 
     __slots__ = (
+        "_began",
+        "_first_message",
         "_held",
         "_last_message",
         "_last_session",
@@ -70,14 +74,19 @@ class Journal:
         "begin",
         "dirty",
         "failed",
+        "first_retained",
         "open",
         "owed",
         "wall_offset",
         "writing",
     )
 
-    def __init__(self, wall_offset: float, *, last_session: int = 0, last_message: int = 0) -> None:
-        """Start with the highest row numbers in use; *wall_offset* plus monotonic time is the wall clock."""
+    def __init__(self, wall_offset: float, *, began: float = 0.0, last_session: int = 0, last_message: int = 0) -> None:
+        """Start at *began* with the highest row numbers in use; *wall_offset* plus monotonic time is the wall clock."""
+        self._began = began
+        self._first_message = last_message
+        self.first_retained = 0
+        """The highest number of a retained message that was there before."""
         self.open = Batch()
         self.writing: Batch | None = None
         self.begin: Callable[[], None] | None = None
@@ -93,6 +102,12 @@ class Journal:
         self._sweep_at = _FEW_HELD
         self._last_session = last_session
         self._last_message = last_message
+
+    def clock_set(self, seconds: float) -> None:
+        """Take note that the wall clock was set ahead by so many *seconds*."""
+        self.dirty = True
+        self.open.move(Moved(seconds, self._began + self.wall_offset, self._first_message, self.first_retained))
+        self.wall_offset += seconds
 
     def turn_ended(self) -> None:
         """Have what the turn has changed written. Hot: a turn that changed nothing costs the store nothing."""

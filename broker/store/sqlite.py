@@ -225,6 +225,7 @@ class SqliteStore:
             else:  # Something must be written to find out whether it can be.
                 database.execute(f"PRAGMA user_version={VERSION}")
             database.execute("COMMIT")
+            batch.moved = None
         except BaseException:
             database.rollback()
             raise
@@ -235,6 +236,13 @@ class SqliteStore:
             if rows:
                 database.executemany(statement, rows)
 
+        if (moved := batch.moved) is not None:
+            moves = "UPDATE sessions SET ended_at = ended_at + ? WHERE ended_at >= ?"
+            database.execute(moves, (moved.seconds, moved.since))
+            moves = "UPDATE messages SET expires_at = expires_at + ? WHERE id > ? AND expires_at IS NOT NULL"
+            database.execute(moves, (moved.seconds, moved.message))
+            moves = "UPDATE retained SET expires_at = expires_at + ? WHERE number > ? AND expires_at IS NOT NULL"
+            database.execute(moves, (moved.seconds, moved.retained))
         many("DELETE FROM sessions WHERE id=?", [(row,) for row, values in batch.sessions.items() if values is None])
         many(
             "INSERT INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET "
