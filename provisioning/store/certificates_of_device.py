@@ -42,6 +42,12 @@ _OF_DEVICE: Final = Prepared(_ALL.order_by(certificates.c.id), at_once=True)
 _FIRST_OF_DEVICE: Final = Prepared(
     _ALL.order_by(certificates.c.id).limit(bindparam("most", type_=Integer)), at_once=True
 )
+_BEFORE: Final = Prepared(
+    _ALL.where(certificates.c.id < bindparam("before"))
+    .order_by(certificates.c.id.desc())
+    .limit(bindparam("most", type_=Integer)),
+    at_once=True,
+)
 _NEWEST: Final = Prepared(_ALL.order_by(certificates.c.id.desc()).limit(1), at_once=True)
 _IN_USE: Final = Prepared(
     _ALL.where(
@@ -85,6 +91,12 @@ def every(connection: Connection, device_id: int) -> list[StoredCertificate]:
 def first(connection: Connection, device_id: int, most: int) -> list[StoredCertificate]:
     """Return the *most* oldest certificates of a device, oldest first, or all if there are fewer."""
     return [from_row(row) for row in _FIRST_OF_DEVICE.rows(connection, {"wanted": device_id, "most": most})]
+
+
+def before(connection: Connection, device_id: int, identifier: int, most: int) -> list[StoredCertificate]:
+    """Return the *most* newest certificates of a device with an id below *identifier*, newest first."""
+    values = {"wanted": device_id, "before": identifier, "most": most}
+    return [from_row(row) for row in _BEFORE.rows(connection, values)]
 
 
 def newest(connection: Connection, device_id: int) -> StoredCertificate | None:
