@@ -1,6 +1,7 @@
 """Revocation: one transaction that makes certificates worthless, and two neighbours who are told afterwards.
 
-A device that has had very many is shut out by one transaction, and its certificates follow in portions.
+A device that has had very many is shut out by one transaction, and its certificates follow in portions
+(`provisioning.revocation.portions`).
 
 Rules
 -----

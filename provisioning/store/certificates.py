@@ -289,14 +289,14 @@ def of_devices_or_with_serials(
     connection: Connection, device_ids: Sequence[int], serials: Sequence[str]
 ) -> list[StoredCertificate]:
     """Return every certificate of these devices, and those with these serial numbers, oldest first."""
-    return _with_ids(
+    return with_ids(
         connection, _ids(connection, _IDS_OF_DEVICE, device_ids), _ids(connection, _IDS_WITH_SERIAL, serials)
     )
 
 
 def with_keys_of(connection: Connection, identifiers: Sequence[int]) -> list[StoredCertificate]:
     """Return every certificate for the keys of these certificates, these among them, oldest first."""
-    return _with_ids(connection, _ids(connection, _IDS_WITH_KEY_OF, identifiers))
+    return with_ids(connection, _ids(connection, _IDS_WITH_KEY_OF, identifiers))
 
 
 def _ids(connection: Connection, of: Prepared, wanted: Sequence[object]) -> set[int]:
@@ -305,7 +305,8 @@ def _ids(connection: Connection, of: Prepared, wanted: Sequence[object]) -> set[
     return {row[0] for answer in answers for row in answer.rows}
 
 
-def _with_ids(connection: Connection, *identifiers: set[int]) -> list[StoredCertificate]:
+def with_ids(connection: Connection, *identifiers: set[int]) -> list[StoredCertificate]:
+    """Return the certificates with these ids, oldest first."""
     wanted = sorted(set().union(*identifiers))
     answers = _WITH_ID.answers(connection, [{"wanted": each} for each in wanted]) if wanted else ()
     return [from_row(row) for answer in answers for row in answer.rows]
