@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from broker.__main__ import main
-from broker.admission.admission import Admission, Admitted, Peer
+from broker.admission.admission import Admission, Admitted
 from broker.admission.guard import Guard
+from broker.admission.peer import Peer
 from broker.mqtt.connect import Connect
 from provisioning.pki.identity import Identity, Role
 

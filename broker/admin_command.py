@@ -89,7 +89,7 @@ def remote_options(
 def _connect(socket: Path | None, state_dir: Path | None, config: Path | None) -> AdminClient:
     with importing():  # Late, as are the next ones: rule 3.
         from broker.admin.client import AdminClient
-        from broker.config import ConfigError
+        from broker.config_loading import ConfigError
         from provisioning.pki.tls import CredentialFiles
 
     if _remote.url is None:
@@ -108,7 +108,7 @@ def admin_client(socket: Path | None, state_dir: Path | None, config: Path | Non
     """Yield a client of the broker that is meant; an error is one line and exit code 1."""
     with importing():
         from broker.admin.client import BrokerUnreachable, RequestRefused
-        from broker.config import ConfigError
+        from broker.config_loading import ConfigError
         from provisioning.pki.tls import TlsConfigurationError
 
     try:
@@ -120,7 +120,7 @@ def admin_client(socket: Path | None, state_dir: Path | None, config: Path | Non
 
 
 def _socket(socket: Path | None, state_dir: Path | None, config: Path | None) -> Path:
-    from broker.config import ConfigError, read_texts
+    from broker.config_loading import ConfigError, read_texts
 
     values = read_texts(config, "admin_socket", "state_dir")
     setting = str(socket) if socket is not None else values.get("admin_socket")

@@ -23,7 +23,7 @@ from broker.mqtt.publication import Publish
 from broker.mqtt.publish import PINGREQ, PINGRESP
 from broker.mqtt.subscribe import Suback
 from broker.session.session import Session
-from broker.store.journal import Otherwise
+from broker.store.batch import Otherwise
 
 
 def pinged(engine: Engine, session: Session | None, data: bytes) -> bool:

@@ -64,6 +64,12 @@ def run(
     websocket_port: Annotated[
         int | None, typer.Option(help="Port for MQTT over WebSocket over TLS (default: none).")
     ] = None,
+    websocket_origins: Annotated[
+        str | None, typer.Option(help="Origins of the web pages that may connect there, by commas (default: none).")
+    ] = None,
+    unsafe_any_websocket_origin: Annotated[
+        bool | None, typer.Option("--unsafe-any-websocket-origin", help="Let any web page connect there.")
+    ] = None,
     unsafe_plain_port: Annotated[
         int | None, typer.Option(help="Port without TLS on 127.0.0.1, for protocol test tools only (default: none).")
     ] = None,

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from broker.admission.admission import Peer
 from broker.admission.inquiry import Inquiry
+from broker.admission.peer import Peer
 from broker.admission.refusal import Refused
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.packets import Packet

@@ -23,8 +23,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from broker import lifetime
-from broker.admission.admission import Peer
 from broker.admission.inquiry import Inquiry
+from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused, told
 from broker.byte_stream import ByteStream
 from broker.client import Holder

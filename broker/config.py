@@ -1,49 +1,35 @@
-"""The broker's settings: flags, then environment (``FLEET_BROKER_…``), then a TOML file.
+"""The broker's settings, and which go together.
 
 Names are those that a mosquitto user knows where there is one (``cafile``, ``certfile``, ``keyfile``,
-``max_keepalive``). An error names the source, the key and the remedy; `load` is the only maker of a `BrokerConfig`.
+``max_keepalive``). Where values come from, and what is said of one that is wrong: `broker.config_loading`, whose `load`
+is the only maker of a `BrokerConfig`.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import json
-import os
-import tomllib
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from broker.config_hints import MOSQUITTO, hint
 from broker.limits import Limits
-from broker.listener_settings import ListenerSettings
+from broker.listener_settings import ListenerSettings, check_origins
+from broker.origins import OriginNames, Origins
 from broker.setting_types import LONGEST, MOST, File, FileText, Interval, Name, Port, Real, TrustDomain, Whole
 from broker.trust_settings import REQUIRE, HttpUrl, Paths, Policy, StatusPolicy, TrustSettings, Urls
 from provisioning.client.address import misnamed
 from provisioning.pki.identity import InvalidIdentity, parse_uri
 
-_PREFIX = "FLEET_BROKER_"
-_TABLES = frozenset({"trust", "listener", "plugins"})
-_JSON_TABLES = {
-    "limits": "",
-    "plugins": "use [plugins] in the file",
-    "trust": "use [[trust]] tables in the file",
-    "listener": "use [[listener]] tables in the file",
-}
-"""What the environment can hold as JSON only, and what is easier."""
-
-
-class ConfigError(Exception):
-    """The settings cannot be used; the text names the source, the key and the remedy."""
+PREFIX = "FLEET_BROKER_"
+"""What the names of environment variables begin with."""
 
 
 class BrokerConfig(BaseSettings):
     """All settings of one broker process."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
 
     name: Name = "broker-1"
     """The broker's name in its own certificate."""
@@ -51,6 +37,10 @@ class BrokerConfig(BaseSettings):
     port: Port = 8883
     websocket_port: Port | None = None
     """MQTT over WebSocket over TLS, on the same address; None: not at all."""
+    websocket_origins: OriginNames = ()
+    """Whose web pages may open a WebSocket here, as https://host:port; none: nobody's. Clients without Origin may."""
+    unsafe_any_websocket_origin: bool = False
+    """Let any web page connect, with the certificate that its reader's browser has."""
     listener: tuple[ListenerSettings, ...] = ()
     """Several listeners, instead of port and websocket_port, which are the short form."""
     unsafe_plain_port: Port | None = None
@@ -98,7 +88,7 @@ class BrokerConfig(BaseSettings):
     ocsp_stapling_responder: HttpUrl | None = None
     """Ask this responder about the broker's own certificate, instead of the one that it names."""
     revoked_session: Literal["discard", "keep"] = "discard"
-    """What becomes of a client's will and session when its certificate is revoked while it is connected."""
+    """What becomes of a client's will and session when its certificate is revoked, or trusted no more, meanwhile."""
     trust: tuple[TrustSettings, ...] = ()
     """Bundles of trust, in the order in which they are asked; none: cafile, for everybody."""
     crl_check_seconds: Interval = 5.0
@@ -162,7 +152,7 @@ class BrokerConfig(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order the sources: `load` puts the file's values below the environment itself."""
         del dotenv_settings, file_secret_settings
-        return init_settings, env_settings, _FileValues(settings_cls)
+        return init_settings, env_settings, FileValues(settings_cls)
 
     @property
     def listeners(self) -> tuple[ListenerSettings, ...]:
@@ -173,6 +163,11 @@ class BrokerConfig(BaseSettings):
         if self.websocket_port is not None:
             wanted.append(ListenerSettings(port=self.websocket_port, protocol="wss"))
         return tuple(wanted)
+
+    @property
+    def origins(self) -> Origins:
+        """Whose web pages may connect to a listener that says nothing of it."""
+        return Origins(frozenset(self.websocket_origins), self.unsafe_any_websocket_origin)
 
     @property
     def has_crls(self) -> bool:
@@ -266,6 +261,7 @@ class BrokerConfig(BaseSettings):
         return self
 
     def _check_listeners(self) -> None:
+        check_origins(self.websocket_origins, unsafe_any=self.unsafe_any_websocket_origin)
         short = {"port", "websocket_port"} & self.model_fields_set
         if self.listener and short:
             raise ValueError(f"{min(short)}: with [[listener]] tables it belongs into those")
@@ -297,10 +293,10 @@ class BrokerConfig(BaseSettings):
             raise ValueError("trust: feed = true needs provisioning, whose feed it is")
 
 
-class _FileValues(PydanticBaseSettingsSource):
+class FileValues(PydanticBaseSettingsSource):
     """The TOML file's values, the weakest source."""
 
-    values: dict[str, Any] = {}  # noqa: RUF012 - set by `load` for the one construction that follows
+    values: dict[str, Any] = {}  # noqa: RUF012 - set by `config_loading.load` for the one construction that follows
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         """Return the file's value of one field."""
@@ -308,127 +304,8 @@ class _FileValues(PydanticBaseSettingsSource):
         return self.values.get(field_name), field_name, False
 
     def __call__(self) -> dict[str, Any]:
+        """Return all of them."""
         return self.values
-
-
-def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
-    """Return the settings from *flags* (None: not given), the environment and the TOML file *path*.
-
-    Raises `ConfigError`.
-    """
-    _FileValues.values = read_file(path) if path is not None else {}
-    _refuse_unknown_variables()
-    try:
-        return BrokerConfig(**{key: value for key, value in flags.items() if value is not None})
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain(each, path, flags) for each in error.errors())) from None
-    except SettingsError as error:
-        raise ConfigError(_not_json(str(error))) from None
-    finally:
-        _FileValues.values = {}
-
-
-def _not_json(said: str) -> str:
-    """Return what to say of a table that the environment holds as JSON, and which is none."""
-    table = next((each for each in _JSON_TABLES if f'"{each}"' in said), "limits")
-    remedy = _JSON_TABLES[table] or f"set {_variable('limits', 'max_inflight')} and its like one by one"
-    return f"{table}: the environment variable {_variable(table)} is not JSON; {remedy}"
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """Return what the TOML file *path* says, unchecked. Raises `ConfigError`."""
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
-
-
-def read_texts(path: Path | None, *keys: str) -> dict[str, str]:
-    """Return those of *keys* that the TOML file *path* has, if there is one: what a command needs to find a broker.
-
-    Raises `ConfigError`, also for a value that is no text.
-    """
-    values = {} if path is None else read_file(path)
-    found = {key: values[key] for key in keys if key in values}
-    for key, value in found.items():
-        if not isinstance(value, str):
-            raise ConfigError(f"{path}: {key}: input should be a valid string")
-    return found
-
-
-def _refuse_unknown_variables() -> None:
-    """Raise `ConfigError` for a variable that looks like a setting and is none: a mistyped limit would do nothing."""
-    for variable in os.environ:
-        if not variable.startswith(_PREFIX):
-            continue
-        key, _, limit = variable.removeprefix(_PREFIX).lower().partition("__")
-        known_limit = not limit or (key == "limits" and limit in {each.name for each in fields(Limits)})
-        if key not in BrokerConfig.model_fields or not known_limit:
-            place = [key, limit] if key == "limits" else [key]
-            raise ConfigError(f"{variable}: no such setting{_instead(place)}")
-
-
-def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
-    keys = [str(part) for part in error["loc"]]
-    key = ".".join(keys)
-    message = error["msg"].removeprefix("Value error, ")
-    if not keys:
-        return f"{path}: {message}" if path is not None and _in_file(message) else str(message)
-    flag, variable = f"--{keys[0].replace('_', '-')}", _variable(*keys)
-    in_table = keys[0] in _TABLES
-    if error["type"] == "missing" and not in_table:
-        return f"{key}: missing; give {flag}, {variable} or {key} in the file"
-    message = f"{message[:1].lower()}{message[1:]}"
-    if error["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-        message = f"no such setting{_instead(keys)}"
-    elif keys == ["listener"]:
-        message = MOSQUITTO["listener"]
-    if flags.get(keys[0]) is not None:
-        return f"{flag}: {message}"
-    where = _of_environment(keys)
-    if in_table:
-        return f"{where or path or variable}: {_in_table(keys)}: {message}"
-    if where is not None:
-        return f"{where}: {message}" if where == variable else f"{where}: {key}: {message}"
-    return f"{path}: {key}: {message}" if path is not None else f"{key}: {message}"
-
-
-def _of_environment(keys: list[str]) -> str | None:
-    """Return the variable that sets *keys*, or None; where the file does too, the variable counts."""
-    variable, whole = _variable(*keys), _variable(keys[0])
-    if variable in os.environ:
-        return variable
-    if whole not in os.environ:
-        return None
-    named = keys[0] not in {"limits", "plugins"} or keys[1] in (json.loads(os.environ[whole]) or ())
-    return whole if named else None  # Of these two, each entry may come from elsewhere.
-
-
-def _in_file(message: str) -> bool:
-    """Whether a setting with which *message* begins comes from the file."""
-    named = message.partition(":")[0].replace(" and ", ", ").split(", ")
-    return any(name in _FileValues.values for name in named)
-
-
-def _instead(keys: list[str]) -> str:
-    """Return what to write instead of the setting *keys*, of which there is none."""
-    limits = [each.name for each in fields(Limits)]
-    if keys[0] in _TABLES:
-        table = ListenerSettings.model_fields if keys[0] == "listener" else TrustSettings.model_fields
-        return hint(keys[-1], list(table), ())
-    return hint(keys[-1], limits if keys[0] == "limits" else list(BrokerConfig.model_fields), limits)
-
-
-def _in_table(keys: list[str]) -> str:
-    """Return where in the tables of that name *keys* lead, counted from 1."""
-    named = [f"[{int(key) + 1}]" if key.isdigit() else f".{key}" for key in keys[1:]]
-    return f"{keys[0]}{''.join(named)}"
-
-
-def _variable(*keys: str) -> str:
-    return _PREFIX + "__".join(keys).upper()
 
 
 def _is_loopback(host: str) -> bool:

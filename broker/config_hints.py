@@ -45,6 +45,7 @@ MOSQUITTO: Final[Mapping[str, str]] = {
     "use_subject_as_username": _ALWAYS + "a client always is who its certificate names",
     "use_username_as_clientid": _ALWAYS + "a device's client identifier is its certificate's name",
     "user": _ALWAYS + "start the broker as the user that it shall run as",
+    "websockets_origin": "write websocket_origins, a list; without it no web page may connect",
     "websockets_log_level": "write log_level",
 }
 """mosquitto's settings that have another name here, or none, and what to do."""

@@ -42,7 +42,7 @@ from broker.mqtt.message import Message
 from broker.mqtt.packets import Packet, announced_version, decode_packet
 from broker.mqtt.publish import PINGRESP, PUBACK_HEAD, encode_publish
 from broker.portions import PORTION, wait_a_turn, work_of
-from broker.store.journal import Otherwise
+from broker.store.batch import Otherwise
 
 _PUBLISH_QOS0: Final = 0x30
 _PUBLISH_QOS1: Final = 0x32

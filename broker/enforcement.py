@@ -3,17 +3,23 @@
 Rules
 -----
 1. A revocation is in the index before anybody is put out for it: who comes back at once is refused.
-2. The will and the session of a revoked certificate go with it, unless the operator has them kept (`keeps_revoked`);
-   who is suspended, or whose CA is revoked, may come back to them.
-3. So they do when it was revoked between two processes of the broker, and its client was connected until the first one
+2. The will goes with the certificate, whoever withdraws it, the CA by a revocation or the operator by other settings of
+   trust, unless the operator has it kept (`keeps_revoked`): it would be said after nobody vouches any more for who says
+   it. One that has ended was good until then, and its client's will is sent (decision 0143).
+3. So does the session of a certificate that is revoked; who is suspended, whose CA is revoked, or whom other settings
+   of trust put out, may come back to it.
+4. So they do when it was revoked between two processes of the broker, and its client was connected until the first one
    ended.
-4. No I/O, no clock.
+5. No I/O, no clock.
 """
 
 from __future__ import annotations
 
-from broker.admission.admission import Peer, revoked
-from broker.admission.refusal import Refused
+from dataclasses import replace
+
+from broker.admission.peer import Peer
+from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.status import revoked
 from broker.client import Client
 from broker.engine import Engine
 from broker.mqtt.codes import ReasonCode
@@ -23,7 +29,7 @@ from provisioning.pki.revocation import Revocation
 
 def revoke(engine: Engine, revocation: Revocation, now: float) -> int:
     """Record *revocation* and close the live sessions of its certificate; return how many."""
-    if engine.admission.index.add(revocation):
+    if engine.admission.status.index.add(revocation):
         engine.metrics.revocations += 1
     connections = engine.live.of(revocation.key)
     refusal = revoked(revocation)
@@ -35,11 +41,22 @@ def revoke(engine: Engine, revocation: Revocation, now: float) -> int:
 def enforce(engine: Engine, connection: Client, now: float) -> bool:
     """Close *connection* if its certificate, or a CA's above it, is revoked by now; return whether it was closed."""
     peer = connection.peer
-    refusal = engine.admission.refuse_revoked(peer) if peer is not None else None
+    refusal = engine.admission.status.refuse_revoked(peer) if peer is not None else None
     if refusal is None or connection.session is None:
         return False
     _put_out(engine, connection, refusal, now)
     return True
+
+
+def distrust(engine: Engine, connection: Client, refusal: Refused, now: float) -> None:
+    """Close *connection*, of whose certificate new settings of trust say *refusal*."""
+    why = replace(refusal, detail=f"the trust settings have changed: {refusal.detail}")
+    _put_out(engine, connection, why, now, ReasonCode.NOT_AUTHORIZED)
+
+
+def sends_will(engine: Engine, refusal: Refused) -> bool:
+    """Whether the will of a client is sent that is put out for *refusal*, of its certificate."""
+    return engine.keeps_revoked or refusal.code is RefusalCode.EXPIRED
 
 
 def absent(engine: Engine) -> list[Session]:
@@ -53,7 +70,7 @@ def forget_revoked(engine: Engine, session: Session, now: float) -> None:
         session.will = None
         engine.returning.forget(session)
         engine.note(session, session.expires_at - session.expiry_interval)
-        if session.certificate is not None and engine.admission.is_ended(session.certificate):
+        if session.certificate is not None and engine.admission.status.is_ended(session.certificate):
             engine.forget(session, now)
 
 
@@ -69,10 +86,15 @@ def renew(engine: Engine, connection: Client, peer: Peer, now: float) -> None:
     connection.session.certificate = peer.certificate
 
 
-def _put_out(engine: Engine, connection: Client, refusal: Refused, now: float) -> None:
+def _put_out(
+    engine: Engine,
+    connection: Client,
+    refusal: Refused,
+    now: float,
+    reason: ReasonCode = ReasonCode.ADMINISTRATIVE_ACTION,
+) -> None:
     """Close *connection*, whose certificate counts no more; its will and session go too, or `keeps_revoked`."""
     peer, session, keeps = connection.peer, connection.session, engine.keeps_revoked
-    reason = ReasonCode.ADMINISTRATIVE_ACTION
-    connection.disconnect(refusal.code, reason, refusal.detail, now, publish_will=keeps)
-    if not keeps and peer is not None and session is not None and engine.admission.is_ended(peer.certificate):
+    connection.disconnect(refusal.code, reason, refusal.detail, now, publish_will=sends_will(engine, refusal))
+    if not keeps and peer is not None and session is not None and engine.admission.status.is_ended(peer.certificate):
         engine.forget(session, now)

@@ -23,9 +23,10 @@ from collections.abc import Callable
 
 import structlog
 
-from broker.admission.admission import Admission, Admitted, Peer
+from broker.admission.admission import Admission, Admitted
 from broker.admission.guard import Guard
-from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.peer import Peer
+from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.client import Client
 from broker.deadlines import Deadlines
 from broker.exchange import Exchange, when_known
@@ -45,6 +46,7 @@ from broker.session.session import NEVER, Session
 from broker.session.will import Will
 from broker.session_quota import refuse_another
 from broker.terms import CurrentTerms
+from broker.vouched import stamp_of
 
 log = structlog.get_logger("broker")
 
@@ -112,6 +114,10 @@ class Engine(Exchange):
         self.registry.limits.bytes = limits.max_queued_bytes
         self.registry.limits.inflight_bytes = limits.max_inflight_bytes
 
+    def stamp(self, peer: Peer | None) -> bytes:
+        """Return what is written into the messages of *peer* about its certificate; empty where nothing is."""
+        return stamp_of(self.admission, peer) if self.stamps and peer is not None else b""
+
     # Clients coming and going
 
     def open(
@@ -132,11 +138,8 @@ class Engine(Exchange):
         identity = peer.identity
         session = self.registry.find(identity.trust_domain, identity.role, admitted.client_id)
         if session is not None and session.owner != identity:
-            return Refused(
-                RefusalCode.CLIENT_ID_OF_ANOTHER,
-                ReasonCode.NOT_AUTHORIZED,
-                f"the session {admitted.client_id!r} belongs to another identity",
-            )
+            detail = f"the session {admitted.client_id!r} belongs to another identity"
+            return unauthorised(RefusalCode.CLIENT_ID_OF_ANOTHER, detail)
         # It ended with another broker process, and its client may have come before its will was sent.
         only_a_will = session is not None and session.connection is None and session.expiry_interval == 0
         if session is None or only_a_will:
@@ -155,7 +158,8 @@ class Engine(Exchange):
             self.returning.came(session, now)
             if only_a_will or revoked:
                 session.will = None
-            ends = clean_start or only_a_will or (revoked and before is not None and self.admission.is_ended(before))
+            for_good = revoked and before is not None and self.admission.status.is_ended(before)
+            ends = clean_start or only_a_will or for_good
             if ends or not self.registry.has(session):
                 self.forget(session, now)  # Unless it has ended with the older connection.
                 session = None

@@ -32,7 +32,8 @@ from broker.routing.retained import RetainedMessages, Room
 from broker.routing.router import Routes, Subscriber
 from broker.session.session import Session
 from broker.session_rows import session_row, subscription_row
-from broker.store.journal import Journal, Otherwise
+from broker.store.batch import Otherwise
+from broker.store.journal import Journal
 from broker.turn import Turn
 
 

@@ -68,7 +68,7 @@ def check(
 
     from broker.admin.explain import InvalidCertificateFile, read_certificates
     from broker.admission.policy_file import PolicyError
-    from broker.config import ConfigError
+    from broker.config_loading import ConfigError
     from provisioning.pki.tls import TlsConfigurationError
 
     try:
@@ -99,7 +99,8 @@ def _check_offline(pem: bytes, cafile: Path | None, config: Path | None) -> dict
     from broker.admission.check import ask
     from broker.admission.freshness import Freshness
     from broker.admission.policy_file import load_policy
-    from broker.config import ConfigError, load
+    from broker.admission.status import RevocationStatus
+    from broker.config_loading import ConfigError, load
     from broker.own_certificate import own_trust_domain
     from broker.sources.trust_files import load_trust, read_anchors
     from provisioning.pki.revocation import RevocationIndex
@@ -117,8 +118,8 @@ def _check_offline(pem: bytes, cafile: Path | None, config: Path | None) -> dict
         anchors = read_anchors([cafile])
     else:
         raise ConfigError("--offline needs --cafile, or --config")
-    freshness = Freshness(0.0, always_acceptable=True)
-    admission = Admission(RevocationIndex(), freshness, load_policy(policy_file), trust_domain, trust=trust)
+    status = RevocationStatus(RevocationIndex(), Freshness(0.0, always_acceptable=True))
+    admission = Admission(status, load_policy(policy_file), trust_domain, trust=trust)
     certificates = read_certificates(pem)
     outcome = ask(certificates, anchors, admission, datetime.now(UTC), status=False)
     answer = verdict_document(certificates, anchors, admission, time.monotonic(), outcome)

@@ -26,8 +26,8 @@ from typing import Protocol
 
 import structlog
 
-from broker.admission.admission import Peer
 from broker.admission.guard import WindowCount
+from broker.admission.peer import Peer
 from broker.admission.refusal import Refused
 from broker.denials import Denials
 from provisioning.pki.identity import SCHEME, Identity

@@ -36,6 +36,7 @@ from broker.doze import Doze
 from broker.engine import Engine
 from broker.limits import Limits
 from broker.lobby import Lobby
+from broker.origins import NO_PAGES, Origins
 from broker.packet_watch import PacketWatch
 from broker.poller import Poller
 from broker.tls_session import TlsSession, accept, open_tls
@@ -43,7 +44,7 @@ from broker.transport import TlsTransport
 from broker.turn import Turn
 from broker.unsafe_plain import UnsafePeer, UnsafePlainSession
 from provisioning.pki.identity import Identity
-from provisioning.pki.openssl import forget_sessions
+from provisioning.pki.resumption import forget_sessions
 
 if TYPE_CHECKING:
     from broker.websocket import WebSocket
@@ -103,16 +104,18 @@ class Listener:
         speaks: Speaks = Speaks.MQTT,
         unsafe_identity: Identity | None = None,
         limits: Callable[[Limits], Limits] = lambda common: common,
+        origins: Origins = NO_PAGES,
     ) -> None:
         """Serve with *context*; *unsafe_identity* is whom the clients of a plain listener are taken for.
 
-        *limits* returns this listener's own, given those of the broker.
+        *limits* returns this listener's own, given those of the broker; pages of *origins* may open a WebSocket.
         """
         self._loop = loop
         self._engine = engine
         self._doors = doors
         self._own_limits = limits
         self._common = engine.limits
+        self._origins = origins
         self._websocket: type[WebSocket] | None = None
         if speaks is Speaks.WEBSOCKET:
             from broker.websocket import WebSocket  # And with it wsproto and h11, for who has such a listener.
@@ -256,7 +259,7 @@ class Listener:
             self._loop, accepted, tls, address, engine.metrics, self._lobby, engine.turn, engine.limits.max_backlog
         )
         if self._websocket is not None:
-            websocket = self._websocket(transport, engine.metrics, engine.turn)
+            websocket = self._websocket(transport, engine.metrics, engine.turn, self._origins)
             websocket.serve(self._connection(websocket))
             transport.start(websocket)
             return

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from broker.limits import Limits
+from broker.origins import OriginNames, Origins
 from broker.setting_types import MOST, Count, CountOrNone, Port, Real
 
 _OWN = (
@@ -30,13 +31,35 @@ class ListenerSettings(BaseModel):
     """An address of this machine; None: the broker's `host`."""
     protocol: Literal["mqtts", "wss"] = "mqtts"
     """MQTT over TLS, or over WebSocket over TLS."""
+    websocket_origins: OriginNames | None = None
+    """Whose web pages may connect, of a wss listener; None: those of the broker's setting of that name."""
+    unsafe_any_websocket_origin: bool = False
     max_unadmitted: Count | None = None
     max_unadmitted_per_address: Count | None = None
     max_failed_attempts: Count | None = None
     failed_attempt_recovery: Annotated[Real, Field(gt=0, le=MOST)] | None = None
     max_connection_rate: CountOrNone | None = None
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.protocol != "wss" and {"websocket_origins", "unsafe_any_websocket_origin"} & self.model_fields_set:
+            raise ValueError("websocket_origins is about web pages: set protocol = 'wss', or remove it")
+        check_origins(self.websocket_origins, unsafe_any=self.unsafe_any_websocket_origin)
+        return self
+
+    def origins(self, common: Origins) -> Origins:
+        """Return whose pages may connect here, *common* if this listener says nothing of it."""
+        if self.websocket_origins is None and not self.unsafe_any_websocket_origin:
+            return common
+        return Origins(frozenset(self.websocket_origins or ()), self.unsafe_any_websocket_origin)
+
     def limits(self, common: Limits) -> Limits:
         """Return *common* with this listener's own."""
         own = {name: getattr(self, name) for name in _OWN if getattr(self, name) is not None}
         return replace(common, **own) if own else common
+
+
+def check_origins(named: tuple[str, ...] | None, *, unsafe_any: bool) -> None:
+    """Raise ValueError if *named* and *unsafe_any* contradict each other."""
+    if named and unsafe_any:
+        raise ValueError("unsafe_any_websocket_origin: it lets in every page, and websocket_origins some; give one")

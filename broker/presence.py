@@ -22,7 +22,8 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Protocol
 
-from broker.admission.admission import Admission, Peer
+from broker.admission.admission import Admission
+from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode
 from broker.mqtt.codes import PacketType
 from broker.mqtt.message import Message

@@ -51,7 +51,7 @@ def _recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) ->
     offset = wall_now - now
     last_session = _highest(store, "sessions")
     last_message = _highest(store, "messages")
-    journal = Journal(offset, last_session=last_session, last_message=last_message)
+    journal = Journal(offset, began=now, last_session=last_session, last_message=last_message)
     sessions = {row[0]: _session(engine, journal, row, now) for row in store.rows("SELECT * FROM sessions")}
     unfinished: list[tuple[Session, Subscription, int]] = []
     for row, topic_filter, *options, identifiers, pending in store.rows("SELECT * FROM subscriptions"):
@@ -74,6 +74,7 @@ def _recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) ->
         session.incoming.add(packet_id)  # One by one: there may be 65,535.
     _retained(engine, store, journal, now)
     _replays(engine, store, unfinished)
+    journal.first_retained = engine.retained.last_number
     for session in sessions.values():  # Only now: what a session loses here was written before.
         session.journal = journal if session.expiry_interval > 0 else None
     engine.journal = journal

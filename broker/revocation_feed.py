@@ -70,14 +70,14 @@ class RevocationFeed:
                 await self._follow()
             except FeedAhead as error:
                 log.warning("revocation feed starts again", code="FEED_AHEAD", detail=str(error))
-                self._engine.admission.freshness.lost()
+                self._engine.admission.status.freshness.lost()
                 self._engine.history.told("feed starts again", code="FEED_AHEAD", detail=str(error))
                 self._after, self._mark = 0, None
                 self._history_read = False
             except (FeedLost, TlsConfigurationError) as error:
                 if self._after > before or self._was_current:
                     pause = _FIRST_PAUSE
-                freshness = self._engine.admission.freshness
+                freshness = self._engine.admission.status.freshness
                 freshness.lost()
                 facts = {"detail": str(error), "after": self._after, "policy": freshness.policy}
                 log.warning("revocation feed lost", code="FEED_LOST", **facts)
@@ -109,11 +109,11 @@ class RevocationFeed:
                         history.told("feed current", code="FEED_CURRENT", **facts)
                         self._lost = False
                         self._history_read = True
-                    self._engine.admission.freshness.current(now)
+                    self._engine.admission.status.freshness.current(now)
                     self.current.set()
                 elif isinstance(event, ReleaseEvent):
                     self._after, self._mark = event.sequence, event.mark
-                    if self._engine.admission.index.release(event.key):
+                    if self._engine.admission.status.index.release(event.key):
                         log.info("released", code="RELEASED", device=event.device, serial=f"{event.key[1]:x}")
                         history.told("released", code="RELEASED", **_named(event.key, event.device, event.sequence))
                 else:

@@ -22,7 +22,8 @@ import typer
 from broker.admin.unix_socket import AdminSocketError
 from broker.admission.policy_file import PolicyError
 from broker.audit.files import AuditError
-from broker.config import BrokerConfig, ConfigError, load
+from broker.config import BrokerConfig
+from broker.config_loading import ConfigError, load
 from broker.listening import ListenError
 from broker.own_certificate import CredentialError
 from broker.plugins.errors import PluginError

@@ -29,6 +29,7 @@ from broker.admission.admission import Admission
 from broker.admission.foreign_groups import warn_of_groups
 from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import parse_policy, read_policy
+from broker.admission.status import RevocationStatus
 from broker.audit.log import AuditLog
 from broker.audit.opening import NoAudit, open_audit
 from broker.coalescing import Coalescing
@@ -172,7 +173,7 @@ class BrokerServer:
             feed = self._feed(engine, files)
             others = [metrics.url, admin.url]
             jobs: list[Coroutine[Any, Any, None]] = [
-                _tick(engine),
+                _tick(engine, lists),
                 _sys_topics(engine),
                 measure_lag(engine.metrics),
                 lists.run(),
@@ -311,13 +312,13 @@ class BrokerServer:
 
     def _admission(self, certificate: Path, policy: TopicPolicy) -> Admission:
         trust_domain = self._config.trust_domain or own_trust_domain(certificate)
-        freshness = feed_freshness(self._config)
+        status = RevocationStatus(RevocationIndex(), feed_freshness(self._config))
         warn_of_advisory(self._config)
         warn_of_groups(trust_domain, self._config.trust)
         if self._config.unsafe_no_revocation:
             log.warning("running without a source of revocations", code="UNSAFE_NO_REVOCATION")
         trust = load_trust(self._config)
-        return Admission(RevocationIndex(), freshness, policy, trust_domain, self._config.any_client_id, trust)
+        return Admission(status, policy, trust_domain, self._config.any_client_id, trust)
 
     def _check_crl_files(self) -> None:
         """Raise `TlsConfigurationError` for a file that is not there: later that is an alarm, now it is a mistake."""
@@ -377,14 +378,15 @@ async def _renewals(credential: BrokerCredential, reloader: Reloader) -> None:
         await reloader.reload({Part.CERTIFICATE}, quiet=True)
 
 
-async def _tick(engine: Engine) -> None:
+async def _tick(engine: Engine, lists: RevocationLists) -> None:
     loop = asyncio.get_running_loop()
     collected = loop.time()
     clock = WallClock(collected, time.time())
     while True:
         await asyncio.sleep(_TICK)
         now = loop.time()
-        clock.look(engine, now, time.time())
+        if clock.look(engine, now, time.time()):
+            lists.clock_set()
         engine.tick(now)
         # What has survived a second is a connection, a session, a route: not looked at again until the next full
         # collection, which stops everybody for some tens of milliseconds and so is rare.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from broker.mqtt.subscription import Subscription
 from broker.session.session import Session
-from broker.store.journal import Row
+from broker.store.batch import Row
 from provisioning.pki.revocation import CertificateKey
 
 

@@ -34,6 +34,13 @@ def _file(value: object) -> object:
     return value
 
 
+def several(value: object) -> object:
+    """Take one for a list of one, and a text for the items between its commas, as the environment writes it."""
+    if isinstance(value, str):
+        return tuple(filter(None, map(str.strip, value.split(","))))
+    return (value,) if isinstance(value, Path) else value
+
+
 Whole = Annotated[int, BeforeValidator(_number)]
 Real = Annotated[float, BeforeValidator(_number)]
 File = Annotated[Path, BeforeValidator(_file)]

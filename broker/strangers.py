@@ -20,13 +20,11 @@ Rules
 
 from __future__ import annotations
 
-import socket
-
 from broker.limits import Limits
+from provisioning.pki.address_key import address_key
 
 _MOST = 50_000
 _SWEEP_SECONDS = 10.0
-_IPV4_MAPPED = bytes(10) + b"\xff\xff"
 
 
 class Source:
@@ -100,13 +98,3 @@ class Strangers:
         idle = [key for key, each in self._sources.items() if not each.waiting and each.failures(limits, now) <= 0]
         for key in idle:
             del self._sources[key]
-
-
-def address_key(host: str) -> bytes:
-    """Return what the address *host* counts as."""
-    if ":" not in host:
-        return host.encode()
-    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-    if packed.startswith(_IPV4_MAPPED):
-        return socket.inet_ntoa(packed[12:]).encode()
-    return packed[:8]

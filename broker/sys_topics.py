@@ -111,7 +111,7 @@ class SysTopics:
             "fleet/admitted": metrics.admitted,
             "fleet/refused": metrics.refused.total(),
             "fleet/revocations": metrics.revocations,
-            "fleet/revoked certificates": len(engine.admission.index),
+            "fleet/revoked certificates": len(engine.admission.status.index),
         }
         return {
             "version": self._version,

@@ -48,8 +48,10 @@ from broker.tls_refusal import code_of, words_of
 from broker.tls_session import TlsSession, shake_hands
 from broker.transport_state import CLOSED, CLOSING, HANDSHAKE, LINGERING, MUTE, OPEN
 from broker.turn import Turn
-from provisioning.pki import openssl
+from provisioning.pki import openssl, resumption
+from provisioning.pki.key_updates import bound_key_updates, changed_keys_too_often
 from provisioning.pki.openssl import has_pending, read_ahead, read_on
+from provisioning.pki.stapling import forget_staple
 from provisioning.pki.tls import verified_path
 
 RECORD: Final = 16384
@@ -186,8 +188,9 @@ class TlsTransport(Readiness):
         certificate = tls.getpeercert(True)
         if self._inside:
             openssl.forget_handshake(self._inside, resumed=resumed)
-            openssl.bound_key_updates(self._inside)
-            self._owes_ticket = openssl.CAN_REMEMBER
+            forget_staple(self._inside)
+            bound_key_updates(self._inside)
+            self._owes_ticket = resumption.CAN_REMEMBER
         receiver.secured(certificate, self._loop.time(), datetime.now(UTC), self.verified_path)
         if self._waits_inside():  # The CONNECT came with the last bytes of the handshake.
             self._read()
@@ -242,7 +245,7 @@ class TlsTransport(Readiness):
             self._close()
             return b""
         if not data:
-            detail = "it changed its TLS keys too often" if openssl.changed_keys_too_often(self._inside) else ""
+            detail = "it changed its TLS keys too often" if changed_keys_too_often(self._inside) else ""
             receiver.lost("CONNECTION_LOST" if detail else "CLIENT_CLOSED", now, detail)
             self._finish()
         return data
@@ -311,7 +314,7 @@ class TlsTransport(Readiness):
         self._owes_ticket = False
         cork = self._socket.setsockopt
         cork(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-        openssl.offer_ticket(self._inside, resumed=bool(tls.session_reused))
+        resumption.offer_ticket(self._inside, resumed=bool(tls.session_reused))
         sent = self._send(tls, data)
         if self._state is not CLOSED:
             cork(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
@@ -429,7 +432,7 @@ class TlsTransport(Readiness):
         if self._state is CLOSED:
             return
         if self._inside and self._state in (OPEN, MUTE, CLOSING):  # Whose handshake was completed.
-            openssl.stay_resumable(self._inside)
+            resumption.stay_resumable(self._inside)
         self._state = CLOSED
         self._let_go()
         if self._timer is not None:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from broker.setting_types import CountOrNone, File, Interval, Name, TrustDomain, Whole
+from broker.setting_types import CountOrNone, File, Interval, Name, TrustDomain, Whole, several
 from provisioning.pki.identity import Role
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -63,13 +62,6 @@ def _status_policy(value: object) -> object:
     raise ValueError(f"{value!r} is none of: require, advisory, grace <time> (such as: grace 12h)")
 
 
-def _several(value: object) -> object:
-    """Take one for a list of one, and a text for the items between its commas, as the environment writes it."""
-    if isinstance(value, str):
-        return tuple(filter(None, map(str.strip, value.split(","))))
-    return (value,) if isinstance(value, Path) else value
-
-
 def _http_url(value: str) -> str:
     if not value.startswith("http://"):
         raise ValueError(f"{value!r}: a list or an answer is signed, so it is fetched by plain http://, nothing else")
@@ -90,9 +82,9 @@ def _fingerprint(value: str) -> str:
 
 
 Policy = Annotated[StatusPolicy, BeforeValidator(_status_policy), NoDecode]
-Paths = Annotated[tuple[File, ...], BeforeValidator(_several), NoDecode]
+Paths = Annotated[tuple[File, ...], BeforeValidator(several), NoDecode]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
-Urls = Annotated[tuple[HttpUrl, ...], BeforeValidator(_several), NoDecode]
+Urls = Annotated[tuple[HttpUrl, ...], BeforeValidator(several), NoDecode]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 Source = Literal[
     "spiffe", "san-uri", "san-dns", "san-email", "san-ip", "common-name", "subject", "fingerprint", "public-key"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NoReturn
 
-from broker.admission.admission import Peer
+from broker.admission.peer import Peer
 from broker.connection import ClientConnection
 from broker.passing_on import PassesOn
 from provisioning.pki.identity import Identity

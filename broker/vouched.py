@@ -22,7 +22,8 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from broker.admission.admission import Admission, Peer
+from broker.admission.admission import Admission
+from broker.admission.peer import Peer
 from broker.mqtt.codes import PacketType
 from broker.mqtt.properties import Owner, Properties, encode_properties
 from broker.mqtt.wire import Reader

@@ -34,11 +34,14 @@ class WallClock:
     def __init__(self, now: float, wall_now: float) -> None:
         self._offset = wall_now - now
 
-    def look(self, engine: Engine, now: float, wall_now: float) -> None:
-        """Let *engine* take note if the wall clock was set; *now* is monotonic, *wall_now* seconds since 1970."""
+    def look(self, engine: Engine, now: float, wall_now: float) -> bool:
+        """Let *engine* take note if the wall clock was set, and return whether it was.
+
+        *now* is monotonic, *wall_now* seconds since 1970.
+        """
         ahead = wall_now - now - self._offset
         if abs(ahead) < _LEAST:
-            return
+            return False
         self._offset += ahead
         connections = engine.connections()
         log.warning("the clock was set", code="CLOCK_SET", seconds=round(ahead), connections=len(connections))
@@ -49,4 +52,5 @@ class WallClock:
         for connection in connections:
             engine.deadlines.file(connection, now)  # Which looks at all of its deadlines, and files the next.
         if engine.journal is not None:
-            engine.journal.wall_offset += ahead
+            engine.journal.clock_set(ahead)
+        return True

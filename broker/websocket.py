@@ -9,7 +9,7 @@ those of the connection, unchanged.
 Rules
 -----
 1. The client offers the subprotocol ``mqtt`` and gets it, or is refused [MQTT-6.0.0-3], [MQTT-6.0.0-4]; so is whoever
-   asks in a way that RFC 6455 does not allow (`broker.websocket_upgrade`).
+   asks in a way that RFC 6455 does not allow, or for a web page that may not (`broker.websocket_upgrade`).
 2. MQTT packets travel in binary frames, cut anywhere [MQTT-6.0.0-1], [MQTT-6.0.0-2]; a text frame ends the
    connection.
 3. A frame is handed on as its bytes arrive, never gathered.
@@ -31,8 +31,9 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 from wsproto.utilities import LocalProtocolError
 
-from broker.admission.refusal import RefusalCode
+from broker.byte_stream import ByteStream, Receiver
 from broker.metrics import Metrics
+from broker.origins import NO_PAGES, Origins
 from broker.portions import PORTION
 from broker.slow_reader import without_qos0
 from broker.turn import Turn
@@ -42,69 +43,12 @@ _UNSUPPORTED_DATA = 1003
 _NORMAL = 1000
 
 
-class Underlying(Protocol):
+class Underlying(ByteStream, Protocol):
     """The TLS transport."""
-
-    @property
-    def address(self) -> str:
-        """The peer's address and port."""
 
     @property
     def choked(self) -> bool:
         """Whether too much is unsent."""
-
-    @property
-    def unsent(self) -> bool:
-        """Whether something that was written waits for the socket."""
-
-    @property
-    def untaken(self) -> int:
-        """How many bytes the peer has not taken."""
-
-    def write(self, packets: list[bytes]) -> None:
-        """Write bytes."""
-
-    def close(self) -> None:
-        """Write what is left and close."""
-
-    def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
-        """Return the peer's certificate, and its verified path."""
-
-    def hold(self) -> None:
-        """Read nothing more until `release`."""
-
-    def release(self) -> None:
-        """Read again."""
-
-    def settle(self, *, dozes: bool = False) -> None:
-        """Take note that the client is admitted, and whether it *dozes*."""
-
-    def rest(self, seconds: float) -> None:
-        """Read nothing for so long."""
-
-
-class Above(Protocol):
-    """The connection."""
-
-    def secured(
-        self, certificate: bytes | None, now: float, wall_now: datetime, path: Callable[[], Sequence[bytes]] = tuple
-    ) -> None:
-        """Take note that TLS is up."""
-
-    def receive(self, data: bytes, now: float) -> None:
-        """Act on bytes that were read."""
-
-    def lost(self, code: str, now: float, detail: str = "") -> None:
-        """Take note that the peer is gone."""
-
-    def choke(self, now: float) -> None:
-        """Take note that too much is unsent."""
-
-    def unchoke(self, now: float) -> None:
-        """Take note that the peer takes what is sent again."""
-
-    def drained(self, now: float) -> None:
-        """Take note that all that waited is sent."""
 
 
 class WebSocket:
@@ -112,20 +56,20 @@ class WebSocket:
 
     __slots__ = ("_above", "_frames", "_held", "_metrics", "_pauses", "_pinged", "_request", "_transport", "_turn")
 
-    def __init__(self, transport: Underlying, metrics: Metrics, turn: Turn) -> None:
+    def __init__(self, transport: Underlying, metrics: Metrics, turn: Turn, origins: Origins = NO_PAGES) -> None:
         self._transport = transport
         self._metrics = metrics
         self._turn = turn
-        self._request = UpgradeRequest()
+        self._request = UpgradeRequest(origins)
         self._frames: Connection | None = None
         """What takes frames apart; None: the client has not been upgraded."""
-        self._above: Above | None = None
+        self._above: Receiver | None = None
         self._held = False
         self._pauses = False
         """Whether frames that were read wait for the next turn."""
         self._pinged: Ping | None = None
 
-    def serve(self, connection: Above) -> None:
+    def serve(self, connection: Receiver) -> None:
         """Hand what arrives to *connection*."""
         self._above = connection
 
@@ -146,7 +90,7 @@ class WebSocket:
                 return
             self._transport.write([outcome.answer])
             if isinstance(outcome, Declined):
-                self._end(RefusalCode.NOT_WEBSOCKET, now, outcome.why)
+                self._end(outcome.code, now, outcome.recorded)
                 return
             self._frames, data = Connection(ConnectionType.SERVER), outcome.rest
         try:

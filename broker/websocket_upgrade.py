@@ -4,15 +4,14 @@ Theory
 ------
 ``bytes → h11 → request → Upgraded | Declined``. Whoever is declined gets an HTTP answer that says in words what is
 wrong: it is read by somebody with a browser, with curl, or with a library whose log has the status and little else. The
-broker's log says the same.
+broker's log says the same, and of a web page whose it is.
 
 Rules
 -----
 1. The request is bounded by h11's limit, and has no body.
 2. No I/O. No word of the request is repeated in the answer.
 
-Does not handle: extensions (none is offered), several paths (any will do), the Origin header: who may connect is
-decided by the client certificate.
+Does not handle: extensions (none is offered), several paths (any will do); which origins may (`broker.origins`).
 """
 
 from __future__ import annotations
@@ -27,6 +26,9 @@ from typing import Final
 import h11
 from wsproto.utilities import generate_accept_token
 
+from broker.admission.refusal import RefusalCode
+from broker.origins import Origins
+
 SUBPROTOCOL: Final = "mqtt"
 _VERSION: Final = "13"
 _NONCE_BYTES: Final = 16
@@ -35,6 +37,7 @@ _UPGRADE: Final = ((b"Upgrade", b"websocket"), (b"Connection", b"upgrade, close"
 _VERSIONS: Final = ((b"Sec-WebSocket-Version", _VERSION.encode()),)
 _NOT_ALONE: Final = "this port speaks MQTT over WebSocket (wss://), not MQTT alone: another port does"
 _NO_UPGRADE: Final = "this port speaks MQTT over WebSocket: 'Upgrade: websocket' and 'Connection: Upgrade' are needed"
+_FOREIGN: Final = "web pages of this origin may not connect; websocket_origins of the broker names those that may"
 _UNREADABLE: Final = {
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "the request is too long, by its cookies perhaps: 16 KiB at most",
     HTTPStatus.NOT_IMPLEMENTED: "an upgrade request has no body",
@@ -52,10 +55,11 @@ class Upgraded:
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """The client's request is declined by *answer*, which says *why* too."""
+    """The client's request is declined by *answer*; *recorded* is why, for the operator."""
 
     answer: bytes
-    why: str
+    code: RefusalCode
+    recorded: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +69,19 @@ class _Fault:
     status: HTTPStatus
     why: str
     headers: _Headers = ()
+    code: RefusalCode = RefusalCode.NOT_WEBSOCKET
+    aside: str = ""
+    """What more the operator is told."""
 
 
 class UpgradeRequest:
     """A request while it comes."""
 
-    __slots__ = ("_begun", "_http", "_request")
+    __slots__ = ("_begun", "_http", "_origins", "_request")
 
-    def __init__(self) -> None:
+    def __init__(self, origins: Origins) -> None:
         self._begun = False
+        self._origins = origins
         self._http = h11.Connection(h11.SERVER)
         self._request: h11.Request | None = None
 
@@ -87,7 +95,7 @@ class UpgradeRequest:
             event = self._http.next_event()
             if isinstance(event, h11.Request):
                 self._request = event
-                if (fault := _fault_of(event)) is not None:
+                if (fault := _fault_of(event) or _foreign(event, self._origins)) is not None:
                     return self._decline(fault)
                 event = self._http.next_event()
         except h11.RemoteProtocolError as error:
@@ -120,7 +128,7 @@ class UpgradeRequest:
         answer = self._http.send(h11.Response(status_code=fault.status, headers=headers, reason=reason)) or b""
         if self._request is None or self._request.method != b"HEAD":
             answer += self._http.send(h11.Data(data=body)) or b""
-        return Declined(answer, fault.why)
+        return Declined(answer, fault.code, f"{fault.why}{fault.aside}")
 
 
 def _fault_of(request: h11.Request) -> _Fault | None:
@@ -131,6 +139,7 @@ def _fault_of(request: h11.Request) -> _Fault | None:
         return _bad("HTTP/1.1 is needed")
     try:
         _values(request, b"host")
+        _values(request, b"origin")
         _values(request, b"sec-websocket-extensions")
         upgrades, options = _tokens(request, b"upgrade"), _tokens(request, b"connection")
         keys, versions = _values(request, b"sec-websocket-key"), _values(request, b"sec-websocket-version")
@@ -149,6 +158,17 @@ def _fault_of(request: h11.Request) -> _Fault | None:
     if SUBPROTOCOL not in subprotocols:  # [MQTT-6.0.0-3]
         return _bad("the WebSocket subprotocol 'mqtt' is needed: 'Sec-WebSocket-Protocol: mqtt'")
     return None
+
+
+def _foreign(request: h11.Request, origins: Origins) -> _Fault | None:
+    """Return that *request*, in which nothing else is wrong, is of a page that may not connect; None: it may."""
+    (host,), pages = _values(request, b"host"), _values(request, b"origin")  # Of Host h11 sees that there is one.
+    if len(pages) > 1:  # RFC 6454 §7.3
+        return _bad("Origin may be said once")
+    if not pages or origins.admit(pages[0], host):
+        return None
+    aside = f" (Origin: {pages[0]})"
+    return _Fault(HTTPStatus.FORBIDDEN, _FOREIGN, code=RefusalCode.ORIGIN_NOT_ALLOWED, aside=aside)  # RFC 6455 §4.2.2
 
 
 def _bad(why: str, headers: _Headers = ()) -> _Fault:

@@ -32,13 +32,13 @@ from device_sim.intruders import Finding, Outcome, Scene, try_all
 from device_sim.keep_alive import KeepAlive
 from device_sim.latency import Latency, LatencySummary
 from device_sim.link import StageTimes
-from device_sim.live_device import Counters, Surroundings
 from device_sim.parallel import in_parallel
 from device_sim.randomness import randomness_of
 from device_sim.report import Report
 from device_sim.revocation_trial import cut_off, try_again
 from device_sim.scenario.groups import Group, Telemetry
 from device_sim.stage import Stage, raised
+from device_sim.surroundings import Counters, Surroundings
 from device_sim.tally import account, is_complete, total
 from device_sim.view import Progress, Traffic, View
 from provisioning.client.est import EstClient
@@ -129,7 +129,7 @@ class _Story:
                 device.issued(self._credentials[name])
             await self._connect(fleet, backend, keep_alive)
             async with asyncio.TaskGroup() as tasks:
-                streaming = tasks.create_task(fleet.stream(), name="stream")
+                streaming = tasks.create_task(fleet.streaming.run(), name="stream")
                 await self._stream(fleet, backend)
                 await self._command(fleet, backend)
                 await self._revoke(fleet)
@@ -220,7 +220,7 @@ class _Story:
                 received=backend.received,
                 unacknowledged=sum(len(device.unacknowledged) for device in fleet.devices.values()),
                 latency=backend.latency.summary(),
-                lateness=fleet.lateness.summary(),
+                lateness=fleet.streaming.lateness.summary(),
             )
 
         async with self._view.watching(state):
@@ -232,7 +232,7 @@ class _Story:
                 "seconds": plan.seconds,
                 "messages_per_second": backend.received / plan.seconds,
                 "latency_ms": latency.as_dict(),
-                "generator_late_ms": fleet.lateness.summary().as_dict(),
+                "generator_late_ms": fleet.streaming.lateness.summary().as_dict(),
             },
         )
         self.report.check(
@@ -386,7 +386,9 @@ class _Story:
             + _examples(strangers),
         )
         counters = fleet.counters
-        self.report.fact("messages", {**sums.as_dict(), "held_back": counters.held_back, "skipped": fleet.skipped})
+        self.report.fact(
+            "messages", {**sums.as_dict(), "held_back": counters.held_back, "skipped": fleet.streaming.skipped}
+        )
 
     def leave_credentials(self) -> None:
         """Write some credentials into the stage's directory, for the user's own experiments."""

@@ -1,4 +1,4 @@
-"""Many devices on one loop: connect them, let them publish, bring back those that lost their connection.
+"""Many devices on one loop: connect them, bring back those that lost their connection, note who was let in wrongly.
 
 Rules
 -----
@@ -26,19 +26,17 @@ from device_sim.behaviour.behaviour import Acting, Behaviour
 from device_sim.behaviour.catalogue import behaviours_of
 from device_sim.closure import Closure
 from device_sim.device import Device, Event, State
-from device_sim.latency import Latency
 from device_sim.link import Link, StageTimes
-from device_sim.live_device import LiveDevice, Surroundings
+from device_sim.live_device import LiveDevice
 from device_sim.parallel import in_parallel
-from device_sim.randomness import Redrawn, randomness_of
+from device_sim.randomness import randomness_of
 from device_sim.scenario.groups import Group
 from device_sim.scenario.metrics import Duration
-from device_sim.schedule import Schedule
+from device_sim.streaming import Streaming
+from device_sim.surroundings import Surroundings
 from device_sim.tls_dial import Endpoint, NotAdmitted
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
 
-_JITTER = Redrawn()
-_URGENT = 0.1
 _MOST_KEPT = 1000
 _LOOK_AGAIN = 0.05
 
@@ -63,16 +61,8 @@ class Fleet:
         self._closing = False
         self._running: dict[asyncio.Task[None], LiveDevice] = {}
         self._frozen = False
-        self.rate = 1.0
-        self._schedule: Schedule[LiveDevice] = Schedule()
-        self._paused_at: float | None = None
-        self._unpaused = asyncio.Event()
-        self._unpaused.set()
-        self._changed = asyncio.Event()
         self.renewal_failures: list[tuple[float, str]] = []
         self.counters = surroundings.counters
-        self.lateness = Latency()
-        self.skipped = 0
         self.admissions = 0
         self.refusals: list[tuple[str, Closure]] = []
         self.lost: list[tuple[str, Closure]] = []
@@ -94,6 +84,7 @@ class Fleet:
             machine = Device(member.name, member.topic_group)
             around = surroundings if member.endpoint is None else ways[member.endpoint]
             self.devices[member.name] = LiveDevice(machine, around, member.group, self._ended, shared)
+        self.streaming = Streaming(self.devices, surroundings.seed)
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
@@ -165,39 +156,6 @@ class Fleet:
         if device.machine.closure is not None:
             self.falsely_refused[device.name] = device.machine.closure
         return None
-
-    def change(self, rate: float | None = None, paused: bool | None = None) -> None:
-        """Let the fleet publish *rate* times as often as the scenario says, or not at all for a while."""
-        now = time.monotonic()
-        if rate is not None:
-            self._schedule.stretch(now, self.rate / rate)
-            self.rate = rate
-        if paused is True and self._paused_at is None:
-            self._paused_at = now
-            self._unpaused.clear()
-        elif paused is False and self._paused_at is not None:
-            self._schedule.shift(now - self._paused_at)
-            self._paused_at = None
-            self._unpaused.set()
-        self._changed.set()
-
-    async def stream(self) -> None:
-        """Let every device publish at its interval, until cancelled."""
-        schedule = self._schedule
-        now = time.monotonic()
-        for device in self.devices.values():
-            if device.interval:
-                phase = randomness_of(self._surroundings.seed, device.name, "phase").uniform(0.0, device.interval)
-                schedule.add(device, now + phase)
-        while (due := schedule.next_due()) is not None:
-            await self._until(due)
-            await self._unpaused.wait()
-            now = time.monotonic()
-            for item_due, device in tuple(schedule.pop_due(now)):
-                if device.publish_reading(item_due):
-                    self.lateness.record(now - item_due)
-                schedule.again(device, item_due, self._interval(device), now)
-            self.skipped = schedule.skipped
 
     # ---- what behaviours ask for (`behaviour.Host`)
 
@@ -274,12 +232,6 @@ class Fleet:
             await asyncio.sleep(_LOOK_AGAIN)
         await asyncio.sleep(0)  # The state of who has just gone follows in the loop's next turn.
 
-    async def _until(self, due: float) -> None:
-        self._changed.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(due):
-                await self._changed.wait()
-
     async def quiet(self, seconds: float) -> frozenset[str]:
         """Return when the broker has acknowledged all that connected devices have published, or after *seconds*.
 
@@ -295,14 +247,6 @@ class Fleet:
                 if device.unacknowledged and device.is_connected and device.connection is link
             ]
         return frozenset(device.name for device, _ in waiting)
-
-    def _interval(self, device: LiveDevice) -> float:
-        telemetry = device.group.telemetry
-        interval = device.interval * (_URGENT if device.urgent else 1.0) / self.rate
-        if telemetry is None or not telemetry.jitter:
-            return interval
-        source = _JITTER.of(self._surroundings.seed, device.name, f"jitter {device.machine.sequence}")
-        return interval * source.uniform(1.0 - telemetry.jitter, 1.0 + telemetry.jitter)
 
     def _start(self, what: str, device: LiveDevice, work: Coroutine[Any, Any, None]) -> None:
         task = self._tasks.create_task(work, name=f"{what} {device.name}")

@@ -19,16 +19,17 @@ from provisioning.service_command import (
     Json,
     connected,
     moment,
+    print_answer,
     print_document,
-    print_facts,
-    print_json,
+    print_list,
     print_table,
     progress,
     shown_time,
 )
 
 if TYPE_CHECKING:
-    from provisioning.client.operator import IssuedCertificate, OperatorClient
+    from provisioning.client.operator import OperatorClient
+    from provisioning.client.operator_answers import IssuedCertificate
 
 certificate_app = command_group(help="See which certificates were issued.")
 
@@ -178,7 +179,7 @@ def export(
     search = _search(device, group, serial, fingerprint, issuer, state, expires_from, expires_before)
     csv_wanted = format_ is ExportFormat.CSV and not as_json
 
-    from provisioning.client.operator import IssuedCertificate  # Late: `provisioning.service_command`, rule 3.
+    from provisioning.client.operator_answers import IssuedCertificate  # Late: `provisioning.service_command`, rule 3.
 
     async def command(client: OperatorClient) -> None:
         writer = csv.DictWriter(sys.stdout, list(IssuedCertificate.model_fields))
@@ -213,10 +214,7 @@ def show_certificate(
 
     async def command(client: OperatorClient) -> None:
         certificate = await client.certificate(serial)
-        if as_json:
-            print_json(certificate)
-        else:
-            print_facts(certificate)
+        print_answer(certificate, as_json=as_json)
 
     connection.run(command)
 
@@ -255,10 +253,9 @@ def _search(
 
 
 def _print(found: Sequence[IssuedCertificate], *, as_json: bool) -> None:
-    if as_json:
-        print_json(found)
-        return
-    print_table(
+    print_list(
+        found,
         ("serial", "device", "role", "state", "not after"),
-        ((each.serial, each.device, each.role, each.state, shown_time(each.not_after)) for each in found),
+        lambda each: (each.serial, each.device, each.role, each.state, shown_time(each.not_after)),
+        as_json=as_json,
     )

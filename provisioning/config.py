@@ -108,6 +108,8 @@ class Settings(BaseSettings):
     maximum_body_bytes: int = Field(default=1024 * 1024, ge=16 * 1024, le=16 * 1024 * 1024)
     """Ten thousand names of a token batch fit, or 20,000 entries of a manufacturer's list; EST has a smaller limit."""
     body_seconds: float = Field(default=20.0, gt=0, le=300)
+    maximum_connections: int = Field(default=10_000, ge=16, le=1_000_000)
+    """Of one process, on both ports; half of them from one address. Who has been silent for longest makes room."""
     requests_per_second: float = Field(default=1000.0, ge=0, le=1_000_000)
     """Of one caller (a client certificate, or an address without one) at this process's HTTPS port; 0: no limit."""
     ocsp_requests_per_second: float = Field(default=0.0, ge=0, le=1_000_000)

@@ -27,6 +27,7 @@ from provisioning.declined_upgrade import head_without_upgrade
 from provisioning.gathering_transport import GatheringTransport
 from provisioning.head_deadline import HeadDeadline
 from provisioning.host_header import check_host
+from provisioning.places import Place
 from provisioning.taken_answers import TakenAnswers
 from provisioning.written_answer import Answering, ReadyAnswer, lines
 
@@ -67,15 +68,17 @@ class ConnectionProtocol(HttpToolsProtocol):
         *arguments: Any,
         whole: WholeRequests | None = None,
         stall_seconds: float = _STALL_SECONDS,
+        place: Place | None = None,
         **options: Any,
     ) -> None:
         """*whole* answers what it takes; None: everything is the application's.
 
-        Who takes nothing of an answer for *stall_seconds* is cut off.
+        Who takes nothing of an answer for *stall_seconds* is cut off. The connection has *place*.
         """
         super().__init__(*arguments, **options)
         self._whole = whole
         self._stall_seconds = stall_seconds
+        self._place = place
         self._held: list[bytes] | None = None
         """The parts of a body whose request has not been given to anybody yet."""
         self._in_body = False
@@ -92,7 +95,7 @@ class ConnectionProtocol(HttpToolsProtocol):
         super().connection_made(GatheringTransport(transport, self.loop))
         self._taken = TakenAnswers(self.transport, self.loop, self._stall_seconds)
         self._header_bytes = 0
-        self._head = HeadDeadline(self.loop, _REQUEST_SECONDS, self._close)
+        self._head = HeadDeadline(self.loop, _REQUEST_SECONDS, self._close, self._place)
         self._head.begin()
 
     def connection_lost(self, exc: Exception | None) -> None:

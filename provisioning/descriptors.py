@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Final
 
 _NR_OPEN: Final = Path("/proc/sys/fs/nr_open")
+_OWN: Final = 256
+"""What a service has open beside connections: its store, its files, its own questions to others."""
 
 
 def most_allowed(nr_open: Path = _NR_OPEN) -> int:
@@ -40,3 +42,9 @@ def take_all(nr_open: Path = _NR_OPEN) -> None:
         return
     with contextlib.suppress(OSError, ValueError):  # Forbidden by a sandbox; ACCEPT_FAILED says when it matters.
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+
+
+def room_for(connections: int) -> int:
+    """Return for how many of *connections* there are descriptors, beside those that the process needs itself."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return connections if soft == resource.RLIM_INFINITY else min(connections, max(soft - _OWN, soft // 2))

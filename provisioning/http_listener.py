@@ -16,7 +16,9 @@ import uvicorn
 from starlette.applications import Starlette
 
 from provisioning.connection_protocol import ConnectionProtocol
+from provisioning.door import Door
 from provisioning.listening import BACKLOG
+from provisioning.places import Place, Places
 
 _GRACE_SECONDS: Final = 10
 
@@ -24,14 +26,37 @@ _GRACE_SECONDS: Final = 10
 class HttpListener(uvicorn.Server):
     """A server whose signals are somebody else's, and that says when it accepts connections."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, places: Places) -> None:
         super().__init__(config)
         self.accepting: Final = asyncio.Event()
+        self._places = places
+        self._doors: list[Door] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept connections."""
-        await super().startup(sockets)
+        """Begin to accept connections, by doors of our own: the library's count nobody."""
+        self.servers = []
+        for each in sockets or ():
+            door = Door(each, self.config.ssl, self._protocol, self._places)
+            door.open()
+            self._doors.append(door)
+        self.started = True
         self.accepting.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept nobody any more, and end in order."""
+        for door in self._doors:
+            door.close()
+        await super().shutdown(sockets)
+
+    def _protocol(self, place: Place) -> asyncio.Protocol:
+        config = self.config
+        made: asyncio.Protocol = config.http_protocol_class(  # type: ignore[call-arg]
+            config=config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            place=place,
+        )
+        return made
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -40,9 +65,9 @@ class HttpListener(uvicorn.Server):
 
 
 def http_listener(
-    app: Starlette, protocol: Callable[..., ConnectionProtocol], context: ssl.SSLContext | None
+    app: Starlette, protocol: Callable[..., ConnectionProtocol], context: ssl.SSLContext | None, places: Places
 ) -> HttpListener:
-    """Return a server of *app*, over TLS with a *context*; each connection is a *protocol*."""
+    """Return a server of *app*, over TLS with a *context*; each connection is a *protocol*, and has one of *places*."""
     headers = [("X-Content-Type-Options", "nosniff")]
     if context is not None:
         headers.append(("Strict-Transport-Security", "max-age=31536000"))
@@ -61,5 +86,6 @@ def http_listener(
             timeout_keep_alive=60,  # Not below the protocol's own limit, which counts a trickle too.
             timeout_graceful_shutdown=_GRACE_SECONDS,
             ssl_context_factory=None if context is None else lambda _config, _default: context,
-        )
+        ),
+        places,
     )

@@ -16,7 +16,8 @@ from typing import Any
 import structlog
 
 from provisioning.connection_protocol import ConnectionProtocol
-from provisioning.pki import openssl
+from provisioning.pki.key_updates import bound_key_updates, changed_keys_too_often
+from provisioning.pki.openssl import address_of, has_extended_master_secret
 
 log = structlog.get_logger(__name__)
 
@@ -37,13 +38,13 @@ class PeerCertificateProtocol(ConnectionProtocol):
         }
         if _has_unique(tls):
             self._tls["tls_unique"] = tls.get_channel_binding("tls-unique")
-        self._session = openssl.address_of(tls)
-        openssl.bound_key_updates(self._session)
+        self._session = address_of(tls)
+        bound_key_updates(self._session)
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Say whether it changed its keys too often: anybody can, so it is not worth a line each."""
-        if openssl.changed_keys_too_often(self._session):
+        if changed_keys_too_often(self._session):
             log.debug("TLS keys changed too often")
         super().connection_lost(exc)
 
@@ -60,4 +61,4 @@ def _has_unique(tls: ssl.SSLObject) -> bool:
     """
     if tls.version() != "TLSv1.2":
         return False
-    return not tls.session_reused or openssl.has_extended_master_secret(tls)
+    return not tls.session_reused or has_extended_master_secret(tls)

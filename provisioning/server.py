@@ -49,6 +49,7 @@ from provisioning.audit_key import make_audit_key, read_audit_key
 from provisioning.authority import OpenAuthority, open_authority
 from provisioning.config import Settings
 from provisioning.connection_protocol import ConnectionProtocol
+from provisioning.descriptors import room_for
 from provisioning.enrolment.manufacturer_fetch import ManufacturerFetcher
 from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
 from provisioning.enrolment.service import EnrolmentService
@@ -69,6 +70,7 @@ from provisioning.metrics_of_workers import QUESTION, StartsCollector, page_of, 
 from provisioning.own_credentials import SERVER_NAME, OwnCredentials
 from provisioning.peer_certificate_protocol import PeerCertificateProtocol
 from provisioning.pki.tls import TlsConfigurationError
+from provisioning.places import Places
 from provisioning.recall_watch import RecallWatch
 from provisioning.revocation.feed import FeedEvent, RevocationFeed
 from provisioning.revocation.ocsp import OcspResponder
@@ -210,9 +212,10 @@ async def _running(settings: Settings, listening: Listening, place: WorkerPlace 
         protocol = functools.partial(
             PeerCertificateProtocol, whole=parts.https.state.whole, stall_seconds=stall_seconds
         )
-        https = http_listener(parts.https, protocol, parts.credential.context)
+        places = Places(room_for(settings.maximum_connections))
+        https = http_listener(parts.https, protocol, parts.credential.context, places)
         plain = functools.partial(ConnectionProtocol, whole=parts.http.state.whole, stall_seconds=stall_seconds)
-        http = http_listener(parts.http, plain, None)
+        http = http_listener(parts.http, plain, None, places)
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(run()) for run in parts.background]
             listeners = [

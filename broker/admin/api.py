@@ -26,9 +26,10 @@ import asyncio
 import json
 import os
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,8 @@ class Served:
     reloader: Reloader
     anchor_urls: AnchorUrls
     staple: Staple
-    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    begun: float = field(default_factory=time.monotonic)
+    """When it began: since then the wall clock may have been set."""
 
 
 Route = Callable[[Request], Awaitable[Response]]
@@ -133,14 +135,14 @@ class AdminApi:
         metrics = engine.metrics
         certificate = read_certificate(served.certificate)
         now = asyncio.get_running_loop().time()
-        age = engine.admission.freshness.age(now)
+        age, uptime = engine.admission.status.freshness.age(now), time.monotonic() - served.begun
         return Response.json(
             {
                 "name": served.name,
                 "version": product_version(),
                 "pid": os.getpid(),
-                "started_at": f"{served.started:%Y-%m-%dT%H:%M:%SZ}",
-                "uptime_seconds": round((datetime.now(UTC) - served.started).total_seconds()),
+                "started_at": f"{datetime.now(UTC) - timedelta(seconds=uptime):%Y-%m-%dT%H:%M:%SZ}",
+                "uptime_seconds": round(uptime),
                 "listeners": [listener.url for listener in served.listeners],
                 "certificate_not_after": (
                     f"{certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}" if certificate is not None else None
@@ -154,7 +156,7 @@ class AdminApi:
                 "admitted": metrics.admitted,
                 "refused": dict(metrics.refused.most_common()),
                 "closed": dict(metrics.closed.most_common()),
-                "revoked_certificates": len(engine.admission.index),
+                "revoked_certificates": len(engine.admission.status.index),
                 "revocation_data_age_seconds": None if age is None else round(age, 1),
                 "newcomers_admitted": any(admits(engine.admission, now).values()),
                 "store": _store_state(engine),

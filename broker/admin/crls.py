@@ -15,16 +15,16 @@ from broker.reload.crl_trial import Trial
 def crl_document(engine: Engine, wall: datetime, now: float) -> dict[str, Any]:
     """Return every list in use, how fresh the feed is, and the alarms so far; *now* is monotonic."""
     admission = engine.admission
-    age = admission.freshness.age(now)
+    age = admission.status.freshness.age(now)
     bundles = [] if admission.trust is None else admission.trust.bundles
     return {
-        "lists": [list_facts(each, wall) for each in admission.lists.held],
+        "lists": [list_facts(each, wall) for each in admission.status.lists.held],
         "policies": {each.name: str(each.lists.policy) for each in bundles if each.lists is not None},
         "ocsp_policies": {each.name: str(each.ocsp.policy) for each in bundles if each.ocsp is not None},
-        "feed_policy": admission.freshness.policy or None,
+        "feed_policy": admission.status.freshness.policy or None,
         "feed_age_seconds": None if age is None else round(age, 1),
         **newcomers_facts(admission, wall, now),
-        "entries": admission.index.sizes(),
+        "entries": admission.status.index.sizes(),
         "alarms": dict(engine.metrics.revocation_alarms.most_common()),
     }
 

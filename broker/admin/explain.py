@@ -12,8 +12,9 @@ from typing import Any
 from cryptography import x509
 
 from broker.admin.sessions import Selection, described, matching, normal_serial
-from broker.admission.admission import Admission, Peer
+from broker.admission.admission import Admission
 from broker.admission.check import Verdict, ask, check
+from broker.admission.peer import Peer
 from broker.admission.refusal import Refused
 from broker.admission.remedy import REMEDIES
 from broker.engine import Engine

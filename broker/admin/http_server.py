@@ -13,6 +13,9 @@ Rules
    is larger than most (`bodies`).
 3. A handler that fails costs its request: 500 and a traceback in the log.
 
+4. A browser sends for any page that asks, with its user's certificate: what names a foreign page's origin is refused
+   before anything is done about it (`broker.origins`).
+
 Handles: keep-alive, chunked answers, one request at a time a connection. Does not handle: pipelining (the connection
 closes after the first answer), Expect, compression, ranges, any method but GET and POST.
 """
@@ -33,6 +36,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import httptools
 import structlog
 
+from broker.admission.refusal import RefusalCode
+from broker.origins import NO_PAGES
+
 log = structlog.get_logger("broker")
 
 MAX_BODY = 64 * 1024
@@ -45,6 +51,8 @@ _TLS_SECONDS = 10.0
 _WRITE_SECONDS = 30.0
 """For the asker to take what was written to it."""
 _READ = 16 * 1024
+_MOST_ORIGIN = 300
+"""Characters of it in the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +100,8 @@ class _Incoming:
 
     target: bytes = b""
     accept: str = ""
+    host: str = ""
+    origin: str | None = None
     body: bytearray = field(default_factory=bytearray)
     complete: bool = False
     too_large: bool = False
@@ -103,8 +113,13 @@ class _Incoming:
         self.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == b"accept":
-            self.accept = value.decode("latin-1")
+        match name.lower():
+            case b"accept":
+                self.accept = value.decode("latin-1")
+            case b"host":
+                self.host = value.decode("latin-1")
+            case b"origin":
+                self.origin = value.decode("latin-1")
 
     def on_message_begin(self) -> None:
         self.pipelined = self.complete
@@ -212,6 +227,8 @@ class HttpServer:
         if refusal is None and self._settle is not None:
             await self._settle(writer)
         caller = refusal or self._identify(writer)
+        if not isinstance(caller, Response) and incoming.origin is not None:
+            caller = _foreign(incoming.origin, incoming.host, caller) or caller
         if isinstance(caller, Response):
             await _answer(writer, caller, keep=False)
             return False
@@ -247,6 +264,15 @@ async def _read(
         if incoming.too_large or size > incoming.most + _MAX_HEAD:
             return problem(413, "BODY_TOO_LARGE", f"more than {incoming.most} bytes")
     return None
+
+
+def _foreign(origin: str, host: str, caller: str) -> Response | None:
+    """Return the answer to a request that a browser sends for a page from elsewhere; None: it is from here."""
+    if NO_PAGES.admit(origin, host):
+        return None
+    code = RefusalCode.ORIGIN_NOT_ALLOWED
+    log.warning("admin request refused", code=code, origin=origin[:_MOST_ORIGIN], caller=caller)
+    return problem(403, code, "no web page may use this interface with its reader's certificate")
 
 
 def _request(incoming: _Incoming, method: str, caller: str) -> Request | None:

@@ -161,13 +161,13 @@ class _Figures(Collector):
 
     def _revocation(self) -> Iterator[Metric]:
         admission = self._engine.admission
-        yield _gauge("revoked_certificates", "entries of the revocation index", len(admission.index))
+        yield _gauge("revoked_certificates", "entries of the revocation index", len(admission.status.index))
         entries = GaugeMetricFamily(
             _named("revocation_entries"),
             "entries of the revocation index, by the source that says so",
             labels=("source",),
         )
-        for source, size in admission.index.sizes().items():
+        for source, size in admission.status.index.sizes().items():
             entries.add_metric((source,), size)
         yield entries
         by_bundle = admits(admission, self.now)
@@ -189,7 +189,7 @@ class _Figures(Collector):
         age = GaugeMetricFamily(
             _named("revocation_age_seconds"), "how long ago a source was known to be complete", labels=("source",)
         )
-        feed_age = admission.freshness.age(self.now)
+        feed_age = admission.status.freshness.age(self.now)
         if feed_age is not None:
             age.add_metric(("feed",), feed_age)
         left = GaugeMetricFamily(
@@ -198,7 +198,7 @@ class _Figures(Collector):
         wall = datetime.now(UTC)
         fresh_until: dict[str, datetime] = {}
         made: dict[str, datetime] = {}
-        for held in admission.lists.held:
+        for held in admission.status.lists.held:
             name = held.issuer
             fresh_until[name] = min(held.fresh_until, fresh_until.get(name, held.fresh_until))
             made[name] = min(held.this_update, made.get(name, held.this_update))

@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from broker.admission.admission import DEFAULT_BUNDLE, Admission
+from broker.admission.admission import Admission
 from broker.admission.bundle import OcspTerms, TrustBundle
 from broker.admission.freshness import FeedTerms
 from broker.admission.issuers import Issuer
+from broker.admission.peer import DEFAULT_BUNDLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,10 @@ def prospects(admission: Admission, wall: datetime, now: float) -> list[Prospect
 def admits(admission: Admission, now: float) -> dict[str, bool]:
     """Return whether newcomers of each bundle are let in, as far as the feed and the audit log are concerned."""
     if admission.trust is None:
-        fresh = {DEFAULT_BUNDLE: admission.freshness.acceptable(now)}
+        fresh = {DEFAULT_BUNDLE: admission.status.freshness.acceptable(now)}
     else:
         fresh = {
-            bundle.name: not bundle.feed or admission.freshness.acceptable(now, bundle.feed_terms)
+            bundle.name: not bundle.feed or admission.status.freshness.acceptable(now, bundle.feed_terms)
             for bundle in admission.trust.bundles
         }
     return {bundle: admitted and admission.shut is None for bundle, admitted in fresh.items()}
@@ -72,7 +73,7 @@ def newcomers_facts(admission: Admission, wall: datetime, now: float) -> dict[st
 
 
 def _by_feed(bundle: str, terms: FeedTerms | None, admission: Admission, now: float) -> Iterator[Prospect]:
-    freshness = admission.freshness
+    freshness = admission.status.freshness
     if not freshness.has_source:
         return
     age = freshness.age(now)
@@ -90,7 +91,7 @@ def _by_lists(bundle: TrustBundle, admission: Admission, wall: datetime) -> Iter
     if terms is None or trust is None:
         return
     for issuer in trust.issuing(bundle):
-        lists = admission.lists.overdue_by_list(issuer.key_id, wall)
+        lists = admission.status.lists.overdue_by_list(issuer.key_id, wall)
         lapsed = [overdue for overdue in lists if overdue > 0]
         allowed = [terms.policy.allows(overdue) for overdue in lists] or [terms.policy.allows(None)]
         admitted = all(allowed) if all(allowed) or not any(allowed) else None
@@ -117,7 +118,7 @@ def _above(issuer: Issuer, admission: Admission, wall: datetime) -> tuple[str, f
     for authority in issuer.path():
         if authority.above is not None and not authority.is_anchor:
             above = authority.above
-            overdue = admission.lists.overdue(above.key_id, wall, is_authority=True, names=authority.names)
+            overdue = admission.status.lists.overdue(above.key_id, wall, is_authority=True, names=authority.names)
             if overdue is None or overdue > 0:
                 return above.subject, overdue
     return None

@@ -10,14 +10,17 @@ Rules
 -----
 1. Nobody without a certificate that verifies gets as far as HTTP; nobody without the role operator gets an answer.
 2. While revocation data is too old to admit anybody, nobody is admitted here either. The Unix socket still answers.
-3. A bounded number of handshakes at once; who is too many waits in the kernel's queue. Who changes his TLS keys
-   without end, for which any certificate of the fleet will do, is cut off.
+3. A bounded number of connections, half of them of one address. A newcomer for whom there is no place has that of the
+   one that has kept silent for longest (`provisioning.places`): neither a stranger nor a device keeps operators out by
+   coming and saying nothing. Who was found to be an operator keeps his place.
+4. Who changes his TLS keys without end, for which any certificate of the fleet will do, is cut off.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
@@ -30,18 +33,22 @@ import structlog
 
 from broker.admin.http_server import HttpServer, Response, problem
 from broker.admin.metrics_endpoint import listen, shown_address
-from broker.admission.admission import Peer
 from broker.admission.inquiry import Inquiry
-from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.peer import Peer
+from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.engine import Engine
 from broker.mqtt.codes import ReasonCode
 from provisioning.pki.identity import Role
-from provisioning.pki.openssl import address_of, bound_key_updates
+from provisioning.pki.key_updates import bound_key_updates
+from provisioning.pki.openssl import address_of
 from provisioning.pki.tls import verified_path
+from provisioning.places import Place, Places, hang_up
 
 log = structlog.get_logger("broker")
 
-_HANDSHAKES = 16
+_PLACES = 24
+"""Fewer connections than the server takes: who has lost his place is on his way out."""
+_TELL_AGAIN = 60.0
 _HANDSHAKE_SECONDS = 10.0
 _QUEUE = 32
 _READ = 16 * 1024
@@ -59,6 +66,9 @@ class OperatorDoor:
         self._operators = operators
         self._context = context
         self._listening: socket.socket | None = None
+        self._places = Places(_PLACES)
+        self._told = 0
+        self._told_at = -_TELL_AGAIN
         self._tasks: set[asyncio.Task[None]] = set()
         self.url = ""
 
@@ -79,26 +89,32 @@ class OperatorDoor:
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        room = asyncio.Semaphore(_HANDSHAKES)
         while True:
-            await room.acquire()
             try:
                 accepted, address = await loop.sock_accept(listening)
             except OSError as error:  # Out of descriptors, or the peer has gone.
-                room.release()
                 log.warning("accept failed", code="ACCEPT_FAILED", detail=error.strerror, retry_in=_PAUSE)
                 await asyncio.sleep(_PAUSE)
                 continue
-            self._start(self._shake_hands(accepted, str(address[0]), room))
+            host = str(address[0])
+            place = self._places.take(host, functools.partial(hang_up, accepted))
+            self._tell(host, loop.time())
+            if place is None:
+                accepted.close()
+            else:
+                self._start(self._shake_hands(accepted, host, place))
 
-    async def _shake_hands(self, accepted: socket.socket, host: str, room: asyncio.Semaphore) -> None:
+    async def _shake_hands(self, accepted: socket.socket, host: str, place: Place) -> None:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=_READ, loop=loop)
         generation = self._operators.generation  # That of the context.
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            self._operators.began(writer, generation)
-            await self._server.connected(reader, writer)
+            self._operators.began(writer, generation, place)
+            try:
+                await self._server.connected(reader, writer)
+            finally:
+                place.leave()
 
         try:
             await loop.connect_accepted_socket(
@@ -109,10 +125,20 @@ class OperatorDoor:
                 ssl_shutdown_timeout=_HANDSHAKE_SECONDS,
             )
         except (OSError, TimeoutError) as error:
-            accepted.close()
+            place.leave()
             log.info("admin handshake failed", address=host, detail=str(error))
-        finally:
-            room.release()
+
+    def _tell(self, host: str, now: float) -> None:
+        places = self._places
+        if places.lost + places.turned_away > self._told and now - self._told_at >= _TELL_AGAIN:
+            self._told, self._told_at = places.lost + places.turned_away, now
+            log.warning(
+                "connections crowded out",
+                code="CROWDED",
+                address=host,
+                lost=places.lost,
+                turned_away=places.turned_away,
+            )
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -136,15 +162,17 @@ class Operators:
         self._engine = engine
         self._asked: WeakKeyDictionary[asyncio.StreamWriter, Inquiry] = WeakKeyDictionary()
         self._generations: WeakKeyDictionary[asyncio.StreamWriter, int] = WeakKeyDictionary()
+        self._places: WeakKeyDictionary[asyncio.StreamWriter, Place] = WeakKeyDictionary()
 
     @property
     def generation(self) -> int:
         """The generation of trust that counts."""
         return self._engine.admission.trust_generation
 
-    def began(self, writer: asyncio.StreamWriter, generation: int) -> None:
-        """Take note that the TLS of *writer* believes the anchors of *generation*."""
+    def began(self, writer: asyncio.StreamWriter, generation: int, place: Place) -> None:
+        """Take note that the TLS of *writer* believes the anchors of *generation*, and that it has a *place*."""
         self._generations[writer] = generation
+        self._places[writer] = place
 
     async def settle(self, writer: asyncio.StreamWriter) -> None:
         """Wait for what has to be asked elsewhere about the certificate: OCSP, a list that is not here yet."""
@@ -164,6 +192,8 @@ class Operators:
         """Return the operator's identity, or the answer to somebody else."""
         refused = self._judge(writer)
         if isinstance(refused, str):
+            if writer in self._places:
+                self._places[writer].asks()
             return refused
         engine, peer = self._engine, writer.get_extra_info("peername")
         address = f"{peer[0]}:{peer[1]}" if peer else ""
@@ -190,9 +220,7 @@ class Operators:
         if outcome.inquiry is not None and not outcome.inquiry.done and asked is not None and asked.done:
             outcome = replace(outcome, inquiry=asked)  # It has just been asked, and there was no answer to keep.
         if outcome.identity.role is not Role.OPERATOR:
-            refusal: Refused | None = Refused(
-                RefusalCode.WRONG_ROLE, ReasonCode.NOT_AUTHORIZED, "an operator's certificate is needed"
-            )
+            refusal: Refused | None = unauthorised(RefusalCode.WRONG_ROLE, "an operator's certificate is needed")
         else:
             admission = self._engine.admission
             refusal = admission.refuse_before(self._generations.get(writer, 0))

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from broker.admin.crls import list_facts
 from broker.admin.newcomers import admits
-from broker.admission.admission import DEFAULT_BUNDLE, Admission
+from broker.admission.admission import Admission
+from broker.admission.peer import DEFAULT_BUNDLE
 from broker.admission.trust import Trust
 
 
@@ -25,16 +26,16 @@ def anchors_of(contexts: Iterable[ssl.SSLContext]) -> list[x509.Certificate]:
 
 def trust_document(contexts: Iterable[ssl.SSLContext], admission: Admission, now: float) -> dict[str, Any]:
     """Return the trust anchors of *contexts*, and how much is known of revocations."""
-    age = admission.freshness.age(now)
+    age = admission.status.freshness.age(now)
     trust = admission.trust
     return {
         "trust_domain": admission.trust_domain,
         "generation": admission.trust_generation,
         "bundles": [bundle.name for bundle in trust.bundles] if trust is not None else [DEFAULT_BUNDLE],
-        "lists": [list_facts(each, datetime.now(UTC)) for each in admission.lists.held],
+        "lists": [list_facts(each, datetime.now(UTC)) for each in admission.status.lists.held],
         "anchors": [_anchor(each, trust) for each in anchors_of(contexts)],
         "revocation": {
-            "revoked_certificates": len(admission.index),
+            "revoked_certificates": len(admission.status.index),
             "seconds_since_current": None if age is None else round(age, 1),
             "newcomers_admitted": any(admits(admission, now).values()),
         },

@@ -18,13 +18,12 @@ Rules
 4. Without a `Trust` every anchor is as good as the other and revocations come from the feed alone: of the issuer only
    its end counts then, and it is remembered (`broker.admission.path_ends`).
 
-Does not handle: who owns an existing session (`session.registry`), rate limits.
+Does not handle: who owns an existing session (`broker.session.registry`), rate limits.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -35,80 +34,24 @@ from cryptography import x509
 
 from broker.admission.bare_names import idle_names
 from broker.admission.bundle_terms import DEFAULT_TERMS, BundleTerms
-from broker.admission.crl_shelf import CrlShelf
-from broker.admission.freshness import Freshness
 from broker.admission.inquiry import Inquiry
 from broker.admission.issuers import Issuer
 from broker.admission.path_ends import PathEnds, VerifiedPath
+from broker.admission.peer import Peer
 from broker.admission.policy import Permissions, TopicPolicy
-from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.refusal import RefusalCode, Refused, unauthorised, unavailable
+from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
 from provisioning.pki.certificate_reader import CertificateFacts, CertificateReader, facts_of
-from provisioning.pki.crl import distribution_points
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, InvalidIdentity
-from provisioning.pki.ocsp import Answer
-from provisioning.pki.revocation import CertificateKey, Revocation, RevocationIndex, RevocationReason
+from provisioning.pki.revocation import CertificateKey
 
-_MAY_COME_BACK = frozenset({RevocationReason.CERTIFICATE_HOLD, RevocationReason.SUPERSEDED})
-
-DEFAULT_BUNDLE = "cafile"
-"""The name of the bundle that `cafile` is."""
 _MOST_ISSUERS = 1024
 _NO_PATH: Callable[[], Sequence[bytes]] = tuple
 """The path of a resumed session, and of a caller that has none."""
-
-
-@dataclass(slots=True, init=False)
-class Peer:
-    """Whom a certificate names, and what must be remembered of it while its connection lives. Never changed."""
-
-    identity: Identity
-    certificate: CertificateKey
-    seconds_left: float
-    """How long the certificate, and every CA's above it, was still valid when it was examined."""
-    issuer: Issuer | None
-    """Who issued it, where that matters; None: judged by `cafile` alone."""
-    inquiry: Inquiry | None
-    """What is still being asked about it."""
-    fingerprint: bytes
-    """SHA-256 of the certificate, where `Admission.fingerprints` asks for it."""
-    ends_at: float
-    """When the first of those certificates ends, in seconds since 1970; infinity where there is none."""
-    path: tuple[bytes, ...]
-    """The CAs above it that a handshake has verified, in DER, where `cafile` alone judges and they are known."""
-
-    def __init__(  # Written out for mypyc to compile.
-        self,
-        identity: Identity,
-        certificate: CertificateKey,
-        seconds_left: float,
-        issuer: Issuer | None = None,
-        inquiry: Inquiry | None = None,
-        fingerprint: bytes = b"",
-        ends_at: float = math.inf,
-        path: tuple[bytes, ...] = (),
-    ) -> None:
-        self.identity = identity
-        self.certificate = certificate
-        self.seconds_left = seconds_left
-        self.issuer = issuer
-        self.inquiry = inquiry
-        self.fingerprint = fingerprint
-        self.ends_at = ends_at
-        self.path = path
-
-    @property
-    def bundle(self) -> str:
-        """The name of the trust bundle that judged."""
-        return DEFAULT_BUNDLE if self.issuer is None else self.issuer.bundle.name
-
-    @property
-    def serial(self) -> str:
-        """The serial number, in hex, as provisioning writes it."""
-        return f"{self.certificate[1]:x}"
 
 
 class Asker(Protocol):
@@ -137,12 +80,11 @@ class Admitted:
 
 
 class Admission:
-    """Decides, from the revocation index, the policy and how fresh the revocation data is."""
+    """Decides, from whom trust vouches for, what is known of revocation, and the policy."""
 
     def __init__(
         self,
-        index: RevocationIndex,
-        freshness: Freshness,
+        status: RevocationStatus,
         policy: TopicPolicy,
         trust_domain: str | None,
         any_client_id: Iterable[str] = (),
@@ -153,20 +95,18 @@ class Admission:
         Identities of our own domain (`is_ours`) with a name in *any_client_id* may use any client identifier that is
         not another's session; whom another domain calls so may not.
         """
+        self.status = status
         self.trust = trust
         self.trust_generation = 1
         """Counts up whenever other anchors, bundles or terms begin to count."""
-        self.lists = CrlShelf(index)
         self.asker: Asker | None = None
         self.shut: Refused | None = None
         """What every newcomer is told while nobody may be let in, whatever his certificate; None: who is good may."""
         self.fingerprints = False
         """Whether peers are to have the fingerprint of their certificate."""
         self._any_client_id = frozenset(any_client_id)
-        self.index = index
-        self.freshness = freshness
         self.policy = policy
-        """Which topics; may be replaced by another one, see `broker.policy_change`."""
+        """Which topics; may be replaced by another one, see `broker.reload.policy_change`."""
         self.trust_domain = trust_domain
         self._issuers: dict[bytes, bytes] = {}
         self._ends = PathEnds()
@@ -174,9 +114,8 @@ class Admission:
 
     def judging_by(self, trust: Trust | None) -> Admission:
         """Return an admission that knows what this one knows, judges by *trust*, and asks nobody else."""
-        other = Admission(self.index, self.freshness, self.policy, self.trust_domain, self._any_client_id, trust)
+        other = Admission(self.status, self.policy, self.trust_domain, self._any_client_id, trust)
         other.trust_generation = self.trust_generation
-        other.lists = self.lists
         other.fingerprints = self.fingerprints
         return other
 
@@ -194,7 +133,7 @@ class Admission:
         *status*, not knowing whether it is revoked is no reason to refuse it, nor to ask: it is in already.
         """
         if not certificate:
-            return _refused(RefusalCode.NO_CERTIFICATE, "no client certificate was presented")
+            return unauthorised(RefusalCode.NO_CERTIFICATE, "no client certificate was presented")
         issuer: Issuer | None = None
         parsed: x509.Certificate | None = None
         try:
@@ -207,7 +146,7 @@ class Admission:
                     return _untrusted(parsed)
                 facts = facts_of(parsed, issuer.bundle.terms.identify)
         except (InvalidIdentity, *UNREADABLE) as error:
-            return _refused(RefusalCode.INVALID_IDENTITY, str(error))
+            return unauthorised(RefusalCode.INVALID_IDENTITY, str(error))
         issuer_key_id, serial = facts.key
         identity, not_after = facts.identity, facts.not_after
         above: tuple[bytes, ...] = ()
@@ -225,120 +164,70 @@ class Admission:
         key = (issuer_key_id, serial)
         peer = Peer(identity, key, left, issuer, fingerprint=fingerprint, ends_at=ends_at, path=above)
         if facts.may_certify:
-            refusal: Refused | None = _refused(RefusalCode.CA_CERTIFICATE, "a CA's certificate is not a device's")
+            refusal: Refused | None = unauthorised(RefusalCode.CA_CERTIFICATE, "a CA's certificate is not a device's")
         else:
             refusal = self._judge(peer, facts, now)
             if issuer is not None and parsed is not None and refusal is None:
                 terms, apart = issuer.bundle.terms, self._stands_apart(identity)
                 refusal = issuer.fault or terms.refuse_client(parsed, identity, apart=apart)
                 if refusal is None and status:
-                    refusal, inquiry = self._status(parsed, issuer, now)
+                    refusal, inquiry = self._refuse_or_ask(parsed, issuer, now)
                     peer = peer if inquiry is None else replace(peer, inquiry=inquiry)
         return peer if refusal is None else replace(refusal, identity=identity.uri, serial=peer.serial)
 
-    def _status(
+    def _refuse_or_ask(
         self, certificate: x509.Certificate, issuer: Issuer, now: datetime
     ) -> tuple[Refused | None, Inquiry | None]:
         """Return the refusal for want of revocation data, or what is being asked to get it."""
-        refusal = self.refuse_unknown_status(certificate, issuer, now)
+        refusal = self.status.refuse_by_lists(certificate, issuer, now)
         if self.asker is None:
-            return refusal or self.refuse_by_ocsp(issuer, None, now), None
+            return refusal or self.status.refuse_by_ocsp(issuer, None, now), None
         inquiry = self.asker.ask(certificate, issuer, refusal)
         return (refusal, None) if inquiry is None else (None, inquiry)
-
-    def refuse_unknown_status(self, certificate: x509.Certificate, issuer: Issuer, now: datetime) -> Refused | None:
-        """Return the refusal if lists are to say whether *certificate* is revoked, and none is fresh enough to."""
-        terms = issuer.bundle.lists
-        if terms is None or terms.policy.grace is None:
-            return None
-        names = frozenset(distribution_points(certificate))
-        overdue = self.lists.overdue(issuer.key_id, now, is_authority=False, names=names)
-        if not terms.policy.allows(overdue):
-            return _unknown_status(issuer, overdue)
-        for authority in issuer.path():
-            if authority.above is not None and not authority.is_anchor:
-                overdue = self.lists.overdue(authority.above.key_id, now, is_authority=True, names=authority.names)
-                if not terms.policy.allows(overdue):
-                    return _unknown_status(authority.above, overdue)
-        return None
-
-    def refuse_by_ocsp(self, issuer: Issuer, answer: Answer | None, now: datetime) -> Refused | None:
-        """Return the refusal if a responder is to say whether a certificate of *issuer* is revoked, and does not."""
-        terms = issuer.bundle.ocsp
-        if terms is None or terms.policy.grace is None:
-            return None
-        if answer is not None and not answer.known:
-            return _unavailable(RefusalCode.OCSP_UNKNOWN, "the OCSP responder does not know the certificate")
-        overdue = None if answer is None else max(0.0, (now - answer.fresh_until).total_seconds())
-        if terms.policy.allows(overdue):
-            return None
-        return _unavailable(RefusalCode.OCSP_UNAVAILABLE, "no OCSP responder has answered; try again later")
 
     def _judge(self, peer: Peer, facts: CertificateFacts, now: datetime) -> Refused | None:
         identity = peer.identity
         of_bundle = peer.issuer.bundle.terms.trust_domain if peer.issuer else None
         if not (self.is_ours(identity) if of_bundle is None else identity.trust_domain == of_bundle):
-            return _refused(RefusalCode.WRONG_TRUST_DOMAIN, f"{identity.trust_domain} is not our trust domain")
+            return unauthorised(RefusalCode.WRONG_TRUST_DOMAIN, f"{identity.trust_domain} is not our trust domain")
         if not self.knows(identity):
             return self._unknown(identity)
         if peer.seconds_left < 0:
             not_after = now + timedelta(seconds=peer.seconds_left)
             whose = "the certificate" if facts.not_after < now else "a CA's certificate above it"
-            return _refused(RefusalCode.EXPIRED, f"{whose} expired on {not_after:%Y-%m-%d %H:%M:%S} UTC")
+            return unauthorised(RefusalCode.EXPIRED, f"{whose} expired on {not_after:%Y-%m-%d %H:%M:%S} UTC")
         if now < facts.not_before:
-            return _refused(
+            return unauthorised(
                 RefusalCode.NOT_YET_VALID,
                 f"the certificate is valid from {facts.not_before:%Y-%m-%d %H:%M:%S} UTC; the broker's clock says "
                 f"{now:%Y-%m-%d %H:%M:%S}",
             )
-        return self.refuse_revoked(peer)
-
-    def refuse_revoked(self, peer: Peer) -> Refused | None:
-        """Return the refusal if the certificate of *peer*, or a CA's above it, is revoked by now."""
-        revocation = self.index.find(peer.certificate)
-        if revocation is not None:
-            return revoked(revocation)
-        if peer.issuer is not None and (found := peer.issuer.find_revoked(self.index)) is not None:
-            issuer, revocation = found
-            return _refused(RefusalCode.ISSUER_REVOKED, f"the CA {issuer.subject} is revoked ({revocation.reason})")
-        return None
+        return self.status.refuse_revoked(peer)
 
     def is_revoked(self, certificate: CertificateKey) -> bool:
         """Whether a *certificate* of which nothing more is known, or the CA that issued it, is revoked by now."""
-        if self.index.find(certificate) is not None:
+        if self.status.index.find(certificate) is not None:
             return True
         issuers = () if self.trust is None else self.trust.issuers_with(certificate[0], self.trust_domain)
-        return any(issuer.find_revoked(self.index) is not None for issuer in issuers)
-
-    def is_ended(self, certificate: CertificateKey) -> bool:
-        """Whether *certificate* is revoked for good: who is suspended, has a newer one or lost its CA may come back."""
-        revocation = self.index.find(certificate)
-        return revocation is not None and revocation.reason not in _MAY_COME_BACK
+        return any(issuer.find_revoked(self.status.index) is not None for issuer in issuers)
 
     def refuse_before(self, generation: int) -> Refused | None:
         """Return the refusal if TLS has begun in another *generation* of trust: what it believed may count no more."""
         if generation == self.trust_generation:
             return None
-        return _unavailable(RefusalCode.TRUST_CHANGED, "the trust settings have changed since TLS began; connect again")
+        return unavailable(RefusalCode.TRUST_CHANGED, "the trust settings have changed since TLS began; connect again")
 
     def refuse_now(self, peer: Peer, now: float) -> Refused | None:
         """Return the refusal if *peer*, which `examine` has found good, is not good, or not known to be, at *now*."""
-        refusal = self.refuse_revoked(peer) or self.shut
+        refusal = self.status.refuse_revoked(peer) or self.shut
         if refusal is not None:
             return refusal
         if peer.inquiry is not None:
             if not peer.inquiry.done:  # Nobody asks before; if somebody did, the answer would be this.
-                return _unavailable(RefusalCode.REVOCATION_STATUS_UNKNOWN, "the certificate is still being looked up")
+                return unavailable(RefusalCode.REVOCATION_STATUS_UNKNOWN, "the certificate is still being looked up")
             if peer.inquiry.refusal is not None:
                 return peer.inquiry.refusal
-        bundle = None if peer.issuer is None else peer.issuer.bundle
-        terms = None if bundle is None else bundle.feed_terms
-        if not self.freshness.acceptable(now, terms) and (bundle is None or bundle.feed):
-            return _unavailable(
-                RefusalCode.REVOCATION_STATUS_UNKNOWN,
-                "the broker's revocation data is too old to admit anybody; try again later",
-            )
-        return None
+        return self.status.refuse_by_feed(peer.issuer, now)
 
     def admit(self, peer: Peer, connect: Connect, now: float) -> Admitted | Refused:
         """Judge *connect*, sent by *peer*, at monotonic time *now*."""
@@ -362,7 +251,7 @@ class Admission:
         admitted = _as_whom(peer, connect, terms)
         will = connect.will
         if will is not None and not self.permissions(identity, admitted.client_id).may_publish(will.topic):
-            return _refused(RefusalCode.WILL_NOT_PERMITTED, f"the will topic {will.topic[:80]!r} is not permitted")
+            return unauthorised(RefusalCode.WILL_NOT_PERMITTED, f"the will topic {will.topic[:80]!r} is not permitted")
         return admitted
 
     def is_ours(self, identity: Identity) -> bool:
@@ -407,7 +296,7 @@ class Admission:
         return identity.name in self._any_client_id and self.is_ours(identity)
 
     def _unknown(self, identity: Identity) -> Refused:
-        refusal = _refused(RefusalCode.WRONG_ROLE, f"a certificate of role {identity.role} may not connect")
+        refusal = unauthorised(RefusalCode.WRONG_ROLE, f"a certificate of role {identity.role} may not connect")
         if self.is_ours(identity) or not self.policy.knows(identity, ours=True):
             return refusal
         aside = f"the topic policy means parties of our own trust domain by {identity.name}, not {identity.uri}"
@@ -430,28 +319,13 @@ class Admission:
         return self._issuers.setdefault(issuer_key_id, issuer_key_id)
 
 
-def revoked(revocation: Revocation) -> Refused:
-    """Return the refusal of a revoked certificate, or of one that is on hold."""
-    if revocation.reason is RevocationReason.CERTIFICATE_HOLD:
-        return Refused(RefusalCode.SUSPENDED, ReasonCode.BANNED, "the certificate is suspended (certificateHold)")
-    return _refused(RefusalCode.REVOKED, f"certificate revoked ({revocation.reason})")
-
-
 def _untrusted(certificate: x509.Certificate) -> Refused:
     return replace(
-        _refused(
+        unauthorised(
             RefusalCode.UNTRUSTED_ISSUER,
             f"no trust bundle vouches for the issuer {certificate.issuer.rfc4514_string()[:200]!r}",
         ),
         serial=f"{certificate.serial_number:x}",
-    )
-
-
-def _unknown_status(issuer: Issuer, overdue: float | None) -> Refused:
-    if overdue is None:
-        return _unavailable(RefusalCode.CRL_MISSING, f"the broker has no CRL of {issuer.subject}; try again later")
-    return _unavailable(
-        RefusalCode.CRL_EXPIRED, f"the CRL of {issuer.subject} is {overdue:.0f} s past its nextUpdate; try again later"
     )
 
 
@@ -463,11 +337,3 @@ def _as_whom(peer: Peer, connect: Connect, terms: BundleTerms) -> Admitted:
         return Admitted(peer, connect.client_id, assigned=False)
     assigned = f"{identity.name}-{secrets.token_hex(8)}" if terms.names_anew(identity) else identity.name
     return Admitted(peer, assigned, assigned=True)
-
-
-def _unavailable(code: RefusalCode, detail: str) -> Refused:
-    return Refused(code, ReasonCode.SERVER_UNAVAILABLE, detail)
-
-
-def _refused(code: RefusalCode, detail: str) -> Refused:
-    return Refused(code, ReasonCode.NOT_AUTHORIZED, detail)

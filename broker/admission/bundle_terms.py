@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from broker.admission.identification import IdentityPipeline
-from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
 from broker.trust_settings import TrustSettings
@@ -78,12 +78,12 @@ class BundleTerms:
             return None
         between = list(below_anchor)
         if len(between) > self.settings.max_depth:
-            return _refused(
+            return unauthorised(
                 RefusalCode.PATH_TOO_LONG,
                 f"{len(between)} CAs stand between the certificate and the anchor; {self.settings.max_depth} may",
             )
         weak = next(filter(None, [*map(_weakness, between), _weak_key(anchor)]), None)
-        return None if weak is None else _refused(RefusalCode.WEAK_CERTIFICATE, f"a CA's {weak}")
+        return None if weak is None else unauthorised(RefusalCode.WEAK_CERTIFICATE, f"a CA's {weak}")
 
     def refuse_client(self, certificate: x509.Certificate, identity: Identity, *, apart: bool) -> Refused | None:
         """Judge a client's certificate, which names *identity*.
@@ -94,17 +94,21 @@ class BundleTerms:
         if settings is None:
             return None
         if identity.role not in settings.roles:
-            return _refused(RefusalCode.WRONG_ROLE, f"the trust bundle {settings.name} vouches for no {identity.role}")
+            return unauthorised(
+                RefusalCode.WRONG_ROLE, f"the trust bundle {settings.name} vouches for no {identity.role}"
+            )
         if not self._vouches_for(identity.group, apart=apart):
             whom = "parties without a group" if identity.group is None else f"group {identity.group}"
             of = "" if settings.groups else f": of another trust domain, {identity.trust_domain}, groups are named"
-            return _refused(RefusalCode.WRONG_GROUP, f"the trust bundle {settings.name} does not vouch for {whom}{of}")
+            return unauthorised(
+                RefusalCode.WRONG_GROUP, f"the trust bundle {settings.name} does not vouch for {whom}{of}"
+            )
         missing = self.purposes - _purposes_of(certificate)
         if missing:
             names = ", ".join(sorted(each.dotted_string for each in missing))
-            return _refused(RefusalCode.WRONG_PURPOSE, f"the extended key usage has not {names}")
+            return unauthorised(RefusalCode.WRONG_PURPOSE, f"the extended key usage has not {names}")
         weak = _weakness(certificate)
-        return None if weak is None else _refused(RefusalCode.WEAK_CERTIFICATE, f"the certificate's {weak}")
+        return None if weak is None else unauthorised(RefusalCode.WEAK_CERTIFICATE, f"the certificate's {weak}")
 
     def _vouches_for(self, group: str | None, *, apart: bool) -> bool:
         settings = self.settings
@@ -194,7 +198,3 @@ def _weak_key(certificate: x509.Certificate) -> str | None:
             return None
         case _:
             return "key is neither RSA, EC nor Ed25519"
-
-
-def _refused(code: RefusalCode, detail: str) -> Refused:
-    return Refused(code, ReasonCode.NOT_AUTHORIZED, detail)

@@ -28,9 +28,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from broker.admission.admission import Admission, Asker, Peer, revoked
+from broker.admission.admission import Admission, Asker
+from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.remedy import REMEDIES
+from broker.admission.status import revoked
 from broker.admission.trust import Trust
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, InvalidIdentity, identity_of, parse_uri
@@ -299,25 +301,25 @@ def _revocation(certificate: x509.Certificate, admission: Admission, outcome: Pe
         key = outcome.certificate if isinstance(outcome, Peer) else certificate_key(certificate)
     except ValueError as error:
         return Step("revocation", None, f"the issuer's key identifier cannot be read: {error}")
-    revocation = admission.index.find(key)
+    revocation = admission.status.index.find(key)
     if revocation is not None:
         detail = f"revoked on {_shown(revocation.revoked_at)} ({revocation.reason})"
         return Step("revocation", False, detail, revoked(revocation).code)
     if isinstance(outcome, Refused) and outcome.code in _ABOUT_REVOCATION:
         return Step("revocation", False, outcome.recorded, outcome.code)
-    return Step("revocation", True, f"not among {len(admission.index)} revoked certificates")
+    return Step("revocation", True, f"not among {len(admission.status.index)} revoked certificates")
 
 
 def _freshness(admission: Admission, now: float, outcome: Peer | Refused) -> Step:
     issuer = outcome.issuer if isinstance(outcome, Peer) else None
     if issuer is not None and not issuer.bundle.feed:
         return Step("freshness", None, "the feed knows nothing of this bundle; its own sources are asked")
-    age = admission.freshness.age(now)
+    age = admission.status.freshness.age(now)
     terms = None if issuer is None else issuer.bundle.feed_terms
-    if not admission.freshness.acceptable(now, terms):
+    if not admission.status.freshness.acceptable(now, terms):
         how = "never read" if age is None else f"{age:.0f} seconds old"
         return Step("freshness", False, f"revocation data: {how}", RefusalCode.REVOCATION_STATUS_UNKNOWN)
-    if age is None and admission.freshness.policy:
+    if age is None and admission.status.freshness.policy:
         return Step("freshness", None, "the feed was never read; admitted all the same (feed_policy is advisory)")
     if age is None:
         return Step("freshness", None, "there is no source of revocations that could be late")

@@ -25,7 +25,7 @@ from datetime import datetime, timedelta
 from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, Scope, read_entries
 from provisioning.pki.revocation import Entries, RevocationIndex
 
-_CLOCK_TOLERANCE = timedelta(minutes=5)
+CLOCK_TOLERANCE = timedelta(minutes=5)
 _LATE_FRACTION = 1 / 4
 """A list is late when less than this part of its life is left: its issuer should have made the next one."""
 
@@ -106,7 +106,7 @@ class CrlShelf:
 
         Raises `CrlRefused`. May run in a thread, as long as nothing is `put` meanwhile.
         """
-        if listed.this_update > now + _CLOCK_TOLERANCE:
+        if listed.this_update > now + CLOCK_TOLERANCE:
             raise CrlRefused(
                 CrlProblem.CRL_NOT_YET_VALID,
                 f"thisUpdate is {listed.this_update:%Y-%m-%d %H:%M:%S} UTC; the broker's clock says {now:%H:%M:%S}",
@@ -167,6 +167,7 @@ class CrlShelf:
         for held in self.held:
             key = held.key
             if now < held.late_from:
+                self._said.pop(key, None)  # The clock was set back: when it is late, that is to be said.
                 continue
             problem = CrlProblem.CRL_LATE if now <= held.fresh_until else CrlProblem.CRL_EXPIRED
             if self._said.get(key) is not problem:

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from broker.admission.admission import Peer
+from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused
 from broker.limits import Limits
 from broker.metrics import Metrics

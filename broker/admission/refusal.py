@@ -22,6 +22,7 @@ class RefusalCode(StrEnum):
     CLONE_SUSPECTED = "CLONE_SUSPECTED"
     NOT_TLS = "NOT_TLS"
     NOT_WEBSOCKET = "NOT_WEBSOCKET"
+    ORIGIN_NOT_ALLOWED = "ORIGIN_NOT_ALLOWED"
     UNSUPPORTED_TLS_VERSION = "UNSUPPORTED_TLS_VERSION"
     BROKER_NOT_TRUSTED = "BROKER_NOT_TRUSTED"
     NO_CERTIFICATE = "NO_CERTIFICATE"
@@ -91,6 +92,16 @@ class Refused:
     def told(self) -> Properties:
         """What an MQTT 5 client is told."""
         return told(self.code, self.detail, after=self.retry_after)
+
+
+def unauthorised(code: RefusalCode, detail: str) -> Refused:
+    """Return the refusal of who may not do this, and need not try again."""
+    return Refused(code, ReasonCode.NOT_AUTHORIZED, detail)
+
+
+def unavailable(code: RefusalCode, detail: str) -> Refused:
+    """Return the refusal of who may do this, perhaps, but not now."""
+    return Refused(code, ReasonCode.SERVER_UNAVAILABLE, detail)
 
 
 _UNKNOWN_NOW = 30.0

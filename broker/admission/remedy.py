@@ -17,6 +17,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "RATE_LIMITED": "find out why so many attempts fail, or raise the limit that the detail is about",
         "NOT_TLS": "the client speaks without TLS: switch TLS on in it",
         "NOT_WEBSOCKET": "the listener is for MQTT over WebSocket; the sentence says what the HTTP request lacks",
+        "ORIGIN_NOT_ALLOWED": "if the page is yours, name its origin in websocket_origins; a client that is no browser "
+        "sends no Origin, or that of the broker's own address. If it is not, somebody has tried to use the certificate",
         "UNSUPPORTED_TLS_VERSION": "the client needs TLS 1.3; allow_tls12 lets TLS 1.2 in",
         "BROKER_NOT_TRUSTED": "the client does not believe the broker's certificate: give it the right trust anchor, "
         "and the host name that the certificate carries",

@@ -26,10 +26,9 @@ from typing import Any
 
 import structlog
 
-from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.refusal import RefusalCode, Refused, unavailable
 from broker.audit.files import AuditError, AuditFiles
 from broker.history import Event, Happened
-from broker.mqtt.codes import ReasonCode
 
 log = structlog.get_logger("broker")
 
@@ -196,10 +195,8 @@ class AuditLog:
 
 
 def _unavailable(why: str) -> Refused:
-    return Refused(
-        RefusalCode.AUDIT_UNAVAILABLE,
-        ReasonCode.SERVER_UNAVAILABLE,
-        f"the broker's audit log must be written, and {why}; try again later",
+    return unavailable(
+        RefusalCode.AUDIT_UNAVAILABLE, f"the broker's audit log must be written, and {why}; try again later"
     )
 
 

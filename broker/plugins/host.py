@@ -27,7 +27,7 @@ import asyncio
 from collections.abc import Sequence
 
 from broker.admission.inquiry import Inquiry
-from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.refusal import RefusalCode, Refused, unauthorised, unavailable
 from broker.client import Client
 from broker.engine import Engine
 from broker.extension import Action
@@ -261,5 +261,5 @@ class PluginHost:
 
 def _refused(code: RefusalCode) -> Refused:
     if code is RefusalCode.PLUGIN_FAILED:
-        return Refused(code, ReasonCode.SERVER_UNAVAILABLE, "a plugin that must be asked has not answered; try later")
-    return Refused(code, ReasonCode.NOT_AUTHORIZED, "a plugin does not let this client in")
+        return unavailable(code, "a plugin that must be asked has not answered; try later")
+    return unauthorised(code, "a plugin does not let this client in")

@@ -23,7 +23,7 @@ from __future__ import annotations
 from amqtt.session import Session as AmqttSession
 from transitions import Machine
 
-from broker.admission.admission import Peer
+from broker.admission.peer import Peer
 from broker.client import Client
 from broker.mqtt.connect import Connect
 from broker.plugins.errors import NotOffered

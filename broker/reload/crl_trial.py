@@ -20,8 +20,8 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from broker.admission.admission import Peer
 from broker.admission.crl_shelf import CrlShelf, HeldList
+from broker.admission.peer import Peer
 from broker.admission.trust import Trust
 from broker.engine import Engine
 from broker.reload.report import SHOWN, Affected
@@ -92,7 +92,7 @@ async def try_lists(engine: Engine, content: bytes) -> list[Trial]:
             lists.append((place, await asyncio.to_thread(parse, der)))
         except CrlRefused as error:
             trials[place] = Trial(used=False, code=error.code, detail=error.detail)
-    shelf = engine.admission.lists.trial()
+    shelf = engine.admission.status.lists.trial()
     for place, listed in sorted(lists, key=lambda each: each[1].base_number is not None):
         trials[place] = await _try(engine, trust, shelf, listed)
     return [trials[place] for place in range(len(ders))]
@@ -111,7 +111,7 @@ async def _try(engine: Engine, trust: Trust, shelf: CrlShelf, listed: Certificat
     if held is None:
         return Trial(used=False, code="CRL_KNOWN", detail="this list, or a newer one, is in use")
     shelf.set_aside(held)
-    before = engine.admission.index.listed(held.issuer_key_id, held.complete.scope)
+    before = engine.admission.status.index.listed(held.issuer_key_id, held.complete.scope)
     added = held.entries.keys() - before.keys()
     connections = engine.connections()
     disconnected = 0
@@ -142,7 +142,7 @@ async def _try(engine: Engine, trust: Trust, shelf: CrlShelf, listed: Certificat
 
 def _named(engine: Engine, held: HeldList, peer: Peer) -> str | None:
     """Return why *peer*, who is good now, would be put out by *held*, or None."""
-    if engine.admission.refuse_revoked(peer) is not None:
+    if engine.admission.status.refuse_revoked(peer) is not None:
         return None
     issuer_key_id, serial = peer.certificate
     if issuer_key_id == held.issuer_key_id and serial in held.entries:

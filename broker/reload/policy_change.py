@@ -20,8 +20,9 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import structlog
 
@@ -65,10 +66,10 @@ class Loss:
         return "its will may not be published"
 
 
-def judge(policy: TopicPolicy, session: Session, *, ours: bool, goes: bool = False) -> Loss | None:
+def judge(policy: TopicPolicy, session: Session, *, ours: bool, goes: bool = False, wills: bool = True) -> Loss | None:
     """Return what *session* would lose under *policy*, or None; *ours*: its owner is of our own trust domain.
 
-    *goes*: as if its client had been disconnected before.
+    *goes*: as if its client had been disconnected before, and its will left by that (*wills*), or not.
     """
     permissions = policy.permissions(session.owner, session.client_id, ours=ours)
     withdrawn = []
@@ -77,8 +78,8 @@ def judge(policy: TopicPolicy, session: Session, *, ours: bool, goes: bool = Fal
         if not permissions.may_subscribe(topic_filter if shared is None else shared.topic_filter):
             withdrawn.append(topic_filter)
     will = session.will
-    if goes and will is not None and min(will.delay, session.expiry_interval) == 0:
-        will = None  # It was sent then.
+    if goes and will is not None and (not wills or min(will.delay, session.expiry_interval) == 0):
+        will = None  # It was dropped then, or sent.
     unpublishable = will is not None and not permissions.may_publish(will.message.topic.decode())
     known = policy.knows(session.owner, ours=ours)
     if withdrawn or unpublishable or (session.connected and not goes and not known):
@@ -123,11 +124,14 @@ def warn_of_idle_names(admission: Admission) -> str:
 
 
 async def preview(
-    engine: Engine, policy: TopicPolicy, admission: Admission | None = None, going: Collection[Session] = ()
+    engine: Engine,
+    policy: TopicPolicy,
+    admission: Admission | None = None,
+    going: Mapping[Session, bool] = MappingProxyType({}),
 ) -> Effects:
     """Return what `change` would do; with *admission*, once that says who is of our own trust domain.
 
-    *going*: whose clients would have been disconnected before, for another reason.
+    *going*: whose clients would have been disconnected before, for another reason, and whether that leaves their wills.
     """
     return await _sweep(engine, policy, None, admission or engine.admission, going)
 
@@ -145,10 +149,10 @@ async def _sweep(
     policy: TopicPolicy,
     clock: Callable[[], float] | None,
     admission: Admission,
-    going: Collection[Session] = (),
+    going: Mapping[Session, bool] = MappingProxyType({}),
 ) -> Effects:
     connected = engine.connected
-    disconnected = subscriptions = wills = 0
+    disconnected = subscriptions = dropped = 0
     here: list[Affected] = []
     away: list[Affected] = []
     sessions = engine.registry.all()
@@ -159,11 +163,12 @@ async def _sweep(
             goes = session in going
             if goes and session.expiry_interval == 0:
                 continue  # It ends with its connection.
-            loss = judge(policy, session, ours=admission.is_ours(session.owner), goes=goes)
+            ours, wills = admission.is_ours(session.owner), going.get(session, True)
+            loss = judge(policy, session, ours=ours, goes=goes, wills=wills)
             if loss is None:
                 continue
             subscriptions += len(loss.subscriptions)
-            wills += loss.will
+            dropped += loss.will
             stays = session.connected and not goes
             disconnected += stays and loss.disconnects
             named = here if stays else away
@@ -172,4 +177,4 @@ async def _sweep(
             if clock is not None:
                 enforce(engine, session, loss, clock())
         await asyncio.sleep(0)
-    return Effects(connected, disconnected, subscriptions, wills, tuple([*here, *away][:SHOWN]))
+    return Effects(connected, disconnected, subscriptions, dropped, tuple([*here, *away][:SHOWN]))

@@ -20,7 +20,8 @@ from typing import Any
 import structlog
 
 from broker.admission.policy_file import PolicyError
-from broker.config import BrokerConfig, ConfigError
+from broker.config import BrokerConfig
+from broker.config_loading import ConfigError
 from broker.history import Witness
 from broker.reload.file_watch import FileWatch
 from broker.reload.parts import Candidate, Reloadable, Unchanged

@@ -14,7 +14,7 @@ Rules
 3. A session that is kept for a client that is away is judged when the client comes. Its subscriptions are judged at
    once where the bundles say whom the policy means by a name, as those of everybody are.
 4. Who is at the door, TLS complete or not, has begun in another generation, and is sent to begin again (`TRUST_CHANGED`
-   in `broker.handlers`): what TLS believed then is not believed now.
+   in `broker.connect_handler`): what TLS believed then is not believed now.
 5. `preview` goes the same way and changes nothing.
 """
 
@@ -31,17 +31,17 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from broker.admission.admission import DEFAULT_BUNDLE, Admission, Peer
+from broker.admission.admission import Admission
 from broker.admission.foreign_groups import unnamed_groups, warn_of_groups
 from broker.admission.issuers import Issuer
-from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.peer import DEFAULT_BUNDLE, Peer
+from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.admission.trust import Trust
 from broker.client import Client
 from broker.config import BrokerConfig
-from broker.enforcement import renew
+from broker.enforcement import distrust, renew, sends_will
 from broker.engine import Engine
 from broker.listener import Listener
-from broker.mqtt.codes import ReasonCode
 from broker.reload.parts import Candidate, ProposedAnchors, Unchanged, describe_anchors, digest
 from broker.reload.policy_change import change, preview, warn_of_idle_names
 from broker.reload.report import SHOWN, Affected, Effects, Part
@@ -129,7 +129,7 @@ class ReloadedTrust:
 
     async def preview(self, loaded: NewTrust) -> tuple[str, Effects | None]:
         """Judge every connection by the new generation."""
-        going: set[Session] = set()
+        going: dict[Session, bool] = {}
         effects = await self._sweep(loaded, going, change=False)
         policy, judging = self._engine.admission.policy, self._engine.admission.judging_by(loaded.trust)
         if self._others_may_be_ours:
@@ -150,7 +150,7 @@ class ReloadedTrust:
         idle = warn_of_idle_names(admission)
         self._urls.use(loaded.config)
         await self._lists.use(loaded.config)
-        effects = await self._sweep(loaded, set(), change=True)
+        effects = await self._sweep(loaded, {}, change=True)
         if self._others_may_be_ours:
             effects += await change(self._engine, admission.policy, self._clock)
         what = f"{describe_anchors(loaded.context)}, generation {admission.trust_generation}"
@@ -171,12 +171,15 @@ class ReloadedTrust:
         ocsp = (config.ocsp_responder, config.ocsp_from_certificates, config.ocsp_policy)
         return digest(anchor_files(config)), config.trust, lists, ocsp
 
-    async def _sweep(self, loaded: NewTrust, going: set[Session], *, change: bool) -> Effects:
-        """Judge every connection by the new generation; *going* gets the sessions of those that have to go."""
+    async def _sweep(self, loaded: NewTrust, going: dict[Session, bool], *, change: bool) -> Effects:
+        """Judge every connection by the new generation.
+
+        *going* gets the sessions of those that have to go, and whether their wills are left.
+        """
         engine = self._engine
         admission = engine.admission.judging_by(loaded.judge)
         connections = engine.connections()
-        connected, disconnected = len(connections), 0
+        connected, disconnected, wills = len(connections), 0, 0
         affected: list[Affected] = []
         for start in range(0, connected, _CONNECTIONS_A_STEP):
             now, wall = self._clock(), datetime.now(UTC)
@@ -185,14 +188,14 @@ class ReloadedTrust:
                 outcome = judge(admission, connection, wall) if session is not None else None
                 if isinstance(outcome, Refused) and session is not None:
                     disconnected += 1
-                    going.add(session)
+                    going[session] = sends_will(engine, outcome)
+                    wills += session.will is not None and not going[session]
                     if len(affected) < SHOWN:
                         affected.append(
                             Affected(session.client_id, session.owner.uri, f"{outcome.code}: {outcome.recorded}")
                         )
                     if change:
-                        detail = f"the trust settings have changed: {outcome.detail}"
-                        connection.disconnect(outcome.code, ReasonCode.NOT_AUTHORIZED, detail, now)
+                        distrust(engine, connection, outcome, now)
                 elif isinstance(outcome, Peer) and change and connection.peer is not None:
                     if loaded.trust is None:
                         outcome = _under_cafile(connection.peer, outcome)
@@ -200,7 +203,7 @@ class ReloadedTrust:
             if change:
                 engine.turn.request()
             await asyncio.sleep(0)
-        return Effects(connected, disconnected, affected=tuple(affected))
+        return Effects(connected, disconnected, wills_dropped=wills, affected=tuple(affected))
 
 
 def record_trust(engine: Engine, trust: Trust) -> None:
@@ -222,11 +225,7 @@ def judge(admission: Admission, connection: Client, wall: datetime) -> Peer | Re
 
     outcome = admission.examine(certificate, wall, path, status=False)
     if isinstance(outcome, Peer) and outcome.identity != session.owner:
-        return Refused(
-            RefusalCode.IDENTITY_CHANGED,
-            ReasonCode.NOT_AUTHORIZED,
-            f"the certificate names {outcome.identity} now",
-        )
+        return unauthorised(RefusalCode.IDENTITY_CHANGED, f"the certificate names {outcome.identity} now")
     return outcome
 
 

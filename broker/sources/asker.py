@@ -77,7 +77,7 @@ class StatusAsker:
         wants_answer = bundle.ocsp is not None and not self._ocsp.is_current(key, datetime.now(UTC))
         if not wants_lists and not wants_answer:
             # What is remembered will do; that the responder does not know the certificate, too.
-            refusal = self._admission.refuse_by_ocsp(issuer, self._ocsp.known(key), datetime.now(UTC))
+            refusal = self._admission.status.refuse_by_ocsp(issuer, self._ocsp.known(key), datetime.now(UTC))
             if refusal is None:
                 return None
             inquiry = Inquiry()
@@ -147,10 +147,10 @@ class StatusAsker:
             log.info("no status in time", issuer=issuer.subject, patience=_PATIENCE)
         finally:
             now = datetime.now(UTC)
-            refusal = self._admission.refuse_unknown_status(certificate, issuer, now)
+            refusal = self._admission.status.refuse_by_lists(certificate, issuer, now)
             if refusal is None:
                 answer = self._ocsp.known((issuer.key_id, certificate.serial_number))
-                refusal = self._admission.refuse_by_ocsp(issuer, answer, now)
+                refusal = self._admission.status.refuse_by_ocsp(issuer, answer, now)
             inquiry.answer(refusal, self._clock())
 
     async def ask_again(self, engine: Engine) -> None:

@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
-from broker.sources.crl_intake import CrlIntake
+from broker.sources.crl_intake import CrlIntake, Window, is_open
 from provisioning.pki.crl import CrlProblem
 
 _MOST_BYTES = 256 * 1024 * 1024
@@ -36,14 +37,20 @@ class CrlFiles:
         self._interval = interval
         self._marks: dict[Path, _Mark] = {}
         self._unmatched: set[Path] = set()
+        self._untimely: dict[Path, tuple[Window, ...]] = {}
+        """Files with lists that were refused for their dates, and when those allow them to be used."""
         self._learned = (0, 0)
         self._lock = asyncio.Lock()
         self._begun = 0
 
     @property
     def undecided(self) -> bool:
-        """Whether there is a list whose issuer was not known, and may be now."""
-        return bool(self._unmatched) and self._intake.learned != self._learned
+        """Whether there is a list whose issuer was not known, and may be now, or whose time has come."""
+        return (bool(self._unmatched) and self._intake.learned != self._learned) or bool(self._timely())
+
+    def _timely(self) -> set[Path]:
+        now = datetime.now(UTC)
+        return {path for path, windows in self._untimely.items() if is_open(windows, now)}
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -53,7 +60,7 @@ class CrlFiles:
             await asyncio.sleep(self._interval)
 
     async def look(self) -> None:
-        """Take every file that has changed since the last time, or whose issuer may be known by now.
+        """Take every file that has changed since the last time, or whose issuer may be known, or time be come, by now.
 
         Who asks while it is being done waits for the next look, and shares it with all who have asked meanwhile.
         """
@@ -66,7 +73,7 @@ class CrlFiles:
             for path, reason in gone.items():
                 self._unreadable(path, reason)
             learned = self._intake.learned
-            again = self._unmatched if learned != self._learned else set()
+            again = self._timely() | (self._unmatched if learned != self._learned else set())
             self._learned = learned
             for path, mark in marks.items():
                 if mark != self._marks.get(path) or path in again:
@@ -80,6 +87,9 @@ class CrlFiles:
             return
         taken = await self._intake.take(content, str(path))
         (self._unmatched.add if taken.unmatched else self._unmatched.discard)(path)
+        self._untimely[path] = taken.untimely
+        if not taken.untimely:
+            del self._untimely[path]
         self._marks[path] = mark  # Not before: who waits for this look may give up, and cancel it.
 
     def _unreadable(self, path: Path, reason: str) -> None:

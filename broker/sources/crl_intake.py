@@ -10,19 +10,21 @@ Rules
 -----
 1. One list at a time: what is prepared is prepared against what is held.
 2. Whatever is wrong with a list, the one before stays; the log says why, with a stable code, and a counter counts.
+3. A list that is refused for its dates may come right by itself, or when this machine's clock is set right: `Taken`
+   says when, and who brings lists brings it again then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
 
-from broker.admission.crl_shelf import HeldList
+from broker.admission.crl_shelf import CLOCK_TOLERANCE, HeldList
 from broker.admission.trust import Trust
 from broker.engine import Engine
 from broker.revocation_rounds import judge_all
@@ -35,8 +37,19 @@ PAUSE = 0.0002
 """Seconds for which reading a list gives way, again and again."""
 _MAY_COME_RIGHT = frozenset({CrlProblem.CRL_WRONG_ISSUER, CrlProblem.CRL_BAD_SIGNATURE, CrlProblem.CRL_NO_BASE})
 """What another CA may put right when it is learned: of the same name, too."""
+_BY_THE_CLOCK = frozenset({CrlProblem.CRL_NOT_YET_VALID, CrlProblem.CRL_EXPIRED})
+"""What the passing of time may put right, or this machine's clock, when it is set."""
 _MOST_NAMED = 20
 """New entries of a list that the audit log names one by one; of more it has the number."""
+
+
+Window = tuple[datetime, datetime]
+"""From when until when the dates of a list allow it to be used."""
+
+
+def is_open(windows: Iterable[Window], now: datetime) -> bool:
+    """Whether *now* is in one of *windows*."""
+    return any(begin <= now <= end for begin, end in windows)
 
 
 @dataclass(slots=True)
@@ -47,6 +60,8 @@ class Taken:
     """How many lists in them are held now, or were before."""
     unmatched: bool = False
     """Whether a list is not that of a CA which is known; it may be learned later."""
+    untimely: tuple[Window, ...] = ()
+    """When lists could be used that were refused for their dates, which were not these."""
     fresh_until: datetime | None = None
     """The earliest nextUpdate."""
     delta_urls: tuple[str, ...] = ()
@@ -89,13 +104,18 @@ class CrlIntake:
             return []
 
     async def _take(self, listed: CertificateList, source: str, trust: Trust, taken: Taken) -> None:
-        lists = self._engine.admission.lists
+        lists = self._engine.admission.status.lists
 
         def prepare() -> HeldList | None:
             issuer = signer_of(listed, trust)
             return lists.prepare(listed, issuer, source, datetime.now(UTC), lambda: time.sleep(PAUSE))
 
-        held = await asyncio.to_thread(prepare)
+        try:
+            held = await asyncio.to_thread(prepare)
+        except CrlRefused as error:
+            if error.code in _BY_THE_CLOCK:
+                taken.untimely += ((listed.this_update - CLOCK_TOLERANCE, listed.next_update),)
+            raise
         taken.lists += 1
         taken.delta_urls += listed.delta_urls
         if held is None:
@@ -137,7 +157,7 @@ class CrlIntake:
 
     def alarm(self) -> None:
         """Say which lists have become late, or have expired: long before it matters, and once."""
-        for held, problem in self._engine.admission.lists.alarms(datetime.now(UTC)):
+        for held, problem in self._engine.admission.status.lists.alarms(datetime.now(UTC)):
             left = (held.fresh_until - datetime.now(UTC)).total_seconds()
             detail = f"nextUpdate {held.fresh_until:%Y-%m-%d %H:%M:%S} UTC is {abs(left):.0f} s "
             detail += "away, and the next list is not there" if left >= 0 else "ago"

@@ -8,7 +8,9 @@ Rules
 3. Of each bundle at most `_MOST_URLS` are followed that its certificates name, and only those of certificates that were
    verified; and each is fetched beside those of others. A URL that two bundles name is fetched for either: what is
    wrong with the one's servers, and how many it names, is not the other's trouble.
-4. A fetch that fails is tried again with growing pauses; the first failure is logged, and the list that is held stays.
+4. When the wall clock was set all are fetched again: what had time may have ended. A list that was refused for its
+   dates is read again when they allow it, though its URL says what it said.
+5. A fetch that fails is tried again with growing pauses; the first failure is logged, and the list that is held stays.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from broker.sources.crl_intake import CrlIntake
+from broker.sources.crl_intake import CrlIntake, Window, is_open
 from provisioning.client.list_download import Fetched, NotFetched, download
 from provisioning.client.plain_http import PlainHttp
 from provisioning.pki.crl import CrlProblem
@@ -52,6 +54,8 @@ class _Followed:
     modified: str = ""
     digest: bytes = b""
     unmatched: tuple[int, int] | None = None
+    untimely: tuple[Window, ...] = ()
+    """When lists may be used that were refused for their dates."""
     pause: float = _FIRST_PAUSE
     failed: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -85,6 +89,11 @@ class CrlUrls:
                 self._followed[bundle, url] = _Followed(due=self._clock())
             taken.append(url)
         return taken
+
+    def clock_set(self) -> None:
+        """Take note that the wall clock was set: fetch all again."""
+        for each in self._followed.values():
+            each.due = self._clock()
 
     def _named_by(self, bundle: str) -> int:
         return sum(of == bundle and not each.configured for (of, _), each in self._followed.items())
@@ -120,7 +129,11 @@ class CrlUrls:
         await asyncio.gather(*itertools.starmap(self.fetch, self._due()))
 
     def _due(self) -> list[tuple[str, str]]:
-        now, learned = self._clock(), self._intake.learned
+        now, learned, wall = self._clock(), self._intake.learned, datetime.now(UTC)
+        for each in self._followed.values():
+            if is_open(each.untimely, wall):
+                each.untimely, each.due = (), now
+                each.digest, each.etag, each.modified = b"", "", ""  # As if it had never been read.
         return [
             (url, bundle)
             for (bundle, url), each in self._followed.items()
@@ -162,6 +175,7 @@ class CrlUrls:
         taken = await self._intake.take(content, url)
         followed.digest = digest
         followed.unmatched = learned if taken.unmatched else None
+        followed.untimely = taken.untimely
         if taken.fresh_until is not None:
             left = (taken.fresh_until - datetime.now(UTC)).total_seconds()
             followed.due = self._clock() + max(_LEAST_PAUSE, min(self._refresh, left / 2))

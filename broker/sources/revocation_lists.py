@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from broker.admission.admission import DEFAULT_BUNDLE
+from broker.admission.peer import DEFAULT_BUNDLE
 from broker.config import BrokerConfig
 from broker.engine import Engine
 from broker.sources.asker import StatusAsker
@@ -27,7 +27,7 @@ class RevocationLists:
         self._admission = engine.admission
         self._engine = engine
         self._news = asyncio.Event()
-        index, refresh = engine.admission.index, config.ocsp_refresh_seconds
+        index, refresh = engine.admission.status.index, config.ocsp_refresh_seconds
         ocsp = OcspClient(index, engine.metrics, engine.history.told, self._news.set, refresh, clock)
         self._asker = StatusAsker(engine.admission, self.files, self.urls, ocsp, clock)
         self.current = asyncio.Event()
@@ -40,6 +40,10 @@ class RevocationLists:
         self.urls.configure(_urls_of(config))
         self._set_asker(config)
         await self.files.look()
+
+    def clock_set(self) -> None:
+        """Take note that the wall clock was set."""
+        self.urls.clock_set()
 
     async def run(self) -> None:
         """Follow the sources until cancelled."""

@@ -6,7 +6,7 @@ A device that wants to know whether the broker's certificate is revoked would ha
 is. So the broker asks (RFC 6066 §8), ahead of time, and hands the signed response on. The one who asks is the broker,
 the one who believes is the client: that is why the response is verified here as any other is
 (`provisioning.pki.ocsp`), and carries no nonce. The handshake itself takes what is held and waits for nobody
-(`provisioning.pki.openssl`).
+(`provisioning.pki.stapling`).
 
 Rules
 -----
@@ -37,7 +37,7 @@ from broker.config import BrokerConfig
 from broker.engine import Engine
 from broker.own_certificate import read_certificate
 from broker.sources.ocsp_http import PATIENCE, OcspHttp
-from provisioning.pki import openssl
+from provisioning.pki import stapling
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import key_identifier
@@ -80,7 +80,7 @@ class Staple:
         """*certificate* is the file with the broker's own, and its chain."""
         self._config = config
         self._file = certificate
-        self._index = engine.admission.index
+        self._index = engine.admission.status.index
         self._metrics = engine.metrics
         self._history = engine.history
         self._clock = clock
@@ -234,14 +234,14 @@ class Staple:
 
     def _staple(self, own: _Own, held: _Held) -> None:
         answer = held.answer
-        openssl.staple(own.context, held.der, answer.fresh_until.timestamp())
+        stapling.staple(own.context, held.der, answer.fresh_until.timestamp())
         self._metrics.staple_this_update_timestamp = answer.this_update.timestamp()
         self._metrics.staple_next_update_timestamp = answer.fresh_until.timestamp()
 
     def _drop(self) -> None:
         """Hold nothing. A context of before keeps what it has, for those who are in its handshake, until that ends."""
         if self._held is not None and self._own is not None:
-            openssl.staple(self._own.context, b"", 0.0)
+            stapling.staple(self._own.context, b"", 0.0)
         self._held = None
         self._metrics.staple_this_update_timestamp = self._metrics.staple_next_update_timestamp = 0.0
 
@@ -266,7 +266,7 @@ class Staple:
         """Return what *context* presents, if a staple is wanted about it. Raises `OcspRefused` if there can be none."""
         if not self._config.ocsp_stapling:
             return None
-        der = openssl.own_certificate(context)
+        der = stapling.own_certificate(context)
         try:
             certificate = x509.load_der_x509_certificate(der) if der else read_certificate(self._file)
             if certificate is None:
@@ -282,7 +282,7 @@ class Staple:
             urls = (self._config.ocsp_stapling_responder,)
         if not urls:
             return None
-        if not openssl.CAN_STAPLE:
+        if not stapling.CAN_STAPLE:
             raise OcspRefused("this Python's OpenSSL cannot be asked to staple (docs/decisions/0098)")
         return _Own(context, certificate, key, issuer, urls)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from cryptography import x509
 
-from broker.admission.admission import DEFAULT_BUNDLE
 from broker.admission.bundle import ListTerms, OcspTerms, TrustBundle
 from broker.admission.bundle_terms import BundleTerms
+from broker.admission.peer import DEFAULT_BUNDLE
 from broker.admission.trust import Trust
 from broker.config import BrokerConfig
 from broker.sources.anchor_copy import copy_of, is_authority, read_copy

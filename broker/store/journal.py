@@ -22,54 +22,23 @@ Rules
    session, whose client uses the packet identifiers anew.
 4. What waits is bounded, however long a write takes: beyond `MOST_WAITING` answers and retained topics publishers are
    *held*, their packets are not read until the batch is written, or is known to have failed.
-5. No I/O, no clock: `sqlite` writes, the time of expiry is converted by a fixed offset to the wall clock.
+5. No I/O, no clock: `sqlite` writes, times are converted by an offset to the wall clock. When that is set, what this
+   process has stored is moved with it: an hour is an hour, also for whoever reads it after a restart. What was stored
+   before this process stays, as by the clock of then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum, auto
-from typing import Any, Protocol
+from typing import Protocol
 
 from broker.mqtt.message import Message
-
-Row = tuple[Any, ...]
+from broker.store.batch import Answerable, Batch, Moved, Otherwise, Outbox, Row
 
 MOST_WAITING = 65_536
 """Answers and retained topics of one batch from which on publishers are held: some megabytes."""
 _FEW_HELD = 1024
 """Held publishers among whom nobody looks for those that have gone."""
-
-
-class Otherwise(Enum):
-    """What becomes of an answer whose batch cannot be written, where no other answer takes its place."""
-
-    CLOSE = auto()
-    WAIT = auto()
-
-
-class Outbox(Protocol):
-    """A session, as far as answers go."""
-
-    outbox: list[bytes]
-
-    def flush(self) -> None:
-        """Write out the outbox."""
-
-    def unanswered(self, now: float) -> None:
-        """Close the connection: the store has failed, and the client's protocol has no word for it."""
-
-    def send_again(self, now: float) -> None:
-        """Send again what the client has not acknowledged: all that was noted of it is stored."""
-
-
-class Answerable(Protocol):
-    """A connection, as far as answers go."""
-
-    @property
-    def session(self) -> Outbox | None:
-        """Its session; None when it has ended."""
 
 
 class Publisher(Protocol):
@@ -92,89 +61,12 @@ class Stored(Protocol):
     share: str
 
 
-@dataclass(slots=True)
-class Batch:
-    """Changes that are written in one transaction, by table; None stands for a removal."""
-
-    sessions: dict[int, Row | None] = field(default_factory=dict)
-    subscriptions: dict[tuple[int, str], Row | None] = field(default_factory=dict)
-    messages: dict[int, Row] = field(default_factory=dict)
-    deliveries: dict[tuple[int, int], Row] = field(default_factory=dict)
-    progress: dict[tuple[int, int], tuple[int, bool]] = field(default_factory=dict)
-    """(session, sequence) to (packet identifier, released): how far a QoS 2 exchange has come."""
-    done: list[tuple[int, int]] = field(default_factory=list)
-    unreferenced: list[tuple[int]] = field(default_factory=list)
-    incoming: dict[tuple[int, int], bool] = field(default_factory=dict)
-    retained: dict[str, Row | None] = field(default_factory=dict)
-    replayed: dict[tuple[int, str], list[int]] = field(default_factory=dict)
-    """(session, topic filter) to the numbers of retained messages that were sent at QoS 2 while more are to come."""
-    answers: list[tuple[Answerable, bytes, bytes | Otherwise]] = field(default_factory=list)
-    """Connection, what it is answered, and what instead if the batch cannot be written."""
-    packets: list[tuple[Answerable, bytes]] = field(default_factory=list)
-    resumed: list[Answerable] = field(default_factory=list)
-    """Connections whose session sends again what was not acknowledged, as soon as this is written."""
-    probe: bool = False
-    """Whether it is written to find out if the store can be written, though nothing may be left of it."""
-
-    @property
-    def changes(self) -> bool:
-        """Whether there is anything to write."""
-        return bool(self.promises or self.sessions or self.done or self.unreferenced or self.replayed)
-
-    @property
-    def promises(self) -> bool:
-        """Whether there is anything of which an answer says that it is stored.
-
-        None says so of a delivery that is over: it would be made again. Nor of a session's own row, beside what it has.
-        """
-        return bool(
-            self.deliveries or self.messages or self.progress or self.incoming or self.subscriptions or self.retained
-        )
-
-    @property
-    def holds_answers(self) -> bool:
-        """Whether its answers have to wait until it is written."""
-        return bool(self.promises or self.packets or self.resumed)
-
-    def take_in(self, later: Batch) -> None:
-        """Add what was noted after this batch, which could not be written; what is over by then is struck."""
-        for row, values in later.sessions.items():
-            if values is None:
-                self.forget(row)
-        self.sessions |= later.sessions
-        for subscribed in later.subscriptions:
-            self.replayed.pop(subscribed, None)
-        self.subscriptions |= later.subscriptions
-        for subscribed, numbers in later.replayed.items():
-            self.replayed.setdefault(subscribed, []).extend(numbers)
-        self.messages |= later.messages
-        self.deliveries |= later.deliveries
-        self.progress |= later.progress
-        for key in later.done:
-            self.progress.pop(key, None)
-            if self.deliveries.pop(key, None) is None:
-                self.done.append(key)
-        for (number,) in later.unreferenced:
-            if self.messages.pop(number, None) is None:
-                self.unreferenced.append((number,))
-        self.incoming |= later.incoming
-        self.retained |= later.retained
-        self.answers += later.answers
-        self.packets += later.packets
-        self.resumed += later.resumed
-
-    def forget(self, row: int) -> None:
-        """Strike what was noted for session *row*, which has ended."""
-        by_session: tuple[dict[Any, Any], ...] = (self.subscriptions, self.deliveries, self.progress, self.incoming)
-        for table in (*by_session, self.replayed):
-            for key in [key for key in table if key[0] == row]:
-                del table[key]
-
-
 class Journal:
     """The open batch and the one that is being written."""
 
     __slots__ = (
+        "_began",
+        "_first_message",
         "_held",
         "_last_message",
         "_last_session",
@@ -182,14 +74,19 @@ class Journal:
         "begin",
         "dirty",
         "failed",
+        "first_retained",
         "open",
         "owed",
         "wall_offset",
         "writing",
     )
 
-    def __init__(self, wall_offset: float, *, last_session: int = 0, last_message: int = 0) -> None:
-        """Start with the highest row numbers in use; *wall_offset* plus monotonic time is the wall clock."""
+    def __init__(self, wall_offset: float, *, began: float = 0.0, last_session: int = 0, last_message: int = 0) -> None:
+        """Start at *began* with the highest row numbers in use; *wall_offset* plus monotonic time is the wall clock."""
+        self._began = began
+        self._first_message = last_message
+        self.first_retained = 0
+        """The highest number of a retained message that was there before."""
         self.open = Batch()
         self.writing: Batch | None = None
         self.begin: Callable[[], None] | None = None
@@ -205,6 +102,12 @@ class Journal:
         self._sweep_at = _FEW_HELD
         self._last_session = last_session
         self._last_message = last_message
+
+    def clock_set(self, seconds: float) -> None:
+        """Take note that the wall clock was set ahead by so many *seconds*."""
+        self.dirty = True
+        self.open.move(Moved(seconds, self._began + self.wall_offset, self._first_message, self.first_retained))
+        self.wall_offset += seconds
 
     def turn_ended(self) -> None:
         """Have what the turn has changed written. Hot: a turn that changed nothing costs the store nothing."""

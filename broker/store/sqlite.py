@@ -26,7 +26,8 @@ from typing import Any
 import structlog
 
 from broker.histogram import Histogram
-from broker.store.journal import Batch, Journal, Row
+from broker.store.batch import Batch, Row
+from broker.store.journal import Journal
 from broker.store.schema import MIGRATIONS, SCHEMA, VERSION
 
 log = structlog.get_logger("broker")
@@ -224,6 +225,7 @@ class SqliteStore:
             else:  # Something must be written to find out whether it can be.
                 database.execute(f"PRAGMA user_version={VERSION}")
             database.execute("COMMIT")
+            batch.moved = None
         except BaseException:
             database.rollback()
             raise
@@ -234,6 +236,13 @@ class SqliteStore:
             if rows:
                 database.executemany(statement, rows)
 
+        if (moved := batch.moved) is not None:
+            moves = "UPDATE sessions SET ended_at = ended_at + ? WHERE ended_at >= ?"
+            database.execute(moves, (moved.seconds, moved.since))
+            moves = "UPDATE messages SET expires_at = expires_at + ? WHERE id > ? AND expires_at IS NOT NULL"
+            database.execute(moves, (moved.seconds, moved.message))
+            moves = "UPDATE retained SET expires_at = expires_at + ? WHERE number > ? AND expires_at IS NOT NULL"
+            database.execute(moves, (moved.seconds, moved.retained))
         many("DELETE FROM sessions WHERE id=?", [(row,) for row, values in batch.sessions.items() if values is None])
         many(
             "INSERT INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET "

@@ -12,13 +12,23 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from device_sim.attack.capabilities import Feature, TimeLimits
-from device_sim.attack.scene import Scene
+from device_sim.attack.scene import PATIENCE, Scene
 from device_sim.attack.verdict import Seen
 
 Attempt = Callable[[Scene], Awaitable[Seen]]
 Limit = Callable[[TimeLimits], float]
 
 _SECONDS = 10.0
+
+IN = "mqtt CONNACK 0x00"
+NOWHERE = "mqtt not-delivered"
+REVOKED = ("mqtt CONNACK 0x87", "mqtt CONNACK 0x8a", "tls certificate_revoked")
+"""Right answers of many cases: let in; not delivered to anybody; kept out, and told that it is revoked."""
+
+
+def patience(_: TimeLimits) -> float:
+    """Return the limit of a case in which others have to be served or heard."""
+    return PATIENCE
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,12 @@ from fnmatch import fnmatchcase
 
 from device_sim.attack import (
     certificate_cases,
+    conduct_cases,
     enrolment_cases,
     handshake_cases,
     packet_cases,
     session_cases,
+    topic_cases,
     unsendable_cases,
 )
 from device_sim.attack.case import Case
@@ -30,6 +32,8 @@ _CHAPTERS = (
     handshake_cases,
     packet_cases,
     session_cases,
+    topic_cases,
+    conduct_cases,
     enrolment_cases,
 )
 

@@ -14,7 +14,7 @@ from cryptography.x509.oid import ObjectIdentifier
 from broker.mqtt.codes import ProtocolVersion
 from device_sim.attack import der
 from device_sim.attack.capabilities import Feature
-from device_sim.attack.case import Chapter
+from device_sim.attack.case import IN, REVOKED, Chapter
 from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper, common_name
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible
@@ -23,8 +23,6 @@ from provisioning.client.csr import build_csr
 from provisioning.client.est import EstClient
 from provisioning.pki.keys import generate_key
 
-IN = "mqtt CONNACK 0x00"
-REVOKED = ("mqtt CONNACK 0x87", "mqtt CONNACK 0x8a", "tls certificate_revoked")
 BAD = ("tls bad_certificate", "tls unsupported_certificate", "tls certificate_unknown")
 NOT_OURS = "mqtt CONNACK 0x87"
 

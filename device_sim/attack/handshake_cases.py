@@ -10,16 +10,15 @@ import time
 from collections.abc import Awaitable, Callable
 
 from device_sim.attack.capabilities import Feature, TimeLimits
-from device_sim.attack.case import Chapter
+from device_sim.attack.case import IN, Chapter, patience
 from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient, reset
-from device_sim.attack.scene import PATIENCE, Scene
+from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible, Starved
 from device_sim.attack.verdict import CLOSED, OPEN, UNANSWERED, ClosedBy, Layer, Seen, is_answer, seen_in
 from device_sim.closure import from_error
 from device_sim.tls_dial import NotAdmitted
 
-IN = "mqtt CONNACK 0x00"
 _FLOOD = 300
 _STORM = 100
 _READ = 4096
@@ -37,10 +36,6 @@ def _handshake(limits: TimeLimits) -> float:
 
 def _connect(limits: TimeLimits) -> float:
     return limits.connect
-
-
-def _patience(_: TimeLimits) -> float:
-    return PATIENCE
 
 
 def _older(name: str, description: str, version: ssl.TLSVersion, needs: tuple[Feature, ...] = ()) -> None:
@@ -187,7 +182,7 @@ async def _dialled(scene: Scene) -> RawClient:
     "32-handshake-flood",
     "sends ClientHellos and resets without end, while a good one connects",
     "mqtt served",
-    limit=_patience,
+    limit=patience,
 )
 async def _handshake_flood(scene: Scene) -> Seen:
     paper = await scene.device()
@@ -252,7 +247,7 @@ async def _let_in(scene: Scene, paper: Paper) -> tuple[Seen, float]:
     return seen, time.monotonic() - started
 
 
-@case("32-reconnect-storm", "connects again and again, while a good one connects", "mqtt served", limit=_patience)
+@case("32-reconnect-storm", "connects again and again, while a good one connects", "mqtt served", limit=patience)
 async def _reconnect_storm(scene: Scene) -> Seen:
     storming, paper = await scene.device(), await scene.device()
 

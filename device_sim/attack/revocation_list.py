@@ -15,7 +15,7 @@ from broker.mqtt.packets import Publish
 from broker.mqtt.properties import Properties
 from device_sim.attack import session_cases
 from device_sim.attack.capabilities import Feature, TimeLimits
-from device_sim.attack.case import Chapter
+from device_sim.attack.case import IN, REVOKED, Chapter
 from device_sim.attack.issuer import Paper
 from device_sim.attack.scene import PATIENCE, Scene
 from device_sim.attack.target import Impossible
@@ -25,8 +25,6 @@ from provisioning.client.csr import build_csr
 from provisioning.client.est import EstClient
 from provisioning.pki.keys import generate_key
 
-IN = "mqtt CONNACK 0x00"
-REVOKED = ("mqtt CONNACK 0x87", "mqtt CONNACK 0x8a", "tls certificate_revoked")
 _NEEDS = (Feature.REVOCATION,)
 _QUEUE = 3
 _EXPIRY = 600

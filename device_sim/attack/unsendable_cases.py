@@ -18,7 +18,7 @@ from broker.mqtt.errors import PacketError
 from broker.mqtt.framing import split_frames
 from broker.mqtt.packets import decode_packet
 from device_sim.attack import der
-from device_sim.attack.case import Chapter
+from device_sim.attack.case import IN, Chapter
 from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import told_by
 from device_sim.attack.scene import Scene
@@ -34,7 +34,6 @@ from device_sim.attack.tls13_client import (
 )
 from device_sim.attack.verdict import CLOSED, Layer, Seen
 
-IN = "mqtt CONNACK 0x00"
 UNREADABLE = ("tls decode_error", "tls bad_certificate")
 BAD = ("tls bad_certificate", "tls unsupported_certificate", "tls certificate_unknown")
 _ANSWER = 5.0

@@ -29,15 +29,16 @@ from device_sim.credential import HeldCredential, renew
 from device_sim.fleet import Fleet, Member
 from device_sim.fleet_directory import FleetUnusable
 from device_sim.keep_alive import KeepAlive
-from device_sim.live_device import Counters, Surroundings
 from device_sim.run.health import GeneratorWatch, HealthSample, resident_memory
 from device_sim.run.manner import Manner, Share
 from device_sim.run.recorder import FAILED_RENEWAL, Marker, Recorder
-from device_sim.run.stages import Scene, play
+from device_sim.run.scene import Scene
+from device_sim.run.stages import play
 from device_sim.run.target import Target
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import Scenario
 from device_sim.scenario.stages import Stage
+from device_sim.surroundings import Counters, Surroundings
 from device_sim.tally import Sent
 from device_sim.trouble.proxy import Proxy
 from provisioning.pki.tls import client_context
@@ -178,7 +179,7 @@ class Part:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_COLLECTIONS)
-        self._streaming = asyncio.create_task(fleet.stream(), name="stream")
+        self._streaming = asyncio.create_task(fleet.streaming.run(), name="stream")
 
     async def play(self, number: int, stage: Stage) -> None:
         """Play one stage; whatever ends the stream ends the stage with it."""
@@ -200,7 +201,7 @@ class Part:
 
     def change(self, rate: float | None, paused: bool | None) -> None:
         """Change how much the fleet publishes; see `Played`."""
-        self._fleet().change(rate, paused)
+        self._fleet().streaming.change(rate, paused)
 
     async def finish(self) -> PartOutcome:
         """End; see `Played`."""
@@ -217,7 +218,7 @@ class Part:
             service={metric: latency.encoded() for metric, latency in recorder.service.items()},
             response={metric: latency.encoded() for metric, latency in recorder.response.items()},
             lag=self._watch.lag.encoded(),
-            skipped=fleet.skipped,
+            skipped=fleet.streaming.skipped,
             refused={**fleet.refused_by_reason, **fleet.counters.refused},
             false_refusals=fleet.falsely_refused,
             memory_before_mb=self._memory_before,
@@ -290,7 +291,7 @@ class Part:
             Count.REFUSED_MESSAGES: counters.refused.total(),
             Count.REPEATED: counters.repeated,
             Count.HELD_BACK: counters.held_back,
-            Count.SKIPPED: fleet.skipped,
+            Count.SKIPPED: fleet.streaming.skipped,
             Count.SESSIONS_RESUMED: counters.sessions_resumed,
             Count.SESSIONS_LOST: counters.sessions_lost,
             Count.TAKEOVERS: counters.takeovers,

@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-from provisioning.client.operator import Answer, KnownToken, OperatorClient
+from provisioning.client.operator import OperatorClient
+from provisioning.client.operator_answers import Answer, KnownToken
 
 
 class EnrolmentGroup(Answer):

@@ -17,14 +17,26 @@ from typing import Any, Self, TypedDict, TypeVar, Unpack
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from provisioning.client.connection import DEFAULT_TIMEOUT, explain, open_pool
+from provisioning.client.operator_answers import (
+    Answer,
+    EnrolledDevice,
+    IssuedCertificate,
+    IssuedToken,
+    KnownOperator,
+    Myself,
+    ReleasedCertificate,
+    RevokedCertificate,
+)
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
 from provisioning.pki.tls import Credential
 
 PAGE = 500
+
+AnswerT = TypeVar("AnswerT", bound=Answer)
 
 
 class RequestRefused(Exception):
@@ -43,118 +55,6 @@ class ServiceUnavailable(Exception):
 
 class ServiceFails(ServiceUnavailable):
     """It answers that it cannot do it now, a full disk say, or with an error of its own."""
-
-
-class Answer(BaseModel):
-    """What the service answers. Fields that a newer service adds are no error."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="ignore",
-        defer_build=True,  # A program asks for one or two of the kinds.
-    )
-
-
-AnswerT = TypeVar("AnswerT", bound=Answer)
-
-
-class IssuedToken(Answer):
-    """A one-time enrolment token, seen here and never again."""
-
-    device: str | None = None
-    group: str | None = None
-    role: Role
-    token: str
-    expires_at: datetime
-    id: int | None = None
-
-    def __repr__(self) -> str:
-        return f"IssuedToken(device={self.device!r}, group={self.group!r}, role={self.role!s})"
-
-    __str__ = __repr__
-
-
-class KnownToken(Answer):
-    """What a token is worth, and what became of it; the token itself is not here."""
-
-    id: int
-    device: str | None = None
-    group: str | None = None
-    role: Role
-    state: str
-    created_at: datetime
-    created_by: str
-    expires_at: datetime
-    voided_at: datetime | None = None
-    used_at: datetime | None = None
-    serial: str | None = None
-
-
-class RevokedCertificate(Answer):
-    """A revocation as the service recorded it; *sequence* is its place in the revocation feed."""
-
-    serial: str
-    device: str
-    reason: RevocationReason
-    revoked_at: datetime
-    sequence: int
-    invalidity_date: datetime | None = None
-
-
-class ReleasedCertificate(Answer):
-    """A certificate whose suspension has ended; *sequence* is the release's place in the revocation feed."""
-
-    serial: str
-    device: str
-    released_at: datetime
-    sequence: int
-
-
-class EnrolledDevice(Answer):
-    """A party that has, or had, a certificate."""
-
-    name: str
-    role: Role
-    group: str | None = None
-    state: str
-    created_at: datetime
-    certificates: int
-
-
-class IssuedCertificate(Answer):
-    """A certificate in the service's inventory; *serial* and *issuer_key_id* are hexadecimal."""
-
-    serial: str
-    device: str
-    role: Role
-    group: str | None = None
-    issuer_key_id: str
-    fingerprint_sha256: str
-    not_before: datetime
-    not_after: datetime
-    state: str
-    revoked_at: datetime | None = None
-    reason: RevocationReason | None = None
-    sequence: int | None = None
-    invalidity_date: datetime | None = None
-
-
-class KnownOperator(Answer):
-    """An operator and what he may do: auditor, enroller or admin."""
-
-    name: str
-    role: str
-    granted_at: datetime | None = None
-    granted_by: str | None = None
-
-
-class Myself(Answer):
-    """Who is asking: what the service knows of the client's own certificate."""
-
-    name: str
-    role: str
-    serial: str
-    not_after: datetime
 
 
 class _Tokens(Answer):

@@ -26,8 +26,6 @@ import os
 import ssl
 import sys
 import sysconfig
-import time
-import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -39,27 +37,30 @@ _SESSION: Final = _HEADER + _POINTER
 """Where the object inside an `SSLSocket` holds OpenSSL's session, behind a reference to its socket."""
 _CONTEXT_OF_SESSION: Final = _HEADER + 2 * _POINTER
 """Where it holds the `SSLContext`."""
-_SET_SESSION_CACHE_SIZE: Final = 42
-_SET_STATUS_CALLBACK: Final = 63
-_SET_STATUS_RESPONSE: Final = 71
-_STAPLED: Final = 0
-_NOT_STAPLED: Final = 3
-"""`SSL_TLSEXT_ERR_OK` and `SSL_TLSEXT_ERR_NOACK`."""
 _GET_PEER_TMP_KEY: Final = 109
 _HAS_EXTENDED_MASTER_SECRET: Final = 122
 _X25519: Final = 1034
-_PEER_SAID_GOODBYE: Final = 2
-_BOTH_SAID_GOODBYE: Final = 1 | _PEER_SAID_GOODBYE
 COMPLETE, WANTS_READ, WANTS_WRITE = 0, 2, 3
 """`SSL_ERROR_NONE`, `SSL_ERROR_WANT_READ` and `SSL_ERROR_WANT_WRITE`."""
 _FAILED: Final = 1
 _SYSTEM_CALL_FAILED: Final = 5
 """`SSL_ERROR_SSL` and `SSL_ERROR_SYSCALL`."""
 _FIRST_KNOWN, _FIRST_UNKNOWN = (3, 11), (3, 15)
-_StatusCallback: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-_InfoCallback: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
-_MOST_STEPS: Final = 200
-"""Steps beside data that one session may take in a second: some tens of KeyUpdate messages."""
+
+StatusCallback: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+InfoCallback: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
+"""What OpenSSL calls when a client asks for a staple, and at each step of a session beside data."""
+
+
+def address_of(session: Any) -> int:
+    """Return where OpenSSL keeps *session*, an `ssl.SSLSocket` or `ssl.SSLObject` or what is inside one; 0: unknown."""
+    inner = getattr(session, "_sslobj", session)
+    return _word(inner, _SESSION) if AVAILABLE and type(inner) is _SESSION_TYPE else 0
+
+
+def address_of_context(context: ssl.SSLContext) -> int:
+    """Return where OpenSSL keeps *context*; 0: unknown."""
+    return _word(context, _CONTEXT) if AVAILABLE else 0
 
 
 def prefer(context: ssl.SSLContext, cipher_suites: tuple[str, ...]) -> bool:
@@ -72,7 +73,8 @@ def prefer(context: ssl.SSLContext, cipher_suites: tuple[str, ...]) -> bool:
     if public is not None:
         public(names)
         return True
-    return AVAILABLE and bool(_library.SSL_CTX_set_ciphersuites(_word(context, _CONTEXT), names.encode()))
+    address = address_of_context(context)
+    return bool(address and library.SSL_CTX_set_ciphersuites(address, names.encode()))
 
 
 def read_ahead(session: Any) -> int:
@@ -84,14 +86,8 @@ def read_ahead(session: Any) -> int:
     """
     address = address_of(session)
     if address:
-        _library.SSL_set_read_ahead(address, 1)
+        library.SSL_set_read_ahead(address, 1)
     return address
-
-
-def address_of(session: Any) -> int:
-    """Return where OpenSSL keeps *session*, an `ssl.SSLSocket` or `ssl.SSLObject` or what is inside one; 0: unknown."""
-    inner = getattr(session, "_sslobj", session)
-    return _word(inner, _SESSION) if AVAILABLE and type(inner) is _SESSION_TYPE else 0
 
 
 def read_on(address: int, *, ahead: bool) -> bool:
@@ -99,7 +95,7 @@ def read_on(address: int, *, ahead: bool) -> bool:
 
     Not while bytes wait inside: without reading ahead nobody asks for them.
     """
-    _library.SSL_set_read_ahead(address, ahead)
+    library.SSL_set_read_ahead(address, ahead)
     return ahead
 
 
@@ -113,11 +109,11 @@ def shake_hands(address: int) -> int:
     result = _shake_hands(address)
     if result == 1:
         return COMPLETE
-    what: int = _library.SSL_get_error(address, result)
+    what: int = library.SSL_get_error(address, result)
     if what in (WANTS_READ, WANTS_WRITE):
         return what
-    number, error = ctypes.get_errno(), _library.ERR_peek_last_error()
-    _library.ERR_clear_error()  # What is left there, the next session would be thought to have met.
+    number, error = ctypes.get_errno(), library.ERR_peek_last_error()
+    library.ERR_clear_error()  # What is left there, the next session would be thought to have met.
     if what == _FAILED:
         raise _failure(address, error)
     if what == _SYSTEM_CALL_FAILED and number:
@@ -135,7 +131,7 @@ def forget_errors() -> None:
     client that resets its connection would end another's.
     """
     if AVAILABLE:
-        _library.ERR_clear_error()
+        library.ERR_clear_error()
     else:  # A handshake begins with that.
         with contextlib.suppress(ssl.SSLWantReadError):
             _never_shaken.do_handshake()
@@ -158,7 +154,7 @@ def say_goodbye(session: Any) -> None:
 
 
 def _failure(address: int, error: int) -> ssl.SSLError:
-    words = (_library.ERR_reason_error_string(error) or b"handshake failed").decode()
+    words = (library.ERR_reason_error_string(error) or b"handshake failed").decode()
     # `ssl` names an error as OpenSSL's header does, where alerts are still those of SSL 3.
     reason = words.upper().replace(" ", "_").replace("SSL/TLS_ALERT_", "SSLV3_ALERT_")
     if reason != "CERTIFICATE_VERIFY_FAILED":
@@ -167,87 +163,25 @@ def _failure(address: int, error: int) -> ssl.SSLError:
         return failed
     refused = ssl.SSLCertVerificationError(_FAILED, words)
     refused.reason = reason
-    refused.verify_code = _library.SSL_get_verify_result(address)
-    refused.verify_message = _library.X509_verify_cert_error_string(refused.verify_code).decode()
+    refused.verify_code = library.SSL_get_verify_result(address)
+    refused.verify_message = library.X509_verify_cert_error_string(refused.verify_code).decode()
     return refused
-
-
-def remember_sessions(context: ssl.SSLContext, most: int) -> None:
-    """Keep the TLS sessions of a server's *context* in memory, *most* of them; return without effect if that cannot be.
-
-    A client returns with a ticket of 32 bytes that names its session, instead of one that is an encrypted copy of it.
-    Nothing is handed out by itself: `offer_ticket`. The least recent go first, and all after two hours. A connection
-    that ends without close_notify reads as ended: as an error, it would cost the client its session.
-    """
-    if CAN_REMEMBER:
-        context.options |= ssl.OP_NO_TICKET | ssl.OP_IGNORE_UNEXPECTED_EOF
-        context.num_tickets = 0
-        _library.SSL_CTX_ctrl(_word(context, _CONTEXT), _SET_SESSION_CACHE_SIZE, most, None)
-
-
-def offer_ticket(address: int, *, resumed: bool) -> None:
-    """Let what is written next to the session at *address* be preceded by a ticket; the one it came with is used up.
-
-    Not before the handshake is complete. TLS 1.3 only: in TLS 1.2 the handshake itself has named the session.
-    """
-    came_with = _library.SSL_get_session(address) if resumed else 0
-    if _library.SSL_new_session_ticket(address) and came_with:
-        _library.SSL_CTX_remove_session(_library.SSL_get_SSL_CTX(address), came_with)
-
-
-def forget_sessions(context: ssl.SSLContext) -> None:
-    """Forget what `remember_sessions` keeps: nobody can come back to *context*. Its connections live on."""
-    if CAN_REMEMBER:
-        _library.SSL_CTX_flush_sessions(_word(context, _CONTEXT), 0)
 
 
 def forget_handshake(address: int, *, resumed: bool) -> None:
     """Give back what the session at *address*, whose handshake is complete, never needs again: 11 KB.
 
-    That is the client's public key of the key exchange, which with ML-KEM is expanded to 7 KB, the issuing CAs that the
-    client sent along, and the staple that it was given. What was verified stays: the client's own certificate and the
-    path (`verified_path`).
+    That is the client's public key of the key exchange, which with ML-KEM is expanded to 7 KB, and the issuing CAs that
+    the client sent along. What was verified stays: the client's own certificate and the path (`verified_path`).
     """
-    if _staples:
-        _library.SSL_ctrl(address, _SET_STATUS_RESPONSE, 0, None)
-    if _library.SSL_ctrl(address, _GET_PEER_TMP_KEY, 0, _key_place):
-        _library.EVP_PKEY_set_type(_key, _X25519)  # Empties it: a key of this type without a value.
-        _library.EVP_PKEY_free(_key)
+    if library.SSL_ctrl(address, _GET_PEER_TMP_KEY, 0, _key_place):
+        library.EVP_PKEY_set_type(_key, _X25519)  # Empties it: a key of this type without a value.
+        library.EVP_PKEY_free(_key)
     if resumed:
         return  # With a ticket, and no chain.
-    chain = _library.SSL_get_peer_cert_chain(address)
-    while sent := _library.OPENSSL_sk_pop(chain):
-        _library.X509_free(sent)
-
-
-def stay_resumable(address: int) -> None:
-    """Let the session at *address* be resumed although its connection ends without a farewell.
-
-    OpenSSL forgets such a session, as TLS 1.0 asked for; since TLS 1.1 that is wrong (RFC 4346 §7.2.1), and a device
-    that lost its network is the one that comes back.
-    """
-    _library.SSL_set_shutdown(address, _BOTH_SAID_GOODBYE)
-
-
-def bound_key_updates(address: int) -> None:
-    """Let the peer of the session at *address*, whose handshake is complete, change its keys now and then, no more.
-
-    OpenSSL acts on such messages (RFC 8446 §4.6.3) within one read, for as long as more of them come: a peer that sends
-    nothing else would stop the whole process, or, where what was received is handed to OpenSSL in pieces, for 200 to
-    400 ms a quarter of a megabyte. To whoever reads it has closed then, see `changed_keys_too_often`. 0: nothing is
-    done.
-    """
-    if address and _STEP_CALLBACK is not None:
-        _steps.pop(address, None)  # Of another session, which was at this place before.
-        _too_often.discard(address)
-        _library.SSL_set_info_callback(address, _STEP_CALLBACK)
-
-
-def changed_keys_too_often(address: int) -> bool:
-    """Whether that is why the session at *address* is at its end; asked once."""
-    too_often = address in _too_often
-    _too_often.discard(address)
-    return too_often
+    chain = library.SSL_get_peer_cert_chain(address)
+    while sent := library.OPENSSL_sk_pop(chain):
+        library.X509_free(sent)
 
 
 def has_extended_master_secret(session: Any) -> bool:
@@ -256,65 +190,7 @@ def has_extended_master_secret(session: Any) -> bool:
     It is an `ssl.SSLSocket` or an `ssl.SSLObject`; a session that is resumed has what it had at first.
     """
     address = address_of(session)
-    return bool(address and _library.SSL_ctrl(address, _HAS_EXTENDED_MASTER_SECRET, 0, None) == 1)
-
-
-def own_certificate(context: ssl.SSLContext) -> bytes:
-    """Return the certificate that *context* presents, in DER; empty where it has none, or this cannot be asked."""
-    certificate = _library.SSL_CTX_get0_certificate(_word(context, _CONTEXT)) if AVAILABLE else None
-    size = _library.i2d_X509(certificate, None) if certificate else 0
-    if size <= 0:
-        return b""
-    buffer = ctypes.create_string_buffer(size)
-    _library.i2d_X509(certificate, ctypes.byref(ctypes.c_void_p(ctypes.addressof(buffer))))  # It moves the pointer on.
-    return buffer.raw
-
-
-def staple(context: ssl.SSLContext, response: bytes, good_until: float) -> bool:
-    """Have *context* hand the OCSP *response* about its certificate to each client that asks, until that wall time.
-
-    Returns False where that cannot be. Empty: none from now on. Connections that are open keep nothing of it; whoever
-    resumes a session gets no certificate, and so no response about one.
-    """
-    if _STATUS_CALLBACK is None:
-        return False
-    address = _word(context, _CONTEXT)
-    if address not in _staples:
-        weakref.finalize(context, _staples.pop, address, None).atexit = False
-        _library.SSL_CTX_callback_ctrl(address, _SET_STATUS_CALLBACK, _STATUS_CALLBACK)
-    _staples[address] = response, good_until
-    return True
-
-
-def _answer_status_request(session: int, _argument: int | None) -> int:
-    """Staple, within the handshake of a client that asks. Whatever goes wrong: the client gets none, and goes on."""
-    try:
-        response, good_until = _staples[_library.SSL_get_SSL_CTX(session)]
-        if response and time.time() < good_until:
-            # OpenSSL frees it: with the session, or before (`forget_handshake`).
-            copied = _library.CRYPTO_memdup(response, len(response), None, 0)
-            if copied:
-                _library.SSL_ctrl(session, _SET_STATUS_RESPONSE, len(response), copied)
-                return _STAPLED
-    except BaseException:  # noqa: BLE001, S110 - nothing can be raised through OpenSSL, not even a KeyboardInterrupt
-        pass
-    return _NOT_STAPLED
-
-
-def _count_step(session: int, _where: int, _value: int) -> None:
-    """Count what a session does beside data within a second; end one that goes on."""
-    global _counted_since  # noqa: PLW0603 - OpenSSL knows of no object
-    try:
-        now = time.monotonic()
-        if now - _counted_since > 1.0:
-            _steps.clear()
-            _counted_since = now
-        steps = _steps[session] = _steps.get(session, 0) + 1
-        if steps > _MOST_STEPS:
-            _too_often.add(session)
-            _library.SSL_set_shutdown(session, _PEER_SAID_GOODBYE)
-    except BaseException:  # noqa: BLE001, S110 - nothing can be raised through OpenSSL
-        pass
+    return bool(address and library.SSL_ctrl(address, _HAS_EXTENDED_MASTER_SECRET, 0, None) == 1)
 
 
 def _word(holder: object, offset: int) -> int:
@@ -351,8 +227,8 @@ def _open() -> tuple[ctypes.PyDLL, Any, type] | None:
             ("SSL_set_shutdown", None, [ctypes.c_void_p, ctypes.c_int]),
             ("SSL_CTX_get0_certificate", ctypes.c_void_p, [ctypes.c_void_p]),
             ("i2d_X509", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),
-            ("SSL_CTX_callback_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, _StatusCallback]),
-            ("SSL_set_info_callback", None, [ctypes.c_void_p, _InfoCallback]),
+            ("SSL_CTX_callback_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, StatusCallback]),
+            ("SSL_set_info_callback", None, [ctypes.c_void_p, InfoCallback]),
             ("CRYPTO_memdup", ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_int]),
             ("EVP_PKEY_set_type", ctypes.c_int, [ctypes.c_void_p, ctypes.c_int]),
             ("EVP_PKEY_free", None, [ctypes.c_void_p]),
@@ -379,9 +255,7 @@ def _open() -> tuple[ctypes.PyDLL, Any, type] | None:
 _OPENED: Final = _open()
 AVAILABLE: Final = _OPENED is not None
 """Whether OpenSSL can be asked directly here."""
-CAN_REMEMBER: Final = AVAILABLE and ssl.OPENSSL_VERSION_INFO >= (3, 3)
-"""Whether sessions can be kept in memory: older versions may let them pile up beyond any bound (CVE-2024-2511)."""
-_library: Any = _OPENED[0] if _OPENED is not None else None
+library: Final[Any] = _OPENED[0] if _OPENED is not None else None
 _shake_hands: Any = _OPENED[1] if _OPENED is not None else None
 _SESSION_TYPE: Final = _OPENED[2] if _OPENED is not None else None
 _key: Final = ctypes.c_void_p()
@@ -389,7 +263,7 @@ _key_place: Final = ctypes.byref(_key)
 """Where OpenSSL puts a key for the moment: one place, because nothing else runs in between."""
 
 
-def _callback(kind: Any, call: Callable[..., Any]) -> Any:
+def callback(kind: Any, call: Callable[..., Any]) -> Any:
     """Return *call* as OpenSSL can call it, or None where it cannot call anything."""
     if not AVAILABLE:
         return None
@@ -403,17 +277,6 @@ _never_shaken: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).wrap_bio(
     ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True
 )
 """A session that waits for ever for its client's first word."""
-_staples: Final[dict[int, tuple[bytes, float]]] = {}
-"""What is stapled, by the address of OpenSSL's context; an entry goes before its context does."""
-_STATUS_CALLBACK: Final = _callback(_StatusCallback, _answer_status_request)
-"""One for all contexts, and never dropped: OpenSSL knows only its address."""
-_STEP_CALLBACK: Final = _callback(_InfoCallback, _count_step)
-_steps: Final[dict[int, int]] = {}
-"""How many each session has taken in this second."""
-_counted_since = 0.0
-_too_often: Final[set[int]] = set()
-CAN_STAPLE: Final = _STATUS_CALLBACK is not None
-"""Whether a server can staple here."""
 
 
 def _never(address: int) -> int:
@@ -421,5 +284,5 @@ def _never(address: int) -> int:
     return 0
 
 
-has_pending: Final[Callable[[int], int]] = _library.SSL_has_pending if AVAILABLE else _never
+has_pending: Final[Callable[[int], int]] = library.SSL_has_pending if AVAILABLE else _never
 """Whether bytes wait inside the session at this address, read but not taken yet: 1 or 0."""

@@ -21,7 +21,8 @@ from typing import Any
 
 from cryptography import x509
 
-from provisioning.pki.openssl import prefer, remember_sessions
+from provisioning.pki.openssl import prefer
+from provisioning.pki.resumption import remember_sessions
 
 _BEGINS = b"-----BEGIN CERTIFICATE-----"
 _DER = 2

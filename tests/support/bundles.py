@@ -9,14 +9,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from broker.admission.admission import Admission, Peer
+from broker.admission.admission import Admission
 from broker.admission.bundle import TrustBundle
 from broker.admission.bundle_terms import BundleTerms
 from broker.admission.check import check
 from broker.admission.freshness import Freshness
+from broker.admission.peer import Peer
 from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
 from broker.trust_settings import TrustSettings
 from provisioning.pki.identity import Identity, Role
@@ -48,9 +50,9 @@ def admission(
     policy: TopicPolicy = DEFAULT_POLICY,
     domain: str | None = DOMAIN,
 ) -> Admission:
-    judge = Admission(RevocationIndex(), Freshness(1.0), policy, domain, any_client_id, Trust(bundles))
-    judge.freshness.current(0.0)
-    return judge
+    status = RevocationStatus(RevocationIndex(), Freshness(1.0))
+    status.freshness.current(0.0)
+    return Admission(status, policy, domain, any_client_id, Trust(bundles))
 
 
 def path(held: Held, *above: Held) -> Sequence[bytes]:

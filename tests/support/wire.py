@@ -23,6 +23,7 @@ from broker.admission.admission import Admission
 from broker.admission.freshness import Freshness
 from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import DEFAULT_POLICY
+from broker.admission.status import RevocationStatus
 from broker.connection import ClientConnection
 from broker.engine import Engine
 from broker.limits import Limits
@@ -119,7 +120,7 @@ class MemoryBroker:
         self.wall = shared_pki().now
         self._soon: deque[Callable[[], None]] = deque()
         self.freshness = Freshness(grace)
-        admission = Admission(RevocationIndex(), self.freshness, policy, trust_domain)
+        admission = Admission(RevocationStatus(RevocationIndex(), self.freshness), policy, trust_domain)
         self.engine = Engine(admission, Limits(**limits), self._soon.append, self.now)
         self.connection_type = connection_type
         if fresh:

@@ -1,4 +1,4 @@
-"""The clock of a running broker is set, by libfaketime: who is connected ends with his certificate, no later."""
+"""The clock of a running broker is set, by libfaketime: what is by the clock goes by it, and what lasts does not."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 
 from broker.mqtt.codes import ReasonCode
+from broker.mqtt.packets import Publish
 from tests.support.broker_process import BrokerProcess, wait_until
+from tests.support.crl import crl
 from tests.support.faketime import FakeClock
+from tests.support.listed import answer
 from tests.support.pki import Pki
 from tests.support.tls_client import TlsClient
+from tests.support.web import WebServer
 
 
 def test_a_clock_that_is_set_ahead_ends_connections_with_their_certificates(
@@ -38,3 +42,51 @@ def test_a_clock_that_is_set_ahead_ends_connections_with_their_certificates(
         (said,) = wait_until(lambda: broker.events("CLOCK_SET"), "the broker has noticed")
         assert abs(said["seconds"] - 7200) <= 1
         long.check_alive()
+
+
+def test_lists_go_by_the_clock_as_it_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a battery starts with a clock that is behind, and its CA says nothing new when it is set."""
+    pki, clock = Pki(), FakeClock.new(tmp_path)
+    device = pki.device("meter-1", not_after=datetime.now(UTC) + timedelta(days=1))
+    clock.enter(monkeypatch)
+    with WebServer() as web:
+        web.pages["/crl"] = crl(pki.issuing, age=-timedelta(hours=1), life=timedelta(hours=2))
+        with BrokerProcess.with_lists(tmp_path / "b", pki, crl_urls=f"{web.url}/crl").afresh() as broker:
+            wait_until(lambda: broker.events("CRL_NOT_YET_VALID"), "the list is refused")
+            assert answer(broker, pki.anchors, device)[1] == "CRL_MISSING"
+            assert len(broker.events("CRL_NOT_YET_VALID")) == 1
+            clock.set(timedelta(hours=2))
+            wait_until(lambda: broker.events("CRL_CURRENT"), "the same list is read again")
+            assert answer(broker, pki.anchors, device) == (ReasonCode.SUCCESS, "")
+            web.pages["/crl"] = crl(pki.issuing, number=2, age=-timedelta(hours=3), life=timedelta(hours=5))
+            clock.set(timedelta(hours=4))
+            wait_until(lambda: broker.events("CRL_CURRENT", number=2), "none waits until its old one would have ended")
+            assert answer(broker, pki.anchors, device) == (ReasonCode.SUCCESS, "")
+
+
+def test_what_lasts_so_long_lasts_so_long_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keep alive, sessions and messages; also those that were stored before, after a restart."""
+    pki, clock = Pki(), FakeClock.new(tmp_path)
+    long = {"not_before": datetime.now(UTC) - timedelta(days=2), "not_after": datetime.now(UTC) + timedelta(days=3)}
+    meter, backend = pki.device("meter-1", **long), pki.service("backend", **long)
+    topic, kept = "fleet/meters/meter-1/state", {"clean_start": False, "session_expiry_interval": 3600}
+    clock.enter(monkeypatch)
+    broker = BrokerProcess.with_files(tmp_path / "b", pki).afresh()
+    with broker, TlsClient(broker.port, pki.anchors, meter.credential) as device:
+        with TlsClient(broker.port, pki.anchors, backend.credential) as service:
+            service.connect(client_id="backend", **kept)
+            service.subscribe("fleet/#", qos=1)
+            service.leave()
+        device.connect(client_id="meter-1", keep_alive=600)
+        device.publish(topic, b"1", qos=1, message_expiry_interval=600)
+        clock.set(timedelta(days=1))
+        wait_until(lambda: broker.events("CLOCK_SET"), "the broker has noticed")
+        device.check_alive()
+        device.publish(topic, b"2", qos=1, message_expiry_interval=600)
+        broker.stop()
+        broker.start()
+        with TlsClient(broker.port, pki.anchors, backend.credential) as service:
+            assert service.connect(client_id="backend", **kept).session_present
+            assert sorted(service.expect(Publish).payload for _ in range(2)) == [b"1", b"2"]

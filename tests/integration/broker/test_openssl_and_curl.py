@@ -9,7 +9,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from broker.cli import app
 from tests.support.broker_process import PATIENCE, BrokerProcess, wait_until
 from tests.support.pki import Held, Pki
 from tests.support.wire import V5, connect_packet
@@ -26,7 +28,8 @@ ACCEPTED = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 @pytest.fixture(scope="module")
 def doors(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[BrokerProcess]:
-    with BrokerProcess.with_files(tmp_path_factory.mktemp("tools"), pki, "--websocket-port", "0") as running:
+    pages = ("--websocket-port", "0", "--websocket-origins", "https://dash.example")
+    with BrokerProcess.with_files(tmp_path_factory.mktemp("tools"), pki, *pages) as running:
         yield running
 
 
@@ -150,6 +153,32 @@ def test_curl_is_told_what_its_request_lacks(
     wait_until(
         lambda: any(lacks in event["detail"] for event in doors.events("NOT_WEBSOCKET")), "the log says the same"
     )
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://dash.example", "101"),
+        ("https://localhost:{port}", "101"),
+        ("https://evil.example", "403"),
+        ("http://localhost:{port}", "403"),
+        ("null", "403"),
+    ],
+)
+def test_curl_as_a_page_is_let_in_if_its_origin_is_named(
+    doors: BrokerProcess, pki: Pki, tmp_path: Path, name: str, origin: str, status: str
+) -> None:
+    origin = origin.format(port=doors.urls[1].rpartition(":")[2])
+    _, said = curl(doors, pki.device(name), tmp_path, *UPGRADE, *MQTT, "-H", f"Origin: {origin}")
+    assert said.startswith(f"HTTP/1.1 {status} ")
+    if status == "101":
+        return
+    assert "websocket_origins" in said
+    wait_until(lambda: doors.events("ORIGIN_NOT_ALLOWED"), "the log says the same")
+    told = CliRunner().invoke(app, ["why", name, "--state-dir", str(doors.dir / "state")]).output
+    assert "ORIGIN_NOT_ALLOWED" in told
+    assert f"(Origin: {origin})" in told
+    assert "what to do: if the page is yours, name its origin in websocket_origins" in " ".join(told.split())
 
 
 def test_curl_without_a_certificate_sees_the_alert(doors: BrokerProcess, tmp_path: Path) -> None:

@@ -132,3 +132,26 @@ def test_the_port_is_not_opened_in_public_by_mistake(broker: BrokerProcess, tmp_
     code, errors = BrokerProcess.with_files(tmp_path, pki, "--admin-host", "192.0.2.1").fail()
     assert code == 2
     assert "set unsafe_public_admin to allow it" in errors
+
+
+def test_who_only_connects_keeps_no_operator_out(
+    fleet_broker: BrokerProcess, service: ProvisioningService, operator: Enrolled, name: str
+) -> None:
+    (device,) = enrol(service, f"d-{name}"[:64])
+    port = int(url_of(fleet_broker).rpartition(":")[2])
+    with contextlib.ExitStack() as stack:
+
+        def crowd() -> None:
+            for _ in range(40):
+                stack.enter_context(TlsClient(port, service.bundle, device.credential))
+
+        for _ in range(60):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE))
+        crowd()
+        with ask(fleet_broker, service, operator.credential) as first:
+            assert first.get("/v1/status").status_code == 200
+            crowd()
+            with ask(fleet_broker, service, operator.credential) as another:
+                assert another.get("/v1/status").status_code == 200
+            assert first.get("/v1/status").status_code == 200, "an operator keeps his place"
+    assert len(list(fleet_broker.events("CROWDED"))) == 1

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from provisioning.pki.openssl import forget_sessions
+from provisioning.pki.resumption import forget_sessions
 from provisioning.pki.tls import CredentialPem, client_context
 from tests.support.pki import Pki, shared_pki
 from tests.support.tls_server import WAY_NAMES, WAYS, Server, Told, serving, talk_and_keep, visit

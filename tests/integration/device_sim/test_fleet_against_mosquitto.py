@@ -21,7 +21,6 @@ from device_sim.device import State
 from device_sim.driver import Driver
 from device_sim.fleet import Fleet, Member
 from device_sim.keep_alive import KeepAlive
-from device_sim.live_device import Counters, Surroundings
 from device_sim.scenario.groups import (
     BackoffPolicy,
     Clock,
@@ -34,6 +33,7 @@ from device_sim.scenario.groups import (
     SlowReader,
     Telemetry,
 )
+from device_sim.surroundings import Counters, Surroundings
 from device_sim.tally import account, is_complete, total
 from provisioning.pki.identity import Role
 from provisioning.pki.tls import client_context
@@ -68,7 +68,7 @@ async def connected_fleet(
 
 @asynccontextmanager
 async def streaming(fleet: Fleet) -> AsyncIterator[None]:
-    task = asyncio.create_task(fleet.stream())
+    task = asyncio.create_task(fleet.streaming.run())
     try:
         yield
     finally:

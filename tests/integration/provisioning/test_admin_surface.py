@@ -172,3 +172,24 @@ def test_the_openapi_document_names_every_route_of_the_operators(own_service: Pr
             assert "OPERATOR_ROLE" in schema["properties"]["code"]["enum"]
             assert operation["summary"]
     assert "HTTPValidationError" not in str(document), "we answer 400 with a problem document"
+
+
+@pytest.mark.parametrize("kind", [{}, {"Content-Type": "text/plain"}])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/tokens", b'{"device": "of-a-page"}'),
+        ("/v1/revocations", b'{"device": "of-a-page"}'),
+        ("/v1/suspensions", b'{"device": "of-a-page"}'),
+    ],
+)
+def test_what_a_browser_sends_for_any_web_page_changes_nothing(
+    service: ProvisioningService, path: str, body: bytes, kind: dict[str, str]
+) -> None:
+    """With its operator's certificate; for a body that says it is JSON it asks first, and is not allowed."""
+    with service.api() as api:
+        answer = api.post(path, content=body, headers=kind)
+        assert answer.status_code in {400, 415, 422}, answer.text
+        asked = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+        allowed = api.options(path, headers=asked | {"Access-Control-Request-Headers": "content-type"})
+        assert not [name for name in allowed.headers if name.startswith("access-control-")]

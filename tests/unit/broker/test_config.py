@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from broker.config import BrokerConfig, ConfigError, load
+from broker.config import BrokerConfig
+from broker.config_loading import ConfigError, load
 from broker.limits import Limits
 from broker.listener_settings import ListenerSettings
+from broker.origins import NO_PAGES, Origins
 from broker.trust_settings import TrustSettings
 
 ENOUGH: dict[str, Any] = {"cafile": Path("ca.pem"), "provisioning": "https://127.0.0.1:8443"}
@@ -207,6 +209,33 @@ def test_listeners_are_tables_or_the_short_form(tmp_path: Path) -> None:
     assert [(each.port, each.protocol) for each in short] == [(3, "mqtts"), (4, "wss")]
 
 
+ORIGINS = """
+websocket_origins = ["https://dash.example:443", "http://localhost:8000"]
+[[listener]]
+port = 1
+protocol = "wss"
+[[listener]]
+port = 2
+protocol = "wss"
+websocket_origins = []
+[[listener]]
+port = 3
+protocol = "wss"
+unsafe_any_websocket_origin = true
+"""
+
+
+def test_a_listener_has_its_own_origins_or_those_of_the_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "broker.toml"
+    path.write_text(ORIGINS)
+    config = load(path, ENOUGH)
+    named = Origins(frozenset({"https://dash.example", "http://localhost:8000"}))
+    assert [each.origins(config.origins) for each in config.listeners] == [named, NO_PAGES, Origins(unsafe_any=True)]
+    assert load(None, ENOUGH).origins == NO_PAGES
+    monkeypatch.setenv("FLEET_BROKER_WEBSOCKET_ORIGINS", "https://dash.example, http://localhost:8000")
+    assert load(None, ENOUGH).origins == named
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [
@@ -217,6 +246,18 @@ def test_listeners_are_tables_or_the_short_form(tmp_path: Path) -> None:
         ),
         ("[[listener]]", "{path}: listener[1].port: field required"),
         ("[[listener]]\nport = 1\nprt = 1", "{path}: listener[1].prt: no such setting"),
+        (
+            '[[listener]]\nport = 1\nprotocol = "wss"\nwebsocket_origins = ["*"]',
+            "{path}: listener[1].websocket_origins[1]: '*' is no origin: name each; or unsafe_any_websocket_origin",
+        ),
+        (
+            "[[listener]]\nport = 1\nwebsocket_origins = []",
+            "{path}: listener[1]: websocket_origins is about web pages: set protocol = 'wss', or remove it",
+        ),
+        (
+            "websocket_origins = ['https://a']\nunsafe_any_websocket_origin = true",
+            "{path}: unsafe_any_websocket_origin: it lets in every page, and websocket_origins some; give one",
+        ),
         ('[[listener]]\nport = 1\nprotocol = "mqtt"', "{path}: listener[1].protocol: input should be 'mqtts' or 'wss'"),
         (
             '[[listener]]\nport = 1\nhost = "0.0.0.0"',
@@ -241,6 +282,8 @@ def test_an_error_in_a_listener_is_named(tmp_path: Path, content: str, text: str
         ("[limits]\nmax_inflight_messages = 5", "limits.max_inflight_messages: no such setting; write max_inflight"),
         ("cafiles = 'x'", "cafiles: no such setting; is cafile meant?"),
         ("[limits]\nmax_packt_size = 5", "limits.max_packt_size: no such setting; is max_packet_size meant?"),
+        ("websockets_origin = 'https://a'", "websockets_origin: no such setting; write websocket_origins, a list"),
+        ("websocket_origins = ['https://a/']", "websocket_origins.0: 'https://a/': an origin has no path: write https"),
         ("quux = 1", "quux: no such setting; see docs/reference/settings-of-the-broker.md"),
         ("listener = 8883", "listener: write a [[listener]] table with port = 8883, or port = 8883 alone"),
         ("[[listener]]\nprot = 8883", "listener[1].port: field required"),
@@ -287,11 +330,14 @@ NAMES_AND_TEXTS = {"host", "admin_host", "metrics_host", "unsafe_plain_identity"
 """What may be any text, as far as it alone is concerned; what the settings say together is tested above."""
 SWITCHES = {"trust.feed", "limits.quarantine_clones"} | {
     f"{table}{key}"
-    for table, model in (("", BrokerConfig), ("trust.", TrustSettings))
+    for table, model in (("", BrokerConfig), ("trust.", TrustSettings), ("listener.", ListenerSettings))
     for key, field in model.model_fields.items()
     if field.annotation is bool
 }
-LISTS = {"any_client_id", "crlfile", "crl_urls", "trust.crlfile", "trust.crl_urls", "trust.anchors"}
+LISTS = {"any_client_id", "crlfile", "crl_urls", "trust.crlfile", "trust.crl_urls", "trust.anchors"} | {
+    "websocket_origins",
+    "listener.websocket_origins",
+}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker.admission.foreign_groups import unnamed_groups, warn_of_groups
-from broker.config import load
+from broker.config_loading import load
 from broker.preflight import problems
 from provisioning.pki.identity import Identity, Role
 from tests.support.pki import DOMAIN, Pki, shared_pki

@@ -28,11 +28,11 @@ def test_of_very_many_who_are_judged_others_have_their_turn_in_between(by: Judge
     for number in range(COUNT):
         session = engine.registry.create(f"meter-{number}", Identity(DOMAIN, Role.DEVICE, f"meter-{number}", "meters"))
         session.expiry_interval, session.certificate = 600, (b"issuer", number)
-        engine.admission.index.add(
+        engine.admission.status.index.add(
             Revocation(b"issuer", number, RevocationReason.KEY_COMPROMISE, datetime(2026, 1, 1, tzinfo=UTC))
         )
     device = shared_device("meter-1")
-    engine.admission.index.add(device.revocation)
+    engine.admission.status.index.add(device.revocation)
     left: list[int] = []
 
     def clock() -> float:

@@ -6,7 +6,8 @@ import pytest
 
 from broker.connection_rate import ConnectionRate
 from broker.limits import Limits
-from broker.strangers import Source, Strangers, address_key
+from broker.strangers import Source, Strangers
+from provisioning.pki.address_key import address_key
 
 LIMITS = Limits(max_unadmitted_per_address=3, max_failed_attempts=5, failed_attempt_recovery=0.5)
 

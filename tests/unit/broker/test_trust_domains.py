@@ -16,7 +16,7 @@ from broker.admin.sessions import OfAnotherDomain, Selection, SessionView
 from broker.admission.bundle import TrustBundle
 from broker.admission.bundle_terms import BundleTerms
 from broker.admission.trust import Trust
-from broker.config import load
+from broker.config_loading import load
 from broker.enforcement import revoke
 from broker.mqtt.codes import ReasonCode
 from broker.plugins.program import Plugins

@@ -12,7 +12,7 @@ from broker.mqtt.codes import ReasonCode
 from broker.wall_clock import WallClock
 from tests.support.pki import shared_pki
 from tests.support.stored import WALL_OFFSET, StoredBroker
-from tests.support.wire import MemoryBroker, WireClient
+from tests.support.wire import MemoryBroker, WireClient, publication
 
 EPOCH = shared_pki().now.timestamp() - 1000.0
 
@@ -153,3 +153,79 @@ def test_what_is_stored_from_then_on_is_by_the_clock_as_it_was_set(tmp_path: Pat
     broker.settle()
     assert broker.store.rows("SELECT expires_at FROM retained") == [(broker.now + 60 + WALL_OFFSET + ahead,)]
     broker.close()
+
+
+STATE = "fleet/meters/meter-1/state"
+
+
+def times(broker: StoredBroker) -> dict[str, list[float]]:
+    """Return what the store says ends, and when, in seconds after the broker's time as its clock says it."""
+    now = broker.now + broker.journal.wall_offset
+    found = {
+        "sessions": "SELECT ended_at FROM sessions WHERE ended_at IS NOT NULL ORDER BY id",
+        "messages": "SELECT expires_at FROM messages WHERE expires_at IS NOT NULL ORDER BY id",
+        "retained": "SELECT expires_at FROM retained WHERE expires_at IS NOT NULL ORDER BY number",
+    }
+    return {table: [round(at - now) for (at,) in broker.store.rows(query)] for table, query in found.items()}
+
+
+def leave_a_message(broker: StoredBroker, topic: str = STATE, *, held: bool = False) -> None:
+    """Leave a session, a message for it, and a retained one that both have 60 seconds; *held*: not written yet."""
+    backend = broker.service(clean_start=False, session_expiry_interval=300)
+    backend.subscribe("fleet/#", qos=1)
+    meter = broker.device("meter-1")
+    broker.held = held
+    backend.leave()
+    meter.send(publication(topic, b"x", qos=1, packet_id=1, retain=True, message_expiry_interval=60))
+    broker.settle()
+
+
+@pytest.mark.parametrize("ahead", [3600.0, -3600.0])
+@pytest.mark.parametrize("when", ["written", "noted", "being written", "not written"])
+def test_what_was_stored_before_is_moved_with_the_clock(tmp_path: Path, ahead: float, when: str) -> None:
+    broker = StoredBroker(tmp_path)
+    clock = WallClock(broker.now, broker.now + WALL_OFFSET)
+    leave_a_message(broker, held=when != "written")
+    batch = broker.journal.take() if when == "being written" else None
+    if when == "not written":
+        broker.fail()
+    assert clock.look(broker.engine, broker.now, broker.now + WALL_OFFSET + ahead)
+    assert clock.look(broker.engine, broker.now, broker.now + WALL_OFFSET + 2 * ahead)
+    if batch is not None:
+        broker.store._apply(batch)
+        broker.engine.stored(broker.now)
+    if when == "not written":
+        broker.fail()
+    broker.held = False
+    broker.advance(10)
+    assert times(broker) == {"sessions": [-10], "messages": [50], "retained": [50]}
+    broker.close()
+
+
+def test_a_write_that_fails_after_the_clock_was_set_moves_what_is_stored_once(tmp_path: Path) -> None:
+    broker = StoredBroker(tmp_path)
+    clock = WallClock(broker.now, broker.now + WALL_OFFSET)
+    leave_a_message(broker)
+    broker.held = True
+    clock.look(broker.engine, broker.now, broker.now + WALL_OFFSET + 3600)
+    meter = broker.device("meter-1")
+    meter.send(publication(f"{STATE}/other", b"x", qos=1, packet_id=1, retain=True, message_expiry_interval=60))
+    broker.fail()
+    clock.look(broker.engine, broker.now, broker.now + WALL_OFFSET + 7200)
+    broker.held = False
+    broker.settle()
+    assert times(broker) == {"sessions": [0], "messages": [60, 60], "retained": [60, 60]}
+    broker.close()
+
+
+def test_what_an_earlier_process_has_stored_is_by_the_clock_of_then(tmp_path: Path) -> None:
+    """A machine that starts with a clock that is behind sets it: what was stored before has been right all along."""
+    before = StoredBroker(tmp_path)
+    leave_a_message(before)
+    after = before.killed()
+    clock = WallClock(after.now, after.now + WALL_OFFSET)
+    stored = after.store.rows("SELECT (SELECT expires_at FROM messages), (SELECT expires_at FROM retained)")
+    clock.look(after.engine, after.now, after.now + WALL_OFFSET + 3600)
+    after.settle()
+    assert after.store.rows("SELECT (SELECT expires_at FROM messages), (SELECT expires_at FROM retained)") == stored
+    before.close()

@@ -13,6 +13,7 @@ from broker.connection import ClientConnection
 from broker.mqtt.disconnect import Disconnect
 from broker.mqtt.packets import Pingreq
 from broker.mqtt.ping import Pingresp
+from broker.origins import NO_PAGES, Origins
 from broker.portions import PORTION
 from broker.websocket import WebSocket
 from tests.support.pki import shared_device
@@ -31,10 +32,10 @@ class Wire(FakeTransport):
 class Browser:
     """A WebSocket client."""
 
-    def __init__(self, broker: MemoryBroker) -> None:
+    def __init__(self, broker: MemoryBroker, origins: Origins = NO_PAGES) -> None:
         self.broker = broker
         self.wire = Wire()
-        self.server = WebSocket(self.wire, broker.metrics, broker.engine.turn)
+        self.server = WebSocket(self.wire, broker.metrics, broker.engine.turn, origins)
         self.connection = ClientConnection(broker.engine, self.server, broker.now)
         self.server.serve(self.connection)
         self.server.secured(shared_device("meter-1").der, broker.now, datetime.now(UTC))
@@ -211,6 +212,7 @@ def asked(
         {"upgrade": b"h2c, WebSocket", "connection": b"keep-alive, upgrade"},
         {"protocol": b"other", "more": b"sec-websocket-protocol: mqtt\r\nSec-WebSocket-Extensions: x\r\n"},
         {"more": b"Content-Length: 0\r\n"},
+        {"host": b"broker.example:8443", "more": b"Origin: https://broker.example:8443\r\n"},
     ],
 )
 def test_an_upgrade_request_that_is_as_the_standard_says_is_accepted(different: dict[str, bytes], step: int) -> None:
@@ -246,6 +248,9 @@ def test_an_upgrade_request_that_is_as_the_standard_says_is_accepted(different: 
         ({"host": b"\xff.example"}, b"400", b"a header is no text"),
         ({"more": b"Sec-WebSocket-Protocol: \xff\r\n"}, b"400", b"a header is no text"),
         ({"more": b"Sec-WebSocket-Extensions: \xff\r\n"}, b"400", b"a header is no text"),
+        ({"more": b"Origin: https://\xff\r\n"}, b"400", b"a header is no text"),
+        ({"more": b"Origin: https://h\r\nOrigin: https://h\r\n"}, b"400", b"Origin may be said once"),
+        ({"protocol": b"chat", "more": b"Origin: null\r\n"}, b"400", b"'Sec-WebSocket-Protocol: mqtt'"),
         ({"more": b"Host: another\r\n"}, b"400", b"this is no request of HTTP/1.1"),
         ({"more": b"Content-Length: 1\r\n\r\nx"}, b"400", b"an upgrade request has no body"),
         ({"more": b"Transfer-Encoding: gzip\r\n"}, b"501", b"an upgrade request has no body"),
@@ -268,6 +273,31 @@ def test_an_upgrade_request_that_is_not_is_told_what_it_lacks(
     assert (b"\r\nAllow: GET" in head) is (status == b"405")
     assert made.wire.closed
     assert made.broker.metrics.refused == {"NOT_WEBSOCKET": 1}
+
+
+def test_a_page_is_let_in_if_its_origin_is_named() -> None:  # RFC 6455 §10.2
+    origins = Origins(frozenset({"https://dash.example"}))
+    for origin, status in ((b"https://dash.example", b"101"), (b"https://evil.example", b"403"), (b"null", b"403")):
+        made = Browser(MemoryBroker(), origins)
+        made.server.receive(asked(more=b"Origin: %b\r\n" % origin), made.broker.now)
+        assert b"".join(made.wire.packets).startswith(b"HTTP/1.1 %b " % status)
+        assert made.wire.closed is (status == b"403")
+
+
+def test_a_page_that_may_not_connect_is_told_so_and_the_operator_whose_it_is() -> None:
+    made = Browser(MemoryBroker())
+    frame = Connection(ConnectionType.CLIENT).send(BytesMessage(CONNECT))
+    made.server.receive(asked(more=b"Origin: https://evil.example\r\n") + frame, made.broker.now)
+    answer = b"".join(made.wire.packets)
+    assert answer.startswith(b"HTTP/1.1 403 Forbidden\r\n")
+    assert b"websocket_origins" in answer
+    assert b"evil" not in answer, "no word of the request is repeated"
+    assert made.wire.closed
+    assert made.broker.metrics.refused == {"ORIGIN_NOT_ALLOWED": 1}
+    assert made.broker.metrics.admitted == 0
+    ((event,),) = made.broker.engine.history.known()
+    assert (event.code, event.name) == ("ORIGIN_NOT_ALLOWED", "meter-1")
+    assert event.detail.endswith("(Origin: https://evil.example)")
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ def test_who_comes_back_with_another_certificate_finds_nothing_of_the_revoked_on
     after = broker if connected else broker.killed(away=5)
     after.engine.keeps_revoked = keeps
     watcher = watcher if connected else after.service(**KEPT)
-    after.engine.admission.index.add(replace(held.revocation, reason=reason))
+    after.engine.admission.status.index.add(replace(held.revocation, reason=reason))
     back = after.open(shared_device("meter-1"))
     answer = back.connect(client_id="meter-1", clean_start=clean_start, session_expiry_interval=600)
     good = keeps or reason is RevocationReason.CERTIFICATE_HOLD

@@ -27,6 +27,7 @@ from provisioning.own_credentials import OwnCredentials
 from provisioning.peer_certificate_protocol import PeerCertificateProtocol
 from provisioning.pki import openssl
 from provisioning.pki.tls import Credential, client_context
+from provisioning.places import Places
 from tests.support.fleet import Fleet
 from tests.support.key_updates import change_keys
 from tests.support.pki import Pki, pem_of
@@ -57,7 +58,7 @@ async def serving(credential: HttpsCredential) -> AsyncIterator[int]:
     app = new_application(Settings(), Metrics(), port="https", routes=health_routes({}))
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        listener = http_listener(app, PeerCertificateProtocol, credential.context)
+        listener = http_listener(app, PeerCertificateProtocol, credential.context, Places(100))
         task = asyncio.create_task(listener.serve(sockets=[listening]))
         await listener.accepting.wait()
         try:

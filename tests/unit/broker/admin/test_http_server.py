@@ -68,6 +68,27 @@ async def test_requests_are_answered_one_after_the_other_on_one_connection(path:
     writer.close()
 
 
+@pytest.mark.parametrize(
+    ("origin", "refused"),
+    [
+        (b"", False),
+        (b"Origin: https://broker\r\n", False),
+        (b"Origin: http://broker\r\n", True),
+        (b"ORIGIN: https://evil.example\r\n", True),
+        (b"Origin: null\r\n", True),
+    ],
+)
+async def test_no_web_page_from_elsewhere_is_answered(path: Path, origin: bytes, *, refused: bool) -> None:
+    """A browser sends this POST for any page, without asking first, and with its user's certificate."""
+    head = b"POST /x HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n" + origin
+    (answer,) = bodies(await ask(path, head + HEAD + b"{}"))
+    if refused:
+        assert isinstance(answer, dict)
+        assert (answer["status"], answer["code"]) == (403, "ORIGIN_NOT_ALLOWED")
+    else:
+        assert answer == ["POST", "/x", {}, "{}", "me"]
+
+
 async def test_a_body_arrives_in_pieces_and_in_chunks(path: Path) -> None:
     whole = await ask(path, b"POST /x HTTP/1.1\r\nContent-Length: 5\r\n" + HEAD + b"he", b"llo")
     assert bodies(whole) == [["POST", "/x", {}, "hello", "me"]]

@@ -9,11 +9,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from broker.admission.admission import Admission, Admitted, Peer
+from broker.admission.admission import Admission, Admitted
 from broker.admission.freshness import Freshness
+from broker.admission.peer import Peer
 from broker.admission.policy import Kind, Rules, Section, TopicPolicy
 from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.status import RevocationStatus
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
 from provisioning.pki.identity import Identity, Role
@@ -32,7 +34,7 @@ ODD_SAN = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, bytes.from
 def admission() -> Admission:
     freshness = Freshness(300.0)
     freshness.current(0.0)
-    return Admission(RevocationIndex(), freshness, DEFAULT_POLICY, DOMAIN)
+    return Admission(RevocationStatus(RevocationIndex(), freshness), DEFAULT_POLICY, DOMAIN)
 
 
 def certificate(**different: object) -> Held:
@@ -98,7 +100,7 @@ def test_what_is_no_certificate_is_refused(admission: Admission, junk: bytes) ->
 
 
 def test_any_domain_is_good_when_none_is_asked_for() -> None:
-    admission = Admission(RevocationIndex(), Freshness(1.0), DEFAULT_POLICY, None)
+    admission = Admission(RevocationStatus(RevocationIndex(), Freshness(1.0)), DEFAULT_POLICY, None)
     held = PKI.certify(Identity("elsewhere", Role.DEVICE, "m", "g"))
     assert isinstance(admission.examine(held.der, NOW), Peer)
 
@@ -112,7 +114,7 @@ def test_a_revoked_certificate_is_refused_at_either_step(admission: Admission) -
     held, other = certificate(), certificate()
     peer = admission.examine(held.der, NOW)
     assert isinstance(peer, Peer)
-    admission.index.add(held.revocation)
+    admission.status.index.add(held.revocation)
     for refused in (admission.examine(held.der, NOW), admission.admit(peer, Connect(), 0.0)):
         assert isinstance(refused, Refused)
         assert refused.code is RefusalCode.REVOKED
@@ -122,7 +124,7 @@ def test_a_revoked_certificate_is_refused_at_either_step(admission: Admission) -
 
 def test_the_serial_alone_revokes_nothing(admission: Admission) -> None:
     held = certificate()
-    admission.index.add(replace(held.revocation, issuer_key_id=b"another CA"))
+    admission.status.index.add(replace(held.revocation, issuer_key_id=b"another CA"))
     assert isinstance(admission.examine(held.der, NOW), Peer)
 
 
@@ -139,7 +141,7 @@ def test_stale_revocation_data_is_our_fault_and_passes(last_current: float | Non
     freshness = Freshness(300.0)
     if last_current is not None:
         freshness.current(last_current)
-    admission = Admission(RevocationIndex(), freshness, DEFAULT_POLICY, DOMAIN)
+    admission = Admission(RevocationStatus(RevocationIndex(), freshness), DEFAULT_POLICY, DOMAIN)
     outcome = admission.admit(peer_of(admission, shared_device("meter-1")), Connect(), now)
     if admitted:
         assert isinstance(outcome, Admitted)
@@ -151,9 +153,9 @@ def test_stale_revocation_data_is_our_fault_and_passes(last_current: float | Non
 
 def test_a_revoked_device_is_told_so_even_while_the_data_is_stale() -> None:
     held = certificate()
-    admission = Admission(RevocationIndex(), Freshness(1.0), DEFAULT_POLICY, DOMAIN)
+    admission = Admission(RevocationStatus(RevocationIndex(), Freshness(1.0)), DEFAULT_POLICY, DOMAIN)
     peer = peer_of(admission, held)
-    admission.index.add(held.revocation)
+    admission.status.index.add(held.revocation)
     outcome = admission.admit(peer, Connect(), 1e9)
     assert isinstance(outcome, Refused)
     assert outcome.code is RefusalCode.REVOKED

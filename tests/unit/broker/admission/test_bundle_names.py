@@ -10,7 +10,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from broker.admission.admission import Admitted, Peer
+from broker.admission.admission import Admitted
+from broker.admission.peer import Peer
 from broker.admission.policy_file import parse_policy
 from broker.admission.refusal import RefusalCode, Refused
 from broker.mqtt.codes import ReasonCode

@@ -12,11 +12,13 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, r
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import ValidationError
 
-from broker.admission.admission import Admission, Admitted, Peer
+from broker.admission.admission import Admission, Admitted
 from broker.admission.bundle import TrustBundle
 from broker.admission.freshness import FeedTerms, Freshness
+from broker.admission.peer import Peer
 from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
 from broker.mqtt.connect import Connect
 from device_sim.attack.der import with_sha1
@@ -125,7 +127,7 @@ def test_who_has_issued_a_certificate_is_not_what_it_says_itself() -> None:
     peer = examine(judge, held, PKI.issuing, PKI.root)
     assert isinstance(peer, Peer)
     assert peer.certificate == (key_identifier(PKI.issuing.key.public_key()), 1)
-    judge.index.add(Revocation(*peer.certificate, RevocationReason.KEY_COMPROMISE, NOW))
+    judge.status.index.add(Revocation(*peer.certificate, RevocationReason.KEY_COMPROMISE, NOW))
     assert code(judge, held, PKI.issuing, PKI.root) is RefusalCode.REVOKED
     assert code(judge, held) is RefusalCode.REVOKED
 
@@ -277,7 +279,7 @@ def crossed_first(domain: str | None) -> tuple[Admission, Held]:
     ours = PKI.device("meter-1")
     assert code(judge, ours, PKI.issuing, PKI.root) == "ours"
     revoked = {crossed.certificate.serial_number: pack(RevocationReason.KEY_COMPROMISE, NOW)}
-    judge.index.publish(key_identifier(plant_root.certificate.public_key()), "crl", revoked)
+    judge.status.index.publish(key_identifier(plant_root.certificate.public_key()), "crl", revoked)
     return judge, ours
 
 
@@ -314,8 +316,9 @@ def test_of_cas_of_one_name_a_bundle_learns_few(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_lost_feed_shuts_out_only_those_whom_it_speaks_of() -> None:
-    judge = Admission(RevocationIndex(), Freshness(1.0), DEFAULT_POLICY, DOMAIN, (), Trust([bundle(PKI.root)]))
-    fed = Admission(RevocationIndex(), Freshness(1.0), DEFAULT_POLICY, DOMAIN, (), Trust([bundle(PKI.root, feed=True)]))
+    status = RevocationStatus(RevocationIndex(), Freshness(1.0))
+    judge = Admission(status, DEFAULT_POLICY, DOMAIN, (), Trust([bundle(PKI.root)]))
+    fed = Admission(status, DEFAULT_POLICY, DOMAIN, (), Trust([bundle(PKI.root, feed=True)]))
     device = PKI.device("meter-1")
     peers = [examine(each, device, PKI.issuing, PKI.root) for each in (judge, fed)]
     assert isinstance(peers[0], Peer)
@@ -329,8 +332,8 @@ def test_a_lost_feed_shuts_out_only_those_whom_it_speaks_of() -> None:
 @pytest.mark.parametrize(("terms", "admitted"), [(FeedTerms(10.0), True), (FeedTerms(9.9), False), (None, False)])
 def test_how_old_the_feed_may_be_is_the_bundles_to_say(terms: FeedTerms | None, admitted: bool) -> None:
     ours = TrustBundle("ours", [PKI.root.certificate], feed=True, feed_terms=terms)
-    judge = Admission(RevocationIndex(), Freshness(1.0), DEFAULT_POLICY, DOMAIN, (), Trust([ours]))
-    judge.freshness.current(0.0)
+    judge = Admission(RevocationStatus(RevocationIndex(), Freshness(1.0)), DEFAULT_POLICY, DOMAIN, (), Trust([ours]))
+    judge.status.freshness.current(0.0)
     peer = examine(judge, PKI.device("meter-1"), PKI.issuing, PKI.root)
     assert isinstance(peer, Peer)
     assert isinstance(judge.admit(peer, Connect(), 10.0), Admitted if admitted else Refused)

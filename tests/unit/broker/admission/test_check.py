@@ -7,16 +7,18 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 
-from broker.admission.admission import Admission, Peer
+from broker.admission.admission import Admission
 from broker.admission.bundle import ListTerms, TrustBundle
 from broker.admission.bundle_terms import BundleTerms
 from broker.admission.check import Verdict, ask, check
 from broker.admission.freshness import FeedTerms, Freshness
 from broker.admission.inquiry import Inquiry
 from broker.admission.issuers import Issuer
+from broker.admission.peer import Peer
 from broker.admission.policy_file import load_policy
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.remedy import REMEDIES
+from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
 from broker.trust_settings import REQUIRE, TrustSettings
 from provisioning.pki.identity import Identity, Role
@@ -45,7 +47,7 @@ STEPS = ["chain", "validity", "purpose", "end entity", "identity", "policy", "bu
 def admission() -> Admission:
     freshness = Freshness(300.0)
     freshness.current(0.0)
-    return Admission(RevocationIndex(), freshness, load_policy(None), DOMAIN)
+    return Admission(RevocationStatus(RevocationIndex(), freshness), load_policy(None), DOMAIN)
 
 
 def verdict(
@@ -259,11 +261,11 @@ def test_a_device_s_own_certificate_among_the_anchors_lets_nobody_in(admission: 
 
 def test_a_revoked_certificate_and_old_data_are_found(admission: Admission) -> None:
     held = PKI.certify(METER)
-    admission.index.add(held.revocation)
+    admission.status.index.add(held.revocation)
     outcome = verdict(admission, held)
     assert (outcome.code, failed(outcome)) == (RefusalCode.REVOKED, ["revocation"])
     late = PKI.certify(METER, not_after=NOW - timedelta(seconds=1))
-    admission.index.add(late.revocation)
+    admission.status.index.add(late.revocation)
     assert failed(verdict(admission, late)) == ["validity", "revocation"], "each thing that is wrong is told"
     outcome = verdict(admission, PKI.certify(METER), now=1000.0)
     assert (outcome.code, failed(outcome)) == (RefusalCode.REVOCATION_STATUS_UNKNOWN, ["freshness"])
@@ -271,7 +273,7 @@ def test_a_revoked_certificate_and_old_data_are_found(admission: Admission) -> N
 
 def test_a_feed_that_was_never_read_and_need_not_be_is_told(admission: Admission) -> None:
     for policy, words in (("advisory", "feed_policy is advisory"), ("", "no source of revocations")):
-        admission.freshness = Freshness(0.0, always_acceptable=True, policy=policy)
+        admission.status.freshness = Freshness(0.0, always_acceptable=True, policy=policy)
         outcome = verdict(admission, PKI.certify(METER))
         assert outcome.admitted
         assert (outcome.steps[-1].passed, words in outcome.steps[-1].detail) == (None, True)

@@ -177,6 +177,8 @@ def test_lateness_is_said_once_and_then_expiry_once(shelf: Shelf) -> None:
     assert alarms(timedelta(minutes=50)) == []
     assert alarms(timedelta(minutes=61)) == [CrlProblem.CRL_EXPIRED]
     assert alarms(timedelta(minutes=62)) == []
+    assert alarms(timedelta(minutes=20)) == []
+    assert alarms(timedelta(minutes=46)) == [CrlProblem.CRL_LATE], "the clock was set back: again"
     shelf.put(crl(CA, number=2, age=timedelta(0)))
     assert alarms(timedelta(minutes=46)) == [CrlProblem.CRL_LATE]
     shelf.put(crl(CA, number=3, age=timedelta(0)))

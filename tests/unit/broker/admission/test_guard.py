@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from broker.admission.admission import Peer
 from broker.admission.guard import Guard, WindowCount
+from broker.admission.peer import Peer
 from broker.admission.refusal import Refused
 from broker.limits import Limits
 from broker.metrics import Metrics

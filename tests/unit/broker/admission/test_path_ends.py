@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.admission import path_ends
-from broker.admission.admission import Admission, Peer
+from broker.admission.admission import Admission
 from broker.admission.freshness import Freshness
 from broker.admission.path_ends import PathEnds
+from broker.admission.peer import Peer
 from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.status import RevocationStatus
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.revocation import RevocationIndex
 from tests.support.pki import DOMAIN, Held, shared_pki
@@ -50,7 +52,7 @@ LONG = (HELD.certificate.not_valid_after_utc - NOW).total_seconds()
 def admission() -> Admission:
     freshness = Freshness(300.0)
     freshness.current(0.0)
-    return Admission(RevocationIndex(), freshness, DEFAULT_POLICY, DOMAIN)
+    return Admission(RevocationStatus(RevocationIndex(), freshness), DEFAULT_POLICY, DOMAIN)
 
 
 def left(judge: Admission, held: Held, path: list[Held] | None = None, at: float = 0) -> float:

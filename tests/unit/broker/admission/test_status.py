@@ -10,13 +10,15 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from broker.admission.admission import Admission, Admitted, Peer
+from broker.admission.admission import Admission, Admitted
 from broker.admission.bundle import ListTerms, OcspTerms, TrustBundle
 from broker.admission.freshness import Freshness
 from broker.admission.inquiry import Inquiry
 from broker.admission.issuers import Issuer
+from broker.admission.peer import Peer
 from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
@@ -38,7 +40,7 @@ A_MINUTE = StatusPolicy(60.0)
 def admission(lists: ListTerms | None = None, ocsp: OcspTerms | None = None, *more_anchors: Held) -> Admission:
     anchors = [each.certificate for each in (PKI.root, *more_anchors)]
     trust = Trust([TrustBundle("ours", anchors, lists=lists, ocsp=ocsp, feed=False)])
-    return Admission(RevocationIndex(), Freshness(1.0), DEFAULT_POLICY, DOMAIN, (), trust)
+    return Admission(RevocationStatus(RevocationIndex(), Freshness(1.0)), DEFAULT_POLICY, DOMAIN, (), trust)
 
 
 def examine(judge: Admission, *, status: bool = True, now: datetime = NOW) -> Peer | Refused:
@@ -82,7 +84,7 @@ def test_what_a_responder_has_said_is_good_for_so_long(
 ) -> None:
     judge = admission(ocsp=OcspTerms(policy) if policy is not None else None)
     expected = None if code is None else (code, ReasonCode.SERVER_UNAVAILABLE)
-    assert told(judge.refuse_by_ocsp(issuer_of(judge), answer, NOW)) == expected
+    assert told(judge.status.refuse_by_ocsp(issuer_of(judge), answer, NOW)) == expected
 
 
 def test_without_anybody_to_ask_who_must_be_asked_about_is_refused_unless_he_is_in() -> None:
@@ -101,9 +103,9 @@ def test_without_anybody_to_ask_who_must_be_asked_about_is_refused_unless_he_is_
 def put(judge: Admission, issuer: Held, *, life: timedelta = timedelta(hours=1), **different: Any) -> None:
     key_id = key_identifier(issuer.key.public_key())
     listed = parse(crl(issuer, age=timedelta(minutes=1), life=life, **different))
-    held = judge.lists.prepare(listed, (key_id, "CA"), "test", datetime.now(UTC), lambda: None)
+    held = judge.status.lists.prepare(listed, (key_id, "CA"), "test", datetime.now(UTC), lambda: None)
     assert held is not None
-    judge.lists.put(held)
+    judge.status.lists.put(held)
 
 
 def test_an_anchor_needs_no_list_that_it_is_not_revoked_and_may_be_all_the_same() -> None:
@@ -153,7 +155,8 @@ def test_a_list_that_is_past_its_next_update_is_good_for_the_grace(short: Held, 
     judge = admission(ListTerms(StatusPolicy(grace)))
     for issuer in (PKI.issuing, PKI.root):
         put(judge, issuer, life=timedelta(minutes=2) if issuer is short else timedelta(hours=12))
-    ends = max(each.fresh_until for each in judge.lists.held if each.complete.next_update < NOW + timedelta(hours=1))
+    held = judge.status.lists.held
+    ends = max(each.fresh_until for each in held if each.complete.next_update < NOW + timedelta(hours=1))
     assert isinstance(examine(judge, now=ends + timedelta(seconds=grace)), Peer)
     outcome = examine(judge, now=ends + timedelta(seconds=grace + 1))
     assert isinstance(outcome, Refused)
@@ -208,12 +211,12 @@ def test_where_there_is_nobody_to_ask_the_refusal_stands() -> None:
 
 def test_who_is_on_hold_is_told_so_and_a_revoked_ca_shuts_out_whom_it_certified() -> None:
     judge = admission()
-    judge.index.add(replace(HELD.revocation, reason=RevocationReason.CERTIFICATE_HOLD))
+    judge.status.index.add(replace(HELD.revocation, reason=RevocationReason.CERTIFICATE_HOLD))
     outcome = examine(judge)
     assert isinstance(outcome, Refused)
     assert told(outcome) == (RefusalCode.SUSPENDED, ReasonCode.BANNED)
     judge = admission()
-    judge.index.add(PKI.issuing.revocation)
+    judge.status.index.add(PKI.issuing.revocation)
     outcome = examine(judge)
     assert isinstance(outcome, Refused)
     assert told(outcome) == (RefusalCode.ISSUER_REVOKED, ReasonCode.NOT_AUTHORIZED)
@@ -225,12 +228,12 @@ def test_of_a_certificate_alone_it_is_known_whether_it_or_its_ca_is_revoked() ->
     assert not judge.is_revoked(HELD.revocation.key), "of its CA nothing has been seen"
     assert isinstance(examine(judge), Peer)
     assert not judge.is_revoked(HELD.revocation.key)
-    judge.index.add(PKI.issuing.revocation)
+    judge.status.index.add(PKI.issuing.revocation)
     assert judge.is_revoked(HELD.revocation.key)
     assert not judge.is_revoked(replace(HELD.revocation, issuer_key_id=b"another CA").key)
     for trust in (judge.trust, None):
         judge = admission().judging_by(trust)
-        judge.index.add(HELD.revocation)
+        judge.status.index.add(HELD.revocation)
         assert judge.is_revoked(HELD.revocation.key)
         assert not judge.is_revoked(PKI.issuing.revocation.key)
 

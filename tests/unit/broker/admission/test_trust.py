@@ -15,6 +15,7 @@ from broker.admission.bundle import TrustBundle
 from broker.admission.freshness import Freshness
 from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
 from broker.mqtt.codes import ReasonCode
 from provisioning.pki.revocation import RevocationIndex
@@ -62,7 +63,7 @@ def test_so_many_cas_are_learned_and_no_more_and_that_is_said_once(monkeypatch: 
     assert judge.paths_of(judge.bundles[0]) == 1
     one_more = PKI.device("meter-1", issuer=PLANT)
     path = [each.certificate.public_bytes(Encoding.DER) for each in (one_more, PLANT, PKI.root)]
-    admission = Admission(RevocationIndex(), Freshness(1.0), DEFAULT_POLICY, DOMAIN, trust=judge)
+    admission = Admission(RevocationStatus(RevocationIndex(), Freshness(1.0)), DEFAULT_POLICY, DOMAIN, trust=judge)
     with capture_logs() as logs:
         for _ in range(2):
             refusal = admission.examine(one_more.der, PKI.now, lambda: path)

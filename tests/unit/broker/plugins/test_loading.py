@@ -11,7 +11,7 @@ from amqtt.contrib.http import RequestMethod
 from typer.testing import CliRunner
 
 from broker.cli import app
-from broker.config import ConfigError, load
+from broker.config_loading import ConfigError, load
 from broker.plugins.errors import PluginError
 from broker.plugins.loading import find_plugins
 from tests.support.pki import shared_pki

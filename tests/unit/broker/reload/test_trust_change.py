@@ -12,9 +12,9 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from structlog.testing import capture_logs
 
-from broker.admission.admission import Peer
 from broker.admission.bundle import ListTerms, TrustBundle
 from broker.admission.bundle_terms import BundleTerms
+from broker.admission.peer import Peer
 from broker.admission.policy import Kind, Rules, Section, TopicPolicy
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
@@ -28,7 +28,7 @@ from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
 from broker.trust_settings import REQUIRE, TrustSettings
 from provisioning.pki.tls import ClientCertificate, TlsConfigurationError, server_context
-from tests.support.pki import DOMAIN, Held, pem_of, shared_device, shared_pki
+from tests.support.pki import DOMAIN, Held, pem_of, shared_device, shared_pki, shared_service
 from tests.support.wire import MemoryBroker, WireClient, will
 
 PKI = shared_pki()
@@ -155,7 +155,7 @@ def test_that_a_status_is_not_known_puts_nobody_out_and_that_it_is_known_does(br
     client = connected(broker, held, path(held, PKI.issuing, PKI.root))
     listed = TrustBundle("root", [PKI.root.certificate], lists=ListTerms(REQUIRE))
     assert isinstance(judged(broker, client, listed), Peer)
-    broker.engine.admission.index.add(held.revocation)
+    broker.engine.admission.status.index.add(held.revocation)
     outcome = judged(broker, client, listed)
     assert isinstance(outcome, Refused)
     assert outcome.code is RefusalCode.REVOKED
@@ -298,8 +298,46 @@ async def test_a_dry_run_counts_once_whom_both_the_bundles_and_the_policy_put_ou
     _, effects = await scene.trust.apply(loaded)
     assert effects is not None
     assert expected is not None
-    assert (effects.connected, effects.disconnected, effects.subscriptions_ended, effects.wills_dropped) == (5, 5, 4, 1)
+    assert (effects.connected, effects.disconnected, effects.subscriptions_ended, effects.wills_dropped) == (5, 5, 4, 3)
     assert expected == effects
+
+
+@pytest.mark.parametrize(
+    ("why", "keeps", "sent"),
+    [
+        ("its CA is trusted no more", False, False),
+        ("its CA is trusted no more", True, True),
+        ("it has ended by now", False, True),
+    ],
+)
+async def test_the_will_goes_with_the_trust_and_the_session_may_be_come_back_to(
+    broker: MemoryBroker, tmp_path: Path, why: str, *, keeps: bool, sent: bool
+) -> None:
+    scene = Scene(tmp_path, broker)
+    broker.engine.keeps_revoked = keeps
+    backend = shared_service("backend")
+    watcher = broker.open(backend, path=path(backend, PKI.issuing, PKI.root))
+    watcher.connect(client_id="backend")
+    watcher.subscribe("fleet/#")
+    held = PKI.device("goes", issuer=BELOW)
+    goes = broker.open(held, path=path(held, BELOW, OTHER))
+    goes.connect(client_id="goes", session_expiry_interval=600, will=will("fleet/meters/goes/event"))
+    if why == "it has ended by now":
+        ended = path(PKI.device("goes", issuer=BELOW, not_after=PKI.now - timedelta(seconds=1)), BELOW, OTHER)
+        goes.transport.certificate, goes.transport.path = ended[0], ended
+        scene.believe(OTHER, PKI.root)
+    else:
+        scene.believe(PKI.root)
+    loaded = scene.load()
+    _, expected = await scene.trust.preview(loaded)
+    _, effects = await scene.trust.apply(loaded)
+    broker.settle()
+    assert effects == expected
+    assert effects is not None
+    assert (effects.disconnected, effects.wills_dropped) == (1, 0 if sent else 1)
+    assert goes.closed
+    assert watcher.payloads() == ([b"gone"] if sent else [])
+    assert [session.client_id for session in broker.engine.registry.called("goes")] == ["goes"], "it may come back"
 
 
 async def test_it_is_said_when_the_last_bundle_of_our_own_goes_and_of_what_groups_the_others_are(

@@ -158,12 +158,12 @@ async def test_who_was_suspended_is_asked_about_again_though_the_bundle_is_calle
     lists = RevocationLists(broker.engine, called("ours"), lambda: now)
     (issuer,) = broker.engine.admission.trust.bundles[0].anchors
     await lists._asker._ocsp.ask(held.certificate, issuer)
-    assert broker.engine.admission.index.find(key) is not None
+    assert broker.engine.admission.status.index.find(key) is not None
     broker.engine.admission.believe(load_trust(called("fleet")))
     responder.revoked, now = {}, 1000.0
     await lists._asker._round(broker.engine)
     await asyncio.gather(*lists._asker._rounds.values())
-    assert broker.engine.admission.index.find(key) is None
+    assert broker.engine.admission.status.index.find(key) is None
     await lists._asker.close()
 
 

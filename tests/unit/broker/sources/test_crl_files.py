@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
 
@@ -21,12 +22,13 @@ class SlowIntake:
         self.begun = asyncio.Event()
         self.go_on = asyncio.Event()
         self.taken: list[bytes] = []
+        self.outcome = Taken()
 
     async def take(self, content: bytes, _source: str) -> Taken:
         self.begun.set()
         await self.go_on.wait()
         self.taken.append(content)
-        return Taken()
+        return self.outcome
 
     def complain(self, code: CrlProblem, detail: str, source: str) -> None:
         raise AssertionError((code, detail, source))
@@ -93,3 +95,22 @@ async def test_those_who_ask_meanwhile_share_the_next_look(tmp_path: Path) -> No
     intake.go_on.set()
     await asyncio.gather(first, *others)
     assert intake.taken == [b"1", b"22"], "who asks later sees what was written later"
+
+
+async def test_a_list_that_was_refused_for_its_dates_is_read_again_when_they_allow_it(tmp_path: Path) -> None:
+    """By itself, or because this machine's clock was set; until then nothing is said of it again."""
+    path = tmp_path / "ca.crl"
+    path.write_bytes(b"list")
+    intake = SlowIntake()
+    intake.go_on.set()
+    now, hour = datetime.now(UTC), timedelta(hours=1)
+    for window in ((now + hour, now + 2 * hour), (now - 2 * hour, now - hour), (now - hour, now + hour)):
+        intake.outcome = Taken(untimely=(window,))
+        files = CrlFiles(cast("CrlIntake", intake), [path], 60.0)
+        await files.look()
+        intake.taken.clear()
+        intake.outcome = Taken()
+        for _ in range(2):
+            assert files.undecided is (window[0] <= now <= window[1] and not intake.taken)
+            await files.look()
+        assert intake.taken == ([b"list"] if window[0] <= now <= window[1] else [])

@@ -13,7 +13,7 @@ from cryptography import x509
 
 from broker.config import BrokerConfig
 from broker.sources.staple import Staple
-from provisioning.pki import openssl
+from provisioning.pki import openssl, stapling
 from provisioning.pki.tls import ClientCertificate, server_context
 from tests.support.pki import Held, Pki, pem_of, shared_pki
 from tests.support.wire import MemoryBroker
@@ -44,7 +44,7 @@ async def document(made: Staple) -> dict[str, Any]:
 
 
 async def test_where_openssl_cannot_be_asked_that_is_an_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openssl, "CAN_STAPLE", False)
+    monkeypatch.setattr(stapling, "CAN_STAPLE", False)
     monkeypatch.setattr(openssl, "AVAILABLE", False)
     pki = shared_pki()
     made, broker, context = staple(tmp_path, pki.broker(), pki.anchors, ocsp_stapling_responder=NOWHERE)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from broker.mqtt.message import Message, PersonalMessage
-from broker.store.journal import Batch, Journal, Otherwise
+from broker.store.batch import Batch, Moved, Otherwise
+from broker.store.journal import Journal
 
 
 class Ear:
@@ -322,7 +323,9 @@ def test_whatever_must_be_written_makes_a_batch_of_changes(table: str) -> None:
     batch = Batch()
     assert not batch.changes
     contents = getattr(batch, table)
-    if isinstance(contents, dict):
+    if table == "moved":
+        batch.move(Moved(1.0, 0.0, 0, 0))
+    elif isinstance(contents, dict):
         contents[1] = None
     else:
         contents.append((1,))

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from broker.mqtt.message import Message, PersonalMessage
-from broker.store.journal import Batch, Journal
+from broker.store.batch import Batch
+from broker.store.journal import Journal
 from broker.store.schema import MIGRATIONS
 from broker.store.sqlite import _GATHER_SECONDS, SqliteStore, StoreError
 

@@ -1,0 +1,116 @@
+"""What is known here of who is revoked: the index, and how far it can be believed.
+
+Theory
+------
+Three sources say who is revoked, and each may be silent: the feed of the provisioning service, CRLs, and OCSP
+responders. What a source has said stands in the index; whether it has said enough lately, each bundle's terms decide,
+source by source. A certificate that is in the index is refused for good. One of which nobody knows is refused as
+*unavailable*, so that its client tries again.
+
+Rules
+-----
+1. No I/O; the time is passed in. What is not known is found out by `broker.admission.admission.Asker`.
+2. Several admissions may judge by one of these: it knows nothing of who is trusted.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from cryptography import x509
+
+from broker.admission.crl_shelf import CrlShelf
+from broker.admission.freshness import Freshness
+from broker.admission.issuers import Issuer
+from broker.admission.peer import Peer
+from broker.admission.refusal import RefusalCode, Refused, unauthorised, unavailable
+from broker.mqtt.codes import ReasonCode
+from provisioning.pki.crl import distribution_points
+from provisioning.pki.ocsp import Answer
+from provisioning.pki.revocation import CertificateKey, Revocation, RevocationIndex, RevocationReason
+
+_MAY_COME_BACK = frozenset({RevocationReason.CERTIFICATE_HOLD, RevocationReason.SUPERSEDED})
+
+
+class RevocationStatus:
+    """Who is revoked, which lists say so, and how fresh the feed is."""
+
+    __slots__ = ("freshness", "index", "lists")
+
+    def __init__(self, index: RevocationIndex, freshness: Freshness) -> None:
+        """Take the *index* that every source writes into, and how fresh the feed must be."""
+        self.index = index
+        self.lists = CrlShelf(index)
+        self.freshness = freshness
+
+    def refuse_revoked(self, peer: Peer) -> Refused | None:
+        """Return the refusal if the certificate of *peer*, or a CA's above it, is revoked by now."""
+        revocation = self.index.find(peer.certificate)
+        if revocation is not None:
+            return revoked(revocation)
+        if peer.issuer is not None and (found := peer.issuer.find_revoked(self.index)) is not None:
+            issuer, revocation = found
+            return unauthorised(RefusalCode.ISSUER_REVOKED, f"the CA {issuer.subject} is revoked ({revocation.reason})")
+        return None
+
+    def is_ended(self, certificate: CertificateKey) -> bool:
+        """Whether *certificate* is revoked for good: who is suspended, has a newer one or lost its CA may come back."""
+        revocation = self.index.find(certificate)
+        return revocation is not None and revocation.reason not in _MAY_COME_BACK
+
+    def refuse_by_feed(self, issuer: Issuer | None, now: float) -> Refused | None:
+        """Return the refusal if the feed is to say whether a certificate of *issuer* is revoked, and is too old to.
+
+        *now* is monotonic. None for *issuer*: `cafile` alone has judged.
+        """
+        bundle = None if issuer is None else issuer.bundle
+        terms = None if bundle is None else bundle.feed_terms
+        if self.freshness.acceptable(now, terms) or not (bundle is None or bundle.feed):
+            return None
+        return unavailable(
+            RefusalCode.REVOCATION_STATUS_UNKNOWN,
+            "the broker's revocation data is too old to admit anybody; try again later",
+        )
+
+    def refuse_by_lists(self, certificate: x509.Certificate, issuer: Issuer, now: datetime) -> Refused | None:
+        """Return the refusal if lists are to say whether *certificate* is revoked, and none is fresh enough to."""
+        terms = issuer.bundle.lists
+        if terms is None or terms.policy.grace is None:
+            return None
+        names = frozenset(distribution_points(certificate))
+        overdue = self.lists.overdue(issuer.key_id, now, is_authority=False, names=names)
+        if not terms.policy.allows(overdue):
+            return _no_list(issuer, overdue)
+        for authority in issuer.path():
+            if authority.above is not None and not authority.is_anchor:
+                overdue = self.lists.overdue(authority.above.key_id, now, is_authority=True, names=authority.names)
+                if not terms.policy.allows(overdue):
+                    return _no_list(authority.above, overdue)
+        return None
+
+    def refuse_by_ocsp(self, issuer: Issuer, answer: Answer | None, now: datetime) -> Refused | None:
+        """Return the refusal if a responder is to say whether a certificate of *issuer* is revoked, and does not."""
+        terms = issuer.bundle.ocsp
+        if terms is None or terms.policy.grace is None:
+            return None
+        if answer is not None and not answer.known:
+            return unavailable(RefusalCode.OCSP_UNKNOWN, "the OCSP responder does not know the certificate")
+        overdue = None if answer is None else max(0.0, (now - answer.fresh_until).total_seconds())
+        if terms.policy.allows(overdue):
+            return None
+        return unavailable(RefusalCode.OCSP_UNAVAILABLE, "no OCSP responder has answered; try again later")
+
+
+def revoked(revocation: Revocation) -> Refused:
+    """Return the refusal of a revoked certificate, or of one that is on hold."""
+    if revocation.reason is RevocationReason.CERTIFICATE_HOLD:
+        return Refused(RefusalCode.SUSPENDED, ReasonCode.BANNED, "the certificate is suspended (certificateHold)")
+    return unauthorised(RefusalCode.REVOKED, f"certificate revoked ({revocation.reason})")
+
+
+def _no_list(issuer: Issuer, overdue: float | None) -> Refused:
+    if overdue is None:
+        return unavailable(RefusalCode.CRL_MISSING, f"the broker has no CRL of {issuer.subject}; try again later")
+    return unavailable(
+        RefusalCode.CRL_EXPIRED, f"the CRL of {issuer.subject} is {overdue:.0f} s past its nextUpdate; try again later"
+    )

@@ -1,0 +1,156 @@
+"""What is written in one transaction, and what waits until it is: answers, packets, sessions that send again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any, Protocol
+
+Row = tuple[Any, ...]
+
+_EXPIRES_AT = 5
+"""Of a message's row."""
+_ENDED_AT = 4
+"""Of a session's."""
+
+
+class Otherwise(Enum):
+    """What becomes of an answer whose batch cannot be written, where no other answer takes its place."""
+
+    CLOSE = auto()
+    WAIT = auto()
+
+
+class Outbox(Protocol):
+    """A session, as far as answers go."""
+
+    outbox: list[bytes]
+
+    def flush(self) -> None:
+        """Write out the outbox."""
+
+    def unanswered(self, now: float) -> None:
+        """Close the connection: the store has failed, and the client's protocol has no word for it."""
+
+    def send_again(self, now: float) -> None:
+        """Send again what the client has not acknowledged: all that was noted of it is stored."""
+
+
+class Answerable(Protocol):
+    """A connection, as far as answers go."""
+
+    @property
+    def session(self) -> Outbox | None:
+        """Its session; None when it has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """How far the wall clock was set, and what is stored by the clock as it was."""
+
+    seconds: float
+    since: float
+    """Sessions that ended since then, by the clock as it was."""
+    message: int
+    """Messages with a higher number."""
+    retained: int
+    """Retained messages with a higher number."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Changes that are written in one transaction, by table; None stands for a removal."""
+
+    moved: Moved | None = None
+    """What becomes of that which is stored already, before these are written, which are by the clock as it is."""
+
+    sessions: dict[int, Row | None] = field(default_factory=dict)
+    subscriptions: dict[tuple[int, str], Row | None] = field(default_factory=dict)
+    messages: dict[int, Row] = field(default_factory=dict)
+    deliveries: dict[tuple[int, int], Row] = field(default_factory=dict)
+    progress: dict[tuple[int, int], tuple[int, bool]] = field(default_factory=dict)
+    """(session, sequence) to (packet identifier, released): how far a QoS 2 exchange has come."""
+    done: list[tuple[int, int]] = field(default_factory=list)
+    unreferenced: list[tuple[int]] = field(default_factory=list)
+    incoming: dict[tuple[int, int], bool] = field(default_factory=dict)
+    retained: dict[str, Row | None] = field(default_factory=dict)
+    replayed: dict[tuple[int, str], list[int]] = field(default_factory=dict)
+    """(session, topic filter) to the numbers of retained messages that were sent at QoS 2 while more are to come."""
+    answers: list[tuple[Answerable, bytes, bytes | Otherwise]] = field(default_factory=list)
+    """Connection, what it is answered, and what instead if the batch cannot be written."""
+    packets: list[tuple[Answerable, bytes]] = field(default_factory=list)
+    resumed: list[Answerable] = field(default_factory=list)
+    """Connections whose session sends again what was not acknowledged, as soon as this is written."""
+    probe: bool = False
+    """Whether it is written to find out if the store can be written, though nothing may be left of it."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self.promises or self.sessions or self.done or self.unreferenced or self.replayed or self.moved)
+
+    @property
+    def promises(self) -> bool:
+        """Whether there is anything of which an answer says that it is stored.
+
+        None says so of a delivery that is over: it would be made again. Nor of a session's own row, beside what it has.
+        """
+        return bool(
+            self.deliveries or self.messages or self.progress or self.incoming or self.subscriptions or self.retained
+        )
+
+    @property
+    def holds_answers(self) -> bool:
+        """Whether its answers have to wait until it is written."""
+        return bool(self.promises or self.packets or self.resumed)
+
+    def take_in(self, later: Batch) -> None:
+        """Add what was noted after this batch, which could not be written; what is over by then is struck."""
+        if later.moved is not None:
+            self.move(later.moved)
+        for row, values in later.sessions.items():
+            if values is None:
+                self.forget(row)
+        self.sessions |= later.sessions
+        for subscribed in later.subscriptions:
+            self.replayed.pop(subscribed, None)
+        self.subscriptions |= later.subscriptions
+        for subscribed, numbers in later.replayed.items():
+            self.replayed.setdefault(subscribed, []).extend(numbers)
+        self.messages |= later.messages
+        self.deliveries |= later.deliveries
+        self.progress |= later.progress
+        for key in later.done:
+            self.progress.pop(key, None)
+            if self.deliveries.pop(key, None) is None:
+                self.done.append(key)
+        for (number,) in later.unreferenced:
+            if self.messages.pop(number, None) is None:
+                self.unreferenced.append((number,))
+        self.incoming |= later.incoming
+        self.retained |= later.retained
+        self.answers += later.answers
+        self.packets += later.packets
+        self.resumed += later.resumed
+
+    def move(self, moved: Moved) -> None:
+        """Have what is stored moved, and move what is noted here, which is by the clock as it was."""
+        before, self.moved = self.moved, moved
+        if before is not None:
+            self.moved = Moved(before.seconds + moved.seconds, before.since, before.message, before.retained)
+        for table, column in ((self.messages, _EXPIRES_AT), (self.retained, _EXPIRES_AT), (self.sessions, _ENDED_AT)):
+            _add(table, column, moved.seconds)
+
+    def forget(self, row: int) -> None:
+        """Strike what was noted for session *row*, which has ended."""
+        by_session: tuple[dict[Any, Any], ...] = (self.subscriptions, self.deliveries, self.progress, self.incoming)
+        for table in (*by_session, self.replayed):
+            for key in [key for key in table if key[0] == row]:
+                del table[key]
+
+
+def _add(table: dict[Any, Any], column: int, seconds: float) -> None:
+    """Add *seconds* to the time in *column* of each row of *table* that has one."""
+    for key, row in table.items():
+        if row is not None and row[column] is not None:
+            table[key] = (*row[:column], row[column] + seconds, *row[column + 1 :])

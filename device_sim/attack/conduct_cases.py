@@ -1,0 +1,156 @@
+"""Cases 39 and 41 to 43: a genuine device, within its rights, that floods, freezes, never reads, or has a wrong clock.
+
+What it does to others is measured on one of them that behaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+
+from broker.mqtt.connect import Will
+from broker.mqtt.packets import Pingreq, Pingresp, Publish
+from device_sim.attack.capabilities import TimeLimits
+from device_sim.attack.case import Chapter, patience
+from device_sim.attack.scene import Scene
+from device_sim.attack.target import Impossible
+from device_sim.attack.verdict import ClosedBy, Layer, Seen
+
+_FLOOD = 30_000
+_SERVINGS = 10
+_FEED = 16 * 1024
+_SLOW_BYTES = 48 * 1024 * 1024
+_MEMORY = 40 * 1024 * 1024
+
+chapter = Chapter()
+case = chapter.case
+
+
+@case("39-flood", "publishes 30,000 messages at once; others are served", "mqtt served",
+      "mqtt DISCONNECT 0x96", "mqtt DISCONNECT 0x97", limit=patience)  # fmt: skip
+async def _flood(scene: Scene) -> Seen:
+    paper, innocent = await scene.device(), await scene.device()
+    name = paper.name
+    client, other = await scene.admitted(paper), await scene.admitted(innocent)
+    packet = Publish(scene.topic(name, "flood"), bytes(100)).encode(client.version)
+
+    enough = asyncio.Event()
+
+    async def flood() -> Seen:
+        while True:  # Until the other has been served: who is served only afterwards is starved, at whatever speed.
+            await client.send(packet * _FLOOD + Pingreq().encode(client.version), scene.patience)
+            seen = await client.answer(Pingresp, deadline=scene.patience)
+            if enough.is_set() or not seen.got_in or client.ended is not None:
+                return seen
+
+    task = asyncio.create_task(flood())
+    worst = 0.0
+    try:
+        for _ in range(_SERVINGS):
+            worst = max(worst, await scene.served(other))
+            await asyncio.sleep(0.01)
+        enough.set()
+        seen = await task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        client.close()
+        other.close()
+    if not seen.got_in:
+        return replace(seen, seconds=worst)
+    figures = f"the slowest PINGRESP of another took {worst * 1000:.0f} ms"
+    return Seen(Layer.MQTT, "served", figures, ClosedBy.NOBODY, seconds=worst)
+
+
+def _keep_alive(limits: TimeLimits) -> float:
+    return limits.keep_alive
+
+
+@case("41-freezes", "freezes, with a keep alive of one second", "mqtt DISCONNECT 0x8d", limit=_keep_alive, idle=True)
+async def _freezes(scene: Scene) -> Seen:
+    paper = await scene.device()
+    name = paper.name
+    client = await scene.admitted(paper, scene.connect(name, keep_alive=1))
+    started = time.monotonic()
+    try:
+        seen = await client.end(scene.target.capabilities.limits.keep_alive)
+    finally:
+        client.close()
+    return replace(seen, seconds=time.monotonic() - started)
+
+
+@case("41-will-of-frozen", "freezes, and has a will that must be sent", "mqtt delivered", limit=_keep_alive, idle=True)
+async def _will_of_frozen(scene: Scene) -> Seen:
+    watcher = await scene.watcher()
+    paper = await scene.device()
+    name = paper.name
+    payload = f"froze: {name}".encode()
+    will = Will(scene.topic(name, "state"), payload)
+    client = await scene.admitted(paper, scene.connect(name, keep_alive=1, will=will))
+    try:
+        if await watcher.got(payload, scene.target.capabilities.limits.keep_alive):
+            return Seen(Layer.MQTT, "delivered", "", ClosedBy.NOBODY, got_in=True)
+        return Seen(Layer.MQTT, "not-delivered", "", ClosedBy.NOBODY)
+    finally:
+        client.close()
+
+
+@case("42-never-reads", "is sent 48 MB and never reads; others are served", "mqtt served", "mqtt DISCONNECT 0x97",
+      limit=patience)  # fmt: skip
+async def _never_reads(scene: Scene) -> Seen:
+    paper, innocent = await scene.device(), await scene.device()
+    name = paper.name
+    slow, other = await scene.admitted(paper), await scene.admitted(innocent)
+    sender_name = scene.fresh("sender")
+    sender_paper = await scene.target.registrar.certify(scene.target.service(sender_name))
+    sender = await scene.admitted(sender_paper, scene.connect(sender_name, keep_alive=600))
+    topic = scene.topic(name, "cmd/firmware")
+    try:
+        if not (await scene.subscribe(slow, scene.topic(name, "cmd/#"))).got_in:
+            raise Impossible("a device may not subscribe to its commands here")
+        before = scene.broker_memory()
+        packet = Publish(topic, bytes(_FEED)).encode(sender.version)
+        worst = 0.0
+        for _ in range(_SLOW_BYTES // _FEED // 16):
+            await sender.send(packet * 16, scene.patience)
+            worst = max(worst, await scene.served(other))
+        await scene.served(sender)  # By now the broker has taken all of it.
+        after = scene.broker_memory()
+        if not isinstance(await slow.receive(scene.patience), Publish):
+            raise Impossible("not even the first message came: nothing was fed")
+    finally:
+        for client in (slow, other, sender):
+            client.abort()
+    grown = after - before if before is not None and after is not None else None
+    memory = "its memory cannot be seen from here" if grown is None else f"the broker grew by {grown / 1e6:.0f} MB"
+    figures = f"{memory}, the slowest PINGRESP of another took {worst * 1000:.0f} ms"
+    if grown is not None and grown > _MEMORY:
+        return Seen(Layer.MQTT, "grown", figures, ClosedBy.NOBODY, got_in=True)
+    return Seen(Layer.MQTT, "served", figures, ClosedBy.NOBODY, seconds=worst)
+
+
+# No broker is at fault: what is shown is that a device that checks dates by a wrong clock says so, and goes nowhere.
+@case("43-clock-ahead", "its clock is two years ahead: it must refuse the broker itself", "device server_certificate")
+async def _clock_ahead(scene: Scene) -> Seen:
+    paper = await scene.device()
+    client = await scene.dial(scene.context(paper.pem))
+    der = client.socket.getpeercert(binary_form=True)
+    client.close()
+    anchors = x509.load_pem_x509_certificates(scene.target.anchors.read_bytes())
+    leaf = x509.load_der_x509_certificate(der or b"")
+    policy = PolicyBuilder().store(Store(anchors))
+    name = x509.DNSName(scene.target.endpoint.server_name)
+    try:
+        policy.time(datetime.now(UTC)).build_server_verifier(name).verify(leaf, anchors)
+    except VerificationError as error:
+        raise Impossible(f"by the right clock the strict verifier refuses it too: {error}") from error
+    try:
+        policy.time(datetime.now(UTC) + timedelta(days=730)).build_server_verifier(name).verify(leaf, anchors)
+    except VerificationError as error:
+        return Seen(Layer.DEVICE, "server_certificate", f"by the device's clock: {error}", ClosedBy.US)
+    return Seen(Layer.DEVICE, "agreed", "the certificate is good by that clock too", ClosedBy.NOBODY, got_in=True)

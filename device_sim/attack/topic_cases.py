@@ -1,0 +1,151 @@
+"""Cases 35 to 37: a genuine device publishes to topics that are not its own, or listens to them.
+
+A case that is about a message says whether it was delivered, with the order argument of `scene`.
+"""
+
+from __future__ import annotations
+
+from broker.mqtt.codes import ProtocolVersion, QoS
+from broker.mqtt.connect import Will
+from broker.mqtt.packets import Pingreq, Pingresp, Puback, Publish, Pubrec, Pubrel
+from device_sim.attack.capabilities import Feature
+from device_sim.attack.case import NOWHERE, Chapter, patience
+from device_sim.attack.issuer import Paper
+from device_sim.attack.raw_client import RawClient
+from device_sim.attack.scene import Scene
+from device_sim.attack.target import Impossible
+from device_sim.attack.verdict import CLOSED, ClosedBy, Layer, Seen
+
+_V311 = ProtocolVersion.V311
+_ANSWER = 10.0
+_PACKET = 7
+
+chapter = Chapter()
+case = chapter.case
+
+
+def _publishes(
+    name: str, description: str, *expected: str, qos: QoS, own: str = "", retain: bool = False,
+    version: ProtocolVersion | None = None, needs: tuple[Feature, ...] = (),
+) -> None:  # fmt: skip
+    """Add a case that publishes to another's topic, or to its *own* one that is not for it to write."""
+
+    async def attempt(scene: Scene) -> Seen:
+        await scene.watcher()
+        paper = await scene.device()
+        device = paper.name
+        connect = scene.connect(device, version=version, keep_alive=600)
+        client = await scene.admitted(paper, connect)
+        try:
+            topic = scene.topic(device, own) if own else scene.topic(scene.fresh("victim"))
+            payload = f"forged by {device}".encode()
+            packet = Publish(topic, payload, qos, retain, packet_id=_PACKET if qos else None)
+            await client.send(packet.encode(client.version))
+            answer = await client.answer(Puback, Pubrec, deadline=_ANSWER) if qos else None
+            if answer is not None and not answer.code.startswith(("PUBACK", "PUBREC")):
+                return answer  # Closed for it.
+            if qos is QoS.EXACTLY_ONCE and answer is not None and answer.got_in:
+                # A broker may deliver it only when it is released (MQTT 5 §4.3.3): a forger releases it.
+                await client.send(Pubrel(_PACKET).encode(client.version))
+            fate = await scene.fate(client, device, payload)
+            # Delivered is what counts; else the code in the acknowledgement, where there is one that says no.
+            return fate if answer is None or fate.got_in or answer.got_in else answer
+        finally:
+            client.close()
+
+    chapter.add(name, description, expected, attempt, needs=(Feature.TOPIC_POLICY, *needs))
+
+
+_publishes("35-other-topic-qos1", "publishes to another's topic (QoS 1)", "mqtt PUBACK 0x87", qos=QoS.AT_LEAST_ONCE)
+_publishes("35-other-topic-qos2", "publishes to another's topic (QoS 2)", "mqtt PUBREC 0x87",
+           qos=QoS.EXACTLY_ONCE, needs=(Feature.QOS2,))  # fmt: skip
+_publishes("35-other-topic-qos0", "publishes to another's topic (QoS 0)", NOWHERE, "mqtt DISCONNECT 0x87",
+           qos=QoS.AT_MOST_ONCE)  # fmt: skip
+_publishes("35-other-topic-311", "publishes to another's topic (MQTT 3.1.1)", NOWHERE, CLOSED,
+           qos=QoS.AT_LEAST_ONCE, version=_V311)  # fmt: skip
+_publishes("35-own-command", "sends itself a command", "mqtt PUBACK 0x87", qos=QoS.AT_LEAST_ONCE, own="cmd/reboot")
+_publishes("37-retained", "retains a message on another's topic", "mqtt PUBACK 0x87",
+           qos=QoS.AT_LEAST_ONCE, retain=True)  # fmt: skip
+
+
+def _subscribes(
+    name: str, description: str, topic_filter: str, *expected: str, version: ProtocolVersion | None = None
+) -> None:
+    async def attempt(scene: Scene) -> Seen:
+        paper = await scene.device()
+        connect = scene.connect(paper.name, version=version, keep_alive=600)
+        client = await scene.admitted(paper, connect)
+        try:
+            victim = await scene.device()
+            seen = await scene.subscribe(client, topic_filter.format(victim=scene.topic(victim.name)))
+            return await _overheard(scene, client, victim) if seen.got_in else seen
+        finally:
+            client.close()
+
+    chapter.add(name, description, expected, attempt, needs=(Feature.TOPIC_POLICY, Feature.SUBSCRIPTION_POLICY))
+
+
+async def _overheard(scene: Scene, spy: RawClient, victim: Paper) -> Seen:
+    """Tell whether *spy*, whose subscription was granted, hears what *victim* says, what it is told, or $SYS.
+
+    When one who may has heard both, the broker has routed them; what it sends to the spy of them comes before the
+    answer to a PINGREQ that is sent then.
+    """
+    watcher = await scene.watcher()
+    secrets = {f"{what} {victim.name}".encode() for what in ("secret of", "command for")}
+    said, told = secrets
+    await _say(scene, victim, scene.topic(victim.name), said)
+    service = await scene.target.registrar.certify(scene.target.service(scene.fresh("sender")))
+    await _say(scene, service, scene.topic(victim.name, "cmd/identify"), told)
+    for secret in secrets:
+        if not await watcher.got(secret, scene.patience):
+            raise Impossible(f"nobody hears {secret.decode()!r} here, not even who may")
+    await spy.send(Pingreq().encode(spy.version))
+    while True:
+        packet = await spy.receive(scene.patience)
+        if isinstance(packet, Publish) and (packet.payload in secrets or packet.topic.startswith("$SYS/")):
+            return Seen(Layer.MQTT, "delivered", packet.topic, ClosedBy.NOBODY, got_in=True)
+        if isinstance(packet, Pingresp):
+            return Seen(Layer.MQTT, "SUBACK granted, not-delivered", "", ClosedBy.NOBODY)
+        if isinstance(packet, Seen):
+            return packet
+
+
+async def _say(scene: Scene, who: Paper, topic: str, payload: bytes) -> None:
+    """Let *who* publish, and wait until the broker has read it."""
+    client = await scene.admitted(who)
+    try:
+        await client.send(Publish(topic, payload).encode(client.version))
+        await scene.served(client)
+    finally:
+        client.close()
+
+
+_NO = "mqtt SUBACK 0x87"
+_subscribes("36-everything", "subscribes to #", "#", _NO)
+_subscribes("36-everything-311", "subscribes to # with MQTT 3.1.1", "#", "mqtt SUBACK 0x80", version=_V311)
+_subscribes("36-other-device", "subscribes to another's telemetry", "{victim}", _NO)
+_subscribes("36-all-commands", "subscribes to everybody's commands", "fleet/+/+/cmd/#", _NO)
+_subscribes("36-sys", "subscribes to $SYS/#", "$SYS/#", _NO)
+_subscribes("36-shared", "subscribes to everything by a shared subscription", "$share/g/#", _NO, "mqtt SUBACK 0x9e")
+
+
+@case("37-will", "leaves a will on another's topic", "mqtt CONNACK 0x87", NOWHERE, needs=(Feature.TOPIC_POLICY,),
+      limit=patience)  # fmt: skip
+async def _will(scene: Scene) -> Seen:
+    await scene.watcher()
+    paper = await scene.device()
+    name = paper.name
+    payload = f"will of {name}".encode()
+    client = await scene.dial(scene.context(paper.pem))
+    will = Will(scene.topic(scene.fresh("victim")), payload)
+    seen = await client.connect(scene.connect(name, keep_alive=60, will=will))
+    client.abort()
+    if not seen.got_in:
+        return seen
+    # Who is let in again under this name finds the old connection ended, and its will sent (MQTT 5 §3.1.2.5, §3.1.4).
+    again = await scene.admitted(paper)
+    try:
+        return await scene.fate(again, name, payload)
+    finally:
+        again.close()

@@ -1,0 +1,61 @@
+"""How often the peer of a TLS session may change its keys: now and then, and not without end.
+
+Theory
+------
+OpenSSL acts on KeyUpdate messages (RFC 8446 §4.6.3) within one read, for as long as more of them come: a peer that
+sends nothing else would stop the whole process, or, where what was received is handed to OpenSSL in pieces, for 200 to
+400 ms a quarter of a megabyte. OpenSSL tells of each such step, by the address of the session alone, so steps are
+counted here, for all sessions, second by second; a session with too many of them is told that its peer has left.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from provisioning.pki.openssl import InfoCallback, callback, library
+
+_MOST_STEPS: Final = 200
+"""Steps beside data that one session may take in a second: some tens of KeyUpdate messages."""
+_PEER_SAID_GOODBYE: Final = 2
+
+
+def bound_key_updates(address: int) -> None:
+    """Bound those of the session at *address*, whose handshake is complete. 0: nothing is done.
+
+    To whoever reads it, a session that goes beyond has closed: see `changed_keys_too_often`.
+    """
+    if address and _STEP_CALLBACK is not None:
+        _steps.pop(address, None)  # Of another session, which was at this place before.
+        _too_often.discard(address)
+        library.SSL_set_info_callback(address, _STEP_CALLBACK)
+
+
+def changed_keys_too_often(address: int) -> bool:
+    """Whether that is why the session at *address* is at its end; asked once."""
+    too_often = address in _too_often
+    _too_often.discard(address)
+    return too_often
+
+
+def _count_step(session: int, _where: int, _value: int) -> None:
+    """Count what a session does beside data within a second; end one that goes on."""
+    global _counted_since  # noqa: PLW0603 - OpenSSL knows of no object
+    try:
+        now = time.monotonic()
+        if now - _counted_since > 1.0:
+            _steps.clear()
+            _counted_since = now
+        steps = _steps[session] = _steps.get(session, 0) + 1
+        if steps > _MOST_STEPS:
+            _too_often.add(session)
+            library.SSL_set_shutdown(session, _PEER_SAID_GOODBYE)
+    except BaseException:  # noqa: BLE001, S110 - nothing can be raised through OpenSSL
+        pass
+
+
+_STEP_CALLBACK: Final = callback(InfoCallback, _count_step)
+_steps: Final[dict[int, int]] = {}
+"""How many each session has taken in this second."""
+_counted_since = 0.0
+_too_often: Final[set[int]] = set()

@@ -1,0 +1,87 @@
+"""The OCSP response that a server hands out about its own certificate, to each client that asks (RFC 6066 §8).
+
+Theory
+------
+OpenSSL calls back in the handshake of a client that asks, with nothing but the address of its session. So what is
+stapled is kept here, by the address of the context that the session belongs to.
+
+Rules
+-----
+1. A client that asks never fails for it: without a response that is good now it gets none.
+2. Where OpenSSL cannot call back (`CAN_STAPLE`) nothing is stapled.
+
+Does not handle: where responses come from, and which is good until when (`broker.sources.staple`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ssl
+import time
+import weakref
+from typing import Final
+
+from provisioning.pki.openssl import StatusCallback, address_of_context, callback, library
+
+_SET_STATUS_CALLBACK: Final = 63
+_SET_STATUS_RESPONSE: Final = 71
+_STAPLED: Final = 0
+_NOT_STAPLED: Final = 3
+"""`SSL_TLSEXT_ERR_OK` and `SSL_TLSEXT_ERR_NOACK`."""
+
+
+def own_certificate(context: ssl.SSLContext) -> bytes:
+    """Return the certificate that *context* presents, in DER; empty where it has none, or this cannot be asked."""
+    address = address_of_context(context)
+    certificate = library.SSL_CTX_get0_certificate(address) if address else None
+    size = library.i2d_X509(certificate, None) if certificate else 0
+    if size <= 0:
+        return b""
+    buffer = ctypes.create_string_buffer(size)
+    library.i2d_X509(certificate, ctypes.byref(ctypes.c_void_p(ctypes.addressof(buffer))))  # It moves the pointer on.
+    return buffer.raw
+
+
+def staple(context: ssl.SSLContext, response: bytes, good_until: float) -> bool:
+    """Have *context* hand the OCSP *response* about its certificate to each client that asks, until that wall time.
+
+    Returns False where that cannot be. Empty: none from now on. Connections that are open keep nothing of it; whoever
+    resumes a session gets no certificate, and so no response about one.
+    """
+    if _STATUS_CALLBACK is None:
+        return False
+    address = address_of_context(context)
+    if address not in _staples:
+        weakref.finalize(context, _staples.pop, address, None).atexit = False
+        library.SSL_CTX_callback_ctrl(address, _SET_STATUS_CALLBACK, _STATUS_CALLBACK)
+    _staples[address] = response, good_until
+    return True
+
+
+def forget_staple(address: int) -> None:
+    """Give back the response that the session at *address*, whose handshake is complete, was given."""
+    if _staples:
+        library.SSL_ctrl(address, _SET_STATUS_RESPONSE, 0, None)
+
+
+def _answer_status_request(session: int, _argument: int | None) -> int:
+    """Staple, within the handshake of a client that asks. Whatever goes wrong: the client gets none, and goes on."""
+    try:
+        response, good_until = _staples[library.SSL_get_SSL_CTX(session)]
+        if response and time.time() < good_until:
+            # OpenSSL frees it: with the session, or before (`forget_staple`).
+            copied = library.CRYPTO_memdup(response, len(response), None, 0)
+            if copied:
+                library.SSL_ctrl(session, _SET_STATUS_RESPONSE, len(response), copied)
+                return _STAPLED
+    except BaseException:  # noqa: BLE001, S110 - nothing can be raised through OpenSSL, not even a KeyboardInterrupt
+        pass
+    return _NOT_STAPLED
+
+
+_staples: Final[dict[int, tuple[bytes, float]]] = {}
+"""What is stapled, by the address of OpenSSL's context; an entry goes before its context does."""
+_STATUS_CALLBACK: Final = callback(StatusCallback, _answer_status_request)
+"""One for all contexts, and never dropped: OpenSSL knows only its address."""
+CAN_STAPLE: Final = _STATUS_CALLBACK is not None
+"""Whether a server can staple here."""

@@ -1,0 +1,62 @@
+"""A client and a server in one memory: the client asks for the staple, and both can be asked what they hold."""
+
+from __future__ import annotations
+
+import ctypes
+import ssl
+from typing import Any
+
+from provisioning.pki import openssl
+from provisioning.pki.tls import ClientCertificate, Credential, client_context, server_context
+from tests.support.pki import shared_pki
+
+PKI = shared_pki()
+BROKER = PKI.broker()
+_SET_STATUS_TYPE, _GET_STATUS_RESPONSE = 65, 70
+
+
+def served() -> ssl.SSLContext:
+    return server_context(
+        BROKER.credential, PKI.anchors, client_certificate=ClientCertificate.OPTIONAL, allow_tls12=True
+    )
+
+
+class Asking:
+    """A client in memory that asks a server's context for the staple."""
+
+    def __init__(
+        self,
+        server: ssl.SSLContext,
+        *,
+        version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+        credential: Credential | None = None,
+    ) -> None:
+        trusting = client_context(PKI.anchors, credential, allow_tls12=True)
+        trusting.maximum_version = version
+        self._pipes = [ssl.MemoryBIO() for _ in range(2)]
+        to_server, to_client = self._pipes
+        self.client: Any = trusting.wrap_bio(to_client, to_server, server_hostname="localhost")
+        self.server: Any = server.wrap_bio(to_server, to_client, server_side=True)
+        openssl.library.SSL_ctrl(openssl.address_of(self.client), _SET_STATUS_TYPE, 1, None)
+
+    def shake_hands(self) -> bytes | None:
+        """Return the staple that the client was given."""
+        waiting = [self.client, self.server]
+        while waiting:
+            for each in list(waiting):
+                try:
+                    each.do_handshake()
+                except ssl.SSLWantReadError:
+                    continue
+                waiting.remove(each)
+        return self.stapled(self.client)
+
+    def stapled(self, side: Any) -> bytes | None:
+        """Return what that side holds."""
+        held = ctypes.c_void_p()
+        size = openssl.library.SSL_ctrl(openssl.address_of(side), _GET_STATUS_RESPONSE, 0, ctypes.byref(held))
+        return None if not held.value else ctypes.string_at(held.value, size)
+
+    @property
+    def server_address(self) -> int:
+        return openssl.address_of(self.server)

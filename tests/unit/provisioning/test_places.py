@@ -1,0 +1,87 @@
+"""Places for connections: who makes room for whom."""
+
+from __future__ import annotations
+
+from provisioning.places import Place, Places
+
+
+class Crowd:
+    """Connections that come, by name."""
+
+    def __init__(self, most: int) -> None:
+        self.places = Places(most)
+        self.cut: list[str] = []
+        self.held: dict[str, Place] = {}
+
+    def come(self, *names: str, host: str) -> bool:
+        """Whether all of *names* find a place."""
+        for name in names:
+            place = self.places.take(host, lambda name=name: self.cut.append(name))  # type: ignore[misc]
+            if place is None:
+                return False
+            self.held[name] = place
+        return True
+
+
+def test_nobody_makes_room_while_there_is_some() -> None:
+    crowd = Crowd(4)
+    assert crowd.come("a", "b", host="192.0.2.1")
+    assert crowd.come("c", "d", host="192.0.2.2")
+    assert (crowd.cut, len(crowd.places)) == ([], 4)
+
+
+def test_an_address_has_half_and_crowds_out_itself_the_longest_silent_first() -> None:
+    crowd = Crowd(8)
+    assert crowd.come("a", "b", "c", "d", host="192.0.2.1")
+    crowd.held["a"].asks()
+    crowd.held["a"].silent()  # It was answered: it is the newest of the silent now.
+    assert crowd.come("e", "f", "g", host="192.0.2.1")
+    assert crowd.cut == ["b", "c", "d"]
+    assert crowd.come("x", "y", host="192.0.2.2")
+    assert (crowd.cut, len(crowd.places)) == (["b", "c", "d"], 6)
+    assert crowd.come("h", host="192.0.2.1")
+    assert crowd.cut[3:] == ["a"]
+
+
+def test_when_all_are_taken_the_longest_silent_of_all_goes() -> None:
+    crowd = Crowd(4)
+    crowd.come("a", "b", host="192.0.2.1")
+    crowd.come("c", "d", host="192.0.2.2")
+    assert crowd.come("e", host="192.0.2.3")
+    assert (crowd.cut, len(crowd.places), crowd.places.lost) == (["a"], 4, 1)
+
+
+def test_who_is_being_answered_keeps_his_place() -> None:
+    crowd = Crowd(4)
+    crowd.come("a", "b", host="192.0.2.1")
+    for name in "ab":
+        crowd.held[name].asks()
+    assert not crowd.come("c", host="192.0.2.1"), "its address has half"
+    crowd.come("d", "e", host="192.0.2.2")
+    crowd.held["d"].asks()
+    assert crowd.come("f", host="192.0.2.3")
+    assert (crowd.cut, crowd.places.turned_away) == (["e"], 1)
+
+
+def test_a_place_is_given_back_once() -> None:
+    crowd = Crowd(2)
+    crowd.come("a", host="192.0.2.1")
+    crowd.come("b", host="192.0.2.1")
+    assert crowd.cut == ["a"]
+    for name in "aabb":
+        crowd.held[name].leave()
+        crowd.held[name].asks()
+        crowd.held[name].silent()
+    assert len(crowd.places) == 0
+    assert crowd.come("c", host="192.0.2.1")
+    assert crowd.come("d", host="192.0.2.2")
+    assert crowd.cut == ["a"]
+
+
+def test_an_ipv6_subscriber_is_one_address() -> None:
+    crowd = Crowd(4)
+    crowd.come("a", host="2001:db8::1")
+    crowd.come("b", host="2001:db8::2")
+    crowd.come("c", host="2001:db8:0:1::1")
+    assert crowd.come("d", host="2001:db8::3")
+    assert crowd.cut == ["a"]
