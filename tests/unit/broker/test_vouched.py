@@ -29,13 +29,6 @@ FORGED = (
     ("\ufb02eet-group", "0"),
     ("fleet-service", "x"),
 )
-    ("fleet-device", "victim"),
-    ("Fleet-Serial", "0"),
-    ("FLEET-FINGERPRINT", "0"),
-    ("fleet-\u017ferial", "0"),
-    ("\ufb02eet-group", "0"),
-    ("fleet-service", "x"),
-)
 
 
 def stamping() -> MemoryBroker:

@@ -91,8 +91,13 @@ def test_a_lock_that_cannot_be_written_keeps_no_service_from_starting(tmp_path: 
     assert [each["event"] for each in said] == ["lock not written"]
 
 
-def test_an_address_that_cannot_be_written_keeps_no_service_from_starting(tmp_path: Path) -> None:
-    lock_of(tmp_path).symlink_to("/dev/full")
+def test_an_address_that_cannot_be_written_keeps_no_service_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_file: int, _size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "ftruncate", full)
     with capture_logs() as said, in_charge(tmp_path, HERE, alone=False):
         assert found(tmp_path) is None
     assert [each["event"] for each in said] == ["address not written"] * 2
