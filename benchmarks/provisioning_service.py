@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import command
 from ca_cfssl import cfssl
 from ca_figures import Pair, Report, Run
 from ca_fleetgate import fleetgate
@@ -195,14 +196,14 @@ def _sizes(options: argparse.Namespace) -> Sizes:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--rounds", type=_positive, default=3, help="each starts both CAs fresh (3)")
+    parser.add_argument("--rounds", type=command.count, default=3, help="each starts both CAs fresh (3)")
     parser.add_argument("--store", action="append", choices=_STORES, help="this store; may be repeated (both)")
     parser.add_argument("--alone", action="store_true", help="without cfssl")
     parser.add_argument(
-        "--requests", type=_positive, default=_FULL.kept, help=f"certificates over kept connections ({_FULL.kept})"
+        "--requests", type=command.count, default=_FULL.kept, help=f"certificates over kept connections ({_FULL.kept})"
     )
     parser.add_argument(
-        "--connections", type=_positive, default=_FULL.connections, help=f"at a time ({_FULL.connections})"
+        "--connections", type=command.count, default=_FULL.connections, help=f"at a time ({_FULL.connections})"
     )
     parser.add_argument(
         "--already-revoked",
@@ -211,19 +212,12 @@ def _parser() -> argparse.ArgumentParser:
         help=f"certificates revoked before ({_FULL.already_revoked})",
     )
     parser.add_argument(
-        "--workers", type=_positive, default=1, help="processes of ours, more than one on PostgreSQL only (1)"
+        "--workers", type=command.count, default=1, help="processes of ours, more than one on PostgreSQL only (1)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round and the summary there")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is reached in no round")
     parser.add_argument("--smoke", action="store_true", help="only shows that it all runs; its figures mean nothing")
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
 
 
 if __name__ == "__main__":

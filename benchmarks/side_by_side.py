@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import command
 import mqload
 import peers
 import pki
@@ -73,7 +74,7 @@ def _amount(options: argparse.Namespace) -> tuple[Sizes, int]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--rounds", type=_positive, help="pairs of runs of each scenario (5; 2 with --quick)")
+    parser.add_argument("--rounds", type=command.count, help="pairs of runs of each scenario (5; 2 with --quick)")
     parser.add_argument("--only", action="append", choices=list(SCENARIOS), help="this scenario; may be repeated")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run and the summary there")
     size = parser.add_mutually_exclusive_group()
@@ -85,13 +86,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--subject", choices=peers.PEERS, default="fleetgate")
     parser.add_argument("--baseline", choices=peers.PEERS, default="mosquitto")
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
 
 
 if __name__ == "__main__":

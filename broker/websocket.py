@@ -31,6 +31,7 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 from wsproto.utilities import LocalProtocolError
 
+from broker.byte_stream import ByteStream, Receiver
 from broker.metrics import Metrics
 from broker.origins import NO_PAGES, Origins
 from broker.portions import PORTION
@@ -42,69 +43,12 @@ _UNSUPPORTED_DATA = 1003
 _NORMAL = 1000
 
 
-class Underlying(Protocol):
+class Underlying(ByteStream, Protocol):
     """The TLS transport."""
-
-    @property
-    def address(self) -> str:
-        """The peer's address and port."""
 
     @property
     def choked(self) -> bool:
         """Whether too much is unsent."""
-
-    @property
-    def unsent(self) -> bool:
-        """Whether something that was written waits for the socket."""
-
-    @property
-    def untaken(self) -> int:
-        """How many bytes the peer has not taken."""
-
-    def write(self, packets: list[bytes]) -> None:
-        """Write bytes."""
-
-    def close(self) -> None:
-        """Write what is left and close."""
-
-    def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
-        """Return the peer's certificate, and its verified path."""
-
-    def hold(self) -> None:
-        """Read nothing more until `release`."""
-
-    def release(self) -> None:
-        """Read again."""
-
-    def settle(self, *, dozes: bool = False) -> None:
-        """Take note that the client is admitted, and whether it *dozes*."""
-
-    def rest(self, seconds: float) -> None:
-        """Read nothing for so long."""
-
-
-class Above(Protocol):
-    """The connection."""
-
-    def secured(
-        self, certificate: bytes | None, now: float, wall_now: datetime, path: Callable[[], Sequence[bytes]] = tuple
-    ) -> None:
-        """Take note that TLS is up."""
-
-    def receive(self, data: bytes, now: float) -> None:
-        """Act on bytes that were read."""
-
-    def lost(self, code: str, now: float, detail: str = "") -> None:
-        """Take note that the peer is gone."""
-
-    def choke(self, now: float) -> None:
-        """Take note that too much is unsent."""
-
-    def unchoke(self, now: float) -> None:
-        """Take note that the peer takes what is sent again."""
-
-    def drained(self, now: float) -> None:
-        """Take note that all that waited is sent."""
 
 
 class WebSocket:
@@ -119,13 +63,13 @@ class WebSocket:
         self._request = UpgradeRequest(origins)
         self._frames: Connection | None = None
         """What takes frames apart; None: the client has not been upgraded."""
-        self._above: Above | None = None
+        self._above: Receiver | None = None
         self._held = False
         self._pauses = False
         """Whether frames that were read wait for the next turn."""
         self._pinged: Ping | None = None
 
-    def serve(self, connection: Above) -> None:
+    def serve(self, connection: Receiver) -> None:
         """Hand what arrives to *connection*."""
         self._above = connection
 

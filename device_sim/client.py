@@ -319,7 +319,7 @@ class Connection:
     def _connack(self, reason: ReasonCode, properties: Properties | None) -> Closure:
         now = time.monotonic()
         if self._paho.protocol is not _MQTT5:
-            return connack_311(_RETURN_CODES.get(reason.value, reason.value), now)
+            return connack_311(reason.value, now)
         return _closure(reason, properties, now)
 
     def _on_disconnect(
@@ -376,10 +376,6 @@ class Connection:
             self._loop.remove_writer(self._descriptor)
         self._keep_alive.discard(self._paho)
         self.tls_session = self._socket.tls.session
-
-
-# paho turns the return codes of 3.1.1 into the reason codes of MQTT 5; the wire said these.
-_RETURN_CODES = {0x84: 1, 0x85: 2, 0x88: 3, 0x86: 4, 0x87: 5}
 
 
 def _closure(reason: ReasonCode, properties: Properties | None, at: float) -> Closure:

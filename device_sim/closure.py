@@ -44,6 +44,8 @@ _CONNACK_311 = {
     4: "bad user name or password",
     5: "not authorized",
 }
+_RETURN_CODES = {0x84: 1, 0x85: 2, 0x88: 3, 0x86: 4, 0x87: 5}
+"""Both clients turn the return codes of 3.1.1 into the reason codes of MQTT 5; the wire said these."""
 _UNAVAILABLE_311 = 3
 _MQTT5_FAILURE = 0x80
 # MQTT 5 §2.4: what passes by itself. Everything else at or above 0x80 needs somebody to change something.
@@ -148,6 +150,7 @@ def hint_in(user_properties: Iterable[tuple[str, str]]) -> float | None:
     return None
 
 
-def connack_311(number: int, at: float) -> Closure:
-    """Return the closure that a 3.1.1 CONNACK with return code *number* is."""
+def connack_311(code: int, at: float) -> Closure:
+    """Return the closure that a 3.1.1 CONNACK is, of whose return code a client makes the reason code *code*."""
+    number = _RETURN_CODES.get(code, int(code))
     return Closure(Layer.MQTT, f"{number} {_CONNACK_311.get(number, 'reserved')}", "", at, number)

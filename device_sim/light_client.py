@@ -388,11 +388,10 @@ class LightConnection:
         if admitted is None:
             raise ProtocolError("a second CONNACK")
         if packet.reason_code.is_failure:
-            number = int(packet.reason_code)
             if self._version is ProtocolVersion.V5:
                 self._refusal = _closure(packet.reason_code, properties)
             else:
-                self._refusal = connack_311(_RETURN_CODES.get(number, number), time.monotonic())
+                self._refusal = connack_311(packet.reason_code, time.monotonic())
             self._end(self._refusal)
             return
         self.session_present = packet.session_present
@@ -467,9 +466,6 @@ _HANDLERS: dict[PacketType, Callable[[LightConnection, Any], None]] = {
     PacketType.PINGRESP: LightConnection._on_pingresp,  # noqa: SLF001
     PacketType.DISCONNECT: LightConnection._on_disconnect,  # noqa: SLF001
 }
-
-# The codec turns the return codes of 3.1.1 into the reason codes of MQTT 5; the wire said these.
-_RETURN_CODES = {0x84: 1, 0x85: 2, 0x88: 3, 0x86: 4, 0x87: 5}
 
 
 def _closure(code: ReasonCode, properties: Properties) -> Closure:

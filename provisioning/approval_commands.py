@@ -13,7 +13,7 @@ from provisioning.service_command import (
     Json,
     connected,
     print_json,
-    print_table,
+    print_list,
     shown_time,
 )
 
@@ -45,11 +45,9 @@ def list_approvals(
 
     async def command(client: EnrolmentOperatorClient) -> None:
         found = [each async for each in client.approvals(group=group, state=state)]
-        if as_json:
-            print_json(found)
-            return
-        columns = ("number", "device", "group", "shown", "key SHA-256", "since", "state")
-        print_table(columns, (_row(each) for each in found))
+        print_list(
+            found, ("number", "device", "group", "shown", "key SHA-256", "since", "state"), _row, as_json=as_json
+        )
 
     connection.run(command)
 

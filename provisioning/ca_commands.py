@@ -7,7 +7,6 @@ is imported by the command: `--help` starts without it.
 from __future__ import annotations
 
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +27,15 @@ from provisioning.ceremony_command import (
 from provisioning.command_group import command_group
 from provisioning.files import AuthorityFiles
 from provisioning.pki.revocation import RevocationReason
-from provisioning.service_command import Directory, Json, fail, moment, print_document, print_table, shown_time
+from provisioning.service_command import (
+    Directory,
+    InvalidityDate,
+    Json,
+    fail,
+    print_document,
+    print_table,
+    shown_time,
+)
 
 if TYPE_CHECKING:
     from provisioning.authority_life import AuthorityLife
@@ -233,15 +240,7 @@ def revoke(
     reason: Annotated[
         RevocationReason, typer.Option(help="Why, as RFC 5280 spells it.")
     ] = RevocationReason.CA_COMPROMISE,
-    invalidity_date: Annotated[
-        datetime | None,
-        typer.Option(
-            metavar="TIME",
-            parser=moment,
-            help="Since when it is known or suspected not to be trusted, in UTC: 2027-01-05T08:00:00.",
-            show_default=False,
-        ),
-    ] = None,
+    invalidity_date: InvalidityDate = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     directory: Directory = None,
     passphrase_file: PassphraseFile = None,

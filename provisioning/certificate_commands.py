@@ -19,9 +19,9 @@ from provisioning.service_command import (
     Json,
     connected,
     moment,
+    print_answer,
     print_document,
-    print_facts,
-    print_json,
+    print_list,
     print_table,
     progress,
     shown_time,
@@ -214,10 +214,7 @@ def show_certificate(
 
     async def command(client: OperatorClient) -> None:
         certificate = await client.certificate(serial)
-        if as_json:
-            print_json(certificate)
-        else:
-            print_facts(certificate)
+        print_answer(certificate, as_json=as_json)
 
     connection.run(command)
 
@@ -256,10 +253,9 @@ def _search(
 
 
 def _print(found: Sequence[IssuedCertificate], *, as_json: bool) -> None:
-    if as_json:
-        print_json(found)
-        return
-    print_table(
+    print_list(
+        found,
         ("serial", "device", "role", "state", "not after"),
-        ((each.serial, each.device, each.role, each.state, shown_time(each.not_after)) for each in found),
+        lambda each: (each.serial, each.device, each.role, each.state, shown_time(each.not_after)),
+        as_json=as_json,
     )

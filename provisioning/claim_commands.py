@@ -17,7 +17,7 @@ from provisioning.service_command import (
     connected,
     print_document,
     print_json,
-    print_table,
+    print_list,
     shown_time,
 )
 
@@ -90,10 +90,7 @@ def list_claims(
 
     async def command(client: EnrolmentOperatorClient) -> None:
         found = [each async for each in client.claims()]
-        if as_json:
-            print_json(found)
-            return
-        print_table(("name", "group", "used", "of", "until", "ended"), (_row(each) for each in found))
+        print_list(found, ("name", "group", "used", "of", "until", "ended"), _row, as_json=as_json)
 
     connection.run(command)
 

@@ -14,7 +14,7 @@ from provisioning.service_command import (
     connected,
     print_facts,
     print_json,
-    print_table,
+    print_list,
 )
 
 if TYPE_CHECKING:
@@ -211,11 +211,7 @@ def list_groups(
 
     async def command(client: EnrolmentOperatorClient) -> None:
         found = [each async for each in client.groups()]
-        if as_json:
-            print_json(found)
-            return
-        columns = ("name", "ways", "profile", "lifetime", "devices at most", "new key")
-        print_table(columns, (_row(each) for each in found))
+        print_list(found, ("name", "ways", "profile", "lifetime", "devices at most", "new key"), _row, as_json=as_json)
 
     connection.run(command)
 

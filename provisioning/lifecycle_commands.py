@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -16,9 +15,9 @@ from provisioning.printed_rows import JsonArray, Table
 from provisioning.revocation.reasons import OPERATOR_REASONS
 from provisioning.service_command import (
     Connection,
+    InvalidityDate,
     Json,
     connected,
-    moment,
     print_json,
     print_table,
     progress,
@@ -66,15 +65,7 @@ def revoke(
     reason: Annotated[
         RevocationReason, typer.Option(metavar="REASON", parser=_reason, help=f"Why: {_REASONS}.")
     ] = RevocationReason.UNSPECIFIED,
-    invalidity_date: Annotated[
-        datetime | None,
-        typer.Option(
-            metavar="TIME",
-            parser=moment,
-            help="Since when it is known or suspected not to be trusted, in UTC: 2027-01-05T08:00:00.",
-            show_default=False,
-        ),
-    ] = None,
+    invalidity_date: InvalidityDate = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a group is revoked.")] = False,
     as_json: Json = False,
 ) -> None:

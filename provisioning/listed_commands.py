@@ -21,8 +21,7 @@ from provisioning.service_command import (
     Json,
     connected,
     print_document,
-    print_json,
-    print_table,
+    print_list,
     progress,
     say,
 )
@@ -104,10 +103,7 @@ def list_listed(
 
     async def command(client: EnrolmentOperatorClient) -> None:
         found = [each async for each in client.listed_devices(group)]
-        if as_json:
-            print_json(found)
-            return
-        print_table(("name", "key SHA-256"), ((each.name, each.key_sha256 or "-") for each in found))
+        print_list(found, ("name", "key SHA-256"), lambda each: (each.name, each.key_sha256 or "-"), as_json=as_json)
 
     connection.run(command)
 

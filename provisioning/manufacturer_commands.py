@@ -17,6 +17,7 @@ from provisioning.service_command import (
     connected,
     print_facts,
     print_json,
+    print_list,
     print_table,
     shown_time,
 )
@@ -82,22 +83,18 @@ def list_manufacturers(
 
     async def command(client: EnrolmentOperatorClient) -> None:
         found = [each async for each in client.manufacturers()]
-        if as_json:
-            print_json(found)
-            return
-        print_table(
+        print_list(
+            found,
             ("name", "group", "name prefix", "CA SHA-256", "list until", "ended"),
-            (
-                (
-                    each.name,
-                    each.group,
-                    each.name_prefix or "-",
-                    each.fingerprint_sha256,
-                    _until([listed.next_update for listed in each.lists]),
-                    "-" if each.ended_at is None else shown_time(each.ended_at),
-                )
-                for each in found
+            lambda each: (
+                each.name,
+                each.group,
+                each.name_prefix or "-",
+                each.fingerprint_sha256,
+                _until([listed.next_update for listed in each.lists]),
+                "-" if each.ended_at is None else shown_time(each.ended_at),
             ),
+            as_json=as_json,
         )
 
     connection.run(command)
@@ -261,23 +258,19 @@ def list_revoked(
 
     async def command(client: EnrolmentOperatorClient) -> None:
         found = [each async for each in client.revoked_devices(name)]
-        if as_json:
-            print_json(found)
-            return
-        print_table(
+        print_list(
+            found,
             ("device", "group", "state", "IDevID", "reason", "revoked", "found"),
-            (
-                (
-                    each.device,
-                    each.group or "-",
-                    each.state,
-                    each.idevid,
-                    each.reason,
-                    shown_time(each.revoked_at),
-                    shown_time(each.found_at),
-                )
-                for each in found
+            lambda each: (
+                each.device,
+                each.group or "-",
+                each.state,
+                each.idevid,
+                each.reason,
+                shown_time(each.revoked_at),
+                shown_time(each.found_at),
             ),
+            as_json=as_json,
         )
 
     connection.run(command)

@@ -33,6 +33,7 @@ from provisioning.service_command import (
     print_document,
     print_facts,
     print_json,
+    print_list,
     print_table,
     progress,
     read_lines,
@@ -249,22 +250,18 @@ def list_devices(
 
     async def command(client: OperatorClient) -> None:
         found = [device async for device in client.devices(group=group, state=state)]
-        if as_json:
-            print_json(found)
-            return
-        print_table(
+        print_list(
+            found,
             ("name", "role", "group", "state", "enrolled", "certificates"),
-            (
-                (
-                    each.name,
-                    each.role,
-                    each.group or "-",
-                    each.state,
-                    shown_time(each.created_at),
-                    str(each.certificates),
-                )
-                for each in found
+            lambda each: (
+                each.name,
+                each.role,
+                each.group or "-",
+                each.state,
+                shown_time(each.created_at),
+                str(each.certificates),
             ),
+            as_json=as_json,
         )
 
     connection.run(command)

@@ -12,9 +12,8 @@ from provisioning.service_command import (
     Connection,
     Json,
     connected,
-    print_facts,
-    print_json,
-    print_table,
+    print_answer,
+    print_list,
     shown_time,
 )
 
@@ -39,20 +38,16 @@ def list_operators(
 
     async def command(client: OperatorClient) -> None:
         found = await client.operators()
-        if as_json:
-            print_json(found)
-            return
-        print_table(
+        print_list(
+            found,
             ("name", "role", "granted", "by"),
-            (
-                (
-                    each.name,
-                    each.role,
-                    "-" if each.granted_at is None else shown_time(each.granted_at),
-                    each.granted_by or "-",
-                )
-                for each in found
+            lambda each: (
+                each.name,
+                each.role,
+                "-" if each.granted_at is None else shown_time(each.granted_at),
+                each.granted_by or "-",
             ),
+            as_json=as_json,
         )
 
     connection.run(command)
@@ -73,10 +68,7 @@ def show_me(
 
     async def command(client: OperatorClient) -> None:
         me = await client.me()
-        if as_json:
-            print_json(me)
-        else:
-            print_facts(me)
+        print_answer(me, as_json=as_json)
 
     connection.run(command)
 
@@ -98,9 +90,6 @@ def grant(
 
     async def command(client: OperatorClient) -> None:
         granted = await client.grant(name, role)
-        if as_json:
-            print_json(granted)
-        else:
-            print_facts(granted)
+        print_answer(granted, as_json=as_json)
 
     connection.run(command)

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
 
 _TELL_SECONDS: Final = 5.0
+
+AnswerT = TypeVar("AnswerT", bound="BaseModel")
 
 Directory = Annotated[
     Path | None,
@@ -165,6 +167,17 @@ def moment(text: str) -> datetime:
         raise typer.BadParameter(f"{text} is no time that UTC has a year for") from error
 
 
+InvalidityDate = Annotated[
+    datetime | None,
+    typer.Option(
+        metavar="TIME",
+        parser=moment,
+        help="Since when it is known or suspected not to be trusted, in UTC: 2027-01-05T08:00:00.",
+        show_default=False,
+    ),
+]
+
+
 def print_json(answer: BaseModel | Sequence[BaseModel]) -> None:
     """Print an answer, or several, for programs."""
     from pydantic import BaseModel
@@ -174,6 +187,24 @@ def print_json(answer: BaseModel | Sequence[BaseModel]) -> None:
     else:
         document = [each.model_dump(mode="json") for each in answer]
     print_document(document)
+
+
+def print_answer(answer: BaseModel, *, as_json: bool) -> None:
+    """Print an answer: for programs, or a line for each of its facts."""
+    if as_json:
+        print_json(answer)
+    else:
+        print_facts(answer)
+
+
+def print_list(
+    answers: Sequence[AnswerT], columns: Sequence[str], row: Callable[[AnswerT], Sequence[str]], *, as_json: bool
+) -> None:
+    """Print answers: for programs, or as a table with the *row* of each."""
+    if as_json:
+        print_json(answers)
+    else:
+        print_table(columns, map(row, answers))
 
 
 def print_document(document: object) -> None:

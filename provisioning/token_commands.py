@@ -12,9 +12,8 @@ from provisioning.service_command import (
     Connection,
     Json,
     connected,
-    print_facts,
-    print_json,
-    print_table,
+    print_answer,
+    print_list,
     shown_time,
 )
 
@@ -51,23 +50,19 @@ def list_tokens(
     async def command(client: EnrolmentOperatorClient) -> None:
         search = client.tokens(state=state, group=group, device=device, expires_before=until)
         found = [each async for each in search]
-        if as_json:
-            print_json(found)
-            return
-        print_table(
+        print_list(
+            found,
             ("number", "device", "group", "role", "state", "expires", "made by"),
-            (
-                (
-                    str(each.id),
-                    each.device or "any new",
-                    each.group or "-",
-                    each.role,
-                    each.state,
-                    shown_time(each.expires_at),
-                    each.created_by,
-                )
-                for each in found
+            lambda each: (
+                str(each.id),
+                each.device or "any new",
+                each.group or "-",
+                each.role,
+                each.state,
+                shown_time(each.expires_at),
+                each.created_by,
             ),
+            as_json=as_json,
         )
 
     connection.run(command)
@@ -84,10 +79,7 @@ def show_token(connection: Connection, number: Number, as_json: Json = False) ->
 
     async def command(client: EnrolmentOperatorClient) -> None:
         found = await client.token(number)
-        if as_json:
-            print_json(found)
-        else:
-            print_facts(found)
+        print_answer(found, as_json=as_json)
 
     connection.run(command)
 
@@ -103,9 +95,6 @@ def void_token(connection: Connection, number: Number, as_json: Json = False) ->
 
     async def command(client: EnrolmentOperatorClient) -> None:
         found = await client.void_token(number)
-        if as_json:
-            print_json(found)
-        else:
-            print_facts(found)
+        print_answer(found, as_json=as_json)
 
     connection.run(command)

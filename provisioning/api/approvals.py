@@ -15,6 +15,7 @@ from provisioning.api.operators import (
     Name,
     Operator,
     new_router,
+    page_of,
     rfc3339,
 )
 from provisioning.api.route_roles import for_role
@@ -45,8 +46,7 @@ async def list_approvals(
 ) -> dict[str, Any]:
     """List requests, oldest first. ``next`` is the cursor of the page that follows."""
     found = await administration.approvals.page(limit=limit + 1, after=after, group=group, state=state)
-    items = [_item(each) for each in found[:limit]]
-    return {"items": items, "next": str(items[-1]["id"]) if len(found) > limit else None}
+    return page_of([_item(each) for each in found], limit, cursor="id")
 
 
 @router.post("/approvals/{number}/decision")

@@ -16,6 +16,7 @@ from provisioning.api.operators import (
     Name,
     Operator,
     new_router,
+    page_of,
     rfc3339,
 )
 from provisioning.enrolment.claims import DEFAULT_TRIAL, ClaimOrder
@@ -58,8 +59,7 @@ async def list_claims(
 ) -> dict[str, Any]:
     """List claims in order of name. ``next`` is the cursor of the page that follows."""
     found = await administration.claims.page(limit=limit + 1, after=after)
-    items = [_item(each) for each in found[:limit]]
-    return {"items": items, "next": items[-1]["name"] if len(found) > limit else None}
+    return page_of([_item(each) for each in found], limit)
 
 
 @router.get("/claims/{name}")

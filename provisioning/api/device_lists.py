@@ -9,7 +9,7 @@ from fastapi import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from provisioning.api.administration import Administration
-from provisioning.api.operators import DEFAULT_PAGE, Limit, Name, Operator, new_router
+from provisioning.api.operators import DEFAULT_PAGE, Limit, Name, Operator, new_router, page_of
 from provisioning.api.route_roles import for_role
 from provisioning.enrolment.device_list import MAXIMUM_BATCH
 from provisioning.operator_role import OperatorRole
@@ -52,9 +52,9 @@ async def listed_devices(
     found = await administration.lists.page(group, limit=limit + 1, after=after)
     items = [
         {"name": each.name, "key_sha256": None if each.spki_sha256 is None else each.spki_sha256.hex()}
-        for each in found[:limit]
+        for each in found
     ]
-    return {"items": items, "next": items[-1]["name"] if len(found) > limit else None}
+    return page_of(items, limit)
 
 
 @router.delete("/groups/{group}/listed/{name}", status_code=HTTPStatus.NO_CONTENT)

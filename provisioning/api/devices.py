@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from provisioning.api.operators import DEFAULT_PAGE, Limit, Name, Services, new_router, rfc3339
+from provisioning.api.operators import DEFAULT_PAGE, Limit, Name, Services, new_router, page_of, rfc3339
 from provisioning.errors import Code, Refused
 from provisioning.store import devices, inventory, tokens
 from provisioning.store.devices import Device, DeviceState
@@ -24,8 +24,7 @@ async def list_devices(
     found = await services.database.read(
         lambda connection: devices.page(connection, limit=limit + 1, after=after, group=group, state=state)
     )
-    items = [_device_item(device, issued) for device, issued in found[:limit]]
-    return {"items": items, "next": items[-1]["name"] if len(found) > limit else None}
+    return page_of([_device_item(device, issued) for device, issued in found], limit)
 
 
 @router.get("/devices/{name}")

@@ -16,6 +16,7 @@ from provisioning.api.operators import (
     Name,
     Operator,
     new_router,
+    page_of,
     rfc3339,
 )
 from provisioning.enrolment.groups import parse_ways
@@ -75,8 +76,7 @@ async def list_groups(
 ) -> dict[str, Any]:
     """List configured groups in order of name. ``next`` is the cursor of the page that follows."""
     found = await administration.groups.page(limit=limit + 1, after=after)
-    items = [_item(each) for each in found[:limit]]
-    return {"items": items, "next": items[-1]["name"] if len(found) > limit else None}
+    return page_of([_item(each) for each in found], limit)
 
 
 @router.get("/groups/{name}")

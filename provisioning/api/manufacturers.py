@@ -18,6 +18,7 @@ from provisioning.api.operators import (
     Name,
     Operator,
     new_router,
+    page_of,
     rfc3339,
 )
 from provisioning.enrolment.manufacturer_fetch import MAXIMUM_URLS
@@ -86,8 +87,7 @@ async def list_manufacturers(
 ) -> dict[str, Any]:
     """List manufacturers in order of name. ``next`` is the cursor of the page that follows."""
     found = await administration.manufacturers.page(limit=limit + 1, after=after)
-    items = await _items(administration, found[:limit])
-    return {"items": items, "next": items[-1]["name"] if len(found) > limit else None}
+    return page_of(await _items(administration, found), limit)
 
 
 @router.get("/manufacturers/{name}")
@@ -114,8 +114,7 @@ async def revoked_devices(
     ``next`` is the cursor of the page that follows.
     """
     found = await administration.manufacturers.revoked(name, limit=limit + 1, after=after)
-    items = [_recalled_item(each) for each in found[:limit]]
-    return {"items": items, "next": items[-1]["device"] if len(found) > limit else None}
+    return page_of([_recalled_item(each) for each in found], limit, cursor="device")
 
 
 @router.delete("/manufacturers/{name}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -110,6 +110,12 @@ Operator = Annotated[AuthenticatedOperator, Depends(authorise_operator)]
 def new_router() -> APIRouter:
     """Return a router of the operators' API, all of whose routes need an operator certificate."""
     return APIRouter(prefix=PREFIX, dependencies=[Depends(authorise_operator)], route_class=IdempotentRoute)
+
+
+def page_of(items: Sequence[dict[str, Any]], limit: int, *, cursor: str = "name") -> dict[str, Any]:
+    """Return a page of a list: *limit* of *items*, which are one more if the list goes on, behind the last *cursor*."""
+    shown = items[:limit]
+    return {"items": shown, "next": str(shown[-1][cursor]) if len(items) > limit else None}
 
 
 def rfc3339(moment: datetime) -> str:

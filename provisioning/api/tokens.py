@@ -18,6 +18,7 @@ from provisioning.api.operators import (
     Operator,
     Services,
     new_router,
+    page_of,
     rfc3339,
 )
 from provisioning.api.route_roles import for_role
@@ -108,8 +109,7 @@ async def list_tokens(
     found = await services.database.read(
         lambda connection: token_inventory.page(connection, wanted, limit=limit + 1, after=after, now=services.clock())
     )
-    items = [_item(each) for each in found[:limit]]
-    return {"items": items, "next": str(items[-1]["id"]) if len(found) > limit else None}
+    return page_of([_item(each) for each in found], limit, cursor="id")
 
 
 @router.get("/tokens/{number}")

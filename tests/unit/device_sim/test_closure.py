@@ -57,9 +57,9 @@ def test_an_error_is_the_closure_it_tells_of(error: Exception, layer: Layer, cod
         (Closure(Layer.MQTT, "0x8a", "FLAPPING: …", 0, 0x8A), Verdict.FINAL),
         (Closure(Layer.MQTT, "0x8a", "FLAPPING: …", 0, 0x8A, retry_after=60.0), Verdict.AGAIN),
         (Closure(Layer.MQTT, "0x87", "REVOKED: …", 0, 0x87, retry_after=60.0), Verdict.REVOKED),
-        (connack_311(3, 0), Verdict.AGAIN),
-        (connack_311(5, 0), Verdict.FINAL),
-        (connack_311(2, 0), Verdict.FINAL),
+        (connack_311(0x88, 0), Verdict.AGAIN),
+        (connack_311(0x87, 0), Verdict.FINAL),
+        (connack_311(0x85, 0), Verdict.FINAL),
     ],
 )
 def test_what_a_closure_means_for_the_device(closure: Closure, verdict: Verdict) -> None:
