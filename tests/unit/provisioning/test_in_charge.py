@@ -36,6 +36,12 @@ def test_a_second_service_is_refused_or_leaves_the_first_one_to_be_found(tmp_pat
         with in_charge(tmp_path, ELSEWHERE, alone=False):
             assert found(tmp_path) == "https://localhost:9443"
         assert found(tmp_path) == "https://localhost:9443"
+        lock_of(tmp_path).write_text("")
+        with (
+            pytest.raises(ConfigurationError, match="at an address that it has not told: "),
+            in_charge(tmp_path, ELSEWHERE, alone=True),
+        ):
+            pytest.fail("two serve one directory")
 
 
 @pytest.mark.parametrize(
@@ -63,6 +69,13 @@ def test_a_lock_that_cannot_be_written_keeps_no_service_from_starting(tmp_path: 
     with capture_logs() as said, in_charge(tmp_path, HERE, alone=True):
         assert found(tmp_path) is None
     assert [each["event"] for each in said] == ["lock not written"]
+
+
+def test_an_address_that_cannot_be_written_keeps_no_service_from_starting(tmp_path: Path) -> None:
+    lock_of(tmp_path).symlink_to("/dev/full")
+    with capture_logs() as said, in_charge(tmp_path, HERE, alone=False):
+        assert found(tmp_path) is None
+    assert [each["event"] for each in said] == ["address not written"] * 2
 
 
 def test_where_nothing_can_be_locked_it_starts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

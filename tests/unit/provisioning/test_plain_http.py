@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -126,3 +127,80 @@ async def test_a_few_of_them_a_long_body_and_another_request_are_in_order(plain:
             fetched = await download(plain, url, etag="", modified="", most_bytes=300_000)
             assert fetched is not None
             assert fetched.content == bytes(300_000)
+
+
+@contextlib.asynccontextmanager
+async def answering(*answers: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Serve *answers*, one a connection, the last of them again and again; yield the URL, and what is asked there."""
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        head, _, body = answers[min(len(asked), len(answers)) - 1].partition(b"\n\n")
+        writer.write(b"HTTP/1.1 %b\r\nConnection: close\r\n\r\n%b" % (head.replace(b"\n", b"\r\n"), body))
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x.crl", asked
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (b'ETag: "1"\nLast-Modified: Sat, 28 Nov 2026 00:00:00 GMT', ('"1"', "Sat, 28 Nov 2026 00:00:00 GMT")),
+        (b'ETag: "1"', ('"1"', "")),
+        (b"Last-Modified: yesterday", ("", "yesterday")),
+        (b"ETag: " + b"x" * 200, ("x" * 200, "")),
+        (b"ETag: " + b"x" * 201, ("", "")),
+        (b'ETag: "\xe9"', ("", "")),
+        (b'ETag: "\t"', ("", "")),
+        (b"Vary: *", ("", "")),
+    ],
+)
+async def test_what_is_still_the_same_is_asked_for_by_what_its_answer_has_said(
+    plain: PlainHttp, said: bytes, kept: tuple[str, str]
+) -> None:
+    """RFC 9110 section 8.8; what no request could say is not kept. An answer to what was not asked is none."""
+    first_answer = b"200 OK\n" + said + b"\n\nlist"
+    async with answering(first_answer, b"304 Not Modified", b"200 OK\n\nnews") as (url, asked):
+        first = await download(plain, url, etag="", modified="", most_bytes=4)
+        assert first is not None
+        assert (first.content, first.etag, first.modified) == (b"list", *kept)
+        if not any(kept):
+            with pytest.raises(NotFetched, match="HTTP status 304"):
+                await download(plain, url, etag="", modified="", most_bytes=4)
+        else:
+            assert await download(plain, url, etag=first.etag, modified=first.modified, most_bytes=4) is None
+            again = await download(plain, url, etag=first.etag, modified=first.modified, most_bytes=4)
+            assert again is not None
+            assert again.content == b"news", "it was asked whether it is the same, and is not"
+    assert b"\r\nif-" not in asked[0].lower()
+    lines = asked[1].split(b"\r\n")
+    conditions = {b"If-None-Match": kept[0].encode(), b"If-Modified-Since": kept[1].encode()}
+    assert {line for line in lines if line.startswith(b"If-")} == {
+        b"%b: %b" % (name, value) for name, value in conditions.items() if value
+    }
+
+
+async def test_whoever_answers_and_whatever_the_environment_says_nobody_else_is_asked(
+    plain: PlainHttp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with answering(b"200 OK\n\nnot the list") as (elsewhere, asked_there):
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, elsewhere)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        async with answering(b"302 Found\nLocation: " + elsewhere.encode()) as (url, asked):
+            with pytest.raises(NotFetched, match="HTTP status 302"):
+                await download(plain, url, etag="", modified="", most_bytes=99)
+        assert (len(asked), len(asked_there)) == (1, 0)
+
+
+async def test_who_accepts_and_says_nothing_is_waited_for_so_long() -> None:
+    http = PlainHttp(timeout=0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/x.crl"
+        async with asyncio.timeout(3):  # As long as the library would wait unasked, and less.
+            with pytest.raises(NotFetched, match="cannot be fetched: ReadTimeout"):
+                await download(http, url, etag="", modified="", most_bytes=9)
+    await http.close()
