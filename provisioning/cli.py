@@ -246,12 +246,14 @@ def serve(
         --public-http-url http://ca.example.org:8080
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     with importing():
+        from provisioning import core_dumps
         from provisioning.descriptors import take_all
         from provisioning.logs import configure_logging
         from provisioning.server import serve as serve_until_stopped
 
     configure_logging()
     take_all()
+    core_dumps.forbid()
     with explained():
         settings = settings_of(
             directory,

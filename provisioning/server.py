@@ -74,7 +74,8 @@ from provisioning.places import Places
 from provisioning.recall_watch import RecallWatch
 from provisioning.revocation.feed import FeedEvent, RevocationFeed
 from provisioning.revocation.ocsp import OcspResponder
-from provisioning.revocation.service import Changed, RevocationService
+from provisioning.revocation.recording import Changed
+from provisioning.revocation.service import RevocationService
 from provisioning.revocation.suspension import SuspensionService
 from provisioning.starting import importing
 from provisioning.store import announcements, audit, schema
@@ -420,6 +421,7 @@ async def _build(
             live.run,
             credential.run,
             retention.run,
+            revocation.run,
             trust.run,
             manufacturers.run,
             *([recall.run, fetcher.run] if place is None or place.leads else []),

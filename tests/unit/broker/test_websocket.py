@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -271,6 +272,7 @@ def test_an_upgrade_request_that_is_not_is_told_what_it_lacks(
     assert body.endswith(why + b"\n" if why else b"")
     assert (b"\r\nUpgrade: websocket" in head) is (status == b"426"), "RFC 9110 §15.5.22"
     assert (b"\r\nAllow: GET" in head) is (status == b"405")
+    assert re.search(rb"(?mi)^Connection: (upgrade, )?close\r?$", head), "RFC 9112 §9.6"
     assert made.wire.closed
     assert made.broker.metrics.refused == {"NOT_WEBSOCKET": 1}
 

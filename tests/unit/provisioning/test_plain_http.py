@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -88,3 +90,117 @@ async def test_nothing_that_somebody_has_set_is_sent_again(plain: PlainHttp) -> 
             await download(plain, url, etag="", modified="", most_bytes=9)
     assert len(asked) == 2
     assert b"cookie" not in asked[1]
+
+
+@pytest.mark.parametrize("status", [b"100 Continue", b"103 Early Hints", b"102 x\r\nLink: </a>; rel=preload"])
+async def test_answers_that_announce_others_without_end_are_read_so_far_and_no_farther(
+    plain: PlainHttp, status: bytes
+) -> None:
+    """The library reads them itself, however many: the event loop would be busy until somebody loses patience."""
+
+    async def announce(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"HTTP/1.1 %b\r\n\r\n" % status * 100)
+                await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(announce, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x.crl"
+        with pytest.raises(NotFetched, match="more than 32768 bytes, and no answer to the request in them"):
+            await download(plain, url, etag="", modified="", most_bytes=9)
+
+
+async def test_a_few_of_them_a_long_body_and_another_request_are_in_order(plain: PlainHttp) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 20)
+            writer.write(b"HTTP/1.1 200 OK\r\nX: %b\r\nContent-Length: 300000\r\n\r\n" % (b"x" * 8000))
+            writer.write(bytes(300_000))
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x.crl"
+        for _ in range(2):  # On the same connection.
+            fetched = await download(plain, url, etag="", modified="", most_bytes=300_000)
+            assert fetched is not None
+            assert fetched.content == bytes(300_000)
+
+
+@contextlib.asynccontextmanager
+async def answering(*answers: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Serve *answers*, one a connection, the last of them again and again; yield the URL, and what is asked there."""
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        head, _, body = answers[min(len(asked), len(answers)) - 1].partition(b"\n\n")
+        writer.write(b"HTTP/1.1 %b\r\nConnection: close\r\n\r\n%b" % (head.replace(b"\n", b"\r\n"), body))
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x.crl", asked
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (b'ETag: "1"\nLast-Modified: Sat, 28 Nov 2026 00:00:00 GMT', ('"1"', "Sat, 28 Nov 2026 00:00:00 GMT")),
+        (b'ETag: "1"', ('"1"', "")),
+        (b"Last-Modified: yesterday", ("", "yesterday")),
+        (b"ETag: " + b"x" * 200, ("x" * 200, "")),
+        (b"ETag: " + b"x" * 201, ("", "")),
+        (b'ETag: "\xe9"', ("", "")),
+        (b'ETag: "\t"', ("", "")),
+        (b"Vary: *", ("", "")),
+    ],
+)
+async def test_what_is_still_the_same_is_asked_for_by_what_its_answer_has_said(
+    plain: PlainHttp, said: bytes, kept: tuple[str, str]
+) -> None:
+    """RFC 9110 section 8.8; what no request could say is not kept. An answer to what was not asked is none."""
+    first_answer = b"200 OK\n" + said + b"\n\nlist"
+    async with answering(first_answer, b"304 Not Modified", b"200 OK\n\nnews") as (url, asked):
+        first = await download(plain, url, etag="", modified="", most_bytes=4)
+        assert first is not None
+        assert (first.content, first.etag, first.modified) == (b"list", *kept)
+        if not any(kept):
+            with pytest.raises(NotFetched, match="HTTP status 304"):
+                await download(plain, url, etag="", modified="", most_bytes=4)
+        else:
+            assert await download(plain, url, etag=first.etag, modified=first.modified, most_bytes=4) is None
+            again = await download(plain, url, etag=first.etag, modified=first.modified, most_bytes=4)
+            assert again is not None
+            assert again.content == b"news", "it was asked whether it is the same, and is not"
+    assert b"\r\nif-" not in asked[0].lower()
+    lines = asked[1].split(b"\r\n")
+    conditions = {b"If-None-Match": kept[0].encode(), b"If-Modified-Since": kept[1].encode()}
+    assert {line for line in lines if line.startswith(b"If-")} == {
+        b"%b: %b" % (name, value) for name, value in conditions.items() if value
+    }
+
+
+async def test_whoever_answers_and_whatever_the_environment_says_nobody_else_is_asked(
+    plain: PlainHttp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with answering(b"200 OK\n\nnot the list") as (elsewhere, asked_there):
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, elsewhere)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        async with answering(b"302 Found\nLocation: " + elsewhere.encode()) as (url, asked):
+            with pytest.raises(NotFetched, match="HTTP status 302"):
+                await download(plain, url, etag="", modified="", most_bytes=99)
+        assert (len(asked), len(asked_there)) == (1, 0)
+
+
+async def test_who_accepts_and_says_nothing_is_waited_for_so_long() -> None:
+    http = PlainHttp(timeout=0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/x.crl"
+        async with asyncio.timeout(3):  # As long as the library would wait unasked, and less.
+            with pytest.raises(NotFetched, match="cannot be fetched: ReadTimeout"):
+                await download(http, url, etag="", modified="", most_bytes=9)
+    await http.close()

@@ -306,13 +306,17 @@ def test_below_an_anchor_of_two_bundles_who_comes_back_is_judged_by_the_first_of
 def test_of_cas_of_one_name_a_bundle_learns_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever comes back is looked for among them, by their signatures."""
     monkeypatch.setattr("broker.admission.trust._MOST_NAMESAKES", 2)
-    judge = admission(bundle(PKI.root))
+    judge = admission(bundle(PKI.root), bundle(OTHER.root, name="other"))
+    came: list[tuple[Held, Held]] = []
     for expected in ("plant", "plant", RefusalCode.TRUST_FULL):
         namesake = PKI.authority("Test Issuing CA", PKI.root)
         held = PKI.device("meter-1", issuer=namesake)
         assert code(judge, held, namesake, PKI.root) == expected
+        came.append((held, namesake))
     other = PKI.authority("Another CA", PKI.root)
     assert code(judge, PKI.device("meter-1", issuer=other), other, PKI.root) == "plant"
+    assert code(judge, OTHER.device("meter-1"), OTHER.issuing, OTHER.root) == "other", "it has room of its own"
+    assert code(judge, *came[0], PKI.root, OTHER.root) == "plant", "one that is known, by another path"
 
 
 def test_a_lost_feed_shuts_out_only_those_whom_it_speaks_of() -> None:

@@ -183,3 +183,6 @@ def test_lateness_is_said_once_and_then_expiry_once(shelf: Shelf) -> None:
     assert alarms(timedelta(minutes=46)) == [CrlProblem.CRL_LATE]
     shelf.put(crl(CA, number=3, age=timedelta(0)))
     assert alarms(timedelta(minutes=46)) == [CrlProblem.CRL_LATE], "of each list"
+    for point in (None, scope(SHARD)):
+        shelf.put(crl(CA, number=4, point=point, age=timedelta(0)))
+    assert alarms(timedelta(minutes=46)) == [CrlProblem.CRL_LATE] * 2, "of each that is beside another"

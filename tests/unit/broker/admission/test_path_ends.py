@@ -156,6 +156,7 @@ def test_it_is_bounded_and_forgets_what_was_learned_first(monkeypatch: pytest.Mo
     ends = PathEnds()
     for ca in (RENEWED, FIRST, ANOTHER):
         ends.verified(b"a", [b"client", der(ca)])
+    ends.verified(b"a", [b"client", der(ANOTHER)])  # It is known, and needs no room.
     assert len(ends) == 2
     assert end_of(ends, b"a", HELD) == FIRST.certificate.not_valid_after_utc
     ends.verified(b"b", [b"client", der(RENEWED)])

@@ -12,13 +12,16 @@ from structlog.testing import capture_logs
 
 from broker.admission.admission import Admission
 from broker.admission.bundle import TrustBundle
+from broker.admission.bundle_terms import BundleTerms
 from broker.admission.freshness import Freshness
 from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
 from broker.mqtt.codes import ReasonCode
+from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import RevocationIndex
+from tests.support.bundles import settings
 from tests.support.pki import DOMAIN, Held, Pki, shared_pki
 
 PKI, OTHER = shared_pki(), Pki()
@@ -54,6 +57,24 @@ def test_a_ca_is_learned_from_a_path_and_known_without_one() -> None:
     assert judge.learned == 2
     namesake = Trust([TrustBundle("theirs", [OTHER.issuing.certificate])])
     assert seen(namesake, PKI.device("meter-1")) is None, "of that name, and of another key"
+
+
+def test_a_key_is_of_the_cas_that_have_it_and_of_no_other() -> None:
+    """Who is offline is judged by it: by another's revocation he would lose what waits for him, or keep it."""
+    third = Pki()
+    nobodys = TrustBundle("nobody's", [third.root.certificate], terms=BundleTerms.of(settings(issuers=["CN=Nobody"])))
+    judge = Trust([*trust().bundles, nobodys])
+    assert seen(judge, PKI.device("meter-1"), PKI.issuing, PKI.root)
+
+    def having(held: Held) -> list[str]:
+        found = judge.issuers_with(key_identifier(held.certificate.public_key()), DOMAIN)
+        return [f"{each.bundle.name}: {each.subject}" for each in found]
+
+    assert having(PKI.issuing) == ["ours: CN=Test Issuing CA"]
+    assert having(PKI.root) == ["ours: CN=Test Root CA"]
+    assert having(OTHER.root) == ["theirs: CN=Test Root CA"]
+    assert having(OTHER.issuing) == [], "none of its clients has come"
+    assert having(third.root) == ["nobody's: CN=Test Root CA"], "though it may issue to nobody"
 
 
 def test_so_many_cas_are_learned_and_no_more_and_that_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
