@@ -21,7 +21,6 @@ from sqlalchemy.engine import Connection
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import announcements, counters
 from provisioning.store.certificates import StoredRevocation
-from provisioning.store.counters import Counter
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import activations, certificates, devices, revocation_events, revocations
 
@@ -199,7 +198,7 @@ def _append(
     actor: str,
 ) -> range:
     """Record events; *occurred* maps a certificate's id to when it was, and the invalidity date."""
-    sequences = counters.take(connection, Counter.REVOCATION, len(occurred))
+    sequences = counters.take(connection, counters.REVOCATION, len(occurred))
     rows = [
         {
             "sequence": sequence,
