@@ -30,6 +30,7 @@ from broker.admission.guard import WindowCount
 from broker.admission.peer import Peer
 from broker.admission.refusal import Refused
 from broker.denials import Denials
+from broker.terminal_text import printable
 from provisioning.pki.identity import SCHEME, Identity
 
 log = structlog.get_logger("broker")
@@ -106,17 +107,26 @@ class Event:
     def is_about(self, text: str, serial: str) -> bool:
         """Whether *text* is the client, name, identity, serial number (also as *serial*) or address of it.
 
-        Of client and name with or without the trust domain before it.
+        Of client and name with or without the trust domain before it; of the client also as it is shown.
         """
         return bool(text) and (
-            text in {self.client_id, self.name, self.address, self.host, self.serial, str(self.identity)}
+            text
+            in {
+                self.client_id,
+                printable(self.client_id),
+                self.name,
+                self.address,
+                self.host,
+                self.serial,
+                str(self.identity),
+            }
             or (bool(self.serial) and serial == self.serial)
             or (self.identity is not None and text in self._with_domain(str(self.identity)))
         )
 
-    def _with_domain(self, identity: str) -> tuple[str, str]:
+    def _with_domain(self, identity: str) -> tuple[str, str, str]:
         domain = identity.removeprefix(SCHEME).partition("/")[0]
-        return f"{domain}/{self.client_id}", f"{domain}/{self.name}"
+        return f"{domain}/{self.client_id}", f"{domain}/{printable(self.client_id)}", f"{domain}/{self.name}"
 
     def repeats(self, other: Event) -> bool:
         """Whether it is *other* again.

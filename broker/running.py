@@ -31,6 +31,7 @@ from broker.preflight import problems
 from broker.server import BrokerServer
 from broker.stopping import LEFTOVER_SECONDS, Ending
 from broker.store.sqlite import StoreError
+from provisioning import core_dumps
 from provisioning.descriptors import take_all
 from provisioning.logs import LossyStream, fit_for_terminal
 from provisioning.pki.tls import TlsConfigurationError
@@ -63,6 +64,7 @@ def run_broker(given: Mapping[str, Any], config: Path | None, *, only_test: bool
         return
     configure_log(settings.log_level)
     take_all()
+    core_dumps.forbid()
     try:
         ending = Ending()
         _run(BrokerServer(settings, partial(load, config, flags), config, ending), ending)

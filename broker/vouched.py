@@ -11,8 +11,9 @@ the URI, lest a foreign CA's ``backend`` be taken for ours.
 
 Rules
 -----
-1. These names are the broker's: what a client sends under one of them, in whatever case, is taken out, also where the
-   broker stamps nothing. So a backend can be told to believe them, once and for all.
+1. These names are the broker's: what a client sends under one of them, in whatever case, of which a ligature and a
+   long s are some, is taken out, also where the broker stamps nothing. So a backend can be told to believe them, once
+   and for all.
 2. Everything else passes unchanged and in order [MQTT-3.3.2-17], [MQTT-3.3.2-18].
 3. No I/O, no clock. A message without properties costs nothing unless it is stamped.
 """
@@ -39,7 +40,7 @@ def without_reserved(properties: Properties) -> Properties:
     """Return *properties* without what only the broker may say."""
     if not properties.user_properties:
         return properties
-    kept = tuple(pair for pair in properties.user_properties if pair[0].lower() not in RESERVED)
+    kept = tuple(pair for pair in properties.user_properties if pair[0].casefold() not in RESERVED)
     return properties if len(kept) == len(properties.user_properties) else replace(properties, user_properties=kept)
 
 

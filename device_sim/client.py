@@ -149,7 +149,6 @@ class Connection:
         self._refusal: Closure | None = None
         self.closed: asyncio.Future[Closure] = loop.create_future()
         self.stage_times = StageTimes(0.0, 0.0, 0.0)
-        self.assigned_client_id: str | None = None
         self.session_present = False
         self._reading = True
         self.tls_resumed = bool(socket.tls.session_reused)
@@ -313,7 +312,6 @@ class Connection:
             self._refusal = self._connack(reason, properties)
         elif not self._admitted.done():
             self.session_present = bool(flags.session_present)
-            self.assigned_client_id = getattr(properties, "AssignedClientIdentifier", None)
             self._admitted.set_result(None)
 
     def _connack(self, reason: ReasonCode, properties: Properties | None) -> Closure:

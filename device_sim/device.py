@@ -26,8 +26,6 @@ from enum import StrEnum
 
 from device_sim.closure import Closure, Verdict
 
-CONTROL_SUFFIX = "cmd/#"
-
 
 class State(StrEnum):
     """Where a device stands."""

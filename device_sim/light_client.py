@@ -92,13 +92,11 @@ class LightConnection:
         "_receive_maximum",
         "_received",
         "_refusal",
-        "_said_goodbye",
         "_sent_at",
         "_socket",
         "_subscribing",
         "_version",
         "_writer_added",
-        "assigned_client_id",
         "closed",
         "session_present",
         "stage_times",
@@ -134,13 +132,11 @@ class LightConnection:
         self._reading = True
         self._flushing = False
         self._writer_added = False
-        self._said_goodbye = False
         self._sent_at = 0.0
         self._pinged = 0.0
         self._refusal: Closure | None = None
         self.closed: asyncio.Future[Closure] = loop.create_future()
         self.stage_times = StageTimes(0.0, 0.0, 0.0)
-        self.assigned_client_id: str | None = None
         self.session_present = False
         self.tls_resumed = bool(socket.tls.session_reused)
         self.tls_session: ssl.SSLSession | None = None
@@ -260,7 +256,6 @@ class LightConnection:
     async def close(self) -> Closure:
         """Send DISCONNECT, close, and return how the connection ended (perhaps earlier, and by the broker)."""
         if not self.closed.done():
-            self._said_goodbye = True
             self._socket.send(Disconnect().encode(self._version))
             self._end(Closure(Layer.MQTT, "0x00 Normal disconnection", "", time.monotonic(), 0))
         return await self.closed
@@ -395,7 +390,6 @@ class LightConnection:
             self._end(self._refusal)
             return
         self.session_present = packet.session_present
-        self.assigned_client_id = properties.assigned_client_identifier
         if self._version is ProtocolVersion.V5:
             self._receive_maximum = properties.receive_maximum or _RECEIVE_MAXIMUM
         if properties.server_keep_alive is not None:

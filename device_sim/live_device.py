@@ -264,8 +264,7 @@ class LiveDevice:
         try:
             command = decode_command(topic_name.removeprefix(prefix), payload)
         except UnreadableCommand:
-            counters.unreadable_commands += 1
-            return
+            return  # As a device does with what it does not understand.
         counters.commands += 1
         self._commands += 1
         answering = self._answering()

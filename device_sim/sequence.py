@@ -38,11 +38,6 @@ class SequenceCheck:
     _gaps: list[tuple[int, int]] = field(default_factory=list)
 
     @property
-    def duplicates(self) -> int:
-        """How many messages came that had come before."""
-        return sum(self.again.values())
-
-    @property
     def missing(self) -> int:
         """How many numbers below the highest have not been received."""
         return self.highest - self.received

@@ -26,7 +26,6 @@ class Counters:
     held_back: int = 0
     repeated: int = 0
     commands: int = 0
-    unreadable_commands: int = 0
     reconnections: int = 0
     sessions_resumed: int = 0
     sessions_lost: int = 0

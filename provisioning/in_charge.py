@@ -7,10 +7,12 @@ kernel's: whatever ends the process ends it, too. SQLite carries one service: an
 revocations late (`provisioning.store.announcements`), so a second one is refused. On PostgreSQL several may share a
 directory, and the first one is found by commands.
 
-Rule
-----
-A lock that cannot be written or held, say on a full disk, keeps no service from starting: it says so, and is looked
-for where the directory's settings say.
+Rules
+-----
+1. A lock that cannot be written or held, say on a full disk, keeps no service from starting: it says so, and is looked
+   for where the directory's settings say.
+2. One that this user may not open is another's, whose service may run: nobody can tell, and on SQLite that is refused.
+   What root makes belongs to the directory's owner, so that root's service leaves nothing in the way of his.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +46,8 @@ def in_charge(directory: Path, https_url: str, *, alone: bool) -> Iterator[None]
                 f"{directory} is served by another process, at {where}: on SQLite one service runs at a time"
             ) from None
     except OSError as error:
+        if alone and isinstance(error, PermissionError):
+            raise ConfigurationError(_not_ours(path)) from error
         log.warning("lock not written", file=str(path), detail=error.strerror)
     if lock is None:
         yield
@@ -59,13 +64,44 @@ def in_charge(directory: Path, https_url: str, *, alone: bool) -> Iterator[None]
 
 def _lock(path: Path) -> int:
     """Return the file at *path*, held; raise BlockingIOError if another process holds it, OSError if it cannot be."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = _open(path)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:  # On some file systems of a network nothing can be locked.
         os.close(lock)
         raise
     return lock
+
+
+def _open(path: Path) -> int:
+    how = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW  # Root would write to whatever the directory's owner has linked.
+    try:
+        made = os.open(path, how | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return os.open(path, how)
+    if os.geteuid() == 0:
+        owner = path.parent.stat()
+        with contextlib.suppress(OSError):  # Of a network's file system that maps root to somebody.
+            os.fchown(made, owner.st_uid, owner.st_gid)
+    return made
+
+
+def _not_ours(path: Path) -> str:
+    why = "so that nobody can tell whether another service runs there, and on SQLite one runs at a time"
+    try:
+        owner = _name_of(path.stat().st_uid)
+    except OSError:
+        owner = _name_of(path.parent.stat().st_uid)
+        return f"{path.parent} belongs to {owner} and {path.name} cannot be made there, {why}: run it as {owner}"
+    us = _name_of(os.geteuid())
+    return f"{path} belongs to {owner} and {us} may not open it, {why}: stop {owner}'s, then chown {us} {path}"
+
+
+def _name_of(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"user {user}"
 
 
 def _write(lock: int, path: Path, text: str) -> None:

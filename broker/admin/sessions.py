@@ -127,8 +127,8 @@ class Selection:
 
 
 def _is_called(text: str, name: str, owner: Identity, *, bare: bool) -> bool:
-    """Whether *text* is *name* with the trust domain of its *owner* before it, or, if *bare*, without."""
-    return text == f"{owner.trust_domain}/{name}" or (bare and text == name)
+    """Whether *text* is *name*, or how that is shown, with the *owner*'s trust domain before it; if *bare*, without."""
+    return any(text == f"{owner.trust_domain}/{each}" or (bare and text == each) for each in (name, printable(name)))
 
 
 def normal_serial(text: str) -> str:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from broker.mqtt.errors import MalformedPacket
-from broker.mqtt.wire import MAXIMUM_STRING, decode_utf8
+from broker.mqtt.wire import MAXIMUM_STRING
 
 SEPARATOR: Final = "/"
 ONE_LEVEL: Final = "+"
@@ -52,16 +52,6 @@ def check_topic_filter(topic_filter: str) -> str:
         if len(level) > 1 and (ONE_LEVEL in level or ANY_LEVELS in level):  # [MQTT-4.7.1-1], [MQTT-4.7.1-2]
             raise MalformedPacket(f"topic filter {topic_filter[:_SHOWN]!r}: a wildcard must be a level of its own")
     return topic_filter
-
-
-def decode_topic_name(data: bytes) -> str:
-    """Return the Topic Name that *data* encodes."""
-    return check_topic_name(decode_utf8(data, "topic name"))
-
-
-def decode_topic_filter(data: bytes) -> str:
-    """Return the Topic Filter that *data* encodes."""
-    return check_topic_filter(decode_utf8(data, "topic filter"))
 
 
 def _check_text(field: str, text: str) -> None:

@@ -170,14 +170,19 @@ async def _get(followed: Followed) -> bytes | None:
     """Return what the URL answers; None: what it did the last time. Raises `_Unfetched`, `AnchorsRefused`."""
     import httpx  # Late: for who has such a URL.
 
+    from provisioning.client.bounded_head import BoundedTransport, body_follows
+
     settings = followed.settings
     url = settings.anchors_url or ""
     headers = {"Accept": _ACCEPT, "Accept-Encoding": "identity", **conditions(followed.etag, followed.modified)}
-    verify = client_context(settings.anchors_url_cafile, allow_tls12=True) if settings.anchors_url_cafile else True
-    client = httpx.AsyncClient(verify=verify, timeout=_TIMEOUT, trust_env=False, follow_redirects=False)
+    own = settings.anchors_url_cafile
+    verify = client_context(own, allow_tls12=True) if own else httpx.create_ssl_context(trust_env=False)
+    transport = BoundedTransport(verify)
+    client = httpx.AsyncClient(transport=transport, timeout=_TIMEOUT, trust_env=False, follow_redirects=False)
     try:
         check_address(url)
         async with client, client.stream("GET", url, headers=headers) as response:
+            body_follows(response)
             if response.status_code == httpx.codes.NOT_MODIFIED and (followed.etag or followed.modified):
                 return None
             if response.status_code != httpx.codes.OK:

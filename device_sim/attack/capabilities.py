@@ -51,7 +51,6 @@ class Feature(StrEnum):
     REGISTRY = "registry"
     SUSPENSION = "suspension"
     FLAPPING_ALERT = "flapping_alert"
-    RATE_LIMIT = "rate_limit"
 
 
 class _Strict(BaseModel):

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
-import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from provisioning.api.peer import peer_certificate, tls_connection
+from provisioning.api.request_text import decode_body
 from provisioning.ca.certificate_message import certificate_message
 from provisioning.ca.key_envelope import EnvelopeSigner, seal_key
 from provisioning.enrolment.attempt import CertificateCredential, TokenCredential
@@ -44,8 +43,6 @@ _PKCS10: Final = "application/pkcs10"
 _PKCS8: Final = "application/pkcs8"
 _SEALED_KEY: Final = "application/pkcs7-mime; smime-type=server-generated-key"
 _CSR_ATTRIBUTES: Final = "application/csrattrs"
-_ARMOUR: Final = re.compile(rb"-----(BEGIN|END) [A-Z0-9 ]{1,40}-----")
-_WHITE_SPACE: Final = b" \t\r\n"
 _MAXIMUM_AUTHORIZATION: Final = 512
 
 Answer = Callable[[str, Refused, Mapping[str, str] | None], Response]
@@ -213,22 +210,6 @@ def check_label(label: str) -> str:
     except InvalidIdentity:
         pass
     raise Refused(Code.NOT_FOUND, f"there is no EST label {label[:64]!r}")
-
-
-def decode_body(body: bytes) -> bytes:
-    """Return the DER in a base64 *body*; raise `Refused`.
-
-    Spaces, tabs and line ends may be anywhere, PEM armour is taken off, Content-Transfer-Encoding is ignored
-    (RFC 8951 §3.1); anything else that is not base64 is refused.
-    """
-    text = _ARMOUR.sub(b"", body).translate(None, _WHITE_SPACE)
-    try:
-        der = base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise Refused(Code.BODY_ENCODING, f"the body is not the base64 of a DER request ({error})") from error
-    if not der:
-        raise Refused(Code.BODY_ENCODING, "the body is empty: send the request, base64 of its DER")
-    return der
 
 
 def parse_basic(header: str | None) -> TokenCredential:

@@ -1,7 +1,9 @@
 """The operators' REST API, third part: which certificates there are.
 
 One search serves the list, the counts and the export. The export is streamed page by page: what is in memory is one
-page, whatever the size of the fleet; certificates that are issued meanwhile may be in it.
+page, whatever the size of the fleet; certificates that are issued meanwhile may be in it. A client takes as long for it
+as he likes, so whether he is still an operator is asked with each page: if not, his connection is cut, and what he has
+has no end.
 """
 
 from __future__ import annotations
@@ -9,14 +11,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from fastapi import Depends, Query
+from fastapi import Depends, Query, Request
+from sqlalchemy.engine import Connection
 from starlette.responses import StreamingResponse
 
 from provisioning.api.moment import utc_of
@@ -25,16 +29,20 @@ from provisioning.api.operators import (
     MAXIMUM_PAGE,
     Limit,
     Name,
+    Operator,
     OperatorServices,
     Services,
     new_router,
     rfc3339,
 )
 from provisioning.api.revocations import normal_serial
+from provisioning.enrolment.authentication import AuthenticatedOperator, check_still
 from provisioning.errors import Code, Refused
 from provisioning.store import authorities, certificates, inventory
 from provisioning.store.certificates import CertificateState, StoredCertificate
 from provisioning.store.inventory import CertificateSearch
+
+log = structlog.get_logger(__name__)
 
 router: Final = new_router()
 
@@ -115,14 +123,17 @@ async def count_certificates(services: Services, search: Search) -> dict[str, in
 
 @router.get("/inventory/export", response_class=StreamingResponse)
 async def export_certificates(
+    request: Request,
     services: Services,
+    operator: Operator,
     search: Search,
     format_: Annotated[ExportFormat, Query(alias="format")] = ExportFormat.JSON,
 ) -> StreamingResponse:
     """Write every certificate that a search finds, as CSV or as a JSON array."""
+    pages = _pages(services, search, operator, request.scope["extensions"]["connection"]["abort"])
     if format_ is ExportFormat.CSV:
-        return StreamingResponse(_csv(services, search), media_type="text/csv; header=present")
-    return StreamingResponse(_json(services, search), media_type="application/json")
+        return StreamingResponse(_csv(pages), media_type="text/csv; header=present")
+    return StreamingResponse(_json(pages), media_type="application/json")
 
 
 @router.get("/certificates/{serial}")
@@ -137,27 +148,38 @@ async def show_certificate(serial: str, services: Services) -> dict[str, Any]:
     return _certificate_item(stored, services.clock()) | {"pem": pem}
 
 
-async def _pages(services: OperatorServices, search: CertificateSearch) -> AsyncIterator[list[dict[str, Any]]]:
+_Page = list[dict[str, Any]]
+
+
+async def _pages(
+    services: OperatorServices, search: CertificateSearch, operator: AuthenticatedOperator, cut: Callable[[], None]
+) -> AsyncIterator[_Page]:
+    """Yield what the search finds; call *cut*, and end, when *operator* is none any more."""
     after: int | None = None
     now = services.clock()
+
+    def look(connection: Connection) -> list[StoredCertificate]:
+        check_still(connection, operator, services.clock())
+        return inventory.page(connection, search, limit=MAXIMUM_PAGE, after=after, now=now)
+
     while True:
-        place = after
-        found = await services.database.read(
-            lambda connection, place=place: inventory.page(  # type: ignore[misc]
-                connection, search, limit=MAXIMUM_PAGE, after=place, now=now
-            )
-        )
+        try:
+            found = await services.database.read(look)
+        except Refused as refusal:
+            log.info("export cut off", operator=operator.device.name, code=refusal.code.value)
+            cut()
+            return
         if not found:
             return
         yield [_certificate_item(each, now) for each in found]
         after = found[-1].id
 
 
-async def _csv(services: OperatorServices, search: CertificateSearch) -> AsyncIterator[str]:
+async def _csv(pages: AsyncIterator[_Page]) -> AsyncIterator[str]:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
-    async for items in _pages(services, search):
+    async for items in pages:
         writer.writerows({name: _cell(value) for name, value in item.items()} for item in items)
         yield text.getvalue()
         text.seek(0)
@@ -170,9 +192,9 @@ def _cell(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
 
 
-async def _json(services: OperatorServices, search: CertificateSearch) -> AsyncIterator[str]:
+async def _json(pages: AsyncIterator[_Page]) -> AsyncIterator[str]:
     before = "["
-    async for items in _pages(services, search):
+    async for items in pages:
         yield before + ",\n".join(json.dumps(item) for item in items)
         before = ",\n"
     yield "]\n" if before != "[" else "[]\n"

@@ -11,7 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from provisioning.api.operators import DONE_BEFORE, Name, Operator, Services, new_router, rfc3339
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
-from provisioning.revocation.service import Revoked
+from provisioning.revocation.recording import Revoked
 
 MAXIMUM_REVOCATIONS: Final = 1000
 """In one batch: one transaction, which nobody else should have to wait for."""

@@ -34,6 +34,7 @@ from provisioning.ca.der import content, only_common_name
 from provisioning.ca.key_envelope import NoRecipient, Recipient, find_recipient
 from provisioning.ca.key_policy import KeyPolicy, WeakKey
 from provisioning.ca.name_policy import SubjectNames, asked_names
+from provisioning.ca.not_a_request import named
 from provisioning.ca.profile import Profile
 from provisioning.errors import Code, Refused
 from provisioning.pki.extension import UNREADABLE
@@ -180,10 +181,19 @@ def _load(der: bytes) -> x509.CertificateSigningRequest:
     try:
         return x509.load_der_x509_csr(der)
     except _UNREADABLE as error:
+        another = named(der)
+        if another is not None:
+            raise RequestRefused(Code.CSR_MALFORMED, f"the body is no PKCS #10 request but {another}") from error
         raise _malformed(error) from error
 
 
 def _malformed(error: Exception) -> RequestRefused:
+    if isinstance(error, x509.InvalidVersion):
+        return RequestRefused(
+            Code.CSR_MALFORMED,
+            f"the request's version is {error.parsed_version}, and there is only 0 (RFC 2986 §4.1): with wolfSSL, set "
+            "the version of its Cert to 0 before wc_MakeCertReq",
+        )
     return RequestRefused(Code.CSR_MALFORMED, f"the body is not a PKCS #10 request in base64 DER ({error})")
 
 
@@ -298,7 +308,8 @@ def _check_signature(csr: x509.CertificateSigningRequest) -> None:
     # Ed25519 has its hash built in and names none.
     if hash_algorithm is not None and not isinstance(hash_algorithm, _HASHES):
         raise RequestRefused(
-            Code.CSR_SIGNATURE, f"the request is signed with {hash_algorithm.name}: sign it with SHA-256 or stronger"
+            Code.CSR_SIGNATURE,
+            f"the request is signed with {hash_algorithm.name}: sign it with SHA-256, SHA-384 or SHA-512",
         )
     if not valid:
         raise RequestRefused(

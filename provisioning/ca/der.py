@@ -13,8 +13,6 @@ from typing import Final
 
 BIT_STRING: Final = b"\x03"
 SEQUENCE: Final = b"\x30"
-EXPLICIT_0: Final = 0xA0
-
 SET: Final = b"\x31"
 OCTET_STRING: Final = b"\x04"
 NULL: Final = b"\x05\x00"

@@ -1,7 +1,8 @@
 """HTTP as lists and answers are fetched by it: without TLS, redirects or proxy, since what comes is signed.
 
 Whoever is on the way can answer. So nothing is decompressed, which could make gigabytes of a few kilobytes before their
-length can be looked at, and no body is longer than the caller allows. No cookie is kept: what somebody has set would be
+length can be looked at, no head is longer than `provisioning.client.bounded_head` allows, and no body than the caller
+does. No cookie is kept: what somebody has set would be
 sent to whoever is asked next. The caller bounds the time.
 
 The client, and httpx with it, is there from the first request on: most brokers never make one.
@@ -52,10 +53,13 @@ class PlainHttp:
         client = self._client or self._open()
         import httpx  # Which is there now.
 
+        from provisioning.client.bounded_head import body_follows
+
         try:
             check_address(url)
             as_it_is = {**headers, "Accept-Encoding": _IDENTITY}
             async with client.stream(method, url, headers=as_it_is, content=content) as response:
+                body_follows(response)
                 yield response
         except (httpx.HTTPError, NoAddress) as error:
             raise HttpFailed(str(error) or type(error).__name__) from error
@@ -65,10 +69,14 @@ class PlainHttp:
             from http.cookiejar import CookieJar, DefaultCookiePolicy
 
             import httpx
+
+            from provisioning.client.bounded_head import BoundedTransport
         # Anchors of the system would be read, for forty milliseconds, and never be used.
         nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-        self._client = httpx.AsyncClient(verify=nobody, timeout=self._timeout, trust_env=False, cookies=jar)
+        self._client = httpx.AsyncClient(
+            transport=BoundedTransport(nobody), timeout=self._timeout, trust_env=False, cookies=jar
+        )
         return self._client
 
     async def close(self) -> None:

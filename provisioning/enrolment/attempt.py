@@ -33,9 +33,6 @@ class CertificateCredential:
     certificate: x509.Certificate | None
 
 
-EnrolmentCredential = TokenCredential | CertificateCredential
-
-
 @dataclass(frozen=True, slots=True)
 class Question:
     """What a group's webhook is asked, and where."""

@@ -67,7 +67,7 @@ def known(
 
 
 def check_not_revoked(stored: StoredCertificate) -> None:
-    """Raise `Refused` if the certificate is revoked or on hold."""
+    """Raise `Refused` if the certificate is revoked or on hold, or its device as a whole."""
     if stored.on_hold:
         raise Refused(
             Code.CERTIFICATE_SUSPENDED,
@@ -79,6 +79,8 @@ def check_not_revoked(stored: StoredCertificate) -> None:
             f"certificate {stored.serial} of {stored.device.name} was revoked ({stored.revocation.reason}): "
             "ask an operator for a new enrolment token",
         )
+    if stored.device.state is not DeviceState.ACTIVE:  # It has just been ended: its certificates are still to be.
+        raise ended(stored.device)
 
 
 def check_not_withdrawn(connection: Connection, device: Device) -> None:

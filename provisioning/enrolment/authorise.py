@@ -45,7 +45,15 @@ from provisioning.enrolment.ways.way import IpAddress, Settle, Vouched, Way
 from provisioning.enrolment.ways.webhook import Unasked, WebhookWay
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
-from provisioning.store import certificates, certificates_of_device, claims, devices, groups, recalls
+from provisioning.store import (
+    certificates,
+    certificates_of_device,
+    claims,
+    devices,
+    groups,
+    recalls,
+    unfinished_ends,
+)
 from provisioning.store.certificates import HeldCertificate, StoredCertificate
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.groups import Alternative, Group, NewKey, WayName, alternative_text
@@ -239,6 +247,7 @@ def _admit(
         comes_back = device.state is DeviceState.REVOKED and readmitted and answer is None
         if comes_back:
             # A token made after the revocation (older ones are void) is the operator's word that it may come back.
+            _check_end_is_done(connection, device)
             devices.set_state(connection, [device.id], DeviceState.ACTIVE, now)
         elif device.state is not DeviceState.ACTIVE:
             raise ended(device)
@@ -260,6 +269,15 @@ def _admit(
         any(each.on_trial for each in said),
         _settlements(device, said, is_new=is_new),
     )
+
+
+def _check_end_is_done(connection: Connection, device: Device) -> None:
+    if unfinished_ends.of_device(connection, device.id) is not None:
+        raise Refused(
+            Code.UNAVAILABLE,
+            f"{device.name} was revoked a moment ago, and its many certificates still are being revoked: try again in "
+            "a few seconds",
+        )
 
 
 def _settlements(device: Device, said: Sequence[Vouched], *, is_new: bool) -> list[Settle]:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import ipaddress
 import random
 import socket
 from collections import Counter
@@ -31,6 +30,7 @@ import structlog
 
 from provisioning.client.address import given_url
 from provisioning.client.list_download import Fetched, NotFetched, download
+from provisioning.client.neighbourhood import is_of_own_network
 from provisioning.client.plain_http import PlainHttp
 from provisioning.enrolment.manufacturer_lists import ManufacturerListService
 from provisioning.errors import Code, Refused
@@ -62,19 +62,12 @@ def check_list_url(url: str) -> str:
     if parts.username is not None or parts.fragment:
         raise ValueError("a list's URL must have no user and no fragment: secrets do not belong there")
     try:
-        nobodys = _is_nobodys(host)
+        nobodys = is_of_own_network(host)
     except ValueError:  # A name: what it means is asked when it is fetched.
         nobodys = False
     if nobodys:
         raise ValueError(f"a list's URL must not be at {host}: no manufacturer is there")
     return url
-
-
-def _is_nobodys(host: str) -> bool:
-    """Whether services of the machine's own network answer there, such as a cloud's metadata; ValueError for a name."""
-    address = ipaddress.ip_address(host)
-    address = getattr(address, "ipv4_mapped", None) or address
-    return address.is_link_local or address.is_multicast or address.is_unspecified
 
 
 async def _check_reached(url: str) -> None:
@@ -85,7 +78,7 @@ async def _check_reached(url: str) -> None:
     except (OSError, UnicodeError) as error:
         raise NotFetched(f"cannot be fetched: {error}") from error
     for address in {str(each[4][0]) for each in found}:
-        if _is_nobodys(address):
+        if is_of_own_network(address):
             raise NotFetched(f"its name leads to {address}: no manufacturer is there")
 
 

@@ -62,6 +62,13 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
     if stored.device.state is not DeviceState.ACTIVE:
         raise ended(stored.device)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    if request.subject_alternative_name is None:
+        uris = ", ".join(f"URI:{each}" for each in names.get_values_for_type(x509.UniformResourceIdentifier))
+        raise Refused(
+            Code.CSR_SUBJECT_CHANGED,
+            f"the request has no Subject Alternative Name: copy the certificate's, {uris} (openssl x509 -x509toreq "
+            "does with -copy_extensions copy)",
+        )
     for field, same in (
         ("subject", same_subject(request.subject, certificate.subject.public_bytes())),
         ("Subject Alternative Name", same_alternatives(request.subject_alternative_name, names.public_bytes())),

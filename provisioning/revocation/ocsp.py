@@ -242,7 +242,7 @@ def _status(connection: Connection, name: CertificateName) -> CertificateStatus:
     known, revocation = certificates.revocation_of(connection, *name)
     if not known:
         return Unknown()
-    return Good() if revocation is None else Revoked(revocation.revoked_at, revocation.reason)
+    return Good() if revocation is None else Revoked(*revocation)
 
 
 def _observe(task: asyncio.Task[_Entry]) -> None:

@@ -1,5 +1,8 @@
 """Revocation: one transaction that makes certificates worthless, and two neighbours who are told afterwards.
 
+A device that has had very many is shut out by one transaction, and its certificates follow in portions
+(`provisioning.revocation.portions`).
+
 Rules
 -----
 1. Revoking is final and idempotent: a second time answers with the facts of the first. A hold is not final: revoking
@@ -20,7 +23,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -32,14 +35,24 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.grounds import Grounds, grounds_of
-from provisioning.revocation.issued_to import TooMany, issued_to
+from provisioning.revocation.issued_to import TooMany, first_of_device
 from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
+from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_an_admin_is_left, check_not_the_service
 from provisioning.revocation.reasons import OPERATOR_REASONS, REASON_USES
+from provisioning.revocation.recording import Changed, Revoked, facts_of, record
 from provisioning.revocation.taken import can_be_taken, facts_before, is_taken_with_its_device, others_for_their_keys
-from provisioning.store import audit, certificates, devices, revocations, tokens
+from provisioning.store import (
+    audit,
+    certificates,
+    certificates_of_device,
+    devices,
+    revocations,
+    tokens,
+    unfinished_ends,
+)
 from provisioning.store.audit import Action
-from provisioning.store.certificates import StoredCertificate, StoredRevocation
+from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.server_parameters import rest_longer
@@ -52,18 +65,6 @@ _NAMED: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Revoked:
-    """One revoked certificate, as the answer tells it."""
-
-    serial: str
-    device: str
-    reason: RevocationReason
-    revoked_at: datetime
-    sequence: int
-    invalidity_date: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class RevocationOutcome:
     """What is revoked now, and whether this call did it."""
 
@@ -71,8 +72,24 @@ class RevocationOutcome:
     changed: bool
 
 
-Changed = Sequence[StoredCertificate]
-"""Certificates whose status has just changed."""
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The end of a device, as it was asked for."""
+
+    name: str
+    state: DeviceState
+    grounds: Grounds
+    by: str
+    occasion: Occasion
+
+    @property
+    def action(self) -> Action:
+        """What the audit log calls it."""
+        return Action.DECOMMISSIONED if self.state is DeviceState.DECOMMISSIONED else Action.REVOKED
+
+
+class _Unfinished(Exception):
+    """Something was decided about the device that is still to be done."""
 
 
 class RevocationService:
@@ -85,6 +102,11 @@ class RevocationService:
         self._database = database
         self._clock = clock
         self._after_commit = after_commit
+        self._portions = Portions(database, clock, self._tell)
+
+    async def run(self) -> None:
+        """Finish ends of devices that a process has begun and not finished, until cancelled."""
+        await self._portions.run()
 
     async def revoke_device(
         self,
@@ -113,37 +135,15 @@ class RevocationService:
     async def _end_device(
         self, name: str, state: DeviceState, grounds: Grounds, by: str, occasion: Occasion = AN_OPERATOR_S_WORD
     ) -> RevocationOutcome:
-        def transaction(connection: Connection, *, short: bool) -> tuple[RevocationOutcome, Changed, int]:
-            now = self._clock()
-            voided = tokens.void(connection, [name], now)  # Before the device: that is the order of the store's locks.
-            device = devices.find(connection, name, for_update=True)
-            if device is None:
-                raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
-            if device.role is not Role.DEVICE:
-                go_alone(connection)  # Whether an admin is left depends on all of them.
-            check_not_the_service(device)
-            occasion.check(connection, device)
-            voided += _void_made_with(connection, [device], grounds, now)
-            issued = issued_to(connection, device, short=short)
-            ended = [each for each in issued if is_taken_with_its_device(each, grounds, now)]
-            revoked = _record(connection, ended, grounds, now, by)
-            check_an_admin_is_left(connection, [device], now)
-            ends = device.state not in {state, DeviceState.DECOMMISSIONED}
-            changed = ends or bool(ended)
-            if ends:
-                devices.set_state(connection, [device.id], state, now)
-            if changed or voided:
-                action = Action.DECOMMISSIONED if state is DeviceState.DECOMMISSIONED else Action.REVOKED
-                facts = {**grounds.facts, "serials": [each.serial for each in ended], "tokens_voided": voided}
-                audit.append(connection, now, by, action, name, {**facts, **facts_before(ended), **occasion.facts})
-            return RevocationOutcome(revoked or facts_of(issued), changed or bool(voided)), ended, voided
-
+        end = _End(name, state, grounds, by, occasion)
         try:
             outcome, ended, voided = await self._database.write(
-                partial(transaction, short=True), lambda: {("device", name)}, short=True
+                partial(self._end_at_once, end=end), lambda: {("device", name)}, short=True
             )
         except TooMany:
-            outcome, ended, voided = await self._database.write(partial(transaction, short=False))
+            outcome, ended, voided = await self._end_in_portions(end)
+        else:
+            self._tell(ended)
         if outcome.changed:
             log.info(
                 "device ended",
@@ -154,8 +154,58 @@ class RevocationService:
                 tokens=voided,
                 by=by,
             )
-        self._tell(ended)
         return outcome
+
+    def _end_at_once(self, connection: Connection, end: _End) -> tuple[RevocationOutcome, Changed, int]:
+        """End a device in this transaction; raise `TooMany` if it has had more certificates than a few."""
+        now, grounds = self._clock(), end.grounds
+        device, voided = _to_be_ended(connection, end, now)
+        issued = first_of_device(connection, device)
+        ended = [each for each in issued if is_taken_with_its_device(each, grounds, now)]
+        revoked = record(connection, ended, grounds, now, end.by)
+        changed = _end_state(connection, device, end, now) or bool(ended)
+        if changed or voided:
+            facts = {**grounds.facts, "serials": [each.serial for each in ended], "tokens_voided": voided}
+            facts |= {**facts_before(ended), **end.occasion.facts}
+            audit.append(connection, now, end.by, end.action, end.name, facts)
+        return RevocationOutcome(revoked or facts_of(issued), changed or bool(voided)), ended, voided
+
+    async def _end_in_portions(self, end: _End) -> tuple[RevocationOutcome, Changed, int]:
+        """Shut the device out, and then revoke what it has (`provisioning.revocation.portions`)."""
+
+        def begin(connection: Connection) -> tuple[bool, int, int]:
+            now, grounds = self._clock(), end.grounds
+            device, voided = _to_be_ended(connection, end, now)
+            if unfinished_ends.of_device(connection, device.id) is not None:
+                raise _Unfinished
+            ends = _end_state(connection, device, end, now)
+            unfinished_ends.begin(
+                connection,
+                device.id,
+                reason=grounds.reason,
+                invalidity_date=grounds.invalidity_date,
+                ended_at=now,
+                ended_by=end.by,
+            )
+            if ends or voided:
+                facts = {**grounds.facts, "serials": "in the entries that follow", "tokens_voided": voided}
+                audit.append(connection, now, end.by, end.action, end.name, {**facts, **end.occasion.facts})
+            return ends or bool(voided), voided, revocations.newest(connection)
+
+        def outcome(connection: Connection) -> list[StoredCertificate]:
+            device = devices.find(connection, end.name)
+            return [] if device is None else certificates_of_device.every(connection, device.id)
+
+        while True:
+            try:
+                changed, voided, before = await self._database.write(begin)
+                break
+            except _Unfinished:  # What was decided first is done first.
+                await self._portions.finish(end.name)
+        await self._portions.finish(end.name)
+        issued = await self._database.read(outcome)
+        ended = [each for each in issued if each.revocation is not None and each.revocation.sequence > before]
+        return RevocationOutcome(facts_of(ended or issued), changed or bool(ended)), ended, voided
 
     async def revoke_serial(
         self, serial: str, reason: RevocationReason, *, by: str, invalidity_date: datetime | None = None
@@ -172,7 +222,7 @@ class RevocationService:
             fresh += others_for_their_keys(connection, [certificate], grounds)
             now = self._clock()
             voided = _void_made_with(connection, [certificate.device], grounds, now)
-            revoked = _record(connection, fresh, grounds, now, by)
+            revoked = record(connection, fresh, grounds, now, by)
             check_an_admin_is_left(connection, [each.device for each in fresh], now)
             if fresh or voided:
                 facts = {**grounds.facts, "serials": [each.serial for each in fresh], **facts_before(fresh)}
@@ -180,7 +230,8 @@ class RevocationService:
                 audit.append(connection, now, by, Action.REVOKED, certificate.device.name, facts)
             return RevocationOutcome(revoked + facts_of(before), bool(fresh or voided)), fresh
 
-        outcome, fresh = await self._database.write(transaction, short=True)
+        short = reason is not RevocationReason.KEY_COMPROMISE  # Of one key there may be thousands.
+        outcome, fresh = await self._database.write(transaction, short=short)
         for each in fresh:
             log.info("certificate revoked", device=each.device.name, serial=each.serial, reason=reason.value, by=by)
         self._tell(fresh)
@@ -222,7 +273,7 @@ class RevocationService:
                 check_not_the_service(device)
             voided += _void_made_with(connection, locked, grounds, now)
             fresh = [each for each in whole if each.state not in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}]
-            revoked = _record(connection, ended, grounds, now, by)
+            revoked = record(connection, ended, grounds, now, by)
             devices.set_state(connection, [each.id for each in fresh], DeviceState.REVOKED, now)
             check_an_admin_is_left(connection, locked, now)
             if ended or fresh or voided:
@@ -243,6 +294,28 @@ class RevocationService:
         if changed:
             for tell in self._after_commit:
                 tell(changed)
+
+
+def _to_be_ended(connection: Connection, end: _End, now: datetime) -> tuple[Device, int]:
+    """Void its tokens, and return the device, locked, with how many those were; raise `Refused` if it is not ended."""
+    voided = tokens.void(connection, [end.name], now)  # Before the device: that is the order of the store's locks.
+    device = devices.find(connection, end.name, for_update=True)
+    if device is None:
+        raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {end.name[:80]!r}")
+    if device.role is not Role.DEVICE:
+        go_alone(connection)  # Whether an admin is left depends on all of them.
+    check_not_the_service(device)
+    end.occasion.check(connection, device)
+    return device, voided + _void_made_with(connection, [device], end.grounds, now)
+
+
+def _end_state(connection: Connection, device: Device, end: _End, now: datetime) -> bool:
+    """Give the device its state, unless it has that or a more final one; return whether it had not."""
+    ends = device.state not in {end.state, DeviceState.DECOMMISSIONED}
+    if ends:
+        devices.set_state(connection, [device.id], end.state, now)
+    check_an_admin_is_left(connection, [device], now)
+    return ends
 
 
 def _check_known(asked: Sequence[str], known: Collection[str], code: Code, words: str) -> None:
@@ -268,43 +341,3 @@ def _void_made_with(connection: Connection, ended: Sequence[Device], grounds: Gr
     if grounds.reason is not RevocationReason.KEY_COMPROMISE or not names:
         return 0
     return tokens.void_made_by(connection, names, now)
-
-
-def _record(connection: Connection, ended: Changed, grounds: Grounds, now: datetime, by: str) -> list[Revoked]:
-    at = now.replace(microsecond=0)  # What the CRL can say (RFC 5280 §5.1.2.6), the answer says too.
-    fresh = [each for each in ended if each.revocation is None]
-    held = {each.id: each.revocation for each in ended if each.revocation is not None}
-    told: dict[int, StoredRevocation] = {}
-    since = grounds.invalidity_date
-    if held:
-        sequences = revocations.finalise(connection, held, reason=grounds.reason, revoked_by=by, invalidity_date=since)
-        told |= {
-            identifier: StoredRevocation(place, grounds.reason, before.revoked_at, since or before.invalidity_date)
-            for place, (identifier, before) in zip(sequences, held.items(), strict=True)
-        }
-    if fresh:
-        identifiers = [each.id for each in fresh]
-        sequences = revocations.add(
-            connection, identifiers, reason=grounds.reason, revoked_at=now, revoked_by=by, invalidity_date=since
-        )
-        told |= {
-            identifier: StoredRevocation(place, grounds.reason, at, since)
-            for place, identifier in zip(sequences, identifiers, strict=True)
-        }
-    return facts_of([replace(each, revocation=told[each.id]) for each in ended])
-
-
-def facts_of(issued: Changed) -> list[Revoked]:
-    """Return the revocations of those that are revoked."""
-    return [
-        Revoked(
-            each.serial,
-            each.device.name,
-            each.revocation.reason,
-            each.revocation.revoked_at,
-            each.revocation.sequence,
-            each.revocation.invalidity_date,
-        )
-        for each in issued
-        if each.revocation is not None
-    ]

@@ -27,7 +27,8 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
 from provisioning.revocation.protection import check_an_admin_is_left, check_not_the_service
-from provisioning.revocation.service import Changed, RevocationOutcome, Revoked, facts_of
+from provisioning.revocation.recording import Changed, Revoked, facts_of
+from provisioning.revocation.service import RevocationOutcome
 from provisioning.store import audit, certificates, certificates_of_device, claims, devices, revocations
 from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate

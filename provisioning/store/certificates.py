@@ -20,7 +20,7 @@ from provisioning.store.devices import WIDTH as DEVICE_WIDTH
 from provisioning.store.devices import Device, device_from
 from provisioning.store.prepared import Prepared
 from provisioning.store.serials import serial_text
-from provisioning.store.tables import activations, certificates, devices, revocations
+from provisioning.store.tables import activations, certificates, devices, revocations, unfinished_ends
 
 
 class CertificateState(StrEnum):
@@ -141,8 +141,15 @@ _IDS_WITH_KEY_OF: Final = Prepared(
 )
 _WITH_ID: Final = Prepared(selected().where(certificates.c.id == bindparam("wanted")), at_once=True)
 _FIND_SERIAL: Final = Prepared(selected(with_der=True).where(certificates.c.serial == bindparam("wanted")).limit(1))
+_ENDED: Final = select(unfinished_ends.c.ended_at).where(unfinished_ends.c.device_id == certificates.c.device_id)
 _REVOCATION: Final = Prepared(
-    select(revocations.c.sequence, revocations.c.reason, revocations.c.revoked_at)
+    select(
+        revocations.c.sequence,
+        revocations.c.reason,
+        revocations.c.revoked_at,
+        _ENDED.where(unfinished_ends.c.ended_at < certificates.c.not_after).scalar_subquery().label("ended_at"),
+        _ENDED.with_only_columns(unfinished_ends.c.reason).scalar_subquery().label("ended_for"),
+    )
     .select_from(certificates.outerjoin(revocations))
     .where(certificates.c.issuer_key_id == bindparam("issuer"), certificates.c.serial == bindparam("wanted"))
 )
@@ -252,13 +259,20 @@ def find(
     return None if row is None else from_row(row)
 
 
-def revocation_of(connection: Connection, issuer_key_id: str, serial: str) -> tuple[bool, StoredRevocation | None]:
-    """Return whether a certificate was issued, and its revocation: all that an OCSP answer says."""
+def revocation_of(
+    connection: Connection, issuer_key_id: str, serial: str
+) -> tuple[bool, tuple[datetime, RevocationReason] | None]:
+    """Return whether a certificate was issued, and since when and why it is revoked: all that an OCSP answer says.
+
+    That its device was ended is enough, be it still to be revoked itself.
+    """
     row = _REVOCATION.first(connection, {"issuer": issuer_key_id, "wanted": serial})
     if row is None:
         return False, None
-    sequence, reason, revoked_at = row
-    return True, None if sequence is None else StoredRevocation(sequence, RevocationReason(reason), revoked_at)
+    sequence, reason, revoked_at, ended_at, ended_for = row
+    if sequence is not None:
+        return True, (revoked_at, RevocationReason(reason))
+    return True, None if ended_at is None else (ended_at.replace(microsecond=0), RevocationReason(ended_for))
 
 
 def find_serial(
@@ -275,14 +289,14 @@ def of_devices_or_with_serials(
     connection: Connection, device_ids: Sequence[int], serials: Sequence[str]
 ) -> list[StoredCertificate]:
     """Return every certificate of these devices, and those with these serial numbers, oldest first."""
-    return _with_ids(
+    return with_ids(
         connection, _ids(connection, _IDS_OF_DEVICE, device_ids), _ids(connection, _IDS_WITH_SERIAL, serials)
     )
 
 
 def with_keys_of(connection: Connection, identifiers: Sequence[int]) -> list[StoredCertificate]:
     """Return every certificate for the keys of these certificates, these among them, oldest first."""
-    return _with_ids(connection, _ids(connection, _IDS_WITH_KEY_OF, identifiers))
+    return with_ids(connection, _ids(connection, _IDS_WITH_KEY_OF, identifiers))
 
 
 def _ids(connection: Connection, of: Prepared, wanted: Sequence[object]) -> set[int]:
@@ -291,7 +305,8 @@ def _ids(connection: Connection, of: Prepared, wanted: Sequence[object]) -> set[
     return {row[0] for answer in answers for row in answer.rows}
 
 
-def _with_ids(connection: Connection, *identifiers: set[int]) -> list[StoredCertificate]:
+def with_ids(connection: Connection, *identifiers: set[int]) -> list[StoredCertificate]:
+    """Return the certificates with these ids, oldest first."""
     wanted = sorted(set().union(*identifiers))
     answers = _WITH_ID.answers(connection, [{"wanted": each} for each in wanted]) if wanted else ()
     return [from_row(row) for answer in answers for row in answer.rows]

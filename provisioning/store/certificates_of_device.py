@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Integer, bindparam, exists, func, or_, select
+from sqlalchemy import Integer, bindparam, func, or_, select
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store.certificates import FACTS, REVOCATION_FACTS, StoredCertificate, from_row
+from provisioning.store.certificates import FACTS, REVOCATION_FACTS, StoredCertificate, from_row, with_ids
 from provisioning.store.devices import Device
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import activations, certificates, devices, revocations
@@ -31,7 +31,13 @@ _REVOCATION_COLUMNS: Final = [
     for fact in REVOCATION_FACTS
 ]
 _REASON: Final = select(revocations.c.reason).where(revocations.c.certificate_id == certificates.c.id).scalar_subquery()
-_A_TRIAL: Final = exists().where(activations.c.certificate_id == certificates.c.id)
+# Of an EXISTS it makes one look at every trial of the fleet.
+_NO_TRIAL: Final = (
+    select(activations.c.certificate_id)
+    .where(activations.c.certificate_id == certificates.c.id)
+    .scalar_subquery()
+    .is_(None)
+)
 _ALL: Final = (
     select(*FACTS, *devices.c, *_REVOCATION_COLUMNS)
     .select_from(certificates.join(devices))
@@ -42,18 +48,26 @@ _OF_DEVICE: Final = Prepared(_ALL.order_by(certificates.c.id), at_once=True)
 _FIRST_OF_DEVICE: Final = Prepared(
     _ALL.order_by(certificates.c.id).limit(bindparam("most", type_=Integer)), at_once=True
 )
+_IDS_BEFORE: Final = Prepared(
+    select(certificates.c.id)
+    .where(certificates.c.device_id == bindparam("wanted"), certificates.c.id < bindparam("before"))
+    .order_by(certificates.c.id.desc())
+    .limit(bindparam("most", type_=Integer))
+)
 _NEWEST: Final = Prepared(_ALL.order_by(certificates.c.id.desc()).limit(1), at_once=True)
+# It is never NULL; by the column alone PostgreSQL would collect what every device has that has not ended.
+_ENDS: Final = func.coalesce(certificates.c.not_after, certificates.c.issued_at)
 _IN_USE: Final = Prepared(
-    _ALL.where(
-        certificates.c.not_after > bindparam("since"), or_(certificates.c.not_after >= bindparam("now"), ~_A_TRIAL)
-    ).order_by(certificates.c.id)
+    _ALL.where(bindparam("since") < _ENDS, or_(certificates.c.not_after >= bindparam("now"), _NO_TRIAL)).order_by(
+        certificates.c.id
+    )
 )
 _DECIDED: Final = Prepared(
     select(certificates.c.id, certificates.c.serial, *_REVOCATION_COLUMNS)
     .where(
         certificates.c.device_id == bindparam("wanted"),
         certificates.c.id < bindparam("before"),
-        or_(func.coalesce(_REASON, "") != RevocationReason.CERTIFICATE_HOLD.value, ~_A_TRIAL),
+        or_(func.coalesce(_REASON, "") != RevocationReason.CERTIFICATE_HOLD.value, _NO_TRIAL),
     )
     .order_by(certificates.c.id.desc())
     .limit(bindparam("most", type_=Integer)),
@@ -85,6 +99,13 @@ def every(connection: Connection, device_id: int) -> list[StoredCertificate]:
 def first(connection: Connection, device_id: int, most: int) -> list[StoredCertificate]:
     """Return the *most* oldest certificates of a device, oldest first, or all if there are fewer."""
     return [from_row(row) for row in _FIRST_OF_DEVICE.rows(connection, {"wanted": device_id, "most": most})]
+
+
+def before(connection: Connection, device_id: int, identifier: int, most: int) -> list[StoredCertificate]:
+    """Return the *most* newest certificates of a device with an id below *identifier*, newest first."""
+    # In two steps: the index alone says which, and the rest is looked up for those only.
+    found = _IDS_BEFORE.rows(connection, {"wanted": device_id, "before": identifier, "most": most})
+    return with_ids(connection, {row[0] for row in found})[::-1]
 
 
 def newest(connection: Connection, device_id: int) -> StoredCertificate | None:
@@ -125,8 +146,8 @@ def withdrawn(connection: Connection, device: Device) -> Withdrawal | None:
 
 def _decided(connection: Connection, device_id: int) -> Iterator[tuple[int, str, RevocationReason | None, datetime]]:
     """Yield the device's certificates but for trials on hold, newest first: id, serial number, reason and date."""
-    before = _FIRST
-    while rows := _DECIDED.rows(connection, {"wanted": device_id, "before": before, "most": _PAGE}):
+    before, most = _FIRST, 1  # The newest mostly decides: for a page, trials of any number would be passed over.
+    while rows := _DECIDED.rows(connection, {"wanted": device_id, "before": before, "most": most}):
         for identifier, serial, _sequence, reason, revoked_at, _invalid in rows:
             yield identifier, serial, None if reason is None else RevocationReason(reason), revoked_at
-        before = rows[-1][0]
+        before, most = rows[-1][0], _PAGE

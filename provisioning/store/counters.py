@@ -6,7 +6,6 @@ number, and a transaction that is undone gives its number back.
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Final
 
 from sqlalchemy import BigInteger, bindparam, insert, select, update
@@ -31,12 +30,8 @@ _RAISE: Final = (
 )
 
 
-class Counter(StrEnum):
-    """The counters that every store has; the first migration creates them."""
-
-    REVOCATION = "revocation"
-    CRL_ISSUING_CA = "crl/issuing-ca"
-    CRL_ROOT_CA = "crl/root-ca"
+REVOCATION: Final = "revocation"
+"""The counter of what the feed says. The first migration creates it."""
 
 
 def crl_counter(ca: str) -> str:

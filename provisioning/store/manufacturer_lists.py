@@ -36,8 +36,6 @@ _REMOVE: Final = Prepared(
     ),
     at_once=True,
 )
-_AT_ONCE: Final = 5000
-"""Rows of one statement on PostgreSQL, where each of so many by itself would hold all writers up for seconds."""
 _OF: Final = Prepared(
     select(manufacturer_lists).where(_LISTS.manufacturer_id == bindparam("wanted")).order_by(_LISTS.id)
 )
@@ -162,8 +160,8 @@ def put(
     after = {serial_text(serial): entry for serial, entry in entries.items()}
     gone = [serial for serial, entry in before.items() if after.get(serial) != entry]
     come = [serial for serial, entry in after.items() if before.get(serial) != entry]
-    _run(_REMOVE, connection, [{"of_list": list_id, "wanted": serial} for serial in gone])
-    _run(_ADD, connection, [{"list_id": list_id, "serial": each, "entry": after[each]} for each in sorted(come)])
+    _REMOVE.run_each(connection, [{"of_list": list_id, "wanted": serial} for serial in gone])
+    _ADD.run_each(connection, [{"list_id": list_id, "serial": each, "entry": after[each]} for each in sorted(come)])
     return sum(each not in before for each in come), sum(each not in after for each in gone)
 
 
@@ -185,14 +183,6 @@ def remove(connection: Connection, stored: StoredList, others: Sequence[StoredLi
     connection.execute(delete(manufacturer_revocations).where(_REVOCATIONS.list_id == stored.id))
     connection.execute(delete(manufacturer_lists).where(_LISTS.id == stored.id))
     return released
-
-
-def _run(statement: Prepared, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    if connection.dialect.name == "sqlite":
-        statement.run_each(connection, rows)
-        return
-    for first in range(0, len(rows), _AT_ONCE):
-        statement.answers(connection, rows[first : first + _AT_ONCE])
 
 
 def _from_row(row: Any) -> StoredList:

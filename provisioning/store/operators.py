@@ -80,6 +80,10 @@ def usable_admins(connection: Connection, now: datetime) -> set[str]:
             devices.c.role == Role.OPERATOR.value,
             revocations.c.sequence.is_(None),
             certificates.c.not_after > now,
+            # A device that has ended may have certificates that are still to be revoked.
+            devices.c.suspended_at.is_(None),
+            devices.c.revoked_at.is_(None),
+            devices.c.decommissioned_at.is_(None),
         )
     )
     return set(connection.execute(good).scalars())

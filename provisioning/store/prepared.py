@@ -41,6 +41,8 @@ from provisioning.store.side_by_side import COMPANY
 _Convert = Callable[[Any], Any]
 Values = Mapping[str, Any]
 
+_AT_ONCE: Final = 5000
+"""Rows of one statement on PostgreSQL, where each of so many by itself would hold all writers up for seconds."""
 _DRIVER: Final = "driver"
 """Of a connection's notes: see `driver_of`."""
 
@@ -147,7 +149,10 @@ class Prepared:
         return count
 
     def run_each(self, connection: Connection, rows: Sequence[Values]) -> None:
-        """Execute once for each of *rows*, which have the same names."""
+        """Execute once for each of *rows*, which have the same names.
+
+        On PostgreSQL many are done at once where the statement may be.
+        """
         if not rows:
             return
         compiled = self._for(connection.dialect, rows[0])
@@ -156,6 +161,10 @@ class Prepared:
             return
         if len(rows) == 1:
             _execute(connection, compiled, rows[0])
+            return
+        if compiled.at_once and not self.reads and not compiled.positional:
+            for first in range(0, len(rows), _AT_ONCE):
+                _execute_many(connection, compiled, rows[first : first + _AT_ONCE])
             return
         driver: Any = connection.connection.driver_connection
         try:

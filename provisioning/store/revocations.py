@@ -21,7 +21,6 @@ from sqlalchemy.engine import Connection
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import announcements, counters
 from provisioning.store.certificates import StoredRevocation
-from provisioning.store.counters import Counter
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import activations, certificates, devices, revocation_events, revocations
 
@@ -75,9 +74,24 @@ _CHANGES: Final = (
 _CHANGES_OF_SHARD: Final = _CHANGES.where(_CHANGED.c.crl_shard_id == bindparam("shard"))
 
 
-_WITHDRAW: Final = (
-    update(activations).where(activations.c.certificate_id == bindparam("held")).values(withdrawn_at=bindparam("since"))
+_FINALISE: Final = Prepared(
+    update(revocations)
+    .where(revocations.c.certificate_id == bindparam("held"))
+    .values(
+        sequence=bindparam("place"),
+        reason=bindparam("final"),
+        revoked_by=bindparam("actor"),
+        invalidity_date=bindparam("invalid"),
+    ),
+    at_once=True,
 )
+_WITHDRAW: Final = Prepared(
+    update(activations)
+    .where(activations.c.certificate_id == bindparam("held"))
+    .values(withdrawn_at=bindparam("since")),
+    at_once=True,
+)
+_RELEASE: Final = Prepared(delete(revocations).where(revocations.c.certificate_id == bindparam("held")), at_once=True)
 
 
 class EventKind(StrEnum):
@@ -151,24 +165,14 @@ def finalise(
         for identifier, before in held.items()
     }
     sequences = _append(connection, EventKind.REVOKED, occurred, reason=reason, actor=revoked_by)
-    statement = (
-        update(revocations)
-        .where(revocations.c.certificate_id == bindparam("held"))
-        .values(
-            sequence=bindparam("place"),
-            reason=reason.value,
-            revoked_by=revoked_by,
-            invalidity_date=bindparam("invalid"),
-        )
-    )
     rows = [
-        {"held": identifier, "place": place, "invalid": invalid}
+        {"held": identifier, "place": place, "final": reason.value, "actor": revoked_by, "invalid": invalid}
         for place, (identifier, (_, invalid)) in zip(sequences, occurred.items(), strict=True)
     ]
-    connection.execute(statement, rows)
+    _FINALISE.run_each(connection, rows)
     if not replaced:  # Trials are on hold from their first second: whatever ends one comes by here.
         rows = [{"held": identifier, "since": before.revoked_at} for identifier, before in held.items()]
-        connection.execute(_WITHDRAW, rows)
+        _WITHDRAW.run_each(connection, rows)
     return sequences
 
 
@@ -181,8 +185,7 @@ def release(connection: Connection, certificate_ids: Sequence[int], *, released_
         reason=RevocationReason.CERTIFICATE_HOLD,
         actor=actor,
     )
-    statement = delete(revocations).where(revocations.c.certificate_id == bindparam("held"))
-    connection.execute(statement, [{"held": identifier} for identifier in certificate_ids])
+    _RELEASE.run_each(connection, [{"held": identifier} for identifier in certificate_ids])
     return sequences
 
 
@@ -195,7 +198,7 @@ def _append(
     actor: str,
 ) -> range:
     """Record events; *occurred* maps a certificate's id to when it was, and the invalidity date."""
-    sequences = counters.take(connection, Counter.REVOCATION, len(occurred))
+    sequences = counters.take(connection, counters.REVOCATION, len(occurred))
     rows = [
         {
             "sequence": sequence,

@@ -95,7 +95,7 @@ certificates = Table(
     Column("crl_shard_id", BIG_ID, ForeignKey("crl_shards.id")),
     Column("granted_seconds", Integer),
     UniqueConstraint("serial", "issuer_key_id"),  # In this order: a serial number alone is looked up, too.
-    Index("ix_certificates_device_id", "device_id"),
+    Index("ix_certificates_device_id", "device_id", "id"),  # A device's newest are found however many it has had.
     Index("ix_certificates_spki_sha256", "spki_sha256"),
     Index("ix_certificates_not_after", "not_after"),
     Index("ix_certificates_crl_shard_id", "crl_shard_id", "not_after"),
@@ -157,6 +157,20 @@ revocation_events = Table(
     Column("invalidity_date", UtcDateTime),
 )
 """What the feed says: every revocation and every release, in commit order, for ever."""
+
+unfinished_ends = Table(
+    "unfinished_ends",
+    metadata,
+    Column("device_id", BIG_ID, ForeignKey("devices.id"), primary_key=True, autoincrement=False),
+    Column("reason", String(24), nullable=False),
+    Column("invalidity_date", UtcDateTime),
+    Column("ended_at", UtcDateTime, nullable=False),
+    Column("ended_by", NAME, nullable=False),
+    Column("before_id", BigInteger, nullable=False),
+)
+"""Devices that were ended and have certificates that are still to be revoked: see `provisioning.store.unfinished_ends`.
+
+Those are the ones with a lower id than *before_id*."""
 
 tokens = Table(
     "tokens",

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from provisioning.api.est import decode_body, parse_basic
+from provisioning.api.est import parse_basic
+from provisioning.api.request_text import decode_body
 from provisioning.api.revocations import normal_serial
 from provisioning.ca.csr import read_key_request, verify_csr
 from provisioning.ca.der import SEQUENCE, SET, element, object_identifier

@@ -150,7 +150,7 @@ def test_the_sequence_check_agrees_with_a_plain_set(numbers: list[int]) -> None:
     missing = {number for low, high in check.gaps for number in range(low, high + 1)}
     assert missing == set(range(1, max(seen, default=0) + 1)) - seen
     assert list(check.gaps) == sorted(check.gaps)
-    assert check.duplicates == len(numbers) - len(seen)
+    assert sum(check.again.values()) == len(numbers) - len(seen)
 
 
 @given(st.integers(1, 10**15))

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import bindparam, text, update
 from sqlalchemy.engine import Connection
 
-from provisioning.store.counters import Counter
+from provisioning.store.counters import REVOCATION
 from provisioning.store.tables import counters
 from provisioning.store.utc_date_time import UtcDateTime
 
@@ -54,6 +54,4 @@ def fill(connection: Connection, issuer_key_id: bytes, count: int, now: datetime
         used = {name: value for name, value in values.items() if f":{name}" in sql}
         times = [bindparam(name, type_=UtcDateTime()) for name in ("now", "later") if name in used]
         connection.execute(text(sql).bindparams(*times), used)
-    connection.execute(
-        update(counters).where(counters.c.name == Counter.REVOCATION.value).values(value=counters.c.value + count)
-    )
+    connection.execute(update(counters).where(counters.c.name == REVOCATION).values(value=counters.c.value + count))

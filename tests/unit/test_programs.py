@@ -6,7 +6,6 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,6 @@ from tests.support.broker_process import BrokerProcess
 from tests.support.pki import Pki
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(programs.REPOSITORY)}
-
-Fork = Callable[..., programs.Forked]
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,7 @@ def test_running_out_of_descriptors_is_no_end_and_no_busy_loop(pki: Pki, tmp_pat
         anchors = tmp_path / "b" / "anchors.pem"
         soft, hard = allowed(broker.pid)
         assert soft == hard, "it takes what its user may have"
+        assert resource.prlimit(broker.pid, resource.RLIMIT_CORE) == (0, 0), "its key is dumped nowhere"
         resource.prlimit(broker.pid, resource.RLIMIT_NOFILE, (40, 40))
         holder = pki.device("meter").credential
         with TlsClient(broker.port, anchors, holder) as client:

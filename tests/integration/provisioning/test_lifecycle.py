@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -93,6 +94,10 @@ def test_a_signal_ends_open_feeds_and_the_service_cleanly(
 def test_it_takes_as_many_descriptors_as_its_user_may_have(service: ProvisioningService) -> None:
     soft, hard = allowed(service.pid)
     assert soft == hard
+
+
+def test_its_memory_and_the_keys_in_it_are_dumped_nowhere(service: ProvisioningService) -> None:
+    assert resource.prlimit(service.pid, resource.RLIMIT_CORE) == (0, 0)
 
 
 async def test_one_token_and_fifty_concurrent_requests_give_one_certificate(

@@ -6,6 +6,7 @@ import pytest
 
 from broker.history import LONGEST_SHOWN, MOST_OF_ONE, Event, Happened, History
 from broker.mqtt.codes import ReasonCode
+from provisioning.pki.identity import Identity
 from tests.support.pki import shared_device
 from tests.support.wire import MemoryBroker, will
 
@@ -41,6 +42,16 @@ def test_a_life_of_a_client_is_told_in_order() -> None:
     event = all_known(broker.engine.history)[1]
     assert (event.client_id, event.name, event.host) == ("meter-1", "meter-1", "192.0.2.1")
     assert event.serial == f"{shared_device('meter-1').certificate.serial_number:x}"
+
+
+def test_an_identifier_with_an_escape_sequence_is_found_by_what_it_is_and_by_what_is_shown() -> None:
+    broker = MemoryBroker()
+    broker.service("backend", client_id="backend-\x1b[2J")
+    (event,) = all_known(broker.engine.history)
+    domain = event.identity.trust_domain if isinstance(event.identity, Identity) else ""
+    for text in ("backend-\x1b[2J", "backend-\\x1b[2J", f"{domain}/backend-\\x1b[2J"):
+        assert event.is_about(text, ""), text
+    assert not event.is_about("backend-[2J", "")
 
 
 def test_a_refusal_and_a_denial_are_told_with_their_words() -> None:

@@ -21,7 +21,14 @@ from tests.support.wire import V5, V311, MemoryBroker, WireClient, will
 
 TOPIC = "fleet/meters/meter-1/telemetry"
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-FORGED = (("fleet-device", "victim"), ("Fleet-Serial", "0"), ("FLEET-FINGERPRINT", "0"), ("fleet-service", "x"))
+FORGED = (
+    ("fleet-device", "victim"),
+    ("Fleet-Serial", "0"),
+    ("FLEET-FINGERPRINT", "0"),
+    ("fleet-\u017ferial", "0"),
+    ("\ufb02eet-group", "0"),
+    ("fleet-service", "x"),
+)
 
 
 def stamping() -> MemoryBroker:

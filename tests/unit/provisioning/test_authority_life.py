@@ -192,7 +192,7 @@ async def test_what_is_said_of_a_ca_only_is_not_said_of_what_it_has_issued(
             lambda connection, key=key, serial=serial: certificates.revocation_of(connection, key, serial)
         )
         assert said is not None
-        assert said.reason is below, "OCSP"
+        assert said[1] is below, "OCSP"
 
 
 @pytest.mark.parametrize("suspended", [False, True])

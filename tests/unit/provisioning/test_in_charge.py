@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,22 @@ from provisioning.in_charge import in_charge
 from provisioning.whereabouts import found, lock_of
 
 HERE, ELSEWHERE = "https://127.0.0.1:9443", "https://127.0.0.1:9444"
+
+
+SOMEBODY = 65534
+only_as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+
+
+@pytest.fixture
+def of_somebody() -> Iterator[Path]:
+    """A directory of somebody else's, where he can reach it."""
+    directory = Path(tempfile.mkdtemp(prefix="fleetgate-"))
+    try:
+        os.chown(directory, SOMEBODY, SOMEBODY)
+        yield directory
+    finally:
+        os.seteuid(0)
+        shutil.rmtree(directory)
 
 
 def test_an_address_is_found_while_the_service_runs(tmp_path: Path) -> None:
@@ -71,8 +91,13 @@ def test_a_lock_that_cannot_be_written_keeps_no_service_from_starting(tmp_path: 
     assert [each["event"] for each in said] == ["lock not written"]
 
 
-def test_an_address_that_cannot_be_written_keeps_no_service_from_starting(tmp_path: Path) -> None:
-    lock_of(tmp_path).symlink_to("/dev/full")
+def test_an_address_that_cannot_be_written_keeps_no_service_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_file: int, _size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "ftruncate", full)
     with capture_logs() as said, in_charge(tmp_path, HERE, alone=False):
         assert found(tmp_path) is None
     assert [each["event"] for each in said] == ["address not written"] * 2
@@ -86,3 +111,50 @@ def test_where_nothing_can_be_locked_it_starts_too(tmp_path: Path, monkeypatch: 
     with capture_logs() as said, in_charge(tmp_path, HERE, alone=True):
         assert found(tmp_path) is None
     assert [(each["event"], each["detail"]) for each in said] == [("lock not written", "No locks available")]
+
+
+@only_as_root
+def test_what_root_has_left_is_in_nobodys_way(of_somebody: Path) -> None:
+    with in_charge(of_somebody, HERE, alone=True):
+        os.seteuid(SOMEBODY)
+        with (
+            pytest.raises(ConfigurationError, match="is served by another process, at https://localhost:9443"),
+            in_charge(of_somebody, ELSEWHERE, alone=True),
+        ):
+            pytest.fail("two serve one directory")
+        os.seteuid(0)
+    os.seteuid(SOMEBODY)
+    with in_charge(of_somebody, ELSEWHERE, alone=True):
+        assert found(of_somebody) == "https://localhost:9444"
+
+
+@only_as_root
+def test_a_lock_of_another_user_s_is_refused_on_sqlite_with_the_remedy(of_somebody: Path) -> None:
+    lock_of(of_somebody).touch(0o600)
+    os.seteuid(SOMEBODY)
+    says = "service.lock belongs to root and nobody may not open it, .*: stop root's, then chown nobody /"
+    with pytest.raises(ConfigurationError, match=says), in_charge(of_somebody, HERE, alone=True):
+        pytest.fail("nobody knows whether another serves")
+    with capture_logs() as said, in_charge(of_somebody, HERE, alone=False):
+        pass
+    assert [(each["event"], each["detail"]) for each in said] == [("lock not written", "Permission denied")]
+
+
+@only_as_root
+def test_where_no_lock_can_be_made_the_directorys_owner_is_named(of_somebody: Path) -> None:
+    os.chown(of_somebody, 0, 0)
+    of_somebody.chmod(0o711)
+    os.seteuid(SOMEBODY)
+    says = "belongs to root and service.lock cannot be made there, .*: run it as root"
+    with pytest.raises(ConfigurationError, match=says), in_charge(of_somebody, HERE, alone=True):
+        pytest.fail("nobody knows whether another serves")
+
+
+def test_what_somebody_has_linked_is_not_written_to(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("kept", encoding="utf-8")
+    lock_of(tmp_path).symlink_to(precious)
+    with capture_logs() as said, in_charge(tmp_path, HERE, alone=True):
+        pass
+    assert [each["event"] for each in said] == ["lock not written"]
+    assert precious.read_text(encoding="utf-8") == "kept"

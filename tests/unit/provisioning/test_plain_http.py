@@ -92,6 +92,43 @@ async def test_nothing_that_somebody_has_set_is_sent_again(plain: PlainHttp) -> 
     assert b"cookie" not in asked[1]
 
 
+@pytest.mark.parametrize("status", [b"100 Continue", b"103 Early Hints", b"102 x\r\nLink: </a>; rel=preload"])
+async def test_answers_that_announce_others_without_end_are_read_so_far_and_no_farther(
+    plain: PlainHttp, status: bytes
+) -> None:
+    """The library reads them itself, however many: the event loop would be busy until somebody loses patience."""
+
+    async def announce(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"HTTP/1.1 %b\r\n\r\n" % status * 100)
+                await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(announce, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x.crl"
+        with pytest.raises(NotFetched, match="more than 32768 bytes, and no answer to the request in them"):
+            await download(plain, url, etag="", modified="", most_bytes=9)
+
+
+async def test_a_few_of_them_a_long_body_and_another_request_are_in_order(plain: PlainHttp) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 20)
+            writer.write(b"HTTP/1.1 200 OK\r\nX: %b\r\nContent-Length: 300000\r\n\r\n" % (b"x" * 8000))
+            writer.write(bytes(300_000))
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x.crl"
+        for _ in range(2):  # On the same connection.
+            fetched = await download(plain, url, etag="", modified="", most_bytes=300_000)
+            assert fetched is not None
+            assert fetched.content == bytes(300_000)
+
+
 @contextlib.asynccontextmanager
 async def answering(*answers: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
     """Serve *answers*, one a connection, the last of them again and again; yield the URL, and what is asked there."""

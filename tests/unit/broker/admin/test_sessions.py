@@ -50,6 +50,15 @@ async def test_every_filter_finds_whom_it_names() -> None:
     assert await names(broker, client="backend") == []
 
 
+@pytest.mark.parametrize("text", ["backend-\x1b[2J", "backend-\\x1b[2J", f"{DOMAIN}/backend-\\x1b[2J"])
+async def test_an_identifier_with_an_escape_sequence_is_found_by_what_is_shown(text: str) -> None:
+    broker = MemoryBroker()
+    broker.service("backend", client_id="backend-\x1b[2J")
+    broker.service("other")
+    assert await names(broker, anything=text) == ["backend-\x1b[2J"]
+    assert await names(broker, client=text) == ["backend-\x1b[2J"]
+
+
 async def test_a_session_is_shown_with_its_certificate_and_what_waits_for_it() -> None:
     broker = MemoryBroker()
     meter = broker.device("meter-1", session_expiry_interval=60, keep_alive=100)

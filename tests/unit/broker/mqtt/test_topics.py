@@ -8,8 +8,6 @@ from broker.mqtt.topics import (
     check_topic_filter,
     check_topic_name,
     covers,
-    decode_topic_filter,
-    decode_topic_name,
     matches,
 )
 
@@ -19,7 +17,6 @@ from broker.mqtt.topics import (
 )
 def test_a_topic_name_is_accepted_unchanged(topic_name: str) -> None:
     assert check_topic_name(topic_name) == topic_name
-    assert decode_topic_name(topic_name.encode()) == topic_name
 
 
 @pytest.mark.parametrize(
@@ -45,7 +42,6 @@ def test_a_bad_topic_name_is_refused(topic_name: str, text: str) -> None:
 )
 def test_a_topic_filter_is_accepted_unchanged(topic_filter: str) -> None:
     assert check_topic_filter(topic_filter) == topic_filter
-    assert decode_topic_filter(topic_filter.encode()) == topic_filter
 
 
 @pytest.mark.parametrize(
@@ -66,13 +62,6 @@ def test_a_bad_topic_filter_is_refused(topic_filter: str, text: str) -> None:
         check_topic_filter(topic_filter)
 
     assert str(caught.value) == text
-
-
-@pytest.mark.parametrize("decode", [decode_topic_name, decode_topic_filter])
-def test_bytes_that_are_not_utf_8_are_no_topic(decode: object) -> None:
-    assert callable(decode)
-    with pytest.raises(MalformedPacket, match="not UTF-8 at byte 1"):
-        decode(b"a\xff")
 
 
 # The examples of MQTT 5 §4.7, and their neighbours.

@@ -4,7 +4,8 @@ import base64
 
 import pytest
 
-from provisioning.api.est import check_label, decode_body, parse_basic
+from provisioning.api.est import check_label, parse_basic
+from provisioning.api.request_text import decode_body
 from provisioning.errors import Code, Refused
 
 

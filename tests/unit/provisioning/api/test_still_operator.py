@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import func, select
 
+from provisioning.api import inventory
 from provisioning.api.application import answering, new_application
 from provisioning.api.operator_application import new_operator_application
 from provisioning.api.operator_checks import OperatorChecks
@@ -177,6 +178,34 @@ async def test_who_is_revoked_meanwhile_revokes_nothing(fleet: Fleet, way: str) 
         with pytest.raises(Exception, match="CERTIFICATE_REVOKED"):
             await asked(taken)
     assert await is_good(fleet, certificate)
+
+
+@pytest.mark.parametrize("kind", ["json", "csv"])
+async def test_who_is_revoked_while_he_takes_an_export_gets_no_more_of_it(
+    fleet: Fleet, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inventory, "MAXIMUM_PAGE", 1)
+    der = await caller(fleet)
+    await fleet.enrol()
+    cut: list[bool] = []
+    told: list[bytes] = []
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        if not cut and message.get("body"):
+            told.append(message["body"])
+            if len(told) == 2:
+                await fleet.revocation.revoke_device("anna", RevocationReason.KEY_COMPROMISE, by="boss")
+
+    scope = scope_of(der, "GET", "/v1/inventory/export")
+    scope["extensions"]["connection"] = {"abort": lambda: cut.append(True)}
+    scope |= {"raw_path": scope["path"].encode(), "query_string": f"format={kind}".encode(), "state": {}}
+    await api_of(fleet, nothing)(scope, receive, send)
+    assert cut == [True]
+    assert len(told) == 2, "three certificates, a page each"
+    assert not b"".join(told).endswith(b"]\n")
 
 
 async def test_a_condition_is_of_one_request_and_nobody_else_s(fleet: Fleet) -> None:

@@ -336,6 +336,8 @@ async def test_who_is_slow_does_not_hold_the_others_up(
         ("http://[fe80::1]/x.crl", "no manufacturer is there"),
         ("http://0.0.0.0/x.crl", "no manufacturer is there"),
         ("http://[::ffff:169.254.169.254]/latest", "no manufacturer is there"),
+        ("http://[64:ff9b::a9fe:a9fe]/latest", "no manufacturer is there"),
+        ("http://[fd00:ec2::254]/latest", "no manufacturer is there"),
         ("http://[::/x.crl", "no URL"),
         ("http://pki.acme.example:0/", "no URL"),
         ("http://pki.acme.example/\n", "no URL"),

@@ -29,7 +29,7 @@ from provisioning.revocation.service import OPERATOR_REASONS, RevocationOutcome
 from provisioning.store import audit, certificates_of_device, devices, revocations
 from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
-from provisioning.store.counters import Counter
+from provisioning.store.counters import crl_counter
 from provisioning.store.devices import Device
 from provisioning.store.revocations import RevocationRecord
 from tests.support.fleet import Fleet, successor_csr
@@ -196,7 +196,7 @@ async def test_the_next_lists_say_the_new_reason(fleet: Fleet) -> None:
 
     plan = CrlPlan(
         "issuing-ca",
-        Counter.CRL_ISSUING_CA,
+        crl_counter("issuing-ca"),
         timedelta(hours=1),
         0.01,
         lambda: CrlIssuer(issuing.certificate, issuing.key),

@@ -18,7 +18,7 @@ from provisioning.ca.crl import CrlIssuer
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
 from provisioning.store import certificates, devices, revocations
-from provisioning.store.counters import Counter
+from provisioning.store.counters import crl_counter
 from tests.support.fleet import Fleet
 from tests.support.many import fill
 from tests.support.openssl import openssl
@@ -76,7 +76,7 @@ async def test_the_hundred_thousand_and_first_costs_what_the_first_did(fleet: Fl
     await fleet.database.write(lambda connection: fill(connection, fleet.issuer.key_id, MANY, fleet.clock()))
     plan = CrlPlan(
         "issuing-ca",
-        Counter.CRL_ISSUING_CA,
+        crl_counter("issuing-ca"),
         timedelta(days=1),
         0.01,
         lambda: CrlIssuer(issuing.certificate, issuing.key),

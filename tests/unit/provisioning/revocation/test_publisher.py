@@ -15,7 +15,7 @@ from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import publisher as publisher_module
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
 from provisioning.store import crls, revocations, tables
-from provisioning.store.counters import Counter
+from provisioning.store.counters import crl_counter
 from provisioning.store.revocations import ListedChange
 from tests.support.fleet import Fleet
 from tests.support.requests import NOON
@@ -28,7 +28,7 @@ def plan(fleet: Fleet, **changes: object) -> CrlPlan:
     issuing = fleet.authority.issuing_ca
     values: dict[str, object] = {
         "name": "issuing-ca",
-        "counter": Counter.CRL_ISSUING_CA,
+        "counter": crl_counter("issuing-ca"),
         "life": timedelta(hours=1),
         "debounce_seconds": 0.01,
         "open_issuer": lambda: CrlIssuer(issuing.certificate, issuing.key),

@@ -2,24 +2,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from datetime import timedelta
 
 import pytest
 from cryptography import x509
-from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.service import TokenCredential
 from provisioning.errors import Refused
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
-from provisioning.revocation import issued_to as issued_to_module
 from provisioning.revocation.service import OPERATOR_REASONS
-from provisioning.store import audit, audit_findings, certificates_of_device, devices, revocations
+from provisioning.store import audit, audit_findings, devices, revocations
 from provisioning.store.audit import Action
-from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
-from provisioning.store.serials import serial_text
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.requests import csr_der
 
@@ -207,31 +202,3 @@ async def test_a_batch_that_names_somebody_unknown_revokes_nobody(fleet: Fleet) 
             await fleet.revocation.revoke_batch(names, serials, RevocationReason.UNSPECIFIED, by="admin")
     assert await sequences(fleet) == []
     assert fleet.told == []
-
-
-async def test_a_device_of_many_certificates_is_ended_in_a_thread_and_all_at_once(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(issued_to_module, "FEW", 2)
-    first = await fleet.enrol("meter-1")
-    others = [await fleet.reenrol(first, successor_csr(first)) for _ in range(2)]
-    where: list[str] = []
-    every = certificates_of_device.every
-
-    def noted(connection: Connection, device_id: int) -> list[StoredCertificate]:
-        where.append(threading.current_thread().name)
-        return every(connection, device_id)
-
-    monkeypatch.setattr(certificates_of_device, "every", noted)
-    outcome = await fleet.revocation.revoke_device("meter-1", RevocationReason.KEY_COMPROMISE, by="anna")
-    assert [each.serial for each in outcome.revoked] == [serial_text(each.serial_number) for each in (first, *others)]
-    assert [each.sequence for each in outcome.revoked] == [1, 2, 3]
-    assert len(where) == 1
-    assert where[0].startswith("store-writer")
-    again = await fleet.revocation.revoke_device("meter-1", RevocationReason.KEY_COMPROMISE, by="anna")
-    assert (again.changed, again.revoked) == (False, outcome.revoked)
-    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
-    assert [str(each.action) for each in entries].count("revoked") == 1
-    await fleet.enrol("meter-2")
-    await fleet.revocation.revoke_device("meter-2", RevocationReason.KEY_COMPROMISE, by="anna")
-    assert len(where) == 2, "few are on the event loop"

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
 from provisioning.store import counters, devices, host_names
-from provisioning.store.counters import Counter
+from provisioning.store.counters import REVOCATION
 from provisioning.store.devices import DeviceState
 from provisioning.store.side_by_side import go_alone
 from provisioning.store.tables import serial_reservations
@@ -141,14 +141,14 @@ async def test_a_connection_that_is_lost_refuses_everybody(
 async def test_numbers_that_are_taken_together_have_no_gap_and_one_owner(
     fleet: Fleet, companies: list[int], together: Together
 ) -> None:
-    start = await fleet.database.read(lambda connection: counters.newest(connection, Counter.REVOCATION))
+    start = await fleet.database.read(lambda connection: counters.newest(connection, REVOCATION))
     counts = (1, 3, 2)
     calls = [
-        work(fleet, lambda c, count=count: list(counters.take(c, Counter.REVOCATION, count)), str(count))  # type: ignore[misc]
+        work(fleet, lambda c, count=count: list(counters.take(c, REVOCATION, count)), str(count))  # type: ignore[misc]
         for count in counts
     ]
     taken = await together(fleet, *calls)
     assert [len(each) for each in taken] == [1, 3, 2]
     assert [number for each in taken for number in each] == list(range(start + 1, start + 7))
-    assert await fleet.database.read(lambda c: counters.newest(c, Counter.REVOCATION)) == start + 6
+    assert await fleet.database.read(lambda c: counters.newest(c, REVOCATION)) == start + 6
     assert companies == [3]

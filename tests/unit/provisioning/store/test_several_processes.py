@@ -29,7 +29,7 @@ from provisioning.store import (
     inventory,
     revocations,
 )
-from provisioning.store.counters import Counter
+from provisioning.store.counters import crl_counter
 from tests.support.fleet import Clock, Fleet, open_fleet, successor_csr
 from tests.support.postgresql import PostgresqlServer
 from tests.support.requests import csr_der
@@ -216,7 +216,7 @@ def plan(fleet: Fleet) -> CrlPlan:
     issuing = fleet.authority.issuing_ca
     return CrlPlan(
         "issuing-ca",
-        Counter.CRL_ISSUING_CA,
+        crl_counter("issuing-ca"),
         timedelta(hours=1),
         0.01,
         lambda: CrlIssuer(issuing.certificate, issuing.key),

@@ -1,0 +1,63 @@
+"""A request's body as text: base64, with or without PEM's armour, become DER.
+
+Rules
+-----
+1. Spaces, tabs and line ends may be anywhere, and Content-Transfer-Encoding is ignored (RFC 8951 §3.1).
+2. PEM's armour is taken off, with the words that programs write before it (RFC 7468 §2): certtool prints the request
+   there, and openssl with ``-text``. There is one such block.
+3. Anything else that is not base64 is refused, and a private key by its name.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Final
+
+from provisioning.ca.not_a_request import PRIVATE_KEY, named
+from provisioning.errors import Code, Refused
+
+_BEGIN: Final = b"-----BEGIN "
+_END: Final = b"-----END "
+_DASHES: Final = b"-----"
+_WHITE_SPACE: Final = b" \t\r\n"
+_SEQUENCE: Final = b"\x30"
+_SHOWN: Final = 40
+
+
+def decode_body(body: bytes) -> bytes:
+    """Return the DER in a base64 *body*; raise `Refused`."""
+    text = _unwrapped(body).translate(None, _WHITE_SPACE)
+    try:
+        der = base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise _refused(f"the body is not the base64 of a DER request{_remedy(body) or f' ({error})'}") from error
+    if not der:
+        raise _refused("the body is empty: send the request, base64 of its DER")
+    return der
+
+
+def _unwrapped(body: bytes) -> bytes:
+    """Return what is inside PEM's armour, or *body* if it has none."""
+    if _BEGIN not in body:
+        return body
+    _, *blocks = body.split(_BEGIN)
+    labels = [block.partition(_DASHES)[0][:_SHOWN].decode("ascii", "replace") for block in blocks]
+    if any(label.endswith("PRIVATE KEY") for label in labels):
+        raise _refused(f"the body holds {PRIVATE_KEY}")
+    if len(blocks) > 1:
+        raise _refused(f"the body holds {len(blocks)} blocks of PEM: send the request alone, CERTIFICATE REQUEST")
+    return blocks[0].partition(_DASHES)[2].partition(_END)[0]
+
+
+def _remedy(body: bytes) -> str | None:
+    another = named(body)
+    if another is not None:
+        return f" but {another}"
+    if body.startswith(_SEQUENCE) and not body.isascii():
+        return ": it is DER as it is, send base64 of it, as openssl base64 makes it"
+    return None
+
+
+def _refused(detail: str) -> Refused:
+    return Refused(Code.BODY_ENCODING, detail)

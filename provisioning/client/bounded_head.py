@@ -1,0 +1,100 @@
+"""An answer's head has so many bytes, the informational answers before it (RFC 9110 §15.2) among them.
+
+Theory
+------
+httpcore reads answers of 100 and 103 by itself, as many as come, and looks for the one that is meant. Thousands of them
+come in one read, and each is parsed: whoever sends them without end would keep the event loop busy until the caller
+loses patience. Between this and the socket stands a stream that counts: from a request on, until `body_follows` says
+that the head is over, it reads little at a time, so that others have their turn, and only so much in all.
+
+The one file that imports httpcore: below httpx, which has no word for what reads the network. Import it when a client
+is made: httpx comes with it.
+
+Does not handle: the body (`provisioning.client.plain_http`), and time, which the caller bounds.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable
+from typing import Any, Final
+
+import httpcore
+import httpx
+
+MOST_BYTES: Final = 32 * 1024
+_PIECE: Final = 2 * 1024
+_CONNECTIONS, _KEPT, _KEPT_SECONDS = 100, 20, 5.0
+"""As httpx has them."""
+
+
+class BoundedTransport(httpx.AsyncHTTPTransport):
+    """What carries the requests of a client of httpx: HTTP/1.1, without a proxy."""
+
+    def __init__(self, verify: ssl.SSLContext) -> None:
+        """Believe servers as *verify* says, where they speak TLS."""
+        super().__init__(verify=verify, trust_env=False)
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=verify,
+            max_connections=_CONNECTIONS,
+            max_keepalive_connections=_KEPT,
+            keepalive_expiry=_KEPT_SECONDS,
+            network_backend=_Network(),
+        )
+
+
+def body_follows(response: httpx.Response) -> None:
+    """Let the body of *response*, whose head is here, be read without the bound of heads."""
+    stream = response.extensions.get("network_stream")
+    if isinstance(stream, _Stream):
+        stream.left = None
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    """A connection that counts what is read of heads."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+        self.left: int | None = MOST_BYTES
+        """How much more a head may have; None: it is the body that is read."""
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
+        if self.left is None:
+            return await self._stream.read(max_bytes, timeout)
+        data = await self._stream.read(min(max_bytes, _PIECE), timeout)
+        self.left -= len(data)
+        if self.left < 0:
+            raise httpcore.RemoteProtocolError(f"more than {MOST_BYTES} bytes, and no answer to the request in them")
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        self.left = MOST_BYTES
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> httpcore.AsyncNetworkStream:
+        return _Stream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class _Network(httpcore.AnyIOBackend):
+    """Connections of that kind."""
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        return _Stream(await super().connect_tcp(host, port, timeout, local_address, socket_options))

@@ -1,0 +1,126 @@
+"""The certificates of a device that was ended and had very many, revoked a portion at a time.
+
+Theory
+------
+Whoever has copied a claim certificate can have a name certified thousands of times. To revoke ten thousand takes
+seconds, and nobody else can write meanwhile. So the device is ended first, which takes one short transaction and shuts
+it out of everything here; what it has is revoked in portions, newest first, and others write between::
+
+    state, unfinished end ─► portion ─ others ─ portion ─ others ─ … ─► the end is finished ─► the operator is answered
+     nobody of it gets or renews anything      feed, CRL, OCSP follow each portion
+
+Rules
+-----
+1. An end that was begun is finished, whatever becomes of whoever asked for it: by a task of its own, and by the next
+   start if the process dies. Nobody has to be permitted anything for that any more.
+2. A portion is whole: certificates, events of the feed, entry of the audit log and how far it is, in one transaction.
+3. Two processes may do it at once: what one has done, the other does not find.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+import structlog
+from sqlalchemy.engine import Connection
+
+from provisioning.errors import Refused
+from provisioning.revocation.grounds import Grounds
+from provisioning.revocation.recording import Changed, record
+from provisioning.revocation.taken import facts_before, is_taken_with_its_device
+from provisioning.store import audit, certificates_of_device, devices, unfinished_ends
+from provisioning.store.audit import Action
+from provisioning.store.database import Database
+
+log = structlog.get_logger(__name__)
+
+PORTION: Final = 250
+"""Certificates of one transaction: some 0.1 ms each."""
+
+_ROUND_SECONDS: Final = 30.0
+
+
+class Portions:
+    """Finishes ends of devices, those of processes that have died among them while `run` runs."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime], tell: Callable[[Changed], None]) -> None:
+        """*tell* is called with what each portion has revoked, after its commit."""
+        self._database = database
+        self._clock = clock
+        self._tell = tell
+        self._tasks: Final[dict[str, asyncio.Task[None]]] = {}
+
+    async def finish(self, name: str) -> None:
+        """Return when nothing is left to do of the end of the device called *name*; raise `Refused` for the store."""
+        task = self._tasks.get(name)
+        if task is None:
+            # Without what is required of whoever asked for it: that was asked when it was decided.
+            task = asyncio.create_task(self._finish(name), context=contextvars.Context())
+            self._tasks[name] = task
+            task.add_done_callback(lambda _ended: self._tasks.pop(name, None))
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_note)
+            raise
+
+    async def run(self) -> None:
+        """Finish what others have left, now and then, until cancelled."""
+        try:
+            while True:
+                await self.finish_left()
+                await asyncio.sleep(_ROUND_SECONDS)
+        finally:
+            tasks = tuple(self._tasks.values())
+            for task in tasks:
+                task.cancel()
+            for task in tasks:
+                with contextlib.suppress(asyncio.CancelledError, Refused):
+                    await task
+
+    async def finish_left(self) -> None:
+        """Finish every end that is unfinished now."""
+        try:
+            for name in await self._database.read(unfinished_ends.names):
+                await self.finish(name)
+        except Refused as refusal:
+            log.warning("ends of devices not finished", detail=refusal.detail)
+
+    async def _finish(self, name: str) -> None:
+        left = True
+        while left:
+            revoked, left = await self._database.write(lambda connection: self._portion(connection, name))
+            if revoked:
+                self._tell(revoked)
+
+    def _portion(self, connection: Connection, name: str) -> tuple[Changed, bool]:
+        """Revoke the next certificates; return them, and whether there may be more."""
+        now = self._clock()
+        device = devices.find(connection, name, for_update=True)
+        end = None if device is None else unfinished_ends.of_device(connection, device.id)
+        if device is None or end is None:
+            return [], False
+        issued = certificates_of_device.before(connection, device.id, end.before, PORTION)
+        grounds = Grounds(end.reason, end.invalidity_date)
+        ended = [each for each in issued if is_taken_with_its_device(each, grounds, end.ended_at)]
+        if ended:
+            record(connection, ended, grounds, now, end.ended_by)
+            facts = {**grounds.facts, "serials": [each.serial for each in ended], **facts_before(ended)}
+            audit.append(connection, now, end.ended_by, Action.REVOKED, name, facts)
+        left = len(issued) == PORTION
+        if left:
+            unfinished_ends.go_on(connection, device.id, issued[-1].id)
+        else:
+            unfinished_ends.finish(connection, device.id)
+        return ended, left
+
+
+def _note(task: asyncio.Task[None]) -> None:
+    """Say why a task has failed that nobody waits for; the next round goes on."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("end of a device not finished", error=str(error))

@@ -1,0 +1,75 @@
+"""The one function that records a revocation, and what is told of one.
+
+A hold becomes final and keeps its date, and so does a revocation whose reason is changed: the certificate has been
+distrusted since (`provisioning.revocation.taken`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sqlalchemy.engine import Connection
+
+from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.grounds import Grounds
+from provisioning.store import revocations
+from provisioning.store.certificates import StoredCertificate, StoredRevocation
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """One revoked certificate, as the answer tells it."""
+
+    serial: str
+    device: str
+    reason: RevocationReason
+    revoked_at: datetime
+    sequence: int
+    invalidity_date: datetime | None = None
+
+
+Changed = Sequence[StoredCertificate]
+"""Certificates whose status has just changed."""
+
+
+def record(connection: Connection, ended: Changed, grounds: Grounds, now: datetime, by: str) -> list[Revoked]:
+    """Revoke certificates, on hold or revoked before though some be, and return what holds of them now."""
+    at = now.replace(microsecond=0)  # What the CRL can say (RFC 5280 §5.1.2.6), the answer says too.
+    fresh = [each for each in ended if each.revocation is None]
+    held = {each.id: each.revocation for each in ended if each.revocation is not None}
+    told: dict[int, StoredRevocation] = {}
+    since = grounds.invalidity_date
+    if held:
+        sequences = revocations.finalise(connection, held, reason=grounds.reason, revoked_by=by, invalidity_date=since)
+        told |= {
+            identifier: StoredRevocation(place, grounds.reason, before.revoked_at, since or before.invalidity_date)
+            for place, (identifier, before) in zip(sequences, held.items(), strict=True)
+        }
+    if fresh:
+        identifiers = [each.id for each in fresh]
+        sequences = revocations.add(
+            connection, identifiers, reason=grounds.reason, revoked_at=now, revoked_by=by, invalidity_date=since
+        )
+        told |= {
+            identifier: StoredRevocation(place, grounds.reason, at, since)
+            for place, identifier in zip(sequences, identifiers, strict=True)
+        }
+    return facts_of([replace(each, revocation=told[each.id]) for each in ended])
+
+
+def facts_of(issued: Changed) -> list[Revoked]:
+    """Return the revocations of those that are revoked."""
+    return [
+        Revoked(
+            each.serial,
+            each.device.name,
+            each.revocation.reason,
+            each.revocation.revoked_at,
+            each.revocation.sequence,
+            each.revocation.invalidity_date,
+        )
+        for each in issued
+        if each.revocation is not None
+    ]

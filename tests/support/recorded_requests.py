@@ -1,0 +1,70 @@
+"""Requests that programs have written which not every machine has, or which take seconds; all for meter-17.
+
+All but Botan's, whose command knows no URIs, have the name of group north as a URI. A request has no end.
+"""
+
+from __future__ import annotations
+
+KEYTOOL = b"""
+-----BEGIN NEW CERTIFICATE REQUEST-----
+MIIBOTCB3wIBADATMREwDwYDVQQDEwhtZXRlci0xNzBZMBMGByqGSM49AgEGCCqG
+SM49AwEHA0IABAgHewm5GyByaMueH/4MrLHQTY6lsS/3yAyv7ZH2FgK5kE1uCzkr
+AcDd4HceRbZhXw3rxSBrr+OXPlc+MtmKR8qgajBoBgkqhkiG9w0BCQ4xWzBZMB0G
+A1UdDgQWBBTlemgDQPkdIAoMwGcKbrRTGUMq/zA4BgNVHREEMTAvhi1zcGlmZmU6
+Ly9mbGVldC5pbnRlcm5hbC9kZXZpY2Uvbm9ydGgvbWV0ZXItMTcwCgYIKoZIzj0E
+AwIDSQAwRgIhAMeWrFZhBISDcxb3lsBWlty2xxr9I18aPPZ3VpuFkqckAiEA+/y+
+nTtuq294esTavXYgDZNkRdEcfdx6T4gBxG5Elfs=
+-----END NEW CERTIFICATE REQUEST-----
+"""
+"""``keytool -certreq -ext san=uri:…``, Java 17."""
+
+MBEDTLS = b"""
+-----BEGIN CERTIFICATE REQUEST-----
+MIIBOjCB4AIBADATMREwDwYDVQQDDAhtZXRlci0xNzBZMBMGByqGSM49AgEGCCqG
+SM49AwEHA0IABORUI8X0Py//D7Y9DhvRZda4OEpFKOduo473ZgzuALjICdtV9+Qc
+s0CiDbTohKy0bPReQ+PZloMa1+aoXUaAHBCgazBpBgkqhkiG9w0BCQ4xXDBaMAsG
+A1UdDwQEAwIHgDARBglghkgBhvhCAQEEBAMCB4AwOAYDVR0RBDEwL4Ytc3BpZmZl
+Oi8vZmxlZXQuaW50ZXJuYWwvZGV2aWNlL25vcnRoL21ldGVyLTE3MAoGCCqGSM49
+BAMCA0kAMEYCIQCWrYtACQfLMjnsNClt1i9EncFty6SyBNw7OPH2eTpNxAIhAJID
+baDx0w0B6yLOcpO36dx9jBOoGvS3G/ksx78tyx7f
+-----END CERTIFICATE REQUEST-----
+"""
+"""``mbedtls_x509write_csr_pem`` of 3.6.6, with key usage and Netscape's type."""
+
+WOLFSSL = b"""
+-----BEGIN CERTIFICATE REQUEST-----
+MIIBKjCB0gIBADATMREwDwYDVQQDDAhtZXRlci0xNzBZMBMGByqGSM49AgEGCCqG
+SM49AwEHA0IABEleeiVA86eyDgAjDNfajycDBxAlopekLP+H4IWqz8J8z03AUvcd
+v3TuTkqPvcusjWstDO+2zWxH3BsDfMV3UT2gXTAQBgkqhkiG9w0BCQcxAwwBeDBJ
+BgkqhkiG9w0BCQ4xPDA6MDgGA1UdEQQxMC+GLXNwaWZmZTovL2ZsZWV0LmludGVy
+bmFsL2RldmljZS9ub3J0aC9tZXRlci0xNzAKBggqhkjOPQQDAgNHADBEAiATTi+l
+CHJsxYREcpV2qGxENj867ferZXRzgN4cThHj8wIgV0Ka4qVDTefuHHY1n1HBpz07
+PLYB5OmfTSMydsiKaDM=
+-----END CERTIFICATE REQUEST-----
+"""
+"""``wc_MakeCertReq`` of 5.7.2 with a challenge password, and 0 for the version."""
+
+WOLFSSL_AS_IT_IS = b"""
+-----BEGIN CERTIFICATE REQUEST-----
+MIIBKjCB0gIBAjATMREwDwYDVQQDDAhtZXRlci0xNzBZMBMGByqGSM49AgEGCCqG
+SM49AwEHA0IABPHwv7Qj0j2QHm6ljhOTqEiOEnCR4xYCfOQqvDcQR6D15OEcBGZe
+XcCsUGIYGJrQ51/4Lg3uW4W2poVt5KcV3A6gXTAQBgkqhkiG9w0BCQcxAwwBeDBJ
+BgkqhkiG9w0BCQ4xPDA6MDgGA1UdEQQxMC+GLXNwaWZmZTovL2ZsZWV0LmludGVy
+bmFsL2RldmljZS9ub3J0aC9tZXRlci0xNzAKBggqhkjOPQQDAgNHADBEAiALUFze
+aPyjYhDgNuu/05Va9MMXfS6H1TWkV6fzjkHifwIgZ8u8eIZk4W3WH7OyEMWHA2MX
+OsyvPIR4uRjJjNIqbh8=
+-----END CERTIFICATE REQUEST-----
+"""
+"""The same as ``wc_InitCert`` leaves it: with the version of a certificate."""
+
+BOTAN = b"""
+-----BEGIN CERTIFICATE REQUEST-----
+MIIBGzCBwgIBADAjMREwDwYDVQQDEwhtZXRlci0xNzEOMAwGA1UEChMFRmxlZXQw
+WTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARZ/WRiLwZEHFBQV4vwdY9kINJK6Hot
+9eXMXGwMpz+qd0V5+f3pYem05gYKYDLnws4Dj36CLQZCRqC24L6asO+HoD0wOwYJ
+KoZIhvcNAQkOMS4wLDAfBgNVHREEGDAWghRtZXRlci0xNy5leGFtcGxlLm9yZzAJ
+BgNVHRMEAjAAMAoGCCqGSM49BAMCA0gAMEUCIFOMUHHgdevmWPs6MU3+m6nN5G6+
+B3n3URlOhi/xt2gQAiEA9b/UQ+AA/7NynHJIsbLTixVgdC8Tc+zS+DBnT/DX774=
+-----END CERTIFICATE REQUEST-----
+"""
+"""``botan gen_pkcs10 … --dns=meter-17.example.org --organization=Fleet`` of 3.12."""

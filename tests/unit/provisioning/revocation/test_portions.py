@@ -1,0 +1,210 @@
+"""A device with very many certificates: shut out at once, and what it has is revoked a portion at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import pytest
+from cryptography import x509
+from sqlalchemy.engine import Connection
+
+from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.authentication import authenticate
+from provisioning.errors import Code, Refused
+from provisioning.pki.identity import Role
+from provisioning.pki.revocation import RevocationReason, certificate_key
+from provisioning.revocation import issued_to, portions
+from provisioning.revocation.portions import Portions
+from provisioning.revocation.service import RevocationService
+from provisioning.store import audit, certificates, conditions, devices, revocations, unfinished_ends
+from provisioning.store.devices import DeviceState
+from provisioning.store.revocations import EventKind, RevocationRecord
+from provisioning.store.serials import serial_text
+from tests.support.fleet import Fleet, successor_csr
+from tests.support.requests import csr_der
+
+COMPROMISED = RevocationReason.KEY_COMPROMISE
+
+
+@pytest.fixture(autouse=True)
+def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(issued_to, "FEW", 2)
+    monkeypatch.setattr(portions, "PORTION", 2)
+
+
+async def many_of(fleet: Fleet, name: str = "meter-1", more: int = 4) -> list[x509.Certificate]:
+    """Return the certificates of a device, oldest first."""
+    first = await fleet.enrol(name)
+    return [first, *[await fleet.reenrol(first, successor_csr(first)) for _ in range(more)]]
+
+
+def serials_of(every: list[x509.Certificate]) -> list[str]:
+    return [serial_text(each.serial_number) for each in every]
+
+
+async def events(fleet: Fleet) -> list[RevocationRecord]:
+    return await fleet.database.read(lambda connection: revocations.after(connection, 0, 99))
+
+
+async def unfinished(fleet: Fleet) -> list[str]:
+    return await fleet.database.read(unfinished_ends.names)
+
+
+class Died(Exception):
+    """The process has, between two portions."""
+
+
+@contextlib.contextmanager
+def dying_after(number: int) -> Iterator[None]:
+    """Have processes die when they have done so many portions, in the block."""
+    portion, done = Portions._portion, 0
+
+    def mortal(self: Portions, connection: Connection, name: str) -> object:
+        nonlocal done
+        if done >= number:
+            raise Died
+        done += 1
+        return portion(self, connection, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Portions, "_portion", mortal)
+        yield
+
+
+async def test_all_is_revoked_newest_first_while_others_write(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = await many_of(fleet)
+    between: list[asyncio.Task[None]] = []
+    where: set[str] = set()
+    portion = Portions._portion
+
+    def noted(self: Portions, connection: Connection, name: str) -> object:
+        where.add(threading.current_thread().name[:12])
+        found = portion(self, connection, name)
+        loop.call_soon_threadsafe(lambda: between.append(asyncio.ensure_future(fleet.database.probe())))
+        return found
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(Portions, "_portion", noted)
+    outcome = await fleet.revocation.revoke_device("meter-1", COMPROMISED, by="anna")
+    assert len(between) == 3
+    await asyncio.gather(*between)
+    assert where == {"store-writer"}, "not on the event loop"
+    assert outcome.changed
+    assert sorted(each.serial for each in outcome.revoked) == sorted(serials_of(every))
+    told = await events(fleet)
+    assert [each.sequence for each in told] == [1, 2, 3, 4, 5]
+    assert [each.serial for each in told] == serials_of(every)[::-1]
+    assert await unfinished(fleet) == []
+    entries = await fleet.database.read(lambda connection: audit.about(connection, "anna", 99))
+    assert [each.action for each in entries] == ["revoked"] * 4
+    assert '"serials": "in the entries that follow"' in entries[0].details
+    assert all(serial in "".join(each.details for each in entries[1:]) for serial in serials_of(every))
+
+    again = await fleet.revocation.revoke_device("meter-1", COMPROMISED, by="anna")
+    assert (again.changed, len(again.revoked)) == (False, 5)
+    assert len(await events(fleet)) == 5
+
+
+async def test_in_between_it_gets_and_keeps_nothing_and_the_next_start_ends_it(
+    fleet: Fleet,
+) -> None:
+    every = await many_of(fleet)
+    with dying_after(1):
+        with pytest.raises(Died):
+            await fleet.revocation.revoke_device("meter-1", COMPROMISED, by="anna")
+        assert [each.serial for each in await events(fleet)] == serials_of(every)[:2:-1]
+
+        good = every[0]
+        with pytest.raises(Refused, match="CERTIFICATE_REVOKED: meter-1 was revoked"):
+            await fleet.reenrol(good, successor_csr(good))
+        with pytest.raises(Refused, match="CERTIFICATE_REVOKED: meter-1 was revoked"):
+            await fleet.database.read(lambda connection: authenticate(connection, good, fleet.clock()))
+        token = TokenCredential("meter-1", await fleet.token("meter-1"))
+        with pytest.raises(Refused, match="UNAVAILABLE: meter-1 was revoked a moment ago"):
+            await fleet.enrolment.enrol(csr_der(names=["meter-1"]), token)
+        key_id, serial = certificate_key(good)
+        known, said = await fleet.database.read(
+            lambda connection: certificates.revocation_of(connection, key_id.hex(), serial_text(serial))
+        )
+        assert (known, said) == (True, (fleet.clock(), COMPROMISED)), "what OCSP says"
+
+    started = RevocationService(fleet.database, fleet.clock, ())
+    await started._portions.finish_left()
+    assert sorted(each.serial for each in await events(fleet)) == sorted(serials_of(every))
+    assert [each.sequence for each in await events(fleet)] == [1, 2, 3, 4, 5]
+    assert await unfinished(fleet) == []
+    assert await fleet.enrolment.enrol(csr_der(names=["meter-1"]), token), "its new token is good now"
+
+
+async def test_what_is_decided_meanwhile_comes_after(
+    fleet: Fleet,
+) -> None:
+    every = await many_of(fleet)
+    with dying_after(1), pytest.raises(Died):
+        await fleet.revocation.revoke_device("meter-1", RevocationReason.SUPERSEDED, by="anna")
+    with pytest.raises(Refused, match="REVOCATION_FINAL"):
+        await fleet.suspension.suspend_device("meter-1", by="berta")
+    await fleet.revocation.decommission("meter-1", by="berta")
+    device = await fleet.database.read(lambda connection: devices.find(connection, "meter-1"))
+    assert device is not None
+    assert device.state is DeviceState.DECOMMISSIONED
+    assert [(each.reason, each.kind) for each in await events(fleet)] == [
+        (RevocationReason.SUPERSEDED, EventKind.REVOKED)
+    ] * 5
+    await fleet.revocation.revoke_device("meter-1", COMPROMISED, by="berta")
+    assert [each.reason for each in (await events(fleet))[5:]] == [COMPROMISED] * len(every)
+    assert (await fleet.database.read(lambda connection: devices.find(connection, "meter-1"))) == device
+
+
+async def test_who_asked_for_it_may_go_and_lose_his_role_meanwhile(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = await many_of(fleet)
+    permitted = True
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    portion = Portions._portion
+
+    def noted(self: Portions, connection: Connection, name: str) -> object:
+        loop.call_soon_threadsafe(begun.set)
+        return portion(self, connection, name)
+
+    def check(_connection: Connection) -> None:
+        if not permitted:
+            raise Refused(Code.OPERATOR_ROLE, "he may not any more")
+
+    monkeypatch.setattr(Portions, "_portion", noted)
+    with conditions.of_one_request():
+        conditions.require(check)
+        asked = asyncio.create_task(fleet.revocation.revoke_device("meter-1", COMPROMISED, by="anna"))
+        await begun.wait()
+        permitted = False
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+    await fleet.revocation._portions.finish("meter-1")
+    assert len(await events(fleet)) == len(every)
+
+
+async def test_an_admin_of_many_certificates_is_no_admin_from_the_first_moment(
+    fleet: Fleet,
+) -> None:
+    """His certificates are still good, by themselves: he does not count as the one who is left."""
+    for name in ("anna", "berta"):
+        token = TokenCredential(name, await fleet.token(name, None, Role.OPERATOR))
+        first = await fleet.enrolment.enrol(csr_der(names=[name]), token)
+        await fleet.database.write(
+            lambda connection, name=name: connection.exec_driver_sql(
+                f"INSERT INTO operators (name, role, granted_at, granted_by) VALUES ('{name}', 'admin', "  # noqa: S608
+                "'2026-01-01 00:00:00+00:00', 'x')"
+            )
+        )
+        for _ in range(2):
+            await fleet.reenrol(first, successor_csr(first))
+    with dying_after(0), pytest.raises(Died):
+        await fleet.revocation.revoke_device("anna", COMPROMISED, by="berta")
+    with pytest.raises(Refused, match="LAST_ADMIN"):
+        await fleet.revocation.revoke_device("berta", COMPROMISED, by="berta")
