@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,9 @@ from device_sim.run.order import ORDERS
 
 if TYPE_CHECKING:
     from device_sim.interruption import Interruption
+
+_SILENT_SECONDS = 3.0
+_WAITS = "the run is at it; Ctrl-C ends the waiting, not the run"
 
 
 def ctl(
@@ -29,17 +33,25 @@ def ctl(
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
     with late_imports():
         from device_sim.explanation import explained
-        from device_sim.interruption import run
+        from device_sim.interruption import Interrupted, run
         from device_sim.run.control import tell
         from device_sim.view import View
 
     view = View()
 
     async def story(_: Interruption) -> tuple[bool, str]:
-        return await tell(" ".join(order), process)
+        waits = asyncio.get_running_loop().call_later(_SILENT_SECONDS, view.said, _WAITS)
+        try:
+            return await tell(" ".join(order), process)
+        finally:
+            waits.cancel()
 
     with explained(view):
-        done, text = run(story)
+        try:
+            done, text = run(story)
+        except Interrupted as error:
+            view.failed(ValueError("not waited for any longer; the run carries it out all the same"))
+            raise typer.Exit(error.exit_code) from None
         if done:
             view.result(text)
             return

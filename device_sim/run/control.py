@@ -99,7 +99,7 @@ def runs() -> list[Path]:
 async def tell(words: str, run: int | None) -> tuple[bool, str]:
     """Give an order to the run with process *run*, or to the only one; return whether it was done, and the answer.
 
-    Raises `Unreachable`.
+    Raises `Unreachable`, also where the run ends before it has answered: to be ended is all that it can have done then.
     """
     paths = [path for path in runs() if run is None or path.stem == str(run)]
     if not paths:
@@ -120,6 +120,8 @@ async def tell(words: str, run: int | None) -> tuple[bool, str]:
     finally:
         writer.close()
     if not line:
-        return True, "the run has ended"
+        if words.strip() == "stop":
+            return True, "the run has ended"
+        raise Unreachable("the run has ended before it had done that")
     answer = json.loads(line)
     return bool(answer["done"]), str(answer["text"])

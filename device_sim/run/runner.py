@@ -45,6 +45,7 @@ _DRAIN_DEADLINE = 10.0
 _MOST_LOSSES = 20
 _SAMPLE_SECONDS = 1.0
 _CONDUCTOR = "conductor"
+_DRAIN = "drain"
 
 
 @dataclass(slots=True)
@@ -73,6 +74,7 @@ class Run:
         self.number = 0
         self.stopped_by: signal.Signals | None = None
         self._extra = 0
+        self._rate, self._paused = 1.0, False
         self._watch = GeneratorWatch()
 
     async def play(self, interruption: Interruption) -> RunResult:
@@ -90,7 +92,7 @@ class Run:
                 stopping = tasks.create_task(self._until_interrupted(interruption), name="interruption")
                 staying = [tasks.create_task(self._stay(backend), name=backend.name) for backend in self.backends]
                 await self._play_stages()
-                span = self._begin("drain", "drain")
+                span = self._begin(_DRAIN, _DRAIN)
                 outcomes = await asyncio.gather(*(part.finish() for part in self._parts))
                 await self._drain(outcomes)
                 self._end(span)
@@ -206,6 +208,10 @@ class Run:
         """Carry out what the user says while the run is under way (`control`); return what to tell."""
         if not self.processes:
             raise InvalidOrder("the run has not begun: try again in a moment")
+        if self._ends and not isinstance(order, Status):
+            if isinstance(order, Stop):
+                return "it is ending already: it drains, and reports"
+            raise InvalidOrder("the run is ending: it drains, and reports")
         match order:
             case Extra(stage):
                 return await self._play_extra(stage)
@@ -237,17 +243,26 @@ class Run:
     def _change(self, rate: float | None, paused: bool | None) -> None:
         what = f"rate x{rate:g}" if rate is not None else "pause" if paused else "resume"
         self.recorder.markers.append(Marker(time.monotonic() - self.started, "ctl", what))
+        self._rate = self._rate if rate is None else rate
+        self._paused = self._paused if paused is None else paused
         for part in self._parts:
             part.change(rate, paused)
+
+    @property
+    def _ends(self) -> bool:
+        stages = self.recorder.stages
+        return self.stopped_by is not None or (bool(stages) and stages[-1].kind == _DRAIN)
 
     def _status(self) -> str:
         samples, stages = self.recorder.samples, self.recorder.stages
         if not samples or not stages:
             return "it has just begun"
         last = samples[-1]
+        told = ", paused" if self._paused else ""
+        told += f", rate x{self._rate:g}" if self._rate != 1 else ""
         return (
             f"{last.at:.0f} s, {stages[-1].label}: connected {last.connected} of {self.scenario.devices}, "
-            f"published {last.published}, received {last.received}"
+            f"published {last.published}, received {last.received}{told}"
         )
 
     def _begin(self, kind: str, label: str) -> StageSpan:

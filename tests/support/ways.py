@@ -13,13 +13,15 @@ from provisioning.enrolment.authentication import authenticate
 from provisioning.enrolment.claims import ClaimOrder, ClaimService
 from provisioning.enrolment.groups import parse_ways
 from provisioning.enrolment.manufacturer_lists import ManufacturerListService, Taken
-from provisioning.enrolment.manufacturers import ManufacturerService
+from provisioning.enrolment.manufacturers import ManufacturerChange, ManufacturerService
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import PrivateKey
 from provisioning.store.groups import Group
+from provisioning.store.manufacturers import LapsedLists
+from tests.support.crl import crl
 from tests.support.fleet import Fleet
 from tests.support.manufacturer import Manufacturer
-from tests.support.requests import csr_der
+from tests.support.requests import NOON, csr_der
 
 HOUR = timedelta(hours=1)
 
@@ -47,8 +49,21 @@ async def register(fleet: Fleet, manufacturer: Manufacturer, name: str = "acme",
     await service.add(name=name, group="line", name_prefix=prefix, pem=manufacturer.pem, by="admin")
 
 
+async def set_lapsed(fleet: Fleet, lapsed: LapsedLists) -> None:
+    service = ManufacturerService(fleet.database, fleet.clock, nothing)
+    assert (await service.change("acme", ManufacturerChange(lapsed), by="anna")).lapsed_lists is lapsed
+
+
 async def give_list(fleet: Fleet, content: bytes, name: str = "acme", **said: Any) -> Taken:
     return await ManufacturerListService(fleet.database, fleet.clock).take(name, content, by="admin", **said)
+
+
+def listed(manufacturer: Manufacturer, *revoked: x509.Certificate | int, **facts: Any) -> bytes:
+    """Return its list of *revoked*, made at noon unless *facts* say otherwise, for a day."""
+    serials = [each if isinstance(each, int) else each.serial_number for each in revoked]
+    reason = facts.pop("reason", x509.ReasonFlags.key_compromise)
+    facts = {"now": NOON, "age": timedelta(), "life": timedelta(days=1)} | facts
+    return crl(manufacturer.held, dict.fromkeys(serials, reason), **facts)
 
 
 async def enrol(fleet: Fleet, name: str, *, key: PrivateKey | None = None, **presented: Any) -> x509.Certificate:

@@ -137,6 +137,7 @@ async def test_a_run_that_is_under_way_can_be_told_what_to_do(tmp_path: Path, wo
         async with asyncio.timeout(60):
             while "connected 10 of 12" not in await told("status"):  # It tells of the last whole second.
                 pass
+        assert (await told("status")).endswith(", paused, rate x10\n")
         code, _, err = await ran(tmp_path, "ctl", "--run", str(process.pid), "revoke", "5")
         assert (code, "write '5%'" in err) == (2, True)
         assert "ending" in await told("stop")

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,10 @@ from typer.testing import CliRunner
 from device_sim.cli import app
 from device_sim.run import control
 from device_sim.run.order import Extra, InvalidOrder, Order, Pause, Rate, Status, Stop, parse
+from device_sim.run.recorder import Recorder, StageSpan
+from device_sim.run.runner import Process, Run
 from device_sim.scenario.stages import Revoke, Storm
+from tests.support.programs import REPOSITORY
 
 
 def test_orders_are_read_as_people_write_them() -> None:
@@ -114,3 +119,53 @@ async def test_of_several_runs_one_must_be_named() -> None:
             await control.tell("status", 1)
         with pytest.raises(control.Unreachable, match="no run has process 2147483647"):
             await control.tell("status", 2147483647)
+
+
+@pytest.mark.usefixtures("runtime")
+async def test_who_no_longer_waits_for_the_answer_is_told_that_the_run_goes_on_all_the_same() -> None:
+    begun, forever = asyncio.Event(), asyncio.Event()
+
+    async def never(_: Order) -> str:
+        begun.set()
+        await forever.wait()
+        return ""
+
+    async with control.listening(never, print):
+        asks = (sys.executable, "-m", "device_sim", "ctl", "storm")
+        process = await asyncio.create_subprocess_exec(*asks, stderr=asyncio.subprocess.PIPE, cwd=REPOSITORY)
+        await begun.wait()
+        process.send_signal(signal.SIGINT)
+        _, err = await process.communicate()
+        forever.set()
+    assert process.returncode == 130
+    assert err.decode() == "fleet-sim: not waited for any longer; the run carries it out all the same\n"
+
+
+@pytest.mark.usefixtures("runtime")
+async def test_a_run_that_ends_before_it_has_answered_has_done_nothing_but_stop() -> None:
+    async def gone(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with control.listening(obey, print) as path:
+        assert path is not None
+        path.unlink()
+        async with await asyncio.start_unix_server(gone, path):
+            assert await control.tell("stop", None) == (True, "the run has ended")
+            with pytest.raises(control.Unreachable, match="ended before it had done that"):
+                await control.tell("storm 100%", None)
+
+
+@pytest.mark.parametrize("why", ["stopped", "drains"])
+async def test_a_run_that_ends_takes_no_more_orders(why: str) -> None:
+    run = Run.__new__(Run)
+    run.recorder, run.stopped_by, run.processes = Recorder(), None, [Process("generator", None)]
+    if why == "stopped":
+        run.stopped_by = signal.SIGINT
+    else:
+        run.recorder.stages.append(StageSpan("drain", "drain", 1.0))
+    assert await run.obey(Stop()) == "it is ending already: it drains, and reports"
+    for order in (Pause(True), Rate(2.0), Extra(Storm())):
+        with pytest.raises(InvalidOrder, match="the run is ending"):
+            await run.obey(order)
+    assert await run.obey(Status()) == "it has just begun"
+    assert run.stopped_by is (signal.SIGINT if why == "stopped" else None), "one that drains is not interrupted by it"
