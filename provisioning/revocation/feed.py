@@ -160,7 +160,7 @@ class RevocationFeed:
         self._subscriptions[subscription] = by
         theirs = [each for each, whose in self._subscriptions.items() if whose == by]
         for each in theirs[:-MOST_OF_ONE]:
-            log.warning("feed followed too often", subscriber=by, most=MOST_OF_ONE)
+            log.info("feed followed too often", subscriber=by, most=MOST_OF_ONE)
             each.close()
             self.unsubscribe(each)
         if self._closed:
