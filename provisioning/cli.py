@@ -240,6 +240,8 @@ def serve(
 ) -> None:
     """Run the service until SIGINT or SIGTERM. One line on stdout says when and where it accepts connections.
 
+    SIGHUP has profiles, lives, key_blocklist and webhook_cafile read anew from provisioning.toml.
+
     \b
     Example:
       fleet-provisioning serve --dir /var/lib/fleet --host 0.0.0.0 --public-listener \\
@@ -254,8 +256,9 @@ def serve(
     configure_logging()
     take_all()
     core_dumps.forbid()
-    with explained():
-        settings = settings_of(
+
+    def again() -> Settings:
+        return settings_of(
             directory,
             host=host,
             port=port,
@@ -266,15 +269,18 @@ def serve(
             public_http_url=public_http_url,
             pkcs11_pin_file=pin_file,
         )
+
+    with explained():
+        settings = again()
         if settings.workers == 1:
-            run(lambda: serve_until_stopped(settings, as_json=as_json))
+            run(lambda: serve_until_stopped(settings, again, as_json=as_json))
             return
-        code = _serve_with_workers(settings, as_json=as_json)
+        code = _serve_with_workers(settings, again, as_json=as_json)
     if code:
         raise typer.Exit(code)
 
 
-def _serve_with_workers(settings: Settings, *, as_json: bool) -> int:
+def _serve_with_workers(settings: Settings, again: Callable[[], Settings], *, as_json: bool) -> int:
     """Run the settings' number of workers until they have ended; return the exit code."""
     from provisioning.listening import bound_for, check_public
     from provisioning.logs import configure_logging
@@ -286,7 +292,7 @@ def _serve_with_workers(settings: Settings, *, as_json: bool) -> int:
         configure_logging(place.number)
         try:
             with explained():
-                run(lambda: serve_as_worker(settings, place))
+                run(lambda: serve_as_worker(settings, again, place))
         except typer.Exit as end:
             return end.exit_code
         return 0

@@ -26,11 +26,11 @@ import functools
 import gc
 import importlib
 import json
-import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -72,11 +72,13 @@ from provisioning.peer_certificate_protocol import PeerCertificateProtocol
 from provisioning.pki.tls import TlsConfigurationError
 from provisioning.places import Places
 from provisioning.recall_watch import RecallWatch
+from provisioning.reloading import LiveProfiles, Reloader
 from provisioning.revocation.feed import FeedEvent, RevocationFeed
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.recording import Changed
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.suspension import SuspensionService
+from provisioning.service_signals import ServiceSignals, service_signals
 from provisioning.starting import importing
 from provisioning.store import announcements, audit, schema
 from provisioning.store.database import Database
@@ -100,7 +102,6 @@ _OF_WORKERS: Final = (
 """What each of several workers needs sooner or later."""
 _FOLLOWERS: Final = "followers"
 _TRUST: Final = "trust"
-_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 def utc_now() -> datetime:
@@ -116,6 +117,8 @@ class _Parts:
     https: Starlette
     http: Starlette
     credential: HttpsCredential
+    reloader: Callable[[Callable[[], Settings]], Reloader]
+    """Given what reads the settings again."""
 
 
 def check_workers(settings: Settings) -> None:
@@ -133,36 +136,36 @@ def check_workers(settings: Settings) -> None:
             importlib.import_module(name)
 
 
-async def serve(settings: Settings, *, as_json: bool = False) -> None:
-    """Run until SIGINT or SIGTERM; raise `ConfigurationError` if the service cannot start.
+async def serve(settings: Settings, again: Callable[[], Settings], *, as_json: bool = False) -> None:
+    """Run until SIGINT, SIGTERM or the terminal's end; raise `ConfigurationError` if the service cannot start.
 
-    A line on stdout says when it is ready, with *as_json* as JSON.
+    A line on stdout says when it is ready, with *as_json* as JSON. SIGHUP has the settings read *again*.
     """
     check_public(settings)
-    with _stop_signals() as stop, bound(settings) as listening:
-        async with _running(settings, listening, None):
+    with service_signals() as signals, bound(settings) as listening:
+        async with _running(settings, again, listening, None, signals):
             say_ready(listening, as_json=as_json)
             _settle()
-            await stop.wait()
+            await signals.stop.wait()
             log.info("stopping")
 
 
-async def serve_as_worker(settings: Settings, place: WorkerPlace) -> None:
-    """Run as one of several until SIGINT, SIGTERM or the supervisor's end."""
+async def serve_as_worker(settings: Settings, again: Callable[[], Settings], place: WorkerPlace) -> None:
+    """Run as one of several until SIGINT, SIGTERM, or the supervisor's or the terminal's end; SIGHUP as in `serve`."""
     loop = asyncio.get_running_loop()
     sys.setswitchinterval(_SWITCH_SECONDS)
-    with _stop_signals() as stop:
+    with service_signals() as signals:
 
         def supervisor_ended() -> None:  # Nothing is said there but that.
             loop.remove_reader(place.control)
-            stop.set()
+            signals.stop.set()
 
         loop.add_reader(place.control, supervisor_ended)
         try:
-            async with _running(settings, place.listening, place):
+            async with _running(settings, again, place.listening, place, signals):
                 place.say_ready()
                 _settle()
-                await stop.wait()
+                await signals.stop.wait()
                 log.info("stopping")
         finally:
             loop.remove_reader(place.control)
@@ -178,20 +181,6 @@ def say_ready(listening: Listening, *, as_json: bool) -> None:
     sys.stdout.flush()
 
 
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[asyncio.Event]:
-    """Yield what is set when the service is to stop."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in _STOP_SIGNALS:
-        loop.add_signal_handler(number, stop.set)
-    try:
-        yield stop
-    finally:
-        for number in _STOP_SIGNALS:
-            loop.remove_signal_handler(number)
-
-
 def _settle() -> None:
     # What is there now stays: a collection that looked at all of it would hold everybody up.
     gc.collect()
@@ -199,7 +188,13 @@ def _settle() -> None:
 
 
 @contextlib.asynccontextmanager
-async def _running(settings: Settings, listening: Listening, place: WorkerPlace | None) -> AsyncIterator[None]:
+async def _running(
+    settings: Settings,
+    again: Callable[[], Settings],
+    listening: Listening,
+    place: WorkerPlace | None,
+    signals: ServiceSignals,
+) -> AsyncIterator[None]:
     """Run the service while the block runs: alone, or at a worker's *place*."""
     authority = open_authority(settings)
     postgresql = settings.resolved_database_url.startswith("postgresql")
@@ -218,6 +213,7 @@ async def _running(settings: Settings, listening: Listening, place: WorkerPlace 
         http = http_listener(parts.http, plain, None, places)
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(run()) for run in parts.background]
+            background.append(tasks.create_task(signals.heed_hangups(parts.reloader(again).reload)))
             listeners = [
                 tasks.create_task(https.serve(sockets=[listening.https])),
                 tasks.create_task(http.serve(sockets=[listening.http])),
@@ -289,7 +285,7 @@ async def _build(
     serial_numbers: SerialNumbers,
 ) -> _Parts:
     public_url = listening.http_url if settings.public_http_url is None else str(settings.public_http_url)
-    profiles, key_policy = profiles_of(settings), key_policy_of(settings)
+    profiles, key_policy = LiveProfiles(profiles_of(settings)), key_policy_of(settings)
     credential = HttpsCredential(
         authority.files,
         lambda issuer: OwnCredentials(
@@ -340,8 +336,12 @@ async def _build(
         metrics.registry.register(StartsCollector(place.starts))
         fellows = FellowWorkers(place, _answers(metrics, trust, feed))
     trust_changed = everywhere(trust.refresh, fellows, _TRUST)
+
+    def webhook_anchors(settings: Settings) -> Path:
+        return settings.webhook_cafile or authority.files.bundle
+
     try:
-        webhooks = Webhooks(settings.webhook_cafile or authority.files.bundle)
+        webhooks = Webhooks(webhook_anchors(settings))
     except TlsConfigurationError as error:
         raise ConfigurationError(str(error)) from error
     enrolment = EnrolmentService(
@@ -433,6 +433,13 @@ async def _build(
         https,
         http,
         credential,
+        lambda again: Reloader(
+            settings,
+            again,
+            profiles,
+            enrolment.check_keys_by,
+            lambda changed: webhooks.reading(webhook_anchors(changed)),
+        ),
     )
 
 

@@ -9,6 +9,7 @@ the same two ports (`provisioning.listening`), and does nothing itself but watch
                     │
                     ├─ a worker ends          ─► log, fork another at its place, later and later
                     ├─ SIGTERM, SIGINT        ─► SIGTERM to each, wait for all
+                    ├─ SIGHUP                 ─► SIGHUP to each; the same as SIGTERM if the terminal is gone
                     └─ the supervisor ends    ─► each worker's control socket ends: it stops by itself
 
 Workers are forked, not started with an interpreter of their own: they share the pages of what was imported, they have
@@ -53,6 +54,7 @@ from typing import Final, NoReturn
 
 import structlog
 
+from provisioning.hangup import SETTLE_SECONDS, Hangups
 from provisioning.listening import Listening
 from provisioning.worker_place import READY, WorkerPlace
 
@@ -63,7 +65,7 @@ _MOST: Final = 6
 _LONGEST_PAUSE: Final = 15.0
 _STOP_SECONDS: Final = 30.0
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-_HANDLED: Final = (*_STOP_SIGNALS, signal.SIGCHLD)
+_HANDLED: Final = (*_STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD)
 _INTERRUPTED: Final = 130
 _ENDED_AS_TOLD: Final = (0, 128 + signal.SIGTERM, _INTERRUPTED)
 """Exit codes of a worker that was told to stop, some of them before it could listen to that."""
@@ -112,6 +114,8 @@ class Supervisor:
     """The first becomes readable when a signal has come."""
     _all_ready: bool = False
     _asked_to_stop: bool = False
+    _hung_up: bool = False
+    _hangups: Hangups = field(default_factory=Hangups)
     _stop: _Stop | None = None
 
     def run(self) -> int:
@@ -127,6 +131,8 @@ class Supervisor:
                     stack.enter_context(each)
                 self._slots.append(_Slot(number, listening, inbox, outbox))
             while True:
+                if self._hung_up:
+                    self._heed_hangup()
                 if self._asked_to_stop and self._stop is None:
                     self._begin_stop(0)
                 self._hear()
@@ -145,7 +151,8 @@ class Supervisor:
         wake, waker = self._wake = socket.socketpair()
         wake.setblocking(False)
         waker.setblocking(False)
-        before = {number: signal.signal(number, self._on_signal) for number in _HANDLED}
+        handled = [number for number in _HANDLED if number != signal.SIGHUP or self._hangups.heeded]
+        before = {number: signal.signal(number, self._on_signal) for number in handled}
         previous = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         try:
             yield
@@ -159,6 +166,16 @@ class Supervisor:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if number in _STOP_SIGNALS:
             self._asked_to_stop = True
+        elif number == signal.SIGHUP:
+            self._hung_up = True
+
+    def _heed_hangup(self) -> None:
+        time.sleep(SETTLE_SECONDS)
+        self._hung_up = False
+        if self._hangups.terminal_is_gone():
+            self._asked_to_stop = True
+        elif self._stop is None:
+            self._tell(signal.SIGHUP)
 
     def _wait(self) -> None:
         """Wait until something has happened or is due."""
@@ -216,6 +233,8 @@ class Supervisor:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             for number in (signal.SIGTERM, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
+            if self._hangups.heeded:  # Until it is: what is read at the start is what counts.
+                signal.signal(signal.SIGHUP, _ignore)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
             for end in self._wake:
                 end.close()
@@ -313,3 +332,7 @@ class Supervisor:
         for slot in self._slots:
             if slot.pid is not None:  # It has not been waited for, so the number is still its own.
                 os.kill(slot.pid, number)
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing, and be no SIG_IGN, which would mean that SIGHUP is never heeded."""

@@ -141,6 +141,10 @@ class EnrolmentService:
         self._clock = clock
         self._after_commit = after_commit
 
+    def check_keys_by(self, key_policy: KeyPolicy) -> None:
+        """Refuse keys by *key_policy* from now on."""
+        self._key_policy = key_policy
+
     async def enrol(
         self,
         csr_der: bytes,

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -63,6 +64,19 @@ class Webhooks:
         """*anchors* are trusted to say who an https webhook is, and nobody else."""
         self._context = client_context(anchors, allow_tls12=True)  # What is wrong with them is known at the start.
         self._pool: httpx.AsyncClient | None = None
+        self._left: Final[list[httpx.AsyncClient]] = []
+
+    def reading(self, anchors: Path) -> Callable[[], None]:
+        """Read *anchors*, and return what makes them those that count; raise `TlsConfigurationError`."""
+        context = client_context(anchors, allow_tls12=True)
+
+        def use() -> None:
+            self._context = context
+            if self._pool is not None:
+                self._left.append(self._pool)  # Who is asked now is asked to the end.
+                self._pool = None
+
+        return use
 
     async def ask(self, question: Question) -> Verdict:
         """Return what the webhook has said; raise `Refused` if it has said nothing that counts."""
@@ -99,8 +113,9 @@ class Webhooks:
         try:
             await asyncio.Event().wait()
         finally:
-            if self._pool is not None:
-                await self._pool.aclose()
+            for pool in (*self._left, self._pool):
+                if pool is not None:
+                    await pool.aclose()
 
     async def _post(self, url: str, document: dict[str, Any]) -> Any:
         import httpx

@@ -1,0 +1,138 @@
+"""SIGHUP: settings are read anew where that is safe, a terminal's end is an orderly one, and nohup is nohup."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.broker_process import wait_until
+from tests.support.postgresql import PostgresqlServer
+from tests.support.provisioning import PASSPHRASE, REPOSITORY, ProvisioningService
+from tests.support.workers import workers_of
+
+PROFILE = '[profiles.short]\nrole = "device"\nlife = "PT2H"\n'
+RELOADED, REFUSED = "settings reloaded", "settings not reloaded: all stays as it was"
+LATER = "settings have changed that count at the next start"
+
+
+def said(log: str, event: str) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    return [each for each in lines if each["event"] == event]
+
+
+def hang_up(service: ProvisioningService, *events: str) -> None:
+    """Send SIGHUP and wait until the service has said these once more."""
+    before = {each: len(said(service.log, each)) for each in events}
+    os.kill(service.pid, signal.SIGHUP)
+    wait_until(lambda: all(len(said(service.log, each)) > before[each] for each in events), ", ".join(events))
+
+
+def new_group(service: ProvisioningService, name: str) -> str:
+    """Order a group with the profile; return its name, or why there is none."""
+    answer = service.post("/v1/groups", name=name, profile="short", ways=["token"]).json()
+    return str(answer.get("detail") or answer["name"])
+
+
+def test_profiles_are_taken_over_and_what_is_wrong_changes_nothing(tmp_path: Path) -> None:
+    with ProvisioningService.founded(tmp_path / "fleet") as service:
+        file = service.dir / "provisioning.toml"
+        before = file.read_text(encoding="utf-8") if file.exists() else ""
+        assert "short" in new_group(service, "north"), "there is no such profile"
+        file.write_text('crl_life = "P2D"\n' + before + PROFILE, encoding="utf-8")
+        hang_up(service, RELOADED, LATER)
+        assert said(service.log, RELOADED)[-1]["changed"] == ["profiles"]
+        assert said(service.log, LATER)[-1]["settings"] == ["crl_life"]
+        assert new_group(service, "north") == "north"
+
+        file.write_text(before + '[profiles.short]\nrole = "nobody"\n', encoding="utf-8")
+        hang_up(service, REFUSED)
+        assert "profiles.short" in str(said(service.log, REFUSED)[-1]["error"])
+        assert new_group(service, "south") == "south", "what counted before counts"
+
+        file.write_text(before + PROFILE, encoding="utf-8")
+        hang_up(service, RELOADED)
+        assert said(service.log, RELOADED)[-1]["changed"] == []
+        assert service.stop() == 0
+
+
+def test_workers_reload_all_of_them(postgresql: PostgresqlServer, tmp_path: Path) -> None:
+    with postgresql.database("template0") as url:
+        settings = {"workers": 2, "database_url": url}
+        with ProvisioningService.founded(tmp_path / "fleet", settings) as service:
+            workers = workers_of(service.pid)
+            (service.dir / "provisioning.toml").write_text(PROFILE, encoding="utf-8")
+            os.kill(service.pid, signal.SIGHUP)
+            wait_until(lambda: {each["worker"] for each in said(service.log, RELOADED)} == {1, 2}, "both reload")
+            assert workers_of(service.pid) == workers
+            assert service.stop() == 0
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    ProvisioningService.founded(tmp_path / "fleet")
+    return os.environ | {"PYTHONPATH": str(REPOSITORY), "FLEET_PROVISIONING_PASSPHRASE": PASSPHRASE}
+
+
+def command(tmp_path: Path) -> list[str]:
+    where = ["--dir", str(tmp_path / "fleet"), "--port", "0", "--http-port", "0"]
+    return [sys.executable, "-m", "provisioning", "serve", *where]
+
+
+@contextlib.contextmanager
+def on_a_terminal(arguments: list[str], environment: dict[str, str], log: Path) -> Iterator[tuple[int, int]]:
+    """Run a program that has a terminal of its own, and its errors in *log*; yield its number and the terminal."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT, 0o600), 2)
+        os.execve(arguments[0], arguments, environment)  # noqa: S606 - no shell is wanted
+    try:
+        yield pid, terminal
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_service_ends_in_order_with_its_terminal_and_reloads_while_that_is_there(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    log = tmp_path / "log"
+    with on_a_terminal(command(tmp_path), environment, log) as (pid, terminal):
+        ready = b""
+        while b"\n" not in ready:
+            ready += os.read(terminal, 4096)
+        os.kill(pid, signal.SIGHUP)
+        wait_until(lambda: said(log.read_text(), RELOADED), RELOADED)
+        os.close(terminal)
+        _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert [bool(said(log.read_text(), each)) for each in ("the terminal is gone", "stopping")] == [True, True]
+
+
+def test_nohup_is_nohup(tmp_path: Path, environment: dict[str, str]) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as errors:
+        service = subprocess.Popen(["nohup", *command(tmp_path)], env=environment, stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=errors)  # fmt: skip
+    assert service.stdout is not None
+    try:
+        assert service.stdout.readline().startswith(b"fleet-provisioning ready")
+        status = Path(f"/proc/{service.pid}/status").read_text()
+        ignored = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigIgn")), 16)
+        assert ignored & 1 << signal.SIGHUP - 1
+        service.send_signal(signal.SIGHUP)
+        service.terminate()
+        assert service.wait(timeout=30) == 0
+    finally:
+        service.kill()
+        service.wait()
+        service.stdout.close()
+    assert said(log.read_text(), RELOADED) == []
