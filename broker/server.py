@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import ssl
@@ -62,8 +61,7 @@ from broker.sources.staple import Staple
 from broker.sources.trust_files import load_trust, trust_of_cafile
 from broker.stopping import STOP_SECONDS, Ending, Stopped, heed_signals, in_time, unless_stopped
 from broker.store.sqlite import SqliteStore
-from broker.sys_topics import INTERVAL, SysTopics
-from broker.wall_clock import WallClock
+from broker.upkeep import look_rarely, publish_figures, tick
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 from provisioning.starting import importing
@@ -75,10 +73,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("broker")
 
-_TICK = 1.0
-_COLLECT_SECONDS = 600.0
-_YOUNG_OBJECTS = 2_000
-"""Objects after which the young ones are looked at: about 0.1 ms, where the 50,000 that were tried cost 10 ms."""
 _STOP_PATIENCE = 3.0
 _TASKS_PATIENCE = 2.0
 _TOLD_PATIENCE = 5.0
@@ -168,13 +162,13 @@ class BrokerServer:
             opened.push_async_callback(metrics.close)
             with contextlib.suppress(Stopped):  # Then what follows ends at once, in order.
                 await unless_stopped(self._stop, self._plugins.opened())
-            _look_rarely()
+            look_rarely()
             stopped = asyncio.create_task(self._stop.wait())
             feed = self._feed(engine, files)
             others = [metrics.url, admin.url]
             jobs: list[Coroutine[Any, Any, None]] = [
-                _tick(engine, lists),
-                _sys_topics(engine),
+                tick(engine, lists),
+                publish_figures(engine),
                 measure_lag(engine.metrics),
                 lists.run(),
                 staple.run(),
@@ -352,12 +346,6 @@ class BrokerServer:
         return Reloader(parts, self._config, self._reread, engine.metrics.reloads, self._settings_file, witness)
 
 
-def _look_rarely() -> None:
-    # The data path allocates much and drops it at once; what lives long is frozen, and rarely looked at.
-    gc.freeze()
-    gc.set_threshold(_YOUNG_OBJECTS, 50, 50)
-
-
 async def _call_off(listeners: list[Listener], tasks: list[asyncio.Task[Any]], plugins: Plugins | NoPlugins) -> None:
     for listener in listeners:  # Nobody new is let in, for what follows the revocations ends with the tasks.
         listener.stop_accepting()
@@ -376,33 +364,6 @@ async def _renewals(credential: BrokerCredential, reloader: Reloader) -> None:
     while True:
         await credential.until_renewed()
         await reloader.reload({Part.CERTIFICATE}, quiet=True)
-
-
-async def _tick(engine: Engine, lists: RevocationLists) -> None:
-    loop = asyncio.get_running_loop()
-    collected = loop.time()
-    clock = WallClock(collected, time.time())
-    while True:
-        await asyncio.sleep(_TICK)
-        now = loop.time()
-        if clock.look(engine, now, time.time()):
-            lists.clock_set()
-        engine.tick(now)
-        # What has survived a second is a connection, a session, a route: not looked at again until the next full
-        # collection, which stops everybody for some tens of milliseconds and so is rare.
-        if now - collected > _COLLECT_SECONDS:
-            collected = now
-            gc.unfreeze()
-            gc.collect()
-        gc.freeze()
-
-
-async def _sys_topics(engine: Engine) -> None:
-    loop = asyncio.get_running_loop()
-    topics = SysTopics(engine, loop.time())
-    while True:
-        topics.publish(loop.time())
-        await asyncio.sleep(INTERVAL)
 
 
 async def _first_failure(tasks: list[asyncio.Task[Any]], stopped: asyncio.Task[bool]) -> None:

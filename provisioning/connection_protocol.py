@@ -159,6 +159,8 @@ class ConnectionProtocol(HttpToolsProtocol):
         """Answer what has come whole."""
         if self.parser.should_upgrade():
             return  # It is read anew: `_feed`.
+        if self._place is not None:
+            self._place.asks()
         if self._held is not None:
             body = b"".join(self._held)
             answering = self._answering(body)

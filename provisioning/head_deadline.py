@@ -1,4 +1,4 @@
-"""How long a connection may take until the head of its next request is complete; until then its place may be lost.
+"""How long a connection may take until the head of its next request is complete; until it is, its place may be lost.
 
 A timer for each request would be made and thrown away with each, which costs as much as reading it. So there is one a
 connection, which looks how much is left when it is due.
@@ -34,10 +34,10 @@ class HeadDeadline:
             self._timer = self._loop.call_later(self._seconds, self._look)
 
     def end(self) -> None:
-        """Wait no longer."""
+        """Wait no longer: what is left of the request has a limit of its own."""
         self._until = None
         if self._place is not None:
-            self._place.asks()
+            self._place.silent()  # Not as long as others.
 
     def stop(self) -> None:
         """Never call again, and give the place back."""

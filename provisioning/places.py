@@ -38,7 +38,7 @@ class _Source:
 
 
 class Place:
-    """One connection's place: silent from the first, until a request is there."""
+    """One connection's place: silent from the first, until a whole request is there."""
 
     __slots__ = ("_cut", "_key", "_places")
 
@@ -48,11 +48,11 @@ class Place:
         self._cut = cut
 
     def silent(self) -> None:
-        """Take note that nothing is asked any more: what was is answered."""
+        """Take note that nothing is asked any more, as what was is answered; or not as a whole: from now on."""
         self._places._silence(self, self._key)  # noqa: SLF001 - two halves of one thing
 
     def asks(self) -> None:
-        """Take note that a request is there."""
+        """Take note that a whole request is there."""
         self._places._asked(self, self._key)  # noqa: SLF001
 
     def leave(self) -> None:

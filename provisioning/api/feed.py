@@ -5,7 +5,8 @@ Rules
 1. What is ready at once leaves in one write.
 2. A subscriber that takes no byte for `stall_seconds` is cut off: his connection is aborted, and he resumes from the
    last number that he has.
-3. The stream ends when the subscriber's own certificate is revoked or expires, and when the service stops. What
+3. One party follows so often at most: `provisioning.revocation.feed`.
+4. The stream ends when the subscriber's own certificate is revoked or expires, and when the service stops. What
    happened to it before he was found good is history, a suspension that is over, and ends nothing.
 """
 
@@ -60,7 +61,7 @@ def feed_routes(
         known, follower = await database.read(look)
         check_role(follower, SUBSCRIBER_ROLES)
         start = _last_event_id(request) if after is None else after
-        subscription = await feed.subscribe(start, mark)
+        subscription = await feed.subscribe(start, mark, by=follower.device.name)
         log.info("feed subscribed", subscriber=follower.device.name, after=start, subscribers=feed.subscribers)
         return _FeedStream(subscription, follower, known, clock, stall_seconds)
 

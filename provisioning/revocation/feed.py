@@ -20,7 +20,10 @@ Rules
 4. A follower who says which event he has at his place is answered only if the store has the same one there. After an
    older store was restored, its numbers are given again to other revocations: whoever went on from his number would
    miss them.
-5. Another process on the same database is noticed when it commits (`provisioning.store.announcements`), at the latest
+5. One party follows `MOST_OF_ONE` times at most: beyond that its oldest subscription ends, which may be one that it
+   has lost. A revocation is written to every follower before the last one has it, so whoever followed a thousand times
+   would keep it from the others for a while.
+6. Another process on the same database is noticed when it commits (`provisioning.store.announcements`), at the latest
    at the next heartbeat.
 """
 
@@ -48,6 +51,8 @@ log = structlog.get_logger(__name__)
 
 BATCH: Final = 1000
 """Events in one write, about 200 KB."""
+MOST_OF_ONE: Final = 16
+"""Subscriptions of one party at one process: a broker has one, and as long as it takes to notice, those it has lost."""
 
 _TAIL: Final = 8192
 _MARK_DIGITS: Final = 16
@@ -105,7 +110,8 @@ class RevocationFeed:
         self._heartbeat_seconds: Final = heartbeat_seconds
         self._tail: Final[deque[FeedEvent]] = deque(maxlen=_TAIL)
         self._announced: Final = asyncio.Event()
-        self._subscriptions: Final[set[Subscription]] = set()
+        self._subscriptions: Final[dict[Subscription, str]] = {}
+        """Whose each is, the oldest first."""
         self._closed = False
         self.newest = 0
 
@@ -129,8 +135,8 @@ class RevocationFeed:
             except Refused as refusal:
                 log.warning("feed cannot read the store", detail=refusal.detail)
 
-    async def subscribe(self, after: int, mark: str | None = None) -> Subscription:
-        """Return a subscription to everything after *after*; raise `Refused` if that is in the future.
+    async def subscribe(self, after: int, mark: str | None = None, *, by: str = "") -> Subscription:
+        """Return a subscription of the party called *by* to everything after *after*; raise `Refused` if that is ahead.
 
         *mark* is that of the event *after*: `Refused` too if the store has another one there.
         """
@@ -151,14 +157,19 @@ class RevocationFeed:
                 "otherwise; forget what was read and start again from 0",
             )
         subscription = Subscription(self, after, self._heartbeat_seconds)
-        self._subscriptions.add(subscription)
+        self._subscriptions[subscription] = by
+        theirs = [each for each, whose in self._subscriptions.items() if whose == by]
+        for each in theirs[:-MOST_OF_ONE]:
+            log.info("feed followed too often", subscriber=by, most=MOST_OF_ONE)
+            each.close()
+            self.unsubscribe(each)
         if self._closed:
             subscription.close()
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Forget a subscription that has ended."""
-        self._subscriptions.discard(subscription)
+        self._subscriptions.pop(subscription, None)
 
     def close(self) -> None:
         """End every subscription, and those to come: the service stops."""

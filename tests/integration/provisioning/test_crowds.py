@@ -19,6 +19,12 @@ from tests.support.provisioning import ProvisioningService
 
 PLACES = 16
 STRANGERS = 3 * PLACES
+BEGUN = (
+    b"",
+    b"GET /.well-known/est/cacerts HTTP/1.1\r\n",
+    b"POST /v1/tokens HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{",
+)
+"""What some of them send in TLS."""
 
 
 @pytest.fixture
@@ -31,17 +37,17 @@ def small(directory_of_a_new_fleet: Path, tmp_path: Path) -> Iterator[Provisioni
 
 @contextlib.contextmanager
 def strangers(port: int, anchors: Path) -> Iterator[list[socket.socket]]:
-    """Connections of one address that hold their places: silent, half-way through a handshake, in TLS, in a head."""
+    """Connections of one address that hold their places: silent, or half-way through a handshake, a head, a body."""
     context = ssl.create_default_context(cafile=str(anchors))
     held = []
     for number in range(STRANGERS):
         connection = socket.create_connection(("127.0.0.1", port), timeout=20, source_address=("127.0.0.9", 0))
         held.append(connection)
-        if number % 4 == 1:
+        if number % 5 == 1:
             connection.sendall(b"\x16\x03\x01\x02\x00\x01")
-        elif number % 4 > 1:
+        elif number % 5 > 1:
             held[-1] = context.wrap_socket(connection, server_hostname="localhost")
-            held[-1].sendall(b"GET /.well-known/est/cacerts HTTP/1.1\r\n" if number % 4 == 3 else b"")
+            held[-1].sendall(BEGUN[number % 5 - 2])
     try:
         yield held
     finally:

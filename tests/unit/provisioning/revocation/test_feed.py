@@ -13,7 +13,7 @@ from provisioning.api.feed import _FeedStream
 from provisioning.errors import Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import feed as feed_module
-from provisioning.revocation.feed import FeedEvent, RevocationFeed, Subscription, event_of
+from provisioning.revocation.feed import MOST_OF_ONE, FeedEvent, RevocationFeed, Subscription, event_of
 from provisioning.store import certificates
 from provisioning.store.revocations import EventKind, RevocationRecord
 from tests.support.fleet import Fleet
@@ -229,3 +229,15 @@ async def test_a_follower_who_takes_nothing_is_cut_off(fleet: Fleet) -> None:
         scope = {"type": "http", "extensions": {"connection": {"abort": aborted.set}}}
         await stream(scope, receive, send)  # type: ignore[arg-type]
         assert (aborted.is_set(), bodies, feed.subscribers) == (True, 1, 0)
+
+
+async def test_one_party_that_follows_without_end_loses_its_oldest_and_nobody_else_s(fleet: Fleet) -> None:
+    async with running(fleet, heartbeat=30) as feed:
+        of_broker = await feed.subscribe(0, by="broker-1")
+        of_service = [await feed.subscribe(0, by="backend") for _ in range(MOST_OF_ONE + 3)]
+        assert feed.subscribers == MOST_OF_ONE + 1
+        for each in of_service[:3]:
+            assert [sent async for sent in each.batches()] == []
+        readers = [asyncio.create_task(collect(each, 1)) for each in (of_broker, of_service[3], of_service[-1])]
+        await revoke(fleet, feed, "meter-1")
+        assert await asyncio.gather(*readers) == [[1]] * 3
