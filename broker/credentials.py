@@ -43,6 +43,7 @@ log = structlog.get_logger("broker")
 _RENEW_AT = 2 / 3
 _FIRST_PAUSE = 2.0
 _LONGEST_PAUSE = 300.0
+_LOOK_SECONDS = 60.0
 _ROOM = 64 * 1024
 """Bytes that a key, a certificate and its chain take, at most."""
 
@@ -217,6 +218,6 @@ def _serial(certificate: x509.Certificate) -> str:
 
 
 async def _sleep_until(when: datetime) -> None:
-    # The wall clock may be set while we sleep, and no event tells of that: look again at least once an hour.
+    # The wall clock may be set while we sleep, beyond the certificate's end, say: look again every now and then.
     while (left := when - datetime.now(UTC)) > timedelta(0):  # noqa: ASYNC110
-        await asyncio.sleep(min(left.total_seconds(), 3600.0))
+        await asyncio.sleep(min(left.total_seconds(), _LOOK_SECONDS))

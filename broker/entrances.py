@@ -44,10 +44,7 @@ def listen_everywhere(
     listeners = []
     for setting, each in zip(_settings(config), config.listeners, strict=True):
         origins = each.origins(config.origins)
-        speaks = Speaks(each.protocol)
-        if origins.unsafe_any and speaks is Speaks.WEBSOCKET:
-            log.warning("any web page may connect as whoever reads it", code="UNSAFE_ANY_ORIGIN", setting=setting)
-        listener = Listener(loop, engine, doors, context, speaks, limits=each.limits, origins=origins)
+        listener = Listener(loop, engine, doors, context, Speaks(each.protocol), limits=each.limits, origins=origins)
         _open(listener, setting, each.host or config.host, each.port, opened)
         listeners.append(listener)
     if config.unsafe_plain_port is not None and config.unsafe_plain_identity is not None:

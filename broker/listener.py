@@ -115,7 +115,6 @@ class Listener:
         self._doors = doors
         self._own_limits = limits
         self._common = engine.limits
-        self._origins = origins
         self._websocket: type[WebSocket] | None = None
         if speaks is Speaks.WEBSOCKET:
             from broker.websocket import WebSocket  # And with it wsproto and h11, for who has such a listener.
@@ -127,6 +126,7 @@ class Listener:
         self._speaks = speaks
         self._unsafe_identity = unsafe_identity
         self._context = context
+        self.origins = origins
         self._socket: socket.socket | None = None
         self.url = ""
 
@@ -140,6 +140,17 @@ class Listener:
         if context is not self._context:
             forget_sessions(self._context)  # They would stay as long as one connection of that time does.
         self._context = context
+
+    @property
+    def origins(self) -> Origins:
+        """Whose web pages may open a WebSocket from now on."""
+        return self._origins
+
+    @origins.setter
+    def origins(self, origins: Origins) -> None:
+        if origins.unsafe_any and self._websocket is not None:
+            log.warning("any web page may connect as whoever reads it", code="UNSAFE_ANY_ORIGIN")
+        self._origins = origins
 
     def _limits(self) -> Limits:
         common = self._engine.limits

@@ -47,6 +47,11 @@ class ListenerSettings(BaseModel):
         check_origins(self.websocket_origins, unsafe_any=self.unsafe_any_websocket_origin)
         return self
 
+    @property
+    def lasting(self) -> Self:
+        """What of it only a restart changes."""
+        return self.model_copy(update={"websocket_origins": None, "unsafe_any_websocket_origin": False})
+
     def origins(self, common: Origins) -> Origins:
         """Return whose pages may connect here, *common* if this listener says nothing of it."""
         if self.websocket_origins is None and not self.unsafe_any_websocket_origin:

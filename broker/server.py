@@ -340,7 +340,7 @@ class BrokerServer:
             ),
             trust,
             ReloadedPolicy(engine, policy_text, clock),
-            ReloadedLimits(engine, self._config),
+            ReloadedLimits(engine, self._config, listeners),
         ]
         witness = engine.history.witness
         return Reloader(parts, self._config, self._reread, engine.metrics.reloads, self._settings_file, witness)

@@ -81,6 +81,8 @@ class ConnectionProtocol(HttpToolsProtocol):
         self._place = place
         self._held: list[bytes] | None = None
         """The parts of a body whose request has not been given to anybody yet."""
+        self._in_head = False
+        """Whether what is read is the head of a request: fields behind its body are none of its headers."""
         self._in_body = False
         """Whether the request that is being read has been given to the application."""
         self._broken = False
@@ -122,6 +124,7 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Wait no longer: the body has a limit of its own, `provisioning.api.body`."""
+        self._in_head = False
         self._head.end()
         hosts = [value for name, value in self.headers if name == b"host"]
         if not hosts or hosts != self._hosts:
@@ -309,15 +312,20 @@ class ConnectionProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Start counting, and describe the connection in the scope."""
         super().on_message_begin()
+        self._in_head = True
         self._header_bytes = 0
         self.scope["extensions"] = self.connection_extensions()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count, before the header is kept; the parser turns the exception into 400 and closes."""
+        """Count, before the header is kept; the parser turns the exception into 400 and closes.
+
+        What comes behind a body in chunks is not kept: who looked at the headers has not seen it (RFC 9110 §6.5.1).
+        """
         self._header_bytes += len(name) + len(value)
         if self._header_bytes > _MAXIMUM_HEADER_BYTES:
             raise ValueError("header section too large")
-        super().on_header(name, value)
+        if self._in_head:
+            super().on_header(name, value)
 
     def connection_extensions(self) -> dict[str, Any]:
         """Return what the application may know of, and do to, the connection."""

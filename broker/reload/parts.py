@@ -25,6 +25,7 @@ from broker.config import BrokerConfig
 from broker.engine import Engine
 from broker.limits import Limits
 from broker.listener import Listener
+from broker.origins import Origins
 from broker.own_certificate import read_certificate
 from broker.reload.policy_change import change, preview, warn_of_idle_names
 from broker.reload.report import Effects, Part
@@ -35,8 +36,11 @@ _RELOADED_SETTINGS = frozenset(
     {
         *("limits", "policy_file", "trust", "crlfile", "crl_urls", "crl_from_certificates", "crl_policy"),
         *("ocsp_responder", "ocsp_from_certificates", "ocsp_policy"),
+        *("websocket_origins", "unsafe_any_websocket_origin"),
     }
 )
+_PLACES = frozenset({"listener", "websocket_port"})
+"""Settings of which listeners there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,20 +165,33 @@ class ReloadedCertificate:
         return detail, None
 
 
+@dataclass(frozen=True, slots=True)
+class NewLimits:
+    """What may be asked from now on."""
+
+    limits: Limits
+    origins: tuple[Origins, ...]
+    """Whose web pages may connect, by listener."""
+    detail: str
+
+
 class ReloadedLimits:
-    """The limits; and a word about the settings that only a restart changes."""
+    """The limits, and whose web pages may connect; and a word about the settings that only a restart changes."""
 
     part = Part.LIMITS
 
-    def __init__(self, engine: Engine, started_with: BrokerConfig) -> None:
+    def __init__(self, engine: Engine, started_with: BrokerConfig, listeners: Sequence[Listener] = ()) -> None:
+        """Change *listeners*: those of the settings, in their order, and behind them any that have no web pages."""
         self._engine = engine
         self._started_with = started_with
+        self._listeners = listeners
+        self._origins = _origins(started_with)
 
     def files(self, _config: BrokerConfig) -> Sequence[Path]:
         """Return none: the settings' own file is the reloader's business."""
         return []
 
-    def load(self, config: BrokerConfig, _candidate: Candidate | None) -> tuple[Limits, str] | Unchanged:
+    def load(self, config: BrokerConfig, _candidate: Candidate | None) -> NewLimits | Unchanged:
         """Return the limits, and which of them differ."""
         old, new = self._engine.limits, config.limits
         changed = [
@@ -187,20 +204,37 @@ class ReloadedLimits:
         waiting = [
             name
             for name in BrokerConfig.model_fields
-            if name not in reloaded and getattr(config, name) != getattr(self._started_with, name)
+            if name not in reloaded and _lasting(config, name) != _lasting(self._started_with, name)
         ]
+        origins = self._origins if _PLACES & set(waiting) else _origins(config)
+        if origins != self._origins:
+            changed.append("websocket_origins")
         restart = f"restart needed for: {', '.join(waiting)}" if waiting else ""
-        return (new, "; ".join(filter(None, (", ".join(changed), restart)))) if changed else Unchanged(restart)
+        if not changed:
+            return Unchanged(restart)
+        return NewLimits(new, origins, "; ".join(filter(None, (", ".join(changed), restart))))
 
-    async def preview(self, loaded: tuple[Limits, str]) -> tuple[str, Effects | None]:
+    async def preview(self, loaded: NewLimits) -> tuple[str, Effects | None]:
         """Say which."""
-        return loaded[1], None
+        return loaded.detail, None
 
-    async def apply(self, loaded: tuple[Limits, str]) -> tuple[str, Effects | None]:
+    async def apply(self, loaded: NewLimits) -> tuple[str, Effects | None]:
         """Let them count: for what is asked from now on, and for nothing that exists."""
-        limits, detail = loaded
-        self._engine.limit(limits)
-        return detail, None
+        self._engine.limit(loaded.limits)
+        self._origins = loaded.origins
+        for listener, origins in zip(self._listeners, loaded.origins, strict=False):
+            if origins != listener.origins:
+                listener.origins = origins
+        return loaded.detail, None
+
+
+def _origins(config: BrokerConfig) -> tuple[Origins, ...]:
+    return tuple(each.origins(config.origins) for each in config.listeners)
+
+
+def _lasting(config: BrokerConfig, name: str) -> object:
+    """Return the setting *name* as far as only a restart changes it."""
+    return tuple(each.lasting for each in config.listener) if name == "listener" else getattr(config, name)
 
 
 def describe_certificate(files: CredentialFiles) -> str:

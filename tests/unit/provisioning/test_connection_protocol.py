@@ -39,6 +39,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         if not message.get("more_body", False):
             break
     answer = b"ok" + body if scope["path"] != "/large" else bytes(_LARGE)
+    if scope["path"] == "/headers":
+        answer = b" ".join(name for name, _ in scope["headers"])
     headers = [(b"content-length", str(len(answer)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": answer})
@@ -386,6 +388,22 @@ async def test_a_body_in_chunks_may_come_whole() -> None:
     async with connected(Whole()) as (reader, writer):
         writer.write(b"POST /whole HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n")
         assert (await answered(reader))[1] == b"whole a"
+
+
+@pytest.mark.parametrize("cut", [0, -60], ids=["whole", "in pieces"])
+async def test_fields_behind_a_body_are_none_of_its_headers(cut: int) -> None:
+    """RFC 9110 section 6.5.1; they are counted with them."""
+    head = b"POST /headers HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
+    request = head + b"Host: y\r\nAuthorization: Basic eDp5\r\nExpect: 100-continue\r\n\r\n"
+    async with connected(Whole()) as (reader, writer):
+        for _ in range(2):
+            for part in filter(None, (request[:cut], request[cut:])):
+                writer.write(part)
+                await writer.drain()
+                await _read_by_server(reader)
+            assert (await answered(reader))[1] == b"host transfer-encoding"
+        writer.write(head + b"X: %b\r\n\r\n" % (b"y" * 40_000))
+        assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 400 ")
 
 
 class Connections(set[Any]):

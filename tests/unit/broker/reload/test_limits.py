@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from broker.config import BrokerConfig
 from broker.limits import Limits
+from broker.listener import Listener
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.packets import Pingresp, Publish, Pubrec
+from broker.origins import NO_PAGES, Origins
 from broker.reload.parts import ReloadedLimits, Unchanged
 from broker.reload.report import Outcome, Part, PartReport, ReloadReport
 from tests.support.pki import shared_device
@@ -152,6 +155,35 @@ def test_settings_that_wait_for_a_restart_are_named() -> None:
     assert part.load(settings(port=1, name="x"), None) == Unchanged("restart needed for: name, port")
     listeners = ({"port": 1}, {"port": 2, "host": "::1", "protocol": "wss"})
     assert part.load(settings(listener=listeners), None) == Unchanged("restart needed for: listener")
+
+
+class Door:
+    """A listener, as far as its origins go."""
+
+    def __init__(self) -> None:
+        self.origins = NO_PAGES
+
+
+async def test_whose_web_pages_may_connect_counts_at_once_for_each_listener() -> None:
+    doors = [Door(), Door(), Door()]
+    tables = ({"port": 1}, {"port": 2, "protocol": "wss"}, {"port": 3, "protocol": "wss", "websocket_origins": []})
+    part = ReloadedLimits(MemoryBroker().engine, settings(listener=tables), cast("Sequence[Listener]", doors))
+
+    async def apply(**different: Any) -> str:
+        loaded = part.load(settings(**different), None)
+        assert not isinstance(loaded, Unchanged)
+        return (await part.apply(loaded))[0]
+
+    dash, other = Origins(frozenset({"https://dash.example"})), Origins(frozenset({"https://other.example"}))
+    assert await apply(listener=tables, websocket_origins=["https://dash.example"]) == "websocket_origins"
+    assert [door.origins for door in doors[1:]] == [dash, NO_PAGES]
+    tables[2]["websocket_origins"] = ["https://other.example"]
+    assert await apply(listener=tables) == "websocket_origins"
+    assert [door.origins for door in doors[1:]] == [NO_PAGES, other]
+    assert part.load(settings(listener=tables), None) == Unchanged()
+    tables[2]["websocket_origins"] = []
+    moved = settings(listener=(*tables, {"port": 4, "protocol": "wss"}))
+    assert part.load(moved, None) == Unchanged("restart needed for: listener"), "which listener is meant is not known"
 
 
 @pytest.mark.parametrize(("provisioning", "waits"), [(None, ""), ("https://localhost:1", "restart needed for: cafile")])
