@@ -78,3 +78,14 @@ def test_each_bundle_may_have_its_own_terms() -> None:
 def test_where_there_is_no_feed_no_bundle_waits_for_one() -> None:
     freshness = Freshness(0.0, always_acceptable=True)
     assert freshness.acceptable(0.0, FeedTerms(15.0, strict=True, policy="require"))
+
+
+def test_where_there_is_a_feed_a_bundle_waits_for_it_though_the_broker_does_not() -> None:
+    advisory = Freshness(0.0, always_acceptable=True, policy="advisory")
+    require = FeedTerms(15.0, strict=True, policy="require")
+    assert advisory.has_source
+    assert advisory.acceptable(0.0)
+    assert not advisory.acceptable(0.0, require)
+    advisory.current(1.0)
+    assert advisory.acceptable(16.0, require)
+    assert not advisory.acceptable(16.1, require)

@@ -155,6 +155,10 @@ async def test_who_shows_a_certificate_that_nobody_knows_is_told_so(fleet: Fleet
     below, _ = Manufacturer(begin=NOON).idevid("SN17")
     with pytest.raises(Refused, match="the CA that has issued it is not itself registered as a manufacturer's"):
         await enrol(fleet, "SN17", certificate=below, label=label)
+    with pytest.raises(Refused) as caught:
+        await enrol(fleet, "SN17", label=label)
+    asked = "lets devices in by manufacturer; this request shows nothing" if label else "password = enrolment token"
+    assert caught.value.detail.endswith(asked)
 
 
 async def test_a_manufacturer_comes_again_with_its_key_and_its_devices_are_the_same(fleet: Fleet) -> None:
