@@ -30,6 +30,7 @@ from provisioning.service_command import (
     Directory,
     InvalidityDate,
     Json,
+    counted,
     fail,
     print_document,
     print_table,
@@ -250,7 +251,9 @@ def revoke(
 
     async def work(life: AuthorityLife) -> Facts:
         outcome = await life.revoke(name, reason, since)
-        life.transcript.say(f"{name} is revoked ({reason}), and {len(outcome.affected)} certificates with it:")
+        life.transcript.say(
+            f"{name} is revoked ({reason}), and {counted(len(outcome.affected), 'certificate')} with it:"
+        )
         for each in outcome.affected:
             device = each.device
             life.transcript.say(f"  {device.role:<8} {device.group or '-'} {device.name} {each.serial}")

@@ -5,14 +5,26 @@ On a terminal of 80 columns Typer's boxes cut names of options off, and its plai
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperGroup, TyperOption
+
+_LIST: Final = re.compile(r"<list\[(.*)\]>")
 
 
 class CommandGroup(TyperGroup):
     """A group of commands whose summaries are not cut off."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return the command; an option that may be repeated shows the kind of one value: `<str>`, no `<list[str]>`."""
+        command = super().get_command(ctx, cmd_name)
+        for each in () if command is None else command.params:
+            if isinstance(each, TyperOption) and each.metavar is None:
+                one_of_many = _LIST.fullmatch(each.display_type(ctx))
+                each.metavar = one_of_many and f"<{one_of_many[1]}>"
+        return command
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the first paragraph of what each command says of itself."""

@@ -6,6 +6,8 @@ service's directory. What is wrong is named with where it came from; nothing is 
 
 from __future__ import annotations
 
+import os
+import tomllib
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -19,6 +21,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from provisioning.config_words import explain, no_such
 from provisioning.errors import ConfigurationError
 from provisioning.metrics_exposure import MetricsExposure
 
@@ -182,6 +185,14 @@ def _secret(name: str, need: str, value: SecretStr | None, file: Path | None) ->
     return secret
 
 
+def _refuse_unknown_variables() -> None:
+    """Raise `ConfigurationError` for a variable that looks like a setting and is none: it would do nothing."""
+    for variable in os.environ:
+        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if variable.startswith(ENVIRONMENT_PREFIX) and name not in Settings.model_fields:
+            raise ConfigurationError(f"{variable}: {no_such(name, Settings.model_fields)}")
+
+
 def load_settings(directory: Path | None, **flags: Any) -> Settings:
     """Return the settings from *flags* (None: not given), the environment, and the file in *directory*.
 
@@ -191,6 +202,7 @@ def load_settings(directory: Path | None, **flags: Any) -> Settings:
     if directory is not None:
         given["directory"] = directory
     file = Path(SETTINGS_FILE)
+    _refuse_unknown_variables()
     try:
         where = directory or Settings(**given).directory
         file = where / SETTINGS_FILE
@@ -200,10 +212,11 @@ def load_settings(directory: Path | None, **flags: Any) -> Settings:
 
         return FileSettings(**given)
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(str(part) for part in each['loc']) or 'settings'}: {each['msg']}" for each in error.errors()
-        )
-        raise ConfigurationError(f"configuration: {wrong}") from error
+        known = {"": tuple(Settings.model_fields), "profiles": tuple(ProfileSettings.model_fields)}
+        wrong = [explain(each, ENVIRONMENT_PREFIX, file, given, known) for each in error.errors()]
+        raise ConfigurationError("; ".join(wrong)) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{file} is not TOML: {error}") from error
     except (SettingsError, ValueError) as error:
         raise ConfigurationError(f"configuration: {error}") from error
     except OSError as error:

@@ -187,7 +187,8 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
         elif state is schema.SchemaState.NONE:
             yield failed("database", f"{where} is empty", "restore it from the backup, or name the right one")
         elif state is schema.SchemaState.OLDER:
-            yield warning("database", f"{where} has an older schema", "the next start of the service upgrades it")
+            remedy = "copy the store first, see docs/backup.md: the next start of the service upgrades it"
+            yield warning("database", f"{where} has an older schema", remedy)
         else:
             yield failed(
                 "database",

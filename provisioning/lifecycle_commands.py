@@ -18,6 +18,7 @@ from provisioning.service_command import (
     InvalidityDate,
     Json,
     connected,
+    counted,
     print_json,
     print_table,
     progress,
@@ -132,7 +133,8 @@ def _confirmed(
 
     connection.run(command)
     if not yes:  # Not in the command: while its loop runs, an interrupt does not reach who waits for an answer.
-        question = f"Revoke {len(names)} devices of group {group}, {names[0]} to {names[-1]}, for ever?"
+        whom = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+        question = f"Revoke {counted(len(names), 'device')} of group {group}, {whom}, for ever?"
         typer.confirm(question, abort=True, err=on_stderr)
     return names
 

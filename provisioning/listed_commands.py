@@ -20,6 +20,7 @@ from provisioning.service_command import (
     Connection,
     Json,
     connected,
+    counted,
     print_document,
     print_list,
     progress,
@@ -80,7 +81,8 @@ def import_devices(
         if as_json:
             print_document({"new": new, "replaced": replaced, "wrong": wrong})
             return
-        sys.stdout.write(f"{new} devices added to the list of {group}, {replaced} replaced, {wrong} lines wrong\n")
+        added, bad = counted(new, "device"), counted(wrong, "line")
+        sys.stdout.write(f"{added} added to the list of {group}, {replaced} replaced, {bad} wrong\n")
 
     connection.run(command)
     if wrong:

@@ -92,7 +92,7 @@ def create_token(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make one enrolment token. It is printed once and stored only as a hash.
+    """Make one enrolment token; `token batch` makes many. It is printed once and stored only as a hash.
 
     \b
     Example:
@@ -140,7 +140,7 @@ def create_batch(
     connection: Connection,
     output: Annotated[Path, typer.Option(help="CSV file to create, with mode 0600.")],
     devices_file: Annotated[
-        Path | None, typer.Option(help="File with a device's name on each line.", show_default=False)
+        Path | None, typer.Option(help="File with a device's name on each line, no header.", show_default=False)
     ] = None,
     count: Annotated[
         int | None, typer.Option(min=1, help="How many tokens for any new device of --group.", show_default=False)

@@ -160,6 +160,11 @@ def shown_time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
+def counted(count: int, what: str) -> str:
+    """Return so many of *what*, whose plural is regular: "1 device", "2 devices"."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def moment(text: str) -> datetime:
     """Return a time that was given on the command line: in UTC unless it says otherwise; for `typer.Option(parser=…)`.
 

@@ -62,8 +62,8 @@ def load_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
     try:
         key = serialization.load_pem_private_key(pem, passphrase)
     except TypeError:
-        hint = "is encrypted: give its passphrase" if passphrase is None else "is not encrypted: give no passphrase"
-        raise KeyFileError(f"{path} {hint}") from None
+        copy = f"is encrypted: give a copy that is not (openssl pkey -in {path} -out COPY)"
+        raise KeyFileError(f"{path} {copy if passphrase is None else 'is not encrypted: give no passphrase'}") from None
     except (ValueError, UnsupportedAlgorithm):
         raise KeyFileError(f"{path} is not a PEM private key, or the passphrase is wrong") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey):

@@ -31,8 +31,14 @@ def test_flags_come_before_environment_before_file_before_defaults(
     ("text", "word"),
     [
         ("port = 70000", "port"),
-        ("nonsense = 1", "nonsense"),
-        ("= broken", "configuration"),
+        (
+            "nonsense = 1",
+            r"provisioning\.toml: nonsense: no such setting; see docs/reference/settings-of-provisioning\.md",
+        ),
+        ("prot = 1", r"provisioning\.toml: prot: no such setting; is port meant\?"),
+        ("[profiles.sensor]\nlief = 'P1D'", r"profiles\.sensor\.lief: no such setting; is life meant\?"),
+        ("device_life = 'a month'", r"device_life: write a duration .* P30D"),
+        ("= broken", r"provisioning\.toml is not TOML: "),
         ('public_http_url = "x"', "public_http_url"),
         ('public_http_url = "http://ca.example.org/?x=1"', "public_http_url.*no query"),
         ('public_http_url = "http://ca.example.org/#x"', "public_http_url.*no fragment"),
@@ -42,6 +48,24 @@ def test_flags_come_before_environment_before_file_before_defaults(
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, word: str) -> None:
     (tmp_path / "provisioning.toml").write_text(text)
     with pytest.raises(ConfigurationError, match=word):
+        load_settings(tmp_path)
+
+
+def test_where_the_wrong_setting_stands_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "provisioning.toml").write_text("port = 70000\n")
+    monkeypatch.setenv("FLEET_PROVISIONING_PORT", "70001")
+    with pytest.raises(ConfigurationError, match=r"^--port: input should be less"):
+        load_settings(tmp_path, port=70002)
+    with pytest.raises(ConfigurationError, match=r"^FLEET_PROVISIONING_PORT: input should be less"):
+        load_settings(tmp_path)
+    monkeypatch.delenv("FLEET_PROVISIONING_PORT")
+    with pytest.raises(ConfigurationError, match=rf"^{tmp_path}/provisioning\.toml: port: input should be less"):
+        load_settings(tmp_path)
+
+
+def test_a_variable_that_is_no_setting_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEET_PROVISIONING_PUBLIC_LISTNER", "true")
+    with pytest.raises(ConfigurationError, match="PUBLIC_LISTNER: no such setting; is public_listener meant"):
         load_settings(tmp_path)
 
 

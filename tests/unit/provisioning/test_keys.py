@@ -47,7 +47,7 @@ def test_what_cannot_be_read_is_said_with_its_remedy(tmp_path: Path) -> None:
     pkcs8 = serialization.PrivateFormat.PKCS8
     agreement = x25519.X25519PrivateKey.generate()
     other.write_bytes(agreement.private_bytes(serialization.Encoding.PEM, pkcs8, serialization.NoEncryption()))
-    assert refusal(encrypted).endswith("is encrypted: give its passphrase")
+    assert refusal(encrypted).endswith(f"give a copy that is not (openssl pkey -in {encrypted} -out COPY)")
     assert refusal(plain, SECRET).endswith("is not encrypted: give no passphrase")
     assert refusal(encrypted, SECRET + b"!").endswith("or the passphrase is wrong")
     assert refusal(junk).endswith("is not a PEM private key, or the passphrase is wrong")

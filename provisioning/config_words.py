@@ -1,0 +1,51 @@
+"""What to say of a setting that cannot be used: where it stands, which it is, and what to write instead.
+
+Rules
+-----
+1. Where it stands is the flag, the variable or the file; of several, the one that counts (`provisioning.config`).
+2. A name that is nearly right is told, and where all of them are described otherwise.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+_REFERENCE: Final = "docs/reference/settings-of-provisioning.md"
+_DURATIONS: Final = frozenset({"time_delta_parsing", "time_delta_type"})
+
+
+def explain(error: Any, prefix: str, file: Path, flags: Mapping[str, Any], known: Mapping[str, Collection[str]]) -> str:
+    """Return the sentence about one *error* of pydantic's.
+
+    *known* has the names of all settings under ``""``, and those in each kind of table under the table's name.
+    """
+    keys = [str(part) for part in error["loc"]]
+    if not keys:
+        return f"{file}: {_plain(error['msg'])}"
+    variable = f"{prefix}{keys[0].upper()}"
+    message = _plain(error["msg"])
+    if error["type"] == "extra_forbidden":
+        message = no_such(keys[-1], known[keys[0] if len(keys) > 1 else ""])
+    elif error["type"] in _DURATIONS:
+        message = "write a duration as ISO 8601 has them, such as P30D or PT12H"
+    if keys[0] in flags:
+        return f"--{keys[0].replace('_', '-')}: {message}"
+    key = ".".join(keys)
+    if variable in os.environ:
+        return f"{variable}: {message}" if len(keys) == 1 else f"{variable}: {key}: {message}"
+    return f"{file}: {key}: {message}"
+
+
+def no_such(name: str, known: Collection[str]) -> str:
+    """Return what to say of the setting *name*, which is none of *known*."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"no such setting; {f'is {near[0]} meant?' if near else f'see {_REFERENCE}'}"
+
+
+def _plain(message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return f"{message[:1].lower()}{message[1:]}"
