@@ -19,11 +19,6 @@ from tests.support.wire import V5, V311, MemoryBroker, connect_packet, publicati
 TOPIC = "fleet/meters/meter-1/telemetry"
 
 
-@pytest.fixture
-def broker() -> MemoryBroker:
-    return MemoryBroker()
-
-
 @pytest.mark.parametrize("size", [1, 7, 5000])
 def test_bytes_are_counted_once_however_they_come(broker: MemoryBroker, size: int) -> None:
     client = broker.device("meter-1")
