@@ -77,7 +77,7 @@ def run(
         return_code = 130
         failure = ""
     except* _FAILURES as group:
-        failure = str(next(_each(group)))
+        failure = str(next(errors_in(group)))
         console.print(f"{name}: {failure}", style="red", markup=False)
         return_code = 1
     if failure is not None:
@@ -89,10 +89,10 @@ def run(
     return 0
 
 
-def _each(error: BaseException) -> Iterator[BaseException]:
+def errors_in(error: BaseException) -> Iterator[BaseException]:
     """Yield the errors in *error*, which may be a group of groups."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
-            yield from _each(inner)
+            yield from errors_in(inner)
     else:
         yield error

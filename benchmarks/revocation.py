@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import command
 import mqload
 from fleet import running
 from kept_connections import KeptConnection, WronglyAnswered, request
@@ -270,7 +271,7 @@ def main() -> int:
         console.print("stopped; nothing is left running")
         failures.append("")
     except* _FAILURES as group:
-        failures = [str(error) for error in _each(group)]
+        failures = [str(error) for error in command.errors_in(group)]
         console.print(f"revocation: {failures[0]}", style="red", markup=False)
     if failures:
         return 1 if failures[0] else 130
@@ -278,15 +279,6 @@ def main() -> int:
     if options.json:
         write(options.json, options, results)
     return 0
-
-
-def _each(error: BaseException) -> Iterator[BaseException]:
-    """Yield the errors in *error*, which may be a group of groups."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _each(inner)
-    else:
-        yield error
 
 
 def _quantile(ascending: Sequence[float], share: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,6 +31,8 @@ def ctl(
       fleet-sim ctl rate x10
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
     with late_imports():
+        import asyncio
+
         from device_sim.explanation import explained
         from device_sim.interruption import Interrupted, run
         from device_sim.run.control import tell

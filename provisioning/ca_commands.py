@@ -14,12 +14,11 @@ import typer
 
 from provisioning.ca_root_commands import root_app
 from provisioning.ceremony_command import (
+    Ceremony,
     Facts,
     Output,
-    PassphraseFile,
-    PinFile,
-    Witness,
-    ceremony,
+    ceremonial,
+    ceremonial_without_keys,
     read_file,
     with_store,
     write_new,
@@ -95,14 +94,11 @@ def list_authorities(directory: Directory = None, as_json: Json = False) -> None
 
 
 @ca_app.command("export-csr")
+@ceremonial
 def export_csr(
+    ceremony: Ceremony,
     output: Output,
     line: Line = "default",
-    directory: Directory = None,
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    witness: Witness = None,
-    as_json: Json = False,
 ) -> None:
     """Make the key of the next issuing CA and write the request that a root elsewhere signs.
 
@@ -118,18 +114,15 @@ def export_csr(
         life.transcript.say(f"Written: {output}")
         return {"request": str(output)}
 
-    ceremony("ca export-csr", directory, passphrase_file, pin_file, witness, work, as_json=as_json)
+    ceremony.hold("ca export-csr", work)
 
 
 @ca_app.command("import")
+@ceremonial
 def import_certificate(
+    ceremony: Ceremony,
     certificate: Annotated[Path, typer.Argument(help="The issuing CA's certificate, PEM.")],
     root: Annotated[Path | None, typer.Option(help="The root that signed it, if the fleet does not know it.")] = None,
-    directory: Directory = None,
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    witness: Witness = None,
-    as_json: Json = False,
 ) -> None:
     """Take over the certificate that a root elsewhere has signed, and announce the new issuing CA.
 
@@ -141,21 +134,18 @@ def import_certificate(
     async def work(life: AuthorityLife) -> Facts:
         return _announced(life, await life.announce(read_file(certificate), None if root is None else read_file(root)))
 
-    ceremony("ca import", directory, passphrase_file, pin_file, witness, work, as_json=as_json)
+    ceremony.hold("ca import", work)
 
 
 @rollover_app.command("begin")
+@ceremonial
 def begin(
+    ceremony: Ceremony,
     line: Line = "default",
     root: Annotated[
         str | None,
         typer.Option(help="The root that signs it (default: the line's, or its successor).", show_default=False),
     ] = None,
-    directory: Directory = None,
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    witness: Witness = None,
-    as_json: Json = False,
 ) -> None:
     """Make the next issuing CA with the root's key that is here, and announce it. Nothing is issued by it yet.
 
@@ -167,18 +157,17 @@ def begin(
     async def work(life: AuthorityLife) -> Facts:
         return _announced(life, await life.begin(line, root))
 
-    ceremony("ca rollover begin", directory, passphrase_file, pin_file, witness, work, as_json=as_json)
+    ceremony.hold("ca rollover begin", work)
 
 
 @rollover_app.command("activate")
+@ceremonial_without_keys
 def activate(
+    ceremony: Ceremony,
     name: Name = None,
     without_waiting: Annotated[
         bool, typer.Option("--without-waiting", help="Do not give relying parties a day to fetch the bundle.")
     ] = False,
-    directory: Directory = None,
-    witness: Witness = None,
-    as_json: Json = False,
 ) -> None:
     """Let the announced CA issue from now on. The one before it still says what is revoked of what it has issued.
 
@@ -192,11 +181,12 @@ def activate(
         life.transcript.say(f"{chosen} issues from now on; running services have heard within seconds.")
         return {"name": chosen, "state": "active"}
 
-    ceremony("ca rollover activate", directory, None, None, witness, work, as_json=as_json)
+    ceremony.hold("ca rollover activate", work)
 
 
 @rollover_app.command("retire")
-def retire(name: Name = None, directory: Directory = None, witness: Witness = None, as_json: Json = False) -> None:
+@ceremonial_without_keys
+def retire(ceremony: Ceremony, name: Name = None) -> None:
     """End a CA whose last certificate has ended: it leaves the bundle, its CRL and OCSP end.
 
     \b
@@ -209,15 +199,14 @@ def retire(name: Name = None, directory: Directory = None, witness: Witness = No
         life.transcript.say(f"{chosen} is retired. Its key can be destroyed.")
         return {"name": chosen, "state": "retired"}
 
-    ceremony("ca rollover retire", directory, None, None, witness, work, as_json=as_json)
+    ceremony.hold("ca rollover retire", work)
 
 
 @rollover_app.command("end-line")
+@ceremonial_without_keys
 def end_line(
+    ceremony: Ceremony,
     line: Annotated[str, typer.Argument(help="The line; no group may be bound to it.")],
-    directory: Directory = None,
-    witness: Witness = None,
-    as_json: Json = False,
 ) -> None:
     """Let the CA of a line issue no more, with no successor. It is retired when its last certificate has ended.
 
@@ -231,22 +220,19 @@ def end_line(
         life.transcript.say(f"{chosen} issues no more; line {line} has ended.")
         return {"name": chosen, "state": "retiring", "line": line}
 
-    ceremony("ca rollover end-line", directory, None, None, witness, work, as_json=as_json)
+    ceremony.hold("ca rollover end-line", work)
 
 
 @ca_app.command("revoke")
+@ceremonial
 def revoke(
+    ceremony: Ceremony,
     name: Annotated[str, typer.Argument(help="The issuing CA.")],
     reason: Annotated[
         RevocationReason, typer.Option(help="Why, as RFC 5280 spells it.")
     ] = RevocationReason.CA_COMPROMISE,
     invalidity_date: InvalidityDate = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    directory: Directory = None,
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    witness: Witness = None,
-    as_json: Json = False,
 ) -> None:
     """Revoke an issuing CA and every certificate that it has issued; shows whose. They need new tokens.
 
@@ -260,7 +246,7 @@ def revoke(
         raise typer.BadParameter(f"of a CA it can be: {', '.join(AUTHORITY_REASONS)}", param_hint="--reason")
     since = invalidity_date
     if not yes:
-        typer.confirm(f"Revoke {name} and everything that it has issued, for ever?", abort=True, err=as_json)
+        typer.confirm(f"Revoke {name} and everything that it has issued, for ever?", abort=True, err=ceremony.as_json)
 
     async def work(life: AuthorityLife) -> Facts:
         outcome = await life.revoke(name, reason, since)
@@ -276,7 +262,7 @@ def revoke(
         ]
         return {"name": name, "state": "revoked", "reason": reason, "revoked": affected, "operator_renewed": renewed}
 
-    ceremony("ca revoke", directory, passphrase_file, pin_file, witness, work, as_json=as_json)
+    ceremony.hold("ca revoke", work)
 
 
 @ca_app.command("verify-transcript")

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from provisioning.ceremony_command import (
+    Ceremony,
     Facts,
     Output,
-    PassphraseFile,
-    PinFile,
-    Witness,
-    ceremony,
+    ceremonial,
+    ceremonial_without_keys,
     now,
     read_file,
     show,
@@ -23,7 +22,7 @@ from provisioning.ceremony_command import (
 from provisioning.command_group import command_group
 from provisioning.errors import ConfigurationError
 from provisioning.files import AuthorityFiles, read_certificate
-from provisioning.service_command import Directory, Json, fail, print_document
+from provisioning.service_command import fail, print_document
 
 if TYPE_CHECKING:
     from provisioning.authority_life import AuthorityLife
@@ -32,12 +31,9 @@ root_app = command_group(help="The root: sign with it, succeed it.")
 
 
 @root_app.command("begin")
+@ceremonial
 def begin_root(
-    directory: Directory = None,
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    witness: Witness = None,
-    as_json: Json = False,
+    ceremony: Ceremony,
 ) -> None:
     """Make the next root, with the certificates that carry trust between it and the one before; announce all three.
 
@@ -52,15 +48,14 @@ def begin_root(
         life.transcript.say(f"{name} is announced. The next issuing CA is signed by it: ca rollover begin")
         return {"name": name, "state": "announced"}
 
-    ceremony("ca root begin", directory, passphrase_file, pin_file, witness, work, as_json=as_json)
+    ceremony.hold("ca root begin", work)
 
 
 @root_app.command("retire")
+@ceremonial_without_keys
 def retire_root(
+    ceremony: Ceremony,
     name: Annotated[str, typer.Argument(help="The root.")],
-    directory: Directory = None,
-    witness: Witness = None,
-    as_json: Json = False,
 ) -> None:
     """End a root under which no issuing CA is left.
 
@@ -75,22 +70,19 @@ def retire_root(
         life.transcript.say(f"{name} is retired. Its key can be destroyed.")
         return {"name": name, "state": "retired"}
 
-    ceremony("ca root retire", directory, None, None, witness, work, as_json=as_json)
+    ceremony.hold("ca root retire", work)
 
 
 @root_app.command("sign")
+@ceremonial
 def sign(
+    ceremony: Ceremony,
     request: Annotated[Path, typer.Argument(help="The issuing CA's request, PEM.")],
     output: Output,
     root: Annotated[
         str, typer.Option(help="Which root of the directory: NAME.crt with NAME.key or NAME.pkcs11.")
     ] = "root-ca",
     days: Annotated[int, typer.Option(min=1, max=3652, help="Life of the issuing CA, in days.")] = 1826,
-    directory: Directory = None,
-    passphrase_file: PassphraseFile = None,
-    pin_file: PinFile = None,
-    witness: Witness = None,
-    as_json: Json = False,
 ) -> None:
     """Sign an issuing CA's request with a root, on a machine that needs no store and no network.
 
@@ -109,9 +101,11 @@ def sign(
     from provisioning.store.serials import new_serial
 
     try:
-        settings = load_settings(directory, passphrase_file=passphrase_file, pkcs11_pin_file=pin_file)
+        settings = load_settings(
+            ceremony.directory, passphrase_file=ceremony.passphrase_file, pkcs11_pin_file=ceremony.pin_file
+        )
         files = AuthorityFiles(settings.directory)
-        transcript = Transcript("ca root sign", now, show_aside if as_json else show, witness or ())
+        transcript = Transcript("ca root sign", now, show_aside if ceremony.as_json else show, ceremony.witness or ())
         certificate = read_certificate(files.certificate(root))
         authority = CertificateAuthority(certificate, SignerPlaces(files, settings).open_for(root, certificate))
         wanted = read_issuing_ca_csr(read_file(request))
@@ -124,7 +118,7 @@ def sign(
         transcript.say(f"Written: {output}")
         path = output.with_name(output.name + ".transcript.txt")
         transcript.write(path)
-        if as_json:
+        if ceremony.as_json:
             told = {"certificate": str(output), "transcript": str(path), "transcript_sha256": transcript.digest}
             print_document({"ceremony": "ca root sign", **told})
     except CeremonyRefused as error:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import ISSUING_CA, ROOT_CA, AuthorityFiles, read_certificate
-from provisioning.service_command import fail, print_document, say
+from provisioning.service_command import Directory, Json, fail, print_document, say, with_options
 
 if TYPE_CHECKING:
     from provisioning.authority_life import AuthorityLife
@@ -46,52 +47,73 @@ Facts = dict[str, object]
 """What a ceremony tells programs beside its transcript."""
 
 
-def ceremony(
-    title: str,
-    directory: Path | None,
-    passphrase_file: Path | None,
-    pin_file: Path | None,
-    witness: list[str] | None,
-    work: Callable[[AuthorityLife], Awaitable[Facts]],
-    *,
-    as_json: bool = False,
-) -> None:
-    """Run *work* as the ceremony called *title*, and leave its transcript; what goes wrong is one line.
+@dataclass(frozen=True, slots=True)
+class Ceremony:
+    """Where the CAs are, what opens their keys, who watches, and how it is told: as the command line says it."""
 
-    What is shown goes to stdout, or with *as_json* to stderr, and the facts to stdout.
-    """
-    from provisioning.authority_life import AuthorityLife
-    from provisioning.ceremony_transcript import Transcript, operator_name
-    from provisioning.config import load_settings
-    from provisioning.logs import configure_logging
-    from provisioning.store import audit
-    from provisioning.store.audit import Action
+    directory: Path | None = None
+    passphrase_file: Path | None = None
+    pin_file: Path | None = None
+    witness: list[str] | None = None
+    as_json: bool = False
 
-    configure_logging()
+    def hold(self, title: str, work: Callable[[AuthorityLife], Awaitable[Facts]]) -> None:
+        """Run *work* as the ceremony called *title*, and leave its transcript; what goes wrong is one line.
 
-    async def run(settings: Settings, database: Database) -> None:
-        tell = show_aside if as_json else show
-        transcript = Transcript(title, now, tell, witness or ())
-        told = await work(AuthorityLife(settings, database, now, transcript))
-        transcript.say("")
-        path = transcript.path_in(settings.directory)
-        transcript.write(path)
-        facts = {"transcript": path.name, "transcript_sha256": transcript.digest}
+        What is shown goes to stdout, or with *as_json* to stderr, and the facts to stdout.
+        """
+        from provisioning.authority_life import AuthorityLife
+        from provisioning.ceremony_transcript import Transcript, operator_name
+        from provisioning.config import load_settings
+        from provisioning.logs import configure_logging
+        from provisioning.store import audit
+        from provisioning.store.audit import Action
 
-        def vouch(connection: object) -> None:
-            audit.append(connection, now(), operator_name(), Action.CEREMONY, title, facts)  # type: ignore[arg-type]
+        configure_logging()
 
-        await database.write(vouch)
-        tell(f"Transcript: {path} (SHA-256 {transcript.digest}, in the audit log)")
-        if as_json:
-            print_document({"ceremony": title, **told, **facts, "transcript": str(path)})
+        async def run(settings: Settings, database: Database) -> None:
+            tell = show_aside if self.as_json else show
+            transcript = Transcript(title, now, tell, self.witness or ())
+            told = await work(AuthorityLife(settings, database, now, transcript))
+            transcript.say("")
+            path = transcript.path_in(settings.directory)
+            transcript.write(path)
+            facts = {"transcript": path.name, "transcript_sha256": transcript.digest}
 
-    flags: dict[str, object] = {"passphrase_file": passphrase_file, "pkcs11_pin_file": pin_file}
-    try:
-        settings = load_settings(directory, **flags)
-        asyncio.run(_open(settings, lambda database: run(settings, database)))
-    except (ConfigurationError, Refused) as error:
-        raise fail(str(error)) from error
+            def vouch(connection: object) -> None:
+                audit.append(connection, now(), operator_name(), Action.CEREMONY, title, facts)  # type: ignore[arg-type]
+
+            await database.write(vouch)
+            tell(f"Transcript: {path} (SHA-256 {transcript.digest}, in the audit log)")
+            if self.as_json:
+                print_document({"ceremony": title, **told, **facts, "transcript": str(path)})
+
+        flags: dict[str, object] = {"passphrase_file": self.passphrase_file, "pkcs11_pin_file": self.pin_file}
+        try:
+            settings = load_settings(self.directory, **flags)
+            asyncio.run(_open(settings, lambda database: run(settings, database)))
+        except (ConfigurationError, Refused) as error:
+            raise fail(str(error)) from error
+
+
+_OPTIONS: Final = {
+    "directory": Directory,
+    "passphrase_file": PassphraseFile,
+    "pin_file": PinFile,
+    "witness": Witness,
+    "as_json": Json,
+}
+_OF_KEYS: Final = frozenset({"passphrase_file", "pin_file"})
+
+
+def ceremonial(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a ceremony that signs or makes a key; it takes a `Ceremony` first."""
+    return with_options(command, Ceremony, _OPTIONS)
+
+
+def ceremonial_without_keys(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a ceremony that needs no key; it takes a `Ceremony` first."""
+    return with_options(command, Ceremony, {name: each for name, each in _OPTIONS.items() if name not in _OF_KEYS})
 
 
 def with_store(

@@ -87,6 +87,8 @@ class ConnectionProtocol(HttpToolsProtocol):
         """Whether the request that is being read has been given to the application."""
         self._broken = False
         """Whether something has come that is no HTTP."""
+        self._turn: Any = None
+        """What is being answered, or was last; the library knows what came last, which may wait behind it."""
         self._default_headers: list[tuple[bytes, bytes]] | None = None
         self._lines = b""
         self._hosts: list[bytes] = []
@@ -100,10 +102,13 @@ class ConnectionProtocol(HttpToolsProtocol):
         self._head.begin()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no longer."""
+        """Wait no longer, and tell whoever is answering."""
         self._head.stop()
         self._taken.end()
         super().connection_lost(exc)
+        if self._turn is not None and not self._turn.response_complete:
+            self._turn.disconnected = True
+            self._turn.message_event.set()
 
     def pause_writing(self) -> None:
         """Watch whether the client takes what waits for it."""
@@ -134,7 +139,10 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def _begin_usual_way(self) -> None:
         self._in_body = True
+        waits = self._is_answering()
         super().on_headers_complete()
+        if not waits:
+            self._turn = self.cycle
 
     def _may_come_whole(self) -> bool:
         parser = self.parser
@@ -263,7 +271,7 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def _answer_whole(self, answering: Coroutine[Any, Any, Response | ReadyAnswer]) -> None:
         cycle: Any = _WholeCycle(keep_alive=self.parser.should_keep_alive())
-        self.cycle = cycle
+        self.cycle = self._turn = cycle
 
         async def answer() -> None:
             response = await answering
@@ -281,11 +289,13 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request, unless its head has come already, or what came is none."""
-        if not self.pipeline:
-            if self._broken and not self.transport.is_closing():
-                self.server_state.total_requests += 1
-                self._refuse()
-                return
+        if self.pipeline:
+            self._turn, _ = self.pipeline[-1]  # Which the library takes.
+        elif self._broken and not self.transport.is_closing():
+            self.server_state.total_requests += 1
+            self._refuse()
+            return
+        else:
             self._head.begin()
         super().on_response_complete()
 

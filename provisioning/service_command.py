@@ -17,7 +17,7 @@ import inspect
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -120,24 +120,34 @@ _OPTIONS: Final = {"directory": Directory, "url": Url, "cafile": CaFile, "cert":
 
 
 def connected(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that every caller of the service has; it takes them as its first argument."""
+    """Give a command the options that every caller of the service has; it takes a `Connection` first."""
+    return with_options(command, Connection, _OPTIONS)
+
+
+def with_options(
+    command: Callable[..., None], gathered: Callable[..., object], named: Mapping[str, Any]
+) -> Callable[..., None]:
+    """Give a command options behind its own, by name and annotation; it takes them *gathered* as its first argument.
+
+    Their defaults are those of *gathered*.
+    """
+    defaults = {name: each.default for name, each in inspect.signature(gathered).parameters.items()}
     signature = inspect.signature(command, eval_str=True)
     _, *own = signature.parameters.values()
     options = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in _OPTIONS.items()
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotation)
+        for name, annotation in named.items()
     ]
 
     @functools.wraps(command)
-    def with_options(**given: Any) -> None:
-        connection = Connection(**{name: given.pop(name) for name in _OPTIONS})
-        command(connection, **given)
+    def called(**given: Any) -> None:
+        command(gathered(**{name: given.pop(name) for name in named}), **given)
 
     own = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
-    with_options.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
-    with_options.__annotations__ = {each.name: each.annotation for each in (*own, *options)}
-    del with_options.__wrapped__
-    return with_options
+    called.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    called.__annotations__ = {each.name: each.annotation for each in (*own, *options)}
+    del called.__wrapped__
+    return called
 
 
 async def _run(client: EnrolmentOperatorClient, command: Callable[[EnrolmentOperatorClient], Awaitable[None]]) -> None:

@@ -1,5 +1,11 @@
 """How fast somebody may go: a bucket for each, filled at a steady rate. Callers have them, and groups of devices.
 
+A device has no bucket. It gets another certificate as fast as it likes until its `MOST_OF_DEVICE` newest are all still
+valid, and then once in `SLOWLY`, so that one which renewed in a loop is not shut out when they end. Each of them is an
+entry of every list when it is revoked, and an event for every broker; a device that was taken apart had 225 a second.
+Trials do not count: who has copied a claim makes as many of a name as he likes, and must not keep its device from being
+activated. Nor does it concern who has a token, which is one certificate by itself.
+
 Theory
 ------
 A bucket holds a burst at most and gains so much a second; what is asked for takes one. It is computed when it is asked:
@@ -24,14 +30,19 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Hashable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
-from provisioning.store import group_paces
+from provisioning.store import certificates_of_device, group_paces
+from provisioning.store.devices import Device
 from provisioning.store.groups import Group
+
+MOST_OF_DEVICE: Final = 100
+"""Certificates that a device may have at a time before it has to wait for another."""
+SLOWLY: Final = timedelta(hours=1)
 
 _BUCKETS: Final = 16_384
 _MINUTE: Final = 60
@@ -77,3 +88,19 @@ def certify(connection: Connection, group: Group, now: datetime) -> None:
             retry_after=seconds,
         )
     group_paces.leave(connection, group.name, left, now, new=before is None)
+
+
+def certify_again(connection: Connection, device: Device, now: datetime) -> None:
+    """Raise `Refused` if *device* has as many certificates as it may, and had the newest a moment ago."""
+    end = certificates_of_device.end_behind(connection, device.id, MOST_OF_DEVICE - 1)
+    if end is None or end <= now:
+        return
+    newest = certificates_of_device.newest(connection, device.id)
+    if newest is not None and now < newest.issued_at + SLOWLY:
+        seconds = math.ceil((newest.issued_at + SLOWLY - now).total_seconds())
+        raise Refused(
+            Code.RATE_LIMITED,
+            f"{device.name} has {MOST_OF_DEVICE} certificates that are still valid: use the newest, and renew that "
+            "when it is time",
+            retry_after=seconds,
+        )

@@ -54,6 +54,13 @@ _IDS_BEFORE: Final = Prepared(
     .order_by(certificates.c.id.desc())
     .limit(bindparam("most", type_=Integer))
 )
+_BEHIND: Final = Prepared(
+    select(certificates.c.not_after, _NO_TRIAL.label("counts"))
+    .where(certificates.c.device_id == bindparam("wanted"))
+    .order_by(certificates.c.id.desc())
+    .offset(bindparam("newer", type_=Integer))
+    .limit(1)
+)
 _NEWEST: Final = Prepared(_ALL.order_by(certificates.c.id.desc()).limit(1), at_once=True)
 # It is never NULL; by the column alone PostgreSQL would collect what every device has that has not ended.
 _ENDS: Final = func.coalesce(certificates.c.not_after, certificates.c.issued_at)
@@ -112,6 +119,13 @@ def newest(connection: Connection, device_id: int) -> StoredCertificate | None:
     """Return what the device was certified last, None if it never was."""
     row = _NEWEST.first(connection, {"wanted": device_id})
     return None if row is None else from_row(row)
+
+
+def end_behind(connection: Connection, device_id: int, newer: int) -> datetime | None:
+    """Return the end of the certificate behind a device's *newer* newest ones; None: there is none, or a trial."""
+    row = _BEHIND.first(connection, {"wanted": device_id, "newer": newer})
+    end: datetime | None = row[0] if row is not None and row[1] else None
+    return end
 
 
 def in_use(connection: Connection, device_id: int, now: datetime, grace: timedelta) -> list[StoredCertificate]:

@@ -166,3 +166,10 @@ def finish(client: WireClient, *messages: Publish) -> None:
         client.send(Pubrec(message.packet_id))
         assert client.next_packet(Pubrel) == Pubrel(message.packet_id)
         client.send(Pubcomp(message.packet_id))
+
+
+def late(broker: MemoryBroker, *filters: Any, version: ProtocolVersion = V5, qos: int = 2) -> WireClient:
+    """Return a new client that has just subscribed."""
+    client = broker.service(f"late-{len(broker.engine.registry)}", version=version)
+    client.subscribe(*(filters or ("t",)), qos=qos)
+    return client

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from tests.support.broker_process import BrokerProcess
 from tests.support.mosquitto import Mosquitto
 from tests.support.pki import Held, Pki
 from tests.support.provisioning import ProvisioningService
+from tests.support.tls_server import WAY_NAMES, WAYS, Server, serving
 
 FAST = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 1}
 
@@ -71,3 +72,11 @@ def meter_files(meter: Held, tmp_path: Path) -> CredentialFiles:
 def mosquitto(broker: BrokerProcess, anchors: Path, meter_files: CredentialFiles) -> Mosquitto:
     """mosquitto's clients, as that device."""
     return Mosquitto(broker.port, anchors, meter_files)
+
+
+@pytest.fixture(params=WAYS, ids=WAY_NAMES)
+async def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+    """A transport of the broker's, in every way that it reads."""
+    opener, ahead = request.param
+    async with serving(opener, monkeypatch, ahead=ahead) as running:
+        yield running

@@ -9,7 +9,8 @@ import pytest
 
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.packets import Puback, Publish
-from tests.support.bad_packets import BAD_PACKETS, BadPacket
+from tests.support.bad_packet import BadPacket
+from tests.support.bad_packets import BAD_PACKETS
 from tests.support.broker_process import BrokerProcess
 from tests.support.pki import Held, Pki
 from tests.support.tls_client import TlsClient

@@ -7,7 +7,7 @@ import contextlib
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,14 +16,7 @@ import pytest
 from provisioning.pki.resumption import forget_sessions
 from provisioning.pki.tls import CredentialPem, client_context
 from tests.support.pki import Pki, shared_pki
-from tests.support.tls_server import WAY_NAMES, WAYS, Server, Told, serving, talk_and_keep, visit
-
-
-@pytest.fixture(params=WAYS, ids=WAY_NAMES)
-async def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
-    opener, ahead = request.param
-    async with serving(opener, monkeypatch, ahead=ahead) as running:
-        yield running
+from tests.support.tls_server import Server, Told, talk_and_keep, visit
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -24,14 +23,7 @@ from tests.support.key_updates import change_keys
 from tests.support.noted_error import Bystander, leave_error
 from tests.support.one_segment import OneSegmentClient
 from tests.support.pki import Pki, shared_pki
-from tests.support.tls_server import WAY_NAMES, WAYS, Server, Told, serving, visit
-
-
-@pytest.fixture(params=WAYS, ids=WAY_NAMES)
-async def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
-    opener, ahead = request.param
-    async with serving(opener, monkeypatch, ahead=ahead) as running:
-        yield running
+from tests.support.tls_server import Server, Told, visit
 
 
 @pytest.fixture

@@ -19,11 +19,6 @@ from tests.support.wire import V5, V31, V311, MemoryBroker, connect_packet, will
 ALL_VERSIONS = pytest.mark.parametrize("version", [V31, V311, V5], ids=lambda version: version.name)
 
 
-@pytest.fixture
-def broker() -> MemoryBroker:
-    return MemoryBroker()
-
-
 @ALL_VERSIONS
 def test_a_device_is_admitted_under_its_own_name(broker: MemoryBroker, version: ProtocolVersion) -> None:
     client = broker.open(shared_device("meter-1"), version=version)

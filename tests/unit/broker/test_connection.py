@@ -11,16 +11,12 @@ from broker.mqtt.codes import PacketType, ProtocolVersion, QoS, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.packets import Pingresp, Puback, Publish
 from broker.mqtt.properties import Properties
-from tests.support.bad_packets import BAD_PACKETS, BadPacket
+from tests.support.bad_packet import BadPacket
+from tests.support.bad_packets import BAD_PACKETS
 from tests.support.pki import shared_device, shared_pki
 from tests.support.wire import V5, V311, MemoryBroker, connect_packet, publication
 
 TOPIC = "fleet/meters/meter-1/telemetry"
-
-
-@pytest.fixture
-def broker() -> MemoryBroker:
-    return MemoryBroker()
 
 
 @pytest.mark.parametrize("size", [1, 7, 5000])

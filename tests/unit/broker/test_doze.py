@@ -215,11 +215,6 @@ def test_a_set_that_is_closed_looks_no_more(night: Night) -> None:
     assert [each.calls for each in sleepers] == [1] * 3
 
 
-@pytest.fixture
-def broker() -> MemoryBroker:
-    return MemoryBroker()
-
-
 def silent(broker: MemoryBroker, seconds: float = 11.0) -> WireClient:
     """Return a device that has subscribed, has said nothing more for so long, and pings."""
     device = broker.device("meter-1")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -16,18 +14,6 @@ from tests.support.wire import V5, V311, MemoryBroker, WireClient, publication, 
 TOPIC = "fleet/meters/meter-1/telemetry"
 KEPT = {"clean_start": False, "session_expiry_interval": 600}
 VERSIONS = pytest.mark.parametrize("version", [V311, V5])
-
-
-@pytest.fixture
-def broker() -> MemoryBroker:
-    return MemoryBroker()
-
-
-@pytest.fixture
-def stored(tmp_path: Path) -> Iterator[StoredBroker]:
-    opened = StoredBroker(tmp_path)
-    yield opened
-    opened.close()
 
 
 @VERSIONS

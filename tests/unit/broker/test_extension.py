@@ -18,11 +18,6 @@ from tests.support.wire import V5, V311, MemoryBroker, connect_packet, publicati
 OWN = "fleet/meters/meter-1"
 
 
-@pytest.fixture
-def broker() -> MemoryBroker:
-    return MemoryBroker()
-
-
 @pytest.mark.parametrize("version", [V311, V5])
 @pytest.mark.parametrize("qos", [0, 1])
 def test_what_is_behind_a_packet_that_waits_is_not_looked_at(

@@ -22,11 +22,6 @@ COMMANDS = "fleet/meters/meter-1/cmd/#"
 COMMAND = "fleet/meters/meter-1/cmd/go"
 
 
-@pytest.fixture
-def broker() -> MemoryBroker:
-    return MemoryBroker()
-
-
 def command(broker: MemoryBroker, payload: bytes) -> None:
     sender = broker.service("commander")
     sender.publish(COMMAND, payload, qos=1)

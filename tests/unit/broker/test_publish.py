@@ -13,11 +13,6 @@ TOPIC = "fleet/meters/meter-1/telemetry"
 
 
 @pytest.fixture
-def broker() -> MemoryBroker:
-    return MemoryBroker()
-
-
-@pytest.fixture
 def backend(broker: MemoryBroker) -> WireClient:
     client = broker.service(keep_alive=0)
     client.subscribe("fleet/#", qos=1)

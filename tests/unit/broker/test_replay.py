@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,18 +19,6 @@ TOPIC = "fleet/meters/meter-1"
 SIZE = 1000
 MANY = 1000
 KEPT: dict[str, Any] = {"clean_start": False, "session_expiry_interval": 600}
-
-
-@pytest.fixture
-def broker() -> MemoryBroker:
-    return MemoryBroker()
-
-
-@pytest.fixture
-def stored(tmp_path: Path) -> Iterator[StoredBroker]:
-    opened = StoredBroker(tmp_path)
-    yield opened
-    opened.close()
 
 
 def fill(broker: MemoryBroker, count: int = MANY, qos: int = 0) -> WireClient:

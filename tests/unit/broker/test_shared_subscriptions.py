@@ -12,11 +12,6 @@ SHARED = "$share/workers/fleet/#"
 
 
 @pytest.fixture
-def broker() -> MemoryBroker:
-    return MemoryBroker()
-
-
-@pytest.fixture
 def meter(broker: MemoryBroker) -> WireClient:
     return broker.device("meter-1")
 

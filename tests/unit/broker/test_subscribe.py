@@ -14,11 +14,6 @@ MINE = "fleet/meters/meter-1/cmd/#"
 
 
 @pytest.fixture
-def broker() -> MemoryBroker:
-    return MemoryBroker()
-
-
-@pytest.fixture
 def meter(broker: MemoryBroker) -> WireClient:
     return broker.device("meter-1")
 

@@ -11,11 +11,6 @@ from tests.support.wire import MemoryBroker, WireClient
 
 
 @pytest.fixture
-def broker() -> MemoryBroker:
-    return MemoryBroker()
-
-
-@pytest.fixture
 def topics(broker: MemoryBroker) -> SysTopics:
     return SysTopics(broker.engine, broker.now)
 

@@ -19,11 +19,6 @@ TOPIC = "fleet/meters/meter-1/event"
 
 
 @pytest.fixture
-def broker() -> MemoryBroker:
-    return MemoryBroker()
-
-
-@pytest.fixture
 def watcher(broker: MemoryBroker) -> WireClient:
     client = broker.service()
     client.subscribe("fleet/#", qos=1)

@@ -20,8 +20,19 @@ _LARGE = 32 * 1024 * 1024
 _MUCH = 256 * 1024
 
 
+LISTENS = b"GET /listen HTTP/1.1\r\nHost: x\r\n\r\n"
+ANOTHER = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
 async def application(scope: Any, receive: Any, send: Any) -> None:
     assert callable(scope["extensions"]["connection"]["abort"])
+    if scope["path"] == "/listen":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"listening", "more_body": True})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        scope["state"]["left"].set()
+        return
     body = b""
     while scope["method"] == "POST":
         message = await receive()
@@ -71,7 +82,10 @@ class Whole:
 
 @contextlib.asynccontextmanager
 async def connected(
-    whole: Whole | None = None, state: ServerState | None = None, **options: Any
+    whole: Whole | None = None,
+    state: ServerState | None = None,
+    app_state: dict[str, Any] | None = None,
+    **options: Any,
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     config = uvicorn.Config(application, log_config=None, lifespan="off", timeout_keep_alive=60)
     config.load()
@@ -79,7 +93,7 @@ async def connected(
     kept = state or ServerState()
     kept.default_headers = [(b"x-default", b"yes")]
     server = await loop.create_server(
-        lambda: ConnectionProtocol(config, kept, {}, whole=whole, **options), "127.0.0.1", 0
+        lambda: ConnectionProtocol(config, kept, app_state or {}, whole=whole, **options), "127.0.0.1", 0
     )
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     try:
@@ -480,3 +494,26 @@ async def test_who_takes_his_answer_slowly_gets_all_of_it(monkeypatch: pytest.Mo
             await asyncio.sleep(0.1)  # Three such are as long as he may take nothing.
             await reader.readexactly(_LARGE // 8)
         assert await reader.read() == b""
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+@pytest.mark.parametrize("behind", [0, 1, 3])
+async def test_who_is_answering_hears_that_the_client_has_left_whatever_waits_behind(before: int, behind: int) -> None:
+    left = asyncio.Event()
+    async with connected(app_state={"left": left}) as (reader, writer):
+        writer.write(before * ANOTHER + LISTENS + behind * ANOTHER)
+        await reader.readuntil(b"listening")
+        assert not left.is_set()
+        writer.close()
+        await asyncio.wait_for(left.wait(), 10)
+
+
+async def test_who_waits_behind_what_came_whole_and_then_listens_hears_it_too() -> None:
+    left, whole = asyncio.Event(), Whole()
+    async with connected(whole, app_state={"left": left}) as (reader, writer):
+        writer.write(post(b"wait") + LISTENS + ANOTHER)
+        await whole.began.wait()
+        whole.go_on.set()
+        await reader.readuntil(b"listening")
+        writer.close()
+        await asyncio.wait_for(left.wait(), 10)

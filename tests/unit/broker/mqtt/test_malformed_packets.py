@@ -7,7 +7,8 @@ import pytest
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.errors import MalformedPacket, PacketError, ProtocolError
 from broker.mqtt.packets import decode_packet
-from tests.support.bad_packets import BAD_PACKETS, BadPacket
+from tests.support.bad_packet import BadPacket
+from tests.support.bad_packets import BAD_PACKETS
 
 
 @pytest.mark.parametrize("bad", BAD_PACKETS, ids=lambda bad: bad.rule)

@@ -51,11 +51,6 @@ def judged(broker: MemoryBroker, client: WireClient, *bundles: TrustBundle) -> P
     return judge(broker.engine.admission.judging_by(Trust(bundles)), client.connection, broker.wall)
 
 
-@pytest.fixture
-def broker() -> MemoryBroker:
-    return MemoryBroker()
-
-
 def test_whom_the_new_generation_vouches_for_stays(broker: MemoryBroker) -> None:
     held = shared_device("meter-1")
     outcome = judged(broker, connected(broker, held, path(held, PKI.issuing, PKI.root)), ROOT)

@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from provisioning.enrolment import pace
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.authentication import authenticate
 from provisioning.enrolment.claims import ClaimOrder, ClaimService
@@ -207,3 +208,19 @@ async def test_without_a_window_the_key_that_a_device_has_lets_nobody_come_back(
     token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
     await enrol(fleet, "meter-1", key=key, token=token)
     assert await refusal(fleet, "meter-1", key=key, certificate=await claim(fleet)) is Code.NAME_TAKEN
+
+
+async def test_one_trial_is_activated_so_often_and_trials_keep_nobody_from_his_activation(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "MOST_OF_DEVICE", 2)
+    await group(fleet, "claim")
+    shared = await claim(fleet, devices=5)
+    for _ in range(3):
+        await enrol(fleet, "meter-1", certificate=shared)
+        fleet.clock.advance(HOUR + timedelta(seconds=1))
+    trial = await enrol(fleet, "meter-1", certificate=shared)
+    for _ in range(2):
+        await fleet.reenrol(trial, successor_csr(trial))
+    with pytest.raises(Refused, match="RATE_LIMITED"):
+        await fleet.reenrol(trial, successor_csr(trial))

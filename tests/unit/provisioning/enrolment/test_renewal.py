@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioning.client.est import renewal_identifier
+from provisioning.enrolment import pace
 from provisioning.enrolment.attempt import CertificateCredential, TlsConnection, TokenCredential
 from provisioning.enrolment.renewal_info import (
     HastenedOutcome,
@@ -328,3 +329,32 @@ async def test_after_the_end_the_key_must_be_shown_on_this_connection(fleet: Fle
     await fleet.enrolment.reenrol(
         successor_csr(certificate), CertificateCredential(certificate), connection=TlsConnection("TLSv1.3")
     )
+
+
+# How many.
+
+
+async def test_a_device_that_renews_in_a_loop_has_to_wait_and_is_not_shut_out(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "MOST_OF_DEVICE", 3)
+    newest = await fleet.enrol()
+    for _ in range(2):
+        newest = await fleet.reenrol(newest, successor_csr(newest))
+    fleet.clock.advance(HOUR - SECOND)
+    with pytest.raises(Refused, match="RATE_LIMITED: meter-17 has 3 certificates that are still valid") as refused:
+        await fleet.reenrol(newest, successor_csr(newest))
+    assert refused.value.retry_after == 1
+    other = await fleet.enrol("meter-18")
+    await fleet.reenrol(other, successor_csr(other))
+    token = await fleet.token()
+    by_token = await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))  # An operator's word.
+    with pytest.raises(Refused, match="RATE_LIMITED"):
+        await fleet.reenrol(by_token, successor_csr(by_token))
+    fleet.clock.advance(HOUR)
+    newest = await fleet.reenrol(newest, successor_csr(newest))
+    with pytest.raises(Refused, match="RATE_LIMITED"):
+        await fleet.reenrol(newest, successor_csr(newest))
+    fleet.clock.advance(newest.not_valid_after_utc - fleet.clock() - HOUR / 2)  # Those before have ended.
+    for _ in range(2):
+        newest = await fleet.reenrol(newest, successor_csr(newest))

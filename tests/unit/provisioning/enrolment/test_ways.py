@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from provisioning.enrolment import pace
 from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.device_list import DeviceListService
@@ -313,3 +314,18 @@ async def test_an_approval_of_a_newcomer_is_none_of_another_key_for_who_came_in_
     await service.decide(number, approve=True, by="boss")
     await enrol(fleet, "meter-1", key=key, label="line")
     assert not await is_good(fleet, certificate)
+
+
+async def test_a_device_that_replaces_its_certificate_in_a_loop_has_to_wait(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "MOST_OF_DEVICE", 2)
+    await group(fleet, "manufacturer", new_key=NewKey.REPLACE)
+    acme = Manufacturer(begin=NOON)
+    await register(fleet, acme)
+    idevid, _ = acme.idevid("SN17")
+    for _ in range(2):
+        await enrol(fleet, "SN17", certificate=idevid)
+    assert await refusal(fleet, "SN17", certificate=idevid) is Code.RATE_LIMITED
+    fleet.clock.advance(HOUR)
+    assert await is_good(fleet, await enrol(fleet, "SN17", certificate=idevid))

@@ -1,0 +1,69 @@
+"""``kill -9`` while a device's thousands of certificates are revoked: the next start goes on where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from pathlib import Path
+
+import httpx
+
+from provisioning.client.feed import RevocationEvent, follow
+from tests.support.broker_process import wait_until
+from tests.support.curl import Curl
+from tests.support.openssl import OpensslDevice
+from tests.support.provisioning import ProvisioningService
+
+MANY = 4_000
+
+_COPIES = f"""
+INSERT INTO certificates (issuer_key_id, serial, device_id, spki_sha256, fingerprint_sha256, not_before, not_after,
+                          issued_at, der)
+WITH RECURSIVE counted(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counted WHERE n < {MANY})
+SELECT issuer_key_id, printf('7%031x', n), device_id, randomblob(32), printf('%064x', n), not_before, not_after,
+       issued_at, der
+FROM counted CROSS JOIN certificates WHERE device_id = (SELECT id FROM devices WHERE name = 'meter-1')
+"""  # noqa: S608
+
+
+async def test_what_a_killed_process_has_left_is_done_by_the_next(tmp_path: Path) -> None:
+    device = OpensslDevice(tmp_path, "meter-1")
+    service = ProvisioningService.founded(tmp_path / "fleet", {"feed_heartbeat_seconds": 0.2})
+    with service:
+        token = service.token(device="meter-1", group="north")
+        answer = Curl(service.https, service.bundle).est("simpleenroll", device.request(), "--user", f"meter-1:{token}")
+        device.take(answer.body)
+    with contextlib.closing(sqlite3.connect(service.dir / "fleet.db")) as store, store:
+        store.execute(_COPIES)
+    with service:
+
+        def revoke() -> None:
+            with contextlib.suppress(httpx.HTTPError):  # Of the process that is gone.
+                service.revoke(device="meter-1", reason="keyCompromise")
+
+        asked = threading.Thread(target=revoke)
+        asked.start()
+        wait_until(lambda: service.stored("SELECT 1 FROM unfinished_ends"), "the end is begun")
+        service.kill()
+        asked.join()
+    ((done,),) = service.stored("SELECT count(*) FROM revocations")
+    assert service.stored("SELECT 1 FROM unfinished_ends"), "killed in between"
+    assert done < MANY
+
+    with service:
+        renewal = Curl(service.https, service.bundle).est(
+            "simplereenroll", device.encoded(), "--cert", str(device.certificate), "--key", str(device.key)
+        )
+        assert renewal.status == 403, renewal.body
+        wait_until(lambda: not service.stored("SELECT 1 FROM unfinished_ends"), "the end is finished")
+        events = []
+        following = follow(service.https, service.bundle, service.operator, 0, heartbeat=60)
+        async with contextlib.aclosing(following) as feed:
+            async for event in feed:
+                if not isinstance(event, RevocationEvent):
+                    break
+                events.append(event)
+        assert [each.sequence for each in events] == list(range(1, MANY + 2))
+        assert len({each.revocation.key for each in events}) == MANY + 1
+        assert service.command("audit", "verify", "--dir", str(service.dir)).returncode == 0
