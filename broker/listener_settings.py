@@ -33,7 +33,8 @@ class ListenerSettings(BaseModel):
     """MQTT over TLS, or over WebSocket over TLS."""
     websocket_origins: OriginNames | None = None
     """Whose web pages may connect, of a wss listener; None: those of the broker's setting of that name."""
-    unsafe_any_websocket_origin: bool = False
+    unsafe_any_websocket_origin: bool | None = None
+    """None: as the broker's setting of that name, unless this listener names origins."""
     max_unadmitted: Count | None = None
     max_unadmitted_per_address: Count | None = None
     max_failed_attempts: Count | None = None
@@ -44,19 +45,22 @@ class ListenerSettings(BaseModel):
     def _consistent(self) -> Self:
         if self.protocol != "wss" and {"websocket_origins", "unsafe_any_websocket_origin"} & self.model_fields_set:
             raise ValueError("websocket_origins is about web pages: set protocol = 'wss', or remove it")
-        check_origins(self.websocket_origins, unsafe_any=self.unsafe_any_websocket_origin)
+        check_origins(self.websocket_origins, unsafe_any=bool(self.unsafe_any_websocket_origin))
         return self
 
     @property
     def lasting(self) -> Self:
         """What of it only a restart changes."""
-        return self.model_copy(update={"websocket_origins": None, "unsafe_any_websocket_origin": False})
+        return self.model_copy(update={"websocket_origins": None, "unsafe_any_websocket_origin": None})
 
     def origins(self, common: Origins) -> Origins:
         """Return whose pages may connect here, *common* if this listener says nothing of it."""
-        if self.websocket_origins is None and not self.unsafe_any_websocket_origin:
-            return common
-        return Origins(frozenset(self.websocket_origins or ()), self.unsafe_any_websocket_origin)
+        named, unsafe_any = self.websocket_origins, self.unsafe_any_websocket_origin
+        if unsafe_any is None:
+            unsafe_any = common.unsafe_any and named is None
+        if unsafe_any:
+            return Origins(unsafe_any=True)
+        return Origins(common.named if named is None else frozenset(named))
 
     def limits(self, common: Limits) -> Limits:
         """Return *common* with this listener's own."""

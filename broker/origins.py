@@ -40,6 +40,9 @@ _PAGES: Final = {"ws": "http", "wss": "https", "mqtt": "http", "mqtts": "https"}
 _MOST_PORT: Final = 65_535
 _ANY: Final = "unsafe_any_websocket_origin lets in any page"
 
+MOST_SHOWN: Final = 300
+"""Characters of an origin in the log: it is as long as who sends it likes."""
+
 _NOBODYS: Final = {
     "*": "no origin: name each",
     "null": "the origin of every page that has none: serve it from somewhere",

@@ -27,7 +27,7 @@ import h11
 from wsproto.utilities import generate_accept_token
 
 from broker.admission.refusal import RefusalCode
-from broker.origins import Origins
+from broker.origins import MOST_SHOWN, Origins
 
 SUBPROTOCOL: Final = "mqtt"
 _VERSION: Final = "13"
@@ -138,7 +138,7 @@ def _fault_of(request: h11.Request) -> _Fault | None:
     if request.http_version < b"1.1":
         return _bad("HTTP/1.1 is needed")
     try:
-        _values(request, b"host")
+        hosts = _values(request, b"host")
         _values(request, b"origin")
         _values(request, b"sec-websocket-extensions")
         upgrades, options = _tokens(request, b"upgrade"), _tokens(request, b"connection")
@@ -146,6 +146,8 @@ def _fault_of(request: h11.Request) -> _Fault | None:
         subprotocols = _tokens(request, b"sec-websocket-protocol", fold=False)
     except UnicodeError:
         return _bad("a header is no text")
+    if not hosts:  # h11 sees to it in HTTP/1.1, where there may be one; later versions of HTTP/1 come here.
+        return _bad("a Host header is needed")
     if "websocket" not in upgrades or "upgrade" not in options:
         return _Fault(HTTPStatus.UPGRADE_REQUIRED, _NO_UPGRADE, _UPGRADE)
     if len(keys) != 1 or len(versions) != 1:  # RFC 6455 §11.3.1, §11.3.5
@@ -162,12 +164,12 @@ def _fault_of(request: h11.Request) -> _Fault | None:
 
 def _foreign(request: h11.Request, origins: Origins) -> _Fault | None:
     """Return that *request*, in which nothing else is wrong, is of a page that may not connect; None: it may."""
-    (host,), pages = _values(request, b"host"), _values(request, b"origin")  # Of Host h11 sees that there is one.
+    (host,), pages = _values(request, b"host"), _values(request, b"origin")  # h11 takes no second Host.
     if len(pages) > 1:  # RFC 6454 §7.3
         return _bad("Origin may be said once")
     if not pages or origins.admit(pages[0], host):
         return None
-    aside = f" (Origin: {pages[0]})"
+    aside = f" (Origin: {pages[0][:MOST_SHOWN]})"
     return _Fault(HTTPStatus.FORBIDDEN, _FOREIGN, code=RefusalCode.ORIGIN_NOT_ALLOWED, aside=aside)  # RFC 6455 §4.2.2
 
 

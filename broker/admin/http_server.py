@@ -12,7 +12,6 @@ Rules
 2. Who asks is settled by `identify` at each request, before anything is done about it, and before a body is read that
    is larger than most (`bodies`).
 3. A handler that fails costs its request: 500 and a traceback in the log.
-
 4. A browser sends for any page that asks, with its user's certificate: what names a foreign page's origin is refused
    before anything is done about it (`broker.origins`).
 
@@ -37,7 +36,7 @@ import httptools
 import structlog
 
 from broker.admission.refusal import RefusalCode
-from broker.origins import NO_PAGES
+from broker.origins import MOST_SHOWN, NO_PAGES
 
 log = structlog.get_logger("broker")
 
@@ -51,8 +50,6 @@ _TLS_SECONDS = 10.0
 _WRITE_SECONDS = 30.0
 """For the asker to take what was written to it."""
 _READ = 16 * 1024
-_MOST_ORIGIN = 300
-"""Characters of it in the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +268,7 @@ def _foreign(origin: str, host: str, caller: str) -> Response | None:
     if NO_PAGES.admit(origin, host):
         return None
     code = RefusalCode.ORIGIN_NOT_ALLOWED
-    log.warning("admin request refused", code=code, origin=origin[:_MOST_ORIGIN], caller=caller)
+    log.warning("admin request refused", code=code, origin=origin[:MOST_SHOWN], caller=caller)
     return problem(403, code, "no web page may use this interface with its reader's certificate")
 
 

@@ -236,6 +236,17 @@ def test_a_listener_has_its_own_origins_or_those_of_the_broker(tmp_path: Path, m
     assert load(None, ENOUGH).origins == named
 
 
+def test_a_listener_can_keep_out_the_pages_that_the_broker_lets_in_anywhere_else(tmp_path: Path) -> None:
+    path = tmp_path / "broker.toml"
+    listener = "\n[[listener]]\nport = 1\nprotocol = 'wss'\n"
+    path.write_text(f"unsafe_any_websocket_origin = true{listener}unsafe_any_websocket_origin = false")
+    config = load(path, ENOUGH)
+    assert config.listeners[0].origins(config.origins) == NO_PAGES
+    path.write_text(f"websocket_origins = ['https://a']{listener}unsafe_any_websocket_origin = false")
+    config = load(path, ENOUGH)
+    assert config.listeners[0].origins(config.origins) == Origins(frozenset({"https://a"}))
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [
@@ -332,7 +343,7 @@ SWITCHES = {"trust.feed", "limits.quarantine_clones"} | {
     f"{table}{key}"
     for table, model in (("", BrokerConfig), ("trust.", TrustSettings), ("listener.", ListenerSettings))
     for key, field in model.model_fields.items()
-    if field.annotation is bool
+    if field.annotation in {bool, bool | None}
 }
 LISTS = {"any_client_id", "crlfile", "crl_urls", "trust.crlfile", "trust.crl_urls", "trust.anchors"} | {
     "websocket_origins",

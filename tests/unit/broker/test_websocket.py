@@ -6,6 +6,7 @@ import re
 from datetime import UTC, datetime
 
 import pytest
+import structlog
 from wsproto import ConnectionType, WSConnection
 from wsproto.connection import Connection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Event, Ping, Pong, Request, TextMessage
@@ -300,6 +301,23 @@ def test_a_page_that_may_not_connect_is_told_so_and_the_operator_whose_it_is() -
     ((event,),) = made.broker.engine.history.known()
     assert (event.code, event.name) == ("ORIGIN_NOT_ALLOWED", "meter-1")
     assert event.detail.endswith("(Origin: https://evil.example)")
+
+
+@pytest.mark.parametrize("version", [b"1.1", b"1.2", b"2.0"])
+def test_a_request_without_a_host_is_told_so(version: bytes) -> None:  # RFC 9112 §3.2
+    made = Browser(MemoryBroker())
+    made.server.receive(asked(version=version).replace(b"Host: h\r\n", b""), made.broker.now)
+    assert b"".join(made.wire.packets).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert made.wire.closed
+    assert made.broker.metrics.refused == {"NOT_WEBSOCKET": 1}
+
+
+def test_an_origin_of_any_length_makes_no_line_of_any_length() -> None:
+    made = Browser(MemoryBroker())
+    with structlog.testing.capture_logs() as logged:
+        made.server.receive(asked(more=b"Origin: https://%b\r\n" % (b"x" * 15_000)), made.broker.now)
+    (line,) = [each for each in logged if each.get("code") == "ORIGIN_NOT_ALLOWED"]
+    assert len(line["detail"]) < 500
 
 
 @pytest.mark.parametrize(
