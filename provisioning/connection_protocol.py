@@ -98,7 +98,6 @@ class ConnectionProtocol(HttpToolsProtocol):
         """Begin to wait for the first request."""
         super().connection_made(GatheringTransport(transport, self.loop))
         self._taken = TakenAnswers(self.transport, self.loop, self._stall_seconds)
-        self._header_bytes = 0
         self._head = HeadDeadline(self.loop, _REQUEST_SECONDS, self._close, self._place)
         self._head.begin()
 
