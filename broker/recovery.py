@@ -64,9 +64,6 @@ def _recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) ->
             unfinished.append((sessions[row], subscription, pending))
     messages = {row[0]: _message(row[1:], offset) for row in store.rows("SELECT * FROM messages")}
     _deliveries(store, journal, sessions, messages, now)
-    for number, message in messages.items():
-        if message.references == 0 and message.row:
-            journal.open.unreferenced.append((number,))
     for row, packet_id in store.rows("SELECT * FROM incoming"):
         session = sessions[row]
         if session.incoming is None:

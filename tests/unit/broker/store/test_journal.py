@@ -243,6 +243,16 @@ def test_a_batch_that_fails_is_kept_and_its_answers_become_what_they_said(journa
     assert closed.outbox == []
 
 
+def test_who_has_gone_when_a_batch_fails_is_told_nothing(journal: Journal, ear: Ear) -> None:
+    journal.add(1, stored(1))
+    for otherwise in (b"failed", Otherwise.CLOSE, Otherwise.WAIT):
+        journal.answer(ear, b"a", otherwise)
+    ear.session = None
+    assert journal.take() is not None
+    assert journal.not_written(1.0) == set()
+    assert (ear.outbox, ear.closed_at, journal.open.answers) == ([], None, [])
+
+
 def test_answers_behind_a_failed_batch_are_refused_too(journal: Journal, ear: Ear) -> None:
     journal.add(1, stored(1))
     journal.take()
