@@ -365,7 +365,7 @@ def test_whatever_must_be_written_makes_a_batch_of_changes(table: str) -> None:
     assert not batch.changes
     contents = getattr(batch, table)
     if table == "moved":
-        batch.move(Moved(1.0, 0.0, 0, 0))
+        batch.move(Moved(1.0, frozenset(), 0, 0))
     elif isinstance(contents, dict):
         contents[1] = None
     else:
