@@ -16,7 +16,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -153,15 +153,18 @@ class Child:
 
     def family_cpu_seconds(self) -> float:
         """Return the CPU time of the process and of its children that live: a service of several workers."""
-        return sum(map(_cpu_seconds, self._family()))
+        return self._of_family(_cpu_seconds)
 
     def family_memory_kib(self) -> int:
         """Return the memory of the process and of its children that live, shared pages once (Pss), in KiB."""
-        return sum(_field(Path(f"/proc/{pid}/smaps_rollup"), "Pss:") for pid in self._family())
+        return int(self._of_family(lambda pid: _field(Path(f"/proc/{pid}/smaps_rollup"), "Pss:")))
 
-    def _family(self) -> list[int]:
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return [self.pid, *map(int, children)]
+    def _of_family(self, figure: Callable[[int], float]) -> float:
+        total = figure(self.pid)
+        for child in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
+            with suppress(OSError):  # It has ended meanwhile.
+                total += figure(int(child))
+        return total
 
     def memory_kib(self) -> int:
         """Return the memory that the process occupies now: its resident set (VmRSS), in KiB."""

@@ -49,6 +49,11 @@ class ListenerSettings(BaseModel):
         return self
 
     @property
+    def place(self) -> tuple[str | None, int, str]:
+        """Which listener it is about."""
+        return self.host, self.port, self.protocol
+
+    @property
     def lasting(self) -> Self:
         """What of it only a restart changes."""
         return self.model_copy(update={"websocket_origins": None, "unsafe_any_websocket_origin": None})

@@ -51,7 +51,7 @@ def _recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) ->
     offset = wall_now - now
     last_session = _highest(store, "sessions")
     last_message = _highest(store, "messages")
-    journal = Journal(offset, began=now, last_session=last_session, last_message=last_message)
+    journal = Journal(offset, last_session=last_session, last_message=last_message)
     sessions = {row[0]: _session(engine, journal, row, now) for row in store.rows("SELECT * FROM sessions")}
     unfinished: list[tuple[Session, Subscription, int]] = []
     for row, topic_filter, *options, identifiers, pending in store.rows("SELECT * FROM subscriptions"):
@@ -64,9 +64,6 @@ def _recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) ->
             unfinished.append((sessions[row], subscription, pending))
     messages = {row[0]: _message(row[1:], offset) for row in store.rows("SELECT * FROM messages")}
     _deliveries(store, journal, sessions, messages, now)
-    for number, message in messages.items():
-        if message.references == 0 and message.row:
-            journal.open.unreferenced.append((number,))
     for row, packet_id in store.rows("SELECT * FROM incoming"):
         session = sessions[row]
         if session.incoming is None:
@@ -96,6 +93,8 @@ def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], now: float)
     ended = now if ended_at is None else min(ended_at - offset, now)  # Later than now: the clock is behind.
     session = engine.registry.create(client_id, parse_uri(owner), left=expiry_interval == 0)
     session.row = number
+    if ended_at is not None:
+        journal.earlier.add(number)
     session.framing = framing(v5=bool(v5))
     session.expiry_interval = expiry_interval
     session.certificate = None if certificate is None else certificate_key_of(certificate)

@@ -98,7 +98,6 @@ class ConnectionProtocol(HttpToolsProtocol):
         """Begin to wait for the first request."""
         super().connection_made(GatheringTransport(transport, self.loop))
         self._taken = TakenAnswers(self.transport, self.loop, self._stall_seconds)
-        self._header_bytes = 0
         self._head = HeadDeadline(self.loop, _REQUEST_SECONDS, self._close, self._place)
         self._head.begin()
 
@@ -115,12 +114,16 @@ class ConnectionProtocol(HttpToolsProtocol):
         """Watch whether the client takes what waits for it."""
         super().pause_writing()
         self._taken.begin()
+        if self._place is not None:
+            self._place.silent()
 
     def resume_writing(self) -> None:
         """Watch no longer, unless the connection ends when the rest was taken."""
         super().resume_writing()
         if not self.transport.is_closing():
             self._taken.end()
+            if self._is_answering() and not (self._in_head or self._in_body) and self._held is None:
+                self._keep_place()
 
     def on_headers_complete(self) -> None:
         """Wait no longer: the body has a limit of its own, `provisioning.api.body`."""
@@ -170,8 +173,8 @@ class ConnectionProtocol(HttpToolsProtocol):
         """Answer what has come whole."""
         if self.parser.should_upgrade():
             return  # It is read anew: `_feed`.
-        if self._place is not None:
-            self._place.asks()
+        if self._held is not None or self._is_answering():  # Its answer may have been sent before its body came.
+            self._keep_place()
         if self._held is not None:
             body = b"".join(self._held)
             answering = self._answering(body)
@@ -185,6 +188,11 @@ class ConnectionProtocol(HttpToolsProtocol):
             self._take_usual_way()
         self._in_body = False
         super().on_message_complete()
+
+    def _keep_place(self) -> None:
+        """Hold the place while something is answered, unless the client lets what was answered wait."""
+        if self._place is not None and not self.flow.write_paused:
+            self._place.asks()
 
     def _answering(self, body: bytes) -> Answering | None:
         method = self.parser.get_method()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import mmap
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from itertools import combinations
+from pathlib import Path
 
 from provisioning.ca.host_patterns import may_be_below, may_clash
-from provisioning.ca.key_blocklist import InvalidBlocklist, KeyBlocklist
+from provisioning.ca.key_blocklist import KeyBlocklist
 from provisioning.ca.key_policy import KeyPolicy
 from provisioning.ca.profile import InvalidProfile, Profile, ProfileConfig, ProfileName, profile_of
 from provisioning.config import Settings
@@ -93,16 +94,24 @@ def _configured(settings: Settings, name: str, life: timedelta) -> ProfileConfig
 def key_policy_of(settings: Settings) -> KeyPolicy:
     """Return the key policy with the configured list of published keys; raise `ConfigurationError` if it is unusable.
 
-    The list is mapped, not read: it may have tens of megabytes.
+    The list is read, not mapped: whoever writes another one over it would end a process that has it mapped (SIGBUS).
     """
     path = settings.key_blocklist
     if path is None:
         return KeyPolicy()
     remedy = "make it with badkeys --update-bl, which writes ~/.cache/badkeys/blocklist.dat, or leave key_blocklist out"
     try:
-        with path.open("rb") as file:
-            return KeyPolicy(KeyBlocklist(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+        return KeyPolicy(KeyBlocklist(_records_in(path)))
     except OSError as error:
         raise ConfigurationError(f"key_blocklist {path} cannot be read: {error.strerror}; {remedy}") from error
-    except (ValueError, InvalidBlocklist) as error:  # An empty file cannot be mapped.
+    except ValueError as error:  # Or InvalidBlocklist.
         raise ConfigurationError(f"key_blocklist {path} is not a list of keys: {error}; {remedy}") from error
+
+
+def _records_in(path: Path) -> bytes:
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        records = file.read(size)
+    if not records or len(records) != size:
+        raise ValueError("it is empty, or just being written")
+    return records

@@ -13,7 +13,8 @@ Rules
 1. One address has half of the places at most. An IPv6 address counts as its /64: that is what one subscriber gets.
 2. A newcomer whose address has its half takes the place of that address's longest silent connection; when all are
    taken, of the longest silent one of all.
-3. Whoever is being answered keeps his place. Where nobody is silent the newcomer is turned away.
+3. Whoever is being answered keeps his place; who lets his answers wait is silent from then on, until he takes them.
+   Where nobody is silent the newcomer is turned away.
 4. No clock, and no I/O but `hang_up`.
 """
 

@@ -153,13 +153,16 @@ async def _running(
         protocol = functools.partial(
             PeerCertificateProtocol, whole=parts.https.state.whole, stall_seconds=stall_seconds
         )
+        reloader = parts.reloader(again)
+        if place is not None and place.hung_up:  # Else it would serve by settings that its fellows have left.
+            await reloader.reload()
         places = Places(room_for(settings.maximum_connections))
         https = http_listener(parts.https, protocol, parts.credential.context, places)
         plain = functools.partial(ConnectionProtocol, whole=parts.http.state.whole, stall_seconds=stall_seconds)
         http = http_listener(parts.http, plain, None, places)
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(run()) for run in parts.background]
-            background.append(tasks.create_task(signals.heed_hangups(parts.reloader(again).reload)))
+            background.append(tasks.create_task(signals.heed_hangups(reloader.reload)))
             listeners = [
                 tasks.create_task(https.serve(sockets=[listening.https])),
                 tasks.create_task(http.serve(sockets=[listening.http])),

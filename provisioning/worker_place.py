@@ -19,7 +19,7 @@ from provisioning.listening import Listening
 READY: Final = b"ready"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WorkerPlace:
     """One worker among several."""
 
@@ -32,6 +32,8 @@ class WorkerPlace:
     inbox: socket.socket
     fellows: Mapping[int, socket.socket]
     """Where the others' inboxes are written to, by their numbers."""
+    hung_up: bool = False
+    """Whether SIGHUP has come since the supervisor read the settings: what it read is not what counts."""
 
     @property
     def leads(self) -> bool:

@@ -9,7 +9,8 @@ the same two ports (`provisioning.listening`), and does nothing itself but watch
                     │
                     ├─ a worker ends          ─► log, fork another at its place, later and later
                     ├─ SIGTERM, SIGINT        ─► SIGTERM to each, wait for all
-                    ├─ SIGHUP                 ─► SIGHUP to each; the same as SIGTERM if the terminal is gone
+                    ├─ SIGHUP                 ─► SIGHUP to each, and later ones start with what was read anew;
+                    │                            the same as SIGTERM if the terminal is gone
                     └─ the supervisor ends    ─► each worker's control socket ends: it stops by itself
 
 Workers are forked, not started with an interpreter of their own: they share the pages of what was imported, they have
@@ -39,6 +40,7 @@ where one that hangs is noticed: it does not answer); a new number of workers wh
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import select
@@ -115,6 +117,8 @@ class Supervisor:
     _all_ready: bool = False
     _asked_to_stop: bool = False
     _hung_up: bool = False
+    _heeded_hangup: bool = False
+    """Whether workers have been told to read the settings anew, as those who are forked from now on have to, too."""
     _hangups: Hangups = field(default_factory=Hangups)
     _stop: _Stop | None = None
 
@@ -175,6 +179,7 @@ class Supervisor:
         if self._hangups.terminal_is_gone():
             self._asked_to_stop = True
         elif self._stop is None:
+            self._heeded_hangup = True
             self._tell(signal.SIGHUP)
 
     def _wait(self) -> None:
@@ -233,9 +238,6 @@ class Supervisor:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             for number in (signal.SIGTERM, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
-            if self._hangups.heeded:  # Until it is: what is read at the start is what counts.
-                signal.signal(signal.SIGHUP, _ignore)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
             for end in self._wake:
                 end.close()
             for each in self._slots:  # Rule 5: the supervisor's sides are the supervisor's alone.
@@ -247,7 +249,12 @@ class Supervisor:
                     each.inbox.close()
                     each.listening.close()
             fellows = {each.number: each.outbox for each in self._slots if each is not slot}
-            place = WorkerPlace(slot.number, slot.starts, slot.listening, control, slot.inbox, fellows)
+            place = WorkerPlace(
+                slot.number, slot.starts, slot.listening, control, slot.inbox, fellows, self._heeded_hangup
+            )
+            if self._hangups.heeded:  # Until the worker does that itself.
+                signal.signal(signal.SIGHUP, functools.partial(_note_hangup, place))
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
             code = self.work(place)
         except KeyboardInterrupt:
             code = _INTERRUPTED
@@ -334,5 +341,6 @@ class Supervisor:
                 os.kill(slot.pid, number)
 
 
-def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing, and be no SIG_IGN, which would mean that SIGHUP is never heeded."""
+def _note_hangup(place: WorkerPlace, _number: int, _frame: FrameType | None) -> None:
+    """Note SIGHUP; and be no SIG_IGN, which would mean that it is never heeded."""
+    place.hung_up = True

@@ -39,8 +39,6 @@ _RELOADED_SETTINGS = frozenset(
         *("websocket_origins", "unsafe_any_websocket_origin"),
     }
 )
-_PLACES = frozenset({"listener", "websocket_port"})
-"""Settings of which listeners there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +183,8 @@ class ReloadedLimits:
         self._engine = engine
         self._started_with = started_with
         self._listeners = listeners
-        self._origins = _origins(started_with)
+        self._places = [each.place for each in started_with.listeners]
+        self._origins = tuple(each.origins(started_with.origins) for each in started_with.listeners)
 
     def files(self, _config: BrokerConfig) -> Sequence[Path]:
         """Return none: the settings' own file is the reloader's business."""
@@ -206,13 +205,22 @@ class ReloadedLimits:
             for name in BrokerConfig.model_fields
             if name not in reloaded and _lasting(config, name) != _lasting(self._started_with, name)
         ]
-        origins = self._origins if _PLACES & set(waiting) else _origins(config)
+        origins = self._origins_in(config)
         if origins != self._origins:
             changed.append("websocket_origins")
         restart = f"restart needed for: {', '.join(waiting)}" if waiting else ""
         if not changed:
             return Unchanged(restart)
         return NewLimits(new, origins, "; ".join(filter(None, (", ".join(changed), restart))))
+
+    def _origins_in(self, config: BrokerConfig) -> tuple[Origins, ...]:
+        """Return those of each listener that runs, by *config*: of one that is not in it any more, what they were."""
+        wanted = [each.origins(config.origins) for each in config.listeners]
+        places = [each.place for each in config.listeners]
+        if places == self._places:
+            return tuple(wanted)
+        named = dict(zip(places, wanted, strict=True))
+        return tuple(named.get(place, was) for place, was in zip(self._places, self._origins, strict=True))
 
     async def preview(self, loaded: NewLimits) -> tuple[str, Effects | None]:
         """Say which."""
@@ -226,10 +234,6 @@ class ReloadedLimits:
             if origins != listener.origins:
                 listener.origins = origins
         return loaded.detail, None
-
-
-def _origins(config: BrokerConfig) -> tuple[Origins, ...]:
-    return tuple(each.origins(config.origins) for each in config.listeners)
 
 
 def _lasting(config: BrokerConfig, name: str) -> object:

@@ -49,8 +49,8 @@ class Moved:
     """How far the wall clock was set, and what is stored by the clock as it was."""
 
     seconds: float
-    since: float
-    """Sessions that ended since then, by the clock as it was."""
+    earlier: frozenset[int]
+    """Not sessions of these rows: they ended before this process began, by whatever clock there was then."""
     message: int
     """Messages with a higher number."""
     retained: int
@@ -137,7 +137,7 @@ class Batch:
         """Have what is stored moved, and move what is noted here, which is by the clock as it was."""
         before, self.moved = self.moved, moved
         if before is not None:
-            self.moved = Moved(before.seconds + moved.seconds, before.since, before.message, before.retained)
+            self.moved = Moved(before.seconds + moved.seconds, before.earlier, before.message, before.retained)
         for table, column in ((self.messages, _EXPIRES_AT), (self.retained, _EXPIRES_AT), (self.sessions, _ENDED_AT)):
             _add(table, column, moved.seconds)
 

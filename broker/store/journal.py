@@ -65,7 +65,6 @@ class Journal:
     """The open batch and the one that is being written."""
 
     __slots__ = (
-        "_began",
         "_first_message",
         "_held",
         "_last_message",
@@ -73,6 +72,7 @@ class Journal:
         "_sweep_at",
         "begin",
         "dirty",
+        "earlier",
         "failed",
         "first_retained",
         "open",
@@ -81,10 +81,11 @@ class Journal:
         "writing",
     )
 
-    def __init__(self, wall_offset: float, *, began: float = 0.0, last_session: int = 0, last_message: int = 0) -> None:
-        """Start at *began* with the highest row numbers in use; *wall_offset* plus monotonic time is the wall clock."""
-        self._began = began
+    def __init__(self, wall_offset: float, *, last_session: int = 0, last_message: int = 0) -> None:
+        """Start with the highest row numbers in use; *wall_offset* plus monotonic time is the wall clock."""
         self._first_message = last_message
+        self.earlier: set[int] = set()
+        """Rows of sessions that ended before this process began, and have not been noted since."""
         self.first_retained = 0
         """The highest number of a retained message that was there before."""
         self.open = Batch()
@@ -106,7 +107,7 @@ class Journal:
     def clock_set(self, seconds: float) -> None:
         """Take note that the wall clock was set ahead by so many *seconds*."""
         self.dirty = True
-        self.open.move(Moved(seconds, self._began + self.wall_offset, self._first_message, self.first_retained))
+        self.open.move(Moved(seconds, frozenset(self.earlier), self._first_message, self.first_retained))
         self.wall_offset += seconds
 
     def turn_ended(self) -> None:
@@ -165,11 +166,13 @@ class Journal:
     def save_session(self, row: int, values: Row) -> None:
         """Note the state of a session."""
         self.dirty = True
+        self.earlier.discard(row)
         self.open.sessions[row] = values
 
     def remove_session(self, row: int) -> None:
         """Note that a session has ended; its subscriptions and deliveries go with it."""
         self.dirty = True
+        self.earlier.discard(row)
         self.open.forget(row)
         self.open.sessions[row] = None
 

@@ -237,8 +237,9 @@ class SqliteStore:
                 database.executemany(statement, rows)
 
         if (moved := batch.moved) is not None:
-            moves = "UPDATE sessions SET ended_at = ended_at + ? WHERE ended_at >= ?"
-            database.execute(moves, (moved.seconds, moved.since))
+            ended = database.execute("SELECT id, ended_at FROM sessions WHERE ended_at IS NOT NULL").fetchall()
+            times = [(at + moved.seconds, row) for row, at in ended if row not in moved.earlier]
+            many("UPDATE sessions SET ended_at = ? WHERE id = ?", times)
             moves = "UPDATE messages SET expires_at = expires_at + ? WHERE id > ? AND expires_at IS NOT NULL"
             database.execute(moves, (moved.seconds, moved.message))
             moves = "UPDATE retained SET expires_at = expires_at + ? WHERE number > ? AND expires_at IS NOT NULL"

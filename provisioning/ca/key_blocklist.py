@@ -2,8 +2,7 @@
 
 The format is that of the badkeys project (``badkeys --update-bl`` fetches its list, some millions of keys): sorted
 records of 16 bytes, 15 of the SHA-256 of an RSA key's modulus, an EC key's x coordinate, or an Ed25519 key, then the
-number of the collection that the key was found in. Looking one up is a binary search, whatever the length; the bytes
-may be a mapped file, so they need not fit into memory.
+number of the collection that the key was found in. Looking one up is a binary search, whatever the length.
 
 Handles: looking up. Does not handle: reading the file, fetching the list.
 """
@@ -12,24 +11,12 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-from typing import Final, Protocol
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 RECORD: Final = 16
 _DIGEST: Final = 15
-
-
-class RecordBytes(Protocol):
-    """Bytes, or a mapped file."""
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-        ...
-
-    def __getitem__(self, part: slice, /) -> bytes:
-        """Return some of them."""
-        ...
 
 
 class InvalidBlocklist(ValueError):
@@ -39,7 +26,7 @@ class InvalidBlocklist(ValueError):
 class KeyBlocklist:
     """Answers whether a key is in the list."""
 
-    def __init__(self, records: RecordBytes) -> None:
+    def __init__(self, records: bytes) -> None:
         """Raise `InvalidBlocklist` unless *records* are whole and in order: a search would miss what is there."""
         self._records = records
         if len(records) % RECORD:

@@ -10,6 +10,7 @@ Rules
 -----
 1. Suspending and resuming are idempotent, and only what is on hold is released: no other reason ever ends. Nor does
    the hold of a certificate on trial, which is nobody's decision (`provisioning.store.claims`): it ends with the trial.
+   Nothing of a device that was ended is released, though it be still on hold (`provisioning.revocation.portions`).
 2. A suspended device gets no certificate, by token or by renewal; its tokens stay, for when it is resumed.
 3. Places in the feed are taken inside the transaction; neighbours are told after the commit, as for a revocation.
 """
@@ -162,6 +163,8 @@ class SuspensionService:
                 raise _final(certificate)
             _check_not_on_trial(connection, certificate)
             device = certificate.device
+            if device.state in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}:  # Its portion is still to come.
+                raise Refused(Code.REVOCATION_FINAL, f"{device.name} is {device.state}, which is final")
             if device.state is DeviceState.SUSPENDED:
                 raise Refused(Code.DEVICE_SUSPENDED, f"{device.name} is suspended as a whole: resume the device")
             now = self._clock()

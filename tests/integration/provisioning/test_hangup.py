@@ -76,6 +76,25 @@ def test_workers_reload_all_of_them(postgresql: PostgresqlServer, tmp_path: Path
             assert service.stop() == 0
 
 
+def test_a_worker_in_another_s_place_has_the_settings_of_the_others(
+    postgresql: PostgresqlServer, tmp_path: Path
+) -> None:
+    with postgresql.database("template0") as url:
+        settings = {"workers": 2, "database_url": url}
+        with ProvisioningService.founded(tmp_path / "fleet", settings) as service:
+            (service.dir / "provisioning.toml").write_text(PROFILE, encoding="utf-8")
+            os.kill(service.pid, signal.SIGHUP)
+            wait_until(lambda: {each["worker"] for each in said(service.log, RELOADED)} == {1, 2}, "both reload")
+            for pid in workers_of(service.pid):
+                os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: len(said(service.log, "worker is back")) == 2, "others in their places")
+            assert new_group(service, "north") == "north"
+            again = said(service.log, RELOADED)[2:]
+            assert {each["worker"] for each in again} == {1, 2}
+            assert [each["changed"] for each in again] == [["profiles"]] * 2
+            assert service.stop() == 0
+
+
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     ProvisioningService.founded(tmp_path / "fleet")

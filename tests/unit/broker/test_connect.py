@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 
-from broker.admission.refusal import RefusalCode
+from broker.admission.refusal import RefusalCode, Refused
+from broker.connection import ClientConnection
 from broker.enforcement import revoke
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
+from broker.mqtt.errors import MalformedPacket
 from broker.mqtt.packets import Pingreq
 from broker.mqtt.properties import Properties
 from provisioning.pki.identity import Identity, Role
@@ -349,3 +352,40 @@ def test_who_is_refused_for_the_certificate_is_told_that_first(broker: MemoryBro
 def test_who_uses_another_name_is_told_which_are_allowed(broker: MemoryBroker, holder: Held, use: str) -> None:
     answer = broker.open(holder).connect(client_id="x", expect=ReasonCode.CLIENT_IDENTIFIER_NOT_VALID)
     assert str(answer.properties.reason_string).endswith(f": {use}")
+
+
+@pytest.mark.parametrize("held", [shared_device("meter-1"), None], ids=["good", "refused"])
+def test_who_says_nothing_after_tls_has_so_long_whatever_his_certificate(held: Held | None) -> None:
+    broker = MemoryBroker(handshake_timeout=60, connect_timeout=10)
+    client = broker.open(held)
+    broker.advance(9)
+    assert not client.closed
+    broker.advance(2)
+    assert client.closed
+
+
+ENDS: dict[str, Callable[[ClientConnection, float], None]] = {
+    "lost": lambda connection, now: connection.lost("CONNECTION_LOST", now),
+    "left": lambda connection, now: connection.left(now, publish_will=True),
+    "put out": lambda connection, now: connection.disconnect("REVOKED", ReasonCode.NOT_AUTHORIZED, "", now),
+    "failed": lambda connection, now: connection.fail(MalformedPacket("nonsense"), now),
+    "refused": lambda connection, now: connection.refuse(refusal(), 0, now),
+}
+
+
+@pytest.mark.parametrize("first", ENDS)
+@pytest.mark.parametrize("second", ENDS)
+def test_whatever_ends_a_connection_ends_it_once(first: str, second: str) -> None:
+    broker = MemoryBroker()
+    backend = broker.service()
+    backend.subscribe("fleet/#")
+    meter = broker.device("meter-1", will=will("fleet/meters/meter-1/event"))
+    for each in (first, second):
+        ENDS[each](meter.connection, broker.now)
+        broker.settle()
+    assert broker.engine.connected == 1
+    assert len(backend.messages()) == (first != "refused")
+
+
+def refusal() -> Refused:
+    return Refused(RefusalCode.RATE_LIMITED, ReasonCode.CONNECTION_RATE_EXCEEDED, "too often")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from time import process_time
+from typing import Any
 
 import pytest
 
@@ -65,6 +66,53 @@ def test_more_messages_than_the_queue_takes_come_back_all(broker: StoredBroker) 
     assert after.service(**KEPT).payloads() == [b"%d" % number * 100 for number in range(10)]
 
 
+def test_what_comes_after_a_restart_lasts_beside_what_was_there(broker: StoredBroker) -> None:
+    """For who is away since before it, too, and in rows of its own."""
+    backend = broker.service("backend", **KEPT)
+    backend.subscribe("fleet/#", qos=1)
+    backend.vanish()
+    broker.device("meter-1").publish(TOPIC, b"before", qos=1)
+    after = broker.killed()
+    archive = after.service("archive", **KEPT)
+    archive.subscribe("fleet/#", qos=1)
+    archive.vanish()
+    after.device("meter-1").publish(TOPIC, b"after", qos=1)
+    again = after.killed()
+    assert again.service("backend", **KEPT).payloads() == [b"before", b"after"]
+    assert again.service("archive", **KEPT).payloads() == [b"after"]
+
+
+@pytest.mark.parametrize("identifier", [7, None])
+@pytest.mark.parametrize("leaves", [True, False])
+def test_who_ends_with_his_connection_takes_nothing_along_that_waits_for_others(
+    broker: StoredBroker, leaves: bool, identifier: int | None
+) -> None:
+    """He is in the store for his will alone: what is on its way to him is not there."""
+    archive = broker.service("archive", **KEPT)
+    archive.subscribe("fleet/#", qos=1)
+    archive.vanish()
+    backend = broker.service("backend", will=will("fleet/meters/meter-1/cmd/x"))
+    backend.subscribe(request("fleet/#", 1), identifier=identifier)
+    broker.device("meter-1").publish(TOPIC, b"x", qos=1)
+    backend.leave() if leaves else backend.vanish()
+    after = broker.killed()
+    assert after.service("archive", **KEPT).payloads() == [b"x"]
+
+
+@pytest.mark.parametrize("last", [{}, {"will": will("fleet/meters/meter-1/cmd/x")}], ids=["nothing", "a will"])
+def test_who_comes_back_for_one_connection_more_is_forgotten_with_it(
+    broker: StoredBroker, last: dict[str, Any]
+) -> None:
+    backend = broker.service(**KEPT)
+    backend.subscribe("fleet/#", qos=1)
+    backend.vanish()
+    broker.device("meter-1").publish(TOPIC, b"x", qos=1)
+    assert broker.service(clean_start=False, **last).payloads() == [b"x"]
+    after = broker.killed()
+    assert not after.open_service().connect(client_id="backend", clean_start=False).session_present
+    assert after.store.rows("SELECT session FROM subscriptions UNION SELECT session FROM deliveries") == []
+
+
 def test_expired_messages_do_not_come_back(broker: StoredBroker) -> None:
     backend = broker.service(**KEPT)
     backend.subscribe("fleet/#", qos=1)
@@ -79,6 +127,7 @@ def test_expired_messages_do_not_come_back(broker: StoredBroker) -> None:
     assert len(after.engine.retained) == 1
     after.settle()
     assert len(after.store.rows("SELECT * FROM retained")) == 1
+    assert {payload for (payload,) in after.store.rows("SELECT payload FROM messages")} == {b"long"}
 
 
 def test_a_retained_message_that_was_cleared_stays_cleared(broker: StoredBroker) -> None:

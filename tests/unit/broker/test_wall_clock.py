@@ -229,3 +229,30 @@ def test_what_an_earlier_process_has_stored_is_by_the_clock_of_then(tmp_path: Pa
     after.settle()
     assert after.store.rows("SELECT (SELECT expires_at FROM messages), (SELECT expires_at FROM retained)") == stored
     before.close()
+
+
+@pytest.mark.parametrize("steps", [(3600,), (-3600, 3600), (-3600, 7200)])
+def test_a_session_that_ended_before_this_process_stays_however_the_clock_is_set(
+    tmp_path: Path, steps: tuple[float, ...]
+) -> None:
+    """Also where this process began by a clock that was behind, or has had one in between."""
+    before = StoredBroker(tmp_path)
+    for name in ("other", "backend"):
+        before.service(name, clean_start=False, session_expiry_interval=300).leave()
+    before.advance(10)
+    after = before.killed()
+    ended = "SELECT ended_at FROM sessions ORDER BY id"
+    ((other,), (backend,)) = after.store.rows(ended)
+    offset = WALL_OFFSET if len(steps) > 1 else WALL_OFFSET - 60  # A clock that is behind is set, or one back and on.
+    after.journal.wall_offset = offset
+    clock = WallClock(after.now, after.now + offset)
+    after.service("backend", clean_start=False, session_expiry_interval=300).leave()
+    for step in steps:
+        offset += step
+        clock.look(after.engine, after.now, after.now + offset)
+        after.settle()
+    ((still,), (moved,)) = after.store.rows(ended)
+    assert still == other
+    assert moved == pytest.approx(after.now + offset)
+    assert backend < other + 1
+    before.close()

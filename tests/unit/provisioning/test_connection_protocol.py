@@ -12,6 +12,7 @@ from uvicorn.server import ServerState
 
 from provisioning import connection_protocol
 from provisioning.connection_protocol import ConnectionProtocol
+from provisioning.places import Places
 from provisioning.written_answer import Answering, ReadyAnswer
 
 _LARGE = 32 * 1024 * 1024
@@ -418,6 +419,29 @@ class Connections(set[Any]):
         self.gone.set()
 
 
+async def test_a_place_is_kept_while_an_answer_is_made_and_given_back_at_the_end() -> None:
+    whole, state, places = Whole(), ServerState(), Places(2)
+    state.connections = kept = Connections()
+    lost: list[str] = []
+    place = places.take("192.0.2.1", lambda: lost.append("first"))
+    async with connected(whole, state, place=place) as (reader, writer):
+        writer.write(post(b"wait"))
+        await whole.began.wait()
+        assert places.take("192.0.2.1", lambda: None) is None, "one of two is all that an address has"
+        whole.go_on.set()
+        await answered(reader)
+        assert places.take("192.0.2.1", lambda: None) is not None
+        assert lost == ["first"], "nothing was asked there"
+    places = Places(2)
+    async with connected(whole, state, place=places.take("192.0.2.1", lambda: None)) as (reader, writer):
+        writer.write(post(b"more"))
+        await answered(reader)
+        kept.gone.clear()
+        writer.close()
+        await kept.gone.wait()
+    assert len(places) == 0
+
+
 @pytest.mark.parametrize("requests", [1, 3])
 async def test_who_takes_nothing_of_his_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch, requests: int) -> None:
     """Though he asks for more meanwhile, and though the connection was closed before, when nothing was heard."""
@@ -447,6 +471,18 @@ async def test_who_sends_no_http_behind_what_he_does_not_take_is_cut_off() -> No
         writer.write(b"POST /whole HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
         async with asyncio.timeout(20):
             await kept.gone.wait()
+
+
+async def test_who_has_taken_his_answer_is_watched_no_longer() -> None:
+    """He would be cut off while he rests."""
+    state = ServerState()
+    async with connected(state=state) as (reader, writer):
+        writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        (connection,) = state.connections
+        assert connection._taken._look is not None
+        await reader.readexactly(_LARGE)
+        assert connection._taken._look is None
 
 
 async def test_who_takes_his_answer_slowly_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

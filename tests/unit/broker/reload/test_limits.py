@@ -182,8 +182,11 @@ async def test_whose_web_pages_may_connect_counts_at_once_for_each_listener() ->
     assert [door.origins for door in doors[1:]] == [NO_PAGES, other]
     assert part.load(settings(listener=tables), None) == Unchanged()
     tables[2]["websocket_origins"] = []
-    moved = settings(listener=(*tables, {"port": 4, "protocol": "wss"}))
-    assert part.load(moved, None) == Unchanged("restart needed for: listener"), "which listener is meant is not known"
+    another, last = {"port": 4, "protocol": "wss"}, {"port": 5, "protocol": "wss"}
+    assert await apply(listener=(another, *tables)) == "websocket_origins; restart needed for: listener"
+    assert [door.origins for door in doors[1:]] == [NO_PAGES, NO_PAGES], "at once, too"
+    moved = settings(listener=(another, last), websocket_origins=["https://dash.example"])
+    assert part.load(moved, None) == Unchanged("restart needed for: listener"), "what runs is not in it"
 
 
 @pytest.mark.parametrize(("provisioning", "waits"), [(None, ""), ("https://localhost:1", "restart needed for: cafile")])

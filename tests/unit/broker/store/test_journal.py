@@ -243,6 +243,47 @@ def test_a_batch_that_fails_is_kept_and_its_answers_become_what_they_said(journa
     assert closed.outbox == []
 
 
+def test_a_batch_that_fails_and_what_was_noted_meanwhile_become_what_one_batch_would_be(
+    journal: Journal, ear: Ear
+) -> None:
+    def note(noted: Journal, row: int) -> None:
+        noted.clock_set(5.0)
+        noted.save_session(row, ("client", "owner", True, 60, 90.0))
+        noted.subscribe(row, "a", (1,))
+        noted.replayed(row, "a", 3)
+        noted.add(row, stored(1, Message(b"t", b"x", 2, expires_at=50.0), qos=2))
+        noted.advance(row, 1, 9, released=True)
+        before = Message(b"t", b"before")
+        before.row, before.references = row, 1
+        noted.remove(row, 99, before)
+        noted.incoming(row, 8, known=True)
+        noted.retain(f"t/{row}", Message(b"t", b"x", expires_at=50.0), "", row)
+        noted.retain(f"for ever/{row}", Message(b"t", b"x"), "", row)
+        noted.retain(f"gone/{row}", None)
+        noted.send(ear, b"packet %d" % row)
+        noted.answer(ear, b"answer %d" % row, Otherwise.WAIT)
+        noted.resume(ear)
+
+    expected = Journal(100.0, last_session=7, last_message=40)
+    for row in (1, 2):
+        note(journal, row)
+        note(expected, row)
+        if row == 1:
+            assert journal.take() is not None
+    journal.not_written(0.0)
+    assert journal.open == expected.open
+
+
+def test_who_has_gone_when_a_batch_fails_is_told_nothing(journal: Journal, ear: Ear) -> None:
+    journal.add(1, stored(1))
+    for otherwise in (b"failed", Otherwise.CLOSE, Otherwise.WAIT):
+        journal.answer(ear, b"a", otherwise)
+    ear.session = None
+    assert journal.take() is not None
+    assert journal.not_written(1.0) == set()
+    assert (ear.outbox, ear.closed_at, journal.open.answers) == ([], None, [])
+
+
 def test_answers_behind_a_failed_batch_are_refused_too(journal: Journal, ear: Ear) -> None:
     journal.add(1, stored(1))
     journal.take()
@@ -324,7 +365,7 @@ def test_whatever_must_be_written_makes_a_batch_of_changes(table: str) -> None:
     assert not batch.changes
     contents = getattr(batch, table)
     if table == "moved":
-        batch.move(Moved(1.0, 0.0, 0, 0))
+        batch.move(Moved(1.0, frozenset(), 0, 0))
     elif isinstance(contents, dict):
         contents[1] = None
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import mmap
 from pathlib import Path
 
 import pytest
@@ -93,14 +92,14 @@ async def test_of_many_devices_with_one_key_exactly_one_is_certified(fleet: Flee
     assert [each.code for each in answers if isinstance(each, Refused)] == [Code.KEY_REUSED] * 9
 
 
-def test_the_configured_list_of_published_keys_is_mapped_and_asked(tmp_path: Path) -> None:
+def test_the_configured_list_of_published_keys_is_read_and_asked(tmp_path: Path) -> None:
     published = ec.generate_private_key(ec.SECP256R1()).public_key()
     file = tmp_path / "blocklist.dat"
     file.write_bytes(digest_of(published) + b"\x01")
     policy = key_policy_of(Settings(key_blocklist=file))
     assert policy.blocklist is not None
-    assert isinstance(policy.blocklist._records, mmap.mmap)
-    assert published in policy.blocklist
+    file.write_bytes(b"")  # As whoever copies another one over it does first.
+    assert published in policy.blocklist, "and the process lives"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"too short"], ids=["missing", "empty", "cut off"])

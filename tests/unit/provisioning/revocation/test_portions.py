@@ -159,6 +159,19 @@ async def test_what_is_decided_meanwhile_comes_after(
     assert (await fleet.database.read(lambda connection: devices.find(connection, "meter-1"))) == device
 
 
+async def test_what_was_on_hold_is_not_good_again_in_between(fleet: Fleet) -> None:
+    """Its release would let it in at the broker, until its portion."""
+    every = await many_of(fleet)
+    held = serials_of(every)[0]
+    await fleet.suspension.suspend_serial(held, by="anna")
+    with dying_after(1), pytest.raises(Died):
+        await fleet.revocation.revoke_device("meter-1", COMPROMISED, by="anna")
+    with pytest.raises(Refused, match="REVOCATION_FINAL: meter-1 is revoked"):
+        await fleet.suspension.resume_serial(held, by="berta")
+    await fleet.revocation._portions.finish("meter-1")
+    assert {each.kind for each in await events(fleet)} == {EventKind.REVOKED}
+
+
 async def test_who_asked_for_it_may_go_and_lose_his_role_meanwhile(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
