@@ -19,7 +19,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -64,7 +66,10 @@ class Webhooks:
         """*anchors* are trusted to say who an https webhook is, and nobody else."""
         self._context = client_context(anchors, allow_tls12=True)  # What is wrong with them is known at the start.
         self._pool: httpx.AsyncClient | None = None
-        self._left: Final[list[httpx.AsyncClient]] = []
+        self._asking: Final[Counter[httpx.AsyncClient]] = Counter()
+        """How many are asked by each pool, that of now and those before it."""
+        self._left = asyncio.Event()
+        """Set when something may have come to its end by a pool that is not that of now."""
 
     def reading(self, anchors: Path) -> Callable[[], None]:
         """Read *anchors*, and return what makes them those that count; raise `TlsConfigurationError`."""
@@ -72,9 +77,8 @@ class Webhooks:
 
         def use() -> None:
             self._context = context
-            if self._pool is not None:
-                self._left.append(self._pool)  # Who is asked now is asked to the end.
-                self._pool = None
+            self._pool = None  # Who is asked now is asked to the end, and then its connections are closed.
+            self._left.set()
 
         return use
 
@@ -111,11 +115,18 @@ class Webhooks:
     async def run(self) -> None:
         """Keep the connections until cancelled, then close them."""
         try:
-            await asyncio.Event().wait()
+            while True:
+                await self._left.wait()
+                self._left.clear()
+                others = [pool for pool in self._asking if pool is not self._pool]
+                await self._close([pool for pool in others if not self._asking[pool]])
         finally:
-            for pool in (*self._left, self._pool):
-                if pool is not None:
-                    await pool.aclose()
+            await self._close(list(self._asking))
+
+    async def _close(self, pools: Sequence[httpx.AsyncClient]) -> None:
+        for pool in pools:
+            del self._asking[pool]
+            await pool.aclose()
 
     async def _post(self, url: str, document: dict[str, Any]) -> Any:
         import httpx
@@ -127,19 +138,34 @@ class Webhooks:
                 trust_env=False,
                 follow_redirects=False,
             )
-        # As it is: a compressed answer of 16 KB could be one of 16 MB.
-        async with self._pool.stream("POST", url, json=document, headers={"Accept-Encoding": "identity"}) as response:
-            if response.status_code != httpx.codes.OK:
-                return None
-            content = bytearray()
-            async for chunk in response.aiter_raw():
-                content += chunk
-                if len(content) > _MAXIMUM_ANSWER:
-                    return None
+        pool = self._pool
+        self._asking[pool] += 1
+        try:
+            content = await _content(pool, url, document)
+        finally:
+            self._asking[pool] -= 1
+            if pool is not self._pool:
+                self._left.set()
+        if content is None:
+            return None
         try:
             return json.loads(content, object_pairs_hook=_unambiguous)
         except (ValueError, RecursionError):
             return None
+
+
+async def _content(pool: httpx.AsyncClient, url: str, document: dict[str, Any]) -> bytes | None:
+    """Return what is answered, None if it is no answer: not 200, or too long."""
+    content = bytearray()
+    # As it is: a compressed answer of 16 KB could be one of 16 MB.
+    async with pool.stream("POST", url, json=document, headers={"Accept-Encoding": "identity"}) as response:
+        if response.status_code != HTTPStatus.OK:
+            return None
+        async for chunk in response.aiter_raw():
+            content += chunk
+            if len(content) > _MAXIMUM_ANSWER:
+                return None
+    return bytes(content)
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

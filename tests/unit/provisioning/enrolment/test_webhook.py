@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gzip
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -95,6 +97,62 @@ async def test_an_https_webhook_is_believed_by_the_anchors_alone(webhooks: Webho
         with pytest.raises(Refused, match=r"WEBHOOK_FAILED.*cannot be reached"):
             await webhooks.ask(question(server.url))
         assert server.asked == []
+
+
+async def test_other_anchors_count_from_the_next_question_on(webhooks: Webhooks, tmp_path: Path) -> None:
+    other = Pki()
+    context = server_context(other.broker().credential, other.anchors, client_certificate=ClientCertificate.OPTIONAL)
+    (tmp_path / "other").mkdir()
+    use = webhooks.reading(other.write_anchors(tmp_path / "other"))
+    with WebhookServer(context=context) as server:
+        with pytest.raises(Refused, match=r"WEBHOOK_FAILED.*cannot be reached"):
+            await webhooks.ask(question(server.url))
+        use()
+        assert (await webhooks.ask(question(server.url))).allowed
+
+
+class Lasting:
+    """A webhook that keeps its connections, and answers when it may."""
+
+    def __init__(self) -> None:
+        self.may = asyncio.Event()
+        self.asked = asyncio.Semaphore(0)
+        self.ended = asyncio.Semaphore(0)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+                await reader.readexactly(int(length.partition(b":")[2]))
+                self.asked.release()
+                await self.may.wait()
+                writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"allow": true}')
+        writer.close()
+        self.ended.release()
+
+
+async def test_who_is_asked_while_they_are_read_is_asked_to_the_end_and_left_then(
+    webhooks: Webhooks, tmp_path: Path
+) -> None:
+    """So that no reload leaves connections behind."""
+    webhook = Lasting()
+    server = await asyncio.start_server(webhook.serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    runs = asyncio.create_task(webhooks.run())
+    async with asyncio.timeout(20):
+        asks = asyncio.create_task(webhooks.ask(question(url)))
+        await webhook.asked.acquire()
+        webhooks.reading(shared_pki().write_anchors(tmp_path))()
+        webhook.may.set()
+        assert (await asks).allowed
+        await webhook.ended.acquire()
+        for _ in range(3):
+            assert (await webhooks.ask(question(url))).allowed
+            webhooks.reading(shared_pki().write_anchors(tmp_path))()
+            await webhook.ended.acquire()
+    runs.cancel()
+    server.close()
 
 
 @pytest.mark.parametrize("enrolled_before", [True, False])
