@@ -43,8 +43,9 @@ class ListenerSettings(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.protocol != "wss" and {"websocket_origins", "unsafe_any_websocket_origin"} & self.model_fields_set:
-            raise ValueError("websocket_origins is about web pages: set protocol = 'wss', or remove it")
+        about_pages = {"websocket_origins", "unsafe_any_websocket_origin"} & self.model_fields_set
+        if self.protocol != "wss" and about_pages:
+            raise ValueError(f"{min(about_pages)} is about web pages: set protocol = 'wss', or remove it")
         check_origins(self.websocket_origins, unsafe_any=bool(self.unsafe_any_websocket_origin))
         return self
 

@@ -266,6 +266,10 @@ def test_a_listener_can_keep_out_the_pages_that_the_broker_lets_in_anywhere_else
             "{path}: listener[1]: websocket_origins is about web pages: set protocol = 'wss', or remove it",
         ),
         (
+            "[[listener]]\nport = 1\nunsafe_any_websocket_origin = true",
+            "{path}: listener[1]: unsafe_any_websocket_origin is about web pages: set protocol = 'wss', or remove it",
+        ),
+        (
             "websocket_origins = ['https://a']\nunsafe_any_websocket_origin = true",
             "{path}: unsafe_any_websocket_origin: it lets in every page, and websocket_origins some; give one",
         ),
