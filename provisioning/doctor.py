@@ -37,6 +37,8 @@ _PRIVATE_DIRECTORY: Final = 0o700
 _PRIVATE_FILE: Final = 0o600
 _CLOCK_TOLERANCE: Final = timedelta(minutes=2)
 _LEAST_FREE: Final = 500 * 1024 * 1024
+_FULL: Final = 1024 * 1024
+"""With less than this nothing larger than a page is written for certain."""
 _PROBE_SECONDS: Final = 2.0
 _FIRST_UNPRIVILEGED: Final = 1024
 
@@ -136,7 +138,9 @@ def _certificates(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:
 def _disk(settings: Settings) -> Iterator[Finding]:
     free = shutil.disk_usage(settings.directory).free
     shown = f"{free // 2**20:,} MiB free at {settings.directory}"
-    if free < _LEAST_FREE:
+    if free < _FULL:
+        yield failed("disk", shown, "make room: nothing is issued or revoked until there is some")
+    elif free < _LEAST_FREE:
         yield warning("disk", shown, "make room: when the disk is full nothing is issued or revoked")
     else:
         yield ok("disk", shown)

@@ -150,6 +150,10 @@ def test_a_full_disk_is_said_costs_nothing_and_is_forgotten_when_there_is_room(
             assert int(refused.headers["retry-after"]) > 0
             assert Curl(service.http).run("/crl/issuing-ca.crl").status == 200
             assert Curl(service.https, service.bundle).run("/.well-known/est/cacerts").status == 200
+            if kind == "file system":
+                doctor = service.command("doctor", "--dir", str(service.dir))
+                assert doctor.returncode == 1
+                assert "remedy: make room: nothing is issued or revoked until there is some" in doctor.stdout
         assert ready(service) == (200, "ok")
         asyncio.run(crowd.enrol([name for name in crowd.names if name not in crowd.certificates], insist=False))
         assert set(crowd.certificates) == set(crowd.names), "no token was spent for nothing"
