@@ -2,8 +2,7 @@
 
 Whoever is on the way can answer. So nothing is decompressed, which could make gigabytes of a few kilobytes before their
 length can be looked at, no head is longer than `provisioning.client.bounded_head` allows, and no body than the caller
-does. No cookie is kept: what somebody has set would be
-sent to whoever is asked next. The caller bounds the time.
+does. No cookie is kept: what somebody has set would be sent to whoever is asked next. The caller bounds the time.
 
 The client, and httpx with it, is there from the first request on: most brokers never make one.
 """
