@@ -175,7 +175,7 @@ class AuthorityLife:
             if last is not None and now < last:
                 raise ConfigurationError(
                     f"certificates of {chosen.name} are good until {last:%Y-%m-%d %H:%M} UTC: retire it then, or "
-                    "revoke it to end them now"
+                    f"revoke it to end them now; certificate list --issuer {chosen.name} --state active names them"
                 )
             if renewable is not None and now < renewable:
                 raise ConfigurationError(
