@@ -128,6 +128,11 @@ class Settings(BaseSettings):
 
     _file: ClassVar[Path | None] = None
 
+    @property
+    def read_from(self) -> Path | None:
+        """The file that was read; None: there was none."""
+        return self._file
+
     @field_validator("public_http_url")
     @classmethod
     def _has_room_for_a_path(cls, url: HttpUrl | None) -> HttpUrl | None:
@@ -193,6 +198,14 @@ def _refuse_unknown_variables() -> None:
             raise ConfigurationError(f"{variable}: {no_such(name, Settings.model_fields)}")
 
 
+def _settings_file(file: Path) -> Path | None:
+    if file.is_file():
+        return file
+    if os.path.lexists(file):  # The library would take it for no settings at all.
+        raise ConfigurationError(f"{file} leads to no file: write one, or remove it")
+    return None
+
+
 def load_settings(directory: Path | None, **flags: Any) -> Settings:
     """Return the settings from *flags* (None: not given), the environment, and the file in *directory*.
 
@@ -208,7 +221,7 @@ def load_settings(directory: Path | None, **flags: Any) -> Settings:
         file = where / SETTINGS_FILE
 
         class FileSettings(Settings):
-            _file = file if file.is_file() else None
+            _file = _settings_file(file)
 
         return FileSettings(**given)
     except ValidationError as error:

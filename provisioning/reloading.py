@@ -5,6 +5,7 @@ Rules
 1. Everything that is taken over is read and checked before anything of it counts. What is wrong is logged, and all
    stays as it was.
 2. Flags and environment are those of the start; `provisioning.toml`, and the files that settings name, are read again.
+   A file that was there and is gone is a mistake, and does not mean that everything is as built in.
 3. What has changed and counts at the next start only is named. No value is ever logged: some are secrets.
 """
 
@@ -79,6 +80,7 @@ class Reloader:
         *use_webhook_anchors* reads what they name, and returns what makes it count; it raises `TlsConfigurationError`.
         """
         self._settings = settings
+        self._read_from = settings.read_from
         self._again = again
         self._profiles = profiles
         self._use_key_policy = use_key_policy
@@ -97,10 +99,13 @@ class Reloader:
         changed = {name for name in Settings.model_fields if getattr(settings, name) != getattr(self._settings, name)}
         taken = {name: getattr(settings, name) for name in TAKEN_OVER}
         self._settings = self._settings.model_copy(update=taken)
+        self._read_from = settings.read_from
         log.info("settings reloaded", changed=sorted(changed & TAKEN_OVER))
         if later := sorted(changed - TAKEN_OVER):
             log.warning("settings have changed that count at the next start", settings=later)
 
     def _read(self) -> tuple[Settings, Mapping[str, Profile], KeyPolicy, Callable[[], None]]:
         settings = self._again()
+        if settings.read_from is None and self._read_from is not None:
+            raise ConfigurationError(f"{self._read_from} is gone: put it back, or an empty one where nothing is set")
         return settings, profiles_of(settings), key_policy_of(settings), self._use_webhook_anchors(settings)

@@ -58,6 +58,17 @@ def test_profiles_are_taken_over_and_what_is_wrong_changes_nothing(tmp_path: Pat
         assert "profiles.short" in str(said(service.log, REFUSED)[-1]["error"])
         assert new_group(service, "south") == "south", "what counted before counts"
 
+        file.unlink()
+        hang_up(service, REFUSED)
+        assert "provisioning.toml is gone: put it back" in str(said(service.log, REFUSED)[-1]["error"])
+        file.mkdir()
+        hang_up(service, REFUSED)
+        assert "provisioning.toml leads to no file: write one, or remove it" in str(
+            said(service.log, REFUSED)[-1]["error"]
+        )
+        file.rmdir()
+        assert new_group(service, "east") == "east"
+
         file.write_text(before + PROFILE, encoding="utf-8")
         hang_up(service, RELOADED)
         assert said(service.log, RELOADED)[-1]["changed"] == []
