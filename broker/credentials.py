@@ -12,8 +12,9 @@ Rules
 2. Renewal begins at two thirds of the certificate's life, and is tried again with growing pauses until it succeeds. A
    certificate that is so short, and dated back so far, that this was before it came is renewed at two thirds of what is
    left of it: a successor is as short, and would be renewed at once, without end.
-3. What exists and is valid is used: a token is spent only where there is no usable certificate, and where one can be
-   kept.
+3. What exists and is valid is used: a token is spent only where there is no usable certificate, or the service says
+   that it is revoked, and where one can be kept. Who was revoked gets in again with a token made since then, and no
+   older one: that is the service's to know.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ class BrokerCredential:
         self._draft = self._path.with_suffix(".new")
         self._obtained: datetime | None = None
         """When the present certificate came; None: before this process began."""
+        self._of_no_use: str | None = None
+        """A token that has been spent, or was refused: it is not shown again."""
 
     @property
     def files(self) -> CredentialFiles:
@@ -102,20 +105,42 @@ class BrokerCredential:
             raise CredentialError(
                 f"the broker's certificate {self._path} {what}: give --token or --token-file ({self._token_command})"
             )
+        try:
+            await self._enrol(token)
+        except (EnrolmentRefused, EnrolmentUnavailable, InvalidIdentity) as error:
+            refused = error.code if isinstance(error, EnrolmentRefused) else ""
+            hint = "; the broker's name is given by --name" if refused == Code.TOKEN_DEVICE else ""
+            raise CredentialError(f"the broker could not enrol at {self._enrolment.url}: {error}{hint}") from error
+
+    async def replace_revoked(self, token: str | None) -> bool:
+        """Enrol with *token* in place of a certificate that is revoked; return whether there is another one now."""
+        if token is None or token == self._of_no_use:
+            return False
+        try:
+            await self._enrol(token)
+        except EnrolmentUnavailable:
+            return False  # It is tried again with the next refusal.
+        except (EnrolmentRefused, InvalidIdentity, CredentialError) as error:
+            self._of_no_use = token
+            log.error(  # noqa: TRY400 - what is wrong is not here
+                "the broker's own certificate is revoked", code="OWN_CERTIFICATE_REVOKED", detail=str(error),
+                remedy=f"put another token into token_file ({self._token_command})",
+            )  # fmt: skip
+            return False
+        return True
+
+    async def _enrol(self, token: str) -> None:
+        """Spend *token*. Raises `EnrolmentRefused`, `EnrolmentUnavailable`, `InvalidIdentity`, `CredentialError`."""
         self._make_room()
         async with EstClient(self._enrolment.url, self._enrolment.anchors) as client:
             key = generate_key()
-            try:
-                chain = await client.ca_certificates()  # First: it may fail, and no token is spent yet.
-                certificate = await client.enrol(
-                    build_csr(key, self._enrolment.name), user=self._enrolment.name, token=token
-                )
-                identity = identity_of(certificate)
-                chain = await _current(chain, certificate, client)
-            except (EnrolmentRefused, EnrolmentUnavailable, InvalidIdentity) as error:
-                refused = error.code if isinstance(error, EnrolmentRefused) else ""
-                hint = "; the broker's name is given by --name" if refused == Code.TOKEN_DEVICE else ""
-                raise CredentialError(f"the broker could not enrol at {self._enrolment.url}: {error}{hint}") from error
+            chain = await client.ca_certificates()  # First: it may fail, and no token is spent yet.
+            certificate = await client.enrol(
+                build_csr(key, self._enrolment.name), user=self._enrolment.name, token=token
+            )
+            self._of_no_use = token
+            identity = identity_of(certificate)
+            chain = await _current(chain, certificate, client)
         if identity.role is not Role.BROKER:  # Clients would not take it for a server's, nor the feed for a broker's.
             raise CredentialError(
                 f"the enrolment token is for role {identity.role}, and is spent now: ask for another one "

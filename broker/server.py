@@ -164,7 +164,7 @@ class BrokerServer:
                 await unless_stopped(self._stop, self._plugins.opened())
             look_rarely()
             stopped = asyncio.create_task(self._stop.wait())
-            feed = self._feed(engine, files)
+            feed = self._feed(engine, files, reloader)
             others = [metrics.url, admin.url]
             jobs: list[Coroutine[Any, Any, None]] = [
                 tick(engine, lists),
@@ -205,14 +205,20 @@ class BrokerServer:
         text = read_policy(self._config.policy_file)
         return text, parse_policy(text, str(self._config.policy_file))
 
-    def _feed(self, engine: Engine, files: CredentialFiles) -> RevocationFeed | None:
+    def _feed(self, engine: Engine, files: CredentialFiles, reloader: Reloader) -> RevocationFeed | None:
         config, clock = self._config, asyncio.get_running_loop().time
         if config.provisioning is None:
             return None
         with importing():
             from broker.revocation_feed import RevocationFeed  # And with it an HTTP client, for who has provisioning.
 
-        return RevocationFeed(engine, config.provisioning, config.cafile, files, clock)
+        async def replace_revoked() -> bool:
+            if self._credential is None or not await self._credential.replace_revoked(self._token()):
+                return False
+            await reloader.reload({Part.CERTIFICATE}, quiet=True)
+            return True
+
+        return RevocationFeed(engine, config.provisioning, config.cafile, files, clock, replace_revoked)
 
     def _engine(self, admission: Admission, loop: asyncio.AbstractEventLoop, anchor_urls: AnchorUrls) -> Engine:
         engine = Engine(admission, self._config.limits, loop.call_soon, loop.time())
@@ -256,17 +262,20 @@ class BrokerServer:
         with importing():
             from broker.credentials import BrokerCredential, Enrolment  # And with it an EST client, for the same.
 
-        token = config.token.get_secret_value() if config.token is not None else None
-        if config.token_file is not None:
-            try:
-                token = config.token_file.read_text().strip()
-            except OSError as error:
-                # A token is spent at the first start; later its file may be gone.
-                log.info("no token", detail=f"{config.token_file}: {error.strerror}")
-        enrolment = Enrolment(config.provisioning, config.cafile, config.name, token)
+        enrolment = Enrolment(config.provisioning, config.cafile, config.name, self._token())
         self._credential = BrokerCredential(config.state_dir, enrolment)
         await self._credential.ensure()
         return self._credential.files
+
+    def _token(self) -> str | None:
+        """Return the token as it is now."""
+        if self._config.token_file is not None:
+            try:
+                return self._config.token_file.read_text().strip()
+            except OSError as error:
+                # A token is spent at the first start; later its file may be gone.
+                log.info("no token", detail=f"{self._config.token_file}: {error.strerror}")
+        return self._config.token.get_secret_value() if self._config.token is not None else None
 
     def _open_store(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> SqliteStore:
         store = SqliteStore(self._config.state_dir / "broker.db")

@@ -37,6 +37,15 @@ class FeedLost(Exception):
     """The feed ended, fell silent, was refused or became unreadable; connect again with the last number you have."""
 
 
+class FeedRefused(FeedLost):
+    """The service does not let this client follow, and says why."""
+
+    def __init__(self, reason: str, code: str) -> None:
+        """*code* is the service's, empty if it gave none."""
+        super().__init__(reason)
+        self.code = code
+
+
 class FeedAhead(Exception):
     """The service knows fewer revocations than the follower, or others: an older database was restored.
 
@@ -120,7 +129,16 @@ async def _check(base_url: str, response: httpx.Response, after: int) -> None:
     await response.aread()
     if response.status_code == httpx.codes.CONFLICT:
         raise FeedAhead(f"the revocation feed of {base_url} has not what was read up to {after}; start again from 0")
-    raise FeedLost(f"{base_url} refused the revocation feed: {response.status_code} {response.text[:300]}")
+    reason = f"{base_url} refused the revocation feed: {response.status_code} {response.text[:300]}"
+    raise FeedRefused(reason, _code_of(response))
+
+
+def _code_of(response: httpx.Response) -> str:
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = None
+    return str(problem.get("code", "")) if isinstance(problem, dict) else ""
 
 
 class EventReader:

@@ -9,6 +9,7 @@ import socket
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,6 +101,43 @@ def test_a_broker_that_enrolled_needs_no_token_to_start_again(service: Provision
     with broker:
         assert read_certificate(tmp_path / "b" / "state" / "broker.pem") == certificate
     assert len(broker.events("ENROLLED")) == 1
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["while it runs", "at its start"])
+def test_a_broker_that_was_revoked_comes_back_with_a_token_made_since_then_and_no_older_one(
+    service: ProvisioningService, tmp_path: Path, running: bool
+) -> None:
+    state = tmp_path / f"back-{running}"
+    broker, name = BrokerProcess.enrolled(state, service), f"broker-back-{running}"
+    device, newcomer = enrol(service, f"old-back-{running}", f"new-back-{running}")
+    order = {"device": name, "role": "broker", "dns_names": ["localhost"]}
+
+    def refused() -> list[dict[str, Any]]:
+        return [each for each in broker.events("OWN_CERTIFICATE_REVOKED") if "remedy" in each]
+
+    with broker, TlsClient(broker.port, service.bundle, device.credential) as connected:
+        connected.connect(client_id=device.name)
+        revoked = read_certificate(state / "state" / "broker.pem")
+        (state / "token").write_text(service.token(**order))
+        service.revoke(device=name)  # And with it the token, which was made before.
+        (said,) = wait_until(refused, "the alarm")
+        assert "TOKEN_" in said["detail"]
+        assert f"token create --role broker --device {name}" in said["remedy"]
+        assert read_certificate(state / "state" / "broker.pem") == revoked
+
+        if not running:
+            broker.stop()
+        (state / "token").write_text(service.token(**order))
+        if not running:
+            broker.start()
+        wait_until(lambda: len(broker.events("FEED_CURRENT")) == 2, "the feed")
+        assert len(broker.events("ENROLLED")) == 2
+        assert read_certificate(state / "state" / "broker.pem") != revoked
+        if running:
+            connected.check_alive()
+        with TlsClient(broker.port, service.bundle, newcomer.credential) as new:
+            new.connect(client_id=newcomer.name)
+    assert len(refused()) == 1, "the same token is not shown again"
 
 
 def test_a_port_that_is_taken_is_said(pki: Pki, tmp_path: Path) -> None:
