@@ -4,8 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PACKAGES := provisioning broker device_sim
 COMPILED := .build/compiled/.installed
-# The tests wait for sockets, disks and processes as much as they work: one worker more than there are cores.
-WORKERS ?= $(shell expr $$(nproc) + 1)
+# The tests wait for sockets, disks and processes as much as they work: two workers more than there are cores.
+WORKERS ?= $(shell expr $$(nproc) + 2)
 PYTEST  := pytest -n $(WORKERS) --dist worksteal
 # What runs on what deploy/compiled/setup.py compiles. Not again: what judges TLS, which is OpenSSL's either way.
 TESTS_OF_COMPILED := tests/unit/broker tests/properties tests/conformance tests/integration/broker \
