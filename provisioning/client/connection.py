@@ -13,6 +13,7 @@ from __future__ import annotations
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -52,6 +53,15 @@ def open_pool(
         trust_env=False,
         follow_redirects=False,
     )
+
+
+def problem_of(response: httpx.Response) -> dict[str, Any] | None:
+    """Return the problem document (RFC 9457) of a refusal; None: it has none, something else listens there."""
+    try:
+        problem = response.json()
+    except ValueError:
+        return None
+    return problem if isinstance(problem, dict) else None
 
 
 def explain(base_url: str, error: httpx.HTTPError) -> str:

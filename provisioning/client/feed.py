@@ -23,7 +23,7 @@ from pathlib import Path
 
 import httpx
 
-from provisioning.client.connection import explain, open_pool
+from provisioning.client.connection import explain, open_pool, problem_of
 from provisioning.pki.revocation import CertificateKey, Revocation, RevocationReason
 from provisioning.pki.tls import Credential
 
@@ -130,15 +130,7 @@ async def _check(base_url: str, response: httpx.Response, after: int) -> None:
     if response.status_code == httpx.codes.CONFLICT:
         raise FeedAhead(f"the revocation feed of {base_url} has not what was read up to {after}; start again from 0")
     reason = f"{base_url} refused the revocation feed: {response.status_code} {response.text[:300]}"
-    raise FeedRefused(reason, _code_of(response))
-
-
-def _code_of(response: httpx.Response) -> str:
-    try:
-        problem = response.json()
-    except ValueError:
-        problem = None
-    return str(problem.get("code", "")) if isinstance(problem, dict) else ""
+    raise FeedRefused(reason, str((problem_of(response) or {}).get("code", "")))
 
 
 class EventReader:

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import ValidationError
 
-from provisioning.client.connection import DEFAULT_TIMEOUT, explain, open_pool
+from provisioning.client.connection import DEFAULT_TIMEOUT, explain, open_pool, problem_of
 from provisioning.client.operator_answers import (
     Answer,
     EnrolledDevice,
@@ -262,11 +262,8 @@ class OperatorClient:
 
     def _refusal(self, response: httpx.Response) -> RequestRefused | ServiceUnavailable:
         status, reason = response.status_code, response.reason_phrase
-        try:
-            problem = response.json()
-        except ValueError:
-            problem = None
-        if not isinstance(problem, dict):  # Not a problem document (RFC 9457): something else listens there.
+        problem = problem_of(response)
+        if problem is None:
             problem = {"detail": f"{reason} from {self._base_url}"}
         code, detail = str(problem.get("code", "")), str(problem.get("detail") or problem.get("title") or reason)
         if status >= httpx.codes.INTERNAL_SERVER_ERROR:
