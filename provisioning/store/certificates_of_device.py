@@ -20,6 +20,7 @@ from provisioning.store.certificates import FACTS, REVOCATION_FACTS, StoredCerti
 from provisioning.store.devices import Device
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import activations, certificates, devices, revocations
+from provisioning.store.utc_date_time import UtcDateTime
 
 _PAGE: Final = 20
 _FIRST: Final = 2**62
@@ -65,9 +66,10 @@ _NEWEST: Final = Prepared(_ALL.order_by(certificates.c.id.desc()).limit(1), at_o
 # It is never NULL; by the column alone PostgreSQL would collect what every device has that has not ended.
 _ENDS: Final = func.coalesce(certificates.c.not_after, certificates.c.issued_at)
 _IN_USE: Final = Prepared(
-    _ALL.where(bindparam("since") < _ENDS, or_(certificates.c.not_after >= bindparam("now"), _NO_TRIAL)).order_by(
-        certificates.c.id
-    )
+    _ALL.where(
+        bindparam("since", type_=UtcDateTime) < _ENDS,
+        or_(certificates.c.not_after >= bindparam("now"), _NO_TRIAL),
+    ).order_by(certificates.c.id)
 )
 _DECIDED: Final = Prepared(
     select(certificates.c.id, certificates.c.serial, *_REVOCATION_COLUMNS)

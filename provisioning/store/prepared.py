@@ -17,6 +17,7 @@ Rules
 1. Rows are plain tuples, in the order of the statement's columns.
 2. The values given are all that the statement needs, by the names of its parameters or columns.
 3. A connection that breaks is invalidated, so that the pool makes it anew.
+4. Every parameter has a type: without one, what the driver makes of a value is its own affair.
 
 Handles: select, insert, update and delete with fixed parameters. Does not handle: lists that expand (``IN``), and
 defaults that are computed in Python.
@@ -33,6 +34,7 @@ from typing import Any, Final, Protocol
 from sqlalchemy import JSON, Delete, Dialect, Insert, Select, Update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, NoResultFound
+from sqlalchemy.types import NullType
 
 from provisioning.store import of_many
 from provisioning.store.at_once import array_of, text_at_once
@@ -315,7 +317,10 @@ def _compile(
     names = compiled.positiontup if positional else list(compiled.binds)
     binders = []
     for name in names:
-        kind = compiled.binds[name].type.dialect_impl(dialect)
+        typed = compiled.binds[name].type
+        if isinstance(typed, NullType):  # On the left of a comparison, the library does not look to the right.
+            raise TypeError(f"parameter {name!r} has no type and would go to the driver as it is: {statement}")
+        kind = typed.dialect_impl(dialect)
         binders.append((name, kind.bind_processor(dialect)))
     fixed = {name: bind.value for name, bind in compiled.binds.items() if not bind.required and name not in values}
     readers = []

@@ -166,6 +166,7 @@ def main() -> None:
         importlib.import_module(module)
     # What is imported lasts: a forked process need not look through it for garbage, nor copy its pages by doing so.
     gc.freeze()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # The tests may run under nohup; what they start does not.
     ForkServer(socket.socket(fileno=int(orders)), socket.socket(fileno=int(listener))).serve()
 
 

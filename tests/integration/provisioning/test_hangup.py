@@ -122,6 +122,7 @@ def on_a_terminal(arguments: list[str], environment: dict[str, str], log: Path) 
     """Run a program that has a terminal of its own, and its errors in *log*; yield its number and the terminal."""
     pid, terminal = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # The tests may run under nohup.
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT, 0o600), 2)
         os.execve(arguments[0], arguments, environment)  # noqa: S606 - no shell is wanted
     try:

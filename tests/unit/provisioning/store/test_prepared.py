@@ -61,6 +61,12 @@ def test_sqlite_gets_the_text_that_the_library_would_write(moment: datetime) -> 
     assert ours(moment) == theirs(moment.astimezone(UTC).replace(tzinfo=None))
 
 
+async def test_a_parameter_without_a_type_is_refused(database: Database) -> None:
+    untyped = Prepared(select(tokens.c.id).where(bindparam("since") < tokens.c.expires_at))
+    with pytest.raises(TypeError, match="parameter 'since' has no type"):
+        await database.write(lambda connection: untyped.first(connection, {"since": ABROAD}))
+
+
 async def test_rows_that_are_not_there_and_rows_that_are_changed_are_counted(database: Database) -> None:
     void = Prepared(update(tokens).where(tokens.c.device == bindparam("wanted")).values(voided_at=bindparam("now")))
     remove = Prepared(delete(tokens).where(tokens.c.device == bindparam("wanted")))
