@@ -335,7 +335,7 @@ class AuthorityLife:
         ]
         if waiting and not another:
             raise ConfigurationError(
-                f"line {line} has its next CA already, {' and '.join(waiting)}: ca rollover activate {waiting[-1]} lets "
+                f"line {line} has its next CA already, {' and '.join(waiting)}: ca rollover activate {waiting[-1]} has "
                 f"it issue, ca revoke {waiting[-1]} --reason superseded ends it, --another makes one more beside it"
             )
 

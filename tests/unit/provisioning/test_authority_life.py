@@ -131,7 +131,7 @@ async def test_one_successor_waits_at_a_time_unless_another_is_asked_for(fleet_c
     life = fleet_cas.life
     await life.begin()
     waits = (
-        r"line default has its next CA already, issuing-2: ca rollover activate issuing-2 lets it issue, "
+        r"line default has its next CA already, issuing-2: ca rollover activate issuing-2 has it issue, "
         r"ca revoke issuing-2 --reason superseded ends it, --another makes one more"
     )
     for again in (life.begin, life.export_csr):
