@@ -113,6 +113,7 @@ def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> Resu
     from provisioning.logs import configure_logging
     from provisioning.store import schema
     from provisioning.store.database import Database
+    from provisioning.store.usable import usable
 
     configure_logging()  # Not to stdout, where the result goes.
 
@@ -121,7 +122,8 @@ def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> Resu
         database = Database(settings.resolved_database_url, read_audit_key(AuthorityFiles(settings.directory)))
         try:
             schema.check_there(database)
-            return await database.read(work)
+            with usable(database):
+                return await database.read(work)
         finally:
             await database.close()
 

@@ -135,13 +135,15 @@ async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT
     from provisioning.own_credentials import SERVER_NAME
     from provisioning.store import authorities, schema
     from provisioning.store.database import Database
+    from provisioning.store.usable import usable
 
     configure_logging()  # Not to stdout, where the result goes.
     files = AuthorityFiles(settings.directory)
     database = Database(settings.resolved_database_url, read_audit_key(files))
     root, issuing = read_certificate(files.certificate(ROOT_CA)), read_certificate(files.certificate(ISSUING_CA))
     try:
-        await schema.upgrade_founded(database, SERVER_NAME)
+        with usable(database):
+            await schema.upgrade_founded(database, SERVER_NAME)
         await database.write(lambda connection: authorities.adopt(connection, root, issuing, now()))
         return await work(database)
     finally:
