@@ -36,7 +36,7 @@ from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstC
 from provisioning.errors import Code
 from provisioning.pki.identity import InvalidIdentity, Role, identity_of
 from provisioning.pki.issued_by import is_issued_by
-from provisioning.pki.keys import generate_key, key_to_pem
+from provisioning.pki.keys import generate_key, key_to_pem, opened_anew
 from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 
 log = structlog.get_logger("broker")
@@ -210,8 +210,7 @@ class BrokerCredential:
             ) from error
 
     def _write_draft(self, content: bytes) -> None:
-        descriptor = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(opened_anew(self._draft), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

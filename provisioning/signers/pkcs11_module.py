@@ -63,9 +63,10 @@ class TokenModule:
         except (pkcs11.exceptions.PinIncorrect, pkcs11.exceptions.PinLenRange, pkcs11.exceptions.PinInvalid):
             self._refused_pins[token] = pin
             raise
-        except PKCS11Error:
+        except PKCS11Error as error:
             if not self._begin_again():
                 raise
+            log.info("token's module begun again", module=str(self._path), error=str(error) or type(error).__name__)
             session, generation = self._try_to_open(token, pin)
         self._refused_pins.pop(token, None)
         return session, generation
@@ -106,7 +107,6 @@ class TokenModule:
             self._generation += 1
             library = pkcs11.lib(str(self._path))
             library.reinitialize()
-            log.info("token's module begun again", module=str(self._path))
             return True
 
 
