@@ -146,8 +146,8 @@ def of_trial(connection: Connection, certificate_id: int) -> tuple[str, bytes] |
     return None if row is None else (row[0], row[1])
 
 
-def activate(connection: Connection, certificate_id: int, now: datetime) -> bool:
-    """Record the activation, whose place is for good; return False if there was one before."""
+def activate(connection: Connection, certificate_id: int, now: datetime) -> None:
+    """Record the activation, whose place is for good; nothing if there was one before."""
     statement = (
         update(activations)
         .where(activations.c.certificate_id == certificate_id, activations.c.activated_at.is_(None))
@@ -155,10 +155,8 @@ def activate(connection: Connection, certificate_id: int, now: datetime) -> bool
         .returning(activations.c.claim_id, activations.c.device_id)
     )
     row = connection.execute(statement).one_or_none()
-    if row is None:
-        return False
-    claim_places.take(connection, row.claim_id, row.device_id, None)
-    return True
+    if row is not None:
+        claim_places.take(connection, row.claim_id, row.device_id, None)
 
 
 def never_activated(device: Device, now: datetime) -> bool:

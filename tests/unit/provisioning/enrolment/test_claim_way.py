@@ -18,7 +18,8 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role, identity_of
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit_findings, claims
+from provisioning.store import audit, audit_findings, claims
+from provisioning.store.audit import Action
 from provisioning.store.groups import NewKey
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.ways import HOUR, claim, enrol, group, is_good, nothing, refusal
@@ -226,6 +227,23 @@ async def test_one_trial_is_activated_so_often_and_trials_keep_nobody_from_his_a
         await fleet.reenrol(trial, successor_csr(trial))
     with pytest.raises(Refused, match="RATE_LIMITED"):
         await fleet.reenrol(trial, successor_csr(trial))
+
+
+async def test_a_claim_is_ended_once_and_by_its_name(fleet: Fleet) -> None:
+    service = ClaimService(fleet.database, fleet.clock, nothing)
+    for name in "bca":
+        await claim(fleet, name=name)
+    first = await service.end("b", by="anna")
+    fleet.clock.advance(HOUR)
+    again = await service.end("b", by="berta")
+    assert first.ended_at == again.ended_at == fleet.clock() - HOUR
+    assert [(each.name, each.ended_at is None) for each in await service.page(limit=2, after=None)] == [
+        ("a", True),
+        ("b", False),
+    ]
+    assert [each.name for each in await service.page(limit=2, after="b")] == ["c"]
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    assert [(each.actor, each.subject) for each in entries if each.action == Action.CLAIM_ENDED] == [("anna", "b")]
 
 
 async def test_tls_believes_claims_that_can_still_be_used_and_no_others(fleet: Fleet) -> None:

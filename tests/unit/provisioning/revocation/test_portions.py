@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from cryptography import x509
 from sqlalchemy.engine import Connection
+from structlog.testing import capture_logs
 
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.authentication import authenticate
@@ -88,8 +89,10 @@ async def test_all_is_revoked_newest_first_while_others_write(fleet: Fleet, monk
 
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(Portions, "_portion", noted)
+    fleet.told.clear()
     outcome = await fleet.revocation.revoke_device("meter-1", COMPROMISED, by="anna")
     assert len(between) == 3
+    assert fleet.told == ["feed", "crl"] * 3, "after each portion"
     await asyncio.gather(*between)
     assert where == {"store-writer"}, "not on the event loop"
     assert outcome.changed
@@ -137,6 +140,8 @@ async def test_in_between_it_gets_and_keeps_nothing_and_the_next_start_ends_it(
     assert [each.sequence for each in await events(fleet)] == [1, 2, 3, 4, 5]
     assert await unfinished(fleet) == []
     assert await fleet.enrolment.enrol(csr_der(names=["meter-1"]), token), "its new token is good now"
+    await started._portions.finish("meter-1")
+    assert len(await events(fleet)) == 5, "what another process has done is not done again"
 
 
 async def test_what_is_decided_meanwhile_comes_after(
@@ -198,7 +203,77 @@ async def test_who_asked_for_it_may_go_and_lose_his_role_meanwhile(
         asked.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asked
-    await fleet.revocation._portions.finish("meter-1")
+        await fleet.revocation._portions.finish("meter-1")
+    assert len(await events(fleet)) == len(every)
+
+
+async def test_what_is_revoked_already_is_no_portion_s_news(fleet: Fleet) -> None:
+    every = await many_of(fleet)
+    for each in serials_of(every)[3:]:
+        await fleet.revocation.revoke_serial(each, COMPROMISED, by="berta")
+    fleet.told.clear()
+    outcome = await fleet.revocation.revoke_device("meter-1", COMPROMISED, by="anna")
+    assert fleet.told == ["feed", "crl"] * 2, "of three portions"
+    assert len(await events(fleet)) == len(every)
+    entries = await fleet.database.read(lambda connection: audit.about(connection, "anna", 99))
+    assert len(entries) == 3, "the decision's, and two portions'"
+    assert outcome.changed
+
+
+async def test_why_it_is_not_finished_is_said_where_nobody_waits_for_it(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await many_of(fleet)
+    begun, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def failing(_self: Portions, _connection: Connection, _name: str) -> object:
+        loop.call_soon_threadsafe(begun.set)
+        go_on.wait(20)
+        raise Died("the disk is full")
+
+    monkeypatch.setattr(Portions, "_portion", failing)
+    asked = asyncio.create_task(fleet.revocation.revoke_device("meter-1", COMPROMISED, by="anna"))
+    await begun.wait()
+    (task,) = fleet.revocation._portions._tasks.values()
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    with capture_logs() as logs:
+        go_on.set()
+        with pytest.raises(Died):
+            await task
+    assert [(event["event"], event["error"]) for event in logs] == [
+        ("end of a device not finished", "the disk is full")
+    ]
+
+
+async def test_what_a_process_has_left_another_ends_unless_it_ends_itself(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = await many_of(fleet)
+    with dying_after(1), pytest.raises(Died):
+        await fleet.revocation.revoke_device("meter-1", COMPROMISED, by="anna")
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    portion = Portions._portion
+
+    def noted(self: Portions, connection: Connection, name: str) -> object:
+        loop.call_soon_threadsafe(begun.set)
+        return portion(self, connection, name)
+
+    monkeypatch.setattr(Portions, "_portion", noted)
+    for is_to_end in (True, False):
+        started = RevocationService(fleet.database, fleet.clock, ())
+        running = asyncio.create_task(started.run())
+        await begun.wait()
+        async with asyncio.timeout(20):
+            while not is_to_end and await unfinished(fleet):  # noqa: ASYNC110 - the store tells nobody
+                await asyncio.sleep(0)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert not started._portions._tasks, "nothing of it goes on"
     assert len(await events(fleet)) == len(every)
 
 
