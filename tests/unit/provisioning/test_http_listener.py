@@ -86,6 +86,7 @@ async def serving(directory: Path | None = None) -> AsyncIterator[Serving]:
         finally:
             listener.should_exit = True
             await task
+            assert listening.fileno() == -1, "it listens no more"
 
 
 async def test_nobody_is_whom_a_proxy_says() -> None:
@@ -145,5 +146,4 @@ async def test_who_is_told_to_end_listens_no_more_and_waits_for_no_answer_for_ev
         await reader.read()
     writer.close()
     await asyncio.gather(writer.wait_closed(), return_exceptions=True)
-    assert served.listening.fileno() == -1
     assert not asyncio.get_running_loop().remove_reader(descriptor)

@@ -77,6 +77,37 @@ async def test_what_was_replaced_is_not_withdrawn_though_what_replaced_it_was_a_
     assert await fleet.database.write(lose) is None
 
 
+@pytest.mark.parametrize("reason", [RevocationReason.SUPERSEDED, RevocationReason.UNSPECIFIED])
+async def test_what_was_taken_is_not_given_back_by_a_trial_that_waits(fleet: Fleet, reason: RevocationReason) -> None:
+    """It replaces nothing that is revoked after it, and of what was revoked before it only what it has replaced."""
+    mine = await identifying(fleet, "token")
+    first = await enrol(fleet, "SN17", certificate=mine)
+    serial = f"{first.serial_number:x}"
+    await claim(fleet)
+    if reason is RevocationReason.UNSPECIFIED:
+        await fleet.revocation.revoke_serial(serial, reason, by="admin")
+        await enrol(fleet, "SN17", token=TokenCredential("SN17", await fleet.token("SN17", "line")))
+    else:
+        await fleet.reenrol(first, successor_csr(first))
+
+    def put_on_trial(connection: Connection) -> None:
+        device = devices.find(connection, "SN17")
+        assert device is not None
+        _held(connection, fleet, certificates_of_device.every(connection, device.id)[-1])
+
+    await fleet.database.write(put_on_trial)
+    fleet.clock.advance(HOUR / 2)
+    if reason is RevocationReason.SUPERSEDED:
+        await fleet.revocation.revoke_serial(serial, reason, by="admin")
+
+    def look(connection: Connection) -> Withdrawal | None:
+        device = devices.find(connection, "SN17")
+        assert device is not None
+        return certificates_of_device.withdrawn(connection, device)
+
+    assert await fleet.database.read(look) == Withdrawal(serial, reason)
+
+
 def _held(connection: Connection, fleet: Fleet, certificate: StoredCertificate) -> None:
     """Make a certificate of the first claim's trial of it."""
     from provisioning.store import revocations
