@@ -92,6 +92,13 @@ async def test_each_host_and_each_certificate_has_its_own_count() -> None:
         assert [await asked.status("192.0.2.9", der) for _ in range(3)] == [204, 204, 429], "unreadable"
 
 
+async def test_who_has_an_ipv6_network_has_one_bucket() -> None:
+    asked = Asked()
+    assert [await asked.status(f"2001:db8:0:1::{number:x}") for number in range(9)] == [204, 204] + [429] * 7
+    assert await asked.status("2001:db8:0:2::1") == 204, "another /64"
+    assert [await asked.status(host) for host in ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1")] == [204, 204, 429]
+
+
 async def test_who_is_named_by_another_s_ca_of_our_ca_s_name_empties_nobody_s_bucket() -> None:
     asked = Asked()
     impostors = [Pki().device("meter-1") for _ in range(3)]
