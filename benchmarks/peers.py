@@ -146,18 +146,8 @@ def _fleetgate(
     configuration.write_text(_FLEETGATE_CONFIGURATION)
     process = Child(
         [
-            *(
-                *under,
-                sys.executable,
-                "-P",
-                "-m",
-                "broker",
-                "run",
-                "--config",
-                configuration,
-                "--state-dir",
-                folder / "state",
-            ),
+            *under,
+            *(sys.executable, "-P", "-m", "broker", "run", "--config", configuration, "--state-dir", folder / "state"),
             *("--certfile", pki.server.certificate, "--keyfile", pki.server.key, "--cafile", pki.trust_anchors),
         ],
         folder / "log",
