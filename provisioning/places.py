@@ -95,7 +95,7 @@ class Places:
         if not room:
             self.turned_away += 1
             return None
-        source = self._sources.setdefault(key, source or _Source())  # Its last connection may just have gone.
+        source = self._sources.setdefault(key, _Source())  # Its last connection may just have gone.
         place = Place(self, key, cut)
         source.taken += 1
         self._held.add(place)
