@@ -98,6 +98,17 @@ async def test_a_device_with_a_new_key_is_recognised_by_its_own_manufacturer_s_c
     assert await refusal(fleet, "SN18", certificate=for_18) is Code.NAME_TAKEN
 
 
+async def test_a_device_that_had_to_show_a_token_too_is_recognised_by_its_manufacturer(fleet: Fleet) -> None:
+    await group(fleet, "token+manufacturer", "manufacturer", new_key=NewKey.REPLACE)
+    acme = Manufacturer(begin=NOON)
+    await register(fleet, acme)
+    idevid, _ = acme.idevid("SN17")
+    token = TokenCredential("SN17", await fleet.token("SN17", "line"))
+    first = await enrol(fleet, "SN17", certificate=idevid, token=token)
+    second = await enrol(fleet, "SN17", certificate=idevid)
+    assert (await is_good(fleet, first), await is_good(fleet, second)) == (False, True)
+
+
 async def test_a_manufacturer_s_certificate_gets_a_new_key_as_the_group_says(fleet: Fleet) -> None:
     await group(fleet, "manufacturer")
     acme = Manufacturer(begin=NOON)
@@ -327,6 +338,18 @@ async def test_an_approval_does_not_bring_back_a_key_that_another_approval_has_r
     await service.decide(number, approve=True, by="boss")
     await enrol(fleet, "meter-1", key=keys[0], label="line")
     assert not await is_good(fleet, certificate)
+
+
+@pytest.mark.parametrize(
+    ("ways", "told"), [(("claim", "listed"), Code.CLAIM_ENDED), (("listed", "claim"), Code.NOT_LISTED)]
+)
+async def test_who_is_let_in_by_no_alternative_is_told_why_not_by_the_first(
+    fleet: Fleet, ways: tuple[str, str], told: Code
+) -> None:
+    await group(fleet, *ways)
+    shared = await claim(fleet)
+    fleet.clock.now = shared.not_valid_after_utc
+    assert await refusal(fleet, "meter-1", certificate=shared) is told
 
 
 async def test_an_approval_of_a_newcomer_is_none_of_another_key_for_who_came_in_since(fleet: Fleet) -> None:
