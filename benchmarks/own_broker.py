@@ -18,7 +18,7 @@ from broker.admin.client import AdminClient
 
 LIMITS = """\
 [limits]
-max_unadmitted_per_address = 100000
+max_connections = 100000
 """
 """A benchmark's fleet comes from one address."""
 
