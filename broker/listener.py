@@ -34,7 +34,7 @@ from broker.connection_rate import ConnectionRate
 from broker.doze import Doze
 from broker.engine import Engine
 from broker.limits import Limits
-from broker.lobby import Lobby
+from broker.lobby import SECONDS_A_TURN, Lobby
 from broker.origins import NO_PAGES, Origins
 from broker.packet_watch import PacketWatch
 from broker.poller import Poller
@@ -200,7 +200,7 @@ class Listener:
         if lobby.behind:
             lobby.behind = False  # The loop asks again at once, and the lobby says so again if it is so still.
             if lobby.waiting:
-                self._pause(0.0)  # Those wake nobody.
+                self._pause(SECONDS_A_TURN)  # Those wake nobody. Until then the lobby has had a turn, and says it anew.
             return
         now = self._loop.time()
         busy = self._engine.metrics.loop_lag > self._limits().max_loop_lag

@@ -4,7 +4,7 @@ Theory
 ------
 A handshake costs a millisecond of processor, a message some microseconds. In one set, a reconnecting fleet would fill
 every batch with handshakes, and whoever is connected already would wait for hundreds of them. So newcomers have a set
-of their own, and of each turn of the event loop they get `_SECONDS_A_TURN`: a few handshakes, or very many connections
+of their own, and of each turn of the event loop they get `SECONDS_A_TURN`: a few handshakes, or very many connections
 that lead to nothing. That is what a connected device waits, however many are at the door. The newcomers lose nothing,
 since they wait for the processor anyway. Once admitted, a transport moves to the other set (`TlsTransport.settle`).
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from broker.crowd import Crowd
 from broker.limits import Limits
@@ -24,7 +25,7 @@ from broker.strangers import Source, Strangers
 from broker.turn import Turn
 from broker.waiting_room import WaitingRoom
 
-_SECONDS_A_TURN = 0.01
+SECONDS_A_TURN: Final = 0.01
 
 
 class Lobby(Poller):
@@ -45,7 +46,7 @@ class Lobby(Poller):
 
     def _events(self) -> Iterator[tuple[int, int]]:
         """Yield whom to call now, and why, until the turn's time is over."""
-        until = self._loop.time() + _SECONDS_A_TURN
+        until = self._loop.time() + SECONDS_A_TURN
         self.behind = False
         inside = self._again
         batch = self._batch()

@@ -36,7 +36,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Final
@@ -104,8 +104,13 @@ class RevocationFeed:
         database: Database,
         heartbeat_seconds: float,
         on_new: Callable[[Sequence[FeedEvent]], None] = lambda _events: None,
+        on_look: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """*on_new* is called with events as they are read, whichever process on the store made them."""
+        """*on_new* is called with events as they are read, whichever process on the store made them.
+
+        *on_look* is called when something was announced, be there events or none; it may raise `Refused`.
+        """
+        self._on_look = on_look
         self._database = database
         self._on_new = on_new
         self._heartbeat_seconds: Final = heartbeat_seconds
@@ -133,6 +138,8 @@ class RevocationFeed:
             self._announced.clear()
             try:
                 await self._read_new()
+                if self._on_look is not None:
+                    await self._on_look()
             except Refused as refusal:
                 log.warning("feed cannot read the store", detail=refusal.detail)
 
