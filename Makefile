@@ -29,7 +29,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 setup: $(VENV)/.installed                                   ## virtual environment with the three programs
 
-.build/gmqtt/gmqtt: $(VENV)/.installed                      # Apart: it brings a package "tests" that would hide ours.
+.build/gmqtt/gmqtt: | $(VENV)/.installed                    # Apart: it brings a package "tests" that would hide ours.
 	@$(BIN)/pip install --quiet --no-deps --upgrade --target .build/gmqtt gmqtt==0.8.0
 	@touch $@
 

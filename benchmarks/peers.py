@@ -67,10 +67,20 @@ class PeerMissing(RuntimeError):
 
 
 @contextmanager
-def start(peer: str, pki: BenchPki, folder: Path, cores: frozenset[int] | None = None) -> Iterator[Server]:
-    """Run *peer* with its files in *folder* (new, the caller's) until the block ends; raise `ChildFailed`."""
+def start(
+    peer: str,
+    pki: BenchPki,
+    folder: Path,
+    cores: frozenset[int] | None = None,
+    *,
+    under: tuple[str, ...] = (),
+) -> Iterator[Server]:
+    """Run *peer* with its files in *folder* (new, the caller's) until the block ends; raise `ChildFailed`.
+
+    *under* is a command that runs it, for those that are not foreign.
+    """
     if peer in _FLEETGATE:
-        process, port = _fleetgate(pki, folder, cores, packages_of(compiled=peer == "fleetgate-compiled"))
+        process, port = _fleetgate(pki, folder, cores, packages_of(compiled=peer == "fleetgate-compiled"), under)
     elif peer in _FOREIGN:
         try:
             with _FOREIGN[peer](pki, folder, port := free_port(), free_port(), cores) as process:
@@ -81,7 +91,7 @@ def start(peer: str, pki: BenchPki, folder: Path, cores: frozenset[int] | None =
             raise PeerMissing(str(error)) from None
         return
     else:
-        process, port = _mosquitto(pki, folder, cores, with_policy=peer == "mosquitto")
+        process, port = _mosquitto(pki, folder, cores, under, with_policy=peer == "mosquitto")
     with process:
         yield Server(process, port)
 
@@ -128,12 +138,15 @@ def mosquitto_program() -> str:
     return found
 
 
-def _fleetgate(pki: BenchPki, folder: Path, cores: frozenset[int] | None, packages: Path) -> tuple[Child, int]:
+def _fleetgate(
+    pki: BenchPki, folder: Path, cores: frozenset[int] | None, packages: Path, under: tuple[str, ...]
+) -> tuple[Child, int]:
     """Start the broker that is in the folder *packages*."""
     configuration = folder / "broker.toml"
     configuration.write_text(_FLEETGATE_CONFIGURATION)
     process = Child(
         [
+            *under,
             *(sys.executable, "-P", "-m", "broker", "run", "--config", configuration, "--state-dir", folder / "state"),
             *("--certfile", pki.server.certificate, "--keyfile", pki.server.key, "--cafile", pki.trust_anchors),
         ],
@@ -148,7 +161,9 @@ def _fleetgate(pki: BenchPki, folder: Path, cores: frozenset[int] | None, packag
     return process, port
 
 
-def _mosquitto(pki: BenchPki, folder: Path, cores: frozenset[int] | None, *, with_policy: bool) -> tuple[Child, int]:
+def _mosquitto(
+    pki: BenchPki, folder: Path, cores: frozenset[int] | None, under: tuple[str, ...], *, with_policy: bool
+) -> tuple[Child, int]:
     """Start mosquitto on a port that was free a moment ago: it cannot choose one by itself."""
     attempt = 0
     while True:
@@ -156,7 +171,7 @@ def _mosquitto(pki: BenchPki, folder: Path, cores: frozenset[int] | None, *, wit
         port = free_port()
         configuration = folder / "mosquitto.conf"
         configuration.write_text(_configuration(pki, folder, port, with_policy=with_policy))
-        process = Child([mosquitto_program(), "-c", configuration], folder / "log", cores=cores)
+        process = Child([*under, mosquitto_program(), "-c", configuration], folder / "log", cores=cores)
         with _stopped_on_error(process):
             if _accepts(process, port):
                 return process, port

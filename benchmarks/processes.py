@@ -43,7 +43,7 @@ class Child:
         environment: Mapping[str, str] | None = None,
         cores: frozenset[int] | None = None,
     ) -> None:
-        self.name = Path(arguments[0]).name if "-m" not in arguments else f"{arguments[2]}"
+        self.name = Path(arguments[0]).name if "-m" not in arguments else f"{arguments[arguments.index('-m') + 1]}"
         self._log = log
         self._buffer = b""
         self._cores = cores

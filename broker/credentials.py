@@ -36,7 +36,7 @@ from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstC
 from provisioning.errors import Code
 from provisioning.pki.identity import InvalidIdentity, Role, identity_of
 from provisioning.pki.issued_by import is_issued_by
-from provisioning.pki.keys import generate_key, key_to_pem
+from provisioning.pki.keys import generate_key, key_to_pem, opened_anew
 from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 
 log = structlog.get_logger("broker")
@@ -108,9 +108,9 @@ class BrokerCredential:
         try:
             await self._enrol(token)
         except (EnrolmentRefused, EnrolmentUnavailable, InvalidIdentity) as error:
-            refused = error.code if isinstance(error, EnrolmentRefused) else ""
-            hint = "; the broker's name is given by --name" if refused == Code.TOKEN_DEVICE else ""
-            raise CredentialError(f"the broker could not enrol at {self._enrolment.url}: {error}{hint}") from error
+            raise CredentialError(
+                f"the broker could not enrol at {self._enrolment.url}: {error}{_remedy(error)}"
+            ) from error
 
     async def replace_revoked(self, token: str | None) -> bool:
         """Enrol with *token* in place of a certificate that is revoked; return whether there is another one now."""
@@ -210,8 +210,7 @@ class BrokerCredential:
             ) from error
 
     def _write_draft(self, content: bytes) -> None:
-        descriptor = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(opened_anew(self._draft), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -246,3 +245,14 @@ async def _sleep_until(when: datetime) -> None:
     # The wall clock may be set while we sleep, beyond the certificate's end, say: look again every now and then.
     while (left := when - datetime.now(UTC)) > timedelta(0):  # noqa: ASYNC110
         await asyncio.sleep(min(left.total_seconds(), _LOOK_SECONDS))
+
+
+def _remedy(error: Exception) -> str:
+    """Return what an operator can do about *error*, where it does not say that itself."""
+    match error:
+        case EnrolmentRefused(code=Code.TOKEN_DEVICE):
+            return "; the broker's name is given by --name"
+        case EnrolmentUnavailable() if error.__cause__ is not None:  # It gave no answer that says anything.
+            return "; is the service running (fleet-provisioning serve), and are --provisioning and --cafile right?"
+        case _:
+            return ""

@@ -13,11 +13,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_settings import NoDecode
 
 from broker.setting_types import CountOrNone, File, Interval, Name, TrustDomain, Whole, several
+from provisioning.durations import seconds_in
 from provisioning.pki.identity import Role
 
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_GRACE = re.compile(r"grace\s+(\d+(?:\.\d+)?)\s*([smhd]?)")
+_GRACE = re.compile(r"grace\s+(.*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,11 @@ def _status_policy(value: object) -> object:
         text = value.strip().lower()
         if text in {"require", "advisory"}:
             return StatusPolicy(0.0 if text == "require" else None)
-        if found := _GRACE.fullmatch(text):
-            return StatusPolicy(float(found[1]) * _SECONDS[found[2] or "s"])
+        if (found := _GRACE.fullmatch(text)) and (seconds := seconds_in(found[1])) is not None:
+            return StatusPolicy(seconds)
     if value is None or isinstance(value, StatusPolicy):
         return value
-    raise ValueError(f"{value!r} is none of: require, advisory, grace <time> (such as: grace 12h)")
+    raise ValueError(f"{value!r} is none of: require, advisory, grace <time> with its unit (such as: grace 12h)")
 
 
 def _http_url(value: str) -> str:

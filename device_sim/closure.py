@@ -22,6 +22,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 
+from device_sim.printable import printable
+
 REVOKED = "REVOKED"
 """First word of the reason string of everything the broker does because a certificate is revoked."""
 
@@ -89,6 +91,8 @@ class Verdict(Enum):
 class Closure:
     """How one connection ended. *at* is `time.monotonic`; *number* the MQTT reason code, if there was one.
 
+    *reason* is the peer's words, made `printable`: they end in reports and on terminals.
+
     *retry_after* is for how many seconds the broker asks the device to stay away, if it does.
     """
 
@@ -98,6 +102,10 @@ class Closure:
     at: float
     number: int | None = None
     retry_after: float | None = None
+
+    def __post_init__(self) -> None:
+        """Keep what can be read."""
+        object.__setattr__(self, "reason", printable(self.reason))
 
     def __str__(self) -> str:
         return f"{self.layer} {self.code}" + (f" ({self.reason})" if self.reason else "")

@@ -38,7 +38,7 @@ from typing import Any, BinaryIO, Self
 
 from device_sim.credential import HeldCredential
 from provisioning.pki.identity import Identity, InvalidIdentity, Role
-from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem, load_key
+from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem, load_key, opened_anew
 from provisioning.pki.tls import CredentialFiles
 
 SCHEMA = 1
@@ -259,7 +259,6 @@ class FleetDirectory:
 def write_whole(path: Path, content: bytes) -> None:
     """Write *content* to *path* with mode 0600: whole, or not at all."""
     beside = path.with_name(f".{path.name}.new")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+    with os.fdopen(opened_anew(beside), "wb") as file:
         file.write(content)
     beside.replace(path)

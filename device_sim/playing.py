@@ -14,10 +14,11 @@ from pathlib import Path
 
 import typer
 
+from device_sim.broker_words import HOST, PORT, shown
 from device_sim.contestant import Contestant
 from device_sim.descriptors import TooFewDescriptors, have
 from device_sim.driver import Driver
-from device_sim.endpoint import address_in, endpoint_of
+from device_sim.endpoint import endpoint_of
 from device_sim.enrolling import enrol_fleet, names_of
 from device_sim.evidence import Given, presenting
 from device_sim.explanation import explained
@@ -41,13 +42,12 @@ from provisioning.client.est import EstClient
 
 _ENROLLING_AT_ONCE = 16
 _GROUP = "meters"
-_BROKER = "localhost:8883"
 
 
 def play(
     scenario: str,
     fleet: Path | None,
-    broker: str | None,
+    broker: tuple[str, int] | None,
     server_name: str | None,
     self_hosted: bool,
     against: Contestant,
@@ -71,7 +71,9 @@ def play(
     _check_where(fleet, broker, server_name, against, self_hosted=self_hosted)
 
     async def story(interruption: Interruption) -> Document:
-        where = _self_hosted(chosen, against, view) if fleet is None else _on(fleet, broker or _BROKER, server_name)
+        where = (
+            _self_hosted(chosen, against, view) if fleet is None else _on(fleet, broker or (HOST, PORT), server_name)
+        )
         async with where as target:
             addresses = _sources(target.broker, sources, chosen.devices)
             played = Run(chosen, target, Manner(driver, workers, addresses, hybrid_key_exchange))
@@ -96,7 +98,12 @@ def play(
 
 
 def _check_where(
-    fleet: Path | None, broker: str | None, server_name: str | None, against: Contestant, *, self_hosted: bool
+    fleet: Path | None,
+    broker: tuple[str, int] | None,
+    server_name: str | None,
+    against: Contestant,
+    *,
+    self_hosted: bool,
 ) -> None:
     """Raise `typer.BadParameter` if the options do not name one place to run."""
     if self_hosted and fleet is not None:
@@ -123,11 +130,11 @@ def _changed(scenario: Scenario, devices: int | None, seed: int | None) -> Scena
 
 
 @asynccontextmanager
-async def _on(directory: Path, broker: str, server_name: str | None) -> AsyncIterator[Target]:
+async def _on(directory: Path, broker: tuple[str, int], server_name: str | None) -> AsyncIterator[Target]:
     fleet = FleetDirectory.read(directory)
-    endpoint = await _endpoint(broker, server_name)
+    endpoint = await endpoint_of(*broker, server_name)
     async with operator_of(fleet) as operator:
-        yield Target(endpoint, fleet, fleet.origin.provisioning_url, operator, broker_name=broker)
+        yield Target(endpoint, fleet, fleet.origin.provisioning_url, operator, broker_name=shown(*broker))
 
 
 @asynccontextmanager
@@ -159,11 +166,3 @@ async def _self_hosted(scenario: Scenario, against: Contestant, view: View) -> A
             watching.cancel()
     finally:
         shutil.rmtree(directory)
-
-
-async def _endpoint(broker: str, server_name: str | None) -> Endpoint:
-    try:
-        host, port = address_in(broker)
-    except ValueError as error:
-        raise typer.BadParameter(f"--broker {broker}: {error}") from None
-    return await endpoint_of(host, port, server_name)

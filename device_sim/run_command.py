@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from device_sim.broker_words import BrokerOption, HostOption, PortOption, named
 from device_sim.contestant import Contestant
 from device_sim.driver import Driver
 from device_sim.late_imports import late_imports
@@ -39,20 +40,15 @@ def run_scenario(
         str, typer.Argument(help="A built-in scenario (see `scenarios`), a TOML file, or a Python file.")
     ],
     fleet: Annotated[
-        Path | None, typer.Option(help="The fleet's directory, from `fleet-sim enrol`.", show_default=False)
+        Path | None,
+        typer.Option(help="The fleet's directory, from `fleet-sim enrol`; its broker: --broker.", show_default=False),
     ] = None,
-    broker: Annotated[
-        str | None,
-        typer.Option(
-            help="With --fleet: the broker, HOST, HOST:PORT or mqtts://HOST:PORT (default: localhost:8883).",
-            show_default=False,
-        ),
-    ] = None,
+    broker: BrokerOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
     server_name: Annotated[
         str | None,
-        typer.Option(
-            help="With --fleet: the name in the broker's certificate (default: that of --broker).", show_default=False
-        ),
+        typer.Option(help="The name in the broker's certificate (default: that of --broker).", show_default=False),
     ] = None,
     self_hosted: Annotated[
         bool, typer.Option("--self-hosted", help="Start provisioning, broker and a fleet of its own, and remove them.")
@@ -96,6 +92,6 @@ def run_scenario(
         from device_sim.playing import play
 
     play(
-        scenario, fleet, broker, server_name, self_hosted, against, devices, seed, sources, driver, workers,
-        hybrid_key_exchange, output, as_json,
+        scenario, fleet, named(broker, host, port), server_name, self_hosted, against, devices, seed, sources, driver,
+        workers, hybrid_key_exchange, output, as_json,
     )  # fmt: skip

@@ -27,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from device_sim.report import Check, Report
+from device_sim.terminal import WordsOnly
 
 if TYPE_CHECKING:
     from device_sim.intruders import Finding
@@ -279,7 +280,7 @@ class View:
 
 def _console(file: TextIO) -> Console:
     # Without a terminal rich assumes 80 columns and breaks lines that a log should keep whole.
-    return Console(file=file, width=None if file.isatty() else _LOG_WIDTH)
+    return WordsOnly(file=file, width=None if file.isatty() else _LOG_WIDTH)
 
 
 def _mark(check: Check) -> str:

@@ -47,6 +47,7 @@ from provisioning.store.authorities import StoredAuthority
 from provisioning.store.crl_shards import CrlShard
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
+from provisioning.store.usable import usable
 
 _ROOT_CRL_LIFE: Final = timedelta(days=365)
 STRANGER_REMEDY: Final = (
@@ -169,7 +170,8 @@ async def _furnish(keys: _NewKeys, server_names: Sequence[str], clock: Callable[
     make_audit_key(files)
     database = Database(settings.resolved_database_url, read_audit_key(files))
     try:
-        await schema.upgrade(database)
+        with usable(database):
+            await schema.upgrade(database)
         if any((await database.read(devices.count)).values()):
             raise ConfigurationError(
                 f"database_url: {database.shown_url} holds another authority's records: "

@@ -87,9 +87,13 @@ class AuthorityLife:
         """Where the CAs' keys are."""
         return SignerPlaces(self.files, self.settings)
 
-    async def export_csr(self, line: str = DEFAULT_LINE) -> bytes:
-        """Make the key of a line's next CA, unless it waits for its certificate already; return its request, PEM."""
-        name, subject, key = await self._next_key(check_line(line))
+    async def export_csr(self, line: str = DEFAULT_LINE, *, another: bool = False) -> bytes:
+        """Make the key of a line's next CA, unless it waits for its certificate already; return its request, PEM.
+
+        *another*: also where one is announced.
+        """
+        await self._check_none_waits(check_line(line), another=another)
+        name, subject, key = await self._next_key(line)
         csr = issuing_ca_csr(subject, key)
         self.transcript.say(f"Request of {name}: {csr.subject.rfc4514_string()}")
         return csr.public_bytes(Encoding.PEM)
@@ -117,12 +121,13 @@ class AuthorityLife:
         await self._announce(name, certificate, new_root, sum(each.kind is AuthorityKind.ROOT for each in found) + 1)
         return name
 
-    async def begin(self, line: str = DEFAULT_LINE, root_name: str | None = None) -> str:
+    async def begin(self, line: str = DEFAULT_LINE, root_name: str | None = None, *, another: bool = False) -> str:
         """Make a line's next CA, have its root sign it, and announce it; return its name.
 
-        The root is the one called *root_name*, or what `root_for` chooses.
+        The root is the one called *root_name*, or what `root_for` chooses. *another*: also where one is announced.
         """
-        root = self._with_key(root_for(check_line(line), await self.every(), root_name))
+        await self._check_none_waits(check_line(line), another=another)
+        root = self._with_key(root_for(line, await self.every(), root_name))
         name, subject, key = await self._next_key(line)
         now = self.clock()
         serial = serials.new_serial()
@@ -218,10 +223,22 @@ class AuthorityLife:
         *invalidity_date* is since when its key is known or suspected to be in other hands (RFC 5280 §5.3.2).
         """
         grounds = grounds_of(reason, invalidity_date, self.clock())
+        await self.to_revoke(name)
+        by = operator_name()
+        outcome = await self.database.write(
+            lambda connection: revoke_authority(connection, name, grounds, by=by, now=self.clock())
+        )
+        await self.write_bundle()
+        return outcome
+
+    async def to_revoke(self, name: str) -> StoredAuthority:
+        """Return the issuing CA called *name*; raise `ConfigurationError` if there is none, or it cannot be revoked."""
         found = await self.every()
         chosen = next((each for each in found if each.name == name and each.kind is AuthorityKind.ISSUING), None)
         if chosen is None:
             raise ConfigurationError(f"there is no issuing CA {name!r}; there are {described(found)}")
+        if chosen.state is AuthorityState.REVOKED:
+            raise ConfigurationError(f"{name} is revoked already")
         if chosen.state is AuthorityState.ACTIVE:
             raise ConfigurationError(
                 f"{name} is the one that issues: begin a successor and activate it --without-waiting first, or end a "
@@ -239,12 +256,7 @@ class AuthorityLife:
             raise ConfigurationError(
                 f"the root that has signed {name} has to sign a CRL, and its key is not here: bring it back first"
             )
-        by = operator_name()
-        outcome = await self.database.write(
-            lambda connection: revoke_authority(connection, name, grounds, by=by, now=self.clock())
-        )
-        await self.write_bundle()
-        return outcome
+        return chosen
 
     async def renew_operator(self, revoked: RevokedAuthority) -> bool:
         """Issue the first operator's certificate again, if it was among what was revoked; return whether it was.
@@ -313,6 +325,19 @@ class AuthorityLife:
         self.transcript.certificate(f"Issuing CA {name}", certificate)
         replace_file(self.files.certificate(name), pem_of(certificate))
         await self.write_bundle()
+
+    async def _check_none_waits(self, line: str, *, another: bool) -> None:
+        """Raise `ConfigurationError` where a CA of *line* is announced already, unless *another* is wanted."""
+        waiting = [
+            each.name
+            for each in await self.every()
+            if (each.kind, each.state, each.line) == (AuthorityKind.ISSUING, AuthorityState.ANNOUNCED, line)
+        ]
+        if waiting and not another:
+            raise ConfigurationError(
+                f"line {line} has its next CA already, {' and '.join(waiting)}: ca rollover activate {waiting[-1]} has "
+                f"it issue, ca revoke {waiting[-1]} --reason superseded ends it, --another makes one more beside it"
+            )
 
     async def _next_key(self, line: str) -> tuple[str, x509.Name, PrivateKey]:
         name, number = next_name(line, {each.name for each in await self.every()})

@@ -14,11 +14,13 @@ import typer
 
 from provisioning.ca_root_commands import root_app
 from provisioning.ceremony_command import (
+    Another,
     Ceremony,
     Facts,
     Output,
     ceremonial,
     ceremonial_without_keys,
+    now,
     read_file,
     with_store,
     write_new,
@@ -100,6 +102,7 @@ def export_csr(
     ceremony: Ceremony,
     output: Output,
     line: Line = "default",
+    another: Another = False,
 ) -> None:
     """Make the key of the next issuing CA and write the request that a root elsewhere signs.
 
@@ -111,7 +114,7 @@ def export_csr(
     """  # noqa: D301
 
     async def work(life: AuthorityLife) -> Facts:
-        write_new(output, await life.export_csr(line))
+        write_new(output, await life.export_csr(line, another=another))
         life.transcript.say(f"Written: {output}")
         return {"request": str(output)}
 
@@ -147,6 +150,7 @@ def begin(
         str | None,
         typer.Option(help="The root that signs it (default: the line's, or its successor).", show_default=False),
     ] = None,
+    another: Another = False,
 ) -> None:
     """Make the next issuing CA with the root's key that is here, and announce it. Nothing is issued by it yet.
 
@@ -156,7 +160,7 @@ def begin(
     """  # noqa: D301
 
     async def work(life: AuthorityLife) -> Facts:
-        return _announced(life, await life.begin(line, root))
+        return _announced(life, await life.begin(line, root, another=another))
 
     ceremony.hold("ca rollover begin", work)
 
@@ -242,12 +246,22 @@ def revoke(
       fleet-provisioning ca revoke issuing-ca --reason cACompromise --dir /var/lib/fleet
     """  # noqa: D301
     from provisioning.revocation.of_authority import AUTHORITY_REASONS
+    from provisioning.store.certificates import good_of_issuer
 
     if reason not in AUTHORITY_REASONS:
         raise typer.BadParameter(f"of a CA it can be: {', '.join(AUTHORITY_REASONS)}", param_hint="--reason")
     since = invalidity_date
-    if not yes:
-        typer.confirm(f"Revoke {name} and everything that it has issued, for ever?", abort=True, err=ceremony.as_json)
+
+    async def look(life: AuthorityLife) -> int:
+        chosen = await life.to_revoke(name)
+        good = await life.database.read(lambda connection: good_of_issuer(connection, chosen.key_id, now()))
+        return len(good)
+
+    if not yes:  # Not in the ceremony: while its loop runs, an interrupt does not reach who waits for an answer.
+        whose = counted(ceremony.look(look), "certificate")
+        typer.confirm(
+            f"Revoke {name} and with it {whose} that it has issued, for ever?", abort=True, err=ceremony.as_json
+        )
 
     async def work(life: AuthorityLife) -> Facts:
         outcome = await life.revoke(name, reason, since)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from provisioning.ceremony_command import (
+    Another,
     Ceremony,
     Facts,
     Output,
@@ -34,8 +35,9 @@ root_app = command_group(help="The root: sign with it, succeed it.")
 @ceremonial
 def begin_root(
     ceremony: Ceremony,
+    another: Another = False,
 ) -> None:
-    """Make the next root, with the certificates that carry trust between it and the one before; announce all three.
+    """Make the next root, with the certificates that carry trust between it and the one before; all three are told.
 
     \b
     Example:
@@ -44,9 +46,11 @@ def begin_root(
     from provisioning.root_life import RootLife
 
     async def work(life: AuthorityLife) -> Facts:
-        name = await RootLife(life).begin()
-        life.transcript.say(f"{name} is announced. The next issuing CA is signed by it: ca rollover begin")
-        return {"name": name, "state": "announced"}
+        name = await RootLife(life).begin(another=another)
+        life.transcript.say(
+            f"{name} is active: in the bundle and in /cacerts. The next issuing CA is signed by it: ca rollover begin"
+        )
+        return {"name": name, "state": "active"}
 
     ceremony.hold("ca root begin", work)
 

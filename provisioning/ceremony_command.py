@@ -40,6 +40,9 @@ PinFile = Annotated[
 Witness = Annotated[
     list[str] | None, typer.Option(help="Who watches the ceremony; repeat it. Goes into the transcript.")
 ]
+Another = Annotated[
+    bool, typer.Option("--another", help="Make it although the one before it has not taken its place yet.")
+]
 Output = Annotated[Path, typer.Option(help="Where to write it; an existing file is not overwritten.")]
 
 
@@ -64,12 +67,8 @@ class Ceremony:
         """
         from provisioning.authority_life import AuthorityLife
         from provisioning.ceremony_transcript import Transcript, operator_name
-        from provisioning.config import load_settings
-        from provisioning.logs import configure_logging
         from provisioning.store import audit
         from provisioning.store.audit import Action
-
-        configure_logging()
 
         async def run(settings: Settings, database: Database) -> None:
             tell = show_aside if self.as_json else show
@@ -88,10 +87,27 @@ class Ceremony:
             if self.as_json:
                 print_document({"ceremony": title, **told, **facts, "transcript": str(path)})
 
+        self._opened(run)
+
+    def look(self, work: Callable[[AuthorityLife], Awaitable[ResultT]]) -> ResultT:
+        """Return what *work* finds out, before there is a ceremony: it changes nothing, and nothing is told of it."""
+        from provisioning.authority_life import AuthorityLife
+        from provisioning.ceremony_transcript import Transcript
+
+        async def run(settings: Settings, database: Database) -> ResultT:
+            return await work(AuthorityLife(settings, database, now, Transcript("", now, lambda _: None)))
+
+        return self._opened(run)
+
+    def _opened(self, work: Callable[[Settings, Database], Awaitable[ResultT]]) -> ResultT:
+        from provisioning.config import load_settings
+        from provisioning.logs import configure_logging
+
+        configure_logging()
         flags: dict[str, object] = {"passphrase_file": self.passphrase_file, "pkcs11_pin_file": self.pin_file}
         try:
             settings = load_settings(self.directory, **flags)
-            asyncio.run(_open(settings, lambda database: run(settings, database)))
+            return asyncio.run(_open(settings, lambda database: work(settings, database)))
         except (ConfigurationError, Refused) as error:
             raise fail(str(error)) from error
 
@@ -135,13 +151,15 @@ async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT
     from provisioning.own_credentials import SERVER_NAME
     from provisioning.store import authorities, schema
     from provisioning.store.database import Database
+    from provisioning.store.usable import usable
 
     configure_logging()  # Not to stdout, where the result goes.
     files = AuthorityFiles(settings.directory)
     database = Database(settings.resolved_database_url, read_audit_key(files))
     root, issuing = read_certificate(files.certificate(ROOT_CA)), read_certificate(files.certificate(ISSUING_CA))
     try:
-        await schema.upgrade_founded(database, SERVER_NAME)
+        with usable(database):
+            await schema.upgrade_founded(database, SERVER_NAME)
         await database.write(lambda connection: authorities.adopt(connection, root, issuing, now()))
         return await work(database)
     finally:

@@ -10,9 +10,9 @@ import os
 import tomllib
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, HttpUrl, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -22,11 +22,15 @@ from pydantic_settings import (
 )
 
 from provisioning.config_words import explain, no_such
+from provisioning.durations import with_its_unit
 from provisioning.errors import ConfigurationError
 from provisioning.metrics_exposure import MetricsExposure
 
 ENVIRONMENT_PREFIX: Final = "FLEET_PROVISIONING_"
 SETTINGS_FILE: Final = "provisioning.toml"
+Duration = Annotated[timedelta, BeforeValidator(with_its_unit)]
+Life = Annotated[timedelta, Field(ge=timedelta(minutes=1), le=timedelta(days=825)), BeforeValidator(with_its_unit)]
+"""Of a certificate: what a profile allows (`provisioning.ca.profile`), said of the setting that was written."""
 
 
 class ProfileSettings(BaseModel):
@@ -35,8 +39,8 @@ class ProfileSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     role: str | None = None
-    life: timedelta | None = None
-    backdate: timedelta | None = None
+    life: Duration | None = None
+    backdate: Duration | None = None
     key_types: tuple[str, ...] | None = None
     minimum_rsa_bits: int | None = None
     extended_key_usages: tuple[str, ...] | None = None
@@ -81,27 +85,28 @@ class Settings(BaseSettings):
     pkcs11_pin: SecretStr | None = None
     pkcs11_pin_file: Path | None = None
 
-    device_life: timedelta = timedelta(days=30)
-    broker_life: timedelta = timedelta(days=30)
-    service_life: timedelta = timedelta(days=90)
-    operator_life: timedelta = timedelta(days=365)
-    provisioning_life: timedelta = timedelta(days=365)
+    device_life: Life = timedelta(days=30)
+    broker_life: Life = timedelta(days=30)
+    service_life: Life = timedelta(days=90)
+    operator_life: Life = timedelta(days=365)
+    provisioning_life: Life = timedelta(days=365)
 
     profiles: dict[str, ProfileSettings] = {}
     """What certificates of each kind may have, see `provisioning.ca.profile`."""
     key_blocklist: Path | None = None
     """Published keys that nobody may enrol, in the badkeys format; None: no list."""
 
-    crl_life: timedelta = timedelta(days=1)
+    crl_life: Duration = Field(default=timedelta(days=1), ge=timedelta(seconds=1), le=timedelta(days=366))
+    """From thisUpdate to nextUpdate, which are whole seconds."""
     crl_debounce_seconds: float = Field(default=0.5, ge=0, le=60)
     crl_shards: int = Field(default=0, ge=0, le=256)
     """Into how many parts the CRL is divided for certificates issued from now on; 0: one list for all."""
-    ocsp_life: timedelta = Field(default=timedelta(days=1), ge=timedelta(minutes=1), le=timedelta(days=7))
+    ocsp_life: Duration = Field(default=timedelta(days=1), ge=timedelta(minutes=1), le=timedelta(days=7))
     """From thisUpdate to nextUpdate. Caches keep an answer for five minutes at most whatever this is."""
-    ocsp_signer_life: timedelta = Field(default=timedelta(days=7), ge=timedelta(minutes=2), le=timedelta(days=30))
+    ocsp_signer_life: Duration = Field(default=timedelta(days=7), ge=timedelta(minutes=2), le=timedelta(days=30))
     webhook_cafile: Path | None = None
     """Whom an https webhook's certificate must come from; None: our own CAs."""
-    token_retention: timedelta = Field(default=timedelta(days=90), ge=timedelta(), le=timedelta(days=3650))
+    token_retention: Duration = Field(default=timedelta(days=90), ge=timedelta(), le=timedelta(days=3650))
     """How long a token that was spent, voided or has expired stays in the store."""
     manufacturer_list_refresh_seconds: float = Field(default=3600.0, ge=60, le=604_800)
     """How often a manufacturer's list is fetched at least where it has a URL; sooner, where it ends before."""

@@ -14,6 +14,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from provisioning.durations import REMEDY
+
 _REFERENCE: Final = "docs/reference/settings-of-provisioning.md"
 _DURATIONS: Final = frozenset({"time_delta_parsing", "time_delta_type"})
 
@@ -31,7 +33,7 @@ def explain(error: Any, prefix: str, file: Path, flags: Mapping[str, Any], known
     if error["type"] == "extra_forbidden":
         message = no_such(keys[-1], known[keys[0] if len(keys) > 1 else ""])
     elif error["type"] in _DURATIONS:
-        message = "write a duration as ISO 8601 has them, such as P30D or PT12H"
+        message = REMEDY
     if keys[0] in flags:
         return f"--{keys[0].replace('_', '-')}: {message}"
     key = ".".join(keys)

@@ -32,6 +32,7 @@ from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import ISSUING_CA, OPERATOR, SERVER, AuthorityFiles, read_certificate
 from provisioning.store import audit_findings, schema
 from provisioning.store.database import Database
+from provisioning.store.usable import reason_of
 
 _PRIVATE_DIRECTORY: Final = 0o700
 _PRIVATE_FILE: Final = 0o600
@@ -202,10 +203,9 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
     except ConfigurationError as error:
         yield failed("database", str(error), "restore it from the backup, or name the right one")
     except Refused as refusal:
-        reason = refusal.__cause__ or refusal
         yield failed(
             "database",
-            f"{where} cannot be used: {' '.join(str(getattr(reason, 'orig', reason)).split())}",
+            f"{where} cannot be used: {reason_of(refusal)}",
             "start it, and check database_url, its firewall and the service's rights",
         )
     finally:

@@ -63,6 +63,11 @@ class HttpsCredential:
             raise AssertionError("there is a credential before there is a listener")
         return self._context
 
+    @property
+    def certificate(self) -> x509.Certificate:
+        """What new connections are shown, after the first `issue_with`."""
+        return x509.load_pem_x509_certificate(self._shown)
+
     def trust(self, anchors: Sequence[x509.Certificate]) -> None:
         """Accept the certificates of these CAs from now on, and tell so in the bundle."""
         self._anchors = anchors

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Final
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from starlette.requests import Request
 from starlette.responses import Response
@@ -36,6 +36,7 @@ class Metrics:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self._clock = clock
         self._requests = Counter(
             "fleet_provisioning_requests_total",
@@ -119,7 +120,9 @@ class PartsCollector:
         number = GaugeMetricFamily("fleet_provisioning_crl_number", "Number of the newest list.", labels=["list"])
         entries = GaugeMetricFamily("fleet_provisioning_crl_entries", "Entries of the newest list.", labels=["list"])
         ends = GaugeMetricFamily(
-            "fleet_provisioning_crl_next_update_seconds", "When the list lapses, seconds since 1970.", labels=["list"]
+            "fleet_provisioning_crl_next_update_timestamp_seconds",
+            "When the list lapses, seconds since 1970.",
+            labels=["list"],
         )
         for name, publisher in self._publishers.items():
             if (crl := publisher.current) is not None:
@@ -151,7 +154,7 @@ class ManufacturersCollector:
     def collect(self) -> Iterable[Metric]:
         """Yield them."""
         lists = GaugeMetricFamily(
-            "fleet_provisioning_manufacturer_list_next_update_seconds",
+            "fleet_provisioning_manufacturer_list_next_update_timestamp_seconds",
             "Until when a manufacturer's lists hold, seconds since 1970.",
             labels=["manufacturer"],
         )

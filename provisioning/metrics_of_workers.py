@@ -32,10 +32,11 @@ Page = Callable[[], Awaitable[bytes]]
 """Returns what Prometheus reads."""
 
 
-def page_of(registry: CollectorRegistry, fellows: FellowWorkers | None) -> Page:
-    """Return the page of this process alone, or of it and its *fellows*."""
+def page_of(registry: CollectorRegistry, fellows: FellowWorkers | None, refresh: Callable[[], Awaitable[None]]) -> Page:
+    """Return the page of this process alone, or of it and its *fellows*; *refresh* comes before a look at it."""
 
     async def page() -> bytes:
+        await refresh()
         if fellows is None:
             return generate_latest(registry)
         answers: dict[int, bytes | None] = await fellows.ask(QUESTION)

@@ -34,7 +34,7 @@ from provisioning.ca.server_names import check_host_name
 from provisioning.enrolment.operator_roles import change_operator_role
 from provisioning.files import OPERATOR, SERVER, AuthorityFiles, pem_of, read_certificate
 from provisioning.operator_role import OperatorRole
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import PROVISIONING, Identity, Role
 from provisioning.pki.keys import KeyFileError, generate_key, key_to_pem, load_key, spki_fingerprint, write_private
 from provisioning.pki.revocation import certificate_key
 from provisioning.store import audit, certificates, device_keys, devices, serials
@@ -43,7 +43,7 @@ from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
 
 OPERATOR_NAME: Final = "admin"
-SERVER_NAME: Final = "provisioning"
+SERVER_NAME: Final = PROVISIONING
 DEFAULT_SERVER_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
 log = structlog.get_logger(__name__)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Final
 
 import structlog
+from cryptography import x509
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
@@ -47,12 +48,14 @@ from provisioning.enrolment.webhook import Webhooks
 from provisioning.enrolment_trust import EnrolmentTrust
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.fellow_workers import Answer, FellowWorkers, everywhere
+from provisioning.files import SERVER
 from provisioning.https_credential import HttpsCredential
 from provisioning.issuing_policy import key_policy_of, profiles_of
 from provisioning.listening import Listening
 from provisioning.live_authorities import LiveAuthorities
 from provisioning.metrics import ManufacturersCollector, Metrics, PartsCollector, metrics_routes
-from provisioning.metrics_of_workers import QUESTION, StartsCollector, page_of, snapshot
+from provisioning.metrics_of_health import HealthCollector, issuers_and_roots
+from provisioning.metrics_of_workers import QUESTION, Page, StartsCollector, page_of, snapshot
 from provisioning.own_credentials import SERVER_NAME, OwnCredentials
 from provisioning.pki.tls import TlsConfigurationError
 from provisioning.recall_watch import RecallWatch
@@ -149,13 +152,16 @@ async def build(
     trust = EnrolmentTrust(database, utc_now, credential.let_through)
     await trust.refresh()
     metrics = Metrics()
+    readiness = Readiness(database, live.active, live.ocsp_signers, live.publishers, utc_now)
+    health = HealthCollector(readiness.checks(), lambda: {SERVER: credential.certificate, **_own_cas(live)})
+    metrics.registry.register(health)
     questions = OcspQuestions(responder, ocsp_rates(settings, metrics))
     metrics.registry.register(PartsCollector(feed, live.publishers, questions.answered_so_far))
     manufacturers = ManufacturerWatch(database, utc_now)
     fellows: FellowWorkers | None = None
     if place is not None:
         metrics.registry.register(StartsCollector(place.starts))
-        fellows = FellowWorkers(place, _answers(metrics, trust, feed))
+        fellows = FellowWorkers(place, _answers(metrics, health, trust, feed))
     trust_changed = everywhere(trust.refresh, fellows, _TRUST)
 
     def webhook_anchors(settings: Settings) -> Path:
@@ -239,7 +245,7 @@ async def build(
             *([] if fellows is None else [fellows.run]),
         ],
         https,
-        _plain(settings, metrics, fellows, live, database, questions),
+        _plain(settings, metrics, page_of(metrics.registry, fellows, health.refresh), live, readiness, questions),
         credential,
         lambda again: Reloader(
             settings,
@@ -254,19 +260,18 @@ async def build(
 def _plain(
     settings: Settings,
     metrics: Metrics,
-    fellows: FellowWorkers | None,
+    page: Page,
     live: LiveAuthorities,
-    database: Database,
+    readiness: Readiness,
     questions: OcspQuestions,
 ) -> Starlette:
     """Return what is served without TLS: what relying parties fetch, OCSP, figures, and whether all is well."""
-    readiness = Readiness(database, live.active, live.ocsp_signers, live.publishers, utc_now)
     http = new_application(
         settings,
         metrics,
         port="http",
         routes=[
-            *metrics_routes(page_of(metrics.registry, fellows), settings.metrics),
+            *metrics_routes(page, settings.metrics),
             *relying_party_routes(live.publishers, live.told.certificates),
             *health_routes(readiness.checks()),
         ],
@@ -281,10 +286,18 @@ async def _followers(feed: RevocationFeed, fellows: FellowWorkers | None) -> int
     return feed.subscribers + sum(int(answer) for answer in answers.values() if answer is not None)
 
 
-def _answers(metrics: Metrics, trust: EnrolmentTrust, feed: RevocationFeed) -> Mapping[str, Answer]:
+def _own_cas(live: LiveAuthorities) -> dict[str, x509.Certificate]:
+    active = [each.issuer.certificate for each in live.active().values() if each is not None]
+    return issuers_and_roots(live.told.certificates, active)
+
+
+def _answers(
+    metrics: Metrics, health: HealthCollector, trust: EnrolmentTrust, feed: RevocationFeed
+) -> Mapping[str, Answer]:
     """Return what other workers may ask this one."""
 
     async def figures() -> bytes:
+        await health.refresh()
         return snapshot(metrics.registry)
 
     async def followers() -> bytes:

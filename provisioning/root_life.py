@@ -14,6 +14,7 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.engine import Connection
@@ -26,7 +27,7 @@ from provisioning.own_credentials import replace_file
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.store import authorities, serials
 from provisioning.store.audit import Action
-from provisioning.store.authorities import AuthorityKind, AuthorityState, described
+from provisioning.store.authorities import AuthorityKind, AuthorityState, StoredAuthority, described
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,18 @@ class RootLife:
 
     life: AuthorityLife
 
-    async def begin(self) -> str:
-        """Make a successor of the newest root, with the certificates between the two; return its name."""
+    async def begin(self, *, another: bool = False) -> str:
+        """Make a successor of the newest root, with the certificates between the two; return its name.
+
+        *another*: also where nothing has come of the newest one yet.
+        """
         old = await self.life.newest_root()
         found = await self.life.every()
+        if not another and not _under(old, found):
+            raise ConfigurationError(
+                f"{old.name} is the next root already, and no issuing CA is under it yet: ca rollover begin has it "
+                f"sign one, ca root retire {old.name} ends it, --another makes one more after it"
+            )
         name = f"root-{sum(each.kind is AuthorityKind.ROOT for each in found) + 1}"
         old_key = self.life.places.open_for(old.name, old.certificate)
         key, signer = self.life.places.create(name)
@@ -85,12 +94,7 @@ class RootLife:
             chosen = next((each for each in roots if each.name == name), None)
             if chosen is None:
                 raise ConfigurationError(f"there is no root {name!r} to retire; there are {described(roots)}")
-            under = [
-                each.name
-                for each in found
-                if each.kind is AuthorityKind.ISSUING and each.state.trusted
-                and is_issued_by(each.certificate, chosen.certificate)
-            ]  # fmt: skip
+            under = _under(chosen, found)
             if under or len(roots) == 1:
                 what = f"{', '.join(under)} live under it" if under else "it is the only one"
                 raise ConfigurationError(f"{name} cannot be retired: {what}")
@@ -101,3 +105,14 @@ class RootLife:
 
         await self.life.database.write(transaction)
         await self.life.write_bundle()
+
+
+def _under(root: StoredAuthority, found: Sequence[StoredAuthority]) -> list[str]:
+    """Return the names of the issuing CAs that live under *root*."""
+    return [
+        each.name
+        for each in found
+        if each.kind is AuthorityKind.ISSUING
+        and each.state.trusted
+        and is_issued_by(each.certificate, root.certificate)
+    ]

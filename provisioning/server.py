@@ -50,6 +50,7 @@ from provisioning.service_signals import ServiceSignals, service_signals
 from provisioning.store import audit, schema
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
+from provisioning.store.usable import usable
 from provisioning.worker_place import WorkerPlace
 
 log = structlog.get_logger(__name__)
@@ -187,11 +188,9 @@ async def _open_store(settings: Settings, files: AuthorityFiles) -> AsyncIterato
         make_audit_key(files)
     database = Database(settings.resolved_database_url, read_audit_key(files))
     try:
-        try:
+        with usable(database):
             if await schema.upgrade_founded(database, SERVER_NAME):
                 log.info("database schema upgraded")
-        except Refused as refusal:
-            raise _unusable(database) from refusal
         serial_numbers = SerialNumbers(database)
         yield database, serial_numbers
         try:
@@ -207,19 +206,12 @@ async def _check_no_audit_log(settings: Settings, files: AuthorityFiles) -> None
     database = Database(settings.resolved_database_url)
     try:
         schema.check_there(database)
-        if await database.read(audit.has_entries):
+        with usable(database):
+            has_entries = await database.read(audit.has_entries)
+        if has_entries:
             raise ConfigurationError(
                 f"{files.audit_key} is missing, and the audit log has entries that it alone vouches for: restore it "
                 "from the backup"
             )
-    except Refused as refusal:
-        raise _unusable(database) from refusal
     finally:
         await database.close()
-
-
-def _unusable(database: Database) -> ConfigurationError:
-    return ConfigurationError(
-        f"database_url: the database {database.shown_url} cannot be used, the log says why; "
-        "is it running, and may the service connect to it?"
-    )

@@ -40,6 +40,7 @@ from broker.engine import Engine
 from broker.histogram import Histogram
 from broker.metrics import Metrics
 from broker.own_certificate import read_certificate
+from provisioning.pki.crl import CrlProblem
 from provisioning.version import product_version
 
 PREFIX = "fleet_broker"
@@ -58,6 +59,11 @@ _LABELLED = {
     "ocsp_rechecks": ("ocsp_rechecks", "questions to OCSP responders about connected clients: answered, failed"),
     "reloads": ("reloads", "settings read anew, by part and outcome"),
 }
+_BEFORE_THEY_HAPPEN = {
+    "revocation_alarms": (*CrlProblem, "OCSP_FAILED", "STAPLE_FAILED", "OWN_CERTIFICATE_REVOKED"),
+    "audit_entries": ("written", "lost", "write failed"),
+}
+"""Shown at nought: a series that begins with its first event has not increased by it, and no alert hears of it."""
 _DROPPED = "dropped_"
 _HELP = {
     "connections_accepted": "TCP connections accepted",
@@ -153,11 +159,11 @@ class _Figures(Collector):
         yield family
         yield _gauge("queued_messages", "messages that wait for a client", seen.queued)
         yield _gauge("inflight_messages", "messages sent and not acknowledged", seen.inflight)
-        days = GaugeHistogramMetricFamily(
-            _named("device_certificate_days_left"), "days until the certificates of connected devices end"
+        left = GaugeHistogramMetricFamily(
+            _named("device_certificate_seconds_left"), "seconds until the certificates of connected devices end"
         )
-        days.add_metric((), list(seen.days_left.buckets()), seen.days_left.sum)
-        yield days
+        left.add_metric((), list(seen.seconds_left.buckets()), seen.seconds_left.sum)
+        yield left
 
     def _revocation(self) -> Iterator[Metric]:
         admission = self._engine.admission
@@ -257,8 +263,9 @@ def _by_name(name: str, values: dict[str, float]) -> Metric:
 def _by_code(name: str, counts: Counter[str]) -> Metric:
     title, text = _LABELLED.get(name, (name, name.replace("_", " ")))
     counter = CounterMetricFamily(_named(title), text, labels=("code",))
-    for code, count in sorted(counts.items()):
-        counter.add_metric((str(code),), count)
+    shown = {**dict.fromkeys(_BEFORE_THEY_HAPPEN.get(name, ()), 0), **counts}
+    for code, count in sorted((str(code), count) for code, count in shown.items()):
+        counter.add_metric((code,), count)
     return counter
 
 

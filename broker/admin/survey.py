@@ -16,12 +16,11 @@ from broker.connection import ClientConnection
 from broker.engine import Engine
 from broker.histogram import Histogram
 
-DAYS = (0.0, 1.0, 3.0, 7.0, 14.0, 30.0, 60.0, 90.0, 180.0, 365.0)
 MOST_GROUPS = 100
 """Groups with a figure of their own; the smallest beyond are one, `OTHER_GROUPS`."""
 OTHER_GROUPS = "_other"
 """No group's name: those begin with a letter or a digit."""
-_SECONDS_A_DAY = 86_400
+SECONDS_LEFT = tuple(86_400.0 * days for days in (0, 1, 3, 7, 14, 30, 60, 90, 180, 365))
 _YOUNG_SECONDS = 1.0
 
 
@@ -35,7 +34,7 @@ class Survey:
     """Sessions without a connection, by role and group."""
     queued: int = 0
     inflight: int = 0
-    days_left: Histogram = field(default_factory=lambda: Histogram(DAYS))
+    seconds_left: Histogram = field(default_factory=lambda: Histogram(SECONDS_LEFT))
 
 
 class Surveyor:
@@ -71,7 +70,7 @@ class Surveyor:
                     continue
                 seen.connected[of] += 1
                 if owner.role == "device":
-                    seen.days_left.observe((connection.expires_at - now) / _SECONDS_A_DAY)
+                    seen.seconds_left.observe(connection.expires_at - now)
         return seen
 
 

@@ -31,6 +31,7 @@ from typing import Any, Final
 
 from provisioning.audit_chain import BEGINNING, AuditHead, link, make_key, read_key, seal
 from provisioning.errors import ConfigurationError
+from provisioning.pki.keys import opened_anew
 
 _MAC: Final = b',"mac":"'
 _TAIL: Final = 128 * 1024
@@ -167,8 +168,7 @@ class AuditFiles:
     def _note(self, head: AuditHead) -> None:
         target = head_of(self._path)
         draft = target.with_name(f"{target.name}.draft")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(opened_anew(draft), "wb") as file:
             file.write(f"{head}:{seal(self._key, head).hex()}\n".encode())
         draft.replace(target)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -16,19 +17,20 @@ from rich.text import Text
 
 from device_sim.attack import capabilities as claims
 from device_sim.attack import report, revocation_list
-from device_sim.attack.against import Opened
-from device_sim.attack.capabilities import CapabilityError
+from device_sim.attack.against import Against, Opened
+from device_sim.attack.capabilities import CapabilityError, Feature
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE, NoSuchCase, pick
 from device_sim.attack.issuer import Issuer
 from device_sim.attack.run import run, worst
 from device_sim.attack.target import Impossible, SigningRegistrar, Target
 from device_sim.attack.verdict import Outcome, Verdict
+from device_sim.broker_words import HOST as LOCALHOST
+from device_sim.endpoint import endpoint_of
 from device_sim.explanation import explained
 from device_sim.interruption import Interruption
 from device_sim.interruption import run as run_story
 from device_sim.report import ExitCode
-from device_sim.tls_dial import Endpoint
 from device_sim.view import View
 
 
@@ -53,22 +55,30 @@ class _Tried:
 _EXIT_CODES = {Verdict.FAIL: ExitCode.SECURITY, Verdict.INVALID: ExitCode.INVALID}
 
 
-def foreign_target(
-    host: str | None,
-    port: int,
-    server_name: str,
+def chosen(
+    against: Against | None,
+    where: tuple[str, int] | None,
+    server_name: str | None,
     cafile: Path | None,
     ca_cert: Path | None,
     ca_key: Path | None,
     file: Path | None,
-) -> Opened | None:
-    """Return the target that the options name, or None if they name none. Raises `typer.BadParameter`."""
-    if host is None:
-        if cafile or ca_cert or ca_key or file:
-            raise typer.BadParameter("--cafile, --ca-cert, --ca-key, --capabilities: for a broker given by --host")
-        return None
+    *,
+    tls12: bool,
+) -> Opened:
+    """Return the target that the options name: the broker at *where*, or one that is started. `typer.BadParameter`."""
+    if where is None:
+        if server_name or cafile or ca_cert or ca_key or file:
+            raise typer.BadParameter(
+                "--server-name, --cafile, --ca-cert, --ca-key, --capabilities: for a broker given by --broker"
+            )
+        return (against or Against.FLEETGATE).opened(tls12=tls12)
+    if against is not None:
+        raise typer.BadParameter("--against starts a broker, --broker names one that runs: leave one of them out")
     if cafile is None or ca_cert is None or ca_key is None:
-        raise typer.BadParameter("--host: give --cafile, --ca-cert and --ca-key too")
+        raise typer.BadParameter("--broker: give --cafile, --ca-cert and --ca-key too")
+    host, port = where
+    name = server_name or (LOCALHOST if _is_address(host) else host)
     anchors, certificate, key = cafile, ca_cert, ca_key
 
     @asynccontextmanager
@@ -76,9 +86,31 @@ def foreign_target(
         claimed = claims.load(file) if file is not None else claims.EVERYTHING
         issuer = Issuer.load(certificate, key)
         registrar = SigningRegistrar(issuer, claimed.revocation)
-        yield Target(claimed, Endpoint(host, port, server_name), anchors, issuer, registrar)
+        yield Target(claimed, await endpoint_of(host, port, name), anchors, issuer, registrar)
 
     return opened
+
+
+def _say_what_is_assumed(view: View, target: Target, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> None:
+    """Name the features that failed cases need, where nobody has said whether this broker has them."""
+    if target.capabilities is not claims.EVERYTHING:
+        return
+    failed = {outcome.name for outcome in outcomes if outcome.verdict is Verdict.FAIL}
+    needing = {need: [case.name for case in cases if need in case.needs and case.name in failed] for need in Feature}
+    needed = ", ".join(f"{need} ({', '.join(names)})" for need, names in needing.items() if names)
+    if needed:
+        view.said(
+            f"without --capabilities a broker is held to all that one can do; failed for want of: {needed}. What it "
+            "does not claim is skipped: name in a file what it does"
+        )
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def judge(
@@ -119,6 +151,7 @@ def judge(
                 name = target.capabilities.name
                 outcomes = await run(target, cases, told)
         report.show(out, f"{kind} {name}", outcomes)
+        _say_what_is_assumed(view, target, cases, outcomes)
         if json is not None:
             await asyncio.to_thread(report.write_json, json, report.as_dict(kind, name, outcomes, report.environment()))
         if junit is not None:

@@ -17,7 +17,7 @@ from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import IN, REVOKED, Chapter
 from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper, common_name
 from device_sim.attack.scene import Scene
-from device_sim.attack.target import Impossible
+from device_sim.attack.target import Impossible, SigningRegistrar
 from device_sim.attack.verdict import Seen
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EstClient
@@ -193,6 +193,9 @@ async def _stolen_certificate(scene: Scene) -> Seen:
       needs=(Feature.REGISTRY,))  # fmt: skip
 async def _unregistered(scene: Scene) -> Seen:
     if scene.target.registry is None:
+        claimed = Feature.REGISTRY in scene.target.capabilities.supports
+        if claimed and isinstance(scene.target.registrar, SigningRegistrar):
+            raise Impossible("not applicable: with the CA's key alone, good devices are in no register either")
         return await scene.show(scene.forged())
     async with scene.target.registry() as endpoint:
         asking = scene.at(endpoint)

@@ -8,12 +8,21 @@ from typing import Annotated
 import typer
 
 from device_sim.attack.against import Against
+from device_sim.broker_words import BrokerOption, HostOption, PortOption, named
 from device_sim.late_imports import late_imports
 
-AgainstOption = Annotated[Against, typer.Option("--against", help="Start this one and attack it.")]
-HostOption = Annotated[str | None, typer.Option("--host", help="Attack the broker at this numeric address instead.")]
-PortOption = Annotated[int, typer.Option("--port", min=1, max=65535, help="Its port.")]
-NameOption = Annotated[str, typer.Option("--server-name", help="The name that its certificate bears.")]
+AgainstOption = Annotated[
+    Against | None,
+    typer.Option("--against", help="Start this one and attack it (default: fleetgate).", show_default=False),
+]
+NameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--server-name",
+        help="The name that the broker's certificate bears (default: that of --broker; of an address, localhost).",
+        show_default=False,
+    ),
+]
 CafileOption = Annotated[Path | None, typer.Option("--cafile", help="Trust anchors for its certificate, PEM.")]
 CaCertOption = Annotated[Path | None, typer.Option("--ca-cert", help="The CA whose devices it lets in, PEM.")]
 CaKeyOption = Annotated[Path | None, typer.Option("--ca-key", help="That CA's key, PEM, unencrypted.")]
@@ -30,10 +39,11 @@ JunitOption = Annotated[Path | None, typer.Option("--junit", help="Write the out
 
 
 def attack(
-    against: AgainstOption = Against.FLEETGATE,
+    against: AgainstOption = None,
+    broker: BrokerOption = None,
     host: HostOption = None,
-    port: PortOption = 8883,
-    server_name: NameOption = "localhost",
+    port: PortOption = None,
+    server_name: NameOption = None,
     cafile: CafileOption = None,
     ca_cert: CaCertOption = None,
     ca_key: CaKeyOption = None,
@@ -45,18 +55,20 @@ def attack(
 ) -> None:
     """Try every way in that a bad device has, and judge how each is refused. Exit code 4: one failed; 1: none tried."""
     with late_imports():
-        from device_sim.attack.attacking import foreign_target, judge
+        from device_sim.attack.attacking import chosen, judge
         from device_sim.attack.catalogue import CATALOGUE
 
-    foreign = foreign_target(host, port, server_name, cafile, ca_cert, ca_key, capabilities)
-    judge("attack", CATALOGUE, foreign or against.opened(), only, show_list, json, junit)
+    where = named(broker, host, port)
+    target = chosen(against, where, server_name, cafile, ca_cert, ca_key, capabilities, tls12=False)
+    judge("attack", CATALOGUE, target, only, show_list, json, junit)
 
 
 def revocation(
-    against: AgainstOption = Against.FLEETGATE,
+    against: AgainstOption = None,
+    broker: BrokerOption = None,
     host: HostOption = None,
-    port: PortOption = 8883,
-    server_name: NameOption = "localhost",
+    port: PortOption = None,
+    server_name: NameOption = None,
     cafile: CafileOption = None,
     ca_cert: CaCertOption = None,
     ca_key: CaKeyOption = None,
@@ -68,11 +80,12 @@ def revocation(
 ) -> None:
     """Try every way around a revocation, and judge whether it holds. Exit code 4: one failed; 1: none tried."""
     with late_imports():
-        from device_sim.attack.attacking import foreign_target, judge
+        from device_sim.attack.attacking import chosen, judge
         from device_sim.attack.revocation_list import chapter
 
-    foreign = foreign_target(host, port, server_name, cafile, ca_cert, ca_key, capabilities)
-    judge("revocation", chapter.cases, foreign or against.opened(tls12=True), only, show_list, json, junit)
+    where = named(broker, host, port)
+    target = chosen(against, where, server_name, cafile, ca_cert, ca_key, capabilities, tls12=True)
+    judge("revocation", chapter.cases, target, only, show_list, json, junit)
 
 
 def attack_table(

@@ -17,6 +17,8 @@ from rich.text import Text
 
 from device_sim.attack.run import worst
 from device_sim.attack.verdict import Outcome, Verdict
+from device_sim.printable import printable
+from device_sim.terminal import WordsOnly
 
 SCHEMA = 1
 _WIDTH = 200
@@ -33,7 +35,7 @@ _STYLE = {
 def console(file: object) -> Console:
     """Return a console on *file*, wide where that is no terminal."""
     terminal = getattr(file, "isatty", lambda: False)()
-    return Console(file=file, width=None if terminal else _WIDTH)  # type: ignore[arg-type]
+    return WordsOnly(file=file, width=None if terminal else _WIDTH)  # type: ignore[arg-type]
 
 
 def environment() -> dict[str, str]:
@@ -148,12 +150,12 @@ def write_junit(path: Path, kind: str, name: str, outcomes: Sequence[Outcome]) -
         if outcome.seen is not None and outcome.seen.reason:
             told += f"\nsaid: {outcome.seen.reason}"
         if outcome.verdict is Verdict.FAIL:
-            ET.SubElement(row, "failure", message=_printable(outcome.judgement.why)).text = _printable(told)
+            ET.SubElement(row, "failure", message=_xml(outcome.judgement.why)).text = _xml(told)
         elif outcome.verdict is Verdict.INVALID:
-            ET.SubElement(row, "error", message=_printable(outcome.judgement.why)).text = _printable(told)
+            ET.SubElement(row, "error", message=_xml(outcome.judgement.why)).text = _xml(told)
         elif outcome.verdict is Verdict.SKIP:
-            ET.SubElement(row, "skipped", message=_printable(outcome.judgement.why))
-        ET.SubElement(row, "system-out").text = _printable(told)
+            ET.SubElement(row, "skipped", message=_xml(outcome.judgement.why))
+        ET.SubElement(row, "system-out").text = _xml(told)
     ET.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
 
 
@@ -190,6 +192,6 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ").replace("$", "\\$")
 
 
-def _printable(text: str) -> str:
+def _xml(text: str) -> str:
     # XML 1.0 has no way to write most control characters, and the peer chose some of this text.
-    return "".join(character if character.isprintable() or character in "\n\t" else "?" for character in text)
+    return printable(text, also="\n\t")

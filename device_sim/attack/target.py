@@ -1,7 +1,7 @@
 """What is attacked: a broker, the CA that it trusts, and the ways to enrol and revoke there.
 
 The cases know only this. Who stands behind it, our own broker and service, Debian's mosquitto, or a stranger's broker
-with a CRL file, is decided by `fleetgate_target`, `mosquitto_target` and `foreign_target`.
+with a CRL file, is decided by `fleetgate_target`, `mosquitto_target` and `attacking.chosen`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class SigningRegistrar:
     async def revoke(self, paper: Paper) -> None:
         """Write the CRL anew and have it read; raise `Impossible` where the target has none."""
         if self._crl_file is None:
-            raise Impossible("there is no [revocation] in the capability file: no way to revoke")
+            raise Impossible("no way to revoke: say one in [revocation] of the --capabilities file")
         self._revoked.append(paper.certificate.serial_number)
         self._crl_file.crl_file.write_bytes(self._issuer.crl(self._revoked) + self._other_crls)
         if not self._crl_file.reload:

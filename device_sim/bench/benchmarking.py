@@ -56,7 +56,7 @@ def keyring(
 
 
 def benchmark(
-    plan: Plan, ring: Keyring, host: str, port: int, server_name: str | None, version: int, keepalive: int,
+    plan: Plan, ring: Keyring, broker: tuple[str, int], server_name: str | None, version: int, keepalive: int,
     driver: Driver, as_json: bool,
 ) -> None:  # fmt: skip
     """Carry out *plan* and print the figures. Raises `typer.Exit`."""
@@ -64,7 +64,7 @@ def benchmark(
     terms = Terms(seconds_alive=keepalive, version=ProtocolVersion(version))
 
     async def story(interruption: Interruption) -> Bench:
-        endpoint = await endpoint_of(host, port, server_name)
+        endpoint = await endpoint_of(*broker, server_name)
         loopback = ipaddress.ip_address(endpoint.host).is_loopback
         sources = loopback_addresses(sources_for(plan.clients)) if loopback else ()
         played = Bench(plan, ring, endpoint, terms, driver, sources)

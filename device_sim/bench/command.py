@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from device_sim.broker_words import HOST, PORT, BrokerOption, named
 from device_sim.driver import Driver
 from device_sim.late_imports import late_imports
 from provisioning.command_group import command_group
@@ -15,8 +16,15 @@ bench = command_group(
     help="Benchmark a broker over TLS: conn, pub, sub. Clients have keys of their own (--fleet), or one for all."
 )
 
-Host = Annotated[str, typer.Option("-h", "--host", help="The broker.")]
-Port = Annotated[int, typer.Option("-p", "--port", min=1, max=65535, help="Its port.")]
+Host = Annotated[
+    str | None, typer.Option("-h", "--host", help=f"The same in two words (default: {HOST}).", show_default=False)
+]
+Port = Annotated[
+    int | None,
+    typer.Option(
+        "-p", "--port", min=1, max=65535, help=f"With --host: its port (default: {PORT}).", show_default=False
+    ),
+]
 Count = Annotated[int, typer.Option("-c", "--count", min=1, max=1_000_000, help="How many clients.")]
 ConnRate = Annotated[
     float | None, typer.Option("-R", "--connrate", min=0.01, help="Connections a second.", show_default=False)
@@ -46,11 +54,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as one J
 
 @bench.command()
 def conn(
-    host: Host = "localhost", port: Port = 8883, count: Count = 200, rate: ConnRate = None, interval: Interval = 10,
-    version: Version = 5, keepalive: KeepAlive = 300, first: First = 1, prefix: Prefix = "bench-",
-    duration: Seconds = 0.0, fleet: Fleet = None, service: Service = False, ca: CaFile = None,
-    cert: CertFile = None, key: KeyFile = None, server_name: ServerName = None, driver: WhichDriver = Driver.LIGHT,
-    as_json: AsJson = False,
+    broker: BrokerOption = None, host: Host = None, port: Port = None, count: Count = 200, rate: ConnRate = None,
+    interval: Interval = 10, version: Version = 5, keepalive: KeepAlive = 300, first: First = 1,
+    prefix: Prefix = "bench-", duration: Seconds = 0.0, fleet: Fleet = None, service: Service = False,
+    ca: CaFile = None, cert: CertFile = None, key: KeyFile = None, server_name: ServerName = None,
+    driver: WhichDriver = Driver.LIGHT, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Connect, and stay connected.
 
@@ -64,13 +72,13 @@ def conn(
 
     plan = planned(Kind.CONN, count, rate, interval, seconds=duration)
     ring = keyring(fleet, service, ca, cert, key, prefix, first)
-    benchmark(plan, ring, host, port, server_name, version, keepalive, driver, as_json)
+    benchmark(plan, ring, named(broker, host, port) or (HOST, PORT), server_name, version, keepalive, driver, as_json)
 
 
 @bench.command()
 def pub(
-    topic: Topic, host: Host = "localhost", port: Port = 8883, count: Count = 200, rate: ConnRate = None,
-    interval: Interval = 10, message_interval: Annotated[
+    topic: Topic, broker: BrokerOption = None, host: Host = None, port: Port = None, count: Count = 200,
+    rate: ConnRate = None, interval: Interval = 10, message_interval: Annotated[
         int, typer.Option("-I", "--interval_of_msg", min=1, help="Milliseconds between two messages of a client.")
     ] = 1000, size: Annotated[int, typer.Option("-s", "--size", min=16, max=1_000_000, help="Bytes of payload.")] = 256,
     qos: Qos = 0, retain: Annotated[bool, typer.Option("-r", "--retain", help="Retained messages.")] = False,
@@ -95,13 +103,13 @@ def pub(
         retain=retain, limit=limit, seconds=duration,
     )  # fmt: skip
     ring = keyring(fleet, service, ca, cert, key, prefix, first)
-    benchmark(plan, ring, host, port, server_name, version, keepalive, driver, as_json)
+    benchmark(plan, ring, named(broker, host, port) or (HOST, PORT), server_name, version, keepalive, driver, as_json)
 
 
 @bench.command()
 def sub(
-    topic: Topic, host: Host = "localhost", port: Port = 8883, count: Count = 200, rate: ConnRate = None,
-    interval: Interval = 10, qos: Qos = 0,
+    topic: Topic, broker: BrokerOption = None, host: Host = None, port: Port = None, count: Count = 200,
+    rate: ConnRate = None, interval: Interval = 10, qos: Qos = 0,
     limit: Limit = 0, version: Version = 5, keepalive: KeepAlive = 300, first: First = 1,
     prefix: Prefix = "bench-", duration: Seconds = 0.0, fleet: Fleet = None, service: Service = False,
     ca: CaFile = None, cert: CertFile = None, key: KeyFile = None, server_name: ServerName = None,
@@ -119,4 +127,4 @@ def sub(
 
     plan = planned(Kind.SUB, count, rate, interval, topic=topic, qos=qos, limit=limit, seconds=duration)
     ring = keyring(fleet, service, ca, cert, key, prefix, first)
-    benchmark(plan, ring, host, port, server_name, version, keepalive, driver, as_json)
+    benchmark(plan, ring, named(broker, host, port) or (HOST, PORT), server_name, version, keepalive, driver, as_json)

@@ -17,6 +17,8 @@ from device_sim.results.plot import colour
 _KEPT_OUT = ("thresholds", "name", "summary", "fingerprint")
 _CURVES = ("admitted", "puback", "end_to_end", "probe_end_to_end", "command", "renewal")
 _MARKER_COLOURS = {"cut": "bad", "hot": "c3", "told": "c4"}
+_ALLOWED = "default-src 'none'; style-src 'unsafe-inline'"
+"""What a browser may do with the page: the document may be somebody else's, and is not believed to be text only."""
 _PERCENTS = (50.0, 95.0, 99.0, 99.9)
 _ENDED_BY = {"SIGINT": "Ctrl-C or `fleet-sim ctl stop`"}
 
@@ -47,6 +49,7 @@ def framed(title: str, body: str) -> str:
     style = files(__package__).joinpath("page.css").read_text()
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{_ALLOWED}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{style}</style></head><body><main>{body}</main></body></html>\n"
     )
@@ -70,12 +73,13 @@ def verdict_css(verdict: str) -> str:
 
 def _head(document: Document) -> str:
     scenario, verdict = document["scenario"], document["verdict"]
+    which = f"{scenario['devices']} devices · seed {scenario['seed']} · scenario {scenario['fingerprint']}"
     return (
         f'<div class="head"><h1>{escape(scenario["name"])}</h1>'
         f'<span class="verdict {verdict_css(verdict)}">{escape(verdict)}</span></div>'
         f"<p>{escape(scenario['summary'])}</p>"
         f'<p class="soft">{escape(document["started"])} · {document["seconds"]:.1f} s · '
-        f"{scenario['devices']} devices · seed {scenario['seed']} · scenario {escape(scenario['fingerprint'])}</p>"
+        f"{escape(which)}</p>"
     )
 
 
@@ -120,7 +124,7 @@ def _tiles(document: Document) -> str:
             figures.append((f"{label}, p99 ms", f"{_percentile(durations[name]['response'], 99.0):.1f}"))
     return (
         '<div class="tiles">'
-        + "".join(f'<div class="tile"><b>{value}</b><span>{label}</span></div>' for label, value in figures)
+        + "".join(f'<div class="tile"><b>{escape(value)}</b><span>{label}</span></div>' for label, value in figures)
         + "</div>"
     )
 
@@ -177,7 +181,7 @@ def _generator(document: Document) -> str:
     rows = [
         (
             escape(process["name"]),
-            str(process["devices"]),
+            escape(str(process["devices"])),
             f"{process['lag_p99_ms']:.1f}",
             f"{process['processor_mean']:.0%}",
             f"{process['processor_max']:.0%}",
@@ -189,9 +193,10 @@ def _generator(document: Document) -> str:
     ]
     headings = ("process", "devices", "lag p99 ms", "cpu mean", "cpu max", "waited", "MB", "KB a device")
     processes = table(headings, rows) if rows else ""
+    descriptors = escape(f"{last['descriptors']} of {last['descriptors_limit']}")
     note = (
         f'<p class="soft">Lag of the whole run: p99 {_percentile(generator["lag"], 99.0):.1f} ms. '
-        f"At the end {last['memory_mb']:.0f} MB, {last['descriptors']} of {last['descriptors_limit']} descriptors.</p>"
+        f"At the end {last['memory_mb']:.0f} MB, {descriptors} descriptors.</p>"
     )
     keys = [("c3", "loop lag p99, ms"), ("c1", "processor, % of a core")]
     return "<h2>The generator itself</h2>" + _figure(charts.generator(document), keys) + note + processes
@@ -218,7 +223,7 @@ def _durations(document: Document) -> str:
 
 
 def _counts(document: Document) -> str:
-    rows = [(escape(name.replace("_", " ")), str(value)) for name, value in document["counts"].items()]
+    rows = [(escape(name.replace("_", " ")), escape(str(value))) for name, value in document["counts"].items()]
     return f"<h2>All counts</h2>{table(('', 'count'), rows)}"
 
 

@@ -8,6 +8,7 @@ password, nobody else. The words are read by the run itself (`order`), so the tw
 Rules
 -----
 1. The directory belongs to the user and has mode 0700, or there is no socket; the run goes on without, and says why.
+   Nor does `tell` look for one there: whoever made the directory would be given the orders, and answer them.
 2. A line has at most `LONGEST` bytes. The answer comes when the order is carried out.
 """
 
@@ -62,13 +63,18 @@ async def listening(obey: Obey, said: Callable[[str], None]) -> AsyncIterator[Pa
 def _socket_path() -> Path:
     directory = _directory()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise Unreachable(f"{directory} is not a directory of yours that only you may enter: remove it")
+    _check_ours(directory)
     path = directory / f"{os.getpid()}{_SUFFIX}"
     path.unlink(missing_ok=True)
 
     return path
+
+
+def _check_ours(directory: Path) -> None:
+    """Raise `Unreachable` if others may have put something into *directory*; `FileNotFoundError` if there is none."""
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise Unreachable(f"{directory} is not a directory of yours that only you may enter: remove it")
 
 
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, obey: Obey) -> None:
@@ -91,8 +97,13 @@ async def _answer(line: str, obey: Obey) -> dict[str, object]:
 
 
 def runs() -> list[Path]:
-    """Return the sockets of the runs that are under way."""
-    found = sorted(_directory().glob(f"*{_SUFFIX}"))
+    """Return the sockets of the runs that are under way. Raises `Unreachable`."""
+    directory = _directory()
+    try:
+        _check_ours(directory)
+    except FileNotFoundError:
+        return []
+    found = sorted(directory.glob(f"*{_SUFFIX}"))
     return [path for path in found if Path(f"/proc/{path.stem}").exists()]
 
 

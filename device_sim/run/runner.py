@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 
 from device_sim.backend import Backend
 from device_sim.behaviour.presence import OFFLINE, ONLINE
-from device_sim.closure import Closure
+from device_sim.closure import SERVER_CERTIFICATE, Closure
 from device_sim.interruption import Interruption
 from device_sim.keep_alive import KeepAlive
 from device_sim.latency import Latency
@@ -157,7 +157,9 @@ class Run:
             for backend in self.backends:
                 await backend.connect(broker, context, keep_alive)
         except NotAdmitted as error:
-            raise NoReceiver(f"{service} is not let in at {broker.host}:{broker.port}: {error}") from error
+            name = "; --server-name says which name the broker's certificate bears"
+            remedy = name if error.closure.code == SERVER_CERTIFICATE else ""
+            raise NoReceiver(f"{service} is not let in at {broker.host}:{broker.port}: {error}{remedy}") from error
 
     # ---- the stages
 

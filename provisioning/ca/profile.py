@@ -37,7 +37,7 @@ from provisioning.pki.identity import InvalidIdentity, Role, check_name
 MAXIMUM_LIFE = timedelta(days=825)
 """Longer, and revocation lists only ever grow (the bound public CAs had until 2020)."""
 
-_MINIMUM_LIFE = timedelta(minutes=1)
+MINIMUM_LIFE = timedelta(minutes=1)
 _MAXIMUM_BACKDATE = timedelta(hours=1)
 _RSA_BITS: Final = range(2048, 8192 + 1)
 
@@ -179,7 +179,7 @@ def profile_of(config: ProfileConfig) -> Profile:
     except InvalidIdentity as error:
         raise InvalidProfile(f"profiles: {error}") from error
     built_in = _built_in(config)
-    if not _MINIMUM_LIFE <= config.life <= MAXIMUM_LIFE:
+    if not MINIMUM_LIFE <= config.life <= MAXIMUM_LIFE:
         raise _invalid(config, "life", f"is {config.life}: choose 1 minute to {MAXIMUM_LIFE.days} days")
     if not timedelta() <= config.backdate <= _MAXIMUM_BACKDATE:
         raise _invalid(config, "backdate", f"is {config.backdate}: choose 0 to 1 hour")

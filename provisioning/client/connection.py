@@ -4,7 +4,9 @@ Rules
 -----
 1. Only the named trust anchors count: no system store, no proxy or other setting from the environment.
 2. Only ``https://`` is spoken: over plain HTTP a token would be anybody's, and so would be the revocation feed.
-3. Redirects are not followed: a token or a certificate goes to the host that was named and nowhere else
+3. The server is the service: a broker or a device of the same CA is not, whatever host names its certificate has
+   (`provisioning.client.genuine_server`).
+4. Redirects are not followed: a token or a certificate goes to the host that was named and nowhere else
    (RFC 7030 §3.2.1 asks for the user's consent to anything else).
 """
 
@@ -18,6 +20,7 @@ from typing import Any
 import httpx
 
 from provisioning.client.address import NoAddress, check_address, misnamed, no_address
+from provisioning.client.genuine_server import GenuineServer
 from provisioning.pki.tls import Credential, TlsConfigurationError, client_context
 
 CONNECT_TIMEOUT = 10.0
@@ -45,9 +48,11 @@ def open_pool(
         check_address(base_url)
     except NoAddress as error:
         raise TlsConfigurationError(no_address(base_url, str(error))) from error
+    context = client_context(anchors, credential, allow_tls12=True)
+    context.sslobject_class = GenuineServer
     return httpx.AsyncClient(
         base_url=base_url,
-        verify=client_context(anchors, credential, allow_tls12=True),
+        verify=context,
         timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
         limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         trust_env=False,

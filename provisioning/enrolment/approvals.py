@@ -4,6 +4,8 @@ Rules
 -----
 1. A decision may be changed until the certificate is issued; afterwards the certificate has to be revoked.
 2. A request is approved with the key that it names: an operator who wants to be sure compares the key with the device.
+3. Nobody approves what he has not been shown: if the name has come in since the request was recorded, it waits anew,
+   and says so, under another number.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from datetime import datetime
 import structlog
 from sqlalchemy.engine import Connection
 
+from provisioning.enrolment.ways.approval import enrolled_since
 from provisioning.errors import Code, Refused
 from provisioning.store import approvals, audit
 from provisioning.store.approvals import ApprovalState, StoredApproval
@@ -32,10 +35,13 @@ class ApprovalService:
         self._clock = clock
 
     async def decide(self, approval_id: int, *, approve: bool, by: str) -> StoredApproval:
-        """Approve or deny a request; raise `Refused` if there is none, or it has its certificate already."""
+        """Approve or deny a request.
+
+        Raises `Refused` if there is none, it has its certificate already, or it has to be looked at again.
+        """
         state = ApprovalState.APPROVED if approve else ApprovalState.DENIED
 
-        def record(connection: Connection) -> StoredApproval:
+        def record(connection: Connection) -> StoredApproval | Refused:
             found = approvals.find_by_id(connection, approval_id)
             if found is None:
                 raise Refused(Code.APPROVAL_UNKNOWN, f"no request has the number {approval_id}")
@@ -45,6 +51,14 @@ class ApprovalService:
                     f"request {approval_id} was approved and {found.request.name} has its certificate: revoke that",
                 )
             now = self._clock()
+            changed = enrolled_since(connection, found.request) if approve else None
+            if changed is not None:
+                number = approvals.put(connection, changed, now)
+                return Refused(
+                    Code.APPROVAL_OUTDATED,
+                    f"{changed.name} has been enrolled since it asked: as request {number} it waits for another "
+                    "decision, in which its key may take the place of that device's",
+                )
             approvals.decide(connection, approval_id, state, by=by, now=now)
             facts = {
                 "request": approval_id,
@@ -57,6 +71,8 @@ class ApprovalService:
             return replace(found, state=state, decided_at=now, decided_by=by)
 
         decided = await self._database.write(record)
+        if isinstance(decided, Refused):  # After the commit: what waits anew is recorded.
+            raise decided
         log.info("request decided", request=approval_id, name=decided.request.name, state=state.value, by=by)
         return decided
 

@@ -32,6 +32,9 @@ from cryptography.x509.oid import NameOID
 from provisioning.pki.extension import extension
 
 SCHEME = "spiffe://"
+PROVISIONING: Final = "provisioning"
+"""The name that the provisioning service has itself; its role is service."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _TRUST_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?", re.ASCII)
 

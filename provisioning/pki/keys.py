@@ -3,7 +3,9 @@
 Rules
 -----
 1. A key file is created with mode 0600 in one step and never overwrites another file.
-2. An error names the file and the remedy, never the key or the passphrase.
+2. A draft that takes another file's place begins as a file of its own: what lies under its name, put there by somebody
+   who may write to the directory, say, is removed and neither followed nor written to.
+3. An error names the file and the remedy, never the key or the passphrase.
 """
 
 from __future__ import annotations
@@ -51,6 +53,15 @@ def write_private(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def opened_anew(path: Path) -> int:
+    """Return a new, empty file at *path*, open for writing, mode 0600, in place of whatever has that name.
+
+    Raises `OSError`, also where somebody puts another one there at the same moment.
+    """
+    path.unlink(missing_ok=True)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
 def load_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:

@@ -6,8 +6,9 @@ Theory
 everything that signs with a key signs with it, unaware. The token is asked to make the key sensitive and not
 extractable, and is not believed: a key that says otherwise of itself is refused.
 
-A token can be pulled out and put back. A signature that fails is tried once more in a new session; if that fails too,
-the caller is told that the service cannot sign now, which is an answer that clients repeat.
+A token can be pulled out and put back. A signature that fails is tried once more in a new session, for which the module
+looks for its token anew if it has to (`provisioning.signers.pkcs11_module`); if that fails too, the caller is told that
+the service cannot sign now, which is an answer that clients repeat.
 
 Rules
 -----
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
@@ -42,6 +43,8 @@ try:
 except ImportError as missing:
     raise SignerError("a key in a token needs python-pkcs11: pip install 'fleetgate[pkcs11]'") from missing
 
+from provisioning.signers.pkcs11_module import TokenModule, module_at
+
 log = structlog.get_logger(__name__)
 
 _UNAVAILABLE: Final = Refused(
@@ -59,13 +62,20 @@ _PROTECTION: Final[dict[Any, bool]] = {
 class _Connected:
     """A key in an open session."""
 
+    module: TokenModule
+    generation: int
     session: Any
     handle: Any
     public_key: ec.EllipticCurvePublicKey
 
     def sign(self, digest: bytes) -> bytes:
-        signature: bytes = self.handle.sign(digest, mechanism=Mechanism.ECDSA)
-        return signature
+        with self.module.at_work(self.generation):
+            signature: bytes = self.handle.sign(digest, mechanism=Mechanism.ECDSA)
+            return signature
+
+    def close(self) -> None:
+        with contextlib.suppress(PKCS11Error), self.module.at_work(self.generation):
+            self.session.close()
 
 
 class TokenKey(ec.EllipticCurvePrivateKey):
@@ -104,8 +114,7 @@ class TokenKey(ec.EllipticCurvePrivateKey):
         return encode_dss_signature(int.from_bytes(raw[:half]), int.from_bytes(raw[half:]))
 
     def _sign_again(self, digest: bytes) -> bytes:
-        with contextlib.suppress(PKCS11Error):
-            self._connected.session.close()
+        self._connected.close()
         try:
             connected = self._signer.connect()
             signature = connected.sign(digest)
@@ -153,8 +162,7 @@ class Pkcs11Signer:
 
     def create(self) -> TokenKey:
         """Make a key that cannot leave the token; raise `SignerError` if one of its label is there."""
-        session = self._session()
-        with self._explained():
+        with self._session() as (session, generation):
             for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
                 if any(session.get_objects({Attribute.CLASS: kind, Attribute.LABEL: self.uri.label})):
                     raise SignerError(f"{self.place} exists already: it is never overwritten, remove it first")
@@ -167,7 +175,7 @@ class Pkcs11Signer:
                 private_template={**_PROTECTION, Attribute.SIGN: True},
                 public_template={Attribute.VERIFY: True},
             )
-            connected = self._checked(session, private, public)
+            connected = self._checked(session, generation, private, public)
             for half in (public, private):  # The usual name of a key in a token, for the tools of others.
                 half[Attribute.ID] = key_identifier(connected.public_key)
             return TokenKey(self, connected)
@@ -178,21 +186,19 @@ class Pkcs11Signer:
 
     def connect(self) -> _Connected:
         """Find the key in a new session; raise `SignerError`."""
-        session = self._session()
-        with self._explained():
+        with self._session() as (session, generation):
             private = session.get_key(object_class=ObjectClass.PRIVATE_KEY, label=self.uri.label)
             public = session.get_key(object_class=ObjectClass.PUBLIC_KEY, label=self.uri.label)
-            return self._checked(session, private, public)
+            return self._checked(session, generation, private, public)
 
     def discard(self) -> None:
         """Destroy the key in the token."""
-        session = self._session()
-        with self._explained():
+        with self._session() as (session, _generation):
             for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
                 for each in list(session.get_objects({Attribute.CLASS: kind, Attribute.LABEL: self.uri.label})):
                     each.destroy()
 
-    def _checked(self, session: Any, private: Any, public: Any) -> _Connected:
+    def _checked(self, session: Any, generation: int, private: Any, public: Any) -> _Connected:
         if private.key_type is not KeyType.EC:
             raise SignerError(f"{self.place} is no elliptic-curve key: use ECDSA P-256 or P-384")
         for attribute, value in _PROTECTION.items():
@@ -201,16 +207,17 @@ class Pkcs11Signer:
         public_key = serialization.load_der_public_key(encode_ec_public_key(public))
         if not isinstance(public_key, ec.EllipticCurvePublicKey):
             raise SignerError(f"{self.place} has no usable public key")
-        return _Connected(session, private, public_key)
+        return _Connected(module_at(self.uri.module), generation, session, private, public_key)
 
-    def _session(self) -> Any:
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[tuple[Any, int]]:
+        """Open a session for the block and what comes after it; raise `SignerError`, also for what fails within."""
         pin = self.pin()
+        module = module_at(self.uri.module)
         with self._explained():
-            token = pkcs11.lib(str(self.uri.module)).get_token(token_label=self.uri.token)
-            try:
-                return token.open(rw=True, user_pin=pin)
-            except pkcs11.exceptions.UserAlreadyLoggedIn:  # For the whole process: another key's session did it.
-                return token.open(rw=True)
+            session, generation = module.open_session(self.uri.token, pin)
+            with module.at_work(generation):
+                yield session, generation
 
     @contextlib.contextmanager
     def _explained(self) -> Any:
@@ -225,7 +232,10 @@ class Pkcs11Signer:
                 f"the PIN of token {self.uri.token!r} is wrong: correct it, a token locks after a few tries"
             ) from None
         except PKCS11Error as error:
-            raise SignerError(f"{self.place} cannot be used: {_sentence(error)}") from error
+            raise SignerError(
+                f"{self.place} cannot be used: {_sentence(error)}; is module-path right, and may this user use "
+                "the token and read its configuration?"
+            ) from error
 
 
 def _digest(data: bytes, algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:

@@ -1,7 +1,8 @@
 """Queries about requests that wait for an operator's decision.
 
 A request is recognised by its group, name and public key: whoever repeats it has signed it with that key. A decision
-is worth one certificate that arrives.
+is worth one certificate that arrives. A number is of one request for ever, removed or not: an operator decides about
+the one that he was shown under it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from typing import Any, Final
 from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
+from provisioning.store import counters
 from provisioning.store.tables import approvals
+
+_NUMBERS: Final = "approval"
 
 
 class ApprovalState(StrEnum):
@@ -86,7 +90,11 @@ def put(connection: Connection, request: ApprovalRequest, now: datetime) -> int:
         approvals.c.spki_sha256 == request.spki_sha256,
     )
     connection.execute(delete(approvals).where(*same))
+    highest = connection.execute(select(func.max(approvals.c.id))).scalar_one()
+    counters.ensure(connection, _NUMBERS)
+    number = counters.take_above(connection, _NUMBERS, highest or 0)  # SQLite would give a removed one's again.
     row = {
+        "id": number,
         "group_name": request.group,
         "name": request.name,
         "spki_sha256": request.spki_sha256,
@@ -94,8 +102,8 @@ def put(connection: Connection, request: ApprovalRequest, now: datetime) -> int:
         "state": ApprovalState.PENDING.value,
         "requested_at": now,
     }
-    identifier: int = connection.execute(insert(approvals).returning(approvals.c.id), row).scalar_one()
-    return identifier
+    connection.execute(insert(approvals), row)
+    return number
 
 
 def decide(connection: Connection, approval_id: int, state: ApprovalState, *, by: str, now: datetime) -> None:

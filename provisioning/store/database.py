@@ -45,7 +45,7 @@ from provisioning.store.audit import KEY_OPTION
 from provisioning.store.conditions import conditioned
 from provisioning.store.lanes import Apart, Lane, PooledLane
 from provisioning.store.prepared import told
-from provisioning.store.server_parameters import server_parameters
+from provisioning.store.server_parameters import all_parameters, server_parameters
 from provisioning.store.sqlite_lane import SqliteLane
 
 ResultT = TypeVar("ResultT")
@@ -157,8 +157,25 @@ def _postgresql(url: URL, options: dict[str, Any], size: int) -> Engine:
         raise ConfigurationError(
             "database_url names PostgreSQL, whose driver is not installed: pip install 'fleetgate[postgres]'"
         ) from error
+    _check_parameters(url)
     _renew_broken(engine)
     return engine
+
+
+def _check_parameters(url: URL) -> None:
+    """Raise `ConfigurationError` where libpq would not understand the URL, or the URL is not read as it was meant."""
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import make_conninfo
+
+    if "@" in (url.host or "")[1:]:  # One at the beginning is a socket in Linux's abstract namespace.
+        raise ConfigurationError(
+            "database_url has an @ in its host: in a user's name or a password write @ as %40, / as %2F, : as %3A, "
+            "% as %25"
+        )
+    try:
+        make_conninfo(**all_parameters(url))
+    except ProgrammingError as error:
+        raise ConfigurationError(f"database_url: {error}: behind its ? stand libpq's parameters, as sslmode") from error
 
 
 def _postgresql_lanes(engine: Engine) -> tuple[Lane, Lane]:

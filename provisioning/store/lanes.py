@@ -44,6 +44,8 @@ Apart = Callable[[], Collection[Hashable] | None]
 """Returns all that a work decides upon, None if it cannot say."""
 
 _WAITING: Final = 4096
+_NOT_ALLOWED: Final = frozenset({"42501", "3F000"})
+"""What PostgreSQL says to a user who lacks a right, on a table or on the schema: an operator can grant it."""
 
 
 class Lane(ABC):
@@ -196,7 +198,7 @@ def explained(error: Exception) -> Exception:
     # InternalError: PostgreSQL's word for a server that has become a read-only replica. DatabaseError itself: SQLite's
     # for a file that is damaged, or no database.
     unusable = isinstance(error, OperationalError | InternalError) or type(error) is DatabaseError
-    if unusable or error.connection_invalidated:
+    if unusable or error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _NOT_ALLOWED:
         log.warning("store cannot be used", error=" ".join(str(error.orig).split()))
         refusal = Refused(Code.UNAVAILABLE, "the store cannot be used now; try again")
         refusal.__cause__ = error

@@ -13,6 +13,7 @@ without another decision, while the group answers the same request again
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import ClassVar, Final, Self
 
@@ -31,6 +32,8 @@ RETRY_SECONDS: Final = 30
 MAXIMUM_PENDING: Final = 1000
 """Of one group: strangers may ask where nothing else is needed."""
 PENDING_DAYS: Final = timedelta(days=7)
+_LONGEST_EVIDENCE: Final = 200
+_ENROLLED: Final = "; the name is enrolled already"
 
 
 class Undecided(Exception):
@@ -64,13 +67,13 @@ def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequ
     if found is None or (lost is None and _over(connection, found, attempt, group)):
         evidence = "+".join(each.credential for each in shown) or "nothing"
         if devices.find(connection, name) is not None:
-            evidence += "; the name is enrolled already"
+            evidence += _ENROLLED
         if attempt.server_key:
             evidence += "; the service makes the key"
-        raise Undecided(ApprovalRequest(group.name, name, key, evidence[:200]))
+        raise Undecided(ApprovalRequest(group.name, name, key, evidence[:_LONGEST_EVIDENCE]))
     match found.state:
         case ApprovalState.PENDING:
-            raise Undecided(found.request)
+            raise Undecided(enrolled_since(connection, found.request) or found.request)
         case ApprovalState.DENIED:
             raise Refused(
                 Code.APPROVAL_DENIED,
@@ -84,6 +87,13 @@ def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequ
 
     credential = f"approval {found.id}" + ("" if lost is None else ", again")
     return Vouched(found.decided_by or "", credential, proves=True, decides=True, lost=lost, settle=spend)
+
+
+def enrolled_since(connection: Connection, request: ApprovalRequest) -> ApprovalRequest | None:
+    """Return *request* as it has to be shown now, if its name has come in since it was recorded; else None."""
+    if _ENROLLED in request.evidence or devices.find(connection, request.name) is None:
+        return None
+    return replace(request, evidence=(request.evidence + _ENROLLED)[:_LONGEST_EVIDENCE])
 
 
 def _recognised_by(attempt: Attempt) -> bytes:
@@ -131,10 +141,14 @@ def _over(connection: Connection, found: StoredApproval, attempt: Attempt, group
 
 
 def record(connection: Connection, request: ApprovalRequest, now: datetime) -> int:
-    """Record that *request* waits, if it does not yet, and return its number; raise `Refused` if too many do."""
+    """Record that *request* waits, if it does not yet, and return its number; raise `Refused` if too many do.
+
+    One that an operator has to see differently now waits anew, under another number: who has seen the old one and
+    decides about that decides about nothing.
+    """
     found = approvals.find(connection, request.group, request.name, request.spki_sha256)
     if found is not None and found.state is ApprovalState.PENDING:
-        return found.id
+        return found.id if found.request == request else approvals.put(connection, request, now)
     approvals.remove_stale(connection, request.group, now - PENDING_DAYS)
     if approvals.count_pending(connection, request.group) >= MAXIMUM_PENDING:
         raise Refused(

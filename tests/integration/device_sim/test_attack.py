@@ -15,7 +15,10 @@ import pytest
 from device_sim.attack.catalogue import CATALOGUE
 from device_sim.attack.mosquitto_target import mosquitto
 from device_sim.attack.verdict import Verdict
+from provisioning.files import pem_of
 from provisioning.pki.keys import key_to_pem
+from tests.support.broker_process import BrokerProcess
+from tests.support.pki import Pki
 from tests.support.programs import forking_python
 
 SOURCE = Path(__file__).parents[3]
@@ -201,6 +204,33 @@ async def test_a_broker_that_runs_already_is_attacked_with_its_ca_and_its_capabi
     ]
 
 
+@pytest.mark.parametrize(
+    ("bans_after", "verdict", "told"),
+    [
+        (60, "pass", "21-unregistered                   -  (not applicable: with the CA's key alone"),
+        (0, "fail", "failed for want of: flapping_alert (18-flapping)"),
+    ],
+)
+async def test_our_broker_as_shipped_is_held_to_what_it_does(
+    tmp_path: Path, bans_after: int, verdict: str, told: str
+) -> None:
+    pki, work = Pki(), tmp_path / "work"
+    work.mkdir()
+    (tmp_path / "ca.pem").write_bytes(pem_of(pki.issuing.certificate))
+    (tmp_path / "ca.key").write_bytes(key_to_pem(pki.issuing.key))
+    with BrokerProcess.with_files(tmp_path / "b", pki, limits__flapping_count=bans_after) as broker:
+        code, out, err = await simulator(
+            work, "attack", "--only", "18-flapping,21-unregistered", "--json", str(tmp_path / "attack.json"),
+            "--broker", f"mqtts://localhost:{broker.port}", "--cafile", str(tmp_path / "b" / "anchors.pem"),
+            "--ca-cert", str(tmp_path / "ca.pem"), "--ca-key", str(tmp_path / "ca.key"),
+        )  # fmt: skip
+    found = verdicts(tmp_path / "attack.json")
+    assert (found[verdict][0], found["skip"]) == ("18-flapping", ["21-unregistered"])
+    assert code == (4 if verdict == "fail" else 0)
+    assert told in out + err
+    assert ("failed for want of" in err) == (verdict == "fail")
+
+
 async def test_against_a_broker_that_is_not_there_nothing_is_judged(tmp_path: Path) -> None:
     from tests.support.authority import Authority
 
@@ -221,7 +251,7 @@ async def test_against_a_broker_that_is_not_there_nothing_is_judged(tmp_path: Pa
     [
         (["attack", "--only", "99"], "--only 99: no such case"),
         (["attack", "--host", "127.0.0.1"], "give --cafile, --ca-cert and --ca-key too"),
-        (["attack", "--ca-key", "x"], "for a broker given by --host"),
+        (["attack", "--ca-key", "x"], "for a broker given by --broker"),
     ],
 )
 async def test_wrong_usage_is_explained(tmp_path: Path, arguments: list[str], words: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.support.curl import Curl, CurlAnswer
 from tests.support.enrolled import enrol
 from tests.support.provisioning import ProvisioningService
 
+CHECKS = ("store", "issuing_ca", "ocsp_signer", "crls")
 KEY = "8e03978e-40d5-43dd-bc93-6894a57f9324"
 
 
@@ -145,6 +147,11 @@ def test_metrics_count_by_route_and_code_and_tell_the_state_of_the_parts(limited
     route = '{method="GET",port="http",route="/crl/{name}.crl",status="200"}'
     assert float(samples[f"fleet_provisioning_requests_total{route}"]) >= 1
     assert "nonsense" not in text
+    assert all(samples[f'fleet_provisioning_ready{{check="{each}"}}'] == "1.0" for each in CHECKS)
+    ends = {name: value for name, value in samples.items() if "certificate_not_after_timestamp_seconds" in name}
+    assert [re.findall('"(.*)"', name) for name in ends] == [["server"], ["root-ca"], ["issuing-ca"]]
+    assert all(float(end) > time.time() for end in ends.values())
+    assert float(samples["process_resident_memory_bytes"]) > 1e6
 
 
 def test_metrics_are_off_unless_configured(own_service: ProvisioningService) -> None:

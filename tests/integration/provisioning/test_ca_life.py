@@ -206,8 +206,12 @@ def test_a_certificate_that_would_not_work_is_not_taken_over(
 
 def test_a_revoked_ca_takes_everything_with_it(service: ProvisioningService, tmp_path: Path) -> None:
     victim = enrol(service, tmp_path, "meter-1")
-    done = ca_attempt(service, "revoke", "issuing-ca", "--yes")
-    assert "issuing-ca is the one that issues: begin a successor and activate it" in done.stderr
+    for name, words in (
+        ("nosuch", "there is no issuing CA 'nosuch'"),
+        ("issuing-ca", "begin a successor and activate"),
+    ):
+        done = ca_attempt(service, "revoke", name)  # Nobody is there to answer a question.
+        assert (done.returncode, done.stdout, words in done.stderr) == (1, "", True)
     roll_over(service, "issuing-2")
     bystander = enrol(service, tmp_path, "meter-2")
 
@@ -257,7 +261,8 @@ def test_a_root_is_succeeded_and_each_reaches_what_is_under_the_other(
     service: ProvisioningService, tmp_path: Path
 ) -> None:
     before = enrol(service, tmp_path, "meter-1")
-    ca(service, "root", "begin")
+    told_state = json.loads(ca(service, "root", "begin", "--json"))["state"]
+    assert told_state == states(service)["root-2"] == "active"
     wait_for_state(service, "root-2", "active")
     # RFC 7030 §4.1.3: the current root, the old one, and the two between them.
     anchors = x509.load_pem_x509_certificates(service.bundle.read_bytes())

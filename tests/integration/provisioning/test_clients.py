@@ -21,7 +21,8 @@ from provisioning.client.operator import OperatorClient, RequestRefused, Service
 from provisioning.pki.identity import Identity, InvalidIdentity, Role, identity_of
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason, certificate_key
-from provisioning.pki.tls import TlsConfigurationError
+from provisioning.pki.tls import ClientCertificate, TlsConfigurationError, server_context
+from tests.support.enrolled import enrol as enrol_here
 from tests.support.provisioning import ProvisioningService
 
 _numbers = itertools.count(1)
@@ -207,6 +208,35 @@ async def test_another_service_is_not_trusted(service: ProvisioningService, own_
             EnrolmentUnavailable, match="is not the provisioning service that the trust anchors vouch for"
         ):
             await est.ca_certificates()
+
+
+async def test_a_broker_of_the_same_name_is_not_taken_for_the_service(
+    service: ProvisioningService, name: str, tmp_path: Path
+) -> None:
+    """Its certificate has the service's host name, as on any machine where both are at `localhost`."""
+    (broker,) = await asyncio.to_thread(enrol_here, service, name, role="broker", dns_names=["localhost"])
+    heard: list[bytes] = []
+
+    async def pose(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read(1000))
+        writer.write(
+            b'HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nevent: current\ndata: {"sequence": 0}\n\n'
+        )
+        writer.close()
+
+    posing = server_context(broker.write(tmp_path), service.bundle, client_certificate=ClientCertificate.OPTIONAL)
+    async with await asyncio.start_server(pose, "127.0.0.1", 0, ssl=posing) as impostor:
+        url = f"https://localhost:{impostor.sockets[0].getsockname()[1]}"
+        refused = f"is not the provisioning service .*its certificate is that of .*/broker/{name}"
+        with pytest.raises(FeedLost, match=refused):
+            await anext(follow(url, service.bundle, broker.credential, 0))
+        async with EstClient(url, service.bundle) as est:
+            with pytest.raises(EnrolmentUnavailable, match=refused):
+                await est.enrol(build_csr(generate_key(), name), user=name, token="fgt_" + "A" * 43)
+        async with OperatorClient(url, service.bundle, service.operator) as operator:
+            with pytest.raises(ServiceUnavailable, match=refused):
+                await operator.status()
+    assert not any(heard), "no token is told, and no other word"
 
 
 def test_anchors_that_cannot_be_read_are_named(tmp_path: Path) -> None:

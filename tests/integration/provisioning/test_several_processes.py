@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from cryptography import x509
 from cryptography.x509 import ocsp
@@ -165,6 +166,23 @@ def test_init_and_serve_say_what_is_wrong_with_the_database(postgresql: Postgres
     assert done.returncode == 1
     assert "database_url: the database postgresql+psycopg://fleet:***@127.0.0.1:1/fleet cannot be used" in done.stderr
     assert "hush" not in done.stderr
+
+
+def test_a_database_in_which_no_tables_may_be_made_is_named_with_what_it_said(
+    postgresql: PostgresqlServer, tmp_path: Path
+) -> None:
+    url = postgresql.new_database(template="template0")
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as owner:
+        owner.execute("DROP ROLE IF EXISTS guest")
+        owner.execute("CREATE ROLE guest LOGIN")
+        guest = ProvisioningService(tmp_path / "fleet", {"database_url": url.replace("fleet@", "guest@", 1)})
+        done = guest.command("init", "--dir", str(guest.dir))
+        owner.execute("DROP ROLE guest")
+    assert done.returncode == 1
+    assert "cannot be used: permission denied for schema public" in done.stderr
+    assert "make tables there? See docs/postgresql.md" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not guest.dir.exists()
 
 
 async def test_both_count_together_how_many_certificates_a_group_has_had(

@@ -29,7 +29,7 @@ from tests.support.enrolled import enrol, spent
 from tests.support.ocsp import SHA256, request_der
 from tests.support.openssl import OpensslDevice
 from tests.support.postgresql import PostgresqlServer
-from tests.support.provisioning import PASSPHRASE, ProvisioningService
+from tests.support.provisioning import PASSPHRASE, REPOSITORY, ProvisioningService
 from tests.support.workers import ends_of, one_to_each, workers_of
 
 # A heartbeat that is longer than the tests wait: what arrives was pushed.
@@ -70,6 +70,20 @@ async def test_a_token_that_is_used_at_all_workers_at_once_is_spent_once_and_a_s
     assert sorted(refused) == ["1", "2"]
     assert all(refused.values()), "each worker had some"
     assert await asyncio.to_thread(figures, service, "fleet_provisioning_worker_up") == {"1": 1.0, "2": 1.0}
+
+
+def test_the_page_is_as_documented_and_has_what_the_alerts_watch(service: ProvisioningService) -> None:
+    page = Curl(service.http).run("/metrics").text
+    shown = {name for name in re.findall(r"^# TYPE (\w+) ", page, re.MULTILINE) if not name.endswith("_created")}
+    reference = (REPOSITORY / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"`(fleet_provisioning_\w+)`", reference))
+    assert documented == {name for name in shown if name.startswith("fleet_")}
+    rules = (REPOSITORY / "deploy" / "prometheus" / "alerts.yml").read_text(encoding="utf-8")
+    watched = set(re.findall(r"\bfleet_provisioning_\w+", rules))
+    assert watched - shown == set()
+    assert len(watched) > 6
+    fit = figures(service, "fleet_provisioning_ready", check="store")
+    assert fit == {"1": 1.0, "2": 1.0}, "each worker for itself"
 
 
 def test_curl_enrols_and_what_is_printed_and_logged_names_no_secret(

@@ -89,6 +89,10 @@ def test_a_file_is_forgotten_after_it_was_loaded(tmp_path: Path) -> None:
         (ENOUGH | {"port": 65536}, "--port: input should be less than or equal to 65535"),
         (ENOUGH | {"port": -1}, "--port: input should be greater than or equal to 0"),
         (ENOUGH | {"log_level": "loud"}, "--log-level: "),
+        (
+            ENOUGH | {"feed_policy": "grace 12"},
+            "--feed-policy: 'grace 12' is none of: require, advisory, grace <time> with its unit (such as: grace 12h)",
+        ),
         (ENOUGH | {"revocation_grace": -1}, "--revocation-grace: input should be greater than or equal to 0"),
         (ENOUGH | {"nonsense": 1}, "--nonsense: no such setting"),
     ],

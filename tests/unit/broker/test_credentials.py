@@ -15,6 +15,7 @@ from broker.credentials import BrokerCredential, CredentialError, Enrolment, ren
 from provisioning.client.est import EnrolmentUnavailable
 from provisioning.pki.keys import generate_key
 from tests.support.pki import Held, Pki
+from tests.support.planted import Planted
 
 GOT = datetime(2026, 11, 27, 12, tzinfo=UTC)
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
@@ -85,6 +86,19 @@ def credential_at(service: Service, directory: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(credentials, "EstClient", service)
     enrolment = Enrolment("https://localhost:1", directory / "anchors.pem", "broker-1", "fgt_token")
     return BrokerCredential(directory, enrolment)
+
+
+@pytest.mark.parametrize("linked", [False, True], ids=["a file", "a link"])
+async def test_the_key_goes_into_no_file_that_somebody_has_put_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, linked: bool
+) -> None:
+    credential = credential_at(Service([Pki()], answers=9), tmp_path, monkeypatch)
+    planted = Planted.at(tmp_path / "broker.new", linked=linked)
+    await credential.ensure()
+    assert planted.read() == b""
+    written = tmp_path / "broker.pem"
+    assert b"PRIVATE KEY" in written.read_bytes()
+    assert written.stat().st_mode & 0o777 == 0o600
 
 
 async def test_no_token_is_spent_where_the_cas_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

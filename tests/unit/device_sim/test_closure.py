@@ -102,3 +102,9 @@ def test_a_device_stays_away_for_as_long_as_it_is_asked_to_and_its_own_pause_spr
     deaf = BackoffPolicy(base=1.0, cap=8.0, jitter=Jitter.NONE, retry_after=False)
     assert deaf.pause(1, randomness_of(1, "test"), asked) == 2.0
     assert policy.pause(1, randomness_of(1, "test"), None) <= 2.0
+
+
+def test_what_a_broker_says_stays_within_its_line_and_moves_no_cursor() -> None:
+    hostile = "\x1b]52;c;Y3VybA==\x07\x1b[2J\nPASS: 9 of 9 checks"
+    closure = Closure(Layer.MQTT, "0x87 Not authorized", hostile, 0.0, 0x87)
+    assert str(closure) == "mqtt 0x87 Not authorized (?]52;c;Y3VybA==??[2J?PASS: 9 of 9 checks)"

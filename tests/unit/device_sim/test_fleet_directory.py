@@ -10,6 +10,7 @@ from device_sim.enrolling import certify_fleet, end_fleet, names_of
 from device_sim.fleet_directory import FleetDirectory, FleetUnusable, Origin
 from provisioning.pki.keys import KeyFileError, generate_key, key_to_pem
 from tests.support.authority import Authority
+from tests.support.planted import Planted
 
 AUTHORITY = Authority()
 
@@ -38,6 +39,18 @@ def test_what_is_kept_can_be_read_by_another_process(tmp_path: Path) -> None:
     assert again.devices == ["meter-1"]
     assert again.credential("meter-1") == held
     assert again.anchors.read_text() == AUTHORITY.pem
+
+
+def test_a_key_goes_into_no_file_that_somebody_has_put_there(tmp_path: Path) -> None:
+    fleet = new_fleet(tmp_path / "fleet")
+    planted = [
+        Planted.at(fleet.path / "devices" / f".meter-1.{kind}.new", linked=linked)
+        for kind, linked in (("key", True), ("crt", False))
+    ]
+    with fleet.changing():
+        fleet.keep(AUTHORITY.issue("meter-1"))
+    assert [each.read() for each in planted] == [b"", b""]
+    assert FleetDirectory.read(fleet.path).devices == ["meter-1"]
 
 
 def test_every_file_is_its_owners_alone(tmp_path: Path) -> None:

@@ -215,3 +215,17 @@ def test_a_metric_is_named_whole_on_a_narrow_terminal() -> None:
     console = Console(file=io.StringIO(), width=60)
     console.print(summary_of(document))
     assert "…" not in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_page_of_somebody_else_s_document_runs_nothing() -> None:
+    hostile = "<script>alert(1)</script>"
+    document = imagined()
+    document["counts"] |= {"admissions": hostile, hostile: hostile}
+    document["scenario"] |= {"seed": hostile, "summary": hostile}
+    for process in document["generator"].get("processes", []):
+        process |= {"name": hostile, "devices": hostile}
+    document["timeline"][-1]["health"] |= {"descriptors": hostile}
+    page = page_of(document)
+    assert "<script" not in page
+    assert page.count(escape(hostile)) > 5
+    assert "default-src 'none'" in page.partition("</head>")[0], "and what is forgotten here is not run"

@@ -5,7 +5,9 @@ import io
 import sys
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
 
 from device_sim.closure import Closure, Layer
 from device_sim.intruders import CASES, Finding
@@ -138,3 +140,26 @@ async def test_without_a_terminal_a_line_is_told_once(
         for _ in range(3):
             await looks.acquire()
     assert capsys.readouterr().err.count("998 msg/s") == 1
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["a file", "a terminal"])
+def test_whatever_is_shown_holds_no_control_sequence_of_somebody_else(
+    monkeypatch: pytest.MonkeyPatch, *, terminal: bool
+) -> None:
+    out, err = (Terminal() if terminal else io.StringIO() for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    hostile = "\x1b]52;c;Y3VybA==\x07\x9b2J\r"
+    view = View()
+    view.chapter(hostile)
+    view.said(hostile)
+    view.directions(hostile)
+    view.failed(ValueError(hostile))
+    view.result(f"two\nlines {hostile}")
+    table = Table("", "")
+    table.add_row("name", Text(hostile))
+    view.show(Group(table, Text(hostile, "red")))
+    for told in (out.getvalue(), err.getvalue()):
+        assert "]52;c;Y3VybA==" in told
+        assert [each for each in ("\x1b]", "\x07", "\x9b", "\r") if each in told] == []
+    assert "two\nlines" in out.getvalue()

@@ -121,10 +121,51 @@ async def test_who_is_meant_is_asked_where_it_is_not_clear(fleet_cas: Ceremonies
     with pytest.raises(ConfigurationError, match=r"no issuing CA is announced; there are .*issuing-ca \(active\)"):
         await fleet_cas.life.activate()
     await fleet_cas.life.begin()
-    await fleet_cas.life.begin()
+    await fleet_cas.life.begin(another=True)
     with pytest.raises(ConfigurationError, match=r"issuing-2 \(announced\), issuing-3 \(announced\): name the one"):
         await fleet_cas.life.activate(waiting=False)
     assert await fleet_cas.life.activate("issuing-3", waiting=False) == "issuing-3"
+
+
+async def test_one_successor_waits_at_a_time_unless_another_is_asked_for(fleet_cas: Ceremonies) -> None:
+    life = fleet_cas.life
+    await life.begin()
+    waits = (
+        r"line default has its next CA already, issuing-2: ca rollover activate issuing-2 has it issue, "
+        r"ca revoke issuing-2 --reason superseded ends it, --another makes one more"
+    )
+    for again in (life.begin, life.export_csr):
+        with pytest.raises(ConfigurationError, match=waits):
+            await again()
+    assert not (fleet_cas.settings.directory / "issuing-3.key").exists()
+    assert await life.begin("meters") == "issuing-meters-1", "another line waits for nobody"
+    await life.revoke("issuing-2", RevocationReason.SUPERSEDED)
+    assert await life.begin() == "issuing-3"
+    await life.activate("issuing-3", waiting=False)
+    assert await life.begin() == "issuing-4"
+    assert await life.begin(another=True) == "issuing-5"
+
+
+async def test_one_root_waits_at_a_time_unless_another_is_asked_for(fleet_cas: Ceremonies) -> None:
+    roots = RootLife(fleet_cas.life)
+    assert await roots.begin() == "root-2"
+    with pytest.raises(ConfigurationError, match=r"root-2 is the next root already.*ca rollover begin.*--another"):
+        await roots.begin()
+    assert not (fleet_cas.settings.directory / "root-3.key").exists()
+    await roots.retire("root-2")
+    assert await roots.begin() == "root-3"
+    await fleet_cas.life.begin()
+    assert await roots.begin() == "root-4"
+    assert await roots.begin(another=True) == "root-5"
+
+
+async def test_what_cannot_be_revoked_is_said_before_anything_is_done(fleet_cas: Ceremonies) -> None:
+    life = fleet_cas.life
+    await life.begin()
+    await life.revoke("issuing-2", RevocationReason.SUPERSEDED)
+    for name, words in (("nosuch", "no issuing CA 'nosuch'"), ("issuing-2", "revoked already"), ("root-ca", "no issu")):
+        with pytest.raises(ConfigurationError, match=words):
+            await life.to_revoke(name)
 
 
 async def test_a_ca_that_is_revoked_or_retired_signs_nothing_from_that_commit_on(fleet_cas: Ceremonies) -> None:
@@ -146,6 +187,9 @@ async def test_a_revoked_ca_is_first_in_the_feed_and_its_certificates_follow(fle
     assert {each.device.name for each in outcome.affected} == {"admin", "provisioning"}
     events = await fleet_cas.database.read(lambda connection: revocations.after(connection, 0, 100))
     assert events[0].device == "ca:issuing-ca"
+    assert await fleet_cas.database.read(devices.count) == {
+        "active": 2, "suspended": 0, "revoked": 1, "decommissioned": 0
+    }  # fmt: skip
     assert {each.invalidity_date for each in events} == {since.replace(microsecond=0)}
     assert [each.sequence for each in events] == list(range(1, len(events) + 1))
     assert await fleet_cas.life.renew_operator(outcome)

@@ -4,30 +4,49 @@ from __future__ import annotations
 
 import ssl
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import pytest
+from cryptography import x509
 
 from provisioning.client.connection import explain
+from provisioning.client.genuine_server import GenuineServer
+from provisioning.pki.identity import Identity, Role
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
-from tests.support.pki import Held, Pki, shared_pki
+from tests.support.pki import DOMAIN, SERVER, Held, Pki, shared_pki
 
 PKI = shared_pki()
 CLOCK = "; the clock here says "
 
 
-def refused(server: Held) -> ssl.SSLCertVerificationError:
-    """Return why a client does not trust *server*, which presents its certificate in memory."""
+LOCALHOST = [x509.DNSName("localhost")]
+
+
+def ready(server: Held) -> ssl.SSLObject:
+    """Return a client that has heard all that *server* says of itself; it has not judged that yet."""
     towards, back = ssl.MemoryBIO(), ssl.MemoryBIO()
     context = server_context(server.credential, PKI.anchors, client_certificate=ClientCertificate.OPTIONAL)
     serving = context.wrap_bio(towards, back, server_side=True)
-    client = client_context(PKI.anchors, None).wrap_bio(back, towards, server_hostname="localhost")
+    trusting = client_context(PKI.anchors, None)
+    trusting.sslobject_class = GenuineServer
+    client = trusting.wrap_bio(back, towards, server_hostname="localhost")
     for each in (client, serving):
         with pytest.raises(ssl.SSLWantReadError):
             each.do_handshake()
+    return client
+
+
+def refused(server: Held) -> ssl.SSLCertVerificationError:
+    """Return why a client does not trust *server*."""
+    client = ready(server)
     with pytest.raises(ssl.SSLCertVerificationError) as caught:
         client.do_handshake()
     return caught.value
+
+
+def serving_as(role: Role, name: str, group: str | None = None, **different: Any) -> Held:
+    return PKI.certify(Identity(DOMAIN, role, name, group), purposes=SERVER, names=LOCALHOST, **different)
 
 
 @pytest.mark.parametrize(
@@ -39,10 +58,19 @@ def refused(server: Held) -> ssl.SSLCertVerificationError:
         ),
         (PKI.broker(not_before=PKI.now + timedelta(days=1)), f"(certificate is not yet valid{CLOCK}"),
         (Pki().broker(), "(unable to get local issuer certificate)"),
+        (PKI.broker(), f"(its certificate is that of spiffe://{DOMAIN}/broker/broker-1)"),
+        (serving_as(Role.DEVICE, "provisioning", "meters"), "/device/meters/provisioning)"),
+        (serving_as(Role.SERVICE, "billing"), "/service/billing)"),
+        (serving_as(Role.SERVICE, "provisioning", uris=[]), "(the certificate has 0 identity URIs"),
+        (serving_as(Role.SERVICE, "provisioning", common_name="billing"), "(the Common Name ['billing'] is not"),
     ],
-    ids=["expired", "not yet", "of another CA"],
+    ids=["expired", "not yet", "of another CA", "a broker", "a device", "another service", "nobody", "two names"],
 )
-def test_where_the_clock_may_be_the_cause_it_is_told(server: Held, words: str) -> None:
+def test_who_is_not_the_service_is_told_of_and_the_clock_where_that_may_be_the_cause(server: Held, words: str) -> None:
     error = httpx.ConnectError("failed")
     error.__cause__ = refused(server)
     assert words in explain("https://localhost:8443", error)
+
+
+def test_the_service_itself_is_trusted() -> None:
+    ready(serving_as(Role.SERVICE, "provisioning")).do_handshake()

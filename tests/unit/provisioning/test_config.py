@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from provisioning.ca.profile import MAXIMUM_LIFE, MINIMUM_LIFE
 from provisioning.config import load_settings
 from provisioning.errors import ConfigurationError
+from provisioning.issuing_policy import profiles_of
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +40,18 @@ def test_flags_come_before_environment_before_file_before_defaults(
         ("prot = 1", r"provisioning\.toml: prot: no such setting; is port meant\?"),
         ("[profiles.sensor]\nlief = 'P1D'", r"profiles\.sensor\.lief: no such setting; is life meant\?"),
         ("device_life = 'a month'", r"device_life: write a duration .* P30D"),
+        ("crl_life = 5", r"provisioning\.toml: crl_life: write a duration with its unit, such as 30d, 12h.* P30D"),
+        ("ocsp_life = '300'", "ocsp_life: write a duration with its unit"),
+        ("token_retention = true", "token_retention: write a duration with its unit"),
+        ("broker_life = '1:30'", "broker_life: write a duration with its unit"),
+        ("[profiles.sensor]\nlife = 30", r"profiles\.sensor\.life: write a duration with its unit"),
+        ("[profiles.sensor]\nbackdate = 60.0", r"profiles\.sensor\.backdate: write a duration with its unit"),
+        ("device_life = '10s'", r"provisioning\.toml: device_life: input should be greater than or equal to 1 minute"),
+        ("operator_life = '826d'", r"operator_life: input should be less than or equal to 825 days"),
+        ("crl_life = '0s'", r"crl_life: input should be greater than or equal to 1 second"),
+        ("crl_life = '-PT5H'", r"crl_life: input should be greater than or equal to 1 second"),
+        ("crl_life = '2e9d'", "crl_life: write a duration with its unit"),
+        ("crl_life = '999999999999d'", "crl_life: is longer than anybody waits"),
         ("= broken", r"provisioning\.toml is not TOML: "),
         ('public_http_url = "x"', "public_http_url"),
         ('public_http_url = "http://ca.example.org/?x=1"', "public_http_url.*no query"),
@@ -49,6 +63,30 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, word: str) -> None:
     (tmp_path / "provisioning.toml").write_text(text)
     with pytest.raises(ConfigurationError, match=word):
         load_settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("30d", timedelta(days=30)), ("12 h", timedelta(hours=12)), ("5m", timedelta(minutes=5)),
+        ("1.5h", timedelta(minutes=90)), ("90s", timedelta(seconds=90)), ("PT1.5S", timedelta(seconds=1.5)),
+        ("P1DT12H", timedelta(hours=36)),
+    ],
+)  # fmt: skip
+def test_a_duration_is_a_number_with_its_unit_or_iso_8601(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: timedelta
+) -> None:
+    (tmp_path / "provisioning.toml").write_text(f'crl_life = "{text}"\n')
+    assert load_settings(tmp_path).crl_life == expected
+    monkeypatch.setenv("FLEET_PROVISIONING_CRL_LIFE", "7")
+    with pytest.raises(ConfigurationError, match=r"^FLEET_PROVISIONING_CRL_LIFE: write a duration with its unit"):
+        load_settings(tmp_path)
+
+
+def test_a_life_has_the_bounds_that_its_profile_has(tmp_path: Path) -> None:
+    for text, bound in (("1m", MINIMUM_LIFE), ("825d", MAXIMUM_LIFE)):
+        (tmp_path / "provisioning.toml").write_text(f'device_life = "{text}"\n')
+        assert profiles_of(load_settings(tmp_path))["device"].life == bound
 
 
 def test_where_the_wrong_setting_stands_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

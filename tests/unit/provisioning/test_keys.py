@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 
-from provisioning.pki.keys import KeyFileError, generate_key, key_identifier, key_to_pem, load_key, write_private
+from provisioning.pki.keys import (
+    KeyFileError,
+    generate_key,
+    key_identifier,
+    key_to_pem,
+    load_key,
+    opened_anew,
+    write_private,
+)
 from tests.support.pki import shared_device
+from tests.support.planted import Planted
 
 SECRET = b"a secret of the test"
 
@@ -28,6 +38,16 @@ def test_a_key_is_written_for_its_owner_alone_and_read_again(
     assert path.stat().st_mode & 0o777 == 0o600
     assert (b"ENCRYPTED" in path.read_bytes()) is (passphrase is not None)
     assert load_key(path, passphrase).public_key() == key.public_key()
+
+
+@pytest.mark.parametrize("linked", [False, True], ids=["a file", "a link"])
+def test_what_somebody_has_put_in_a_draft_s_place_is_not_written_to(tmp_path: Path, *, linked: bool) -> None:
+    draft = tmp_path / "key.new"
+    planted = Planted.at(draft, linked=linked)
+    with os.fdopen(opened_anew(draft), "wb") as file:
+        file.write(SECRET)
+    assert planted.read() == b""
+    assert (draft.read_bytes(), draft.is_symlink(), draft.stat().st_mode & 0o777) == (SECRET, False, 0o600)
 
 
 def refusal(path: Path, passphrase: bytes | None = None) -> str:

@@ -62,4 +62,10 @@ def test_each_sample_is_there_with_its_workers_number_and_who_is_silent_is_down(
 
 async def test_a_service_of_one_process_has_its_page_as_it_is() -> None:
     alone = registry(2)
-    assert await page_of(alone, None)() == generate_latest(alone)
+    asked = []
+
+    async def refresh() -> None:
+        asked.append("refresh")
+
+    assert await page_of(alone, None, refresh)() == generate_latest(alone)
+    assert asked == ["refresh"]

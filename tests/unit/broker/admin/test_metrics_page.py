@@ -78,17 +78,26 @@ async def test_both_formats_are_read_by_prometheus_own_parsers() -> None:
     assert {"fleet_broker_refusals", "fleet_broker_sessions", "process_resident_memory_bytes"} <= names & named
 
 
-async def test_sessions_are_counted_by_group_and_certificates_by_the_days_they_have() -> None:
+async def test_sessions_are_counted_by_group_and_certificates_by_the_time_they_have() -> None:
     broker = MemoryBroker()
     for number in range(3):
         broker.device(f"meter-{number}", session_expiry_interval=60)
     broker.device("meter-2", session_expiry_interval=60).leave()
     assert await value(broker, "sessions", role="device", group="meters", state="connected") == 2
     assert await value(broker, "sessions", role="device", group="meters", state="away") == 1
-    assert await value(broker, "device_certificate_days_left_bucket", le="0.0") == 0
-    assert await value(broker, "device_certificate_days_left_bucket", le="1.0") == 2
-    assert await value(broker, "device_certificate_days_left_gcount") == 2
+    assert await value(broker, "device_certificate_seconds_left_bucket", le="0.0") == 0
+    assert await value(broker, "device_certificate_seconds_left_bucket", le="86400.0") == 2
+    assert await value(broker, "device_certificate_seconds_left_gcount") == 2
     assert await value(broker, "connected") == 2
+
+
+async def test_what_alerts_are_about_is_there_at_nought_before_it_happens() -> None:
+    broker = MemoryBroker()
+    for code in ("lost", "write failed"):
+        assert await value(broker, "audit_entries_total", code=code) == 0
+    broker.engine.metrics.revocation_alarms["STAPLE_FAILED"] += 2
+    for code, count in (("OWN_CERTIFICATE_REVOKED", 0), ("CRL_EXPIRED", 0), ("STAPLE_FAILED", 2)):
+        assert await value(broker, "revocation_alarms_total", code=code) == count
 
 
 async def test_how_full_each_bundle_is_can_be_watched() -> None:

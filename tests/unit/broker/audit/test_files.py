@@ -14,6 +14,7 @@ import pytest
 from broker.audit.files import AuditError, AuditFiles, head_of, opened_files, read_head, rotated
 from broker.audit.verification import verify
 from provisioning.audit_chain import AuditHead
+from tests.support.planted import Planted
 
 KEY = bytes(range(32))
 
@@ -39,6 +40,14 @@ def write(path: Path, *codes: str, **how: int) -> AuditHead:
 
 def lines(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines(keepends=True)
+
+
+def test_the_head_goes_into_no_file_that_somebody_has_put_there(path: Path) -> None:
+    write(path, "REVOKED")
+    planted = Planted.at(head_of(path).with_name(f"{head_of(path).name}.draft"), linked=False)
+    write(path, "EXPIRED")
+    assert planted.read() == b""
+    assert head_of(path).stat().st_mode & 0o777 == 0o600
 
 
 def test_entries_are_numbered_private_and_verified(path: Path) -> None:

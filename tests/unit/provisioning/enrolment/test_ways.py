@@ -269,6 +269,15 @@ async def test_a_queue_that_is_full_takes_no_more_and_forgets_what_nobody_decide
     await pending(fleet, "meter-3", label="line")
 
 
+async def test_the_number_of_a_request_that_was_removed_is_nobody_else_s(fleet: Fleet) -> None:
+    await group(fleet, "approval")
+    shown = await pending(fleet, "meter-1", label="line")
+    fleet.clock.advance(timedelta(days=7, seconds=1))
+    assert await pending(fleet, "intruder", label="line") > shown, "the old one goes as the new one comes"
+    with pytest.raises(Refused, match="APPROVAL_UNKNOWN"):
+        await ApprovalService(fleet.database, fleet.clock).decide(shown, approve=True, by="boss")
+
+
 async def test_an_operator_may_approve_a_new_key_of_a_device_that_exists(fleet: Fleet) -> None:
     await group(fleet, "claim", "token", new_key=NewKey.APPROVE)
     shared = await claim(fleet)
@@ -314,6 +323,45 @@ async def test_an_approval_of_a_newcomer_is_none_of_another_key_for_who_came_in_
     await service.decide(number, approve=True, by="boss")
     await enrol(fleet, "meter-1", key=key, label="line")
     assert not await is_good(fleet, certificate)
+
+
+async def test_a_request_that_waited_while_its_name_came_in_is_not_approved_as_it_was_shown(fleet: Fleet) -> None:
+    await group(fleet, "approval", "token", new_key=NewKey.APPROVE)
+    service = ApprovalService(fleet.database, fleet.clock)
+    key = generate_key()
+    shown = await pending(fleet, "meter-1", key=key, label="line")
+    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
+    certificate = await enrol(fleet, "meter-1", token=token)
+    # Two operators at once, who have both seen a request for a new name.
+    outcomes = await asyncio.gather(
+        *(service.decide(shown, approve=True, by=by) for by in ("anna", "bert")), return_exceptions=True
+    )
+    codes = {each.code for each in outcomes if isinstance(each, Refused)}
+    assert codes == {Code.APPROVAL_OUTDATED, Code.APPROVAL_UNKNOWN}
+    (waiting,) = await service.page(limit=9, after=0, group="line", state=None)
+    assert waiting.request.evidence == "nothing; the name is enrolled already"
+    assert waiting.state is ApprovalState.PENDING
+    assert await pending(fleet, "meter-1", key=key, label="line") == waiting.id
+    assert await is_good(fleet, certificate)
+    await service.decide(waiting.id, approve=True, by="anna")
+    await enrol(fleet, "meter-1", key=key, label="line")
+    assert not await is_good(fleet, certificate), "that was decided"
+
+
+async def test_a_request_that_comes_again_is_listed_as_it_is_now(fleet: Fleet) -> None:
+    await group(fleet, "approval", "token", new_key=NewKey.APPROVE)
+    service = ApprovalService(fleet.database, fleet.clock)
+    key = generate_key()
+    number = await pending(fleet, "meter-1", key=key, label="line")
+    await enrol(fleet, "meter-1", token=TokenCredential("meter-1", await fleet.token("meter-1", "line")))
+    again = await pending(fleet, "meter-1", key=key, label="line")
+    assert again == await pending(fleet, "meter-1", key=key, label="line") != number
+    with pytest.raises(Refused, match="APPROVAL_UNKNOWN"):
+        await service.decide(number, approve=True, by="boss")
+    (waiting,) = await service.page(limit=9, after=0, group="line", state=None)
+    assert waiting.request.evidence == "nothing; the name is enrolled already"
+    await service.decide(again, approve=False, by="boss")
+    assert await refusal(fleet, "meter-1", key=key, label="line") is Code.APPROVAL_DENIED
 
 
 async def test_a_device_that_replaces_its_certificate_in_a_loop_has_to_wait(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import stat
 from collections.abc import Callable
 from datetime import timedelta
@@ -21,6 +22,7 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import PrivateKey, generate_key, key_identifier
 from provisioning.pki.revocation import RevocationReason
+from provisioning.signers import pkcs11_module
 from provisioning.signers.file import FileSigner
 from provisioning.signers.pkcs11 import _PROTECTION, Pkcs11Signer, TokenKey
 from provisioning.signers.pkcs11_uri import InvalidPkcs11Uri, Pkcs11Uri, parse_pkcs11_uri
@@ -136,6 +138,59 @@ def test_a_token_that_has_lost_the_key_makes_the_service_unavailable(token: Soft
     signer.create()  # Another key of the same label is not taken for it.
     with pytest.raises(Refused, match="try again"):
         key.sign(b"words", ec.ECDSA(hashes.SHA256()))
+
+
+def test_a_token_that_is_away_and_back_signs_again(token: SoftToken, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pkcs11_module, "_PAUSE_SECONDS", 0.0)
+    both = [in_token(token, label).create() for label in ("away", "beside")]
+    folder = token.configuration.parent / "tokens"
+    folder.rename(folder.with_name("elsewhere"))
+    for key in both:
+        with pytest.raises(Refused, match="try again"):
+            key.sign(b"words", ec.ECDSA(hashes.SHA256()))
+    folder.with_name("elsewhere").rename(folder)
+    for key in both + both[::-1]:  # The numbers of one's old session are those of the other's new one: not mistaken.
+        key.public_key().verify(key.sign(b"words", ec.ECDSA(hashes.SHA256())), b"words", ec.ECDSA(hashes.SHA256()))
+
+
+def test_sessions_of_before_the_module_was_begun_again_are_not_used(token: SoftToken) -> None:
+    keys = [in_token(token, label).create() for label in ("one", "two")]
+    module = pkcs11_module.module_at(token.module)
+    module._begun_at = -math.inf
+    assert module._begin_again()
+    assert not module._begin_again(), "not again so soon"
+    for key in reversed(keys):
+        key.public_key().verify(key.sign(b"words", ec.ECDSA(hashes.SHA256())), b"words", ec.ECDSA(hashes.SHA256()))
+
+
+def test_a_module_is_begun_again_only_when_nobody_is_at_work_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pkcs11_module, "_PATIENCE_SECONDS", 0.0)
+    module = pkcs11_module.TokenModule(Path("/none.so"))
+    with module.at_work() as generation:
+        assert not module._begin_again()
+        with module.at_work(generation):
+            pass
+    with pytest.raises(pkcs11_module.SessionsEnded), module.at_work(generation + 1):
+        pass
+
+
+def test_a_pin_that_was_refused_is_not_tried_again(token: SoftToken, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = in_token(token, "pin").create()
+    pin = "9999"
+    signer = in_token(token, "pin", lambda: pin)
+    assert isinstance(key, TokenKey)
+    key._connected.close()  # Whoever is logged in is not asked for a PIN.
+    module = pkcs11_module.module_at(token.module)
+    module._begun_at = -math.inf
+    assert module._begin_again()
+    with pytest.raises(SignerError, match="the PIN of token 'fleet' is wrong"):
+        signer.open()
+    monkeypatch.setattr(module, "_try_to_open", None)
+    with pytest.raises(SignerError, match="the PIN of token 'fleet' is wrong"):
+        signer.open()
+    monkeypatch.undo()
+    pin = PIN
+    assert signer.open().public_key() == key.public_key(), "another one is"
 
 
 def test_what_cannot_be_opened_is_named(token: SoftToken, tmp_path: Path) -> None:

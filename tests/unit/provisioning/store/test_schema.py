@@ -206,6 +206,25 @@ def test_a_database_that_is_not_supported_is_named(url: str) -> None:
         Database(url)
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql+psycopg://fleet:a/b@c@db/fleet", "write @ as %40"),
+        ("postgresql+psycopg://fleet:hush@db/fleet?sslmod=require", "invalid connection option .sslmod."),
+    ],
+)
+def test_a_url_that_libpq_would_not_read_as_it_was_meant_is_refused_before_it_is_asked(url: str, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^database_url.*{said}") as refused:
+        Database(url)
+    assert "hush" not in str(refused.value)
+    assert "c@db" not in str(refused.value), "the end of a password"
+
+
+def test_a_password_and_a_socket_that_a_url_can_name_are_taken() -> None:
+    for url in ("postgresql+psycopg://fleet:a%2Fb%40c@db/fleet", "postgresql+psycopg://fleet@/fleet?host=@abstract"):
+        assert Database(url).url.username == "fleet"
+
+
 def test_without_the_driver_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'fleetgate\[postgres\]'"):

@@ -1,0 +1,70 @@
+"""How a user names a broker that runs already: the same words in every command that dials one.
+
+``--broker HOST:PORT`` says in one word what ``--host`` and ``--port``, which people know from other tools, say in two.
+
+Rules
+-----
+1. Both at once are refused, also where they agree: one of them would be changed and the other forgotten.
+2. No import that ``--help`` does not need (`device_sim.cli`, rule 1).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+import typer
+
+HOST: Final = "localhost"
+PORT: Final = 8883
+_SCHEME: Final = "mqtts"
+
+BrokerOption = Annotated[
+    str | None,
+    typer.Option("--broker", help="The broker: HOST, HOST:PORT or mqtts://HOST:PORT.", show_default=False),
+]
+HostOption = Annotated[
+    str | None, typer.Option("--host", help=f"The same in two words (default: {HOST}).", show_default=False)
+]
+PortOption = Annotated[
+    int | None,
+    typer.Option("--port", min=1, max=65535, help=f"With --host: its port (default: {PORT}).", show_default=False),
+]
+
+
+def named(broker: str | None, host: str | None, port: int | None) -> tuple[str, int] | None:
+    """Return host and port of the broker that the options name, None where none does. Raises `typer.BadParameter`."""
+    if broker is None:
+        return None if host is None and port is None else (host or HOST, port or PORT)
+    if host is not None or port is not None:
+        raise typer.BadParameter("--broker says what --host and --port say: give it or them")
+    try:
+        return address_in(broker)
+    except ValueError as error:
+        raise typer.BadParameter(f"--broker {broker}: {error}") from None
+
+
+def shown(host: str, port: int) -> str:
+    """Return both in one word, as ``--broker`` takes them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def address_in(text: str) -> tuple[str, int]:
+    """Return host and port of ``HOST``, ``HOST:PORT`` or ``mqtts://HOST:PORT``, which is what our broker prints.
+
+    Raises `ValueError` with what to write.
+    """
+    with contextlib.suppress(ValueError):  # Its colons are no port.
+        return str(ipaddress.IPv6Address(text)), PORT
+    what = "write HOST or HOST:PORT, as in localhost:8883 or [::1]:8883; it is spoken to by TLS"
+    try:
+        parts = urlsplit(text if "://" in text else f"{_SCHEME}://{text}")
+        port = PORT if parts.port is None else parts.port
+    except ValueError as error:  # Its port is none.
+        raise ValueError(what) from error
+    rest = (parts.username, parts.path.strip("/"), parts.query, parts.fragment)
+    if parts.scheme != _SCHEME or not parts.hostname or any(rest) or port == 0:
+        raise ValueError(what)
+    return parts.hostname, port

@@ -1,0 +1,66 @@
+"""What an alert needs beside counts: whether the service can do its work, and until when its own certificates are good.
+
+Rules
+-----
+1. What is asked is what ``/readyz`` asks. A scrape waits `_PATIENCE_SECONDS` for the answers at most, less than one
+   worker waits for another; a check that takes longer counts as failed, and is not asked again beside itself.
+2. Of the CAs those are told that end badly: who issues, and the roots. One that is retiring ends as it should.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from cryptography import x509
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from provisioning.api.health import Check
+
+_PATIENCE_SECONDS: Final = 0.5
+
+
+class HealthCollector:
+    """The last answers of the checks, and the certificates as they are when it is asked."""
+
+    def __init__(self, checks: Mapping[str, Check], certificates: Callable[[], Mapping[str, x509.Certificate]]) -> None:
+        """*certificates*: the service's own, by what they are called."""
+        self._checks = checks
+        self._certificates = certificates
+        self._asking: dict[str, asyncio.Future[str]] = {}
+        self._fit: dict[str, bool] = {}
+
+    async def refresh(self) -> None:
+        """Ask the checks; call it before `collect`."""
+        for name, check in self._checks.items():
+            if name not in self._asking:
+                self._asking[name] = asyncio.ensure_future(check())
+        await asyncio.wait(self._asking.values(), timeout=_PATIENCE_SECONDS)
+        for name in self._checks:
+            answered = self._asking[name].done()
+            self._fit[name] = answered and self._asking.pop(name).result() == "ok"
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield what is known."""
+        fit = GaugeMetricFamily(
+            "fleet_provisioning_ready", "Whether a part of the service can do its work.", labels=["check"]
+        )
+        for name, is_fit in self._fit.items():
+            fit.add_metric([name], float(is_fit))
+        ends = GaugeMetricFamily(
+            "fleet_provisioning_certificate_not_after_timestamp_seconds",
+            "When a certificate of the service's own ends.",
+            labels=["certificate"],
+        )
+        for name, certificate in self._certificates().items():
+            ends.add_metric([name], certificate.not_valid_after_utc.timestamp())
+        yield from (fit, ends)
+
+
+def issuers_and_roots(
+    told: Mapping[str, x509.Certificate], issuing: Iterable[x509.Certificate]
+) -> dict[str, x509.Certificate]:
+    """Return of the CAs that are *told*, by name, those among *issuing*, and the roots."""
+    at_work = set(issuing)
+    return {name: each for name, each in told.items() if each in at_work or each.issuer == each.subject}

@@ -1,0 +1,36 @@
+"""A database that cannot be used when a program begins with it: said with the reason, to whoever started the program.
+
+Strangers are told that the store cannot be used now, and no more (`provisioning.store.lanes`, rule 3). Who starts the
+service, or runs a command on its machine, is the one who can mend it: he is told what the database has said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from provisioning.errors import ConfigurationError, Refused
+from provisioning.store.database import Database
+
+
+@contextlib.contextmanager
+def usable(database: Database) -> Iterator[None]:
+    """Turn a refusal of the store within the block into a `ConfigurationError` with the reason and where to look."""
+    try:
+        yield
+    except Refused as refusal:
+        raise ConfigurationError(
+            f"database_url: the database {database.shown_url} cannot be used: {reason_of(refusal)}; {_remedy(database)}"
+        ) from refusal
+
+
+def reason_of(refusal: Refused) -> str:
+    """Return in one line what the database has said, for who may know it: it names hosts and users."""
+    reason = refusal.__cause__ or refusal
+    return " ".join(str(getattr(reason, "orig", reason)).split())
+
+
+def _remedy(database: Database) -> str:
+    if database.url.get_backend_name() == "sqlite":
+        return "look at the file's owner, its directory and the disk"
+    return "is it running, and may the service connect to it and make tables there? See docs/postgresql.md"

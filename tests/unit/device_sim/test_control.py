@@ -1,0 +1,48 @@
+"""Who may stand between `fleet-sim ctl` and a run: nobody else on the machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from device_sim.run import control
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return tmp_path / f"fleet-sim-{os.getuid()}"
+
+
+def planted(place: Path, *, linked: bool) -> Path:
+    theirs = place.with_name("theirs") if linked else place
+    theirs.mkdir()
+    theirs.chmod(0o700 if linked else 0o777)
+    if linked:
+        place.symlink_to(theirs)
+    return theirs
+
+
+@pytest.mark.parametrize("linked", [False, True], ids=["a directory", "a link to one"])
+async def test_an_order_is_not_given_to_whoever_has_made_the_directory(place: Path, *, linked: bool) -> None:
+    theirs = planted(place, linked=linked)
+    heard: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readline())
+        writer.write(b'{"done": true, "text": "done"}\n')
+        writer.close()
+
+    async with await asyncio.start_unix_server(answer, theirs / f"{os.getpid()}.sock"):
+        with pytest.raises(control.Unreachable, match="not a directory of yours"):
+            await control.tell("stop", None)
+    assert heard == []
+
+
+@pytest.mark.usefixtures("place")
+async def test_where_no_run_has_been_there_is_none() -> None:
+    with pytest.raises(control.Unreachable, match="no run is under way here"):
+        await control.tell("stop", None)
