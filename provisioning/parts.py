@@ -142,8 +142,9 @@ async def build(
         responder.forget_events(events)
         live.changed(events)
 
-    shut_out = ShutOut(database, responder.forget_all)
-    feed = RevocationFeed(database, settings.feed_heartbeat_seconds, on_new, shut_out.look)
+    feed = RevocationFeed(
+        database, settings.feed_heartbeat_seconds, on_new, on_look=ShutOut(database, responder.forget_all).look
+    )
     await feed.start()
     told: tuple[Callable[[Changed], None], ...] = (
         responder.forget_changed,
