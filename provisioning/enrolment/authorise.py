@@ -186,14 +186,20 @@ def _vouched(
 def _all_vouch(connection: Connection, attempt: Attempt, rules: Group, ways: Sequence[Way]) -> list[Vouched]:
     said: list[Vouched] = []
     for way in ways:
+        if way.name is WayName.WEBHOOK:  # It comes last, and is asked about nobody who knows no more than a name.
+            _check_proof(rules, ways, said)
         said.append(way.vouch(connection, attempt, rules, said))
+    _check_proof(rules, ways, said)
+    return said
+
+
+def _check_proof(rules: Group, ways: Sequence[Way], said: Sequence[Vouched]) -> None:
     if not any(each.proves for each in said):
         raise Refused(
             Code.WAY_REFUSED,
             f"{'+'.join(way.name for way in ways)} alone does not show who asks: the list of group {rules.name} needs "
             "the device's public key, or another way has to be presented beside it",
         )
-    return said
 
 
 def _in_vain(attempt: Attempt, evidence: Sequence[Way]) -> str:

@@ -23,6 +23,14 @@ def address_key(host: str) -> bytes:
     return packed[:8]
 
 
+def shown(host: str) -> str:
+    """Return the same for people: ``192.0.2.7``, ``2001:db8:0:1::/64``."""
+    key = address_key(host)
+    if ":" not in host or b"." in key[:4]:
+        return key.decode()
+    return f"{socket.inet_ntop(socket.AF_INET6, key + bytes(8))}/64"
+
+
 def network_of(host: str) -> str:
     """Return the network that the address *host* is in: its /24 in IPv4, in IPv6 its /48, which has 65,536 of /64."""
     if ":" in host:

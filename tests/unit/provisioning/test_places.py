@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from provisioning.places import Place, Places
+import socket
+
+from provisioning.places import Place, Places, hang_up
 
 
 class Crowd:
@@ -63,6 +65,31 @@ def test_who_is_being_answered_keeps_his_place() -> None:
     assert (crowd.cut, crowd.places.turned_away) == (["e"], 1)
 
 
+def test_who_says_anything_is_silent_from_then_on() -> None:
+    crowd = Crowd(4)
+    crowd.come("a", "b", host="192.0.2.1")
+    crowd.come("c", "d", host="198.51.100.1")
+    for name in "ac":
+        crowd.held[name].silent()
+    assert crowd.come("e", host="198.51.100.1"), "for its own address"
+    assert crowd.come("f", host="203.0.113.1"), "for all"
+    assert crowd.cut == ["d", "b"]
+
+
+def test_an_address_counts_as_often_as_it_is_there() -> None:
+    crowd = Crowd(4)
+    crowd.come("a", "b", host="192.0.2.1")
+    crowd.held["a"].asks()
+    crowd.held["a"].leave()  # In the middle of its answer.
+    assert crowd.come("c", host="192.0.2.1")
+    assert crowd.cut == []
+    assert crowd.come("d", host="192.0.2.1")
+    assert (crowd.cut, len(crowd.places)) == (["b"], 2)
+    for name in "cd":
+        crowd.held[name].leave()
+    assert not crowd.places._sources, "nothing is kept of who is gone"
+
+
 def test_a_place_is_given_back_once() -> None:
     crowd = Crowd(2)
     crowd.come("a", host="192.0.2.1")
@@ -99,3 +126,11 @@ def test_a_network_has_three_quarters_and_crowds_out_itself() -> None:
     crowd.held["b"].leave()
     assert crowd.come("h", host="2001:db8:1::1")
     assert crowd.cut == ["a"], "it has three quarters again"
+
+
+def test_whose_place_is_lost_is_hung_up_on_both_ways_if_he_is_still_there() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        hang_up(ours)
+        assert (ours.recv(1), theirs.recv(1)) == (b"", b"")
+    hang_up(ours)
