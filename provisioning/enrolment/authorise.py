@@ -282,8 +282,8 @@ def _check_end_is_done(connection: Connection, device: Device) -> None:
     if unfinished_ends.of_device(connection, device.id) is not None:
         raise Refused(
             Code.UNAVAILABLE,
-            f"{device.name} was revoked a moment ago, and its many certificates still are being revoked: try again in "
-            "a few seconds",
+            f"{device.name} was revoked a moment ago, or resumed, and its many certificates still are being: try again "
+            "in a few seconds",
         )
 
 
