@@ -94,7 +94,7 @@ def sessions(
         return
     columns = (
         *("client id", "identity", "serial", "address", "version", "connected since", "keep alive"),
-        *("subscriptions", "queued", "expires in"),
+        *("subscriptions", "queued", "certificate ends in", "session ends in"),
     )
     print_table(columns, map(_session_row, answer["sessions"]))
     if answer["matched"] > answer["shown"]:
@@ -181,10 +181,10 @@ def _anchor_url_row(followed: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _session_row(session: dict[str, Any]) -> tuple[str, ...]:
-    if session["connected"]:
-        expires = _duration(session["certificate_expires_in"])
+    if session["connected"]:  # Its session ends some time after the connection.
+        ends = (_duration(session["certificate_expires_in"]), "-")
     else:
-        expires = _duration(session["session_expires_in"])
+        ends = ("-", _duration(session["session_expires_in"]))
     return (
         session["client_id"],
         session["identity"],
@@ -195,7 +195,7 @@ def _session_row(session: dict[str, Any]) -> tuple[str, ...]:
         "-" if session["keep_alive"] is None else f"{session['keep_alive']} s",
         str(session["subscriptions"]),
         str(session["queued"]),
-        expires,
+        *ends,
     )
 
 

@@ -80,7 +80,10 @@ def verify(
         raise _failed(f"the audit log has {len(verdict.findings)} findings")
     if not as_json:
         earlier = f" (from {verdict.first} on; older files are gone)" if verdict.first > 1 else ""
-        sys.stdout.write(f"{entries} entries{earlier}, all as they were written\nhead {verdict.head}\n")
+        sys.stdout.write(
+            f"{entries} {'entry' if entries == 1 else 'entries'}{earlier}, all as they were written\n"
+            f"head {verdict.head}\n"
+        )
 
 
 @audit_app.command("show")

@@ -89,8 +89,11 @@ def run(
         Path | None, typer.Option(help="Topic policy, TOML; 'fleet-broker policy show' prints the default one.")
     ] = None,
     revocation_grace: Annotated[
-        float | None,
-        typer.Option(help="Seconds that newcomers are admitted without the revocation feed (default: 300)."),
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="How long newcomers are admitted without the revocation feed: 5m, or seconds (default: 300).",
+        ),
     ] = None,
     feed_policy: Annotated[
         str | None, typer.Option(help="Without the revocation feed: require, 'grace 5m' or advisory.")

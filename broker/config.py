@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from broker.limits import Limits
 from broker.listener_settings import ListenerSettings, check_origins
 from broker.origins import OriginNames, Origins
-from broker.setting_types import LONGEST, MOST, File, FileText, Interval, Name, Port, Real, TrustDomain, Whole
+from broker.setting_types import LONGEST, MOST, File, FileText, Interval, Name, Port, Span, TrustDomain, Whole
 from broker.trust_settings import REQUIRE, HttpUrl, Paths, Policy, StatusPolicy, TrustSettings, Urls
 from provisioning.client.address import misnamed
 from provisioning.pki.identity import InvalidIdentity, parse_uri
@@ -63,7 +63,7 @@ class BrokerConfig(BaseSettings):
     """Who may publish and subscribe what (`broker.admission.policy_file`); None: the default policy."""
     watch_files: bool = True
     """Reload certificate, trust anchors, policy and limits when their files change; SIGHUP does it in any case."""
-    revocation_grace: Real = Field(default=300.0, ge=0, le=LONGEST)
+    revocation_grace: Span = Field(default=300.0, ge=0, le=LONGEST)
     """Seconds without the revocation feed after which newcomers are refused as unavailable."""
     feed_policy: Annotated[Policy | None, NoDecode] = None
     """The same as for CRLs and OCSP: require, grace <time>, advisory; None: grace, so long as revocation_grace says."""
@@ -118,9 +118,9 @@ class BrokerConfig(BaseSettings):
     """Write into each message's user properties whose certificate its publisher has; costs the fast path."""
     plugins: dict[str, dict[str, Any]] = {}
     """amqtt's plugins, or one's own, by the dotted path of the class: its configuration (docs/plugins.md)."""
-    plugin_timeout: Real = Field(default=3.0, ge=0.1, le=60.0)
+    plugin_timeout: Span = Field(default=3.0, ge=0.1, le=60.0)
     """Seconds that a plugin may take for an answer, which is no after that, or for an event."""
-    plugin_verdict_seconds: Real = Field(default=10.0, ge=1.0, le=86_400.0)
+    plugin_verdict_seconds: Span = Field(default=10.0, ge=1.0, le=86_400.0)
     """How long the answer of a topic plugin is remembered."""
     plugin_username: Literal["certificate", "connect"] = "certificate"
     """The user name that plugins see: the certificate's, or what CONNECT says, which a plugin must check then."""

@@ -108,9 +108,9 @@ class BrokerCredential:
         try:
             await self._enrol(token)
         except (EnrolmentRefused, EnrolmentUnavailable, InvalidIdentity) as error:
-            refused = error.code if isinstance(error, EnrolmentRefused) else ""
-            hint = "; the broker's name is given by --name" if refused == Code.TOKEN_DEVICE else ""
-            raise CredentialError(f"the broker could not enrol at {self._enrolment.url}: {error}{hint}") from error
+            raise CredentialError(
+                f"the broker could not enrol at {self._enrolment.url}: {error}{_remedy(error)}"
+            ) from error
 
     async def replace_revoked(self, token: str | None) -> bool:
         """Enrol with *token* in place of a certificate that is revoked; return whether there is another one now."""
@@ -261,3 +261,14 @@ def _why_of_no_use(path: Path, certificate: x509.Certificate | None, now: dateti
             f"the broker's certificate {path} cannot be read: {error.strerror}; run the broker as the user whose it is"
         ) from error
     return "is not one that can be read"
+
+
+def _remedy(error: Exception) -> str:
+    """Return what an operator can do about *error*, where it does not say that itself."""
+    match error:
+        case EnrolmentRefused(code=Code.TOKEN_DEVICE):
+            return "; the broker's name is given by --name"
+        case EnrolmentUnavailable() if error.__cause__ is not None:  # It gave no answer that says anything.
+            return "; is the service running (fleet-provisioning serve), and are --provisioning and --cafile right?"
+        case _:
+            return ""

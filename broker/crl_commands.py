@@ -46,7 +46,7 @@ def crl_status(socket: Socket = None, state_dir: StateDir = None, config: Config
 @crl_app.command("try")
 def crl_try(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="CRLs, DER or PEM; a delta with its base, in any order.")
+        list[Path], typer.Argument(metavar="FILE", help="CRLs, DER or PEM; a delta with its base, in any order.")
     ],
     socket: Socket = None,
     state_dir: StateDir = None,

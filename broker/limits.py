@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from broker.setting_types import LONGEST, MOST, Count, CountOrNone, Real, Seconds, Whole
+from broker.setting_types import LONGEST, MOST, Count, CountOrNone, Real, Seconds, Whole, WholeSpan
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +20,11 @@ class Limits:
     """Largest packet accepted from a stranger: a CONNECT with a will of the greatest length fits."""
     max_connections: Count = 100_000
     max_unadmitted: Count = 2_000
-    """Connections that have not been admitted yet, handshakes in progress and strangers; more wait to be accepted."""
+    """Connections that have not been admitted yet, handshakes in progress and strangers; more wait for a place."""
     max_unadmitted_per_address: Count = 1_000
-    """Of these from one address (IPv6: one /64); more are closed before TLS."""
+    """Of these from one address (IPv6: one /64); more wait for a place."""
     max_failed_attempts: Count = 50_000
-    """Connections from one address that led to nothing; beyond it, it is closed before TLS."""
+    """Connections from one address that led to nothing, or four times so many from its network; more are closed."""
     failed_attempt_recovery: Annotated[Real, Field(gt=0, le=MOST)] = 100.0
     """How many of these are forgotten in a second."""
     max_connection_rate: CountOrNone = 0
@@ -72,13 +72,13 @@ class Limits:
     max_retained_of_device: Count = 10_000
     """What one device may have of these: not the room of all."""
     max_retained_bytes_of_device: Count = 32 * 1024 * 1024
-    max_session_expiry: Annotated[Whole, Field(ge=0, le=0xFFFFFFFF)] = 7 * 24 * 3600
+    max_session_expiry: Annotated[WholeSpan, Field(ge=0, le=0xFFFFFFFF)] = 7 * 24 * 3600
     """Longest that a session is kept for a client that is away; 0xFFFFFFFF: for ever, where the client asks for it."""
-    max_keepalive: Annotated[Whole, Field(ge=10, le=65535)] = 3600
+    max_keepalive: Annotated[WholeSpan, Field(ge=10, le=65535)] = 3600
     """Longest keep alive; an MQTT 5 client that asks for more, or for none, is told this one."""
-    max_connection_lifetime: Annotated[Whole, Field(ge=0, le=LONGEST)] = 0
+    max_connection_lifetime: Annotated[WholeSpan, Field(ge=0, le=LONGEST)] = 0
     """Seconds after which a connection is closed, to begin anew with a full handshake or a resumed one; 0: none."""
-    expiry_notice: Annotated[Whole, Field(ge=0, le=LONGEST)] = 3600
+    expiry_notice: Annotated[WholeSpan, Field(ge=0, le=LONGEST)] = 3600
     """Seconds before the end of a connected client's certificate at which that is logged."""
     max_cached_routes: Count = 200_000
     max_history: Annotated[Whole, Field(ge=0, le=1_000_000)] = 20_000

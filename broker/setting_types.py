@@ -12,6 +12,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from provisioning.durations import seconds_in
 from provisioning.pki.identity import check_name, check_trust_domain
 
 MOST: Final = 2**62
@@ -24,6 +25,18 @@ def _number(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("give a number, not true or false")  # noqa: TRY004 - a ValueError is what pydantic words
     return value
+
+
+def _seconds(value: object) -> object:
+    """Take a text with a unit, such as 5m, for its seconds; a number is seconds."""
+    if not isinstance(value, str):
+        return _number(value)
+    if (seconds := seconds_in(value.strip())) is not None:
+        return seconds
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError("give a number of seconds, or a time with its unit, such as 90s, 5m or 12h") from None
 
 
 def _file(value: object) -> object:
@@ -53,5 +66,9 @@ Port = Annotated[Whole, Field(ge=0, le=65535)]
 """0 for any free one."""
 Count = Annotated[Whole, Field(ge=1, le=MOST)]
 CountOrNone = Annotated[Whole, Field(ge=0, le=MOST)]
-Seconds = Annotated[Real, Field(gt=0, le=LONGEST)]
-Interval = Annotated[Real, Field(gt=0, le=86_400)]
+Span = Annotated[float, BeforeValidator(_seconds)]
+"""Seconds, or a time with its unit, such as 5m."""
+WholeSpan = Annotated[int, BeforeValidator(_seconds)]
+"""The same, where MQTT counts in whole seconds."""
+Seconds = Annotated[Span, Field(gt=0, le=LONGEST)]
+Interval = Annotated[Span, Field(gt=0, le=86_400)]

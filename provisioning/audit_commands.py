@@ -18,7 +18,7 @@ from provisioning.audit_chain import AuditHead
 from provisioning.command_group import command_group
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import AuthorityFiles
-from provisioning.service_command import Directory, Json, fail, print_document, print_table, say, shown_time
+from provisioning.service_command import Directory, Json, counted, fail, print_document, print_table, say, shown_time
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -62,7 +62,7 @@ def verify(
     if findings:
         raise fail(f"the audit log has {len(findings)} finding{'' if len(findings) == 1 else 's'}")
     if end is not None and not as_json:
-        sys.stdout.write(f"{end.number} entries, all as they were written\nhead {end}\n")
+        sys.stdout.write(f"{counted(end.number, 'entry', 'entries')}, all as they were written\nhead {end}\n")
 
 
 @audit_app.command("show")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from provisioning.command_group import command_group
+from provisioning.durations import seconds_in
 from provisioning.service_command import (
     Connection,
     Json,
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 
 certificate_app = command_group(help="See which certificates were issued.")
 
-_UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_LONGEST_DAYS: Final = 36_500
+_LONGEST: Final = 36_500 * 86_400
 
 
 class ExportFormat(StrEnum):
@@ -221,13 +220,12 @@ def show_certificate(
 
 def parse_duration(text: str) -> timedelta:
     """Return the duration that *text* says, such as 14d; raise `typer.BadParameter`."""
-    match = re.fullmatch(r"(\d{1,6})([mhdw])", text.strip())
-    if match is None:
+    seconds = seconds_in(text.strip())
+    if seconds is None:
         raise typer.BadParameter(f"{text!r} is not a duration: write 90m, 12h, 14d or 4w")
-    duration = timedelta(**{_UNITS[match[2]]: int(match[1])})
-    if duration > timedelta(days=_LONGEST_DAYS):
+    if seconds > _LONGEST:
         raise typer.BadParameter(f"{text!r} is longer than a certificate can live")
-    return duration
+    return timedelta(seconds=seconds)
 
 
 def _search(

@@ -15,10 +15,12 @@ from provisioning.service_command import (
     Connection,
     Json,
     connected,
+    counted,
     print_document,
     print_json,
     print_list,
     shown_time,
+    span,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +42,11 @@ def create_claim(
     days: Annotated[int, typer.Option(min=1, help="Until it ends.")] = 30,
     activation: Annotated[
         int | None,
-        typer.Option(min=0, help="Seconds in which a device must activate its certificate (default: 3600)."),
+        typer.Option(
+            metavar="TIME",
+            parser=span,
+            help="In which a device must activate its certificate: 15m, 12h, or seconds (default: 1h).",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -70,7 +76,9 @@ def create_claim(
         if as_json:
             print_document(issued.model_dump(mode="json", exclude={"private_key"}) | {"file": str(output)})
             return
-        sys.stdout.write(f"Claim {name} in {output}: {devices} devices until {shown_time(issued.expires_at)}\n")
+        sys.stdout.write(
+            f"Claim {name} in {output}: {counted(devices, 'device')} until {shown_time(issued.expires_at)}\n"
+        )
 
     connection.run(command)
 
@@ -114,7 +122,9 @@ def end_claim(
         if as_json:
             print_json(ended)
             return
-        sys.stdout.write(f"Claim {name} has ended; it let in {ended.used} of {ended.maximum_devices} devices.\n")
+        sys.stdout.write(
+            f"Claim {name} has ended; it let in {ended.used} of {counted(ended.maximum_devices, 'device')}.\n"
+        )
 
     connection.run(command)
 

@@ -6,10 +6,11 @@ On a terminal of 80 columns Typer's boxes cut names of options off, and its plai
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any, Final
 
 import typer
-from typer.core import TyperGroup, TyperOption
+from typer.core import TyperArgument, TyperGroup, TyperOption
 
 _LIST: Final = re.compile(r"<list\[(.*)\]>")
 
@@ -18,12 +19,13 @@ class CommandGroup(TyperGroup):
     """A group of commands whose summaries are not cut off."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return the command; an option that may be repeated shows the kind of one value: `<str>`, no `<list[str]>`."""
+        """Return the command; what may be given more than once shows one value's kind: `<str>`, no `<list[str]>`."""
         command = super().get_command(ctx, cmd_name)
         for each in () if command is None else command.params:
             if isinstance(each, TyperOption) and each.metavar is None:
-                one_of_many = _LIST.fullmatch(each.display_type(ctx))
-                each.metavar = one_of_many and f"<{one_of_many[1]}>"
+                each.metavar = _kind_of_one(each.display_type(ctx))
+            elif isinstance(each, TyperArgument) and (kind := _kind_of_one(each.display_type_rich(ctx=ctx))):
+                each.display_type_rich = partial(_shown, kind)  # type: ignore[method-assign]
         return command
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -44,3 +46,14 @@ def command_group(**settings: Any) -> typer.Typer:
 
 def _summary(text: str) -> str:
     return " ".join(text.split("\n\n", maxsplit=1)[0].split())
+
+
+def _kind_of_one(shown: str | None) -> str | None:
+    """Return what to show instead of the kind *shown* of a list; None where it is none."""
+    one_of_many = _LIST.fullmatch(shown or "")
+    return one_of_many and f"<{one_of_many[1].lower()}>"
+
+
+def _shown(kind: str, *, ctx: Any) -> str:
+    del ctx  # Typer's signature: the same whoever asks.
+    return kind

@@ -22,12 +22,13 @@ from pydantic_settings import (
 )
 
 from provisioning.config_words import explain, no_such
-from provisioning.durations import Duration, with_its_unit
+from provisioning.durations import with_its_unit
 from provisioning.errors import ConfigurationError
 from provisioning.metrics_exposure import MetricsExposure
 
 ENVIRONMENT_PREFIX: Final = "FLEET_PROVISIONING_"
 SETTINGS_FILE: Final = "provisioning.toml"
+Duration = Annotated[timedelta, BeforeValidator(with_its_unit)]
 Life = Annotated[timedelta, Field(ge=timedelta(minutes=1), le=timedelta(days=825)), BeforeValidator(with_its_unit)]
 """Of a certificate: what a profile allows (`provisioning.ca.profile`), said of the setting that was written."""
 

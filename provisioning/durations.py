@@ -2,20 +2,18 @@
 
 A number alone is refused: of `crl_life = 5` nobody can tell whether days or seconds were meant, and seconds would be
 believed until the first relying party finds a list that has ended (docs/decisions/0148). A setting that takes plain
-numbers says the unit in its name, as in ``crl_debounce_seconds``.
+numbers says the unit in its name, as in ``crl_debounce_seconds``; an option that does says it in its help.
 """
 
 from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Annotated, Final
-
-from pydantic import BeforeValidator
+from typing import Final
 
 REMEDY: Final = "write a duration with its unit, such as 30d, 12h, 5m or 90s, or as ISO 8601 has them, such as P30D"
-SECONDS_OF: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_SHORT: Final = re.compile(rf"(\d+(?:\.\d+)?)\s*([{''.join(SECONDS_OF)}])")
+SECONDS_OF: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_SHORT: Final = re.compile(rf"(\d{{1,12}}(?:\.\d{{1,6}})?)\s*([{''.join(SECONDS_OF)}])")
 _ISO_8601: Final = re.compile(r"[+-]?P\d.*|[+-]?PT\d.*")
 
 
@@ -39,6 +37,3 @@ def with_its_unit(value: object) -> object:
         if _ISO_8601.fullmatch(text):
             return text  # Pydantic reads the rest.
     raise ValueError(REMEDY)
-
-
-Duration = Annotated[timedelta, BeforeValidator(with_its_unit)]

@@ -15,6 +15,7 @@ from provisioning.service_command import (
     print_facts,
     print_json,
     print_list,
+    span,
 )
 
 if TYPE_CHECKING:
@@ -41,7 +42,12 @@ ProfileOption = Annotated[
 ]
 Lifetime = Annotated[
     int | None,
-    typer.Option(min=0, help="Seconds that its certificates live, if shorter than the profile's.", show_default=False),
+    typer.Option(
+        metavar="TIME",
+        parser=span,
+        help="How long its certificates live, if shorter than the profile's: 8h, 30d, or seconds.",
+        show_default=False,
+    ),
 ]
 MaximumDevices = Annotated[
     int | None, typer.Option(min=0, help="How many devices it may have; 0 for no limit.", show_default=False)
@@ -49,8 +55,9 @@ MaximumDevices = Annotated[
 SameKey = Annotated[
     int | None,
     typer.Option(
-        min=0,
-        help="Seconds in which the same request gets the same certificate again (at first 3600).",
+        metavar="TIME",
+        parser=span,
+        help="How long the same request gets the same certificate again: 2h, or seconds (at first 1h).",
         show_default=False,
     ),
 ]
@@ -70,8 +77,9 @@ TlsUnique = Annotated[
 Grace = Annotated[
     int | None,
     typer.Option(
-        min=0,
-        help="Seconds after its end in which a certificate may still be renewed (at first 0).",
+        metavar="TIME",
+        parser=span,
+        help="How long after its end a certificate may still be renewed: 7d, or seconds (at first 0).",
         show_default=False,
     ),
 ]

@@ -17,7 +17,6 @@ from starlette.applications import Starlette
 
 from provisioning.connection_protocol import ConnectionProtocol
 from provisioning.door import Door
-from provisioning.listening import BACKLOG
 from provisioning.places import Place, Places
 
 _GRACE_SECONDS: Final = 10
@@ -82,7 +81,6 @@ def http_listener(
             server_header=False,
             proxy_headers=False,  # TLS ends here: who is connected is what the connection says.
             headers=headers,
-            backlog=BACKLOG,
             timeout_keep_alive=60,  # Not below the protocol's own limit, which counts a trickle too.
             timeout_graceful_shutdown=_GRACE_SECONDS,
             ssl_context_factory=None if context is None else lambda _config, _default: context,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from provisioning.errors import ConfigurationError
+from provisioning.named_lines import read_lines
 from provisioning.pki.revocation import RevocationReason
 from provisioning.printed_rows import JsonArray, Table
 from provisioning.revocation.reasons import OPERATOR_REASONS
@@ -22,7 +23,6 @@ from provisioning.service_command import (
     print_json,
     print_table,
     progress,
-    read_lines,
     say,
     shown_time,
 )

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -101,8 +100,12 @@ def _is_loopback(host: str) -> bool:
 
 
 def _bind(host: str, port: int, setting: str) -> socket.socket:
-    with _explained(host, port, setting):
-        return socket.create_server((host, port), family=_family(host), backlog=BACKLOG)
+    with _explained(host, port, setting), contextlib.ExitStack() as made:
+        listening = made.enter_context(_socket(host, shared=False))
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
+        made.pop_all()  # It is the caller's now.
+    return listening
 
 
 def _bind_shared(host: str, port: int, setting: str, number: int) -> list[socket.socket]:
@@ -119,8 +122,8 @@ def _bind_shared(host: str, port: int, setting: str, number: int) -> list[socket
 
 
 def _socket(host: str, *, shared: bool) -> socket.socket:
-    """Return a socket with the options of `socket.create_server`."""
-    made = socket.socket(_family(host), socket.SOCK_STREAM)
+    """Return a socket with the options of `socket.create_server`, which leaves one open where a name is none."""
+    made = socket.socket(_family(host))
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if made.family == socket.AF_INET6:
         made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -134,11 +137,11 @@ def _explained(host: str, port: int, setting: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # `socket.create_server` adds to the error's own text what is said here already.
-        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise ConfigurationError(
-            f"{setting} {port} on {host} cannot be used: {why}; choose another, or 0 for a free one"
+            f"{setting} {port} on {host} cannot be used: {error.strerror}; choose another, or 0 for a free one"
         ) from error
+    except TypeError as error:  # What cannot be looked up at all: a label of more than 63 characters, a null character.
+        raise ConfigurationError(f"host: {host[:80]!r} is no name of a host ({error}): use an address") from error
 
 
 def _family(host: str) -> socket.AddressFamily:

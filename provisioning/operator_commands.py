@@ -24,21 +24,23 @@ import typer
 
 from provisioning.command_group import command_group
 from provisioning.errors import Code, ConfigurationError
+from provisioning.named_lines import read_lines
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.service_command import (
     Connection,
     Json,
     connected,
+    counted,
     print_document,
     print_facts,
     print_json,
     print_list,
     print_table,
     progress,
-    read_lines,
     say,
     shown_time,
+    span,
 )
 
 if TYPE_CHECKING:
@@ -51,11 +53,22 @@ _BATCH: Final = 500
 token_app = command_group(help="Make, list and void one-time enrolment tokens.")
 device_app = command_group(help="See which devices have certificates.")
 
-Ttl = Annotated[int | None, typer.Option(help="Seconds until the token expires (default: 3600).", show_default=False)]
+Ttl = Annotated[
+    int | None,
+    typer.Option(
+        metavar="TIME",
+        parser=span,
+        help="Until the token expires: 15m, 12h, 7d, or seconds (default: 1h).",
+        show_default=False,
+    ),
+]
 Lifetime = Annotated[
     int | None,
     typer.Option(
-        help="Seconds that the certificate and each renewal of it live, if shorter than the service's setting.",
+        metavar="TIME",
+        parser=span,
+        help="How long the certificate and each renewal of it live, if shorter than the service's setting: 8h, 30d, or "
+        "seconds.",
         show_default=False,
     ),
 ]
@@ -140,7 +153,7 @@ def create_batch(
     connection: Connection,
     output: Annotated[Path, typer.Option(help="CSV file to create, with mode 0600.")],
     devices_file: Annotated[
-        Path | None, typer.Option(help="File with a device's name on each line, no header.", show_default=False)
+        Path | None, typer.Option(help="File with a device's name on each line.", show_default=False)
     ] = None,
     count: Annotated[
         int | None, typer.Option(min=1, help="How many tokens for any new device of --group.", show_default=False)
@@ -184,7 +197,7 @@ def create_batch(
         if as_json:
             print_document({"tokens": written, "file": str(output)})
         else:
-            sys.stdout.write(f"{written} tokens in {output}\n")
+            sys.stdout.write(f"{counted(written, 'token')} in {output}\n")
         await _say_if_new(client, group)
 
     connection.run(command)
@@ -325,12 +338,18 @@ def status(
 
 def _status_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for what in ("devices", "certificates", "tokens"):
-        yield what, ", ".join(f"{number} {state}" for state, number in found[what].items())
-    followers = found["feed"]["subscribers"]
-    yield "feed", f"at {found['feed']['sequence']}, {followers} follower{'' if followers == 1 else 's'}"
+        numbers = found[what].items()
+        yield what, ", ".join(f"{number} {state}{_of_these(found, what, state)}" for state, number in numbers)
+    yield "feed", f"at {found['feed']['sequence']}, {counted(found['feed']['subscribers'], 'follower')}"
     for name, crl in found["crls"].items():
         lapses = shown_time(datetime.fromisoformat(crl["next_update"]))
-        yield f"CRL {name}", f"number {crl['number']}, {crl['entries']} entries, lapses {lapses}"
+        yield f"CRL {name}", f"number {crl['number']}, {counted(crl['entries'], 'entry', 'entries')}, lapses {lapses}"
+
+
+def _of_these(found: Mapping[str, Any], what: str, state: str) -> str:
+    """Return what else is to be said of the number of *what* in *state*: an active device may have nothing to show."""
+    bare = found.get("active_devices_without_certificate", 0)
+    return f" ({bare} of them without a good certificate)" if bare and (what, state) == ("devices", "active") else ""
 
 
 def _row(token: IssuedToken) -> tuple[str, str, str, str, str]:

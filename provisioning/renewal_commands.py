@@ -12,7 +12,9 @@ from provisioning.service_command import (
     Connection,
     Json,
     connected,
+    counted,
     print_json,
+    span,
 )
 
 if TYPE_CHECKING:
@@ -27,7 +29,9 @@ def hasten(
     connection: Connection,
     group: Annotated[str | None, typer.Option(help="The devices of this group.", show_default=False)] = None,
     every_group: Annotated[bool, typer.Option("--every-group", help="All parties of the fleet.")] = False,
-    spread: Annotated[int, typer.Option(min=0, help="Seconds over which the renewals are spread.")] = 0,
+    spread: Annotated[
+        int, typer.Option(metavar="TIME", parser=span, help="Over which the renewals are spread: 6h, or seconds.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Tell devices, when they next ask for renewal information, that it is time to renew.
@@ -36,7 +40,7 @@ def hasten(
 
     \b
     Example:
-      fleet-provisioning renewal hasten --group north --spread 3600
+      fleet-provisioning renewal hasten --group north --spread 6h
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     if (group is None) != every_group:
         raise typer.BadParameter("give either --group or --every-group")
@@ -47,6 +51,8 @@ def hasten(
             print_json(outcome)
             return
         whom = "every group" if outcome.group is None else f"group {outcome.group}"
-        sys.stdout.write(f"{outcome.certificates} certificates of {whom} are to be renewed within {spread} s.\n")
+        sys.stdout.write(
+            f"{counted(outcome.certificates, 'certificate')} of {whom}, to be renewed within {spread} s.\n"
+        )
 
     connection.run(command)

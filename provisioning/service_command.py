@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
+from provisioning.durations import seconds_in
 from provisioning.errors import ConfigurationError
 from provisioning.printed_rows import Table, print_pairs
 from provisioning.starting import importing
@@ -160,9 +161,9 @@ def shown_time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def counted(count: int, what: str) -> str:
-    """Return so many of *what*, whose plural is regular: "1 device", "2 devices"."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
+def counted(count: int, what: str, plural: str = "") -> str:
+    """Return so many of *what*: "1 device", "2 devices"; *plural* is given where it is not regular."""
+    return f"{count} {what if count == 1 else plural or f'{what}s'}"
 
 
 def moment(text: str) -> datetime:
@@ -180,6 +181,15 @@ def moment(text: str) -> datetime:
         return given.astimezone(UTC)
     except OverflowError as error:
         raise typer.BadParameter(f"{text} is no time that UTC has a year for") from error
+
+
+def span(text: object) -> int:
+    """Return the seconds of a span of time that was given on the command line; for `typer.Option(parser=…)`."""
+    given = str(text).strip()
+    seconds = seconds_in(f"{given}s" if given.isdecimal() else given)
+    if seconds is None:
+        raise typer.BadParameter(f"{given[:40]!r} is no span of time: write 90s, 15m, 12h, 7d, or a number of seconds")
+    return round(seconds)
 
 
 InvalidityDate = Annotated[
@@ -247,19 +257,6 @@ def _shown(value: object) -> str:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table for people; on a terminal that is too narrow for it, each row as a block of lines."""
     Table(columns).print(rows)
-
-
-def read_lines(path: Path, what: str) -> list[str]:
-    """Return the lines of a file that names a *what* on each; raise `ConfigurationError` if there is none."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # What spreadsheets and Windows write begins with a mark.
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path} is not UTF-8 text ({error}): save it as that") from error
-    lines = [line.strip() for line in text.splitlines()]
-    lines = list(dict.fromkeys(line for line in lines if line))
-    if not lines:
-        raise ConfigurationError(f"{path} names no {what}: put one on each line")
-    return lines
 
 
 def progress_bar() -> Progress:

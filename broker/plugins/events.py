@@ -11,7 +11,8 @@ Rules
 1. At most `most` events wait. While there is no room, publishers are held (`holds`), until there is or somebody gives
    up (`give_up`): then what there is no room for is dropped, and counted, until half of the queue is empty.
 2. A call is cancelled when its time is over. What it has done by then stays done.
-3. `drained` waits until everything is told that waits, so that a plugin hears the end of the story; then the plugin is
+3. Whatever a plugin raises stays there, an end of the program and a cancellation of its own too.
+4. `drained` waits until everything is told that waits, so that a plugin hears the end of the story; then the plugin is
    closed, with the same time-out.
 """
 
@@ -23,6 +24,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from broker.admission.refusal import RefusalCode
+from broker.plugins.errors import is_a_plugin_s
 from broker.plugins.logs import Complaints, guarded
 from broker.plugins.watch import Watch
 
@@ -113,7 +115,9 @@ class PluginEvents:
             self._complaints.tell(
                 RefusalCode.PLUGIN_FAILED, self.name, f"plugin: not ended in {self._patience:g} s", error, hook=event
             )
-        except Exception as error:  # noqa: BLE001 - whatever somebody else's code raises stays there
+        except BaseException as error:
+            if not is_a_plugin_s(error):
+                raise
             self._complaints.tell(RefusalCode.PLUGIN_FAILED, self.name, "plugin has raised", error, hook=event)
         else:
             return True

@@ -22,6 +22,7 @@ from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
 from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import RefusalCode
 from broker.extension import Action
+from broker.plugins.errors import is_a_plugin_s
 from broker.plugins.logs import Complaints, guarded
 from broker.plugins.sessions import HostedSession
 from broker.plugins.verdicts import Question, Verdicts
@@ -133,7 +134,9 @@ class Questions:
             except TimeoutError as error:
                 text = f"plugin has not answered in {self._patience:g} s"
                 self._complaints.tell(RefusalCode.PLUGIN_FAILED, name, text, error, **about)
-            except Exception as error:  # noqa: BLE001 - whatever somebody else's code raises
+            except BaseException as error:
+                if not is_a_plugin_s(error):
+                    raise
                 self._complaints.tell(RefusalCode.PLUGIN_FAILED, name, "plugin has raised", error, **about)
             return name, RefusalCode.PLUGIN_FAILED
 

@@ -64,6 +64,7 @@ def _item(approval: StoredApproval) -> dict[str, Any]:
         "name": approval.request.name,
         "key_sha256": approval.request.spki_sha256.hex(),
         "evidence": approval.request.evidence,
+        "asked_from": approval.request.asked_from,
         "state": approval.state,
         "requested_at": rfc3339(approval.requested_at),
         "decided_at": None if approval.decided_at is None else rfc3339(approval.decided_at),

@@ -40,15 +40,17 @@ async def show_device(name: str, services: Services) -> dict[str, Any]:
 async def status(services: Services) -> dict[str, Any]:
     """Count what there is, and say how fresh the CRLs are."""
     now = services.clock()
-    device_counts, certificate_counts, open_tokens = await services.database.read(
+    device_counts, uncertified, certificate_counts, open_tokens = await services.database.read(
         lambda connection: (
             devices.count(connection),
+            devices.count_without_certificate(connection, now),
             inventory.count(connection, now),
             tokens.count_open(connection, now),
         )
     )
     return {
         "devices": device_counts,
+        "active_devices_without_certificate": uncertified,
         "certificates": certificate_counts,
         "tokens": {"open": open_tokens},
         "feed": {"sequence": services.feed.newest, "subscribers": await services.followers()},

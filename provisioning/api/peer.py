@@ -33,5 +33,8 @@ def peer_certificate_der(scope: Scope) -> bytes | None:
 
 def tls_connection(scope: Scope) -> TlsConnection | None:
     """Return what binds the request to its connection, None if it came without TLS."""
-    tls = scope.get("extensions", {}).get("tls")
-    return None if tls is None else TlsConnection(tls["tls_version"], tls.get("tls_unique"), tls["tls_resumed"])
+    tls, client = scope.get("extensions", {}).get("tls"), scope.get("client")
+    if tls is None:
+        return None
+    address = None if client is None else client[0]
+    return TlsConnection(tls["tls_version"], tls.get("tls_unique"), tls["tls_resumed"], address)

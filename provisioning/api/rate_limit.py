@@ -2,7 +2,8 @@
 
 Theory
 ------
-A caller is whom his client certificate names, or, without one, his address. A device gets a new certificate with each
+A caller is whom his client certificate names, or, without one, his address, of IPv6 the /64: who has that has more
+addresses than there could be buckets. A device gets a new certificate with each
 renewal, so not the certificate itself: it would have a full bucket with each. That a CA of ours has signed it is
 verified, once a certificate: a manufacturer's CA, which TLS lets through, may bear any name, and would otherwise empty
 the buckets of devices of ours by certificates of theirs. Of whom others name, the certificate is the caller.
@@ -29,6 +30,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from provisioning.enrolment.pace import Buckets
 from provisioning.errors import Code, Refused
+from provisioning.pki.address_key import address_key
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import spki_fingerprint
@@ -72,7 +74,7 @@ class Callers:
         if certificate is not None:
             return self._named(certificate) if len(certificate) <= _LONGEST else _itself(certificate)
         client = scope.get("client")
-        return client[0] if client else ""
+        return address_key(client[0]) if client else ""
 
     def _name(self, der: bytes) -> Hashable:
         """Return whom a certificate names, and by whose key: the same for its successors."""

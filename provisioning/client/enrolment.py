@@ -158,6 +158,7 @@ class Approval(Answer):
     name: str
     key_sha256: str
     evidence: str
+    asked_from: str | None = None
     state: str
     requested_at: datetime
     decided_at: datetime | None = None

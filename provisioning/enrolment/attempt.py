@@ -63,6 +63,8 @@ class TlsConnection:
     unique: bytes | None = None
     resumed: bool = False
     """The client has not shown its key on this connection, but on an earlier one."""
+    address: str | None = None
+    """Where the client is."""
 
 
 @dataclass(frozen=True, slots=True)

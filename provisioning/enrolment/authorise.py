@@ -186,14 +186,20 @@ def _vouched(
 def _all_vouch(connection: Connection, attempt: Attempt, rules: Group, ways: Sequence[Way]) -> list[Vouched]:
     said: list[Vouched] = []
     for way in ways:
+        if way.name is WayName.WEBHOOK:  # It comes last, and is asked about nobody who knows no more than a name.
+            _check_proof(rules, ways, said)
         said.append(way.vouch(connection, attempt, rules, said))
+    _check_proof(rules, ways, said)
+    return said
+
+
+def _check_proof(rules: Group, ways: Sequence[Way], said: Sequence[Vouched]) -> None:
     if not any(each.proves for each in said):
         raise Refused(
             Code.WAY_REFUSED,
             f"{'+'.join(way.name for way in ways)} alone does not show who asks: the list of group {rules.name} needs "
             "the device's public key, or another way has to be presented beside it",
         )
-    return said
 
 
 def _in_vain(attempt: Attempt, evidence: Sequence[Way]) -> str:
@@ -275,8 +281,8 @@ def _check_end_is_done(connection: Connection, device: Device) -> None:
     if unfinished_ends.of_device(connection, device.id) is not None:
         raise Refused(
             Code.UNAVAILABLE,
-            f"{device.name} was revoked a moment ago, and its many certificates still are being revoked: try again in "
-            "a few seconds",
+            f"{device.name} was revoked a moment ago, or resumed, and its many certificates still are being: try again "
+            "in a few seconds",
         )
 
 

@@ -33,7 +33,7 @@ from provisioning.store import audit, authorities, certificates, devices, revoca
 from provisioning.store.audit import Action
 from provisioning.store.authorities import AuthorityKind, AuthorityState
 from provisioning.store.certificates import StoredCertificate
-from provisioning.store.devices import Device
+from provisioning.store.devices import Device, DeviceState
 from provisioning.store.server_parameters import rest_longer
 
 AUTHORITY_REASONS: Final = (
@@ -85,6 +85,7 @@ def revoke_authority(
     rest_longer(connection)
     why: dict[str, Any] = {"reason": grounds.reason, "revoked_by": by, "invalidity_date": grounds.invalidity_date}
     revocations.add(connection, [identifier], revoked_at=now, **why)
+    devices.set_state(connection, [device.id], DeviceState.REVOKED, now)
     # A follower's feed ends with its own certificate: those that follow come last.
     affected = sorted(
         certificates.good_of_issuer(connection, ca.key_id, now), key=lambda each: each.device.role is not Role.DEVICE

@@ -7,7 +7,7 @@ the one that he was shown under it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
@@ -34,13 +34,14 @@ class ApprovalState(StrEnum):
 class ApprovalRequest:
     """What an operator is asked: may *name*, with this key, become a device of *group*.
 
-    *evidence* says what else was presented.
+    *evidence* says what else was presented, *asked_from* the address, which makes it no other request.
     """
 
     group: str
     name: str
     spki_sha256: bytes
     evidence: str
+    asked_from: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ def put(connection: Connection, request: ApprovalRequest, now: datetime) -> int:
         "evidence": request.evidence,
         "state": ApprovalState.PENDING.value,
         "requested_at": now,
+        "asked_from": request.asked_from,
     }
     connection.execute(insert(approvals), row)
     return number
@@ -122,15 +124,14 @@ def spend(connection: Connection, approval_id: int, certificate_id: int, now: da
     connection.execute(update(approvals).where(approvals.c.id == approval_id).values(spent))
 
 
-def count_pending(connection: Connection, group: str) -> int:
-    """Return how many requests of the group wait."""
-    statement = (
-        select(func.count())
-        .select_from(approvals)
-        .where(approvals.c.group_name == group, approvals.c.state == ApprovalState.PENDING.value)
+def count_pending(connection: Connection, group: str, asked_from: str | None) -> tuple[int, int]:
+    """Return how many requests of the group wait, and how many of them from *asked_from*: none, if that is unknown."""
+    same = func.count().filter(approvals.c.asked_from == (asked_from or ""))
+    statement = select(func.count(), same).where(
+        approvals.c.group_name == group, approvals.c.state == ApprovalState.PENDING.value
     )
-    number: int = connection.execute(statement).scalar_one()
-    return number
+    every, ours = connection.execute(statement).one()
+    return every, ours
 
 
 def remove_stale(connection: Connection, group: str, before: datetime) -> int:
@@ -158,7 +159,7 @@ def page(
 def _from_row(row: Any) -> StoredApproval:
     return StoredApproval(
         row.id,
-        ApprovalRequest(row.group_name, row.name, row.spki_sha256, row.evidence),
+        ApprovalRequest(row.group_name, row.name, row.spki_sha256, row.evidence, row.asked_from),
         ApprovalState(row.state),
         row.requested_at,
         row.decided_at,

@@ -22,7 +22,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Label, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Label, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.store.tables import claim_places, claims, devices
@@ -42,16 +42,12 @@ def used(now: datetime) -> Label[int]:
     return (claims.c.taken - lost).label("used")
 
 
-def holds(connection: Connection, claim_id: int, device_name: str, now: datetime) -> bool:
-    """Whether the device called *device_name* has a place of the claim already."""
+def holds(connection: Connection, claim_id: int, device_name: str) -> bool:
+    """Whether the device called *device_name* has a place of the claim already, lost or not."""
     statement = (
         select(claim_places.c.device_id)
         .select_from(claim_places.join(devices, devices.c.id == claim_places.c.device_id))
-        .where(
-            devices.c.name == device_name,
-            claim_places.c.claim_id == claim_id,
-            or_(claim_places.c.ends_at.is_(None), claim_places.c.ends_at > now),
-        )
+        .where(devices.c.name == device_name, claim_places.c.claim_id == claim_id)
     )
     return connection.execute(statement).one_or_none() is not None
 

@@ -113,7 +113,8 @@ def is_full(connection: Connection, claim: StoredClaim, device_name: str, now: d
     if claim.used < claim.maximum_devices:
         return False
     left = claim.used - claim_places.free_lost(connection, claim.id, now)
-    return left >= claim.maximum_devices and not claim_places.holds(connection, claim.id, device_name, now)
+    # What it holds is not lost, then: one that was would have been freed.
+    return left >= claim.maximum_devices and not claim_places.holds(connection, claim.id, device_name)
 
 
 def begin_trial(

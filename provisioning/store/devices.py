@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.pki.identity import Role
 from provisioning.store.prepared import Prepared
-from provisioning.store.tables import certificates, devices
+from provisioning.store.tables import certificates, devices, revocations
 
 WIDTH: Final = len(devices.c)
 """Columns that `device_from` reads: they are in the order of `Device`."""
@@ -182,6 +182,22 @@ def count(connection: Connection) -> dict[DeviceState, int]:
     rows = connection.execute(select(state, func.count()).select_from(devices).group_by(state))
     found = {DeviceState(name): number for name, number in rows}
     return {state: found.get(state, 0) for state in DeviceState}
+
+
+def count_without_certificate(connection: Connection, now: datetime) -> int:
+    """Return how many active devices have no certificate that is good *now*: nothing lets them in as they are."""
+    good = (
+        select(certificates.c.id)
+        .select_from(certificates.outerjoin(revocations))
+        .where(
+            certificates.c.device_id == devices.c.id,
+            certificates.c.not_after > now,
+            revocations.c.sequence.is_(None),
+        )
+        .exists()
+    )
+    statement = select(func.count()).select_from(devices).where(_state() == DeviceState.ACTIVE.value, ~good)
+    return int(connection.execute(statement).scalar_one())
 
 
 def with_id(connection: Connection, identifier: int) -> Device:

@@ -119,6 +119,7 @@ def test_help_cuts_nothing_off_and_explains_every_option(program: str, monkeypat
     for words, command in commands_of(program):
         text = command.get_help(command.make_context(" ".join([program, *words]), [], resilient_parsing=True))
         said = " ".join(text.split())
+        assert "<list[" not in said, "what may be given more than once is shown as one of it"
         for each in getattr(command, "commands", {}).values():
             assert " ".join((each.help or "").split("\n\n")[0].split()) in said
         for each in command.params:

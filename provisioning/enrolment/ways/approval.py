@@ -23,14 +23,15 @@ from sqlalchemy.exc import IntegrityError
 from provisioning.enrolment.attempt import Attempt
 from provisioning.enrolment.ways.way import Vouched, Way
 from provisioning.errors import Code, Refused
+from provisioning.pki import address_key
 from provisioning.store import approvals, certificates, certificates_of_device, devices
 from provisioning.store.approvals import ApprovalRequest, ApprovalState, StoredApproval
 from provisioning.store.certificates import CertificateState, StoredCertificate
 from provisioning.store.groups import Group, WayName
 
 RETRY_SECONDS: Final = 30
-MAXIMUM_PENDING: Final = 1000
-"""Of one group: strangers may ask where nothing else is needed."""
+MAXIMUM_PENDING: Final = 2000
+"""Of one group: strangers may ask where nothing else is needed. One address has no more of them than are free."""
 PENDING_DAYS: Final = timedelta(days=7)
 _LONGEST_EVIDENCE: Final = 200
 _ENROLLED: Final = "; the name is enrolled already"
@@ -70,7 +71,7 @@ def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequ
             evidence += _ENROLLED
         if attempt.server_key:
             evidence += "; the service makes the key"
-        raise Undecided(ApprovalRequest(group.name, name, key, evidence[:_LONGEST_EVIDENCE]))
+        raise Undecided(ApprovalRequest(group.name, name, key, evidence[:_LONGEST_EVIDENCE], _asked_from(attempt)))
     match found.state:
         case ApprovalState.PENDING:
             raise Undecided(enrolled_since(connection, found.request) or found.request)
@@ -87,6 +88,11 @@ def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequ
 
     credential = f"approval {found.id}" + ("" if lost is None else ", again")
     return Vouched(found.decided_by or "", credential, proves=True, decides=True, lost=lost, settle=spend)
+
+
+def _asked_from(attempt: Attempt) -> str | None:
+    address = None if attempt.connection is None else attempt.connection.address
+    return None if address is None else address_key.shown(address)
 
 
 def enrolled_since(connection: Connection, request: ApprovalRequest) -> ApprovalRequest | None:
@@ -150,9 +156,11 @@ def record(connection: Connection, request: ApprovalRequest, now: datetime) -> i
     if found is not None and found.state is ApprovalState.PENDING:
         return found.id if found.request == request else approvals.put(connection, request, now)
     approvals.remove_stale(connection, request.group, now - PENDING_DAYS)
-    if approvals.count_pending(connection, request.group) >= MAXIMUM_PENDING:
+    waiting, from_here = approvals.count_pending(connection, request.group, request.asked_from)
+    if from_here >= MAXIMUM_PENDING - waiting:  # So whoever asks for all leaves half of it, and the next half of that.
+        whose = f", {from_here} of them from your address: it has its share" if from_here else ""
         raise Refused(
-            Code.APPROVALS_FULL, f"{MAXIMUM_PENDING} requests of group {request.group} wait for a decision: try later"
+            Code.APPROVALS_FULL, f"{waiting} requests of group {request.group} wait for a decision{whose}; try later"
         )
     try:
         return approvals.put(connection, request, now)

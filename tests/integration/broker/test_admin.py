@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -94,13 +95,17 @@ def test_the_commands_show_sessions_and_end_them(state: Path, client: TlsClient,
     serial = f"{meter.certificate.serial_number:x}"
     table = said(state, "sessions", serial).splitlines()
     assert table[0].split()[:3] == ["client", "id", "identity"]
+    assert table[0].endswith("certificate ends in  session ends in")
+    assert table[1].split()[-1] == "-", "a session that is connected does not end"
     assert len(table) == 2
     assert f"device/meters/{name}" in table[1]
     (shown,) = json.loads(said(state, "sessions", name, "--json"))["sessions"]
     assert shown["serial"] == serial
     assert f"{name} (" in said(state, "kick", serial)
     assert client.farewell().reason_code is ReasonCode.ADMINISTRATIVE_ACTION
-    assert "away" in said(state, "sessions", name, "--away", "--group", "meters")
+    (row,) = said(state, "sessions", name, "--away", "--group", "meters").splitlines()[1:]
+    assert "away" in row
+    assert re.search(r"  -  +\d+[smhd]( \d+[smh])?$", row.rstrip()), "its certificate has no part in it"
     assert "forgotten" in said(state, "kick", name, "--forget")
     assert fleet_broker(state, "sessions", name) == (0, "", "no session of that description\n")
     code, _, errors = fleet_broker(state, "kick", name)

@@ -229,6 +229,35 @@ def test_plugins_that_raise_or_hang_concern_themselves_alone(tmp_path: Path, pki
     assert any("none is made without a certificate" in text for text in said)
 
 
+ENDS_ALL = """
+import asyncio
+import sys
+from amqtt.plugins.base import BaseAuthPlugin
+
+class Quits(BaseAuthPlugin):
+    async def authenticate(self, *, session):
+        if session.client_id == "meter-1":
+            sys.exit("as a library for command lines does")
+        if session.client_id == "meter-2":
+            raise asyncio.CancelledError
+        return True
+"""
+
+
+def test_a_plugin_that_would_end_the_program_refuses_one_client(tmp_path: Path, pki: Pki, anchors: Path) -> None:
+    with plugged(tmp_path, pki, '"fleet_plugins.Quits" = {}', ENDS_ALL) as broker:
+        for name, expected in (
+            ("meter-1", ReasonCode.SERVER_UNAVAILABLE),
+            ("meter-2", ReasonCode.SERVER_UNAVAILABLE),
+            ("meter-3", ReasonCode.SUCCESS),
+        ):
+            with TlsClient(broker.port, anchors, pki.device(name).credential) as client:
+                client.connect(client_id=name, expect=expected)
+        assert broker.stop() == 0
+    told = [event["error"] for event in broker.events("PLUGIN_FAILED", plugin="Quits")]
+    assert told == ["SystemExit: as a library for command lines does", "CancelledError: "]
+
+
 @pytest.mark.parametrize("fails", [False, True], ids=["stopped", "fails"])
 @pytest.mark.parametrize("step", ["pre", "post"])
 def test_a_start_that_does_not_end_ends_the_broker_in_time_and_in_order(

@@ -25,6 +25,7 @@ from tests.support.key_envelope import DECRYPT_KEY_IDENTIFIER, key_request, open
 from tests.support.manufacturer import Manufacturer
 from tests.support.openssl import OpensslDevice, openssl
 from tests.support.provisioning import ProvisioningService
+from tests.support.slow_keys import rsa_key
 
 NO_EXTENDED_MASTER_SECRET = 1
 """SSL_OP_NO_EXTENDED_MASTER_SECRET of OpenSSL 3."""
@@ -118,7 +119,7 @@ def test_the_service_makes_a_key_where_the_group_allows_it(
 
 @pytest.mark.parametrize(
     "recipient",
-    [generate_key(), ec.generate_private_key(ec.SECP384R1()), rsa.generate_private_key(65537, 2048)],
+    [generate_key(), ec.generate_private_key(ec.SECP384R1()), rsa_key()],
     ids=["P-256", "P-384", "RSA"],
 )
 def test_openssl_opens_a_key_that_was_encrypted_for_the_request_s_own(
@@ -149,7 +150,7 @@ def test_a_key_is_encrypted_for_the_certificate_that_was_presented_if_it_may_dec
     group(service, name, server_keys=True, ways=["manufacturer"])
     registered = service.post("/v1/manufacturers", name=name, group=name, certificate=maker.pem)
     assert registered.status_code == 201, registered.text
-    recipient = rsa.generate_private_key(65537, 2048)
+    recipient = rsa_key()
     _, pem = maker.idevid(name, key=recipient, usage=key_usage(key_encipherment=may_decrypt))
     (tmp_path / "idevid.pem").write_bytes(pem)
     wish = key_request(name, generate_key(), key_identifier(recipient.public_key()))
@@ -191,7 +192,7 @@ def test_a_key_of_the_service_s_is_refused_by_default_and_never_encrypted_half(
     own, signing_only, weak = (
         generate_key(),
         ed25519.Ed25519PrivateKey.generate(),
-        rsa.generate_private_key(65537, 1024),  # noqa: S505 - that is the point
+        rsa_key(1024),
     )
     forged = bytearray(base64.b64decode(key_request(name, own, key_identifier(own.public_key()))))
     forged[-1] ^= 1

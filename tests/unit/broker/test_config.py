@@ -94,11 +94,26 @@ def test_a_file_is_forgotten_after_it_was_loaded(tmp_path: Path) -> None:
             "--feed-policy: 'grace 12' is none of: require, advisory, grace <time> with its unit (such as: grace 12h)",
         ),
         (ENOUGH | {"revocation_grace": -1}, "--revocation-grace: input should be greater than or equal to 0"),
+        (
+            ENOUGH | {"revocation_grace": "soon"},
+            "--revocation-grace: give a number of seconds, or a time with its unit, such as 90s, 5m or 12h",
+        ),
         (ENOUGH | {"nonsense": 1}, "--nonsense: no such setting"),
     ],
 )
 def test_an_error_names_the_key_and_the_remedy(flags: dict[str, Any], text: str) -> None:
     assert refusal(flags).startswith(text)
+
+
+def test_a_time_has_a_unit_or_is_seconds() -> None:
+    times = {"ban_seconds": "5m", "max_session_expiry": "7d", "connect_timeout": 2, "expiry_notice": "3600"}
+    config = load(None, ENOUGH | {"revocation_grace": "10m", "crl_check_seconds": "0.5", "limits": times})
+    assert (config.revocation_grace, config.crl_check_seconds) == (600.0, 0.5)
+    limits = config.limits
+    assert (limits.ban_seconds, limits.max_session_expiry, limits.connect_timeout) == (300.0, 604_800, 2.0)
+    assert (limits.expiry_notice, type(limits.max_session_expiry)) == (3600, int)
+    for wrong in (True, "1.5s", "-1s", "1y"):
+        assert refusal(ENOUGH | {"limits": {"max_session_expiry": wrong}}).startswith("--limits: ")
 
 
 def test_all_errors_are_told_at_once() -> None:

@@ -16,6 +16,7 @@ from broker.origins import NO_PAGES, Origins, origin_of
         ("HTTPS://Dash.Example", "https://dash.example"),
         ("https://dash.example:443", "https://dash.example"),
         ("https://dash.example:8443", "https://dash.example:8443"),
+        ("https://dash.example:65535", "https://dash.example:65535"),
         ("http://dash.example:80", "http://dash.example"),
         ("http://dash.example:443", "http://dash.example:443"),
         ("https://192.0.2.7", "https://192.0.2.7"),

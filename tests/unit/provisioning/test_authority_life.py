@@ -187,6 +187,9 @@ async def test_a_revoked_ca_is_first_in_the_feed_and_its_certificates_follow(fle
     assert {each.device.name for each in outcome.affected} == {"admin", "provisioning"}
     events = await fleet_cas.database.read(lambda connection: revocations.after(connection, 0, 100))
     assert events[0].device == "ca:issuing-ca"
+    assert await fleet_cas.database.read(devices.count) == {
+        "active": 2, "suspended": 0, "revoked": 1, "decommissioned": 0
+    }  # fmt: skip
     assert {each.invalidity_date for each in events} == {since.replace(microsecond=0)}
     assert [each.sequence for each in events] == list(range(1, len(events) + 1))
     assert await fleet_cas.life.renew_operator(outcome)

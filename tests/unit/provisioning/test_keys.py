@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
 
 from provisioning.pki.keys import (
     KeyFileError,
@@ -20,13 +20,14 @@ from provisioning.pki.keys import (
 )
 from tests.support.pki import shared_device
 from tests.support.planted import Planted
+from tests.support.slow_keys import rsa_key
 
 SECRET = b"a secret of the test"
 
 
 @pytest.mark.parametrize(
     "key",
-    [generate_key(), ed25519.Ed25519PrivateKey.generate(), rsa.generate_private_key(65537, 2048)],
+    [generate_key(), ed25519.Ed25519PrivateKey.generate(), rsa_key()],
     ids=["EC", "Ed25519", "RSA"],
 )
 @pytest.mark.parametrize("passphrase", [None, SECRET])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 
 import pytest
 
 from provisioning.config import Settings
 from provisioning.errors import ConfigurationError
-from provisioning.listening import Listening, bound, bound_for
+from provisioning.listening import Listening, bound, bound_for, check_public
 
 HOSTS = ["127.0.0.1", "::1", "localhost"]
 
@@ -24,6 +25,7 @@ def test_workers_have_sockets_of_their_own_on_the_same_two_ports(host: str) -> N
         assert len({each.https_url for each in places}) == 1
         assert len({each.http_url for each in places}) == 1
         assert places[0].https_url.startswith(f"https://[{host}]:" if ":" in host else f"https://{host}:")
+        assert places[0].http_url.startswith("http://")
         assert places[0].https_url.rpartition(":")[2] != places[0].http_url.rpartition(":")[2]
         for each in places:
             each.https.listen()
@@ -43,6 +45,52 @@ def test_a_port_where_anybody_listens_is_refused_whoever_has_workers(host: str, 
             match=f"^http_port {taken.http_port} on {host} cannot be used: Address already in use; choose",
         ):
             (bound(taken) if ours == 1 else bound_for(taken, 2)).__enter__()
+
+
+@pytest.mark.parametrize("listen", [bound, lambda settings: bound_for(settings, 1)], ids=["alone", "for workers"])
+def test_what_cannot_be_bound_is_said_by_its_setting(
+    listen: Callable[[Settings], AbstractContextManager[object]],
+) -> None:
+    with bound(Settings(port=0, http_port=0)) as theirs:
+        port = port_of(theirs.https_url)
+        with pytest.raises(ConfigurationError, match=f"^port {port} on 127.0.0.1 cannot be used"):
+            listen(Settings(port=port, http_port=0)).__enter__()
+    for host, said in (
+        ("a..b", r"^port 0 on a\.\.b cannot be used: [\w ]+; choose"),
+        ("ä" * 64, "^host: 'ä+' is no name of a host"),
+        ("a\0", "^host: .* is no name of a host"),
+    ):
+        with pytest.raises(ConfigurationError, match=said):
+            listen(Settings(host=host, port=0, http_port=0)).__enter__()
+
+
+def test_an_ipv6_address_takes_no_ipv4_whoever_has_workers() -> None:
+    settings = Settings(host="::1", port=0, http_port=0)
+    with bound(settings) as alone, bound_for(settings, 1) as (shared,):
+        for each in (alone.https, alone.http, shared.https, shared.http):
+            assert each.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+
+def test_what_is_closed_listens_no_more() -> None:
+    with bound(Settings(port=0, http_port=0)) as listening:
+        listening.close()
+        assert (listening.https.fileno(), listening.http.fileno()) == (-1, -1)
+
+
+@pytest.mark.parametrize(
+    ("host", "is_loopback"),
+    [
+        ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
+        ("0.0.0.0", False), ("::", False), ("192.0.2.1", False), ("", False), ("localhost.example", False),
+    ],
+)  # fmt: skip
+def test_others_can_connect_only_where_that_is_said(host: str, *, is_loopback: bool) -> None:
+    check_public(Settings(host=host, public_listener=True))
+    if is_loopback:
+        check_public(Settings(host=host))
+    else:
+        with pytest.raises(ConfigurationError, match="say that they may: --public-listener"):
+            check_public(Settings(host=host))
 
 
 def test_one_that_is_interrupted_gets_nothing_until_it_listens_again() -> None:

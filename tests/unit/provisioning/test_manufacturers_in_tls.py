@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
@@ -19,6 +19,7 @@ from provisioning.pki.keys import generate_key
 from provisioning.pki.tls import ClientCertificate, CredentialPem, client_context, server_context
 from tests.support.manufacturer import Manufacturer
 from tests.support.pki import shared_pki
+from tests.support.slow_keys import rsa_key
 
 PKI = shared_pki()
 SERVER = PKI.broker()
@@ -80,7 +81,7 @@ def test_who_is_let_through_by_a_name_in_other_strings_is_found_to_be_issued_by_
     assert certificate.issuer.public_bytes() != acme.name.public_bytes()
     assert lets_through(pem, acme) is is_issued_by(certificate, acme.certificate) is same
     assert not is_issued_by(certificate, Manufacturer().certificate), "another's key"
-    rsa_ca = Manufacturer(key=rsa.generate_private_key(65537, 2048))
+    rsa_ca = Manufacturer(key=rsa_key())
     assert is_issued_by(rsa_ca.idevid("SN17", issuer=name)[0], rsa_ca.certificate) is same
 
 
@@ -94,7 +95,7 @@ def eku(*oids: ObjectIdentifier) -> Sequence[tuple[x509.ExtensionType, bool]]:
         ({}, True),
         ({"end": datetime.now(UTC) - timedelta(hours=1)}, True),  # Judged here, with a sentence.
         ({"key": ec.generate_private_key(ec.SECP384R1())}, True),
-        ({"key": rsa.generate_private_key(65537, 2048)}, True),
+        ({"key": rsa_key()}, True),
         ({"extensions": [(HARDWARE_MODULE_NAME, False)]}, True),
         ({"extensions": [(HARDWARE_MODULE_NAME, True)]}, True),
         ({"extensions": eku(ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)}, True),

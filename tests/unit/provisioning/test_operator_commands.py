@@ -9,7 +9,7 @@ import pytest
 
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.operator import RequestRefused, ServiceFails
-from provisioning.operator_commands import _say_if_new
+from provisioning.operator_commands import _say_if_new, _status_rows
 from tests.support.pki import shared_device, shared_pki
 
 
@@ -42,3 +42,25 @@ async def test_why_a_service_fails_is_told(answer: httpx.Response, said: str) ->
         error = client._refusal(answer)
     assert isinstance(error, (ServiceFails, RequestRefused))
     assert f"{type(error).__name__}: {error}" == said
+
+
+def test_the_status_says_one_of_one_and_which_devices_have_nothing_to_show() -> None:
+    found = {
+        "devices": {"active": 3, "suspended": 0},
+        "active_devices_without_certificate": 1,
+        "certificates": {"active": 2},
+        "tokens": {"open": 1},
+        "feed": {"sequence": 4, "subscribers": 1},
+        "crls": {
+            name: {"number": 7, "entries": entries, "next_update": "2027-01-05T10:00:00+00:00"}
+            for name, entries in (("root-ca", 1), ("issuing-ca", 2))
+        },
+    }
+    assert list(_status_rows(found)) == [
+        ("devices", "3 active (1 of them without a good certificate), 0 suspended"),
+        ("certificates", "2 active"),
+        ("tokens", "1 open"),
+        ("feed", "at 4, 1 follower"),
+        ("CRL root-ca", "number 7, 1 entry, lapses 2027-01-05 10:00:00 UTC"),
+        ("CRL issuing-ca", "number 7, 2 entries, lapses 2027-01-05 10:00:00 UTC"),
+    ]

@@ -9,7 +9,7 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-from provisioning.service_command import moment, print_facts, print_table
+from provisioning.service_command import moment, print_facts, print_table, span
 
 COLUMNS = ("number", "device", "key")
 ROWS = (("1", "meter-1", "a" * 64), ("2", "meter-2", "b" * 64))
@@ -83,3 +83,18 @@ def test_a_time_is_in_utc_unless_it_says_otherwise() -> None:
 def test_a_number_is_no_time(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="is no time: write 2027-01-05, or"):
         moment(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("15m", 900), ("12h", 43_200), ("7d", 604_800), ("2w", 1_209_600), ("1.5h", 5400), ("3600", 3600),
+     (0, 0)],
+)  # fmt: skip
+def test_a_span_of_time_has_a_unit_or_is_seconds(text: object, seconds: int) -> None:
+    assert span(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1y", "h", "P1D", "1e3", "9" * 5000, f"{'9' * 400}d", "²"])
+def test_what_is_no_span_of_time_is_told_with_what_to_write(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="no span of time: write 90s, 15m, 12h, 7d, or a number of seconds"):
+        span(text)

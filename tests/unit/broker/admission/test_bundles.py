@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import ValidationError
 
@@ -38,6 +38,7 @@ from tests.support.bundles import (
     settings,
 )
 from tests.support.pki import DOMAIN, Held, Pki
+from tests.support.slow_keys import dsa_key, rsa_key
 
 OTHER = Pki()
 
@@ -140,10 +141,10 @@ def over_sha1(held: Held, issuer: Held) -> Held:
 @pytest.mark.parametrize(
     ("held", "words"),
     [
-        (weak(rsa.generate_private_key(65537, WEAK), hashes.SHA256()), "1024 bits"),
-        (weak(rsa.generate_private_key(65537, ALMOST), hashes.SHA256()), "2047 bits"),
+        (weak(rsa_key(WEAK), hashes.SHA256()), "1024 bits"),
+        (weak(rsa_key(ALMOST), hashes.SHA256()), "2047 bits"),
         (weak(ec.generate_private_key(ec.SECP192R1()), hashes.SHA256()), "192 bits"),
-        (weak(dsa.generate_private_key(2048), hashes.SHA256()), "key is neither RSA, EC nor Ed25519"),
+        (weak(dsa_key(2048), hashes.SHA256()), "key is neither RSA, EC nor Ed25519"),
         (over_sha1(PKI.device("meter-1"), PKI.issuing), "signature uses sha1"),
     ],
 )
@@ -158,7 +159,7 @@ def test_weak_keys_and_signatures_stay_out(held: Held, words: str) -> None:
 @pytest.mark.parametrize(
     "key",
     [
-        rsa.generate_private_key(65537, 2048),
+        rsa_key(),
         ec.generate_private_key(ec.SECP256R1()),
         ed25519.Ed25519PrivateKey.generate(),
         ed448.Ed448PrivateKey.generate(),

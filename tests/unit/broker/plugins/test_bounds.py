@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
 
 import pytest
@@ -116,6 +117,10 @@ async def test_who_raises_or_hangs_is_told_of_and_hears_the_next_event() -> None
     async def hear(*, how: str) -> None:
         if how == "raise":
             raise ValueError("of mine")
+        if how == "exit":
+            sys.exit("by a library of mine")
+        if how == "cancelled":
+            raise asyncio.CancelledError("a task of mine was")
         if how == "hang":
             await asyncio.Event().wait()
         told.set()
@@ -123,13 +128,18 @@ async def test_who_raises_or_hangs_is_told_of_and_hears_the_next_event() -> None
     events = events_of(metrics, most=10, patience=0.05, hear=hear)
     with capture_logs() as logs:
         task = asyncio.create_task(events.run())
-        for how in ("raise", "hang", "well"):
+        for how in ("raise", "exit", "cancelled", "hang", "well"):
             events.tell("hear", how=how)
         await told.wait()
         task.cancel()
-    assert [event["error"] for event in logs] == ["ValueError: of mine", "TimeoutError: "]
+        await asyncio.wait([task])
+    assert task.cancelled(), "that was ours"
+    assert [event["error"] for event in logs] == [
+        "ValueError: of mine", "SystemExit: by a library of mine", "CancelledError: a task of mine was",
+        "TimeoutError: ",
+    ]  # fmt: skip
     assert {event["code"] for event in logs} == {"PLUGIN_FAILED"}
-    assert metrics.plugin_outcomes == {"PLUGIN_FAILED": 2}
+    assert metrics.plugin_outcomes == {"PLUGIN_FAILED": 4}
 
 
 async def test_the_end_does_not_wait_for_ever() -> None:

@@ -92,6 +92,13 @@ async def test_each_host_and_each_certificate_has_its_own_count() -> None:
         assert [await asked.status("192.0.2.9", der) for _ in range(3)] == [204, 204, 429], "unreadable"
 
 
+async def test_who_has_an_ipv6_network_has_one_bucket() -> None:
+    asked = Asked()
+    assert [await asked.status(f"2001:db8:0:1::{number:x}") for number in range(9)] == [204, 204] + [429] * 7
+    assert await asked.status("2001:db8:0:2::1") == 204, "another /64"
+    assert [await asked.status(host) for host in ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1")] == [204, 204, 429]
+
+
 async def test_who_is_named_by_another_s_ca_of_our_ca_s_name_empties_nobody_s_bucket() -> None:
     asked = Asked()
     impostors = [Pki().device("meter-1") for _ in range(3)]
@@ -125,6 +132,7 @@ def test_the_peer_is_whom_the_server_has_put_into_the_scope() -> None:
     assert tls_connection(shown) == TlsConnection("TLSv1.2", None, resumed=True)
     tls |= {"client_cert_der": METER.der[:-1], "tls_unique": b"unique", "tls_resumed": False}
     assert tls_connection(shown) == TlsConnection("TLSv1.2", b"unique")
+    assert tls_connection(shown | {"client": ("::1", 9)}) == TlsConnection("TLSv1.2", b"unique", address="::1")
     with pytest.raises(Refused) as caught:
         peer_certificate(shown)
     assert caught.value.code is Code.CERTIFICATE_UNKNOWN

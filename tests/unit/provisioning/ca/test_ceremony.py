@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
@@ -36,6 +36,7 @@ from tests.support.openssl import openssl
 from tests.support.pki import pem_of
 from tests.support.pkilint import findings
 from tests.support.requests import NOON
+from tests.support.slow_keys import rsa_key
 
 SERIAL = 1 << 126
 URLS = IssuerUrls("http://ca.example.org/crl/root-ca.crl", "http://ca.example.org/ca/root-ca.crt")
@@ -64,7 +65,7 @@ def leaf_of(ca: CertificateAuthority) -> x509.Certificate:
 
 
 @pytest.mark.parametrize(
-    "key", [generate_key(), ec.generate_private_key(ec.SECP384R1()), rsa.generate_private_key(65537, 3072)],
+    "key", [generate_key(), ec.generate_private_key(ec.SECP384R1()), rsa_key(3072)],
     ids=["P-256", "P-384", "RSA"],
 )  # fmt: skip
 def test_a_request_is_read_signed_and_found_good(authority: Authority, key: PrivateKey) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +18,7 @@ from provisioning.ca.signing import hash_for
 from provisioning.pki.keys import PrivateKey, generate_key, key_identifier
 from provisioning.pki.revocation import RevocationReason
 from tests.support.requests import NOON
+from tests.support.slow_keys import rsa_key
 
 REQUEST = CrlRequest(7, NOON, NOON + timedelta(days=1), {})
 
@@ -86,7 +87,7 @@ def test_the_fields_are_those_that_the_library_makes(
     "key",
     [
         ec.generate_private_key(ec.SECP384R1()),
-        rsa.generate_private_key(65537, 2048),
+        rsa_key(),
         ed25519.Ed25519PrivateKey.generate(),
     ],
     ids=["P-384", "RSA", "Ed25519"],

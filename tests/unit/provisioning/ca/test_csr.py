@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 from provisioning.ca import csr as csr_module
@@ -14,6 +14,7 @@ from provisioning.ca.csr import MAXIMUM_CSR_SIZE, RequestRefused, verify_csr
 from provisioning.errors import Code
 from provisioning.pki.keys import PrivateKey
 from tests.support.requests import csr_der
+from tests.support.slow_keys import dsa_key, rsa_key
 
 URI = x509.UniformResourceIdentifier("spiffe://fleet.internal/device/north/meter-17")
 
@@ -30,7 +31,7 @@ def refusal(der: bytes) -> RequestRefused:
         ec.generate_private_key(ec.SECP256R1()),
         ec.generate_private_key(ec.SECP384R1()),
         ed25519.Ed25519PrivateKey.generate(),
-        rsa.generate_private_key(65537, 2048),
+        rsa_key(),
     ],
     ids=["P-256", "P-384", "Ed25519", "RSA-2048"],
 )
@@ -46,7 +47,7 @@ KEYS = [
     ec.generate_private_key(ec.SECP256R1()),
     ec.generate_private_key(ec.SECP384R1()),
     ed25519.Ed25519PrivateKey.generate(),
-    rsa.generate_private_key(65537, 2048),
+    rsa_key(),
 ]
 PRINTABLE = x509.NameAttribute(NameOID.COMMON_NAME, "meter-17", _type=x509.name._ASN1Type.PrintableString)
 ORGANIZATION = x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Fleet")
@@ -131,10 +132,10 @@ def test_the_alternative_name_is_returned_as_it_was_sent() -> None:
         ec.generate_private_key(ec.SECP521R1()),
         ec.generate_private_key(ec.SECP256K1()),
         ec.generate_private_key(ec.SECP224R1()),
-        rsa.generate_private_key(65537, 1024),  # noqa: S505 - must be refused
-        rsa.generate_private_key(3, 2048),
+        rsa_key(1024),
+        rsa_key(exponent=3),
         ed448.Ed448PrivateKey.generate(),
-        dsa.generate_private_key(2048),
+        dsa_key(2048),
     ],
     ids=["P-521", "secp256k1", "P-224", "RSA-1024", "RSA exponent 3", "Ed448", "DSA"],
 )
@@ -148,7 +149,7 @@ def test_a_changed_request_fails_its_proof_of_possession() -> None:
 
 
 def test_a_weak_hash_is_refused() -> None:
-    error = refusal(csr_der(rsa.generate_private_key(65537, 2048), hash_algorithm=hashes.SHA224()))
+    error = refusal(csr_der(rsa_key(), hash_algorithm=hashes.SHA224()))
     assert (error.code, "SHA-256, SHA-384 or SHA-512" in error.detail) == (Code.CSR_SIGNATURE, True)
 
 

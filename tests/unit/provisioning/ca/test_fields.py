@@ -6,18 +6,19 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from provisioning.ca.fields import common_name, encoded, joined, key_identifier, only_uri
 from provisioning.ca.signing import hash_for, signature_algorithm, signer, with_signature
 from provisioning.pki.keys import PrivateKey, spki_of
+from tests.support.slow_keys import rsa_key
 
 KEYS: dict[str, PrivateKey] = {
     "P-256": ec.generate_private_key(ec.SECP256R1()),
     "P-384": ec.generate_private_key(ec.SECP384R1()),
     "Ed25519": ed25519.Ed25519PrivateKey.generate(),
-    "RSA": rsa.generate_private_key(65537, 2048),
+    "RSA": rsa_key(),
 }
 EXTENSIONS = [
     (x509.BasicConstraints(ca=False, path_length=None), True),

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from provisioning.ca.ceremony import Authority, found_authority
@@ -25,6 +25,7 @@ from provisioning.ca.signing import hash_for
 from provisioning.pki.identity import Identity, Role, identity_of
 from provisioning.pki.keys import PrivateKey, generate_key, key_identifier
 from tests.support.requests import NOON
+from tests.support.slow_keys import rsa_key
 
 URLS = IssuerUrls("http://ca.example.org/crl/issuing-ca.crl", "http://ca.example.org/ca/issuing-ca.crt")
 SERIAL = 1 << 126 | 5
@@ -149,7 +150,7 @@ def test_the_key_must_be_the_certificate_s(authority: Authority) -> None:
     [
         ec.generate_private_key(ec.SECP384R1()),
         ed25519.Ed25519PrivateKey.generate(),
-        rsa.generate_private_key(65537, 2048),
+        rsa_key(),
     ],
     ids=["P-384", "Ed25519", "RSA"],
 )

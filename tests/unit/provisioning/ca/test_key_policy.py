@@ -13,7 +13,7 @@ from pathlib import Path
 import badkeys
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -25,6 +25,7 @@ from provisioning.pki.keys import PrivateKey
 from tests.support import weak_keys
 from tests.support.openssl import openssl
 from tests.support.requests import csr_der
+from tests.support.slow_keys import dsa_key, rsa_key
 
 POLICY = KeyPolicy()
 SUITE = ("fermat", "roca", "rsapoly", "smallfactors")
@@ -34,8 +35,8 @@ ORDINARY: list[PrivateKey] = [
     ec.generate_private_key(ec.SECP256R1()),
     ec.generate_private_key(ec.SECP384R1()),
     ed25519.Ed25519PrivateKey.generate(),
-    rsa.generate_private_key(65537, 2048),
-    rsa.generate_private_key(65537, 3072),
+    rsa_key(),
+    rsa_key(3072),
 ]
 
 
@@ -49,10 +50,10 @@ def test_an_ordinary_key_passes(key: PrivateKey) -> None:
     [
         (ec.generate_private_key(ec.SECP521R1()), "curve secp521r1 is not accepted: use P-256 or P-384"),
         (ec.generate_private_key(ec.SECP256K1()), "curve secp256k1 is not accepted: use P-256 or P-384"),
-        (rsa.generate_private_key(65537, 1024), "the RSA key has 1024 bits: use 2048"),  # noqa: S505 - must be refused
-        (rsa.generate_private_key(3, 2048), "the RSA exponent is 3: use 65537"),
+        (rsa_key(1024), "the RSA key has 1024 bits: use 2048"),
+        (rsa_key(exponent=3), "the RSA exponent is 3: use 65537"),
         (ed448.Ed448PrivateKey.generate(), "this kind of key is not accepted: use ECDSA"),
-        (dsa.generate_private_key(1024), "this kind of key is not accepted: use ECDSA"),  # noqa: S505 - of any size
+        (dsa_key(1024), "this kind of key is not accepted: use ECDSA"),
     ],
     ids=["P-521", "secp256k1", "RSA-1024", "exponent 3", "Ed448", "DSA"],
 )
@@ -87,7 +88,7 @@ def test_the_judge_finds_nothing_in_ordinary_moduli() -> None:
 
 
 def test_an_exponent_that_hides_a_small_private_one_is_refused() -> None:
-    ordinary = rsa.generate_private_key(65537, 2048).public_key().public_numbers()
+    ordinary = rsa_key().public_key().public_numbers()
     with pytest.raises(WeakKey, match="longer than 32 bits"):
         POLICY.check(rsa.RSAPublicNumbers((1 << 255) + 1, ordinary.n).public_key())
 

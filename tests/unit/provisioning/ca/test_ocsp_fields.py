@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
@@ -17,6 +17,7 @@ from provisioning.ca.ocsp import OcspSigner, Revoked, read_request
 from provisioning.ca.signing import hash_for, signature_algorithm
 from provisioning.pki.keys import PrivateKey
 from provisioning.pki.revocation import RevocationReason
+from tests.support.slow_keys import rsa_key
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NAME = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "issuing CA")])
@@ -24,7 +25,7 @@ KEYS: dict[str, PrivateKey] = {
     "P-256": ec.generate_private_key(ec.SECP256R1()),
     "P-384": ec.generate_private_key(ec.SECP384R1()),
     "Ed25519": ed25519.Ed25519PrivateKey.generate(),
-    "RSA": rsa.generate_private_key(65537, 2048),
+    "RSA": rsa_key(),
 }
 HASHES = (hashes.SHA1(), hashes.SHA256(), hashes.SHA384(), hashes.SHA512())  # noqa: S303 - What clients ask in.
 STATUSES: list[tuple[bytes, ocsp.OCSPCertStatus, datetime | None, x509.ReasonFlags | None]] = [

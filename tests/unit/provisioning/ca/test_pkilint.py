@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
 
 from provisioning.ca.ceremony import Authority, found_authority
@@ -20,6 +20,7 @@ from provisioning.pki.identity import Identity
 from provisioning.pki.keys import PrivateKey, generate_key
 from tests.support.pkilint import findings
 from tests.support.requests import NOON
+from tests.support.slow_keys import rsa_key
 
 SERIAL = 1 << 126 | 5
 URLS = IssuerUrls(
@@ -49,7 +50,7 @@ KEYS: dict[KeyType, PrivateKey] = {
     KeyType.P256: generate_key(),
     KeyType.P384: ec.generate_private_key(ec.SECP384R1()),
     KeyType.ED25519: ed25519.Ed25519PrivateKey.generate(),
-    KeyType.RSA: rsa.generate_private_key(65537, 2048),
+    KeyType.RSA: rsa_key(),
 }
 EVERYTHING = ProfileConfig(
     "sensor",

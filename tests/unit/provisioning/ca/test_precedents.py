@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from provisioning.ca import der
 from provisioning.ca import issuer as issuing
@@ -21,6 +21,7 @@ from provisioning.ca.profile import Profile, ProfileConfig, ProfileName, profile
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import PrivateKey, generate_key, spki_of
 from tests.support.requests import NOON
+from tests.support.slow_keys import rsa_key
 
 URLS = IssuerUrls("http://ca.example.org/crl/ca.crl", "http://ca.example.org/ca/ca.crt", "http://ca.example.org/ocsp")
 SERIAL = 1 << 126 | 5
@@ -30,7 +31,7 @@ KEYS: dict[str, PrivateKey] = {
     "P-256": generate_key(),
     "P-384": ec.generate_private_key(ec.SECP384R1()),
     "Ed25519": ed25519.Ed25519PrivateKey.generate(),
-    "RSA": rsa.generate_private_key(65537, 2048),
+    "RSA": rsa_key(),
 }
 
 

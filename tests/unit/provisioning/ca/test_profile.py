@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from provisioning.ca.csr import VerifiedRequest, apply_profile, verify_csr
@@ -19,6 +19,7 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import PrivateKey, generate_key
 from tests.support.requests import csr_der
+from tests.support.slow_keys import rsa_key
 
 DEVICE = ProfileConfig("device", timedelta(days=30))
 METER = Identity("fleet.internal", Role.DEVICE, "meter-17", "north")
@@ -91,8 +92,8 @@ def test_a_profile_of_one_s_own_is_like_the_built_in_one_of_its_role() -> None:
         (generate_key(), True),
         (ec.generate_private_key(ec.SECP384R1()), False),
         (ed25519.Ed25519PrivateKey.generate(), False),
-        (rsa.generate_private_key(65537, 2048), False),
-        (rsa.generate_private_key(65537, 3072), True),
+        (rsa_key(), False),
+        (rsa_key(3072), True),
     ],
     ids=["P-256", "P-384", "Ed25519", "RSA-2048", "RSA-3072"],
 )

@@ -7,7 +7,7 @@ import random
 from datetime import datetime, timedelta
 
 import pytest
-from sqlalchemy import bindparam, text, update
+from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
@@ -123,6 +123,35 @@ async def test_it_is_what_counting_by_every_trial_gives(
         ).one()
     )
     assert left == 0
+
+
+async def test_a_place_of_one_claim_is_none_of_another(fleet: Fleet) -> None:
+    await group(fleet, "claim")
+    full, other = await claim(fleet, devices=1), await claim(fleet, devices=1, name="other")
+    await enrol(fleet, "meter-1", certificate=full)
+    await enrol(fleet, "meter-2", certificate=other)
+    assert await refusal(fleet, "meter-2", certificate=full) is Code.CLAIM_EXHAUSTED
+
+
+async def test_a_place_lasts_as_long_as_the_longest_of_its_trials_and_an_activation_s_for_good(fleet: Fleet) -> None:
+    await group(fleet, "claim")
+    await enrol(fleet, "meter-1", certificate=await claim(fleet))
+    begun = fleet.clock()
+
+    def end_after(connection: Connection, ends_at: datetime | None) -> datetime | None:
+        (place,) = connection.execute(select(tables.claim_places)).all()
+        claim_places.take(connection, place.claim_id, place.device_id, ends_at)
+        (place,) = connection.execute(select(tables.claim_places)).all()
+        end: datetime | None = place.ends_at
+        return end
+
+    for ends_at, lasts_until in (
+        (begun + HOUR / 2, begun + HOUR),
+        (begun + 2 * HOUR, begun + 2 * HOUR),
+        (None, None),
+        (begun + 3 * HOUR, None),
+    ):
+        assert await fleet.database.write(lambda connection: end_after(connection, ends_at)) == lasts_until  # noqa: B023
 
 
 @pytest.mark.parametrize("places", ["given back", "lost since"])

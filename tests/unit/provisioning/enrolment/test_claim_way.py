@@ -18,7 +18,7 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role, identity_of
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit_findings
+from provisioning.store import audit_findings, claims
 from provisioning.store.groups import NewKey
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.ways import HOUR, claim, enrol, group, is_good, nothing, refusal
@@ -159,6 +159,8 @@ async def test_a_device_on_trial_that_is_suspended_or_revoked_is_not_activated(f
     await fleet.revocation.revoke_serial(f"{other.serial_number:x}", RevocationReason.UNSPECIFIED, by="admin")
     with pytest.raises(Refused, match="CERTIFICATE_REVOKED"):
         await fleet.reenrol(other, successor_csr(other))
+    with pytest.raises(Refused, match="CERTIFICATE_REVOKED"):
+        await fleet.database.read(lambda connection: authenticate(connection, other, fleet.clock()))
     assert await refusal(fleet, "meter-2", certificate=shared) is Code.CERTIFICATE_REVOKED
 
 
@@ -224,3 +226,18 @@ async def test_one_trial_is_activated_so_often_and_trials_keep_nobody_from_his_a
         await fleet.reenrol(trial, successor_csr(trial))
     with pytest.raises(Refused, match="RATE_LIMITED"):
         await fleet.reenrol(trial, successor_csr(trial))
+
+
+async def test_tls_believes_claims_that_can_still_be_used_and_no_others(fleet: Fleet) -> None:
+    async def anchors() -> list[x509.Certificate]:
+        found = await fleet.database.read(lambda connection: claims.anchors(connection, fleet.clock()))
+        return [x509.load_der_x509_certificate(each) for each in found]
+
+    ended, lasting = await claim(fleet, name="b"), await claim(fleet, name="a")
+    assert await anchors() == [ended, lasting]
+    await ClaimService(fleet.database, fleet.clock, nothing).end("b", by="admin")
+    assert await anchors() == [lasting]
+    fleet.clock.now = lasting.not_valid_after_utc - timedelta(seconds=1)
+    assert await anchors() == [lasting]
+    fleet.clock.now = lasting.not_valid_after_utc
+    assert await anchors() == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.x509.oid import NameOID
 
 from provisioning.ca.profile import ProfileConfig, profile_of
@@ -18,6 +18,7 @@ from provisioning.issuing_policy import profiles_of
 from provisioning.store.groups import Group
 from tests.support.fleet import open_fleet, successor_csr
 from tests.support.requests import csr_der
+from tests.support.slow_keys import rsa_key
 
 LIFE = timedelta(days=7)
 EC_ONLY = ProfileConfig("device", LIFE, key_types=("P-256", "Ed25519"))
@@ -82,7 +83,7 @@ async def test_a_key_that_is_made_is_of_the_kind_of_its_group_s_profile(store_ur
 async def test_a_key_that_the_profile_does_not_take_is_refused_with_those_that_it_takes(store_url: str) -> None:
     async with open_fleet(store_url, configured=[EC_ONLY]) as fleet:
         with pytest.raises(Refused, match="use P-256 or Ed25519") as caught:
-            await fleet.enrol(csr=csr_der(rsa.generate_private_key(65537, 2048)))
+            await fleet.enrol(csr=csr_der(rsa_key()))
         assert caught.value.code is Code.CSR_KEY
 
 

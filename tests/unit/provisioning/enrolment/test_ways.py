@@ -10,7 +10,7 @@ import pytest
 
 from provisioning.enrolment import pace
 from provisioning.enrolment.approvals import ApprovalService
-from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.attempt import TlsConnection, TokenCredential
 from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.errors import Code, Pending, Refused
@@ -267,6 +267,28 @@ async def test_a_queue_that_is_full_takes_no_more_and_forgets_what_nobody_decide
     assert await refusal(fleet, "meter-3", label="line") is Code.APPROVALS_FULL
     fleet.clock.advance(timedelta(seconds=1))
     await pending(fleet, "meter-3", label="line")
+
+
+async def test_one_address_does_not_take_every_place_of_the_queue(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("provisioning.enrolment.ways.approval.MAXIMUM_PENDING", 8)
+    await group(fleet, "approval")
+    key = generate_key()
+    got = {}
+    for place, address in enumerate(("192.0.2.1", "2001:db8::1", "2001:db8::2", "::ffff:192.0.2.1", "192.0.2.2")):
+        got[address] = 0
+        here = TlsConnection("TLSv1.3", address=address)
+        while True:
+            with pytest.raises((Pending, Refused)) as caught:
+                await enrol(fleet, f"m-{place}-{got[address]}", key=key, label="line", connection=here)
+            if isinstance(caught.value, Refused):
+                assert caught.value.code is Code.APPROVALS_FULL
+                break
+            got[address] += 1
+    assert list(got.values()) == [4, 2, 0, 0, 1], "half of what is free; an address in other clothes is the same one"
+    found = await ApprovalService(fleet.database, fleet.clock).page(limit=9, after=0, group="line", state=None)
+    assert {each.request.asked_from for each in found} == {"192.0.2.1", "192.0.2.2", "2001:db8::/64"}
 
 
 async def test_the_number_of_a_request_that_was_removed_is_nobody_else_s(fleet: Fleet) -> None:

@@ -67,6 +67,23 @@ async def test_who_is_let_in_without_the_webhook_is_not_asked_about(fleet: Fleet
     await enrol(fleet, "meter-1", token=token)
 
 
+async def test_the_webhook_is_asked_about_nobody_who_knows_a_name_only(fleet: Fleet) -> None:
+    await group(fleet, "listed+webhook", webhook_url="http://127.0.0.1:1/")
+    key = generate_key()
+    listed = [("meter-1", None), ("meter-2", spki_fingerprint(key.public_key()).hex())]
+    await DeviceListService(fleet.database, fleet.clock).add("line", listed, by="admin")
+    asked: list[str] = []
+
+    async def ask(question: Question) -> Verdict:
+        asked.append(question.device)
+        return Verdict(question, allowed=True)
+
+    fleet.enrolment.service._ask = ask
+    assert await refusal(fleet, "meter-1", label="line") is Code.WAY_REFUSED
+    await enrol(fleet, "meter-2", key=key, label="line")
+    assert asked == ["meter-2"]
+
+
 async def test_what_ends_while_the_webhook_is_asked_has_ended(fleet: Fleet) -> None:
     await group(fleet, "token+webhook", webhook_url="http://127.0.0.1:1/")
 

@@ -13,7 +13,7 @@ from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit, inventory, token_inventory
+from provisioning.store import audit, devices, inventory, token_inventory
 from provisioning.store.certificates import CertificateState
 from provisioning.store.inventory import CertificateSearch
 from provisioning.store.token_inventory import TokenFilter
@@ -62,6 +62,24 @@ async def test_certificates_are_found_by_everything_that_names_them(fleet: Fleet
         assert await found(fleet, search) == expected, search
     fleet.clock.advance(11 * DAY)
     assert await found(fleet, CertificateSearch(state=CertificateState.EXPIRED)) == {"meter-3"}
+
+
+async def test_an_active_device_that_has_nothing_good_to_show_is_counted(fleet: Fleet) -> None:
+    async def bare() -> int:
+        now = fleet.clock()
+        return await fleet.database.read(lambda connection: devices.count_without_certificate(connection, now))
+
+    for name in ("meter-1", "meter-2", "meter-3"):
+        last = await fleet.enrol(name)
+    assert await bare() == 0
+    await fleet.revocation.revoke_device("meter-1", RevocationReason.SUPERSEDED, by="admin")
+    await fleet.suspension.suspend_device("meter-2", by="admin")
+    assert await bare() == 0, "they are not active, and counted as what they are"
+    await fleet.revocation.revoke_serial(f"{last.serial_number:x}", RevocationReason.SUPERSEDED, by="admin")
+    assert await bare() == 1
+    await fleet.enrol("meter-4")
+    fleet.clock.advance(31 * DAY)
+    assert await bare() == 2, "what has expired is good for nothing either"
 
 
 async def test_ended_tokens_are_removed_after_the_retention_and_usable_ones_never(fleet: Fleet) -> None:

@@ -1,0 +1,54 @@
+"""A file that names a device or a certificate on each line, as people and spreadsheets write it.
+
+Rules
+-----
+1. A first line that is the column's name is no device of that name: it is left out, and that is said. Who has a device
+   that is called so names it in a command of its own.
+2. One cell a line: which of several is meant, and what the others are good for, nobody can know.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from provisioning.errors import ConfigurationError
+from provisioning.service_command import say
+
+_HEADERS: Final[Mapping[str, frozenset[str]]] = {
+    "device": frozenset({"name", "names", "device", "devices", "device_name"}),
+    "certificate": frozenset({"serial", "serials", "serial_number", "certificate", "certificates"}),
+}
+"""What the first line may be called, in small letters, where the others name one of what."""
+
+
+def read_lines(path: Path, what: str) -> list[str]:
+    """Return what the lines of a file name, each once; *what* is ``device`` or ``certificate``.
+
+    Raises `ConfigurationError` if there is none, or a line has several cells.
+    """
+    try:
+        # What spreadsheets and Windows write begins with a mark.
+        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines(), strict=True))
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is not UTF-8 text ({error}): save it as that") from error
+    except csv.Error as error:
+        raise ConfigurationError(f"{path} cannot be read line by line ({error}): put one {what} on each") from error
+    names: list[str] = []
+    for number, row in enumerate(rows, 1):
+        cells = [cell.strip() for cell in row if cell.strip()]
+        if len(cells) > 1:
+            raise ConfigurationError(
+                f"{path}:{number} has {len(cells)} cells, {', '.join(cells)[:80]}: keep one column, with a {what} on "
+                "each line"
+            )
+        names += cells
+    names = list(dict.fromkeys(names))
+    if names and names[0].lower() in _HEADERS[what]:
+        say(f"fleet-provisioning: {path}: the first line, {names[0]}, is a header and no {what}")
+        del names[0]
+    if not names:
+        raise ConfigurationError(f"{path} names no {what}: put one on each line")
+    return names

@@ -1,0 +1,58 @@
+"""Files that name a device or a certificate on each line, as people and spreadsheets write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from provisioning.errors import ConfigurationError
+from provisioning.named_lines import read_lines
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("m1\nm2\n", ["m1", "m2"]),
+        ("\ufeffm1\r\n\r\n  m2 \nm1", ["m1", "m2"]),
+        ('"m1"\nm2,\n', ["m1", "m2"]),
+        ("m1\ndevice\n", ["m1", "device"]),  # Only a first line is a header.
+    ],
+)
+def test_a_line_is_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, names: list[str]) -> None:
+    (tmp_path / "names").write_text(text, encoding="utf-8")
+    assert read_lines(tmp_path / "names", "device") == names
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("what", "header"), [("device", "name"), ("device", "Device"), ("device", '"NAME"'), ("certificate", "Serial")]
+)
+def test_a_header_is_said_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str, header: str
+) -> None:
+    (tmp_path / "names").write_text(f"{header}\na1\n")
+    assert read_lines(tmp_path / "names", what) == ["a1"]
+    said = f"names: the first line, {header.strip(chr(34))}, is a header and no {what}"
+    assert said in capsys.readouterr().err
+
+
+def test_what_heads_one_column_is_a_name_in_another(tmp_path: Path) -> None:
+    (tmp_path / "names").write_text("serial\nm2\n")
+    assert read_lines(tmp_path / "names", "device") == ["serial", "m2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "names no device: put one on each line"),
+        ("device\n\n", "names no device: put one on each line"),
+        ("device,group\nm1,north\n", r"names:1 has 2 cells, device, group: keep one column, with a device on each"),
+        ("m1\nm2,north\n", r"names:2 has 2 cells, m2, north"),
+        ('m1\n"m2\n', "cannot be read line by line"),
+    ],
+)
+def test_what_names_nobody_for_sure_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "names").write_text(text)
+    with pytest.raises(ConfigurationError, match=words):
+        read_lines(tmp_path / "names", "device")
