@@ -111,7 +111,8 @@ def authorise(connection: Connection, attempt: Attempt) -> Authorised:
     role, group = _place_of(evidence, attempt)
     rules = rules_for(connection, role, group)
     _check_request(attempt, rules)
-    if (rules.maximum_devices, rules.certificates_per_minute, rules.ways) != (None, None, ((WayName.TOKEN,),)):
+    limits = rules.maximum_devices, rules.certificates_per_minute, rules.ways
+    if role is not Role.DEVICE or limits != (None, None, ((WayName.TOKEN,),)):
         go_alone(connection)  # What is counted, listed or asked is others' as well.
     conditions = [way for kind in _CONDITIONS if (way := kind.presented(connection, attempt)) is not None]
     vouched = _vouched(connection, attempt, rules, evidence, conditions)
