@@ -20,11 +20,11 @@ class Limits:
     """Largest packet accepted from a stranger: a CONNECT with a will of the greatest length fits."""
     max_connections: Count = 100_000
     max_unadmitted: Count = 2_000
-    """Connections that have not been admitted yet, handshakes in progress and strangers; more wait to be accepted."""
+    """Connections that have not been admitted yet, handshakes in progress and strangers; more wait for a place."""
     max_unadmitted_per_address: Count = 1_000
-    """Of these from one address (IPv6: one /64); more are closed before TLS."""
+    """Of these from one address (IPv6: one /64); more wait for a place."""
     max_failed_attempts: Count = 50_000
-    """Connections from one address that led to nothing; beyond it, it is closed before TLS."""
+    """Connections from one address that led to nothing, or four times so many from its network; more are closed."""
     failed_attempt_recovery: Annotated[Real, Field(gt=0, le=MOST)] = 100.0
     """How many of these are forgotten in a second."""
     max_connection_rate: CountOrNone = 0

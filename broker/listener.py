@@ -3,11 +3,11 @@
 Rules
 -----
 1. At most `max_connections` in all: what exceeds it is closed before TLS, and counted. So is whoever comes from an
-   address of which too many are under way, or have led to nothing (`broker.strangers`).
-2. At most `max_unadmitted` have not been let in yet, and at most `max_connection_rate` come in a second: the others
-   wait in the kernel's queue, where they cost nothing and are served when there is room. So they wait while the broker
-   is busy with those who are connected (`max_loop_lag`), but for one every tenth of a second: a broker that is always
-   busy admits slowly, and not never.
+   address or a network of which too many have led to nothing (`broker.strangers`).
+2. At most `max_unadmitted` have a place before they are let in: who else comes is looked at, and waits
+   (`broker.reception`). At most `max_connection_rate` come in a second: the others wait in the kernel's queue, where
+   they cost nothing. So they wait while the broker is busy with those who are connected (`max_loop_lag`), but for one
+   every tenth of a second: a broker that is always busy admits slowly, and not never.
 3. Nobody comes in while newcomers who have spoken wait to be served: they wait in the kernel's queue, where no deadline
    runs and no limit counts. A bounded number of connections is accepted a turn, so that connected devices are served
    between two of them; when the process has no descriptors left, none for a second.
@@ -28,17 +28,17 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from broker.admission.refusal import RefusalCode
 from broker.byte_stream import ByteStream
 from broker.connection import ClientConnection
 from broker.connection_rate import ConnectionRate
 from broker.doze import Doze
 from broker.engine import Engine
 from broker.limits import Limits
-from broker.lobby import Lobby
+from broker.lobby import SECONDS_A_TURN, Lobby
 from broker.origins import NO_PAGES, Origins
 from broker.packet_watch import PacketWatch
 from broker.poller import Poller
+from broker.reception import Address, Reception
 from broker.tls_session import TlsSession, accept, open_tls
 from broker.transport import TlsTransport
 from broker.turn import Turn
@@ -52,11 +52,12 @@ if TYPE_CHECKING:
 log = structlog.get_logger("broker")
 
 _ACCEPTS_A_TURN = 32
+_LOOKS_A_TURN = 256
+"""Who is accepted when there is no place and is not served costs some microseconds."""
 _BACKLOG = 4096
 _PAUSE = 1.0
 _FULL_PAUSE = 0.02
 _BUSY_PAUSE = 0.1
-_TELL_AGAIN = 60.0
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -84,8 +85,9 @@ class Doors:
 
     @property
     def connections(self) -> int:
-        """How many there are, admitted or not."""
-        return len(self._admitted) + len(self._doze) + sum(map(len, self._lobbies))
+        """How many there are, admitted or not, those who wait for a place among them."""
+        newcomers = sum(len(each) + len(each.waiting) for each in self._lobbies)
+        return len(self._admitted) + len(self._doze) + newcomers
 
     async def drained(self, patience: float) -> None:
         """Close everybody politely; who is not gone after *patience* seconds is cut off."""
@@ -112,7 +114,6 @@ class Listener:
         """
         self._loop = loop
         self._engine = engine
-        self._doors = doors
         self._own_limits = limits
         self._common = engine.limits
         self._websocket: type[WebSocket] | None = None
@@ -122,6 +123,7 @@ class Listener:
             self._websocket = WebSocket
         self._held = limits(engine.limits)
         self._lobby = doors.open(loop, engine.turn, self._limits)
+        self._reception = Reception(engine, self._lobby, self._limits, lambda: doors.connections, self._serve)
         self._rate = ConnectionRate(loop.time())
         self._speaks = speaks
         self._unsafe_identity = unsafe_identity
@@ -186,76 +188,86 @@ class Listener:
             self._loop.add_reader(self._socket.fileno(), self._accept)
 
     def stop_accepting(self) -> None:
-        """Close the listening socket; connections stay."""
+        """Close the listening socket, and who waits for a place; connections stay."""
         if self._socket is not None:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
             self._socket = None
+            self._lobby.waiting.close()
 
     def _accept(self) -> None:
-        if self._lobby.behind:
-            self._lobby.behind = False  # The loop asks again at once, and the lobby says so again if it is so still.
+        lobby = self._lobby
+        if lobby.behind:
+            lobby.behind = False  # The loop asks again at once, and the lobby says so again if it is so still.
+            if lobby.waiting:
+                self._pause(SECONDS_A_TURN)  # Those wake nobody. Until then the lobby has had a turn, and says it anew.
             return
-        engine, now = self._engine, self._loop.time()
-        room, pause = self._room(now)
+        now = self._loop.time()
+        busy = self._engine.metrics.loop_lag > self._limits().max_loop_lag
+        self._reception.begin_turn(1 if busy else _ACCEPTS_A_TURN)
+        room, pause = self._room(now, busy=busy)
+        try:
+            left = self._take_in(room, now)
+        except OSError as error:
+            log.warning("accept failed", code="ACCEPT_FAILED", detail=error.strerror, retry_in=_PAUSE)
+            self._pause(_PAUSE)
+            return
+        if left and room < _ACCEPTS_A_TURN:  # Whoever is left in the queue would wake us at once, for nothing.
+            self._engine.metrics.accepts_paused += 1
+            self._pause(pause)
+        elif lobby.waiting:
+            self._pause(pause)
+
+    def _take_in(self, room: int, now: float) -> bool:
+        """Accept *room* at most; return whether more may be left. Raises `OSError` if the process has no descriptor."""
+        served = 0
         for _ in range(room):
             if self._socket is None:
-                return
+                return False
             try:
                 accepted, address = accept(self._socket)
             except BlockingIOError:
-                return
+                return False
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    log.warning("accept failed", code="ACCEPT_FAILED", detail=error.strerror, retry_in=_PAUSE)
-                    self._pause(_PAUSE)
-                    return
+                    raise
                 continue  # The peer has gone before it was accepted.
-            engine.metrics.connections_accepted += 1
+            self._engine.metrics.connections_accepted += 1
             self._rate.take()
-            code = self._refuse(address[0], now)
-            if code is not None:
-                engine.metrics.refused[code] += 1
-                engine.history.turned_away(address[0], code, now)
-                accepted.close()
-                continue
-            self._serve(accepted, address[:2])
-        if room < _ACCEPTS_A_TURN:  # Whoever is left in the queue would wake us at once, for nothing.
-            engine.metrics.accepts_paused += 1
-            self._pause(pause)
+            served += self._reception.receive(accepted, address[:2], now)
+            if served == _ACCEPTS_A_TURN:
+                break
+        return True
 
-    def _room(self, now: float) -> tuple[int, float]:
-        """Return how many may be accepted now, and after what pause to look again if that is not many."""
-        limits = self._limits()
-        room, pause = limits.max_unadmitted - len(self._lobby), _FULL_PAUSE
+    def _room(self, now: float, *, busy: bool) -> tuple[int, float]:
+        """Return how many may be accepted now, and after what pause to look again if that is not all."""
+        limits, lobby = self._limits(), self._lobby
+        room, pause = _ACCEPTS_A_TURN, _FULL_PAUSE
+        if self._reception.full:
+            room = 0
+        elif lobby.waiting or len(lobby) >= limits.max_unadmitted:
+            room = _LOOKS_A_TURN
         if limits.max_connection_rate:
             allowed = self._rate.available(limits.max_connection_rate, now)
             if allowed < min(room, _ACCEPTS_A_TURN):
-                room, pause = allowed, self._rate.pause(limits.max_connection_rate)
-        if room > 0 and self._engine.metrics.loop_lag > limits.max_loop_lag:
+                pause = self._rate.pause(limits.max_connection_rate)
+            room = min(room, allowed)
+        if room > 0 and busy:
             room, pause = 1, _BUSY_PAUSE
-        return min(room, _ACCEPTS_A_TURN), pause
-
-    def _refuse(self, host: str, now: float) -> RefusalCode | None:
-        limits = self._limits()
-        if self._doors.connections >= limits.max_connections:
-            return RefusalCode.TOO_MANY_CONNECTIONS
-        source = self._lobby.strangers.source(host, limits, now)
-        reason = source.refuses(limits, now)
-        if reason is None:
-            return None
-        if now - source.told_at > _TELL_AGAIN:
-            source.told_at = now
-            log.warning("address refused", code=RefusalCode.RATE_LIMITED, address=host, detail=reason)
-        return RefusalCode.RATE_LIMITED
+        return room, pause
 
     def _pause(self, seconds: float) -> None:
         """Accept nobody for a moment."""
         if self._socket is not None:
             self._loop.remove_reader(self._socket.fileno())
-            self._loop.call_later(seconds, self.begin)
+            self._loop.call_later(seconds, self._go_on)
 
-    def _serve(self, accepted: socket.socket, address: tuple[str, int]) -> None:
+    def _go_on(self) -> None:
+        if self._socket is not None:
+            self.begin()
+            self._accept()
+
+    def _serve(self, accepted: socket.socket, address: Address) -> None:
         engine = self._engine
         tls: TlsSession
         try:

@@ -4,30 +4,34 @@ Theory
 ------
 A handshake costs a millisecond of processor, a message some microseconds. In one set, a reconnecting fleet would fill
 every batch with handshakes, and whoever is connected already would wait for hundreds of them. So newcomers have a set
-of their own, and of each turn of the event loop they get `_SECONDS_A_TURN`: a few handshakes, or very many connections
+of their own, and of each turn of the event loop they get `SECONDS_A_TURN`: a few handshakes, or very many connections
 that lead to nothing. That is what a connected device waits, however many are at the door. The newcomers lose nothing,
 since they wait for the processor anyway. Once admitted, a transport moves to the other set (`TlsTransport.settle`).
 
-It is also where newcomers are counted, by address: see `broker.strangers`.
+It is also where newcomers are counted, by address (`broker.strangers`), and where those are who wait for a place
+(`broker.waiting_room`, `broker.crowd`).
 """
 
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterator
+from typing import Final
 
+from broker.crowd import Crowd
 from broker.limits import Limits
 from broker.poller import Poller, Watched
 from broker.strangers import Source, Strangers
 from broker.turn import Turn
+from broker.waiting_room import WaitingRoom
 
-_SECONDS_A_TURN = 0.01
+SECONDS_A_TURN: Final = 0.01
 
 
 class Lobby(Poller):
     """Where a connection waits until its client is admitted."""
 
-    __slots__ = ("_admitted", "_limits", "_sources", "behind", "strangers")
+    __slots__ = ("_admitted", "_limits", "_sources", "behind", "strangers", "waiting")
 
     def __init__(self, loop: AbstractEventLoop, turn: Turn, admitted: Poller, limits: Callable[[], Limits]) -> None:
         """Let those who are admitted move on to *admitted*; *limits* says what counts at the moment."""
@@ -37,11 +41,12 @@ class Lobby(Poller):
         self._admitted = admitted
         self._limits = limits
         self.strangers = Strangers(loop.time())
+        self.waiting = WaitingRoom()
         self._sources: dict[int, Source] = {}
 
     def _events(self) -> Iterator[tuple[int, int]]:
         """Yield whom to call now, and why, until the turn's time is over."""
-        until = self._loop.time() + _SECONDS_A_TURN
+        until = self._loop.time() + SECONDS_A_TURN
         self.behind = False
         inside = self._again
         batch = self._batch()
@@ -53,6 +58,14 @@ class Lobby(Poller):
                     if left in inside and left in self._watched:
                         self.again(left)
                 break
+
+    def crowd(self) -> Crowd:
+        """Return whose the places are at this moment."""
+        return Crowd(self._sources)
+
+    def put_out(self, descriptor: int, code: str, detail: str) -> None:
+        """Close the connection of *descriptor*, which has a place."""
+        self._watched[descriptor].abort(code, detail)
 
     def watch(self, descriptor: int, transport: Watched, events: int) -> None:
         """Begin to watch *descriptor* for *events*."""

@@ -58,8 +58,8 @@ class Watched(Protocol):
     def close(self) -> None:
         """Write what is left, and close."""
 
-    def abort(self) -> None:
-        """Close at once."""
+    def abort(self, code: str = "ABORTED", detail: str = "") -> None:
+        """Close at once, and tell why."""
 
 
 class Poller:

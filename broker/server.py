@@ -102,6 +102,8 @@ class BrokerServer:
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
         self._credential: BrokerCredential | None = None
+        self._has_no_token = False
+        """Whether the log has been told that the token's file is not there."""
         self._plugins: Plugins | NoPlugins = NoPlugins()
 
     async def run(self) -> None:
@@ -274,7 +276,9 @@ class BrokerServer:
                 return self._config.token_file.read_text().strip()
             except OSError as error:
                 # A token is spent at the first start; later its file may be gone.
-                log.info("no token", detail=f"{self._config.token_file}: {error.strerror}")
+                if not self._has_no_token:  # Once: it is asked for at each refusal of a feed, as it may be there again.
+                    log.info("no token", detail=f"{self._config.token_file}: {error.strerror}")
+                self._has_no_token = True
         return self._config.token.get_secret_value() if self._config.token is not None else None
 
     def _open_store(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> SqliteStore:

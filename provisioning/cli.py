@@ -284,15 +284,18 @@ def _serve_with_workers(settings: Settings, again: Callable[[], Settings], *, as
     """Run the settings' number of workers until they have ended; return the exit code."""
     from provisioning.listening import bound_for, check_public
     from provisioning.logs import configure_logging
+    from provisioning.reloading import LastGood
     from provisioning.server import check_workers, say_ready, serve_as_worker
     from provisioning.worker_place import WorkerPlace
     from provisioning.workers import Supervisor
+
+    last_good = LastGood(settings, again)
 
     def work(place: WorkerPlace) -> int:
         configure_logging(place.number)
         try:
             with explained():
-                run(lambda: serve_as_worker(settings, again, place))
+                run(lambda: serve_as_worker(settings, again, place, last_good.read))
         except typer.Exit as end:
             return end.exit_code
         return 0
@@ -300,7 +303,7 @@ def _serve_with_workers(settings: Settings, again: Callable[[], Settings], *, as
     check_public(settings)
     check_workers(settings)
     with bound_for(settings, settings.workers) as places:
-        return Supervisor(places, work, lambda: say_ready(places[0], as_json=as_json)).run()
+        return Supervisor(places, work, lambda: say_ready(places[0], as_json=as_json), on_hangup=last_good.reload).run()
 
 
 @app.command()

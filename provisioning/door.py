@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 _ACCEPTS_A_TURN: Final = 32
 _HANDSHAKE_SECONDS: Final = 10.0
+_LOST_MILLISECONDS: Final = 30_000
+"""After which what was written and not acknowledged ends the connection, a follower's of the feed: he was lost."""
 _PAUSE: Final = 1.0
 _TELL_AGAIN: Final = 60.0
 _GONE: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EINTR})
@@ -57,7 +59,8 @@ class Door:
     def open(self) -> None:
         """Accept from now on."""
         self._listening.setblocking(False)
-        self._listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # Every connection's (tcp(7)).
+        for option, value in ((socket.TCP_NODELAY, 1), (socket.TCP_USER_TIMEOUT, _LOST_MILLISECONDS)):
+            self._listening.setsockopt(socket.IPPROTO_TCP, option, value)  # Every connection's (tcp(7)).
         self._listening.listen(BACKLOG)
         self._begin()
 

@@ -37,7 +37,7 @@ from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import PROVISIONING, Identity, Role
 from provisioning.pki.keys import KeyFileError, generate_key, key_to_pem, load_key, spki_fingerprint, write_private
 from provisioning.pki.revocation import certificate_key
-from provisioning.store import audit, certificates, device_keys, devices, serials
+from provisioning.store import audit, certificates, device_keys, devices, host_names, serials
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers
@@ -149,6 +149,11 @@ class OwnCredentials:
             serials.use(connection, certificate.serial_number)
             certificates.add(connection, certificates.issued(certificate), device.id, now)
             device_keys.claim(connection, spki_fingerprint(certificate.public_key()), device.id)
+            for name in dns_names:  # No device is to be given it: it could pose as the service.
+                if not host_names.claim(connection, name, device.id, now):
+                    other = host_names.holder(connection, name)
+                    if other is not None and other.role is Role.DEVICE:
+                        log.warning("a device has this server's host name", host_name=name, device=other.name)
             signed = facts | {"not_after": str(certificate.not_valid_after_utc)}
             audit.append(connection, now, SERVER_NAME, Action.CERTIFICATE_SIGNED, identity.name, signed)
 

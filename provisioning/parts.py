@@ -64,6 +64,7 @@ from provisioning.revocation.feed import FeedEvent, RevocationFeed
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.recording import Changed
 from provisioning.revocation.service import RevocationService
+from provisioning.revocation.shut_out import ShutOut
 from provisioning.revocation.suspension import SuspensionService
 from provisioning.starting import importing
 from provisioning.store import announcements
@@ -141,7 +142,9 @@ async def build(
         responder.forget_events(events)
         live.changed(events)
 
-    feed = RevocationFeed(database, settings.feed_heartbeat_seconds, on_new)
+    feed = RevocationFeed(
+        database, settings.feed_heartbeat_seconds, on_new, on_look=ShutOut(database, responder.forget_all).look
+    )
     await feed.start()
     told: tuple[Callable[[Changed], None], ...] = (
         responder.forget_changed,
@@ -182,8 +185,8 @@ async def build(
         signs_at_once=live.keys_in_memory,
     )
     audit_key = read_audit_key(authority.files)
-    revocation = RevocationService(database, utc_now, told)
-    suspension = SuspensionService(database, utc_now, told)
+    revocation = RevocationService(database, utc_now, told, responder.forget_all)
+    suspension = SuspensionService(database, utc_now, told, revocation.portions)
     recall = RecallWatch(database, utc_now, revocation, suspension, SERVER_NAME)
     fetcher = ManufacturerFetcher(
         database, utc_now, settings.manufacturer_list_refresh_seconds, settings.maximum_body_bytes, SERVER_NAME

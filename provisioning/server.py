@@ -46,6 +46,7 @@ from provisioning.own_credentials import SERVER_NAME
 from provisioning.parts import build
 from provisioning.peer_certificate_protocol import PeerCertificateProtocol
 from provisioning.places import Places
+from provisioning.reloading import ReadAgain
 from provisioning.service_signals import ServiceSignals, service_signals
 from provisioning.store import audit, schema
 from provisioning.store.database import Database
@@ -97,8 +98,13 @@ async def serve(settings: Settings, again: Callable[[], Settings], *, as_json: b
             log.info("stopping")
 
 
-async def serve_as_worker(settings: Settings, again: Callable[[], Settings], place: WorkerPlace) -> None:
-    """Run as one of several until SIGINT, SIGTERM, or the supervisor's or the terminal's end; SIGHUP as in `serve`."""
+async def serve_as_worker(
+    settings: Settings, again: Callable[[], Settings], place: WorkerPlace, read: ReadAgain | None
+) -> None:
+    """Run as one of several until SIGINT, SIGTERM, or the supervisor's or the terminal's end; SIGHUP as in `serve`.
+
+    *read* is what the others have read anew since the start, None: nothing.
+    """
     loop = asyncio.get_running_loop()
     sys.setswitchinterval(_SWITCH_SECONDS)
     with service_signals() as signals:
@@ -109,7 +115,7 @@ async def serve_as_worker(settings: Settings, again: Callable[[], Settings], pla
 
         loop.add_reader(place.control, supervisor_ended)
         try:
-            async with _running(settings, again, place.listening, place, signals):
+            async with _running(settings, again, place.listening, place, signals, read):
                 place.say_ready()
                 _settle()
                 await signals.stop.wait()
@@ -141,8 +147,9 @@ async def _running(
     listening: Listening,
     place: WorkerPlace | None,
     signals: ServiceSignals,
+    read: ReadAgain | None = None,
 ) -> AsyncIterator[None]:
-    """Run the service while the block runs: alone, or at a worker's *place*."""
+    """Run the service while the block runs: alone, or at a worker's *place*, with what others have *read* anew."""
     authority = open_authority(settings)
     postgresql = settings.resolved_database_url.startswith("postgresql")
     async with contextlib.AsyncExitStack() as held:
@@ -155,7 +162,9 @@ async def _running(
             PeerCertificateProtocol, whole=parts.https.state.whole, stall_seconds=stall_seconds
         )
         reloader = parts.reloader(again)
-        if place is not None and place.hung_up:  # Else it would serve by settings that its fellows have left.
+        if read is not None:  # Else it would serve by settings that its fellows have left.
+            await reloader.catch_up(read)
+        if place is not None and place.hung_up:
             await reloader.reload()
         places = Places(room_for(settings.maximum_connections))
         https = http_listener(parts.https, protocol, parts.credential.context, places)

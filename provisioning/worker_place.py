@@ -33,7 +33,7 @@ class WorkerPlace:
     fellows: Mapping[int, socket.socket]
     """Where the others' inboxes are written to, by their numbers."""
     hung_up: bool = False
-    """Whether SIGHUP has come since the supervisor read the settings: what it read is not what counts."""
+    """Whether SIGHUP has come while this worker was starting: the settings are to be read anew."""
 
     @property
     def leads(self) -> bool:

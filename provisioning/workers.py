@@ -9,7 +9,7 @@ the same two ports (`provisioning.listening`), and does nothing itself but watch
                     │
                     ├─ a worker ends          ─► log, fork another at its place, later and later
                     ├─ SIGTERM, SIGINT        ─► SIGTERM to each, wait for all
-                    ├─ SIGHUP                 ─► SIGHUP to each, and later ones start with what was read anew;
+                    ├─ SIGHUP                 ─► read anew, SIGHUP to each; later ones have what was read last;
                     │                            the same as SIGTERM if the terminal is gone
                     └─ the supervisor ends    ─► each worker's control socket ends: it stops by itself
 
@@ -110,6 +110,8 @@ class Supervisor:
     """What a worker is: called in its process, returns its exit code."""
     on_ready: Callable[[], None]
     """Called once, when all workers have been ready."""
+    on_hangup: Callable[[], None] = lambda: None
+    """Called when SIGHUP has come, before the workers are told: those who are forked later have what it leaves."""
     first_pause_seconds: float = 0.5
     _slots: list[_Slot] = field(default_factory=list)
     _wake: tuple[socket.socket, socket.socket] = field(init=False)
@@ -117,8 +119,6 @@ class Supervisor:
     _all_ready: bool = False
     _asked_to_stop: bool = False
     _hung_up: bool = False
-    _heeded_hangup: bool = False
-    """Whether workers have been told to read the settings anew, as those who are forked from now on have to, too."""
     _hangups: Hangups = field(default_factory=Hangups)
     _stop: _Stop | None = None
 
@@ -179,7 +179,7 @@ class Supervisor:
         if self._hangups.terminal_is_gone():
             self._asked_to_stop = True
         elif self._stop is None:
-            self._heeded_hangup = True
+            self.on_hangup()
             self._tell(signal.SIGHUP)
 
     def _wait(self) -> None:
@@ -249,9 +249,7 @@ class Supervisor:
                     each.inbox.close()
                     each.listening.close()
             fellows = {each.number: each.outbox for each in self._slots if each is not slot}
-            place = WorkerPlace(
-                slot.number, slot.starts, slot.listening, control, slot.inbox, fellows, self._heeded_hangup
-            )
+            place = WorkerPlace(slot.number, slot.starts, slot.listening, control, slot.inbox, fellows)
             if self._hangups.heeded:  # Until the worker does that itself.
                 signal.signal(signal.SIGHUP, functools.partial(_note_hangup, place))
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)

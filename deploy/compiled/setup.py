@@ -22,8 +22,10 @@ HOT = [
     "broker/coalescing.py",
     "broker/connect_handler.py",
     "broker/connection.py",
+    "broker/crowd.py",
     "broker/history.py",
     "broker/mqtt/filter_set.py",
+    "provisioning/pki/address_key.py",
     "provisioning/pki/certificate_reader.py",
     "provisioning/pki/extension.py",
     "provisioning/pki/identity.py",
@@ -53,6 +55,7 @@ HOT = [
     "broker/replay.py",
     "broker/publisher_topics.py",
     "broker/readiness.py",
+    "broker/reception.py",
     "broker/terms.py",
     "broker/routing/cached.py",
     "broker/routing/names.py",
@@ -72,6 +75,7 @@ HOT = [
     "broker/transport.py",
     "broker/transport_state.py",
     "broker/turn.py",
+    "broker/waiting_room.py",
     "broker/welcome.py",
 ]
 """What runs once a message or once a connection, and needs no framework that looks into its classes."""

@@ -60,8 +60,9 @@ def feed_routes(
 
         known, follower = await database.read(look)
         check_role(follower, SUBSCRIBER_ROLES)
+        host = "" if request.client is None else request.client.host
         start = _last_event_id(request) if after is None else after
-        subscription = await feed.subscribe(start, mark, by=follower.device.name)
+        subscription = await feed.subscribe(start, mark, by=follower.device.name, host=host)
         log.info("feed subscribed", subscriber=follower.device.name, after=start, subscribers=feed.subscribers)
         return _FeedStream(subscription, follower, known, clock, stall_seconds)
 

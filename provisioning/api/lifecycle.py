@@ -17,7 +17,7 @@ from provisioning.api.operators import (
     rfc3339,
 )
 from provisioning.api.revocations import normal_serial, revoked_item
-from provisioning.revocation.suspension import Released
+from provisioning.revocation.holds import Released
 
 router: Final = new_router()
 

@@ -111,7 +111,8 @@ def authorise(connection: Connection, attempt: Attempt) -> Authorised:
     role, group = _place_of(evidence, attempt)
     rules = rules_for(connection, role, group)
     _check_request(attempt, rules)
-    if (rules.maximum_devices, rules.certificates_per_minute, rules.ways) != (None, None, ((WayName.TOKEN,),)):
+    limits = rules.maximum_devices, rules.certificates_per_minute, rules.ways
+    if role is not Role.DEVICE or limits != (None, None, ((WayName.TOKEN,),)):
         go_alone(connection)  # What is counted, listed or asked is others' as well.
     conditions = [way for kind in _CONDITIONS if (way := kind.presented(connection, attempt)) is not None]
     vouched = _vouched(connection, attempt, rules, evidence, conditions)
@@ -281,8 +282,8 @@ def _check_end_is_done(connection: Connection, device: Device) -> None:
     if unfinished_ends.of_device(connection, device.id) is not None:
         raise Refused(
             Code.UNAVAILABLE,
-            f"{device.name} was revoked a moment ago, and its many certificates still are being revoked: try again in "
-            "a few seconds",
+            f"{device.name} was revoked a moment ago, or resumed, and its many certificates still are being: try again "
+            "in a few seconds",
         )
 
 

@@ -58,7 +58,7 @@ from provisioning.enrolment.attempt import (
     Verdict,
 )
 from provisioning.enrolment.authorise import Authorised, authorise
-from provisioning.enrolment.host_names import own_names
+from provisioning.enrolment.host_names import keep_granted, own_names
 from provisioning.enrolment.issuing import Issuing
 from provisioning.enrolment.server_keys import make_key
 from provisioning.enrolment.tokens import digest_of
@@ -331,7 +331,10 @@ class EnrolmentService:
         identity = Identity(self._trust_domain, device.role, device.name, device.group)
         held = SubjectNames(authorised.dns_names, authorised.ip_addresses)
         names = apply_profile(attempt.request, profile, identity, held)
-        names = own_names(connection, names, profile.names.own_host_names(identity, held, names), device, attempt)
+        own = profile.names.own_host_names(identity, held, names)
+        if profile.names.granted:
+            keep_granted(connection, [each for each in names.dns_names if each not in own], device, attempt)
+        names = own_names(connection, names, own, device, attempt)
         prepared = issuing.issuer.prepare(
             profile,
             IssuanceRequest(

@@ -20,9 +20,10 @@ Rules
 4. A follower who says which event he has at his place is answered only if the store has the same one there. After an
    older store was restored, its numbers are given again to other revocations: whoever went on from his number would
    miss them.
-5. One party follows `MOST_OF_ONE` times at most: beyond that its oldest subscription ends, which may be one that it
-   has lost. A revocation is written to every follower before the last one has it, so whoever followed a thousand times
-   would keep it from the others for a while.
+5. One party follows `MOST_OF_ONE` times at most. A revocation is written to every follower before the last one has it,
+   so whoever followed a thousand times would keep it from the others for a while. Beyond that the address that follows
+   most loses its oldest to one that follows less; from any other the newcomer is refused. So brokers that share a name
+   do not put out each other, and whoever has copied a broker's key cannot keep it out from one address.
 6. Another process on the same database is noticed when it commits (`provisioning.store.announcements`), at the latest
    at the next heartbeat.
 """
@@ -34,8 +35,8 @@ import contextlib
 import hashlib
 import itertools
 import json
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Final
@@ -52,7 +53,7 @@ log = structlog.get_logger(__name__)
 BATCH: Final = 1000
 """Events in one write, about 200 KB."""
 MOST_OF_ONE: Final = 16
-"""Subscriptions of one party at one process: a broker has one, and as long as it takes to notice, those it has lost."""
+"""Subscriptions of one party at one process: a broker has one, and those it has lost for half a minute."""
 
 _TAIL: Final = 8192
 _MARK_DIGITS: Final = 16
@@ -103,15 +104,20 @@ class RevocationFeed:
         database: Database,
         heartbeat_seconds: float,
         on_new: Callable[[Sequence[FeedEvent]], None] = lambda _events: None,
+        on_look: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """*on_new* is called with events as they are read, whichever process on the store made them."""
+        """*on_new* is called with events as they are read, whichever process on the store made them.
+
+        *on_look* is called when something was announced, be there events or none; it may raise `Refused`.
+        """
+        self._on_look = on_look
         self._database = database
         self._on_new = on_new
         self._heartbeat_seconds: Final = heartbeat_seconds
         self._tail: Final[deque[FeedEvent]] = deque(maxlen=_TAIL)
         self._announced: Final = asyncio.Event()
-        self._subscriptions: Final[dict[Subscription, str]] = {}
-        """Whose each is, the oldest first."""
+        self._subscriptions: Final[dict[Subscription, tuple[str, str]]] = {}
+        """Whose each is, and from which address, the oldest first."""
         self._closed = False
         self.newest = 0
 
@@ -132,13 +138,16 @@ class RevocationFeed:
             self._announced.clear()
             try:
                 await self._read_new()
+                if self._on_look is not None:
+                    await self._on_look()
             except Refused as refusal:
                 log.warning("feed cannot read the store", detail=refusal.detail)
 
-    async def subscribe(self, after: int, mark: str | None = None, *, by: str = "") -> Subscription:
+    async def subscribe(self, after: int, mark: str | None = None, *, by: str = "", host: str = "") -> Subscription:
         """Return a subscription of the party called *by* to everything after *after*; raise `Refused` if that is ahead.
 
-        *mark* is that of the event *after*: `Refused` too if the store has another one there.
+        *mark* is that of the event *after*: `Refused` too if the store has another one there, or if the party follows
+        too often from other addresses than *host*.
         """
         if after > self.newest:
             # The number may come from a commit that run() has not read yet.
@@ -156,16 +165,31 @@ class RevocationFeed:
                 f"after={after} was another revocation when it was read: this is an older database that went on "
                 "otherwise; forget what was read and start again from 0",
             )
+        self._make_room(by, host)
         subscription = Subscription(self, after, self._heartbeat_seconds)
-        self._subscriptions[subscription] = by
-        theirs = [each for each, whose in self._subscriptions.items() if whose == by]
-        for each in theirs[:-MOST_OF_ONE]:
-            log.info("feed followed too often", subscriber=by, most=MOST_OF_ONE)
-            each.close()
-            self.unsubscribe(each)
+        self._subscriptions[subscription] = (by, host)
         if self._closed:
             subscription.close()
         return subscription
+
+    def _make_room(self, by: str, host: str) -> None:
+        """End a subscription of the party called *by* if it has too many; raise `Refused` if none is one too many."""
+        theirs = {each: where for each, (whose, where) in self._subscriptions.items() if whose == by}
+        if len(theirs) < MOST_OF_ONE:
+            return
+        of_address = Counter(theirs.values())
+        crowded, most = of_address.most_common(1)[0]
+        if most < of_address[host] + 2:
+            log.warning("feed followed too often", code=Code.FEED_CROWDED, subscriber=by, address=host)
+            raise Refused(
+                Code.FEED_CROWDED,
+                f"{by} follows the feed {len(theirs)} times already: give each broker a name of its own, with "
+                "`fleet-provisioning token create --device NAME --role broker`, and enrol it anew",
+            )
+        oldest = next(each for each, where in theirs.items() if where == crowded)
+        log.warning("feed follower put out", code=Code.FEED_CROWDED, subscriber=by, address=crowded)
+        oldest.close()
+        self.unsubscribe(oldest)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Forget a subscription that has ended."""

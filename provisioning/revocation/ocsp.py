@@ -176,6 +176,11 @@ class OcspResponder:
             self._entries.pop(name, None)
             self._pending.pop(name, None)
 
+    def forget_all(self) -> None:
+        """Forget everything: a device was shut out whose certificates are too many to be named."""
+        self._entries.clear()
+        self._pending.clear()
+
     def forget_changed(self, changed: Iterable[StoredCertificate]) -> None:
         """Forget certificates whose status this process has changed."""
         self.forget((each.issuer_key_id, each.serial) for each in changed)

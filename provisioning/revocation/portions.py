@@ -1,13 +1,16 @@
-"""The certificates of a device that was ended and had very many, revoked a portion at a time.
+"""The certificates of a device that has very many, revoked, put on hold or released a portion at a time.
 
 Theory
 ------
 Whoever has copied a claim certificate can have a name certified thousands of times. To revoke ten thousand takes
-seconds, and nobody else can write meanwhile. So the device is ended first, which takes one short transaction and shuts
-it out of everything here; what it has is revoked in portions, newest first, and others write between::
+seconds, and nobody else can write meanwhile. So the device is ended, or suspended, first, which takes one short
+transaction and shuts it out of everything here; what it has follows in portions, newest first, and others write
+between::
 
     state, unfinished end ─► portion ─ others ─ portion ─ others ─ … ─► the end is finished ─► the operator is answered
      nobody of it gets or renews anything      feed, CRL, OCSP follow each portion
+
+A device that is resumed comes out the other way round: its certificates first, and its state with the last portion.
 
 Rules
 -----
@@ -15,6 +18,9 @@ Rules
    start if the process dies. Nobody has to be permitted anything for that any more.
 2. A portion is whole: certificates, events of the feed, entry of the audit log and how far it is, in one transaction.
 3. Two processes may do it at once: what one has done, the other does not find.
+4. What is decided last is done: a suspension takes the place of a resumption that is not finished, the other way round,
+   and an end that of both. An end is finished before another (`provisioning.revocation.service`).
+5. From the short transaction on nobody is told that a certificate of the device is good (`shut_out`).
 """
 
 from __future__ import annotations
@@ -30,12 +36,16 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Refused
+from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.grounds import Grounds
+from provisioning.revocation.holds import hold, release, to_be_held, to_be_released
 from provisioning.revocation.recording import Changed, record
 from provisioning.revocation.taken import facts_before, is_taken_with_its_device
-from provisioning.store import audit, certificates_of_device, devices, unfinished_ends
+from provisioning.store import audit, certificates_of_device, claims, devices, unfinished_ends
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
+from provisioning.store.devices import Device, DeviceState
+from provisioning.store.unfinished_ends import UnfinishedEnd
 
 log = structlog.get_logger(__name__)
 
@@ -48,8 +58,18 @@ _ROUND_SECONDS: Final = 30.0
 class Portions:
     """Finishes ends of devices, those of processes that have died among them while `run` runs."""
 
-    def __init__(self, database: Database, clock: Callable[[], datetime], tell: Callable[[Changed], None]) -> None:
-        """*tell* is called with what each portion has revoked, after its commit."""
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], datetime],
+        tell: Callable[[Changed], None],
+        shut_out: Callable[[], None] = lambda: None,
+    ) -> None:
+        """*tell* is called with what each portion has changed, after its commit.
+
+        *shut_out* is called when a device is, before the first: whoever remembers good answers has to forget them.
+        """
+        self.shut_out: Final = shut_out
         self._database = database
         self._clock = clock
         self._tell = tell
@@ -106,18 +126,46 @@ class Portions:
         if device is None or end is None:
             return [], False
         issued = certificates_of_device.before(connection, device.id, end.before, PORTION)
-        grounds = Grounds(end.reason, end.invalidity_date)
-        ended = [each for each in issued if is_taken_with_its_device(each, grounds, end.ended_at)]
-        if ended:
-            record(connection, ended, grounds, now, end.ended_by)
-            facts = {**grounds.facts, "serials": [each.serial for each in ended], **facts_before(ended)}
-            audit.append(connection, now, end.ended_by, Action.REVOKED, name, facts)
         left = len(issued) == PORTION
+        if end.reason is None:
+            changed = _release(connection, device, issued, now, end.ended_by)
+            if not left and device.state is DeviceState.SUSPENDED:
+                devices.set_state(connection, [device.id], DeviceState.ACTIVE, now)
+        elif end.final:
+            changed = _revoke(connection, device, issued, now, end)
+        else:
+            changed = _hold(connection, device, issued, now, end.ended_by)
         if left:
             unfinished_ends.go_on(connection, device.id, issued[-1].id)
         else:
             unfinished_ends.finish(connection, device.id)
-        return ended, left
+        return changed, left
+
+
+def _revoke(connection: Connection, device: Device, issued: Changed, now: datetime, end: UnfinishedEnd) -> Changed:
+    grounds = Grounds(end.reason or RevocationReason.UNSPECIFIED, end.invalidity_date)
+    ended = [each for each in issued if is_taken_with_its_device(each, grounds, end.ended_at)]
+    if ended:
+        record(connection, ended, grounds, now, end.ended_by)
+        facts = {**grounds.facts, "serials": [each.serial for each in ended], **facts_before(ended)}
+        audit.append(connection, now, end.ended_by, Action.REVOKED, device.name, facts)
+    return ended
+
+
+def _hold(connection: Connection, device: Device, issued: Changed, now: datetime, by: str) -> Changed:
+    fresh = to_be_held(issued, now)
+    hold(connection, fresh, now, by)
+    if fresh:
+        audit.append(connection, now, by, Action.SUSPENDED, device.name, {"serials": [each.serial for each in fresh]})
+    return fresh
+
+
+def _release(connection: Connection, device: Device, issued: Changed, now: datetime, by: str) -> Changed:
+    held = to_be_released(issued, claims.trials_of(connection, device.id))
+    release(connection, held, now, by)
+    if held:
+        audit.append(connection, now, by, Action.RESUMED, device.name, {"serials": [each.serial for each in held]})
+    return held
 
 
 def _note(task: asyncio.Task[None]) -> None:

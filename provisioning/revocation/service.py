@@ -96,17 +96,24 @@ class RevocationService:
     """Revokes for ever: certificates by device or by serial number, and devices as a whole."""
 
     def __init__(
-        self, database: Database, clock: Callable[[], datetime], after_commit: tuple[Callable[[Changed], None], ...]
+        self,
+        database: Database,
+        clock: Callable[[], datetime],
+        after_commit: tuple[Callable[[Changed], None], ...],
+        shut_out: Callable[[], None] = lambda: None,
     ) -> None:
-        """*after_commit* are called with the certificates whose status has changed, before the caller is answered."""
+        """*after_commit* are called with the certificates whose status has changed, before the caller is answered.
+
+        *shut_out* is called when a device is whose certificates follow in portions.
+        """
         self._database = database
         self._clock = clock
         self._after_commit = after_commit
-        self._portions = Portions(database, clock, self._tell)
+        self.portions = Portions(database, clock, self._tell, shut_out)
 
     async def run(self) -> None:
         """Finish ends of devices that a process has begun and not finished, until cancelled."""
-        await self._portions.run()
+        await self.portions.run()
 
     async def revoke_device(
         self,
@@ -176,7 +183,8 @@ class RevocationService:
         def begin(connection: Connection) -> tuple[bool, int, int]:
             now, grounds = self._clock(), end.grounds
             device, voided = _to_be_ended(connection, end, now)
-            if unfinished_ends.of_device(connection, device.id) is not None:
+            unfinished = unfinished_ends.of_device(connection, device.id)
+            if unfinished is not None and unfinished.final:
                 raise _Unfinished
             ends = _end_state(connection, device, end, now)
             unfinished_ends.begin(
@@ -201,8 +209,9 @@ class RevocationService:
                 changed, voided, before = await self._database.write(begin)
                 break
             except _Unfinished:  # What was decided first is done first.
-                await self._portions.finish(end.name)
-        await self._portions.finish(end.name)
+                await self.portions.finish(end.name)
+        self.portions.shut_out()
+        await self.portions.finish(end.name)
         issued = await self._database.read(outcome)
         ended = [each for each in issued if each.revocation is not None and each.revocation.sequence > before]
         return RevocationOutcome(facts_of(ended or issued), changed or bool(ended)), ended, voided

@@ -13,6 +13,8 @@ Rules
    Nothing of a device that was ended is released, though it be still on hold (`provisioning.revocation.portions`).
 2. A suspended device gets no certificate, by token or by renewal; its tokens stay, for when it is resumed.
 3. Places in the feed are taken inside the transaction; neighbours are told after the commit, as for a revocation.
+4. A device of very many certificates is shut out by a short transaction, and they follow in portions; resumed, it is
+   let in when all are released (`provisioning.revocation.portions`).
 """
 
 from __future__ import annotations
@@ -20,35 +22,40 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from typing import Final
 
 import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.holds import Released, hold, release, to_be_held, to_be_released
+from provisioning.revocation.issued_to import TooMany, first_of_device
 from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
+from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_an_admin_is_left, check_not_the_service
-from provisioning.revocation.recording import Changed, Revoked, facts_of
+from provisioning.revocation.recording import Changed, facts_of
 from provisioning.revocation.service import RevocationOutcome
-from provisioning.store import audit, certificates, certificates_of_device, claims, devices, revocations
+from provisioning.store import (
+    audit,
+    certificates,
+    certificates_of_device,
+    claims,
+    devices,
+    revocations,
+    unfinished_ends,
+)
 from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
-from provisioning.store.devices import DeviceState
+from provisioning.store.devices import Device, DeviceState
+from provisioning.store.revocations import EventKind
 
 log = structlog.get_logger(__name__)
 
-_HOLD = RevocationReason.CERTIFICATE_HOLD
-
-
-@dataclass(frozen=True, slots=True)
-class Released:
-    """One certificate that is good again."""
-
-    serial: str
-    device: str
-    released_at: datetime
-    sequence: int
+_IN_WHAT_FOLLOWS: Final = "in the entries that follow"
+_PAGE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +70,20 @@ class SuspensionService:
     """Suspends and resumes devices and single certificates."""
 
     def __init__(
-        self, database: Database, clock: Callable[[], datetime], after_commit: tuple[Callable[[Changed], None], ...]
+        self,
+        database: Database,
+        clock: Callable[[], datetime],
+        after_commit: tuple[Callable[[Changed], None], ...],
+        portions: Portions | None = None,
     ) -> None:
-        """*after_commit* are called with the certificates whose status has changed, before the caller is answered."""
+        """*after_commit* are called with the certificates whose status has changed, before the caller is answered.
+
+        *portions* are those of whoever finishes what is left; without, it has its own.
+        """
         self._database = database
         self._clock = clock
         self._after_commit = after_commit
+        self._portions = portions or Portions(database, clock, self._tell)
 
     async def suspend_device(self, name: str, *, by: str, occasion: Occasion = AN_OPERATOR_S_WORD) -> RevocationOutcome:
         """Put every certificate of a device on hold; raise `Refused` if it is unknown or gone for good.
@@ -78,30 +93,55 @@ class SuspensionService:
 
         def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed]:
             now = self._clock()
-            device = devices.find(connection, name, for_update=True)
-            if device is None:
-                raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
-            if device.state in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}:
-                raise Refused(Code.REVOCATION_FINAL, f"{name} is {device.state}: there is nothing left to suspend")
-            check_not_the_service(device)
-            occasion.check(connection, device)
-            issued = certificates_of_device.every(connection, device.id)
-            fresh = [each for each in issued if each.revocation is None and now < each.not_after]
-            held = self._hold(connection, fresh, now, by)
-            check_an_admin_is_left(connection, [device], now)
-            changed = device.state is not DeviceState.SUSPENDED or bool(fresh)
-            if device.state is not DeviceState.SUSPENDED:
-                devices.set_state(connection, [device.id], DeviceState.SUSPENDED, now)
+            device = _to_be_suspended(connection, name, occasion)
+            issued = first_of_device(connection, device)
+            fresh = to_be_held(issued, now)
+            held = hold(connection, fresh, now, by)
+            changed = _suspend(connection, device, now) or bool(fresh)
             if changed:
                 facts = {"serials": [each.serial for each in fresh], **occasion.facts}
                 audit.append(connection, now, by, Action.SUSPENDED, name, facts)
             return RevocationOutcome(held or facts_of(issued), changed), fresh
 
-        outcome, fresh = await self._database.write(transaction)
+        try:
+            outcome, fresh = await self._database.write(transaction)
+        except TooMany:
+            outcome, fresh = await self._suspend_in_portions(name, by, occasion)
+        else:
+            self._tell(fresh)
         if outcome.changed:
             log.info("device suspended", device=name, certificates=len(fresh), by=by)
-        self._tell(fresh)
         return outcome
+
+    async def _suspend_in_portions(self, name: str, by: str, occasion: Occasion) -> tuple[RevocationOutcome, Changed]:
+        """Shut the device out, and then put on hold what it has (`provisioning.revocation.portions`)."""
+
+        def begin(connection: Connection) -> tuple[bool, int]:
+            now = self._clock()
+            device = _to_be_suspended(connection, name, occasion)
+            unfinished = unfinished_ends.of_device(connection, device.id)
+            suspends = _suspend(connection, device, now)
+            changed = suspends or (unfinished is not None and unfinished.reason is None)
+            reason = RevocationReason.CERTIFICATE_HOLD
+            unfinished_ends.begin(connection, device.id, reason=reason, ended_at=now, ended_by=by)
+            if changed:
+                facts = {"serials": _IN_WHAT_FOLLOWS, **occasion.facts}
+                audit.append(connection, now, by, Action.SUSPENDED, name, facts)
+            return changed, revocations.newest(connection)
+
+        changed, before = await self._database.write(begin)
+        self._portions.shut_out()
+        await self._portions.finish(name)
+        issued = await self._every(name)
+        fresh = [each for each in issued if each.on_hold and _place(each) > before]
+        return RevocationOutcome(facts_of(fresh or issued), changed or bool(fresh)), fresh
+
+    async def _every(self, name: str) -> list[StoredCertificate]:
+        def look(connection: Connection) -> list[StoredCertificate]:
+            device = devices.find(connection, name)
+            return [] if device is None else certificates_of_device.every(connection, device.id)
+
+        return await self._database.read(look)
 
     async def suspend_serial(self, serial: str, *, by: str) -> RevocationOutcome:
         """Put one certificate on hold; raise `Refused` if it is unknown, on trial, or revoked for another reason."""
@@ -111,9 +151,10 @@ class SuspensionService:
             if certificate.revocation is not None and certificate.revocation.reason.final:
                 raise _final(certificate)
             _check_not_on_trial(connection, certificate)
+            _check_nothing_is_left(connection, certificate.device)
             fresh = [certificate] if certificate.revocation is None else []
             now = self._clock()
-            held = self._hold(connection, fresh, now, by)
+            held = hold(connection, fresh, now, by)
             check_an_admin_is_left(connection, [each.device for each in fresh], now)
             if fresh:
                 _audit(connection, now, by, Action.SUSPENDED, certificate.device.name, fresh)
@@ -130,15 +171,10 @@ class SuspensionService:
 
         def transaction(connection: Connection) -> tuple[ReleaseOutcome, Changed]:
             now = self._clock()
-            device = devices.find(connection, name, for_update=True)
-            if device is None:
-                raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
-            if device.state in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}:
-                raise Refused(Code.REVOCATION_FINAL, f"{name} is {device.state}, which is final")
-            trials = claims.trials_of(connection, device.id)
-            issued = certificates_of_device.every(connection, device.id)
-            held = [each for each in issued if each.on_hold and each.id not in trials]
-            released = self._release(connection, held, now, by)
+            device = _to_be_resumed(connection, name)
+            issued = first_of_device(connection, device)
+            held = to_be_released(issued, claims.trials_of(connection, device.id))
+            released = release(connection, held, now, by)
             changed = device.state is DeviceState.SUSPENDED or bool(held)
             if device.state is DeviceState.SUSPENDED:
                 devices.set_state(connection, [device.id], DeviceState.ACTIVE, now)
@@ -146,11 +182,42 @@ class SuspensionService:
                 _audit(connection, now, by, Action.RESUMED, name, held)
             return ReleaseOutcome(released, changed), held
 
-        outcome, held = await self._database.write(transaction)
+        try:
+            outcome, held = await self._database.write(transaction)
+        except TooMany:
+            outcome = await self._resume_in_portions(name, by)
+        else:
+            self._tell(held)
         if outcome.changed:
-            log.info("device resumed", device=name, certificates=len(held), by=by)
-        self._tell(held)
+            log.info("device resumed", device=name, certificates=len(outcome.released), by=by)
         return outcome
+
+    async def _resume_in_portions(self, name: str, by: str) -> ReleaseOutcome:
+        """Release what the device has, and then let it in here."""
+
+        def begin(connection: Connection) -> tuple[bool, int]:
+            now = self._clock()
+            device = _to_be_resumed(connection, name)
+            changed = device.state is DeviceState.SUSPENDED
+            unfinished_ends.begin(connection, device.id, reason=None, ended_at=now, ended_by=by)
+            if changed:
+                audit.append(connection, now, by, Action.RESUMED, name, {"serials": _IN_WHAT_FOLLOWS})
+            return changed, revocations.newest(connection)
+
+        def released(connection: Connection, before: int) -> list[revocations.RevocationRecord]:
+            return revocations.after(connection, before, _PAGE)
+
+        changed, before = await self._database.write(begin)
+        await self._portions.finish(name)
+        found: list[Released] = []
+        while records := await self._database.read(partial(released, before=before)):
+            before = records[-1].sequence
+            found += [
+                Released(each.serial, name, each.occurred_at, each.sequence)
+                for each in records
+                if each.device == name and each.kind is EventKind.RELEASED
+            ]
+        return ReleaseOutcome(found, changed or bool(found))
 
     async def resume_serial(self, serial: str, *, by: str) -> ReleaseOutcome:
         """Release one certificate; raise `Refused` if that is final, a trial's, or its whole device's."""
@@ -167,8 +234,9 @@ class SuspensionService:
                 raise Refused(Code.REVOCATION_FINAL, f"{device.name} is {device.state}, which is final")
             if device.state is DeviceState.SUSPENDED:
                 raise Refused(Code.DEVICE_SUSPENDED, f"{device.name} is suspended as a whole: resume the device")
+            _check_nothing_is_left(connection, device)
             now = self._clock()
-            released = self._release(connection, [certificate], now, by)
+            released = release(connection, [certificate], now, by)
             _audit(connection, now, by, Action.RESUMED, device.name, [certificate])
             return ReleaseOutcome(released, changed=True), [certificate]
 
@@ -178,33 +246,56 @@ class SuspensionService:
         self._tell(held)
         return outcome
 
-    @staticmethod
-    def _hold(connection: Connection, fresh: Changed, now: datetime, by: str) -> list[Revoked]:
-        if not fresh:
-            return []
-        at = now.replace(microsecond=0)  # RFC 5280 §5.1.2.6
-        identifiers = [each.id for each in fresh]
-        sequences = revocations.add(connection, identifiers, reason=_HOLD, revoked_at=now, revoked_by=by)
-        return [
-            Revoked(each.serial, each.device.name, _HOLD, at, sequence)
-            for each, sequence in zip(fresh, sequences, strict=True)
-        ]
-
-    @staticmethod
-    def _release(connection: Connection, held: Changed, now: datetime, by: str) -> list[Released]:
-        if not held:
-            return []
-        at = now.replace(microsecond=0)
-        sequences = revocations.release(connection, [each.id for each in held], released_at=at, actor=by)
-        return [
-            Released(each.serial, each.device.name, at, sequence)
-            for each, sequence in zip(held, sequences, strict=True)
-        ]
-
     def _tell(self, changed: Changed) -> None:
         if changed:
             for tell in self._after_commit:
                 tell(changed)
+
+
+def _to_be_suspended(connection: Connection, name: str, occasion: Occasion) -> Device:
+    """Return the device, locked; raise `Refused` if it is not to be suspended."""
+    device = devices.find(connection, name, for_update=True)
+    if device is None:
+        raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
+    if device.state in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}:
+        raise Refused(Code.REVOCATION_FINAL, f"{name} is {device.state}: there is nothing left to suspend")
+    check_not_the_service(device)
+    occasion.check(connection, device)
+    return device
+
+
+def _suspend(connection: Connection, device: Device, now: datetime) -> bool:
+    """Give the device its state; return whether it had another."""
+    suspends = device.state is not DeviceState.SUSPENDED
+    if suspends:
+        devices.set_state(connection, [device.id], DeviceState.SUSPENDED, now)
+    check_an_admin_is_left(connection, [device], now)
+    return suspends
+
+
+def _to_be_resumed(connection: Connection, name: str) -> Device:
+    """Return the device, locked; raise `Refused` if it is not to be resumed."""
+    device = devices.find(connection, name, for_update=True)
+    if device is None:
+        raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
+    if device.state in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}:
+        raise Refused(Code.REVOCATION_FINAL, f"{name} is {device.state}, which is final")
+    return device
+
+
+def _place(certificate: StoredCertificate) -> int:
+    """Return where in the feed its revocation is, 0 if it has none."""
+    return 0 if certificate.revocation is None else certificate.revocation.sequence
+
+
+def _check_nothing_is_left(connection: Connection, device: Device) -> None:
+    """Raise `Refused` while what was decided of the device is not done: it would be done to this certificate, too."""
+    if unfinished_ends.of_device(connection, device.id) is not None:
+        raise Refused(
+            Code.UNAVAILABLE,
+            f"{device.name} was suspended or resumed a moment ago, and its many certificates still are being: try "
+            "again in a few seconds",
+        )
 
 
 def _audit(connection: Connection, now: datetime, by: str, action: Action, device: str, changed: Changed) -> None:

@@ -21,6 +21,7 @@ from provisioning.store.devices import Device, device_from
 from provisioning.store.prepared import Prepared
 from provisioning.store.serials import serial_text
 from provisioning.store.tables import activations, certificates, devices, revocations, unfinished_ends
+from provisioning.store.unfinished_ends import RELEASE
 
 
 class CertificateState(StrEnum):
@@ -141,7 +142,9 @@ _IDS_WITH_KEY_OF: Final = Prepared(
 )
 _WITH_ID: Final = Prepared(selected().where(certificates.c.id == bindparam("wanted")), at_once=True)
 _FIND_SERIAL: Final = Prepared(selected(with_der=True).where(certificates.c.serial == bindparam("wanted")).limit(1))
-_ENDED: Final = select(unfinished_ends.c.ended_at).where(unfinished_ends.c.device_id == certificates.c.device_id)
+_ENDED: Final = select(unfinished_ends.c.ended_at).where(
+    unfinished_ends.c.device_id == certificates.c.device_id, unfinished_ends.c.reason != RELEASE
+)
 _REVOCATION: Final = Prepared(
     select(
         revocations.c.sequence,
@@ -264,7 +267,7 @@ def revocation_of(
 ) -> tuple[bool, tuple[datetime, RevocationReason] | None]:
     """Return whether a certificate was issued, and since when and why it is revoked: all that an OCSP answer says.
 
-    That its device was ended is enough, be it still to be revoked itself.
+    That its device was ended or suspended is enough, be it still to be revoked itself.
     """
     row = _REVOCATION.first(connection, {"issuer": issuer_key_id, "wanted": serial})
     if row is None:

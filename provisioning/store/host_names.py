@@ -5,7 +5,9 @@ Rules
 1. Claiming and issuing are one transaction: an issuance that fails claims nothing.
 2. A name is its device's for as long as that has, or may have again, a certificate with it. It is free when the device
    was revoked or decommissioned, and when all that it ever had were trials that ended without an activation.
-3. The database decides between two that claim at once: the second waits for the first one's commit.
+3. A server's name, which a token grants or the service gives itself, is its first holder's too: other servers may
+   share it, no device may have it (`provisioning.enrolment.host_names`).
+4. The database decides between two that claim at once: the second waits for the first one's commit.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from sqlalchemy import bindparam, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.store.claims import never_activated
-from provisioning.store.devices import DeviceState, device_from
+from provisioning.store.devices import Device, DeviceState, device_from
 from provisioning.store.either import insert_into
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import devices, host_names
@@ -39,6 +41,12 @@ _OVER: Final = frozenset({DeviceState.REVOKED, DeviceState.DECOMMISSIONED})
 def _add(dialect: str) -> Prepared:
     insert = insert_into(host_names, dialect)
     return Prepared(insert.on_conflict_do_nothing(index_elements=[host_names.c.name]), told_by="name")
+
+
+def holder(connection: Connection, name: str) -> Device | None:
+    """Return whose the host name is, None if it is nobody's."""
+    row = _HOLDER.first(connection, {"wanted": name})
+    return None if row is None else device_from(row)
 
 
 def claim(connection: Connection, name: str, device_id: int, now: datetime) -> bool:

@@ -168,7 +168,7 @@ unfinished_ends = Table(
     Column("ended_by", NAME, nullable=False),
     Column("before_id", BigInteger, nullable=False),
 )
-"""Devices that were ended and have certificates that are still to be revoked: see `provisioning.store.unfinished_ends`.
+"""Devices of whose certificates some are still to be revoked, or released: see `provisioning.store.unfinished_ends`.
 
 Those are the ones with a lower id than *before_id*."""
 

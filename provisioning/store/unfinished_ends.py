@@ -1,6 +1,7 @@
-"""Queries about ends of devices that are decided and not done: some of their certificates are still to be revoked.
+"""Queries about what was decided of devices and is not done to all of their certificates: ends, holds and releases.
 
-Such a device has its new state already, and whoever asks about one of its certificates is told that it is revoked.
+A device that was ended or suspended has its new state already, and whoever asks about one of its certificates is told
+that it is revoked, or on hold. One that was resumed has its new state when all are released.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation import RevocationReason
+from provisioning.store import announcements
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import devices, unfinished_ends
 
 _ENDS: Final = unfinished_ends.c
 _ABOVE_EVERY_ID: Final = 2**62
+RELEASE: Final = "removeFromCRL"
+"""As the reason of a decision: the end of a hold (RFC 5280 §5.3.1)."""
 _OF_DEVICE: Final = Prepared(select(*_ENDS).where(_ENDS.device_id == bindparam("wanted")))
 
 
@@ -26,42 +30,53 @@ class UnfinishedEnd:
     """What was decided of a device, and how far it is done."""
 
     device_id: int
-    reason: RevocationReason
+    reason: RevocationReason | None
+    """certificateHold: it was suspended; None: it was resumed."""
     invalidity_date: datetime | None
     ended_at: datetime
     ended_by: str
     before: int
     """Certificates with lower ids are still to be looked at."""
 
+    @property
+    def final(self) -> bool:
+        """Whether the device was ended."""
+        return self.reason is not None and self.reason.final
+
 
 def begin(
     connection: Connection,
     device_id: int,
     *,
-    reason: RevocationReason,
-    invalidity_date: datetime | None,
+    reason: RevocationReason | None,
+    invalidity_date: datetime | None = None,
     ended_at: datetime,
     ended_by: str,
 ) -> None:
-    """Record that all certificates of a device, which has no unfinished end, are to be revoked."""
+    """Record that all certificates of a device are to be revoked, or released (*reason* None).
+
+    What was decided before and is not done will not be: every certificate is looked at anew.
+    """
+    finish(connection, device_id)
     row = {
         "device_id": device_id,
-        "reason": reason.value,
+        "reason": RELEASE if reason is None else reason.value,
         "invalidity_date": invalidity_date,
         "ended_at": ended_at,
         "ended_by": ended_by,
         "before_id": _ABOVE_EVERY_ID,
     }
     connection.execute(insert(unfinished_ends), row)
+    announcements.announce(connection)  # Whoever remembers what its certificates were has to forget it.
 
 
 def of_device(connection: Connection, device_id: int) -> UnfinishedEnd | None:
-    """Return what is left to do of a device's end, None if nothing is."""
+    """Return what is left to do to a device's certificates, None if nothing is."""
     row = _OF_DEVICE.first(connection, {"wanted": device_id})
     if row is None:
         return None
     identifier, reason, *rest = row
-    return UnfinishedEnd(identifier, RevocationReason(reason), *rest)
+    return UnfinishedEnd(identifier, None if reason == RELEASE else RevocationReason(reason), *rest)
 
 
 def go_on(connection: Connection, device_id: int, before: int) -> None:
@@ -75,6 +90,12 @@ def finish(connection: Connection, device_id: int) -> None:
 
 
 def names(connection: Connection) -> list[str]:
-    """Return the names of devices whose ends are unfinished, the earliest first."""
+    """Return the names of devices with something left to do, the earliest first."""
     statement = select(devices.c.name).select_from(unfinished_ends.join(devices)).order_by(_ENDS.ended_at, devices.c.id)
     return list(connection.execute(statement).scalars())
+
+
+def shut_out(connection: Connection) -> frozenset[tuple[int, datetime]]:
+    """Return which devices were ended or suspended, and when, that have something left to do."""
+    statement = select(_ENDS.device_id, _ENDS.ended_at).where(_ENDS.reason != RELEASE)
+    return frozenset((device, at) for device, at in connection.execute(statement))

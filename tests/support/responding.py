@@ -46,7 +46,7 @@ class Responding:
         )
         await signer.renew()
         responder = OcspResponder(fleet.database, [signer], fleet.clock, DAY / 2)
-        revocation = RevocationService(fleet.database, fleet.clock, (responder.forget_changed,))
+        revocation = RevocationService(fleet.database, fleet.clock, (responder.forget_changed,), responder.forget_all)
         return cls(fleet, signer, responder, revocation)
 
     @property

@@ -39,7 +39,8 @@ class WatchedClient:
     def close(self) -> None:
         self.gone = True
 
-    def abort(self) -> None:
+    def abort(self, code: str = "ABORTED", detail: str = "") -> None:
+        del code, detail
         self.gone = True
 
     def _read(self) -> None:

@@ -140,6 +140,17 @@ def test_a_broker_that_was_revoked_comes_back_with_a_token_made_since_then_and_n
     assert len(refused()) == 1, "the same token is not shown again"
 
 
+def test_that_there_is_no_token_is_said_once_however_often_one_is_looked_for(
+    service: ProvisioningService, tmp_path: Path
+) -> None:
+    broker = BrokerProcess.enrolled(tmp_path / "untold", service)
+    with broker:
+        (tmp_path / "untold" / "token").unlink()
+        service.revoke(device="broker-untold")
+        wait_until(lambda: len(broker.events("FEED_LOST")) >= 3, "the feed refuses it again and again")
+    assert len(broker.events("no token")) == 1
+
+
 def test_a_port_that_is_taken_is_said(pki: Pki, tmp_path: Path) -> None:
     broker = BrokerProcess.with_files(tmp_path / "b", pki)
     with socket.create_server(("127.0.0.1", 0)) as taken:

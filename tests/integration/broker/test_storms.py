@@ -66,18 +66,57 @@ def test_an_address_that_leads_to_nothing_is_closed_before_tls(
     assert (event["address"], event["detail"]) == (THERE, "10 connections from this address have led to nothing")
 
 
-def test_places_of_one_address_are_bounded_and_others_find_theirs(
+def silent(stack: ExitStack, port: int, source: str) -> socket.socket:
+    """Connect from *source* and say nothing."""
+    raw = socket.create_connection((HERE, port), timeout=PATIENCE, source_address=(source, 0))
+    return stack.enter_context(contextlib.closing(raw))
+
+
+def test_places_of_one_address_are_bounded_and_who_comes_from_there_then_waits(
     tmp_path: Path, pki: Pki, anchors: Path, nameless: ssl.SSLContext
 ) -> None:
     limits = {"limits__max_unadmitted_per_address": 5, "limits__handshake_timeout": 2}
     with BrokerProcess.with_files(tmp_path / "b", pki, **limits) as broker, ExitStack() as stack:
         for _ in range(5):
-            raw = socket.create_connection((HERE, broker.port), timeout=PATIENCE, source_address=(THERE, 0))
-            stack.enter_context(contextlib.closing(raw))
-        wait_until(lambda: not come(broker.port, THERE, nameless), "the sixth from there is closed")
+            silent(stack, broker.port, THERE)
         with TlsClient(broker.port, anchors, pki.device("m").credential) as meter:
             meter.connect(client_id="m")
-        wait_until(lambda: come(broker.port, THERE, nameless), "places are free after handshake_timeout")
+        assert broker.events("HANDSHAKE_TIMEOUT") == [], "those from elsewhere do not wait"
+        assert come(broker.port, THERE, nameless), "the sixth has a place when one has lost his"
+        assert broker.events("HANDSHAKE_TIMEOUT")
+        assert broker.events("RATE_LIMITED") == []
+
+
+def test_who_fills_all_places_from_a_few_networks_keeps_nobody_else_waiting(
+    tmp_path: Path, pki: Pki, anchors: Path
+) -> None:
+    """A minute's silence of several times as many as there are places, and a device that comes behind them."""
+    limits = {"limits__max_unadmitted": 70, "limits__handshake_timeout": 2 * PATIENCE}
+    with BrokerProcess.with_files(tmp_path / "b", pki, **limits) as broker, ExitStack() as stack:
+        for number in range(700):
+            silent(stack, broker.port, f"127.{1 + number % 7}.0.{1 + number % 100}")
+        for number in range(20):
+            with TlsClient(broker.port, anchors, pki.device(f"m-{number}").credential) as meter:
+                meter.connect(client_id=f"m-{number}")
+        assert broker.events("HANDSHAKE_TIMEOUT") == []
+        put_out = [each for each in broker.events("RATE_LIMITED") if each["event"] == "refused"]
+        assert put_out
+        assert {each["detail"] for each in put_out} == {"all places are taken, most by its network"}
+        (told, *_) = [each for each in broker.events("RATE_LIMITED") if each["event"] == "address refused"]
+        assert told["detail"].startswith("too many wait, and most are from 127.")
+
+
+def test_a_fleet_behind_one_address_finds_places_one_after_the_other(tmp_path: Path, pki: Pki, anchors: Path) -> None:
+    """Ten times as many at once as one address has places: nobody is refused."""
+    patience = {"limits__handshake_timeout": PATIENCE, "limits__connect_timeout": PATIENCE}
+    limits = {"limits__max_unadmitted": 16, "limits__max_unadmitted_per_address": 8, **patience}
+    with BrokerProcess.with_files(tmp_path / "b", pki, **limits) as broker, ExitStack() as stack:
+        fleet = [pki.device(f"storm-{number}") for number in range(80)]
+        connections = [_handshaken_halfway(broker.port, anchors, each) for each in fleet]
+        for each in connections:
+            stack.enter_context(contextlib.closing(each))
+        _finish_all(connections, threading.Event())
+        assert broker.events("RATE_LIMITED") == []
 
 
 def test_when_all_places_are_taken_newcomers_wait_and_get_in(tmp_path: Path, pki: Pki, anchors: Path) -> None:

@@ -17,6 +17,7 @@ from provisioning.client.csr import build_csr
 from provisioning.client.est import EstClient
 from provisioning.client.feed import Current, RevocationEvent, follow
 from provisioning.pki.keys import generate_key
+from provisioning.revocation.feed import MOST_OF_ONE
 from tests.support.curl import Curl
 from tests.support.openssl import OpensslDevice
 from tests.support.provisioning import ProvisioningService
@@ -209,3 +210,28 @@ def test_a_follower_who_was_suspended_and_resumed_reads_its_history_in_one_go(
         assert event["device"] == device.name
         live.read_to_end()
         assert live.process.wait(timeout=20) == 0, "what is new ends it"
+
+
+async def test_of_too_many_brokers_under_one_name_the_last_is_told_and_the_others_go_on(
+    service: ProvisioningService, stranger: Curl, tmp_path: Path
+) -> None:
+    (victim,) = names = names_for(tmp_path, 1)
+    await enrol(service, names)
+    broker = enrolled_broker(
+        service, stranger, OpensslDevice(tmp_path, f"many-{tmp_path.name[-12:]}".replace("_", "-"))
+    )
+    start = newest(Curl(service.https, service.bundle, service.operator))
+    with contextlib.ExitStack() as stack:
+        followers = [
+            stack.enter_context(following(broker, f"?after={start}", "--interface", f"127.0.0.{2 + number}"))
+            for number in range(MOST_OF_ONE)
+        ]
+        for each in followers:
+            each.next_event()
+        answer = await asyncio.to_thread(broker.run, f"{FEED}?after={start}", "--interface", "127.0.0.99")
+        problem = json.loads(answer.body)
+        assert (answer.status, problem["code"]) == (429, "FEED_CROWDED")
+        assert "give each broker a name of its own" in problem["detail"]
+        await asyncio.to_thread(service.revoke, device=victim)
+        for each in followers:
+            assert each.revoked(1)[0]["device"] == victim

@@ -96,6 +96,9 @@ def test_a_worker_in_another_s_place_has_the_settings_of_the_others(
             (service.dir / "provisioning.toml").write_text(PROFILE, encoding="utf-8")
             os.kill(service.pid, signal.SIGHUP)
             wait_until(lambda: {each["worker"] for each in said(service.log, RELOADED)} == {1, 2}, "both reload")
+            (service.dir / "provisioning.toml").write_text("what is this", encoding="utf-8")
+            os.kill(service.pid, signal.SIGHUP)
+            wait_until(lambda: {each["worker"] for each in said(service.log, REFUSED)} == {1, 2}, "both say so")
             for pid in workers_of(service.pid):
                 os.kill(pid, signal.SIGKILL)
             wait_until(lambda: len(said(service.log, "worker is back")) == 2, "others in their places")

@@ -6,10 +6,14 @@ import pytest
 
 from broker.connection_rate import ConnectionRate
 from broker.limits import Limits
-from broker.strangers import Source, Strangers
-from provisioning.pki.address_key import address_key
+from broker.strangers import ADDRESSES_OF_NETWORK, Network, Source, Strangers
+from provisioning.pki.address_key import address_key, network_of
 
-LIMITS = Limits(max_unadmitted_per_address=3, max_failed_attempts=5, failed_attempt_recovery=0.5)
+LIMITS = Limits(max_failed_attempts=5, failed_attempt_recovery=0.5)
+
+
+def a_source() -> Source:
+    return Source(Network("192.0.2.0/24", 0.0), 0.0)
 
 
 def come_and_go(source: Source, now: float, *, admitted: bool) -> None:
@@ -18,7 +22,7 @@ def come_and_go(source: Source, now: float, *, admitted: bool) -> None:
 
 
 def test_those_who_are_admitted_use_nothing_up() -> None:
-    source = Source(0.0)
+    source = a_source()
     for _ in range(1000):
         assert source.refuses(LIMITS, 0.0) is None
         come_and_go(source, 0.0, admitted=True)
@@ -26,7 +30,7 @@ def test_those_who_are_admitted_use_nothing_up() -> None:
 
 
 def test_those_who_are_not_use_the_allowance_up_and_are_forgotten_in_time() -> None:
-    source = Source(0.0)
+    source = a_source()
     for _ in range(5):
         assert source.refuses(LIMITS, 0.0) is None
         come_and_go(source, 0.0, admitted=False)
@@ -36,18 +40,23 @@ def test_those_who_are_not_use_the_allowance_up_and_are_forgotten_in_time() -> N
     assert source.failures(LIMITS, 1000.0) == 0
 
 
-def test_so_many_at_once_and_no_more() -> None:
-    source = Source(0.0)
-    for _ in range(3):
+def test_a_network_has_the_allowance_of_some_addresses_however_many_it_has() -> None:
+    strangers = Strangers(0.0)
+    sources = [strangers.source(f"2001:db8:1:{subnet:x}::1", LIMITS, 0.0) for subnet in range(50)]
+    other = strangers.source("2001:db8:2::1", LIMITS, 0.0)
+    for source in sources[: 5 * ADDRESSES_OF_NETWORK]:
         assert source.refuses(LIMITS, 0.0) is None
-        source.arrive(LIMITS, 0.0)
-    assert source.refuses(LIMITS, 0.0) == "3 connections from this address are not admitted yet"
-    source.leave(admitted=True)
-    assert source.refuses(LIMITS, 0.0) is None
+        come_and_go(source, 0.0, admitted=False)
+    assert sources[-1].refuses(LIMITS, 0.0) == "20 connections from 2001:db8:1::/48 have led to nothing"
+    assert other.refuses(LIMITS, 0.0) is None
+    assert sources[-1].refuses(LIMITS, 1.0) is None, "it recovers as so many addresses do"
+    for _ in range(1000):
+        come_and_go(other, 0.0, admitted=True)
+    assert other.refuses(LIMITS, 0.0) is None
 
 
 def test_who_is_under_way_is_not_forgotten_before_it_is_known_what_becomes_of_it() -> None:
-    source = Source(0.0)
+    source = a_source()
     for _ in range(2):
         source.arrive(LIMITS, 0.0)
     assert source.failures(LIMITS, 1000.0) == 2
@@ -70,6 +79,32 @@ def test_who_is_under_way_is_not_forgotten_before_it_is_known_what_becomes_of_it
 )
 def test_what_counts_as_one_address(one: str, other: str, same: bool) -> None:
     assert (address_key(one) == address_key(other)) is same
+
+
+@pytest.mark.parametrize(
+    ("host", "network"),
+    [
+        ("192.0.2.1", "192.0.2.0/24"),
+        ("::ffff:192.0.2.77", "192.0.2.0/24"),
+        ("2001:db8:1:2::1", "2001:db8:1::/48"),
+        ("2001:db8:1:ffff::1", "2001:db8:1::/48"),
+        ("fe80::1%eth0", "fe80::/48"),
+        ("::1", "::/48"),
+    ],
+)
+def test_what_counts_as_one_network(host: str, network: str) -> None:
+    assert network_of(host) == network
+
+
+def test_a_network_is_known_as_long_as_one_of_its_addresses() -> None:
+    strangers = Strangers(0.0)
+    waits = strangers.source("192.0.2.1", LIMITS, 0.0)
+    waits.arrive(LIMITS, 0.0)
+    strangers.source("192.0.2.2", LIMITS, 20.0)
+    assert strangers.source("192.0.2.3", LIMITS, 40.0).network is waits.network
+    waits.leave(admitted=True)
+    strangers.source("198.51.100.1", LIMITS, 60.0)
+    assert strangers.source("192.0.2.4", LIMITS, 60.0).network is not waits.network
 
 
 def test_addresses_are_forgotten_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from sqlalchemy.engine import Connection
 
 from provisioning.ca.profile import ProfileConfig, ProfileName, profile_of
 from provisioning.files import AuthorityFiles, read_certificate
 from provisioning.own_credentials import OwnCredentials
 from provisioning.pki.identity import Role, identity_of
 from provisioning.pki.keys import generate_key, key_to_pem, load_key, write_private
-from provisioning.store import certificates
+from provisioning.store import certificates, host_names
 from tests.support.fleet import Fleet
 
 LIFE = timedelta(days=90)
@@ -83,3 +84,14 @@ async def test_the_server_is_a_service_that_only_serves_and_the_operator_is_an_o
     assert (identity_of(server).role, identity_of(operator).role) == (Role.SERVICE, Role.OPERATOR)
     usage = server.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert list(usage) == [ExtendedKeyUsageOID.SERVER_AUTH]
+
+
+async def test_the_service_s_host_name_is_no_device_s(fleet: Fleet, credentials: OwnCredentials) -> None:
+    def holder(connection: Connection) -> str | None:
+        found = host_names.holder(connection, "localhost")
+        return None if found is None else found.name
+
+    assert await fleet.database.read(holder) == "provisioning"
+    fleet.clock.advance(LIFE * 2 / 3)
+    assert await credentials.renew_server()
+    assert await fleet.database.read(holder) == "provisioning"

@@ -28,7 +28,7 @@ class Crowd:
 def test_nobody_makes_room_while_there_is_some() -> None:
     crowd = Crowd(4)
     assert crowd.come("a", "b", host="192.0.2.1")
-    assert crowd.come("c", "d", host="192.0.2.2")
+    assert crowd.come("c", "d", host="198.51.100.1")
     assert (crowd.cut, len(crowd.places)) == ([], 4)
 
 
@@ -48,8 +48,8 @@ def test_an_address_has_half_and_crowds_out_itself_the_longest_silent_first() ->
 def test_when_all_are_taken_the_longest_silent_of_all_goes() -> None:
     crowd = Crowd(4)
     crowd.come("a", "b", host="192.0.2.1")
-    crowd.come("c", "d", host="192.0.2.2")
-    assert crowd.come("e", host="192.0.2.3")
+    crowd.come("c", "d", host="198.51.100.1")
+    assert crowd.come("e", host="203.0.113.1")
     assert (crowd.cut, len(crowd.places), crowd.places.lost) == (["a"], 4, 1)
 
 
@@ -59,20 +59,20 @@ def test_who_is_being_answered_keeps_his_place() -> None:
     for name in "ab":
         crowd.held[name].asks()
     assert not crowd.come("c", host="192.0.2.1"), "its address has half"
-    crowd.come("d", "e", host="192.0.2.2")
+    crowd.come("d", "e", host="198.51.100.1")
     crowd.held["d"].asks()
-    assert crowd.come("f", host="192.0.2.3")
+    assert crowd.come("f", host="203.0.113.1")
     assert (crowd.cut, crowd.places.turned_away) == (["e"], 1)
 
 
 def test_who_says_anything_is_silent_from_then_on() -> None:
     crowd = Crowd(4)
     crowd.come("a", "b", host="192.0.2.1")
-    crowd.come("c", "d", host="192.0.2.2")
+    crowd.come("c", "d", host="198.51.100.1")
     for name in "ac":
         crowd.held[name].silent()
-    assert crowd.come("e", host="192.0.2.2"), "for its own address"
-    assert crowd.come("f", host="192.0.2.3"), "for all"
+    assert crowd.come("e", host="198.51.100.1"), "for its own address"
+    assert crowd.come("f", host="203.0.113.1"), "for all"
     assert crowd.cut == ["d", "b"]
 
 
@@ -112,6 +112,20 @@ def test_an_ipv6_subscriber_is_one_address() -> None:
     crowd.come("c", host="2001:db8:0:1::1")
     assert crowd.come("d", host="2001:db8::3")
     assert crowd.cut == ["a"]
+
+
+def test_a_network_has_three_quarters_and_crowds_out_itself() -> None:
+    crowd = Crowd(8)
+    for number, name in enumerate("abcdef"):
+        assert crowd.come(name, host=f"2001:db8:1:{number}::1")
+    assert (crowd.cut, len(crowd.places)) == ([], 6)
+    assert crowd.come("g", host="2001:db8:1:99::1")
+    assert crowd.cut == ["a"]
+    assert crowd.come("x", "y", host="2001:db8:2::1")
+    assert (crowd.cut, len(crowd.places)) == (["a"], 8)
+    crowd.held["b"].leave()
+    assert crowd.come("h", host="2001:db8:1::1")
+    assert crowd.cut == ["a"], "it has three quarters again"
 
 
 def test_whose_place_is_lost_is_hung_up_on_both_ways_if_he_is_still_there() -> None:

@@ -15,8 +15,10 @@ from provisioning.ca.name_policy import NameRefused
 from provisioning.ca.profile import ProfileConfig
 from provisioning.config import load_settings
 from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.issuing_policy import profiles_of
+from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import tables
 from tests.support.fleet import Fleet, open_fleet, successor_csr
@@ -39,7 +41,7 @@ async def ask(fleet: Fleet, device: str, *names: str) -> x509.Certificate:
 
 
 async def refused(fleet: Fleet, device: str, *names: str) -> None:
-    with pytest.raises(Refused, match="is another device's") as caught:
+    with pytest.raises(Refused, match="is another's") as caught:
         await ask(fleet, device, *names)
     assert caught.value.code is Code.CSR_NAME
 
@@ -122,3 +124,35 @@ def test_what_one_profile_shares_is_no_other_s(tmp_path: Path, domain: str) -> N
     (tmp_path / "provisioning.toml").write_text(f"{text}shared_host_names = true\n")
     with pytest.raises(ConfigurationError, match="only one of them has shared_host_names"):
         profiles_of(load_settings(tmp_path))
+
+
+async def granted(fleet: Fleet, broker: str, *names: str) -> x509.Certificate:
+    order = TokenOrder([broker], None, Role.BROKER, dns_names=names)
+    (token,) = await fleet.token_service.create(order, by="admin")
+    return await fleet.enrolment.enrol(csr_der(names=[broker]), TokenCredential(broker, token.token))
+
+
+async def test_what_a_server_is_granted_no_device_is_given_and_other_servers_share(store_url: str) -> None:
+    built = replace(PLANT, dns_patterns=("{name}.floor.example",), honoured_domains=("plant.example",))
+    async with open_fleet(store_url, configured=[built]) as fleet:
+        mqtt = "mqtt.floor.example"
+        first = await granted(fleet, "mqtt-1", PRESS, mqtt)
+        await refused(fleet, "meter-1", PRESS)
+        await refused(fleet, "mqtt")  # Whoever has a token for a group's new devices chooses the name.
+        assert hosts(await granted(fleet, "mqtt-2", mqtt)) == [mqtt]
+        assert hosts(await fleet.reenrol(first, successor_csr(first))) == [PRESS, mqtt]
+        await fleet.revocation.decommission("mqtt-1", by="admin")
+        assert hosts(await ask(fleet, "meter-1", PRESS)) == [PRESS, "meter-1.floor.example"][::-1]
+
+
+async def test_a_server_is_not_granted_what_a_device_has_but_keeps_what_it_has(store_url: str) -> None:
+    async with open_fleet(store_url, configured=[PLANT]) as fleet:
+        certificate = await granted(fleet, "mqtt-1", "mqtt.plant.example")
+        # As before names of servers were kept.
+        await fleet.database.write(lambda connection: connection.execute(delete(tables.host_names)))
+        await ask(fleet, "meter-1", "mqtt.plant.example")
+        with pytest.raises(NameRefused, match="is that of device meter-1, which could pose as the server"):
+            await granted(fleet, "mqtt-2", "mqtt.plant.example")
+        assert hosts(await fleet.reenrol(certificate, successor_csr(certificate))) == ["mqtt.plant.example"]
+        await fleet.revocation.decommission("meter-1", by="admin")
+        assert hosts(await granted(fleet, "mqtt-2", "mqtt.plant.example")) == ["mqtt.plant.example"]

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from provisioning.api.feed import _FeedStream
-from provisioning.errors import Refused
+from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import feed as feed_module
 from provisioning.revocation.feed import MOST_OF_ONE, FeedEvent, RevocationFeed, Subscription, event_of
@@ -231,13 +231,28 @@ async def test_a_follower_who_takes_nothing_is_cut_off(fleet: Fleet) -> None:
         assert (aborted.is_set(), bodies, feed.subscribers) == (True, 1, 0)
 
 
-async def test_one_party_that_follows_without_end_loses_its_oldest_and_nobody_else_s(fleet: Fleet) -> None:
+async def test_the_address_that_follows_most_makes_room_for_another_of_the_party_and_for_nobody_else(
+    fleet: Fleet,
+) -> None:
     async with running(fleet, heartbeat=30) as feed:
-        of_broker = await feed.subscribe(0, by="broker-1")
-        of_service = [await feed.subscribe(0, by="backend") for _ in range(MOST_OF_ONE + 3)]
+        of_broker = await feed.subscribe(0, by="broker-1", host="192.0.2.9")
+        of_thief = [await feed.subscribe(0, by="broker-2", host="192.0.2.1") for _ in range(MOST_OF_ONE)]
+        of_owner = await feed.subscribe(0, by="broker-2", host="192.0.2.2")
         assert feed.subscribers == MOST_OF_ONE + 1
-        for each in of_service[:3]:
-            assert [sent async for sent in each.batches()] == []
-        readers = [asyncio.create_task(collect(each, 1)) for each in (of_broker, of_service[3], of_service[-1])]
+        assert [sent async for sent in of_thief[0].batches()] == []
+        with pytest.raises(Refused, match="give each broker a name of its own") as refused:
+            await feed.subscribe(0, by="broker-2", host="192.0.2.1")
+        assert refused.value.code == Code.FEED_CROWDED
+        readers = [asyncio.create_task(collect(each, 1)) for each in (of_broker, *of_thief[1:], of_owner)]
         await revoke(fleet, feed, "meter-1")
-        assert await asyncio.gather(*readers) == [[1]] * 3
+        assert await asyncio.gather(*readers) == [[1]] * (MOST_OF_ONE + 1)
+
+
+async def test_as_many_as_may_follow_under_one_name_do_not_put_out_each_other(fleet: Fleet) -> None:
+    async with running(fleet, heartbeat=30) as feed:
+        first, *_ = [await feed.subscribe(0, by="broker-1", host=f"192.0.2.{host}") for host in range(MOST_OF_ONE)]
+        with pytest.raises(Refused):
+            await feed.subscribe(0, by="broker-1", host="192.0.2.99")
+        first.close()
+        feed.unsubscribe(first)
+        await feed.subscribe(0, by="broker-1", host="192.0.2.99")

@@ -1,0 +1,131 @@
+"""What becomes of a connection that was just accepted: served, made to wait for a place, or closed before TLS.
+
+Rules
+-----
+1. An address has `max_unadmitted_per_address` places at most; who comes from there then waits for one.
+2. When all `max_unadmitted` are taken, the newcomer has the place of one of whom there are too many (`broker.crowd`),
+   or waits. Who waits is served before anybody is accepted (`broker.waiting_room`).
+3. Those of one address that have led to nothing are bounded, and of one network (`broker.strangers`).
+4. What is closed here is counted, and told in the log once a minute and address.
+"""
+
+from __future__ import annotations
+
+import resource
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from broker.admission.refusal import RefusalCode
+from broker.crowd import Crowd
+from broker.engine import Engine
+from broker.limits import Limits
+from broker.lobby import Lobby
+from broker.strangers import Source
+from broker.waiting_room import Waiting
+
+log = structlog.get_logger("broker")
+
+Address = tuple[str, int]
+"""Of a peer: host and port."""
+
+_SEATS_A_TURN: Final = 64
+_WAITING: Final = 5
+"""So many times the places may wait: a fleet of ten thousand behind one address, by default."""
+_SHARE_OF_DESCRIPTORS: Final = 4
+"""One of so many is for those who wait."""
+_TELL_AGAIN: Final = 60.0
+
+
+class Reception:
+    """Of one listener."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        lobby: Lobby,
+        limits: Callable[[], Limits],
+        connections: Callable[[], int],
+        serve: Callable[[socket.socket, Address], None],
+    ) -> None:
+        """Let *serve* begin TLS with who has a place in *lobby*; there are so many *connections*, all listeners'."""
+        self._engine = engine
+        self._lobby = lobby
+        self._limits = limits
+        self._connections = connections
+        self._serve = serve
+        self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._crowd: Crowd | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether whoever comes now can only be left in the kernel's queue."""
+        return len(self._lobby) >= self._limits().max_unadmitted and self._lobby.waiting.is_full(self._most_waiting)
+
+    def begin_turn(self, most: int) -> None:
+        """Serve *most* of those who wait, as far as there are places; what is known of these is asked anew."""
+        self._crowd = None
+        lobby, limits = self._lobby, self._limits()
+
+        def may(source: Source) -> bool:
+            return source.waiting < limits.max_unadmitted_per_address
+
+        for _ in range(min(most, _SEATS_A_TURN)):
+            if not lobby.waiting or len(lobby) >= limits.max_unadmitted:
+                return
+            waiting = lobby.waiting.next(may)
+            if waiting is None:
+                return
+            self._serve(waiting.accepted, waiting.address)
+
+    def receive(self, accepted: socket.socket, address: Address, now: float) -> bool:
+        """Decide about a connection; return whether it was served."""
+        host, limits = address[0], self._limits()
+        if self._connections() >= limits.max_connections:
+            self._turn_away(accepted, host, RefusalCode.TOO_MANY_CONNECTIONS, now)
+            return False
+        source = self._lobby.strangers.source(host, limits, now)
+        reason = source.refuses(limits, now)
+        if reason is not None:
+            self._tell(source, host, reason, now)
+            self._turn_away(accepted, host, RefusalCode.RATE_LIMITED, now)
+            return False
+        if self._has_place(source, limits):
+            self._serve(accepted, address)
+            return True
+        away = self._lobby.waiting.add(Waiting(accepted, address, source), self._most_waiting)
+        if away is not None:
+            host = away.address[0]
+            self._tell(away.source, host, f"too many wait, and most are from {away.source.network.name}", now)
+            self._turn_away(away.accepted, host, RefusalCode.RATE_LIMITED, now)
+        return False
+
+    @property
+    def _most_waiting(self) -> int:
+        return min(_WAITING * self._limits().max_unadmitted, self._descriptors // _SHARE_OF_DESCRIPTORS)
+
+    def _has_place(self, source: Source, limits: Limits) -> bool:
+        """Whether there is a place for a newcomer from *source*, perhaps since it was taken from another."""
+        if source.waiting >= limits.max_unadmitted_per_address:
+            return False
+        if len(self._lobby) < limits.max_unadmitted:
+            return True
+        if self._crowd is None:
+            self._crowd = self._lobby.crowd()
+        descriptor = self._crowd.makes_room(source)
+        if descriptor is None:
+            return False
+        self._lobby.put_out(descriptor, RefusalCode.RATE_LIMITED, "all places are taken, most by its network")
+        return True
+
+    def _turn_away(self, accepted: socket.socket, host: str, code: RefusalCode, now: float) -> None:
+        self._engine.metrics.refused[code] += 1
+        self._engine.history.turned_away(host, code, now)
+        accepted.close()
+
+    def _tell(self, source: Source, host: str, reason: str, now: float) -> None:
+        if now - source.told_at > _TELL_AGAIN:
+            source.told_at = now
+            log.warning("address refused", code=RefusalCode.RATE_LIMITED, address=host, detail=reason)
