@@ -100,8 +100,8 @@ class BrokerCredential:
         if certificate is not None and certificate.not_valid_after_utc > now:
             return
         token = self._enrolment.token
+        what = _why_of_no_use(self._path, certificate, now)
         if token is None:
-            what = "has expired" if certificate is not None else "does not exist"
             raise CredentialError(
                 f"the broker's certificate {self._path} {what}: give --token or --token-file ({self._token_command})"
             )
@@ -245,6 +245,22 @@ async def _sleep_until(when: datetime) -> None:
     # The wall clock may be set while we sleep, beyond the certificate's end, say: look again every now and then.
     while (left := when - datetime.now(UTC)) > timedelta(0):  # noqa: ASYNC110
         await asyncio.sleep(min(left.total_seconds(), _LOOK_SECONDS))
+
+
+def _why_of_no_use(path: Path, certificate: x509.Certificate | None, now: datetime) -> str:
+    """Return what is wrong with the file; raise `CredentialError` where another one could not be put there either."""
+    if certificate is not None:
+        ended = certificate.not_valid_after_utc
+        return f"has expired on {ended:%Y-%m-%d} (the clock here says {now:%Y-%m-%d %H:%M} UTC)"
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return "does not exist"
+    except OSError as error:
+        raise CredentialError(
+            f"the broker's certificate {path} cannot be read: {error.strerror}; run the broker as the user whose it is"
+        ) from error
+    return "is not one that can be read"
 
 
 def _remedy(error: Exception) -> str:

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
 from broker.admin.unix_socket import socket_path
 from broker.admission.bare_names import idle_names
 from broker.admission.foreign_groups import unnamed_groups
@@ -90,6 +93,16 @@ def _credential(config: BrokerConfig) -> Iterator[str]:
         yield f"certfile: {config.certfile} has expired on {own.not_valid_after_utc:%Y-%m-%d}; renew it"
     if own is not None and own.not_valid_before_utc > now:
         yield f"certfile: {config.certfile} begins on {own.not_valid_before_utc:%Y-%m-%d}; compare the clocks"
+    if own is not None and not _for_servers(own):
+        yield f"certfile: {config.certfile} is not for servers (no serverAuth): clients would refuse it; give another"
+
+
+def _for_servers(certificate: x509.Certificate) -> bool:
+    try:
+        purposes = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return True
+    return bool({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & set(purposes))
 
 
 def _lists(config: BrokerConfig) -> Iterator[str]:

@@ -238,4 +238,5 @@ def load_settings(directory: Path | None, **flags: Any) -> Settings:
     except (SettingsError, ValueError) as error:
         raise ConfigurationError(f"configuration: {error}") from error
     except OSError as error:
-        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from error
+        whose = "; run this as the user whose it is" if isinstance(error, PermissionError) else ""
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}{whose}") from error

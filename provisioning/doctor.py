@@ -9,6 +9,7 @@ Rules
 
 from __future__ import annotations
 
+import functools
 import shutil
 import socket
 import ssl
@@ -64,9 +65,13 @@ async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
         yield finding
     async for finding in _store(settings, files, now):
         yield finding
-    yield _port(settings.host, settings.port, "port", lambda: _presents(settings, files))
+    ours = functools.cache(functools.partial(_presents, settings, files))
+    yield _port(settings.host, settings.port, "port", ours)
     health = f"http://{_shown(settings.host)}:{settings.http_port}/healthz"
-    yield _port(settings.host, settings.http_port, "http_port", lambda: _is_alive(health))
+    # Another fleet's service is alive, too; where HTTPS has no fixed port, there is no better sign.
+    yield _port(
+        settings.host, settings.http_port, "http_port", lambda: _is_alive(health) and (not settings.port or ours())
+    )
 
 
 def _modes(files: AuthorityFiles) -> Iterator[Finding]:

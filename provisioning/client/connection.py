@@ -28,6 +28,10 @@ DEFAULT_TIMEOUT = 30.0
 DEFAULT_CONNECTIONS = 16
 _ABOUT_TIME = frozenset({9, 10})
 """What OpenSSL calls X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED: the clock may be the cause."""
+_ABOUT_NAMES = frozenset({62, 64})
+"""X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
+_ABOUT_ANCHORS = frozenset({18, 19, 20})
+"""A self-signed certificate, alone or in the chain, and X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY."""
 
 
 def open_pool(
@@ -77,6 +81,10 @@ def explain(base_url: str, error: httpx.HTTPError) -> str:
             why = cause.verify_message
             if cause.verify_code in _ABOUT_TIME:
                 why += f"; the clock here says {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+            if cause.verify_code in _ABOUT_NAMES:
+                why = f"{why.rstrip('.')}; give a URL with a name that it has"
+            if cause.verify_code in _ABOUT_ANCHORS:
+                why += "; are the anchors this service's ca-bundle.crt?"
             return f"the server at {base_url} is not the provisioning service that the trust anchors vouch for ({why})"
         cause = cause.__cause__ or cause.__context__
     reason = str(error) or type(error).__name__

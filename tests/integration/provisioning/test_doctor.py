@@ -60,6 +60,8 @@ def test_a_running_service_is_recognised_and_another_program_named(
     assert code == 1
     assert len(found["ports"]) == 2
     assert all("ss -ltnp" in each["remedy"] for each in found["ports"])
+    _, found = findings(ProvisioningService(pristine.dir, settings))
+    assert all("ss -ltnp" in each["remedy"] for each in found["ports"]), "both ports are another fleet's"
 
 
 def test_open_files_wrong_passphrase_and_a_database_of_another_version_are_found(

@@ -9,6 +9,7 @@ from typing import Any, Self
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker import credentials
 from broker.credentials import BrokerCredential, CredentialError, Enrolment, renewal_due
@@ -99,6 +100,25 @@ async def test_the_key_goes_into_no_file_that_somebody_has_put_there(
     written = tmp_path / "broker.pem"
     assert b"PRIVATE KEY" in written.read_bytes()
     assert written.stat().st_mode & 0o777 == 0o600
+
+
+async def test_what_is_wrong_with_the_file_is_said_and_no_token_is_spent_where_none_can_be_put(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    service = Service([Pki()], answers=9)
+    with pytest.raises(CredentialError, match=r"file/broker\.pem cannot be read: .*; run the broker as the user whose"):
+        await credential_at(service, tmp_path / "file", monkeypatch).ensure()
+    assert service.asked == []
+    without = BrokerCredential(tmp_path, Enrolment("https://localhost:1", tmp_path / "anchors.pem", "broker-1", None))
+    with pytest.raises(CredentialError, match=r"broker\.pem does not exist: give --token"):
+        await without.ensure()
+    (tmp_path / "broker.pem").write_text("no certificate")
+    with pytest.raises(CredentialError, match=r"broker\.pem is not one that can be read: give --token"):
+        await without.ensure()
+    (tmp_path / "broker.pem").write_bytes(certificate(HOUR, -MINUTE).public_bytes(Encoding.PEM))
+    with pytest.raises(CredentialError, match=r"has expired on 2026-11-27 \(the clock here says 20.* UTC\): give"):
+        await without.ensure()
 
 
 async def test_no_token_is_spent_where_the_cas_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from broker.admission.foreign_groups import unnamed_groups, warn_of_groups
 from broker.config_loading import load
 from broker.preflight import problems
 from provisioning.pki.identity import Identity, Role
-from tests.support.pki import DOMAIN, Pki, shared_pki
+from tests.support.pki import DOMAIN, SERVER, Pki, shared_device, shared_pki
 
 
 @pytest.fixture
@@ -67,10 +67,18 @@ def test_all_mistakes_are_told_at_once(good: dict[str, Any], tmp_path: Path) -> 
 def test_a_certificate_that_has_expired_is_told(good: dict[str, Any], tmp_path: Path) -> None:
     pki = shared_pki()
     identity = Identity(DOMAIN, Role.BROKER, "old")
-    expired = pki.certify(identity, not_before=pki.now - timedelta(days=9), not_after=pki.now - timedelta(days=1))
+    expired = pki.certify(
+        identity, purposes=SERVER, not_before=pki.now - timedelta(days=9), not_after=pki.now - timedelta(days=1)
+    )
     files = expired.write(tmp_path, "old")
     (problem,) = problems(load(None, good | {"certfile": files.certificate, "keyfile": files.key}))
     assert re.match(r"certfile: .*old\.crt has expired on \d{4}-\d\d-\d\d; renew it", problem)
+
+
+def test_a_certificate_that_is_not_for_servers_is_told(good: dict[str, Any], tmp_path: Path) -> None:
+    files = shared_device("meter-1").write(tmp_path)
+    (problem,) = problems(load(None, good | {"certfile": files.certificate, "keyfile": files.key}))
+    assert re.match(r"certfile: .* is not for servers \(no serverAuth\)", problem)
 
 
 def test_a_new_broker_needs_its_token(good: dict[str, Any], tmp_path: Path) -> None:
@@ -111,7 +119,7 @@ def test_a_bare_name_where_no_bundle_vouches_for_parties_of_our_own_is_told(
     said = problems(load(None, good | {"policy_file": policy, "trust": bundles}))
     complaint = f"policy_file: a bare name allows nobody anything here: [{section}]; no trust bundle is of the "
     assert [each.startswith(complaint) for each in said] == [True] * idle, said
-    foreign = Pki().certify(Identity("x", Role.BROKER, "b"), uris=[]).write(tmp_path, "foreign")
+    foreign = Pki().certify(Identity("x", Role.BROKER, "b"), uris=[], purposes=SERVER).write(tmp_path, "foreign")
     files = {"certfile": foreign.certificate, "keyfile": foreign.key}
     said = problems(load(None, good | files | {"policy_file": policy, "trust": bundles}))
     assert [each for each in said if "it has none" in each] == said
@@ -141,7 +149,7 @@ def test_a_bundle_of_another_trust_domain_that_names_no_groups_is_told(
     plant = bundle | {"name": "plant", "trust_domain": "plant.example"} | terms
     files = {}
     if own is None:
-        held = Pki().certify(Identity("x", Role.BROKER, "b"), uris=[]).write(tmp_path, "nameless")
+        held = Pki().certify(Identity("x", Role.BROKER, "b"), uris=[], purposes=SERVER).write(tmp_path, "nameless")
         files = {"certfile": held.certificate, "keyfile": held.key}
     config = load(None, good | files | {"trust": [plant, bundle | {"name": "ours"}]})
     said = problems(config)

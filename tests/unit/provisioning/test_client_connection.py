@@ -21,6 +21,7 @@ CLOCK = "; the clock here says "
 
 
 LOCALHOST = [x509.DNSName("localhost")]
+ELSEWHERE = [x509.DNSName("ca.example.org")]
 
 
 def ready(server: Held) -> ssl.SSLObject:
@@ -57,14 +58,28 @@ def serving_as(role: Role, name: str, group: str | None = None, **different: Any
             f"(certificate has expired{CLOCK}",
         ),
         (PKI.broker(not_before=PKI.now + timedelta(days=1)), f"(certificate is not yet valid{CLOCK}"),
-        (Pki().broker(), "(unable to get local issuer certificate)"),
+        (Pki().broker(), "(unable to get local issuer certificate; are the anchors this service's ca-bundle.crt?)"),
+        (
+            PKI.certify(Identity(DOMAIN, Role.SERVICE, "provisioning"), purposes=SERVER, names=ELSEWHERE),
+            "certificate is not valid for 'localhost'; give a URL with a name that it has)",
+        ),
         (PKI.broker(), f"(its certificate is that of spiffe://{DOMAIN}/broker/broker-1)"),
         (serving_as(Role.DEVICE, "provisioning", "meters"), "/device/meters/provisioning)"),
         (serving_as(Role.SERVICE, "billing"), "/service/billing)"),
         (serving_as(Role.SERVICE, "provisioning", uris=[]), "(the certificate has 0 identity URIs"),
         (serving_as(Role.SERVICE, "provisioning", common_name="billing"), "(the Common Name ['billing'] is not"),
     ],
-    ids=["expired", "not yet", "of another CA", "a broker", "a device", "another service", "nobody", "two names"],
+    ids=[
+        "expired",
+        "not yet",
+        "of another CA",
+        "another name",
+        "a broker",
+        "a device",
+        "another service",
+        "nobody",
+        "two names",
+    ],
 )
 def test_who_is_not_the_service_is_told_of_and_the_clock_where_that_may_be_the_cause(server: Held, words: str) -> None:
     error = httpx.ConnectError("failed")
