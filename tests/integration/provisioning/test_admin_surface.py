@@ -119,8 +119,9 @@ def test_who_asks_too_often_is_told_when_to_come_back_and_others_are_served(limi
     answers = [stranger.run("/.well-known/est/cacerts") for _ in range(6)]
     assert [each.status for each in answers[:4]] == [200] * 4
     assert answers[-1].status == 429
-    assert answers[-1].text == "RATE_LIMITED: too many requests from you: wait 2 s\n"
-    assert answers[-1].headers["retry-after"] == "2"
+    wait = answers[-1].headers["retry-after"]
+    assert wait in {"1", "2"}, "2, and on a slow machine something has flowed back already"
+    assert answers[-1].text == f"RATE_LIMITED: too many requests from you: wait {wait} s\n"
     with limited.api() as api:
         assert [api.get("/v1/status").status_code for _ in range(4)] == [200] * 4, "a certificate is a caller"
         refused = api.get("/v1/status")
@@ -128,7 +129,9 @@ def test_who_asks_too_often_is_told_when_to_come_back_and_others_are_served(limi
     assert int(refused.headers["retry-after"]) <= 2
     relying = Curl(limited.http)
     assert [relying.run("/ocsp/x").status for _ in range(5)] == [200] * 4 + [429]
-    assert relying.run("/ocsp", data=b"x").text == "RATE_LIMITED: too many requests from you: wait 2 s\n"
+    assert re.fullmatch(
+        r"RATE_LIMITED: too many requests from you: wait [12] s\n", relying.run("/ocsp", data=b"x").text
+    )
     assert relying.run("/crl/issuing-ca.crl").status == 200
 
 
