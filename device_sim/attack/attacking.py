@@ -1,13 +1,12 @@
-"""What `fleet-sim attack` does: which target, which cases, what is written where; and the exit code."""
+"""What `fleet-sim attack` does: which cases, what is written where; and the exit code."""
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,16 +16,13 @@ from rich.text import Text
 
 from device_sim.attack import capabilities as claims
 from device_sim.attack import report, revocation_list
-from device_sim.attack.against import Against, Opened
+from device_sim.attack.against import Opened
 from device_sim.attack.capabilities import CapabilityError, Feature
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE, NoSuchCase, pick
-from device_sim.attack.issuer import Issuer
 from device_sim.attack.run import run, worst
-from device_sim.attack.target import Impossible, SigningRegistrar, Target
+from device_sim.attack.target import Impossible, Target
 from device_sim.attack.verdict import Outcome, Verdict
-from device_sim.broker_words import HOST as LOCALHOST
-from device_sim.endpoint import endpoint_of
 from device_sim.explanation import explained
 from device_sim.interruption import Interruption
 from device_sim.interruption import run as run_story
@@ -55,42 +51,6 @@ class _Tried:
 _EXIT_CODES = {Verdict.FAIL: ExitCode.SECURITY, Verdict.INVALID: ExitCode.INVALID}
 
 
-def chosen(
-    against: Against | None,
-    where: tuple[str, int] | None,
-    server_name: str | None,
-    cafile: Path | None,
-    ca_cert: Path | None,
-    ca_key: Path | None,
-    file: Path | None,
-    *,
-    tls12: bool,
-) -> Opened:
-    """Return the target that the options name: the broker at *where*, or one that is started. `typer.BadParameter`."""
-    if where is None:
-        if server_name or cafile or ca_cert or ca_key or file:
-            raise typer.BadParameter(
-                "--server-name, --cafile, --ca-cert, --ca-key, --capabilities: for a broker given by --broker"
-            )
-        return (against or Against.FLEETGATE).opened(tls12=tls12)
-    if against is not None:
-        raise typer.BadParameter("--against starts a broker, --broker names one that runs: leave one of them out")
-    if cafile is None or ca_cert is None or ca_key is None:
-        raise typer.BadParameter("--broker: give --cafile, --ca-cert and --ca-key too")
-    host, port = where
-    name = server_name or (LOCALHOST if _is_address(host) else host)
-    anchors, certificate, key = cafile, ca_cert, ca_key
-
-    @asynccontextmanager
-    async def opened(_directory: Path) -> AsyncIterator[Target]:
-        claimed = claims.load(file) if file is not None else claims.EVERYTHING
-        issuer = Issuer.load(certificate, key)
-        registrar = SigningRegistrar(issuer, claimed.revocation)
-        yield Target(claimed, await endpoint_of(host, port, name), anchors, issuer, registrar)
-
-    return opened
-
-
 def _say_what_is_assumed(view: View, target: Target, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> None:
     """Name the features that failed cases need, where nobody has said whether this broker has them."""
     if target.capabilities is not claims.EVERYTHING:
@@ -105,12 +65,15 @@ def _say_what_is_assumed(view: View, target: Target, cases: Sequence[Case], outc
         )
 
 
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+def _write(kind: str, target: Target, outcomes: Sequence[Outcome], json: Path | None, junit: Path | None) -> None:
+    name = target.capabilities.name
+    if json is not None:
+        document = report.as_dict(kind, name, outcomes, report.environment())
+        if target.ended is not None:
+            document["cleared_away"] = target.ended.as_dict()
+        report.write_json(json, document)
+    if junit is not None:
+        report.write_junit(junit, kind, name, outcomes)
 
 
 def judge(
@@ -141,23 +104,21 @@ def judge(
         if err.is_terminal:
             err.print(report.line(outcome), soft_wrap=True, markup=False, highlight=False)
 
-    async def story(_interruption: Interruption) -> Verdict:
+    async def story(_interruption: Interruption) -> ExitCode:
         with tempfile.TemporaryDirectory(prefix=f"fleet-sim-{kind}-") as directory:
             async with AsyncExitStack() as stack:
                 if not err.is_terminal:
                     await stack.enter_async_context(view.watching(lambda: tried))
                 target = await stack.enter_async_context(opened(Path(directory)))
                 target.capabilities.check_cases(case.name for case in (*CATALOGUE, *revocation_list.chapter.cases))
-                name = target.capabilities.name
                 outcomes = await run(target, cases, told)
-        report.show(out, f"{kind} {name}", outcomes)
+        report.show(out, f"{kind} {target.capabilities.name}", outcomes)
         _say_what_is_assumed(view, target, cases, outcomes)
-        if json is not None:
-            await asyncio.to_thread(report.write_json, json, report.as_dict(kind, name, outcomes, report.environment()))
-        if junit is not None:
-            await asyncio.to_thread(report.write_junit, junit, kind, name, outcomes)
-        return worst(outcomes)
+        await asyncio.to_thread(_write, kind, target, outcomes, json, junit)
+        # Whom we have left behind is an error of ours, and no finding.
+        well = ExitCode.OK if target.ended is None or not target.ended.left else ExitCode.ERROR
+        return _EXIT_CODES.get(worst(outcomes), well)
 
     with explained(view, also=(CapabilityError, Impossible)):
-        verdict = run_story(story)
-    raise typer.Exit(_EXIT_CODES.get(verdict, ExitCode.OK))
+        code = run_story(story)
+    raise typer.Exit(code)

@@ -73,7 +73,7 @@ async def _self_signed(scene: Scene) -> Seen:
     key = generate_key()
     name = common_name(scene.fresh())
     (common,) = name
-    issuer = Issuer(scene.target.issuer.certificate, key)
+    issuer = Issuer(scene.target.ca_certificate, key)
     identity = scene.target.device(str(common.value))
     return await scene.show(issuer.issue(identity, key=key, subject=name, issuer_name=name))
 
@@ -85,13 +85,13 @@ async def _wrong_ca(scene: Scene) -> Seen:
 
 @case("10-ca-name", "certified by a CA that only bears our CA's name", "tls unknown_ca", "tls decrypt_error")
 async def _ca_name(scene: Scene) -> Seen:
-    impostor = Issuer.founded(scene.target.issuer.certificate.subject)
+    impostor = Issuer.founded(scene.target.ca_certificate.subject)
     return await scene.show(impostor.issue(scene.target.device(scene.fresh())))
 
 
 @case("10-ca-name-no-aki", "the same, naming no authority key", "tls decrypt_error", "tls unknown_ca")
 async def _ca_name_without_key_id(scene: Scene) -> Seen:
-    impostor = Issuer.founded(scene.target.issuer.certificate.subject)
+    impostor = Issuer.founded(scene.target.ca_certificate.subject)
     return await scene.show(impostor.issue(scene.target.device(scene.fresh()), authority_key=False))
 
 
@@ -127,7 +127,7 @@ async def _issued_by_device(scene: Scene) -> Seen:
 
 @case("13-below-path-length", "certified by a CA below ours, which may have none", *BAD, "tls unknown_ca")
 async def _below_path_length(scene: Scene) -> Seen:
-    constraints = scene.target.issuer.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    constraints = scene.target.ca_certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     if constraints.path_length != 0:
         raise Impossible("the target's CA may certify CAs: it has no path length of 0")
     sub = _subordinate(scene)
@@ -147,13 +147,13 @@ def _subordinate(scene: Scene) -> Issuer:
 @case("15-duplicated-chain", "sends its certificate twice (extras may be ignored)", IN, *BAD, "tls unknown_ca")
 async def _duplicated_chain(scene: Scene) -> Seen:
     paper = await scene.device()
-    return await scene.show(paper.presented_with(paper.certificate, scene.target.issuer.certificate))
+    return await scene.show(paper.presented_with(paper.certificate, scene.target.ca_certificate))
 
 
 @case("15-chain-of-100", "sends 100 certificates (extras may be ignored)", IN, *BAD, "tls unknown_ca")
 async def _chain_of_100(scene: Scene) -> Seen:
     paper = await scene.device()
-    return await scene.show(paper.presented_with(*[scene.target.issuer.certificate] * 100))
+    return await scene.show(paper.presented_with(*[scene.target.ca_certificate] * 100))
 
 
 @case(
@@ -162,20 +162,20 @@ async def _chain_of_100(scene: Scene) -> Seen:
 )  # fmt: skip
 async def _chain_too_long(scene: Scene) -> Seen:
     paper = await scene.device()
-    size = len(scene.target.issuer.certificate.public_bytes(Encoding.DER))
-    return await scene.show(paper.presented_with(*[scene.target.issuer.certificate] * (200_000 // size)))
+    size = len(scene.target.ca_certificate.public_bytes(Encoding.DER))
+    return await scene.show(paper.presented_with(*[scene.target.ca_certificate] * (200_000 // size)))
 
 
 @case("16-broken-signature", "one bit of the CA's signature is changed", "tls decrypt_error", "tls bad_certificate")
 async def _broken_signature(scene: Scene) -> Seen:
-    paper = scene.forged()
+    paper = await scene.device()
     return await scene.show(paper, paper.shown_as(der.pem(der.with_broken_signature(paper.certificate))))
 
 
 @case("16-other-name", "its certificate is altered to name another", "tls decrypt_error", "tls bad_certificate")
 async def _other_name(scene: Scene) -> Seen:
     mine, theirs = scene.fresh(), scene.fresh()
-    paper = scene.forged(mine)
+    paper = await scene.device(mine)
     pem = paper.shown_as(der.pem(der.with_other_name(paper.certificate, mine, theirs)))
     return await scene.present(scene.context(pem), theirs)
 

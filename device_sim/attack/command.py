@@ -1,4 +1,4 @@
-"""The arguments of `fleet-sim attack`, `revocation` and `attack-table`; what they do is in `attacking` and `report`."""
+"""The arguments of `fleet-sim attack`, `revocation` and `attack-table`; what they do is beside this."""
 
 from __future__ import annotations
 
@@ -26,6 +26,18 @@ NameOption = Annotated[
 CafileOption = Annotated[Path | None, typer.Option("--cafile", help="Trust anchors for its certificate, PEM.")]
 CaCertOption = Annotated[Path | None, typer.Option("--ca-cert", help="The CA whose devices it lets in, PEM.")]
 CaKeyOption = Annotated[Path | None, typer.Option("--ca-key", help="That CA's key, PEM, unencrypted.")]
+ProvisioningOption = Annotated[
+    str | None,
+    typer.Option(
+        "--provisioning",
+        help="Its provisioning service, https://…: devices of the attack's own are enrolled there, and revoked.",
+        show_default=False,
+    ),
+]
+CertOption = Annotated[
+    Path | None, typer.Option("--cert", help="With --provisioning: operator certificate.", show_default=False)
+]
+KeyOption = Annotated[Path | None, typer.Option("--key", help="Its private key.", show_default=False)]
 CapabilitiesOption = Annotated[
     Path | None, typer.Option("--capabilities", help="What the broker claims, TOML; without it, everything.")
 ]
@@ -47,6 +59,9 @@ def attack(
     cafile: CafileOption = None,
     ca_cert: CaCertOption = None,
     ca_key: CaKeyOption = None,
+    provisioning: ProvisioningOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
     capabilities: CapabilitiesOption = None,
     only: OnlyOption = None,
     show_list: ListOption = False,
@@ -55,11 +70,13 @@ def attack(
 ) -> None:
     """Try every way in that a bad device has, and judge how each is refused. Exit code 4: one failed; 1: none tried."""
     with late_imports():
-        from device_sim.attack.attacking import chosen, judge
+        from device_sim.attack.attacking import judge
         from device_sim.attack.catalogue import CATALOGUE
+        from device_sim.attack.choosing import Given, chosen
 
     where = named(broker, host, port)
-    target = chosen(against, where, server_name, cafile, ca_cert, ca_key, capabilities, tls12=False)
+    given = Given(server_name, cafile, ca_cert, ca_key, provisioning, cert, key, capabilities)
+    target = chosen(against, where, given, tls12=False)
     judge("attack", CATALOGUE, target, only, show_list, json, junit)
 
 
@@ -72,6 +89,9 @@ def revocation(
     cafile: CafileOption = None,
     ca_cert: CaCertOption = None,
     ca_key: CaKeyOption = None,
+    provisioning: ProvisioningOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
     capabilities: CapabilitiesOption = None,
     only: OnlyOption = None,
     show_list: ListOption = False,
@@ -80,11 +100,13 @@ def revocation(
 ) -> None:
     """Try every way around a revocation, and judge whether it holds. Exit code 4: one failed; 1: none tried."""
     with late_imports():
-        from device_sim.attack.attacking import chosen, judge
+        from device_sim.attack.attacking import judge
+        from device_sim.attack.choosing import Given, chosen
         from device_sim.attack.revocation_list import chapter
 
     where = named(broker, host, port)
-    target = chosen(against, where, server_name, cafile, ca_cert, ca_key, capabilities, tls12=True)
+    given = Given(server_name, cafile, ca_cert, ca_key, provisioning, cert, key, capabilities)
+    target = chosen(against, where, given, tls12=True)
     judge("revocation", chapter.cases, target, only, show_list, json, junit)
 
 

@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from device_sim.attack import der
 from device_sim.attack.case import Chapter
+from device_sim.attack.desk import EnrolmentDesk
 from device_sim.attack.scene import Scene
-from device_sim.attack.target import EnrolmentDesk, Impossible
+from device_sim.attack.target import Impossible
 from device_sim.attack.verdict import ClosedBy, Layer, Seen
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
@@ -36,8 +37,7 @@ def _desk(scene: Scene) -> EnrolmentDesk:
 
 
 async def _token(scene: Scene, name: str) -> str:
-    (token,) = await _desk(scene).operator.create_tokens(device=name, group=scene.target.group)
-    return token.token
+    return await _desk(scene).token(name, scene.target.group)
 
 
 async def _tried(attempt: Callable[[], Awaitable[x509.Certificate]]) -> Seen:
@@ -58,6 +58,7 @@ async def _enrols(
     scene: Scene, csr: x509.CertificateSigningRequest, user: str, token: str, label: str | None = None
 ) -> Seen:
     desk = _desk(scene)
+    desk.note(user)  # Whom a service should refuse, it may let in.
     async with EstClient(desk.url, desk.anchors) as est:
         return await _tried(lambda: est.enrol(csr, user=user, token=token, label=label))
 
@@ -161,9 +162,10 @@ async def _not_a_request(scene: Scene) -> Seen:
 @case("44-renews-as-other", "renews its certificate under another's name", "http 400 CSR_SUBJECT_CHANGED")
 async def _renews_as_other(scene: Scene) -> Seen:
     desk = _desk(scene)
-    paper = await scene.device()
+    paper, victim = await scene.device(), scene.fresh("victim")
+    desk.note(victim)
     async with EstClient(desk.url, desk.anchors, paper.pem) as est:
-        return await _tried(lambda: est.reenrol(_csr(scene.fresh("victim"))))
+        return await _tried(lambda: est.reenrol(_csr(victim)))
 
 
 @case("44-renews-revoked", "renews a revoked certificate", "http 403 CERTIFICATE_REVOKED")
@@ -180,6 +182,7 @@ async def _renews_revoked(scene: Scene) -> Seen:
 async def _renews_forged(scene: Scene) -> Seen:
     desk = _desk(scene)
     paper = scene.forged()
+    desk.note(paper.name)
     return await _renewed(desk, paper.pem, build_csr(
         generate_key(), paper.name, paper.certificate
     ))  # fmt: skip

@@ -14,18 +14,16 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from device_sim.attack.capabilities import Capabilities, Feature, TimeLimits
-from device_sim.attack.issuer import Issuer, Paper, common_name
-from device_sim.attack.target import EnrolmentDesk, Feed, Target
+from device_sim.attack.desk import EnrollingRegistrar, EnrolmentDesk
+from device_sim.attack.issuer import Issuer, common_name
+from device_sim.attack.target import Feed, Target
 from device_sim.processes import run_to_end, running
 from device_sim.tls_dial import Endpoint
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import NONE, Trouble
-from provisioning.client.csr import build_csr
-from provisioning.client.est import EstClient
 from provisioning.client.operator import OperatorClient
-from provisioning.pki.identity import Identity, Role
-from provisioning.pki.keys import generate_key, write_private
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.identity import Role
+from provisioning.pki.keys import write_private
 from provisioning.pki.tls import CredentialFiles
 
 _START = 30.0
@@ -63,27 +61,6 @@ CAPABILITIES = Capabilities(
         "10-will": ("mqtt not-delivered",),
     },
 )  # fmt: skip
-
-
-class _Enrolling:
-    """Certifies through the enrolment service, as devices do, and revokes as operators do."""
-
-    def __init__(self, desk: EnrolmentDesk) -> None:
-        self._desk = desk
-
-    async def certify(self, identity: Identity) -> Paper:
-        """Enrol *identity*."""
-        desk = self._desk
-        (token,) = await desk.operator.create_tokens(device=identity.name, group=identity.group, role=identity.role)
-        key = generate_key()
-        async with EstClient(desk.url, desk.anchors) as est:
-            certificate = await est.enrol(build_csr(key, identity.name), user=identity.name, token=token.token)
-        return Paper(certificate, key)
-
-    async def revoke(self, paper: Paper) -> None:
-        """Revoke this one certificate."""
-        serial = f"{paper.certificate.serial_number:x}"
-        await self._desk.operator.revoke(serial=serial, reason=RevocationReason.KEY_COMPROMISE)
 
 
 @asynccontextmanager
@@ -143,7 +120,7 @@ async def fleetgate(directory: Path, *, tls12: bool = False) -> AsyncIterator[Ta
             Endpoint(_LOOPBACK, 0, "localhost"),
             anchors,
             Issuer.load(ca / "issuing-ca.crt", ca / "issuing-ca.key", secret),
-            _Enrolling(desk),
+            EnrollingRegistrar(desk),
             desk=desk,
             feed=Feed(lambda: way.set(Trouble(reset=True)), lambda: way.set(NONE)),
             stop_broker=broker.stop,

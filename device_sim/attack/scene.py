@@ -45,7 +45,7 @@ _PAUSE = 0.1
 
 
 class Watcher:
-    """A service that subscribes to the whole fleet and remembers what it got."""
+    """A service that subscribes to all that devices of the attack say, and remembers what it got."""
 
     def __init__(self, client: RawClient) -> None:
         self._client = client
@@ -105,7 +105,7 @@ class Scene:
 
     def fresh(self, stem: str = "device") -> str:
         """Return a name that nobody has."""
-        return f"{stem}-{next(self._numbers):03d}"
+        return f"{self.target.prefix}{stem}-{next(self._numbers):03d}"
 
     async def device(self, name: str = "") -> Paper:
         """Return a good device."""
@@ -123,11 +123,11 @@ class Scene:
         """Return the watcher; the first call connects it."""
         async with self._opening:
             if self._watcher is None:
-                name = self.fresh("watcher")
+                name, topics = self.fresh("watcher"), f"fleet/{self.target.group}/#"
                 client = await self.admitted(await self.target.registrar.certify(self.target.service(name)))
-                seen = await self.subscribe(client, "fleet/#")
+                seen = await self.subscribe(client, topics)
                 if not seen.got_in:
-                    raise Impossible(f"a service may not subscribe to fleet/# here ({seen.text}): nobody can watch")
+                    raise Impossible(f"a service may not subscribe to {topics} here ({seen.text}): nobody can watch")
                 self._watcher = Watcher(client)
             return self._watcher
 

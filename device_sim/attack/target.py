@@ -1,7 +1,7 @@
 """What is attacked: a broker, the CA that it trusts, and the ways to enrol and revoke there.
 
 The cases know only this. Who stands behind it, our own broker and service, Debian's mosquitto, or a stranger's broker
-with a CRL file, is decided by `fleetgate_target`, `mosquitto_target` and `attacking.chosen`.
+with a CRL file, is decided by `fleetgate_target`, `mosquitto_target`, `running_fleetgate` and `attacking.chosen`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from cryptography import x509
+
 from device_sim.attack.capabilities import Capabilities, CrlFile
+from device_sim.attack.desk import Ended, EnrolmentDesk
 from device_sim.attack.issuer import Issuer, Paper
 from device_sim.tls_dial import Endpoint
-from provisioning.client.operator import OperatorClient
 from provisioning.pki.identity import Identity, Role
 
 _RELOAD_DEADLINE = 10.0
@@ -69,15 +71,6 @@ class SigningRegistrar:
 
 
 @dataclass(frozen=True, slots=True)
-class EnrolmentDesk:
-    """The enrolment service beside the broker."""
-
-    url: str
-    anchors: Path
-    operator: OperatorClient
-
-
-@dataclass(frozen=True, slots=True)
 class Feed:
     """The way that revocations take to the broker, in the tester's hands."""
 
@@ -92,10 +85,13 @@ class Target:
     capabilities: Capabilities
     endpoint: Endpoint
     anchors: Path
-    issuer: Issuer
+    ca: Issuer | x509.Certificate | None
+    """The CA of its devices: with its key, by its certificate alone, or not known yet."""
     registrar: Registrar
     trust_domain: str = "fleet.internal"
     group: str = "meters"
+    prefix: str = ""
+    """What the names of all parties begin with, where others have names too."""
     desk: EnrolmentDesk | None = None
     broker_pid: int | None = None
     feed: Feed | None = None
@@ -105,6 +101,22 @@ class Target:
     """A second CA that the broker trusts, and that may certify CAs."""
     registry: Callable[[], AbstractAsyncContextManager[Endpoint]] | None = None
     """Starts another broker of the fleet, which asks about each certificate whether it was ever issued."""
+    ended: Ended | None = None
+    """What became of those who were enrolled, once they have been cleared away."""
+
+    @property
+    def issuer(self) -> Issuer:
+        """The CA with its key; raise `Impossible` where that is not given."""
+        if not isinstance(self.ca, Issuer):
+            raise Impossible("only the CA's key can sign it, and no service would: give --ca-cert and --ca-key")
+        return self.ca
+
+    @property
+    def ca_certificate(self) -> x509.Certificate:
+        """The CA's certificate, which every device may know; raise `Impossible` before it is known."""
+        if self.ca is None:
+            raise Impossible("the CA's certificate is not known yet")
+        return self.ca.certificate if isinstance(self.ca, Issuer) else self.ca
 
     def device(self, name: str) -> Identity:
         """Return the identity of a device."""

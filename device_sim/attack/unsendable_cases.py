@@ -126,7 +126,7 @@ async def _empty_list(scene: Scene) -> Seen:
 @case("15-reversed-chain", "sends its chain in reverse", *BAD, "tls decrypt_error")
 async def _reversed_chain(scene: Scene) -> Seen:
     paper = await scene.device()
-    above = _entry(scene.target.issuer.certificate.public_bytes(Encoding.DER))
+    above = _entry(scene.target.ca_certificate.public_bytes(Encoding.DER))
     return await _sent(scene, paper, _flight(paper, above + _entry(_der(paper))))
 
 

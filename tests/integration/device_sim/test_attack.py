@@ -250,7 +250,10 @@ async def test_against_a_broker_that_is_not_there_nothing_is_judged(tmp_path: Pa
     ("arguments", "words"),
     [
         (["attack", "--only", "99"], "--only 99: no such case"),
-        (["attack", "--host", "127.0.0.1"], "give --cafile, --ca-cert and --ca-key too"),
+        (["attack", "--host", "127.0.0.1"], "give --cafile, and --ca-cert and --ca-key, or --provisioning"),
+        (["attack", "--broker", "localhost", "--ca-cert", "x"], "--ca-cert and --ca-key go together"),
+        (["attack", "--broker", "localhost", "--cert", "x"], "--cafile, --cert and --key go together: name all four"),
+        (["attack", "--provisioning", "https://localhost"], "for a broker given by --broker"),
         (["attack", "--ca-key", "x"], "for a broker given by --broker"),
     ],
 )

@@ -82,7 +82,7 @@ def test_every_command_that_dials_a_broker_knows_these_words(command: str) -> No
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--port 8883", "--broker: give --cafile, --ca-cert and --ca-key too"),
+        ("--port 8883", "--broker: give --cafile, and --ca-cert and --ca-key, or --provisioning"),
         ("--broker localhost --against mosquitto", "leave one of them out"),
         ("--server-name localhost", "for a broker given by --broker"),
     ],

@@ -1,0 +1,121 @@
+"""The enrolment service beside a broker: how cases enrol and revoke there, and how all that they enrolled is ended.
+
+Rules
+-----
+1. A name is noted before the service is asked to enrol it: an interruption leaves nobody there of whom we do not know.
+2. What is ended are the noted names, and nobody else: a name comes from `device_sim.attack.scene.Scene.fresh`.
+3. Ended is revoked: that takes every certificate of the name, and its unused tokens. Who was never enrolled has none to
+   revoke, and a token that ends by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from device_sim.attack.issuer import Paper
+from device_sim.parallel import in_parallel
+from provisioning.client.csr import build_csr
+from provisioning.client.est import EstClient
+from provisioning.client.operator import OperatorClient, RequestRefused, ServiceUnavailable
+from provisioning.pki.identity import Identity, Role
+from provisioning.pki.keys import generate_key
+from provisioning.pki.revocation import RevocationReason
+
+_AT_ONCE = 8
+_NOT_FOUND = 404
+_TOLD = 5
+# A case is over in a minute, and a token that it has not used is nobody's.
+_TOKEN_SECONDS = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What became of those whom the cases enrolled: how many are *revoked*, whose names are *left* and why."""
+
+    revoked: int
+    left: tuple[str, ...] = ()
+    why: str = ""
+
+    @property
+    def text(self) -> str:
+        """Both in one line."""
+        told = f"{self.revoked} devices and services of this attack are revoked"
+        if not self.left:
+            return told
+        names = ", ".join(self.left[:_TOLD]) + (f" and {len(self.left) - _TOLD} more" if self.left[_TOLD:] else "")
+        return f"{told}, {len(self.left)} perhaps not ({self.why}): revoke {names}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the same for a JSON document."""
+        return {"revoked": self.revoked, "left": list(self.left), "why": self.why}
+
+
+class EnrolmentDesk:
+    """The service at *url*, trusted by *anchors*, and its *operator*."""
+
+    def __init__(self, url: str, anchors: Path, operator: OperatorClient) -> None:
+        self.url = url
+        self.anchors = anchors
+        self.operator = operator
+        self._noted: dict[str, None] = {}
+
+    def note(self, name: str) -> None:
+        """Take note that the service is asked to enrol *name* (rule 1)."""
+        self._noted[name] = None
+
+    async def token(self, name: str, group: str | None, role: Role = Role.DEVICE) -> str:
+        """Return a one-time token for *name*; raise `RequestRefused` or `ServiceUnavailable`."""
+        self.note(name)
+        (token,) = await self.operator.create_tokens(device=name, group=group, role=role, ttl_seconds=_TOKEN_SECONDS)
+        return token.token
+
+    async def end(self) -> Ended:
+        """Revoke everybody who was enrolled here, and return what became of it; a refusal or an outage is in that.
+
+        When it is cancelled, what is left is noted still: `left` says so.
+        """
+        revoked, why = 0, ""
+
+        async def one(name: str) -> None:
+            nonlocal revoked
+            try:
+                await self.operator.revoke(device=name, reason=RevocationReason.CESSATION_OF_OPERATION)
+                revoked += 1
+            except RequestRefused as error:
+                if error.status != _NOT_FOUND:  # Asked for, and refused: there is nothing to revoke.
+                    raise
+            del self._noted[name]
+
+        try:
+            await in_parallel(_AT_ONCE, list(self._noted), one)
+        except* (RequestRefused, ServiceUnavailable) as group:
+            why = str(group.exceptions[0])
+        return Ended(revoked, self.left, why)
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """Who has been asked for and is not revoked yet."""
+        return tuple(self._noted)
+
+
+class EnrollingRegistrar:
+    """Certifies through the enrolment service, as devices do, and revokes as operators do."""
+
+    def __init__(self, desk: EnrolmentDesk) -> None:
+        self._desk = desk
+
+    async def certify(self, identity: Identity) -> Paper:
+        """Enrol *identity*."""
+        desk = self._desk
+        token = await desk.token(identity.name, identity.group, identity.role)
+        key = generate_key()
+        async with EstClient(desk.url, desk.anchors) as est:
+            certificate = await est.enrol(build_csr(key, identity.name), user=identity.name, token=token)
+        return Paper(certificate, key)
+
+    async def revoke(self, paper: Paper) -> None:
+        """Revoke this one certificate."""
+        serial = f"{paper.certificate.serial_number:x}"
+        await self._desk.operator.revoke(serial=serial, reason=RevocationReason.KEY_COMPROMISE)

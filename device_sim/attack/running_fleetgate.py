@@ -1,0 +1,117 @@
+"""A Fleetgate that runs already, as a target: an operator's credential enrols good devices there, and revokes them.
+
+Theory
+------
+The service is somebody's, and so is its fleet. Everybody whom the cases enrol has a name that begins with a word drawn
+for this run, devices are in a group of that name, and on leaving, however it comes, all of them are revoked.
+
+Rules
+-----
+1. Nobody is enrolled before it is known that the operator may revoke.
+2. What only the CA's key could sign is skipped where that key is not given: a service certifies no bad device.
+3. The broker is held to what a Fleetgate does as shipped: it believes the CA's signature, unless OCSP is configured.
+
+Handles: enrolling, renewing, suspending, revoking, clearing away. Does not handle: restarting the broker, or cutting it
+off from the service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+
+from device_sim.attack.capabilities import Capabilities, Feature
+from device_sim.attack.desk import Ended, EnrollingRegistrar, EnrolmentDesk
+from device_sim.attack.fleetgate_target import CAPABILITIES
+from device_sim.attack.issuer import Issuer
+from device_sim.attack.target import Impossible, Target
+from device_sim.tls_dial import Endpoint
+from device_sim.view import View
+from provisioning.client.est import EstClient
+from provisioning.client.operator import OperatorClient
+from provisioning.pki.identity import Identity, identity_of
+from provisioning.pki.keys import KeyFileError
+from provisioning.pki.tls import CredentialFiles
+
+AS_SHIPPED: Final = CAPABILITIES.model_copy(update={"supports": CAPABILITIES.supports - {Feature.REGISTRY}})
+_ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Where the provisioning service is, and an operator's credential for it."""
+
+    url: str
+    anchors: Path
+    operator: CredentialFiles
+
+
+@asynccontextmanager
+async def running_fleetgate(
+    service: Service, endpoint: Endpoint, issuer: Issuer | None, claimed: Capabilities = AS_SHIPPED
+) -> AsyncIterator[Target]:
+    """Yield the broker at *endpoint* with its *service*; on leaving revoke all that was enrolled, and say so.
+
+    Raises `Impossible` if the operator may not revoke, and what `OperatorClient` raises.
+    """
+    trust_domain = _identity_in(service.operator.certificate).trust_domain
+    word = f"attack-{secrets.token_hex(4)}"
+    async with OperatorClient(service.url, service.anchors, service.operator) as operator:
+        me = await operator.me()
+        if me.role != _ADMIN:
+            raise Impossible(
+                f"{me.name} is {me.role} and may not revoke what the cases enrol: give the credential of an admin, or "
+                f"`fleet-provisioning operator grant {me.name} --role admin`"
+            )
+        desk = EnrolmentDesk(service.url, service.anchors, operator)
+        registrar = EnrollingRegistrar(desk)
+        target = Target(
+            claimed, endpoint, service.anchors, issuer, registrar,
+            trust_domain=trust_domain, group=word, prefix=f"{word}-", desk=desk,
+        )  # fmt: skip
+        try:
+            if issuer is None:
+                scout = await registrar.certify(target.device(f"{target.prefix}scout"))
+                target.ca = await _issuer_of(scout.certificate, service)
+            yield target
+        finally:
+            target.ended = await clear_away(desk)
+
+
+async def clear_away(desk: EnrolmentDesk) -> Ended:
+    """Revoke everybody, say so and return it; a second interruption ends that too, and is told who is left."""
+    view = View()
+    try:
+        ended = await desk.end()
+    except asyncio.CancelledError:
+        view.said(f"interrupted again: perhaps not revoked at {desk.url}: {', '.join(desk.left)}")
+        raise
+    view.said(f"{ended.text}, at {desk.url}")
+    return ended
+
+
+def _identity_in(certificate: Path) -> Identity:
+    try:
+        return identity_of(x509.load_pem_x509_certificate(certificate.read_bytes()))
+    except ValueError as error:
+        raise KeyFileError(f"{certificate} holds no PEM certificate: name the operator's") from error
+
+
+async def _issuer_of(certificate: x509.Certificate, service: Service) -> x509.Certificate:
+    """Return the CA that has certified; raise `Impossible` if the service does not hand it out (RFC 7030 §4.1)."""
+    async with EstClient(service.url, service.anchors) as est:
+        for authority in await est.ca_certificates():
+            try:
+                certificate.verify_directly_issued_by(authority)
+            except (ValueError, InvalidSignature):
+                continue
+            return authority
+    raise Impossible(f"the service at {service.url} hands out no CA certificate that has certified its own device")
