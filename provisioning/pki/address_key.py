@@ -25,10 +25,12 @@ def address_key(host: str) -> bytes:
 
 def shown(host: str) -> str:
     """Return the same for people: ``192.0.2.7``, ``2001:db8:0:1::/64``."""
-    key = address_key(host)
-    if ":" not in host or b"." in key[:4]:
-        return key.decode()
-    return f"{socket.inet_ntop(socket.AF_INET6, key + bytes(8))}/64"
+    if ":" not in host:
+        return host
+    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    if packed.startswith(_IPV4_MAPPED):
+        return socket.inet_ntoa(packed[12:])
+    return f"{socket.inet_ntop(socket.AF_INET6, packed[:8] + bytes(8))}/64"
 
 
 def network_of(host: str) -> str:
