@@ -7,7 +7,6 @@ import pytest
 from broker.connection_rate import ConnectionRate
 from broker.limits import Limits
 from broker.strangers import ADDRESSES_OF_NETWORK, Network, Source, Strangers
-from provisioning.pki.address_key import address_key, network_of
 
 LIMITS = Limits(max_failed_attempts=5, failed_attempt_recovery=0.5)
 
@@ -63,37 +62,6 @@ def test_who_is_under_way_is_not_forgotten_before_it_is_known_what_becomes_of_it
     for _ in range(2):
         source.leave(admitted=True)
     assert source.failures(LIMITS, 1000.0) == 0
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("192.0.2.1", "192.0.2.1", True),
-        ("192.0.2.1", "192.0.2.2", False),
-        ("192.0.2.1", "::ffff:192.0.2.1", True),
-        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
-        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
-        ("fe80::1%eth0", "fe80::2", True),
-        ("::1", "192.0.2.1", False),
-    ],
-)
-def test_what_counts_as_one_address(one: str, other: str, same: bool) -> None:
-    assert (address_key(one) == address_key(other)) is same
-
-
-@pytest.mark.parametrize(
-    ("host", "network"),
-    [
-        ("192.0.2.1", "192.0.2.0/24"),
-        ("::ffff:192.0.2.77", "192.0.2.0/24"),
-        ("2001:db8:1:2::1", "2001:db8:1::/48"),
-        ("2001:db8:1:ffff::1", "2001:db8:1::/48"),
-        ("fe80::1%eth0", "fe80::/48"),
-        ("::1", "::/48"),
-    ],
-)
-def test_what_counts_as_one_network(host: str, network: str) -> None:
-    assert network_of(host) == network
 
 
 def test_a_network_is_known_as_long_as_one_of_its_addresses() -> None:
