@@ -32,7 +32,6 @@ log = structlog.get_logger("broker")
 Address = tuple[str, int]
 """Of a peer: host and port."""
 
-_SEATS_A_TURN: Final = 64
 _WAITING: Final = 5
 """So many times the places may wait: a fleet of ten thousand behind one address, by default."""
 _SHARE_OF_DESCRIPTORS: Final = 4
@@ -78,7 +77,7 @@ class Reception:
         def may(source: Source) -> bool:
             return source.waiting < limits.max_unadmitted_per_address
 
-        for _ in range(min(most, _SEATS_A_TURN)):
+        for _ in range(most):
             if not lobby.waiting or len(lobby) >= limits.max_unadmitted:
                 return
             waiting = lobby.waiting.next(may)

@@ -37,7 +37,7 @@ _SWEEP_SECONDS = 10.0
 class _Tally:
     """How many have come from somewhere, and led to nothing."""
 
-    __slots__ = ("_addresses", "_failures", "_since", "told_at", "waiting")
+    __slots__ = ("_addresses", "_failures", "_since", "waiting")
 
     def __init__(self, addresses: int, now: float) -> None:
         """Have as much forgotten as of so many *addresses*."""
@@ -46,8 +46,6 @@ class _Tally:
         """How many are under way."""
         self._failures = 0.0
         self._since = now
-        self.told_at = -1e9
-        """When the log was told last of those who are closed."""
 
     def failures(self, limits: Limits, now: float) -> float:
         """Return how many attempts have led to nothing, less what is forgotten; those under way are among them."""
@@ -81,13 +79,15 @@ class Network(_Tally):
 class Source(_Tally):
     """One address, or what counts as one, in its network."""
 
-    __slots__ = ("lined_up", "network")
+    __slots__ = ("lined_up", "network", "told_at")
 
     def __init__(self, network: Network, now: float) -> None:
         super().__init__(1, now)
         self.network = network
         self.lined_up = 0
         """How many wait for a place."""
+        self.told_at = -1e9
+        """When the log was told last of those who are closed."""
 
     def refuses(self, limits: Limits, now: float) -> str | None:
         """Return why nobody from here is let near now, or None."""

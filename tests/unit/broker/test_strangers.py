@@ -10,7 +10,6 @@ from broker.connection_rate import ConnectionRate
 from broker.limits import Limits
 from broker.strangers import ADDRESSES_OF_NETWORK, Network, Source, Strangers
 from broker.waiting_room import Waiting, WaitingRoom
-from provisioning.pki.address_key import address_key, network_of, shown
 
 LIMITS = Limits(max_failed_attempts=5, failed_attempt_recovery=0.5)
 
@@ -68,37 +67,6 @@ def test_who_is_under_way_is_not_forgotten_before_it_is_known_what_becomes_of_it
     assert source.failures(LIMITS, 1000.0) == 0
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("192.0.2.1", "192.0.2.1", True),
-        ("192.0.2.1", "192.0.2.2", False),
-        ("192.0.2.1", "::ffff:192.0.2.1", True),
-        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
-        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
-        ("fe80::1%eth0", "fe80::2", True),
-        ("::1", "192.0.2.1", False),
-    ],
-)
-def test_what_counts_as_one_address(one: str, other: str, same: bool) -> None:
-    assert (address_key(one) == address_key(other)) is same
-
-
-@pytest.mark.parametrize(
-    ("host", "network"),
-    [
-        ("192.0.2.1", "192.0.2.0/24"),
-        ("::ffff:192.0.2.77", "192.0.2.0/24"),
-        ("2001:db8:1:2::1", "2001:db8:1::/48"),
-        ("2001:db8:1:ffff::1", "2001:db8:1::/48"),
-        ("fe80::1%eth0", "fe80::/48"),
-        ("::1", "::/48"),
-    ],
-)
-def test_what_counts_as_one_network(host: str, network: str) -> None:
-    assert network_of(host) == network
-
-
 def test_a_network_is_known_as_long_as_one_of_its_addresses() -> None:
     strangers = Strangers(0.0)
     waits = strangers.source("192.0.2.1", LIMITS, 0.0)
@@ -145,17 +113,3 @@ def test_an_address_is_known_as_long_as_somebody_from_there_waits_for_a_place() 
         assert strangers.source("192.0.2.1", LIMITS, 100.0) is source
         assert room.next(lambda _source: True) is not None
         assert strangers.source("192.0.2.1", LIMITS, 200.0) is not source
-
-
-@pytest.mark.parametrize(
-    ("host", "text"),
-    [
-        ("192.0.2.7", "192.0.2.7"),
-        ("::ffff:192.0.2.7", "192.0.2.7"),
-        ("2001:db8:0:1::5%eth0", "2001:db8:0:1::/64"),
-        ("2804:142e::1", "2804:142e::/64"),  # An octet that is a full stop in ASCII.
-        ("2a2e:ff::1", "2a2e:ff::/64"),
-    ],
-)
-def test_what_an_address_counts_as_is_shown_to_people(host: str, text: str) -> None:
-    assert shown(host) == text
