@@ -161,7 +161,9 @@ class Listener:
         return self._held
 
     def open(self, host: str, port: int) -> None:
-        """Listen on *host* and *port* (0: any free one); `url` says where. Raises `OSError`.
+        """Listen on *host* and *port* (0: any free one); `url` says where.
+
+        Raises `OSError`, and `TypeError` for a name that cannot be looked up at all.
 
         Who comes waits in the kernel's queue, until `begin`.
         """
@@ -175,7 +177,7 @@ class Listener:
             listening.setblocking(False)
             listening.bind((host, port))
             listening.listen(_BACKLOG)
-        except OSError:
+        except BaseException:
             listening.close()
             raise
         self._socket = listening
