@@ -5,8 +5,9 @@ Rules
 1. An address has `max_unadmitted_per_address` places at most; who comes from there then waits for one.
 2. When all `max_unadmitted` are taken, the newcomer has the place of one of whom there are too many (`broker.crowd`),
    or waits. Who waits is served before anybody is accepted (`broker.waiting_room`).
-3. Those of one address that have led to nothing are bounded, and of one network (`broker.strangers`).
-4. What is closed here is counted, and told in the log once a minute and address.
+3. When there are `max_connections`, the newcomer has the room of one who waits: who only waits shuts out nobody.
+4. Those of one address that have led to nothing are bounded, and of one network (`broker.strangers`).
+5. What is closed here is counted, and told in the log once a minute and address.
 """
 
 from __future__ import annotations
@@ -47,13 +48,18 @@ class Reception:
         lobby: Lobby,
         limits: Callable[[], Limits],
         connections: Callable[[], int],
+        gives_way: Callable[[Source], Waiting | None],
         serve: Callable[[socket.socket, Address], None],
     ) -> None:
-        """Let *serve* begin TLS with who has a place in *lobby*; there are so many *connections*, all listeners'."""
+        """Let *serve* begin TLS with who has a place in *lobby*; there are so many *connections*, all listeners'.
+
+        *gives_way* takes out one who waits, at any listener, for a newcomer here; None if he is to go himself.
+        """
         self._engine = engine
         self._lobby = lobby
         self._limits = limits
         self._connections = connections
+        self._gives_way = gives_way
         self._serve = serve
         self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._crowd: Crowd | None = None
@@ -82,15 +88,18 @@ class Reception:
     def receive(self, accepted: socket.socket, address: Address, now: float) -> bool:
         """Decide about a connection; return whether it was served."""
         host, limits = address[0], self._limits()
-        if self._connections() >= limits.max_connections:
-            self._turn_away(accepted, host, RefusalCode.TOO_MANY_CONNECTIONS, now)
-            return False
         source = self._lobby.strangers.source(host, limits, now)
         reason = source.refuses(limits, now)
         if reason is not None:
             self._tell(source, host, reason, now)
             self._turn_away(accepted, host, RefusalCode.RATE_LIMITED, now)
             return False
+        if self._connections() >= limits.max_connections:
+            waited = self._gives_way(source)
+            gone, whence = (accepted, host) if waited is None else (waited.accepted, waited.address[0])
+            self._turn_away(gone, whence, RefusalCode.TOO_MANY_CONNECTIONS, now)
+            if waited is None:
+                return False
         if self._has_place(source, limits):
             self._serve(accepted, address)
             return True

@@ -14,8 +14,9 @@ Rules
 -----
 1. An IPv6 address counts as its /64: that is what one subscriber gets. An IPv4 address in IPv6 clothes is an IPv4 one.
    Its network is its /48 in IPv6, its /24 in IPv4.
-2. Bounded: addresses without newcomers and without failures are forgotten; beyond `_MOST` addresses, all others share
-   one allowance. A network is known as long as one of its addresses is, or it has failures.
+2. Bounded: addresses without newcomers, in places or waiting for one, and without failures are forgotten; beyond
+   `_MOST` addresses, all others share one allowance. A network is known as long as one of its addresses is, or it has
+   failures.
 3. No I/O, no clock.
 """
 
@@ -78,11 +79,13 @@ class Network(_Tally):
 class Source(_Tally):
     """One address, or what counts as one, in its network."""
 
-    __slots__ = ("network", "told_at")
+    __slots__ = ("lined_up", "network", "told_at")
 
     def __init__(self, network: Network, now: float) -> None:
         super().__init__(1, now)
         self.network = network
+        self.lined_up = 0
+        """How many wait for a place."""
         self.told_at = -1e9
         """When the log was told last of those who are closed."""
 
@@ -139,7 +142,11 @@ class Strangers:
 
     def _sweep(self, limits: Limits, now: float) -> None:
         self._swept_at = now
-        idle = [key for key, each in self._sources.items() if not each.waiting and each.failures(limits, now) <= 0]
+        idle = [
+            key
+            for key, each in self._sources.items()
+            if not each.waiting and not each.lined_up and each.failures(limits, now) <= 0
+        ]
         for key in idle:
             del self._sources[key]
         used = {each.network for each in self._sources.values()}

@@ -124,6 +124,21 @@ def test_a_fleet_behind_one_address_finds_places_one_after_the_other(tmp_path: P
         assert broker.events("RATE_LIMITED") == []
 
 
+def test_who_only_waits_for_a_place_keeps_nobody_out_where_there_are_no_more_connections(
+    tmp_path: Path, pki: Pki, anchors: Path
+) -> None:
+    """The limit of all connections is reached by strangers who wait, at another listener."""
+    limits: dict[str, object] = {"limits__max_connections": 40, "limits__max_unadmitted_per_address": 4}
+    limits |= {"limits__handshake_timeout": 2 * PATIENCE, "websocket_port": 0}
+    with BrokerProcess.with_files(tmp_path / "b", pki, **limits) as broker, ExitStack() as stack:
+        here, there = (int(url.split(":")[2].partition("/")[0]) for url in broker.urls)
+        for _ in range(60):
+            silent(stack, there, THERE)
+        for number in range(20):
+            meter = stack.enter_context(TlsClient(here, anchors, pki.device(f"m-{number}").credential))
+            meter.connect(client_id=f"m-{number}")
+
+
 def test_when_all_places_are_taken_newcomers_wait_and_get_in(tmp_path: Path, pki: Pki, anchors: Path) -> None:
     limits = {"limits__max_unadmitted": 10, "limits__connect_timeout": 2}
     with (

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from broker.connection_rate import ConnectionRate
 from broker.limits import Limits
 from broker.strangers import ADDRESSES_OF_NETWORK, Network, Source, Strangers
+from broker.waiting_room import Waiting, WaitingRoom
 
 LIMITS = Limits(max_failed_attempts=5, failed_attempt_recovery=0.5)
 
@@ -98,3 +101,15 @@ def test_a_rate_is_kept_and_a_second_of_it_may_come_at_once() -> None:
     assert rate.available(10.0, 100.0) == 0
     assert rate.pause(10.0) == pytest.approx(0.1)
     assert rate.available(10.0, 100.11) == 1
+
+
+def test_an_address_is_known_as_long_as_somebody_from_there_waits_for_a_place() -> None:
+    """Else it would have places without end: those that it takes would count for another of its name."""
+    strangers, room = Strangers(0.0), WaitingRoom()
+    source = strangers.source("192.0.2.1", LIMITS, 0.0)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        room.add(Waiting(ours, ("192.0.2.1", 1), source), 1)
+        assert strangers.source("192.0.2.1", LIMITS, 100.0) is source
+        assert room.next(lambda _source: True) is not None
+        assert strangers.source("192.0.2.1", LIMITS, 200.0) is not source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 from cryptography import x509
@@ -13,7 +14,9 @@ from provisioning.errors import Refused
 from provisioning.pki.revocation import RevocationReason, certificate_key
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.service import RevocationService
-from provisioning.store import audit, certificates, devices
+from provisioning.revocation.suspension import SuspensionService
+from provisioning.store import audit, certificates, devices, unfinished_ends
+from provisioning.store.database import Database
 from provisioning.store.devices import DeviceState
 from provisioning.store.revocations import EventKind
 from provisioning.store.serials import serial_text
@@ -152,3 +155,40 @@ async def test_an_end_does_not_wait_for_it(fleet: Fleet, first: str) -> None:
     assert await state(fleet) is DeviceState.REVOKED
     assert [await said_by_ocsp(fleet, each) for each in every] == [COMPROMISED] * 5
     assert await unfinished(fleet) == []
+
+
+async def test_what_is_decided_while_the_last_portion_ends_is_done_before_its_answer(
+    fleet: Fleet, store_url: str
+) -> None:
+    """Whoever does portions has seen that nothing is left, and has not ended yet: that is no answer."""
+    every = await many_of(fleet)
+    told: list[None] = []
+    answered: list[asyncio.Task[None]] = []
+
+    def resumed(connection: Connection) -> None:
+        device = devices.find(connection, "meter-1")
+        assert device is not None
+        unfinished_ends.begin(connection, device.id, reason=None, ended_at=fleet.clock(), ended_by="berta")
+
+    async def elsewhere() -> None:
+        other = Database(store_url)
+        try:
+            await other.write(resumed)
+        finally:
+            await other.close()
+
+    def tell(_changed: object) -> None:
+        told.append(None)
+        if len(told) == 3:  # The last portion is committed, and the loop goes on when this returns.
+            decided = threading.Thread(target=lambda: asyncio.run(elsewhere()))
+            decided.start()
+            decided.join()
+            answered.append(asyncio.ensure_future(found.finish("meter-1")))
+
+    found = Portions(fleet.database, fleet.clock, tell)
+    await SuspensionService(fleet.database, fleet.clock, (), found).suspend_device("meter-1", by="anna")
+    await asyncio.gather(*answered)
+    assert len(answered) == 1
+    assert await unfinished(fleet) == []
+    assert await state(fleet) is DeviceState.ACTIVE
+    assert {await said_by_ocsp(fleet, each) for each in every} == {None}
