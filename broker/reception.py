@@ -75,7 +75,7 @@ class Reception:
         lobby, limits = self._lobby, self._limits()
 
         def may(source: Source) -> bool:
-            return source.waiting < limits.max_unadmitted_per_address
+            return source.under_way < limits.max_unadmitted_per_address
 
         for _ in range(most):
             if not lobby.waiting or len(lobby) >= limits.max_unadmitted:
@@ -116,7 +116,7 @@ class Reception:
 
     def _has_place(self, source: Source, limits: Limits) -> bool:
         """Whether there is a place for a newcomer from *source*, perhaps since it was taken from another."""
-        if source.waiting >= limits.max_unadmitted_per_address:
+        if source.under_way >= limits.max_unadmitted_per_address:
             return False
         if len(self._lobby) < limits.max_unadmitted:
             return True

@@ -37,31 +37,31 @@ _SWEEP_SECONDS = 10.0
 class _Tally:
     """How many have come from somewhere, and led to nothing."""
 
-    __slots__ = ("_addresses", "_failures", "_since", "waiting")
+    __slots__ = ("_addresses", "_failures", "_since", "under_way")
 
     def __init__(self, addresses: int, now: float) -> None:
         """Have as much forgotten as of so many *addresses*."""
         self._addresses = addresses
-        self.waiting = 0
-        """How many are under way."""
+        self.under_way = 0
+        """How many have a place, and are not admitted yet."""
         self._failures = 0.0
         self._since = now
 
     def failures(self, limits: Limits, now: float) -> float:
         """Return how many attempts have led to nothing, less what is forgotten; those under way are among them."""
         left = self._failures - (now - self._since) * limits.failed_attempt_recovery * self._addresses
-        self._failures = max(left, float(self.waiting))
+        self._failures = max(left, float(self.under_way))
         self._since = now
         return self._failures
 
     def arrive(self, limits: Limits, now: float) -> None:
         """Take one from the allowance."""
         self._failures = self.failures(limits, now) + 1.0
-        self.waiting += 1
+        self.under_way += 1
 
     def leave(self, *, admitted: bool) -> None:
         """Take note that it is under way no more; one that is *admitted* gives back what it took."""
-        self.waiting -= 1
+        self.under_way -= 1
         if admitted:
             self._failures -= 1.0
 
@@ -79,12 +79,12 @@ class Network(_Tally):
 class Source(_Tally):
     """One address, or what counts as one, in its network."""
 
-    __slots__ = ("lined_up", "network", "told_at")
+    __slots__ = ("network", "told_at", "waiting")
 
     def __init__(self, network: Network, now: float) -> None:
         super().__init__(1, now)
         self.network = network
-        self.lined_up = 0
+        self.waiting = 0
         """How many wait for a place."""
         self.told_at = -1e9
         """When the log was told last of those who are closed."""
@@ -145,7 +145,7 @@ class Strangers:
         idle = [
             key
             for key, each in self._sources.items()
-            if not each.waiting and not each.lined_up and each.failures(limits, now) <= 0
+            if not each.under_way and not each.waiting and each.failures(limits, now) <= 0
         ]
         for key in idle:
             del self._sources[key]

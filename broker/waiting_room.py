@@ -77,7 +77,7 @@ class WaitingRoom:
         line.addresses.setdefault(newcomer.source, deque()).append(newcomer)
         line.size += 1
         self._size += 1
-        newcomer.source.lined_up += 1
+        newcomer.source.waiting += 1
         return away
 
     def gives_way(self, source: Source) -> Waiting | None:
@@ -100,7 +100,7 @@ class WaitingRoom:
                         self._lines[network] = line
                     line.size -= 1
                     self._size -= 1
-                    found.source.lined_up -= 1
+                    found.source.waiting -= 1
                     return found
         return None
 
@@ -128,5 +128,5 @@ class WaitingRoom:
             del self._lines[network]
         line.size -= 1
         self._size -= 1
-        last.source.lined_up -= 1
+        last.source.waiting -= 1
         return last
