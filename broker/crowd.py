@@ -14,7 +14,8 @@ Rules
 -----
 1. A network's fair share is one of `SHARES`: nobody in it is put out as long as it has no more.
 2. Nobody is put out for one who would then be in the same place: the difference must be two.
-3. No I/O, no clock.
+3. Who has come since that moment is put out by nobody: his descriptor is not known here.
+4. No I/O, no clock.
 """
 
 from __future__ import annotations
@@ -53,8 +54,10 @@ class Crowd:
             if sizes.get(ours, 0) <= self._fair:
                 return None
             theirs = ours
-        addresses = self._addresses[theirs]
-        most = max(addresses, key=lambda each: len(addresses[each]))
+        addresses = self._addresses.get(theirs, {})
+        most = max(addresses, key=lambda each: len(addresses[each]), default=None)
+        if most is None or not addresses[most]:
+            return None
         if theirs is ours and len(addresses[most]) < len(addresses.get(source, ())) + 2:
             return None
         sizes[theirs] -= 1

@@ -69,7 +69,7 @@ def _settings(config: BrokerConfig) -> Iterator[str]:
 def _open(listener: Listener, setting: str, host: str, port: int, opened: contextlib.AsyncExitStack) -> None:
     try:
         listener.open(host, port)
-    except OSError as error:
+    except (OSError, TypeError) as error:
         raise ListenError.of(setting, host, port, error) from error
     opened.callback(listener.stop_accepting)
 

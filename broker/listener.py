@@ -2,8 +2,9 @@
 
 Rules
 -----
-1. At most `max_connections` in all: what exceeds it is closed before TLS, and counted. So is whoever comes from an
-   address or a network of which too many have led to nothing (`broker.strangers`).
+1. At most `max_connections` in all: what exceeds it is closed before TLS, and counted, one of those who only wait for a
+   place before a newcomer. So is whoever comes from an address or a network of which too many have led to nothing
+   (`broker.strangers`).
 2. At most `max_unadmitted` have a place before they are let in: who else comes is looked at, and waits
    (`broker.reception`). At most `max_connection_rate` come in a second: the others wait in the kernel's queue, where
    they cost nothing. So they wait while the broker is busy with those who are connected (`max_loop_lag`), but for one
@@ -39,10 +40,12 @@ from broker.origins import NO_PAGES, Origins
 from broker.packet_watch import PacketWatch
 from broker.poller import Poller
 from broker.reception import Address, Reception
+from broker.strangers import Source
 from broker.tls_session import TlsSession, accept, open_tls
 from broker.transport import TlsTransport
 from broker.turn import Turn
 from broker.unsafe_plain import UnsafePeer, UnsafePlainSession
+from broker.waiting_room import Waiting
 from provisioning.pki.identity import Identity
 from provisioning.pki.resumption import forget_sessions
 
@@ -89,6 +92,11 @@ class Doors:
         newcomers = sum(len(each) + len(each.waiting) for each in self._lobbies)
         return len(self._admitted) + len(self._doze) + newcomers
 
+    def gives_way(self, lobby: Lobby, source: Source) -> Waiting | None:
+        """Take out who waits where most do, for a newcomer to *lobby* from *source*; None if he is to go himself."""
+        rooms = [lobby.waiting, *(each.waiting for each in self._lobbies)]
+        return max(rooms, key=len).gives_way(source)
+
     async def drained(self, patience: float) -> None:
         """Close everybody politely; who is not gone after *patience* seconds is cut off."""
         await asyncio.gather(*(poller.drained(patience) for poller in (self._admitted, self._doze, *self._lobbies)))
@@ -123,7 +131,14 @@ class Listener:
             self._websocket = WebSocket
         self._held = limits(engine.limits)
         self._lobby = doors.open(loop, engine.turn, self._limits)
-        self._reception = Reception(engine, self._lobby, self._limits, lambda: doors.connections, self._serve)
+        self._reception = Reception(
+            engine,
+            self._lobby,
+            self._limits,
+            lambda: doors.connections,
+            lambda source: doors.gives_way(self._lobby, source),
+            self._serve,
+        )
         self._rate = ConnectionRate(loop.time())
         self._speaks = speaks
         self._unsafe_identity = unsafe_identity
@@ -161,7 +176,9 @@ class Listener:
         return self._held
 
     def open(self, host: str, port: int) -> None:
-        """Listen on *host* and *port* (0: any free one); `url` says where. Raises `OSError`.
+        """Listen on *host* and *port* (0: any free one); `url` says where.
+
+        Raises `OSError`, and `TypeError` for a name that cannot be looked up at all.
 
         Who comes waits in the kernel's queue, until `begin`.
         """
@@ -175,7 +192,7 @@ class Listener:
             listening.setblocking(False)
             listening.bind((host, port))
             listening.listen(_BACKLOG)
-        except OSError:
+        except BaseException:
             listening.close()
             raise
         self._socket = listening

@@ -5,8 +5,9 @@ Rules
 1. An address has `max_unadmitted_per_address` places at most; who comes from there then waits for one.
 2. When all `max_unadmitted` are taken, the newcomer has the place of one of whom there are too many (`broker.crowd`),
    or waits. Who waits is served before anybody is accepted (`broker.waiting_room`).
-3. Those of one address that have led to nothing are bounded, and of one network (`broker.strangers`).
-4. What is closed here is counted, and told in the log once a minute and address.
+3. When there are `max_connections`, the newcomer has the room of one who waits: who only waits shuts out nobody.
+4. Those of one address that have led to nothing are bounded, and of one network (`broker.strangers`).
+5. What is closed here is counted, and told in the log once a minute and address.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ log = structlog.get_logger("broker")
 Address = tuple[str, int]
 """Of a peer: host and port."""
 
-_SEATS_A_TURN: Final = 64
 _WAITING: Final = 5
 """So many times the places may wait: a fleet of ten thousand behind one address, by default."""
 _SHARE_OF_DESCRIPTORS: Final = 4
@@ -48,13 +48,18 @@ class Reception:
         lobby: Lobby,
         limits: Callable[[], Limits],
         connections: Callable[[], int],
+        gives_way: Callable[[Source], Waiting | None],
         serve: Callable[[socket.socket, Address], None],
     ) -> None:
-        """Let *serve* begin TLS with who has a place in *lobby*; there are so many *connections*, all listeners'."""
+        """Let *serve* begin TLS with who has a place in *lobby*; there are so many *connections*, all listeners'.
+
+        *gives_way* takes out one who waits, at any listener, for a newcomer here; None if he is to go himself.
+        """
         self._engine = engine
         self._lobby = lobby
         self._limits = limits
         self._connections = connections
+        self._gives_way = gives_way
         self._serve = serve
         self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._crowd: Crowd | None = None
@@ -70,9 +75,9 @@ class Reception:
         lobby, limits = self._lobby, self._limits()
 
         def may(source: Source) -> bool:
-            return source.waiting < limits.max_unadmitted_per_address
+            return source.under_way < limits.max_unadmitted_per_address
 
-        for _ in range(min(most, _SEATS_A_TURN)):
+        for _ in range(most):
             if not lobby.waiting or len(lobby) >= limits.max_unadmitted:
                 return
             waiting = lobby.waiting.next(may)
@@ -83,15 +88,18 @@ class Reception:
     def receive(self, accepted: socket.socket, address: Address, now: float) -> bool:
         """Decide about a connection; return whether it was served."""
         host, limits = address[0], self._limits()
-        if self._connections() >= limits.max_connections:
-            self._turn_away(accepted, host, RefusalCode.TOO_MANY_CONNECTIONS, now)
-            return False
         source = self._lobby.strangers.source(host, limits, now)
         reason = source.refuses(limits, now)
         if reason is not None:
             self._tell(source, host, reason, now)
             self._turn_away(accepted, host, RefusalCode.RATE_LIMITED, now)
             return False
+        if self._connections() >= limits.max_connections:
+            waited = self._gives_way(source)
+            gone, whence = (accepted, host) if waited is None else (waited.accepted, waited.address[0])
+            self._turn_away(gone, whence, RefusalCode.TOO_MANY_CONNECTIONS, now)
+            if waited is None:
+                return False
         if self._has_place(source, limits):
             self._serve(accepted, address)
             return True
@@ -108,7 +116,7 @@ class Reception:
 
     def _has_place(self, source: Source, limits: Limits) -> bool:
         """Whether there is a place for a newcomer from *source*, perhaps since it was taken from another."""
-        if source.waiting >= limits.max_unadmitted_per_address:
+        if source.under_way >= limits.max_unadmitted_per_address:
             return False
         if len(self._lobby) < limits.max_unadmitted:
             return True

@@ -14,8 +14,9 @@ Rules
 -----
 1. An IPv6 address counts as its /64: that is what one subscriber gets. An IPv4 address in IPv6 clothes is an IPv4 one.
    Its network is its /48 in IPv6, its /24 in IPv4.
-2. Bounded: addresses without newcomers and without failures are forgotten; beyond `_MOST` addresses, all others share
-   one allowance. A network is known as long as one of its addresses is, or it has failures.
+2. Bounded: addresses without newcomers, in places or waiting for one, and without failures are forgotten; beyond
+   `_MOST` addresses, all others share one allowance. A network is known as long as one of its addresses is, or it has
+   failures.
 3. No I/O, no clock.
 """
 
@@ -36,33 +37,31 @@ _SWEEP_SECONDS = 10.0
 class _Tally:
     """How many have come from somewhere, and led to nothing."""
 
-    __slots__ = ("_addresses", "_failures", "_since", "told_at", "waiting")
+    __slots__ = ("_addresses", "_failures", "_since", "under_way")
 
     def __init__(self, addresses: int, now: float) -> None:
         """Have as much forgotten as of so many *addresses*."""
         self._addresses = addresses
-        self.waiting = 0
-        """How many are under way."""
+        self.under_way = 0
+        """How many have a place, and are not admitted yet."""
         self._failures = 0.0
         self._since = now
-        self.told_at = -1e9
-        """When the log was told last of those who are closed."""
 
     def failures(self, limits: Limits, now: float) -> float:
         """Return how many attempts have led to nothing, less what is forgotten; those under way are among them."""
         left = self._failures - (now - self._since) * limits.failed_attempt_recovery * self._addresses
-        self._failures = max(left, float(self.waiting))
+        self._failures = max(left, float(self.under_way))
         self._since = now
         return self._failures
 
     def arrive(self, limits: Limits, now: float) -> None:
         """Take one from the allowance."""
         self._failures = self.failures(limits, now) + 1.0
-        self.waiting += 1
+        self.under_way += 1
 
     def leave(self, *, admitted: bool) -> None:
         """Take note that it is under way no more; one that is *admitted* gives back what it took."""
-        self.waiting -= 1
+        self.under_way -= 1
         if admitted:
             self._failures -= 1.0
 
@@ -80,11 +79,15 @@ class Network(_Tally):
 class Source(_Tally):
     """One address, or what counts as one, in its network."""
 
-    __slots__ = ("network",)
+    __slots__ = ("network", "told_at", "waiting")
 
     def __init__(self, network: Network, now: float) -> None:
         super().__init__(1, now)
         self.network = network
+        self.waiting = 0
+        """How many wait for a place."""
+        self.told_at = -1e9
+        """When the log was told last of those who are closed."""
 
     def refuses(self, limits: Limits, now: float) -> str | None:
         """Return why nobody from here is let near now, or None."""
@@ -139,7 +142,11 @@ class Strangers:
 
     def _sweep(self, limits: Limits, now: float) -> None:
         self._swept_at = now
-        idle = [key for key, each in self._sources.items() if not each.waiting and each.failures(limits, now) <= 0]
+        idle = [
+            key
+            for key, each in self._sources.items()
+            if not each.under_way and not each.waiting and each.failures(limits, now) <= 0
+        ]
         for key in idle:
             del self._sources[key]
         used = {each.network for each in self._sources.values()}

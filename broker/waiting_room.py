@@ -70,15 +70,22 @@ class WaitingRoom:
         """Let *newcomer* wait; return who is to be turned away where *most* do already, perhaps himself."""
         away = None
         if self._size >= most:
-            line = self._lines.get(newcomer.source.network)
-            if line is not None and line.size * len(self._lines) >= self._size:
+            away = self.gives_way(newcomer.source)
+            if away is None:
                 return newcomer
-            away = self._last_of_most()
         line = self._lines.setdefault(newcomer.source.network, _Line())
         line.addresses.setdefault(newcomer.source, deque()).append(newcomer)
         line.size += 1
         self._size += 1
+        newcomer.source.waiting += 1
         return away
+
+    def gives_way(self, source: Source) -> Waiting | None:
+        """Take out who is to be turned away for a newcomer from *source*; None if that is the newcomer himself."""
+        line = self._lines.get(source.network)
+        if line is not None and line.size * len(self._lines) >= self._size:
+            return None
+        return self._last_of_most()
 
     def next(self, may: Callable[[Source], bool]) -> Waiting | None:
         """Take out whose turn it is of those whose address *may* have a place; None if there is nobody."""
@@ -93,6 +100,7 @@ class WaitingRoom:
                         self._lines[network] = line
                     line.size -= 1
                     self._size -= 1
+                    found.source.waiting -= 1
                     return found
         return None
 
@@ -120,4 +128,5 @@ class WaitingRoom:
             del self._lines[network]
         line.size -= 1
         self._size -= 1
+        last.source.waiting -= 1
         return last

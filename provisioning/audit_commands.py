@@ -60,7 +60,7 @@ def verify(
         for finding in findings:
             sys.stdout.write(f"{finding}\n")
     if findings:
-        raise fail(f"the audit log has {len(findings)} finding{'' if len(findings) == 1 else 's'}")
+        raise fail(f"the audit log has {counted(len(findings), 'finding')}")
     if end is not None and not as_json:
         sys.stdout.write(f"{counted(end.number, 'entry', 'entries')}, all as they were written\nhead {end}\n")
 

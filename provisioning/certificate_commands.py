@@ -6,18 +6,18 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from provisioning.command_group import command_group
-from provisioning.durations import seconds_in
 from provisioning.service_command import (
     Connection,
     Json,
     connected,
+    duration,
     moment,
     print_answer,
     print_document,
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from provisioning.client.operator_answers import IssuedCertificate
 
 certificate_app = command_group(help="See which certificates were issued.")
-
-_LONGEST: Final = 36_500 * 86_400
 
 
 class ExportFormat(StrEnum):
@@ -115,7 +113,7 @@ def expiring(
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     from provisioning.own_credentials import SERVER_NAME  # The issuance core: the other commands start without it.
 
-    until = datetime.now(UTC) + parse_duration(within)
+    until = datetime.now(UTC) + duration(within)
 
     async def command(client: OperatorClient) -> None:
         ending = client.certificates(group=group, state="active", expires_before=until)
@@ -216,16 +214,6 @@ def show_certificate(
         print_answer(certificate, as_json=as_json)
 
     connection.run(command)
-
-
-def parse_duration(text: str) -> timedelta:
-    """Return the duration that *text* says, such as 14d; raise `typer.BadParameter`."""
-    seconds = seconds_in(text.strip())
-    if seconds is None:
-        raise typer.BadParameter(f"{text!r} is not a duration: write 90m, 12h, 14d or 4w")
-    if seconds > _LONGEST:
-        raise typer.BadParameter(f"{text!r} is longer than a certificate can live")
-    return timedelta(seconds=seconds)
 
 
 def _search(

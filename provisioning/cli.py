@@ -194,7 +194,7 @@ def init(
             signer=signer,
             pkcs11_pin_file=pin_file,
         )
-        files = asyncio.run(found(settings, server_name or DEFAULT_SERVER_NAMES, now))
+        files = asyncio.run(found(settings, server_name or settings.server_names or DEFAULT_SERVER_NAMES, now))
     if as_json:
         made = {"directory": files.directory, "trust_anchors": files.bundle, "operator_key": files.key(OPERATOR)}
         certificates = {"operator": files.certificate(OPERATOR), "issuing_ca": files.certificate(ISSUING_CA)}

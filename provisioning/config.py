@@ -75,6 +75,8 @@ class Settings(BaseSettings):
     """Allow a host that is not a loopback address."""
     public_http_url: HttpUrl | None = None
     """Where relying parties reach the plain HTTP port; None: its actual address."""
+    server_names: tuple[str, ...] = ()
+    """DNS names and addresses in the HTTPS server's certificate; none: those that it has, at first this machine's."""
     trust_domain: str = "fleet.internal"
     database_url: SecretStr | None = None
     """None: the SQLite file in the directory."""

@@ -36,10 +36,12 @@ class HealthCollector:
         for name, check in self._checks.items():
             if name not in self._asking:
                 self._asking[name] = asyncio.ensure_future(check())
-        await asyncio.wait(self._asking.values(), timeout=_PATIENCE_SECONDS)
-        for name in self._checks:
-            answered = self._asking[name].done()
-            self._fit[name] = answered and self._asking.pop(name).result() == "ok"
+        asked = dict(self._asking)  # Whoever reads the page at the same moment waits for the same answers.
+        await asyncio.wait(asked.values(), timeout=_PATIENCE_SECONDS)
+        for name, asking in asked.items():
+            if asking.done() and self._asking.get(name) is asking:
+                del self._asking[name]
+            self._fit[name] = asking.done() and asking.result() == "ok"
 
     def collect(self) -> Iterable[Metric]:
         """Yield what is known."""

@@ -15,7 +15,6 @@ Rules
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,9 +27,8 @@ from cryptography import x509
 from sqlalchemy.engine import Connection
 
 from provisioning.ca.issuer import IssuanceRequest, Issuer
-from provisioning.ca.name_policy import IpAddress
 from provisioning.ca.profile import Profile, ProfileName
-from provisioning.ca.server_names import check_host_name
+from provisioning.ca.server_names import IpAddress, split_names
 from provisioning.enrolment.operator_roles import change_operator_role
 from provisioning.files import OPERATOR, SERVER, AuthorityFiles, pem_of, read_certificate
 from provisioning.operator_role import OperatorRole
@@ -62,10 +60,12 @@ class OwnCredentials:
     clock: Callable[[], datetime]
     chain: Sequence[x509.Certificate] = ()
     """Beyond the issuer's own: what carries trust between roots."""
+    server_names: Sequence[str] = ()
+    """Of the server's certificate, which is renewed at once if it has others; none: it keeps those that it has."""
 
     async def issue_first(self, server_names: Sequence[str]) -> None:
         """Issue the server's and the first operator's; raise `InvalidServerName` for a name that is none."""
-        await self._issue_server(*_split_names(server_names))
+        await self._issue_server(*split_names(server_names))
         await self.issue_operator()
 
     async def issue_operator(self, *, as_admin: bool = True) -> None:
@@ -87,18 +87,15 @@ class OwnCredentials:
             return False
         path = self.files.certificate(SERVER)
         current = read_certificate(path)
-        names = current.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        dns_names = tuple(names.get_values_for_type(x509.DNSName))
-        addresses = [str(address) for address in names.get_values_for_type(x509.IPAddress)]
-        await self._issue_server(dns_names, tuple(map(ipaddress.ip_address, addresses)))
+        await self._issue_server(*split_names(self.server_names or _names_of(current)))
         log.info("server certificate renewed", file=str(path), was_good_until=current.not_valid_after_utc)
         return True
 
     def seconds_to_renewal(self) -> float:
         """Return how long the server's credential has until a third of its life is left; 0 if it does not fit.
 
-        It fits if the key is the certificate's, the certificate is this issuer's, and it has begun: it has not, if the
-        clock was set back.
+        It fits if the key is the certificate's, the certificate is this issuer's and has the names that it is to have,
+        and it has begun: it has not, if the clock was set back.
         """
         current = read_certificate(self.files.certificate(SERVER))
         if not self._fits(current) or self.clock() < current.not_valid_before_utc:
@@ -110,6 +107,8 @@ class OwnCredentials:
 
     def _fits(self, certificate: x509.Certificate) -> bool:
         if certificate_key(certificate)[0] != self.issuer.key_id:
+            return False
+        if self.server_names and _as_sets(self.server_names) != _as_sets(_names_of(certificate)):
             return False
         try:
             return load_key(self.files.key(SERVER)).public_key() == certificate.public_key()
@@ -166,6 +165,16 @@ class OwnCredentials:
                 draft.rename(path)
 
 
+def _names_of(certificate: x509.Certificate) -> list[str]:
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
+
+
+def _as_sets(names: Sequence[str]) -> tuple[frozenset[str], frozenset[IpAddress]]:
+    dns_names, addresses = split_names(names)
+    return frozenset(dns_names), frozenset(addresses)
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Put *content* in the place of the file at *path* in one step."""
     _draft(path, content).rename(path)
@@ -177,14 +186,3 @@ def _draft(path: Path, content: bytes) -> Path:
     draft.unlink(missing_ok=True)  # Of a process of that number that did not get further.
     write_private(draft, content)
     return draft
-
-
-def _split_names(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[IpAddress, ...]]:
-    dns_names: list[str] = []
-    addresses: list[IpAddress] = []
-    for name in dict.fromkeys(names):
-        try:
-            addresses.append(ipaddress.ip_address(name))
-        except ValueError:
-            dns_names.append(check_host_name(name.lower()))
-    return tuple(dns_names), tuple(addresses)

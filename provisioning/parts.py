@@ -50,7 +50,7 @@ from provisioning.errors import ConfigurationError, Refused
 from provisioning.fellow_workers import Answer, FellowWorkers, everywhere
 from provisioning.files import SERVER
 from provisioning.https_credential import HttpsCredential
-from provisioning.issuing_policy import key_policy_of, profiles_of
+from provisioning.issuing_policy import key_policy_of, profiles_of, server_names_of
 from provisioning.listening import Listening
 from provisioning.live_authorities import LiveAuthorities
 from provisioning.metrics import ManufacturersCollector, Metrics, PartsCollector, metrics_routes
@@ -121,6 +121,7 @@ async def build(
             settings.trust_domain,
             utc_now,
             tuple(live.told.crosses),
+            server_names_of(settings),
         ),
         keeps=place is None or place.leads,
     )

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
 
 _TELL_SECONDS: Final = 5.0
+_LONGEST: Final = 36_500 * 86_400.0
+"""Seconds; no certificate lives so long."""
 
 AnswerT = TypeVar("AnswerT", bound="BaseModel")
 
@@ -190,6 +192,16 @@ def span(text: object) -> int:
     if seconds is None:
         raise typer.BadParameter(f"{given[:40]!r} is no span of time: write 90s, 15m, 12h, 7d, or a number of seconds")
     return round(seconds)
+
+
+def duration(text: str) -> timedelta:
+    """Return the time that *text* says with its unit, such as 14d; raise `typer.BadParameter`."""
+    seconds = seconds_in(text.strip())
+    if seconds is None:
+        raise typer.BadParameter(f"{text[:40]!r} is not a duration: write 90m, 12h, 14d or 4w")
+    if seconds > _LONGEST:
+        raise typer.BadParameter(f"{text!r} is longer than a certificate can live")
+    return timedelta(seconds=seconds)
 
 
 InvalidityDate = Annotated[

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from provisioning.certificate_commands import parse_duration
 from provisioning.service_command import (
     Connection,
     Json,
     connected,
+    duration,
     print_answer,
     print_list,
     shown_time,
@@ -45,7 +45,7 @@ def list_tokens(
     if expiring_within is not None:
         if state not in {None, "open"}:
             raise typer.BadParameter("only open tokens expire: leave --state out")
-        state, until = "open", datetime.now(UTC) + parse_duration(expiring_within)
+        state, until = "open", datetime.now(UTC) + duration(expiring_within)
 
     async def command(client: EnrolmentOperatorClient) -> None:
         search = client.tokens(state=state, group=group, device=device, expires_before=until)

@@ -46,7 +46,7 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
         listening.setblocking(False)
         listening.bind((host, port))
         listening.listen()  # Only now is it sure that nobody else does.
-    except OSError as error:
+    except (OSError, TypeError) as error:
         listening.close()
         raise ListenError.of(setting, host, port, error) from error
     return listening

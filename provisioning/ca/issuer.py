@@ -34,9 +34,10 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsag
 from provisioning.ca import fields as parts
 from provisioning.ca.fields import encoded, joined
 from provisioning.ca.lint import Intent, Made, lint, lint_ocsp_signer
-from provisioning.ca.name_policy import IpAddress, SubjectNames
+from provisioning.ca.name_policy import SubjectNames
 from provisioning.ca.precedents import Precedents
 from provisioning.ca.profile import DIGITAL_SIGNATURE, Profile
+from provisioning.ca.server_names import IpAddress
 from provisioning.ca.signing import signature_algorithm, signer, with_signature
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import PrivateKey, key_identifier, spki_of

@@ -30,11 +30,10 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from provisioning.ca.host_patterns import AmbiguousHostName, filled
-from provisioning.ca.server_names import InvalidServerName, check_host_name
+from provisioning.ca.server_names import InvalidServerName, IpAddress, check_host_name
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Identity
 
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 SUBJECT_ATTRIBUTES: Final[Mapping[str, x509.ObjectIdentifier]] = {

@@ -18,7 +18,7 @@ import structlog
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from provisioning.ca.profile import MAXIMUM_LIFE, Profile
+from provisioning.ca.profile import MAXIMUM_LIFE, MINIMUM_LIFE, Profile
 from provisioning.enrolment.webhook import check_url
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
@@ -32,7 +32,6 @@ MAXIMUM_ALTERNATIVES: Final = 16
 MAXIMUM_SAME_KEY_WINDOW: Final = timedelta(days=7)
 _WEBHOOK_TIMEOUTS: Final = (timedelta(seconds=1), timedelta(seconds=30))
 MAXIMUM_GRACE: Final = timedelta(days=366)
-_MINIMUM_LIFE: Final = timedelta(minutes=1)
 
 log = structlog.get_logger(__name__)
 
@@ -100,9 +99,9 @@ class GroupService:
         if profile is None or profile.role is not Role.DEVICE:
             usable = sorted(name for name, each in self._profiles.items() if each.role is Role.DEVICE)
             raise _invalid(f"profile {group.profile[:80]!r} is not one for devices: use {', '.join(usable)}")
-        if group.lifetime is not None and not _MINIMUM_LIFE <= group.lifetime <= MAXIMUM_LIFE:
+        if group.lifetime is not None and not MINIMUM_LIFE <= group.lifetime <= MAXIMUM_LIFE:
             raise _invalid(
-                f"lifetime_seconds must be {int(_MINIMUM_LIFE.total_seconds())} to {int(MAXIMUM_LIFE.total_seconds())}"
+                f"lifetime_seconds must be {int(MINIMUM_LIFE.total_seconds())} to {int(MAXIMUM_LIFE.total_seconds())}"
             )
         if group.maximum_devices is not None and group.maximum_devices < 1:
             raise _invalid("maximum_devices must be at least 1, or 0 for no limit")

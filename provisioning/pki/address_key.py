@@ -6,6 +6,8 @@ import socket
 from typing import Final
 
 _IPV4_MAPPED: Final = bytes(10) + b"\xff\xff"
+_SUBSCRIBER: Final = 8
+"""Octets of a /64."""
 _SITE: Final = 6
 """Octets of a /48: nobody is given more as one site (RFC 6177 §2)."""
 
@@ -15,27 +17,29 @@ def address_key(host: str) -> bytes:
 
     An IPv4 address in IPv6 clothes is an IPv4 one.
     """
-    if ":" not in host:
-        return host.encode()
-    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-    if packed.startswith(_IPV4_MAPPED):
-        return socket.inet_ntoa(packed[12:]).encode()
-    return packed[:8]
+    plain, packed = _read(host)
+    return plain.encode() if packed is None else packed[:_SUBSCRIBER]
 
 
 def shown(host: str) -> str:
     """Return the same for people: ``192.0.2.7``, ``2001:db8:0:1::/64``."""
-    key = address_key(host)
-    if ":" not in host or b"." in key[:4]:
-        return key.decode()
-    return f"{socket.inet_ntop(socket.AF_INET6, key + bytes(8))}/64"
+    plain, packed = _read(host)
+    return plain if packed is None else _prefix(packed, _SUBSCRIBER)
 
 
 def network_of(host: str) -> str:
     """Return the network that the address *host* is in: its /24 in IPv4, in IPv6 its /48, which has 65,536 of /64."""
-    if ":" in host:
-        packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-        if not packed.startswith(_IPV4_MAPPED):
-            return f"{socket.inet_ntop(socket.AF_INET6, packed[:_SITE].ljust(16, bytes(1)))}/48"
-        host = socket.inet_ntoa(packed[12:])
-    return f"{host.rpartition('.')[0]}.0/24"
+    plain, packed = _read(host)
+    return f"{plain.rpartition('.')[0]}.0/24" if packed is None else _prefix(packed, _SITE)
+
+
+def _read(host: str) -> tuple[str, bytes | None]:
+    """Return the address in IPv4's own clothes, or its 16 octets where it is an IPv6 one."""
+    if ":" not in host:
+        return host, None
+    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    return (socket.inet_ntoa(packed[12:]), None) if packed.startswith(_IPV4_MAPPED) else (host, packed)
+
+
+def _prefix(packed: bytes, octets: int) -> str:
+    return f"{socket.inet_ntop(socket.AF_INET6, packed[:octets].ljust(16, bytes(1)))}/{8 * octets}"

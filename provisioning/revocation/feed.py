@@ -44,6 +44,7 @@ from typing import Final
 import structlog
 
 from provisioning.errors import Code, Refused
+from provisioning.pki import address_key
 from provisioning.store import revocations
 from provisioning.store.database import Database
 from provisioning.store.revocations import EventKind, RevocationRecord
@@ -165,6 +166,7 @@ class RevocationFeed:
                 f"after={after} was another revocation when it was read: this is an older database that went on "
                 "otherwise; forget what was read and start again from 0",
             )
+        host = address_key.shown(host)  # Whoever has an IPv6 /64 would have sixteen addresses at once.
         self._make_room(by, host)
         subscription = Subscription(self, after, self._heartbeat_seconds)
         self._subscriptions[subscription] = (by, host)

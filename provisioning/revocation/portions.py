@@ -77,17 +77,26 @@ class Portions:
 
     async def finish(self, name: str) -> None:
         """Return when nothing is left to do of the end of the device called *name*; raise `Refused` for the store."""
-        task = self._tasks.get(name)
-        if task is None:
-            # Without what is required of whoever asked for it: that was asked when it was decided.
-            task = asyncio.create_task(self._finish(name), context=contextvars.Context())
-            self._tasks[name] = task
-            task.add_done_callback(lambda _ended: self._tasks.pop(name, None))
+        while (others := self._tasks.get(name)) is not None:
+            await self._wait_for(others)  # It may have seen that nothing was left before this was decided.
+            if self._tasks.get(name) is others:
+                del self._tasks[name]
+        # Without what is required of whoever asked for it: that was asked when it was decided.
+        task = asyncio.create_task(self._finish(name), context=contextvars.Context())
+        self._tasks[name] = task
+        task.add_done_callback(lambda ended: self._forget(name, ended))
+        await self._wait_for(task)
+
+    async def _wait_for(self, task: asyncio.Task[None]) -> None:
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
             task.add_done_callback(_note)
             raise
+
+    def _forget(self, name: str, ended: asyncio.Task[None]) -> None:
+        if self._tasks.get(name) is ended:
+            del self._tasks[name]
 
     async def run(self) -> None:
         """Finish what others have left, now and then, until cancelled."""

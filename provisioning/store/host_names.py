@@ -6,7 +6,8 @@ Rules
 2. A name is its device's for as long as that has, or may have again, a certificate with it. It is free when the device
    was revoked or decommissioned, and when all that it ever had were trials that ended without an activation.
 3. A server's name, which a token grants or the service gives itself, is its first holder's too: other servers may
-   share it, no device may have it (`provisioning.enrolment.host_names`).
+   share it, no device may have it (`provisioning.enrolment.host_names`). When that server is ended, it is another's
+   that has a certificate with it.
 4. The database decides between two that claim at once: the second waits for the first one's commit.
 """
 
@@ -16,14 +17,17 @@ import functools
 from datetime import datetime
 from typing import Final
 
+from cryptography import x509
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.engine import Connection
 
+from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.identity import Role
 from provisioning.store.claims import never_activated
 from provisioning.store.devices import Device, DeviceState, device_from
 from provisioning.store.either import insert_into
 from provisioning.store.prepared import Prepared
-from provisioning.store.tables import devices, host_names
+from provisioning.store.tables import certificates, devices, host_names
 
 _HOLDER: Final = Prepared(
     select(devices).select_from(host_names.join(devices)).where(host_names.c.name == bindparam("wanted")), at_once=True
@@ -34,6 +38,19 @@ _MOVE: Final = Prepared(
     .values(device_id=bindparam("new_device")),
     at_once=True,
 )
+_OF_OTHER_SERVERS: Final = Prepared(
+    select(certificates.c.device_id, certificates.c.der)
+    .select_from(certificates.join(devices))
+    .where(
+        devices.c.role != Role.DEVICE.value,
+        devices.c.revoked_at.is_(None),
+        devices.c.decommissioned_at.is_(None),
+        devices.c.id != bindparam("holder"),
+        certificates.c.not_after > bindparam("now"),
+    )
+    .order_by(certificates.c.id)
+)
+"""All of them are looked through, which is rare: when a server's name changes hands."""
 _OVER: Final = frozenset({DeviceState.REVOKED, DeviceState.DECOMMISSIONED})
 
 
@@ -59,5 +76,21 @@ def claim(connection: Connection, name: str, device_id: int, now: datetime) -> b
         return True
     if holder.state not in _OVER and not never_activated(holder, now):
         return False
+    heir = None if holder.role is Role.DEVICE else _another_server(connection, name, holder, now)
+    new = device_id if heir is None else heir
     # Of two who find that it is free, one finds its holder still there.
-    return _MOVE.run(connection, {"wanted": name, "holder": holder.id, "new_device": device_id}) == 1
+    return _MOVE.run(connection, {"wanted": name, "holder": holder.id, "new_device": new}) == 1 and new == device_id
+
+
+def _another_server(connection: Connection, name: str, holder: Device, now: datetime) -> int | None:
+    """Return the id of a server that has a certificate with the host name beside *holder*, None if none has."""
+    found = _OF_OTHER_SERVERS.rows(connection, {"holder": holder.id, "now": now})
+    return next((device for device, der in found if name in _names_in(der)), None)
+
+
+def _names_in(der: bytes) -> list[str]:
+    try:
+        extensions = x509.load_der_x509_certificate(der).extensions
+        return extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
+    except (*UNREADABLE, x509.ExtensionNotFound):  # An import's: none that this service has signed.
+        return []

@@ -9,13 +9,17 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.authentication import authenticate
 from provisioning.enrolment.claims import ClaimOrder, ClaimService
 from provisioning.enrolment.groups import parse_ways
 from provisioning.enrolment.manufacturer_lists import ManufacturerListService, Taken
 from provisioning.enrolment.manufacturers import ManufacturerChange, ManufacturerService
-from provisioning.errors import Code, Refused
+from provisioning.errors import Code, Pending, Refused
 from provisioning.pki.keys import PrivateKey
+from provisioning.store import audit
+from provisioning.store.approvals import ApprovalState
+from provisioning.store.audit import Action
 from provisioning.store.groups import Group
 from provisioning.store.manufacturers import LapsedLists
 from tests.support.crl import crl
@@ -82,3 +86,20 @@ async def is_good(fleet: Fleet, certificate: x509.Certificate) -> bool:
     except Refused:
         return False
     return True
+
+
+async def pending(fleet: Fleet, name: str, **presented: Any) -> int:
+    """Let a request wait for an operator, and return its number."""
+    with pytest.raises(Pending) as caught:
+        await enrol(fleet, name, **presented)
+    assert caught.value.retry_after > 0
+    waiting = await ApprovalService(fleet.database, fleet.clock).page(
+        limit=99, after=0, group=None, state=ApprovalState.PENDING
+    )
+    return max(each.id for each in waiting if each.request.name == name)
+
+
+async def who_signed_for(fleet: Fleet) -> list[str]:
+    """Return who takes responsibility for each certificate, oldest first."""
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
+    return [each.actor for each in entries if each.action == Action.SIGNING_CERTIFICATE]

@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -75,16 +76,20 @@ def silent(stack: ExitStack, port: int, source: str) -> socket.socket:
 def test_places_of_one_address_are_bounded_and_who_comes_from_there_then_waits(
     tmp_path: Path, pki: Pki, anchors: Path, nameless: ssl.SSLContext
 ) -> None:
-    limits = {"limits__max_unadmitted_per_address": 5, "limits__handshake_timeout": 2}
-    with BrokerProcess.with_files(tmp_path / "b", pki, **limits) as broker, ExitStack() as stack:
-        for _ in range(5):
-            silent(stack, broker.port, THERE)
+    limits = {"limits__max_unadmitted_per_address": 5, "limits__handshake_timeout": 2 * PATIENCE}
+    with (
+        BrokerProcess.with_files(tmp_path / "b", pki, **limits) as broker,
+        ExitStack() as stack,
+        ThreadPoolExecutor() as beside,
+    ):
+        first, *_ = [silent(stack, broker.port, THERE) for _ in range(5)]
+        sixth = beside.submit(come, broker.port, THERE, nameless)
         with TlsClient(broker.port, anchors, pki.device("m").credential) as meter:
             meter.connect(client_id="m")
-        assert broker.events("HANDSHAKE_TIMEOUT") == [], "those from elsewhere do not wait"
-        assert come(broker.port, THERE, nameless), "the sixth has a place when one has lost his"
-        assert broker.events("HANDSHAKE_TIMEOUT")
-        assert broker.events("RATE_LIMITED") == []
+        assert not sixth.done(), "those from elsewhere do not wait, and he does"
+        first.close()
+        assert sixth.result(), "he has the place of one who has gone"
+        assert broker.events("HANDSHAKE_TIMEOUT") == broker.events("RATE_LIMITED") == []
 
 
 def test_who_fills_all_places_from_a_few_networks_keeps_nobody_else_waiting(
@@ -117,6 +122,21 @@ def test_a_fleet_behind_one_address_finds_places_one_after_the_other(tmp_path: P
             stack.enter_context(contextlib.closing(each))
         _finish_all(connections, threading.Event())
         assert broker.events("RATE_LIMITED") == []
+
+
+def test_who_only_waits_for_a_place_keeps_nobody_out_where_there_are_no_more_connections(
+    tmp_path: Path, pki: Pki, anchors: Path
+) -> None:
+    """The limit of all connections is reached by strangers who wait, at another listener."""
+    limits: dict[str, object] = {"limits__max_connections": 40, "limits__max_unadmitted_per_address": 4}
+    limits |= {"limits__handshake_timeout": 2 * PATIENCE, "websocket_port": 0}
+    with BrokerProcess.with_files(tmp_path / "b", pki, **limits) as broker, ExitStack() as stack:
+        here, there = (int(url.split(":")[2].partition("/")[0]) for url in broker.urls)
+        for _ in range(60):
+            silent(stack, there, THERE)
+        for number in range(20):
+            meter = stack.enter_context(TlsClient(here, anchors, pki.device(f"m-{number}").credential))
+            meter.connect(client_id=f"m-{number}")
 
 
 def test_when_all_places_are_taken_newcomers_wait_and_get_in(tmp_path: Path, pki: Pki, anchors: Path) -> None:

@@ -77,3 +77,21 @@ def test_a_fleet_that_is_alone_loses_nobody() -> None:
     town = Town()
     town.come("a.1", 64)
     assert Crowd(town.places).makes_room(town.source("a.1")) is None
+
+
+def test_who_has_come_in_the_same_moment_is_not_put_out_for_the_next_from_there() -> None:
+    """He is not among the places that were looked through: where there are few, a network had its share in one turn."""
+    town = Town()
+    town.come("a.1", 20)
+    crowd = Crowd(town.places)
+    assert [town.whose(crowd, "b.1") for _ in range(12)] == ["a.1"] * 10 + [None] * 2
+    assert town.whose(crowd, "b.2") is None
+
+
+def test_a_network_whose_places_are_of_this_moment_has_none_to_give() -> None:
+    town = Town()
+    town.come("a.1", 1)
+    town.come("b.1", 7)
+    crowd = Crowd(town.places)
+    gone = [town.whose(crowd, f"{each}.1") for each in "aaccdde"]
+    assert gone == ["b.1"] * 4 + ["a.1"] + ["b.1"] + [None]

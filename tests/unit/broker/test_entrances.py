@@ -255,6 +255,15 @@ async def test_of_a_listener_that_cannot_be_opened_the_setting_is_named(
                 Entrances(tmp_path, broker, stack, **use(port, settings))
 
 
+@pytest.mark.parametrize(("host", "shown"), [("a" * 70 + ".example", "aaa"), ("127.0.0.1\0", r"'127\.0\.0\.1\\x00'")])
+async def test_a_name_that_cannot_be_looked_up_at_all_is_told_as_any_other(
+    tmp_path: Path, broker: MemoryBroker, host: str, shown: str
+) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        with pytest.raises(ListenError, match=f"^port: {shown}.* cannot be listened on: .*set an address"):
+            Entrances(tmp_path, broker, stack, host=host, unsafe_public_listener=True)
+
+
 def _leaves_a_will(broker: MemoryBroker) -> Session:
     client = broker.device("meter-1", will=will("fleet/meters/meter-1/event"), session_expiry_interval=600)
     session = client.connection.session

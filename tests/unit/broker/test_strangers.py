@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from broker.connection_rate import ConnectionRate
 from broker.limits import Limits
 from broker.strangers import ADDRESSES_OF_NETWORK, Network, Source, Strangers
-from provisioning.pki.address_key import address_key, network_of
+from broker.waiting_room import Waiting, WaitingRoom
 
 LIMITS = Limits(max_failed_attempts=5, failed_attempt_recovery=0.5)
 
@@ -65,37 +67,6 @@ def test_who_is_under_way_is_not_forgotten_before_it_is_known_what_becomes_of_it
     assert source.failures(LIMITS, 1000.0) == 0
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("192.0.2.1", "192.0.2.1", True),
-        ("192.0.2.1", "192.0.2.2", False),
-        ("192.0.2.1", "::ffff:192.0.2.1", True),
-        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
-        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
-        ("fe80::1%eth0", "fe80::2", True),
-        ("::1", "192.0.2.1", False),
-    ],
-)
-def test_what_counts_as_one_address(one: str, other: str, same: bool) -> None:
-    assert (address_key(one) == address_key(other)) is same
-
-
-@pytest.mark.parametrize(
-    ("host", "network"),
-    [
-        ("192.0.2.1", "192.0.2.0/24"),
-        ("::ffff:192.0.2.77", "192.0.2.0/24"),
-        ("2001:db8:1:2::1", "2001:db8:1::/48"),
-        ("2001:db8:1:ffff::1", "2001:db8:1::/48"),
-        ("fe80::1%eth0", "fe80::/48"),
-        ("::1", "::/48"),
-    ],
-)
-def test_what_counts_as_one_network(host: str, network: str) -> None:
-    assert network_of(host) == network
-
-
 def test_a_network_is_known_as_long_as_one_of_its_addresses() -> None:
     strangers = Strangers(0.0)
     waits = strangers.source("192.0.2.1", LIMITS, 0.0)
@@ -130,3 +101,15 @@ def test_a_rate_is_kept_and_a_second_of_it_may_come_at_once() -> None:
     assert rate.available(10.0, 100.0) == 0
     assert rate.pause(10.0) == pytest.approx(0.1)
     assert rate.available(10.0, 100.11) == 1
+
+
+def test_an_address_is_known_as_long_as_somebody_from_there_waits_for_a_place() -> None:
+    """Else it would have places without end: those that it takes would count for another of its name."""
+    strangers, room = Strangers(0.0), WaitingRoom()
+    source = strangers.source("192.0.2.1", LIMITS, 0.0)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        room.add(Waiting(ours, ("192.0.2.1", 1), source), 1)
+        assert strangers.source("192.0.2.1", LIMITS, 100.0) is source
+        assert room.next(lambda _source: True) is not None
+        assert strangers.source("192.0.2.1", LIMITS, 200.0) is not source

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from provisioning.ca.profile import MAXIMUM_LIFE, MINIMUM_LIFE
-from provisioning.config import load_settings
+from provisioning.config import Settings, load_settings
 from provisioning.errors import ConfigurationError
-from provisioning.issuing_policy import profiles_of
+from provisioning.issuing_policy import profiles_of, server_names_of
 
 
 @pytest.fixture(autouse=True)
@@ -131,3 +131,9 @@ def test_the_passphrase_comes_from_a_file_or_the_environment_and_is_never_shown(
     file.unlink()
     with pytest.raises(ConfigurationError, match="cannot be read"):
         load_settings(tmp_path, passphrase_file=file).read_passphrase()
+
+
+def test_a_name_that_no_certificate_may_hold_is_refused_with_its_setting() -> None:
+    with pytest.raises(ConfigurationError, match=r"server_names: '\*\.example\.org' is not a host name"):
+        server_names_of(Settings(server_names=("localhost", "*.example.org")))
+    assert server_names_of(Settings(server_names=("::1", "ca.example.org"))) == ("::1", "ca.example.org")

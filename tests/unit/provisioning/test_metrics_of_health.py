@@ -36,6 +36,23 @@ async def test_a_check_that_does_not_answer_counts_as_failed_and_is_not_asked_ag
     assert figures(collector) == {"store": 1, "crls": 0}
 
 
+async def test_two_who_read_at_once_are_told_the_same_answers() -> None:
+    """As two Prometheus servers do that watch for each other."""
+    asked: list[str] = []
+
+    async def store() -> str:
+        asked.append("store")
+        await asyncio.sleep(0)
+        return "ok"
+
+    collector = HealthCollector({"store": store}, dict)
+    await asyncio.gather(collector.refresh(), collector.refresh())
+    assert figures(collector) == {"store": 1}
+    assert asked == ["store"]
+    await collector.refresh()
+    assert asked == ["store"] * 2
+
+
 def test_of_the_cas_those_that_issue_and_the_roots_are_told() -> None:
     pki = shared_pki()
     root, issuing = pki.root.certificate, pki.issuing.certificate

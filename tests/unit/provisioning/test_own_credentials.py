@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ipaddress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -64,6 +66,26 @@ async def test_a_certificate_from_the_future_is_replaced_when_the_clock_is_set_b
     fleet.clock.now = now
     assert await credentials.renew_server()
     assert read_certificate(credentials.files.certificate("server")).not_valid_before_utc < now
+
+
+async def test_other_names_count_at_once_and_are_kept(fleet: Fleet, credentials: OwnCredentials) -> None:
+    moved = replace(credentials, server_names=("CA.example.org", "192.0.2.7", "localhost"))
+    assert await moved.renew_server()
+    names = read_certificate(credentials.files.certificate("server")).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    assert names.value.get_values_for_type(x509.DNSName) == ["ca.example.org", "localhost"]
+    assert names.value.get_values_for_type(x509.IPAddress) == [ipaddress.ip_address("192.0.2.7")]
+    assert not await moved.renew_server()
+    assert not await replace(moved, server_names=("localhost", "192.0.2.7", "ca.example.org")).renew_server()
+    fleet.clock.advance(LIFE * 2 / 3)
+    assert await credentials.renew_server(), "nobody names any now"
+    assert (
+        read_certificate(credentials.files.certificate("server"))
+        .extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        .value
+        == names.value
+    )
 
 
 async def test_a_key_that_does_not_fit_is_mended(credentials: OwnCredentials) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import typer
 from pydantic import BaseModel
 
-from provisioning.service_command import moment, print_facts, print_table, span
+from provisioning.service_command import duration, moment, print_facts, print_table, span
 
 COLUMNS = ("number", "device", "key")
 ROWS = (("1", "meter-1", "a" * 64), ("2", "meter-2", "b" * 64))
@@ -98,3 +98,10 @@ def test_a_span_of_time_has_a_unit_or_is_seconds(text: object, seconds: int) -> 
 def test_what_is_no_span_of_time_is_told_with_what_to_write(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="no span of time: write 90s, 15m, 12h, 7d, or a number of seconds"):
         span(text)
+
+
+def test_a_duration_has_its_unit_and_is_no_longer_than_a_certificate_s_life_can_be() -> None:
+    assert duration(" 14d ") == timedelta(days=14)
+    for text, words in (("14", "write 90m, 12h, 14d or 4w"), ("100y", "is not a duration"), ("36501d", "can live")):
+        with pytest.raises(typer.BadParameter, match=words):
+            duration(text)

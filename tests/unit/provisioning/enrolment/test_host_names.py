@@ -156,3 +156,16 @@ async def test_a_server_is_not_granted_what_a_device_has_but_keeps_what_it_has(s
         assert hosts(await fleet.reenrol(certificate, successor_csr(certificate))) == ["mqtt.plant.example"]
         await fleet.revocation.decommission("meter-1", by="admin")
         assert hosts(await granted(fleet, "mqtt-2", "mqtt.plant.example")) == ["mqtt.plant.example"]
+
+
+async def test_what_one_of_two_servers_leaves_is_the_other_s_until_that_is_ended_too(store_url: str) -> None:
+    async with open_fleet(store_url, configured=[PLANT]) as fleet:
+        for broker in ("mqtt-1", "mqtt-2"):
+            await granted(fleet, broker, PRESS)
+        await fleet.revocation.decommission("mqtt-1", by="admin")
+        await refused(fleet, "meter-1", PRESS)
+        assert hosts(await granted(fleet, "mqtt-3", PRESS)) == [PRESS]
+        await fleet.revocation.decommission("mqtt-2", by="admin")
+        await refused(fleet, "meter-1", PRESS)
+        await fleet.revocation.decommission("mqtt-3", by="admin")
+        assert hosts(await ask(fleet, "meter-1", PRESS)) == [PRESS]

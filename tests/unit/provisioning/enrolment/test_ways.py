@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
 from provisioning.enrolment import pace
-from provisioning.enrolment.approvals import ApprovalService
-from provisioning.enrolment.attempt import TlsConnection, TokenCredential
+from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.manufacturers import ManufacturerService
-from provisioning.errors import Code, Pending, Refused
-from provisioning.pki.keys import generate_key
+from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store import audit
-from provisioning.store.approvals import ApprovalState
-from provisioning.store.audit import Action
 from provisioning.store.groups import NewKey
-from tests.support.fleet import Fleet, successor_csr
+from tests.support.fleet import Fleet
 from tests.support.manufacturer import Manufacturer
 from tests.support.requests import NOON, csr_der
-from tests.support.ways import HOUR, claim, enrol, group, is_good, nothing, refusal, register
-
-
-async def who_signed_for(fleet: Fleet) -> list[str]:
-    """Return who takes responsibility for each certificate, oldest first."""
-    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
-    return [each.actor for each in entries if each.action == Action.SIGNING_CERTIFICATE]
-
-
-# Manufacturers.
+from tests.support.ways import HOUR, claim, enrol, group, is_good, nothing, pending, refusal, register, who_signed_for
 
 
 async def test_a_manufacturer_s_certificate_lets_its_device_in_just_in_time(fleet: Fleet) -> None:
@@ -183,163 +167,6 @@ async def test_an_operator_s_token_readmits_beside_another_condition(fleet: Flee
     assert await who_signed_for(fleet) == ["admin", "admin"], "who made the token, not whose list it is"
 
 
-# Approval.
-
-
-async def pending(fleet: Fleet, name: str, **presented: Any) -> int:
-    with pytest.raises(Pending) as caught:
-        await enrol(fleet, name, **presented)
-    assert caught.value.retry_after > 0
-    waiting = await ApprovalService(fleet.database, fleet.clock).page(
-        limit=99, after=0, group=None, state=ApprovalState.PENDING
-    )
-    return max(each.id for each in waiting if each.request.name == name)
-
-
-async def test_a_request_waits_for_an_operator_and_is_recognised_when_it_comes_again(fleet: Fleet) -> None:
-    await group(fleet, "approval")
-    service = ApprovalService(fleet.database, fleet.clock)
-    key = generate_key()
-    number = await pending(fleet, "meter-1", key=key, label="line")
-    assert await pending(fleet, "meter-1", key=key, label="line") == number
-    await service.decide(number, approve=True, by="boss")
-    certificate = await enrol(fleet, "meter-1", key=key, label="line")
-    assert await enrol(fleet, "meter-1", key=key, label="line") == certificate
-    # Another key of the same name is another request, and becomes an existing device by no approval here.
-    other = await pending(fleet, "meter-1", label="line")
-    assert other != number
-    with pytest.raises(Refused, match="APPROVAL_DECIDED"):
-        await service.decide(number, approve=False, by="boss")
-    # A decision is worth one certificate.
-    fleet.clock.advance(HOUR)
-    assert await pending(fleet, "meter-1", key=key, label="line") > other
-
-
-async def test_the_same_request_several_times_at_once_is_one_request(fleet: Fleet) -> None:
-    await group(fleet, "approval")
-    key = generate_key()
-
-    async def attempt() -> str:
-        try:
-            await enrol(fleet, "meter-1", key=key, label="line")
-        except Pending:
-            return "pending"
-        except Refused as refused:
-            return refused.code
-        return "enrolled"
-
-    outcomes = set(await asyncio.gather(*(attempt() for _ in range(8))))
-    assert "pending" in outcomes
-    assert outcomes <= {"pending", Code.UNAVAILABLE}, "on PostgreSQL the second may have to ask again"
-    found = await ApprovalService(fleet.database, fleet.clock).page(limit=9, after=0, group="line", state=None)
-    assert len(found) == 1
-
-
-async def test_a_denied_request_is_refused_until_it_is_approved(fleet: Fleet) -> None:
-    await group(fleet, "approval")
-    service = ApprovalService(fleet.database, fleet.clock)
-    key = generate_key()
-    number = await pending(fleet, "meter-1", key=key, label="line")
-    await service.decide(number, approve=False, by="boss")
-    assert await refusal(fleet, "meter-1", key=key, label="line") is Code.APPROVAL_DENIED
-    await service.decide(number, approve=True, by="boss")
-    await enrol(fleet, "meter-1", key=key, label="line")
-    with pytest.raises(Refused, match="APPROVAL_UNKNOWN"):
-        await service.decide(999, approve=True, by="boss")
-
-
-async def test_an_approval_beside_a_claim_shows_the_claim(fleet: Fleet) -> None:
-    await group(fleet, "claim+approval")
-    shared = await claim(fleet)
-    assert await refusal(fleet, "meter-1", label="line") is Code.WAY_REFUSED
-    key = generate_key()
-    number = await pending(fleet, "meter-1", key=key, certificate=shared)
-    service = ApprovalService(fleet.database, fleet.clock)
-    (waiting,) = await service.page(limit=9, after=0, group="line", state=None)
-    assert waiting.request.evidence == "claim batch"
-    await service.decide(number, approve=True, by="boss")
-    certificate = await enrol(fleet, "meter-1", key=key, certificate=shared)
-    assert not await is_good(fleet, certificate), "what a claim buys is on trial, whoever else has vouched"
-    await fleet.reenrol(certificate, successor_csr(certificate))
-    assert await who_signed_for(fleet) == ["boss", "meter-1"], "who has decided, not who made the claim"
-
-
-async def test_a_queue_that_is_full_takes_no_more_and_forgets_what_nobody_decides(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("provisioning.enrolment.ways.approval.MAXIMUM_PENDING", 2)
-    await group(fleet, "approval")
-    key = generate_key()
-    for number in (1, 2):
-        await pending(fleet, f"meter-{number}", key=key if number == 1 else None, label="line")
-    assert await refusal(fleet, "meter-3", label="line") is Code.APPROVALS_FULL
-    await pending(fleet, "meter-1", key=key, label="line")
-    fleet.clock.advance(timedelta(days=7))
-    assert await refusal(fleet, "meter-3", label="line") is Code.APPROVALS_FULL
-    fleet.clock.advance(timedelta(seconds=1))
-    await pending(fleet, "meter-3", label="line")
-
-
-async def test_one_address_does_not_take_every_place_of_the_queue(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("provisioning.enrolment.ways.approval.MAXIMUM_PENDING", 8)
-    await group(fleet, "approval")
-    key = generate_key()
-    got = {}
-    for place, address in enumerate(("192.0.2.1", "2001:db8::1", "2001:db8::2", "::ffff:192.0.2.1", "192.0.2.2")):
-        got[address] = 0
-        here = TlsConnection("TLSv1.3", address=address)
-        while True:
-            with pytest.raises((Pending, Refused)) as caught:
-                await enrol(fleet, f"m-{place}-{got[address]}", key=key, label="line", connection=here)
-            if isinstance(caught.value, Refused):
-                assert caught.value.code is Code.APPROVALS_FULL
-                break
-            got[address] += 1
-    assert list(got.values()) == [4, 2, 0, 0, 1], "half of what is free; an address in other clothes is the same one"
-    found = await ApprovalService(fleet.database, fleet.clock).page(limit=9, after=0, group="line", state=None)
-    assert {each.request.asked_from for each in found} == {"192.0.2.1", "192.0.2.2", "2001:db8::/64"}
-
-
-async def test_the_number_of_a_request_that_was_removed_is_nobody_else_s(fleet: Fleet) -> None:
-    await group(fleet, "approval")
-    shown = await pending(fleet, "meter-1", label="line")
-    fleet.clock.advance(timedelta(days=7, seconds=1))
-    assert await pending(fleet, "intruder", label="line") > shown, "the old one goes as the new one comes"
-    with pytest.raises(Refused, match="APPROVAL_UNKNOWN"):
-        await ApprovalService(fleet.database, fleet.clock).decide(shown, approve=True, by="boss")
-
-
-async def test_an_operator_may_approve_a_new_key_of_a_device_that_exists(fleet: Fleet) -> None:
-    await group(fleet, "claim", "token", new_key=NewKey.APPROVE)
-    shared = await claim(fleet)
-    old = await enrol(fleet, "meter-1", token=TokenCredential("meter-1", await fleet.token("meter-1", "line")))
-    key = generate_key()
-    number = await pending(fleet, "meter-1", key=key, certificate=shared)
-    (waiting,) = await ApprovalService(fleet.database, fleet.clock).page(limit=9, after=0, group="line", state=None)
-    assert waiting.request.evidence == "claim batch; the name is enrolled already"
-    assert await is_good(fleet, old)
-    await ApprovalService(fleet.database, fleet.clock).decide(number, approve=True, by="boss")
-    trial = await enrol(fleet, "meter-1", key=key, certificate=shared)
-    new = await fleet.reenrol(trial, successor_csr(trial))
-    assert (await is_good(fleet, old), await is_good(fleet, new)) == (False, True)
-
-
-async def test_an_approval_does_not_bring_back_a_key_that_another_approval_has_replaced(fleet: Fleet) -> None:
-    await group(fleet, "approval", new_key=NewKey.APPROVE)
-    service = ApprovalService(fleet.database, fleet.clock)
-    keys = [generate_key(), generate_key()]
-    for key in keys:
-        await service.decide(await pending(fleet, "meter-1", key=key, label="line"), approve=True, by="boss")
-        certificate = await enrol(fleet, "meter-1", key=key, label="line")
-    number = await pending(fleet, "meter-1", key=keys[0], label="line")
-    assert await is_good(fleet, certificate)
-    await service.decide(number, approve=True, by="boss")
-    await enrol(fleet, "meter-1", key=keys[0], label="line")
-    assert not await is_good(fleet, certificate)
-
-
 @pytest.mark.parametrize(
     ("ways", "told"), [(("claim", "listed"), Code.CLAIM_ENDED), (("listed", "claim"), Code.NOT_LISTED)]
 )
@@ -350,63 +177,6 @@ async def test_who_is_let_in_by_no_alternative_is_told_why_not_by_the_first(
     shared = await claim(fleet)
     fleet.clock.now = shared.not_valid_after_utc
     assert await refusal(fleet, "meter-1", certificate=shared) is told
-
-
-async def test_an_approval_of_a_newcomer_is_none_of_another_key_for_who_came_in_since(fleet: Fleet) -> None:
-    await group(fleet, "approval", "token", new_key=NewKey.APPROVE)
-    service = ApprovalService(fleet.database, fleet.clock)
-    key = generate_key()
-    number = await pending(fleet, "meter-1", key=key, label="line")
-    await service.decide(number, approve=True, by="boss")
-    fleet.clock.advance(timedelta(seconds=1))
-    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
-    certificate = await enrol(fleet, "meter-1", token=token)
-    number = await pending(fleet, "meter-1", key=key, label="line")
-    assert await is_good(fleet, certificate)
-    (waiting,) = await service.page(limit=9, after=0, group="line", state=ApprovalState.PENDING)
-    assert waiting.request.evidence == "nothing; the name is enrolled already"
-    await service.decide(number, approve=True, by="boss")
-    await enrol(fleet, "meter-1", key=key, label="line")
-    assert not await is_good(fleet, certificate)
-
-
-async def test_a_request_that_waited_while_its_name_came_in_is_not_approved_as_it_was_shown(fleet: Fleet) -> None:
-    await group(fleet, "approval", "token", new_key=NewKey.APPROVE)
-    service = ApprovalService(fleet.database, fleet.clock)
-    key = generate_key()
-    shown = await pending(fleet, "meter-1", key=key, label="line")
-    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
-    certificate = await enrol(fleet, "meter-1", token=token)
-    # Two operators at once, who have both seen a request for a new name.
-    outcomes = await asyncio.gather(
-        *(service.decide(shown, approve=True, by=by) for by in ("anna", "bert")), return_exceptions=True
-    )
-    codes = {each.code for each in outcomes if isinstance(each, Refused)}
-    assert codes == {Code.APPROVAL_OUTDATED, Code.APPROVAL_UNKNOWN}
-    (waiting,) = await service.page(limit=9, after=0, group="line", state=None)
-    assert waiting.request.evidence == "nothing; the name is enrolled already"
-    assert waiting.state is ApprovalState.PENDING
-    assert await pending(fleet, "meter-1", key=key, label="line") == waiting.id
-    assert await is_good(fleet, certificate)
-    await service.decide(waiting.id, approve=True, by="anna")
-    await enrol(fleet, "meter-1", key=key, label="line")
-    assert not await is_good(fleet, certificate), "that was decided"
-
-
-async def test_a_request_that_comes_again_is_listed_as_it_is_now(fleet: Fleet) -> None:
-    await group(fleet, "approval", "token", new_key=NewKey.APPROVE)
-    service = ApprovalService(fleet.database, fleet.clock)
-    key = generate_key()
-    number = await pending(fleet, "meter-1", key=key, label="line")
-    await enrol(fleet, "meter-1", token=TokenCredential("meter-1", await fleet.token("meter-1", "line")))
-    again = await pending(fleet, "meter-1", key=key, label="line")
-    assert again == await pending(fleet, "meter-1", key=key, label="line") != number
-    with pytest.raises(Refused, match="APPROVAL_UNKNOWN"):
-        await service.decide(number, approve=True, by="boss")
-    (waiting,) = await service.page(limit=9, after=0, group="line", state=None)
-    assert waiting.request.evidence == "nothing; the name is enrolled already"
-    await service.decide(again, approve=False, by="boss")
-    assert await refusal(fleet, "meter-1", key=key, label="line") is Code.APPROVAL_DENIED
 
 
 async def test_a_device_that_replaces_its_certificate_in_a_loop_has_to_wait(

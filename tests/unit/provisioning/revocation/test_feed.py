@@ -248,6 +248,15 @@ async def test_the_address_that_follows_most_makes_room_for_another_of_the_party
         assert await asyncio.gather(*readers) == [[1]] * (MOST_OF_ONE + 1)
 
 
+async def test_who_has_many_addresses_of_one_site_follows_from_one_of_them(fleet: Fleet) -> None:
+    async with running(fleet, heartbeat=30) as feed:
+        of_thief = [await feed.subscribe(0, by="broker-1", host=f"2001:db8::{host:x}") for host in range(MOST_OF_ONE)]
+        await feed.subscribe(0, by="broker-1", host="192.0.2.2")
+        assert [sent async for sent in of_thief[0].batches()] == []
+        with pytest.raises(Refused):
+            await feed.subscribe(0, by="broker-1", host="2001:db8::99")
+
+
 async def test_as_many_as_may_follow_under_one_name_do_not_put_out_each_other(fleet: Fleet) -> None:
     async with running(fleet, heartbeat=30) as feed:
         first, *_ = [await feed.subscribe(0, by="broker-1", host=f"192.0.2.{host}") for host in range(MOST_OF_ONE)]

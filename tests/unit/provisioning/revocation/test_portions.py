@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
-from collections.abc import Iterator
 
 import pytest
-from cryptography import x509
-from cryptography.x509 import ocsp
 from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
@@ -18,17 +14,23 @@ from provisioning.enrolment.authentication import authenticate
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason, certificate_key
-from provisioning.revocation import issued_to, portions
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.service import RevocationService
-from provisioning.revocation.shut_out import ShutOut
-from provisioning.store import audit, certificates, conditions, devices, revocations, unfinished_ends
+from provisioning.store import audit, certificates, conditions, devices
 from provisioning.store.devices import DeviceState
-from provisioning.store.revocations import EventKind, RevocationRecord
+from provisioning.store.revocations import EventKind
 from provisioning.store.serials import serial_text
 from tests.support.fleet import Fleet, successor_csr
+from tests.support.many_certificates import (
+    Died,
+    dying_after,
+    events,
+    make_portions_small,
+    many_of,
+    serials_of,
+    unfinished,
+)
 from tests.support.requests import csr_der
-from tests.support.responding import Responding
 
 COMPROMISED = RevocationReason.KEY_COMPROMISE
 HOLD = RevocationReason.CERTIFICATE_HOLD
@@ -36,47 +38,7 @@ HOLD = RevocationReason.CERTIFICATE_HOLD
 
 @pytest.fixture(autouse=True)
 def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(issued_to, "FEW", 2)
-    monkeypatch.setattr(portions, "PORTION", 2)
-
-
-async def many_of(fleet: Fleet, name: str = "meter-1", more: int = 4) -> list[x509.Certificate]:
-    """Return the certificates of a device, oldest first."""
-    first = await fleet.enrol(name)
-    return [first, *[await fleet.reenrol(first, successor_csr(first)) for _ in range(more)]]
-
-
-def serials_of(every: list[x509.Certificate]) -> list[str]:
-    return [serial_text(each.serial_number) for each in every]
-
-
-async def events(fleet: Fleet) -> list[RevocationRecord]:
-    return await fleet.database.read(lambda connection: revocations.after(connection, 0, 99))
-
-
-async def unfinished(fleet: Fleet) -> list[str]:
-    return await fleet.database.read(unfinished_ends.names)
-
-
-class Died(Exception):
-    """The process has, between two portions."""
-
-
-@contextlib.contextmanager
-def dying_after(number: int) -> Iterator[None]:
-    """Have processes die when they have done so many portions, in the block."""
-    portion, done = Portions._portion, 0
-
-    def mortal(self: Portions, connection: Connection, name: str) -> object:
-        nonlocal done
-        if done >= number:
-            raise Died
-        done += 1
-        return portion(self, connection, name)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Portions, "_portion", mortal)
-        yield
+    make_portions_small(monkeypatch)
 
 
 async def test_all_is_revoked_newest_first_while_others_write(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,147 +262,3 @@ async def test_an_admin_of_many_certificates_is_no_admin_from_the_first_moment(
         await fleet.revocation.revoke_device("anna", COMPROMISED, by="berta")
     with pytest.raises(Refused, match="LAST_ADMIN"):
         await fleet.revocation.revoke_device("berta", COMPROMISED, by="berta")
-
-
-# Suspended and resumed
-
-
-async def state(fleet: Fleet) -> DeviceState:
-    device = await fleet.database.read(lambda connection: devices.find(connection, "meter-1"))
-    assert device is not None
-    return device.state
-
-
-async def said_by_ocsp(fleet: Fleet, certificate: x509.Certificate) -> RevocationReason | None:
-    """Return why *certificate* is revoked by what the responder reads."""
-    key_id, serial = certificate_key(certificate)
-    known, said = await fleet.database.read(
-        lambda connection: certificates.revocation_of(connection, key_id.hex(), serial_text(serial))
-    )
-    assert known
-    return None if said is None else said[1]
-
-
-async def test_a_device_is_suspended_and_resumed_in_portions_while_others_write(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    every = await many_of(fleet)
-    between: list[asyncio.Task[None]] = []
-    portion = Portions._portion
-    loop = asyncio.get_running_loop()
-
-    def noted(self: Portions, connection: Connection, name: str) -> object:
-        loop.call_soon_threadsafe(lambda: between.append(asyncio.ensure_future(fleet.database.probe())))
-        return portion(self, connection, name)
-
-    monkeypatch.setattr(Portions, "_portion", noted)
-    suspended = await fleet.suspension.suspend_device("meter-1", by="anna")
-    assert (suspended.changed, len(between)) == (True, 3)
-    assert sorted(each.serial for each in suspended.revoked) == sorted(serials_of(every))
-    assert {each.reason for each in suspended.revoked} == {HOLD}
-    assert await state(fleet) is DeviceState.SUSPENDED
-    again = await fleet.suspension.suspend_device("meter-1", by="anna")
-    assert (again.changed, len(again.revoked)) == (False, 5)
-
-    resumed = await fleet.suspension.resume_device("meter-1", by="berta")
-    assert resumed.changed
-    assert [each.serial for each in resumed.released] == serials_of(every)[::-1]
-    assert [each.sequence for each in resumed.released] == [6, 7, 8, 9, 10]
-    assert await state(fleet) is DeviceState.ACTIVE
-    assert [each.kind for each in await events(fleet)] == [EventKind.REVOKED] * 5 + [EventKind.RELEASED] * 5
-    assert await unfinished(fleet) == []
-    again_resumed = await fleet.suspension.resume_device("meter-1", by="berta")
-    assert (again_resumed.changed, again_resumed.released) == (False, [])
-    await asyncio.gather(*between)
-    entries = await fleet.database.read(lambda connection: audit.about(connection, "meter-1", 99))
-    assert [each.action for each in entries if each.actor != "meter-1"][-8:] == ["suspended"] * 4 + ["resumed"] * 4
-
-
-async def test_who_is_half_suspended_gets_nothing_and_is_good_to_nobody_who_asks(fleet: Fleet) -> None:
-    every = await many_of(fleet)
-    with dying_after(1), pytest.raises(Died):
-        await fleet.suspension.suspend_device("meter-1", by="anna")
-    assert len(await events(fleet)) == 2
-    good = every[0]
-    with pytest.raises(Refused, match="DEVICE_SUSPENDED"):
-        await fleet.reenrol(good, successor_csr(good))
-    with pytest.raises(Refused, match="DEVICE_SUSPENDED"):
-        await fleet.database.read(lambda connection: authenticate(connection, good, fleet.clock()))
-    assert [await said_by_ocsp(fleet, each) for each in every] == [HOLD] * 5
-    with pytest.raises(Refused, match="UNAVAILABLE"):
-        await fleet.suspension.suspend_serial(serials_of(every)[0], by="anna")
-
-    await RevocationService(fleet.database, fleet.clock, ()).portions.finish_left()
-    assert sorted(each.serial for each in await events(fleet)) == sorted(serials_of(every))
-    assert await unfinished(fleet) == []
-
-
-async def test_who_is_half_resumed_is_let_in_when_it_is_done(fleet: Fleet) -> None:
-    every = await many_of(fleet)
-    await fleet.suspension.suspend_device("meter-1", by="anna")
-    with dying_after(1), pytest.raises(Died):
-        await fleet.suspension.resume_device("meter-1", by="anna")
-    assert await state(fleet) is DeviceState.SUSPENDED
-    assert [await said_by_ocsp(fleet, each) for each in every] == [HOLD] * 3 + [None] * 2
-    with pytest.raises(Refused, match="DEVICE_SUSPENDED"):
-        await fleet.reenrol(every[-1], successor_csr(every[-1]))
-
-    await RevocationService(fleet.database, fleet.clock, ()).portions.finish_left()
-    assert await state(fleet) is DeviceState.ACTIVE
-    assert [await said_by_ocsp(fleet, each) for each in every] == [None] * 5
-
-
-@pytest.mark.parametrize("first", ["suspended", "resumed"])
-async def test_what_was_decided_last_is_done_to_every_certificate(fleet: Fleet, first: str) -> None:
-    every = await many_of(fleet)
-    if first == "resumed":
-        await fleet.suspension.suspend_device("meter-1", by="anna")
-    with dying_after(2), pytest.raises(Died):
-        await (fleet.suspension.suspend_device if first == "suspended" else fleet.suspension.resume_device)(
-            "meter-1", by="anna"
-        )
-    if first == "suspended":
-        assert (await fleet.suspension.resume_device("meter-1", by="berta")).changed
-    else:
-        assert (await fleet.suspension.suspend_device("meter-1", by="berta")).changed
-    assert await state(fleet) is (DeviceState.ACTIVE if first == "suspended" else DeviceState.SUSPENDED)
-    assert {await said_by_ocsp(fleet, each) for each in every} == {None if first == "suspended" else HOLD}
-    assert await unfinished(fleet) == []
-
-
-@pytest.mark.parametrize("first", ["suspended", "resumed"])
-async def test_an_end_does_not_wait_for_it(fleet: Fleet, first: str) -> None:
-    every = await many_of(fleet)
-    if first == "resumed":
-        await fleet.suspension.suspend_device("meter-1", by="anna")
-    with dying_after(1), pytest.raises(Died):
-        await (fleet.suspension.suspend_device if first == "suspended" else fleet.suspension.resume_device)(
-            "meter-1", by="anna"
-        )
-    await fleet.revocation.revoke_device("meter-1", COMPROMISED, by="berta")
-    assert await state(fleet) is DeviceState.REVOKED
-    assert [await said_by_ocsp(fleet, each) for each in every] == [COMPROMISED] * 5
-    assert await unfinished(fleet) == []
-
-
-async def test_a_remembered_answer_is_forgotten_before_its_portion(fleet: Fleet) -> None:
-    every = await many_of(fleet)
-    responding = await Responding.on(fleet)
-    assert (await responding.ask(every[0])).certificate_status == ocsp.OCSPCertStatus.GOOD
-    with dying_after(0), pytest.raises(Died):
-        await responding.revocation.revoke_device("meter-1", COMPROMISED, by="anna")
-    assert await events(fleet) == [], "none is revoked yet"
-    assert (await responding.ask(every[0])).certificate_status == ocsp.OCSPCertStatus.REVOKED
-
-
-async def test_another_process_forgets_what_it_remembers_too(fleet: Fleet) -> None:
-    every = await many_of(fleet)
-    responding = await Responding.on(fleet)
-    there = ShutOut(fleet.database, responding.responder.forget_all)
-    await there.look()
-    assert (await responding.ask(every[0])).certificate_status == ocsp.OCSPCertStatus.GOOD
-    with dying_after(0), pytest.raises(Died):
-        await fleet.suspension.suspend_device("meter-1", by="anna")
-    assert (await responding.ask(every[0])).certificate_status == ocsp.OCSPCertStatus.GOOD, "it has not heard"
-    await there.look()
-    assert (await responding.ask(every[0])).certificate_status == ocsp.OCSPCertStatus.REVOKED

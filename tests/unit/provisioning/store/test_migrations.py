@@ -16,6 +16,8 @@ from sqlalchemy.exc import IntegrityError
 
 from provisioning.ca.profile import ProfileConfig
 from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.tokens import TokenOrder
+from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import (
     audit,
@@ -319,3 +321,29 @@ _MANUFACTURER = """
 INSERT INTO manufacturers (name, group_name, name_prefix, subject, fingerprint_sha256, der, created_at, created_by)
     VALUES ('acme', 'line', '', '', 'aa', '', '2026-01-01 00:00:00', 'admin')
 """
+
+
+async def test_a_server_s_host_name_is_kept_from_devices_after_the_upgrade(store_url: str) -> None:
+    profile = ProfileConfig("device", timedelta(days=7), honoured_domains=("x.example",))
+    async with open_fleet(store_url, configured=[profile]) as fleet:
+        for server, host in (("mqtt-1", "a.x.example"), ("mqtt-2", "b.x.example"), ("mqtt-3", "c.x.example")):
+            order = TokenOrder([server], None, Role.BROKER, dns_names=(host,))
+            (token,) = await fleet.token_service.create(order, by="admin")
+            await fleet.enrolment.enrol(csr_der(names=[server]), TokenCredential(server, token.token))
+        await fleet.revocation.decommission("mqtt-3", by="admin")
+        forget = delete(tables.host_names)
+        await fleet.database.write(lambda connection: connection.execute(forget))
+        extension = x509.SubjectAlternativeName([x509.DNSName("b.x.example")])
+        await fleet.enrolment.enrol(
+            csr_der(names=["meter-1"], extensions=[extension]), TokenCredential("meter-1", await fleet.token("meter-1"))
+        )
+
+        def back_and_forth(connection: Connection) -> dict[str, str]:
+            connection.execute(text("UPDATE certificates SET not_after = '2999-01-01 00:00:00'"))
+            upgrade_from(connection, "0027", "0028")
+            rows = connection.execute(
+                select(tables.host_names.c.name, tables.devices.c.name).join_from(tables.host_names, tables.devices)
+            )
+            return {row[0]: row[1] for row in rows}
+
+        assert await fleet.database.write(back_and_forth) == {"a.x.example": "mqtt-1", "b.x.example": "meter-1"}

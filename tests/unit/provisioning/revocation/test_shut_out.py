@@ -1,0 +1,42 @@
+"""Remembered OCSP answers about a device that was shut out, and whose certificates are not revoked yet."""
+
+from __future__ import annotations
+
+import pytest
+from cryptography.x509 import ocsp
+
+from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.shut_out import ShutOut
+from tests.support.fleet import Fleet
+from tests.support.many_certificates import Died, dying_after, events, make_portions_small, many_of
+from tests.support.responding import Responding
+
+COMPROMISED = RevocationReason.KEY_COMPROMISE
+
+
+@pytest.fixture(autouse=True)
+def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_portions_small(monkeypatch)
+
+
+async def test_a_remembered_answer_is_forgotten_before_its_portion(fleet: Fleet) -> None:
+    every = await many_of(fleet)
+    responding = await Responding.on(fleet)
+    assert (await responding.ask(every[0])).certificate_status == ocsp.OCSPCertStatus.GOOD
+    with dying_after(0), pytest.raises(Died):
+        await responding.revocation.revoke_device("meter-1", COMPROMISED, by="anna")
+    assert await events(fleet) == [], "none is revoked yet"
+    assert (await responding.ask(every[0])).certificate_status == ocsp.OCSPCertStatus.REVOKED
+
+
+async def test_another_process_forgets_what_it_remembers_too(fleet: Fleet) -> None:
+    every = await many_of(fleet)
+    responding = await Responding.on(fleet)
+    there = ShutOut(fleet.database, responding.responder.forget_all)
+    await there.look()
+    assert (await responding.ask(every[0])).certificate_status == ocsp.OCSPCertStatus.GOOD
+    with dying_after(0), pytest.raises(Died):
+        await fleet.suspension.suspend_device("meter-1", by="anna")
+    assert (await responding.ask(every[0])).certificate_status == ocsp.OCSPCertStatus.GOOD, "it has not heard"
+    await there.look()
+    assert (await responding.ask(every[0])).certificate_status == ocsp.OCSPCertStatus.REVOKED

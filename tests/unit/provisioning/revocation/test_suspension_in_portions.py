@@ -1,0 +1,194 @@
+"""A device with very many certificates is suspended and resumed a portion at a time; what was decided last is done."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from cryptography import x509
+from sqlalchemy.engine import Connection
+
+from provisioning.enrolment.authentication import authenticate
+from provisioning.errors import Refused
+from provisioning.pki.revocation import RevocationReason, certificate_key
+from provisioning.revocation.portions import Portions
+from provisioning.revocation.service import RevocationService
+from provisioning.revocation.suspension import SuspensionService
+from provisioning.store import audit, certificates, devices, unfinished_ends
+from provisioning.store.database import Database
+from provisioning.store.devices import DeviceState
+from provisioning.store.revocations import EventKind
+from provisioning.store.serials import serial_text
+from tests.support.fleet import Fleet, successor_csr
+from tests.support.many_certificates import (
+    Died,
+    dying_after,
+    events,
+    make_portions_small,
+    many_of,
+    serials_of,
+    unfinished,
+)
+
+COMPROMISED = RevocationReason.KEY_COMPROMISE
+HOLD = RevocationReason.CERTIFICATE_HOLD
+
+
+@pytest.fixture(autouse=True)
+def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_portions_small(monkeypatch)
+
+
+async def state(fleet: Fleet) -> DeviceState:
+    device = await fleet.database.read(lambda connection: devices.find(connection, "meter-1"))
+    assert device is not None
+    return device.state
+
+
+async def said_by_ocsp(fleet: Fleet, certificate: x509.Certificate) -> RevocationReason | None:
+    """Return why *certificate* is revoked by what the responder reads."""
+    key_id, serial = certificate_key(certificate)
+    known, said = await fleet.database.read(
+        lambda connection: certificates.revocation_of(connection, key_id.hex(), serial_text(serial))
+    )
+    assert known
+    return None if said is None else said[1]
+
+
+async def test_a_device_is_suspended_and_resumed_in_portions_while_others_write(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = await many_of(fleet)
+    between: list[asyncio.Task[None]] = []
+    portion = Portions._portion
+    loop = asyncio.get_running_loop()
+
+    def noted(self: Portions, connection: Connection, name: str) -> object:
+        loop.call_soon_threadsafe(lambda: between.append(asyncio.ensure_future(fleet.database.probe())))
+        return portion(self, connection, name)
+
+    monkeypatch.setattr(Portions, "_portion", noted)
+    suspended = await fleet.suspension.suspend_device("meter-1", by="anna")
+    assert (suspended.changed, len(between)) == (True, 3)
+    assert sorted(each.serial for each in suspended.revoked) == sorted(serials_of(every))
+    assert {each.reason for each in suspended.revoked} == {HOLD}
+    assert await state(fleet) is DeviceState.SUSPENDED
+    again = await fleet.suspension.suspend_device("meter-1", by="anna")
+    assert (again.changed, len(again.revoked)) == (False, 5)
+
+    resumed = await fleet.suspension.resume_device("meter-1", by="berta")
+    assert resumed.changed
+    assert [each.serial for each in resumed.released] == serials_of(every)[::-1]
+    assert [each.sequence for each in resumed.released] == [6, 7, 8, 9, 10]
+    assert await state(fleet) is DeviceState.ACTIVE
+    assert [each.kind for each in await events(fleet)] == [EventKind.REVOKED] * 5 + [EventKind.RELEASED] * 5
+    assert await unfinished(fleet) == []
+    again_resumed = await fleet.suspension.resume_device("meter-1", by="berta")
+    assert (again_resumed.changed, again_resumed.released) == (False, [])
+    await asyncio.gather(*between)
+    entries = await fleet.database.read(lambda connection: audit.about(connection, "meter-1", 99))
+    assert [each.action for each in entries if each.actor != "meter-1"][-8:] == ["suspended"] * 4 + ["resumed"] * 4
+
+
+async def test_who_is_half_suspended_gets_nothing_and_is_good_to_nobody_who_asks(fleet: Fleet) -> None:
+    every = await many_of(fleet)
+    with dying_after(1), pytest.raises(Died):
+        await fleet.suspension.suspend_device("meter-1", by="anna")
+    assert len(await events(fleet)) == 2
+    good = every[0]
+    with pytest.raises(Refused, match="DEVICE_SUSPENDED"):
+        await fleet.reenrol(good, successor_csr(good))
+    with pytest.raises(Refused, match="DEVICE_SUSPENDED"):
+        await fleet.database.read(lambda connection: authenticate(connection, good, fleet.clock()))
+    assert [await said_by_ocsp(fleet, each) for each in every] == [HOLD] * 5
+    with pytest.raises(Refused, match="UNAVAILABLE"):
+        await fleet.suspension.suspend_serial(serials_of(every)[0], by="anna")
+
+    await RevocationService(fleet.database, fleet.clock, ()).portions.finish_left()
+    assert sorted(each.serial for each in await events(fleet)) == sorted(serials_of(every))
+    assert await unfinished(fleet) == []
+
+
+async def test_who_is_half_resumed_is_let_in_when_it_is_done(fleet: Fleet) -> None:
+    every = await many_of(fleet)
+    await fleet.suspension.suspend_device("meter-1", by="anna")
+    with dying_after(1), pytest.raises(Died):
+        await fleet.suspension.resume_device("meter-1", by="anna")
+    assert await state(fleet) is DeviceState.SUSPENDED
+    assert [await said_by_ocsp(fleet, each) for each in every] == [HOLD] * 3 + [None] * 2
+    with pytest.raises(Refused, match="DEVICE_SUSPENDED"):
+        await fleet.reenrol(every[-1], successor_csr(every[-1]))
+
+    await RevocationService(fleet.database, fleet.clock, ()).portions.finish_left()
+    assert await state(fleet) is DeviceState.ACTIVE
+    assert [await said_by_ocsp(fleet, each) for each in every] == [None] * 5
+
+
+async def begin(fleet: Fleet, what: str, *, portions: int) -> None:
+    """Let the device be *suspended*, or *resumed* after that, by a process that dies after so many portions."""
+    if what == "resumed":
+        await fleet.suspension.suspend_device("meter-1", by="anna")
+    decide = fleet.suspension.suspend_device if what == "suspended" else fleet.suspension.resume_device
+    with dying_after(portions), pytest.raises(Died):
+        await decide("meter-1", by="anna")
+
+
+@pytest.mark.parametrize("first", ["suspended", "resumed"])
+async def test_what_was_decided_last_is_done_to_every_certificate(fleet: Fleet, first: str) -> None:
+    every = await many_of(fleet)
+    await begin(fleet, first, portions=2)
+    if first == "suspended":
+        assert (await fleet.suspension.resume_device("meter-1", by="berta")).changed
+    else:
+        assert (await fleet.suspension.suspend_device("meter-1", by="berta")).changed
+    assert await state(fleet) is (DeviceState.ACTIVE if first == "suspended" else DeviceState.SUSPENDED)
+    assert {await said_by_ocsp(fleet, each) for each in every} == {None if first == "suspended" else HOLD}
+    assert await unfinished(fleet) == []
+
+
+@pytest.mark.parametrize("first", ["suspended", "resumed"])
+async def test_an_end_does_not_wait_for_it(fleet: Fleet, first: str) -> None:
+    every = await many_of(fleet)
+    await begin(fleet, first, portions=1)
+    await fleet.revocation.revoke_device("meter-1", COMPROMISED, by="berta")
+    assert await state(fleet) is DeviceState.REVOKED
+    assert [await said_by_ocsp(fleet, each) for each in every] == [COMPROMISED] * 5
+    assert await unfinished(fleet) == []
+
+
+async def test_what_is_decided_while_the_last_portion_ends_is_done_before_its_answer(
+    fleet: Fleet, store_url: str
+) -> None:
+    """Whoever does portions has seen that nothing is left, and has not ended yet: that is no answer."""
+    every = await many_of(fleet)
+    told: list[None] = []
+    answered: list[asyncio.Task[None]] = []
+
+    def resumed(connection: Connection) -> None:
+        device = devices.find(connection, "meter-1")
+        assert device is not None
+        unfinished_ends.begin(connection, device.id, reason=None, ended_at=fleet.clock(), ended_by="berta")
+
+    async def elsewhere() -> None:
+        other = Database(store_url)
+        try:
+            await other.write(resumed)
+        finally:
+            await other.close()
+
+    def tell(_changed: object) -> None:
+        told.append(None)
+        if len(told) == 3:  # The last portion is committed, and the loop goes on when this returns.
+            decided = threading.Thread(target=lambda: asyncio.run(elsewhere()))
+            decided.start()
+            decided.join()
+            answered.append(asyncio.ensure_future(found.finish("meter-1")))
+
+    found = Portions(fleet.database, fleet.clock, tell)
+    await SuspensionService(fleet.database, fleet.clock, (), found).suspend_device("meter-1", by="anna")
+    await asyncio.gather(*answered)
+    assert len(answered) == 1
+    assert await unfinished(fleet) == []
+    assert await state(fleet) is DeviceState.ACTIVE
+    assert {await said_by_ocsp(fleet, each) for each in every} == {None}
