@@ -58,7 +58,7 @@ class EnrolmentStand:
         self._status = status
         self._retry_after = retry_after
         self._context = server_context(
-            papers.servers[paper], papers.anchors, client_certificate=ClientCertificate.OPTIONAL, allow_tls12=True
+            papers.enrolment[paper], papers.anchors, client_certificate=ClientCertificate.OPTIONAL, allow_tls12=True
         )
         self._server: asyncio.Server | None = None
         self._door: Proxy | None = None

@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from device_sim.attack.issuer import SERVER_AUTH, Issuer, common_name
-from provisioning.pki.identity import Identity, Role
+from provisioning.pki.identity import PROVISIONING, Identity, Role
 from provisioning.pki.keys import key_to_pem, write_private
 from provisioning.pki.tls import CredentialPem
 
@@ -56,6 +56,12 @@ class Papers:
             ServerPaper.OTHER_CA: _server(self._other, names),
             ServerPaper.REVOKED_CA: _server(self._revoked, names, chain=self._revoked.pem),
         }
+        names = _alternatives(server_names, Identity(_DOMAIN, Role.SERVICE, PROVISIONING))
+        self.enrolment = {
+            ServerPaper.GOOD: _server(self._root, names, PROVISIONING),
+            ServerPaper.OTHER_CA: _server(self._other, names, PROVISIONING),
+        }
+        """Of the enrolment service, which a device may know by its identity, too (docs/decisions/0150)."""
 
     @property
     def anchors(self) -> str:
@@ -82,19 +88,20 @@ class Papers:
 def _server(
     issuer: Issuer,
     names: x509.SubjectAlternativeName,
+    name: str = "broker",
     *,
     begins: timedelta = -_MINUTE,
     ends: timedelta = _DAY,
     chain: bytes = b"",
 ) -> CredentialPem:
     paper = issuer.issue(
-        None, subject=common_name("broker"), usages=SERVER_AUTH, begins=begins, ends=ends, extra=((names, False),)
+        None, subject=common_name(name), usages=SERVER_AUTH, begins=begins, ends=ends, extra=((names, False),)
     )
     return CredentialPem(paper.certificate.public_bytes(Encoding.PEM) + chain + key_to_pem(paper.key))
 
 
-def _alternatives(names: list[str]) -> x509.SubjectAlternativeName:
-    found: list[x509.GeneralName] = []
+def _alternatives(names: list[str], identity: Identity | None = None) -> x509.SubjectAlternativeName:
+    found: list[x509.GeneralName] = [] if identity is None else [x509.UniformResourceIdentifier(identity.uri)]
     for name in names:
         try:
             found.append(x509.IPAddress(ip_address(name)))

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,7 @@ FRAME = """<!doctype html><script>addEventListener("message", event => {
   document.body.innerHTML = "<pre id=found></pre>";
   document.getElementById("found").textContent = event.data;
 });</script><body><iframe src="report.html" width="WIDTH" height="900" style="border: 0"></iframe></body>"""
+NO_SCRIPTS = "default-src 'none'"
 CONTENTS = [
     "Thresholds", "Connected devices", "Device to backend", "Revocation: how soon closed, how soon refused",
     "Refusals by reason", "The generator itself", "Latency by percentile", "All durations", "All counts", "Environment",
@@ -54,21 +56,15 @@ def chromium() -> str:
     return program
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-async def test_the_figures_on_the_page_are_those_of_the_document(
-    tmp_path: Path, chromium: str, width: int, scheme: str
-) -> None:
-    document = imagined()
-    write_all(document, tmp_path)
-    page = tmp_path / "report.html"
-    page.write_text(page.read_text().replace("</body>", PROBE + "</body>"))
-    around = tmp_path / "frame.html"
+async def told(chromium: str, page: str, folder: Path, width: int = 1280, scheme: str = "light") -> Any:
+    """Return what the probe in *page* tells, None if it does not run."""
+    (folder / "report.html").write_text(page.replace("</body>", PROBE + "</body>"))
+    around = folder / "frame.html"
     around.write_text(FRAME.replace("WIDTH", str(width)))
     dark = ("--force-dark-mode", "--blink-settings=preferredColorScheme=0") if scheme == "dark" else ()
     process = await asyncio.create_subprocess_exec(
         chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
-        f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,1000", *dark,
+        f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000", *dark,
         "--virtual-time-budget=5000", "--dump-dom", around.as_uri(),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
@@ -79,9 +75,27 @@ async def test_the_figures_on_the_page_are_those_of_the_document(
         if process.returncode is None:
             process.kill()
             await process.wait()
+    assert b"<iframe" in content or b'id="found"' in content
     match = re.search(r'<pre id="found">(.*?)</pre>', content.decode())
-    assert match is not None
-    found = json.loads(match[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    return match and json.loads(match[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+
+
+async def test_no_script_in_the_page_runs(tmp_path: Path, chromium: str) -> None:
+    write_all(imagined(), tmp_path)
+    assert await told(chromium, (tmp_path / "report.html").read_text(), tmp_path) is None
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+async def test_the_figures_on_the_page_are_those_of_the_document(
+    tmp_path: Path, chromium: str, width: int, scheme: str
+) -> None:
+    document = imagined()
+    write_all(document, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert NO_SCRIPTS in page
+    probed = page.replace(NO_SCRIPTS, f"{NO_SCRIPTS}; script-src 'unsafe-inline'")
+    found = await told(chromium, probed, tmp_path, width, scheme)
 
     assert found["width"] == width
     assert found["all"] == 2 * found["shown"] > 0
