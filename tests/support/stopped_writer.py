@@ -9,9 +9,9 @@ python -m tests.support.stopped_writer URL idle idle-on-loop sending
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 
 import structlog
@@ -32,7 +32,8 @@ def _say(word: str) -> None:
 
 def _stop() -> None:
     _say("stopped")
-    os.kill(os.getpid(), signal.SIGSTOP)
+    # To this thread: by another one, which the kernel would have to wake first, this one would go on for a moment.
+    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
 def _rows() -> Iterator[tuple[str]]:
