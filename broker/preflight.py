@@ -24,6 +24,7 @@ from broker.own_certificate import own_trust_domain, read_certificate
 from broker.sources.anchor_copy import AnchorsNotFetched
 from broker.sources.trust_files import load_trust, read_anchors
 from provisioning.pki.crl import CrlRefused, parse, split
+from provisioning.pki.extension import extension
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 
 _ASKS = ClientCertificate.REQUIRED
@@ -98,11 +99,9 @@ def _credential(config: BrokerConfig) -> Iterator[str]:
 
 
 def _for_servers(certificate: x509.Certificate) -> bool:
-    try:
-        purposes = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        return True
-    return bool({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & set(purposes))
+    purposes = extension(certificate, x509.ExtendedKeyUsage)
+    wanted = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
+    return purposes is None or not wanted.isdisjoint(purposes)
 
 
 def _lists(config: BrokerConfig) -> Iterator[str]:

@@ -27,6 +27,7 @@ from cryptography import x509
 from sqlalchemy.engine import Connection
 
 from provisioning.ca.issuer import IssuanceRequest, Issuer
+from provisioning.ca.name_policy import addresses_of
 from provisioning.ca.profile import Profile, ProfileName
 from provisioning.ca.server_names import IpAddress, split_names
 from provisioning.enrolment.operator_roles import change_operator_role
@@ -87,7 +88,7 @@ class OwnCredentials:
             return False
         path = self.files.certificate(SERVER)
         current = read_certificate(path)
-        await self._issue_server(*split_names(self.server_names or _names_of(current)))
+        await self._issue_server(*(split_names(self.server_names) if self.server_names else _names_of(current)))
         log.info("server certificate renewed", file=str(path), was_good_until=current.not_valid_after_utc)
         return True
 
@@ -108,8 +109,10 @@ class OwnCredentials:
     def _fits(self, certificate: x509.Certificate) -> bool:
         if certificate_key(certificate)[0] != self.issuer.key_id:
             return False
-        if self.server_names and _as_sets(self.server_names) != _as_sets(_names_of(certificate)):
-            return False
+        if self.server_names:
+            pairs = zip(split_names(self.server_names), _names_of(certificate), strict=True)
+            if any(set(wanted) != set(held) for wanted, held in pairs):
+                return False
         try:
             return load_key(self.files.key(SERVER)).public_key() == certificate.public_key()
         except KeyFileError:
@@ -149,10 +152,9 @@ class OwnCredentials:
             certificates.add(connection, certificates.issued(certificate), device.id, now)
             device_keys.claim(connection, spki_fingerprint(certificate.public_key()), device.id)
             for name in dns_names:  # No device is to be given it: it could pose as the service.
-                if not host_names.claim(connection, name, device.id, now):
-                    other = host_names.holder(connection, name)
-                    if other is not None and other.role is Role.DEVICE:
-                        log.warning("a device has this server's host name", host_name=name, device=other.name)
+                other = host_names.keep_from_devices(connection, name, device.id, now)
+                if other is not None:
+                    log.warning("a device has this server's host name", host_name=name, device=other.name)
             signed = facts | {"not_after": str(certificate.not_valid_after_utc)}
             audit.append(connection, now, SERVER_NAME, Action.CERTIFICATE_SIGNED, identity.name, signed)
 
@@ -165,14 +167,10 @@ class OwnCredentials:
                 draft.rename(path)
 
 
-def _names_of(certificate: x509.Certificate) -> list[str]:
+def _names_of(certificate: x509.Certificate) -> tuple[tuple[str, ...], tuple[IpAddress, ...]]:
+    """Return the host names and the addresses in *certificate*."""
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
-
-
-def _as_sets(names: Sequence[str]) -> tuple[frozenset[str], frozenset[IpAddress]]:
-    dns_names, addresses = split_names(names)
-    return frozenset(dns_names), frozenset(addresses)
+    return tuple(names.get_values_for_type(x509.DNSName)), addresses_of(names)
 
 
 def replace_file(path: Path, content: bytes) -> None:

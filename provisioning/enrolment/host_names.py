@@ -17,7 +17,6 @@ from sqlalchemy.engine import Connection
 from provisioning.ca.name_policy import NameRefused, SubjectNames
 from provisioning.enrolment.attempt import Attempt
 from provisioning.errors import Code
-from provisioning.pki.identity import Role
 from provisioning.store import host_names
 from provisioning.store.devices import Device
 
@@ -49,10 +48,8 @@ def keep_granted(connection: Connection, granted: Sequence[str], device: Device,
     Other servers may share it. A server that renews keeps its names, whoever has come by one meanwhile.
     """
     for name in granted:
-        if host_names.claim(connection, name, device.id, attempt.now):
-            continue
-        other = host_names.holder(connection, name)
-        if other is None or other.role is not Role.DEVICE:
+        other = host_names.keep_from_devices(connection, name, device.id, attempt.now)
+        if other is None:
             continue
         if not attempt.renewal:
             raise NameRefused(

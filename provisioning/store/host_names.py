@@ -82,6 +82,14 @@ def claim(connection: Connection, name: str, device_id: int, now: datetime) -> b
     return _MOVE.run(connection, {"wanted": name, "holder": holder.id, "new_device": new}) == 1 and new == device_id
 
 
+def keep_from_devices(connection: Connection, name: str, server_id: int, now: datetime) -> Device | None:
+    """Make the host name a server's; return the device that has it *now*, None if it is no device's."""
+    if claim(connection, name, server_id, now):
+        return None
+    other = holder(connection, name)
+    return other if other is not None and other.role is Role.DEVICE else None
+
+
 def _another_server(connection: Connection, name: str, holder: Device, now: datetime) -> int | None:
     """Return the id of a server that has a certificate with the host name beside *holder*, None if none has."""
     found = _OF_OTHER_SERVERS.rows(connection, {"holder": holder.id, "now": now})
