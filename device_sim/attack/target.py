@@ -1,7 +1,7 @@
 """What is attacked: a broker, the CA that it trusts, and the ways to enrol and revoke there.
 
 The cases know only this. Who stands behind it, our own broker and service, Debian's mosquitto, or a stranger's broker
-with a CRL file, is decided by `fleetgate_target`, `mosquitto_target`, `running_fleetgate` and `attacking.chosen`.
+with a CRL file, is decided by `fleetgate_target`, `mosquitto_target`, `running_fleetgate` and `choosing`.
 """
 
 from __future__ import annotations

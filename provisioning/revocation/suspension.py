@@ -230,8 +230,7 @@ class SuspensionService:
                 raise _final(certificate)
             _check_not_on_trial(connection, certificate)
             device = certificate.device
-            if device.state in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}:  # Its portion is still to come.
-                raise Refused(Code.REVOCATION_FINAL, f"{device.name} is {device.state}, which is final")
+            _check_not_over(device)  # Its portion is still to come.
             if device.state is DeviceState.SUSPENDED:
                 raise Refused(Code.DEVICE_SUSPENDED, f"{device.name} is suspended as a whole: resume the device")
             _check_nothing_is_left(connection, device)
@@ -254,11 +253,8 @@ class SuspensionService:
 
 def _to_be_suspended(connection: Connection, name: str, occasion: Occasion) -> Device:
     """Return the device, locked; raise `Refused` if it is not to be suspended."""
-    device = devices.find(connection, name, for_update=True)
-    if device is None:
-        raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
-    if device.state in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}:
-        raise Refused(Code.REVOCATION_FINAL, f"{name} is {device.state}: there is nothing left to suspend")
+    device = _locked(connection, name)
+    _check_not_over(device, ": there is nothing left to suspend")
     check_not_the_service(device)
     occasion.check(connection, device)
     return device
@@ -275,12 +271,23 @@ def _suspend(connection: Connection, device: Device, now: datetime) -> bool:
 
 def _to_be_resumed(connection: Connection, name: str) -> Device:
     """Return the device, locked; raise `Refused` if it is not to be resumed."""
+    device = _locked(connection, name)
+    _check_not_over(device)
+    return device
+
+
+def _locked(connection: Connection, name: str) -> Device:
+    """Return the device, locked; raise `Refused` if there is none."""
     device = devices.find(connection, name, for_update=True)
     if device is None:
         raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
-    if device.state in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}:
-        raise Refused(Code.REVOCATION_FINAL, f"{name} is {device.state}, which is final")
     return device
+
+
+def _check_not_over(device: Device, why: str = ", which is final") -> None:
+    """Raise `Refused` for a device that was ended."""
+    if device.state in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}:
+        raise Refused(Code.REVOCATION_FINAL, f"{device.name} is {device.state}{why}")
 
 
 def _place(certificate: StoredCertificate) -> int:
