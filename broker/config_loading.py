@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from broker.config import PREFIX, BrokerConfig, FileValues
-from broker.config_hints import MOSQUITTO, hint
+from broker.config_hints import MOSQUITTO, hint, of_mosquitto
 from broker.limits import Limits
 from broker.listener_settings import ListenerSettings
 from broker.trust_settings import TrustSettings
@@ -66,7 +66,16 @@ def read_file(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
+        raise ConfigError(f"{path} is {_no_toml(path, error)}") from error
+
+
+def _no_toml(path: Path, error: ValueError) -> str:
+    """Return what *path* is, and what to do."""
+    text = path.read_text(errors="replace")
+    told = of_mosquitto(text, BrokerConfig.model_fields, {each.name for each in fields(Limits)})
+    if not told:
+        return f"not TOML: {error}"
+    return "\n".join(("mosquitto's, and not TOML; what to do with its settings:", *told))
 
 
 def read_texts(path: Path | None, *keys: str) -> dict[str, str]:
