@@ -20,6 +20,7 @@ from broker.config_hints import MOSQUITTO, hint, of_mosquitto
 from broker.limits import Limits
 from broker.listener_settings import ListenerSettings
 from broker.trust_settings import TrustSettings
+from provisioning.service_links import service_link
 
 _TABLES = frozenset({"trust", "listener", "plugins"})
 _JSON_TABLES = {
@@ -93,9 +94,11 @@ def read_texts(path: Path | None, *keys: str) -> dict[str, str]:
 
 def _refuse_unknown_variables() -> None:
     """Raise `ConfigError` for a variable that looks like a setting and is none: a mistyped limit would do nothing."""
-    for variable in os.environ:
+    for variable, value in os.environ.items():
         if not variable.startswith(PREFIX):
             continue
+        if made := service_link(variable.removeprefix(PREFIX), value):
+            raise ConfigError(f"{variable}: {made}")
         key, _, limit = variable.removeprefix(PREFIX).lower().partition("__")
         known_limit = not limit or (key == "limits" and limit in {each.name for each in fields(Limits)})
         if key not in BrokerConfig.model_fields or not known_limit:
