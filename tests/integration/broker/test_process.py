@@ -265,6 +265,23 @@ def test_a_state_directory_that_cannot_be_written_is_said_before_the_token_is_sp
         assert broker.events("ENROLLED")
 
 
+def test_a_state_directory_where_others_write_is_said_before_the_token_is_spent(
+    service: ProvisioningService, tmp_path: Path
+) -> None:
+    broker = BrokerProcess.enrolled(tmp_path / "b", service)
+    state = tmp_path / "b" / "state"
+    state.mkdir()
+    state.chmod(0o777)
+    code, said = broker.fail()
+    assert code == 1
+    assert said.startswith(f"fleet-broker: {state} has mode 0777: others may write to it")
+    assert "Traceback" not in said
+    assert not list(state.iterdir())
+    state.chmod(0o755)
+    with broker:
+        assert broker.events("ENROLLED")
+
+
 # Renewal
 
 # A certificate's life begins a minute before it is issued, and is renewed at two thirds: 10 seconds after enrolment,
