@@ -29,7 +29,7 @@ class Most(Generic[Key]):
     def __init__(self) -> None:
         self._counts: dict[Key, int] = {}
         self._levels: list[OrderedDict[Key, None]] = [OrderedDict()]
-        """Who has so many, by how many; the last is of the highest count. (The first of a dict is behind all that were.)"""
+        """Who has so many, by how many; the last is of the highest count. (A dict's first is behind all it had.)"""
 
     def of(self, key: Key) -> int:
         """Return how many *key* has."""
