@@ -42,7 +42,7 @@ from typing import Any, NoReturn
 LARGEST_ORDER = 128 * 1024
 """Bytes: arguments and environment."""
 STREAMS = 3
-READ_WHEN_USED = {"HOME", "OLDPWD", "PATH", "PWD", "PYTEST_CURRENT_TEST", "SHLVL", "TMPDIR", "_"}
+READ_WHEN_USED = {"HOME", "OLDPWD", "PATH", "PWD", "PYTEST_CURRENT_TEST", "SHLVL", "SOFTHSM2_CONF", "TMPDIR", "_"}
 OF_THE_PROGRAM = "FLEET_"
 """What a variable's name begins with that is read after the imports: a forked process may have its own."""
 
