@@ -78,7 +78,7 @@ def test_a_certificate_of_its_own_that_has_ended_is_said_at_the_start(pki: Pki, 
 
 
 def test_it_starts_again_after_kill_9_and_on_the_same_port(pki: Pki, tmp_path: Path) -> None:
-    broker = BrokerProcess.with_files(tmp_path / "b", pki).afresh()
+    broker = BrokerProcess.with_files(tmp_path / "b", pki)
     anchors = tmp_path / "b" / "anchors.pem"
     holder = pki.device("meter")
     with broker, TlsClient(broker.port, anchors, holder.credential) as client:
