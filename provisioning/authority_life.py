@@ -1,4 +1,4 @@
-"""The life of a fleet's issuing CAs: successors announced, activated, retired; one revoked.
+"""The life of a fleet's issuing CAs: successors announced, activated, retired.
 
 Theory
 ------
@@ -18,7 +18,8 @@ Rules
 -----
 1. No step that would have a device refused is taken without being told so in words.
 2. A certificate of a root's is checked before it is signed here and before it is believed from there.
-3. What a revoked CA has issued is revoked with it, one by one: every relying party has a way to hear of it.
+
+One that is not to end by itself is revoked: `provisioning.authority_revocation`.
 """
 
 from __future__ import annotations
@@ -43,26 +44,20 @@ from provisioning.ca.ceremony import (
     issuing_ca_name,
     sign_issuing_ca,
 )
-from provisioning.ca.issuer import Issuer, IssuerUrls
+from provisioning.ca.issuer import IssuerUrls
 from provisioning.ceremony_transcript import Transcript, operator_name
 from provisioning.config import Settings
 from provisioning.errors import ConfigurationError
 from provisioning.files import AuthorityFiles, pem_of
 from provisioning.issuing_lines import check_line, line_of, next_name, root_for, shown_line
-from provisioning.issuing_policy import profiles_of
-from provisioning.own_credentials import OPERATOR_NAME, SERVER_NAME, OwnCredentials, replace_file
+from provisioning.own_credentials import SERVER_NAME, replace_file
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import PrivateKey
-from provisioning.pki.revocation import RevocationReason
-from provisioning.revocation.grounds import grounds_of
-from provisioning.revocation.of_authority import RevokedAuthority, revoke_authority
 from provisioning.signers.places import SignerPlaces
-from provisioning.store import audit, authorities, groups, operators, serials
+from provisioning.store import audit, authorities, groups, serials
 from provisioning.store.audit import Action
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority, described
 from provisioning.store.database import Database
-from provisioning.store.devices import DeviceState
-from provisioning.store.serials import SerialNumbers
 
 WAITING: Final = timedelta(days=1)
 """How long an announced CA waits until it is activated: relying parties fetch the bundle when they do."""
@@ -151,7 +146,7 @@ class AuthorityLife:
 
         def transaction(connection: Connection) -> str:
             found = authorities.every(connection, for_update=True)
-            chosen = _chosen(found, name, AuthorityState.ANNOUNCED, "announced")
+            chosen = only_one(found, name, AuthorityState.ANNOUNCED, "announced")
             ready = chosen.created_at + WAITING
             if waiting and now < ready:
                 raise ConfigurationError(
@@ -175,7 +170,7 @@ class AuthorityLife:
         now = self.clock()
 
         def transaction(connection: Connection) -> str:
-            chosen = _chosen(authorities.every(connection, for_update=True), name, AuthorityState.RETIRING, "retiring")
+            chosen = only_one(authorities.every(connection, for_update=True), name, AuthorityState.RETIRING, "retiring")
             last, renewable = _last_use(connection, chosen)
             if last is not None and now < last:
                 raise ConfigurationError(
@@ -203,7 +198,7 @@ class AuthorityLife:
 
         def transaction(connection: Connection) -> str:
             found = [each for each in authorities.every(connection, for_update=True) if each.line == line]
-            chosen = _chosen(found, None, AuthorityState.ACTIVE, f"active in line {line!r}")
+            chosen = only_one(found, None, AuthorityState.ACTIVE, f"active in line {line!r}")
             if bound := groups.bound_to(connection, line):
                 raise ConfigurationError(
                     f"line {line} certifies the devices of {', '.join(bound)}: give them another one first, "
@@ -214,79 +209,6 @@ class AuthorityLife:
             return chosen.name
 
         return await self.database.write(transaction)
-
-    async def revoke(
-        self, name: str, reason: RevocationReason, invalidity_date: datetime | None = None
-    ) -> RevokedAuthority:
-        """Revoke an issuing CA and all that it has issued; return what that was. The root's CRL says so next.
-
-        *invalidity_date* is since when its key is known or suspected to be in other hands (RFC 5280 §5.3.2).
-        """
-        grounds = grounds_of(reason, invalidity_date, self.clock())
-        await self.to_revoke(name)
-        by = operator_name()
-        outcome = await self.database.write(
-            lambda connection: revoke_authority(connection, name, grounds, by=by, now=self.clock())
-        )
-        await self.write_bundle()
-        return outcome
-
-    async def to_revoke(self, name: str) -> StoredAuthority:
-        """Return the issuing CA called *name*; raise `ConfigurationError` if there is none, or it cannot be revoked."""
-        found = await self.every()
-        chosen = next((each for each in found if each.name == name and each.kind is AuthorityKind.ISSUING), None)
-        if chosen is None:
-            raise ConfigurationError(f"there is no issuing CA {name!r}; there are {described(found)}")
-        if chosen.state is AuthorityState.REVOKED:
-            raise ConfigurationError(f"{name} is revoked already")
-        if chosen.state is AuthorityState.ACTIVE:
-            raise ConfigurationError(
-                f"{name} is the one that issues: begin a successor and activate it --without-waiting first, or end a "
-                "line that no group is bound to"
-            )
-        root = next(
-            (
-                each
-                for each in found
-                if each.kind is AuthorityKind.ROOT and is_issued_by(chosen.certificate, each.certificate)
-            ),
-            None,
-        )
-        if root is None or not self.places.holds(root.name):
-            raise ConfigurationError(
-                f"the root that has signed {name} has to sign a CRL, and its key is not here: bring it back first"
-            )
-        return chosen
-
-    async def renew_operator(self, revoked: RevokedAuthority) -> bool:
-        """Issue the first operator's certificate again, if it was among what was revoked; return whether it was.
-
-        While another admin can get in, one who is suspended stays so, and the role stays what it is; else there has to
-        be one who can.
-        """
-        first = next((each.device for each in revoked.affected if each.device.name == OPERATOR_NAME), None)
-        if first is None:
-            return False
-        others = await self.database.write(lambda connection: operators.usable_admins(connection, self.clock()))
-        if others and first.state is not DeviceState.ACTIVE:
-            return False
-        of_line = [each for each in await self.every() if each.line == DEFAULT_LINE]
-        active = _chosen(of_line, None, AuthorityState.ACTIVE, "active")
-        url = self.settings.public_http_url
-        urls = None if url is None else urls_of(str(url), active.name)
-        issuer = Issuer(active.certificate, self.places.open_for(active.name, active.certificate), urls)
-        numbers = SerialNumbers(self.database)
-        await OwnCredentials(
-            self.files,
-            issuer,
-            self.database,
-            numbers,
-            profiles_of(self.settings),
-            self.settings.trust_domain,
-            self.clock,
-        ).issue_operator(as_admin=not others)
-        await numbers.release()
-        return True
 
     async def write_bundle(self) -> None:
         """Write the trust anchors as they are now; a running service does so too."""
@@ -401,7 +323,8 @@ def _last_use(connection: Connection, ca: StoredAuthority) -> tuple[datetime | N
     return max(ends.values(), default=None), max(uses, default=None)
 
 
-def _chosen(found: list[StoredAuthority], name: str | None, state: AuthorityState, word: str) -> StoredAuthority:
+def only_one(found: list[StoredAuthority], name: str | None, state: AuthorityState, word: str) -> StoredAuthority:
+    """Return the issuing CA in *state*, called *name* if that is said; raise `ConfigurationError` unless it is one."""
     fit = [each for each in found if each.kind is AuthorityKind.ISSUING and each.state is state]
     if name is not None:
         fit = [each for each in fit if each.name == name]

@@ -67,6 +67,7 @@ _IMPORTED = {
         "provisioning.api.whole_revocations",
         "provisioning.authority",
         "provisioning.authority_life",
+        "provisioning.authority_revocation",
         "provisioning.ceremony_transcript",
         "provisioning.client.enrolment",
         "provisioning.core_dumps",

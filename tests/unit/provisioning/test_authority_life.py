@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 from provisioning.audit_key import read_audit_key
 from provisioning.authority import found
 from provisioning.authority_life import WAITING, AuthorityLife
+from provisioning.authority_revocation import AuthorityRevocation
 from provisioning.ca.ceremony import CertificateAuthority, IssuingCaRequest, issuing_ca_name, sign_issuing_ca
 from provisioning.ca.issuer import Issuer
 from provisioning.ceremony_transcript import Transcript, digest_of
@@ -149,7 +150,7 @@ async def test_one_successor_waits_at_a_time_unless_another_is_asked_for(fleet_c
             await again()
     assert not (fleet_cas.settings.directory / "issuing-3.key").exists()
     assert await life.begin("meters") == "issuing-meters-1", "another line waits for nobody"
-    await life.revoke("issuing-2", RevocationReason.SUPERSEDED)
+    await AuthorityRevocation(life).revoke("issuing-2", RevocationReason.SUPERSEDED)
     assert await life.begin() == "issuing-3"
     await life.activate("issuing-3", waiting=False)
     assert await life.begin() == "issuing-4"
@@ -172,10 +173,10 @@ async def test_one_root_waits_at_a_time_unless_another_is_asked_for(fleet_cas: C
 async def test_what_cannot_be_revoked_is_said_before_anything_is_done(fleet_cas: Ceremonies) -> None:
     life = fleet_cas.life
     await life.begin()
-    await life.revoke("issuing-2", RevocationReason.SUPERSEDED)
+    await AuthorityRevocation(life).revoke("issuing-2", RevocationReason.SUPERSEDED)
     for name, words in (("nosuch", "no issuing CA 'nosuch'"), ("issuing-2", "revoked already"), ("root-ca", "no issu")):
         with pytest.raises(ConfigurationError, match=words):
-            await life.to_revoke(name)
+            await AuthorityRevocation(life).to_revoke(name)
 
 
 async def test_a_ca_that_is_revoked_or_retired_signs_nothing_from_that_commit_on(fleet_cas: Ceremonies) -> None:
@@ -184,7 +185,7 @@ async def test_a_ca_that_is_revoked_or_retired_signs_nothing_from_that_commit_on
     issuing = Issuing(Issuer(certificate, SignerPlaces(files, fleet_cas.settings).open("issuing-ca")))
     await fleet_cas.successor()
     await fleet_cas.database.read(issuing.check)  # A process that has not heard yet may end what it began.
-    await fleet_cas.life.revoke("issuing-ca", RevocationReason.CA_COMPROMISE)
+    await AuthorityRevocation(fleet_cas.life).revoke("issuing-ca", RevocationReason.CA_COMPROMISE)
     with pytest.raises(Refused) as caught:
         await fleet_cas.database.read(issuing.check)
     assert caught.value.code is Code.UNAVAILABLE
@@ -193,7 +194,7 @@ async def test_a_ca_that_is_revoked_or_retired_signs_nothing_from_that_commit_on
 async def test_a_revoked_ca_is_first_in_the_feed_and_its_certificates_follow(fleet_cas: Ceremonies) -> None:
     await fleet_cas.successor()
     since = fleet_cas.clock() - timedelta(days=1)
-    outcome = await fleet_cas.life.revoke("issuing-ca", RevocationReason.SUPERSEDED, since)
+    outcome = await AuthorityRevocation(fleet_cas.life).revoke("issuing-ca", RevocationReason.SUPERSEDED, since)
     assert {each.device.name for each in outcome.affected} == {"admin", "provisioning"}
     events = await fleet_cas.database.read(lambda connection: revocations.after(connection, 0, 100))
     assert events[0].device == "ca:issuing-ca"
@@ -202,7 +203,7 @@ async def test_a_revoked_ca_is_first_in_the_feed_and_its_certificates_follow(fle
     }  # fmt: skip
     assert {each.invalidity_date for each in events} == {since.replace(microsecond=0)}
     assert [each.sequence for each in events] == list(range(1, len(events) + 1))
-    assert await fleet_cas.life.renew_operator(outcome)
+    assert await AuthorityRevocation(fleet_cas.life).renew_operator(outcome)
     operator = AuthorityFiles(fleet_cas.settings.directory).certificate("operator")
     assert "issuing CA 2" in x509.load_pem_x509_certificate(operator.read_bytes()).issuer.rfc4514_string()
 
@@ -232,7 +233,7 @@ async def test_what_is_said_of_a_ca_only_is_not_said_of_what_it_has_issued(
         revocations.add(connection, [on_hold], reason=hold, revoked_at=now, revoked_by="admin")
 
     await fleet_cas.database.write(held)
-    outcome = await fleet_cas.life.revoke(ca.name, reason)
+    outcome = await AuthorityRevocation(fleet_cas.life).revoke(ca.name, reason)
     assert len(outcome.affected) == 3, "one on hold, and two fresh"
     _, *events = await fleet_cas.database.read(lambda connection: revocations.after(connection, 0, 100))
     assert (events[0].device, events[0].reason) == (f"ca:{ca.name}", reason)
@@ -267,8 +268,8 @@ async def test_the_first_operator_gets_back_what_he_had_while_another_admin_can_
     await fleet_cas.database.write(another)
     if suspended:
         await SuspensionService(fleet_cas.database, fleet_cas.clock, ()).suspend_device("admin", by="boss")
-    outcome = await fleet_cas.life.revoke("issuing-ca", RevocationReason.CA_COMPROMISE)
-    assert await fleet_cas.life.renew_operator(outcome) is not suspended
+    outcome = await AuthorityRevocation(fleet_cas.life).revoke("issuing-ca", RevocationReason.CA_COMPROMISE)
+    assert await AuthorityRevocation(fleet_cas.life).renew_operator(outcome) is not suspended
     assert await fleet_cas.database.read(lambda connection: operators.role_of(connection, "admin")) == "auditor"
     stored = await fleet_cas.database.read(lambda connection: device_inventory.find(connection, "admin", now))
     assert stored is not None
