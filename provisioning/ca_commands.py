@@ -114,7 +114,9 @@ def export_csr(
     """  # noqa: D301
 
     async def work(life: AuthorityLife) -> Facts:
-        write_new(output, await life.export_csr(line, another=another))
+        from provisioning.next_authority import NextAuthority
+
+        write_new(output, await NextAuthority(life).export_csr(line, another=another))
         life.transcript.say(f"Written: {output}")
         return {"request": str(output)}
 
@@ -136,7 +138,11 @@ def import_certificate(
     """  # noqa: D301
 
     async def work(life: AuthorityLife) -> Facts:
-        return _announced(life, await life.announce(read_file(certificate), None if root is None else read_file(root)))
+        from provisioning.next_authority import NextAuthority
+
+        return _announced(
+            life, await NextAuthority(life).announce(read_file(certificate), None if root is None else read_file(root))
+        )
 
     ceremony.hold("ca import", work)
 
@@ -160,7 +166,9 @@ def begin(
     """  # noqa: D301
 
     async def work(life: AuthorityLife) -> Facts:
-        return _announced(life, await life.begin(line, root, another=another))
+        from provisioning.next_authority import NextAuthority
+
+        return _announced(life, await NextAuthority(life).begin(line, root, another=another))
 
     ceremony.hold("ca rollover begin", work)
 

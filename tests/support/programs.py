@@ -74,6 +74,7 @@ _IMPORTED = {
         "provisioning.doctor",
         "provisioning.doctor_authorities",
         "provisioning.logs",
+        "provisioning.next_authority",
         "provisioning.root_life",
         "provisioning.store.company",
         "provisioning.workers",

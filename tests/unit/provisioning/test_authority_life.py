@@ -26,6 +26,7 @@ from provisioning.enrolment.issuing import Issuing
 from provisioning.enrolment.operator_roles import change_operator_role
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.files import AuthorityFiles
+from provisioning.next_authority import NextAuthority
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.pki.keys import generate_key
@@ -65,7 +66,7 @@ class Ceremonies:
 
     async def successor(self) -> str:
         """Begin and activate the next issuing CA, a day later."""
-        await self.life.begin()
+        await NextAuthority(self.life).begin()
         self.clock.advance(WAITING)
         return await self.life.activate()
 
@@ -90,7 +91,7 @@ async def fleet_cas(tmp_path: Path) -> AsyncIterator[Ceremonies]:
 
 
 async def test_relying_parties_are_given_a_day(fleet_cas: Ceremonies) -> None:
-    assert await fleet_cas.life.begin() == "issuing-2"
+    assert await NextAuthority(fleet_cas.life).begin() == "issuing-2"
     with pytest.raises(ConfigurationError, match=r"until 2027-03-02 12:00 UTC to fetch the bundle, or say --without"):
         await fleet_cas.life.activate()
     fleet_cas.clock.advance(WAITING)
@@ -131,8 +132,8 @@ async def test_a_ca_whose_certificates_may_be_renewed_after_their_end_is_not_ret
 async def test_who_is_meant_is_asked_where_it_is_not_clear(fleet_cas: Ceremonies) -> None:
     with pytest.raises(ConfigurationError, match=r"no issuing CA is announced; there are .*issuing-ca \(active\)"):
         await fleet_cas.life.activate()
-    await fleet_cas.life.begin()
-    await fleet_cas.life.begin(another=True)
+    await NextAuthority(fleet_cas.life).begin()
+    await NextAuthority(fleet_cas.life).begin(another=True)
     with pytest.raises(ConfigurationError, match=r"issuing-2 \(announced\), issuing-3 \(announced\): name the one"):
         await fleet_cas.life.activate(waiting=False)
     assert await fleet_cas.life.activate("issuing-3", waiting=False) == "issuing-3"
@@ -140,21 +141,21 @@ async def test_who_is_meant_is_asked_where_it_is_not_clear(fleet_cas: Ceremonies
 
 async def test_one_successor_waits_at_a_time_unless_another_is_asked_for(fleet_cas: Ceremonies) -> None:
     life = fleet_cas.life
-    await life.begin()
+    await NextAuthority(life).begin()
     waits = (
         r"line default has its next CA already, issuing-2: ca rollover activate issuing-2 has it issue, "
         r"ca revoke issuing-2 --reason superseded ends it, --another makes one more"
     )
-    for again in (life.begin, life.export_csr):
+    for again in (NextAuthority(life).begin, NextAuthority(life).export_csr):
         with pytest.raises(ConfigurationError, match=waits):
             await again()
     assert not (fleet_cas.settings.directory / "issuing-3.key").exists()
-    assert await life.begin("meters") == "issuing-meters-1", "another line waits for nobody"
+    assert await NextAuthority(life).begin("meters") == "issuing-meters-1", "another line waits for nobody"
     await AuthorityRevocation(life).revoke("issuing-2", RevocationReason.SUPERSEDED)
-    assert await life.begin() == "issuing-3"
+    assert await NextAuthority(life).begin() == "issuing-3"
     await life.activate("issuing-3", waiting=False)
-    assert await life.begin() == "issuing-4"
-    assert await life.begin(another=True) == "issuing-5"
+    assert await NextAuthority(life).begin() == "issuing-4"
+    assert await NextAuthority(life).begin(another=True) == "issuing-5"
 
 
 async def test_one_root_waits_at_a_time_unless_another_is_asked_for(fleet_cas: Ceremonies) -> None:
@@ -165,14 +166,14 @@ async def test_one_root_waits_at_a_time_unless_another_is_asked_for(fleet_cas: C
     assert not (fleet_cas.settings.directory / "root-3.key").exists()
     await roots.retire("root-2")
     assert await roots.begin() == "root-3"
-    await fleet_cas.life.begin()
+    await NextAuthority(fleet_cas.life).begin()
     assert await roots.begin() == "root-4"
     assert await roots.begin(another=True) == "root-5"
 
 
 async def test_what_cannot_be_revoked_is_said_before_anything_is_done(fleet_cas: Ceremonies) -> None:
     life = fleet_cas.life
-    await life.begin()
+    await NextAuthority(life).begin()
     await AuthorityRevocation(life).revoke("issuing-2", RevocationReason.SUPERSEDED)
     for name, words in (("nosuch", "no issuing CA 'nosuch'"), ("issuing-2", "revoked already"), ("root-ca", "no issu")):
         with pytest.raises(ConfigurationError, match=words):
@@ -295,7 +296,7 @@ async def test_a_root_is_retired_when_nothing_lives_under_it(fleet_cas: Ceremoni
 
 async def test_a_weak_key_or_another_s_certificate_is_not_announced(fleet_cas: Ceremonies) -> None:
     life, settings = fleet_cas.life, fleet_cas.settings
-    await life.export_csr()
+    await NextAuthority(life).export_csr()
     root_key = SignerPlaces(AuthorityFiles(settings.directory), settings).open("root-ca")
     root = x509.load_pem_x509_certificate((settings.directory / "root-ca.crt").read_bytes())
 
@@ -306,9 +307,9 @@ async def test_a_weak_key_or_another_s_certificate_is_not_announced(fleet_cas: C
         fleet_cas.clock(),
     )
     with pytest.raises(ConfigurationError, match="no key waits for this certificate"):
-        await life.announce(stranger.public_bytes(Encoding.PEM))
+        await NextAuthority(life).announce(stranger.public_bytes(Encoding.PEM))
     with pytest.raises(ConfigurationError, match="is no PEM certificate"):
-        await life.announce(b"nonsense")
+        await NextAuthority(life).announce(b"nonsense")
 
 
 async def test_every_step_is_in_the_audit_log_before_and_after(fleet_cas: Ceremonies) -> None:
@@ -320,7 +321,7 @@ async def test_every_step_is_in_the_audit_log_before_and_after(fleet_cas: Ceremo
 
 
 async def test_a_transcript_has_what_was_shown(fleet_cas: Ceremonies) -> None:
-    await fleet_cas.life.begin()
+    await NextAuthority(fleet_cas.life).begin()
     transcript = fleet_cas.life.transcript
     assert transcript.text.decode().splitlines() == fleet_cas.shown
     assert any("SHA-256" in line for line in fleet_cas.shown)
@@ -337,7 +338,7 @@ def test_states_are_trusted_or_not() -> None:
 
 async def test_life_ends_with_the_root_s(fleet_cas: Ceremonies) -> None:
     fleet_cas.clock.advance(timedelta(days=3000))
-    await fleet_cas.life.begin()
+    await NextAuthority(fleet_cas.life).begin()
     found_cas = await fleet_cas.database.read(authorities.every)
     ends = {each.name: each.certificate.not_valid_after_utc for each in found_cas}
     assert ends["issuing-2"] == ends["root-ca"]
