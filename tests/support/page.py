@@ -11,7 +11,8 @@ Rules
 2. Shown output must come whole, line for line. "…" stands for whatever differs from run to run: within a line for any
    text, alone on a line for any number of lines.
 3. A step without shown output must succeed.
-4. The page names the standard ports; here each becomes a free one, in commands, output and settings alike.
+4. The programs are forked (`tests.support.programs`): how they start is tested elsewhere.
+5. The page names the standard ports; here each becomes a free one, in commands, output and settings alike.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ import contextlib
 import os
 import re
 import select
+import shlex
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from tests.support.provisioning import REPOSITORY
+from tests.support.fork_server import lasting
+from tests.support.programs import REPOSITORY, forking_python
 
 STEP_SECONDS = 60
 PORTS = {
@@ -121,9 +123,13 @@ class Terminal:
     def __enter__(self) -> Self:
         programs = self._directory / "programs"
         programs.mkdir(parents=True)
+        python = shlex.quote(forking_python(*_PROGRAMS.values()))
+        # The shell's tools speak English; ours know no other language, and are forked in the tests' own environment.
+        own = os.environ.get("LC_ALL")
+        language = "unset LC_ALL" if own is None else f"LC_ALL={shlex.quote(own)}"
         for program, package in _PROGRAMS.items():
             file = programs / program
-            file.write_text(f'#!/bin/sh\nexec {sys.executable} -m {package} "$@"\n', encoding="utf-8")
+            file.write_text(f'#!/bin/sh\n{language}\nexec {python} -m {package} "$@"\n', encoding="utf-8")
             file.chmod(0o755)
         home = self._directory / "home"
         home.mkdir()
@@ -134,6 +140,7 @@ class Terminal:
             stderr=subprocess.STDOUT,
             cwd=home,
             env={
+                **lasting(os.environ),
                 "PATH": f"{programs}:{os.environ['PATH']}",
                 "HOME": str(home),
                 "TMPDIR": str(home),
