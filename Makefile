@@ -7,9 +7,6 @@ COMPILED := .build/compiled/.installed
 # The tests wait for sockets, disks and processes as much as they work: two workers more than there are cores.
 WORKERS ?= $(shell expr $$(nproc) + 2)
 PYTEST  := pytest -n $(WORKERS) --dist worksteal
-# What runs on what deploy/compiled/setup.py compiles. Not again: what judges TLS, which is OpenSSL's either way.
-TESTS_OF_COMPILED := tests/unit/broker tests/properties tests/conformance tests/integration/broker \
-	--ignore-glob='*/test_judged_by_*.py'
 # Python keeps what it has compiled to byte code, whatever a container says: the tests start hundreds of processes.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -56,10 +53,11 @@ $(COMPILED): $(VENV)/.installed-dev deploy/build-compiled deploy/compiled/setup.
 	@deploy/build-compiled $(BIN)
 	@touch $@
 
-test-compiled: setup-tests compiled                         ## the broker's tests against the compiled hot path
+test-compiled: setup-tests compiled                         ## what reaches the hot path, against the compiled one
 	rm -rf .build/compiled/tests .build/compiled/docs
 	cp -r tests docs pyproject.toml .build/compiled
-	cd .build/compiled && PYTHONPATH=. $(CURDIR)/$(BIN)/$(PYTEST) $(TESTS_OF_COMPILED) $(PYTEST_ARGS)
+	cd .build/compiled && again=$$($(CURDIR)/$(BIN)/python -m tests.support.compiled_again) && \
+		PYTHONPATH=. $(CURDIR)/$(BIN)/$(PYTEST) $$again $(PYTEST_ARGS)
 
 bench: setup-tests compiled                                 ## broker, compiled, and mosquitto side by side, ratios printed
 	$(BIN)/python benchmarks/side_by_side.py --subject fleetgate-compiled $(BENCH_ARGS)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 from provisioning.starting import importing
 
 with importing():
     from broker.cli import app
+    from provisioning.named_command import named_in
 
 
 def main() -> None:
     """Run the command line."""
-    app()
+    named_in(app, sys.argv[1:])()
 
 
 if __name__ == "__main__":

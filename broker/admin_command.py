@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from broker.admin.unix_socket import OFF, socket_path
-from broker.terminal_text import printable
+from provisioning.printable import printable
 from provisioning.starting import importing
 from provisioning.version_option import version_option
 

@@ -24,8 +24,8 @@ from broker.admin_command import (
     print_json,
     print_table,
 )
-from broker.terminal_text import printable
 from provisioning.command_group import command_group
+from provisioning.printable import printable
 
 _SHOWN = 1000
 

@@ -14,9 +14,9 @@ from typing import Annotated
 import typer
 
 from broker.admin_command import Json, print_json
-from broker.terminal_text import printable
 from provisioning.command_group import command_group
 from provisioning.errors import ConfigurationError
+from provisioning.printable import printable
 
 audit_app = command_group(help="Verify and read the audit log.")
 

@@ -2,10 +2,9 @@
 
 Data goes to standard output (the ready line), logs to standard error. Exit codes: 0 stopped, 1 failed, 2 usage.
 What a command needs beside its arguments it imports when it is called: the broker itself takes a second, and neither
-``--help`` nor a shell that completes a word should wait for it (`tests/unit/test_command_lines.py`).
+``--help`` nor a shell that completes a word should wait for it (`tests/unit/test_command_lines.py`). Nor does it import
+``annotations`` from ``__future__``: Typer would compile those of `run` from text, twice, at every start.
 """
-
-from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated

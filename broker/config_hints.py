@@ -1,4 +1,8 @@
-"""What to write instead of a setting that there is not: mosquitto's names, and names that are nearly right."""
+"""What to write instead of a setting that there is not: mosquitto's names, and names that are nearly right.
+
+Who names a whole mosquitto.conf as his settings is told of each line of it. The page for him is
+docs/coming-from-mosquitto.md (`tests/integration/test_coming_from_mosquitto.py` compares it with the table here).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,30 @@ from typing import Final
 
 _LIMIT: Final = "it is a limit; write it below [limits]"
 _ALWAYS: Final = "remove it: "
+_BRIDGE: Final = "a bridge stays in a mosquitto's own file, and connects as a client: docs/coming-from-mosquitto.md"
+_OF_BRIDGES: Final = frozenset(
+    {
+        "address",
+        "addresses",
+        "cleansession",
+        "clientid",
+        "connection",
+        "idle_timeout",
+        "keepalive_interval",
+        "notification_topic",
+        "notifications",
+        "notifications_local_only",
+        "remote_clientid",
+        "remote_password",
+        "remote_username",
+        "restart_timeout",
+        "round_robin",
+        "start_type",
+        "topic",
+        "try_private",
+    }
+)
+_OF_BRIDGES_BEGIN: Final = ("bridge_", "local_")
 
 MOSQUITTO: Final[Mapping[str, str]] = {
     "acl_file": "the topic policy is policy_file, in TOML; fleet-broker policy show prints the default one",
@@ -17,16 +45,23 @@ MOSQUITTO: Final[Mapping[str, str]] = {
     "bind_address": "write host",
     "capath": "write cafile, with one file of all anchors, or a directory as anchors of a [[trust]] table",
     "ciphers": _ALWAYS + "TLS 1.3 chooses among its own few; allow_tls12 allows older clients",
-    "connection": "bridges are not offered; a bridge connects as a client, see any_client_id",
+    "auth_plugin": "amqtt's plugins are named below [plugins], see docs/plugins.md",
+    "check_retain_source": _ALWAYS + "a retained message is judged when it is published",
+    "clientid_prefixes": _ALWAYS + "a device's client identifier is its certificate's name",
+    "connection_messages": "write log_level",
+    "dhparamfile": _ALWAYS + "TLS 1.3 chooses among its own few",
     "include_dir": "there is one file; give each broker its own",
     "listener": "write a [[listener]] table with port = 8883, or port = 8883 alone",
     "log_dest": _ALWAYS + "the log goes to standard error",
+    "log_timestamp": _ALWAYS + "each line of the log has its time",
     "log_type": "write log_level",
     "max_connections": _LIMIT,
     "max_inflight_bytes": _LIMIT,
     "max_inflight_messages": "write max_inflight below [limits]",
+    "max_qos": _ALWAYS + "every client may use QoS 0, 1 and 2",
     "memory_limit": "what is held is bounded below [limits]: max_queued_bytes, max_backlog, max_retained_bytes",
     "message_size_limit": "write max_packet_size below [limits]",
+    "mount_point": _ALWAYS + "topics begin with the group where the topic policy says so",
     "password_file": _ALWAYS + "the certificate authenticates, there are no passwords",
     "per_listener_settings": _ALWAYS + "a [[listener]] table holds what is one listener's own",
     "persistence_file": "write state_dir; the file in it is broker.db",
@@ -36,11 +71,15 @@ MOSQUITTO: Final[Mapping[str, str]] = {
     "plugin": "amqtt's plugins are named below [plugins], see docs/plugins.md",
     "protocol": "write it in a [[listener]] table: mqtts or wss",
     "psk_file": _ALWAYS + "the certificate authenticates, there are no pre-shared keys",
+    "queue_qos0_messages": _ALWAYS + "messages at QoS 0 are not kept for a client that is away",
     "require_certificate": _ALWAYS + "a client certificate is always required",
+    "retain_available": _ALWAYS + "it is always on; max_retained below [limits] bounds it",
     "set_tcp_nodelay": _ALWAYS + "it is always on",
     "socket_domain": "write host, an IPv4 or IPv6 address",
     "sys_interval": _ALWAYS + "$SYS is published every ten seconds",
+    "tls_engine": "a key in a token is provisioning's, for its CA; the broker's is keyfile",
     "tls_version": "TLS 1.3 is the default; allow_tls12 accepts 1.2 too",
+    "upgrade_outgoing_qos": _ALWAYS + "a message goes out at the lower of its own QoS and the subscription's",
     "use_identity_as_username": _ALWAYS + "a client always is who its certificate names",
     "use_subject_as_username": _ALWAYS + "a client always is who its certificate names",
     "use_username_as_clientid": _ALWAYS + "a device's client identifier is its certificate's name",
@@ -60,8 +99,24 @@ def hint(key: str, known: Collection[str], limits: Collection[str]) -> str:
         return f"; {_LIMIT}"
     if key in MOSQUITTO:
         return f"; {MOSQUITTO[key]}"
+    if key in _OF_BRIDGES or key.startswith(_OF_BRIDGES_BEGIN):
+        return f"; {_BRIDGE}"
     near = difflib.get_close_matches(key, [*known, *(limits if limits != known else ())], n=1)
     if near:
         place = " below [limits]" if near[0] not in known else ""
         return f"; is {near[0]}{place} meant?"
     return "; see docs/reference/settings-of-the-broker.md"
+
+
+def of_mosquitto(text: str, known: Collection[str], limits: Collection[str]) -> list[str]:
+    """Return what becomes of each setting of the mosquitto.conf *text*, a line each; nothing if it is no such file."""
+    told: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        key, _, value = line.strip().partition(" ")
+        if not key or key.startswith("#"):
+            continue
+        if not value or value.lstrip().startswith("=") or not key.isidentifier():
+            return []
+        same = f"write {key} = …, as TOML has it" if key in known and key not in MOSQUITTO else ""
+        told.setdefault(key, f"line {number}: {key}: {same or hint(key, known, limits).removeprefix('; ')}")
+    return list(told.values()) if told.keys() & MOSQUITTO.keys() else []

@@ -16,10 +16,11 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from broker.config import PREFIX, BrokerConfig, FileValues
-from broker.config_hints import MOSQUITTO, hint
+from broker.config_hints import MOSQUITTO, hint, of_mosquitto
 from broker.limits import Limits
 from broker.listener_settings import ListenerSettings
 from broker.trust_settings import TrustSettings
+from provisioning.service_links import service_link
 
 _TABLES = frozenset({"trust", "listener", "plugins"})
 _JSON_TABLES = {
@@ -66,7 +67,16 @@ def read_file(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
+        raise ConfigError(f"{path} is {_no_toml(path, error)}") from error
+
+
+def _no_toml(path: Path, error: ValueError) -> str:
+    """Return what *path* is, and what to do."""
+    text = path.read_text(errors="replace")
+    told = of_mosquitto(text, BrokerConfig.model_fields, {each.name for each in fields(Limits)})
+    if not told:
+        return f"not TOML: {error}"
+    return "\n".join(("mosquitto's, and not TOML; what to do with its settings:", *told))
 
 
 def read_texts(path: Path | None, *keys: str) -> dict[str, str]:
@@ -84,9 +94,11 @@ def read_texts(path: Path | None, *keys: str) -> dict[str, str]:
 
 def _refuse_unknown_variables() -> None:
     """Raise `ConfigError` for a variable that looks like a setting and is none: a mistyped limit would do nothing."""
-    for variable in os.environ:
+    for variable, value in os.environ.items():
         if not variable.startswith(PREFIX):
             continue
+        if made := service_link(variable.removeprefix(PREFIX), value):
+            raise ConfigError(f"{variable}: {made}")
         key, _, limit = variable.removeprefix(PREFIX).lower().partition("__")
         known_limit = not limit or (key == "limits" and limit in {each.name for each in fields(Limits)})
         if key not in BrokerConfig.model_fields or not known_limit:

@@ -65,8 +65,8 @@ def absent(engine: Engine) -> list[Session]:
 
 
 def forget_revoked(engine: Engine, session: Session, now: float) -> None:
-    """End *session*, which is `absent`, if its certificate is revoked by now."""
-    if session.connection is None and engine.registry.has(session) and engine.was_revoked(session):
+    """Drop the will of *session*, which is `absent`, if its certificate counts no more; end it if that is revoked."""
+    if session.connection is None and engine.registry.has(session) and engine.counts_no_more(session):
         session.will = None
         engine.returning.forget(session)
         engine.note(session, session.expires_at - session.expiry_interval)
@@ -83,7 +83,7 @@ def renew(engine: Engine, connection: Client, peer: Peer, now: float) -> None:
         engine.live.remove(before.certificate, connection)
         engine.live.add(peer.certificate, connection)
     connection.examined(peer, now)
-    connection.session.certificate = peer.certificate
+    connection.session.certificate, connection.session.authorities = peer.certificate, peer.authorities
 
 
 def _put_out(

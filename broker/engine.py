@@ -147,7 +147,7 @@ class Engine(Exchange):
             if refusal is not None:
                 return refusal
         if session is not None:
-            older, before, revoked = session.connection, session.certificate, self.was_revoked(session)
+            older, before, revoked = session.connection, session.certificate, self.counts_no_more(session)
             clone = self._taken_over(peer, session, connection, now)
             if older is not None and clone is not None:
                 older.disconnect(clone.code, ReasonCode.ADMINISTRATIVE_ACTION, clone.detail, now)
@@ -167,7 +167,7 @@ class Engine(Exchange):
         if session is None:
             session = self.registry.create(admitted.client_id, peer.identity)
         session.expiry_interval = expiry_interval
-        session.certificate = peer.certificate
+        session.certificate, session.authorities = peer.certificate, peer.authorities
         session.will = will  # A delayed will is not sent when its client is back in time [MQTT-3.1.3-9].
         self.live.add(peer.certificate, connection)
         self.connected += 1
@@ -249,10 +249,15 @@ class Engine(Exchange):
         for connection in self.connections():
             connection.disconnect(RefusalCode.SHUTTING_DOWN, reason, "the broker is stopping", now)
 
-    def was_revoked(self, session: Session) -> bool:
-        """Whether what *session* leaves goes with its certificate, which is revoked, and nobody has put it out yet."""
-        certificate = session.certificate
-        return not self.keeps_revoked and certificate is not None and self.admission.is_revoked(certificate)
+    def counts_no_more(self, session: Session) -> bool:
+        """Whether the will of *session* goes with its certificate, and nobody has put its client out yet.
+
+        So it is when that is revoked, or when the anchors that vouched for it are others by now.
+        """
+        certificate, admission = session.certificate, self.admission
+        if self.keeps_revoked or certificate is None:
+            return False
+        return admission.is_revoked(certificate) or not admission.vouches(session.authorities, session.owner)
 
     def forget(self, session: Session, now: float) -> None:
         """End *session*, which has no connection, before its time."""
@@ -276,7 +281,7 @@ class Engine(Exchange):
         if will is not None and (until := self.returning.waits(session, now)) is not None:
             self.registry.schedule(session, until)
             return
-        if will is not None and self.was_revoked(session):
+        if will is not None and self.counts_no_more(session):
             session.will = will = None
         if will is not None:
             if session.will_due_at > now:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from broker.admin_command import Config, Json, Socket, StateDir, admin_client, print_json
-from broker.terminal_text import printable
+from provisioning.printable import printable
 
 _MARKS = {True: "ok", False: "NO", None: "?"}
 

@@ -30,8 +30,8 @@ from broker.admission.guard import WindowCount
 from broker.admission.peer import Peer
 from broker.admission.refusal import Refused
 from broker.denials import Denials
-from broker.terminal_text import printable
 from provisioning.pki.identity import SCHEME, Identity
+from provisioning.printable import printable
 
 log = structlog.get_logger("broker")
 

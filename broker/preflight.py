@@ -25,6 +25,7 @@ from broker.sources.anchor_copy import AnchorsNotFetched
 from broker.sources.trust_files import load_trust, read_anchors
 from provisioning.pki.crl import CrlRefused, parse, split
 from provisioning.pki.extension import extension
+from provisioning.pki.own_directory import ForeignDirectory, check_own
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 
 _ASKS = ClientCertificate.REQUIRED
@@ -43,7 +44,7 @@ def _said(key: str, work: Callable[[], object]) -> Iterator[str]:
         work()
     except AnchorsNotFetched:
         raise
-    except (PolicyError, TlsConfigurationError) as error:
+    except (ForeignDirectory, PolicyError, TlsConfigurationError) as error:
         yield f"{key}: {error}"
 
 
@@ -134,6 +135,8 @@ def _state(config: BrokerConfig) -> Iterator[str]:
         yield f"state_dir: {place} is no directory; name another"
     elif not os.access(place, os.W_OK | os.X_OK):
         yield f"state_dir: {place} cannot be written by this user; make it theirs, or name another"
+    elif place == config.state_dir:
+        yield from _said("state_dir", lambda: check_own(place, os.geteuid()))
     if config.audit_log is not None and config.audit_log.is_dir():
         yield f"audit_log: {config.audit_log} is a directory; name a file"
     socket = socket_path(config.admin_socket, config.state_dir)

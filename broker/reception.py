@@ -4,7 +4,8 @@ Rules
 -----
 1. An address has `max_unadmitted_per_address` places at most; who comes from there then waits for one.
 2. When all `max_unadmitted` are taken, the newcomer has the place of one of whom there are too many (`broker.crowd`),
-   or waits. Who waits is served before anybody is accepted (`broker.waiting_room`).
+   or waits. Who waits is served before anybody is accepted (`broker.waiting_room`): where more places are free than
+   can be given in one turn, who is accepted in that turn waits behind them.
 3. When there are `max_connections`, the newcomer has the room of one who waits: who only waits shuts out nobody.
 4. Those of one address that have led to nothing are bounded, and of one network (`broker.strangers`).
 5. What is closed here is counted, and told in the log once a minute and address.
@@ -63,6 +64,8 @@ class Reception:
         self._serve = serve
         self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._crowd: Crowd | None = None
+        self._behind = False
+        """Whether places are free for some who wait: whoever comes in this turn has none before them."""
 
     @property
     def full(self) -> bool:
@@ -72,6 +75,7 @@ class Reception:
     def begin_turn(self, most: int) -> None:
         """Serve *most* of those who wait, as far as there are places; what is known of these is asked anew."""
         self._crowd = None
+        self._behind = False
         lobby, limits = self._lobby, self._limits()
 
         def may(source: Source) -> bool:
@@ -84,6 +88,7 @@ class Reception:
             if waiting is None:
                 return
             self._serve(waiting.accepted, waiting.address)
+        self._behind = bool(lobby.waiting)
 
     def receive(self, accepted: socket.socket, address: Address, now: float) -> bool:
         """Decide about a connection; return whether it was served."""
@@ -119,7 +124,7 @@ class Reception:
         if source.under_way >= limits.max_unadmitted_per_address:
             return False
         if len(self._lobby) < limits.max_unadmitted:
-            return True
+            return not self._behind
         if self._crowd is None:
             self._crowd = self._lobby.crowd()
         descriptor = self._crowd.makes_room(source)

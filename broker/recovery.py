@@ -8,7 +8,7 @@ Rules
    killed begins at the restart; so does the delay of its will, which also waits while clients come back
    (`broker.returning`): they lost their connection through no fault of theirs. Of a session that ended with its
    connection nothing is there but its will: whoever comes back finds no session. Whose certificate was revoked
-   meanwhile is treated as if it had been connected (`broker.enforcement`).
+   meanwhile, or stood below anchors that are gone, is treated as if it had been connected (`broker.enforcement`).
 3. Messages that have expired are forgotten.
 """
 
@@ -25,7 +25,7 @@ from broker.mqtt.subscription import Subscription
 from broker.session.framing import framing
 from broker.session.session import NEVER, Session
 from broker.session.will import Will
-from broker.session_rows import certificate_key_of
+from broker.session_rows import authorities_of, certificate_key_of
 from broker.store.journal import Journal
 from broker.store.sqlite import SqliteStore, unusable
 from provisioning.pki.identity import parse_uri
@@ -88,7 +88,7 @@ def _highest(store: SqliteStore, table: str) -> int:
 
 
 def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], now: float) -> Session:
-    number, client_id, owner, v5, expiry_interval, ended_at, *will, will_delay, certificate = row
+    number, client_id, owner, v5, expiry_interval, ended_at, *will, will_delay, certificate, authorities = row
     offset = journal.wall_offset
     ended = now if ended_at is None else min(ended_at - offset, now)  # Later than now: the clock is behind.
     session = engine.registry.create(client_id, parse_uri(owner), left=expiry_interval == 0)
@@ -98,6 +98,7 @@ def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], now: float)
     session.framing = framing(v5=bool(v5))
     session.expiry_interval = expiry_interval
     session.certificate = None if certificate is None else certificate_key_of(certificate)
+    session.authorities = authorities_of(authorities)
     if will[0] is not None:
         *columns, will_expiry_interval = will
         session.will = Will(_message((*columns, None), offset), will_delay, will_expiry_interval)

@@ -34,6 +34,7 @@ from broker.store.sqlite import StoreError
 from provisioning import core_dumps
 from provisioning.descriptors import take_all
 from provisioning.logs import LossyStream, fit_for_terminal
+from provisioning.pki.own_directory import ForeignDirectory
 from provisioning.pki.tls import TlsConfigurationError
 
 _USAGE = 2
@@ -41,6 +42,7 @@ _NOT_STARTED = (
     AdminSocketError,
     AuditError,
     CredentialError,
+    ForeignDirectory,
     ListenError,
     PluginError,
     PolicyError,

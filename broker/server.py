@@ -62,6 +62,7 @@ from broker.sources.trust_files import load_trust, trust_of_cafile
 from broker.stopping import STOP_SECONDS, Ending, Stopped, heed_signals, in_time, unless_stopped
 from broker.store.sqlite import SqliteStore
 from broker.upkeep import look_rarely, publish_figures, tick
+from provisioning.pki import own_directory
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 from provisioning.starting import importing
@@ -109,11 +110,12 @@ class BrokerServer:
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM.
 
-        Raises `PolicyError`, `CredentialError`, `TlsConfigurationError`, `StoreError`, `ListenError`, `PluginError`
-        or `AdminSocketError`.
+        Raises `ForeignDirectory`, `PolicyError`, `CredentialError`, `TlsConfigurationError`, `StoreError`,
+        `ListenError`, `PluginError` or `AdminSocketError`.
         """
         loop = asyncio.get_running_loop()
         self._heed_signals(loop)
+        own_directory.enter(self._config.state_dir, os.geteuid())
         policy_text, policy = self._policy()
         anchor_urls = AnchorUrls(self._config)
         try:

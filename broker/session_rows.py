@@ -27,6 +27,7 @@ def session_row(session: Session, ended_at: float | None, wall_offset: float) ->
         None if ended_at is None else ended_at + wall_offset,
         *will_columns,
         None if session.certificate is None else certificate_text(session.certificate),
+        ":".join(map(bytes.hex, session.authorities)) or None,
     )
 
 
@@ -39,6 +40,11 @@ def certificate_key_of(text: str) -> CertificateKey:
     """Return which certificate `certificate_text` has named. Raises ValueError."""
     issuer_key_id, _, serial = text.partition(":")
     return bytes.fromhex(issuer_key_id), int(serial, 16)
+
+
+def authorities_of(text: str | None) -> tuple[bytes, ...]:
+    """Return which CAs a session's row names. Raises ValueError."""
+    return () if text is None else tuple(map(bytes.fromhex, text.split(":")))
 
 
 def subscription_row(subscription: Subscription, *, pending: int = 0) -> Row:

@@ -13,7 +13,9 @@ Rules
    from one that has as many as others. Where none has more than a few, the listener leaves the others in the kernel's
    queue (`is_full`).
 2. Who has given up meanwhile is found out when he has a place.
-3. No clock, and no I/O but to close the socket of who is turned away.
+3. To let somebody wait takes the same time however many networks and addresses there are (`broker.most`): that is an
+   attacker's to choose.
+4. No clock, and no I/O but to close the socket of who is turned away.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from broker.most import Most
 from broker.strangers import Network, Source
 
 _FEW: Final = 4
@@ -42,21 +45,22 @@ class Waiting:
 class _Line:
     """Those of one network, by address: whose turn is next first, and none without anybody."""
 
-    __slots__ = ("addresses", "size")
+    __slots__ = ("addresses", "most")
 
     def __init__(self) -> None:
         self.addresses: dict[Source, deque[Waiting]] = {}
-        self.size = 0
+        self.most: Most[Source] = Most()
 
 
 class WaitingRoom:
     """All who wait at one listener."""
 
-    __slots__ = ("_lines", "_size")
+    __slots__ = ("_lines", "_most", "_size")
 
     def __init__(self) -> None:
         self._lines: dict[Network, _Line] = {}
         """Whose turn is next first, and none without anybody."""
+        self._most: Most[Network] = Most()
         self._size = 0
 
     def __len__(self) -> int:
@@ -73,17 +77,24 @@ class WaitingRoom:
             away = self.gives_way(newcomer.source)
             if away is None:
                 return newcomer
-        line = self._lines.setdefault(newcomer.source.network, _Line())
-        line.addresses.setdefault(newcomer.source, deque()).append(newcomer)
-        line.size += 1
+        source = newcomer.source
+        line = self._lines.get(source.network)
+        if line is None:
+            line = self._lines[source.network] = _Line()
+        waiting = line.addresses.get(source)
+        if waiting is None:
+            waiting = line.addresses[source] = deque()
+        waiting.append(newcomer)
+        line.most.add(source)
+        self._most.add(source.network)
         self._size += 1
-        newcomer.source.waiting += 1
+        source.waiting += 1
         return away
 
     def gives_way(self, source: Source) -> Waiting | None:
         """Take out who is to be turned away for a newcomer from *source*; None if that is the newcomer himself."""
-        line = self._lines.get(source.network)
-        if line is not None and line.size * len(self._lines) >= self._size:
+        ours = self._most.of(source.network)
+        if ours and ours * len(self._lines) >= self._size:
             return None
         return self._last_of_most()
 
@@ -98,9 +109,7 @@ class WaitingRoom:
                         line.addresses[source] = waiting
                     if line.addresses:
                         self._lines[network] = line
-                    line.size -= 1
-                    self._size -= 1
-                    found.source.waiting -= 1
+                    self._gone(line, source)
                     return found
         return None
 
@@ -111,22 +120,30 @@ class WaitingRoom:
                 for each in waiting:
                     each.accepted.close()
         self._lines.clear()
+        self._most = Most()
         self._size = 0
 
     def _last_of_most(self) -> Waiting | None:
         """Take out who came last of the network that has most, from the address in it that has."""
-        network = max(self._lines, key=lambda each: self._lines[each].size, default=None)
+        network = self._most.first()
         if network is None:
             return None
         line = self._lines[network]
-        source = max(line.addresses, key=lambda each: len(line.addresses[each]))
+        source = line.most.first()
+        if source is None:
+            raise AssertionError("a network without anybody has no line")
         waiting = line.addresses[source]
         last = waiting.pop()
         if not waiting:
             del line.addresses[source]
         if not line.addresses:
             del self._lines[network]
-        line.size -= 1
-        self._size -= 1
-        last.source.waiting -= 1
+        self._gone(line, source)
         return last
+
+    def _gone(self, line: _Line, source: Source) -> None:
+        """Count one from *source*, of *line*, no more."""
+        line.most.take(source)
+        self._most.take(source.network)
+        self._size -= 1
+        source.waiting -= 1

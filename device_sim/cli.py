@@ -30,6 +30,7 @@ from device_sim.qualify.command import qualify_device
 from device_sim.report_command import report
 from device_sim.run_command import run_scenario, scenarios
 from provisioning.command_group import command_group
+from provisioning.named_command import named_in
 from provisioning.version import product_version
 from provisioning.version_option import version_option
 
@@ -88,6 +89,6 @@ app.command()(report)
 def main() -> None:
     """Run the command line."""
     try:
-        app()
+        named_in(app, sys.argv[1:])()
     except KeyboardInterrupt:  # While the commands are put together: no command has begun.
         sys.exit(128 + signal.SIGINT)

@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 
-from device_sim.printable import printable
+from provisioning.printable import printable
 
 REVOKED = "REVOKED"
 """First word of the reason string of everything the broker does because a certificate is revoked."""

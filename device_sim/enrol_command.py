@@ -58,7 +58,10 @@ def enrol(
         ),
     ] = None,
     parallel: Annotated[int, typer.Option(min=1, max=_MOST_PARALLEL, help="How many enrol at a time.")] = 16,
-    cleanup: Annotated[bool, typer.Option("--cleanup", help="Revoke the whole fleet and remove it.")] = False,
+    cleanup: Annotated[
+        bool, typer.Option("--cleanup", help="Revoke the whole fleet and remove it; asks before, but for --yes.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --cleanup: do not ask.")] = False,
 ) -> None:
     """Enrol a fleet: each device makes its own key, and has it certified. Run it again to continue after Ctrl-C.
 
@@ -72,5 +75,5 @@ def enrol(
 
     enrol_or_end(
         directory, devices, group, prefix, Way(way, claim, manufacturer_cert, manufacturer_key, approve),
-        provisioning, cafile, cert, key, ca_cert, ca_key, trust_domain, parallel, cleanup,
+        provisioning, cafile, cert, key, ca_cert, ca_key, trust_domain, parallel, cleanup, yes,
     )  # fmt: skip

@@ -52,12 +52,13 @@ def enrol_or_end(
     trust_domain: str | None,
     parallel: int,
     cleanup: bool,
+    yes: bool,
 ) -> None:
-    """Make the fleet in *directory*, or continue with it; *cleanup*: end it. Raises `typer.Exit`."""
+    """Make the fleet in *directory*, or continue with it; *cleanup*: end it, unasked if *yes*. Raises `typer.Exit`."""
     view = View()
     with explained(view, f"What is enrolled is kept: run the same command again to continue in {directory}"):
         if cleanup:
-            _end(view, directory, parallel)
+            _end(view, directory, parallel, yes=yes)
             return
         if group is not None:
             check_name("group", group)
@@ -126,9 +127,14 @@ def _as_before(option: str, asked: str | None, before: Collection[str | None], d
     )
 
 
-def _end(view: View, directory: Path, parallel: int) -> None:
+def _end(view: View, directory: Path, parallel: int, *, yes: bool) -> None:
     fleet = FleetDirectory.read(directory)
     total = sum(not entry.revoked for entry in fleet.entries.values())
+    if not yes:  # Not in the story: while its loop runs, an interrupt does not reach who waits for an answer.
+        url, devices = fleet.origin.provisioning_url, len(fleet.devices)
+        whom = f"{devices} device{'' if devices == 1 else 's'} of {directory}"
+        question = f"Revoke {whom} and its service at {url}, for ever, and remove their keys?"
+        typer.confirm(question if url is not None else f"Remove the keys of {whom}, for ever?", abort=True, err=True)
     done = 0
 
     def revoked() -> None:

@@ -16,11 +16,11 @@ from collections.abc import Iterable
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from device_sim.printable import printable
+from provisioning.printable import printable
 
 
 class WordsOnly(Console):
-    """A console whose colours and cursor are its own: control characters in what it shows are question marks."""
+    """A console whose colours and cursor are its own: control characters in what it shows are escaped."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yield the parts of *renderable*."""

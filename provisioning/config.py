@@ -6,6 +6,7 @@ service's directory. What is wrong is named with where it came from; nothing is 
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from datetime import timedelta
@@ -15,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, HttpUrl, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -25,6 +27,7 @@ from provisioning.config_words import explain, no_such
 from provisioning.durations import with_its_unit
 from provisioning.errors import ConfigurationError
 from provisioning.metrics_exposure import MetricsExposure
+from provisioning.service_links import service_link
 
 ENVIRONMENT_PREFIX: Final = "FLEET_PROVISIONING_"
 SETTINGS_FILE: Final = "provisioning.toml"
@@ -75,7 +78,7 @@ class Settings(BaseSettings):
     """Allow a host that is not a loopback address."""
     public_http_url: HttpUrl | None = None
     """Where relying parties reach the plain HTTP port; None: its actual address."""
-    server_names: tuple[str, ...] = ()
+    server_names: Annotated[tuple[str, ...], NoDecode] = ()
     """DNS names and addresses in the HTTPS server's certificate; none: those that it has, at first this machine's."""
     trust_domain: str = "fleet.internal"
     database_url: SecretStr | None = None
@@ -140,6 +143,19 @@ class Settings(BaseSettings):
         """The file that was read; None: there was none."""
         return self._file
 
+    @field_validator("server_names", mode="before")
+    @classmethod
+    def _by_commas(cls, value: object) -> object:
+        """In the environment a list is written by commas; JSON, as for all other lists, does too."""
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            try:
+                return json.loads(value)
+            except json.JSONDecodeError as error:
+                raise ValueError("is not JSON: write the names by commas") from error
+        return tuple(filter(None, map(str.strip, value.split(","))))
+
     @field_validator("public_http_url")
     @classmethod
     def _has_room_for_a_path(cls, url: HttpUrl | None) -> HttpUrl | None:
@@ -199,8 +215,10 @@ def _secret(name: str, need: str, value: SecretStr | None, file: Path | None) ->
 
 def _refuse_unknown_variables() -> None:
     """Raise `ConfigurationError` for a variable that looks like a setting and is none: it would do nothing."""
-    for variable in os.environ:
+    for variable, value in os.environ.items():
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if variable.startswith(ENVIRONMENT_PREFIX) and (made := service_link(name.upper(), value)):
+            raise ConfigurationError(f"{variable}: {made}")
         if variable.startswith(ENVIRONMENT_PREFIX) and name not in Settings.model_fields:
             raise ConfigurationError(f"{variable}: {no_such(name, Settings.model_fields)}")
 
@@ -237,7 +255,11 @@ def load_settings(directory: Path | None, **flags: Any) -> Settings:
         raise ConfigurationError("; ".join(wrong)) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{file} is not TOML: {error}") from error
-    except (SettingsError, ValueError) as error:
+    except SettingsError as error:  # Which names the field in quotes, and has nothing more to say.
+        name = next((each for each in Settings.model_fields if f'"{each}"' in str(error)), "profiles")
+        remedy = f"a table is JSON in the environment; better write it in {SETTINGS_FILE}"
+        raise ConfigurationError(f"{ENVIRONMENT_PREFIX}{name.upper()}: is not JSON; {remedy}") from error
+    except ValueError as error:
         raise ConfigurationError(f"configuration: {error}") from error
     except OSError as error:
         whose = "; run this as the user whose it is" if isinstance(error, PermissionError) else ""

@@ -21,10 +21,12 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from sqlalchemy.engine import Connection
 
 from provisioning.audit_key import read_audit_key
 from provisioning.authority import open_authority
+from provisioning.ca.signing import try_key
 from provisioning.config import SETTINGS_FILE, Settings
 from provisioning.doctor_authorities import authority_findings
 from provisioning.doctor_finding import Finding, failed, ok, warning
@@ -100,15 +102,18 @@ def _keys(settings: Settings) -> Iterator[Finding]:
         names = sorted(path.stem for path in files.directory.glob("*.crt") if path.stem not in {SERVER, OPERATOR})
         held = [name for name in names if signers.holds(name)]
         for name in held:
-            signers.open_for(name, read_certificate(files.certificate(name)))
+            try_key(signers.open_for(name, read_certificate(files.certificate(name))))
         read_audit_key(files)
     except ConfigurationError as error:
         yield failed(
             "keys", str(error), "give the passphrase or the PIN as `serve` gets it, or restore the file from the backup"
         )
         return
+    except (Refused, InvalidSignature):
+        yield failed("keys", f"{name} opens and does not sign", "see that its token is there and ready, and try again")
+        return
     if held:
-        yield ok("keys", f"the keys of {', '.join(held)} open, and the audit log's is there")
+        yield ok("keys", f"the keys of {', '.join(held)} open and sign, and the audit log's is there")
     else:
         yield failed("keys", f"{files.directory} holds no key of a CA", "restore the file from the backup")
 

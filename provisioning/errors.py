@@ -47,6 +47,7 @@ class Code(StrEnum):
     TOKEN_GROUP = "TOKEN_GROUP"  # noqa: S105
     NAME_TAKEN = "NAME_TAKEN"
     # The other ways to be let in.
+    NOT_ADMITTED = "NOT_ADMITTED"
     CLAIM_EXHAUSTED = "CLAIM_EXHAUSTED"
     CLAIM_ENDED = "CLAIM_ENDED"
     MANUFACTURER_CERTIFICATE = "MANUFACTURER_CERTIFICATE"
@@ -111,6 +112,18 @@ class Refused(Exception):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}"
+
+
+class RefusedStranger(Refused):
+    """A refusal of somebody who has shown nothing that is anybody's here.
+
+    *code* and *detail* say why, for the log and the metrics. Whoever asked is told the same whatever they say, and
+    *beside*: what follows from what he has presented alone.
+    """
+
+    def __init__(self, code: Code, detail: str, beside: str = "") -> None:
+        super().__init__(code, detail)
+        self.beside = beside
 
 
 class Pending(Exception):

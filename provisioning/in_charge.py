@@ -20,13 +20,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
 
 from provisioning.errors import ConfigurationError
+from provisioning.pki.own_directory import user_name
 from provisioning.whereabouts import found, lock_of
 
 log = structlog.get_logger(__name__)
@@ -89,19 +89,12 @@ def _open(path: Path) -> int:
 def _not_ours(path: Path) -> str:
     why = "so that nobody can tell whether another service runs there, and on SQLite one runs at a time"
     try:
-        owner = _name_of(path.stat().st_uid)
+        owner = user_name(path.stat().st_uid)
     except OSError:
-        owner = _name_of(path.parent.stat().st_uid)
+        owner = user_name(path.parent.stat().st_uid)
         return f"{path.parent} belongs to {owner} and {path.name} cannot be made there, {why}: run it as {owner}"
-    us = _name_of(os.geteuid())
+    us = user_name(os.geteuid())
     return f"{path} belongs to {owner} and {us} may not open it, {why}: stop {owner}'s, then chown {us} {path}"
-
-
-def _name_of(user: int) -> str:
-    try:
-        return pwd.getpwuid(user).pw_name
-    except KeyError:
-        return f"user {user}"
 
 
 def _write(lock: int, path: Path, text: str) -> None:

@@ -19,6 +19,7 @@ import structlog
 from structlog.typing import EventDict
 
 from provisioning.flat_json import FlatJson
+from provisioning.printable import printable
 
 _JSON: Final = FlatJson(ascii_only=False, sort_keys=False)
 
@@ -53,8 +54,8 @@ class LossyStream:
 def fit_for_terminal(_logger: object, _method: str, line: EventDict) -> EventDict:
     """Escape what a terminal would act on: clients choose topics and names, and may put escape sequences in them."""
     for name, value in line.items():
-        if isinstance(value, str) and not value.isprintable():
-            line[name] = value.encode("unicode_escape").decode()
+        if isinstance(value, str):
+            line[name] = printable(value)
     return line
 
 

@@ -252,25 +252,31 @@ def list_devices(
     state: Annotated[
         str | None, typer.Option(help="active, suspended, revoked or decommissioned.", show_default=False)
     ] = None,
+    certificate: Annotated[
+        str | None, typer.Option(help="valid, suspended, revoked, expired or none.", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List devices in order of name.
+    """List devices in order of name: what was decided of each, and whether it has a certificate that is good.
 
     \b
     Example:
       fleet-provisioning device list --group north --state revoked
+      fleet-provisioning device list --state active --certificate expired
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
 
     async def command(client: OperatorClient) -> None:
-        found = [device async for device in client.devices(group=group, state=state)]
+        found = [device async for device in client.devices(group=group, state=state, certificate=certificate)]
         print_list(
             found,
-            ("name", "role", "group", "state", "enrolled", "certificates"),
+            ("name", "role", "group", "state", "certificate", "until", "enrolled", "certificates"),
             lambda each: (
                 each.name,
                 each.role,
                 each.group or "-",
                 each.state,
+                each.certificate or "-",
+                "-" if each.certificate_not_after is None else shown_time(each.certificate_not_after),
                 shown_time(each.created_at),
                 str(each.certificates),
             ),

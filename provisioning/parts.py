@@ -66,6 +66,7 @@ from provisioning.revocation.recording import Changed
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.shut_out import ShutOut
 from provisioning.revocation.suspension import SuspensionService
+from provisioning.signing_trials import SigningTrials
 from provisioning.starting import importing
 from provisioning.store import announcements
 from provisioning.store.database import Database
@@ -154,7 +155,7 @@ async def build(
     trust = EnrolmentTrust(database, utc_now, credential.let_through)
     await trust.refresh()
     metrics = Metrics()
-    readiness = Readiness(database, live.active, live.ocsp_signers, live.publishers, utc_now)
+    trials, readiness = _readiness(database, live)
     health = HealthCollector(readiness.checks(), lambda: {SERVER: credential.certificate, **_own_cas(live)})
     metrics.registry.register(health)
     questions = OcspQuestions(responder, ocsp_rates(settings, metrics))
@@ -235,6 +236,7 @@ async def build(
         [
             feed.run,
             live.run,
+            trials.run,
             credential.run,
             retention.run,
             revocation.run,
@@ -257,6 +259,11 @@ async def build(
             lambda changed: webhooks.reading(webhook_anchors(changed)),
         ),
     )
+
+
+def _readiness(database: Database, live: LiveAuthorities) -> tuple[SigningTrials, Readiness]:
+    trials = SigningTrials(lambda: (each.issuer for each in live.active().values() if each is not None))
+    return trials, Readiness(database, live.active, live.ocsp_signers, live.publishers, utc_now, lambda: trials.signs)
 
 
 def _plain(

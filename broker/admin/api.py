@@ -38,6 +38,7 @@ import structlog
 
 from broker.admin.crls import crl_document, trial_facts
 from broker.admin.explain import InvalidCertificateFile, checked, read_certificates, why
+from broker.admin.health import store_state
 from broker.admin.http_server import Request, Response, problem
 from broker.admin.newcomers import admits
 from broker.admin.sessions import InvalidSelection, OfAnotherDomain, Selection, SessionView
@@ -159,7 +160,7 @@ class AdminApi:
                 "revoked_certificates": len(engine.admission.status.index),
                 "revocation_data_age_seconds": None if age is None else round(age, 1),
                 "newcomers_admitted": any(admits(engine.admission, now).values()),
-                "store": _store_state(engine),
+                "store": store_state(engine),
                 "plugins": [] if engine.extension is None else engine.extension.describe(),
             }
         )
@@ -270,12 +271,6 @@ def _candidates(asked: dict[str, Any], *, dry_run: bool) -> dict[Part, Candidate
     if anchors is not None:
         candidates[Part.TRUST] = ProposedAnchors(anchors, bundle)
     return candidates
-
-
-def _store_state(engine: Engine) -> str:
-    if engine.journal is None:
-        return "off"
-    return "failed" if engine.journal.failed else "ok"
 
 
 def _limit(text: str | None) -> int | None:

@@ -1,4 +1,4 @@
-"""Where Prometheus reads: plain HTTP, on loopback unless the configuration says otherwise in so many words."""
+"""Where Prometheus reads, and who asks whether the broker is well: plain HTTP, on loopback unless told otherwise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import socket
 from pathlib import Path
 
-from broker.admin.http_server import HttpServer
+from broker.admin.health import Health
+from broker.admin.http_server import HttpServer, Request, Response
 from broker.config import BrokerConfig
 from broker.engine import Engine
 from broker.listening import ListenError
@@ -26,13 +27,18 @@ class MetricsEndpoint:
 
 
 async def open_metrics(config: BrokerConfig, engine: Engine, certificate: Path) -> MetricsEndpoint:
-    """Serve the page where *config* says, if anywhere. Raises `ListenError`."""
+    """Serve the page, and `Health`, where *config* says, if anywhere. Raises `ListenError`."""
     if config.metrics_port is None:
         return MetricsEndpoint()
     from broker.admin.metrics_page import PATH, MetricsPage  # Imports a library that only this page needs.
 
     listening = listen(config.metrics_host, config.metrics_port, "metrics_port")
-    server = HttpServer(MetricsPage(engine, certificate).handle, _anybody)
+    page, health = MetricsPage(engine, certificate), Health(engine)
+
+    async def handle(request: Request) -> Response:
+        return health.answer(request) or await page.handle(request)
+
+    server = HttpServer(handle, _anybody)
     await server.listen(listening)
     return MetricsEndpoint(server, f"http://{shown_address(listening)}{PATH}")
 

@@ -33,8 +33,8 @@ from broker.engine import Engine
 from broker.lifetime import KEEP_ALIVE_FACTOR
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.session.session import NEVER, Session
-from broker.terminal_text import printable
 from provisioning.pki.identity import Identity, Role
+from provisioning.printable import printable
 
 log = structlog.get_logger("broker")
 

@@ -97,6 +97,8 @@ class Admission:
         """
         self.status = status
         self.trust = trust
+        self.believed: Trust | None = None
+        """Whose anchors count where `cafile` alone says so, too; None: nobody has said."""
         self.trust_generation = 1
         """Counts up whenever other anchors, bundles or terms begin to count."""
         self.asker: Asker | None = None
@@ -150,19 +152,21 @@ class Admission:
         issuer_key_id, serial = facts.key
         identity, not_after = facts.identity, facts.not_after
         above: tuple[bytes, ...] = ()
+        authorities: tuple[bytes, ...] = ()
         if issuer is None:
             issuer_key_id = self._shared(issuer_key_id)
             verified = self._verified_path(issuer_key_id, certificate, path())
             if verified is not None:
                 not_after, above = min(not_after, verified.ends), verified.above
+                authorities = verified.authorities
         else:  # Not what the certificate says of its issuer: its issuer's own key.
-            issuer_key_id = issuer.key_id
+            issuer_key_id, authorities = issuer.key_id, issuer.authorities
             not_after = min(not_after, issuer.not_after)
         fingerprint = hashlib.sha256(certificate).digest() if self.fingerprints else b""
         left = (not_after - now).total_seconds()
         ends_at = not_after.timestamp()
         key = (issuer_key_id, serial)
-        peer = Peer(identity, key, left, issuer, fingerprint=fingerprint, ends_at=ends_at, path=above)
+        peer = Peer(identity, key, left, issuer, None, fingerprint, ends_at, above, authorities)
         if facts.may_certify:
             refusal: Refused | None = unauthorised(RefusalCode.CA_CERTIFICATE, "a CA's certificate is not a device's")
         else:
@@ -187,8 +191,7 @@ class Admission:
 
     def _judge(self, peer: Peer, facts: CertificateFacts, now: datetime) -> Refused | None:
         identity = peer.identity
-        of_bundle = peer.issuer.bundle.terms.trust_domain if peer.issuer else None
-        if not (self.is_ours(identity) if of_bundle is None else identity.trust_domain == of_bundle):
+        if not self._is_of(identity, peer.issuer.bundle.terms.trust_domain if peer.issuer else None):
             return unauthorised(RefusalCode.WRONG_TRUST_DOMAIN, f"{identity.trust_domain} is not our trust domain")
         if not self.knows(identity):
             return self._unknown(identity)
@@ -210,6 +213,19 @@ class Admission:
             return True
         issuers = () if self.trust is None else self.trust.issuers_with(certificate[0], self.trust_domain)
         return any(issuer.find_revoked(self.status.index) is not None for issuer in issuers)
+
+    def vouches(self, authorities: tuple[bytes, ...], identity: Identity) -> bool:
+        """Whether one of *authorities* is still an anchor for whom *identity* names; also where that is not known."""
+        if not authorities or self.believed is None:
+            return True
+        return any(
+            self._is_of(identity, bundle.terms.trust_domain) and not bundle.anchor_keys.isdisjoint(authorities)
+            for bundle in self.believed.bundles
+        )
+
+    def _is_of(self, identity: Identity, domain: str | None) -> bool:
+        """Whether *identity* is one of those for whom a bundle for *domain* vouches; None: of our own."""
+        return self.is_ours(identity) if domain is None else identity.trust_domain == domain
 
     def refuse_before(self, generation: int) -> Refused | None:
         """Return the refusal if TLS has begun in another *generation* of trust: what it believed may count no more."""

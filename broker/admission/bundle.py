@@ -69,6 +69,8 @@ class TrustBundle:
         for certificate in sorted(anchors, key=_is_self_issued, reverse=True):
             above = self._anchor_above(certificate)
             self._anchors[_der(certificate)] = Issuer(certificate, self, above, is_anchor=True)
+        self.anchor_keys = frozenset(each.key_id for each in self._anchors.values())
+        """The key identifiers of the anchors."""
 
     @property
     def anchors(self) -> list[Issuer]:

@@ -30,6 +30,7 @@ LEAST_RSA_BITS = 2048
 LEAST_CURVE_BITS = 256
 _WEAK_HASHES = frozenset({"sha1", "md5"})
 _PURPOSES = {"clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH, "serverAuth": ExtendedKeyUsageOID.SERVER_AUTH}
+_WORDS = {purpose: word for word, purpose in _PURPOSES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +106,8 @@ class BundleTerms:
             )
         missing = self.purposes - _purposes_of(certificate)
         if missing:
-            names = ", ".join(sorted(each.dotted_string for each in missing))
-            return unauthorised(RefusalCode.WRONG_PURPOSE, f"the extended key usage has not {names}")
+            names = ", ".join(sorted(_WORDS.get(each, each.dotted_string) for each in missing))
+            return unauthorised(RefusalCode.WRONG_PURPOSE, f"the extended key usage does not name {names}")
         weak = _weakness(certificate)
         return None if weak is None else unauthorised(RefusalCode.WEAK_CERTIFICATE, f"the certificate's {weak}")
 

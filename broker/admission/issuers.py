@@ -16,7 +16,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from cryptography import x509
 
 from broker.admission.refusal import Refused
 from provisioning.pki.crl import distribution_points
+from provisioning.pki.extension import extension
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import Revocation, RevocationIndex
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 class Issuer:
     """A CA that certifies clients here, or certifies one that does."""
 
-    __slots__ = ("above", "bundle", "certificate", "fault", "is_anchor", "key_id", "names", "not_after")
+    __slots__ = ("above", "authorities", "bundle", "certificate", "fault", "is_anchor", "key_id", "names", "not_after")
 
     def __init__(
         self, certificate: x509.Certificate, bundle: TrustBundle, above: Issuer | None, *, is_anchor: bool
@@ -48,6 +49,8 @@ class Issuer:
         self.fault: Refused | None = None
         """Why nobody whom it has certified is let in: what the bundle's terms say of the path."""
         self.names = frozenset(distribution_points(certificate))
+        self.authorities = authorities_of([each.certificate for each in self.path()])
+        """Which CAs stand above its clients, for who knows nothing else of them later."""
         self.not_after: datetime = certificate.not_valid_after_utc
         """When it ends, or before it a CA above it that no anchor stands for."""
         if above is not None and not is_anchor:
@@ -74,3 +77,17 @@ class Issuer:
                 return issuer, revocation
             issuer, above = above, above.above
         return None
+
+
+def authorities_of(path: Sequence[x509.Certificate]) -> tuple[bytes, ...]:
+    """Return the key identifiers of the CAs in *path*, upwards, and of whoever has certified the last of them.
+
+    Empty if there is such a one and the certificate does not say who: then nobody can tell whether he is an anchor.
+    """
+    keys = [key_identifier(each.public_key()) for each in path]
+    if path[-1].issuer != path[-1].subject:
+        above = extension(path[-1], x509.AuthorityKeyIdentifier)
+        if above is None or above.key_identifier is None:
+            return ()
+        keys.append(above.key_identifier)
+    return tuple(keys)

@@ -24,6 +24,7 @@ from typing import Final
 
 from cryptography import x509
 
+from broker.admission.issuers import authorities_of
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import key_identifier
 
@@ -33,13 +34,14 @@ _MOST_PATHS: Final = 1024
 class VerifiedPath:
     """The CAs of one verified path."""
 
-    __slots__ = ("above", "authority", "authority_key_id", "ends")
+    __slots__ = ("above", "authorities", "authority", "authority_key_id", "ends")
 
     def __init__(self, ders: Sequence[bytes]) -> None:
         """Take the CA certificates in *ders*, the one that issues to clients first."""
         self.above = tuple(ders)
         path = [x509.load_der_x509_certificate(der) for der in ders]
         self.authority = path[0]
+        self.authorities = authorities_of(path)
         self.authority_key_id = key_identifier(path[0].public_key())
         self.ends = min(each.not_valid_after_utc for each in path)
 

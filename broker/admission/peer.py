@@ -34,6 +34,9 @@ class Peer:
     path: tuple[bytes, ...]
     """The CAs above it that a handshake has verified, in DER, where `cafile` alone judges and they are known."""
 
+    authorities: tuple[bytes, ...]
+    """Which CAs stand above it (`broker.admission.issuers.authorities_of`); empty: not known."""
+
     def __init__(  # Written out for mypyc to compile.
         self,
         identity: Identity,
@@ -44,6 +47,7 @@ class Peer:
         fingerprint: bytes = b"",
         ends_at: float = math.inf,
         path: tuple[bytes, ...] = (),
+        authorities: tuple[bytes, ...] = (),
     ) -> None:
         self.identity = identity
         self.certificate = certificate
@@ -53,6 +57,7 @@ class Peer:
         self.fingerprint = fingerprint
         self.ends_at = ends_at
         self.path = path
+        self.authorities = authorities
 
     @property
     def bundle(self) -> str:

@@ -27,7 +27,8 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "client leaves out the intermediate certificate",
         "TRUST_FULL": "its bundle has met 1,024 paths of CAs, or 32 CAs of one name: name the issuers that you mean, "
         "or give some of them a bundle of their own; other anchors or terms begin anew",
-        "WRONG_PURPOSE": "the certificate is not for clients: it needs the extended key usage clientAuth",
+        "WRONG_PURPOSE": "the certificate is not for clients: it needs the extended key usage clientAuth. One that "
+        "names no purpose at all is let in by required_eku = [] in the [[trust]] table of its CA",
         "WEAK_CERTIFICATE": "the key or the hash of a certificate in the chain is too weak: have a new one issued",
         "PATH_TOO_LONG": "too many CAs below the anchor: make one of them an anchor, or raise the bundle's max_depth",
         # Admission.

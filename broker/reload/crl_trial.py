@@ -26,8 +26,8 @@ from broker.admission.trust import Trust
 from broker.engine import Engine
 from broker.reload.report import SHOWN, Affected
 from broker.sources.crl_intake import PAUSE, signer_of
-from broker.terminal_text import printable
 from provisioning.pki.crl import CertificateList, CrlRefused, parse, split
+from provisioning.printable import printable
 
 _CONNECTIONS_A_STEP = 1000
 

@@ -207,7 +207,8 @@ class ReloadedTrust:
 
 
 def record_trust(engine: Engine, trust: Trust) -> None:
-    """Have it in the audit log whom *trust* believes, from now on."""
+    """Let what was stored of whom nobody saw be judged by *trust* from now on, and have it in the audit log."""
+    engine.admission.believed = trust
     engine.history.told("trust", generation=engine.admission.trust_generation, anchors=trust.fingerprints)
 
 

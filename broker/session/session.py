@@ -67,6 +67,7 @@ class Session:
         "_metrics",
         "_queue",
         "_receive_maximum",
+        "authorities",
         "carried",
         "certificate",
         "choked",
@@ -94,6 +95,8 @@ class Session:
         self.connection: Connection | None = None
         self.certificate: CertificateKey | None = None
         """With which its client is connected, or was when the broker of before ended; None: it has gone before that."""
+        self.authorities: tuple[bytes, ...] = ()
+        """Which CAs stand above that certificate, by their keys; empty: not known."""
         self.framing = PLAIN_V4
         """How packets are written for its client, or were for the last one."""
         self.expiry_interval = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 4
+VERSION = 5
 
 SCHEMA = """
 CREATE TABLE sessions (
@@ -16,6 +16,8 @@ CREATE TABLE sessions (
     will_expiry_interval INTEGER, will_delay INTEGER,
     -- with which its client is connected, or was when the broker ended: issuer's key identifier and serial number
     certificate TEXT,
+    -- which CAs stood above it, by their keys' identifiers; NULL: not known
+    authorities TEXT,
     UNIQUE (client_id, owner)
 ) STRICT;
 CREATE TABLE subscriptions (
@@ -91,5 +93,6 @@ CREATE TABLE replayed (
 ) STRICT, WITHOUT ROWID;
 """,
     3: "ALTER TABLE sessions ADD COLUMN certificate TEXT;",
+    4: "ALTER TABLE sessions ADD COLUMN authorities TEXT;",
 }
 """What makes the next schema of each older one."""

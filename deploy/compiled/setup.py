@@ -51,6 +51,7 @@ HOT = [
     "broker/live.py",
     "broker/lobby.py",
     "broker/meter.py",
+    "broker/most.py",
     "broker/poller.py",
     "broker/replay.py",
     "broker/publisher_topics.py",

@@ -11,6 +11,7 @@ Rules
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,29 @@ _NOT_FOUND = 404
 _TOLD = 5
 # A case is over in a minute, and a token that it has not used is nobody's.
 _TOKEN_SECONDS = 600
+_LIFE_SECONDS = 7200
+"""For how long a certificate lives that a token of this attack buys: an attack is over in minutes, on a machine that
+others hold in an hour, and a CRL need not bear what has expired (RFC 5280 §3.3)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What became of those whom the cases enrolled: how many are *revoked*, whose names are *left* and why."""
+    """What became of those whom the cases enrolled: how many are *revoked*, whose names are *left* and why.
+
+    At *expired* all their certificates have expired, those who are left too.
+    """
 
     revoked: int
     left: tuple[str, ...] = ()
     why: str = ""
+    expired: datetime | None = None
 
     @property
     def text(self) -> str:
         """Both in one line."""
         told = f"{self.revoked} devices and services of this attack are revoked"
+        if self.expired is not None:
+            told += f", and off the CRL when they have expired, by {self.expired:%Y-%m-%d %H:%M} UTC"
         if not self.left:
             return told
         names = ", ".join(self.left[:_TOLD]) + (f" and {len(self.left) - _TOLD} more" if self.left[_TOLD:] else "")
@@ -49,7 +59,12 @@ class Ended:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the same for a JSON document."""
-        return {"revoked": self.revoked, "left": list(self.left), "why": self.why}
+        return {
+            "revoked": self.revoked,
+            "left": list(self.left),
+            "why": self.why,
+            "expired": None if self.expired is None else self.expired.isoformat(timespec="seconds"),
+        }
 
 
 class EnrolmentDesk:
@@ -68,7 +83,9 @@ class EnrolmentDesk:
     async def token(self, name: str, group: str | None, role: Role = Role.DEVICE) -> str:
         """Return a one-time token for *name*; raise `RequestRefused` or `ServiceUnavailable`."""
         self.note(name)
-        (token,) = await self.operator.create_tokens(device=name, group=group, role=role, ttl_seconds=_TOKEN_SECONDS)
+        (token,) = await self.operator.create_tokens(
+            device=name, group=group, role=role, ttl_seconds=_TOKEN_SECONDS, lifetime_seconds=_LIFE_SECONDS
+        )
         return token.token
 
     async def end(self) -> Ended:
@@ -92,7 +109,7 @@ class EnrolmentDesk:
             await in_parallel(_AT_ONCE, list(self._noted), one)
         except* (RequestRefused, ServiceUnavailable) as group:
             why = str(group.exceptions[0])
-        return Ended(revoked, self.left, why)
+        return Ended(revoked, self.left, why, datetime.now(UTC) + timedelta(seconds=_LIFE_SECONDS))
 
     @property
     def left(self) -> tuple[str, ...]:

@@ -17,8 +17,8 @@ from rich.text import Text
 
 from device_sim.attack.run import worst
 from device_sim.attack.verdict import Outcome, Verdict
-from device_sim.printable import printable
 from device_sim.terminal import WordsOnly
+from provisioning.printable import printable
 
 SCHEMA = 1
 _WIDTH = 200

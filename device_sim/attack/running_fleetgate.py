@@ -7,7 +7,7 @@ for this run, devices are in a group of that name, and on leaving, however it co
 
 Rules
 -----
-1. Nobody is enrolled before it is known that the operator may revoke.
+1. Nobody is enrolled before it is known that the operator may revoke, and that the broker is there.
 2. What only the CA's key could sign is skipped where that key is not given: a service certifies no bad device.
 3. The broker is held to what a Fleetgate does as shipped: it believes the CA's signature, unless OCSP is configured.
 
@@ -33,16 +33,19 @@ from device_sim.attack.desk import Ended, EnrollingRegistrar, EnrolmentDesk
 from device_sim.attack.fleetgate_target import CAPABILITIES
 from device_sim.attack.issuer import Issuer
 from device_sim.attack.target import Impossible, Target
-from device_sim.tls_dial import Endpoint
+from device_sim.broker_words import shown
+from device_sim.remedies import with_remedy
+from device_sim.tls_dial import Endpoint, NotAdmitted, dial
 from device_sim.view import View
 from provisioning.client.est import EstClient
 from provisioning.client.operator import OperatorClient
 from provisioning.pki.identity import Identity, identity_of
 from provisioning.pki.keys import KeyFileError
-from provisioning.pki.tls import CredentialFiles
+from provisioning.pki.tls import CredentialFiles, client_context
 
 AS_SHIPPED: Final = CAPABILITIES.model_copy(update={"supports": CAPABILITIES.supports - {Feature.REGISTRY}})
 _ADMIN = "admin"
+_DIAL = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ async def running_fleetgate(
 ) -> AsyncIterator[Target]:
     """Yield the broker at *endpoint* with its *service*; on leaving revoke all that was enrolled, and say so.
 
-    Raises `Impossible` if the operator may not revoke, and what `OperatorClient` raises.
+    Raises `Impossible` if the operator may not revoke, or the broker is not there, and what `OperatorClient` raises.
     """
     trust_domain = _identity_in(service.operator.certificate).trust_domain
     word = f"attack-{secrets.token_hex(4)}"
@@ -71,6 +74,7 @@ async def running_fleetgate(
                 f"{me.name} is {me.role} and may not revoke what the cases enrol: give the credential of an admin, or "
                 f"`fleet-provisioning operator grant {me.name} --role admin`"
             )
+        await _reached(endpoint, service.anchors)
         desk = EnrolmentDesk(service.url, service.anchors, operator)
         registrar = EnrollingRegistrar(desk)
         target = Target(
@@ -96,6 +100,15 @@ async def clear_away(desk: EnrolmentDesk) -> Ended:
         raise
     view.said(f"{ended.text}, at {desk.url}")
     return ended
+
+
+async def _reached(broker: Endpoint, anchors: Path) -> None:
+    """Shake hands with *broker*, as nobody: in TLS 1.3 a server judges the client after that (RFC 8446 §4.4.2)."""
+    try:
+        (await dial(broker, client_context(anchors, None), deadline=_DIAL)).socket.close()
+    except NotAdmitted as error:
+        why = f"the broker is not reached at {shown(broker.host, broker.port)}: {error}"
+        raise Impossible(f"{with_remedy(why, error.closure)}; nothing was enrolled, and nothing tried") from error
 
 
 def _identity_in(certificate: Path) -> Identity:

@@ -31,6 +31,7 @@ from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.target import Impossible, Starved, Target
 from device_sim.attack.verdict import OPEN, ClosedBy, Layer, Seen, seen_in
+from device_sim.remedies import with_remedy
 from device_sim.tls_dial import Endpoint, NotAdmitted
 from provisioning.pki.tls import CredentialPem, client_context
 
@@ -207,11 +208,12 @@ class Scene:
         try:
             client = await self.dial(self.context(paper.pem))
         except NotAdmitted as error:
-            raise Impossible(f"a good device is not let in: {error.closure}") from error
+            raise Impossible(with_remedy(f"a good device is not let in: {error.closure}", error.closure)) from error
         seen = await client.connect(connect)
         if not seen.got_in or seen.code == OPEN:
             client.close()
-            raise Impossible(f"a good device is not let in: {seen.text} {seen.reason}".rstrip())
+            words = f"a good device is not let in: {seen.text} {seen.reason}".rstrip()
+            raise Impossible(with_remedy(words, seen))
         return client
 
     async def subscribe(self, client: RawClient, topic_filter: str, qos: QoS = QoS.AT_MOST_ONCE) -> Seen:

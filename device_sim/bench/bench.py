@@ -49,6 +49,7 @@ class Figures:
     leaving: bool = False
     """Whether it is over: who says goodbye now is not lost."""
     refused: Counter[str] = field(default_factory=Counter)
+    first_refusal: Closure | None = None
     lost: Counter[str] = field(default_factory=Counter)
     published: int = 0
     acknowledged: int = 0
@@ -246,6 +247,7 @@ class Bench:
             )
         except NotAdmitted as error:
             figures.refused[f"{error.closure.layer} {error.closure.code}"] += 1
+            figures.first_refusal = figures.first_refusal or error.closure
             return
         client.link = link
         figures.connected += 1

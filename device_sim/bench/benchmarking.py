@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import time
 from pathlib import Path
 
 import typer
@@ -13,6 +14,8 @@ from device_sim.bench.bench import Bench
 from device_sim.bench.keyring import FleetKeyring, Keyring, OnePair
 from device_sim.bench.plan import InvalidPlan, Kind, Plan
 from device_sim.bench.show import Meter, document, summary
+from device_sim.broker_words import shown
+from device_sim.closure import Closure, Layer
 from device_sim.descriptors import TooFewDescriptors, have
 from device_sim.driver import Driver
 from device_sim.endpoint import endpoint_of
@@ -20,6 +23,7 @@ from device_sim.explanation import explained
 from device_sim.fleet_directory import FleetDirectory
 from device_sim.interruption import Interruption, run
 from device_sim.link import Terms
+from device_sim.remedies import with_remedy
 from device_sim.report import ExitCode
 from device_sim.run.manner import loopback_addresses, sources_for
 from device_sim.view import View
@@ -84,6 +88,9 @@ def benchmark(
         view.result(json.dumps(document(plan, figures), indent=1))
     else:
         view.show(summary(plan, figures))
+    if not figures.admitted.count:
+        answer = figures.first_refusal or Closure(Layer.TCP, "timeout", "no answer yet", time.monotonic())
+        view.failed(ConnectionError(with_remedy(f"nobody gets in at {shown(*broker)}: {answer}", answer)))
     if figures.troubled or figures.admitted.count < plan.clients:
         raise typer.Exit(ExitCode.ERROR)
     raise typer.Exit(ExitCode.INVALID if figures.invalid else ExitCode.OK)

@@ -21,10 +21,11 @@ from datetime import UTC, datetime
 
 from device_sim.backend import Backend
 from device_sim.behaviour.presence import OFFLINE, ONLINE
-from device_sim.closure import SERVER_CERTIFICATE, Closure
+from device_sim.closure import Closure
 from device_sim.interruption import Interruption
 from device_sim.keep_alive import KeepAlive
 from device_sim.latency import Latency
+from device_sim.remedies import with_remedy
 from device_sim.run.health import GeneratorWatch, HealthSample, worst
 from device_sim.run.manner import ONE_PROCESS, Manner, Share, commander_of
 from device_sim.run.order import Extra, InvalidOrder, Order, Pause, Rate, Status, Stop
@@ -157,9 +158,8 @@ class Run:
             for backend in self.backends:
                 await backend.connect(broker, context, keep_alive)
         except NotAdmitted as error:
-            name = "; --server-name says which name the broker's certificate bears"
-            remedy = name if error.closure.code == SERVER_CERTIFICATE else ""
-            raise NoReceiver(f"{service} is not let in at {broker.host}:{broker.port}: {error}{remedy}") from error
+            why = with_remedy(f"{service} is not let in at {broker.host}:{broker.port}: {error}", error.closure)
+            raise NoReceiver(why) from error
 
     # ---- the stages
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from provisioning.api.operators import DEFAULT_PAGE, Limit, Name, Services, new_router, page_of, rfc3339
+from provisioning.api.operators import DEFAULT_PAGE, Limit, Name, Services, new_router, rfc3339
 from provisioning.errors import Code, Refused
-from provisioning.store import devices, inventory, tokens
-from provisioning.store.devices import Device, DeviceState
+from provisioning.store import device_inventory, devices, inventory, tokens
+from provisioning.store.device_inventory import DeviceSearch, ShownDevice, Standing
+from provisioning.store.devices import DeviceState
 
 router: Final = new_router()
 
@@ -19,21 +20,27 @@ async def list_devices(
     after: Name | None = None,
     group: Name | None = None,
     state: DeviceState | None = None,
+    certificate: Standing | None = None,
 ) -> dict[str, Any]:
-    """List devices in order of name. ``next`` is the cursor of the page that follows."""
-    found = await services.database.read(
-        lambda connection: devices.page(connection, limit=limit + 1, after=after, group=group, state=state)
+    """List devices in order of name. ``next`` is the cursor of the page that follows.
+
+    With ``state`` or ``certificate`` a page may be shorter than ``limit``, or empty, though there is a ``next``.
+    """
+    search, now = DeviceSearch(group, state, certificate), services.clock()
+    found, following = await services.database.read(
+        lambda connection: device_inventory.page(connection, search, limit=limit, after=after, now=now)
     )
-    return page_of([_device_item(device, issued) for device, issued in found], limit)
+    return {"items": [_device_item(each) for each in found], "next": following}
 
 
 @router.get("/devices/{name}")
 async def show_device(name: str, services: Services) -> dict[str, Any]:
     """Show one device."""
-    found = await services.database.read(lambda connection: devices.page(connection, limit=1, after=None, name=name))
-    if not found:
+    now = services.clock()
+    found = await services.database.read(lambda connection: device_inventory.find(connection, name, now))
+    if found is None:
         raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {name[:80]!r}")
-    return _device_item(*found[0])
+    return _device_item(found)
 
 
 @router.get("/status")
@@ -67,7 +74,8 @@ async def status(services: Services) -> dict[str, Any]:
     }
 
 
-def _device_item(device: Device, issued: int) -> dict[str, Any]:
+def _device_item(shown: ShownDevice) -> dict[str, Any]:
+    device = shown.device
     return {
         "name": device.name,
         "role": device.role,
@@ -80,7 +88,9 @@ def _device_item(device: Device, issued: int) -> dict[str, Any]:
                 ("suspended_at", device.suspended_at),
                 ("revoked_at", device.revoked_at),
                 ("decommissioned_at", device.decommissioned_at),
+                ("certificate_not_after", shown.not_after),
             )
         },
-        "certificates": issued,
+        "certificate": shown.certificate,
+        "certificates": shown.issued,
     }

@@ -1,7 +1,8 @@
 """Is the process alive, and can it do its work now? For load balancers and supervisors, on the plain port.
 
 ``/healthz`` says that the event loop runs. ``/readyz`` asks each part: a service that cannot issue, revoke or answer
-gets no traffic, but is not killed for what a restart would not mend. Reasons are in the log; strangers get names.
+gets no traffic, but is not killed for what a restart would not mend. Reasons are in the log; strangers get names, and
+have nothing signed: whether a token does is tried in the background (`provisioning.signing_trials`).
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class Readiness:
     signers: Callable[[], Sequence[RenewedOcspSigner]]
     publishers: Mapping[str, CrlPublisher]
     clock: Callable[[], datetime]
+    signs: Callable[[], bool] = lambda: True
+    """Whether every key of a CA that issues has signed when it was tried last."""
 
     def checks(self) -> dict[str, Check]:
         """Return what `/readyz` asks."""
@@ -71,7 +74,9 @@ class Readiness:
         if DEFAULT_LINE not in active or len(certificates) < len(active):
             return "none"
         good = all(each.not_valid_before_utc <= now < each.not_valid_after_utc for each in certificates)
-        return "ok" if good else "expired"
+        if not good:
+            return "expired"
+        return "ok" if self.signs() else "not signing"
 
     async def _ocsp_signer(self) -> str:
         now = self.clock()

@@ -38,7 +38,7 @@ from provisioning.ca.name_policy import SubjectNames
 from provisioning.ca.precedents import Precedents
 from provisioning.ca.profile import DIGITAL_SIGNATURE, Profile
 from provisioning.ca.server_names import IpAddress
-from provisioning.ca.signing import signature_algorithm, signer, with_signature
+from provisioning.ca.signing import signature_algorithm, signer, try_key, with_signature
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import PrivateKey, key_identifier, spki_of
 
@@ -134,6 +134,8 @@ class Issuer:
         self.key_id: Final = key_identifier(certificate.public_key())
         self.key_in_memory: Final = type(key).__module__.startswith("cryptography.")
         """Whether the key is the library's own; a token's signature takes as long as the token takes."""
+        self.try_key: Final = functools.partial(try_key, key)
+        """Have the key sign what is no certificate: raises what it raises where it cannot, or InvalidSignature."""
         self._signature = signer(key)
         self._name = certificate.subject.public_bytes()
         self._algorithm = signature_algorithm(key)

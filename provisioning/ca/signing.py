@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -18,6 +19,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from provisioning.ca import der
 from provisioning.pki.keys import PrivateKey
+
+_TRIAL: Final = b"Fleetgate: a signature to see whether this key signs. No DER.".ljust(64)
+"""It begins like no element of a certificate, list or answer (RFC 5280, RFC 6960): each of those is a SEQUENCE."""
 
 
 def hash_for(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | None:
@@ -95,6 +99,18 @@ def signer(key: PrivateKey) -> Callable[[bytes], bytes]:
             return lambda fields: key.sign(fields, padding.PKCS1v15(), hashed)
         case ed25519.Ed25519PrivateKey():
             return key.sign
+
+
+def try_key(key: PrivateKey) -> None:
+    """Have *key* sign what is nothing; raise InvalidSignature if it is wrong, or what a token raises."""
+    signature = signer(key)(_TRIAL)
+    match key:
+        case ec.EllipticCurvePrivateKey():
+            key.public_key().verify(signature, _TRIAL, ec.ECDSA(_hash(key)))
+        case rsa.RSAPrivateKey():
+            key.public_key().verify(signature, _TRIAL, padding.PKCS1v15(), _hash(key))
+        case ed25519.Ed25519PrivateKey():
+            key.public_key().verify(signature, _TRIAL)
 
 
 def _hash(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384:

@@ -13,6 +13,7 @@ Rules
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ _ABOUT_TIME = frozenset({9, 10})
 """What OpenSSL calls X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED: the clock may be the cause."""
 _ABOUT_NAMES = frozenset({62, 64})
 """X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
+_ADDRESS = "name the first address of its ready line"
 _ABOUT_ANCHORS = frozenset({18, 19, 20})
 """A self-signed certificate, alone or in the chain, and X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY."""
 
@@ -75,8 +78,7 @@ def problem_of(response: httpx.Response) -> dict[str, Any] | None:
 
 def explain(base_url: str, error: httpx.HTTPError) -> str:
     """Return one sentence: which service could not be reached, and why."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             why = cause.verify_message
             if cause.verify_code in _ABOUT_TIME:
@@ -86,6 +88,18 @@ def explain(base_url: str, error: httpx.HTTPError) -> str:
             if cause.verify_code in _ABOUT_ANCHORS:
                 why += "; are the anchors this service's ca-bundle.crt?"
             return f"the server at {base_url} is not the provisioning service that the trust anchors vouch for ({why})"
-        cause = cause.__cause__ or cause.__context__
-    reason = str(error) or type(error).__name__
-    return f"the provisioning service at {base_url} does not answer: {reason}"
+        if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
+            return f"the server at {base_url} is not the provisioning service: it speaks no TLS; {_ADDRESS}"
+        if isinstance(cause, ConnectionRefusedError):
+            why = f"nobody listens there; start it, or {_ADDRESS}"
+            return f"the provisioning service at {base_url} does not answer: {why}"
+    reason = "it takes too long to connect" if isinstance(error, httpx.ConnectTimeout) else str(error)
+    return f"the provisioning service at {base_url} does not answer: {reason or type(error).__name__}"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield *error* and what it came from; of several addresses that were tried in vain, the first one's."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause.__cause__ or cause.__context__

@@ -41,7 +41,7 @@ def _wrong_with(der: bytes) -> str | None:
         return str(error)
     except UNREADABLE as error:
         return f"its certificate cannot be read: {error}"
-    if (found.role, found.name) != (Role.SERVICE, PROVISIONING):
+    if (found.role, found.group, found.name) != (Role.SERVICE, None, PROVISIONING):
         return f"its certificate is that of {found.uri}"
     return None
 

@@ -184,9 +184,11 @@ class OperatorClient:
         """Revoke *device* and never let its name in again; return what is now revoked."""
         return (await self._call(_Revoked, "POST", "/v1/decommissions", {"device": device})).revoked
 
-    async def devices(self, *, group: str | None = None, state: str | None = None) -> AsyncIterator[EnrolledDevice]:
-        """Yield every enrolled party, optionally of one *group* or *state* only."""
-        async for item in self._walk("/v1/devices", {"group": group, "state": state}):
+    async def devices(
+        self, *, group: str | None = None, state: str | None = None, certificate: str | None = None
+    ) -> AsyncIterator[EnrolledDevice]:
+        """Yield every enrolled party, optionally of one *group* or *state* only, or with such a *certificate*."""
+        async for item in self._walk("/v1/devices", {"group": group, "state": state, "certificate": certificate}):
             yield self._read(EnrolledDevice, item)
 
     async def device(self, name: str) -> EnrolledDevice:

@@ -80,6 +80,9 @@ class EnrolledDevice(Answer):
     group: str | None = None
     state: str
     created_at: datetime
+    certificate: str | None = None
+    """Whether it can show one that is good: valid, suspended, revoked, expired or none; None: the service is older."""
+    certificate_not_after: datetime | None = None
     certificates: int
 
 

@@ -19,6 +19,8 @@ Rules
 4. A name keeps its role and group for ever.
 5. Knowing a name is no evidence: an alternative that proves nothing lets nobody in.
 6. A successor lives no longer than the evidence of the enrolment granted, however often it is renewed.
+7. Who shows nothing learns nothing of a group's ways, list or rules: not by words, nor by how long it takes.
+8. Nobody is certified here as the service itself, whatever vouches for it (`provisioning.enrolment.own_name`).
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from provisioning.enrolment.attempt import Attempt
 from provisioning.enrolment.authentication import check_not_withdrawn, ended
 from provisioning.enrolment.groups import MAXIMUM_GRACE, rules_for
 from provisioning.enrolment.linking import check_link
+from provisioning.enrolment.own_name import check_not_the_service_s
 from provisioning.enrolment.successor import Successor, authorise_successor
 from provisioning.enrolment.ways.approval import ApprovalWay, Undecided, approved
 from provisioning.enrolment.ways.claim import ClaimWay
@@ -43,7 +46,7 @@ from provisioning.enrolment.ways.manufacturer import ManufacturerWay
 from provisioning.enrolment.ways.token import TokenWay
 from provisioning.enrolment.ways.way import IpAddress, Settle, Vouched, Way
 from provisioning.enrolment.ways.webhook import Unasked, WebhookWay
-from provisioning.errors import Code, Refused
+from provisioning.errors import Code, Refused, RefusedStranger
 from provisioning.pki.identity import Role
 from provisioning.store import (
     certificates,
@@ -51,6 +54,7 @@ from provisioning.store import (
     claims,
     devices,
     groups,
+    listed_devices,
     recalls,
     unfinished_ends,
 )
@@ -61,6 +65,8 @@ from provisioning.store.side_by_side import go_alone
 
 _EVIDENCE: Final[Sequence[type[Way]]] = (TokenWay, ClaimWay, ManufacturerWay)
 _CONDITIONS: Final[Sequence[type[Way]]] = (ListedWay, ApprovalWay, WebhookWay)
+_ABOUT_THE_GROUP: Final = frozenset({Code.TOKEN_MISSING, Code.TOKEN_GROUP, Code.WAY_REFUSED, Code.NOT_LISTED})
+"""Refusals that say how a group lets devices in: for those only who have shown something that is good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,7 @@ def authorise(connection: Connection, attempt: Attempt) -> Authorised:
     """
     if attempt.renewal:
         successor = authorise_successor(connection, attempt)
+        check_not_the_service_s(successor.device.name)
         _check_label(attempt.label, successor.device.name, successor.device.group)
         rules = successor.rules
         _check_request(attempt, rules)
@@ -108,6 +115,19 @@ def authorise(connection: Connection, attempt: Attempt) -> Authorised:
             settlements=successor.settlements,
         )
     evidence = [way for kind in _EVIDENCE if (way := kind.presented(connection, attempt)) is not None]
+    try:
+        role, group, rules, vouched = _let_in(connection, attempt, evidence)
+    except Refused as refusal:
+        if refusal.code in _ABOUT_THE_GROUP:
+            _check_may_know(attempt, evidence, refusal)
+        raise
+    return _admit(connection, attempt, rules, vouched, role, group)
+
+
+def _let_in(
+    connection: Connection, attempt: Attempt, evidence: Sequence[Way]
+) -> tuple[Role, str | None, Group, list[Vouched]]:
+    """Return as what *attempt* comes in, into which group, by which rules, and who vouches for it."""
     role, group = _place_of(evidence, attempt)
     rules = rules_for(connection, role, group)
     _check_request(attempt, rules)
@@ -115,8 +135,15 @@ def authorise(connection: Connection, attempt: Attempt) -> Authorised:
     if role is not Role.DEVICE or limits != (None, None, ((WayName.TOKEN,),)):
         go_alone(connection)  # What is counted, listed or asked is others' as well.
     conditions = [way for kind in _CONDITIONS if (way := kind.presented(connection, attempt)) is not None]
-    vouched = _vouched(connection, attempt, rules, evidence, conditions)
-    return _admit(connection, attempt, rules, vouched, role, group)
+    return role, group, rules, _vouched(connection, attempt, rules, evidence, conditions)
+
+
+def _check_may_know(attempt: Attempt, evidence: Sequence[Way], refusal: Refused) -> None:
+    """Raise another refusal where *refusal* says of the group what whoever asks is not to learn."""
+    for way in evidence:
+        way.check_good(attempt.now)  # Of what has ended he learns that it has.
+    if not evidence:
+        raise RefusedStranger(refusal.code, refusal.detail, _in_vain(attempt, evidence)) from refusal
 
 
 def _succeeded_before(connection: Connection, attempt: Attempt, rules: Group, successor: Successor) -> bytes | None:
@@ -170,6 +197,9 @@ def _vouched(
     One that waits for somebody's answer comes after all that may be fulfilled now.
     """
     usable = {way.name: way for way in (*evidence, *conditions)}
+    if not evidence and not any(WayName.LISTED in each and usable.keys() >= set(each) for each in rules.ways):
+        # How long it takes is not to tell a stranger of a list either.
+        listed_devices.find(connection, rules.name, attempt.request.common_name)
     refusal: Refused | None = None
     waiting: Undecided | Unasked | None = None
     for alternative in rules.ways:
@@ -239,6 +269,7 @@ def _admit(
     connection: Connection, attempt: Attempt, rules: Group, vouched: Sequence[Vouched], role: Role, group: str | None
 ) -> Authorised:
     name, now = attempt.request.common_name, attempt.now
+    check_not_the_service_s(name)
     said = list(vouched)
     answer = next((each.answer for each in said if each.answer is not None), None)
     origin = next((each.origin for each in said if each.origin is not None), None)

@@ -2,6 +2,9 @@
 
 EST clients get one line of plain text whose first word is the code (RFC 7030 §4.2.3 asks for readable text); the REST
 API gives a problem document (RFC 9457) with the code as a member.
+
+Who has shown nothing is told one thing, in one status, whatever the reason: which ways lead into a group, and who is on
+its list, is no stranger's to find out (docs/decisions/0163-what-a-stranger-is-told.md).
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from typing import Final
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from provisioning.errors import Code, Pending, Refused
+from provisioning.errors import Code, Pending, Refused, RefusedStranger
 
 STATUSES: Final[Mapping[Code, HTTPStatus]] = {
     Code.BODY_ENCODING: HTTPStatus.BAD_REQUEST,
@@ -39,6 +42,7 @@ STATUSES: Final[Mapping[Code, HTTPStatus]] = {
     Code.TOKEN_DEVICE: HTTPStatus.FORBIDDEN,
     Code.TOKEN_GROUP: HTTPStatus.FORBIDDEN,
     Code.NAME_TAKEN: HTTPStatus.FORBIDDEN,
+    Code.NOT_ADMITTED: HTTPStatus.UNAUTHORIZED,
     Code.CLAIM_EXHAUSTED: HTTPStatus.FORBIDDEN,
     Code.CLAIM_ENDED: HTTPStatus.FORBIDDEN,
     Code.MANUFACTURER_CERTIFICATE: HTTPStatus.FORBIDDEN,
@@ -89,11 +93,17 @@ STATUSES: Final[Mapping[Code, HTTPStatus]] = {
 INTERNAL_ERROR: Final = Refused(Code.INTERNAL, "the service failed; its log says why")
 
 _RETRY_AFTER_SECONDS: Final = 5
-_TOKEN_CODES: Final = frozenset(code for code in Code if code.startswith("TOKEN_"))
+_BASIC_CODES: Final = frozenset(code for code in Code if code.startswith("TOKEN_")) | {Code.NOT_ADMITTED}
+_TO_STRANGERS: Final = (
+    "nothing that this request shows lets it in: present what the operator has given you, such as a token by HTTP "
+    "Basic (user = device name), or ask him: the service's log says why"
+)
 
 
 def text_answer(refusal: Refused, headers: Mapping[str, str] | None = None) -> Response:
     """Return the refusal as one line of plain text."""
+    if isinstance(refusal, RefusedStranger):
+        refusal = Refused(Code.NOT_ADMITTED, _TO_STRANGERS + refusal.beside)
     return PlainTextResponse(f"{refusal}\n", STATUSES[refusal.code], headers={**_headers(refusal), **(headers or {})})
 
 
@@ -123,7 +133,7 @@ def _headers(refusal: Refused) -> dict[str, str]:
     if refusal.retry_after is not None:
         return {"Retry-After": str(refusal.retry_after)}
     match STATUSES[refusal.code]:
-        case HTTPStatus.UNAUTHORIZED if refusal.code in _TOKEN_CODES:
+        case HTTPStatus.UNAUTHORIZED if refusal.code in _BASIC_CODES:
             return {"WWW-Authenticate": 'Basic realm="enrolment", charset="UTF-8"'}
         case HTTPStatus.SERVICE_UNAVAILABLE:
             return {"Retry-After": str(_RETRY_AFTER_SECONDS)}

@@ -9,7 +9,8 @@ Rules
 -----
 1. A token for a group admits names that nobody has yet; who holds one can never become an existing device.
 2. Only a broker's token carries server names.
-3. `digest_of` refuses anything that could not be a token before it is hashed or looked up.
+3. No token is for the service's own name (`provisioning.enrolment.own_name`).
+4. `digest_of` refuses anything that could not be a token before it is hashed or looked up.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from sqlalchemy.engine import Connection
 from provisioning.ca.profile import MAXIMUM_LIFE
 from provisioning.ca.server_names import InvalidServerName, check_host_name
 from provisioning.enrolment.operator_roles import change_operator_role
+from provisioning.enrolment.own_name import check_not_the_service_s
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
@@ -175,7 +177,7 @@ def _grants(order: TokenOrder) -> list[TokenGrant]:
         if group is not None:
             check_name("group", group)
         for device in order.devices:
-            check_name("device", device)
+            check_not_the_service_s(check_name("device", device))
     except InvalidIdentity as error:
         raise _invalid(str(error)) from error
     if group is None and order.role is Role.DEVICE:

@@ -12,21 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Final
 
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
-from provisioning.pki.identity import Role
+from provisioning.pki.identity import PROVISIONING, Role
 from provisioning.store import operators
 from provisioning.store.devices import Device
-
-SERVICE_NAME: Final = "provisioning"
 
 
 def check_not_the_service(device: Device) -> None:
     """Raise `Refused` if *device* is the service itself."""
-    if device.name == SERVICE_NAME and device.role is Role.SERVICE:
+    if device.name == PROVISIONING and device.role is Role.SERVICE:
         raise Refused(
             Code.PROTECTED, f"{device.name} is this service itself: revoke single certificates of it by serial number"
         )

@@ -150,32 +150,6 @@ def _state() -> Case[str]:
     )
 
 
-def page(
-    connection: Connection,
-    *,
-    limit: int,
-    after: str | None,
-    group: str | None = None,
-    state: DeviceState | None = None,
-    name: str | None = None,
-) -> list[tuple[Device, int]]:
-    """Return devices in order of name, after the name *after*, each with how many certificates it has had."""
-    issued = (
-        select(func.count()).where(certificates.c.device_id == devices.c.id).scalar_subquery().label("certificates")
-    )
-    statement = select(devices, issued).order_by(devices.c.name).limit(limit)
-    if after is not None:
-        statement = statement.where(devices.c.name > after)
-    if name is not None:
-        statement = statement.where(devices.c.name == name)
-    if group is not None:
-        statement = statement.where(devices.c.group_name == group)
-    if state is not None:
-        statement = statement.where(_state() == state.value)
-    rows = connection.execute(statement)
-    return [(device_from(row), row.certificates) for row in rows]
-
-
 def count(connection: Connection) -> dict[DeviceState, int]:
     """Return how many devices there are in each state."""
     state = _state()

@@ -175,7 +175,7 @@ def test_rev_13_14_a_revocation_counts_after_a_restart_and_when_it_was_made_mean
 
 
 def test_rev_12_the_feed_is_taken_up_again_when_the_service_comes_back(tmp_path: Path) -> None:
-    with ProvisioningService.founded(tmp_path / "fleet", {"feed_heartbeat_seconds": 1}) as service:
+    with ProvisioningService.copied(tmp_path / "fleet", {"feed_heartbeat_seconds": 0.2}) as service:
         devices = enrol(service, "first", "second", "third")
         with contextlib.ExitStack() as stack:
             broker = stack.enter_context(BrokerProcess.enrolled(tmp_path / "b", service))
@@ -200,7 +200,7 @@ def test_rev_12_the_feed_is_taken_up_again_when_the_service_comes_back(tmp_path:
 
 
 def test_rev_12_what_was_revoked_while_the_broker_could_not_hear_it_takes_effect_at_once(tmp_path: Path) -> None:
-    with ProvisioningService.founded(tmp_path / "fleet", {"feed_heartbeat_seconds": 1}) as service:
+    with ProvisioningService.copied(tmp_path / "fleet", {"feed_heartbeat_seconds": 0.2}) as service:
         (device,) = enrol(service, "meter")
         with (
             BrokerProcess.enrolled(tmp_path / "b", service) as broker,
@@ -220,7 +220,7 @@ def test_rev_12_what_was_revoked_while_the_broker_could_not_hear_it_takes_effect
 
 def test_rev_41_newcomers_are_refused_as_unavailable_when_the_feed_is_lost_too_long(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
-        with ProvisioningService.founded(tmp_path / "fleet", {"feed_heartbeat_seconds": 1}) as service:
+        with ProvisioningService.copied(tmp_path / "fleet", {"feed_heartbeat_seconds": 0.2}) as service:
             (device,) = enrol(service, "meter")
             broker = BrokerProcess.enrolled(tmp_path / "b", service, "--revocation-grace", "3")
             stack.enter_context(broker)
@@ -242,7 +242,7 @@ def test_rev_41_newcomers_are_refused_as_unavailable_when_the_feed_is_lost_too_l
 )
 def test_rev_41_the_policy_says_what_a_lost_feed_means(tmp_path: Path, policy: str, answer: ReasonCode) -> None:
     with contextlib.ExitStack() as stack:
-        with ProvisioningService.founded(tmp_path / "fleet", {"feed_heartbeat_seconds": 1}) as service:
+        with ProvisioningService.copied(tmp_path / "fleet", {"feed_heartbeat_seconds": 0.2}) as service:
             device, gone = enrol(service, "meter", "gone")
             broker = stack.enter_context(BrokerProcess.enrolled(tmp_path / "b", service, "--feed-policy", policy))
             revoke(service, broker, gone)
@@ -259,7 +259,7 @@ def test_rev_41_the_policy_says_what_a_lost_feed_means(tmp_path: Path, policy: s
 
 
 def test_rev_41_under_advisory_a_broker_that_never_read_the_feed_admits_and_says_so(tmp_path: Path) -> None:
-    with ProvisioningService.founded(tmp_path / "fleet") as service:
+    with ProvisioningService.copied(tmp_path / "fleet") as service:
         (device,) = enrol(service, "meter")
         broker = BrokerProcess.enrolled(tmp_path / "b", service, "--feed-policy", "advisory")
         with broker:

@@ -29,11 +29,11 @@ PATIENCE = 60.0
 """Seconds: how long anything may take on a machine that is busy with other tests. Nothing that works takes so long."""
 
 
-def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIENCE, pause: float = 0.01) -> Any:
     """Return what *condition* returns as soon as that is true.
 
     One that is costly to ask, by a process or a TLS handshake, is asked less often: the processor is for what it is
-    about.
+    about. *pause*: seconds between two questions at least, where it will be long before it is true.
     """
     deadline = time.monotonic() + patience
     while True:
@@ -42,7 +42,7 @@ def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIEN
             return outcome
         now = time.monotonic()
         assert now < deadline, f"{what}: not within {patience:g} s"
-        time.sleep(min(max(0.01, 3 * (now - asked)), 0.5))
+        time.sleep(min(max(pause, 3 * (now - asked)), 0.5))
 
 
 class BrokerProcess:

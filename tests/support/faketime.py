@@ -39,6 +39,8 @@ class FakeClock:
             ("FAKETIME_TIMESTAMP_FILE", self.file),
             ("FAKETIME_NO_CACHE", 1),
             ("FAKETIME_DONT_FAKE_MONOTONIC", 1),
+            # Else each wait with an end, as Python's threads wait for one another, is over at once, for ever anew.
+            ("FAKETIME_FORCE_MONOTONIC_FIX", 0),
         ):
             monkeypatch.setenv(name, str(value))
 

@@ -48,15 +48,18 @@ STREAMS = 3
 ROOM = "x" * 4096
 _BEGIN, _END = 48 - 3, 49 - 3
 """Which fields of /proc/PID/stat, behind the name, say where a process has its command line (proc(5))."""
-READ_WHEN_USED = {"HOME", "OLDPWD", "PATH", "PWD", "PYTEST_CURRENT_TEST", "SHLVL", "TMPDIR", "_"}
+READ_WHEN_USED = {"HOME", "OLDPWD", "PATH", "PWD", "PYTEST_CURRENT_TEST", "SHLVL", "SOFTHSM2_CONF", "TMPDIR", "_"}
 OF_THE_PROGRAM = "FLEET_"
 """What a variable's name begins with that is read after the imports: a forked process may have its own."""
 
 
 def lasting(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what the interpreter, the loader or a library may have read when it was started."""
+    """Return what the interpreter, the loader or a library may have read when it was started.
+
+    Of ``PYTHONPATH`` that is the first folder, ours: those behind it are looked into when something is imported.
+    """
     return {
-        name: value
+        name: value.partition(os.pathsep)[0] if name == "PYTHONPATH" else value
         for name, value in environment.items()
         if name not in READ_WHEN_USED and not name.startswith(OF_THE_PROGRAM)
     }
@@ -102,7 +105,10 @@ class ForkServer:
                     self._report(pidfd)
 
     def _take_order(self) -> bool:
-        content, descriptors, _, _ = socket.recv_fds(self._orders, LARGEST_ORDER, STREAMS + 1)
+        try:
+            content, descriptors, _, _ = socket.recv_fds(self._orders, LARGEST_ORDER, STREAMS + 1)
+        except ConnectionResetError:  # It has ended without having read that all is imported.
+            return False
         if not content:
             return False
         *streams, report = descriptors
@@ -159,6 +165,10 @@ def _become(order: dict[str, Any], streams: list[int]) -> NoReturn:
     time.tzset()
     tempfile.tempdir = None
     os.chdir(order["folder"])
+    first, *more = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if more:
+        behind = len(sys.path) - sys.path[::-1].index(first)
+        sys.path[behind:behind] = more
     sys.executable = order.get("executable", sys.executable)
     sys.argv = ["-m", *order["arguments"]]
     _show(["python", "-m", order["module"], *order["arguments"]])

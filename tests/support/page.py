@@ -39,8 +39,9 @@ PORTS = {
     8443: "FLEET_PROVISIONING_PORT",
     8080: "FLEET_PROVISIONING_HTTP_PORT",
     8883: "FLEET_BROKER_PORT",
+    1883: "MOSQUITTO_PORT",
 }
-"""Each standard port with the variable that moves it."""
+"""Each standard port with the variable that moves it, or that nobody reads."""
 
 _PROGRAMS = {"fleet-provisioning": "provisioning", "fleet-broker": "broker", "fleet-sim": "device_sim"}
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<content>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -185,7 +186,7 @@ class Terminal:
         return "\n".join(f"--- {file.name}\n{file.read_text(encoding='utf-8')[-3000:]}" for file in files)
 
     def _localised(self, text: str) -> str:
-        return re.sub(r"\b(8443|8080|8883)\b", lambda found: str(self._ports[int(found[0])]), text)
+        return re.sub(r"\b(8443|8080|8883|1883)\b", lambda found: str(self._ports[int(found[0])]), text)
 
     def _run(self, commands: str) -> tuple[int, list[str]]:
         assert self._shell is not None

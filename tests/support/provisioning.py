@@ -1,22 +1,24 @@
 """A real provisioning service in a process of its own, for any test that needs one.
 
-    with ProvisioningService.founded(tmp_path / "fleet") as service:
+    with ProvisioningService.copied(tmp_path / "fleet") as service:
         token = service.token(device="meter-1", group="north")
         service.https, service.http, service.bundle, service.operator
 
 The ports are free ones and change with every start, unless asked for; the directory stays, so a service can be stopped,
 killed and started again. Its log is ``<dir>.log``, shown when a start fails. `tests.support.programs` says what a
-process is; one whose start is tested has an interpreter of its own: ``founded(…, afresh=True)``.
+process is; one whose start is tested has an interpreter of its own: ``copied(…, afresh=True)``.
 """
 
 from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,8 +28,9 @@ from sqlalchemy.pool import NullPool
 
 from provisioning.pki.tls import CredentialFiles, client_context
 from tests.support import programs
+from tests.support.postgresql import PostgresqlServer
+from tests.support.prepared_fleet import prepared, prepared_on, settings_environment
 
-PASSPHRASE = "correct horse battery staple"
 REPOSITORY = programs.REPOSITORY
 START_SECONDS = 60
 
@@ -40,11 +43,7 @@ class ProvisioningService:
         self.dir = directory
         self.https = ""
         self.http = ""
-        self._environment = os.environ | {
-            "PYTHONPATH": str(REPOSITORY),
-            "FLEET_PROVISIONING_PASSPHRASE": PASSPHRASE,
-            **{f"FLEET_PROVISIONING_{name.upper()}": str(value) for name, value in (settings or {}).items()},
-        }
+        self._environment = settings_environment(settings or {})
         self.database_url = str((settings or {}).get("database_url", f"sqlite:///{directory / 'fleet.db'}"))
         self._afresh = afresh
         self._process: programs.Process | None = None
@@ -55,6 +54,32 @@ class ProvisioningService:
         service = cls(directory, settings, afresh=afresh)
         service.command("init", "--dir", str(directory), check=True)
         return service
+
+    @classmethod
+    def copied(cls, directory: Path, settings: Mapping[str, object] | None = None, *, afresh: bool = False) -> Self:
+        """Return a service with a copy of an authority that was founded before; it does not run yet.
+
+        It costs a twentieth of founding one. Not where two are to be strangers, nor for what ``init`` reads of
+        *settings*: where keys are, names, the life of the first lists.
+        """
+        shutil.copytree(prepared(), directory)
+        return cls(directory, settings, afresh=afresh)
+
+    @classmethod
+    @contextmanager
+    def copied_on(
+        cls,
+        server: PostgresqlServer,
+        directory: Path,
+        settings: Mapping[str, object] | None = None,
+        *,
+        afresh: bool = False,
+    ) -> Iterator[Self]:
+        """Make one as `copied` does, with its store in a database on *server*, which is dropped at the end."""
+        prepared_directory, template = prepared_on(server)
+        shutil.copytree(prepared_directory, directory)
+        with server.database(template) as url:
+            yield cls(directory, {**(settings or {}), "database_url": url}, afresh=afresh)
 
     @property
     def bundle(self) -> Path:

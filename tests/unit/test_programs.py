@@ -13,6 +13,7 @@ import pytest
 from tests.support import programs
 from tests.support.broker_process import BrokerProcess
 from tests.support.pki import Pki
+from tests.support.plugins import plugged
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(programs.REPOSITORY)}
 
@@ -63,6 +64,30 @@ def test_what_the_interpreter_or_a_library_reads_at_its_start_has_one_of_its_own
     assert process.stdout is not None
     with process.stdout:
         assert process.wait(60) == 0
+
+
+TOLD = """
+import sys
+from amqtt.plugins.base import BasePlugin
+
+class Told(BasePlugin):
+    print(*sys.path, sep="\\n")
+"""
+
+
+def test_folders_behind_ours_in_the_environment_are_where_a_process_started_afresh_has_them(
+    tmp_path: Path, pki: Pki
+) -> None:
+    broker = plugged(tmp_path, pki, '"fleet_plugins.Told" = {}', TOLD)
+    arguments = [*broker.arguments, "--test-config"]
+    forked, afresh = (
+        programs.run("broker", arguments, broker.environment, timeout=60, afresh=afresh) for afresh in (False, True)
+    )
+    assert str(tmp_path) in forked.stdout.splitlines(), forked.stderr
+    assert forked.stdout == afresh.stdout
+    assert programs._forkable("broker", broker.environment)
+    before_ours = os.pathsep.join((str(tmp_path), str(programs.REPOSITORY)))
+    assert not programs._forkable("broker", broker.environment | {"PYTHONPATH": before_ours})
 
 
 def test_a_stand_in_sends_signals_on_and_nothing_outlives_it(tmp_path: Path, pki: Pki) -> None:

@@ -78,7 +78,7 @@ def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequ
         case ApprovalState.DENIED:
             raise Refused(
                 Code.APPROVAL_DENIED,
-                f"{found.decided_by} has denied request {found.id}, for {name} in group {group.name}: ask the operator",
+                f"request {found.id}, for {name} in group {group.name}, was denied: ask the operator",
             )
         case ApprovalState.APPROVED | ApprovalState.USED:
             pass

@@ -43,16 +43,21 @@ class ClaimWay(Way):
         claim = claims.find(connection, fingerprint)
         return None if claim is None else cls(claim)
 
-    def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:  # noqa: ARG002
-        """Refuse a claim that has ended or whose places are taken, and its own key."""
-        claim, name = self._claim, attempt.request.common_name
-        check_own_key(attempt, claim.name, claim.der)
-        if claim.ended_at is not None or attempt.now >= claim.expires_at:
+    def check_good(self, now: datetime) -> None:
+        """Refuse a claim that has ended."""
+        claim = self._claim
+        if claim.ended_at is not None or now >= claim.expires_at:
             since = claim.ended_at or claim.expires_at
             raise Refused(
                 Code.CLAIM_ENDED,
                 f"claim {claim.name} ended on {since:%Y-%m-%d %H:%M:%S} UTC: the operator has to make a new one",
             )
+
+    def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:  # noqa: ARG002
+        """Refuse a claim that has ended or whose places are taken, and its own key."""
+        claim, name = self._claim, attempt.request.common_name
+        check_own_key(attempt, claim.name, claim.der)
+        self.check_good(attempt.now)
         if claims.is_full(connection, claim, name, attempt.now):
             raise Refused(
                 Code.CLAIM_EXHAUSTED,

@@ -40,6 +40,10 @@ class TokenWay(Way):
             raise Refused(Code.TOKEN_UNKNOWN, "no such enrolment token: check that it was copied whole")
         return cls(attempt.token, token, attempt.now)
 
+    def check_good(self, now: datetime) -> None:
+        """Refuse a token that has ended."""
+        _check_usable(self._token, now)
+
     def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:  # noqa: ARG002
         """Refuse a token that has ended or is another device's."""
         token, grant = self._token, self._token.grant

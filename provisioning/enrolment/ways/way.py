@@ -82,6 +82,9 @@ class Way(ABC):
     def presented(cls, connection: Connection, attempt: Attempt) -> Self | None:
         """Return the way if *attempt* shows its kind of evidence; raise `Refused` if that is unknown here."""
 
+    def check_good(self, now: datetime) -> None:  # noqa: B027 - what a condition shows has no end
+        """Raise `Refused` if what was presented is good for nothing any more, whatever it is shown for."""
+
     @abstractmethod
     def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:
         """Vouch for *attempt* to become a device of *group*; raise `Refused`.

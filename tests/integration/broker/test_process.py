@@ -78,7 +78,7 @@ def test_a_certificate_of_its_own_that_has_ended_is_said_at_the_start(pki: Pki, 
 
 
 def test_it_starts_again_after_kill_9_and_on_the_same_port(pki: Pki, tmp_path: Path) -> None:
-    broker = BrokerProcess.with_files(tmp_path / "b", pki).afresh()
+    broker = BrokerProcess.with_files(tmp_path / "b", pki)
     anchors = tmp_path / "b" / "anchors.pem"
     holder = pki.device("meter")
     with broker, TlsClient(broker.port, anchors, holder.credential) as client:
@@ -261,6 +261,23 @@ def test_a_state_directory_that_cannot_be_written_is_said_before_the_token_is_sp
     assert f"{tmp_path}/b/state" in said
     assert "Traceback" not in said
     (tmp_path / "b" / "state").unlink()
+    with broker:
+        assert broker.events("ENROLLED")
+
+
+def test_a_state_directory_where_others_write_is_said_before_the_token_is_spent(
+    service: ProvisioningService, tmp_path: Path
+) -> None:
+    broker = BrokerProcess.enrolled(tmp_path / "b", service)
+    state = tmp_path / "b" / "state"
+    state.mkdir()
+    state.chmod(0o777)
+    code, said = broker.fail()
+    assert code == 1
+    assert said.startswith(f"fleet-broker: {state} has mode 0777: others may write to it")
+    assert "Traceback" not in said
+    assert not list(state.iterdir())
+    state.chmod(0o755)
     with broker:
         assert broker.events("ENROLLED")
 

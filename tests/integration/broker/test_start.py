@@ -38,10 +38,8 @@ def test_a_broker_with_files_has_no_http_client_and_no_websocket(tmp_path: Path,
 def test_who_is_to_be_asked_over_http_or_websocket_has_them_before_anybody_comes(tmp_path: Path, pki: Pki) -> None:
     asking = BrokerProcess.with_files(tmp_path / "a", pki, ocsp_responder="http://127.0.0.1:1")
     assert "httpx" in imported_by(asking)
-    naming = BrokerProcess.with_files(tmp_path / "n", pki, crl_from_certificates=True)
-    assert "httpx" in imported_by(naming)
-    serving = BrokerProcess.with_files(tmp_path / "s", pki, "--websocket-port", "0")
-    assert {"broker.websocket", "wsproto"} <= imported_by(serving)
+    naming = BrokerProcess.with_files(tmp_path / "n", pki, "--websocket-port", "0", crl_from_certificates=True)
+    assert {"httpx", "broker.websocket", "wsproto"} <= imported_by(naming)
 
 
 def test_a_broker_of_a_service_has_its_client(tmp_path: Path, service: ProvisioningService) -> None:

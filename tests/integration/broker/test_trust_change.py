@@ -17,14 +17,14 @@ from broker.cli import app
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.framing import split_frames
-from broker.mqtt.packets import decode_packet
+from broker.mqtt.packets import Publish, decode_packet
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.tls import client_context
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.crl import crl, pem
 from tests.support.pki import DOMAIN, Held, Pki
 from tests.support.tls_client import PATIENCE, TlsClient, attempt
-from tests.support.wire import V5, connect_packet
+from tests.support.wire import V5, connect_packet, will
 
 TABLE = """
 [[trust]]
@@ -252,3 +252,37 @@ def test_a_source_of_revocations_can_be_added_to_a_running_broker(tmp_path: Path
         assert str(victim.farewell().properties.reason_string).startswith("REVOKED: ")
         stays.check_alive()
         scene.connect(scene.theirs, "newcomer").check_alive()
+
+
+def test_who_was_connected_when_the_broker_was_killed_leaves_no_will_if_his_ca_is_trusted_no_more(
+    tmp_path: Path,
+) -> None:
+    """The anchors are replaced while there is no broker; the session waits for its time."""
+    with ExitStack() as stack:
+        scene = Scene(tmp_path / "b", stack, "", "--unsafe-no-revocation")
+        kept = {"clean_start": False, "session_expiry_interval": 600}
+        watcher = scene.ours.service("watcher").credential
+        with TlsClient(scene.broker.port, scene.ours.anchors, watcher) as client:
+            client.connect(client_id="watcher", **kept)
+            client.subscribe("fleet/+/+/event", qos=1)
+        for pki, name, delay in (
+            (scene.theirs, "goes", 0), (scene.theirs, "later", 2), (scene.ours, "stays", 0), (scene.ours, "waits", 2),
+        ):  # fmt: skip
+            client = stack.enter_context(TlsClient(scene.broker.port, scene.ours.anchors, pki.device(name).credential))
+            last = will(f"fleet/meters/{name}/event", name.encode(), 1, will_delay_interval=delay)
+            client.connect(client_id=name, will=last, **kept)
+            client.publish(f"fleet/meters/{name}/telemetry", b"here", qos=1)  # Acknowledged when all is on disk.
+        scene.broker.stop(signal.SIGKILL)
+        scene.files["both"].write_text(scene.ours.anchors)
+        scene.broker.start()
+        with TlsClient(scene.broker.port, scene.ours.anchors, watcher) as client:
+            assert client.connect(client_id="watcher", **kept).session_present
+            assert {client.expect(Publish).payload for _ in range(2)} == {b"stays", b"waits"}
+            scene.files["both"].write_text(scene.ours.anchors + scene.theirs.anchors)
+            scene.hangup()
+            for name in ("goes", "later"):
+                back = scene.theirs.device(name).credential
+                with TlsClient(scene.broker.port, scene.ours.anchors, back) as returned:
+                    assert returned.connect(client_id=name, **kept).session_present
+                    returned.leave()
+            client.check_alive()  # Raises for a message that has come before the answer.

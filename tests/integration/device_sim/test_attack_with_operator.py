@@ -8,6 +8,7 @@ import random
 import signal
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -107,8 +108,16 @@ async def test_what_takes_an_operator_is_tried_and_all_is_cleared_away(tmp_path:
     first = now.keys() - OURS
     (word,) = {name.split("-")[1] for name in first}
     assert {name.startswith(f"attack-{word}-") for name in first} == {True}
-    assert with_key["cleared_away"] == {"revoked": len(first), "left": [], "why": ""}
-    assert f"{len(first)} devices and services of this attack are revoked, at {stage.provisioning_url}" in said
+    cleared_away = with_key["cleared_away"]
+    assert {**cleared_away, "expired": ""} == {"revoked": len(first), "left": [], "why": "", "expired": ""}
+    # All that it has left is off the CRL soon.
+    issued = [each async for each in stage.operator.certificates() if each.device in first]
+    assert len(issued) >= len(first)
+    assert {each.state for each in issued} == {"revoked"}
+    expired = datetime.fromisoformat(cleared_away["expired"])
+    assert max(each.not_after for each in issued) <= expired < datetime.now(UTC) + timedelta(hours=2, minutes=1)
+    assert f"{len(first)} devices and services of this attack are revoked, and off the CRL when they have" in said
+    assert f"{expired:%Y-%m-%d %H:%M} UTC, at {stage.provisioning_url}" in said
 
     without, _ = await attacked(tmp_path, stage, "--only", "3-expired,5-revoked,10-ca-name,16-other-name")
     assert judged(without, "pass").keys() == {"5-revoked", "10-ca-name", "16-other-name", "0-alive"}
@@ -164,6 +173,22 @@ async def test_an_operator_who_may_not_revoke_enrols_nobody(tmp_path: Path, stag
     assert (await states(stage)).keys() == {*OURS - {"meter-1"}, "anna"}
 
 
+@pytest.mark.timeout(240)
+async def test_where_no_broker_is_nobody_is_enrolled(tmp_path: Path, stage: Stage) -> None:
+    elsewhere = ["--broker", f"localhost:{urlsplit(stage.provisioning_url).port}", *options(stage)[2:]]
+    nowhere = ["--broker", "localhost:1", *options(stage)[2:]]
+    before = await states(stage)
+    async with fleet_sim(tmp_path, "attack", *nowhere, "--only", "5") as process:
+        _, err = await ended(process)
+    assert process.returncode == 1
+    assert "(nobody listens there); start the broker, or name where it listens; nothing was enrolled" in err
+    assert await states(stage) == before
+    async with fleet_sim(tmp_path, "attack", *elsewhere, "--only", "5") as process:
+        _, err = await ended(process)
+    assert process.returncode == 1
+    assert "it speaks TLS there, and no MQTT" in err
+
+
 @asynccontextmanager
 async def unreachable(directory: Path, url: str) -> AsyncIterator[EnrolmentDesk]:
     authority = Authority()
@@ -179,7 +204,8 @@ async def test_a_service_that_is_gone_is_told_with_who_is_left(tmp_path: Path) -
             await desk.token("attack-1-device", "attack-1")
         outcome = await desk.end()
     assert (outcome.revoked, outcome.left) == (0, ("attack-1-device",))
-    assert outcome.text.startswith("0 devices and services of this attack are revoked, 1 perhaps not (")
+    assert outcome.text.startswith("0 devices and services of this attack are revoked, and off the CRL when they have ")
+    assert "UTC, 1 perhaps not (" in outcome.text
     assert outcome.text.endswith("revoke attack-1-device")
     assert "https://127.0.0.1:1" in outcome.why
 

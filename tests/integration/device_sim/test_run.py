@@ -82,7 +82,12 @@ async def test_a_fleet_from_its_enrolment_to_its_end(tmp_path: Path, stage: Stag
     assert code == 2
     assert f"has {before + 18} usable devices" in err  # The two that were revoked are left out.
 
-    code, out, _ = await ran(tmp_path, "enrol", str(fleet), "--cleanup")
+    code, out, err = await ran(tmp_path, "enrol", str(fleet), "--cleanup")
+    # Nobody answers.
+    assert (code, fleet.exists()) == (1, True)
+    assert f"{stage.provisioning_url}, for ever, and remove their keys? [y/N]" in err
+    assert (await stage.operator.device("meter-00003")).state != "revoked"
+    code, out, _ = await ran(tmp_path, "enrol", str(fleet), "--cleanup", "--yes")
     assert code == 0
     assert not fleet.exists()
     assert (await stage.operator.device("meter-00003")).state == "revoked"

@@ -5,9 +5,8 @@ A module that says ``ON_BOTH_STORES = True`` has its tests run against a service
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -30,42 +29,36 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 metafunc.parametrize(fixture, ["sqlite", "postgresql"], indirect=True, scope=scope)
 
 
-@contextmanager
-def founded(request: pytest.FixtureRequest, directory: Path, *, afresh: bool = False) -> Iterator[ProvisioningService]:
-    """Found a service on the store that the test is for; it runs until the end of the block."""
-    with ExitStack() as stack:
-        settings: dict[str, object] = dict(FAST)
-        if getattr(request, "param", "sqlite") == "postgresql":
-            server: PostgresqlServer = request.getfixturevalue("postgresql")
-            settings["database_url"] = stack.enter_context(server.database("template0"))
-        service = ProvisioningService.founded(directory, settings, afresh=afresh)
-        with a_shell_that_allows(FEW):
-            stack.enter_context(service)
-        yield service
+def on_postgresql(request: pytest.FixtureRequest) -> PostgresqlServer | None:
+    """Return the server that the test's store is to be on; None: it is SQLite."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return None
+    server: PostgresqlServer = request.getfixturevalue("postgresql")
+    return server
 
 
 @pytest.fixture(scope="session")
 def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvisioningService]:
-    with founded(request, tmp_path_factory.mktemp("provisioning") / "fleet", afresh=True) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def directory_of_a_new_fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory on SQLite as ``init`` leaves it, to be copied: nobody's, and never started."""
-    return ProvisioningService.founded(tmp_path_factory.mktemp("pristine") / "fleet", FAST).dir
+    with ExitStack() as stack:
+        settings: dict[str, object] = dict(FAST)
+        if server := on_postgresql(request):
+            settings["database_url"] = stack.enter_context(server.database("template0"))
+        directory = tmp_path_factory.mktemp("provisioning") / "fleet"
+        founded = ProvisioningService.founded(directory, settings, afresh=True)
+        with a_shell_that_allows(FEW):
+            stack.enter_context(founded)
+        yield founded
 
 
 @pytest.fixture
 def own_service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ProvisioningService]:
-    """A service for this test alone. Founding it costs more than many a test; on SQLite it is a copy."""
-    if getattr(request, "param", "sqlite") == "sqlite":
-        shutil.copytree(request.getfixturevalue("directory_of_a_new_fleet"), tmp_path / "fleet")
-        own = ProvisioningService(tmp_path / "fleet", FAST)
-    else:
-        own = founded(request, tmp_path / "fleet")
-    with own as running:
-        yield running
+    """A service for this test alone; it is a copy, and nothing of `service`."""
+    with ExitStack() as stack:
+        if server := on_postgresql(request):
+            own = stack.enter_context(ProvisioningService.copied_on(server, tmp_path / "fleet", FAST))
+        else:
+            own = ProvisioningService.copied(tmp_path / "fleet", FAST)
+        yield stack.enter_context(own)
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvisioningSe
         "request_burst": 4,
         "metrics": "loopback",
     }
-    with ProvisioningService.founded(directory, settings) as running:
+    with ProvisioningService.copied(directory, settings) as running:
         yield running
 
 

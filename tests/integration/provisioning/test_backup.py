@@ -39,7 +39,7 @@ def fill(service: ProvisioningService) -> None:
 
 
 def test_sqlite(tmp_path: Path) -> None:
-    with ProvisioningService.founded(tmp_path / "fleet", SETTINGS) as service:
+    with ProvisioningService.copied(tmp_path / "fleet", SETTINGS) as service:
         fill(service)
         head = head_of(service)  # First: what is noted before the copy must be in it.
         with (
@@ -61,11 +61,10 @@ def test_sqlite(tmp_path: Path) -> None:
 
 
 def test_postgresql(postgresql: PostgresqlServer, tmp_path: Path) -> None:
-    url = postgresql.new_database(template="template0")
-    with ProvisioningService.founded(tmp_path / "fleet", SETTINGS | {"database_url": url}) as service:
+    with ProvisioningService.copied_on(postgresql, tmp_path / "fleet", SETTINGS) as idle, idle as service:
         fill(service)
         head = head_of(service)
-        plain = url.replace("+psycopg", "")
+        plain = service.database_url.replace("+psycopg", "")
         subprocess.run([binary("pg_dump"), "--format", "custom", "--file", tmp_path / "dump", plain], check=True)
         enrol(service, "meter-3")
         service.stop()

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from tests.support.curl import Curl
 from tests.support.openssl import OpensslDevice, certificate_facts, openssl
 from tests.support.pki import pem_of
 from tests.support.postgresql import PostgresqlServer
-from tests.support.provisioning import PASSPHRASE, ProvisioningService
+from tests.support.prepared_fleet import PASSPHRASE
+from tests.support.provisioning import ProvisioningService
 
 _TLS_ERRORS = (35, 55, 56)
 """curl's, for an alert in the handshake or, with TLS 1.3, when it sends or receives after it."""
@@ -29,7 +31,7 @@ FAST = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 0.2}
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[ProvisioningService]:
-    with ProvisioningService.founded(tmp_path / "fleet", FAST) as running:
+    with ProvisioningService.copied(tmp_path / "fleet", FAST) as running:
         yield running
 
 
@@ -295,10 +297,12 @@ def test_a_transcript_that_was_changed_is_not_vouched_for(service: ProvisioningS
 
 
 def test_another_process_on_the_same_store_takes_a_new_ca_over(tmp_path: Path, postgresql: PostgresqlServer) -> None:
-    settings = FAST | {"database_url": postgresql.new_database(template="template0")}
-    first = ProvisioningService.founded(tmp_path / "first", settings)
-    shutil.copytree(first.dir, tmp_path / "second")
-    with first, ProvisioningService(tmp_path / "second", settings) as second:
+    with ExitStack() as stack:
+        idle = stack.enter_context(ProvisioningService.copied_on(postgresql, tmp_path / "first", FAST))
+        shutil.copytree(idle.dir, tmp_path / "second")
+        settings = FAST | {"database_url": idle.database_url}
+        first = stack.enter_context(idle)
+        second = stack.enter_context(ProvisioningService(tmp_path / "second", settings))
         ca(first, "rollover", "begin")
         for each in (first, second):  # Either may hear of it first.
             wait_for_state(each, "issuing-2", "announced")

@@ -17,11 +17,15 @@ from tests.support.broker_process import wait_until
 from tests.support.curl import Curl, CurlAnswer
 from tests.support.faketime import FakeClock
 from tests.support.openssl import OpensslDevice, openssl
+from tests.support.prepared_fleet import prepared
 from tests.support.provisioning import ProvisioningService
 
 FAST = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 0.2}
 NOTICED = 90
 """Seconds in which the service has looked at the wall clock: it does so every 15."""
+SLOWLY = 0.4
+"""Seconds between two questions whether it has."""
+JSON = ("--header", "Content-Type: application/json")
 MINUTE = timedelta(minutes=1)
 TOLERANCE = timedelta(minutes=2)
 """For the seconds that a step takes; what is looked for is days."""
@@ -42,7 +46,12 @@ class Moved:
         return done.stdout
 
     def token(self, name: str) -> str:
-        return self.command("token", "create", "--device", name, "--group", "north", "--ttl", "3600").strip()
+        operator = Curl(self.service.https, self.service.bundle, self.service.operator)
+        order = {"device": name, "group": "north", "ttl_seconds": 3600}
+        answer = operator.run("/v1/tokens", *JSON, data=json.dumps(order).encode())
+        assert answer.status == 201, answer.text
+        token: str = json.loads(answer.body)["tokens"][0]["token"]
+        return token
 
     def enrol(self, name: str, token: str, *options: str) -> tuple[OpensslDevice, CurlAnswer]:
         device = OpensslDevice(self._directory, name)
@@ -72,7 +81,7 @@ class Moved:
             ends = found.next_update_utc
             return ends is not None and found.last_update_utc - TOLERANCE <= self.clock.now() < ends
 
-        wait_until(good, "a list that is good now", NOTICED)
+        wait_until(good, "a list that is good now", NOTICED, SLOWLY)
 
     def ready(self) -> dict[str, str]:
         checks: dict[str, str] = json.loads(Curl(self.service.http).run("/readyz").body)["checks"]
@@ -90,9 +99,10 @@ def read(device: OpensslDevice) -> x509.Certificate:
 
 @pytest.fixture
 def moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Moved]:
+    prepared()  # Founded by the true clock.
     clock = FakeClock.new(tmp_path)
     clock.enter(monkeypatch)
-    with ProvisioningService.founded(tmp_path / "fleet", FAST) as service:
+    with ProvisioningService.copied(tmp_path / "fleet", FAST) as service:
         yield Moved(service, clock, tmp_path)
 
 
@@ -130,7 +140,9 @@ def test_a_clock_that_goes_forward_and_back(moved: Moved) -> None:
     # Back: numbers go on rising, the list is of now, and whoever was revoked meanwhile still is.
     clock.set(timedelta())
     moved.wait_for_a_list()
-    wait_until(lambda: moved.ready()["issuing_ca"] == "ok" and moved.ready()["ocsp_signer"] == "ok", "ready", NOTICED)
+    wait_until(
+        lambda: moved.ready()["issuing_ca"] == "ok" and moved.ready()["ocsp_signer"] == "ok", "ready", NOTICED, SLOWLY
+    )
     assert moved.list().get_revoked_certificate_by_serial_number(gone) is not None
     _, answer = moved.enrol("late", unspent)
     assert answer.status == 200, "its hour is not over"

@@ -10,23 +10,32 @@ from pathlib import Path
 import pytest
 
 from tests.support.openssl import OpensslDevice, openssl
+from tests.support.programs import forking_python
 from tests.support.provisioning import REPOSITORY, ProvisioningService
+
+
+def how_buffered(unbuffered: bool) -> tuple[str, dict[str, str]]:
+    """Return what to call as ``python``, and its environment: the interpreter itself reads how it is to write."""
+    if unbuffered:
+        return sys.executable, os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
+    return forking_python("provisioning"), os.environ | {"PYTHONPATH": str(REPOSITORY)}
 
 
 def run(service: ProvisioningService, *arguments: str) -> subprocess.CompletedProcess[str]:
     return service.command(*arguments, "--dir", str(service.dir), "--url", service.https)
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])  # The pipe breaks when all is written, or at the first line.
+@pytest.mark.parametrize("unbuffered", [False, True])  # The pipe breaks when all is written, or at the first line.
 @pytest.mark.parametrize("arguments", [("certificate", "export"), ("audit", "show")])
 def test_who_stops_reading_ends_the_command_without_a_word(
-    service: ProvisioningService, arguments: tuple[str, ...], unbuffered: str
+    service: ProvisioningService, arguments: tuple[str, ...], unbuffered: bool
 ) -> None:
     where = ["--dir", str(service.dir)] + (["--url", service.https] if arguments[0] == "certificate" else [])
+    python, environment = how_buffered(unbuffered)
     process = subprocess.Popen(
-        [sys.executable, "-m", "provisioning", *arguments, *where],
+        [python, "-m", "provisioning", *arguments, *where],
         cwd=REPOSITORY,
-        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -39,17 +48,20 @@ def test_who_stops_reading_ends_the_command_without_a_word(
     assert process.wait(60) == 1
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])  # The disk is found full when all is written, or at the first line.
+@pytest.mark.parametrize(
+    "unbuffered", [False, True]
+)  # The disk is found full when all is written, or at the first line.
 @pytest.mark.parametrize("arguments", [("version",), ("device", "list"), ("status", "--json")])
 def test_output_that_cannot_be_written_is_said_in_one_line(
-    service: ProvisioningService, arguments: tuple[str, ...], unbuffered: str
+    service: ProvisioningService, arguments: tuple[str, ...], unbuffered: bool
 ) -> None:
     where = ["--dir", str(service.dir), "--url", service.https] if arguments != ("version",) else []
+    python, environment = how_buffered(unbuffered)
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "provisioning", *arguments, *where],
+            [python, "-m", "provisioning", *arguments, *where],
             cwd=REPOSITORY,
-            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            env=environment,
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

@@ -89,7 +89,7 @@ def test_the_plain_port_says_what_it_does_not_have(plain: Curl) -> None:
 
 
 def test_a_crl_is_renewed_at_half_of_its_life_although_nothing_happens(tmp_path: Path) -> None:
-    with ProvisioningService.founded(tmp_path / "fleet", {"crl_life": "PT4S"}) as service:
+    with ProvisioningService.copied(tmp_path / "fleet", {"crl_life": "PT4S"}) as service:
         plain = Curl(service.http)
         first = crl_number(plain.run("/crl/issuing-ca.crl").body)
         wait_for_crl_above(plain, first)

@@ -53,7 +53,7 @@ def wait_for(service: ProvisioningService, url: str, serial: int) -> bytes:
 
 
 def test_a_certificate_stays_in_its_shard_for_life_and_over_restarts(tmp_path: Path) -> None:
-    with ProvisioningService.founded(tmp_path / "fleet", SHARDED) as service:
+    with ProvisioningService.copied(tmp_path / "fleet", SHARDED) as service:
         devices = [enrolled(service, tmp_path, f"meter-{number}") for number in range(8)]
         points = {device.name: distribution_point(device.certificate) for device in devices}
         assert 1 < len(set(points.values())) <= 3
@@ -90,7 +90,7 @@ def test_a_certificate_stays_in_its_shard_for_life_and_over_restarts(tmp_path: P
 
 @pytest.mark.parametrize("settings", [FAST, SHARDED], ids=["one list", "shards"])
 def test_openssl_takes_a_revocation_from_the_delta(tmp_path: Path, settings: dict[str, object]) -> None:
-    with ProvisioningService.founded(tmp_path / "fleet", settings) as service:
+    with ProvisioningService.copied(tmp_path / "fleet", settings) as service:
         device = enrolled(service, tmp_path, "meter-1")
         base = fetch(service, distribution_point(device.certificate))
         freshest = x509.load_der_x509_crl(base).extensions.get_extension_for_class(x509.FreshestCRL)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import select
-import shutil
 import socket
 import ssl
 from collections.abc import Iterator
@@ -28,10 +27,9 @@ BEGUN = (
 
 
 @pytest.fixture
-def small(directory_of_a_new_fleet: Path, tmp_path: Path) -> Iterator[ProvisioningService]:
-    shutil.copytree(directory_of_a_new_fleet, tmp_path / "fleet")
+def small(tmp_path: Path) -> Iterator[ProvisioningService]:
     settings = {"maximum_connections": PLACES, "feed_heartbeat_seconds": 1}
-    with ProvisioningService(tmp_path / "fleet", settings) as running:
+    with ProvisioningService.copied(tmp_path / "fleet", settings) as running:
         yield running
 
 

@@ -102,12 +102,10 @@ def test_open_files_wrong_passphrase_and_a_database_of_another_version_are_found
     assert (code, found["database"][0]["remedy"]) == (1, "restore it from the backup")
 
 
-def test_what_was_restored_by_half_is_named_and_nothing_is_made_in_its_place(
-    directory_of_a_new_fleet: Path, tmp_path: Path
-) -> None:
+def test_what_was_restored_by_half_is_named_and_nothing_is_made_in_its_place(tmp_path: Path) -> None:
     """The service starts on none of it, the doctor says what is wrong, and the ceremonies neither."""
-    shutil.copytree(directory_of_a_new_fleet, directory := tmp_path / "fleet")
-    service = ProvisioningService(directory, {"port": 0, "http_port": 0})
+    directory = tmp_path / "fleet"
+    service = ProvisioningService.copied(directory, {"port": 0, "http_port": 0})
     found = ["--dir", str(directory)]
 
     def refused(words: str, *commands: str) -> None:
@@ -190,7 +188,7 @@ def test_the_shell_completes_commands_and_options(typed: str, offered: str) -> N
 
 
 def test_each_line_s_ca_is_looked_at_and_a_retired_one_never_again(tmp_path: Path) -> None:
-    service = ProvisioningService.founded(tmp_path / "fleet", {"port": 0, "http_port": 0})
+    service = ProvisioningService.copied(tmp_path / "fleet", {"port": 0, "http_port": 0})
 
     def ca(*arguments: str) -> None:
         done = service.command("ca", *arguments, "--dir", str(service.dir))

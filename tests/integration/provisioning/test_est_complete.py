@@ -207,7 +207,7 @@ def test_a_key_of_the_service_s_is_refused_by_default_and_never_encrypted_half(
         assert reason in refused.text
     refused = stranger.est(f"{name}/serverkeygen", base64.encodebytes(forged), *user)
     assert code_of(refused) == (400, "CSR_SIGNATURE")
-    assert code_of(stranger.est(f"{name}/serverkeygen", csr)) == (401, "TOKEN_MISSING")
+    assert code_of(stranger.est(f"{name}/serverkeygen", csr)) == (401, "NOT_ADMITTED")
     assert stranger.est(f"{name}/serverkeygen", csr, *user).status == 200, "nothing was spent before"
 
 

@@ -136,7 +136,7 @@ def test_a_full_disk_is_said_costs_nothing_and_is_forgotten_when_there_is_room(
 ) -> None:
     place: Path = request.getfixturevalue("disk") if kind == "file system" else tmp_path
     full = filled if kind == "file system" else limited_files
-    with ProvisioningService.founded(place / "fleet", {"crl_debounce_seconds": 0.05}) as service:
+    with ProvisioningService.copied(place / "fleet", {"crl_debounce_seconds": 0.05}) as service:
         crowd = Crowd(service, [f"meter-{number}" for number in range(400)])
         asyncio.run(crowd.enrol(crowd.names[:20], insist=False))
         assert len(crowd.certificates) == 20

@@ -16,7 +16,8 @@ import pytest
 
 from tests.support.broker_process import wait_until
 from tests.support.postgresql import PostgresqlServer
-from tests.support.provisioning import PASSPHRASE, REPOSITORY, ProvisioningService
+from tests.support.prepared_fleet import PASSPHRASE
+from tests.support.provisioning import REPOSITORY, ProvisioningService
 from tests.support.workers import workers_of
 
 PROFILE = '[profiles.short]\nrole = "device"\nlife = "PT2H"\n'
@@ -43,7 +44,7 @@ def new_group(service: ProvisioningService, name: str) -> str:
 
 
 def test_profiles_are_taken_over_and_what_is_wrong_changes_nothing(tmp_path: Path) -> None:
-    with ProvisioningService.founded(tmp_path / "fleet") as service:
+    with ProvisioningService.copied(tmp_path / "fleet") as service:
         file = service.dir / "provisioning.toml"
         before = file.read_text(encoding="utf-8") if file.exists() else ""
         assert "short" in new_group(service, "north"), "there is no such profile"
@@ -76,42 +77,38 @@ def test_profiles_are_taken_over_and_what_is_wrong_changes_nothing(tmp_path: Pat
 
 
 def test_workers_reload_all_of_them(postgresql: PostgresqlServer, tmp_path: Path) -> None:
-    with postgresql.database("template0") as url:
-        settings = {"workers": 2, "database_url": url}
-        with ProvisioningService.founded(tmp_path / "fleet", settings) as service:
-            workers = workers_of(service.pid)
-            (service.dir / "provisioning.toml").write_text(PROFILE, encoding="utf-8")
-            os.kill(service.pid, signal.SIGHUP)
-            wait_until(lambda: {each["worker"] for each in said(service.log, RELOADED)} == {1, 2}, "both reload")
-            assert workers_of(service.pid) == workers
-            assert service.stop() == 0
+    with ProvisioningService.copied_on(postgresql, tmp_path / "fleet", {"workers": 2}) as idle, idle as service:
+        workers = workers_of(service.pid)
+        (service.dir / "provisioning.toml").write_text(PROFILE, encoding="utf-8")
+        os.kill(service.pid, signal.SIGHUP)
+        wait_until(lambda: {each["worker"] for each in said(service.log, RELOADED)} == {1, 2}, "both reload")
+        assert workers_of(service.pid) == workers
+        assert service.stop() == 0
 
 
 def test_a_worker_in_another_s_place_has_the_settings_of_the_others(
     postgresql: PostgresqlServer, tmp_path: Path
 ) -> None:
-    with postgresql.database("template0") as url:
-        settings = {"workers": 2, "database_url": url}
-        with ProvisioningService.founded(tmp_path / "fleet", settings) as service:
-            (service.dir / "provisioning.toml").write_text(PROFILE, encoding="utf-8")
-            os.kill(service.pid, signal.SIGHUP)
-            wait_until(lambda: {each["worker"] for each in said(service.log, RELOADED)} == {1, 2}, "both reload")
-            (service.dir / "provisioning.toml").write_text("what is this", encoding="utf-8")
-            os.kill(service.pid, signal.SIGHUP)
-            wait_until(lambda: {each["worker"] for each in said(service.log, REFUSED)} == {1, 2}, "both say so")
-            for pid in workers_of(service.pid):
-                os.kill(pid, signal.SIGKILL)
-            wait_until(lambda: len(said(service.log, "worker is back")) == 2, "others in their places")
-            assert new_group(service, "north") == "north"
-            again = said(service.log, RELOADED)[2:]
-            assert {each["worker"] for each in again} == {1, 2}
-            assert [each["changed"] for each in again] == [["profiles"]] * 2
-            assert service.stop() == 0
+    with ProvisioningService.copied_on(postgresql, tmp_path / "fleet", {"workers": 2}) as idle, idle as service:
+        (service.dir / "provisioning.toml").write_text(PROFILE, encoding="utf-8")
+        os.kill(service.pid, signal.SIGHUP)
+        wait_until(lambda: {each["worker"] for each in said(service.log, RELOADED)} == {1, 2}, "both reload")
+        (service.dir / "provisioning.toml").write_text("what is this", encoding="utf-8")
+        os.kill(service.pid, signal.SIGHUP)
+        wait_until(lambda: {each["worker"] for each in said(service.log, REFUSED)} == {1, 2}, "both say so")
+        for pid in workers_of(service.pid):
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: len(said(service.log, "worker is back")) == 2, "others in their places")
+        assert new_group(service, "north") == "north"
+        again = said(service.log, RELOADED)[2:]
+        assert {each["worker"] for each in again} == {1, 2}
+        assert [each["changed"] for each in again] == [["profiles"]] * 2
+        assert service.stop() == 0
 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    ProvisioningService.founded(tmp_path / "fleet")
+    ProvisioningService.copied(tmp_path / "fleet")
     return os.environ | {"PYTHONPATH": str(REPOSITORY), "FLEET_PROVISIONING_PASSPHRASE": PASSPHRASE}
 
 

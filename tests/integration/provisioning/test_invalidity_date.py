@@ -32,7 +32,7 @@ def shard_of(device: Enrolled) -> str:
 
 
 def test_it_is_told_wherever_the_revocation_is(tmp_path: Path) -> None:
-    with ProvisioningService.founded(tmp_path / "fleet", FAST) as service, service.api() as api:
+    with ProvisioningService.copied(tmp_path / "fleet", FAST) as service, service.api() as api:
         thief, plain, held = enrol(service, "meter-1", "meter-2", "meter-3")
         future = {"device": "meter-1", "reason": "keyCompromise", "invalidity_date": "2099-01-01T00:00:00Z"}
         refused = api.post("/v1/revocations", json=future)

@@ -44,7 +44,7 @@ def test_init_founds_an_authority_that_only_its_owner_can_read(tmp_path: Path) -
 
 
 def test_init_never_overwrites_and_leaves_nothing_half_made(tmp_path: Path) -> None:
-    service = ProvisioningService.founded(tmp_path / "fleet")
+    service = ProvisioningService.copied(tmp_path / "fleet")
     before = {path: path.read_bytes() for path in service.dir.iterdir()}
     again = service.command("init", "--dir", str(service.dir))
     assert again.returncode == 1
@@ -59,7 +59,7 @@ def test_init_never_overwrites_and_leaves_nothing_half_made(tmp_path: Path) -> N
 
 
 def test_serve_explains_why_it_cannot_start(tmp_path: Path) -> None:
-    service = ProvisioningService.founded(tmp_path / "fleet")
+    service = ProvisioningService.copied(tmp_path / "fleet")
     (tmp_path / "wrong").write_text("wrong passphrase")
     for arguments, words in (
         (("--dir", str(tmp_path / "nowhere")), "run fleet-provisioning init"),

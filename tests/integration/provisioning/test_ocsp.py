@@ -186,7 +186,7 @@ def test_an_answer_with_a_nonce_is_for_one_request(
 
 def test_openssl_reads_a_delegated_signer(tmp_path: Path) -> None:
     settings = {"ocsp_signer_life": "PT2M", "ocsp_life": "PT1M"}
-    with ProvisioningService.founded(tmp_path / "fleet", settings) as service:
+    with ProvisioningService.copied(tmp_path / "fleet", settings) as service:
         said = openssl("ocsp", "-issuer", service.dir / "issuing-ca.crt", "-cert", service.dir / "operator.crt",
                        "-url", f"{service.http}/ocsp", "-CAfile", service.bundle, "-resp_text")  # fmt: skip
     assert b"OCSP Signing" in said

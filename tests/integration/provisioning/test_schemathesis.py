@@ -16,7 +16,7 @@ CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,re
 
 
 def test_no_request_of_an_operator_breaks_the_service(tmp_path: Path) -> None:
-    with ProvisioningService.founded(tmp_path / "fleet", SETTINGS) as service:
+    with ProvisioningService.copied(tmp_path / "fleet", SETTINGS) as service:
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "schemathesis.cli", "run", f"{service.https}/v1/openapi.json"),

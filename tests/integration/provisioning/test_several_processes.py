@@ -39,10 +39,10 @@ def two(
     postgresql: PostgresqlServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[ProvisioningService, ProvisioningService]]:
     directory = tmp_path_factory.mktemp("several") / "fleet"
-    settings = SETTINGS | {"database_url": postgresql.new_database(template="template0")}
     with (
-        ProvisioningService.founded(directory, settings) as first,
-        ProvisioningService(directory, settings) as second,
+        ProvisioningService.copied_on(postgresql, directory, SETTINGS) as idle,
+        idle as first,
+        ProvisioningService(directory, SETTINGS | {"database_url": first.database_url}) as second,
     ):
         yield first, second
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from tests.support.imported import imported
+from tests.support.prepared_fleet import prepared
 from tests.support.provisioning import ProvisioningService
 
 FRAMEWORK = {"fastapi", "pydantic.v1", "opentelemetry.trace"}
@@ -30,10 +31,8 @@ def modules_in(said: str) -> set[str]:
     return found
 
 
-def test_the_service_listens_before_it_has_the_operators_framework(
-    directory_of_a_new_fleet: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(directory_of_a_new_fleet, tmp_path / "fleet")
+def test_the_service_listens_before_it_has_the_operators_framework(tmp_path: Path) -> None:
+    shutil.copytree(prepared(), tmp_path / "fleet")
     with telling(tmp_path / "fleet") as service:
         assert modules_in(service.log) & (NEVER | FRAMEWORK | {"httpx"}) == set()
         with service.api() as operator:
@@ -42,12 +41,12 @@ def test_the_service_listens_before_it_has_the_operators_framework(
         assert modules_in(service.log) & NEVER == set()
 
 
-def test_commands_import_what_they_do(directory_of_a_new_fleet: Path, tmp_path: Path) -> None:
+def test_commands_import_what_they_do(tmp_path: Path) -> None:
     founding = telling(tmp_path / "fleet").command("init", "--dir", str(tmp_path / "fleet"), check=True)
     others = {"fastapi", "starlette", "uvicorn", "httpx", "prometheus_client"}
     assert modules_in(founding.stderr) & (others | NEVER - MIGRATING) == set()
 
-    asking = telling(directory_of_a_new_fleet)
-    status = asking.command("status", "--dir", str(directory_of_a_new_fleet), "--url", "https://127.0.0.1:1")
+    asking = telling(prepared())
+    status = asking.command("status", "--dir", str(asking.dir), "--url", "https://127.0.0.1:1")
     assert "is the service running" in status.stderr
     assert modules_in(status.stderr) & (NEVER | {"fastapi", "starlette", "uvicorn", "sqlalchemy", "structlog"}) == set()

@@ -29,7 +29,7 @@ FROM counted CROSS JOIN certificates WHERE device_id = (SELECT id FROM devices W
 
 async def test_what_a_killed_process_has_left_is_done_by_the_next(tmp_path: Path) -> None:
     device = OpensslDevice(tmp_path, "meter-1")
-    service = ProvisioningService.founded(tmp_path / "fleet", {"feed_heartbeat_seconds": 0.2})
+    service = ProvisioningService.copied(tmp_path / "fleet", {"feed_heartbeat_seconds": 0.2})
     with service:
         token = service.token(device="meter-1", group="north")
         answer = Curl(service.https, service.bundle).est("simpleenroll", device.request(), "--user", f"meter-1:{token}")

@@ -243,8 +243,8 @@ def test_a_list_is_imported_and_its_faults_are_named_by_line(
     file.write_text(f"name,key_sha256\n{name},{digest}\n")
     assert json.loads(command("listed", "import", name, "--file", str(file), "--json"))["replaced"] == 1
     assert code_of(stranger.est(f"{name}/simpleenroll", device.request(subject=f"/CN={name}-c"))) == (
-        403,
-        "WAY_REFUSED",
+        401,
+        "NOT_ADMITTED",
     )
     assert stranger.est(f"{name}/simpleenroll", csr).status == 200
     file.write_text("name\n" + "".join(f"{name}-{number}\n" for number in range(1000)) + '"without an end\n')

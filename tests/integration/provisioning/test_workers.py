@@ -29,7 +29,8 @@ from tests.support.enrolled import enrol, spent
 from tests.support.ocsp import SHA256, request_der
 from tests.support.openssl import OpensslDevice
 from tests.support.postgresql import PostgresqlServer
-from tests.support.provisioning import PASSPHRASE, REPOSITORY, ProvisioningService
+from tests.support.prepared_fleet import PASSPHRASE
+from tests.support.provisioning import REPOSITORY, ProvisioningService
 from tests.support.workers import ends_of, one_to_each, workers_of
 
 # A heartbeat that is longer than the tests wait: what arrives was pushed.
@@ -40,10 +41,9 @@ GOOD, REVOKED = ocsp.OCSPCertStatus.GOOD, ocsp.OCSPCertStatus.REVOKED
 
 @pytest.fixture(scope="module")
 def service(postgresql: PostgresqlServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvisioningService]:
-    with postgresql.database("template0") as url:
-        directory = tmp_path_factory.mktemp("workers") / "fleet"
-        with ProvisioningService.founded(directory, SETTINGS | {"database_url": url}) as running:
-            yield running
+    directory = tmp_path_factory.mktemp("workers") / "fleet"
+    with ProvisioningService.copied_on(postgresql, directory, SETTINGS) as idle, idle as running:
+        yield running
 
 
 def figures(service: ProvisioningService, name: str, **labels: str) -> dict[str, float]:
@@ -213,8 +213,8 @@ def test_what_keeps_workers_from_starting_is_told_once(service: ProvisioningServ
 def test_a_killed_worker_is_replaced_a_killed_supervisor_leaves_none_and_ctrl_c_ends_all(
     postgresql: PostgresqlServer, tmp_path: Path
 ) -> None:
-    with postgresql.database("template0") as url:
-        service = ProvisioningService.founded(tmp_path / "fleet", SETTINGS | {"database_url": url}).start()
+    with ProvisioningService.copied_on(postgresql, tmp_path / "fleet", SETTINGS) as service:
+        service.start()
         killed, other = workers_of(service.pid)
         with asked_of_each(service) as (_, kept), ends_of([killed]) as ended:
             os.kill(killed, signal.SIGKILL)

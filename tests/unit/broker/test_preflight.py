@@ -91,6 +91,15 @@ def test_a_new_broker_needs_its_token(good: dict[str, Any], tmp_path: Path) -> N
     assert problems(load(None, enrolling)) == []
 
 
+def test_a_state_directory_where_others_write_is_told(good: dict[str, Any]) -> None:
+    good["state_dir"].mkdir()
+    good["state_dir"].chmod(0o770)
+    (problem,) = problems(load(None, good))
+    assert problem.startswith(f"state_dir: {good['state_dir']} has mode 0770: others may write to it")
+    good["state_dir"].chmod(0o750)
+    assert problems(load(None, good)) == []
+
+
 @pytest.mark.parametrize(("key", "problem"), [("audit_log", "is a directory; name a file"), ("admin_socket", "is no")])
 def test_a_directory_in_place_of_a_file_is_said(good: dict[str, Any], tmp_path: Path, key: str, problem: str) -> None:
     (said,) = problems(load(None, good | {key: str(tmp_path)}))

@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from broker.admission.bundle import TrustBundle
+from broker.admission.bundle_terms import BundleTerms
+from broker.admission.trust import Trust
 from broker.enforcement import absent, forget_revoked, revoke
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.returning import MOST
+from broker.trust_settings import TrustSettings
 from provisioning.pki.revocation import RevocationReason
-from tests.support.pki import shared_device, shared_pki
+from tests.support.pki import DOMAIN, Held, Pki, shared_device, shared_pki, shared_service
 from tests.support.stored import StoredBroker
 from tests.support.wire import V5, V311, will
 
@@ -157,6 +162,100 @@ def test_who_was_revoked_while_there_was_no_broker_leaves_what_it_would_have_lef
     again = back.open(shared_device("meter-1"))
     assert again.connect(client_id="meter-1", **last).session_present is not ended
     assert back.open(shared_device("meter-2")).connect(client_id="meter-2", **last).session_present
+
+
+PKI = shared_pki()
+CROSS = Pki()
+ABOVE = PKI.authority("Test Issuing CA", CROSS.root, key=PKI.issuing.key)
+"""The same issuing CA, certified by another root."""
+
+
+def believing(*anchors: Held, domain: str | None = None) -> Trust:
+    settings = TrustSettings(
+        name="fleet", anchors=("anchors.pem",), trust_domain=domain, feed=True, roles=("device", "service")
+    )
+    certificates = [each.certificate for each in anchors]
+    return Trust([TrustBundle("fleet", certificates, terms=BundleTerms.of(settings))])
+
+
+@pytest.mark.parametrize(
+    ("path", "now", "sent"),
+    [
+        ([PKI.issuing, PKI.root], believing(PKI.root), True),
+        ([PKI.issuing, PKI.root], believing(PKI.issuing), True),
+        ([PKI.issuing, PKI.root], believing(PKI.authority("Test Root CA", key=PKI.root.key)), True),
+        ([PKI.issuing, PKI.root], believing(CROSS.root, CROSS.issuing), False),
+        ([PKI.issuing, PKI.root], believing(PKI.root, domain="plant.example"), False),
+        ([PKI.issuing, PKI.root], believing(PKI.root, domain=DOMAIN), True),
+        ([PKI.issuing], believing(PKI.root), True),
+        ([PKI.issuing], believing(CROSS.root), False),
+        ([ABOVE], believing(CROSS.root), True),
+        ([ABOVE], believing(PKI.root), False),
+        ([], believing(CROSS.root), True),
+        ([PKI.issuing, PKI.root], None, True),
+    ],
+)
+@pytest.mark.parametrize("delay", [0, 30])
+@pytest.mark.parametrize("judged", ["cafile", "bundle"])
+def test_whose_anchors_are_others_after_the_restart_leaves_no_will(
+    broker: StoredBroker, path: list[Held], now: Trust | None, sent: bool, delay: int, judged: str
+) -> None:
+    """As from a broker that runs (0143); where it is not known who vouched for him, his will is sent."""
+    if judged == "bundle" and path:
+        broker.engine.admission.trust = believing(path[-1])
+    watcher = broker.open(shared_service("backend"), path=[shared_service("backend").der, *map(_der, path)])
+    watcher.connect(client_id="backend", **KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    held = PKI.device("meter-1")
+    meter = broker.open(held, path=[held.der, *map(_der, path)])
+    last = will("fleet/meters/meter-1/event", qos=1, will_delay_interval=delay)
+    meter.connect(client_id="meter-1", will=last, **KEPT)
+    after = broker.killed(away=5)
+    after.engine.admission.believed = now
+    watcher = after.service(**KEPT)
+    after.advance(60)
+    assert watcher.payloads() == ([b"gone"] if sent else [])
+    again = after.killed()
+    assert again.open(held).connect(client_id="meter-1", **KEPT).session_present, "his session has its time"
+
+
+def test_nor_does_he_if_they_are_others_before_it_is_due(broker: StoredBroker) -> None:
+    held = PKI.device("meter-1")
+    broker.service(**KEPT).subscribe("fleet/#", qos=1)
+    meter = broker.open(held, path=[held.der, _der(PKI.issuing), _der(PKI.root)])
+    meter.connect(client_id="meter-1", will=will("fleet/meters/meter-1/event", qos=1), **KEPT)
+    after = broker.killed()
+    after.engine.admission.believed = believing(PKI.root)
+    watcher = after.service(**KEPT)
+    after.advance(5)
+    after.engine.admission.believed = believing(CROSS.root)
+    after.advance(60)
+    assert watcher.payloads() == []
+
+
+@pytest.mark.parametrize(("keeps", "left"), [(False, [b"meter-1"]), (True, [b"meter-1", b"meter-2"])])
+def test_he_leaves_it_where_wills_of_revoked_clients_are_kept_or_its_delay_had_begun_before(
+    broker: StoredBroker, keeps: bool, left: list[bytes]
+) -> None:
+    """The first one has gone while the broker ran, which would send his will; the second one has not."""
+    broker.service(**KEPT).subscribe("fleet/#", qos=1)
+    for name in ("meter-1", "meter-2"):
+        held = PKI.device(name)
+        client = broker.open(held, path=[held.der, _der(PKI.issuing), _der(PKI.root)])
+        last = will(f"fleet/meters/{name}/event", name.encode(), 1, will_delay_interval=30)
+        client.connect(client_id=name, will=last, **KEPT)
+        if name == "meter-1":
+            client.vanish()
+    after = broker.killed()
+    after.engine.keeps_revoked = keeps
+    after.engine.admission.believed = believing(CROSS.root)
+    watcher = after.service(**KEPT)
+    after.advance(60)
+    assert sorted(watcher.payloads()) == left
+
+
+def _der(held: Held) -> bytes:
+    return held.certificate.public_bytes(Encoding.DER)
 
 
 @pytest.mark.parametrize("reason", [RevocationReason.KEY_COMPROMISE, RevocationReason.CERTIFICATE_HOLD])

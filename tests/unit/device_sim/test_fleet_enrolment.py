@@ -58,3 +58,20 @@ def test_who_comes_later_is_like_the_first(fleet: Path) -> None:
 def test_others_beside_them_may_have_another_group(fleet: Path) -> None:
     assert enrolled(fleet, "--devices", "1", "--prefix", "gauge", "--group", "south") == (0, "")
     assert FleetDirectory.read(fleet).entries["gauge-00001"].identity.group == "south"
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "code", "stays"),
+    [
+        ((), "n\n", 1, True),
+        ((), "", 1, True),
+        ((), "y\n", 0, False),
+        (("--yes",), "", 0, False),
+    ],
+)
+def test_a_fleet_is_ended_by_who_says_so(
+    fleet: Path, options: tuple[str, ...], answer: str, code: int, *, stays: bool
+) -> None:
+    done = CliRunner().invoke(app, ["enrol", str(fleet), "--cleanup", *options], input=answer)
+    assert (done.exit_code, FleetDirectory.exists(fleet)) == (code, stays), done.output
+    assert ("Remove the keys of 2 devices of" in done.stderr) is (not options)

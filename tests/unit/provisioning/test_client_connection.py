@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from datetime import timedelta
 from typing import Any
@@ -10,7 +11,7 @@ import httpx
 import pytest
 from cryptography import x509
 
-from provisioning.client.connection import explain
+from provisioning.client.connection import explain, open_pool
 from provisioning.client.genuine_server import GenuineServer
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
@@ -66,6 +67,7 @@ def serving_as(role: Role, name: str, group: str | None = None, **different: Any
         (PKI.broker(), f"(its certificate is that of spiffe://{DOMAIN}/broker/broker-1)"),
         (serving_as(Role.DEVICE, "provisioning", "meters"), "/device/meters/provisioning)"),
         (serving_as(Role.SERVICE, "billing"), "/service/billing)"),
+        (serving_as(Role.SERVICE, "provisioning", "north"), "/service/north/provisioning)"),
         (serving_as(Role.SERVICE, "provisioning", uris=[]), "(the certificate has 0 identity URIs"),
         (serving_as(Role.SERVICE, "provisioning", common_name="billing"), "(the Common Name ['billing'] is not"),
     ],
@@ -77,6 +79,7 @@ def serving_as(role: Role, name: str, group: str | None = None, **different: Any
         "a broker",
         "a device",
         "another service",
+        "a group's service",
         "nobody",
         "two names",
     ],
@@ -89,3 +92,23 @@ def test_who_is_not_the_service_is_told_of_and_the_clock_where_that_may_be_the_c
 
 def test_the_service_itself_is_trusted() -> None:
     ready(serving_as(Role.SERVICE, "provisioning")).do_handshake()
+
+
+async def told_of(port: int) -> str:
+    """Return what is told of a service that should listen at *port*, by the same client as all programs have."""
+    url = f"https://localhost:{port}"
+    async with open_pool(url, PKI.anchors, None, timeout=20) as pool:
+        with pytest.raises(httpx.HTTPError) as failed:
+            await pool.get("/")
+    return explain(url, failed.value)
+
+
+async def test_a_port_of_nobody_and_one_without_tls_are_told_of_with_what_to_do() -> None:
+    async def http(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(http, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        assert "it speaks no TLS; name the first address of its ready line" in await told_of(port)
+    assert "nobody listens there; start it, or name the first address of its ready line" in await told_of(port)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.config_loading import ConfigError, load
 from provisioning.ca.profile import MAXIMUM_LIFE, MINIMUM_LIFE
 from provisioning.config import Settings, load_settings
 from provisioning.errors import ConfigurationError
@@ -137,3 +138,40 @@ def test_a_name_that_no_certificate_may_hold_is_refused_with_its_setting() -> No
     with pytest.raises(ConfigurationError, match=r"server_names: '\*\.example\.org' is not a host name"):
         server_names_of(Settings(server_names=("localhost", "*.example.org")))
     assert server_names_of(Settings(server_names=("::1", "ca.example.org"))) == ("::1", "ca.example.org")
+
+
+@pytest.mark.parametrize("text", ["ca.example.org, localhost", '["ca.example.org", "localhost"]'])
+def test_a_list_in_the_environment_is_written_by_commas_or_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("FLEET_PROVISIONING_SERVER_NAMES", text)
+    assert load_settings(tmp_path).server_names == ("ca.example.org", "localhost")
+
+
+@pytest.mark.parametrize(("name", "text"), [("SERVER_NAMES", "[x"), ("PROFILES", "sensor")])
+def test_what_is_no_json_in_the_environment_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    monkeypatch.setenv(f"FLEET_PROVISIONING_{name}", text)
+    with pytest.raises(ConfigurationError, match=f"FLEET_PROVISIONING_{name}: .*JSON"):
+        load_settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SERVICE_HOST", "10.0.0.1"),
+        ("SERVICE_PORT_HTTPS", "8443"),
+        ("PORT", "tcp://10.0.0.1:8443"),
+        ("PORT_8443_TCP_ADDR", "10.0.0.1"),
+    ],
+)
+def test_what_kubernetes_makes_for_a_service_of_our_name_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"FLEET_PROVISIONING_{name}", value)
+    with pytest.raises(ConfigurationError, match=f"FLEET_PROVISIONING_{name}: Kubernetes .* enableServiceLinks: false"):
+        load_settings(tmp_path)
+    monkeypatch.setenv(f"FLEET_BROKER_{name}", value)
+    with pytest.raises(ConfigError, match=f"FLEET_BROKER_{name}: Kubernetes .* enableServiceLinks: false"):
+        load(None, {})

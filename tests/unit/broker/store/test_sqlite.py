@@ -16,7 +16,7 @@ from broker.store.journal import Journal
 from broker.store.schema import MIGRATIONS
 from broker.store.sqlite import _GATHER_SECONDS, SqliteStore, StoreError
 
-SESSION = ("backend", "spiffe://d/service/backend", True, 60, None, *(None,) * 8)
+SESSION = ("backend", "spiffe://d/service/backend", True, 60, None, *(None,) * 9)
 TABLES = ("sessions", "subscriptions", "messages", "deliveries", "incoming", "retained", "replayed")
 
 
@@ -94,7 +94,7 @@ def test_another_schema_is_refused_with_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "broker.db"
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA user_version=99")
-    with pytest.raises(StoreError, match=r"broker\.db has schema 99, this broker knows 4: use the broker that made it"):
+    with pytest.raises(StoreError, match=r"broker\.db has schema 99, this broker knows 5: use the broker that made it"):
         SqliteStore(path)
     SqliteStore(tmp_path / "other.db").close()
 
@@ -116,11 +116,30 @@ def test_a_database_of_an_older_broker_is_brought_up_to_date(tmp_path: Path, sto
         assert older.rows("SELECT * FROM subscriptions") == [(1, "fleet/#", 1, 0, 0, 0, b"", 0)]
         assert older.rows("SELECT * FROM deliveries") == [(1, 1, 7, 1, 0, b"", None, 0, "")]
         assert older.rows("SELECT topic_name, publisher, number FROM retained") == [("a", "", 1), ("t", "", 2)]
-        assert older.rows("PRAGMA user_version") == [(4,)]
+        assert older.rows("PRAGMA user_version") == [(5,)]
         for table in TABLES:
             assert older.rows(f"PRAGMA table_info({table})") == store.rows(f"PRAGMA table_info({table})")
             assert older.rows(f"PRAGMA foreign_key_list({table})") == store.rows(f"PRAGMA foreign_key_list({table})")
         older.close()
+
+
+def test_of_a_session_of_an_older_broker_it_is_not_known_who_stood_above_its_certificate(tmp_path: Path) -> None:
+    """As the broker before this one left its database, with a client that is connected and has a will."""
+    path = tmp_path / "broker.db"
+    schema = Path(__file__).with_name("schema_1.sql").read_text(encoding="utf-8")
+    upgrades = " ".join(MIGRATIONS[version] for version in (1, 2, 3))
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(f"BEGIN; {schema} {upgrades} PRAGMA user_version=4; COMMIT;")
+        row = (1, "m", "o", 1, 60, None, b"t", b"x", 1, 0, b"", None, 30, "ab:1f")
+        database.execute("INSERT INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)", row)
+        database.commit()
+    store = SqliteStore(path)
+    assert store.rows("SELECT will_topic, will_delay, certificate, authorities FROM sessions") == [
+        (b"t", 30, "ab:1f", None)
+    ]
+    store._apply(Batch(sessions={1: (*SESSION[:-2], "ab:1f", "ab:cd")}))
+    assert store.rows("SELECT certificate, authorities FROM sessions") == [("ab:1f", "ab:cd")]
+    store.close()
 
 
 def test_what_was_being_replayed_by_an_older_broker_is_replayed_up_to_what_is_there(tmp_path: Path) -> None:

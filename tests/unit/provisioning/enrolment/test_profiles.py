@@ -67,7 +67,7 @@ async def test_a_group_s_profile_is_a_device_s_when_it_signs_too(store_url: str,
         service = fleet.enrolment.service
         changed = {"plant": profile_of(ProfileConfig("plant", LIFE, role=role))} if role else {}
         service._profiles = {name: each for name, each in service._profiles.items() if name != "plant"} | changed
-        with pytest.raises(Refused, match="UNAVAILABLE: group north has profile plant, which is not configured"):
+        with pytest.raises(Refused, match="UNAVAILABLE: group north has a profile that is not configured"):
             await fleet.enrol()
 
 

@@ -168,14 +168,14 @@ async def test_an_operator_s_token_readmits_beside_another_condition(fleet: Flee
 
 
 @pytest.mark.parametrize(
-    ("ways", "told"), [(("claim", "listed"), Code.CLAIM_ENDED), (("listed", "claim"), Code.NOT_LISTED)]
+    ("ways", "told"), [(("claim", "listed"), Code.CLAIM_EXHAUSTED), (("listed", "claim"), Code.NOT_LISTED)]
 )
 async def test_who_is_let_in_by_no_alternative_is_told_why_not_by_the_first(
     fleet: Fleet, ways: tuple[str, str], told: Code
 ) -> None:
     await group(fleet, *ways)
-    shared = await claim(fleet)
-    fleet.clock.now = shared.not_valid_after_utc
+    shared = await claim(fleet, devices=1)
+    await enrol(fleet, "meter-2", certificate=shared)
     assert await refusal(fleet, "meter-1", certificate=shared) is told
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy import event, text
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
 
 from provisioning.ca.crl import CrlIssuer
 from provisioning.pki.revocation import RevocationReason
@@ -22,15 +20,10 @@ from provisioning.store.counters import crl_counter
 from tests.support.fleet import Fleet
 from tests.support.many import fill
 from tests.support.openssl import openssl
+from tests.support.searched import Statement, noted, rows_read, scanned
 
 MANY = 100_000
 ROUND = 15
-
-
-ResultT = TypeVar("ResultT")
-Statement = tuple[str, Any]
-_SCAN = {"sqlite": re.compile(r"\bSCAN (\w+)"), "postgresql": re.compile(r"\bSeq Scan on (\w+)")}
-_LARGE = {"certificates", "devices", "revocations", "revocation_events", "audit_entries"}
 
 
 async def statements_to_revoke(fleet: Fleet, name: str) -> list[Statement]:
@@ -38,32 +31,6 @@ async def statements_to_revoke(fleet: Fleet, name: str) -> list[Statement]:
     await fleet.enrol(name)
     asked, _ = await noted(fleet.revocation.revoke_device(name, RevocationReason.SUPERSEDED, by="admin"))
     return asked
-
-
-async def noted(doing: Awaitable[ResultT]) -> tuple[list[Statement], ResultT]:
-    """Return what the database was asked by SQLAlchemy meanwhile, and what came of it."""
-    asked: list[Statement] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_more: Any) -> None:
-        asked.append((statement, parameters))
-
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        return asked, await doing
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
-
-
-def scanned(connection: Connection, asked: list[Statement]) -> set[str]:
-    """Return the large tables that the database would read from end to end for one of the statements."""
-    dialect = connection.dialect.name
-    explain = "EXPLAIN QUERY PLAN" if dialect == "sqlite" else "EXPLAIN"
-    found: set[str] = set()
-    for statement, parameters in asked:
-        if statement.split(None, 1)[0].upper() in {"SELECT", "UPDATE", "DELETE"}:
-            plan = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
-            found |= set(_SCAN[dialect].findall("\n".join(str(row[-1]) for row in plan)))
-    return found & _LARGE
 
 
 @pytest.mark.timeout(300)
@@ -109,9 +76,9 @@ async def test_what_is_new_for_a_list_is_looked_up_by_its_place_and_not_searched
     await fleet.revocation.revoke_device("late", RevocationReason.KEY_COMPROMISE, by="admin")
 
     def look(connection: Connection) -> tuple[list[int], int]:
-        before = _rows_read(connection)
+        before = rows_read(connection)
         found = revocations.changes(connection, issuer, None, 29_998, 30_001)
-        return [each.sequence for each in found], _rows_read(connection) - before
+        return [each.sequence for each in found], rows_read(connection) - before
 
     asked, found = await noted(fleet.database.write(look))
     assert found == ([29_999, 30_000, 30_001], 0)
@@ -134,7 +101,7 @@ async def test_a_batch_is_looked_up_and_not_searched_for(fleet: Fleet) -> None:
     names = [f"gone-{number}" for number in range(1, each + 1)]
 
     def look(connection: Connection) -> tuple[set[str], int, int, int]:
-        before = _rows_read(connection)
+        before = rows_read(connection)
         locked = devices.lock_all(connection, names, serials)
         whole = [device.id for device in locked if device.name in set(names)]
         found = certificates.of_devices_or_with_serials(connection, whole, serials)
@@ -144,20 +111,11 @@ async def test_a_batch_is_looked_up_and_not_searched_for(fleet: Fleet) -> None:
         assert [row.id for row in keys] == [row.id for row in found[each:]]
         assert [device.name for device in locked] == sorted(device.name for device in locked)
         assert all(row.revocation is not None for row in found)
-        return {row.serial for row in found[each:]}, len(locked), len(found), _rows_read(connection) - before
+        return {row.serial for row in found[each:]}, len(locked), len(found), rows_read(connection) - before
 
     asked, found = await noted(fleet.database.write(look))
     assert found == (set(serials), 2 * each, 2 * each, 0)
     assert await fleet.database.read(lambda connection: scanned(connection, asked)) == set()
-
-
-def _rows_read(connection: Connection) -> int:
-    """Return how many rows of the large tables this transaction has read without looking them up; 0 on SQLite."""
-    if connection.dialect.name == "sqlite":
-        return 0
-    tables = ", ".join(f"'{name}'" for name in _LARGE)
-    read = f"SELECT sum(seq_tup_read)::int FROM pg_stat_xact_user_tables WHERE relname IN ({tables})"  # noqa: S608 - of names only
-    return int(connection.exec_driver_sql(read).scalar_one())
 
 
 async def test_what_is_new_is_told_in_order_whoever_else_has_news(fleet: Fleet) -> None:

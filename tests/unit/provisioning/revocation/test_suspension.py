@@ -10,7 +10,8 @@ from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.reasons import REASON_USES
-from provisioning.store import audit, devices, revocations
+from provisioning.store import audit, device_inventory, devices, revocations
+from provisioning.store.device_inventory import DeviceSearch
 from provisioning.store.devices import DeviceState
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.requests import csr_der
@@ -163,10 +164,12 @@ async def test_a_decommissioned_device_never_comes_back(fleet: Fleet) -> None:
     assert await refusal(fleet.reenrol(certificate, successor_csr(certificate))) is Code.CERTIFICATE_REVOKED
     counts = await fleet.database.read(devices.count)
     assert counts[DeviceState.DECOMMISSIONED] == 1
-    page = await fleet.database.read(
-        lambda connection: devices.page(connection, limit=5, after=None, state=DeviceState.DECOMMISSIONED)
+    page, following = await fleet.database.read(
+        lambda connection: device_inventory.page(
+            connection, DeviceSearch(state=DeviceState.DECOMMISSIONED), limit=5, after=None, now=fleet.clock()
+        )
     )
-    assert [device.name for device, _ in page] == ["meter-17"]
+    assert ([each.device.name for each in page], following) == (["meter-17"], None)
 
 
 def test_every_reason_has_its_use() -> None:

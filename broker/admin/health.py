@@ -1,0 +1,54 @@
+"""Is the broker alive, and does it let in newcomers? For supervisors and load balancers, beside the page of metrics.
+
+``/healthz`` says that the event loop runs. ``/readyz`` is 503 while nobody new gets in, because what is known of
+revocations is too old or not there yet or an audit log that must be written cannot be, and while the store takes no
+writes: a broker that cannot do its work gets no traffic, but is not killed for what a restart would not mend. Why, is
+in the log, and for operators in ``fleet-broker crl status``; strangers get names. The same as provisioning's two paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from http import HTTPStatus
+from time import monotonic
+
+from broker.admin.http_server import Request, Response
+from broker.admin.newcomers import newcomers_facts
+from broker.engine import Engine
+
+HEALTH = "/healthz"
+READY = "/readyz"
+
+
+class Health:
+    """Answers GET of the two paths for one engine."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], float] = monotonic) -> None:
+        """*clock* is the event loop's: monotonic seconds."""
+        self._engine = engine
+        self._clock = clock
+
+    def answer(self, request: Request) -> Response | None:
+        """Return the answer to *request*, or None if it asks for something else."""
+        if request.method != "GET":
+            return None
+        if request.path == HEALTH:
+            return Response.json({"status": "ok"})
+        if request.path == READY:
+            return self._ready()
+        return None
+
+    def _ready(self) -> Response:
+        facts = newcomers_facts(self._engine.admission, datetime.now(UTC), self._clock())
+        checks = {"newcomers": "ok" if facts["newcomers_admitted"] else "refused", "store": store_state(self._engine)}
+        ready = checks["newcomers"] == "ok" and checks["store"] != "failed"
+        status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+        return Response.json({"ready": ready, "checks": checks}, status)
+
+
+def store_state(engine: Engine) -> str:
+    """Return how the store is: ok, failed, or off without persistence."""
+    if engine.journal is None:
+        return "off"
+    return "failed" if engine.journal.failed else "ok"

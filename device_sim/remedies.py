@@ -1,0 +1,60 @@
+"""What to do about a broker that nobody reaches: from how the first connection ended to the words that help.
+
+Rules
+-----
+1. Only what a wrong option or a broker that is down explains. A refusal by the broker has words of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from device_sim.closure import SERVER_CERTIFICATE, Layer
+
+_NO_TLS = frozenset({"wrong_version_number", "http_request", "packet_length_too_long", "record_layer_failure"})
+_NO_MQTT = "it speaks TLS there, and no MQTT: name the broker's port, usually 8883"
+_OF_CODE: dict[tuple[str, str], str] = {
+    (Layer.TCP, "refused"): "start the broker, or name where it listens",
+    (Layer.TCP, "timeout"): "does a broker run there, and no firewall stand between?",
+    (Layer.TLS, "unknown_ca"): "the broker does not trust the CA of these certificates",
+    (Layer.TLS, "certificate_required"): "the broker wants a client certificate: give one with its key",
+    (Layer.MQTT, "broken protocol"): _NO_MQTT,
+    (Layer.MQTT, "malformed"): _NO_MQTT,
+}
+_OF_NAMES = ("Hostname mismatch", "IP address mismatch")
+_OF_ANCHORS = ("self-signed certificate", "self signed certificate", "unable to get")
+
+
+class Answer(Protocol):
+    """How a connection ended: a `device_sim.closure.Closure`, or what an attack has seen."""
+
+    @property
+    def layer(self) -> str:
+        """Where it ended, as `Layer` says it."""
+
+    @property
+    def code(self) -> str:
+        """The peer's code."""
+
+    @property
+    def reason(self) -> str:
+        """The peer's words."""
+
+
+def remedy(answer: Answer) -> str:
+    """Return what the tester can do when *answer* was the answer to his first connection; empty: nothing we know."""
+    if answer.layer == Layer.TLS and answer.code in _NO_TLS:
+        return "it speaks no TLS there: name the broker's port for TLS, usually 8883"
+    if answer.code == SERVER_CERTIFICATE:
+        if any(words in answer.reason for words in _OF_NAMES):
+            return "--server-name says which name the broker's certificate bears"
+        if any(words in answer.reason for words in _OF_ANCHORS):
+            return "are the trust anchors those of this broker?"
+    if answer.layer == Layer.TCP and answer.code == "closed" and "Protocol error" in answer.reason:
+        return _NO_MQTT  # As paho says it.
+    return _OF_CODE.get((answer.layer, answer.code), "")
+
+
+def with_remedy(text: str, answer: Answer) -> str:
+    """Return *text*, and behind it what to do about *answer*."""
+    return f"{text}; {found}" if (found := remedy(answer)) else text

@@ -1,0 +1,91 @@
+"""A program's own directory: nobody else writes there.
+
+Theory
+------
+What a program finds in its directory it believes: its key, a database of its own, a list of anchors. Whoever may write
+there chooses what it believes. And what he has left there stays his when the directory's mode is put right: so what is
+in it is looked at, too.
+
+Rules
+-----
+1. The directory, and what is in it, belongs to the user who runs the program, or to root, who may do everything anyway.
+2. Neither group nor others may write to the directory, nor to a file or directory in it that they can reach.
+3. A symbolic link counts as what it leads to, and has to be the user's, too.
+
+It does not look at the directories above, nor further down: what somebody puts in the directory's place is his, and
+refused as his; and nobody gets further down but through here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import stat
+from pathlib import Path
+from typing import Final
+
+_ROOT: Final = 0
+_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+_OTHERS_ENTER: Final = stat.S_IXGRP | stat.S_IXOTH
+
+
+class ForeignDirectory(Exception):
+    """Somebody else may write to the directory, or has; the text names the path and says what to do."""
+
+
+def enter(directory: Path, user: int) -> None:
+    """Make *directory*, mode 0700, if it is not there, and raise as `check_own` does.
+
+    One that can be neither made nor read keeps whoever needs something there from it, and is his to complain of.
+    """
+    with contextlib.suppress(OSError):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
+        check_own(directory, user)
+
+
+def check_own(directory: Path, user: int) -> None:
+    """Raise `ForeignDirectory` if others than *user*, a number, may write to *directory*, or have written.
+
+    Raises OSError where it is not there, or cannot be read. What is no directory is somebody else's to complain of.
+    """
+    found = _checked(directory, user)
+    if not stat.S_ISDIR(found.st_mode):
+        return
+    if found.st_mode & _OTHERS_WRITE:
+        raise ForeignDirectory(_open_to_others(directory, found))
+    reachable = (found.st_mode & _OTHERS_ENTER) << 1  # For whom who may enter: the bit of who may write.
+    for each in sorted(directory.iterdir()):
+        with contextlib.suppress(FileNotFoundError):  # It has gone meanwhile, or leads nowhere.
+            inside = _checked(each, user)
+            plain = stat.S_ISREG(inside.st_mode) or stat.S_ISDIR(inside.st_mode)  # A socket's mode is its operator's.
+            if plain and inside.st_mode & reachable:
+                raise ForeignDirectory(_open_to_others(each, inside))
+
+
+def _checked(path: Path, user: int) -> os.stat_result:
+    """Return what is at *path*; raise `ForeignDirectory` if that, or the link that leads there, is not *user*'s."""
+    for found in (path.lstat(), path.stat()):
+        if found.st_uid not in {user, _ROOT}:
+            owner, us = user_name(found.st_uid), user_name(user)
+            raise ForeignDirectory(
+                f"{path} belongs to {owner}, who could have put there what is to be believed: run as {owner}, or look "
+                f"what it is, and then chown -h {us} {path}"
+            )
+    return found
+
+
+def _open_to_others(path: Path, found: os.stat_result) -> str:
+    return (
+        f"{path} has mode {stat.S_IMODE(found.st_mode):04o}: others may write to it, and could have put "
+        f"there what is to be believed; look what is in it, and then chmod go-w {path}"
+    )
+
+
+def user_name(user: int) -> str:
+    """Return what the user of that number is called."""
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"user {user}"

@@ -1,0 +1,20 @@
+"""Words that somebody else has chosen, as a person may read them: the one place where all three programs escape.
+
+Identifiers, topics, reason strings and names may hold escape sequences and line ends: shown as they are, they would set
+the reader's clipboard, or draw another line over the true one.
+"""
+
+from __future__ import annotations
+
+
+def printable(text: str, also: str = "") -> str:
+    r"""Return *text* with each character that is not to be seen as Python writes it (``\n``, ``\x1b``), but for *also*.
+
+    Where there is one, a backslash of the text's own is doubled: what was escaped can be told from what was there.
+    """
+    if text.isprintable() or all(each.isprintable() or each in also for each in text):
+        return text
+    return "".join(
+        each if (each.isprintable() and each != "\\") or each in also else each.encode("unicode_escape").decode()
+        for each in text
+    )

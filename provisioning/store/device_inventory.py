@@ -1,0 +1,148 @@
+"""What an operator is shown of devices: each with what its certificates are worth, by the page, in order of name.
+
+Theory
+------
+The state of a device is what was decided of it; nobody decides that its certificate ends, or revokes the device with
+its last certificate. So a device that is active may have nothing to show, and its `Standing` says so: there is a good
+certificate, or else what became of the newest. That is worked out where it is asked, from the certificates, and is in
+no column of its own: it changes as time passes.
+
+Rules
+-----
+1. What a page costs does not depend on how many devices or certificates there are: each is looked up by an index, also
+   where PostgreSQL has no statistics (docs/decisions/0085-look-ups-without-statistics.md), and a search by state or
+   standing looks at `LOOKED_AT` devices at most. What it has found by then is the page, though it be short or empty,
+   and the cursor says where the next one begins.
+2. A device's certificates are looked at newest first, up to the first that is good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy.engine import Connection
+
+from provisioning.pki.revocation import RevocationReason
+from provisioning.store.devices import WIDTH, Device, DeviceState, device_from
+from provisioning.store.tables import certificates, devices, revocations
+from provisioning.store.utc_date_time import UtcDateTime
+
+LOOKED_AT: Final = 2000
+"""Devices, for one page of a search that the index does not answer."""
+_AT_ONCE: Final = 500
+
+
+class Standing(StrEnum):
+    """What a device can show now."""
+
+    VALID = "valid"
+    """At least one of its certificates is good."""
+    SUSPENDED = "suspended"
+    """None is; the newest is on hold, by an operator or because it waits for its activation."""
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+    NONE = "none"
+    """It never had one."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSearch:
+    """Which devices are wanted; None: whatever it is."""
+
+    group: str | None = None
+    state: DeviceState | None = None
+    certificate: Standing | None = None
+
+    def wants(self, shown: ShownDevice) -> bool:
+        """Whether it is one of those, as far as the index does not say."""
+        return self.state in (None, shown.device.state) and self.certificate in (None, shown.certificate)
+
+
+@dataclass(frozen=True, slots=True)
+class ShownDevice:
+    """A device, and what its certificates are worth."""
+
+    device: Device
+    issued: int
+    """How many certificates it has had."""
+    certificate: Standing
+    not_after: datetime | None
+    """When the newest good one ends, or the newest if none is good."""
+
+
+# It is never NULL; by the column alone PostgreSQL may go through all that ends after now, whoever's it is.
+_ENDS: Final = func.coalesce(certificates.c.not_after, certificates.c.issued_at)
+_REASON: Final = select(revocations.c.reason).where(revocations.c.certificate_id == certificates.c.id).scalar_subquery()
+_OF_DEVICE: Final = certificates.c.device_id == devices.c.id
+_GOOD_UNTIL: Final = (
+    select(_ENDS)
+    .where(_OF_DEVICE, bindparam("now", type_=UtcDateTime) < _ENDS, _REASON.is_(None))
+    .order_by(certificates.c.id.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+_SHOWN: Final = select(
+    devices,
+    select(func.count()).where(_OF_DEVICE).scalar_subquery().label("issued"),
+    _GOOD_UNTIL.label("good_until"),
+    *(
+        select(what).where(_OF_DEVICE).order_by(certificates.c.id.desc()).limit(1).scalar_subquery().label(name)
+        for what, name in ((_ENDS, "newest_until"), (_REASON, "newest_reason"))
+    ),
+).order_by(devices.c.name)
+
+
+def find(connection: Connection, name: str, now: datetime) -> ShownDevice | None:
+    """Return the device called *name*."""
+    return next(_shown(connection, _SHOWN.where(devices.c.name == name), now), None)
+
+
+def page(
+    connection: Connection, search: DeviceSearch, *, limit: int, after: str | None, now: datetime
+) -> tuple[list[ShownDevice], str | None]:
+    """Return up to *limit* devices in order of name, after the name *after*, and behind which the next page begins.
+
+    Without a next page that is None. A page may be shorter though there is a next one.
+    """
+    narrow = search.state is not None or search.certificate is not None
+    statement = _SHOWN if search.group is None else _SHOWN.where(devices.c.group_name == search.group)
+    found: list[ShownDevice] = []
+    looked_at = 0
+    while True:
+        size = _AT_ONCE if narrow else limit + 1
+        onward = statement if after is None else statement.where(devices.c.name > after)
+        rows = list(_shown(connection, onward.limit(size), now))
+        for each in rows:
+            if not search.wants(each):
+                continue
+            if len(found) == limit:
+                return found, found[-1].device.name
+            found.append(each)
+        looked_at += len(rows)
+        if len(rows) < size:
+            return found, None
+        after = rows[-1].device.name
+        if looked_at >= LOOKED_AT:
+            return found, after
+
+
+def _shown(connection: Connection, statement: Select[Any], now: datetime) -> Iterator[ShownDevice]:
+    for row in connection.execute(statement, {"now": now}):
+        issued, good_until, newest_until, reason = row[WIDTH:]
+        standing = _standing(good_until, newest_until, reason)
+        yield ShownDevice(device_from(row), issued, standing, good_until or newest_until)
+
+
+def _standing(good_until: datetime | None, newest_until: datetime | None, reason: str | None) -> Standing:
+    if good_until is not None:
+        return Standing.VALID
+    if newest_until is None:
+        return Standing.NONE
+    if reason is None:
+        return Standing.EXPIRED
+    return Standing.REVOKED if RevocationReason(reason).final else Standing.SUSPENDED

@@ -1,0 +1,111 @@
+"""Which tests run a second time, on the compiled hot path: ``python -m tests.support.compiled_again`` names the files.
+
+`make test-compiled` tries what the compiler made of the hot path. A test that reaches none of it, or does so as others
+do that run again, would only say a second time what it has said of plain Python.
+
+Rules
+-----
+1. Of the tests within a process those run again that import something compiled, by themselves or by what they use of
+   `tests`. What is compiled is known by the extension that lies beside the module.
+2. Of the tests of whole processes all run again but those of `NOT_AGAIN`, each for its reason. So a new file runs
+   again until somebody says why it need not.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+REPOSITORY: Final = Path(__file__).parents[2]
+TESTS: Final = REPOSITORY / "tests"
+WITHIN: Final = (TESTS / "unit" / "broker", TESTS / "properties", TESTS / "conformance")
+PROCESSES: Final = TESTS / "integration" / "broker"
+NOT_AGAIN: Final = {
+    "test_admin.py": "the socket and the commands of operators, which are not compiled",
+    "test_anchor_urls.py": "anchors are fetched and read by what is not compiled",
+    "test_audit.py": "the log is written by what is not compiled",
+    "test_ca_rollover.py": "the successor's certificates are read as any others",
+    "test_clock.py": "compiled code is told the time",
+    "test_contributed_plugins.py": "plugins are interpreted, and their adapter is",
+    "test_dry_run.py": "a question of operators, answered by what is not compiled",
+    "test_explain.py": "a question of operators, answered by what is not compiled",
+    "test_issuing_lines.py": "the service's authorities; the broker reads their certificates as any others",
+    "test_judged_by_sslyze.py": "TLS is OpenSSL's",
+    "test_judged_by_testssl.py": "TLS is OpenSSL's",
+    "test_operator_door.py": "the door of operators is not compiled",
+    "test_plugins.py": "plugins are interpreted, and their adapter is",
+    "test_restored_store.py": "the feed is followed by what is not compiled",
+    "test_staple.py": "the staple is OpenSSL's, and fetched by what is not compiled",
+    "test_start.py": "what a start imports is the same",
+}
+"""What no compiled code decides, by file below `PROCESSES`."""
+
+
+def files() -> list[Path]:
+    """Return the files of the tests that run again. Raises `LookupError` if nothing is compiled."""
+    within = [
+        file
+        for folder in WITHIN
+        for file in sorted(folder.rglob("test_*.py"))
+        if any(is_compiled(each) for each in reached(file))
+    ]
+    if not within:
+        raise LookupError(f"nothing in {REPOSITORY} is compiled: make compiled")
+    return [*within, *(file for file in sorted(PROCESSES.glob("test_*.py")) if file.name not in NOT_AGAIN)]
+
+
+def is_compiled(module: Path) -> bool:
+    """Whether *module*, a source file, is not what runs."""
+    return any(module.parent.glob(f"{module.stem}.*.so"))
+
+
+def reached(tests: Path) -> frozenset[Path]:
+    """Return the modules of ours that *tests*, a file, imports, by itself or by what it uses of `tests`."""
+    found: set[Path] = set()
+    waiting = [tests, *_fixtures_of(tests)]
+    while waiting:
+        file = waiting.pop()
+        if file in found or not file.exists():
+            continue
+        found.add(file)
+        if file.is_relative_to(TESTS):
+            waiting += _imported(file)
+    return frozenset(found)
+
+
+def _fixtures_of(tests: Path) -> Iterator[Path]:
+    """Yield each ``conftest.py`` that has a fixture which *tests* asks for."""
+    asked = {each.arg for each in ast.walk(_parsed(tests)) if isinstance(each, ast.arg)}
+    for folder in tests.parents:
+        shared = folder / "conftest.py"
+        if folder.is_relative_to(TESTS) and shared.exists():
+            offered = {
+                each.name for each in _parsed(shared).body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
+            }
+            if asked & offered:
+                yield shared
+
+
+@functools.cache
+def _parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_bytes())
+
+
+@functools.cache
+def _imported(file: Path) -> tuple[Path, ...]:
+    """Return where the modules may be that *file* imports; a name of a module's is looked for beside it, in vain."""
+    names: set[str] = set()
+    for node in ast.walk(_parsed(file)):
+        if isinstance(node, ast.Import):
+            names.update(each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            names.add(node.module)
+            names.update(f"{node.module}.{each.name}" for each in node.names)
+    return tuple((REPOSITORY / name.replace(".", "/")).with_suffix(".py") for name in sorted(names))
+
+
+if __name__ == "__main__":
+    print(*(file.relative_to(REPOSITORY) for file in files()))  # noqa: T201 - that is what it is for

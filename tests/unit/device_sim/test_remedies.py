@@ -1,0 +1,57 @@
+"""What a tester is told about a broker that nobody reaches: what answers there, and what he can do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from device_sim.closure import Closure, Layer
+from device_sim.remedies import remedy, with_remedy
+from device_sim.tls_dial import Endpoint, NotAdmitted, dial
+from provisioning.pki.tls import ClientCertificate, client_context, server_context
+from tests.support.pki import Pki
+
+Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
+
+
+async def _http(reader: Reader, writer: Writer) -> None:
+    await reader.read(100)
+    writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+    await writer.drain()
+    writer.close()
+
+
+@asynccontextmanager
+async def listening(answer: Callable[[Reader, Writer], object], **options: object) -> AsyncIterator[int]:
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, **options)  # type: ignore[arg-type]
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def answer_of(port: int, anchors: Path, name: str = "localhost") -> Closure:
+    with pytest.raises(NotAdmitted) as refused:
+        await dial(Endpoint("127.0.0.1", port, name), client_context(anchors, None), deadline=20)
+    return refused.value.closure
+
+
+async def test_each_answer_of_a_wrong_place_has_a_remedy(tmp_path: Path) -> None:
+    pki, other = Pki(), Pki()
+    anchors = pki.write_anchors(tmp_path)
+    async with listening(_http) as port:
+        assert "speaks no TLS" in remedy(await answer_of(port, anchors))
+    assert "start the broker" in remedy(await answer_of(port, anchors))
+    broker = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.REQUIRED)
+    async with listening(_http, ssl=broker) as port:
+        assert "--server-name" in remedy(await answer_of(port, anchors, "elsewhere"))
+        theirs = tmp_path / "theirs"
+        theirs.mkdir()
+        assert "trust anchors" in remedy(await answer_of(port, other.write_anchors(theirs)))
+
+
+def test_what_the_broker_says_itself_gets_no_second_word() -> None:
+    closure = Closure(Layer.MQTT, "0x87 Not authorized", "REVOKED", 0.0, 0x87)
+    assert with_remedy("refused", closure) == "refused"

@@ -1,0 +1,116 @@
+"""What an operator is shown of devices: what their certificates are worth, by the page, at a bounded cost."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy.engine import Connection
+
+from provisioning.pki.identity import Role
+from provisioning.pki.revocation import RevocationReason
+from provisioning.store import device_inventory, devices
+from provisioning.store.device_inventory import DeviceSearch, Standing
+from provisioning.store.devices import DeviceState
+from tests.support.fleet import Fleet, successor_csr
+from tests.support.many import fill
+from tests.support.searched import noted, rows_read, scanned
+
+LIFE = timedelta(days=30)
+
+
+async def shown(fleet: Fleet, **search: object) -> dict[str, Standing]:
+    """Return what is shown of every device that is found, page by page of two."""
+    found: dict[str, Standing] = {}
+    after: str | None = None
+    while True:
+        wanted, start = DeviceSearch(**search), after  # type: ignore[arg-type]
+        page, after = await fleet.database.read(
+            lambda connection: device_inventory.page(connection, wanted, limit=2, after=start, now=fleet.clock())  # noqa: B023
+        )
+        assert len(page) <= 2
+        found |= {each.device.name: each.certificate for each in page}
+        if after is None:
+            return found
+
+
+async def test_a_device_that_is_active_and_has_nothing_to_show_is_seen_and_found(fleet: Fleet) -> None:
+    kept, replaced = await fleet.enrol("a-expired"), await fleet.enrol("b-replaced")
+    fleet.clock.advance(LIFE / 2)
+    newest = {name: await fleet.enrol(name) for name in ("c-revoked", "d-held", "e-renewed", "f-suspended", "g-gone")}
+    successor = await fleet.reenrol(replaced, successor_csr(replaced))
+    renewed = await fleet.reenrol(newest["e-renewed"], successor_csr(newest["e-renewed"]))
+    reason = RevocationReason.CESSATION_OF_OPERATION
+    for certificate in (newest["c-revoked"], renewed, successor):
+        await fleet.revocation.revoke_serial(f"{certificate.serial_number:x}", reason, by="admin")
+    await fleet.suspension.suspend_serial(f"{newest['d-held'].serial_number:x}", by="admin")
+    await fleet.suspension.suspend_device("f-suspended", by="admin")
+    await fleet.revocation.revoke_device("g-gone", reason, by="admin")
+    await fleet.database.write(lambda c: devices.add(c, "h-none", Role.SERVICE, None, fleet.clock()))
+    fleet.clock.advance(LIFE / 2)
+    expected = {
+        "a-expired": Standing.EXPIRED,
+        "b-replaced": Standing.REVOKED,
+        "c-revoked": Standing.REVOKED,
+        "d-held": Standing.SUSPENDED,
+        "e-renewed": Standing.VALID,  # By the one before, which nobody has revoked.
+        "f-suspended": Standing.SUSPENDED,
+        "g-gone": Standing.REVOKED,
+        "h-none": Standing.NONE,
+    }
+    assert await shown(fleet) == expected
+    for standing in Standing:
+        assert await shown(fleet, certificate=standing) == {k: v for k, v in expected.items() if v is standing}
+    active = {"a-expired", "b-replaced", "c-revoked", "d-held", "e-renewed", "h-none"}
+    assert set(await shown(fleet, state=DeviceState.ACTIVE)) == active
+    assert await shown(fleet, group="south") == {}
+    assert set(await shown(fleet, group="north", certificate=Standing.NONE)) == set()
+    for name, end in (("a-expired", kept), ("e-renewed", newest["e-renewed"])):
+        found = await fleet.database.read(lambda c: device_inventory.find(c, name, fleet.clock()))  # noqa: B023
+        assert found is not None
+        assert found.not_after == end.not_valid_after_utc
+
+
+async def test_a_search_looks_at_so_many_devices_and_goes_on_behind_them(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_inventory, "_AT_ONCE", 5)
+    monkeypatch.setattr(device_inventory, "LOOKED_AT", 10)
+    await fleet.database.write(lambda connection: fill(connection, fleet.issuer.key_id, 25, fleet.clock()))
+    await fleet.enrol("z-last")
+    search = DeviceSearch(certificate=Standing.VALID)
+    pages: list[list[str]] = []
+    after: str | None = None
+    while True:
+        page, after = await fleet.database.read(
+            lambda connection: device_inventory.page(connection, search, limit=3, after=after, now=fleet.clock())  # noqa: B023
+        )
+        pages.append([each.device.name for each in page])
+        if after is None:
+            break
+    assert pages == [[], [], ["z-last"]]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "search",
+    [
+        DeviceSearch(),
+        DeviceSearch("north"),
+        DeviceSearch(certificate=Standing.EXPIRED),
+        DeviceSearch("north", DeviceState.ACTIVE, Standing.REVOKED),
+    ],
+    ids=["all", "a group", "expired", "active and revoked"],
+)
+async def test_a_page_is_looked_up_and_not_searched_for(fleet: Fleet, search: DeviceSearch) -> None:
+    """Also while PostgreSQL has no statistics."""
+    await fleet.database.write(lambda connection: fill(connection, fleet.issuer.key_id, 20_000, fleet.clock()))
+
+    def look(connection: Connection) -> int:
+        before = rows_read(connection)
+        device_inventory.page(connection, search, limit=100, after="gone-15", now=fleet.clock())
+        return rows_read(connection) - before
+
+    asked, read = await noted(fleet.database.read(look))
+    assert read == 0
+    assert await fleet.database.read(lambda connection: scanned(connection, asked)) == set()

@@ -1,0 +1,129 @@
+"""Whose directory it is: of each way in which a stranger may write there, or has, and of none beside them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from provisioning.pki.own_directory import ForeignDirectory, check_own, enter, user_name
+
+US = os.geteuid()
+NOBODY = 59_999
+"""Another user, who is not root."""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    directory = tmp_path / "state"
+    enter(directory, US)
+    (directory / "broker.db").touch(0o600)
+    return directory
+
+
+def test_it_is_made_its_user_s_alone_also_where_the_umask_says_nothing(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        enter(tmp_path / "above" / "state", US)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "above" / "state").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o702, 0o777, 0o1777])
+def test_a_directory_where_others_write_is_refused(own: Path, mode: int) -> None:
+    own.chmod(mode)
+    with pytest.raises(ForeignDirectory, match=f"^{own} has mode {mode:04o}: .* chmod go-w {own}$"):
+        enter(own, US)
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o750, 0o755, 0o500])
+def test_one_that_others_only_read_is_not(own: Path, mode: int) -> None:
+    own.chmod(mode)
+    enter(own, US)
+    own.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "refused"),
+    [
+        (0o755, 0o666, True),
+        (0o755, 0o620, True),
+        (0o701, 0o602, True),
+        (0o710, 0o620, True),
+        (0o710, 0o602, False),
+        (0o701, 0o660, False),
+        (0o700, 0o666, False),
+        (0o744, 0o666, False),
+        (0o755, 0o644, False),
+    ],
+)
+def test_a_file_that_others_can_reach_and_write_is_refused(own: Path, outer: int, inner: int, *, refused: bool) -> None:
+    own.chmod(outer)
+    (own / "broker.db").chmod(inner)
+    if not refused:
+        check_own(own, US)
+        return
+    with pytest.raises(ForeignDirectory, match=rf"^{own}/broker\.db has mode {inner:04o}: "):
+        check_own(own, US)
+
+
+def test_a_socket_s_mode_is_its_operator_s(own: Path) -> None:
+    own.chmod(0o750)
+    with socket.socket(socket.AF_UNIX) as admin:
+        admin.bind(str(own / "admin.sock"))
+        (own / "admin.sock").chmod(0o660)
+        check_own(own, US)
+
+
+def test_a_link_that_leads_nowhere_and_a_file_are_somebody_else_s_complaint(own: Path, tmp_path: Path) -> None:
+    (own / "link").symlink_to(tmp_path / "gone")
+    check_own(own, US)
+    enter(own / "broker.db", US)
+    enter(own / "broker.db" / "below", US)
+
+
+def _directory(own: Path, elsewhere: Path) -> Path:
+    del elsewhere
+    return own
+
+
+def _file(own: Path, elsewhere: Path) -> Path:
+    del elsewhere
+    return own / "broker.db"
+
+
+def _link(own: Path, elsewhere: Path) -> Path:
+    elsewhere.touch()
+    (own / "broker.pem").symlink_to(elsewhere)
+    return own / "broker.pem"
+
+
+def _target(own: Path, elsewhere: Path) -> Path:
+    _link(own, elsewhere)
+    return elsewhere
+
+
+@pytest.mark.skipif(US != 0, reason="only root gives a file away")
+@pytest.mark.parametrize("what", [_directory, _file, _link, _target])
+def test_what_belongs_to_somebody_else_is_refused(
+    own: Path, tmp_path: Path, what: Callable[[Path, Path], Path]
+) -> None:
+    theirs = what(own, tmp_path / "elsewhere")
+    check_own(own, US)
+    os.chown(theirs, NOBODY, -1, follow_symlinks=False)
+    named = own / "broker.pem" if what is _target else theirs
+    with pytest.raises(ForeignDirectory, match=f"^{named} belongs to user {NOBODY}, .*: run as user {NOBODY}, or "):
+        check_own(own, US)
+
+
+def test_what_belongs_to_a_user_or_to_root_is_his(own: Path) -> None:
+    """As another user sees it: ours are a stranger's to him, unless we are root, who is nobody's."""
+    if US == 0:
+        check_own(own, NOBODY)
+    else:
+        with pytest.raises(ForeignDirectory, match=f"^{own} belongs to {user_name(US)}, "):
+            check_own(own, NOBODY)
