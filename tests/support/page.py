@@ -35,13 +35,13 @@ from tests.support.fork_server import lasting
 from tests.support.programs import REPOSITORY, forking_python
 
 STEP_SECONDS = 60
-PORTS = {
+PORTS: dict[int, str | None] = {
     8443: "FLEET_PROVISIONING_PORT",
     8080: "FLEET_PROVISIONING_HTTP_PORT",
     8883: "FLEET_BROKER_PORT",
-    1883: "MOSQUITTO_PORT",
+    1883: None,
 }
-"""Each standard port with the variable that moves it, or that nobody reads."""
+"""Each standard port with the variable that moves it, or without where the page's own words do."""
 
 _PROGRAMS = {"fleet-provisioning": "provisioning", "fleet-broker": "broker", "fleet-sim": "device_sim"}
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<content>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -147,7 +147,7 @@ class Terminal:
                 "TMPDIR": str(home),
                 "LC_ALL": "C.UTF-8",
                 "PYTHONPATH": str(REPOSITORY),
-                **{PORTS[standard]: str(port) for standard, port in self._ports.items()},
+                **{name: str(self._ports[standard]) for standard, name in PORTS.items() if name is not None},
             },
             start_new_session=True,  # So that exactly what this shell started can be ended.
         )
