@@ -27,6 +27,7 @@ from provisioning.declined_upgrade import head_without_upgrade
 from provisioning.gathering_transport import GatheringTransport
 from provisioning.head_deadline import HeadDeadline
 from provisioning.host_header import check_host
+from provisioning.older_answers import OlderAnswer, reads_only_its_own
 from provisioning.places import Place
 from provisioning.taken_answers import TakenAnswers
 from provisioning.written_answer import Answering, ReadyAnswer, lines
@@ -145,6 +146,9 @@ class ConnectionProtocol(HttpToolsProtocol):
         self._in_body = True
         waits = self._is_answering()
         super().on_headers_complete()
+        if reads_only_its_own(self.parser.get_http_version(), self.headers):
+            cycle: Any = self.cycle  # It begins to answer in a later turn of the loop.
+            cycle.transport = OlderAnswer(cycle.transport)
         if not waits:
             self._turn = self.cycle
 

@@ -153,6 +153,28 @@ async def test_a_request_says_once_for_which_host_it_is(head: bytes, status: byt
         assert (await reader.readuntil(b"\r\n")).split()[1] == status, "RFC 9112 section 3.2"
 
 
+@pytest.mark.parametrize(
+    ("version", "user_agent", "names_as_printed"),
+    [
+        (b"1.0", b"libest 3.2.0p", True),
+        (b"1.1", b"libest 3.2.0p", False),
+        (b"1.0", b"ab", False),
+        (b"1.0", b"nolibest 1", False),
+    ],
+)
+async def test_libest_alone_is_answered_in_the_version_that_it_reads(
+    version: bytes, user_agent: bytes, *, names_as_printed: bool
+) -> None:
+    async with connected(Whole()) as (reader, writer):
+        writer.write(b"GET / HTTP/%b\r\nHost: x\r\nUser-Agent: %b\r\n\r\n" % (version, user_agent))
+        head, body = await answered(reader)
+        assert body.startswith(b"ok")
+        assert head.startswith(b"HTTP/1.0 200 OK\r\n" if names_as_printed else b"HTTP/1.1 200 OK\r\n")
+        assert (b"\r\nContent-Length: " in head, b"\r\ncontent-length: " in head) == (
+            names_as_printed, not names_as_printed,
+        )  # fmt: skip
+
+
 def post(body: bytes, target: str = "/whole", *headers: str) -> bytes:
     lines = [f"POST {target} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + body
