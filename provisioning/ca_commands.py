@@ -114,7 +114,9 @@ def export_csr(
     """  # noqa: D301
 
     async def work(life: AuthorityLife) -> Facts:
-        write_new(output, await life.export_csr(line, another=another))
+        from provisioning.next_authority import NextAuthority
+
+        write_new(output, await NextAuthority(life).export_csr(line, another=another))
         life.transcript.say(f"Written: {output}")
         return {"request": str(output)}
 
@@ -136,7 +138,11 @@ def import_certificate(
     """  # noqa: D301
 
     async def work(life: AuthorityLife) -> Facts:
-        return _announced(life, await life.announce(read_file(certificate), None if root is None else read_file(root)))
+        from provisioning.next_authority import NextAuthority
+
+        return _announced(
+            life, await NextAuthority(life).announce(read_file(certificate), None if root is None else read_file(root))
+        )
 
     ceremony.hold("ca import", work)
 
@@ -160,7 +166,9 @@ def begin(
     """  # noqa: D301
 
     async def work(life: AuthorityLife) -> Facts:
-        return _announced(life, await life.begin(line, root, another=another))
+        from provisioning.next_authority import NextAuthority
+
+        return _announced(life, await NextAuthority(life).begin(line, root, another=another))
 
     ceremony.hold("ca rollover begin", work)
 
@@ -245,6 +253,7 @@ def revoke(
     Example:
       fleet-provisioning ca revoke issuing-ca --reason cACompromise --dir /var/lib/fleet
     """  # noqa: D301
+    from provisioning.authority_revocation import AuthorityRevocation
     from provisioning.revocation.of_authority import AUTHORITY_REASONS
     from provisioning.store.certificates import good_of_issuer
 
@@ -253,7 +262,7 @@ def revoke(
     since = invalidity_date
 
     async def look(life: AuthorityLife) -> int:
-        chosen = await life.to_revoke(name)
+        chosen = await AuthorityRevocation(life).to_revoke(name)
         good = await life.database.read(lambda connection: good_of_issuer(connection, chosen.key_id, now()))
         return len(good)
 
@@ -264,14 +273,14 @@ def revoke(
         )
 
     async def work(life: AuthorityLife) -> Facts:
-        outcome = await life.revoke(name, reason, since)
+        outcome = await AuthorityRevocation(life).revoke(name, reason, since)
         life.transcript.say(
             f"{name} is revoked ({reason}), and {counted(len(outcome.affected), 'certificate')} with it:"
         )
         for each in outcome.affected:
             device = each.device
             life.transcript.say(f"  {device.role:<8} {device.group or '-'} {device.name} {each.serial}")
-        if renewed := await life.renew_operator(outcome):
+        if renewed := await AuthorityRevocation(life).renew_operator(outcome):
             life.transcript.say("The first operator (admin) has a new certificate in operator.crt.")
         affected = [
             {"serial": each.serial, "device": each.device.name, "role": each.device.role, "group": each.device.group}

@@ -52,13 +52,7 @@ if TYPE_CHECKING:
 
 app = command_group(name="fleet-provisioning")
 
-for verb, about_tokens in (
-    ("list", token_commands.list_tokens),
-    ("show", token_commands.show_token),
-    ("void", token_commands.void_token),
-):
-    operator_commands.token_app.command(verb)(about_tokens)
-app.add_typer(operator_commands.token_app, name="token")
+app.add_typer(token_commands.token_app, name="token")
 app.add_typer(operator_commands.device_app, name="device")
 app.add_typer(certificate_commands.certificate_app, name="certificate")
 app.add_typer(audit_commands.audit_app, name="audit")

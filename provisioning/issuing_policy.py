@@ -1,4 +1,4 @@
-"""What may be certified, as configured: the profile of each role, which keys are refused, and the server's names."""
+"""What may be certified, as configured: the profile of each role, and which keys are refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from provisioning.ca.host_patterns import may_be_below, may_clash
 from provisioning.ca.key_blocklist import KeyBlocklist
 from provisioning.ca.key_policy import KeyPolicy
 from provisioning.ca.profile import InvalidProfile, Profile, ProfileConfig, ProfileName, profile_of
-from provisioning.ca.server_names import InvalidServerName, split_names
 from provisioning.config import Settings
 from provisioning.errors import ConfigurationError
 
@@ -38,18 +37,6 @@ def profiles_of(settings: Settings) -> dict[str, Profile]:
     except InvalidProfile as error:
         raise ConfigurationError(f"configuration: {error}") from error
     return profiles
-
-
-def server_names_of(settings: Settings) -> tuple[str, ...]:
-    """Return the names that the HTTPS server's certificate is to have; raise `ConfigurationError` for one that is none.
-
-    None: they stay as they are.
-    """
-    try:
-        split_names(settings.server_names)
-    except InvalidServerName as error:
-        raise ConfigurationError(f"configuration: server_names: {error}, and no IP address") from error
-    return settings.server_names
 
 
 def _check_host_names(profiles: Mapping[str, Profile]) -> None:

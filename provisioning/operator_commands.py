@@ -1,32 +1,22 @@
-"""The operator's commands: tokens, devices, status, over the service's REST API.
+"""The operator's commands about devices, and about the state of the whole, over the service's REST API.
 
 Rules
 -----
 1. Everything goes through `provisioning.client.operator`: a command can do what the API allows, and no more.
-2. Results go to stdout, as text for people or, with ``--json``, as JSON for programs; a token alone on its line, so
-   that a shell can take it.
-3. A file of tokens is created with mode 0600 and never overwritten.
+2. Results go to stdout, as text for people or, with ``--json``, as JSON for programs.
 """
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import json
-import os
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from provisioning.command_group import command_group
-from provisioning.errors import Code, ConfigurationError
-from provisioning.named_lines import read_lines
-from provisioning.operator_role import OperatorRole
-from provisioning.pki.identity import Role
 from provisioning.service_command import (
     Connection,
     Json,
@@ -34,214 +24,17 @@ from provisioning.service_command import (
     counted,
     print_document,
     print_facts,
-    print_json,
     print_list,
     print_table,
-    progress,
-    say,
     shown_time,
-    span,
 )
 
 if TYPE_CHECKING:
-    from provisioning.client.enrolment import EnrolmentOperatorClient
     from provisioning.client.operator import OperatorClient
-    from provisioning.client.operator_answers import IssuedToken
 
-_BATCH: Final = 500
-
-token_app = command_group(help="Make, list and void one-time enrolment tokens.")
 device_app = command_group(help="See which devices have certificates.")
 
-Ttl = Annotated[
-    int | None,
-    typer.Option(
-        metavar="TIME",
-        parser=span,
-        help="Until the token expires: 15m, 12h, 7d, or seconds (default: 1h).",
-        show_default=False,
-    ),
-]
-Lifetime = Annotated[
-    int | None,
-    typer.Option(
-        metavar="TIME",
-        parser=span,
-        help="How long the certificate and each renewal of it live, if shorter than the service's setting: 8h, 30d, or "
-        "seconds.",
-        show_default=False,
-    ),
-]
 Group = Annotated[str | None, typer.Option(help="Group.", show_default=False)]
-
-
-@token_app.command("create")
-@connected
-def create_token(
-    connection: Connection,
-    device: Annotated[str | None, typer.Option(help="The device that may use it.", show_default=False)] = None,
-    group: Annotated[
-        str | None,
-        typer.Option(
-            help="The device's group (default: default); without --device: any new device of that group.",
-            show_default=False,
-        ),
-    ] = None,
-    role: Annotated[Role, typer.Option(help="What the certificate is for.")] = Role.DEVICE,
-    ttl: Ttl = None,
-    lifetime: Lifetime = None,
-    dns_name: Annotated[
-        list[str] | None, typer.Option(help="DNS name of a broker; repeat it.", show_default=False)
-    ] = None,
-    ip_address: Annotated[
-        list[str] | None, typer.Option(help="IP address of a broker; repeat it.", show_default=False)
-    ] = None,
-    operator_role: Annotated[
-        OperatorRole | None,
-        typer.Option(help="What an operator may do (a new one: auditor); needs --role operator.", show_default=False),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="File to create for the token, with mode 0600.", show_default=False)
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Make one enrolment token; `token batch` makes many. It is printed once and stored only as a hash.
-
-    \b
-    Example:
-      fleet-provisioning token create --device meter-17 --group north
-      fleet-provisioning token create --device broker-1 --role broker --dns-name mqtt.example.org --output broker.token
-      fleet-provisioning token create --device anna --role operator --operator-role enroller
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    if device is None and group is None:
-        raise typer.BadParameter("give --device, or --group for any new device of that group")
-
-    async def command(client: EnrolmentOperatorClient) -> None:
-        with contextlib.nullcontext() if output is None else _private_file(output) as file:
-            (token,) = await client.create_tokens(
-                device=device,
-                group=group,
-                role=role,
-                ttl_seconds=ttl,
-                lifetime_seconds=lifetime,
-                dns_names=dns_name,
-                ip_addresses=ip_address,
-                operator_role=operator_role,
-            )
-            if file is not None:
-                file.write(f"{token.token}\n")
-        whom = token.device or f"any new device of group {token.group}"
-        numbered = "" if token.id is None else f" {token.id}"
-        said = f"One-time token{numbered} for {whom}, until {shown_time(token.expires_at)}:"
-        if output is not None:
-            say(f"{said} {output}")
-            if as_json:  # The token is in the file and nowhere else.
-                print_document(token.model_dump(mode="json", exclude={"token"}) | {"file": str(output)})
-        elif as_json:
-            print_json(token)
-        else:
-            say(said)
-            sys.stdout.write(f"{token.token}\n")
-        await _say_if_new(client, group)
-
-    connection.run(command)
-
-
-@token_app.command("batch")
-@connected
-def create_batch(
-    connection: Connection,
-    output: Annotated[Path, typer.Option(help="CSV file to create, with mode 0600.")],
-    devices_file: Annotated[
-        Path | None, typer.Option(help="File with a device's name on each line.", show_default=False)
-    ] = None,
-    count: Annotated[
-        int | None, typer.Option(min=1, help="How many tokens for any new device of --group.", show_default=False)
-    ] = None,
-    group: Group = None,
-    role: Annotated[Role, typer.Option(help="What the certificates are for.")] = Role.DEVICE,
-    ttl: Ttl = None,
-    lifetime: Lifetime = None,
-    as_json: Json = False,
-) -> None:
-    """Make many enrolment tokens and write them to a CSV file: device, group, role, token, expires_at.
-
-    \b
-    Example:
-      fleet-provisioning token batch --devices-file meters.txt --group north --output tokens.csv
-      fleet-provisioning token batch --group north --count 1000 --output tokens.csv
-    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    if (devices_file is None) == (count is None):
-        raise typer.BadParameter("give exactly one of --devices-file and --count")
-    if count is not None and group is None:
-        raise typer.BadParameter("--count needs --group")
-
-    async def command(client: EnrolmentOperatorClient) -> None:
-        names = None if devices_file is None else read_lines(devices_file, "device")
-        total = count if names is None else len(names)
-        common: dict[str, Any] = {"group": group, "role": role, "ttl_seconds": ttl, "lifetime_seconds": lifetime}
-        written = 0
-        with _private_file(output) as file, progress("tokens", total or 0) as advance:
-            writer = csv.writer(file)
-            try:
-                async for tokens in _batches(client, names, total or 0, common):
-                    if not written:
-                        writer.writerow(("device", "group", "role", "token", "expires_at"))
-                    writer.writerows(_row(token) for token in tokens)
-                    file.flush()
-                    written += len(tokens)
-                    advance(len(tokens))
-            finally:
-                if 0 < written < (total or 0):
-                    say(f"fleet-provisioning: the first {written} of {total} tokens are in {output}")
-        if as_json:
-            print_document({"tokens": written, "file": str(output)})
-        else:
-            sys.stdout.write(f"{counted(written, 'token')} in {output}\n")
-        await _say_if_new(client, group)
-
-    connection.run(command)
-
-
-async def _say_if_new(client: EnrolmentOperatorClient, group: str | None) -> None:
-    """Say that nothing is known of *group*: it may be misspelled, and a device stays in the group that it enrols in."""
-    from provisioning.client.operator import RequestRefused, ServiceUnavailable
-
-    try:
-        is_new = group is not None and not await _is_known(client, group)
-    except (RequestRefused, ServiceUnavailable):  # The tokens are made: who asks again would have others.
-        return
-    if is_new:
-        say(
-            f"fleet-provisioning: group {group} is new: it has no device and is not configured. A device stays in "
-            "its group: if the name is wrong, void what was made (token void)"
-        )
-
-
-async def _is_known(client: EnrolmentOperatorClient, group: str) -> bool:
-    from provisioning.client.operator import RequestRefused  # Late: `provisioning.service_command`, rule 3.
-
-    try:
-        await client.group(group)  # First: devices come by the page.
-    except RequestRefused as refusal:
-        if refusal.code != Code.GROUP_UNKNOWN:
-            raise
-    else:
-        return True
-    async for _device in client.devices(group=group):
-        return True
-    return False
-
-
-async def _batches(
-    client: OperatorClient, names: Sequence[str] | None, total: int, common: dict[str, Any]
-) -> AsyncIterator[list[IssuedToken]]:
-    for start in range(0, total, _BATCH):
-        size = min(_BATCH, total - start)
-        if names is None:
-            yield await client.create_tokens(count=size, **common)
-        else:
-            yield await client.create_tokens(devices=names[start : start + size], **common)
 
 
 @device_app.command("list")
@@ -356,22 +149,3 @@ def _of_these(found: Mapping[str, Any], what: str, state: str) -> str:
     """Return what else is to be said of the number of *what* in *state*: an active device may have nothing to show."""
     bare = found.get("active_devices_without_certificate", 0)
     return f" ({bare} of them without a good certificate)" if bare and (what, state) == ("devices", "active") else ""
-
-
-def _row(token: IssuedToken) -> tuple[str, str, str, str, str]:
-    return token.device or "", token.group or "", token.role, token.token, token.expires_at.isoformat()
-
-
-@contextlib.contextmanager
-def _private_file(path: Path) -> Iterator[TextIO]:
-    """Create a file that only its owner may read; it goes again if nothing was written into it."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise ConfigurationError(f"{path} exists already: choose another --output, it is never overwritten") from None
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            yield file
-    finally:
-        if not path.stat().st_size:
-            path.unlink()

@@ -29,8 +29,10 @@ from sqlalchemy.engine import Connection
 from provisioning.ca.issuer import IssuanceRequest, Issuer
 from provisioning.ca.name_policy import addresses_of
 from provisioning.ca.profile import Profile, ProfileName
-from provisioning.ca.server_names import IpAddress, split_names
+from provisioning.ca.server_names import InvalidServerName, IpAddress, split_names
+from provisioning.config import Settings
 from provisioning.enrolment.operator_roles import change_operator_role
+from provisioning.errors import ConfigurationError
 from provisioning.files import OPERATOR, SERVER, AuthorityFiles, pem_of, read_certificate
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import PROVISIONING, Identity, Role
@@ -165,6 +167,18 @@ class OwnCredentials:
         with self.files.held(to_change=True):
             for draft, path in drafts:
                 draft.rename(path)
+
+
+def server_names_of(settings: Settings) -> tuple[str, ...]:
+    """Return the names that the HTTPS server's certificate is to have; raise `ConfigurationError` for one that is none.
+
+    None: they stay as they are.
+    """
+    try:
+        split_names(settings.server_names)
+    except InvalidServerName as error:
+        raise ConfigurationError(f"configuration: server_names: {error}, and no IP address") from error
+    return settings.server_names
 
 
 def _names_of(certificate: x509.Certificate) -> tuple[tuple[str, ...], tuple[IpAddress, ...]]:

@@ -50,13 +50,13 @@ from provisioning.errors import ConfigurationError, Refused
 from provisioning.fellow_workers import Answer, FellowWorkers, everywhere
 from provisioning.files import SERVER
 from provisioning.https_credential import HttpsCredential
-from provisioning.issuing_policy import key_policy_of, profiles_of, server_names_of
+from provisioning.issuing_policy import key_policy_of, profiles_of
 from provisioning.listening import Listening
 from provisioning.live_authorities import LiveAuthorities
 from provisioning.metrics import ManufacturersCollector, Metrics, PartsCollector, metrics_routes
 from provisioning.metrics_of_health import HealthCollector, issuers_and_roots
 from provisioning.metrics_of_workers import QUESTION, Page, StartsCollector, page_of, snapshot
-from provisioning.own_credentials import SERVER_NAME, OwnCredentials
+from provisioning.own_credentials import SERVER_NAME, OwnCredentials, server_names_of
 from provisioning.pki.tls import TlsConfigurationError
 from provisioning.recall_watch import RecallWatch
 from provisioning.reloading import LiveProfiles, Reloader

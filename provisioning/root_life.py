@@ -4,7 +4,7 @@ Theory
 ------
 Two certificates carry trust between the roots (RFC 7030 §4.1.3): the new key certified by the old root, for who trusts
 the old one alone, and the old key certified by the new one. They are told with the roots, so nobody has to be the first
-to know. The next issuing CA is signed by the new root (`provisioning.authority_life`).
+to know. The next issuing CA is signed by the new root (`provisioning.next_authority`).
 
 Rules
 -----

@@ -53,6 +53,11 @@ def test_from_token_to_revocation(command: Operator, stranger: Curl, device: Ope
     assert json.loads(again) == [first]
     _, text, _ = command("device", "show", device.name)
     assert "keyCompromise" in text
+    # Nobody has decided about the device, which can show nothing any more.
+    _, listed, _ = command("device", "list", "--state", "active", "--certificate", "revoked", "--json")
+    (shown,) = [each for each in json.loads(listed) if each["name"] == device.name]
+    assert (shown["state"], shown["certificate"]) == ("active", "revoked")
+    assert command("device", "list", "--certificate", "lost")[0] == 1
     code, _, _ = command("revoke", "--device", device.name)
     assert code == 0
     _, listed, _ = command("device", "list", "--state", "revoked")

@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 from provisioning.audit_key import read_audit_key
 from provisioning.authority import found
 from provisioning.authority_life import WAITING, AuthorityLife
+from provisioning.authority_revocation import AuthorityRevocation
 from provisioning.ca.ceremony import CertificateAuthority, IssuingCaRequest, issuing_ca_name, sign_issuing_ca
 from provisioning.ca.issuer import Issuer
 from provisioning.ceremony_transcript import Transcript, digest_of
@@ -25,6 +26,7 @@ from provisioning.enrolment.issuing import Issuing
 from provisioning.enrolment.operator_roles import change_operator_role
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.files import AuthorityFiles
+from provisioning.next_authority import NextAuthority
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.pki.keys import generate_key
@@ -64,7 +66,7 @@ class Ceremonies:
 
     async def successor(self) -> str:
         """Begin and activate the next issuing CA, a day later."""
-        await self.life.begin()
+        await NextAuthority(self.life).begin()
         self.clock.advance(WAITING)
         return await self.life.activate()
 
@@ -89,7 +91,7 @@ async def fleet_cas(tmp_path: Path) -> AsyncIterator[Ceremonies]:
 
 
 async def test_relying_parties_are_given_a_day(fleet_cas: Ceremonies) -> None:
-    assert await fleet_cas.life.begin() == "issuing-2"
+    assert await NextAuthority(fleet_cas.life).begin() == "issuing-2"
     with pytest.raises(ConfigurationError, match=r"until 2027-03-02 12:00 UTC to fetch the bundle, or say --without"):
         await fleet_cas.life.activate()
     fleet_cas.clock.advance(WAITING)
@@ -130,8 +132,8 @@ async def test_a_ca_whose_certificates_may_be_renewed_after_their_end_is_not_ret
 async def test_who_is_meant_is_asked_where_it_is_not_clear(fleet_cas: Ceremonies) -> None:
     with pytest.raises(ConfigurationError, match=r"no issuing CA is announced; there are .*issuing-ca \(active\)"):
         await fleet_cas.life.activate()
-    await fleet_cas.life.begin()
-    await fleet_cas.life.begin(another=True)
+    await NextAuthority(fleet_cas.life).begin()
+    await NextAuthority(fleet_cas.life).begin(another=True)
     with pytest.raises(ConfigurationError, match=r"issuing-2 \(announced\), issuing-3 \(announced\): name the one"):
         await fleet_cas.life.activate(waiting=False)
     assert await fleet_cas.life.activate("issuing-3", waiting=False) == "issuing-3"
@@ -139,21 +141,21 @@ async def test_who_is_meant_is_asked_where_it_is_not_clear(fleet_cas: Ceremonies
 
 async def test_one_successor_waits_at_a_time_unless_another_is_asked_for(fleet_cas: Ceremonies) -> None:
     life = fleet_cas.life
-    await life.begin()
+    await NextAuthority(life).begin()
     waits = (
         r"line default has its next CA already, issuing-2: ca rollover activate issuing-2 has it issue, "
         r"ca revoke issuing-2 --reason superseded ends it, --another makes one more"
     )
-    for again in (life.begin, life.export_csr):
+    for again in (NextAuthority(life).begin, NextAuthority(life).export_csr):
         with pytest.raises(ConfigurationError, match=waits):
             await again()
     assert not (fleet_cas.settings.directory / "issuing-3.key").exists()
-    assert await life.begin("meters") == "issuing-meters-1", "another line waits for nobody"
-    await life.revoke("issuing-2", RevocationReason.SUPERSEDED)
-    assert await life.begin() == "issuing-3"
+    assert await NextAuthority(life).begin("meters") == "issuing-meters-1", "another line waits for nobody"
+    await AuthorityRevocation(life).revoke("issuing-2", RevocationReason.SUPERSEDED)
+    assert await NextAuthority(life).begin() == "issuing-3"
     await life.activate("issuing-3", waiting=False)
-    assert await life.begin() == "issuing-4"
-    assert await life.begin(another=True) == "issuing-5"
+    assert await NextAuthority(life).begin() == "issuing-4"
+    assert await NextAuthority(life).begin(another=True) == "issuing-5"
 
 
 async def test_one_root_waits_at_a_time_unless_another_is_asked_for(fleet_cas: Ceremonies) -> None:
@@ -164,18 +166,18 @@ async def test_one_root_waits_at_a_time_unless_another_is_asked_for(fleet_cas: C
     assert not (fleet_cas.settings.directory / "root-3.key").exists()
     await roots.retire("root-2")
     assert await roots.begin() == "root-3"
-    await fleet_cas.life.begin()
+    await NextAuthority(fleet_cas.life).begin()
     assert await roots.begin() == "root-4"
     assert await roots.begin(another=True) == "root-5"
 
 
 async def test_what_cannot_be_revoked_is_said_before_anything_is_done(fleet_cas: Ceremonies) -> None:
     life = fleet_cas.life
-    await life.begin()
-    await life.revoke("issuing-2", RevocationReason.SUPERSEDED)
+    await NextAuthority(life).begin()
+    await AuthorityRevocation(life).revoke("issuing-2", RevocationReason.SUPERSEDED)
     for name, words in (("nosuch", "no issuing CA 'nosuch'"), ("issuing-2", "revoked already"), ("root-ca", "no issu")):
         with pytest.raises(ConfigurationError, match=words):
-            await life.to_revoke(name)
+            await AuthorityRevocation(life).to_revoke(name)
 
 
 async def test_a_ca_that_is_revoked_or_retired_signs_nothing_from_that_commit_on(fleet_cas: Ceremonies) -> None:
@@ -184,7 +186,7 @@ async def test_a_ca_that_is_revoked_or_retired_signs_nothing_from_that_commit_on
     issuing = Issuing(Issuer(certificate, SignerPlaces(files, fleet_cas.settings).open("issuing-ca")))
     await fleet_cas.successor()
     await fleet_cas.database.read(issuing.check)  # A process that has not heard yet may end what it began.
-    await fleet_cas.life.revoke("issuing-ca", RevocationReason.CA_COMPROMISE)
+    await AuthorityRevocation(fleet_cas.life).revoke("issuing-ca", RevocationReason.CA_COMPROMISE)
     with pytest.raises(Refused) as caught:
         await fleet_cas.database.read(issuing.check)
     assert caught.value.code is Code.UNAVAILABLE
@@ -193,7 +195,7 @@ async def test_a_ca_that_is_revoked_or_retired_signs_nothing_from_that_commit_on
 async def test_a_revoked_ca_is_first_in_the_feed_and_its_certificates_follow(fleet_cas: Ceremonies) -> None:
     await fleet_cas.successor()
     since = fleet_cas.clock() - timedelta(days=1)
-    outcome = await fleet_cas.life.revoke("issuing-ca", RevocationReason.SUPERSEDED, since)
+    outcome = await AuthorityRevocation(fleet_cas.life).revoke("issuing-ca", RevocationReason.SUPERSEDED, since)
     assert {each.device.name for each in outcome.affected} == {"admin", "provisioning"}
     events = await fleet_cas.database.read(lambda connection: revocations.after(connection, 0, 100))
     assert events[0].device == "ca:issuing-ca"
@@ -202,7 +204,7 @@ async def test_a_revoked_ca_is_first_in_the_feed_and_its_certificates_follow(fle
     }  # fmt: skip
     assert {each.invalidity_date for each in events} == {since.replace(microsecond=0)}
     assert [each.sequence for each in events] == list(range(1, len(events) + 1))
-    assert await fleet_cas.life.renew_operator(outcome)
+    assert await AuthorityRevocation(fleet_cas.life).renew_operator(outcome)
     operator = AuthorityFiles(fleet_cas.settings.directory).certificate("operator")
     assert "issuing CA 2" in x509.load_pem_x509_certificate(operator.read_bytes()).issuer.rfc4514_string()
 
@@ -232,7 +234,7 @@ async def test_what_is_said_of_a_ca_only_is_not_said_of_what_it_has_issued(
         revocations.add(connection, [on_hold], reason=hold, revoked_at=now, revoked_by="admin")
 
     await fleet_cas.database.write(held)
-    outcome = await fleet_cas.life.revoke(ca.name, reason)
+    outcome = await AuthorityRevocation(fleet_cas.life).revoke(ca.name, reason)
     assert len(outcome.affected) == 3, "one on hold, and two fresh"
     _, *events = await fleet_cas.database.read(lambda connection: revocations.after(connection, 0, 100))
     assert (events[0].device, events[0].reason) == (f"ca:{ca.name}", reason)
@@ -267,8 +269,8 @@ async def test_the_first_operator_gets_back_what_he_had_while_another_admin_can_
     await fleet_cas.database.write(another)
     if suspended:
         await SuspensionService(fleet_cas.database, fleet_cas.clock, ()).suspend_device("admin", by="boss")
-    outcome = await fleet_cas.life.revoke("issuing-ca", RevocationReason.CA_COMPROMISE)
-    assert await fleet_cas.life.renew_operator(outcome) is not suspended
+    outcome = await AuthorityRevocation(fleet_cas.life).revoke("issuing-ca", RevocationReason.CA_COMPROMISE)
+    assert await AuthorityRevocation(fleet_cas.life).renew_operator(outcome) is not suspended
     assert await fleet_cas.database.read(lambda connection: operators.role_of(connection, "admin")) == "auditor"
     stored = await fleet_cas.database.read(lambda connection: device_inventory.find(connection, "admin", now))
     assert stored is not None
@@ -294,7 +296,7 @@ async def test_a_root_is_retired_when_nothing_lives_under_it(fleet_cas: Ceremoni
 
 async def test_a_weak_key_or_another_s_certificate_is_not_announced(fleet_cas: Ceremonies) -> None:
     life, settings = fleet_cas.life, fleet_cas.settings
-    await life.export_csr()
+    await NextAuthority(life).export_csr()
     root_key = SignerPlaces(AuthorityFiles(settings.directory), settings).open("root-ca")
     root = x509.load_pem_x509_certificate((settings.directory / "root-ca.crt").read_bytes())
 
@@ -305,9 +307,9 @@ async def test_a_weak_key_or_another_s_certificate_is_not_announced(fleet_cas: C
         fleet_cas.clock(),
     )
     with pytest.raises(ConfigurationError, match="no key waits for this certificate"):
-        await life.announce(stranger.public_bytes(Encoding.PEM))
+        await NextAuthority(life).announce(stranger.public_bytes(Encoding.PEM))
     with pytest.raises(ConfigurationError, match="is no PEM certificate"):
-        await life.announce(b"nonsense")
+        await NextAuthority(life).announce(b"nonsense")
 
 
 async def test_every_step_is_in_the_audit_log_before_and_after(fleet_cas: Ceremonies) -> None:
@@ -319,7 +321,7 @@ async def test_every_step_is_in_the_audit_log_before_and_after(fleet_cas: Ceremo
 
 
 async def test_a_transcript_has_what_was_shown(fleet_cas: Ceremonies) -> None:
-    await fleet_cas.life.begin()
+    await NextAuthority(fleet_cas.life).begin()
     transcript = fleet_cas.life.transcript
     assert transcript.text.decode().splitlines() == fleet_cas.shown
     assert any("SHA-256" in line for line in fleet_cas.shown)
@@ -336,7 +338,7 @@ def test_states_are_trusted_or_not() -> None:
 
 async def test_life_ends_with_the_root_s(fleet_cas: Ceremonies) -> None:
     fleet_cas.clock.advance(timedelta(days=3000))
-    await fleet_cas.life.begin()
+    await NextAuthority(fleet_cas.life).begin()
     found_cas = await fleet_cas.database.read(authorities.every)
     ends = {each.name: each.certificate.not_valid_after_utc for each in found_cas}
     assert ends["issuing-2"] == ends["root-ca"]

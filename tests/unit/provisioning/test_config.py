@@ -9,7 +9,8 @@ from broker.config_loading import ConfigError, load
 from provisioning.ca.profile import MAXIMUM_LIFE, MINIMUM_LIFE
 from provisioning.config import Settings, load_settings
 from provisioning.errors import ConfigurationError
-from provisioning.issuing_policy import profiles_of, server_names_of
+from provisioning.issuing_policy import profiles_of
+from provisioning.own_credentials import server_names_of
 
 
 @pytest.fixture(autouse=True)

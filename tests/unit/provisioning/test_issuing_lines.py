@@ -18,6 +18,7 @@ from provisioning.config import Settings
 from provisioning.errors import ConfigurationError
 from provisioning.files import AuthorityFiles
 from provisioning.issuing_lines import check_line, line_of, next_name
+from provisioning.next_authority import NextAuthority
 from provisioning.pki.keys import generate_key
 from provisioning.store import authorities, groups
 from provisioning.store.crl_shards import shard_name
@@ -58,12 +59,12 @@ async def test_a_line_stays_under_its_root_and_ends_when_nobody_needs_it(tmp_pat
     try:
         life = AuthorityLife(settings, database, clock, Transcript("a test", clock, lambda _line: None))
         other = found_authority("other.internal", clock(), (1 << 100, 2 << 100), None, (generate_key(), generate_key()))
-        request = read_issuing_ca_csr(await life.export_csr("pumps"))
+        request = read_issuing_ca_csr(await NextAuthority(life).export_csr("pumps"))
         signed = sign_issuing_ca(
             CertificateAuthority(other.root_ca.certificate, other.root_ca.key), request, 3 << 100, clock()
         )
         pem, root = (each.public_bytes(Encoding.PEM) for each in (signed, other.root_ca.certificate))
-        assert await life.announce(pem, root) == "issuing-pumps-1"
+        assert await NextAuthority(life).announce(pem, root) == "issuing-pumps-1"
         assert await life.activate(waiting=False) == "issuing-pumps-1"
         lines = await database.read(authorities.active_lines)
         assert lines == ["default", "pumps"]
@@ -72,12 +73,12 @@ async def test_a_line_stays_under_its_root_and_ends_when_nobody_needs_it(tmp_pat
         with pytest.raises(
             ConfigurationError, match=r"the key of root-2 is not here.*or name another root with --root"
         ):
-            await life.begin("pumps")
+            await NextAuthority(life).begin("pumps")
         with pytest.raises(ConfigurationError, match="--root: there is no root 'root-9'"):
-            await life.begin("pumps", "root-9")
-        assert await life.begin("pumps", "root-ca") == "issuing-pumps-2"
+            await NextAuthority(life).begin("pumps", "root-9")
+        assert await NextAuthority(life).begin("pumps", "root-ca") == "issuing-pumps-2"
         # The default line stays under its own root's succession, whatever other roots there are.
-        assert await life.begin() == "issuing-2"
+        assert await NextAuthority(life).begin() == "issuing-2"
         subjects = {each.name: each.certificate for each in await life.every()}
         founding = subjects["root-ca"].subject
         assert subjects["issuing-2"].issuer == founding == subjects["issuing-pumps-2"].issuer

@@ -9,7 +9,8 @@ import pytest
 
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.operator import RequestRefused, ServiceFails
-from provisioning.operator_commands import _say_if_new, _status_rows
+from provisioning.operator_commands import _status_rows
+from provisioning.token_commands import _say_if_new
 from tests.support.pki import shared_device, shared_pki
 
 
