@@ -3,19 +3,25 @@
 Theory
 ------
 Who is silent on purpose holds a place until `handshake_timeout`, and looks like a good device on a slow link. So it is
-not the silent who make room but those of whom there are too many: as long as all are from networks with a fair share
-each, whoever comes waits. A network that has more loses its oldest newcomer to one from a network that has fewer, until
-they have the same; and within a network that has more, an address to an address. An honest fleet behind one address
-that fills all places loses one of them for each device that comes from elsewhere, and that one comes again.
+not the silent who make room but those of whom there are too many. A network that has more than its fair share loses its
+oldest newcomer to one from a network that has fewer, until they have the same; and within a network that has more, an
+address to an address. An honest fleet behind one address that fills all places loses one of them for each device that
+comes from elsewhere, and that one comes again.
 
-The places are looked through when somebody comes whom there is none for, a few times a second: nobody else pays.
+Somebody may have so many networks that each keeps within its share. So where none has more, those are counted who have
+had `PATIENCE` to say who they are: the network with most of them loses its oldest to one from a network that has fewer.
+A fleet that comes back through many networks is through its handshakes before that, and loses nobody.
+
+The places are looked through when somebody comes whom there is none for, once a turn at most: nobody else pays.
 
 Rules
 -----
-1. A network's fair share is one of `SHARES`: nobody in it is put out as long as it has no more.
-2. Nobody is put out for one who would then be in the same place: the difference must be two.
+1. A network's fair share is one of `SHARES`: nobody in it is put out within `PATIENCE` as long as it has no more.
+2. Nobody is put out for one who would then be in the same place: the difference must be two. Who is not late is not
+   counted there: else some who always come anew would stand before all the others.
 3. Who has come since that moment is put out by nobody: his descriptor is not known here.
-4. No I/O, no clock.
+4. However many networks and addresses there are, a newcomer is answered in the same time (`broker.most`).
+5. No I/O, no clock.
 """
 
 from __future__ import annotations
@@ -24,45 +30,89 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Final
 
+from broker.most import Most
 from broker.strangers import Network, Source
 
 SHARES: Final = 32
+PATIENCE: Final = 1.0
+"""Seconds in which a handshake is over, on all but the slowest links."""
 
 
 class Crowd:
     """All places of one moment: where those who have them are from, the oldest first."""
 
-    __slots__ = ("_addresses", "_fair", "_heavy", "_sizes")
+    __slots__ = ("_addresses", "_fair", "_heavy", "_late", "_most_late", "_most_of", "_sizes", "_waited")
 
-    def __init__(self, places: Mapping[int, Source]) -> None:
+    def __init__(self, places: Mapping[int, tuple[Source, float]], now: float) -> None:
+        """Take of each descriptor where it is from and since when it has its place."""
         self._fair = len(places) // SHARES
         self._sizes: dict[Network, int] = {}
         self._addresses: dict[Network, dict[Source, deque[int]]] = {}
-        for descriptor, source in places.items():
+        self._most_of: dict[Network, Most[Source]] = {}
+        """Which of its addresses has most, of the networks that were asked about."""
+        self._late: dict[Network, deque[tuple[int, Source]]] = {}
+        self._waited: set[int] = set()
+        """The descriptors of those who are late, and still here."""
+        before = now - PATIENCE
+        for descriptor, (source, since) in places.items():
             network = source.network
             self._sizes[network] = self._sizes.get(network, 0) + 1
             self._addresses.setdefault(network, {}).setdefault(source, deque()).append(descriptor)
+            if since <= before:
+                self._late.setdefault(network, deque()).append((descriptor, source))
+                self._waited.add(descriptor)
         self._heavy = [each for each, size in self._sizes.items() if size > self._fair]
+        self._most_late = Most({network: len(late) for network, late in self._late.items()})
+
+    @property
+    def may_make_room(self) -> bool:
+        """Whether there is anybody whose place a newcomer could have, from wherever he comes."""
+        late = self._most_late.first()
+        return self._heaviest() is not None or (late is not None and self._most_late.of(late) > 1)
 
     def makes_room(self, source: Source) -> int | None:
         """Return the descriptor of who is to go for a newcomer from *source*, who then has that place, or None."""
         theirs = self._heaviest()
         if theirs is None:
-            return None
+            return self._latest_of_most(source.network)
         ours, sizes = source.network, self._sizes
         if sizes[theirs] < sizes.get(ours, 0) + 2:
             if sizes.get(ours, 0) <= self._fair:
                 return None
             theirs = ours
-        addresses = self._addresses.get(theirs, {})
-        most = max(addresses, key=lambda each: len(addresses[each]), default=None)
-        if most is None or not addresses[most]:
+        most = self._most(theirs)
+        first = most.first()
+        if first is None or (theirs is ours and most.of(first) < most.of(source) + 2):
             return None
-        if theirs is ours and len(addresses[most]) < len(addresses.get(source, ())) + 2:
+        return self._takes(ours, theirs, first)
+
+    def _latest_of_most(self, ours: Network) -> int | None:
+        """Take out who is late for longest in the network with most of those, where that is fair to it."""
+        theirs = self._most_late.first()
+        if theirs is None or self._most_late.of(theirs) < self._sizes.get(ours, 0) + 2:
             return None
-        sizes[theirs] -= 1
-        sizes[ours] = sizes.get(ours, 0) + 1
-        return addresses[most].popleft()
+        late = self._late[theirs]
+        while late[0][0] not in self._waited:
+            late.popleft()
+        return self._takes(ours, theirs, late[0][1])
+
+    def _takes(self, ours: Network, theirs: Network, source: Source) -> int:
+        """Give the oldest place of *source*, in *theirs*, to *ours*; return its descriptor."""
+        self._sizes[theirs] -= 1
+        self._sizes[ours] = self._sizes.get(ours, 0) + 1
+        self._most(theirs).take(source)
+        descriptor = self._addresses[theirs][source].popleft()
+        if descriptor in self._waited:
+            self._waited.remove(descriptor)
+            self._most_late.take(theirs)
+        return descriptor
+
+    def _most(self, network: Network) -> Most[Source]:
+        most = self._most_of.get(network)
+        if most is None:
+            addresses = self._addresses.get(network, {})
+            most = self._most_of[network] = Most({each: len(waiting) for each, waiting in addresses.items()})
+        return most
 
     def _heaviest(self) -> Network | None:
         """Return the network with most places, of those that have more than is fair: there are fewer than `SHARES`."""

@@ -221,7 +221,7 @@ class Listener:
             return
         now = self._loop.time()
         busy = self._engine.metrics.loop_lag > self._limits().max_loop_lag
-        self._reception.begin_turn(1 if busy else _ACCEPTS_A_TURN)
+        self._reception.begin_turn(1 if busy else _ACCEPTS_A_TURN, now)
         room, pause = self._room(now, busy=busy)
         try:
             left = self._take_in(room, now)

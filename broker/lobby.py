@@ -42,7 +42,8 @@ class Lobby(Poller):
         self._limits = limits
         self.strangers = Strangers(loop.time())
         self.waiting = WaitingRoom()
-        self._sources: dict[int, Source] = {}
+        self._sources: dict[int, tuple[Source, float]] = {}
+        """Of who has a place, the longest first: where from, and since when."""
 
     def _events(self) -> Iterator[tuple[int, int]]:
         """Yield whom to call now, and why, until the turn's time is over."""
@@ -61,7 +62,7 @@ class Lobby(Poller):
 
     def crowd(self) -> Crowd:
         """Return whose the places are at this moment."""
-        return Crowd(self._sources)
+        return Crowd(self._sources, self._loop.time())
 
     def put_out(self, descriptor: int, code: str, detail: str) -> None:
         """Close the connection of *descriptor*, which has a place."""
@@ -72,20 +73,20 @@ class Lobby(Poller):
         now, limits = self._loop.time(), self._limits()
         source = self.strangers.source(transport.host, limits, now)
         source.arrive(limits, now)
-        self._sources[descriptor] = source
+        self._sources[descriptor] = source, now
         super().watch(descriptor, transport, events)
 
     def forget(self, descriptor: int) -> None:
         """Stop watching *descriptor*, which is still open: its client was not admitted."""
-        source = self._sources.pop(descriptor, None)
-        if source is not None:
-            source.leave(admitted=False)
+        place = self._sources.pop(descriptor, None)
+        if place is not None:
+            place[0].leave(admitted=False)
         super().forget(descriptor)
 
     def settled(self, descriptor: int, transport: Watched, events: int, *, dozes: bool) -> Poller:
         """Let go of *descriptor*, whose client is admitted; return the set that watches it now."""
         del dozes
-        source = self._sources.pop(descriptor, None)
-        if source is not None:
-            source.leave(admitted=True)
+        place = self._sources.pop(descriptor, None)
+        if place is not None:
+            place[0].leave(admitted=True)
         return self._pass(descriptor, transport, events, self._admitted)

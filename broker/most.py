@@ -15,7 +15,7 @@ Rules
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -26,10 +26,15 @@ class Most(Generic[Key]):
 
     __slots__ = ("_counts", "_levels")
 
-    def __init__(self) -> None:
-        self._counts: dict[Key, int] = {}
+    def __init__(self, counts: Mapping[Key, int] | None = None) -> None:
+        """Begin with *counts*, of those who have one at least; of the same, the first of them has had it longest."""
+        self._counts: dict[Key, int] = {} if counts is None else dict(counts)
         self._levels: list[OrderedDict[Key, None]] = [OrderedDict()]
         """Who has so many, by how many; the last is of the highest count. (A dict's first is behind all it had.)"""
+        for key, count in self._counts.items():
+            while count >= len(self._levels):
+                self._levels.append(OrderedDict())
+            self._levels[count][key] = None
 
     def of(self, key: Key) -> int:
         """Return how many *key* has."""
@@ -55,7 +60,7 @@ class Most(Generic[Key]):
         else:
             del self._counts[key]
         if not self._levels[-1] and len(self._levels) > 1:
-            self._levels.pop()
+            self._levels.pop()  # One at most: *key* has just come to the next one.
 
     def first(self) -> Key | None:
         """Return who has most; None: nobody has any."""

@@ -4,8 +4,9 @@ Rules
 -----
 1. An address has `max_unadmitted_per_address` places at most; who comes from there then waits for one.
 2. When all `max_unadmitted` are taken, the newcomer has the place of one of whom there are too many (`broker.crowd`),
-   or waits. Who waits is served before anybody is accepted (`broker.waiting_room`): where more places are free than
-   can be given in one turn, who is accepted in that turn waits behind them.
+   or waits. For those who wait that is asked again a few times a second: who has a place may be late by then. Who waits
+   is served before anybody is accepted (`broker.waiting_room`): where more places are free than can be given in one
+   turn, who is accepted in that turn waits behind them.
 3. When there are `max_connections`, the newcomer has the room of one who waits: who only waits shuts out nobody.
 4. Those of one address that have led to nothing are bounded, and of one network (`broker.strangers`).
 5. What is closed here is counted, and told in the log once a minute and address.
@@ -38,6 +39,9 @@ _WAITING: Final = 5
 _SHARE_OF_DESCRIPTORS: Final = 4
 """One of so many is for those who wait."""
 _TELL_AGAIN: Final = 60.0
+_LOOK_AGAIN: Final = 0.25
+"""Seconds from one look at whose place those who wait might have to the next."""
+_PUT_OUT: Final = "all places are taken, most by its network"
 
 
 class Reception:
@@ -64,6 +68,7 @@ class Reception:
         self._serve = serve
         self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._crowd: Crowd | None = None
+        self._looks_at = 0.0
         self._behind = False
         """Whether places are free for some who wait: whoever comes in this turn has none before them."""
 
@@ -72,7 +77,7 @@ class Reception:
         """Whether whoever comes now can only be left in the kernel's queue."""
         return len(self._lobby) >= self._limits().max_unadmitted and self._lobby.waiting.is_full(self._most_waiting)
 
-    def begin_turn(self, most: int) -> None:
+    def begin_turn(self, most: int, now: float) -> None:
         """Serve *most* of those who wait, as far as there are places; what is known of these is asked anew."""
         self._crowd = None
         self._behind = False
@@ -82,13 +87,39 @@ class Reception:
             return source.under_way < limits.max_unadmitted_per_address
 
         for _ in range(most):
-            if not lobby.waiting or len(lobby) >= limits.max_unadmitted:
+            if not lobby.waiting:
+                return
+            if len(lobby) >= limits.max_unadmitted:
+                self._relieve(most, now)
                 return
             waiting = lobby.waiting.next(may)
             if waiting is None:
                 return
             self._serve(waiting.accepted, waiting.address)
         self._behind = bool(lobby.waiting)
+
+    def _relieve(self, most: int, now: float) -> None:
+        """Serve *most* of those who wait, in the places of others."""
+        if now < self._looks_at:
+            return
+        lobby, limits = self._lobby, self._limits()
+        crowd = self._crowd = lobby.crowd()
+        freed: list[int] = []
+
+        def may(source: Source) -> bool:
+            descriptor = None
+            if source.under_way < limits.max_unadmitted_per_address:
+                descriptor = crowd.makes_room(source)
+            freed.extend(() if descriptor is None else (descriptor,))
+            return descriptor is not None
+
+        for _ in range(most):
+            waiting = lobby.waiting.next(may) if crowd.may_make_room else None
+            if waiting is None:
+                self._looks_at = now + _LOOK_AGAIN
+                return
+            lobby.put_out(freed.pop(), RefusalCode.RATE_LIMITED, _PUT_OUT)
+            self._serve(waiting.accepted, waiting.address)
 
     def receive(self, accepted: socket.socket, address: Address, now: float) -> bool:
         """Decide about a connection; return whether it was served."""
@@ -130,7 +161,7 @@ class Reception:
         descriptor = self._crowd.makes_room(source)
         if descriptor is None:
             return False
-        self._lobby.put_out(descriptor, RefusalCode.RATE_LIMITED, "all places are taken, most by its network")
+        self._lobby.put_out(descriptor, RefusalCode.RATE_LIMITED, _PUT_OUT)
         return True
 
     def _turn_away(self, accepted: socket.socket, host: str, code: RefusalCode, now: float) -> None:

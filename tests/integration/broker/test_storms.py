@@ -111,6 +111,22 @@ def test_who_fills_all_places_from_a_few_networks_keeps_nobody_else_waiting(
         assert told["detail"].startswith("too many wait, and most are from 127.")
 
 
+def test_who_fills_all_places_from_very_many_networks_keeps_nobody_else_waiting(
+    tmp_path: Path, pki: Pki, anchors: Path
+) -> None:
+    """None of 200 networks has more than its fair share; each has two places, and one more connection that waits."""
+    limits = {"limits__max_unadmitted": 400, "limits__handshake_timeout": 2 * PATIENCE}
+    with BrokerProcess.with_files(tmp_path / "b", pki, **limits) as broker, ExitStack() as stack:
+        for number in range(600):
+            silent(stack, broker.port, f"127.{1 + number % 200}.0.1")
+        for number in range(20):
+            with TlsClient(broker.port, anchors, pki.device(f"m-{number}").credential) as meter:
+                meter.connect(client_id=f"m-{number}")
+        assert broker.events("HANDSHAKE_TIMEOUT") == []
+        put_out = [each for each in broker.events("RATE_LIMITED") if each["event"] == "refused"]
+        assert {each["detail"] for each in put_out} == {"all places are taken, most by its network"}
+
+
 def test_a_fleet_behind_one_address_finds_places_one_after_the_other(tmp_path: Path, pki: Pki, anchors: Path) -> None:
     """Ten times as many at once as one address has places: nobody is refused."""
     patience = {"limits__handshake_timeout": PATIENCE, "limits__connect_timeout": PATIENCE}

@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker.admission.refusal import RefusalCode
+from broker.crowd import PATIENCE, Crowd
 from broker.limits import Limits
 from broker.lobby import Lobby
 from broker.poller import READABLE, Poller
@@ -89,7 +90,7 @@ class House:
     def come(self, *hosts: str, turn: bool = True) -> list[str]:
         """Let one come from each of *hosts* in this turn, a new one or not; return what has become of each."""
         if turn:
-            self.reception.begin_turn(32)
+            self.reception.begin_turn(32, self.now)
         came = []
         for host in hosts:
             caller = Caller(host, len(self.callers))
@@ -139,10 +140,10 @@ def network(number: int) -> str:
 def test_who_is_from_an_address_that_has_its_places_waits_until_one_of_them_has_gone(house: House) -> None:
     assert house.come("10.0.1.1", "10.0.1.1", "10.0.1.1", "10.0.2.1") == ["served", "served", "waits", "served"]
     house.place(3).leave()
-    house.reception.begin_turn(32)
+    house.reception.begin_turn(32, house.now)
     assert house.states()[2] == "waits", "a place of another address is none of his"
     house.place(0).settle()
-    house.reception.begin_turn(32)
+    house.reception.begin_turn(32, house.now)
     assert house.states()[2] == "served"
     assert house.broker.metrics.refused == {}
 
@@ -161,12 +162,12 @@ def test_a_turn_serves_so_many_of_those_who_wait_and_nobody_overtakes_the_others
     house.come(*[network(number) for number in range(10, 14)])
     for number in range(4):
         house.place(number).leave()
-    house.reception.begin_turn(2)
+    house.reception.begin_turn(2, house.now)
     assert house.come(network(20), turn=False) == ["waits"]
-    house.reception.begin_turn(2)
+    house.reception.begin_turn(2, house.now)
     assert house.states()[4:] == ["served"] * 4 + ["waits"], "he comes behind those who waited before him"
     house.place(4).leave()
-    house.reception.begin_turn(1)
+    house.reception.begin_turn(1, house.now)
     house.place(5).leave()
     assert house.come(network(21), turn=False) == ["served"], "nobody waits any more"
 
@@ -180,7 +181,7 @@ def test_those_who_wait_for_their_own_address_hold_up_nobody_from_elsewhere(hous
 def test_after_a_turn_that_left_nobody_who_may_have_a_place_newcomers_have_theirs(house: House) -> None:
     house.come(*["10.0.1.1"] * 4)
     house.place(0).leave()
-    house.reception.begin_turn(1)
+    house.reception.begin_turn(1, house.now)
     assert house.come("10.0.2.1", turn=False) == ["waits"], "nobody has asked yet whether the others may"
     assert house.come("10.0.3.1") == ["served"]
     assert house.states() == ["served", "served", "served", "waits", "served", "served"]
@@ -212,6 +213,38 @@ def test_an_address_with_all_its_places_has_nobody_put_out(house: House) -> None
     house.come("10.0.2.1", "10.0.2.1", *["10.0.1.1"] * 2, *["10.0.1.2"] * 2)
     assert house.come("10.0.2.1") == ["waits"]
     assert not any(house.place(number).told for number in range(6))
+
+
+def test_who_waits_has_the_place_of_one_who_is_late_though_nobody_else_comes(house: House) -> None:
+    house.limits = Limits(max_unadmitted=80, max_unadmitted_per_address=2)
+    house.come(*[network(number) for number in range(40) for _ in range(2)])
+    assert house.come(network(50), network(51), network(50)) == ["waits"] * 3
+    house.now += PATIENCE / 2
+    house.reception.begin_turn(32, house.now)
+    assert house.states()[80:] == ["waits"] * 3
+    house.now += PATIENCE / 2
+    house.reception.begin_turn(32, house.now)
+    assert house.states()[80:] == ["served", "served", "waits"], "networks have one each, and the others as many"
+    assert [number for number in range(80) if house.place(number).told] == [0, 2]
+    assert house.come(network(60)) == ["served"], "who comes now is asked for at once"
+
+
+def test_whose_place_those_who_wait_may_have_is_looked_for_a_few_times_a_second(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = 0
+
+    def crowd(_lobby: Lobby) -> Crowd:
+        nonlocal looked
+        looked += 1
+        return Crowd({}, house.now)
+
+    house.come(*map(network, range(5)))
+    monkeypatch.setattr(Lobby, "crowd", crowd)
+    for _ in range(100):
+        house.now += 0.01
+        house.reception.begin_turn(32, house.now)
+    assert 3 <= looked <= 5
 
 
 # Who is turned away
