@@ -25,7 +25,7 @@ from figures import FIGURES, Figure, Spread
 from processes import ended_by_signals
 from rich.console import Console
 from rich.table import Table
-from scenarios import FULL, PACED_PUBLISHERS, QUICK, SCENARIOS, SMOKE, Measurement, Workbench, run
+from scenarios import FULL, QUICK, SCENARIOS, SMOKE, Measurement, Workbench, run
 
 ALL = ("fleetgate-compiled", "mosquitto", "nats-server", "rabbitmq", "aedes", "amqtt")
 _SIZES = {"full": (FULL, 3), "quick": (QUICK, 2), "smoke": (SMOKE, 1)}
@@ -63,7 +63,7 @@ def _run(options: argparse.Namespace, chosen: list[str], folder: Path, console: 
     sizes, rounds = _SIZES[options.size]
     rounds = options.rounds or rounds
     names: list[str] = options.only or list(SCENARIOS)
-    mqload.allow_many_connections(max(sizes.devices, PACED_PUBLISHERS) + 500)
+    mqload.allow_many_connections(sizes.devices + 500)
     mqload.build()
     console.print(f"making {sizes.devices} device certificates")
     bench = Workbench(pki.create(folder, sizes.devices), folder, sizes)

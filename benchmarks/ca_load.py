@@ -42,6 +42,13 @@ done = function(summary, latency, requests)
     latency:percentile(50) / 1e6, latency:percentile(99) / 1e6))
 end
 """
+_WRK_ENOUGH = """
+local left = {most}
+response = function()
+  left = left - 1
+  if left == 0 then wrk.thread:stop() end
+end
+"""
 
 
 class LoadMissing(RuntimeError):
@@ -204,12 +211,21 @@ def wrk() -> str:
 
 
 async def same_again(
-    url: str, body: bytes, media_type: str, *, connections: int, seconds: float, cpu: CpuClock, folder: Path
+    url: str,
+    body: bytes,
+    media_type: str,
+    *,
+    connections: int,
+    seconds: float,
+    most: int | None,
+    cpu: CpuClock,
+    folder: Path,
 ) -> Result:
-    """Send the same POST for *seconds* over kept connections, from one thread of C."""
+    """Send the same POST for *seconds* over kept connections, from one thread of C; *most* times if that is given."""
     content, script = folder / "wrk.body", folder / "wrk.lua"
     content.write_bytes(body)
-    script.write_text(_WRK_REPORT.format(body=content, media_type=media_type))
+    enough = "" if most is None else _WRK_ENOUGH.format(most=most)
+    script.write_text(_WRK_REPORT.format(body=content, media_type=media_type) + enough)
     arguments = [wrk(), "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", os.fspath(script), url]
     server = cpu()
     process = await asyncio.create_subprocess_exec(

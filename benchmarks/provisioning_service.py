@@ -53,12 +53,14 @@ class Sizes:
     ocsp_seconds: float
     connections: int
     already_revoked: int
+    ocsp_most: int | None = None
+    """OCSP requests of a kind; else as many as are answered in those seconds."""
     workers: int = 1
     """Processes of ours; cfssl has one, whose threads use every core."""
 
 
 _FULL = Sizes(3000, 800, 800, 4.0, 16, 100_000)
-_SMOKE = Sizes(40, 10, 20, 1.0, 4, 100)
+_SMOKE = Sizes(40, 10, 20, 1.0, 4, 100, ocsp_most=100)
 
 
 def main() -> int:
@@ -152,6 +154,7 @@ async def _asked(question: Question, sizes: Sizes, folder: Path) -> Result:
         question.media_type,
         connections=sizes.connections,
         seconds=sizes.ocsp_seconds,
+        most=sizes.ocsp_most,
         cpu=question.cpu,
         folder=folder,
     )
@@ -190,7 +193,7 @@ def _sizes(options: argparse.Namespace) -> Sizes:
         _FULL.ocsp_seconds,
         options.connections,
         options.already_revoked,
-        options.workers,
+        workers=options.workers,
     )
 
 

@@ -22,7 +22,7 @@ import pki
 from processes import ended_by_signals
 from report import Report, progress
 from rich.console import Console
-from scenarios import FULL, PACED_PUBLISHERS, QUICK, SCENARIOS, SMOKE, Measurement, Sizes, Workbench, run
+from scenarios import FULL, QUICK, SCENARIOS, SMOKE, Measurement, Sizes, Workbench, run
 
 
 def main() -> int:
@@ -47,7 +47,7 @@ def main() -> int:
 
 def _compare(options: argparse.Namespace, sizes: Sizes, rounds: int, folder: Path, console: Console) -> Report:
     names: list[str] = options.only or list(SCENARIOS)
-    mqload.allow_many_connections(max(sizes.devices, PACED_PUBLISHERS) + 500)
+    mqload.allow_many_connections(sizes.devices + 500)
     mqload.build()
     versions = {peer: peers.describe(peer) for peer in (options.subject, options.baseline)}
     console.print(f"making {sizes.devices} device certificates")

@@ -30,7 +30,7 @@ CLIENTS = [
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvisioningService]:
-    with ProvisioningService.founded(tmp_path_factory.mktemp("provisioning") / "fleet", FAST) as running:
+    with ProvisioningService.copied(tmp_path_factory.mktemp("provisioning") / "fleet", FAST) as running:
         yield running
 
 

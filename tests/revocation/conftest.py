@@ -21,7 +21,7 @@ def pki() -> Pki:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvisioningService]:
     settings = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 1}
-    with ProvisioningService.founded(tmp_path_factory.mktemp("provisioning") / "fleet", settings) as running:
+    with ProvisioningService.copied(tmp_path_factory.mktemp("provisioning") / "fleet", settings) as running:
         yield running
 
 

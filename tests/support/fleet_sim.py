@@ -1,7 +1,7 @@
 """`fleet-sim` as a user starts it, and a small scenario for it.
 
 It is forked, and so are the service and the broker that it starts: `tests.support.programs`. With *afresh* all have an
-interpreter of their own, for tests of what stops them, of what they leave behind, and of their numbers.
+interpreter of their own, for tests of who their parents and children are.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from device_sim.stage import Stage
+from tests.support import forked_python
 from tests.support.programs import forking_python
 from tests.support.scenarios import ON_ANY_MACHINE
 
@@ -97,3 +98,19 @@ def enrol(stage: Stage, fleet: Path, *more: str) -> list[str]:
 
 def left_in(directory: Path) -> list[str]:
     return [path.name for path in directory.iterdir() if path.name.startswith("fleetgate-")]
+
+
+def left_running(directory: Path, *words: str) -> list[int]:
+    """Return the processes that were started to work in *directory*, with all of *words* in their command line."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal() and int(process.name) != os.getpid():
+            try:
+                command_line = (process / "cmdline").read_bytes()
+            except OSError:
+                continue  # It has ended since we listed it.
+            if os.fsencode(forked_python.__file__) in command_line:
+                continue  # It stands for a forked one, which is found itself.
+            if all(os.fsencode(word) in command_line for word in (str(directory), *words)):
+                found.append(int(process.name))
+    return found

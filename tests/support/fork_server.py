@@ -1,9 +1,10 @@
 """A program of ours with its imports done, which makes a process of it by forking: for `tests.support.programs`.
 
-    python -m tests.support.fork_server DESCRIPTOR LISTENER MODULE...
+    python -m tests.support.fork_server DESCRIPTOR LISTENER MODULE... ROOM
 
 DESCRIPTOR is the socket that a test worker's orders come from, LISTENER the one at which every
-`tests.support.forked_python` has a connection of its own, MODULE what is imported before the first of them. Importing
+`tests.support.forked_python` has a connection of its own, MODULE what is imported before the first of them, ROOM what a
+forked process writes its own command line over. Importing
 is most of what a start costs, and hundreds of tests start a process; all that comes after it is the program's own:
 `runpy` runs ``__main__.py`` of the order's package, or its module, as ``python -m`` does, with the arguments,
 environment, folder and standard streams of the order.
@@ -12,7 +13,8 @@ Rules
 -----
 1. One thread, no event loop, and nothing of the program is called before the fork: what the program makes, it makes in
    its own process.
-2. A forked process has the descriptors that one started afresh has: 0, 1 and 2.
+2. A forked process has the descriptors that one started afresh has: 0, 1 and 2; and its command line, for who looks for
+   what a program has left running.
 3. When the test worker has ended, the processes that are left are killed.
 4. A process that was ordered over a connection of its own is killed as soon as that is closed.
 5. A program's threads, exit handlers and streams end as the interpreter ends them; only that it lets go of every object
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import gc
 import importlib
 import json
@@ -42,6 +45,9 @@ from typing import Any, NoReturn
 LARGEST_ORDER = 128 * 1024
 """Bytes: arguments and environment."""
 STREAMS = 3
+ROOM = "x" * 4096
+_BEGIN, _END = 48 - 3, 49 - 3
+"""Which fields of /proc/PID/stat, behind the name, say where a process has its command line (proc(5))."""
 READ_WHEN_USED = {"HOME", "OLDPWD", "PATH", "PWD", "PYTEST_CURRENT_TEST", "SHLVL", "SOFTHSM2_CONF", "TMPDIR", "_"}
 OF_THE_PROGRAM = "FLEET_"
 """What a variable's name begins with that is read after the imports: a forked process may have its own."""
@@ -165,6 +171,7 @@ def _become(order: dict[str, Any], streams: list[int]) -> NoReturn:
         sys.path[behind:behind] = more
     sys.executable = order.get("executable", sys.executable)
     sys.argv = ["-m", *order["arguments"]]
+    _show(["python", "-m", order["module"], *order["arguments"]])
     code: int | str | None = 0
     try:
         runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
@@ -173,6 +180,15 @@ def _become(order: dict[str, Any], streams: list[int]) -> NoReturn:
     if isinstance(code, str):
         sys.exit(code)
     _end(code or 0)
+
+
+def _show(words: list[str]) -> None:
+    """Let /proc/PID/cmdline have *words*, as far as there is room: the interpreter has read what was there."""
+    with open("/proc/self/stat", encoding="ascii", errors="replace") as stat:  # noqa: PTH123 - no Path before the program's
+        fields = stat.read().rpartition(")")[2].split()
+    begin, end = int(fields[_BEGIN]), int(fields[_END])
+    line = b"\0".join(os.fsencode(word) for word in words)[: end - begin - 1]
+    ctypes.memmove(begin, line.ljust(end - begin, b"\0"), end - begin)
 
 
 def _end(code: int) -> NoReturn:
@@ -196,7 +212,7 @@ def _tell(report: int, number: int) -> None:
 
 
 def main() -> None:
-    orders, listener, *modules = sys.argv[1:]
+    orders, listener, *modules, _room = sys.argv[1:]
     for module in modules:
         importlib.import_module(module)
     # What is imported lasts: a forked process need not look through it for garbage, nor copy its pages by doing so.

@@ -53,8 +53,14 @@ def _be_forked(address: str, order: dict[str, object]) -> None:
 
 
 def _wait_for(server: object, pid: int) -> NoReturn:
+    def send_on(number: int, _frame: object) -> None:
+        try:  # noqa: SIM105 - rule 4
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass  # It has ended, and so will this one.
+
     for number in SENT_ON:
-        signal.signal(number, lambda number, _frame: os.kill(pid, number))
+        signal.signal(number, send_on)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SENT_ON)
     said = server.recv(LONGEST_ANSWER)  # type: ignore[attr-defined] # The socket module was imported late.
     if not said:
@@ -62,7 +68,8 @@ def _wait_for(server: object, pid: int) -> NoReturn:
     code = int(said)
     if code >= 0:
         os._exit(code)
-    signal.signal(-code, signal.SIG_DFL)
+    if -code not in {signal.SIGKILL, signal.SIGSTOP}:  # Theirs cannot be anything else.
+        signal.signal(-code, signal.SIG_DFL)
     os.kill(os.getpid(), -code)
     raise AssertionError("it has outlived the signal")
 

@@ -11,7 +11,8 @@ Rules
 2. Shown output must come whole, line for line. "…" stands for whatever differs from run to run: within a line for any
    text, alone on a line for any number of lines.
 3. A step without shown output must succeed.
-4. The page names the standard ports; here each becomes a free one, in commands, output and settings alike.
+4. The programs are forked (`tests.support.programs`): how they start is tested elsewhere.
+5. The page names the standard ports; here each becomes a free one, in commands, output and settings alike.
 """
 
 from __future__ import annotations
@@ -20,26 +21,27 @@ import contextlib
 import os
 import re
 import select
+import shlex
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from tests.support.provisioning import REPOSITORY
+from tests.support.fork_server import lasting
+from tests.support.programs import REPOSITORY, forking_python
 
 STEP_SECONDS = 60
-PORTS = {
+PORTS: dict[int, str | None] = {
     8443: "FLEET_PROVISIONING_PORT",
     8080: "FLEET_PROVISIONING_HTTP_PORT",
     8883: "FLEET_BROKER_PORT",
-    1883: "MOSQUITTO_PORT",
+    1883: None,
 }
-"""Each standard port with the variable that moves it, or that nobody reads."""
+"""Each standard port with the variable that moves it, or without where the page's own words do."""
 
 _PROGRAMS = {"fleet-provisioning": "provisioning", "fleet-broker": "broker", "fleet-sim": "device_sim"}
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<content>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -122,9 +124,13 @@ class Terminal:
     def __enter__(self) -> Self:
         programs = self._directory / "programs"
         programs.mkdir(parents=True)
+        python = shlex.quote(forking_python(*_PROGRAMS.values()))
+        # The shell's tools speak English; ours know no other language, and are forked in the tests' own environment.
+        own = os.environ.get("LC_ALL")
+        language = "unset LC_ALL" if own is None else f"LC_ALL={shlex.quote(own)}"
         for program, package in _PROGRAMS.items():
             file = programs / program
-            file.write_text(f'#!/bin/sh\nexec {sys.executable} -m {package} "$@"\n', encoding="utf-8")
+            file.write_text(f'#!/bin/sh\n{language}\nexec {python} -m {package} "$@"\n', encoding="utf-8")
             file.chmod(0o755)
         home = self._directory / "home"
         home.mkdir()
@@ -135,12 +141,13 @@ class Terminal:
             stderr=subprocess.STDOUT,
             cwd=home,
             env={
+                **lasting(os.environ),
                 "PATH": f"{programs}:{os.environ['PATH']}",
                 "HOME": str(home),
                 "TMPDIR": str(home),
                 "LC_ALL": "C.UTF-8",
                 "PYTHONPATH": str(REPOSITORY),
-                **{PORTS[standard]: str(port) for standard, port in self._ports.items()},
+                **{name: str(self._ports[standard]) for standard, name in PORTS.items() if name is not None},
             },
             start_new_session=True,  # So that exactly what this shell started can be ended.
         )

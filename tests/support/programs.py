@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import IO
 
 from tests.support import forked_python
-from tests.support.fork_server import lasting
+from tests.support.fork_server import ROOM, lasting
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 60.0
@@ -112,7 +112,18 @@ _IMPORTED = {
         "anyio._backends._asyncio",
         "encodings.idna",
     ),
+    # Not ours: the devices of `tests.support.devices`.
+    "tests": (
+        "cryptography.hazmat.backends.openssl",
+        "cryptography.x509",
+        "device_sim.backoff",
+        "paho.mqtt.client",
+        "provisioning.client.csr",
+        "provisioning.client.est",
+        "provisioning.pki.tls",
+    ),
 }
+_OURS = ("broker", "provisioning", "device_sim")
 
 
 class Forked:
@@ -173,7 +184,7 @@ class _Server:
             listener.listen()
             descriptors = [each.fileno() for each in (theirs, listener)]
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.fork_server", *map(str, descriptors), *_IMPORTED[program]],
+                [sys.executable, "-m", "tests.support.fork_server", *map(str, descriptors), *_IMPORTED[program], ROOM],
                 env=self.environment,
                 cwd=REPOSITORY,
                 stdin=subprocess.DEVNULL,
@@ -221,9 +232,9 @@ def _folder() -> Path:
 def forking_python(*programs: str) -> str:
     """Return what to call in the place of ``python``: there *programs* are forked, and so are those that they start.
 
-    Without any all are. The imports have been made when it returns: nobody's time is measured beside them.
+    Without any all of ours are. The imports have been made when it returns: nobody's time is measured beside them.
     """
-    for server in [_server(program) for program in programs or _IMPORTED]:
+    for server in [_server(program) for program in programs or _OURS]:
         server.wait_for_imports()
     return _stand_in()
 

@@ -48,6 +48,9 @@ def test_it_has_the_descriptors_of_its_own_and_ends_by_a_signal(tmp_path: Path, 
         theirs = [sorted(map(os.readlink, Path(f"/proc/{each.pid}/fd").iterdir())) for each in (forked, afresh)]
         assert len(theirs[0]) == len(theirs[1]), theirs
         assert os.getpgid(forked.pid) == os.getpgid(afresh.pid)
+        for each in (forked, afresh):
+            _python, *words = Path(f"/proc/{each.pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+            assert words == [b"-m", b"broker", *map(os.fsencode, each.arguments)]
         assert forked.running
         assert forked.stop(signal.SIGKILL) == -signal.SIGKILL
         assert not forked.running

@@ -38,7 +38,7 @@ def anchors(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Path:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvisioningService]:
     directory = tmp_path_factory.mktemp("provisioning") / "fleet"
-    with ProvisioningService.founded(directory, FAST) as running:
+    with ProvisioningService.copied(directory, FAST) as running:
         yield running
 
 

@@ -186,7 +186,7 @@ def test_who_is_trusted_is_an_entry_at_the_start_and_at_each_change(tmp_path: Pa
 
 
 def test_the_feed_and_what_it_says_are_entries(tmp_path: Path, log: Path) -> None:
-    with ProvisioningService.founded(tmp_path / "fleet", {"feed_heartbeat_seconds": 1}) as service:
+    with ProvisioningService.copied(tmp_path / "fleet", {"feed_heartbeat_seconds": 1}) as service:
         before, live, away, held = enrol(service, "before", "live", "away", "held")
         service.revoke(device="before", reason="keyCompromise")
         broker = BrokerProcess.enrolled(tmp_path / "b", service, audit_log=log)

@@ -23,7 +23,7 @@ FAST = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 0.2}
 
 @pytest.fixture
 def own_service(tmp_path: Path) -> Iterator[ProvisioningService]:
-    with ProvisioningService.founded(tmp_path / "fleet", FAST) as running:
+    with ProvisioningService.copied(tmp_path / "fleet", FAST) as running:
         yield running
 
 

@@ -96,7 +96,7 @@ class Fleet:
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    with ProvisioningService.founded(tmp_path / "fleet", {"feed_heartbeat_seconds": 1}) as service:
+    with ProvisioningService.copied(tmp_path / "fleet", {"feed_heartbeat_seconds": 1}) as service:
         (device,) = enrol(service, "meter")
         partner = Pki()
         config, crls = tmp_path / "broker.toml", tmp_path / "partner.crl"
@@ -167,7 +167,7 @@ def test_status_says_of_each_bundle_and_source_what_its_newcomers_meet(fleet: Fl
 
 
 def test_who_comes_while_the_broker_starts_waits_until_it_knows_who_is_revoked(tmp_path: Path) -> None:
-    with ProvisioningService.founded(tmp_path / "fleet") as service, ExitStack() as stack:
+    with ProvisioningService.copied(tmp_path / "fleet") as service, ExitStack() as stack:
         meter, gone = enrol(service, "meter", "gone")
         broker = BrokerProcess.enrolled(tmp_path / "b", service)
         with broker:

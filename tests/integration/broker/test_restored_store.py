@@ -23,7 +23,7 @@ def answer(broker: BrokerProcess, service: ProvisioningService, device: Enrolled
 
 
 def test_a_broker_hears_what_was_revoked_under_numbers_that_it_has_already(tmp_path: Path) -> None:
-    with ProvisioningService.founded(tmp_path / "fleet", {"feed_heartbeat_seconds": 1}) as service:
+    with ProvisioningService.copied(tmp_path / "fleet", {"feed_heartbeat_seconds": 1}) as service:
         port = service.port
         first, second = enrol(service, "meter-1", "meter-2")
         with BrokerProcess.enrolled(tmp_path / "broker", service) as broker:

@@ -97,7 +97,7 @@ async def test_our_broker_refuses_the_whole_catalogue(tmp_path: Path) -> None:
 async def test_no_way_around_a_revocation_works_on_our_broker(tmp_path: Path) -> None:
     work, document = tmp_path / "work", tmp_path / "revocation.json"
     work.mkdir()
-    code, out, err = await simulator(work, "revocation", "--json", str(document), afresh=True)
+    code, out, err = await simulator(work, "revocation", "--json", str(document))
     found = verdicts(document)
     assert (found["fail"], found["warn"], code) == ([], [], 3 if found["invalid"] else 0), out + err
     assert found["skip"] == []
@@ -146,7 +146,7 @@ async def test_rabbitmq_runs_beside_any_other_and_leaves_nothing_behind(tmp_path
     work.mkdir()
     code, out, err = await simulator(
         work, "attack", "--against", "rabbitmq", "--only", "1,3-expired,5,6-revoked-live-311,19-other-client-id",
-        "--json", str(document), afresh=True,
+        "--json", str(document),
     )  # fmt: skip
     assert (verdicts(document)["fail"], verdicts(document)["warn"], code) == ([], [], 0), out + err
     assert names_in(work) == []
@@ -243,7 +243,8 @@ async def test_against_a_broker_that_is_not_there_nothing_is_judged(tmp_path: Pa
         "--ca-key", str(tmp_path / "ca.key"),
     )  # fmt: skip
     assert (code, out) == (1, "")
-    assert "a good device is not let in: tcp refused (nobody listens there); so no refusal would mean anything" in err
+    assert "a good device is not let in: tcp refused (nobody listens there); start the broker, or name where it" in err
+    assert "; so no refusal would mean anything, and nothing was tried" in err
 
 
 @pytest.mark.parametrize(
@@ -272,7 +273,8 @@ async def test_the_list_shows_every_case_and_starts_nothing(tmp_path: Path) -> N
 
 async def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "device_sim", "attack", cwd=SOURCE, env={**os.environ, "TMPDIR": str(tmp_path)},
+        forking_python(), "-m", "device_sim", "attack", cwd=SOURCE,
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(SOURCE)},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:

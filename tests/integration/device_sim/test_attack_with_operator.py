@@ -138,7 +138,7 @@ async def until_enrolled(stage: Stage, before: Collection[str] = ()) -> None:
 async def test_ctrl_c_clears_away_too_and_a_second_one_is_told_who_is_left(tmp_path: Path, stage: Stage) -> None:
     # Idle cases: they wait for ten seconds until the broker loses patience.
     idle = ("--only", "28,29,31")
-    async with fleet_sim(tmp_path, "attack", *options(stage), *idle, afresh=True) as process:
+    async with fleet_sim(tmp_path, "attack", *options(stage), *idle) as process:
         await until_enrolled(stage)
         process.send_signal(signal.SIGINT)
         _, err = await ended(process)
@@ -149,7 +149,7 @@ async def test_ctrl_c_clears_away_too_and_a_second_one_is_told_who_is_left(tmp_p
 
     async with Proxy("127.0.0.1", urlsplit(stage.provisioning_url).port or 0) as way:
         url = f"https://127.0.0.1:{way.port}"
-        async with fleet_sim(tmp_path, "attack", *options(stage, url=url), *idle, afresh=True) as process:
+        async with fleet_sim(tmp_path, "attack", *options(stage, url=url), *idle) as process:
             await until_enrolled(stage, now)
             way.set(Trouble(blackhole=True))
             ending = asyncio.create_task(ended(process))

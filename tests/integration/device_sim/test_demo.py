@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fleet_sim import fleet_sim, until_said
+from tests.support.fleet_sim import fleet_sim, left_running, until_said
 
 FEW = ("--devices", "8", "--seconds", "1")
 
@@ -26,20 +26,6 @@ async def demo(tmp_path: Path, *arguments: str, afresh: bool = False) -> AsyncIt
     finally:
         for pid in left_running(tmp_path):
             os.kill(pid, signal.SIGKILL)
-
-
-def left_running(tmp_path: Path, *words: str) -> list[int]:
-    """Return the processes that were started to work in *tmp_path*, with all of *words* in their command line."""
-    found = []
-    for directory in Path("/proc").iterdir():
-        if directory.name.isdecimal() and int(directory.name) != os.getpid():
-            try:
-                command_line = (directory / "cmdline").read_bytes()
-            except OSError:
-                continue  # It has ended since we listed it.
-            if all(os.fsencode(word) in command_line for word in (str(tmp_path), *words)):
-                found.append(int(directory.name))
-    return found
 
 
 def names_in(directory: Path) -> list[str]:
@@ -74,7 +60,7 @@ async def test_the_whole_story_passes(tmp_path: Path) -> None:
     ],
 )
 async def test_an_interruption_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, moment: str) -> None:
-    async with demo(tmp_path, "--devices", "8", "--seconds", "60", afresh=True) as process:
+    async with demo(tmp_path, "--devices", "8", "--seconds", "60") as process:
         await until_said(process, moment)
         process.send_signal(number)
         out, err = await asyncio.wait_for(process.communicate(), 30)
@@ -87,7 +73,7 @@ async def test_an_interruption_leaves_nothing_behind(tmp_path: Path, number: sig
 
 
 async def test_a_service_that_dies_ends_the_demo_with_its_last_words(tmp_path: Path) -> None:
-    async with demo(tmp_path, "--devices", "8", "--seconds", "60", afresh=True) as process:
+    async with demo(tmp_path, "--devices", "8", "--seconds", "60") as process:
         await until_said(process, "Telemetry")
         (broker,) = left_running(tmp_path, "broker-1")
         os.kill(broker, signal.SIGKILL)
@@ -101,7 +87,7 @@ async def test_a_service_that_dies_ends_the_demo_with_its_last_words(tmp_path: P
 
 
 async def test_kept_service_and_broker_run_until_the_user_has_enough(tmp_path: Path) -> None:
-    async with demo(tmp_path, *FEW, "--keep", "--dir", str(tmp_path / "kept"), afresh=True) as process:
+    async with demo(tmp_path, *FEW, "--keep", "--dir", str(tmp_path / "kept")) as process:
         await until_said(process, "Service and broker run until Ctrl-C")
         assert len(left_running(tmp_path)) == 3  # The demo itself, too.
         assert names_in(tmp_path / "kept" / "credentials") == sorted(

@@ -7,7 +7,6 @@ import json
 import os
 import shlex
 import socket
-import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -18,9 +17,10 @@ from tests.support.needed import needed
 from tests.support.programs import forking_python
 
 SOURCE = Path(__file__).parents[3]
-DEVICES = SOURCE / "tests" / "support" / "devices"
 PATIENCE = 240
-WINDOW = ["--window", "8", "--parallel", "11"]
+WINDOW = ["--window", "8", "--parallel", str(len(STAGES))]
+FEWER = ["--window", "8", "--parallel", "11"]
+"""For a device that hammers: more of them take the processor from each other, and it looks like pauses."""
 
 
 async def qualify(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, tuple[str, str]], str]:
@@ -46,12 +46,13 @@ async def qualify(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, tuple
     return process.returncode, {line["case"]: (line["verdict"], line["why"]) for line in lines}, said
 
 
-def script(name: str, placeholders: str) -> list[str]:
-    return ["--exec", f"{shlex.quote(sys.executable)} {shlex.quote(str(DEVICES / name))} {placeholders}"]
+def device(name: str, placeholders: str) -> list[str]:
+    """Return the options for a device that is forked: there are as many as stages."""
+    return ["--exec", f"{shlex.quote(forking_python('tests'))} -m tests.support.devices.{name} {placeholders}"]
 
 
 async def test_a_good_device_passes_every_line(tmp_path: Path) -> None:
-    good = script("good.py", "{host} {port} {cafile} {crl} {cert} {key} {client_id} {topic} {est_url}")
+    good = device("good", "{host} {port} {cafile} {crl} {cert} {key} {client_id} {topic} {est_url}")
     code, verdicts, said = await qualify(tmp_path, *WINDOW, *good)
     assert {line: verdict for line, verdict in verdicts.items() if verdict[0] != "pass"} == {}, said
     assert code == 0
@@ -66,8 +67,8 @@ async def test_a_good_device_passes_every_line(tmp_path: Path) -> None:
 
 async def test_a_careless_device_fails_on_the_lines_that_it_earns(tmp_path: Path) -> None:
     junit = tmp_path / "verdict.xml"
-    careless = script("careless.py", "{host} {port} {cert} {key} {client_id} {topic}")
-    code, verdicts, said = await qualify(tmp_path, *WINDOW, *careless, "--junit", str(junit))
+    careless = device("careless", "{host} {port} {cert} {key} {client_id} {topic}")
+    code, verdicts, said = await qualify(tmp_path, *FEWER, *careless, "--junit", str(junit))
     failed = {line for line, (verdict, _) in verdicts.items() if verdict == "fail"}
     assert failed == {
         "server-expired.sends-nothing", "server-wrong-name.sends-nothing", "server-other-ca.sends-nothing",
@@ -107,8 +108,8 @@ async def test_hardware_is_told_where_to_connect_and_keeps_its_credential(tmp_pa
     )
     while not (place / "device.key").exists():  # noqa: ASYNC110 - another process makes it
         await asyncio.sleep(0.05)
-    device = await asyncio.create_subprocess_exec(
-        sys.executable, str(DEVICES / "good.py"), "127.0.0.1", str(port),
+    running = await asyncio.create_subprocess_exec(
+        forking_python("tests"), "-m", "tests.support.devices.good", "127.0.0.1", str(port),
         *(str(place / name) for name in ("ca.crt", "crl.pem", "device.crt", "device.key")),
         "device-under-test", "fleet/qualified/device-under-test/telemetry", "",
         env={**os.environ, "PYTHONPATH": str(SOURCE)}, stderr=asyncio.subprocess.DEVNULL,
@@ -116,8 +117,8 @@ async def test_hardware_is_told_where_to_connect_and_keeps_its_credential(tmp_pa
     try:
         code, verdicts, said = await judged
     finally:
-        device.kill()
-        await device.wait()
+        running.kill()
+        await running.wait()
     assert f"Let the device connect to 127.0.0.1:{port} as device-under-test" in said
     assert verdicts["server-other-ca.sends-nothing"][0] == "pass", said
     assert verdicts["renew.tried"] == ("skip", "its certificate would have to be replaced")

@@ -17,7 +17,7 @@ from device_sim.results.document import read
 from device_sim.stage import Stage
 from provisioning.pki.identity import Role
 from tests.support.authority import Authority
-from tests.support.fleet_sim import TINY, enrol, fleet_sim, left_in, ran, until_said
+from tests.support.fleet_sim import TINY, enrol, fleet_sim, left_in, left_running, ran, until_said
 
 LONG = TINY.replace('hold = "1s"', 'hold = "10m"')
 
@@ -127,11 +127,12 @@ async def test_a_run_that_is_under_way_can_be_told_what_to_do(tmp_path: Path, wo
     text = LONG.partition("[[stages]]\ncommand")[0] + '[[stages]]\nhold = "10m"\n'
     (tmp_path / "long.toml").write_text(text)
     arguments = ("run", str(tmp_path / "long.toml"), "--self-hosted", "--json", "--workers", workers)
-    async with fleet_sim(tmp_path, *arguments, afresh=True) as process:
+    async with fleet_sim(tmp_path, *arguments) as process:
         await until_said(process, "hold 600 s")
+        (number,) = left_running(tmp_path, "device_sim", "long.toml")
 
         async def told(*order: str) -> str:
-            code, out, err = await ran(tmp_path, "ctl", "--run", str(process.pid), *order)
+            code, out, err = await ran(tmp_path, "ctl", "--run", str(number), *order)
             assert code == 0, err
             return out
 
@@ -143,7 +144,7 @@ async def test_a_run_that_is_under_way_can_be_told_what_to_do(tmp_path: Path, wo
             while "connected 10 of 12" not in await told("status"):  # It tells of the last whole second.
                 pass
         assert (await told("status")).endswith(", paused, rate x10\n")
-        code, _, err = await ran(tmp_path, "ctl", "--run", str(process.pid), "revoke", "5")
+        code, _, err = await ran(tmp_path, "ctl", "--run", str(number), "revoke", "5")
         assert (code, "write '5%'" in err) == (2, True)
         assert "ending" in await told("stop")
         out, err = await asyncio.wait_for(process.communicate(), 240)

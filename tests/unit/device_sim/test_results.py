@@ -56,6 +56,17 @@ def test_a_stored_document_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read(tmp_path / "report.json") == read(tmp_path) == json.loads(json.dumps(document))
 
 
+def test_the_mean_is_what_the_library_has() -> None:
+    latency = Latency()
+    assert latency.mean == 0
+    for count, seconds in ((1, 0.0), (7, 0.0123), (3, 1.5), (1, 100.0)):
+        for _ in range(count):
+            latency.record(seconds)
+    merged = Latency()
+    merged.add(latency.encoded())
+    assert latency.mean == merged.mean == latency._histogram.get_mean_value() / 1000 > 5000
+
+
 def test_histograms_can_be_merged_without_loss() -> None:
     document = imagined()
     merged = Latency()
