@@ -28,6 +28,12 @@ def test_a_file_reaches_what_is_imported(tests: str, hot: str) -> None:
     assert REPOSITORY / hot in reached(UNIT / tests) & HOT
 
 
+def test_who_has_certificates_made_has_not_tried_what_is_in_them() -> None:
+    assert TESTS / "support" / "pki.py" in compiled_again._imported(UNIT / "sources" / "test_trust_files.py")
+    assert not reached(UNIT / "sources" / "test_trust_files.py") & HOT
+    assert reached(UNIT / "test_trust_domains.py") & HOT
+
+
 @pytest.mark.parametrize("asked", [True, False])
 def test_a_fixture_is_reached_by_who_asks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool) -> None:
     monkeypatch.setattr(compiled_again, "REPOSITORY", tmp_path)
