@@ -49,6 +49,8 @@ class BrokerConfig(BaseSettings):
     any_client_id: Annotated[tuple[Name, ...], NoDecode] = ()
     """Names of identities that may use any client identifier: bridges, gateways, test tools. One text: by commas."""
     state_dir: File = Path("broker-state")
+    unsafe_group_writable_state_dir: bool = False
+    """Let the group of state_dir, and of what is in it, write there: who is in it may choose whom the broker trusts."""
     cafile: File
     """Trust anchors for clients' certificates, and for the provisioning service's."""
     certfile: File | None = None

@@ -15,6 +15,7 @@ from functools import partial
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from broker import state_directory
 from broker.admin.unix_socket import socket_path
 from broker.admission.bare_names import idle_names
 from broker.admission.foreign_groups import unnamed_groups
@@ -25,7 +26,7 @@ from broker.sources.anchor_copy import AnchorsNotFetched
 from broker.sources.trust_files import load_trust, read_anchors
 from provisioning.pki.crl import CrlRefused, parse, split
 from provisioning.pki.extension import extension
-from provisioning.pki.own_directory import ForeignDirectory, check_own
+from provisioning.pki.own_directory import ForeignDirectory
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 
 _ASKS = ClientCertificate.REQUIRED
@@ -136,7 +137,7 @@ def _state(config: BrokerConfig) -> Iterator[str]:
     elif not os.access(place, os.W_OK | os.X_OK):
         yield f"state_dir: {place} cannot be written by this user; make it theirs, or name another"
     elif place == config.state_dir:
-        yield from _said("state_dir", lambda: check_own(place, os.geteuid()))
+        yield from _said("state_dir", lambda: state_directory.check(config))
     if config.audit_log is not None and config.audit_log.is_dir():
         yield f"audit_log: {config.audit_log} is a directory; name a file"
     socket = socket_path(config.admin_socket, config.state_dir)

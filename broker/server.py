@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from broker import state_directory
 from broker.admin.api import Served
 from broker.admin.endpoint import AdminEndpoint
 from broker.admin.metrics_endpoint import open_metrics
@@ -62,7 +63,6 @@ from broker.sources.trust_files import load_trust, trust_of_cafile
 from broker.stopping import STOP_SECONDS, Ending, Stopped, heed_signals, in_time, unless_stopped
 from broker.store.sqlite import SqliteStore
 from broker.upkeep import look_rarely, publish_figures, tick
-from provisioning.pki import own_directory
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 from provisioning.starting import importing
@@ -115,7 +115,7 @@ class BrokerServer:
         """
         loop = asyncio.get_running_loop()
         self._heed_signals(loop)
-        own_directory.enter(self._config.state_dir, os.geteuid())
+        state_directory.enter(self._config)
         policy_text, policy = self._policy()
         anchor_urls = AnchorUrls(self._config)
         try:

@@ -145,6 +145,8 @@ class ConnectionProtocol(HttpToolsProtocol):
     def _begin_usual_way(self) -> None:
         self._in_body = True
         waits = self._is_answering()
+        if self.parser.get_http_version() == "1.0":
+            self.expect_100_continue = False  # Nobody may answer that in the older version (RFC 9110 §10.1.1).
         super().on_headers_complete()
         if reads_only_its_own(self.parser.get_http_version(), self.headers):
             cycle: Any = self.cycle  # It begins to answer in a later turn of the loop.

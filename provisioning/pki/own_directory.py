@@ -9,8 +9,10 @@ in it is looked at, too.
 Rules
 -----
 1. The directory, and what is in it, belongs to the user who runs the program, or to root, who may do everything anyway.
-2. Neither group nor others may write to the directory, nor to a file or directory in it that they can reach.
+2. Neither group nor others may write to the directory, nor to a file or directory in it that they can reach; the group
+   may where the caller says that it is his (docs/decisions/0166-a-volume-that-is-opened-to-a-group.md).
 3. A symbolic link counts as what it leads to, and has to be the user's, too.
+4. One remedy is enough for all that is in the directory, and is one that *user* can apply.
 
 It does not look at the directories above, nor further down: what somebody puts in the directory's place is his, and
 refused as his; and nobody gets further down but through here.
@@ -26,15 +28,19 @@ from pathlib import Path
 from typing import Final
 
 _ROOT: Final = 0
-_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _OTHERS_ENTER: Final = stat.S_IXGRP | stat.S_IXOTH
 
 
 class ForeignDirectory(Exception):
     """Somebody else may write to the directory, or has; the text names the path and says what to do."""
 
+    def __init__(self, text: str, *, group_alone: bool = False) -> None:
+        """*group_alone*: nothing is wrong but that a group may write."""
+        super().__init__(text)
+        self.group_alone = group_alone
 
-def enter(directory: Path, user: int) -> None:
+
+def enter(directory: Path, user: int, *, of_group: bool = False) -> None:
     """Make *directory*, mode 0700, if it is not there, and raise as `check_own` does.
 
     One that can be neither made nor read keeps whoever needs something there from it, and is his to complain of.
@@ -42,26 +48,29 @@ def enter(directory: Path, user: int) -> None:
     with contextlib.suppress(OSError):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.suppress(OSError):
-        check_own(directory, user)
+        check_own(directory, user, of_group=of_group)
 
 
-def check_own(directory: Path, user: int) -> None:
+def check_own(directory: Path, user: int, *, of_group: bool = False) -> None:
     """Raise `ForeignDirectory` if others than *user*, a number, may write to *directory*, or have written.
+
+    *of_group*: nobody but *user* is in the groups that may, or who is may do what *user* may.
 
     Raises OSError where it is not there, or cannot be read. What is no directory is somebody else's to complain of.
     """
     found = _checked(directory, user)
     if not stat.S_ISDIR(found.st_mode):
         return
-    if found.st_mode & _OTHERS_WRITE:
-        raise ForeignDirectory(_open_to_others(directory, found))
+    others_write = stat.S_IWOTH if of_group else stat.S_IWGRP | stat.S_IWOTH
+    if found.st_mode & others_write:
+        raise _open_to_others(directory, found, directory, found, user)
     reachable = (found.st_mode & _OTHERS_ENTER) << 1  # For whom who may enter: the bit of who may write.
     for each in sorted(directory.iterdir()):
         with contextlib.suppress(FileNotFoundError):  # It has gone meanwhile, or leads nowhere.
             inside = _checked(each, user)
             plain = stat.S_ISREG(inside.st_mode) or stat.S_ISDIR(inside.st_mode)  # A socket's mode is its operator's.
-            if plain and inside.st_mode & reachable:
-                raise ForeignDirectory(_open_to_others(each, inside))
+            if plain and inside.st_mode & reachable & others_write:
+                raise _open_to_others(each, inside, directory, found, user)
 
 
 def _checked(path: Path, user: int) -> os.stat_result:
@@ -76,10 +85,18 @@ def _checked(path: Path, user: int) -> os.stat_result:
     return found
 
 
-def _open_to_others(path: Path, found: os.stat_result) -> str:
-    return (
+def _open_to_others(
+    path: Path, found: os.stat_result, directory: Path, whole: os.stat_result, user: int
+) -> ForeignDirectory:
+    """Return what is wrong with *path*, which is *directory*, in state *whole*, or in it."""
+    if whole.st_uid != user or whole.st_mode & stat.S_ISVTX:  # He cannot put it right, or many use it.
+        remedy = f"name a directory below {directory}, which is then made with mode 0700"
+    else:
+        remedy = f"look what is in it, and then chmod -R go-w {directory}"
+    return ForeignDirectory(
         f"{path} has mode {stat.S_IMODE(found.st_mode):04o}: others may write to it, and could have put "
-        f"there what is to be believed; look what is in it, and then chmod go-w {path}"
+        f"there what is to be believed; {remedy}",
+        group_alone=not found.st_mode & stat.S_IWOTH,
     )
 
 

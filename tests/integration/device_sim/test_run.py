@@ -160,9 +160,10 @@ async def test_a_run_that_is_under_way_can_be_told_what_to_do(tmp_path: Path, wo
 async def test_a_worker_that_dies_ends_the_run_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "long.toml").write_text(LONG.partition("[[stages]]\ncommand")[0] + '[[stages]]\nhold = "10m"\n')
     arguments = ("run", str(tmp_path / "long.toml"), "--self-hosted", "--workers", "2")
-    async with fleet_sim(tmp_path, *arguments, afresh=True) as process:
+    async with fleet_sim(tmp_path, *arguments) as process:
         await until_said(process, "hold 600 s")
-        victim, *others = [pid for pid in children_of(process.pid) if "device_sim.run.worker" in command_of(pid)]
+        (run,) = left_running(tmp_path, "device_sim", "long.toml")
+        victim, *others = [pid for pid in children_of(run) if "device_sim.run.worker" in command_of(pid)]
         assert len(others) == 1
         os.kill(victim, signal.SIGKILL)
         _, err = await asyncio.wait_for(process.communicate(), 240)

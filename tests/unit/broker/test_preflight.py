@@ -96,6 +96,11 @@ def test_a_state_directory_where_others_write_is_told(good: dict[str, Any]) -> N
     good["state_dir"].chmod(0o770)
     (problem,) = problems(load(None, good))
     assert problem.startswith(f"state_dir: {good['state_dir']} has mode 0770: others may write to it")
+    assert problem.endswith("a directory below the volume's own, or unsafe_group_writable_state_dir")
+    assert problems(load(None, good | {"unsafe_group_writable_state_dir": True})) == []
+    good["state_dir"].chmod(0o777)
+    (problem,) = problems(load(None, good | {"unsafe_group_writable_state_dir": True}))
+    assert problem.endswith(f"chmod -R go-w {good['state_dir']}")
     good["state_dir"].chmod(0o750)
     assert problems(load(None, good)) == []
 

@@ -175,6 +175,17 @@ async def test_libest_alone_is_answered_in_the_version_that_it_reads(
         )  # fmt: skip
 
 
+async def test_nobody_is_told_to_continue_in_the_older_version() -> None:
+    """Who asks in HTTP/1.0 would take it for the answer (RFC 9110 §10.1.1), and libest would get it in HTTP/1.1."""
+    async with connected(Whole()) as (reader, writer):
+        whole = post(b"a", "/whole", "Expect: 100-continue", "User-Agent: libest 3.2.0p")
+        writer.write(whole.replace(b"HTTP/1.1", b"HTTP/1.0")[:-1])
+        writer.write(b"a")
+        head, body = await answered(reader)
+        assert head.startswith(b"HTTP/1.0 200 OK\r\n")
+        assert body.startswith(b"ok")
+
+
 def post(body: bytes, target: str = "/whole", *headers: str) -> bytes:
     lines = [f"POST {target} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + body

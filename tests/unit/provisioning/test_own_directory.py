@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,11 +34,54 @@ def test_it_is_made_its_user_s_alone_also_where_the_umask_says_nothing(tmp_path:
     assert (tmp_path / "above" / "state").stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("mode", [0o770, 0o702, 0o777, 0o1777])
-def test_a_directory_where_others_write_is_refused(own: Path, mode: int) -> None:
+@pytest.mark.parametrize(
+    ("mode", "remedy"),
+    [
+        (0o770, "chmod -R go-w {}"),
+        (0o702, "chmod -R go-w {}"),
+        (0o777, "chmod -R go-w {}"),
+        (0o1777, "name a directory below {}, which is then made with mode 0700"),  # /tmp: many use it.
+    ],
+)
+def test_a_directory_where_others_write_is_refused(own: Path, mode: int, remedy: str) -> None:
     own.chmod(mode)
-    with pytest.raises(ForeignDirectory, match=f"^{own} has mode {mode:04o}: .* chmod go-w {own}$"):
+    with pytest.raises(ForeignDirectory, match=f"^{own} has mode {mode:04o}: .* {remedy.format(own)}$"):
         enter(own, US)
+
+
+def _opened_to_its_group(own: Path) -> None:
+    """As a mount of Kubernetes does it, each time, to all there is, where a pod has an `fsGroup`."""
+    (own / "anchors").mkdir(0o700)
+    for each in (own, *own.rglob("*")):
+        each.chmod(each.stat().st_mode | (0o2770 if each.is_dir() else 0o660))
+
+
+def test_one_remedy_is_enough_for_all_that_a_mount_has_opened_to_a_group(own: Path) -> None:
+    _opened_to_its_group(own)
+    with pytest.raises(ForeignDirectory) as refused:
+        enter(own, US)
+    assert refused.value.group_alone
+    command = str(refused.value).rpartition("and then ")[2]
+    subprocess.run(command.split(), check=True)
+    enter(own, US)
+
+
+def test_the_group_may_write_where_that_is_said_and_nobody_else(own: Path) -> None:
+    _opened_to_its_group(own)
+    enter(own, US, of_group=True)
+    (own / "broker.db").chmod(0o666)
+    own.chmod(0o2771)
+    with pytest.raises(ForeignDirectory, match=rf"broker\.db has mode 0666: .* chmod -R go-w {own}$") as refused:
+        enter(own, US, of_group=True)
+    assert not refused.value.group_alone
+
+
+@pytest.mark.skipif(US != 0, reason="only root gives a file away")
+def test_whose_volume_is_root_s_is_told_to_name_a_directory_below_it(own: Path) -> None:
+    own.chmod(0o2775)
+    with pytest.raises(ForeignDirectory, match=f"; name a directory below {own}, which is then made with mode 0700$"):
+        check_own(own, NOBODY)
+    check_own(own, NOBODY, of_group=True)
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o750, 0o755, 0o500])

@@ -1,0 +1,40 @@
+"""The broker's directory, as `provisioning.pki.own_directory` wants it, and what to do where a mount opens it.
+
+A volume of Kubernetes with ``fsGroup`` is opened to that group, with all that is in it, each time it is mounted:
+nothing done to its modes lasts (docs/decisions/0166-a-volume-that-is-opened-to-a-group.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from broker.config import BrokerConfig
+from provisioning.pki import own_directory
+from provisioning.pki.own_directory import ForeignDirectory
+
+
+def enter(config: BrokerConfig) -> None:
+    """Make the directory if it is not there; raise `ForeignDirectory` if others may write to it, or have."""
+    with _advised():
+        own_directory.enter(config.state_dir, os.geteuid(), of_group=config.unsafe_group_writable_state_dir)
+
+
+def check(config: BrokerConfig) -> None:
+    """Raise `ForeignDirectory` as `enter` does, and make nothing; OSError where it cannot be read."""
+    with _advised():
+        own_directory.check_own(config.state_dir, os.geteuid(), of_group=config.unsafe_group_writable_state_dir)
+
+
+@contextlib.contextmanager
+def _advised() -> Iterator[None]:
+    try:
+        yield
+    except ForeignDirectory as error:
+        if not error.group_alone:
+            raise
+        raise ForeignDirectory(
+            f"{error}. If a mount opens it to a group each time (fsGroup): fsGroupChangePolicy: OnRootMismatch and a "
+            "directory below the volume's own, or unsafe_group_writable_state_dir"
+        ) from error
