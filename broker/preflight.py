@@ -124,8 +124,12 @@ def _lists(config: BrokerConfig) -> Iterator[str]:
 
 def _token(config: BrokerConfig) -> Iterator[str]:
     enrolled = (config.state_dir / "broker.pem").exists()
-    if config.token_file is not None and not enrolled and not os.access(config.token_file, os.R_OK):
+    if config.token_file is None or enrolled:
+        return
+    if not os.access(config.token_file, os.R_OK):
         yield f"token_file: {config.token_file} cannot be read; a new broker needs its token to enrol"
+    elif config.token_file.is_file() and not config.token_file.stat().st_size:  # A pipe is not to be emptied here.
+        yield f"token_file: {config.token_file} is empty; a new broker needs its token to enrol"
 
 
 def _state(config: BrokerConfig) -> Iterator[str]:

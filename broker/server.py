@@ -275,12 +275,18 @@ class BrokerServer:
         """Return the token as it is now."""
         if self._config.token_file is not None:
             try:
-                return self._config.token_file.read_text().strip()
+                token = self._config.token_file.read_text(encoding="utf-8").strip()
+                why = "it is empty"
             except OSError as error:
                 # A token is spent at the first start; later its file may be gone.
-                if not self._has_no_token:  # Once: it is asked for at each refusal of a feed, as it may be there again.
-                    log.info("no token", detail=f"{self._config.token_file}: {error.strerror}")
-                self._has_no_token = True
+                token, why = "", error.strerror or type(error).__name__
+            except UnicodeDecodeError:
+                token, why = "", "it is no text"
+            if token:
+                return token
+            if not self._has_no_token:  # Once: it is asked for at each refusal of a feed, as it may be there again.
+                log.info("no token", detail=f"{self._config.token_file}: {why}")
+            self._has_no_token = True
         return self._config.token.get_secret_value() if self._config.token is not None else None
 
     def _open_store(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> SqliteStore:

@@ -77,6 +77,24 @@ def test_that_there_is_no_token_is_said_once_however_often_one_is_looked_for(
     assert len(broker.events("no token")) == 1
 
 
+@pytest.mark.parametrize(("content", "why"), [(b"\n", "it is empty"), (b"\xff\xfe", "it is no text")])
+def test_a_token_file_without_a_token_is_named(tmp_path: Path, anchors: Path, content: bytes, why: str) -> None:
+    (tmp_path / "token").write_bytes(content)
+    options = [
+        "--provisioning",
+        "https://127.0.0.1:1",
+        "--cafile",
+        str(anchors),
+        "--token-file",
+        str(tmp_path / "token"),
+    ]
+    code, said = BrokerProcess(tmp_path / "b", options).fail()
+    assert code == 1
+    assert f"{tmp_path / 'token'}: {why}" in said
+    assert "give --token or --token-file (fleet-provisioning token create --role broker" in said
+    assert "Traceback" not in said
+
+
 def test_a_service_that_is_not_there_is_said(tmp_path: Path, anchors: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         free = taken.getsockname()[1]

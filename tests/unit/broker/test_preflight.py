@@ -86,6 +86,9 @@ def test_a_new_broker_needs_its_token(good: dict[str, Any], tmp_path: Path) -> N
     enrolling = good | {"provisioning": "https://127.0.0.1:8443", "token_file": tmp_path / "token"}
     (problem,) = problems(load(None, enrolling))
     assert re.match(r"token_file: .*token cannot be read; a new broker needs its token to enrol", problem)
+    (tmp_path / "token").touch()
+    (problem,) = problems(load(None, enrolling))
+    assert re.match(r"token_file: .*token is empty; a new broker needs its token to enrol", problem)
     good["state_dir"].mkdir()
     (good["state_dir"] / "broker.pem").touch()  # It has enrolled before: the token was spent.
     assert problems(load(None, enrolling)) == []
