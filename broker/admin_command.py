@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from broker.admin.unix_socket import OFF, socket_path
-from provisioning.printable import printable
+from provisioning.printable import LAID_OUT, printable
 from provisioning.starting import importing
 from provisioning.version_option import version_option
 
@@ -115,7 +115,7 @@ def admin_client(socket: Path | None, state_dir: Path | None, config: Path | Non
         with _connect(socket, state_dir, config) as client:
             yield client
     except (BrokerUnreachable, RequestRefused, ConfigError, TlsConfigurationError) as error:
-        typer.echo(f"fleet-broker: {error}", err=True)
+        typer.echo(f"fleet-broker: {printable(str(error), also=LAID_OUT)}", err=True)
         raise typer.Exit(1) from None
 
 

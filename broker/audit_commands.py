@@ -16,7 +16,7 @@ import typer
 from broker.admin_command import Json, print_json
 from provisioning.command_group import command_group
 from provisioning.errors import ConfigurationError
-from provisioning.printable import printable
+from provisioning.printable import LAID_OUT, printable
 
 audit_app = command_group(help="Verify and read the audit log.")
 
@@ -158,5 +158,5 @@ def _settings(config: Path | None) -> dict[str, str]:
 
 
 def _failed(text: str, code: int = 1) -> typer.Exit:
-    typer.echo(f"fleet-broker: {text}", err=True)
+    typer.echo(f"fleet-broker: {printable(text, also=LAID_OUT)}", err=True)
     return typer.Exit(code)

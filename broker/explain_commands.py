@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from broker.admin_command import Config, Json, Socket, StateDir, admin_client, print_json
-from provisioning.printable import printable
+from provisioning.printable import LAID_OUT, printable
 
 _MARKS = {True: "ok", False: "NO", None: "?"}
 
@@ -184,5 +184,5 @@ def _clock(moment: str) -> str:
 
 
 def _failed(message: str) -> typer.Exit:
-    typer.echo(f"fleet-broker: {message}", err=True)
+    typer.echo(f"fleet-broker: {printable(message, also=LAID_OUT)}", err=True)
     return typer.Exit(1)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from provisioning.command_group import command_group
+from provisioning.printable import LAID_OUT, printable
 
 if TYPE_CHECKING:
     from broker.admission.policy import Action, Decision, TopicPolicy
@@ -155,5 +156,5 @@ def _identity(uri: str) -> Identity:
 
 
 def _failed(text: str) -> typer.Exit:
-    typer.echo(f"fleet-broker: {text}", err=True)
+    typer.echo(f"fleet-broker: {printable(text, also=LAID_OUT)}", err=True)
     return typer.Exit(_USAGE)

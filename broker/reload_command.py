@@ -10,6 +10,7 @@ import typer
 
 from broker.admin_command import Config, Json, Socket, StateDir, admin_client, print_json
 from broker.reload.report import Part
+from provisioning.printable import LAID_OUT, printable
 
 _USAGE = 2
 
@@ -78,5 +79,5 @@ def _candidates(policy: Path | None, anchors: Path | None, bundle: str | None) -
 
 
 def _fail(text: str) -> NoReturn:
-    typer.echo(f"fleet-broker: {text}", err=True)
+    typer.echo(f"fleet-broker: {printable(text, also=LAID_OUT)}", err=True)
     raise typer.Exit(_USAGE)

@@ -36,6 +36,7 @@ from provisioning.descriptors import take_all
 from provisioning.logs import LossyStream, fit_for_terminal
 from provisioning.pki.own_directory import ForeignDirectory
 from provisioning.pki.tls import TlsConfigurationError
+from provisioning.printable import LAID_OUT, printable
 
 _USAGE = 2
 _NOT_STARTED = (
@@ -77,7 +78,7 @@ def run_broker(given: Mapping[str, Any], config: Path | None, *, only_test: bool
 def _test(settings: BrokerConfig) -> None:
     if found := problems(settings):
         for problem in found:
-            typer.echo(f"fleet-broker: {problem}", err=True)
+            typer.echo(f"fleet-broker: {printable(problem, also=LAID_OUT)}", err=True)
         raise typer.Exit(_USAGE)
     if settings.plugins:
         from broker.plugins.loading import find_plugins  # And with it amqtt, for who has plugins.
@@ -90,7 +91,7 @@ def _test(settings: BrokerConfig) -> None:
 
 
 def _failed(text: str, code: int) -> typer.Exit:
-    typer.echo(f"fleet-broker: {text}", err=True)
+    typer.echo(f"fleet-broker: {printable(text, also=LAID_OUT)}", err=True)
     return typer.Exit(code)
 
 
@@ -105,7 +106,7 @@ def _run(server: BrokerServer, ending: Ending) -> None:
         try:
             runner.run(server.run())
         except _NOT_STARTED as error:
-            ending.within(LEFTOVER_SECONDS, 1, f"fleet-broker: {error}\n")
+            ending.within(LEFTOVER_SECONDS, 1, f"fleet-broker: {printable(str(error), also=LAID_OUT)}\n")
             raise
         except OSError as error:  # The command line takes some for a reader of its output that has gone, in silence.
             ending.within(LEFTOVER_SECONDS, 1, traceback.format_exc())

@@ -6,6 +6,11 @@ the reader's clipboard, or draw another line over the true one.
 
 from __future__ import annotations
 
+from typing import Final
+
+LAID_OUT: Final = "\n\t"
+"""What a text of our own may hold beside: its lines, and what is set in."""
+
 
 def printable(text: str, also: str = "") -> str:
     r"""Return *text* with each character that is not to be seen as Python writes it (``\n``, ``\x1b``), but for *also*.

@@ -1,6 +1,7 @@
 """Answers of many rows, printed as they come: a long one is in nobody's memory, and an end before its time loses none.
 
-For people it is a table, for programs a JSON array, which is whole even if not all of its members came.
+For people it is a table, for programs a JSON array, which is whole even if not all of its members came. Nothing in a
+table acts on the terminal (`provisioning.printable`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from textwrap import indent
 from typing import TYPE_CHECKING, Final, Self
+
+from provisioning.printable import printable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -30,7 +33,7 @@ class Table:
     def print(self, rows: Iterable[Sequence[str]]) -> None:
         """Print *rows*, the head before the first; a column stays as wide as it once was."""
         # Never cut to the terminal's width: a serial number is there to be copied.
-        found = list(rows)
+        found = [[printable(cell) for cell in row] for row in rows]
         lines = [self._columns, *found]
         self._widths = [max(width, *(len(line[place]) for line in lines)) for place, width in enumerate(self._widths)]
         is_first, self._is_begun = not self._is_begun, True
@@ -78,4 +81,4 @@ def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
     """Print a line for each of *pairs*, a name and what it is."""
     width = max(len(name) for name, _ in pairs)
     for name, shown in pairs:
-        sys.stdout.write(f"{name:<{width}}  {shown}\n")
+        sys.stdout.write(f"{name:<{width}}  {printable(shown)}\n")

@@ -27,6 +27,7 @@ import typer
 
 from provisioning.durations import seconds_in
 from provisioning.errors import ConfigurationError
+from provisioning.printable import LAID_OUT, printable
 from provisioning.printed_rows import Table, print_pairs
 from provisioning.starting import importing
 
@@ -65,8 +66,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def say(line: str) -> None:
-    """Print a line for people: to stderr, as it is."""
-    sys.stderr.write(f"{line}\n")
+    """Print a line for people: to stderr, with nothing in it that acts on a terminal."""
+    sys.stderr.write(f"{printable(line, also=LAID_OUT)}\n")
     sys.stderr.flush()
 
 

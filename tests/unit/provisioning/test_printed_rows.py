@@ -14,7 +14,8 @@ import pytest
 from pydantic import BaseModel
 
 from provisioning.lifecycle_commands import _in_steps
-from provisioning.printed_rows import JsonArray, Table
+from provisioning.printed_rows import JsonArray, Table, print_pairs
+from provisioning.service_command import say
 from tests.support.programs import REPOSITORY
 
 COLUMNS = ("number", "device")
@@ -42,6 +43,16 @@ def test_a_table_in_portions_is_one_table(capsys: pytest.CaptureFixture[str]) ->
         table.print(portion)
     expected = ["number  device", "1       a", "2       meter-17", "3       b", "4       c"]
     assert capsys.readouterr().out.splitlines() == expected
+
+
+def test_nothing_in_a_table_a_list_of_facts_or_a_line_acts_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "CN=a\x1b]52;c;aGk=\x07\u202e\nb"
+    shown = r"CN=a\x1b]52;c;aGk=\x07\u202e\nb"
+    Table(COLUMNS).print([("1", evil)])
+    print_pairs([("subject", evil)])
+    assert capsys.readouterr().out == f"number  device\n1       {shown}\nsubject  {shown}\n"
+    say(evil)
+    assert capsys.readouterr().err == shown.replace(r"\n", "\n") + "\n"
 
 
 def test_blocks_of_a_narrow_terminal_are_apart_in_portions_too(
