@@ -20,6 +20,7 @@ import typer
 HOST: Final = "localhost"
 PORT: Final = 8883
 _SCHEME: Final = "mqtts"
+_WORDS: Final = "HOST or HOST:PORT, as in localhost:8883 or [::1]:8883"
 
 BrokerOption = Annotated[
     str | None,
@@ -37,7 +38,11 @@ PortOption = Annotated[
 def named(broker: str | None, host: str | None, port: int | None) -> tuple[str, int] | None:
     """Return host and port of the broker that the options name, None where none does. Raises `typer.BadParameter`."""
     if broker is None:
-        return None if host is None and port is None else (host or HOST, port or PORT)
+        if host is None and port is None:
+            return None
+        if host is not None and (not host or set(host) & set("[]/ ")):
+            raise typer.BadParameter(f"--host {host}: give a name or an address alone; --broker takes {_WORDS}")
+        return host or HOST, port or PORT
     if host is not None or port is not None:
         raise typer.BadParameter("--broker says what --host and --port say: give it or them")
     try:
@@ -58,7 +63,7 @@ def address_in(text: str) -> tuple[str, int]:
     """
     with contextlib.suppress(ValueError):  # Its colons are no port.
         return str(ipaddress.IPv6Address(text)), PORT
-    what = "write HOST or HOST:PORT, as in localhost:8883 or [::1]:8883; it is spoken to by TLS"
+    what = f"write {_WORDS}; it is spoken to by TLS"
     try:
         parts = urlsplit(text if "://" in text else f"{_SCHEME}://{text}")
         port = PORT if parts.port is None else parts.port

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 import time
 from collections.abc import Collection
 from contextlib import AsyncExitStack
@@ -17,6 +18,7 @@ from device_sim.evidence import Given, presenting, ways_of
 from device_sim.explanation import explained
 from device_sim.fleet_directory import FleetDirectory, FleetUnusable, Origin
 from device_sim.interruption import Interruption, run
+from device_sim.report import ExitCode
 from device_sim.view import Progress, View
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.est import EstClient
@@ -55,6 +57,8 @@ def enrol_or_end(
     yes: bool,
 ) -> None:
     """Make the fleet in *directory*, or continue with it; *cleanup*: end it, unasked if *yes*. Raises `typer.Exit`."""
+    if yes and not cleanup:
+        raise typer.BadParameter("--yes goes with --cleanup: nothing else asks")
     view = View()
     with explained(view, f"What is enrolled is kept: run the same command again to continue in {directory}"):
         if cleanup:
@@ -134,7 +138,9 @@ def _end(view: View, directory: Path, parallel: int, *, yes: bool) -> None:
         url, devices = fleet.origin.provisioning_url, len(fleet.devices)
         whom = f"{devices} device{'' if devices == 1 else 's'} of {directory}"
         question = f"Revoke {whom} and its service at {url}, for ever, and remove their keys?"
-        typer.confirm(question if url is not None else f"Remove the keys of {whom}, for ever?", abort=True, err=True)
+        if not _agreed(question if url is not None else f"Remove the keys of {whom}, for ever?"):
+            view.said(f"{directory} stays as it is; --cleanup --yes does not ask")
+            raise typer.Exit(ExitCode.ERROR)
     done = 0
 
     def revoked() -> None:
@@ -154,6 +160,17 @@ def _end(view: View, directory: Path, parallel: int, *, yes: bool) -> None:
 
     run(story)
     view.result(f"{done} revoked, {directory} removed" if done else f"{directory} removed")
+
+
+def _agreed(question: str) -> bool:
+    """Whether the answer to *question* is yes; nobody's answer is not."""
+    if sys.stdin is None or sys.stdin.closed:  # As whoever starts a program without one has it.
+        return False
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:  # The end of the input, or Ctrl-C.
+        typer.echo(err=True)
+        return False
 
 
 def _authority(

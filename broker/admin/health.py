@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from time import monotonic
 
-from broker.admin.http_server import Request, Response
+from broker.admin.http_server import Request, Response, problem
 from broker.admin.newcomers import newcomers_facts
 from broker.engine import Engine
 
@@ -22,7 +22,7 @@ READY = "/readyz"
 
 
 class Health:
-    """Answers GET of the two paths for one engine."""
+    """Answers for the two paths of one engine."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = monotonic) -> None:
         """*clock* is the event loop's: monotonic seconds."""
@@ -31,13 +31,11 @@ class Health:
 
     def answer(self, request: Request) -> Response | None:
         """Return the answer to *request*, or None if it asks for something else."""
-        if request.method != "GET":
+        if request.path not in (HEALTH, READY):
             return None
-        if request.path == HEALTH:
-            return Response.json({"status": "ok"})
-        if request.path == READY:
-            return self._ready()
-        return None
+        if request.method != "GET":
+            return problem(HTTPStatus.METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "use GET or HEAD")
+        return Response.json({"status": "ok"}) if request.path == HEALTH else self._ready()
 
     def _ready(self) -> Response:
         facts = newcomers_facts(self._engine.admission, datetime.now(UTC), self._clock())

@@ -14,9 +14,12 @@ Rules
 3. A handler that fails costs its request: 500 and a traceback in the log.
 4. A browser sends for any page that asks, with its user's certificate: what names a foreign page's origin is refused
    before anything is done about it (`broker.origins`).
+5. HEAD is answered as GET is, and without a body (RFC 9110 §9.3.2).
+6. Where all places are taken, whoever has waited longest without having asked makes room: who asks at once is answered,
+   whatever strangers hold open.
 
 Handles: keep-alive, chunked answers, one request at a time a connection. Does not handle: pipelining (the connection
-closes after the first answer), Expect, compression, ranges, any method but GET and POST.
+closes after the first answer), Expect, compression, ranges, any method but GET, HEAD and POST.
 """
 
 from __future__ import annotations
@@ -105,6 +108,9 @@ class _Incoming:
     pipelined: bool = False
     bound: Callable[[str], int] = lambda _path: MAX_BODY
     most: int = MAX_BODY
+    keeps: Callable[[], bool] | None = None
+    """The parser's word on whether another request may follow: it has forgotten it when all is read."""
+    keep: bool = False
 
     def on_url(self, url: bytes) -> None:
         self.target += url
@@ -132,6 +138,8 @@ class _Incoming:
 
     def on_message_complete(self) -> None:
         self.complete = True
+        self.keep = self.keeps is not None and self.keeps()
+        self.keeps = None  # Else either would hold the other.
 
 
 class HttpServer:
@@ -151,6 +159,8 @@ class HttpServer:
         self._bodies = bodies or {}
         self._servers: list[asyncio.Server] = []
         self._connections: set[asyncio.Task[None]] = set()
+        self._waiting: dict[asyncio.Task[None], None] = {}
+        """Those whose request is not whole yet, whoever has waited longest first."""
 
     async def listen(self, listening: socket.socket, context: ssl.SSLContext | None = None) -> None:
         """Serve on *listening*, over TLS with a *context*."""
@@ -183,12 +193,12 @@ class HttpServer:
         assert task is not None, "the loop runs callbacks of a server in a task"  # noqa: S101
         self._connections.add(task)
         try:
-            if len(self._connections) > _MAX_CONNECTIONS:
+            if len(self._connections) > _MAX_CONNECTIONS and not self._make_room():
                 await _answer(writer, problem(503, "BUSY", "too many requests at once; try again"), keep=False)
             else:
                 if self._settle is not None:
                     await self._settle(writer)
-                while await self._serve(reader, writer):
+                while await self._serve(reader, writer, task):
                     pass
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             pass  # The asker has gone, or takes nothing: there is nobody to tell.
@@ -198,13 +208,26 @@ class HttpServer:
             writer.transport.abort()
         finally:
             self._connections.discard(task)
+            self._waiting.pop(task, None)
             writer.close()
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(_TLS_SECONDS):
                     await writer.wait_closed()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Answer one request; return whether another may follow."""
+    def _make_room(self) -> bool:
+        """End the connection that has waited longest for its request; return whether there was one."""
+        longest = next(iter(self._waiting), None)
+        if longest is None:
+            return False
+        del self._waiting[longest]
+        self._connections.discard(longest)
+        longest.cancel()
+        return True
+
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, task: asyncio.Task[None]
+    ) -> bool:
+        """Answer one request of the connection that *task* serves; return whether another may follow."""
 
         def bound(path: str) -> int:
             most = self._bodies.get(path, MAX_BODY)
@@ -212,6 +235,8 @@ class HttpServer:
 
         incoming = _Incoming(bound=bound)
         parser = httptools.HttpRequestParser(incoming)
+        incoming.keeps = parser.should_keep_alive
+        self._waiting[task] = None
         try:
             async with asyncio.timeout(_REQUEST_SECONDS):
                 refusal = await _read(reader, incoming, parser)
@@ -219,6 +244,7 @@ class HttpServer:
             if not incoming.target:
                 return False  # Idle.
             refusal = problem(408, "TOO_SLOW", f"the request took longer than {_REQUEST_SECONDS:.0f} seconds")
+        self._waiting.pop(task, None)
         if refusal is None and not incoming.complete:
             return False  # Closed between two requests.
         if refusal is None and self._settle is not None:
@@ -227,10 +253,11 @@ class HttpServer:
         if not isinstance(caller, Response) and incoming.origin is not None:
             caller = _foreign(incoming.origin, incoming.host, caller) or caller
         if isinstance(caller, Response):
-            await _answer(writer, caller, keep=False)
+            await _answer(writer, caller, keep=False, bodyless=_is_head(incoming, parser))
             return False
-        keep = parser.should_keep_alive() and not incoming.pipelined
-        request = _request(incoming, parser.get_method().decode(), caller)
+        keep = incoming.keep and not incoming.pipelined
+        bodyless = _is_head(incoming, parser)
+        request = _request(incoming, "GET" if bodyless else parser.get_method().decode(), caller)
         response = problem(400, "INVALID_REQUEST", "the request's target is not a path")
         if request is not None:
             try:
@@ -240,7 +267,7 @@ class HttpServer:
                 response = problem(500, "INTERNAL_ERROR", "a defect; the broker's log has the traceback")
         chunks = parser.get_http_version() == "1.1"
         keep = keep and (chunks or isinstance(response.body, bytes))
-        await _answer(writer, response, keep=keep, chunks=chunks)
+        await _answer(writer, response, keep=keep, chunks=chunks, bodyless=bodyless)
         return keep
 
 
@@ -263,6 +290,10 @@ async def _read(
     return None
 
 
+def _is_head(incoming: _Incoming, parser: httptools.HttpRequestParser) -> bool:
+    return incoming.complete and parser.get_method() == b"HEAD"
+
+
 def _foreign(origin: str, host: str, caller: str) -> Response | None:
     """Return the answer to a request that a browser sends for a page from elsewhere; None: it is from here."""
     if NO_PAGES.admit(origin, host):
@@ -281,8 +312,10 @@ def _request(incoming: _Incoming, method: str, caller: str) -> Request | None:
     return Request(method, unquote(target.path), query, bytes(incoming.body), caller, incoming.accept)
 
 
-async def _answer(writer: asyncio.StreamWriter, response: Response, *, keep: bool, chunks: bool = True) -> None:
-    """Write *response*; raise `OSError` or `TimeoutError` if the asker does not take it."""
+async def _answer(
+    writer: asyncio.StreamWriter, response: Response, *, keep: bool, chunks: bool = True, bodyless: bool = False
+) -> None:
+    """Write *response*, its head alone if *bodyless*; raise `OSError` or `TimeoutError` if the asker takes it not."""
     body = response.body
     head = [f"HTTP/1.1 {int(response.status)} {HTTPStatus(response.status).phrase}"]
     head.append(f"Content-Type: {response.content_type}")
@@ -294,8 +327,9 @@ async def _answer(writer: asyncio.StreamWriter, response: Response, *, keep: boo
     if not keep:
         head.append("Connection: close")
     writer.write("\r\n".join((*head, "", "")).encode())
-    if isinstance(body, bytes):
-        writer.write(body)
+    if bodyless or isinstance(body, bytes):
+        if isinstance(body, bytes) and not bodyless:
+            writer.write(body)
         await _drain(writer)
         return
     async for piece in body:

@@ -33,6 +33,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from broker.admin.health import HEALTH, READY
 from broker.admin.http_server import Request, Response, problem
 from broker.admin.newcomers import admits
 from broker.admin.survey import Survey, Surveyor, bounded
@@ -111,9 +112,9 @@ class MetricsPage:
     async def handle(self, request: Request) -> Response:
         """Answer *request*."""
         if request.path != PATH:
-            return problem(404, "NOT_FOUND", f"there is {PATH}")
+            return problem(404, "NOT_FOUND", f"there are {PATH}, {HEALTH} and {READY}")
         if request.method != "GET":
-            return problem(405, "METHOD_NOT_ALLOWED", "use GET")
+            return problem(405, "METHOD_NOT_ALLOWED", "use GET or HEAD")
         self._figures.survey = await self._surveyor.survey()
         self._figures.now = self._clock()
         encode, content_type = choose_encoder(request.accept)

@@ -9,6 +9,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -32,11 +33,16 @@ class Presence(Protocol):
     def status(self) -> int | None:
         """Its exit status, if it has ended by itself."""
 
+    @property
+    def gone(self) -> bool:
+        """Whether nothing more is to come: it has ended, and so has whatever it had started."""
+
 
 class Hardware:
     """A device that cannot be started from here."""
 
     status: int | None = None
+    gone = False
 
     def mentions(self, _placeholder: str) -> bool:
         """Whether it is given this; of hardware nobody knows."""
@@ -95,6 +101,16 @@ class _Running:
     @property
     def status(self) -> int | None:
         return self._process.returncode
+
+    @property
+    def gone(self) -> bool:
+        if self.status is None:
+            return False
+        try:
+            os.killpg(self._process.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
 
 
 Device = Program | Hardware

@@ -57,12 +57,20 @@ def skipped(name: str, right: str, why: str) -> Line:
     return Line(name, right, Verdict.SKIP, "", why)
 
 
-def habits(attempts: Sequence[Attempt]) -> list[Line]:
-    """Judge a device that is served well."""
+def ending(status: int | None, said: str) -> str:
+    """Return how a device ended by itself, by its exit *status*, with what it *said* last; empty: it has not."""
+    if status is None:
+        return ""
+    return f"it ended {_how(status)}" + (f"; it said: {said}" if said else ", and said nothing")
+
+
+def habits(attempts: Sequence[Attempt], ending: str = "") -> list[Line]:
+    """Judge a device that is served well; *ending* is how it ended by itself."""
     served = [attempt for attempt in attempts if attempt.answered is not None]
     if not served:
         seen = f"{len(attempts)} connections, none with a CONNECT" if attempts else "it did not come"
-        return [Line("connects", "connects and is served", Verdict.FAIL, seen, "nothing can be judged without")]
+        why = ending or "nothing can be judged without"
+        return [Line("connects", "connects and is served", Verdict.FAIL, seen, why)]
     first = served[0]
     connect = first.connect
     if connect is None:

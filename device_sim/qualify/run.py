@@ -7,6 +7,7 @@ Rules
 3. The good stage comes first. A device that does not get through it is judged no further: nothing would mean anything.
 4. A stage's window begins when the device has come: what it takes to start, which a busy machine makes long, is not
    judged. A program that has not come within a window is judged as one that stayed away.
+5. Nobody waits for a program that has ended: what it did till then is all.
 """
 
 from __future__ import annotations
@@ -30,9 +31,14 @@ from device_sim.qualify.stages import Stage, Witness
 from device_sim.qualify.stand import CannotListen, Stand
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import NONE
+from provisioning.printable import printable
 
 _TO_COME = 120.0
+_TO_END = 5.0
 _LOOK = 0.02
+_LOOK_AGAIN = 0.2
+_TAIL = 4096
+_LINE = 200
 _LIFE_BEYOND = 5.0
 
 Told = Callable[[Outcome], None]
@@ -64,6 +70,8 @@ async def qualify(bench: Bench, stages: Sequence[Stage], parallel: int, begins: 
         if stage.failing and witness is not None:
             sequences.append(pauses(witness.attempts))
         lines = stage.judge(witness) if witness is not None else [_unable(stage)]
+        if witness is not None and witness.stayed_away and lines[0].verdict is Verdict.SKIP:
+            lines = [judging.skipped("tried", stage.description, witness.ending)]
         outcomes[stage.name] = [_outcome(stage.name, stage.description, line, bench.window) for line in lines]
         for outcome in outcomes[stage.name]:
             told(outcome)
@@ -115,11 +123,18 @@ async def _witnessed(bench: Bench, stage: Stage) -> Witness | None:
         )
         values = _values(bench, directory, port, service.port if stage.enrols else None)
         presence = await stack.enter_async_context(bench.device.present(values, directory / "device.log"))
+
+        def gone() -> bool:  # Behind a slow network it is gone before what it has sent comes.
+            return presence.gone and stage.trouble == NONE
+
         await _until(
             _TO_COME if hardware else bench.window,
-            lambda: bool(stand.attempts) or service.came > 0 or presence.status is not None,
+            lambda: bool(stand.attempts) or service.came > 0 or gone(),
         )
-        await _until(bench.window, lambda: stage.enough(stand.attempts), stand.change)
+        await _until(bench.window, lambda: gone() or stage.enough(stand.attempts), stand.change)
+        if gone():  # What it has sent is here, and is yet to be read.
+            await _moment()
+            await _until(_TO_END, lambda: all(each.ended is not None for each in stand.attempts), stand.change)
         # Before the device is stopped: that would end its connections too.
         return Witness(
             [replace(attempt, packets=list(attempt.packets)) for attempt in stand.attempts],
@@ -128,6 +143,7 @@ async def _witnessed(bench: Bench, stage: Stage) -> Witness | None:
             presence.status,
             bench.window,
             bench.device.mentions("crl"),
+            judging.ending(presence.status, _last_words(directory / "device.log")),
         )
 
 
@@ -136,11 +152,27 @@ async def _moment() -> None:
 
 
 async def _until(seconds: float, enough: Callable[[], bool], change: Callable[[], Awaitable[None]] = _moment) -> None:
-    """Wait until *enough*, *seconds* at most; look again after each *change*: no one event tells who came where."""
+    """Wait until *enough*, *seconds* at most.
+
+    It is looked again after each *change*, as no one event tells who came where, and now and then: that a device's last
+    process has ended is no change.
+    """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while not enough():
-                await change()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_AGAIN):
+                        await change()
+
+
+def _last_words(log: Path) -> str:
+    """Return the last line that the device has printed, as far as a person may read it."""
+    if not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL))
+        lines = file.read().decode(errors="replace").split("\n")
+    return next((printable(line.strip())[-_LINE:] for line in reversed(lines) if line.strip()), "")
 
 
 def _values(bench: Bench, directory: Path, port: int, service: int | None) -> dict[str, str]:

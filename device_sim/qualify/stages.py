@@ -31,6 +31,13 @@ class Witness:
     status: int | None
     window: float
     crl_given: bool
+    ending: str = ""
+    """How the device ended by itself, in words; empty: it has not."""
+
+    @property
+    def stayed_away(self) -> bool:
+        """Whether it has ended without having come anywhere."""
+        return bool(self.ending) and not self.attempts and not self.came_to_enrol
 
 
 Judge = Callable[[Witness], list[Line]]
@@ -101,7 +108,7 @@ def _puts_off(name: str, description: str, status: HTTPStatus) -> Stage:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("good", "all is well", lambda seen: judging.habits(seen.attempts)),
+    Stage("good", "all is well", lambda seen: judging.habits(seen.attempts, seen.ending)),
     _bad_server("server-expired", "the server's certificate has expired", ServerPaper.EXPIRED),
     _bad_server("server-wrong-name", "the server's certificate is for another name", ServerPaper.WRONG_NAME),
     _bad_server("server-other-ca", "the server's certificate is of a CA that nobody trusts", ServerPaper.OTHER_CA),

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 
 from device_sim.backend import Backend
 from device_sim.behaviour.presence import OFFLINE, ONLINE
+from device_sim.broker_words import shown
 from device_sim.closure import Closure
 from device_sim.interruption import Interruption
 from device_sim.keep_alive import KeepAlive
@@ -158,7 +159,7 @@ class Run:
             for backend in self.backends:
                 await backend.connect(broker, context, keep_alive)
         except NotAdmitted as error:
-            why = with_remedy(f"{service} is not let in at {broker.host}:{broker.port}: {error}", error.closure)
+            why = with_remedy(f"{service} is not let in at {shown(broker.host, broker.port)}: {error}", error.closure)
             raise NoReceiver(why) from error
 
     # ---- the stages

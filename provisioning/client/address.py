@@ -53,7 +53,8 @@ def misnamed(base_url: str) -> str | None:
     """Return why *base_url* is no address of a provisioning service, or None."""
     try:
         parts = urlsplit(base_url)
-        named = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0 and base_url.isprintable()
+        named = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
+        named = named and parts.username is None and base_url.isprintable()  # A password would be stored, and shown.
     except ValueError:  # Brackets that hold no address, a port that is none.
         named = False
     return None if named else no_address(base_url, "give https://host:port")

@@ -32,7 +32,7 @@ _ABOUT_TIME = frozenset({9, 10})
 _ABOUT_NAMES = frozenset({62, 64})
 """X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
-_ADDRESS = "name the first address of its ready line"
+NAME_THE_ADDRESS = "name the first address of its ready line"
 _ABOUT_ANCHORS = frozenset({18, 19, 20})
 """A self-signed certificate, alone or in the chain, and X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY."""
 
@@ -89,9 +89,9 @@ def explain(base_url: str, error: httpx.HTTPError) -> str:
                 why += "; are the anchors this service's ca-bundle.crt?"
             return f"the server at {base_url} is not the provisioning service that the trust anchors vouch for ({why})"
         if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
-            return f"the server at {base_url} is not the provisioning service: it speaks no TLS; {_ADDRESS}"
+            return f"the server at {base_url} is not the provisioning service: it speaks no TLS; {NAME_THE_ADDRESS}"
         if isinstance(cause, ConnectionRefusedError):
-            why = f"nobody listens there; start it, or {_ADDRESS}"
+            why = f"nobody listens there; start it, or {NAME_THE_ADDRESS}"
             return f"the provisioning service at {base_url} does not answer: {why}"
     reason = "it takes too long to connect" if isinstance(error, httpx.ConnectTimeout) else str(error)
     return f"the provisioning service at {base_url} does not answer: {reason or type(error).__name__}"

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import ValidationError
 
-from provisioning.client.connection import DEFAULT_TIMEOUT, explain, open_pool, problem_of
+from provisioning.client.connection import DEFAULT_TIMEOUT, NAME_THE_ADDRESS, explain, open_pool, problem_of
 from provisioning.client.operator_answers import (
     Answer,
     EnrolledDevice,
@@ -272,7 +272,7 @@ class OperatorClient:
         status, reason = response.status_code, response.reason_phrase
         problem = problem_of(response)
         if problem is None:
-            problem = {"detail": f"{reason} from {self._base_url}"}
+            problem = {"detail": f"{reason} from {self._base_url}; {NAME_THE_ADDRESS}"}
         code, detail = str(problem.get("code", "")), str(problem.get("detail") or problem.get("title") or reason)
         if status >= httpx.codes.INTERNAL_SERVER_ERROR:
             why = f"{code}: {detail}" if code else f"status {status}"

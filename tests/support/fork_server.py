@@ -45,6 +45,7 @@ from typing import Any, NoReturn
 LARGEST_ORDER = 128 * 1024
 """Bytes: arguments and environment."""
 STREAMS = 3
+_LARGEST_INT = 2**31 - 1
 ROOM = "x" * 4096
 _BEGIN, _END = 48 - 3, 49 - 3
 """Which fields of /proc/PID/stat, behind the name, say where a process has its command line (proc(5))."""
@@ -172,13 +173,13 @@ def _become(order: dict[str, Any], streams: list[int]) -> NoReturn:
     sys.executable = order.get("executable", sys.executable)
     sys.argv = ["-m", *order["arguments"]]
     _show(["python", "-m", order["module"], *order["arguments"]])
-    code: int | str | None = 0
+    code: object = None
     try:
         runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
     except SystemExit as ended:
         code = ended.code
-    if isinstance(code, str):
-        sys.exit(code)
+    if code is not None and not (isinstance(code, int) and abs(code) <= _LARGEST_INT):
+        raise SystemExit(code)  # Let the interpreter say it, or make of it what it makes of such a number.
     _end(code or 0)
 
 
@@ -200,8 +201,9 @@ def _end(code: int) -> NoReturn:
     atexit._run_exitfuncs()
     try:
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-    except OSError:
+            if stream is not None and not getattr(stream, "closed", False):
+                stream.flush()
+    except (OSError, ValueError):
         sys.exit(code)  # Let the interpreter say what it says when a reader is gone.
     os._exit(code)
 

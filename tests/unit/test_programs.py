@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,35 @@ def test_whom_a_stand_in_cannot_have_forked_has_an_interpreter_of_its_own() -> N
     assert "| broker.cli" in said.stderr
     assert "import time" not in called("-m", "broker", "version").stderr
     assert called("-c", "import sys; print(sys.argv)", "x").stdout == "['-c', 'x']\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import sys; print('x'); sys.exit(True)",
+        "import sys; sys.exit(-9)",
+        "import sys; sys.exit(300)",
+        "import sys; sys.exit(2**40 + 3)",
+        "import sys; sys.exit('words')",
+        "import sys; sys.exit([])",
+        "import sys; sys.exit(ValueError('words'))",
+        "import sys; print('x'); sys.stdout.close()",
+        "import sys; sys.stderr = None; print('x'); sys.exit(3)",
+        "import sys; sys.stdout = open('/dev/full', 'w'); print('x'); sys.exit(3)",
+        "import atexit; atexit.register(print, 'bye')",
+        "import threading, time; threading.Thread(target=time.sleep, args=(99,), daemon=True).start(); print('x')",
+        "import threading; threading.Thread(target=lambda: print('x')).start()",
+    ],
+)
+def test_a_forked_process_ends_as_one_started_afresh_whatever_way_it_goes(text: str) -> None:
+    forked, afresh = (
+        subprocess.run(
+            [python, "-m", "tests.support.any_text", text],
+            env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False,
+        )
+        for python in (programs.forking_python("tests"), sys.executable)
+    )  # fmt: skip
+    assert (forked.returncode, forked.stdout, forked.stderr) == (afresh.returncode, afresh.stdout, afresh.stderr)
 
 
 def called(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

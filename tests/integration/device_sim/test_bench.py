@@ -154,14 +154,13 @@ async def test_messages_that_the_broker_rejects_fail_a_benchmark(
     mosquitto: RunningBroker, fleet: FleetDirectory
 ) -> None:
     code, out, _ = await ran(
-        "bench", "pub", "-c", "1", "-I", "10", "-q", "1", "-L", "3", "-t", "$SYS/mine", "--fleet", str(fleet.path),
+        "bench", "pub", "-c", "1", "-I", "10", "-q", "1", "-L", "1", "-t", "$SYS/mine", "--fleet", str(fleet.path),
         *where(mosquitto),
     )  # fmt: skip
-    published, rejected = re.search(r"(\d+) messages published", out), re.search(r"(\d+) rejected by the broker", out)
-    assert published is not None, out
-    assert rejected is not None, out
-    # On a machine that is busy the client may be late, and skip one.
-    assert (code, rejected[1]) == (1, published[1]), out
+    # One message: mosquitto answers it, and closes. A second, if the client is late, would have no answer.
+    assert code == 1
+    assert "1 messages published" in out, out
+    assert "1 rejected by the broker" in out, out
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,32 @@ async def test_a_program_that_is_not_there_is_an_error(tmp_path: Path, stages: s
     assert "fleet-sim: --exec: /no/such/program cannot be run: No such file or directory" in said
 
 
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        ("sh -c 'echo no such option; exit 3'", "it ended with status 3; it said: no such option"),
+        ("sh -c 'kill -9 $$'", "it ended by SIGKILL, and said nothing"),
+        ("openssl s_client -connect 127.0.0.1:{port}", "it ended with status 0"),
+    ],
+)
+async def test_nobody_waits_for_a_program_that_has_ended_and_its_last_words_are_told(
+    tmp_path: Path, program: str, why: str
+) -> None:
+    # A window is longer than this test's patience.
+    code, verdicts, _ = await qualify(tmp_path, "--exec", program, "--window", "600", "--only", "good,renew")
+    assert code == 1
+    (verdict, told) = verdicts["good.connects"]
+    assert verdict == "fail"
+    assert told.startswith(why)
+
+
+async def test_what_a_program_has_left_running_is_the_device(tmp_path: Path) -> None:
+    needed("mosquitto_sub")
+    command = "mosquitto_sub -h localhost -p {port} --cafile {cafile} --cert {cert} --key {key} -i d -t {commands}"
+    code, verdicts, said = await qualify(tmp_path, "--exec", f"sh -c '{command} &'", "--window", "2", "--only", "good")
+    assert (code, verdicts["good.connects"][0]) == (0, "pass"), said
+
+
 async def test_the_list_names_every_stage(tmp_path: Path) -> None:
     code, _, said = await qualify(tmp_path, "--list")
     assert code == 0

@@ -56,6 +56,12 @@ def test_one_word_says_what_two_say(words: tuple[str | None, str | None, int | N
     assert named(*words) == place
 
 
+@pytest.mark.parametrize("host", ["", "[::1]", "mqtts://localhost", "loc alhost"])
+def test_a_host_is_a_host_alone(host: str) -> None:
+    with pytest.raises(typer.BadParameter, match="--broker takes HOST or HOST:PORT"):
+        named(None, host, None)
+
+
 @pytest.mark.parametrize(("host", "port"), [("localhost", None), (None, 8883)])
 def test_both_ways_at_once_are_refused(host: str | None, port: int | None) -> None:
     with pytest.raises(typer.BadParameter, match="--broker says what --host and --port say"):

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from device_sim.attack.issuer import Issuer, common_name
 from device_sim.cli import app
 from device_sim.fleet_directory import FleetDirectory
+from device_sim.fleet_enrolment import _end
+from device_sim.view import View
 from provisioning.pki.keys import key_to_pem
 
 
@@ -75,3 +78,17 @@ def test_a_fleet_is_ended_by_who_says_so(
     done = CliRunner().invoke(app, ["enrol", str(fleet), "--cleanup", *options], input=answer)
     assert (done.exit_code, FleetDirectory.exists(fleet)) == (code, stays), done.output
     assert ("Remove the keys of 2 devices of" in done.stderr) is (not options)
+    assert (f"{fleet} stays as it is; --cleanup --yes does not ask\n" in done.stderr.replace("\n ", " ")) is stays
+
+
+def test_without_a_standard_input_nobody_has_said_yes(fleet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("device_sim.fleet_enrolment.sys.stdin", None)
+    with pytest.raises(typer.Exit) as ended:
+        _end(View(), fleet, 1, yes=False)
+    assert (ended.value.exit_code, FleetDirectory.exists(fleet)) == (1, True)
+
+
+def test_yes_alone_enrols_nobody(fleet: Path) -> None:
+    done = CliRunner().invoke(app, ["enrol", str(fleet), "--devices", "3", "--yes"])
+    assert (done.exit_code, "--yes goes with --cleanup" in done.stderr) == (2, True), done.stderr
+    assert len(FleetDirectory.read(fleet).devices) == 2

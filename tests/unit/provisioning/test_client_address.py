@@ -13,7 +13,9 @@ from tests.support.pki import shared_device, shared_pki
 PLAIN = "http://127.0.0.1:8443"
 
 
-@pytest.mark.parametrize("url", [PLAIN, "https://", "localhost:8443", "https://a:99999", "https://[x", "https://a\n"])
+@pytest.mark.parametrize(
+    "url", [PLAIN, "https://", "localhost:8443", "https://a:99999", "https://[x", "https://a\n", "https://me:word@a"]
+)
 def test_only_an_https_address_is_one(url: str) -> None:
     with pytest.raises(TlsConfigurationError, match="is no address of a provisioning service: give https://host:port"):
         open_pool(url, shared_pki().anchors, None)

@@ -35,7 +35,10 @@ async def test_a_token_that_was_made_is_no_failure_because_a_question_after_it_i
         (httpx.Response(500, text="oops"), "ServiceFails: the provisioning service at https://ca failed: status 500"),
         (httpx.Response(502, json=[]), "ServiceFails: the provisioning service at https://ca failed: status 502"),
         (httpx.Response(404, json={"code": "X", "title": "none"}), "RequestRefused: X: none"),
-        (httpx.Response(404, text="<html>"), "RequestRefused: Not Found from https://ca"),
+        (
+            httpx.Response(404, text="<html>"),
+            "RequestRefused: Not Found from https://ca; name the first address of its ready line",
+        ),
     ],
 )
 async def test_why_a_service_fails_is_told(answer: httpx.Response, said: str) -> None:

@@ -27,7 +27,9 @@ def test_a_broker_that_works_is_ready() -> None:
     assert asked(broker, "/healthz") == (200, {"status": "ok"})
     assert asked(broker, "/readyz") == (200, {"ready": True, "checks": {"newcomers": "ok", "store": "off"}})
     assert asked(broker, "/metrics") is None
-    assert asked(broker, "/readyz", "POST") is None
+    for path in ("/healthz", "/readyz"):
+        status, problem = asked(broker, path, "POST") or (0, {})
+        assert (status, problem["code"]) == (405, "METHOD_NOT_ALLOWED")
 
 
 def test_while_nobody_new_gets_in_it_is_alive_and_not_ready() -> None:

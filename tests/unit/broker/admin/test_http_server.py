@@ -133,13 +133,61 @@ async def test_a_request_that_trickles_in_is_cut_off(path: Path, monkeypatch: py
     assert await ask(path, end=False) == b""
 
 
-async def test_too_many_connections_are_told_so(path: Path) -> None:
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"POST"])
+async def test_who_asks_for_it_has_the_connection_closed(path: Path, method: bytes) -> None:
+    """RFC 9112 §9.6; the asker waits for it, and has not closed his side."""
+    closing = await ask(path, method + b" /x HTTP/1.1\r\nConnection: close\r\n" + HEAD, end=False)
+    assert b"\r\nConnection: close\r\n" in closing
+
+
+async def test_head_is_answered_as_get_is_and_without_a_body(path: Path) -> None:
+    for target in (b"/x", b"/long", b"/defect"):
+        of_get = await ask(path, b"GET %b HTTP/1.1\r\n" % target + HEAD)
+        answer = await ask(path, b"HEAD %b HTTP/1.1\r\nConnection: close\r\n" % target + HEAD)
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head == of_get.partition(b"\r\n\r\n")[0] + b"\r\nConnection: close"
+        assert body == b""
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(b"HEAD /x HTTP/1.1\r\n" + HEAD)
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"GET /last HTTP/1.1\r\n" + HEAD)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /x HTTP/1.1\r\n"])
+async def test_who_holds_connections_open_keeps_nobody_out_who_asks(path: Path, begun: bytes) -> None:
     held = [await asyncio.open_unix_connection(path) for _ in range(http_server._MAX_CONNECTIONS)]
-    assert (await ask(path)).startswith(b"HTTP/1.1 503 ")
+    for _, writer in held:
+        writer.write(begun)
+    assert (await ask(path, b"GET /a HTTP/1.1\r\n" + HEAD)).startswith(b"HTTP/1.1 200 ")
+    # Whoever has waited longest has made room, and nobody else.
+    assert await held[0][0].read() == b""
+    reader, writer = held[1]
+    writer.write((b"" if begun else b"GET /b HTTP/1.1\r\n") + HEAD)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
     for _, writer in held:
         writer.close()
-    reader, writer = held[0]
-    assert await reader.read() == b""
+
+
+async def test_too_many_requests_at_once_are_told_so(tmp_path: Path) -> None:
+    begun, done = asyncio.Semaphore(0), asyncio.Event()
+
+    async def busy(_request: Request) -> Response:
+        begun.release()
+        await done.wait()
+        return Response.json("done")
+
+    server = HttpServer(busy, lambda _: "me")
+    await server.listen(open_socket(tmp_path / "s"))
+    asked = b"GET /x HTTP/1.1\r\n" + HEAD
+    held = [asyncio.create_task(ask(tmp_path / "s", asked)) for _ in range(http_server._MAX_CONNECTIONS)]
+    for _ in held:
+        await begun.acquire()
+    assert (await ask(tmp_path / "s")).startswith(b"HTTP/1.1 503 ")
+    done.set()
+    assert {answer.partition(b"\r\n")[0] for answer in await asyncio.gather(*held)} == {b"HTTP/1.1 200 OK"}
+    await server.close()
 
 
 async def test_whom_identify_refuses_gets_that_answer_to_everything(tmp_path: Path) -> None:

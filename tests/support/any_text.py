@@ -1,0 +1,11 @@
+"""A program that is any Python text, for tests of how programs are started and ended: `tests/unit/test_programs.py`.
+
+python -m tests.support.any_text 'import sys; sys.exit(3)'
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":
+    exec(sys.argv[1], {})  # noqa: S102 - it is what this is for
