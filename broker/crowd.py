@@ -70,6 +70,14 @@ class Crowd:
         late = self._most_late.first()
         return self._heaviest() is not None or (late is not None and self._most_late.of(late) > 1)
 
+    def may_make_room_for(self, ours: Network) -> bool:
+        """Whether there may be anybody whose place an address of *ours* could have; if not, `makes_room` finds none."""
+        theirs, has = self._heaviest(), self._sizes.get(ours, 0)
+        if theirs is not None:
+            return self._sizes[theirs] >= has + 2 or has > self._fair
+        late = self._most_late.first()
+        return late is not None and self._most_late.of(late) >= has + 2
+
     def makes_room(self, source: Source) -> int | None:
         """Return the descriptor of who is to go for a newcomer from *source*, who then has that place, or None."""
         theirs = self._heaviest()

@@ -114,7 +114,7 @@ class Reception:
             return descriptor is not None
 
         for _ in range(most):
-            waiting = lobby.waiting.next(may) if crowd.may_make_room else None
+            waiting = lobby.waiting.next(may, crowd.may_make_room_for) if crowd.may_make_room else None
             if waiting is None:
                 self._looks_at = now + _LOOK_AGAIN
                 return

@@ -98,9 +98,16 @@ class WaitingRoom:
             return None
         return self._last_of_most()
 
-    def next(self, may: Callable[[Source], bool]) -> Waiting | None:
-        """Take out whose turn it is of those whose address *may* have a place; None if there is nobody."""
+    def next(
+        self, may: Callable[[Source], bool], of_network: Callable[[Network], bool] = lambda _: True
+    ) -> Waiting | None:
+        """Take out whose turn it is of those whose address *may* have a place; None if there is nobody.
+
+        A network that *of_network* says no of is passed over at once, however many of its addresses wait.
+        """
         for network, line in self._lines.items():
+            if not of_network(network):
+                continue
             for source, waiting in line.addresses.items():
                 if may(source):
                     found = waiting.popleft()

@@ -26,7 +26,7 @@ from pathlib import Path
 import structlog
 
 from provisioning.errors import ConfigurationError
-from provisioning.pki.own_directory import user_name
+from provisioning.pki.own_directory import user_argument, user_name
 from provisioning.whereabouts import found, lock_of
 
 log = structlog.get_logger(__name__)
@@ -93,8 +93,9 @@ def _not_ours(path: Path) -> str:
     except OSError:
         owner = user_name(path.parent.stat().st_uid)
         return f"{path.parent} belongs to {owner} and {path.name} cannot be made there, {why}: run it as {owner}"
-    us = user_name(os.geteuid())
-    return f"{path} belongs to {owner} and {us} may not open it, {why}: stop {owner}'s, then chown {us} {path}"
+    us = os.geteuid()
+    remedy = f"stop {owner}'s, then chown {user_argument(us)} {path}"
+    return f"{path} belongs to {owner} and {user_name(us)} may not open it, {why}: {remedy}"
 
 
 def _write(lock: int, path: Path, text: str) -> None:

@@ -189,7 +189,13 @@ class OperatorClient:
     ) -> AsyncIterator[EnrolledDevice]:
         """Yield every enrolled party, optionally of one *group* or *state* only, or with such a *certificate*."""
         async for item in self._walk("/v1/devices", {"group": group, "state": state, "certificate": certificate}):
-            yield self._read(EnrolledDevice, item)
+            device = self._read(EnrolledDevice, item)
+            if certificate not in (None, device.certificate):  # It does not know the question, and lists everybody.
+                raise ServiceUnavailable(
+                    f"the provisioning service at {self._base_url} is older and cannot search by certificate: ask "
+                    "without that, or update the service"
+                )
+            yield device
 
     async def device(self, name: str) -> EnrolledDevice:
         """Return the party named *name*."""

@@ -58,7 +58,7 @@ def check_own(directory: Path, user: int, *, of_group: bool = False) -> None:
 
     Raises OSError where it is not there, or cannot be read. What is no directory is somebody else's to complain of.
     """
-    found = _checked(directory, user)
+    found = _checked(directory, directory, user)
     if not stat.S_ISDIR(found.st_mode):
         return
     others_write = stat.S_IWOTH if of_group else stat.S_IWGRP | stat.S_IWOTH
@@ -67,20 +67,24 @@ def check_own(directory: Path, user: int, *, of_group: bool = False) -> None:
     reachable = (found.st_mode & _OTHERS_ENTER) << 1  # For whom who may enter: the bit of who may write.
     for each in sorted(directory.iterdir()):
         with contextlib.suppress(FileNotFoundError):  # It has gone meanwhile, or leads nowhere.
-            inside = _checked(each, user)
+            inside = _checked(each, directory, user)
             plain = stat.S_ISREG(inside.st_mode) or stat.S_ISDIR(inside.st_mode)  # A socket's mode is its operator's.
             if plain and inside.st_mode & reachable & others_write:
                 raise _open_to_others(each, inside, directory, found, user)
 
 
-def _checked(path: Path, user: int) -> os.stat_result:
-    """Return what is at *path*; raise `ForeignDirectory` if that, or the link that leads there, is not *user*'s."""
-    for found in (path.lstat(), path.stat()):
+def _checked(path: Path, directory: Path, user: int) -> os.stat_result:
+    """Return what is at *path*, *directory* or in it; raise `ForeignDirectory` if that is not *user*'s, or the link."""
+    link = path.lstat()
+    for found in (link, path.stat()):
         if found.st_uid not in {user, _ROOT}:
-            owner, us = user_name(found.st_uid), user_name(user)
+            owner = user_name(found.st_uid)
+            where = f"-hR {user_argument(user)} {directory}"
+            if found is not link and stat.S_ISLNK(link.st_mode):  # What it leads to, and not itself.
+                where = f"{user_argument(user)} {path}"
             raise ForeignDirectory(
                 f"{path} belongs to {owner}, who could have put there what is to be believed: run as {owner}, or look "
-                f"what it is, and then chown -h {us} {path}"
+                f"what it is, and then chown {where}"
             )
     return found
 
@@ -102,7 +106,13 @@ def _open_to_others(
 
 def user_name(user: int) -> str:
     """Return what the user of that number is called."""
+    name = user_argument(user)
+    return f"user {user}" if name == str(user) else name
+
+
+def user_argument(user: int) -> str:
+    """Return what a command takes for the user of that number: in a container it seldom has a name."""
     try:
         return pwd.getpwuid(user).pw_name
     except KeyError:
-        return f"user {user}"
+        return str(user)

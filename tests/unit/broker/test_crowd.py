@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from broker.crowd import PATIENCE, SHARES, Crowd
 from broker.strangers import Network, Source
 
@@ -169,3 +171,24 @@ def test_after_the_oldest_the_next_of_its_network_goes_from_whatever_address() -
     assert [town.whose(crowd, f"x{number}.1") for number in range(33)] == [f"n{number}.0" for number in range(33)]
     assert [town.whose(crowd, f"y{number}.1") for number in range(33)] == [f"n{number}.1" for number in range(33)]
     assert town.whose(crowd, "z.1") is None
+
+
+def test_what_is_said_of_a_network_is_true_of_its_addresses() -> None:
+    """Of many towns, with networks that have too many or not, late or not: nobody is passed over who would get one."""
+    random, yes, no = Random(160), 0, 0  # noqa: S311 - which towns
+    for _ in range(60):
+        town = Town()
+        for moment in (0.0, PATIENCE):
+            town.now = moment
+            for _ in range(random.randrange(1, 60)):
+                town.come(f"n{random.randrange(random.choice((2, 60)))}.{random.randrange(3)}", random.randrange(1, 4))
+        crowd = town.crowd()
+        for number in range(60):
+            source = town.source(f"n{number}.{random.randrange(3)}")
+            said = crowd.may_make_room_for(source.network)
+            if crowd.makes_room(source) is not None:
+                assert said
+                yes += 1
+            else:
+                no += not said
+    assert min(yes, no) > 100

@@ -17,6 +17,7 @@ from broker.limits import Limits
 from broker.lobby import Lobby
 from broker.poller import READABLE, Poller
 from broker.reception import Address, Reception
+from broker.strangers import Source
 from broker.turn import Turn
 from tests.support.watched import WatchedClient
 from tests.support.wire import MemoryBroker
@@ -227,6 +228,29 @@ def test_who_waits_has_the_place_of_one_who_is_late_though_nobody_else_comes(hou
     assert house.states()[80:] == ["served", "served", "waits"], "networks have one each, and the others as many"
     assert [number for number in range(80) if house.place(number).told] == [0, 2]
     assert house.come(network(60)) == ["served"], "who comes now is asked for at once"
+
+
+def test_of_a_network_that_can_have_no_place_not_every_address_is_asked_about(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attacker's thousand networks, ten addresses of each waiting, took 20 ms of a turn four times a second."""
+    house.limits = Limits(max_unadmitted=80, max_unadmitted_per_address=2)
+    house.come(*[network(number) for number in range(40) for _ in range(2)])
+    house.come(*[f"10.0.{number}.{host}" for number in range(40) for host in range(2, 7)])
+    asked: list[Source] = []
+    makes_room = Crowd.makes_room
+
+    def noted(crowd: Crowd, source: Source) -> int | None:
+        asked.append(source)
+        return makes_room(crowd, source)
+
+    monkeypatch.setattr(Crowd, "makes_room", noted)
+    house.now += PATIENCE
+    house.reception.begin_turn(32, house.now)
+    assert house.states()[80:] == ["waits"] * 200, "each network has two places, and so has everybody"
+    assert not asked
+    assert house.come("10.0.50.1") == ["served"]
+    assert len(asked) == 1
 
 
 def test_whose_place_those_who_wait_may_have_is_looked_for_a_few_times_a_second(

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from provisioning.client.enrolment import EnrolmentOperatorClient
-from provisioning.client.operator import RequestRefused, ServiceFails
+from provisioning.client.operator import RequestRefused, ServiceFails, ServiceUnavailable
 from provisioning.operator_commands import _status_rows
 from provisioning.token_commands import _say_if_new
 from tests.support.pki import shared_device, shared_pki
@@ -46,6 +46,23 @@ async def test_why_a_service_fails_is_told(answer: httpx.Response, said: str) ->
         error = client._refusal(answer)
     assert isinstance(error, (ServiceFails, RequestRefused))
     assert f"{type(error).__name__}: {error}" == said
+
+
+async def test_an_older_service_that_lists_everybody_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves out of account what it does not know: what is shown may be decommissioned by whoever reads it."""
+    device = {
+        "name": "m-1", "role": "device", "group": "north", "state": "active", "created_at": "2026-11-27T12:00:00Z",
+        "certificates": 1,
+    }  # fmt: skip
+
+    async def answer(*_arguments: object, **_named: object) -> httpx.Response:
+        return httpx.Response(200, json={"items": [device], "next": None})
+
+    async with EnrolmentOperatorClient("https://ca", shared_pki().anchors, shared_device("anna").credential) as client:
+        monkeypatch.setattr(client._pool, "request", answer)
+        assert [each.name async for each in client.devices(state="active")] == ["m-1"]
+        with pytest.raises(ServiceUnavailable, match="https://ca is older and cannot search by certificate: "):
+            [each async for each in client.devices(certificate="expired")]
 
 
 def test_the_status_says_one_of_one_and_which_devices_have_nothing_to_show() -> None:

@@ -160,8 +160,19 @@ def test_what_belongs_to_somebody_else_is_refused(
     check_own(own, US)
     os.chown(theirs, NOBODY, -1, follow_symlinks=False)
     named = own / "broker.pem" if what is _target else theirs
-    with pytest.raises(ForeignDirectory, match=f"^{named} belongs to user {NOBODY}, .*: run as user {NOBODY}, or "):
+    theirs_it_is = f"^{named} belongs to user {NOBODY}, .*: run as user {NOBODY}, or "
+    with pytest.raises(ForeignDirectory, match=theirs_it_is) as refused:
         check_own(own, US)
+    command = str(refused.value).rpartition("and then ")[2]
+    subprocess.run(command.split(), check=True)
+    check_own(own, US)
+
+
+@pytest.mark.skipif(US != 0, reason="only root gives a file away")
+def test_who_has_no_name_is_a_number_in_a_command(own: Path) -> None:
+    os.chown(own, NOBODY - 1, -1)
+    with pytest.raises(ForeignDirectory, match=f"belongs to user {NOBODY - 1}, .* and then chown -hR {NOBODY} {own}$"):
+        check_own(own, NOBODY)
 
 
 def test_what_belongs_to_a_user_or_to_root_is_his(own: Path) -> None:
