@@ -39,20 +39,29 @@ _OF_BRIDGES_BEGIN: Final = ("bridge_", "local_")
 
 MOSQUITTO: Final[Mapping[str, str]] = {
     "acl_file": "the topic policy is policy_file, in TOML; fleet-broker policy show prints the default one",
+    "allow_duplicate_messages": _ALWAYS + "a client gets a message once, however many of its filters match",
     "allow_anonymous": _ALWAYS + "nobody gets in without a certificate",
     "allow_zero_length_clientid": _ALWAYS + "an empty client identifier becomes the certificate's name",
     "autosave_interval": _ALWAYS + "what is acknowledged is on disk already",
     "bind_address": "write host",
+    "bind_interface": "write host, an address of that interface",
     "capath": "write cafile, with one file of all anchors, or a directory as anchors of a [[trust]] table",
     "ciphers": _ALWAYS + "TLS 1.3 chooses among its own few; allow_tls12 allows older clients",
+    "auth_plugin_deny_special_chars": _ALWAYS + "a name is letters, digits, '.', '_' and '-'",
+    "auto_id_prefix": _ALWAYS + "an empty client identifier becomes the certificate's name",
+    "autosave_on_changes": _ALWAYS + "what is acknowledged is on disk already",
     "auth_plugin": "amqtt's plugins are named below [plugins], see docs/plugins.md",
     "check_retain_source": _ALWAYS + "a retained message is judged when it is published",
+    "ciphers_tls1.3": _ALWAYS + "TLS 1.3 chooses among its own few",
     "clientid_prefixes": _ALWAYS + "a device's client identifier is its certificate's name",
     "connection_messages": "write log_level",
     "dhparamfile": _ALWAYS + "TLS 1.3 chooses among its own few",
+    "http_dir": _ALWAYS + "the broker serves no files",
     "include_dir": "there is one file; give each broker its own",
     "listener": "write a [[listener]] table with port = 8883, or port = 8883 alone",
     "log_dest": _ALWAYS + "the log goes to standard error",
+    "log_facility": _ALWAYS + "the log goes to standard error",
+    "log_timestamp_format": _ALWAYS + "each line of the log has its time",
     "log_timestamp": _ALWAYS + "each line of the log has its time",
     "log_type": "write log_level",
     "max_connections": _LIMIT,
@@ -71,13 +80,18 @@ MOSQUITTO: Final[Mapping[str, str]] = {
     "plugin": "amqtt's plugins are named below [plugins], see docs/plugins.md",
     "protocol": "write it in a [[listener]] table: mqtts or wss",
     "psk_file": _ALWAYS + "the certificate authenticates, there are no pre-shared keys",
+    "psk_hint": _ALWAYS + "the certificate authenticates, there are no pre-shared keys",
     "queue_qos0_messages": _ALWAYS + "messages at QoS 0 are not kept for a client that is away",
     "require_certificate": _ALWAYS + "a client certificate is always required",
+    "retain_expiry_interval": _ALWAYS
+    + "a retained message ends with the Message Expiry Interval that it was sent with",
     "retain_available": _ALWAYS + "it is always on; max_retained below [limits] bounds it",
     "set_tcp_nodelay": _ALWAYS + "it is always on",
     "socket_domain": "write host, an IPv4 or IPv6 address",
     "sys_interval": _ALWAYS + "$SYS is published every ten seconds",
     "tls_engine": "a key in a token is provisioning's, for its CA; the broker's is keyfile",
+    "tls_engine_kpass_sha1": "a key in a token is provisioning's, for its CA; the broker's is keyfile",
+    "tls_keyform": _ALWAYS + "keyfile is a file in PEM",
     "tls_version": "TLS 1.3 is the default; allow_tls12 accepts 1.2 too",
     "upgrade_outgoing_qos": _ALWAYS + "a message goes out at the lower of its own QoS and the subscription's",
     "use_identity_as_username": _ALWAYS + "a client always is who its certificate names",
@@ -85,6 +99,7 @@ MOSQUITTO: Final[Mapping[str, str]] = {
     "use_username_as_clientid": _ALWAYS + "a device's client identifier is its certificate's name",
     "user": _ALWAYS + "start the broker as the user that it shall run as",
     "websockets_origin": "write websocket_origins, a list; without it no web page may connect",
+    "websockets_headers_size": _ALWAYS + "it has a bound of its own",
     "websockets_log_level": "write log_level",
 }
 """mosquitto's settings that have another name here, or none, and what to do."""
@@ -115,8 +130,8 @@ def of_mosquitto(text: str, known: Collection[str], limits: Collection[str]) -> 
         key, _, value = line.strip().partition(" ")
         if not key or key.startswith("#"):
             continue
-        if not value or value.lstrip().startswith("=") or not key.isidentifier():
+        if not value or value.lstrip().startswith("=") or not key.replace(".", "_").isidentifier():
             return []
         same = f"write {key} = …, as TOML has it" if key in known and key not in MOSQUITTO else ""
         told.setdefault(key, f"line {number}: {key}: {same or hint(key, known, limits).removeprefix('; ')}")
-    return list(told.values()) if told.keys() & MOSQUITTO.keys() else []
+    return list(told.values()) if told.keys() & {*MOSQUITTO, *known} else []

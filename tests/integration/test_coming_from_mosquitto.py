@@ -26,7 +26,7 @@ def test_every_command_on_the_page_does_what_the_page_shows(tmp_path: Path) -> N
 def test_the_page_names_each_setting_that_the_broker_has_a_word_for() -> None:
     table = PAGE.read_text().split("## Each setting\n")[1]
     rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| `")]
-    theirs = {name for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+    theirs = {name for row in rows for name in re.findall(r"`([\w.]+)`", row[0])}
     limits = {each.name for each in fields(Limits)}
     assert MOSQUITTO.keys() - theirs == set()
     assert theirs - MOSQUITTO.keys() - BrokerConfig.model_fields.keys() - limits == {"connection"}
