@@ -1,13 +1,36 @@
-"""The one PostgreSQL server of a test worker, started when the first test asks for it; and its garbage collector."""
+"""What all tests share: a PostgreSQL server a worker, the order they run in, and when garbage is collected."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Generator, Iterator
+from typing import Final
 
 import pytest
 
 from tests.support.postgresql import PostgresqlServer
+
+LONGEST: Final = {
+    "test_attack.py",
+    "test_clock.py",
+    "test_demo.py",
+    "test_durability.py",
+    "test_judged_by_testssl.py",
+    "test_peers.py",
+    "test_qualify.py",
+    "test_real_clients.py",
+    "test_run.py",
+    "test_run_in_trouble.py",
+    "test_schemathesis.py",
+    "test_smoke.py",
+}
+"""Files with tests that take ten seconds and more. One that begins last has a core to itself, and the others wait."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with those that take longest."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.hookimpl(wrapper=True)

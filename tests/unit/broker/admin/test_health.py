@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from broker.admin.health import Health
 from broker.admin.http_server import Request
 from broker.admission.refusal import RefusalCode, unavailable
+from broker.store.journal import Journal
 from tests.support.wire import MemoryBroker
 
 
@@ -40,10 +40,9 @@ def test_while_nobody_new_gets_in_it_is_alive_and_not_ready() -> None:
 
 
 @pytest.mark.parametrize(("failed", "status", "state"), [(True, 503, "failed"), (False, 200, "ok")])
-def test_a_store_that_takes_no_writes_is_named(
-    monkeypatch: pytest.MonkeyPatch, *, failed: bool, status: int, state: str
-) -> None:
+def test_a_store_that_takes_no_writes_is_named(*, failed: bool, status: int, state: str) -> None:
     broker = MemoryBroker()
-    monkeypatch.setattr(broker.engine, "journal", SimpleNamespace(failed=failed))
+    broker.engine.journal = Journal(0.0)
+    broker.engine.journal.failed = failed
     ready = status == 200
     assert asked(broker, "/readyz") == (status, {"ready": ready, "checks": {"newcomers": "ok", "store": state}})
