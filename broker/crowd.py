@@ -80,14 +80,13 @@ class Crowd:
 
     def makes_room(self, source: Source) -> int | None:
         """Return the descriptor of who is to go for a newcomer from *source*, who then has that place, or None."""
-        theirs = self._heaviest()
+        ours, theirs = source.network, self._heaviest()
+        if not self.may_make_room_for(ours):
+            return None
         if theirs is None:
-            return self._latest_of_most(source.network)
-        ours, sizes = source.network, self._sizes
-        if sizes[theirs] < sizes.get(ours, 0) + 2:
-            if sizes.get(ours, 0) <= self._fair:
-                return None
-            theirs = ours
+            return self._latest_of_most(ours)
+        if self._sizes[theirs] < self._sizes.get(ours, 0) + 2:
+            theirs = ours  # Which has more than is fair.
         most = self._most(theirs)
         first = most.first()
         if first is None or (theirs is ours and most.of(first) < most.of(source) + 2):
@@ -95,9 +94,9 @@ class Crowd:
         return self._takes(ours, theirs, first)
 
     def _latest_of_most(self, ours: Network) -> int | None:
-        """Take out who is late for longest in the network with most of those, where that is fair to it."""
+        """Take out who is late for longest in the network with most of those, if there is any."""
         theirs = self._most_late.first()
-        if theirs is None or self._most_late.of(theirs) < self._sizes.get(ours, 0) + 2:
+        if theirs is None:
             return None
         late = self._late[theirs]
         while late[0][0] not in self._waited:

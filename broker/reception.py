@@ -107,11 +107,13 @@ class Reception:
         freed: list[int] = []
 
         def may(source: Source) -> bool:
-            descriptor = None
-            if source.under_way < limits.max_unadmitted_per_address:
-                descriptor = crowd.makes_room(source)
-            freed.extend(() if descriptor is None else (descriptor,))
-            return descriptor is not None
+            if source.under_way >= limits.max_unadmitted_per_address:
+                return False
+            descriptor = crowd.makes_room(source)
+            if descriptor is None:
+                return False
+            freed.append(descriptor)
+            return True
 
         for _ in range(most):
             waiting = lobby.waiting.next(may, crowd.may_make_room_for) if crowd.may_make_room else None

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from device_sim.closure import SERVER_CERTIFICATE, Layer
+from provisioning.pki.tls import SPEAKS_NO_TLS
 
-_NO_TLS = frozenset({"wrong_version_number", "http_request", "packet_length_too_long", "record_layer_failure"})
+_NO_TLS = frozenset(map(str.lower, SPEAKS_NO_TLS))
 _NO_MQTT = "it speaks TLS there, and no MQTT: name the broker's port, usually 8883"
 _OF_CODE: dict[tuple[str, str], str] = {
     (Layer.TCP, "refused"): "start the broker, or name where it listens",

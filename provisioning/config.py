@@ -216,10 +216,12 @@ def _secret(name: str, need: str, value: SecretStr | None, file: Path | None) ->
 def _refuse_unknown_variables() -> None:
     """Raise `ConfigurationError` for a variable that looks like a setting and is none: it would do nothing."""
     for variable, value in os.environ.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-        if variable.startswith(ENVIRONMENT_PREFIX) and (made := service_link(name.upper(), value)):
+        if made := service_link(name.upper(), value):
             raise ConfigurationError(f"{variable}: {made}")
-        if variable.startswith(ENVIRONMENT_PREFIX) and name not in Settings.model_fields:
+        if name not in Settings.model_fields:
             raise ConfigurationError(f"{variable}: {no_such(name, Settings.model_fields)}")
 
 

@@ -327,9 +327,10 @@ async def _answer(
     if not keep:
         head.append("Connection: close")
     writer.write("\r\n".join((*head, "", "")).encode())
-    if bodyless or isinstance(body, bytes):
-        if isinstance(body, bytes) and not bodyless:
-            writer.write(body)
+    if bodyless:
+        body = b""
+    if isinstance(body, bytes):
+        writer.write(body)
         await _drain(writer)
         return
     async for piece in body:

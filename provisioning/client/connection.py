@@ -22,7 +22,7 @@ import httpx
 
 from provisioning.client.address import NoAddress, check_address, misnamed, no_address
 from provisioning.client.genuine_server import GenuineServer
-from provisioning.pki.tls import Credential, TlsConfigurationError, client_context
+from provisioning.pki.tls import SPEAKS_NO_TLS, Credential, TlsConfigurationError, client_context
 
 CONNECT_TIMEOUT = 10.0
 DEFAULT_TIMEOUT = 30.0
@@ -31,7 +31,6 @@ _ABOUT_TIME = frozenset({9, 10})
 """What OpenSSL calls X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED: the clock may be the cause."""
 _ABOUT_NAMES = frozenset({62, 64})
 """X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
-_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
 NAME_THE_ADDRESS = "name the first address of its ready line"
 _ABOUT_ANCHORS = frozenset({18, 19, 20})
 """A self-signed certificate, alone or in the chain, and X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY."""
@@ -88,7 +87,7 @@ def explain(base_url: str, error: httpx.HTTPError) -> str:
             if cause.verify_code in _ABOUT_ANCHORS:
                 why += "; are the anchors this service's ca-bundle.crt?"
             return f"the server at {base_url} is not the provisioning service that the trust anchors vouch for ({why})"
-        if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
+        if isinstance(cause, ssl.SSLError) and cause.reason in SPEAKS_NO_TLS:
             return f"the server at {base_url} is not the provisioning service: it speaks no TLS; {NAME_THE_ADDRESS}"
         if isinstance(cause, ConnectionRefusedError):
             why = f"nobody listens there; start it, or {NAME_THE_ADDRESS}"

@@ -36,6 +36,9 @@ _NO_CERTIFICATE_COMPRESSION = 1 << 32 | 1 << 33
 _NO_CHECK_TIME = 0x200000
 
 
+SPEAKS_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
+"""What OpenSSL calls the first bytes of a peer who speaks something else (`ssl.SSLError.reason`)."""
+
 _SERVER_SUITES = ("TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_256_GCM_SHA384")
 """In the order in which a server chooses. The first is the one that every client must have (RFC 8446 §9.1); its hash,
 SHA-256, is in the hardware of small devices and large processors, and makes a handshake a little cheaper than OpenSSL's
