@@ -20,7 +20,7 @@ from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
 from provisioning.pki.keys import generate_key
 from tests.support.curl import Curl
-from tests.support.descriptors import allowed
+from tests.support.descriptors import a_shell_that_allows, allowed
 from tests.support.enrolled import spent
 from tests.support.openssl import openssl
 from tests.support.provisioning import ProvisioningService
@@ -91,9 +91,12 @@ def test_a_signal_ends_open_feeds_and_the_service_cleanly(
     assert own_service.stored("SELECT count(*) FROM serial_reservations") == [(0,)]
 
 
-def test_it_takes_as_many_descriptors_as_its_user_may_have(service: ProvisioningService) -> None:
-    soft, hard = allowed(service.pid)
-    assert soft == hard
+def test_it_takes_as_many_descriptors_as_its_user_may_have(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        with a_shell_that_allows(512):
+            service = stack.enter_context(ProvisioningService.copied(tmp_path / "fleet", afresh=True))
+        soft, hard = allowed(service.pid)
+        assert soft == hard
 
 
 def test_its_memory_and_the_keys_in_it_are_dumped_nowhere(service: ProvisioningService) -> None:
