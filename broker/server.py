@@ -266,7 +266,7 @@ class BrokerServer:
         with importing():
             from broker.credentials import BrokerCredential, Enrolment  # And with it an EST client, for the same.
 
-        enrolment = Enrolment(config.provisioning, config.cafile, config.name, self._token())
+        enrolment = Enrolment(config.provisioning, config.cafile, config.name, self._token(), config.trust_domain)
         self._credential = BrokerCredential(config.state_dir, enrolment)
         await self._credential.ensure()
         return self._credential.files
