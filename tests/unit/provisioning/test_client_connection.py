@@ -160,7 +160,7 @@ def test_who_names_no_identity_belongs_to_no_fleet_and_what_is_no_certificate_is
     nowhere = tmp_path / "nowhere.pem"
     with pytest.raises(TlsConfigurationError, match=r"nowhere\.pem cannot be read"):
         trust_domain_of(CredentialFiles(nowhere, nowhere))
-    with pytest.raises(TlsConfigurationError, match="^the credential holds no PEM certificate"):
+    with pytest.raises(TlsConfigurationError, match=r"^the credential holds no PEM certificate"):
         trust_domain_of(CredentialPem(b"something else"))
 
 
