@@ -15,7 +15,7 @@ Rules
 -----
 1. The application learns who is connected from `PeerCertificateProtocol`, after every handshake, resumed or not.
 2. The end is in order: no new connections, feed streams finished, requests answered, tasks stopped, unused serial
-   numbers given back, store closed.
+   numbers given back, store closed; or it is cut off (`provisioning.service_signals`).
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ async def serve_as_worker(
 
         def supervisor_ended() -> None:  # Nothing is said there but that.
             loop.remove_reader(place.control)
-            signals.stop.set()
+            signals.end()
 
         loop.add_reader(place.control, supervisor_ended)
         try:
