@@ -33,6 +33,7 @@ from provisioning.doctor_finding import Finding, failed, ok, warning
 from provisioning.doctor_manufacturers import manufacturer_findings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import ISSUING_CA, OPERATOR, SERVER, AuthorityFiles, read_certificate
+from provisioning.own_credentials import check_trust_domain_kept
 from provisioning.store import audit_findings, schema
 from provisioning.store.database import Database
 from provisioning.store.usable import reason_of
@@ -59,6 +60,7 @@ async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
         return
     for finding in (
         *_modes(files),
+        *_trust_domain(settings, files),
         *_keys(settings),
         *_certificates(files, now),
         *_disk(settings),
@@ -92,6 +94,14 @@ def _modes(files: AuthorityFiles) -> Iterator[Finding]:
         yield failed("files", f"{path} has mode {mode:04o}: others can read it", f"chmod {wanted:04o} {path}")
     if not wrong:
         yield ok("files", f"{files.directory} and {len(private)} private files are their owner's only")
+
+
+def _trust_domain(settings: Settings, files: AuthorityFiles) -> Iterator[Finding]:
+    try:
+        check_trust_domain_kept(settings, files)
+    except ConfigurationError as error:
+        what, _, remedy = str(error).partition(": ")
+        yield failed("trust domain", what, remedy)
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:

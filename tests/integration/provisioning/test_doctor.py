@@ -122,6 +122,12 @@ def test_what_was_restored_by_half_is_named_and_nothing_is_made_in_its_place(tmp
     assert (code, "does not belong to its certificate" in wrong["keys"][0]["detail"]) == (1, True)
     (directory / "issuing-ca.key").write_bytes(key)
 
+    other = ProvisioningService(directory, {"port": 0, "http_port": 0, "trust_domain": "plant-7.example"})
+    done = other.command("serve", *found)
+    assert (done.returncode, 'put trust_domain = "fleet.internal" back into ' in done.stderr) == (1, True)
+    code, wrong = findings(other)
+    assert (code, wrong["trust domain"][0]["remedy"][:36]) == (1, 'put trust_domain = "fleet.internal" ')
+
     root = (directory / "root-ca.crt").read_bytes()
     (directory / "root-ca.crt").write_bytes(shared_pki().anchors.encode())
     refused("root-ca.crt is not the certificate that the database", "serve")
