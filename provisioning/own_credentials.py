@@ -15,6 +15,7 @@ Rules
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -145,7 +146,8 @@ class OwnCredentials:
 
             await self.database.write(announce)
             reservation.burnt = True
-            certificate = self.issuer.issue(prepared)
+            # A token may take its time, or not answer: not on the event loop.
+            certificate = await asyncio.to_thread(self.issuer.issue, prepared)
 
         def record(connection: Connection) -> None:
             device = devices.find(connection, identity.name, for_update=True)
