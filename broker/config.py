@@ -60,7 +60,8 @@ class BrokerConfig(BaseSettings):
     token: SecretStr | None = None
     token_file: File | None = None
     trust_domain: TrustDomain | None = None
-    """Only identities of this domain are admitted; by default that of the broker's own certificate."""
+    """Only identities of this domain are admitted, by default that of the broker's own certificate; where that is not
+    there yet, only this domain's provisioning service may give it."""
     policy_file: File | None = None
     """Who may publish and subscribe what (`broker.admission.policy_file`); None: the default policy."""
     watch_files: bool = True

@@ -59,6 +59,8 @@ class Enrolment:
     anchors: Path
     name: str
     token: str | None
+    trust_domain: str | None = None
+    """Of whose service it takes its first certificate; None: of any that the anchors vouch for."""
 
 
 def renewal_due(certificate: x509.Certificate, obtained: datetime | None) -> datetime:
@@ -132,7 +134,8 @@ class BrokerCredential:
     async def _enrol(self, token: str) -> None:
         """Spend *token*. Raises `EnrolmentRefused`, `EnrolmentUnavailable`, `InvalidIdentity`, `CredentialError`."""
         self._make_room()
-        async with EstClient(self._enrolment.url, self._enrolment.anchors) as client:
+        asked = self._enrolment
+        async with EstClient(asked.url, asked.anchors, trust_domain=asked.trust_domain) as client:
             key = generate_key()
             chain = await client.ca_certificates()  # First: it may fail, and no token is spent yet.
             certificate = await client.enrol(

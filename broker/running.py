@@ -29,10 +29,11 @@ from broker.own_certificate import CredentialError
 from broker.plugins.errors import PluginError
 from broker.preflight import problems
 from broker.server import BrokerServer
-from broker.stopping import LEFTOVER_SECONDS, Ending
+from broker.stopping import GIVEN_UP, LEFTOVER_SECONDS
 from broker.store.sqlite import StoreError
 from provisioning import core_dumps
 from provisioning.descriptors import take_all
+from provisioning.ending import Ending
 from provisioning.logs import LossyStream, fit_for_terminal
 from provisioning.pki.own_directory import ForeignDirectory
 from provisioning.pki.tls import TlsConfigurationError
@@ -69,7 +70,7 @@ def run_broker(given: Mapping[str, Any], config: Path | None, *, only_test: bool
     take_all()
     core_dumps.forbid()
     try:
-        ending = Ending()
+        ending = Ending(structlog.get_logger("broker"), GIVEN_UP)
         _run(BrokerServer(settings, partial(load, config, flags), config, ending), ending)
     except _NOT_STARTED as error:
         raise _failed(str(error), 1) from None

@@ -60,9 +60,10 @@ from broker.sources.leniency import feed_freshness, warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
 from broker.sources.trust_files import load_trust, trust_of_cafile
-from broker.stopping import STOP_SECONDS, Ending, Stopped, heed_signals, in_time, unless_stopped
+from broker.stopping import STOP_SECONDS, Stopped, heed_signals, in_time, unless_stopped
 from broker.store.sqlite import SqliteStore
 from broker.upkeep import look_rarely, publish_figures, tick
+from provisioning.ending import Ending
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 from provisioning.starting import importing
@@ -266,7 +267,7 @@ class BrokerServer:
         with importing():
             from broker.credentials import BrokerCredential, Enrolment  # And with it an EST client, for the same.
 
-        enrolment = Enrolment(config.provisioning, config.cafile, config.name, self._token())
+        enrolment = Enrolment(config.provisioning, config.cafile, config.name, self._token(), config.trust_domain)
         self._credential = BrokerCredential(config.state_dir, enrolment)
         await self._credential.ensure()
         return self._credential.files

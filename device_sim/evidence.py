@@ -138,7 +138,10 @@ class Evidence:
             if self._given.manufacturer is not None:
                 number = name.removeprefix(await self._prefix(self._given.manufacturer))
                 presented = idevid(self._given.manufacturer, number)
-                est = await stack.enter_async_context(EstClient(self._url, self._anchors, presented, connections=1))
+                domain = self._operator.trust_domain
+                est = await stack.enter_async_context(
+                    EstClient(self._url, self._anchors, presented, connections=1, trust_domain=domain)
+                )
             certificate = await self._asked(est, name, key)
         held = HeldCredential.of(certificate, key, name=name)
         if Way.CLAIM in self._given.ways:
@@ -203,7 +206,11 @@ async def presenting(
 ) -> AsyncIterator[Evidence]:
     """Give what gets certificates for devices of *group* from the service at *url*."""
     claim = given.claim
-    async with EstClient(url, anchors, claim, connections=connections) as est, asyncio.TaskGroup() as tasks:
+    domain = operator.trust_domain
+    async with (
+        EstClient(url, anchors, claim, connections=connections, trust_domain=domain) as est,
+        asyncio.TaskGroup() as tasks,
+    ):
         evidence = Evidence(given, group, url, anchors, operator, est)
         deciding = tasks.create_task(evidence.decide(), name="approvals") if given.decides else None
         yield evidence

@@ -101,7 +101,9 @@ def enrol_or_end(
                     return
                 operator = await stack.enter_async_context(_client(fleet))
                 url = fleet.origin.provisioning_url or ""
-                est = await stack.enter_async_context(EstClient(url, fleet.anchors, connections=1))
+                est = await stack.enter_async_context(
+                    EstClient(url, fleet.anchors, connections=1, trust_domain=operator.trust_domain)
+                )
                 evidence = await stack.enter_async_context(
                     presenting(given, of_group, url, fleet.anchors, operator, parallel)
                 )

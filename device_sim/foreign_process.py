@@ -59,7 +59,7 @@ async def serving(
     """Run *arguments* until the context is left; it is ready when its output, kept in *log*, has the text *ready*."""
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
-            *bound(arguments),
+            *bound(list(arguments)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -58,6 +58,9 @@ class ProfileSettings(BaseModel):
     issuer_url: bool | None = None
 
 
+_NOT_FROM_FILE: Final = "unsafe_group_writable_directory"
+
+
 class Settings(BaseSettings):
     """Everything that can be configured, with its default."""
 
@@ -69,6 +72,11 @@ class Settings(BaseSettings):
     )
 
     directory: Path = Path("fleet")
+    unsafe_group_writable_directory: bool = False
+    """Let the group of the directory, and of what is in it, write there: who is in it may be the CA.
+
+    In the environment only: who may write to the directory may write to its settings, too.
+    """
     host: str = "127.0.0.1"
     port: int = Field(default=8443, ge=0, le=65535)
     http_port: int = Field(default=8080, ge=0, le=65535)
@@ -176,7 +184,14 @@ class Settings(BaseSettings):
         """Order the sources: flags, environment, file."""
         sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
         if cls._file is not None:
-            sources += (TomlConfigSettingsSource(settings_cls, cls._file),)
+            from_file = TomlConfigSettingsSource(settings_cls, cls._file)
+            if _NOT_FROM_FILE in from_file.toml_data:
+                variable = f"{ENVIRONMENT_PREFIX}{_NOT_FROM_FILE.upper()}"
+                raise ValueError(
+                    f"{_NOT_FROM_FILE} counts in the environment only, as {variable}: who may write to the directory "
+                    f"may write to {cls._file}, too"
+                )
+            sources += (from_file,)
         return sources
 
     @property

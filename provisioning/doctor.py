@@ -27,18 +27,22 @@ from sqlalchemy.engine import Connection
 from provisioning.audit_key import read_audit_key
 from provisioning.authority import open_authority
 from provisioning.ca.signing import try_key
+from provisioning.closed_directory import check_directory_closed
 from provisioning.config import SETTINGS_FILE, Settings
 from provisioning.doctor_authorities import authority_findings
 from provisioning.doctor_finding import Finding, failed, ok, warning
 from provisioning.doctor_manufacturers import manufacturer_findings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import ISSUING_CA, OPERATOR, SERVER, AuthorityFiles, read_certificate
+from provisioning.own_credentials import check_trust_domain_kept
 from provisioning.store import audit_findings, schema
 from provisioning.store.database import Database
 from provisioning.store.usable import reason_of
 
 _PRIVATE_DIRECTORY: Final = 0o700
 _PRIVATE_FILE: Final = 0o600
+_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+_GROUP: Final = stat.S_ISGID | stat.S_IRWXG
 _CLOCK_TOLERANCE: Final = timedelta(minutes=2)
 _LEAST_FREE: Final = 500 * 1024 * 1024
 _FULL: Final = 1024 * 1024
@@ -58,7 +62,8 @@ async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
         )
         return
     for finding in (
-        *_modes(files),
+        *_modes(settings, files),
+        *_trust_domain(settings, files),
         *_keys(settings),
         *_certificates(files, now),
         *_disk(settings),
@@ -76,22 +81,40 @@ async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
     )
 
 
-def _modes(files: AuthorityFiles) -> Iterator[Finding]:
+def _modes(settings: Settings, files: AuthorityFiles) -> Iterator[Finding]:
     wrong = []
+    of_group = _GROUP if settings.unsafe_group_writable_directory else 0
     private = [path for path in sorted(files.directory.iterdir()) if path.suffix in {".key", ".db"}]
     settings_file = files.directory / SETTINGS_FILE
     for path, wanted in [(files.directory, _PRIVATE_DIRECTORY), *((path, _PRIVATE_FILE) for path in private)]:
         mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & ~wanted:
+        if mode & ~wanted & ~of_group:
             wrong.append((path, mode, wanted))
     if settings_file.exists() and "database_url" in settings_file.read_text(encoding="utf-8", errors="replace"):
         mode = stat.S_IMODE(settings_file.stat().st_mode)
-        if mode & ~_PRIVATE_FILE:
+        if mode & ~_PRIVATE_FILE & ~of_group:
             wrong.append((settings_file, mode, _PRIVATE_FILE))
     for path, mode, wanted in wrong:
-        yield failed("files", f"{path} has mode {mode:04o}: others can read it", f"chmod {wanted:04o} {path}")
+        what = "may write to it" if mode & _OTHERS_WRITE else "can read it"
+        yield failed("files", f"{path} has mode {mode:04o}: others {what}", f"chmod {wanted:04o} {path}")
+    try:
+        if not any(mode & _OTHERS_WRITE for _, mode, _ in wrong):
+            check_directory_closed(settings)
+    except ConfigurationError as error:
+        what, _, remedy = str(error).partition("; ")
+        yield failed("files", what, remedy)
+        return
     if not wrong:
-        yield ok("files", f"{files.directory} and {len(private)} private files are their owner's only")
+        whose = "their owner's and their group's" if of_group else "their owner's only"
+        yield ok("files", f"{files.directory} and {len(private)} private files are {whose}")
+
+
+def _trust_domain(settings: Settings, files: AuthorityFiles) -> Iterator[Finding]:
+    try:
+        check_trust_domain_kept(settings, files)
+    except ConfigurationError as error:
+        what, _, remedy = str(error).partition(": ")
+        yield failed("trust domain", what, remedy)
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:

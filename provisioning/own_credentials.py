@@ -15,6 +15,7 @@ Rules
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,12 +31,13 @@ from provisioning.ca.issuer import IssuanceRequest, Issuer
 from provisioning.ca.name_policy import addresses_of
 from provisioning.ca.profile import Profile, ProfileName
 from provisioning.ca.server_names import InvalidServerName, IpAddress, split_names
-from provisioning.config import Settings
+from provisioning.config import SETTINGS_FILE, Settings
 from provisioning.enrolment.operator_roles import change_operator_role
 from provisioning.errors import ConfigurationError
 from provisioning.files import OPERATOR, SERVER, AuthorityFiles, pem_of, read_certificate
 from provisioning.operator_role import OperatorRole
-from provisioning.pki.identity import PROVISIONING, Identity, Role
+from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.identity import PROVISIONING, Identity, InvalidIdentity, Role, identity_of
 from provisioning.pki.keys import KeyFileError, generate_key, key_to_pem, load_key, spki_fingerprint, write_private
 from provisioning.pki.revocation import certificate_key
 from provisioning.store import audit, certificates, device_keys, devices, host_names, serials
@@ -144,7 +146,8 @@ class OwnCredentials:
 
             await self.database.write(announce)
             reservation.burnt = True
-            certificate = self.issuer.issue(prepared)
+            # A token may take its time, or not answer: not on the event loop.
+            certificate = await asyncio.to_thread(self.issuer.issue, prepared)
 
         def record(connection: Connection) -> None:
             device = devices.find(connection, identity.name, for_update=True)
@@ -179,6 +182,25 @@ def server_names_of(settings: Settings) -> tuple[str, ...]:
     except InvalidServerName as error:
         raise ConfigurationError(f"configuration: server_names: {error}, and no IP address") from error
     return settings.server_names
+
+
+def check_trust_domain_kept(settings: Settings, files: AuthorityFiles) -> None:
+    """Raise `ConfigurationError` if the settings name another trust domain than the service's own certificate does.
+
+    Clients that are enrolled would take it for another fleet's (`provisioning.client.genuine_server`).
+    """
+    if not files.key(SERVER).exists():  # Then it is made anew, of the domain that the settings name.
+        return
+    try:
+        held = identity_of(read_certificate(files.certificate(SERVER))).trust_domain
+    except (ConfigurationError, InvalidIdentity, *UNREADABLE):
+        return  # Whoever needs the certificate says what is wrong with it.
+    if held != settings.trust_domain:
+        raise ConfigurationError(
+            f"trust_domain is {settings.trust_domain}, and {files.certificate(SERVER)} is of {held}, as are the "
+            f'clients\' certificates, which renew with no other: put trust_domain = "{held}" back into '
+            f"{files.directory / SETTINGS_FILE}"
+        )
 
 
 def _names_of(certificate: x509.Certificate) -> tuple[tuple[str, ...], tuple[IpAddress, ...]]:

@@ -15,7 +15,7 @@ Rules
 -----
 1. The application learns who is connected from `PeerCertificateProtocol`, after every handshake, resumed or not.
 2. The end is in order: no new connections, feed streams finished, requests answered, tasks stopped, unused serial
-   numbers given back, store closed.
+   numbers given back, store closed; or it is cut off (`provisioning.service_signals`).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ import structlog
 
 from provisioning.audit_key import make_audit_key, read_audit_key
 from provisioning.authority import open_authority
+from provisioning.closed_directory import check_directory_closed
 from provisioning.config import Settings
 from provisioning.connection_protocol import ConnectionProtocol
 from provisioning.descriptors import room_for
@@ -42,7 +43,7 @@ from provisioning.files import AuthorityFiles
 from provisioning.http_listener import http_listener
 from provisioning.in_charge import in_charge
 from provisioning.listening import Listening, bound, check_public
-from provisioning.own_credentials import SERVER_NAME
+from provisioning.own_credentials import SERVER_NAME, check_trust_domain_kept
 from provisioning.parts import build
 from provisioning.peer_certificate_protocol import PeerCertificateProtocol
 from provisioning.places import Places
@@ -111,7 +112,7 @@ async def serve_as_worker(
 
         def supervisor_ended() -> None:  # Nothing is said there but that.
             loop.remove_reader(place.control)
-            signals.stop.set()
+            signals.end()
 
         loop.add_reader(place.control, supervisor_ended)
         try:
@@ -151,6 +152,8 @@ async def _running(
 ) -> AsyncIterator[None]:
     """Run the service while the block runs: alone, or at a worker's *place*, with what others have *read* anew."""
     authority = open_authority(settings)
+    check_directory_closed(settings)
+    check_trust_domain_kept(settings, authority.files)
     postgresql = settings.resolved_database_url.startswith("postgresql")
     async with contextlib.AsyncExitStack() as held:
         if place is None or place.leads:

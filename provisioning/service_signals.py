@@ -1,5 +1,8 @@
 """The signals of a running service, as events of its loop: SIGINT and SIGTERM to stop, SIGHUP to reload.
 
+Who is to stop has ended `STOP_SECONDS` later, whatever keeps him: a token that does not answer in the middle of a
+signature, a database or a disk (`provisioning.ending`, docs/decisions/0169-a-stop-has-an-end.md).
+
 The supervisor of several has a loop of its own kind, and its own handlers: `provisioning.workers`.
 """
 
@@ -14,10 +17,14 @@ from typing import Final
 
 import structlog
 
+from provisioning.ending import Ending
 from provisioning.hangup import SETTLE_SECONDS, Hangups
 
 log = structlog.get_logger(__name__)
 
+STOP_SECONDS: Final = 25.0
+"""From the signal to the end: less than a service manager waits (deploy/systemd: 30), or the supervisor of workers."""
+_GIVEN_UP: Final = "a token, the database or a disk has not answered: what was under way is undone, nobody was told it"
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -26,10 +33,17 @@ class ServiceSignals:
     """What is set when a signal comes."""
 
     hangups: Hangups
+    ending: Ending
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """The service is to stop."""
     hangup: asyncio.Event = field(default_factory=asyncio.Event)
     """SIGHUP has come."""
+
+    def end(self) -> None:
+        """Have the service stop, in time; a second time is of no account: it would give the end more time."""
+        if not self.stop.is_set():
+            self.stop.set()
+            self.ending.within(STOP_SECONDS, 1)
 
     async def heed_hangups(self, reload: Callable[[], Awaitable[None]]) -> None:
         """Call *reload* for each SIGHUP, or stop with the terminal, until cancelled."""
@@ -39,7 +53,7 @@ class ServiceSignals:
             self.hangup.clear()
             if self.hangups.terminal_is_gone():
                 log.info("the terminal is gone")
-                self.stop.set()
+                self.end()
                 return
             await reload()
 
@@ -47,13 +61,13 @@ class ServiceSignals:
 @contextlib.contextmanager
 def service_signals() -> Iterator[ServiceSignals]:
     """Yield the signals, handled while the block runs."""
-    signals = ServiceSignals(Hangups())
+    signals = ServiceSignals(Hangups(), Ending(log, _GIVEN_UP))
     loop = asyncio.get_running_loop()
-    handled = dict.fromkeys(_STOP_SIGNALS, signals.stop)
+    handled: dict[signal.Signals, Callable[[], None]] = dict.fromkeys(_STOP_SIGNALS, signals.end)
     if signals.hangups.heeded:
-        handled[signal.SIGHUP] = signals.hangup
-    for number, event in handled.items():
-        loop.add_signal_handler(number, event.set)
+        handled[signal.SIGHUP] = signals.hangup.set
+    for number, heed in handled.items():
+        loop.add_signal_handler(number, heed)
     try:
         yield signals
     finally:

@@ -128,7 +128,7 @@ class EnrollingRegistrar:
         desk = self._desk
         token = await desk.token(identity.name, identity.group, identity.role)
         key = generate_key()
-        async with EstClient(desk.url, desk.anchors) as est:
+        async with EstClient(desk.url, desk.anchors, trust_domain=desk.operator.trust_domain) as est:
             certificate = await est.enrol(build_csr(key, identity.name), user=identity.name, token=token)
         return Paper(certificate, key)
 

@@ -59,7 +59,7 @@ async def _enrols(
 ) -> Seen:
     desk = _desk(scene)
     desk.note(user)  # Whom a service should refuse, it may let in.
-    async with EstClient(desk.url, desk.anchors) as est:
+    async with EstClient(desk.url, desk.anchors, trust_domain=desk.operator.trust_domain) as est:
         return await _tried(lambda: est.enrol(csr, user=user, token=token, label=label))
 
 

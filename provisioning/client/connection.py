@@ -4,7 +4,8 @@ Rules
 -----
 1. Only the named trust anchors count: no system store, no proxy or other setting from the environment.
 2. Only ``https://`` is spoken: over plain HTTP a token would be anybody's, and so would be the revocation feed.
-3. The server is the service: a broker or a device of the same CA is not, whatever host names its certificate has
+3. The server is the service: a broker or a device of the same CA is not, whatever host names its certificate has, nor
+   is another fleet's service for a client that has an identity or was told whose it is
    (`provisioning.client.genuine_server`).
 4. Redirects are not followed: a token or a certificate goes to the host that was named and nowhere else
    (RFC 7030 §3.2.1 asks for the user's consent to anything else).
@@ -21,7 +22,7 @@ from typing import Any
 import httpx
 
 from provisioning.client.address import NoAddress, check_address, misnamed, no_address
-from provisioning.client.genuine_server import GenuineServer
+from provisioning.client.genuine_server import genuine_server, trust_domain_of
 from provisioning.pki.tls import SPEAKS_NO_TLS, Credential, TlsConfigurationError, client_context
 
 CONNECT_TIMEOUT = 10.0
@@ -43,9 +44,11 @@ def open_pool(
     *,
     timeout: float = DEFAULT_TIMEOUT,
     connections: int = DEFAULT_CONNECTIONS,
+    trust_domain: str | None = None,
 ) -> httpx.AsyncClient:
     """Return a client of the service at *base_url*; *timeout* bounds each wait for the network, in seconds.
 
+    The service is that of *trust_domain*; None: that of the identity in *credential*, or any where there is none.
     Raises `provisioning.pki.tls.TlsConfigurationError` when a file, or the address, cannot be used.
     """
     if (wrong := misnamed(base_url)) is not None:
@@ -55,7 +58,9 @@ def open_pool(
     except NoAddress as error:
         raise TlsConfigurationError(no_address(base_url, str(error))) from error
     context = client_context(anchors, credential, allow_tls12=True)
-    context.sslobject_class = GenuineServer
+    if trust_domain is None and credential is not None:
+        trust_domain = trust_domain_of(credential)
+    context.sslobject_class = genuine_server(trust_domain)
     return httpx.AsyncClient(
         base_url=base_url,
         verify=context,

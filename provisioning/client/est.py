@@ -74,7 +74,8 @@ class RenewalInfo:
 class EstClient:
     """A client of the EST service at *base_url*, trusted by *anchors* (PEM file or text).
 
-    *credential* is the certificate to renew, or the claim's or manufacturer's certificate to enrol with.
+    *credential* is the certificate to renew, or the claim's or manufacturer's certificate to enrol with. *trust_domain*
+    says of which fleet the service has to be; None: of that which *credential* names, or of any where it names none.
     """
 
     def __init__(
@@ -85,9 +86,12 @@ class EstClient:
         *,
         timeout: float = DEFAULT_TIMEOUT,
         connections: int = DEFAULT_CONNECTIONS,
+        trust_domain: str | None = None,
     ) -> None:
         self._base_url = base_url
-        self._pool = open_pool(base_url, anchors, credential, timeout=timeout, connections=connections)
+        self._pool = open_pool(
+            base_url, anchors, credential, timeout=timeout, connections=connections, trust_domain=trust_domain
+        )
 
     async def __aenter__(self) -> Self:
         await self._pool.__aenter__()

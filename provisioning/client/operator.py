@@ -20,6 +20,7 @@ import httpx
 from pydantic import ValidationError
 
 from provisioning.client.connection import DEFAULT_TIMEOUT, NAME_THE_ADDRESS, explain, open_pool, problem_of
+from provisioning.client.genuine_server import trust_domain_of
 from provisioning.client.operator_answers import (
     Answer,
     EnrolledDevice,
@@ -102,6 +103,8 @@ class OperatorClient:
     ) -> None:
         self._base_url = base_url
         self._pool = open_pool(base_url, anchors, credential, timeout=timeout)
+        self.trust_domain = trust_domain_of(credential)
+        """The operator's, and the service's."""
 
     async def __aenter__(self) -> Self:
         await self._pool.__aenter__()

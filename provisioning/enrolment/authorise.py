@@ -37,7 +37,7 @@ from provisioning.enrolment.attempt import Attempt
 from provisioning.enrolment.authentication import check_not_withdrawn, ended
 from provisioning.enrolment.groups import MAXIMUM_GRACE, rules_for
 from provisioning.enrolment.linking import check_link
-from provisioning.enrolment.own_name import check_not_the_service_s
+from provisioning.enrolment.own_name import check_nobody_enrols_as_the_service
 from provisioning.enrolment.successor import Successor, authorise_successor
 from provisioning.enrolment.ways.approval import ApprovalWay, Undecided, approved
 from provisioning.enrolment.ways.claim import ClaimWay
@@ -98,7 +98,7 @@ def authorise(connection: Connection, attempt: Attempt) -> Authorised:
     """
     if attempt.renewal:
         successor = authorise_successor(connection, attempt)
-        check_not_the_service_s(successor.device.name)
+        check_nobody_enrols_as_the_service(successor.device.name)
         _check_label(attempt.label, successor.device.name, successor.device.group)
         rules = successor.rules
         _check_request(attempt, rules)
@@ -269,7 +269,7 @@ def _admit(
     connection: Connection, attempt: Attempt, rules: Group, vouched: Sequence[Vouched], role: Role, group: str | None
 ) -> Authorised:
     name, now = attempt.request.common_name, attempt.now
-    check_not_the_service_s(name)
+    check_nobody_enrols_as_the_service(name)
     said = list(vouched)
     answer = next((each.answer for each in said if each.answer is not None), None)
     origin = next((each.origin for each in said if each.origin is not None), None)

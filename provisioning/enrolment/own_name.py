@@ -16,8 +16,8 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.identity import PROVISIONING
 
 
-def check_not_the_service_s(name: str) -> None:
-    """Raise `Refused` if *name* is the service's own."""
+def check_nobody_enrols_as_the_service(name: str) -> None:
+    """Raise `Refused` if *name*, which somebody is to be enrolled under, is the service's own."""
     if name == PROVISIONING:
         raise Refused(
             Code.PROTECTED,

@@ -31,7 +31,7 @@ from sqlalchemy.engine import Connection
 from provisioning.ca.profile import MAXIMUM_LIFE
 from provisioning.ca.server_names import InvalidServerName, check_host_name
 from provisioning.enrolment.operator_roles import change_operator_role
-from provisioning.enrolment.own_name import check_not_the_service_s
+from provisioning.enrolment.own_name import check_nobody_enrols_as_the_service
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
@@ -177,7 +177,7 @@ def _grants(order: TokenOrder) -> list[TokenGrant]:
         if group is not None:
             check_name("group", group)
         for device in order.devices:
-            check_not_the_service_s(check_name("device", device))
+            check_nobody_enrols_as_the_service(check_name("device", device))
     except InvalidIdentity as error:
         raise _invalid(str(error)) from error
     if group is None and order.role is Role.DEVICE:

@@ -8,7 +8,8 @@ in it is looked at, too.
 
 Rules
 -----
-1. The directory, and what is in it, belongs to the user who runs the program, or to root, who may do everything anyway.
+1. The directory, and what is in it, belongs to the user who runs the program, or to root, who may do everything anyway;
+   not where root runs it for the directory's owner (`check_closed`).
 2. Neither group nor others may write to the directory, nor to a file or directory in it that they can reach; the group
    may where the caller says that it is his (docs/decisions/0166-a-volume-that-is-opened-to-a-group.md).
 3. A symbolic link counts as what it leads to, and has to be the user's, too.
@@ -24,6 +25,7 @@ import contextlib
 import os
 import pwd
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -58,7 +60,16 @@ def check_own(directory: Path, user: int, *, of_group: bool = False) -> None:
 
     Raises OSError where it is not there, or cannot be read. What is no directory is somebody else's to complain of.
     """
-    found = _checked(directory, directory, user)
+    _check_closed(directory, lambda path: _checked(path, directory, user), user, of_group=of_group)
+
+
+def check_closed(directory: Path, user: int, *, of_group: bool = False) -> None:
+    """Do as `check_own` does for what others may write, and look at nobody's ownership. *user* is who is advised."""
+    _check_closed(directory, Path.stat, user, of_group=of_group)
+
+
+def _check_closed(directory: Path, look_at: Callable[[Path], os.stat_result], user: int, *, of_group: bool) -> None:
+    found = look_at(directory)
     if not stat.S_ISDIR(found.st_mode):
         return
     others_write = stat.S_IWOTH if of_group else stat.S_IWGRP | stat.S_IWOTH
@@ -67,7 +78,7 @@ def check_own(directory: Path, user: int, *, of_group: bool = False) -> None:
     reachable = (found.st_mode & _OTHERS_ENTER) << 1  # For whom who may enter: the bit of who may write.
     for each in sorted(directory.iterdir()):
         with contextlib.suppress(FileNotFoundError):  # It has gone meanwhile, or leads nowhere.
-            inside = _checked(each, directory, user)
+            inside = look_at(each)
             plain = stat.S_ISREG(inside.st_mode) or stat.S_ISDIR(inside.st_mode)  # A socket's mode is its operator's.
             if plain and inside.st_mode & reachable & others_write:
                 raise _open_to_others(each, inside, directory, found, user)
@@ -93,7 +104,7 @@ def _open_to_others(
     path: Path, found: os.stat_result, directory: Path, whole: os.stat_result, user: int
 ) -> ForeignDirectory:
     """Return what is wrong with *path*, which is *directory*, in state *whole*, or in it."""
-    if whole.st_uid != user or whole.st_mode & stat.S_ISVTX:  # He cannot put it right, or many use it.
+    if user not in {whole.st_uid, _ROOT} or whole.st_mode & stat.S_ISVTX:  # He cannot put it right, or many use it.
         remedy = f"name a directory below {directory}, which is then made with mode 0700"
     else:
         remedy = f"look what is in it, and then chmod -R go-w {directory}"

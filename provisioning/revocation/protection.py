@@ -21,8 +21,8 @@ from provisioning.store import operators
 from provisioning.store.devices import Device
 
 
-def check_not_the_service(device: Device) -> None:
-    """Raise `Refused` if *device* is the service itself."""
+def check_the_service_is_not_ended(device: Device) -> None:
+    """Raise `Refused` if *device*, all of whose certificates are to be revoked or suspended, is the service itself."""
     if device.name == PROVISIONING and device.role is Role.SERVICE:
         raise Refused(
             Code.PROTECTED, f"{device.name} is this service itself: revoke single certificates of it by serial number"

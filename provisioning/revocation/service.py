@@ -38,7 +38,7 @@ from provisioning.revocation.grounds import Grounds, grounds_of
 from provisioning.revocation.issued_to import TooMany, first_of_device
 from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
 from provisioning.revocation.portions import Portions
-from provisioning.revocation.protection import check_an_admin_is_left, check_not_the_service
+from provisioning.revocation.protection import check_an_admin_is_left, check_the_service_is_not_ended
 from provisioning.revocation.reasons import OPERATOR_REASONS, REASON_USES
 from provisioning.revocation.recording import Changed, Revoked, facts_of, record
 from provisioning.revocation.taken import can_be_taken, facts_before, is_taken_with_its_device, others_for_their_keys
@@ -279,7 +279,7 @@ class RevocationService:
             known = {each.id for each in ended}
             ended += [each for each in others_for_their_keys(connection, singly, grounds) if each.id not in known]
             for device in whole:
-                check_not_the_service(device)
+                check_the_service_is_not_ended(device)
             voided += _void_made_with(connection, locked, grounds, now)
             fresh = [each for each in whole if each.state not in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}]
             revoked = record(connection, ended, grounds, now, by)
@@ -313,7 +313,7 @@ def _to_be_ended(connection: Connection, end: _End, now: datetime) -> tuple[Devi
         raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {end.name[:80]!r}")
     if device.role is not Role.DEVICE:
         go_alone(connection)  # Whether an admin is left depends on all of them.
-    check_not_the_service(device)
+    check_the_service_is_not_ended(device)
     end.occasion.check(connection, device)
     return device, voided + _void_made_with(connection, [device], end.grounds, now)
 

@@ -34,7 +34,7 @@ from provisioning.revocation.holds import Released, hold, release, to_be_held, t
 from provisioning.revocation.issued_to import TooMany, first_of_device
 from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
 from provisioning.revocation.portions import Portions
-from provisioning.revocation.protection import check_an_admin_is_left, check_not_the_service
+from provisioning.revocation.protection import check_an_admin_is_left, check_the_service_is_not_ended
 from provisioning.revocation.recording import Changed, facts_of
 from provisioning.revocation.service import RevocationOutcome
 from provisioning.store import (
@@ -255,7 +255,7 @@ def _to_be_suspended(connection: Connection, name: str, occasion: Occasion) -> D
     """Return the device, locked; raise `Refused` if it is not to be suspended."""
     device = _locked(connection, name)
     _check_not_over(device, ": there is nothing left to suspend")
-    check_not_the_service(device)
+    check_the_service_is_not_ended(device)
     occasion.check(connection, device)
     return device
 

@@ -40,19 +40,24 @@ def broker(tmp_path_factory: pytest.TempPathFactory, service: ProvisioningServic
         yield running
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("clients")
+
+
 @pytest.fixture(params=CLIENTS, ids="-".join)
 def client(
-    request: pytest.FixtureRequest, broker: BrokerProcess, service: ProvisioningService, tmp_path: Path
+    request: pytest.FixtureRequest, broker: BrokerProcess, service: ProvisioningService, compiled: Path
 ) -> RealClient:
     name, version = request.param
-    command, environment = command_of(name, tmp_path)
+    command, environment = command_of(name, compiled)
     return RealClient(command, version, broker.port, service.bundle, environment)
 
 
 @pytest.fixture
 def names(client: RealClient) -> tuple[str, str]:
     """A device's name and a backend's, of this client and version."""
-    stem = f"{Path(client.command[-1]).stem}-{client.version}".replace("_", "-").replace(".", "-")
+    stem = f"{client.command[-1].rpartition('/')[2]}-{client.version}".replace("_", "-").replace(".", "-")
     return f"meter-{stem}", f"backend-{stem}"
 
 

@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 from device_sim.stage import Stage
-from tests.support import forked_python
-from tests.support.programs import forking_python
+from tests.support.programs import forking_python, stands_in
 from tests.support.scenarios import ON_ANY_MACHINE
 
 SOURCE = Path(__file__).parents[2]
@@ -109,7 +108,7 @@ def left_running(directory: Path, *words: str) -> list[int]:
                 command_line = (process / "cmdline").read_bytes()
             except OSError:
                 continue  # It has ended since we listed it.
-            if os.fsencode(forked_python.__file__) in command_line:
+            if stands_in(command_line):
                 continue  # It stands for a forked one, which is found itself.
             if all(os.fsencode(word) in command_line for word in (str(directory), *words)):
                 found.append(int(process.name))

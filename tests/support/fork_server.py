@@ -2,10 +2,10 @@
 
     python -m tests.support.fork_server DESCRIPTOR LISTENER MODULE... ROOM
 
-DESCRIPTOR is the socket that a test worker's orders come from, LISTENER the one at which every
-`tests.support.forked_python` has a connection of its own, MODULE what is imported before the first of them, ROOM what a
-forked process writes its own command line over. Importing
-is most of what a start costs, and hundreds of tests start a process; all that comes after it is the program's own:
+DESCRIPTOR is the socket that a test worker's orders come from, LISTENER the one at which every stand-in for ``python``
+(`forked_python.c`) has a connection of its own, MODULE what is imported before the first of them, ROOM what a forked
+process writes its own command line over. Importing is most of what a start costs, and hundreds of tests start a
+process; all that comes after it is the program's own:
 `runpy` runs ``__main__.py`` of the order's package, or its module, as ``python -m`` does, with the arguments,
 environment, folder and standard streams of the order.
 
@@ -28,7 +28,6 @@ import contextlib
 import ctypes
 import gc
 import importlib
-import json
 import os
 import runpy
 import select
@@ -38,9 +37,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn, Self
 
 LARGEST_ORDER = 128 * 1024
 """Bytes: arguments and environment."""
@@ -113,21 +112,20 @@ class ForkServer:
         if not content:
             return False
         *streams, report = descriptors
-        self._fork(json.loads(content), streams, report, bound=False)
+        self._fork(_Order.read(content), streams, report, bound=False)
         return True
 
     def _take_stand_in(self) -> None:
         connection, _ = self._listener.accept()
         content, streams, _, _ = socket.recv_fds(connection, LARGEST_ORDER, STREAMS)
-        order = json.loads(content) if content else {"environment": {}}  # It was killed meanwhile.
-        if lasting(order["environment"]) == lasting(os.environ):
-            self._fork(order, streams, connection.detach(), bound=True)
-        else:
+        if content and lasting((ordered := _Order.read(content)).environment) == lasting(os.environ):
+            self._fork(ordered, streams, connection.detach(), bound=True)
+        else:  # Or it was killed meanwhile.
             connection.close()
             for each in streams:
                 os.close(each)
 
-    def _fork(self, order: dict[str, Any], streams: list[int], report: int, *, bound: bool) -> None:
+    def _fork(self, ordered: _Order, streams: list[int], report: int, *, bound: bool) -> None:
         sys.stdout.flush()
         pid = os.fork()
         if pid == 0:
@@ -137,7 +135,7 @@ class ForkServer:
             for pidfd, other in self._running.items():
                 os.close(pidfd)
                 os.close(other.report)
-            _become(order, streams)
+            _become(ordered, streams)
         for each in streams:
             os.close(each)
         self._running[os.pidfd_open(pid)] = _Forked(pid, report, bound)
@@ -156,26 +154,52 @@ class ForkServer:
             self._report(pidfd)
 
 
-def _become(order: dict[str, Any], streams: list[int]) -> NoReturn:
+def order(folder: str, executable: str, module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> bytes:
+    """Return how a test worker, or a stand-in, orders a process."""
+    variables = [f"{name}={value}" for name, value in environment.items()]
+    fields = [folder, executable, module, str(len(arguments)), *arguments, *variables]
+    return b"".join(os.fsencode(field) + b"\0" for field in fields)
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What was ordered; *executable* is what the process has as ``sys.executable``."""
+
+    folder: str
+    executable: str
+    module: str
+    arguments: list[str]
+    environment: dict[str, str]
+
+    @classmethod
+    def read(cls, content: bytes) -> Self:
+        folder, executable, module, count, *fields = map(os.fsdecode, content.split(b"\0")[:-1])
+        arguments, variables = fields[: int(count)], fields[int(count) :]
+        # Who made the environment may have written there what is no variable.
+        environment = dict(each.split("=", 1) for each in variables if "=" in each)
+        return cls(folder, executable, module, arguments, environment)
+
+
+def _become(ordered: _Order, streams: list[int]) -> NoReturn:
     """Be the process that was ordered: go on as the interpreter does once it has read its command line."""
     for standard, descriptor in enumerate(streams):
         os.dup2(descriptor, standard)
         os.close(descriptor)
     os.environ.clear()
-    os.environ.update(order["environment"])
+    os.environ.update(ordered.environment)
     time.tzset()
     tempfile.tempdir = None
-    os.chdir(order["folder"])
+    os.chdir(ordered.folder)
     first, *more = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if more:
         behind = len(sys.path) - sys.path[::-1].index(first)
         sys.path[behind:behind] = more
-    sys.executable = order.get("executable", sys.executable)
-    sys.argv = ["-m", *order["arguments"]]
-    _show(["python", "-m", order["module"], *order["arguments"]])
+    sys.executable = ordered.executable
+    sys.argv = ["-m", *ordered.arguments]
+    _show(["python", "-m", ordered.module, *ordered.arguments])
     code: object = None
     try:
-        runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
+        runpy.run_module(ordered.module, run_name="__main__", alter_sys=True)
     except SystemExit as ended:
         code = ended.code
     if code is not None and not (isinstance(code, int) and abs(code) <= _LARGEST_INT):

@@ -19,10 +19,8 @@ from __future__ import annotations
 
 import atexit
 import functools
-import json
 import os
 import select
-import shlex
 import signal
 import socket
 import subprocess
@@ -32,8 +30,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from tests.support import forked_python
-from tests.support.fork_server import ROOM, lasting
+from tests.support.fork_server import ROOM, lasting, order
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 60.0
@@ -131,6 +128,8 @@ _IMPORTED = {
         "provisioning.client.est",
         "provisioning.pki.tls",
     ),
+    # Other people's clients, of `tests.support.real_clients`.
+    "tests.support.clients": ("aiomqtt", "amqtt.client", "asyncio", "encodings.idna", "ssl"),
 }
 _OURS = ("broker", "provisioning", "device_sim")
 
@@ -204,15 +203,10 @@ class _Server:
 
     def fork(self, arguments: Sequence[str], environment: Mapping[str, str], stdout: int, stderr: int) -> Forked:
         report, theirs = os.pipe()
-        order = {
-            "module": self._program,
-            "arguments": arguments,
-            "environment": dict(environment),
-            "folder": str(Path.cwd()),
-        }
+        ordered = order(str(Path.cwd()), sys.executable, self._program, arguments, environment)
         nothing = os.open(os.devnull, os.O_RDONLY)
         try:
-            socket.send_fds(self._orders, [json.dumps(order).encode()], [nothing, stdout, stderr, theirs])
+            socket.send_fds(self._orders, [ordered], [nothing, stdout, stderr, theirs])
         finally:
             os.close(nothing)
             os.close(theirs)
@@ -251,10 +245,15 @@ def forking_python(*programs: str) -> str:
 @functools.cache
 def _stand_in() -> str:
     stand_in = _folder() / "python"
-    words = shlex.join([sys.executable, "-I", "-S", forked_python.__file__])
-    stand_in.write_text(f'#!/bin/sh\nexec {words} "$0" {_folder()} {shlex.quote(sys.executable)} "$@"\n')
-    stand_in.chmod(0o700)
+    (_folder() / "interpreter").symlink_to(sys.executable)
+    source = Path(__file__).with_name("forked_python.c")
+    subprocess.run(["gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-o", str(stand_in), str(source)], check=True)
     return str(stand_in)
+
+
+def stands_in(command_line: bytes) -> bool:
+    """Whether a process with *command_line* is our stand-in, whose forked process is another one."""
+    return command_line.startswith(os.fsencode(_folder() / "python") + b"\0")
 
 
 def start(

@@ -5,7 +5,7 @@
 *MODE* is ``sub``, ``pub``, ``retain`` (a publish) or ``will``; a *CERT* of ``-`` is none. A driver prints ``ready``
 when it is subscribed, or connected with its will; ``message RETAIN QOS TOPIC PAYLOAD`` for each message; ``done`` when
 its publish is acknowledged; ``refused WHY`` (exit code 2) when it is not let in; ``closed`` (exit code 3) when the
-connection ends. The drivers are in ``tests/support/clients``.
+connection ends. The drivers are in ``tests/support/clients``; those in Python are forked (`tests.support.programs`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import select
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from provisioning.pki.tls import CredentialFiles
+from tests.support.programs import REPOSITORY, forking_python
 
 DRIVERS = Path(__file__).parent / "clients"
 GMQTT = Path(__file__).parents[2] / ".build" / "gmqtt"
@@ -103,8 +103,10 @@ class RealClient:
 
 
 def paho_c(directory: Path) -> Path:
-    """Compile Paho's C client; fails where its library is missing."""
+    """Compile Paho's C client, once in *directory*; fails where its library is missing."""
     program = directory / "paho_c_client"
+    if program.exists():
+        return program
     done = subprocess.run(
         ["gcc", "-Wall", "-Wextra", "-Werror", "-o", program, DRIVERS / "paho_c_client.c", "-lpaho-mqtt3cs"],
         capture_output=True, text=True, check=False,
@@ -120,7 +122,9 @@ def command_of(client: str, directory: Path) -> tuple[list[str], dict[str, str]]
     if client == "mqtt_js":
         # Where Debian keeps packages of node; its own node looks there by itself.
         return ["node", str(DRIVERS / "mqtt_js_client.js")], {"NODE_PATH": "/usr/share/nodejs"}
-    if client == "gmqtt":  # Its package brings a top-level ``tests`` that would hide ours: it has a place of its own.
+    path = str(REPOSITORY)
+    if client == "gmqtt":  # Its package brings a top-level ``tests`` that would hide ours: it comes behind.
         assert (GMQTT / "gmqtt").is_dir(), f"{GMQTT} is not there. Remedy: make setup-tests"
-        return [sys.executable, str(DRIVERS / "gmqtt_client.py")], {"PYTHONPATH": str(GMQTT)}
-    return [sys.executable, str(DRIVERS / f"{client}_client.py")], {}
+        path += f"{os.pathsep}{GMQTT}"
+    python = forking_python("tests.support.clients")
+    return [python, "-m", f"tests.support.clients.{client}_client"], {"PYTHONPATH": path}

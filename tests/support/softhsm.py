@@ -52,3 +52,27 @@ class SoftToken:
             ["softhsm2-util", *arguments], env=environment, capture_output=True, text=True, check=False, timeout=60
         )
         assert done.returncode == 0, done.stderr
+
+
+_SOURCE = Path(__file__).with_name("hanging_token.c")
+
+
+class HangingModule:
+    """The module of *token* for a process that has `environment`; where it `hangs`, no signature comes to its end."""
+
+    def __init__(self, token: SoftToken) -> None:
+        directory = token.configuration.parent
+        self._library, self._flag = directory / "hanging_token.so", directory / "hangs"
+        self.uri = f"pkcs11:token={token.label}?module-path={self._library}"
+        self.environment = {"HANGING_TOKEN": str(self._flag), "HANGING_TOKEN_MODULE": str(token.module)}
+        options = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror"]
+        subprocess.run(["gcc", *options, "-o", str(self._library), str(_SOURCE), "-ldl"], check=True)
+
+    def hang(self, *, hangs: bool) -> None:
+        """Hang from now on, or sign again."""
+        self._flag.touch() if hangs else self._flag.unlink()
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody waits for a signature, or has."""
+        return self._flag.with_suffix(".asked").exists()

@@ -122,6 +122,27 @@ def test_what_was_restored_by_half_is_named_and_nothing_is_made_in_its_place(tmp
     assert (code, "does not belong to its certificate" in wrong["keys"][0]["detail"]) == (1, True)
     (directory / "issuing-ca.key").write_bytes(key)
 
+    other = ProvisioningService(directory, {"port": 0, "http_port": 0, "trust_domain": "plant-7.example"})
+    done = other.command("serve", *found)
+    assert (done.returncode, 'put trust_domain = "fleet.internal" back into ' in done.stderr) == (1, True)
+    code, wrong = findings(other)
+    assert (code, wrong["trust domain"][0]["remedy"][:36]) == (1, 'put trust_domain = "fleet.internal" ')
+
+    directory.chmod(0o770)
+    refused(
+        f"others may write to it, and could have put there what is to be believed; look what is in it, and then chmod "
+        f"-R go-w {directory}",
+        "serve",
+    )
+    code, wrong = findings(service)
+    assert (code, [each["remedy"] for each in wrong["files"]]) == (1, [f"chmod 0700 {directory}"])
+    directory.chmod(0o750)
+    (directory / "provisioning.toml").chmod(0o664)
+    code, wrong = findings(service)
+    assert (code, f"chmod -R go-w {directory}" in wrong["files"][-1]["remedy"]) == (1, True)
+    (directory / "provisioning.toml").chmod(0o644)
+    directory.chmod(0o700)
+
     root = (directory / "root-ca.crt").read_bytes()
     (directory / "root-ca.crt").write_bytes(shared_pki().anchors.encode())
     refused("root-ca.crt is not the certificate that the database", "serve")

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.broker_process import wait_until
 from tests.support.curl import Curl
 from tests.support.openssl import OpensslDevice, openssl
+from tests.support.prepared_fleet import settings_environment
 from tests.support.provisioning import ProvisioningService
-from tests.support.softhsm import PIN, SoftToken
+from tests.support.softhsm import PIN, HangingModule, SoftToken
 
 FAST = {"crl_debounce_seconds": 0.05}
+IMPATIENT = """
+from provisioning import service_signals
+from provisioning.cli import main
+
+service_signals.STOP_SECONDS = 0.5
+main()
+"""
 
 
 @pytest.fixture
@@ -90,3 +102,42 @@ def test_an_authority_that_cannot_be_founded_leaves_no_key_in_the_token(
     done = service.command("init", "--dir", str(tmp_path / "second"))
     assert "'root-ca.fleet.internal' in token 'fleet' exists already: it is never overwritten" in done.stderr
     assert len(token.objects) == 4
+
+
+def test_a_stop_has_an_end_though_the_token_hangs_and_what_was_not_answered_has_not_been(
+    tmp_path: Path, token: SoftToken, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = HangingModule(token)
+    for name, value in module.environment.items():
+        monkeypatch.setenv(name, value)
+    service = ProvisioningService.founded(tmp_path / "fleet", settings | {"signer": module.uri})
+    serve = [sys.executable, "-c", IMPATIENT, "serve", "--dir", service.dir, "--port", "0", "--http-port", "0"]
+    serving = subprocess.Popen(
+        serve, env=settings_environment(settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert serving.stdout is not None
+    service.https = serving.stdout.readline().split()[2]
+    device = OpensslDevice(tmp_path, "meter-1")
+    given = f"meter-1:{service.token(device='meter-1', group='north')}"
+    (request := tmp_path / "request").write_bytes(device.request())
+    module.hang(hangs=True)
+    what = ["--data-binary", f"@{request}", "--header", "Content-Type: application/pkcs10", "--user", given]
+    asking = subprocess.Popen(
+        Curl(service.https, service.bundle).arguments("/.well-known/est/simpleenroll", *what),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until(lambda: module.asked, "the signature")
+    serving.send_signal(signal.SIGTERM)
+    try:
+        _, log = serving.communicate(timeout=60)
+    finally:
+        serving.kill()
+    assert serving.returncode == 1
+    said = [line for line in log.splitlines() if "given up at the stop" in line]
+    assert (len(said), '"store-writer_0": "sign (' in said[0]) == (1, True), log
+    assert asking.communicate()[0] == b"", "no certificate"
+    module.hang(hangs=False)
+    with service:
+        answer = Curl(service.https, service.bundle).est("simpleenroll", device.request(), "--user", given)
+        assert answer.status == 200, "the token is not spent: " + answer.text

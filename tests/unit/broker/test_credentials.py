@@ -61,8 +61,10 @@ class Service:
         self.answers = answers
         self.asked: list[str] = []
         self.given: Held | None = None
+        self.trust_domain: str | None = None
 
-    def __call__(self, *_: object) -> Service:
+    def __call__(self, *_: object, trust_domain: str | None = None) -> Service:
+        self.trust_domain = trust_domain
         return self
 
     async def __aenter__(self) -> Self:
@@ -85,7 +87,7 @@ class Service:
 
 def credential_at(service: Service, directory: Path, monkeypatch: pytest.MonkeyPatch) -> BrokerCredential:
     monkeypatch.setattr(credentials, "EstClient", service)
-    enrolment = Enrolment("https://localhost:1", directory / "anchors.pem", "broker-1", "fgt_token")
+    enrolment = Enrolment("https://localhost:1", directory / "anchors.pem", "broker-1", "fgt_token", "plant-7.example")
     return BrokerCredential(directory, enrolment)
 
 
@@ -137,6 +139,7 @@ async def test_the_chain_is_that_of_the_ca_that_has_issued(
     credential = credential_at(service, tmp_path, monkeypatch)
     await credential.ensure()
     assert service.asked == ["cacerts", "enrol", *["cacerts"] * changes]
+    assert service.trust_domain == "plant-7.example", "whose service it may be told by"
     assert service.given is not None
     chain = x509.load_pem_x509_certificates(credential.files.certificate.read_bytes())
     assert chain == [service.given.certificate, cas[-1].issuing.certificate]

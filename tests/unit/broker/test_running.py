@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from broker import running
 from broker.server import BrokerServer
-from broker.stopping import Ending
+from provisioning.ending import Ending
 
 
 class Failing:

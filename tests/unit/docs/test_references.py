@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-import amqtt
 import pytest
 
 from tests.support.provisioning import REPOSITORY
@@ -45,15 +46,37 @@ def code_marks(page: Path) -> list[str]:
 def words_of(folders: Iterable[Path], files: str = "*.py", line: str = "") -> frozenset[str]:
     """Return every word in the *files* of *folders*, in the lines that contain *line*; asked for thousands of times."""
     texts = (path.read_text(encoding="utf-8") for folder in folders for path in folder.rglob(files))
-    lines = (each for text in texts for each in text.splitlines() if line in each)
-    return frozenset(word for each in lines for word in _WORD.findall(each))
+    if line:
+        texts = ("\n".join(each for each in text.splitlines() if line in each) for text in texts)
+    return frozenset(word for text in texts for word in set(_WORD.findall(text)))
 
 
-FILES = [path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py")]
-SOURCE = words_of(REPOSITORY / package for package in PACKAGES)
-AMQTT = words_of([Path(amqtt.__file__).parent])
-"""The pages on plugins name what is amqtt's."""
-TESTS = words_of([REPOSITORY / "tests"], "test_*.py", "def test_")
+# Every worker collects these tests, and few run them: what they look into is read when it is asked for.
+@functools.cache
+def endings() -> frozenset[str]:
+    """Return each Python file of ours, and each end of its path behind a slash."""
+    paths = [
+        path.relative_to(REPOSITORY).parts for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py")
+    ]
+    return frozenset("/".join(parts[first:]) for parts in paths for first in range(len(parts)))
+
+
+@functools.cache
+def source() -> frozenset[str]:
+    return words_of(REPOSITORY / package for package in PACKAGES)
+
+
+@functools.cache
+def words_of_amqtt() -> frozenset[str]:
+    """The pages on plugins name what is amqtt's."""
+    found = importlib.util.find_spec("amqtt")
+    assert found is not None
+    return words_of(map(Path, found.submodule_search_locations or ()))
+
+
+@functools.cache
+def names_of_tests() -> frozenset[str]:
+    return words_of([REPOSITORY / "tests"], "test_*.py", "def test_")
 
 
 @pytest.fixture(params=PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
@@ -88,7 +111,7 @@ def test_every_file_exists(page: Path) -> None:
         if _FILE.fullmatch(mark):
             assert (REPOSITORY / mark).exists(), mark
         elif _SHORT_FILE.fullmatch(mark):
-            assert any(path.match(mark) for path in FILES), mark
+            assert mark in endings(), mark
 
 
 def test_every_module_exists(page: Path) -> None:
@@ -107,15 +130,15 @@ def test_every_function_class_and_setting_exists(page: Path) -> None:
         else:
             continue
         for name in names:
-            known = name in (TESTS if name.startswith("test_") else SOURCE)
-            known |= name in FOREIGN or ("plugins" in page.name and name in AMQTT)
+            known = name in (names_of_tests() if name.startswith("test_") else source())
+            known |= name in FOREIGN or ("plugins" in page.name and name in words_of_amqtt())
             assert known or (REPOSITORY / name).exists(), mark
 
 
 def test_every_stable_code_exists(page: Path) -> None:
     for mark in code_marks(page):
         if _STABLE_CODE.fullmatch(mark) and mark not in FOREIGN:
-            assert mark in SOURCE, mark
+            assert mark in source(), mark
 
 
 def test_every_page_that_a_module_names_exists() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from contextlib import aclosing
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,9 +14,21 @@ import pytest
 from cryptography import x509
 
 from provisioning.client.connection import explain, open_pool
-from provisioning.client.genuine_server import GenuineServer
+from provisioning.client.csr import build_csr
+from provisioning.client.est import EnrolmentUnavailable, EstClient
+from provisioning.client.feed import Current, FeedLost, follow
+from provisioning.client.genuine_server import GenuineServer, trust_domain_of
+from provisioning.client.operator import OperatorClient, ServiceUnavailable
 from provisioning.pki.identity import Identity, Role
-from provisioning.pki.tls import ClientCertificate, client_context, server_context
+from provisioning.pki.keys import generate_key
+from provisioning.pki.tls import (
+    ClientCertificate,
+    CredentialFiles,
+    CredentialPem,
+    TlsConfigurationError,
+    client_context,
+    server_context,
+)
 from tests.support.pki import DOMAIN, SERVER, Held, Pki, shared_pki
 
 PKI = shared_pki()
@@ -92,6 +106,62 @@ def test_who_is_not_the_service_is_told_of_and_the_clock_where_that_may_be_the_c
 
 def test_the_service_itself_is_trusted() -> None:
     ready(serving_as(Role.SERVICE, "provisioning")).do_handshake()
+
+
+OTHERS = "plant-7.example"
+TOKEN = "fgt_" + "A" * 43
+
+
+async def test_another_fleets_service_below_the_same_root_is_not_taken_for_ones_own() -> None:
+    heard: list[bytes] = []
+
+    async def pose(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read(1000))
+        writer.write(
+            b'HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nevent: current\ndata: {"sequence": 0}\n\n'
+        )
+        writer.close()
+
+    theirs = PKI.certify(Identity(OTHERS, Role.SERVICE, "provisioning"), purposes=SERVER, names=LOCALHOST)
+    serving = server_context(theirs.credential, PKI.anchors, client_certificate=ClientCertificate.OPTIONAL)
+    device, operator = PKI.device("meter-1").credential, Identity(DOMAIN, Role.OPERATOR, "admin")
+    request = build_csr(generate_key(), "meter-1")
+    refused = f"it is the service of trust domain {OTHERS}, and that of {DOMAIN} is asked for"
+    async with await asyncio.start_server(pose, "127.0.0.1", 0, ssl=serving) as server:
+        url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(FeedLost, match=refused):
+            await anext(follow(url, PKI.anchors, PKI.broker().credential, 0))
+        async with OperatorClient(url, PKI.anchors, PKI.certify(operator).credential) as ours:
+            with pytest.raises(ServiceUnavailable, match=refused):
+                await ours.status()
+        async with EstClient(url, PKI.anchors, device) as est:
+            with pytest.raises(EnrolmentUnavailable, match=refused):
+                await est.reenrol(request)
+        async with EstClient(url, PKI.anchors, trust_domain=DOMAIN) as est:
+            with pytest.raises(EnrolmentUnavailable, match=refused):
+                await est.enrol(request, user="meter-1", token=TOKEN)
+        assert not any(heard), "no token is told, and no other word"
+
+        broker = PKI.certify(Identity(OTHERS, Role.BROKER, "broker-1")).credential
+        async with aclosing(follow(url, PKI.anchors, broker, 0)) as feed:
+            assert await anext(feed) == Current(0), "its own clients believe it"
+        for client in (
+            EstClient(url, PKI.anchors),  # Who has no identity and names none: docs/decisions/0168.
+            EstClient(url, PKI.anchors, device, trust_domain=OTHERS),  # Who comes from one fleet into the other.
+        ):
+            async with client as est:
+                with pytest.raises(EnrolmentUnavailable, match="is no EST service"):
+                    await est.enrol(request, user="meter-1", token=TOKEN)
+
+
+def test_who_names_no_identity_belongs_to_no_fleet_and_what_is_no_certificate_is_told_of(tmp_path: Path) -> None:
+    assert trust_domain_of(PKI.device("meter-1").credential) == DOMAIN
+    assert trust_domain_of(serving_as(Role.SERVICE, "claim", uris=[]).credential) is None
+    nowhere = tmp_path / "nowhere.pem"
+    with pytest.raises(TlsConfigurationError, match=r"nowhere\.pem cannot be read"):
+        trust_domain_of(CredentialFiles(nowhere, nowhere))
+    with pytest.raises(TlsConfigurationError, match=r"^the credential holds no PEM certificate"):
+        trust_domain_of(CredentialPem(b"something else"))
 
 
 async def told_of(port: int) -> str:

@@ -54,6 +54,7 @@ def test_flags_come_before_environment_before_file_before_defaults(
         ("crl_life = '-PT5H'", r"crl_life: input should be greater than or equal to 1 second"),
         ("crl_life = '2e9d'", "crl_life: write a duration with its unit"),
         ("crl_life = '999999999999d'", "crl_life: is longer than anybody waits"),
+        ("unsafe_group_writable_directory = true", "counts in the environment only, as FLEET_PROVISIONING_UNSAFE_"),
         ("= broken", r"provisioning\.toml is not TOML: "),
         ('public_http_url = "x"', "public_http_url"),
         ('public_http_url = "http://ca.example.org/?x=1"', "public_http_url.*no query"),

@@ -1,0 +1,44 @@
+"""What is asked of recorded durations is what HdrHistogram's own functions say, which look at every count there is."""
+
+from __future__ import annotations
+
+from hdrh.histogram import HdrHistogram
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from device_sim.latency import CURVE, Latency
+
+_MICROSECONDS = st.one_of(
+    st.integers(1, 60_000_000),
+    st.integers(0, 25).flatmap(lambda power: st.integers(max(1, 2**power - 2), 2**power + 2)),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(_MICROSECONDS, min_size=1, max_size=40), st.booleans())
+def test_percentiles_are_those_of_the_library(values: list[int], merged: bool) -> None:
+    latency, judge = Latency(), HdrHistogram(1, 60_000_000, 3)
+    for value in values:
+        latency.record((value + 0.5) / 1e6)
+        judge.record_value(value)
+    if merged:
+        whole = Latency()
+        whole.add(latency.encoded())
+        latency = whole
+    by_percent = judge.get_percentile_to_value_dict(list(CURVE))
+    assert dict(latency.curve()) == {percent: value / 1000 for percent, value in by_percent.items()}
+    assert [latency.percentile(percent) for percent in CURVE] == [by_percent[percent] / 1000 for percent in CURVE]
+    summary = latency.summary()
+    assert (summary.p50, summary.p99) == (by_percent[50.0] / 1000, by_percent[99.0] / 1000)
+    assert (summary.count, summary.highest) == (len(values), latency.highest)
+
+
+def test_the_mean_is_that_of_the_library() -> None:
+    latency, judge = (
+        Latency(),
+        HdrHistogram(1, 60_000_000, 3),
+    )  # For one of these the library takes a tenth of a second.
+    for value in (1, 2, 1023, 1024, 2047, 2048, 2048, 5_000_001, 59_999_999):
+        latency.record((value + 0.5) / 1e6)
+        judge.record_value(value)
+    assert latency.mean == judge.get_mean_value() / 1000
