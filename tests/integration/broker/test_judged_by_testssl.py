@@ -6,8 +6,7 @@ sslyze says that they do alike, in a tenth of the time (`test_judged_by_sslyze`)
 Two of its checks are not asked, for they could find nothing here, and are a third of its work: cipher lists (`-s`) and
 forward secrecy (`-f`). Where nothing older than TLS 1.3 is offered, which `-p` says, no cipher is without
 authentication or forward secrecy, no curve or group is a weak one (RFC 8446 §4.2.7), and no handshake is signed with
-SHA-1 (§4.2.3).
-Which ciphers and curves there are is asserted of what sslyze finds.
+SHA-1 (§4.2.3). Which ciphers and curves there are is asserted of what sslyze finds.
 
 One thing it would say is not a fault here, and is said to it: it wants certificates to be valid for 60 days more. The
 broker renews its own ten days before they end.
