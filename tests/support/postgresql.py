@@ -1,7 +1,8 @@
 """A PostgreSQL server of the tests' own: one a worker, a database a test, copied from a template that is up to date.
 
     with PostgresqlServer() as server:
-        with server.database() as url: …     # the schema is there, nothing else; gone afterwards
+        with server.database() as url: …     # the schema is there, nothing else; another test's afterwards
+        url = server.new_database()          # the same, and nobody else's
         server.stop(); server.start()        # gone and back, on the same port
 
 It is started from Debian's binaries in a temporary directory, in memory where there is room, on a free port of the
@@ -31,6 +32,7 @@ import psycopg
 
 from provisioning.store import schema
 from provisioning.store.database import Database
+from tests.support.kept_database import KeptDatabase
 
 START_SECONDS = 60
 AUDIT_KEY = b""
@@ -46,6 +48,7 @@ class PostgresqlServer:
         self._numbers = itertools.count(1)
         self._process: subprocess.Popen[bytes] | None = None
         self._mounted = False
+        self._kept: dict[str, list[KeptDatabase]] = {}
         self.port = 0
 
     def __enter__(self) -> Self:
@@ -68,6 +71,8 @@ class PostgresqlServer:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        for kept in itertools.chain.from_iterable(self._kept.values()):
+            kept.close()
         if self._process is not None:
             self.stop()
         if self._mounted:
@@ -102,10 +107,35 @@ class PostgresqlServer:
         return self.url(name)
 
     @contextlib.contextmanager
-    def database(self, template: str = _TEMPLATE) -> Iterator[str]:
-        """Create a database for one test and drop it afterwards: hundreds are long to remove at the end."""
-        url = self.new_database(template=template)
-        yield url
+    def database(self, template: str = _TEMPLATE, more: str = "") -> Iterator[str]:
+        """Lend a database to one test, as if it were new: of the usual *template* one that another test has had.
+
+        *more* are statements that have been executed in it. Of another template it is new, and dropped afterwards:
+        hundreds are long to remove at the end.
+        """
+        if template != _TEMPLATE:
+            url = self.new_database(template=template)
+            yield url
+            self._drop(url)
+            return
+        kept = self._emptied(more) or KeptDatabase(self.new_database(), more)
+        try:
+            yield kept.url
+        finally:
+            self._kept.setdefault(more, []).append(kept)
+
+    def _emptied(self, more: str) -> KeptDatabase | None:
+        """Return one of those that are kept, if there is one that can be emptied; drop those that cannot be."""
+        waiting = self._kept.get(more, [])
+        while waiting:
+            kept = waiting.pop()
+            if kept.emptied():
+                return kept
+            kept.close()
+            self._drop(kept.url)
+        return None
+
+    def _drop(self, url: str) -> None:
         if self._process is not None:
             self._execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
 

@@ -196,10 +196,11 @@ async def test_the_database_itself_refuses_changes(database: Database, change: s
 
 
 async def test_postgresql_refuses_to_empty_it_too(postgresql: PostgresqlServer) -> None:
-    database = Database(postgresql.new_database())
-    with pytest.raises(IntegrityError, match="append-only"):
-        await database.write(lambda connection: connection.execute(text("TRUNCATE audit_entries")))
-    await database.close()
+    with postgresql.database() as url:
+        database = Database(url)
+        with pytest.raises(IntegrityError, match="append-only"):
+            await database.write(lambda connection: connection.execute(text("TRUNCATE audit_entries")))
+        await database.close()
 
 
 async def log_of(fleet: Fleet) -> list[tuple[str, str, str]]:

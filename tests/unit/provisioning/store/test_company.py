@@ -24,8 +24,9 @@ from tests.support.together import NOW, Together, add, log_of, work
 
 @pytest.fixture
 async def fleet(postgresql: PostgresqlServer) -> AsyncIterator[Fleet]:
-    async with open_fleet(postgresql.new_database()) as opened:
-        yield opened
+    with postgresql.database() as url:
+        async with open_fleet(url) as opened:
+            yield opened
 
 
 async def test_who_fails_after_a_change_undoes_his_own_changes_and_entries_only(

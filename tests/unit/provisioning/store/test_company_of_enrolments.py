@@ -24,8 +24,9 @@ from tests.support.together import Together, enrolment, log_of
 
 @pytest.fixture
 async def fleet(postgresql: PostgresqlServer) -> AsyncIterator[Fleet]:
-    async with open_fleet(postgresql.new_database()) as opened:
-        yield opened
+    with postgresql.database() as url:
+        async with open_fleet(url) as opened:
+            yield opened
 
 
 async def test_enrolments_that_wait_together_make_the_journeys_of_one(

@@ -22,8 +22,9 @@ from tests.support.together import NOW
 
 @pytest.fixture
 async def fleet(postgresql: PostgresqlServer) -> AsyncIterator[Fleet]:
-    async with open_fleet(postgresql.new_database()) as opened:
-        yield opened
+    with postgresql.database() as url:
+        async with open_fleet(url) as opened:
+            yield opened
 
 
 async def test_many_at_once_are_answered_as_one_by_one(fleet: Fleet) -> None:

@@ -36,7 +36,7 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Any:
     @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
     def run(own_server: PostgresqlServer, new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
         async def opened() -> None:
-            async with with_notes(own_server.new_database()) as database:
+            async with with_notes(own_server) as database:
                 await test(database, own_server)
 
         with asyncio.Runner(loop_factory=new_loop) as runner:
@@ -46,18 +46,19 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Any:
 
 
 @asynccontextmanager
-async def with_notes(url: str) -> AsyncIterator[Database]:
-    opened = Database(url)
-    try:
-        await opened.write(lambda connection: connection.execute(text("CREATE TABLE notes (word TEXT UNIQUE)")))
-        yield opened
-    finally:
-        await opened.close()
+async def with_notes(server: PostgresqlServer) -> AsyncIterator[Database]:
+    with server.database(more="CREATE TABLE notes (word TEXT UNIQUE);") as url:
+        opened = Database(url)
+        try:
+            await opened.write(noted)  # The first connection is not opened on the event loop.
+            yield opened
+        finally:
+            await opened.close()
 
 
 @pytest.fixture
 async def database(postgresql: PostgresqlServer) -> AsyncIterator[Database]:
-    async with with_notes(postgresql.new_database()) as opened:
+    async with with_notes(postgresql) as opened:
         yield opened
 
 
@@ -119,10 +120,11 @@ async def test_short_works_run_on_the_event_loop_and_others_do_not(database: Dat
 
 
 async def test_the_first_connection_is_not_opened_on_the_event_loop(postgresql: PostgresqlServer) -> None:
-    opened = Database(postgresql.new_database())
-    assert await opened.write(thread_of, short=True) != HERE
-    assert await opened.write(thread_of, short=True) == HERE
-    await opened.close()
+    with postgresql.database() as url:
+        opened = Database(url)
+        assert await opened.write(thread_of, short=True) != HERE
+        assert await opened.write(thread_of, short=True) == HERE
+        await opened.close()
 
 
 async def test_works_run_in_the_order_in_which_they_came_wherever_they_run(database: Database) -> None:
@@ -403,7 +405,7 @@ async def test_a_caller_who_is_cancelled_waits_for_the_end_of_his_transaction(da
 
 
 async def test_closing_finishes_what_waits(postgresql: PostgresqlServer, short: bool) -> None:
-    async with with_notes(postgresql.new_database()) as opened:
+    async with with_notes(postgresql) as opened:
         waiting = [
             asyncio.create_task(opened.write(lambda connection, word=word: note(connection, word), short=short))  # type: ignore[misc]
             for word in "abc"
@@ -447,7 +449,6 @@ async def test_works_that_meet_end_as_if_each_had_come_alone(
         return word
 
     async def run(database: Database, *, short: bool, alone: bool) -> tuple[list[object], set[str]]:
-        await database.write(lambda connection: connection.execute(text("CREATE TABLE notes (word TEXT UNIQUE)")))
         calls = [
             database.write(
                 lambda c, word=word, fails=fails: work(c, word, fails),  # type: ignore[misc]
@@ -464,7 +465,6 @@ async def test_works_that_meet_end_as_if_each_had_come_alone(
 
     found = []
     for short, alone in ((False, True), (False, False), (True, False), (True, True)):
-        database = Database(postgresql.new_database())
-        found.append(await run(database, short=short, alone=alone))
-        await database.close()
+        async with with_notes(postgresql) as database:
+            found.append(await run(database, short=short, alone=alone))
     assert found[1:] == found[:1] * 3

@@ -39,9 +39,9 @@ PATIENCE = 20
 
 @pytest.fixture
 async def two(postgresql: PostgresqlServer) -> AsyncIterator[tuple[Fleet, Fleet]]:
-    url = postgresql.new_database()
-    async with open_fleet(url) as first, open_fleet(url, first.authority) as second:
-        yield first, second
+    with postgresql.database() as url:
+        async with open_fleet(url) as first, open_fleet(url, first.authority) as second:
+            yield first, second
 
 
 async def outcomes(*calls: Coroutine[Any, Any, Any]) -> list[object]:
