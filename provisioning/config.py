@@ -74,6 +74,10 @@ _FILE: Final[ContextVar[Path | None]] = ContextVar("_FILE", default=None)
 _NOT_FROM_FILE: Final = "unsafe_group_writable_directory"
 
 
+def _now_read() -> Path | None:
+    return _FILE.get()
+
+
 class Settings(BaseSettings):
     """Everything that can be configured, with its default."""
 
@@ -152,7 +156,7 @@ class Settings(BaseSettings):
     metrics: MetricsExposure = MetricsExposure.OFF
     """Prometheus metrics at /metrics of the plain HTTP port: off, loopback (this machine only) or public."""
 
-    _read_from: Path | None = PrivateAttr(default_factory=_FILE.get)
+    _read_from: Path | None = PrivateAttr(default_factory=_now_read)
 
     @property
     def read_from(self) -> Path | None:
