@@ -231,7 +231,6 @@ def test_a_token_expires(stranger: Curl, service: ProvisioningService, device: O
     csr, user = device.request(), ("--user", f"{device.name}:{token}")
     # Wrong Common Name: refused without spending it, until the second is over.
     wrong = device.request(subject="/CN=other")
-    assert stranger.est("simpleenroll", wrong, *user).text.startswith("TOKEN_DEVICE")
     while (answer := stranger.est("simpleenroll", wrong, *user)).text.startswith("TOKEN_DEVICE"):
         time.sleep(0.2)
     assert (answer.status, answer.text.split(":")[0]) == (401, "TOKEN_EXPIRED")
