@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from provisioning.ca.ceremony import Authority
 from provisioning.store import schema
 from provisioning.store.database import Database
-from tests.support.fleet import Fleet, open_fleet
+from tests.support.fleet import Fleet, new_authority, open_fleet
 from tests.support.postgresql import PostgresqlServer
 
 
@@ -42,7 +43,13 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def authority() -> Authority:
+    """The keys and certificates of every `fleet`: founding it is nothing that its tests try."""
+    return new_authority()
+
+
 @pytest.fixture
-async def fleet(store_url: str) -> AsyncIterator[Fleet]:
-    async with open_fleet(store_url) as opened:
+async def fleet(store_url: str, authority: Authority) -> AsyncIterator[Fleet]:
+    async with open_fleet(store_url, authority, is_current=True) as opened:
         yield opened
