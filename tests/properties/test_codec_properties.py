@@ -13,7 +13,7 @@ from broker.mqtt.properties import encode_properties
 from broker.mqtt.publish import encode_publish
 from broker.mqtt.wire import Reader
 from tests.support.packet_cases import PACKET_CASES, PacketCase, split_packet
-from tests.support.packet_strategies import publishes, versions, versions_and_packets
+from tests.support.packet_strategies import version_and_publish, versions, versions_and_packets
 
 
 @given(versions_and_packets)
@@ -69,7 +69,7 @@ def test_a_packet_read_in_the_wrong_version_is_read_or_refused(
     read_or_refuse(*split_packet(packet.encode(version)), other)
 
 
-@given(versions.flatmap(lambda version: st.tuples(st.just(version), publishes(version))))
+@given(versions.flatmap(version_and_publish))
 def test_the_fast_encoder_of_publish_writes_the_same_bytes(version_and_packet: tuple[ProtocolVersion, Publish]) -> None:
     version, packet = version_and_packet
     expected = packet.encode(version)

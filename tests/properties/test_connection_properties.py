@@ -11,7 +11,7 @@ from broker.mqtt.codes import ProtocolVersion
 from broker.mqtt.packets import Pingreq, Pingresp
 from tests.support.bad_packets import BAD_PACKETS
 from tests.support.packet_cases import PACKET_CASES
-from tests.support.packet_strategies import packets
+from tests.support.packet_strategies import written_packets
 from tests.support.pki import shared_service
 from tests.support.wire import V5, V31, V311, MemoryBroker, connect_packet
 
@@ -22,7 +22,7 @@ versions = st.sampled_from([V31, V311, V5])
 plausible = st.one_of(
     st.sampled_from([case.data for case in PACKET_CASES]),
     st.sampled_from([bad.data for bad in BAD_PACKETS]),
-    versions.flatmap(lambda version: packets(version).map(lambda packet: packet.encode(version))),
+    versions.flatmap(written_packets),
 )
 
 

@@ -84,23 +84,30 @@ message_properties = st.builds(
 )
 
 
+# Made once: to make and check a strategy for each step takes longer than to draw from it.
+kinds = st.sampled_from(["publish"] * 8 + ["acknowledge", "ping"])
+topics = st.sampled_from(TOPICS)
+payloads = st.binary(max_size=3) | st.binary(min_size=100, max_size=200)
+perhaps_properties = st.just(Properties()) | message_properties
+
+
 @st.composite
 def steps(draw: st.DrawFn) -> Publish | Puback | Pingreq:
     """Draw what a well-behaved publisher sends; its own deliveries are acknowledged by number, right or wrong."""
-    kind = draw(st.sampled_from(["publish"] * 8 + ["acknowledge", "ping"]))
+    kind = draw(kinds)
     if kind == "acknowledge":
         return Puback(draw(st.integers(1, 4)))
     if kind == "ping":
         return Pingreq()
     qos = draw(st.integers(0, 1))
     return Publish(
-        draw(st.sampled_from(TOPICS)),
-        draw(st.binary(max_size=3) | st.binary(min_size=100, max_size=200)),
+        draw(topics),
+        draw(payloads),
         qos,  # type: ignore[arg-type]
         draw(st.booleans()) and draw(st.booleans()),
         draw(st.booleans()) if qos else False,
         draw(st.integers(1, 65535)) if qos else None,
-        draw(st.just(Properties()) | message_properties),
+        draw(perhaps_properties),
     )
 
 

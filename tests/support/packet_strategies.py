@@ -1,7 +1,11 @@
-"""Hypothesis strategies for every packet that a version of MQTT can say."""
+"""Hypothesis strategies for every packet that a version of MQTT can say.
+
+Each is made once: to make and check one takes ten times as long as to draw a packet from it.
+"""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from hypothesis import strategies as st
@@ -36,7 +40,9 @@ V31, V311, V5 = ProtocolVersion.V31, ProtocolVersion.V311, ProtocolVersion.V5
 
 strings = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 binaries = st.binary(max_size=20)
+_perhaps_string, _perhaps_binary = st.none() | strings, st.none() | binaries
 packet_ids = st.integers(1, 65535)
+qualities = st.sampled_from(QoS)
 versions = st.sampled_from(ProtocolVersion)
 
 _name_levels = st.text(st.sampled_from("ab$ é€"), max_size=3)
@@ -75,6 +81,7 @@ def _values(rule: PropertyRule, owner: Owner) -> st.SearchStrategy[Any]:
     return st.lists(value, min_size=1, max_size=3 if owner in rule.repeats_in else 1).map(tuple)
 
 
+@functools.cache
 def properties(owner: Owner, version: ProtocolVersion = V5) -> st.SearchStrategy[Properties]:
     """Properties that *owner* may have, none of them before MQTT 5."""
     if version is not V5:
@@ -83,45 +90,60 @@ def properties(owner: Owner, version: ProtocolVersion = V5) -> st.SearchStrategy
     return st.fixed_dictionaries({}, optional=optional).map(lambda found: Properties(**found))
 
 
+@functools.cache
 def wills(version: ProtocolVersion) -> st.SearchStrategy[Will]:
     """Wills of any kind."""
-    return st.builds(Will, topic_names, binaries, st.sampled_from(QoS), st.booleans(), properties(WILL, version))
+    return st.builds(Will, topic_names, binaries, qualities, st.booleans(), properties(WILL, version))
 
 
+@functools.cache
+def _perhaps_will(version: ProtocolVersion) -> st.SearchStrategy[Will | None]:
+    return st.none() | wills(version)
+
+
+@functools.cache
+def _connect_properties(version: ProtocolVersion) -> st.SearchStrategy[Properties]:
+    return properties(PacketType.CONNECT, version).filter(
+        lambda found: found.authentication_data is None or found.authentication_method is not None
+    )
+
+
+@functools.cache
 @st.composite
 def connects(draw: st.DrawFn, version: ProtocolVersion) -> Connect:
     """CONNECT packets: before MQTT 5 a password has a user name, in it authentication data has a method."""
-    username = draw(st.none() | strings)
-    found = draw(
-        properties(PacketType.CONNECT, version).filter(
-            lambda found: found.authentication_data is None or found.authentication_method is not None
-        )
-    )
+    username = draw(_perhaps_string)
     return Connect(
         client_id=draw(strings),
         protocol_version=version,
         clean_start=draw(st.booleans()),
         keep_alive=draw(st.integers(0, 0xFFFF)),
-        will=draw(st.none() | wills(version)),
+        will=draw(_perhaps_will(version)),
         username=username,
-        password=draw(st.none() | binaries) if username is not None or version is V5 else None,
-        properties=found,
+        password=draw(_perhaps_binary) if username is not None or version is V5 else None,
+        properties=draw(_connect_properties(version)),
     )
 
 
+@functools.cache
+def _connack_reasons(version: ProtocolVersion) -> st.SearchStrategy[ReasonCode]:
+    return st.sampled_from(sorted(CONNACK_REASONS if version is V5 else CONNECT_REASONS.values()))
+
+
+@functools.cache
 @st.composite
 def connacks(draw: st.DrawFn, version: ProtocolVersion) -> Connack:
     """CONNACK packets: only one that accepts may have a session."""
-    reasons = CONNACK_REASONS if version is V5 else CONNECT_REASONS.values()
-    reason = draw(st.sampled_from(sorted(reasons)))
+    reason = draw(_connack_reasons(version))
     present = draw(st.booleans()) if reason is ReasonCode.SUCCESS and version is not V31 else False
     return Connack(reason, present, draw(properties(PacketType.CONNACK, version)))
 
 
+@functools.cache
 @st.composite
 def publishes(draw: st.DrawFn, version: ProtocolVersion) -> Publish:
     """PUBLISH packets, behind a topic alias too."""
-    qos = draw(st.sampled_from(QoS))
+    qos = draw(qualities)
     found = draw(properties(PacketType.PUBLISH, version))
     return Publish(
         "" if found.topic_alias and draw(st.booleans()) else draw(topic_names),
@@ -134,6 +156,7 @@ def publishes(draw: st.DrawFn, version: ProtocolVersion) -> Publish:
     )
 
 
+@functools.cache
 def acknowledgements(
     kind: type[Puback | Pubrec | Pubrel | Pubcomp], version: ProtocolVersion
 ) -> st.SearchStrategy[Packet]:
@@ -142,19 +165,21 @@ def acknowledgements(
     return st.builds(kind, packet_ids, reasons, properties(kind.packet_type, version))
 
 
+@functools.cache
 def subscription_requests(version: ProtocolVersion) -> st.SearchStrategy[SubscriptionRequest]:
     """Topic filters with options, shared ones in MQTT 5."""
     if version is not V5:
-        return st.builds(SubscriptionRequest, topic_filters, st.sampled_from(QoS))
+        return st.builds(SubscriptionRequest, topic_filters, qualities)
     rest = (st.booleans(), st.sampled_from(RetainHandling))
-    plain = st.builds(SubscriptionRequest, plain_filters, st.sampled_from(QoS), st.booleans(), *rest)
-    return plain | st.builds(SubscriptionRequest, shared_filters, st.sampled_from(QoS), st.just(value=False), *rest)
+    plain = st.builds(SubscriptionRequest, plain_filters, qualities, st.booleans(), *rest)
+    return plain | st.builds(SubscriptionRequest, shared_filters, qualities, st.just(value=False), *rest)
 
 
 def _several(items: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
     return st.lists(items, min_size=1, max_size=5).map(tuple)
 
 
+@functools.cache
 def subacks(version: ProtocolVersion) -> st.SearchStrategy[Suback]:
     """SUBACK packets."""
     failures = [0x87, 0x8F, 0x97, 0x9E, 0xA1, 0xA2] if version is V5 else []
@@ -162,6 +187,7 @@ def subacks(version: ProtocolVersion) -> st.SearchStrategy[Suback]:
     return st.builds(Suback, packet_ids, _several(codes), properties(PacketType.SUBACK, version))
 
 
+@functools.cache
 def unsubacks(version: ProtocolVersion) -> st.SearchStrategy[Unsuback]:
     """UNSUBACK packets."""
     if version is not V5:
@@ -170,6 +196,7 @@ def unsubacks(version: ProtocolVersion) -> st.SearchStrategy[Unsuback]:
     return st.builds(Unsuback, packet_ids, _several(codes), properties(PacketType.UNSUBACK))
 
 
+@functools.cache
 def auths() -> st.SearchStrategy[Auth]:
     """AUTH packets: they name their method, or are empty."""
     reasons = st.sampled_from([ReasonCode.SUCCESS, ReasonCode.CONTINUE_AUTHENTICATION, ReasonCode.RE_AUTHENTICATE])
@@ -177,6 +204,7 @@ def auths() -> st.SearchStrategy[Auth]:
     return st.just(Auth()) | st.builds(Auth, reasons, named)
 
 
+@functools.cache
 def packets(version: ProtocolVersion) -> st.SearchStrategy[Packet]:
     """Any packet that *version* can say."""
     filters = plain_filters | shared_filters if version is V5 else topic_filters
@@ -205,4 +233,21 @@ def packets(version: ProtocolVersion) -> st.SearchStrategy[Packet]:
     )
 
 
-versions_and_packets = versions.flatmap(lambda version: st.tuples(st.just(version), packets(version)))
+@functools.cache
+def _version_and_packet(version: ProtocolVersion) -> st.SearchStrategy[tuple[ProtocolVersion, Packet]]:
+    return st.tuples(st.just(version), packets(version))
+
+
+@functools.cache
+def written_packets(version: ProtocolVersion) -> st.SearchStrategy[bytes]:
+    """What *version* can say, as it is written."""
+    return packets(version).map(lambda packet: packet.encode(version))
+
+
+@functools.cache
+def version_and_publish(version: ProtocolVersion) -> st.SearchStrategy[tuple[ProtocolVersion, Publish]]:
+    """PUBLISH packets with their version."""
+    return st.tuples(st.just(version), publishes(version))
+
+
+versions_and_packets = versions.flatmap(_version_and_packet)
