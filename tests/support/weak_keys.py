@@ -32,8 +32,8 @@ def _is_prime(number: int) -> bool:
 
 def close_primes() -> rsa.RSAPrivateKey:
     """CVE-2022-26320: the second prime is looked for where the first was found."""
-    first = next_prime(3 << 1022 | 0x1234D75)
-    return rsa_key(first, next_prime(first + 2))
+    first = next_prime(3 << 1022 | 0x1234775)
+    return rsa_key(first, next_prime(first + 1226))
 
 
 def roca() -> rsa.RSAPrivateKey:
