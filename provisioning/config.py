@@ -9,11 +9,22 @@ from __future__ import annotations
 import json
 import os
 import tomllib
+from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, HttpUrl, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -58,18 +69,19 @@ class ProfileSettings(BaseModel):
     issuer_url: bool | None = None
 
 
+_FILE: Final[ContextVar[Path | None]] = ContextVar("_FILE", default=None)
+"""What settings are read from while they are made: the library has no argument for it, and another class takes long."""
 _NOT_FROM_FILE: Final = "unsafe_group_writable_directory"
+
+
+def _now_read() -> Path | None:
+    return _FILE.get()
 
 
 class Settings(BaseSettings):
     """Everything that can be configured, with its default."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENVIRONMENT_PREFIX,
-        extra="forbid",
-        frozen=True,
-        defer_build=True,  # What is used is most often what `load_settings` makes of it.
-    )
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True)
 
     directory: Path = Path("fleet")
     unsafe_group_writable_directory: bool = False
@@ -144,12 +156,12 @@ class Settings(BaseSettings):
     metrics: MetricsExposure = MetricsExposure.OFF
     """Prometheus metrics at /metrics of the plain HTTP port: off, loopback (this machine only) or public."""
 
-    _file: ClassVar[Path | None] = None
+    _read_from: Path | None = PrivateAttr(default_factory=_now_read)
 
     @property
     def read_from(self) -> Path | None:
         """The file that was read; None: there was none."""
-        return self._file
+        return self._read_from
 
     @field_validator("server_names", mode="before")
     @classmethod
@@ -183,13 +195,13 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order the sources: flags, environment, file."""
         sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
-        if cls._file is not None:
-            from_file = TomlConfigSettingsSource(settings_cls, cls._file)
+        if (file := _FILE.get()) is not None:
+            from_file = TomlConfigSettingsSource(settings_cls, file)
             if _NOT_FROM_FILE in from_file.toml_data:
                 variable = f"{ENVIRONMENT_PREFIX}{_NOT_FROM_FILE.upper()}"
                 raise ValueError(
                     f"{_NOT_FROM_FILE} counts in the environment only, as {variable}: who may write to the directory "
-                    f"may write to {cls._file}, too"
+                    f"may write to {file}, too"
                 )
             sources += (from_file,)
         return sources
@@ -261,11 +273,11 @@ def load_settings(directory: Path | None, **flags: Any) -> Settings:
     try:
         where = directory or Settings(**given).directory
         file = where / SETTINGS_FILE
-
-        class FileSettings(Settings):
-            _file = _settings_file(file)
-
-        return FileSettings(**given)
+        before = _FILE.set(_settings_file(file))
+        try:
+            return Settings(**given)
+        finally:
+            _FILE.reset(before)
     except ValidationError as error:
         known = {"": tuple(Settings.model_fields), "profiles": tuple(ProfileSettings.model_fields)}
         wrong = [explain(each, ENVIRONMENT_PREFIX, file, given, known) for each in error.errors()]

@@ -20,6 +20,9 @@ from provisioning.door import Door
 from provisioning.places import Place, Places
 
 _GRACE_SECONDS: Final = 10
+_DATE_SECONDS: Final = 1.0
+_DATE: Final = 0
+"""The one of the library's ten ticks a second at which it writes the date."""
 
 
 class HttpListener(uvicorn.Server):
@@ -28,6 +31,7 @@ class HttpListener(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, places: Places) -> None:
         super().__init__(config)
         self.accepting: Final = asyncio.Event()
+        self._stopping: Final = asyncio.Event()
         self._places = places
         self._doors: list[Door] = []
 
@@ -40,6 +44,18 @@ class HttpListener(uvicorn.Server):
             self._doors.append(door)
         self.started = True
         self.accepting.set()
+
+    def stop(self) -> None:
+        """Let `serve` come to its end."""
+        self.should_exit = True
+        self._stopping.set()
+
+    async def main_loop(self) -> None:
+        """Keep the date of answers true until `stop`. The library's own looks ten times a second whether to end."""
+        while not await self.on_tick(_DATE):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DATE_SECONDS):
+                    await self._stopping.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept nobody any more, and end in order."""

@@ -186,7 +186,8 @@ async def _running(
             try:
                 yield
             finally:
-                https.should_exit = http.should_exit = True
+                https.stop()
+                http.stop()
                 parts.feed.close()
                 await asyncio.wait(listeners)
                 for task in background:

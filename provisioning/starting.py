@@ -11,7 +11,8 @@ Rules
 -----
 1. Only imports happen inside. What runs has its garbage collected; what was imported is looked at no more (of the
    service's modules, a collection would find nothing to free).
-2. At a terminal, tracebacks are as colourful as ever: rich is hidden where nobody watches.
+2. At a terminal, tracebacks are as colourful as ever: rich is hidden where nobody watches. httpx's command line is
+   always: with it come click, pygments and the whole of rich, and nothing of ours calls it.
 3. Ctrl-C meanwhile ends the process at once, as it ends any program: there is nothing yet to put in order, and where
    in an import it came interests nobody.
 """
@@ -27,14 +28,16 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 _FOR_TERMINALS: Final = ("rich", "pygments")
+_FOR_NOBODY: Final = ("httpx._main",)
 
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
     """Import without collections then or later, and without rich unless it is there already or somebody watches."""
     collected = gc.isenabled()
-    hidden = [] if sys.stderr.isatty() else [name for name in _FOR_TERMINALS if name not in sys.modules]
     modules: dict[str, Any] = sys.modules
+    unwanted = _FOR_NOBODY if sys.stderr.isatty() else _FOR_NOBODY + _FOR_TERMINALS
+    hidden = [name for name in unwanted if name not in modules]
     # Only the main thread may change what a signal does; and whoever has said so already keeps what he said.
     plain = threading.current_thread() is threading.main_thread() and (
         signal.getsignal(signal.SIGINT) is signal.default_int_handler

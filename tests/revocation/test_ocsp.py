@@ -34,6 +34,8 @@ NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 IN = (ReasonCode.SUCCESS, "")
 REVOKED = (ReasonCode.NOT_AUTHORIZED, "REVOKED")
 SUSPENDED = (ReasonCode.BANNED, "SUSPENDED")
+SLOWLY = 0.2
+"""Seconds between two questions for the metrics page, which costs more than what it tells of."""
 UNAVAILABLE = (ReasonCode.SERVER_UNAVAILABLE, "OCSP_UNAVAILABLE")
 UNKNOWN = (ReasonCode.SERVER_UNAVAILABLE, "OCSP_UNKNOWN")
 
@@ -233,17 +235,19 @@ def test_metrics_and_audit_log_say_how_old_the_answers_are_that_clients_stand_on
         stack.enter_context(made.broker)
         client = stack.enter_context(TlsClient(made.broker.port, pki.anchors, device.credential))
         client.connect()
-        wait_until(lambda: gauges(made.broker).get(answered, 0) >= 2, "it is asked again about who is connected")
+        wait_until(
+            lambda: gauges(made.broker).get(answered, 0) >= 2, "it is asked again about who is connected", pause=SLOWLY
+        )
         before = gauges(made.broker)
         assert before[unanswered] == 0
         made.web.pages.clear()
         stack.enter_context(TlsClient(made.broker.port, pki.anchors, other.credential)).connect()
-        wait_until(lambda: gauges(made.broker).get(failed, 0) >= 1, "that nobody answers is counted")
-        wait_until(lambda: gauges(made.broker)[oldest] > before[oldest] + 2, "the answer becomes old")
+        wait_until(lambda: gauges(made.broker).get(failed, 0) >= 1, "that nobody answers is counted", pause=SLOWLY)
+        wait_until(lambda: gauges(made.broker)[oldest] > before[oldest] + 2, "the answer becomes old", pause=SLOWLY)
         assert gauges(made.broker)[unanswered] == 1
         wait_until(lambda: written("OCSP lost"), "that is in the audit log")
         made.web.pages["/ocsp"] = made.responder
-        wait_until(lambda: gauges(made.broker)[unanswered] == 0, "it is asked about the other one too")
+        wait_until(lambda: gauges(made.broker)[unanswered] == 0, "it is asked about the other one too", pause=SLOWLY)
         wait_until(lambda: written("OCSP answers"), "that is in the audit log")
         made.responder.revoked[device.certificate.serial_number] = x509.ReasonFlags.key_compromise
         client.farewell()

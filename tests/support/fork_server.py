@@ -48,7 +48,10 @@ _LARGEST_INT = 2**31 - 1
 ROOM = "x" * 4096
 _BEGIN, _END = 48 - 3, 49 - 3
 """Which fields of /proc/PID/stat, behind the name, say where a process has its command line (proc(5))."""
-READ_WHEN_USED = {"HOME", "OLDPWD", "PATH", "PWD", "PYTEST_CURRENT_TEST", "SHLVL", "SOFTHSM2_CONF", "TMPDIR", "_"}
+READ_WHEN_USED = {
+    "COLUMNS", "HOME", "LINES", "OLDPWD", "PATH", "PWD", "PYTEST_CURRENT_TEST", "SHLVL", "SOFTHSM2_CONF", "TMPDIR", "_",
+}  # fmt: skip
+"""COLUMNS and LINES readline sets for the children of pytest, beside `os.environ`."""
 OF_THE_PROGRAM = "FLEET_"
 """What a variable's name begins with that is read after the imports: a forked process may have its own."""
 

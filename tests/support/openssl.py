@@ -31,6 +31,10 @@ class OpensslDevice:
         return self.directory / f"{self.name}.key"
 
     @property
+    def _request(self) -> Path:
+        return self.directory / f"{self.name}.csr"
+
+    @property
     def certificate(self) -> Path:
         return self.directory / f"{self.name}.crt"
 
@@ -42,23 +46,26 @@ class OpensslDevice:
         self, *, subject: str | None = None, algorithm: tuple[str, ...] = P256, extra: tuple[str, ...] = ()
     ) -> bytes:
         """Make a new key and return a request for it, as base64 of DER with line ends, as openssl writes it."""
-        openssl("req", "-new", "-newkey", *algorithm, "-nodes", "-keyout", self.key,
-                "-subj", subject or f"/CN={self.name}", "-out", self.directory / "request.pem", *extra)  # fmt: skip
-        return self.encoded()
+        return self._made("-newkey", *algorithm, "-nodes", "-keyout", self.key,
+                          "-subj", subject or f"/CN={self.name}", *extra)  # fmt: skip
+
+    def another(self, *, subject: str | None = None, key: Path | None = None) -> bytes:
+        """Return a request for *key*, a file; None: for the key that the device has."""
+        return self._made("-key", key or self.key, "-subj", subject or f"/CN={self.name}")
 
     def renewal(self, names: str, *, new_key: bool) -> bytes:
         """Return a request with this subject and these alternative names, for the same key or a new one."""
-        key = self.directory / f"{self.name}-new.key" if new_key else self.key
-        if new_key:
-            openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key)
-        request = self.directory / "request.pem"
-        subject = ("-subj", f"/CN={self.name}", "-addext", f"subjectAltName={names}")
-        openssl("req", "-new", "-key", key, *subject, "-out", request)
+        new = ("-newkey", *P256, "-nodes", "-keyout", self.directory / f"{self.name}-new.key")
+        key = new if new_key else ("-key", self.key)
+        return self._made(*key, "-subj", f"/CN={self.name}", "-addext", f"subjectAltName={names}")
+
+    def _made(self, *options: str | Path) -> bytes:
+        openssl("req", "-new", *options, "-outform", "DER", "-out", self._request)
         return self.encoded()
 
     def encoded(self) -> bytes:
         """Return the last request as EST wants it."""
-        return base64.encodebytes(openssl("req", "-in", self.directory / "request.pem", "-outform", "DER"))
+        return base64.encodebytes(self._request.read_bytes())
 
     def take(self, answer: bytes) -> None:
         """Unwrap the certificate in an EST answer and keep it."""

@@ -120,6 +120,14 @@ def test_whom_a_stand_in_cannot_have_forked_has_an_interpreter_of_its_own() -> N
     assert called("-c", "import sys; print(sys.argv)", "x").stdout == "['-c', 'x']\n"
 
 
+def test_what_inherits_the_environment_of_the_tests_is_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is more than `os.environ` says: readline, which pytest imports, may have added the size of the screen."""
+    monkeypatch.setenv("PYTHONPATH", str(programs.REPOSITORY))
+    command = [programs.forking_python("tests"), "-m", "tests.support.any_text", "import os; print(os.getppid())"]
+    parent = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout
+    assert int(parent) == programs._server("tests")._process.pid
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -6,19 +6,16 @@ A module that says ``ON_BOTH_STORES = True`` has its tests run against a service
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.curl import Curl
-from tests.support.descriptors import a_shell_that_allows
 from tests.support.openssl import OpensslDevice
 from tests.support.postgresql import PostgresqlServer
 from tests.support.provisioning import ProvisioningService
 
-FEW = 512
-"""Descriptors of a shell from which services are started: what they may have beyond these they take themselves."""
 FAST = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 1}
 
 
@@ -37,28 +34,28 @@ def on_postgresql(request: pytest.FixtureRequest) -> PostgresqlServer | None:
     return server
 
 
+@contextmanager
+def one(request: pytest.FixtureRequest, directory: Path) -> Iterator[ProvisioningService]:
+    """Run a service on the store that the test is for."""
+    with ExitStack() as stack:
+        if server := on_postgresql(request):
+            idle = stack.enter_context(ProvisioningService.copied_on(server, directory, FAST))
+        else:
+            idle = ProvisioningService.copied(directory, FAST)
+        yield stack.enter_context(idle)
+
+
 @pytest.fixture(scope="session")
 def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvisioningService]:
-    with ExitStack() as stack:
-        settings: dict[str, object] = dict(FAST)
-        if server := on_postgresql(request):
-            settings["database_url"] = stack.enter_context(server.database("template0"))
-        directory = tmp_path_factory.mktemp("provisioning") / "fleet"
-        founded = ProvisioningService.founded(directory, settings, afresh=True)
-        with a_shell_that_allows(FEW):
-            stack.enter_context(founded)
-        yield founded
+    with one(request, tmp_path_factory.mktemp("provisioning") / "fleet") as running:
+        yield running
 
 
 @pytest.fixture
 def own_service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ProvisioningService]:
-    """A service for this test alone; it is a copy, and nothing of `service`."""
-    with ExitStack() as stack:
-        if server := on_postgresql(request):
-            own = stack.enter_context(ProvisioningService.copied_on(server, tmp_path / "fleet", FAST))
-        else:
-            own = ProvisioningService.copied(tmp_path / "fleet", FAST)
-        yield stack.enter_context(own)
+    """A service for this test alone, with the keys of `service` and nothing else of it."""
+    with one(request, tmp_path / "fleet") as running:
+        yield running
 
 
 @pytest.fixture

@@ -157,12 +157,12 @@ def test_metrics_count_by_route_and_code_and_tell_the_state_of_the_parts(limited
     assert float(samples["process_resident_memory_bytes"]) > 1e6
 
 
-def test_metrics_are_off_unless_configured(own_service: ProvisioningService) -> None:
-    assert Curl(own_service.http).run("/metrics").status == 404
+def test_metrics_are_off_unless_configured(service: ProvisioningService) -> None:
+    assert Curl(service.http).run("/metrics").status == 404
 
 
-def test_the_openapi_document_names_every_route_of_the_operators(own_service: ProvisioningService) -> None:
-    with own_service.api() as api:
+def test_the_openapi_document_names_every_route_of_the_operators(service: ProvisioningService) -> None:
+    with service.api() as api:
         document = api.get("/v1/openapi.json").json()
     assert document["openapi"].startswith("3.")
     operations = [(path, method) for path, item in document["paths"].items() for method in item]

@@ -202,8 +202,9 @@ async def test_a_silent_service_ends_the_feed(service: ProvisioningService) -> N
                 await anext(follow(url, service.bundle, service.operator, 0, heartbeat=0.1))
 
 
-async def test_another_service_is_not_trusted(service: ProvisioningService, own_service: ProvisioningService) -> None:
-    async with EstClient(service.https, own_service.bundle) as est:
+async def test_another_service_is_not_trusted(service: ProvisioningService, tmp_path: Path) -> None:
+    other = await asyncio.to_thread(ProvisioningService.founded, tmp_path / "other")
+    async with EstClient(service.https, other.bundle) as est:
         with pytest.raises(
             EnrolmentUnavailable, match="is not the provisioning service that the trust anchors vouch for"
         ):

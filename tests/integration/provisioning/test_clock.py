@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 from cryptography import x509
 
@@ -38,7 +39,11 @@ class Moved:
         self.service = service
         self.clock = clock
         self._directory = directory
+        self._plain = httpx.Client(base_url=service.http, trust_env=False)
         self.numbers: list[int] = []
+
+    def close(self) -> None:
+        self._plain.close()
 
     def command(self, *arguments: str) -> str:
         done = self.service.command(*arguments, "--dir", str(self.service.dir), "--url", self.service.https)
@@ -67,7 +72,7 @@ class Moved:
 
     def list(self) -> x509.CertificateRevocationList:
         """Return the newest list; remember its number."""
-        found = x509.load_der_x509_crl(Curl(self.service.http).run("/crl/issuing-ca.crl").body)
+        found = x509.load_der_x509_crl(self._plain.get("/crl/issuing-ca.crl").content)
         number = found.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
         if not self.numbers or self.numbers[-1] != number:
             self.numbers.append(number)
@@ -84,7 +89,7 @@ class Moved:
         wait_until(good, "a list that is good now", NOTICED, SLOWLY)
 
     def ready(self) -> dict[str, str]:
-        checks: dict[str, str] = json.loads(Curl(self.service.http).run("/readyz").body)["checks"]
+        checks: dict[str, str] = self._plain.get("/readyz").json()["checks"]
         return checks
 
     def ocsp(self, device: OpensslDevice) -> str:
@@ -103,7 +108,9 @@ def moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Moved]:
     clock = FakeClock.new(tmp_path)
     clock.enter(monkeypatch)
     with ProvisioningService.copied(tmp_path / "fleet", FAST) as service:
-        yield Moved(service, clock, tmp_path)
+        each = Moved(service, clock, tmp_path)
+        yield each
+        each.close()
 
 
 def test_a_clock_that_goes_forward_and_back(moved: Moved) -> None:

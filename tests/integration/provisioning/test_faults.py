@@ -27,7 +27,7 @@ from tests.support.provisioning import ProvisioningService
 
 PATIENCE = 60
 WORKERS = 6
-REFUSED = 60
+REFUSED = 30
 """So many devices are refused while the disk is full."""
 
 
@@ -179,11 +179,11 @@ def test_a_database_that_restarts_under_load_loses_no_certificate_and_makes_none
     with PostgresqlServer() as server:
         url = server.new_database(template="template0")
         with ProvisioningService.founded(tmp_path / "fleet", {"database_url": url}) as service:
-            crowd = Crowd(service, [f"meter-{number}" for number in range(220)])
+            crowd = Crowd(service, [f"meter-{number}" for number in range(120)])
 
             async def restart_meanwhile() -> None:
                 enrolling = asyncio.create_task(crowd.enrol(crowd.names, insist=True))
-                for share in (50, 120):
+                for share in (30, 70):
                     await until(lambda: len(crowd.certificates) >= share)  # noqa: B023
                     heard = len(crowd.said)
                     await asyncio.to_thread(server.stop)

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import pkcs7
 from provisioning.pki.keys import generate_key, spki_fingerprint
 from tests.support.curl import Curl, CurlAnswer
 from tests.support.key_envelope import DECRYPT_KEY_IDENTIFIER, key_request
-from tests.support.openssl import OpensslDevice, openssl
+from tests.support.openssl import OpensslDevice
 from tests.support.provisioning import ProvisioningService
 
 
@@ -46,11 +46,8 @@ def decide(service: ProvisioningService, number: object, decision: str) -> None:
 
 def ask(service: ProvisioningService, device: OpensslDevice, name: str) -> CurlAnswer:
     """Send a request that is signed anew, with the same key, as a device without memory for the first one would."""
-    if device.key.exists():
-        openssl("req", "-new", "-key", device.key, "-subj", f"/CN={name}", "-out", device.directory / "request.pem")
-        csr = device.encoded()
-    else:
-        csr = device.request(subject=f"/CN={name}")
+    again = device.key.exists()
+    csr = device.another(subject=f"/CN={name}") if again else device.request(subject=f"/CN={name}")
     return Curl(service.https, service.bundle).est(f"{name}/serverkeygen", csr)
 
 

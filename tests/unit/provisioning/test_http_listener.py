@@ -8,6 +8,8 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import pytest
@@ -84,7 +86,7 @@ async def serving(directory: Path | None = None) -> AsyncIterator[Serving]:
         try:
             yield Serving(listener, listening, places, trusting)
         finally:
-            listener.should_exit = True
+            listener.stop()
             await task
             assert listening.fileno() == -1, "it listens no more"
 
@@ -102,6 +104,18 @@ async def test_an_answer_names_no_server_and_is_what_it_says_it_is() -> None:
     assert b"server" not in headers
     assert headers[b"x-content-type-options"] == b"nosniff"
     assert b"strict-transport-security" not in headers, "RFC 6797 section 7.2"
+
+
+async def test_an_answer_has_the_time() -> None:
+    async with serving() as served:
+        _, headers, _ = await served.asked(ASK + CLOSE)
+        first = later = parsedate_to_datetime(headers[b"date"].decode())
+        async with asyncio.timeout(20):
+            while later == first:
+                await asyncio.sleep(0.05)
+                _, headers, _ = await served.asked(ASK + CLOSE)
+                later = parsedate_to_datetime(headers[b"date"].decode())
+    assert abs(datetime.now(UTC) - later) < timedelta(seconds=5)
 
 
 async def test_who_has_come_over_tls_is_told_to_stay_with_it(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ async def serving(credential: HttpsCredential) -> AsyncIterator[int]:
         try:
             yield listening.getsockname()[1]
         finally:
-            listener.should_exit = True
+            listener.stop()
             await task
 
 
