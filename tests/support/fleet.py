@@ -97,19 +97,30 @@ def successor_csr(certificate: x509.Certificate, key: PrivateKey | None = None) 
     return csr_der(key, names=[str(common_name.value)], extensions=[names], attributes=attributes)
 
 
+def new_authority() -> Authority:
+    """Found the authority of a fleet."""
+    return found_authority("fleet.internal", NOON, (new_serial(), new_serial()))
+
+
 @contextlib.asynccontextmanager
 async def open_fleet(
-    store_url: str, authority: Authority | None = None, configured: Sequence[ProfileConfig] = ()
+    store_url: str,
+    authority: Authority | None = None,
+    configured: Sequence[ProfileConfig] = (),
+    *,
+    is_current: bool = False,
 ) -> AsyncIterator[Fleet]:
     """Build the parts on a store, with the profiles *configured* and the built-in ones.
 
-    With another fleet's *authority* they are a second process of the same service.
+    With another fleet's *authority* they are a second process of the same service. The schema of a store that
+    *is_current* is not looked at.
     """
     database = Database(store_url)
     try:
-        await schema.upgrade(database)
+        if not is_current:
+            await schema.upgrade(database)
         clock = Clock()
-        authority = authority or found_authority("fleet.internal", clock(), (new_serial(), new_serial()))
+        authority = authority or new_authority()
         root, issuing = authority.root_ca.certificate, authority.issuing_ca.certificate
         await database.write(lambda connection: authorities.adopt(connection, root, issuing, clock()))
         issuer = Issuer(authority.issuing_ca.certificate, authority.issuing_ca.key)

@@ -1,4 +1,7 @@
-"""Keys that look like any other and are worthless, made as the defects made them."""
+"""Keys that look like any other and are worthless, made as the defects made them.
+
+Where the search for a prime begins is chosen so that it ends there: a search takes a quarter of a second.
+"""
 
 from __future__ import annotations
 
@@ -29,35 +32,33 @@ def _is_prime(number: int) -> bool:
 
 def close_primes() -> rsa.RSAPrivateKey:
     """CVE-2022-26320: the second prime is looked for where the first was found."""
-    first = next_prime(3 << 1022 | 0x1234567)
-    return rsa_key(first, next_prime(first + 2))
+    first = next_prime(3 << 1022 | 0x1234775)
+    return rsa_key(first, next_prime(first + 1226))
 
 
 def roca() -> rsa.RSAPrivateKey:
     """CVE-2017-15361: k·M + (65537^a mod M), where M is the product of the first primes."""
     product = math.prod(prime for prime in _PRIMES if prime < 168)
-    source = random.Random(15361)  # noqa: S311 - the same key each time
 
-    def candidate() -> int:
+    def candidate(source: random.Random) -> int:
         multiple = (3 << 1022) // product + source.getrandbits(700)
         return multiple * product + pow(65537, source.getrandbits(60), product)
 
-    return rsa_key(_first(candidate), _first(candidate))
+    return rsa_key(_first(candidate, 117), _first(candidate, 203))
 
 
 def sparse() -> rsa.RSAPrivateKey:
     """Of each 16 bytes of a prime only two are random, so that the modulus is a polynomial with small coefficients."""
-    source = random.Random(41117)  # noqa: S311
 
-    def candidate() -> int:
+    def candidate(source: random.Random) -> int:
         return 3 << 1022 | sum(source.getrandbits(16) << 128 * place for place in range(8)) | 1
 
-    return rsa_key(_first(candidate), _first(candidate))
+    return rsa_key(_first(candidate, 82), _first(candidate, 197))
 
 
 def small_factor() -> rsa.RSAPrivateKey:
     """A prime that is none: 751 times another."""
-    return rsa_key(751, next_prime((3 << 2046) // 751 + 1090))  # The 1090 only saves the search.
+    return rsa_key(751, next_prime((3 << 2046) // 751 + 1095))
 
 
 def rsa_key(p: int, q: int) -> rsa.RSAPrivateKey:
@@ -68,8 +69,9 @@ def rsa_key(p: int, q: int) -> rsa.RSAPrivateKey:
     return numbers.private_key(unsafe_skip_rsa_key_validation=True)
 
 
-def _first(candidate: Callable[[], int]) -> int:
+def _first(candidate: Callable[[random.Random], int], seed: int) -> int:
+    source = random.Random(seed)  # noqa: S311 - the same key each time
     while True:
-        number = candidate()
+        number = candidate(source)
         if _is_prime(number):
             return number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -131,7 +132,7 @@ async def test_a_broker_without_mqtt5_is_judged_by_what_its_version_can_say(tmp_
         work, "attack", "--against", "nats-server", "--only", picked, "--json", str(document)
     )
     found = verdicts(document)
-    assert (found["fail"], found["warn"], code) == ([], [], 0), out + err
+    assert (found["fail"], found["warn"], code) == ([], [], 3 if found["invalid"] else 0), out + err
     assert found["skip"] == ["19-other-client-id", "34-property-twice"]
     answers = {case["case"]: case["observed"] for case in json.loads(document.read_text())["cases"]}
     assert answers["1-good"]["answer"] == "mqtt CONNACK 0"
@@ -148,8 +149,14 @@ async def test_rabbitmq_runs_beside_any_other_and_leaves_nothing_behind(tmp_path
         work, "attack", "--against", "rabbitmq", "--only", "1,3-expired,5,6-revoked-live-311,19-other-client-id",
         "--json", str(document),
     )  # fmt: skip
-    assert (verdicts(document)["fail"], verdicts(document)["warn"], code) == ([], [], 0), out + err
+    found = verdicts(document)
+    assert (found["fail"], found["warn"], code) == ([], [], 3 if found["invalid"] else 0), out + err
     assert names_in(work) == []
+    # What Erlang has started is killed with its session, and is waited for by init: on a busy machine that takes time.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(30):
+            while processes_that_name(work):  # noqa: ASYNC110 - none of them is our child
+                await asyncio.sleep(0.05)
     assert processes_that_name(work) == []
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from broker.mqtt.codes import ProtocolVersion
 from broker.mqtt.packets import Connect, Pingreq, Pingresp, Publish, Pubrec
+from broker.replay import PORTION
 from tests.support.bad_packets import BAD_PACKETS
 from tests.support.packet_cases import PACKET_CASES
 from tests.support.pki import shared_service
@@ -70,8 +71,8 @@ def choked(broker: MemoryBroker, version: ProtocolVersion) -> WireClient:
 
 def replaying(broker: MemoryBroker, version: ProtocolVersion) -> WireClient:
     meter = broker.device("meter-1")
-    for number in range(200):
-        meter.publish(f"{TOPIC}/{number}", bytes(1000), retain=True)
+    for number in range(10):
+        meter.publish(f"{TOPIC}/{number}", bytes(PORTION // 3), retain=True)
     client = connected(broker, version)
     client.transport.unsent = True
     client.subscribe("fleet/#")

@@ -76,9 +76,9 @@ def test_all_that_changes_something_is_asked_for_here() -> None:
 class Meanwhile(OperatorChecks):
     """Lets an operator in; something happens before he goes on."""
 
-    def __init__(self, fleet: Fleet, happens: Callable[[], Awaitable[object]]) -> None:
+    def __init__(self, fleet: Fleet, happens: list[Callable[[], Awaitable[object]]]) -> None:
         super().__init__(fleet.database, fleet.clock)
-        self._happens: list[Callable[[], Awaitable[object]]] = [happens]
+        self._happens = happens
 
     async def operator(self, certificate: x509.Certificate | None, der: bytes = b"") -> AuthenticatedOperator:
         found = await super().operator(certificate, der)
@@ -92,8 +92,8 @@ async def caller(fleet: Fleet) -> bytes:
     return (await operator(fleet, "anna")).public_bytes(Encoding.DER)
 
 
-def api_of(fleet: Fleet, happens: Callable[[], Awaitable[object]]) -> Any:
-    """Return the application, where *happens* comes between an operator's being let in and what he changes."""
+def api_of(fleet: Fleet, happens: list[Callable[[], Awaitable[object]]]) -> Any:
+    """Return the application, where what *happens* comes, once, between an operator's being let in and his change."""
     absent: Any = None
     metrics, settings = Metrics(), Settings()
     framework = new_operator_application(
@@ -137,17 +137,20 @@ async def test_who_may_less_meanwhile_changes_nothing_by_any_route(fleet: Fleet,
     await fleet.enrol()
     await register(fleet, ACME, name="meter-17")  # The name that paths have here.
     roles = OperatorRoleService(fleet.database, fleet.clock)
+    happens: list[Callable[[], Awaitable[object]]] = []
+    app = api_of(fleet, happens)
     for (method, path), body in CHANGES.items():
         if key and method != "POST":
             continue
         await roles.grant("anna", OperatorRole.ADMIN, by="boss")
-        app = api_of(fleet, lambda: roles.grant("anna", OperatorRole.AUDITOR, by="boss"))
+        happens.append(lambda: roles.grant("anna", OperatorRole.AUDITOR, by="boss"))
         before = await fleet.database.read(lambda connection: connection.execute(EVENTS).scalar_one())
         headers = [(b"idempotency-key", path.encode())] if key else []
         answer = await through(
             app, scope_of(der, method, path, *headers), body if isinstance(body, bytes) else json.dumps(body).encode()
         )
         assert (answer.status_code, json.loads(bytes(answer.body))["code"]) == (403, "OPERATOR_ROLE"), (method, path)
+        assert not happens
         after = await fleet.database.read(lambda connection: connection.execute(EVENTS).scalar_one())
         assert after == before + 1, f"{method} {path}: the change of the role, and nothing else"
 
@@ -158,9 +161,6 @@ async def test_who_is_revoked_meanwhile_revokes_nothing(fleet: Fleet, way: str) 
     certificate = await fleet.enrol()
     body = json.dumps({"device": "meter-17"}).encode()
 
-    def app_of(happens: Callable[[], Awaitable[object]]) -> Any:
-        return api_of(fleet, happens)
-
     async def asked(app: Any) -> Any:
         scope = scope_of(der, "POST", PATH)
         if way == "framework":
@@ -170,7 +170,7 @@ async def test_who_is_revoked_meanwhile_revokes_nothing(fleet: Fleet, way: str) 
         assert request is not None
         return await responder.respond(scope, request)
 
-    taken = app_of(lambda: fleet.revocation.revoke_device("anna", RevocationReason.KEY_COMPROMISE, by="boss"))
+    taken = api_of(fleet, [lambda: fleet.revocation.revoke_device("anna", RevocationReason.KEY_COMPROMISE, by="boss")])
     if way == "framework":
         answer = await asked(taken)
         assert (answer.status_code, json.loads(bytes(answer.body))["code"]) == (403, "CERTIFICATE_REVOKED")
@@ -202,7 +202,7 @@ async def test_who_is_revoked_while_he_takes_an_export_gets_no_more_of_it(
     scope = scope_of(der, "GET", "/v1/inventory/export")
     scope["extensions"]["connection"] = {"abort": lambda: cut.append(True)}
     scope |= {"raw_path": scope["path"].encode(), "query_string": f"format={kind}".encode(), "state": {}}
-    await api_of(fleet, nothing)(scope, receive, send)
+    await api_of(fleet, [])(scope, receive, send)
     assert cut == [True]
     assert len(told) == 2, "three certificates, a page each"
     assert not b"".join(told).endswith(b"]\n")

@@ -211,33 +211,31 @@ async def test_a_device_and_who_was_revoked_may_not(fleet: Fleet) -> None:
     assert (refused.status_code, b"CERTIFICATE_REVOKED" in bytes(refused.body)) == (403, True)
 
 
-@pytest.mark.parametrize(
-    ("body", "headers"),
-    [
-        (b"", (JSON,)),
-        (b"{", (JSON,)),
-        (b"[]", (JSON,)),
-        (b"null", (JSON,)),
-        (b"[" * 100_000, (JSON,)),
-        (b"{}", (JSON,)),
-        (b'{"device": "a", "serial": "1"}', (JSON,)),
-        (b'{"device": "a", "more": 1}', (JSON,)),
-        (b'{"device": 7}', (JSON,)),
-        (b'{"device": "a", "reason": "none"}', (JSON,)),
-        (b'{"device": "\xff"}', (JSON,)),
-        (b'{"device": "a", "invalidity_date": "2027-02-01T10:00:00"}', (JSON,)),
-        (b'{"device": "a"}', ((b"content-type", b"text/plain"),)),
-        (b'{"device": "a"}', ((b"content-type", b"application/json; charset=utf-8"),)),
-        (b'{"device": "a"}', (JSON, JSON)),
-        (b'{"device": "a"}', ((b"accept", b"*/*"),)),
-        (b'{"device": "a"}', (JSON, (b"idempotency-key", b"one"))),
-    ],
-)
-async def test_what_is_not_plainly_valid_is_the_framework_s(
-    fleet: Fleet, body: bytes, headers: tuple[tuple[bytes, bytes], ...]
-) -> None:
+NOT_PLAINLY_VALID: list[tuple[bytes, tuple[tuple[bytes, bytes], ...]]] = [
+    (b"", (JSON,)),
+    (b"{", (JSON,)),
+    (b"[]", (JSON,)),
+    (b"null", (JSON,)),
+    (b"[" * 100_000, (JSON,)),
+    (b"{}", (JSON,)),
+    (b'{"device": "a", "serial": "1"}', (JSON,)),
+    (b'{"device": "a", "more": 1}', (JSON,)),
+    (b'{"device": 7}', (JSON,)),
+    (b'{"device": "a", "reason": "none"}', (JSON,)),
+    (b'{"device": "\xff"}', (JSON,)),
+    (b'{"device": "a", "invalidity_date": "2027-02-01T10:00:00"}', (JSON,)),
+    (b'{"device": "a"}', ((b"content-type", b"text/plain"),)),
+    (b'{"device": "a"}', ((b"content-type", b"application/json; charset=utf-8"),)),
+    (b'{"device": "a"}', (JSON, JSON)),
+    (b'{"device": "a"}', ((b"accept", b"*/*"),)),
+    (b'{"device": "a"}', (JSON, (b"idempotency-key", b"one"))),
+]
+
+
+async def test_what_is_not_plainly_valid_is_the_framework_s(fleet: Fleet) -> None:
     api = await api_of(fleet)
-    assert await api.directly(body, *headers) is None
+    for body, headers in NOT_PLAINLY_VALID:
+        assert await api.directly(body, *headers) is None, (body, headers)
 
 
 async def test_only_the_path_of_revocations_is_taken(fleet: Fleet) -> None:

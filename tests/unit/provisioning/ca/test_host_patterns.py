@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import product
 
 from hypothesis import given
@@ -29,6 +30,7 @@ def host_name(pattern: str, name: str, group: str) -> str | None:
         return None
 
 
+@cache
 def names_of_hosts(pattern: str) -> dict[str, set[str]]:
     """Return who has each host name, if everybody with a name and group of `WORDS` asks for one."""
     found: dict[str, set[str]] = {}

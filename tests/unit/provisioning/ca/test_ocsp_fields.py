@@ -54,7 +54,7 @@ def test_the_response_is_the_library_s(
     certificate = certificate_of(key)
     asked = ocsp.OCSPRequestBuilder().add_certificate(certificate, certificate, algorithm).build()
     key_hash = ocsp.OCSPRequestBuilder().add_certificate(certificate, certificate, hashes.SHA1()).build()  # noqa: S303
-    signed_with = signature_algorithm(key)  # Once: for RSA it makes a key.
+    signed_with = signature_algorithm(key)
     for status, word, since, flag in STATUSES:
         builder = (
             ocsp.OCSPResponseBuilder()

@@ -5,7 +5,6 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -153,9 +152,9 @@ async def test_every_edit_removal_and_cut_is_found(
         ("DELETE FROM audit_head", ["the head is missing"]),
     ],
 )
-async def test_what_cannot_even_be_read_is_a_finding(tmp_path: Path, statement: str, expected: list[str]) -> None:
+async def test_what_cannot_even_be_read_is_a_finding(sqlite_url: str, statement: str, expected: list[str]) -> None:
     """SQLite keeps anything in any column; PostgreSQL would not take it."""
-    database = Database(f"sqlite:///{tmp_path / 'fleet.db'}", KEY)
+    database = Database(sqlite_url, KEY)
     await schema.upgrade(database)
     for number in range(1, 6):
         await database.write(

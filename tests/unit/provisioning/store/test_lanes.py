@@ -15,15 +15,14 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.errors import Refused
-from provisioning.store import schema, sqlite_lane
+from provisioning.store import sqlite_lane
 from provisioning.store.database import Database
 from provisioning.store.group import Group
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = Database(f"sqlite:///{tmp_path / 'fleet.db'}")
-    await schema.upgrade(opened)
+async def database(sqlite_url: str) -> AsyncIterator[Database]:
+    opened = Database(sqlite_url)
     await opened.write(lambda connection: connection.execute(text("CREATE TABLE notes (word TEXT UNIQUE)")))
     yield opened
     await opened.close()

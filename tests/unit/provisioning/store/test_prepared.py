@@ -85,10 +85,9 @@ async def test_rows_that_are_not_there_and_rows_that_are_changed_are_counted(dat
     await database.write(work)
 
 
-async def test_the_first_of_many_rows_leaves_no_statement_open(tmp_path: Path) -> None:
+async def test_the_first_of_many_rows_leaves_no_statement_open(sqlite_url: str, tmp_path: Path) -> None:
     """One that is open reads for ever, and no checkpoint gets to the end of the write-ahead log."""
-    database = Database(f"sqlite:///{tmp_path / 'fleet.db'}")
-    await schema.upgrade(database)
+    database = Database(sqlite_url)
     everything = Prepared(select(tokens.c.id))
 
     def work(connection: Connection) -> None:
