@@ -135,7 +135,9 @@ def test_a_clock_that_goes_forward_and_back(moved: Moved) -> None:
     assert moved.ocsp(ahead) == "good"
     moved.command("revoke", "--device", "early", "--reason", "keyCompromise")
     gone = read(early).serial_number
-    wait_until(lambda: moved.list().get_revoked_certificate_by_serial_number(gone) is not None, "it is listed", pause=SLOWLY)
+    wait_until(
+        lambda: moved.list().get_revoked_certificate_by_serial_number(gone) is not None, "it is listed", pause=SLOWLY
+    )
 
     # Past the end of the issuing CA: nothing is issued, and nothing is spent.
     kept = moved.token("patient")
