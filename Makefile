@@ -1,9 +1,12 @@
 # Every target works on a fresh Debian machine with python3 (3.11 or newer) and make; `make help` lists them.
 PYTHON ?= python3
+OLDEST := python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 PACKAGES := provisioning broker device_sim
-COMPILED := .build/compiled/.installed
+# How much the C compiler takes pains, 0 to 3: what is compiled for the tests alone need not be quick.
+OPTIMISED ?= 3
+COMPILED := .build/compiled/.installed-$(OPTIMISED)
 # The tests wait for sockets, disks and processes as much as they work: two workers more than there are cores.
 WORKERS ?= $(shell expr $$(nproc) + 2)
 PYTEST  := pytest -n $(WORKERS) --dist worksteal
@@ -11,7 +14,7 @@ PYTEST  := pytest -n $(WORKERS) --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests check test test-compiled compiled demo bench bench-peers bench-idle bench-revocation bench-provisioning bench-fleet clean
+.PHONY: help setup setup-tests test-servers sslyze check test test-compiled compiled demo demo-oldest bench bench-peers bench-idle bench-revocation bench-provisioning bench-fleet clean
 
 help:           ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -20,19 +23,23 @@ $(VENV)/.installed: pyproject.toml
 	@deploy/setup-venv $(PYTHON) $(VENV)
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --group dev
-	@touch $@
+$(VENV)/.installed-dev: pyproject.toml
+	@deploy/setup-venv $(PYTHON) $(VENV) dev
+	@touch $(VENV)/.installed $@
 
 setup: $(VENV)/.installed                                   ## virtual environment with the three programs
 
-.build/gmqtt/gmqtt: | $(VENV)/.installed                    # Apart: it brings a package "tests" that would hide ours.
+.build/gmqtt/gmqtt: | $(VENV)/.installed-dev                # Apart: it brings a package "tests" that would hide ours.
 	@$(BIN)/pip install --quiet --no-deps --upgrade --target .build/gmqtt gmqtt==0.8.0
 	@touch $@
 
-setup-tests: $(VENV)/.installed-dev .build/gmqtt/gmqtt      ## what the tests need beside Python: Debian's servers and clients
+test-servers:
 	@deploy/install-test-servers
-	@deploy/install-sslyze $(BIN)/python
+
+sslyze: | test-servers                                      # An environment of its own, made beside the other one.
+	@deploy/install-sslyze $(PYTHON)
+
+setup-tests: $(VENV)/.installed-dev .build/gmqtt/gmqtt test-servers sslyze  ## what the tests need beside Python: Debian's servers and clients
 
 check: $(VENV)/.installed-dev                               ## ruff, mypy strict, import contracts
 	$(BIN)/ruff check .
@@ -47,10 +54,13 @@ test: setup-tests                                           ## everything the te
 demo: setup                                                 ## the whole product in one story of 20 seconds, on loopback
 	@$(BIN)/fleet-sim demo $(DEMO_ARGS)
 
+demo-oldest:                                                ## a short one with the oldest Python that is supported, where there is one
+	@if $(OLDEST) -c 'import ensurepip, venv'; then $(MAKE) PYTHON=$(OLDEST) VENV=.build/oldest DEMO_ARGS='--devices 20 --seconds 2' demo; fi
+
 compiled: $(COMPILED)                                       ## the hot path compiled: .build/compiled, and a wheel in .build/dist
 
 $(COMPILED): $(VENV)/.installed-dev deploy/build-compiled deploy/compiled/setup.py $(shell find $(PACKAGES) -name '*.py')
-	@deploy/build-compiled $(BIN)
+	@deploy/build-compiled $(BIN) $(OPTIMISED)
 	@touch $@
 
 test-compiled: setup-tests compiled                         ## what reaches the hot path, against the compiled one

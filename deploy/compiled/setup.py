@@ -4,6 +4,8 @@ What is compiled is the same Python that runs without it; nothing is written for
 docs/performance.md. Everything else about the package is in pyproject.toml.
 """
 
+import os
+
 from mypyc.build import mypycify
 from setuptools import setup
 
@@ -81,4 +83,4 @@ HOT = [
 ]
 """What runs once a message or once a connection, and needs no framework that looks into its classes."""
 
-setup(ext_modules=mypycify(HOT))
+setup(ext_modules=mypycify(HOT, opt_level=os.environ["OPTIMISED"]))
