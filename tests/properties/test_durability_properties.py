@@ -21,7 +21,7 @@ KEPT = {"session_expiry_interval": 600}
 REFERENCES = [("messages", "id", "message FROM deliveries"), ("deliveries", "message", "id FROM messages")]
 """No row of either table is there without one of the other."""
 BEGINNING = [("connect", "a", 0), ("subscribe", "a", 1)]
-"""Drawn alone, these are rare, and what is behind them rarer: hardly a delivery would be written, and none taken back."""
+"""Drawn alone, these are rare, and what is behind them rarer: hardly a delivery would be written, or taken back."""
 
 steps = st.one_of(
     st.tuples(
