@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 
 from provisioning.client.address import NoAddress, check_address, misnamed, no_address
+from provisioning.client.async_library import look_for_no_other
 from provisioning.client.genuine_server import genuine_server, trust_domain_of
 from provisioning.pki.tls import SPEAKS_NO_TLS, Credential, TlsConfigurationError, client_context
 
@@ -61,6 +62,7 @@ def open_pool(
     if trust_domain is None and credential is not None:
         trust_domain = trust_domain_of(credential)
     context.sslobject_class = genuine_server(trust_domain)
+    look_for_no_other()
     return httpx.AsyncClient(
         base_url=base_url,
         verify=context,
