@@ -126,7 +126,9 @@ def test_what_was_restored_by_half_is_named_and_nothing_is_made_in_its_place(tmp
     done = other.command("serve", *found)
     assert (done.returncode, 'put trust_domain = "fleet.internal" back into ' in done.stderr) == (1, True)
     code, wrong = findings(other)
-    assert (code, wrong["trust domain"][0]["remedy"][:36]) == (1, 'put trust_domain = "fleet.internal" ')
+    file_and_variable = f"{directory / 'provisioning.toml'}, and unset FLEET_PROVISIONING_TRUST_DOMAIN"
+    remedy = f'put trust_domain = "fleet.internal" back into {file_and_variable}, which comes before it'
+    assert (code, wrong["trust domain"][0]["remedy"]) == (1, remedy)
 
     directory.chmod(0o770)
     refused(
