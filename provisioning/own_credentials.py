@@ -189,8 +189,6 @@ def check_trust_domain_kept(settings: Settings, files: AuthorityFiles) -> None:
 
     Clients that are enrolled would take it for another fleet's (`provisioning.client.genuine_server`).
     """
-    if not files.key(SERVER).exists():  # Then it is made anew, of the domain that the settings name.
-        return
     try:
         held = identity_of(read_certificate(files.certificate(SERVER))).trust_domain
     except (ConfigurationError, InvalidIdentity, *UNREADABLE):
