@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -235,8 +236,8 @@ def _same(issuer: CrlIssuer) -> CrlIssuer:
 
 def _write_certificates(files: AuthorityFiles, authority: Authority) -> None:
     for name, ca in ((ROOT_CA, authority.root_ca), (ISSUING_CA, authority.issuing_ca)):
-        files.certificate(name).write_bytes(pem_of(ca.certificate))
-    files.bundle.write_bytes(pem_of(authority.root_ca.certificate, authority.issuing_ca.certificate))
+        _write_public(files.certificate(name), pem_of(ca.certificate))
+    _write_public(files.bundle, pem_of(authority.root_ca.certificate, authority.issuing_ca.certificate))
 
 
 def _write_settings(files: AuthorityFiles, settings: Settings, public_url: str | None) -> None:
@@ -248,4 +249,11 @@ def _write_settings(files: AuthorityFiles, settings: Settings, public_url: str |
         lines.append(f"signer = {json.dumps(settings.signer)}")
     if public_url is not None:
         lines.append(f'public_http_url = "{public_url}"')
-    (files.directory / SETTINGS_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _write_public(files.directory / SETTINGS_FILE, ("\n".join(lines) + "\n").encode())
+
+
+def _write_public(path: Path, content: bytes) -> None:
+    # Nobody else's to write, whatever the umask: 002 is usual, and a service whose directory is then opened for reading
+    # would not start (`provisioning.closed_directory`).
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
+        file.write(content)

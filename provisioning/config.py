@@ -282,7 +282,7 @@ def load_settings(directory: Path | None, **flags: Any) -> Settings:
         known = {"": tuple(Settings.model_fields), "profiles": tuple(ProfileSettings.model_fields)}
         wrong = [explain(each, ENVIRONMENT_PREFIX, file, given, known) for each in error.errors()]
         raise ConfigurationError("; ".join(wrong)) from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{file} is not TOML: {error}") from error
     except SettingsError as error:  # Which names the field in quotes, and has nothing more to say.
         name = next((each for each in Settings.model_fields if f'"{each}"' in str(error)), "profiles")

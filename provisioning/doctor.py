@@ -35,6 +35,7 @@ from provisioning.doctor_manufacturers import manufacturer_findings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import ISSUING_CA, OPERATOR, SERVER, AuthorityFiles, read_certificate
 from provisioning.own_credentials import check_trust_domain_kept
+from provisioning.pki.own_directory import quoted
 from provisioning.store import audit_findings, schema
 from provisioning.store.database import Database
 from provisioning.store.usable import reason_of
@@ -96,7 +97,7 @@ def _modes(settings: Settings, files: AuthorityFiles) -> Iterator[Finding]:
             wrong.append((settings_file, mode, _PRIVATE_FILE))
     for path, mode, wanted in wrong:
         what = "may write to it" if mode & _OTHERS_WRITE else "can read it"
-        yield failed("files", f"{path} has mode {mode:04o}: others {what}", f"chmod {wanted:04o} {path}")
+        yield failed("files", f"{path} has mode {mode:04o}: others {what}", f"chmod {wanted:04o} {quoted(path)}")
     try:
         if not any(mode & _OTHERS_WRITE for _, mode, _ in wrong):
             check_directory_closed(settings)
@@ -148,7 +149,7 @@ def _certificates(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:
     }
     good = []
     for name, remedy in remedies.items():
-        if not files.certificate(name).exists():
+        if name == OPERATOR and not files.certificate(name).exists():  # Whose it is may have it elsewhere.
             continue
         try:
             certificate = read_certificate(files.certificate(name))

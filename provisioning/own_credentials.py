@@ -31,7 +31,7 @@ from provisioning.ca.issuer import IssuanceRequest, Issuer
 from provisioning.ca.name_policy import addresses_of
 from provisioning.ca.profile import Profile, ProfileName
 from provisioning.ca.server_names import InvalidServerName, IpAddress, split_names
-from provisioning.config import SETTINGS_FILE, Settings
+from provisioning.config import ENVIRONMENT_PREFIX, SETTINGS_FILE, Settings
 from provisioning.enrolment.operator_roles import change_operator_role
 from provisioning.errors import ConfigurationError
 from provisioning.files import OPERATOR, SERVER, AuthorityFiles, pem_of, read_certificate
@@ -189,17 +189,17 @@ def check_trust_domain_kept(settings: Settings, files: AuthorityFiles) -> None:
 
     Clients that are enrolled would take it for another fleet's (`provisioning.client.genuine_server`).
     """
-    if not files.key(SERVER).exists():  # Then it is made anew, of the domain that the settings name.
-        return
     try:
         held = identity_of(read_certificate(files.certificate(SERVER))).trust_domain
     except (ConfigurationError, InvalidIdentity, *UNREADABLE):
         return  # Whoever needs the certificate says what is wrong with it.
     if held != settings.trust_domain:
+        variable = f"{ENVIRONMENT_PREFIX}TRUST_DOMAIN"
+        unset = f", and unset {variable}, which comes before it" if variable in os.environ else ""
         raise ConfigurationError(
             f"trust_domain is {settings.trust_domain}, and {files.certificate(SERVER)} is of {held}, as are the "
             f'clients\' certificates, which renew with no other: put trust_domain = "{held}" back into '
-            f"{files.directory / SETTINGS_FILE}"
+            f"{files.directory / SETTINGS_FILE}{unset}"
         )
 
 

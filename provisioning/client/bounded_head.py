@@ -7,8 +7,8 @@ come in one read, and each is parsed: whoever sends them without end would keep 
 loses patience. Between this and the socket stands a stream that counts: from a request on, until `body_follows` says
 that the head is over, it reads little at a time, so that others have their turn, and only so much in all.
 
-The one file that imports httpcore: below httpx, which has no word for what reads the network. Import it when a client
-is made: httpx comes with it.
+It imports httpcore: below httpx, which has no word for what reads the network. Import it when a client is made: httpx
+comes with it.
 
 Does not handle: the body (`provisioning.client.plain_http`), and time, which the caller bounds.
 """
@@ -22,6 +22,8 @@ from typing import Any, Final
 import httpcore
 import httpx
 
+from provisioning.client.async_library import look_for_no_other
+
 MOST_BYTES: Final = 32 * 1024
 _PIECE: Final = 2 * 1024
 _CONNECTIONS, _KEPT, _KEPT_SECONDS = 100, 20, 5.0
@@ -33,6 +35,7 @@ class BoundedTransport(httpx.AsyncHTTPTransport):
 
     def __init__(self, verify: ssl.SSLContext) -> None:
         """Believe servers as *verify* says, where they speak TLS."""
+        look_for_no_other()
         super().__init__(verify=verify, trust_env=False)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=verify,

@@ -22,8 +22,9 @@ from typing import Any
 import httpx
 
 from provisioning.client.address import NoAddress, check_address, misnamed, no_address
+from provisioning.client.async_library import look_for_no_other
 from provisioning.client.genuine_server import genuine_server, trust_domain_of
-from provisioning.pki.tls import SPEAKS_NO_TLS, Credential, TlsConfigurationError, client_context
+from provisioning.pki.tls import SPEAKS_NO_TLS, Credential, TlsConfigurationError, client_context, read_once
 
 CONNECT_TIMEOUT = 10.0
 DEFAULT_TIMEOUT = 30.0
@@ -57,10 +58,13 @@ def open_pool(
         check_address(base_url)
     except NoAddress as error:
         raise TlsConfigurationError(no_address(base_url, str(error))) from error
+    if credential is not None:
+        credential = read_once(credential)
     context = client_context(anchors, credential, allow_tls12=True)
     if trust_domain is None and credential is not None:
         trust_domain = trust_domain_of(credential)
     context.sslobject_class = genuine_server(trust_domain)
+    look_for_no_other()
     return httpx.AsyncClient(
         base_url=base_url,
         verify=context,

@@ -33,7 +33,7 @@ from provisioning.client.operator_answers import (
 )
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
-from provisioning.pki.tls import Credential
+from provisioning.pki.tls import Credential, read_once
 
 PAGE = 500
 
@@ -102,6 +102,7 @@ class OperatorClient:
         self, base_url: str, anchors: Path | str, credential: Credential, *, timeout: float = DEFAULT_TIMEOUT
     ) -> None:
         self._base_url = base_url
+        credential = read_once(credential)
         self._pool = open_pool(base_url, anchors, credential, timeout=timeout)
         self.trust_domain = trust_domain_of(credential)
         """The operator's, and the service's."""

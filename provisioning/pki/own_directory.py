@@ -13,7 +13,8 @@ Rules
 2. Neither group nor others may write to the directory, nor to a file or directory in it that they can reach; the group
    may where the caller says that it is his (docs/decisions/0166-a-volume-that-is-opened-to-a-group.md).
 3. A symbolic link counts as what it leads to, and has to be the user's, too.
-4. One remedy is enough for all that is in the directory, and is one that *user* can apply.
+4. One remedy is enough for all that is in the directory but links, each of which has its own; it is one that *user*
+   can apply, and is typed as it stands.
 
 It does not look at the directories above, nor further down: what somebody puts in the directory's place is his, and
 refused as his; and nobody gets further down but through here.
@@ -24,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import shlex
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -77,7 +79,7 @@ def _check_closed(directory: Path, look_at: Callable[[Path], os.stat_result], us
         raise _open_to_others(directory, found, directory, found, user)
     reachable = (found.st_mode & _OTHERS_ENTER) << 1  # For whom who may enter: the bit of who may write.
     for each in sorted(directory.iterdir()):
-        with contextlib.suppress(FileNotFoundError):  # It has gone meanwhile, or leads nowhere.
+        with contextlib.suppress(OSError):  # It has gone meanwhile, or leads nowhere: the next ones count.
             inside = look_at(each)
             plain = stat.S_ISREG(inside.st_mode) or stat.S_ISDIR(inside.st_mode)  # A socket's mode is its operator's.
             if plain and inside.st_mode & reachable & others_write:
@@ -90,9 +92,9 @@ def _checked(path: Path, directory: Path, user: int) -> os.stat_result:
     for found in (link, path.stat()):
         if found.st_uid not in {user, _ROOT}:
             owner = user_name(found.st_uid)
-            where = f"-hR {user_argument(user)} {directory}"
+            where = f"-hR {user_argument(user)} {quoted(directory)}"
             if found is not link and stat.S_ISLNK(link.st_mode):  # What it leads to, and not itself.
-                where = f"{user_argument(user)} {path}"
+                where = f"{user_argument(user)} {quoted(path)}"
             raise ForeignDirectory(
                 f"{path} belongs to {owner}, who could have put there what is to be believed: run as {owner}, or look "
                 f"what it is, and then chown {where}"
@@ -106,13 +108,21 @@ def _open_to_others(
     """Return what is wrong with *path*, which is *directory*, in state *whole*, or in it."""
     if user not in {whole.st_uid, _ROOT} or whole.st_mode & stat.S_ISVTX:  # He cannot put it right, or many use it.
         remedy = f"name a directory below {directory}, which is then made with mode 0700"
+    elif path != directory and path.is_symlink():  # Such are left out below a directory.
+        remedy = f"look what is in it, and then chmod go-w {quoted(path)}"
     else:
-        remedy = f"look what is in it, and then chmod -R go-w {directory}"
+        remedy = f"look what is in it, and then chmod -R go-w {quoted(directory)}"
     return ForeignDirectory(
         f"{path} has mode {stat.S_IMODE(found.st_mode):04o}: others may write to it, and could have put "
         f"there what is to be believed; {remedy}",
         group_alone=not found.st_mode & stat.S_IWOTH,
     )
+
+
+def quoted(path: Path) -> str:
+    """Return *path* as a command's argument: as it is typed, also with a space or a dash at its beginning."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def user_name(user: int) -> str:

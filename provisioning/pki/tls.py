@@ -103,6 +103,22 @@ class CredentialPem:
 Credential = CredentialFiles | CredentialPem
 
 
+def read_once(credential: Credential) -> Credential:
+    """Return *credential* as it can be read again and again: from pipes, as a shell's ``<(…)``, it is read into memory.
+
+    Raises `TlsConfigurationError`.
+    """
+    if isinstance(credential, CredentialPem):
+        return credential
+    paths = dict.fromkeys((credential.certificate, credential.key))
+    try:
+        if not any(path.is_fifo() for path in paths):
+            return credential
+        return CredentialPem(b"\n".join(path.read_bytes() for path in paths))
+    except OSError as error:
+        raise TlsConfigurationError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
 def server_context(
     credential: Credential,
     anchors: Path | str,

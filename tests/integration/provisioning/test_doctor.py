@@ -126,7 +126,21 @@ def test_what_was_restored_by_half_is_named_and_nothing_is_made_in_its_place(tmp
     done = other.command("serve", *found)
     assert (done.returncode, 'put trust_domain = "fleet.internal" back into ' in done.stderr) == (1, True)
     code, wrong = findings(other)
-    assert (code, wrong["trust domain"][0]["remedy"][:36]) == (1, 'put trust_domain = "fleet.internal" ')
+    file_and_variable = f"{directory / 'provisioning.toml'}, and unset FLEET_PROVISIONING_TRUST_DOMAIN"
+    remedy = f'put trust_domain = "fleet.internal" back into {file_and_variable}, which comes before it'
+    assert (code, wrong["trust domain"][0]["remedy"]) == (1, remedy)
+
+    key = (directory / "server.key").read_bytes()
+    (directory / "server.key").unlink()
+    done = other.command("serve", *found)
+    assert (done.returncode, "trust_domain is plant-7.example" in done.stderr) == (1, True), "no operator is of that"
+    (directory / "server.key").write_bytes(key)
+    (directory / "server.key").chmod(0o600)
+    certificate = (directory / "server.crt").read_bytes()
+    (directory / "server.crt").unlink()
+    code, wrong = findings(service)
+    assert (code, wrong["certificates"][0]["remedy"]) == (1, "restore the file from the backup")
+    (directory / "server.crt").write_bytes(certificate)
 
     directory.chmod(0o770)
     refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from contextlib import aclosing
 from datetime import timedelta
@@ -162,6 +163,22 @@ def test_who_names_no_identity_belongs_to_no_fleet_and_what_is_no_certificate_is
         trust_domain_of(CredentialFiles(nowhere, nowhere))
     with pytest.raises(TlsConfigurationError, match=r"^the credential holds no PEM certificate"):
         trust_domain_of(CredentialPem(b"something else"))
+
+
+def test_an_operator_s_credential_may_come_from_pipes_as_a_shell_gives_them() -> None:
+    credential = PKI.device("meter-1").credential
+    assert isinstance(credential, CredentialPem)
+    key = credential.pem.index(b"-----BEGIN PRIVATE KEY")
+    pipes = []
+    for part in (credential.pem[:key], credential.pem[key:]):
+        reading, writing = os.pipe()
+        os.write(writing, part)
+        os.close(writing)
+        pipes.append(Path(f"/dev/fd/{reading}"))
+    client = OperatorClient("https://localhost", PKI.anchors, CredentialFiles(*pipes))
+    assert client.trust_domain == DOMAIN
+    for pipe in pipes:
+        os.close(int(pipe.name))
 
 
 async def told_of(port: int) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from provisioning.authority import found
 from provisioning.closed_directory import check_directory_closed
 from provisioning.config import Settings
 from provisioning.errors import ConfigurationError
@@ -68,3 +71,15 @@ def test_root_may_run_it_for_the_owner_and_is_told_what_he_can_do(fleet: Path) -
     fleet.chmod(0o770)
     with pytest.raises(ConfigurationError, match=f"chmod -R go-w {fleet}"):
         check_directory_closed(Settings(directory=fleet))
+
+
+async def test_what_init_makes_is_nobody_else_s_to_write_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        settings = Settings(directory=tmp_path / "fleet", passphrase=SecretStr("a passphrase of a CA's keys"))
+        files = await found(settings, ["localhost"], lambda: datetime.now(UTC))
+    finally:
+        os.umask(before)
+    files.directory.chmod(0o755)
+    check_directory_closed(settings)
+    assert files.bundle.stat().st_mode & 0o777 == 0o644

@@ -177,3 +177,9 @@ def test_what_kubernetes_makes_for_a_service_of_our_name_is_told_of(
     monkeypatch.setenv(f"FLEET_BROKER_{name}", value)
     with pytest.raises(ConfigError, match=f"FLEET_BROKER_{name}: Kubernetes .* enableServiceLinks: false"):
         load(None, {})
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    (tmp_path / "provisioning.toml").write_bytes('trust_domain = "caf\u00e9.example"'.encode("latin-1"))
+    with pytest.raises(ConfigurationError, match=r"provisioning\.toml is not TOML: 'utf-8' codec"):
+        load_settings(tmp_path)

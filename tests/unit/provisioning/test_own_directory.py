@@ -61,8 +61,34 @@ def test_one_remedy_is_enough_for_all_that_a_mount_has_opened_to_a_group(own: Pa
     with pytest.raises(ForeignDirectory) as refused:
         enter(own, US)
     assert refused.value.group_alone
-    command = str(refused.value).rpartition("and then ")[2]
-    subprocess.run(command.split(), check=True)
+    _type_what_it_says(refused.value)
+    enter(own, US)
+
+
+def _type_what_it_says(refused: ForeignDirectory) -> None:
+    subprocess.run(["/bin/sh", "-c", str(refused).rpartition("and then ")[2]], check=True)
+
+
+@pytest.mark.parametrize("name", ["its fleet's", "$HOME", "-R"])
+def test_what_it_says_is_typed_as_it_stands(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = Path(name)
+    enter(own, US)
+    own.chmod(0o770)
+    with pytest.raises(ForeignDirectory) as refused:
+        enter(own, US)
+    _type_what_it_says(refused.value)
+    enter(own, US)
+
+
+def test_what_a_link_leads_to_is_put_right_by_the_link_s_name(own: Path, tmp_path: Path) -> None:
+    (tmp_path / "policy").touch()
+    (tmp_path / "policy").chmod(0o666)
+    (own / "policy").symlink_to(tmp_path / "policy")
+    own.chmod(0o755)
+    with pytest.raises(ForeignDirectory) as refused:
+        enter(own, US)
+    _type_what_it_says(refused.value)
     enter(own, US)
 
 
@@ -125,6 +151,7 @@ def test_a_socket_s_mode_is_its_operator_s(own: Path) -> None:
 
 def test_a_link_that_leads_nowhere_and_a_file_are_somebody_else_s_complaint(own: Path, tmp_path: Path) -> None:
     (own / "link").symlink_to(tmp_path / "gone")
+    (own / "again").symlink_to("again")
     check_own(own, US)
     enter(own / "broker.db", US)
     enter(own / "broker.db" / "below", US)
@@ -182,3 +209,11 @@ def test_what_belongs_to_a_user_or_to_root_is_his(own: Path) -> None:
     else:
         with pytest.raises(ForeignDirectory, match=f"^{own} belongs to {user_name(US)}, "):
             check_own(own, NOBODY)
+
+
+def test_a_link_that_leads_in_circles_hides_nothing_behind_it(own: Path) -> None:
+    (own / "a").symlink_to("a")
+    (own / "broker.db").chmod(0o666)
+    own.chmod(0o755)
+    with pytest.raises(ForeignDirectory, match=r"broker\.db has mode 0666"):
+        enter(own, US)

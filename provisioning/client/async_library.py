@@ -1,0 +1,39 @@
+"""What httpcore, below httpx, takes the running event loop's library for: asyncio, without a look through `sys.path`.
+
+It asks `sniffio` whenever it makes a lock or an event, three times a request. That has not come with anyio since 4.12,
+and what is not there is looked for in every folder each time: a third of what a request costs. Only trio, which imports
+`sniffio` itself, has something to tell it; so where nobody has imported either, the answer is known.
+
+To say in `sys.modules` that there is none would do, too, and keep it from who adds a folder to `sys.path` later, as a
+plugin does, or a test suite that uses these clients.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+_QUESTION: Final = "current_async_library"
+_OF_OTHERS: Final = frozenset({"sniffio", "trio"})
+
+
+def look_for_no_other() -> None:
+    """Have httpcore look for no library that nobody has imported."""
+    import httpcore._backends.auto
+    import httpcore._synchronization
+
+    namespace: dict[str, Any] = vars(httpcore._synchronization)  # noqa: SLF001 - it has no setting for it
+    asked = namespace.get(_QUESTION)
+    if asked is None or getattr(asked, "__module__", "") == __name__:
+        return
+    known = _known_or(asked)
+    for place in (namespace, vars(httpcore._backends.auto)):  # noqa: SLF001 - as above
+        place[_QUESTION] = known
+
+
+def _known_or(asked: Callable[[], str]) -> Callable[[], str]:
+    def known() -> str:
+        return "asyncio" if _OF_OTHERS.isdisjoint(sys.modules) else asked()
+
+    return known
