@@ -20,9 +20,11 @@ _OF_OTHERS: Final = frozenset({"sniffio", "trio"})
 
 def look_for_no_other() -> None:
     """Have httpcore look for no library that nobody has imported."""
-    import httpcore._backends.auto
-    import httpcore._synchronization
-
+    try:
+        import httpcore._backends.auto
+        import httpcore._synchronization
+    except ImportError:  # Another version keeps it elsewhere: a request takes a little longer, and that is all.
+        return
     namespace: dict[str, Any] = vars(httpcore._synchronization)  # noqa: SLF001 - it has no setting for it
     asked = namespace.get(_QUESTION)
     if asked is None or getattr(asked, "__module__", "") == __name__:
