@@ -15,14 +15,15 @@ from collections.abc import Callable
 from typing import Any, Final
 
 _QUESTION: Final = "current_async_library"
-_OF_OTHERS: Final = frozenset({"sniffio", "trio"})
 
 
 def look_for_no_other() -> None:
     """Have httpcore look for no library that nobody has imported."""
-    import httpcore._backends.auto
-    import httpcore._synchronization
-
+    try:
+        import httpcore._backends.auto
+        import httpcore._synchronization
+    except ImportError:  # Another version keeps it elsewhere: a request takes a little longer, and that is all.
+        return
     namespace: dict[str, Any] = vars(httpcore._synchronization)  # noqa: SLF001 - it has no setting for it
     asked = namespace.get(_QUESTION)
     if asked is None or getattr(asked, "__module__", "") == __name__:
@@ -34,6 +35,7 @@ def look_for_no_other() -> None:
 
 def _known_or(asked: Callable[[], str]) -> Callable[[], str]:
     def known() -> str:
-        return "asyncio" if _OF_OTHERS.isdisjoint(sys.modules) else asked()
+        modules = sys.modules
+        return asked() if "sniffio" in modules or "trio" in modules else "asyncio"
 
     return known

@@ -110,6 +110,8 @@ def _open_to_others(
         remedy = f"name a directory below {directory}, which is then made with mode 0700"
     elif path != directory and path.is_symlink():  # Such are left out below a directory.
         remedy = f"look what is in it, and then chmod go-w {quoted(path)}"
+        if found.st_mode & stat.S_ISVTX:  # As /tmp, which is meant so.
+            remedy = "remove this link, or have it lead elsewhere"
     else:
         remedy = f"look what is in it, and then chmod -R go-w {quoted(directory)}"
     return ForeignDirectory(

@@ -81,6 +81,15 @@ def test_what_it_says_is_typed_as_it_stands(tmp_path: Path, name: str, monkeypat
     enter(own, US)
 
 
+def test_a_link_to_where_many_write_is_not_to_be_closed_for_them(own: Path, tmp_path: Path) -> None:
+    (tmp_path / "for many").mkdir()
+    (tmp_path / "for many").chmod(0o1777)
+    (own / "link").symlink_to(tmp_path / "for many")
+    own.chmod(0o755)
+    with pytest.raises(ForeignDirectory, match=r"; remove this link, or have it lead elsewhere$"):
+        enter(own, US)
+
+
 def test_what_a_link_leads_to_is_put_right_by_the_link_s_name(own: Path, tmp_path: Path) -> None:
     (tmp_path / "policy").touch()
     (tmp_path / "policy").chmod(0o666)
