@@ -8,13 +8,14 @@ test may leave behind is undone here or found here:
 
 - sessions are ended, and it is waited until they are gone: what they had begun cannot come after us;
 - rows are deleted, or truncated where a table has grown; those of a new database are put back, and the sequences begin
-  again. The session of ours sets triggers aside: the audit log's, which forbid it, and those of foreign keys;
+  again; large objects are unlinked. The session of ours sets triggers aside: the audit log's, which forbid it, and
+  those of foreign keys;
 - a statement that changes anything but rows (an ``ALTER TABLE``, a migration) is noted by an event trigger, in the
   transaction that it belongs to. So are statistics, which ``ANALYZE`` leaves and plans depend on, and settings of the
   database. Such a database is not kept.
 
-What is ours in it is in a schema of its own, ``kept``; nothing that is under test looks there. Roles, and what else
-belongs to the whole server, are not looked at.
+What is ours in it is in a schema of its own, ``kept``; nothing that is under test looks there. Roles, limits of
+connections, and what else belongs to the whole server, are not looked at: who changes those puts them back.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ BEGIN
     FOR used IN SELECT relname FROM pg_class WHERE relnamespace = 'kept'::regnamespace AND relname LIKE 'first_%' LOOP
         EXECUTE format('INSERT INTO public.%I TABLE kept.%I', substr(used.relname, 7), used.relname);
     END LOOP;
+    PERFORM lo_unlink(oid) FROM pg_largeobject_metadata;
     PERFORM setval(oid, 1, false) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'S';
     RETURN true;
 END $$;

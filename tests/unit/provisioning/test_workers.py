@@ -164,7 +164,8 @@ with bound_for(Settings(port=0, http_port=0), 2) as places:
     sys.exit(Supervisor(places, work, lambda: os.kill(supervisor_pid, signal.SIGTERM)).run())
 """)
     assert (code, said) == (1, [])
-    assert logged.count("workers have not stopped in time") == 1
+    # Said again for as long as a busy machine takes to end what was killed.
+    assert "workers have not stopped in time" in logged
 
 
 def test_a_worker_has_no_more_of_its_parents_files_than_its_own_listeners_and_its_sockets() -> None:

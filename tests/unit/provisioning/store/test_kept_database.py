@@ -16,14 +16,15 @@ def connected(url: str) -> psycopg.Connection[Any]:
 
 
 def content(url: str) -> tuple[object, ...]:
-    """Return all rows, and where the sequences are."""
+    """Return all rows, where the sequences are, and the large objects."""
     with connected(url) as session:
         tables = [
             f"{name}" for (name,) in session.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
         ]
         rows = {name: session.execute(f"TABLE {name}".encode()).fetchall() for name in tables}
         sequences = session.execute("SELECT sequencename, last_value FROM pg_sequences").fetchall()
-    return {name: sorted(map(repr, each)) for name, each in rows.items()}, sorted(sequences)
+        objects = session.execute("SELECT FROM pg_largeobject_metadata").fetchall()
+    return {name: sorted(map(repr, each)) for name, each in rows.items()}, sorted(sequences), objects
 
 
 async def test_rows_are_gone_and_those_of_a_new_database_are_back(postgresql: PostgresqlServer) -> None:
@@ -33,6 +34,7 @@ async def test_rows_are_gone_and_those_of_a_new_database_are_back(postgresql: Po
             await fleet.enrol()
         with connected(url) as session:
             session.execute("INSERT INTO counters SELECT 'c' || n, n FROM generate_series(1, 5000) AS n")
+            session.execute("SELECT lo_create(0)")
         assert content(url) != new
     with postgresql.database() as again:
         assert (again, content(again)) == (url, new)
