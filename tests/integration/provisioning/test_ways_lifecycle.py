@@ -18,7 +18,7 @@ from provisioning.pki.keys import generate_key
 from provisioning.pki.tls import CredentialFiles
 from tests.support.provisioning import ProvisioningService
 
-DEVICES = 100
+DEVICES = 200
 
 
 async def enrol_all(
@@ -53,8 +53,8 @@ async def test_kill_9_while_a_batch_enrols_by_claim(own_service: ProvisioningSer
     pem.write_text(issued["private_key"] + issued["certificate"])
     claim = CredentialFiles(pem, pem)
     keys = {f"meter-{number}": generate_key() for number in range(DEVICES)}
-    before = await enrol_all(service, claim, keys, kill_after=30)
-    assert 30 <= len(before) < DEVICES, "the burst was over before the kill"
+    before = await enrol_all(service, claim, keys, kill_after=40)
+    assert 40 <= len(before) < DEVICES, "the burst was over before the kill"
     service.kill()
     service.start()
     # Every device asks again with the key that it has, whether it had an answer or not.
