@@ -34,7 +34,7 @@ from datetime import UTC, datetime
 from cryptography import x509
 
 from provisioning.pki.extension import extension
-from provisioning.pki.identity import Identity, identity_of, parse_uri
+from provisioning.pki.identity import SCHEME, Identity, identity_of, parse_uri
 from provisioning.pki.revocation import CertificateKey, certificate_key
 
 _MOST_TEMPLATES = 1024
@@ -45,6 +45,7 @@ _VERSION_3 = b"\xa0\x03\x02\x01\x02"
 _COMMON_NAME = b"\x06\x03\x55\x04\x03"
 _EXTENSIONS = 0xA3
 _URI = 0x86
+_SCHEME = SCHEME.encode()
 _ZULU = 0x5A
 _ALTERNATIVE_NAME = b"\x06\x03\x55\x1d\x11"
 _CRITICAL = b"\x01\x01\xff"
@@ -281,6 +282,8 @@ def _only_uri(der: bytes, at: int, end: int) -> str:
     at, stop = _element(der, at, end, _URI)
     if stop != end:
         raise _Unusual
+    if der[at : at + len(_SCHEME)] != _SCHEME:
+        raise _Unusual  # Not counted among identities: refused, in the slow twin's words.
     try:
         return der[at:stop].decode("ascii")
     except UnicodeDecodeError:

@@ -125,6 +125,23 @@ def test_the_reader_says_what_the_library_says_whatever_it_has_read_before(read:
         assert outcome(remembering.recall, der) == outcome(slowly, der)
 
 
+def test_a_uri_that_is_no_identity_is_refused_in_the_library_s_words() -> None:
+    reader = CertificateReader()
+    for uri in ("spiffe://fleet.internal/device/meters/meter-1", "https://example.org/meter-1", "spiffe:/meter-1"):
+        named = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "meter-1")]))
+            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "CA")]))
+            .public_key(KEY.public_key())
+            .serial_number(1)
+            .not_valid_before(datetime(2026, 1, 1, tzinfo=UTC))
+            .not_valid_after(datetime(2027, 1, 1, tzinfo=UTC))
+            .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=False)
+        )
+        der = named.sign(ISSUER_KEY, hashes.SHA256()).public_bytes(Encoding.DER)
+        assert outcome(reader.read, der) == outcome(slowly, der)
+
+
 USUAL = shared_device("meter-1").der
 
 
