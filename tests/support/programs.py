@@ -18,6 +18,7 @@ command line, nor its number.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
 import select
@@ -159,7 +160,8 @@ class Forked:
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal, unless the process has ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # It has just ended, which is not told yet.
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
