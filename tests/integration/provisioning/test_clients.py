@@ -21,8 +21,9 @@ from provisioning.client.operator import OperatorClient, RequestRefused, Service
 from provisioning.pki.identity import Identity, InvalidIdentity, Role, identity_of
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason, certificate_key
-from provisioning.pki.tls import ClientCertificate, TlsConfigurationError, server_context
+from provisioning.pki.tls import TlsConfigurationError
 from tests.support.enrolled import enrol as enrol_here
+from tests.support.impostor import impostor
 from tests.support.provisioning import ProvisioningService
 
 _numbers = itertools.count(1)
@@ -216,18 +217,7 @@ async def test_a_broker_of_the_same_name_is_not_taken_for_the_service(
 ) -> None:
     """Its certificate has the service's host name, as on any machine where both are at `localhost`."""
     (broker,) = await asyncio.to_thread(enrol_here, service, name, role="broker", dns_names=["localhost"])
-    heard: list[bytes] = []
-
-    async def pose(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.append(await reader.read(1000))
-        writer.write(
-            b'HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nevent: current\ndata: {"sequence": 0}\n\n'
-        )
-        writer.close()
-
-    posing = server_context(broker.write(tmp_path), service.bundle, client_certificate=ClientCertificate.OPTIONAL)
-    async with await asyncio.start_server(pose, "127.0.0.1", 0, ssl=posing) as impostor:
-        url = f"https://localhost:{impostor.sockets[0].getsockname()[1]}"
+    async with impostor(broker.write(tmp_path), service.bundle) as (url, heard):
         refused = f"is not the provisioning service .*its certificate is that of .*/broker/{name}"
         with pytest.raises(FeedLost, match=refused):
             await anext(follow(url, service.bundle, broker.credential, 0))

@@ -30,6 +30,7 @@ from provisioning.pki.tls import (
     client_context,
     server_context,
 )
+from tests.support.impostor import impostor
 from tests.support.pki import DOMAIN, SERVER, Held, Pki, shared_pki
 
 PKI = shared_pki()
@@ -114,22 +115,11 @@ TOKEN = "fgt_" + "A" * 43
 
 
 async def test_another_fleets_service_below_the_same_root_is_not_taken_for_ones_own() -> None:
-    heard: list[bytes] = []
-
-    async def pose(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.append(await reader.read(1000))
-        writer.write(
-            b'HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nevent: current\ndata: {"sequence": 0}\n\n'
-        )
-        writer.close()
-
     theirs = PKI.certify(Identity(OTHERS, Role.SERVICE, "provisioning"), purposes=SERVER, names=LOCALHOST)
-    serving = server_context(theirs.credential, PKI.anchors, client_certificate=ClientCertificate.OPTIONAL)
     device, operator = PKI.device("meter-1").credential, Identity(DOMAIN, Role.OPERATOR, "admin")
     request = build_csr(generate_key(), "meter-1")
     refused = f"it is the service of trust domain {OTHERS}, and that of {DOMAIN} is asked for"
-    async with await asyncio.start_server(pose, "127.0.0.1", 0, ssl=serving) as server:
-        url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+    async with impostor(theirs.credential, PKI.anchors) as (url, heard):
         with pytest.raises(FeedLost, match=refused):
             await anext(follow(url, PKI.anchors, PKI.broker().credential, 0))
         async with OperatorClient(url, PKI.anchors, PKI.certify(operator).credential) as ours:

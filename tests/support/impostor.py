@@ -1,0 +1,32 @@
+"""A TLS server that answers whoever talks to it as the revocation feed does, and keeps what it hears.
+
+async with impostor(credential, anchors) as (url, heard):
+    …
+assert not any(heard)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from provisioning.pki.tls import ClientCertificate, Credential, server_context
+
+_FEED = b'HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nevent: current\ndata: {"sequence": 0}\n\n'
+
+
+@asynccontextmanager
+async def impostor(credential: Credential, anchors: Path | str) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Yield its address, at `localhost`, and what it has heard: an entry a connection."""
+    heard: list[bytes] = []
+
+    async def pose(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read(1000))
+        writer.write(_FEED)
+        writer.close()
+
+    context = server_context(credential, anchors, client_certificate=ClientCertificate.OPTIONAL)
+    async with await asyncio.start_server(pose, "127.0.0.1", 0, ssl=context) as server:
+        yield f"https://localhost:{server.sockets[0].getsockname()[1]}", heard
