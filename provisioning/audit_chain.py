@@ -20,6 +20,7 @@ from typing import Final
 
 from provisioning.errors import ConfigurationError
 from provisioning.pki.keys import KeyFileError, write_private
+from provisioning.quick_values import quickly_made
 
 BEGINNING: Final = bytes(32)
 """The code before the first entry."""
@@ -27,6 +28,7 @@ _OCTETS: Final = 32
 _KEYS: Final = 4
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class AuditHead:
     """Where a log ends: its last entry's number and code."""

@@ -10,11 +10,14 @@ from typing import Any, Final
 
 from starlette.responses import Response
 
+from provisioning.quick_values import quickly_made
+
 Headers = Sequence[tuple[bytes, bytes]]
 
 _CLOSE: Final = (b"connection", b"close")
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class ReadyAnswer:
     """An answer that is there already, but for the headers that every answer has."""

@@ -31,6 +31,7 @@ from provisioning.enrolment.problems import pending_answer
 from provisioning.enrolment.service import EnrolmentService, MadeKey
 from provisioning.errors import Code, Pending, Refused
 from provisioning.pki.identity import InvalidIdentity, check_name
+from provisioning.quick_values import quickly_made
 from provisioning.told_authorities import ToldAuthorities
 
 PREFIX: Final = "/.well-known/est"
@@ -58,6 +59,7 @@ class _Operation:
     answer: Callable[[EstRequest, str | None], Awaitable[Response]]
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class EstRequest:
     """A request, with its body."""

@@ -40,6 +40,7 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, InvalidIdentity, check_name
 from provisioning.pki.keys import PrivateKey, generate_key, spki_of
+from provisioning.quick_values import quickly_made
 
 MAXIMUM_CSR_SIZE: Final = 16 * 1024
 """An RSA-8192 request with generous extensions is 3 KB."""
@@ -67,6 +68,7 @@ class RequestRefused(Refused):
     """The request cannot be certified; the code begins with ``CSR_``."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class VerifiedRequest:
     """What a request asks for, its signature and key already checked. Made here only."""

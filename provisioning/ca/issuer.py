@@ -41,6 +41,7 @@ from provisioning.ca.server_names import IpAddress
 from provisioning.ca.signing import signature_algorithm, signer, try_key, with_signature
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import PrivateKey, key_identifier, spki_of
+from provisioning.quick_values import quickly_made
 
 _OCSP_BACKDATE: Final = timedelta(minutes=1)
 _OCSP_SIGNER_NAME: Final = parts.common_name("Fleetgate OCSP signer")
@@ -56,6 +57,7 @@ class IssuanceRefused(Exception):
     """The certificate must not be signed: lint findings, or a prepared issuance misused. Not the requester's fault."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class IssuerUrls:
     """Where relying parties find an issuer's CRL, certificate and OCSP responder; None: it is not told.
@@ -68,6 +70,7 @@ class IssuerUrls:
     ocsp: str | None = None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class IssuanceRequest:
     """Whom to certify, with which key, under which serial number, and when it is; *life* may be below the profile's."""

@@ -27,6 +27,7 @@ from provisioning.ca.name_policy import SubjectNames
 from provisioning.ca.profile import DIGITAL_SIGNATURE, Profile
 from provisioning.pki.identity import Identity, InvalidIdentity, identity_of
 from provisioning.pki.keys import key_identifier, spki_of
+from provisioning.quick_values import quickly_made
 
 E = TypeVar("E", bound=x509.ExtensionType)
 
@@ -57,6 +58,7 @@ _ISSUERS_KEPT: Final = 16
 _OCSP_SIGNER_LIFE: Final = timedelta(days=31)
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Made:
     """What a certificate was given of its own: its number, notBefore and notAfter, and its SubjectPublicKeyInfo."""
@@ -67,6 +69,7 @@ class Made:
     spki: bytes
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Intent:
     """What the certificate is meant to be."""

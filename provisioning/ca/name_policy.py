@@ -33,6 +33,7 @@ from provisioning.ca.host_patterns import AmbiguousHostName, filled
 from provisioning.ca.server_names import InvalidServerName, IpAddress, check_host_name
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Identity
+from provisioning.quick_values import quickly_made
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -53,6 +54,7 @@ class NameRefused(Refused):
     """The request asks for a name that its profile does not allow."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class SubjectNames:
     """The alternative names beside the identity, and the subject's attributes beside the Common Name."""

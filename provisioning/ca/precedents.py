@@ -31,6 +31,7 @@ from provisioning.ca.der import only_common_name
 from provisioning.ca.lint import SERIAL_BITS, Intent, Made
 from provisioning.ca.name_policy import SubjectNames
 from provisioning.ca.profile import Profile
+from provisioning.quick_values import quickly_made
 
 _MOST: Final = 256
 _NO_NAMES: Final = SubjectNames()
@@ -58,6 +59,7 @@ class _Unusual(Exception):
 _NOT_READ: Final = (_Unusual, IndexError, ValueError)  # It ends too early; it is no date.
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class _Read:
     """A draft taken apart: what it has in common with others, and the parts that differ."""

@@ -12,8 +12,10 @@ from datetime import datetime, timedelta
 from cryptography import x509
 
 from provisioning.ca.csr import VerifiedRequest
+from provisioning.quick_values import quickly_made
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class TokenCredential:
     """HTTP Basic: the user name, and the token as the password."""
@@ -55,6 +57,7 @@ class Verdict:
     reason: str = ""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class TlsConnection:
     """The connection that the request came on; TLS 1.3 has no *unique* (RFC 9266)."""
@@ -67,6 +70,7 @@ class TlsConnection:
     """Where the client is."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """Everything that a decision is made of; *renewal*: the presented certificate asks for its successor."""

@@ -48,6 +48,7 @@ from provisioning.enrolment.ways.way import IpAddress, Settle, Vouched, Way
 from provisioning.enrolment.ways.webhook import Unasked, WebhookWay
 from provisioning.errors import Code, Refused, RefusedStranger
 from provisioning.pki.identity import Role
+from provisioning.quick_values import quickly_made
 from provisioning.store import (
     certificates,
     certificates_of_device,
@@ -69,6 +70,7 @@ _ABOUT_THE_GROUP: Final = frozenset({Code.TOKEN_MISSING, Code.TOKEN_GROUP, Code.
 """Refusals that say how a group lets devices in: for those only who have shown something that is good."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Authorised:
     """Who will be certified, with what, and what is owed for it."""

@@ -70,6 +70,7 @@ from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import PrivateKey, spki_fingerprint
 from provisioning.pki.revocation import RevocationReason
+from provisioning.quick_values import quickly_made
 from provisioning.store import audit, certificates, device_keys, devices, groups, revocations, serials
 from provisioning.store.audit import Action
 from provisioning.store.certificates import IssuedCertificate, StoredCertificate
@@ -84,6 +85,7 @@ _MAXIMUM_QUESTIONS: Final = 3
 """Transactions of one request: the question may change once between them, say because the group was changed."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class _Outcome:
     der: bytes

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.pki.keys import spki_fingerprint
 from provisioning.pki.revocation import RevocationReason, certificate_key
+from provisioning.quick_values import quickly_made
 from provisioning.store.devices import WIDTH as DEVICE_WIDTH
 from provisioning.store.devices import Device, device_from
 from provisioning.store.prepared import Prepared
@@ -199,6 +200,7 @@ def from_row(row: Sequence[Any]) -> StoredCertificate:
     return StoredCertificate(*facts)
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class IssuedCertificate:
     """What is recorded of a certificate."""

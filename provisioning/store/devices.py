@@ -12,6 +12,7 @@ from sqlalchemy import Case, bindparam, case, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.identity import Role
+from provisioning.quick_values import quickly_made
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, devices, revocations
 
@@ -46,6 +47,7 @@ class DeviceState(StrEnum):
     """Gone for ever: its name gets no certificate again."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Device:
     """One party as the store knows it."""

@@ -36,6 +36,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DatabaseError, DataError, DBAPIError, InternalError, OperationalError
 
 from provisioning.errors import Code, Refused
+from provisioning.quick_values import quickly_made
 
 log = structlog.get_logger(__name__)
 
@@ -162,6 +163,7 @@ class QueuedLane(Lane):
             self._idle.set()
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a work has returned, or why it did not."""
@@ -170,6 +172,7 @@ class Outcome:
     failure: Exception | None = None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Job:
     """A work that waits for a writer, and who waits for it; see `Lane.run`."""

@@ -12,6 +12,7 @@ from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.identity import Role
+from provisioning.quick_values import quickly_made
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import tokens
 
@@ -54,6 +55,7 @@ _SPEND: Final = Prepared(
 )
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class TokenGrant:
     """What a token allows: one certificate for *device*, or, if that is None, for any new device of *group*.
@@ -69,6 +71,7 @@ class TokenGrant:
     lifetime: timedelta | None = None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class StoredToken:
     """A token as the store knows it."""

@@ -29,6 +29,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.attempt import Attempt
 from provisioning.pki.identity import Role
+from provisioning.quick_values import quickly_made
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.groups import Group, WayName
 
@@ -37,6 +38,7 @@ Settle = Callable[[Connection, int, str, datetime], None]
 """Called with the certificate's id, device and end, in the transaction that records it."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True)
 class Vouched:
     """What one way says for a request."""
