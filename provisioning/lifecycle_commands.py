@@ -20,8 +20,6 @@ from provisioning.service_command import (
     Json,
     connected,
     counted,
-    print_json,
-    print_table,
     progress,
     say,
     shown_time,
@@ -31,8 +29,13 @@ if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient
     from provisioning.client.operator_answers import RevokedCertificate
 
-Device = Annotated[str | None, typer.Option(help="All certificates of this device.", show_default=False)]
-Serial = Annotated[str | None, typer.Option(help="This certificate (hexadecimal).", show_default=False)]
+# Lists, where the API takes one of each: of an option that takes one, a second takes the first's place without a word.
+Devices = Annotated[
+    list[str] | None, typer.Option("--device", help="All certificates of this device; repeat.", show_default=False)
+]
+Serials = Annotated[
+    list[str] | None, typer.Option("--serial", help="This certificate (hexadecimal); repeat.", show_default=False)
+]
 
 _STEP: Final = 500
 _COLUMNS: Final = ("serial", "device", "reason", "revoked", "sequence")
@@ -49,12 +52,8 @@ def _reason(text: str) -> RevocationReason:
 @connected
 def revoke(
     connection: Connection,
-    device: Annotated[
-        str | None, typer.Option(help="Revoke all certificates of this device.", show_default=False)
-    ] = None,
-    serial: Annotated[
-        str | None, typer.Option(help="Revoke this certificate (hexadecimal).", show_default=False)
-    ] = None,
+    device: Devices = None,
+    serial: Serials = None,
     devices_file: Annotated[
         Path | None, typer.Option(help="Revoke the devices in this file, a name a line.", show_default=False)
     ] = None,
@@ -79,12 +78,12 @@ def revoke(
 
     \b
     Example:
-      fleet-provisioning revoke --device meter-17 --reason keyCompromise
+      fleet-provisioning revoke --device meter-17 --device meter-18 --reason keyCompromise
       fleet-provisioning revoke --device meter-17 --reason keyCompromise --invalidity-date 2027-01-05T08:00:00
       fleet-provisioning revoke --devices-file stolen.txt --reason keyCompromise
       fleet-provisioning revoke --group west --reason cessationOfOperation
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    if sum(each is not None for each in (device, serial, devices_file, serials_file, group)) != 1:
+    if sum(map(bool, (device, serial, devices_file, serials_file, group is not None))) != 1:
         raise typer.BadParameter("give exactly one of --device, --serial, --devices-file, --serials-file and --group")
 
     since = invalidity_date
@@ -104,14 +103,14 @@ def revoke(
                 total += len(found)
                 kept += sum(each.reason != reason or bool(since and each.invalidity_date != since) for each in found)
 
-            if devices_file is not None or group is not None:
-                names = in_group if devices_file is None else read_lines(devices_file, "device")
+            names = device or in_group if devices_file is None else read_lines(devices_file, "device")
+            serials = serial or [] if serials_file is None else read_lines(serials_file, "certificate")
+            if len(device or serial or ()) == 1:
+                report(await revoke_some(client, **_one_by_one(device, serial)[0]))
+            elif names:
                 await _in_steps(names, lambda step: revoke_some(client, devices=step), report)
-            elif serials_file is not None:
-                serials = read_lines(serials_file, "certificate")
-                await _in_steps(serials, lambda step: revoke_some(client, serials=step), report)
             else:
-                report(await revoke_some(client, device=device, serial=serial))
+                await _in_steps(serials, lambda step: revoke_some(client, serials=step), report)
         if kept:
             say(f"fleet-provisioning: revoked before, with the reason and date shown: {kept} of {total}")
 
@@ -172,8 +171,8 @@ def _printed(*, as_json: bool) -> Iterator[Callable[[Sequence[RevokedCertificate
 @connected
 def suspend(
     connection: Connection,
-    device: Device = None,
-    serial: Serial = None,
+    device: Devices = None,
+    serial: Serials = None,
     as_json: Json = False,
 ) -> None:
     """Suspend a device or one certificate until it is resumed. Live sessions are closed at once.
@@ -182,14 +181,12 @@ def suspend(
     Example:
       fleet-provisioning suspend --device meter-17
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    _check_target(device, serial)
+    targets = _one_by_one(device, serial)
 
     async def command(client: OperatorClient) -> None:
-        found = await client.suspend(device=device, serial=serial)
-        if as_json:
-            print_json(found)
-        else:
-            _print_revoked(found)
+        with _printed(as_json=as_json) as show:
+            for target in targets:
+                show(await client.suspend(**target))
 
     connection.run(command)
 
@@ -197,8 +194,8 @@ def suspend(
 @connected
 def resume(
     connection: Connection,
-    device: Device = None,
-    serial: Serial = None,
+    device: Devices = None,
+    serial: Serials = None,
     as_json: Json = False,
 ) -> None:
     """End a suspension: the certificates are good again.
@@ -207,20 +204,22 @@ def resume(
     Example:
       fleet-provisioning resume --device meter-17
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    _check_target(device, serial)
+    targets = _one_by_one(device, serial)
 
     async def command(client: OperatorClient) -> None:
-        found = await client.resume(device=device, serial=serial)
-        if as_json:
-            print_json(found)
-            return
-        if not found:
-            say("fleet-provisioning: nothing was suspended")
-            return
-        print_table(
-            ("serial", "device", "released", "sequence"),
-            ((each.serial, each.device, shown_time(each.released_at), str(each.sequence)) for each in found),
-        )
+        with JsonArray() if as_json else contextlib.nullcontext() as array:
+            table = Table(("serial", "device", "released", "sequence"))
+            for target in targets:
+                found = await client.resume(**target)
+                whose = f" of {next(iter(target.values()))}" if len(targets) > 1 else ""
+                if array is not None:
+                    array.print(found)
+                elif found:
+                    table.print(
+                        (each.serial, each.device, shown_time(each.released_at), str(each.sequence)) for each in found
+                    )
+                else:
+                    say(f"fleet-provisioning: nothing was suspended{whose}")
 
     connection.run(command)
 
@@ -228,7 +227,7 @@ def resume(
 @connected
 def decommission(
     connection: Connection,
-    device: Annotated[str, typer.Option(help="The device.", show_default=False)],
+    device: Annotated[list[str], typer.Option(help="The device; repeat.", show_default=False)],
     as_json: Json = False,
 ) -> None:
     """Revoke a device for ever: its name never gets a certificate again.
@@ -239,22 +238,18 @@ def decommission(
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
 
     async def command(client: OperatorClient) -> None:
-        found = await client.decommission(device)
-        if as_json:
-            print_json(found)
-        else:
-            _print_revoked(found)
+        with _printed(as_json=as_json) as show:
+            for each in device:
+                show(await client.decommission(each))
 
     connection.run(command)
 
 
-def _check_target(device: str | None, serial: str | None) -> None:
-    if (device is None) == (serial is None):
+def _one_by_one(devices: Sequence[str] | None, serials: Sequence[str] | None) -> list[dict[str, str]]:
+    """Return what is asked for each, in order."""
+    if bool(devices) == bool(serials):
         raise typer.BadParameter("give exactly one of --device and --serial")
-
-
-def _print_revoked(revoked: Sequence[RevokedCertificate]) -> None:
-    print_table(_COLUMNS, map(_row, revoked))
+    return [{"device": each} for each in devices or ()] + [{"serial": each} for each in serials or ()]
 
 
 def _row(revoked: RevokedCertificate) -> Sequence[str]:
