@@ -79,7 +79,8 @@ def create_token(
     group: Annotated[
         str | None,
         typer.Option(
-            help="The device's group (default: default); without --device: any new device of that group.",
+            help="The device's group (default: the one it is in, of a new one default); without --device: any new "
+            "device of that group.",
             show_default=False,
         ),
     ] = None,
@@ -154,7 +155,12 @@ def create_batch(
     count: Annotated[
         int | None, typer.Option(min=1, help="How many tokens for any new device of --group.", show_default=False)
     ] = None,
-    group: Annotated[str | None, typer.Option(help="Group.", show_default=False)] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            help="The devices' group (default: the one that each is in, of new ones default).", show_default=False
+        ),
+    ] = None,
     role: Annotated[Role, typer.Option(help="What the certificates are for.")] = Role.DEVICE,
     ttl: Ttl = None,
     lifetime: Lifetime = None,
