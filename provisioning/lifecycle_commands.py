@@ -11,17 +11,17 @@ import typer
 
 from provisioning.errors import ConfigurationError
 from provisioning.named_lines import read_lines
+from provisioning.one_by_one import one_by_one
 from provisioning.pki.revocation import RevocationReason
 from provisioning.printed_rows import JsonArray, Table
 from provisioning.revocation.reasons import OPERATOR_REASONS
 from provisioning.service_command import (
+    AnswerT,
     Connection,
     InvalidityDate,
     Json,
     connected,
     counted,
-    print_json,
-    print_table,
     progress,
     say,
     shown_time,
@@ -29,13 +29,16 @@ from provisioning.service_command import (
 
 if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient
-    from provisioning.client.operator_answers import RevokedCertificate
+    from provisioning.client.operator_answers import ReleasedCertificate, RevokedCertificate
 
 Device = Annotated[str | None, typer.Option(help="All certificates of this device.", show_default=False)]
 Serial = Annotated[str | None, typer.Option(help="This certificate (hexadecimal).", show_default=False)]
 
+DevicesFile = Annotated[Path | None, typer.Option(help="The devices in this file, a name a line.", show_default=False)]
+
 _STEP: Final = 500
 _COLUMNS: Final = ("serial", "device", "reason", "revoked", "sequence")
+_RELEASED_COLUMNS: Final = ("serial", "device", "released", "sequence")
 _REASONS: Final = ", ".join(reason for reason in RevocationReason if reason in OPERATOR_REASONS)
 
 
@@ -96,7 +99,7 @@ def revoke(
     total = kept = 0
 
     async def command(client: OperatorClient) -> None:
-        with _printed(as_json=as_json) as show:
+        with _printed(_COLUMNS, _row, as_json=as_json) as show:
 
             def report(found: Sequence[RevokedCertificate]) -> None:
                 nonlocal total, kept
@@ -159,14 +162,16 @@ async def _in_steps(
 
 
 @contextlib.contextmanager
-def _printed(*, as_json: bool) -> Iterator[Callable[[Sequence[RevokedCertificate]], None]]:
+def _printed(
+    columns: Sequence[str], row: Callable[[AnswerT], Sequence[str]], *, as_json: bool
+) -> Iterator[Callable[[Sequence[AnswerT]], None]]:
     """Print what it is given, as a table or as a JSON array."""
     if as_json:
         with JsonArray() as array:
             yield array.print
     else:
-        table = Table(_COLUMNS)
-        yield lambda found: table.print(map(_row, found))
+        table = Table(columns)
+        yield lambda found: table.print(map(row, found))
 
 
 @connected
@@ -174,22 +179,30 @@ def suspend(
     connection: Connection,
     device: Device = None,
     serial: Serial = None,
+    devices_file: DevicesFile = None,
     as_json: Json = False,
 ) -> None:
-    """Suspend a device or one certificate until it is resumed. Live sessions are closed at once.
+    """Suspend devices or one certificate until they are resumed. Live sessions are closed at once.
+
+    Of a file, one device after the other: who cannot be suspended is named, and the others are. Again does no harm.
 
     \b
     Example:
       fleet-provisioning suspend --device meter-17
+      fleet-provisioning suspend --devices-file doubtful.txt
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    _check_target(device, serial)
+    _check_target(device, serial, devices_file)
 
     async def command(client: OperatorClient) -> None:
-        found = await client.suspend(device=device, serial=serial)
-        if as_json:
-            print_json(found)
-        else:
-            _print_revoked(found)
+        with _printed(_COLUMNS, _row, as_json=as_json) as show:
+            if devices_file is None:
+                show(await client.suspend(device=device, serial=serial))
+                return
+
+            async def suspend_one(name: str) -> None:
+                show(await client.suspend(device=name))
+
+            await one_by_one(read_lines(devices_file, "device"), suspend_one, "suspended")
 
     connection.run(command)
 
@@ -199,28 +212,38 @@ def resume(
     connection: Connection,
     device: Device = None,
     serial: Serial = None,
+    devices_file: DevicesFile = None,
     as_json: Json = False,
 ) -> None:
-    """End a suspension: the certificates are good again.
+    """End a suspension, or those of many devices: the certificates are good again.
 
     \b
     Example:
       fleet-provisioning resume --device meter-17
+      fleet-provisioning resume --devices-file doubtful.txt
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    _check_target(device, serial)
+    _check_target(device, serial, devices_file)
 
     async def command(client: OperatorClient) -> None:
-        found = await client.resume(device=device, serial=serial)
-        if as_json:
-            print_json(found)
-            return
-        if not found:
+        total = 0
+        with _printed(_RELEASED_COLUMNS, _released_row, as_json=as_json) as show:
+
+            def report(found: Sequence[ReleasedCertificate]) -> None:
+                nonlocal total
+                total += len(found)
+                if found:
+                    show(found)
+
+            if devices_file is None:
+                report(await client.resume(device=device, serial=serial))
+            else:
+
+                async def resume_one(name: str) -> None:
+                    report(await client.resume(device=name))
+
+                await one_by_one(read_lines(devices_file, "device"), resume_one, "resumed")
+        if not total and not as_json:
             say("fleet-provisioning: nothing was suspended")
-            return
-        print_table(
-            ("serial", "device", "released", "sequence"),
-            ((each.serial, each.device, shown_time(each.released_at), str(each.sequence)) for each in found),
-        )
 
     connection.run(command)
 
@@ -228,33 +251,37 @@ def resume(
 @connected
 def decommission(
     connection: Connection,
-    device: Annotated[str, typer.Option(help="The device.", show_default=False)],
+    device: Annotated[str | None, typer.Option(help="The device.", show_default=False)] = None,
+    devices_file: DevicesFile = None,
     as_json: Json = False,
 ) -> None:
-    """Revoke a device for ever: its name never gets a certificate again.
+    """Revoke devices for ever: their names never get a certificate again.
 
     \b
     Example:
       fleet-provisioning decommission --device meter-17
+      fleet-provisioning decommission --devices-file scrapped.txt
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    if (device is None) == (devices_file is None):
+        raise typer.BadParameter("give exactly one of --device and --devices-file")
 
     async def command(client: OperatorClient) -> None:
-        found = await client.decommission(device)
-        if as_json:
-            print_json(found)
-        else:
-            _print_revoked(found)
+        with _printed(_COLUMNS, _row, as_json=as_json) as show:
+
+            async def decommission_one(name: str) -> None:
+                show(await client.decommission(name))
+
+            if device is not None:
+                await decommission_one(device)
+            elif devices_file is not None:
+                await one_by_one(read_lines(devices_file, "device"), decommission_one, "decommissioned")
 
     connection.run(command)
 
 
-def _check_target(device: str | None, serial: str | None) -> None:
-    if (device is None) == (serial is None):
-        raise typer.BadParameter("give exactly one of --device and --serial")
-
-
-def _print_revoked(revoked: Sequence[RevokedCertificate]) -> None:
-    print_table(_COLUMNS, map(_row, revoked))
+def _check_target(device: str | None, serial: str | None, devices_file: Path | None) -> None:
+    if sum(each is not None for each in (device, serial, devices_file)) != 1:
+        raise typer.BadParameter("give exactly one of --device, --serial and --devices-file")
 
 
 def _row(revoked: RevokedCertificate) -> Sequence[str]:
@@ -265,3 +292,7 @@ def _row(revoked: RevokedCertificate) -> Sequence[str]:
         shown_time(revoked.revoked_at),
         str(revoked.sequence),
     )
+
+
+def _released_row(released: ReleasedCertificate) -> Sequence[str]:
+    return released.serial, released.device, shown_time(released.released_at), str(released.sequence)
