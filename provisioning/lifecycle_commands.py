@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -11,10 +11,12 @@ import typer
 
 from provisioning.errors import ConfigurationError
 from provisioning.named_lines import read_lines
+from provisioning.one_by_one import one_by_one
 from provisioning.pki.revocation import RevocationReason
 from provisioning.printed_rows import JsonArray, Table
 from provisioning.revocation.reasons import OPERATOR_REASONS
 from provisioning.service_command import (
+    AnswerT,
     Connection,
     InvalidityDate,
     Json,
@@ -27,18 +29,20 @@ from provisioning.service_command import (
 
 if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient
-    from provisioning.client.operator_answers import RevokedCertificate
+    from provisioning.client.operator_answers import ReleasedCertificate, RevokedCertificate
 
-# Lists, where the API takes one of each: of an option that takes one, a second takes the first's place without a word.
+# Lists, though one is usual: of an option that takes one, a second takes the first's place without a word.
 Devices = Annotated[
-    list[str] | None, typer.Option("--device", help="All certificates of this device; repeat.", show_default=False)
+    list[str] | None, typer.Option("--device", help="All certificates of this device; repeat it.", show_default=False)
 ]
 Serials = Annotated[
-    list[str] | None, typer.Option("--serial", help="This certificate (hexadecimal); repeat.", show_default=False)
+    list[str] | None, typer.Option("--serial", help="This certificate (hexadecimal); repeat it.", show_default=False)
 ]
+DevicesFile = Annotated[Path | None, typer.Option(help="The devices in this file, a name a line.", show_default=False)]
 
 _STEP: Final = 500
 _COLUMNS: Final = ("serial", "device", "reason", "revoked", "sequence")
+_RELEASED_COLUMNS: Final = ("serial", "device", "released", "sequence")
 _REASONS: Final = ", ".join(reason for reason in RevocationReason if reason in OPERATOR_REASONS)
 
 
@@ -95,7 +99,7 @@ def revoke(
     total = kept = 0
 
     async def command(client: OperatorClient) -> None:
-        with _printed(as_json=as_json) as show:
+        with _printed(_COLUMNS, _row, as_json=as_json) as show:
 
             def report(found: Sequence[RevokedCertificate]) -> None:
                 nonlocal total, kept
@@ -106,7 +110,8 @@ def revoke(
             names = device or in_group if devices_file is None else read_lines(devices_file, "device")
             serials = serial or [] if serials_file is None else read_lines(serials_file, "certificate")
             if len(device or serial or ()) == 1:
-                report(await revoke_some(client, **_one_by_one(device, serial)[0]))
+                (one,) = _each(device, serial, None)
+                report(await revoke_some(client, **one))
             elif names:
                 await _in_steps(names, lambda step: revoke_some(client, devices=step), report)
             else:
@@ -158,14 +163,16 @@ async def _in_steps(
 
 
 @contextlib.contextmanager
-def _printed(*, as_json: bool) -> Iterator[Callable[[Sequence[RevokedCertificate]], None]]:
+def _printed(
+    columns: Sequence[str], row: Callable[[AnswerT], Sequence[str]], *, as_json: bool
+) -> Iterator[Callable[[Sequence[AnswerT]], None]]:
     """Print what it is given, as a table or as a JSON array."""
     if as_json:
         with JsonArray() as array:
             yield array.print
     else:
-        table = Table(_COLUMNS)
-        yield lambda found: table.print(map(_row, found))
+        table = Table(columns)
+        yield lambda found: table.print(map(row, found))
 
 
 @connected
@@ -173,20 +180,27 @@ def suspend(
     connection: Connection,
     device: Devices = None,
     serial: Serials = None,
+    devices_file: DevicesFile = None,
     as_json: Json = False,
 ) -> None:
-    """Suspend a device or one certificate until it is resumed. Live sessions are closed at once.
+    """Suspend devices or one certificate until they are resumed. Live sessions are closed at once.
+
+    Of a file, one device after the other: who cannot be suspended is named, and the others are. Again does no harm.
 
     \b
     Example:
       fleet-provisioning suspend --device meter-17
+      fleet-provisioning suspend --devices-file doubtful.txt
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    targets = _one_by_one(device, serial)
+    _check_target(device, serial, devices_file)
 
     async def command(client: OperatorClient) -> None:
-        with _printed(as_json=as_json) as show:
-            for target in targets:
-                show(await client.suspend(**target))
+        with _printed(_COLUMNS, _row, as_json=as_json) as show:
+
+            async def suspend_one(one: Mapping[str, str]) -> None:
+                show(await client.suspend(**one))
+
+            await one_by_one(_each(device, serial, devices_file), suspend_one, "suspended")
 
     connection.run(command)
 
@@ -196,30 +210,32 @@ def resume(
     connection: Connection,
     device: Devices = None,
     serial: Serials = None,
+    devices_file: DevicesFile = None,
     as_json: Json = False,
 ) -> None:
-    """End a suspension: the certificates are good again.
+    """End a suspension, or those of many devices: the certificates are good again.
 
     \b
     Example:
       fleet-provisioning resume --device meter-17
+      fleet-provisioning resume --devices-file doubtful.txt
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    targets = _one_by_one(device, serial)
+    _check_target(device, serial, devices_file)
 
     async def command(client: OperatorClient) -> None:
-        with JsonArray() if as_json else contextlib.nullcontext() as array:
-            table = Table(("serial", "device", "released", "sequence"))
-            for target in targets:
-                found = await client.resume(**target)
-                whose = f" of {next(iter(target.values()))}" if len(targets) > 1 else ""
-                if array is not None:
-                    array.print(found)
-                elif found:
-                    table.print(
-                        (each.serial, each.device, shown_time(each.released_at), str(each.sequence)) for each in found
-                    )
-                else:
-                    say(f"fleet-provisioning: nothing was suspended{whose}")
+        total = 0
+        with _printed(_RELEASED_COLUMNS, _released_row, as_json=as_json) as show:
+
+            async def resume_one(one: Mapping[str, str]) -> None:
+                nonlocal total
+                found = await client.resume(**one)
+                total += len(found)
+                if found:
+                    show(found)
+
+            await one_by_one(_each(device, serial, devices_file), resume_one, "resumed")
+        if not total and not as_json:
+            say("fleet-provisioning: nothing was suspended")
 
     connection.run(command)
 
@@ -227,29 +243,43 @@ def resume(
 @connected
 def decommission(
     connection: Connection,
-    device: Annotated[list[str], typer.Option(help="The device; repeat.", show_default=False)],
+    device: Annotated[list[str] | None, typer.Option(help="The device; repeat it.", show_default=False)] = None,
+    devices_file: DevicesFile = None,
     as_json: Json = False,
 ) -> None:
-    """Revoke a device for ever: its name never gets a certificate again.
+    """Revoke devices for ever: their names never get a certificate again.
 
     \b
     Example:
       fleet-provisioning decommission --device meter-17
+      fleet-provisioning decommission --devices-file scrapped.txt
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    if bool(device) == (devices_file is not None):
+        raise typer.BadParameter("give exactly one of --device and --devices-file")
 
     async def command(client: OperatorClient) -> None:
-        with _printed(as_json=as_json) as show:
-            for each in device:
-                show(await client.decommission(each))
+        with _printed(_COLUMNS, _row, as_json=as_json) as show:
+
+            async def decommission_one(name: str) -> None:
+                show(await client.decommission(name))
+
+            names = device or [] if devices_file is None else read_lines(devices_file, "device")
+            await one_by_one(names, decommission_one, "decommissioned")
 
     connection.run(command)
 
 
-def _one_by_one(devices: Sequence[str] | None, serials: Sequence[str] | None) -> list[dict[str, str]]:
-    """Return what is asked for each, in order."""
-    if bool(devices) == bool(serials):
-        raise typer.BadParameter("give exactly one of --device and --serial")
-    return [{"device": each} for each in devices or ()] + [{"serial": each} for each in serials or ()]
+def _check_target(devices: Sequence[str] | None, serials: Sequence[str] | None, devices_file: Path | None) -> None:
+    if sum(map(bool, (devices, serials, devices_file))) != 1:
+        raise typer.BadParameter("give exactly one of --device, --serial and --devices-file")
+
+
+def _each(
+    devices: Sequence[str] | None, serials: Sequence[str] | None, devices_file: Path | None
+) -> list[dict[str, str]]:
+    """Return what is asked for each of those that are named, in order."""
+    names = devices or () if devices_file is None else read_lines(devices_file, "device")
+    return [{"device": each} for each in names] + [{"serial": each} for each in serials or ()]
 
 
 def _row(revoked: RevokedCertificate) -> Sequence[str]:
@@ -260,3 +290,7 @@ def _row(revoked: RevokedCertificate) -> Sequence[str]:
         shown_time(revoked.revoked_at),
         str(revoked.sequence),
     )
+
+
+def _released_row(released: ReleasedCertificate) -> Sequence[str]:
+    return released.serial, released.device, shown_time(released.released_at), str(released.sequence)
