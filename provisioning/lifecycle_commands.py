@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -31,9 +31,13 @@ if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient
     from provisioning.client.operator_answers import ReleasedCertificate, RevokedCertificate
 
-Device = Annotated[str | None, typer.Option(help="All certificates of this device.", show_default=False)]
-Serial = Annotated[str | None, typer.Option(help="This certificate (hexadecimal).", show_default=False)]
-
+# Lists, though one is usual: of an option that takes one, a second takes the first's place without a word.
+Devices = Annotated[
+    list[str] | None, typer.Option("--device", help="All certificates of this device; repeat it.", show_default=False)
+]
+Serials = Annotated[
+    list[str] | None, typer.Option("--serial", help="This certificate (hexadecimal); repeat it.", show_default=False)
+]
 DevicesFile = Annotated[Path | None, typer.Option(help="The devices in this file, a name a line.", show_default=False)]
 
 _STEP: Final = 500
@@ -52,12 +56,8 @@ def _reason(text: str) -> RevocationReason:
 @connected
 def revoke(
     connection: Connection,
-    device: Annotated[
-        str | None, typer.Option(help="Revoke all certificates of this device.", show_default=False)
-    ] = None,
-    serial: Annotated[
-        str | None, typer.Option(help="Revoke this certificate (hexadecimal).", show_default=False)
-    ] = None,
+    device: Devices = None,
+    serial: Serials = None,
     devices_file: Annotated[
         Path | None, typer.Option(help="Revoke the devices in this file, a name a line.", show_default=False)
     ] = None,
@@ -82,12 +82,12 @@ def revoke(
 
     \b
     Example:
-      fleet-provisioning revoke --device meter-17 --reason keyCompromise
+      fleet-provisioning revoke --device meter-17 --device meter-18 --reason keyCompromise
       fleet-provisioning revoke --device meter-17 --reason keyCompromise --invalidity-date 2027-01-05T08:00:00
       fleet-provisioning revoke --devices-file stolen.txt --reason keyCompromise
       fleet-provisioning revoke --group west --reason cessationOfOperation
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    if sum(each is not None for each in (device, serial, devices_file, serials_file, group)) != 1:
+    if sum(map(bool, (device, serial, devices_file, serials_file, group is not None))) != 1:
         raise typer.BadParameter("give exactly one of --device, --serial, --devices-file, --serials-file and --group")
 
     since = invalidity_date
@@ -107,14 +107,15 @@ def revoke(
                 total += len(found)
                 kept += sum(each.reason != reason or bool(since and each.invalidity_date != since) for each in found)
 
-            if devices_file is not None or group is not None:
-                names = in_group if devices_file is None else read_lines(devices_file, "device")
+            names = device or in_group if devices_file is None else read_lines(devices_file, "device")
+            serials = serial or [] if serials_file is None else read_lines(serials_file, "certificate")
+            if len(device or serial or ()) == 1:
+                (one,) = _each(device, serial, None)
+                report(await revoke_some(client, **one))
+            elif names:
                 await _in_steps(names, lambda step: revoke_some(client, devices=step), report)
-            elif serials_file is not None:
-                serials = read_lines(serials_file, "certificate")
-                await _in_steps(serials, lambda step: revoke_some(client, serials=step), report)
             else:
-                report(await revoke_some(client, device=device, serial=serial))
+                await _in_steps(serials, lambda step: revoke_some(client, serials=step), report)
         if kept:
             say(f"fleet-provisioning: revoked before, with the reason and date shown: {kept} of {total}")
 
@@ -177,8 +178,8 @@ def _printed(
 @connected
 def suspend(
     connection: Connection,
-    device: Device = None,
-    serial: Serial = None,
+    device: Devices = None,
+    serial: Serials = None,
     devices_file: DevicesFile = None,
     as_json: Json = False,
 ) -> None:
@@ -195,14 +196,11 @@ def suspend(
 
     async def command(client: OperatorClient) -> None:
         with _printed(_COLUMNS, _row, as_json=as_json) as show:
-            if devices_file is None:
-                show(await client.suspend(device=device, serial=serial))
-                return
 
-            async def suspend_one(name: str) -> None:
-                show(await client.suspend(device=name))
+            async def suspend_one(one: Mapping[str, str]) -> None:
+                show(await client.suspend(**one))
 
-            await one_by_one(read_lines(devices_file, "device"), suspend_one, "suspended")
+            await one_by_one(_each(device, serial, devices_file), suspend_one, "suspended")
 
     connection.run(command)
 
@@ -210,8 +208,8 @@ def suspend(
 @connected
 def resume(
     connection: Connection,
-    device: Device = None,
-    serial: Serial = None,
+    device: Devices = None,
+    serial: Serials = None,
     devices_file: DevicesFile = None,
     as_json: Json = False,
 ) -> None:
@@ -228,20 +226,14 @@ def resume(
         total = 0
         with _printed(_RELEASED_COLUMNS, _released_row, as_json=as_json) as show:
 
-            def report(found: Sequence[ReleasedCertificate]) -> None:
+            async def resume_one(one: Mapping[str, str]) -> None:
                 nonlocal total
+                found = await client.resume(**one)
                 total += len(found)
                 if found:
                     show(found)
 
-            if devices_file is None:
-                report(await client.resume(device=device, serial=serial))
-            else:
-
-                async def resume_one(name: str) -> None:
-                    report(await client.resume(device=name))
-
-                await one_by_one(read_lines(devices_file, "device"), resume_one, "resumed")
+            await one_by_one(_each(device, serial, devices_file), resume_one, "resumed")
         if not total and not as_json:
             say("fleet-provisioning: nothing was suspended")
 
@@ -251,7 +243,7 @@ def resume(
 @connected
 def decommission(
     connection: Connection,
-    device: Annotated[str | None, typer.Option(help="The device.", show_default=False)] = None,
+    device: Annotated[list[str] | None, typer.Option(help="The device; repeat it.", show_default=False)] = None,
     devices_file: DevicesFile = None,
     as_json: Json = False,
 ) -> None:
@@ -262,7 +254,7 @@ def decommission(
       fleet-provisioning decommission --device meter-17
       fleet-provisioning decommission --devices-file scrapped.txt
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    if (device is None) == (devices_file is None):
+    if bool(device) == (devices_file is not None):
         raise typer.BadParameter("give exactly one of --device and --devices-file")
 
     async def command(client: OperatorClient) -> None:
@@ -271,17 +263,23 @@ def decommission(
             async def decommission_one(name: str) -> None:
                 show(await client.decommission(name))
 
-            if device is not None:
-                await decommission_one(device)
-            elif devices_file is not None:
-                await one_by_one(read_lines(devices_file, "device"), decommission_one, "decommissioned")
+            names = device or [] if devices_file is None else read_lines(devices_file, "device")
+            await one_by_one(names, decommission_one, "decommissioned")
 
     connection.run(command)
 
 
-def _check_target(device: str | None, serial: str | None, devices_file: Path | None) -> None:
-    if sum(each is not None for each in (device, serial, devices_file)) != 1:
+def _check_target(devices: Sequence[str] | None, serials: Sequence[str] | None, devices_file: Path | None) -> None:
+    if sum(map(bool, (devices, serials, devices_file))) != 1:
         raise typer.BadParameter("give exactly one of --device, --serial and --devices-file")
+
+
+def _each(
+    devices: Sequence[str] | None, serials: Sequence[str] | None, devices_file: Path | None
+) -> list[dict[str, str]]:
+    """Return what is asked for each of those that are named, in order."""
+    names = devices or () if devices_file is None else read_lines(devices_file, "device")
+    return [{"device": each} for each in names] + [{"serial": each} for each in serials or ()]
 
 
 def _row(revoked: RevokedCertificate) -> Sequence[str]:

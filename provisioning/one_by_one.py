@@ -14,7 +14,7 @@ from provisioning.service_command import progress, say
 
 _OF_ONE: Final = frozenset(
     {Code.DEVICE_UNKNOWN, Code.REVOCATION_FINAL, Code.LAST_ADMIN, Code.PROTECTED, Code.TOKEN_SPENT}
-    | {Code.TOKEN_NUMBER_UNKNOWN}
+    | {Code.TOKEN_NUMBER_UNKNOWN, Code.SERIAL_UNKNOWN, Code.DEVICE_SUSPENDED}
 )
 """Refusals that say something of the one who is named, and nothing of the others."""
 
