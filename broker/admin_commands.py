@@ -1,4 +1,4 @@
-"""The commands that speak to a running broker: ``fleet-broker status``, ``sessions``, ``kick``, ``trust show``.
+"""The commands that speak to a running broker: ``fleet-broker status``, ``sessions``, ``kick``, ``trust show``, more.
 
 Rules
 -----
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +27,9 @@ from broker.admin_command import (
 )
 from provisioning.command_group import command_group
 from provisioning.printable import printable
+
+if TYPE_CHECKING:
+    from broker.admin.client import AdminClient
 
 _SHOWN = 1000
 
@@ -80,15 +84,9 @@ def sessions(
         "domain": domain,
         "connected": None if connected is None else str(connected).lower(),
     }
-    shown = limit if limit is not None else None if as_json else _SHOWN
-    query["limit"] = None if shown is None else str(shown)
-    with admin_client(socket, state_dir, config) as client:
-        pieces = client.stream("/v1/sessions", **query)
-        if as_json:
-            for piece in pieces:
-                sys.stdout.write(piece.decode())
-            return
-        answer = json.loads(b"".join(pieces))
+    answer = _listed("/v1/sessions", query, limit, admin_client(socket, state_dir, config), as_json=as_json)
+    if answer is None:
+        return
     if not answer["sessions"]:
         typer.echo("no session of that description", err=True)
         return
@@ -99,6 +97,44 @@ def sessions(
     print_table(columns, map(_session_row, answer["sessions"]))
     if answer["matched"] > answer["shown"]:
         typer.echo(f"{answer['shown']} of {answer['matched']} sessions; --limit shows more", err=True)
+
+
+def subscriptions(
+    who: Annotated[
+        str | None,
+        typer.Argument(help="Client identifier, device, serial number or address.", show_default=False),
+    ] = None,
+    topic: Annotated[
+        str | None, typer.Option(help="Only what matches this topic: who would get a message.", show_default=False)
+    ] = None,
+    group: Group = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"How many to show (default: {_SHOWN}, with --json all).", show_default=False),
+    ] = None,
+    socket: Socket = None,
+    state_dir: StateDir = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """List subscriptions: what a client has subscribed to, or who gets what is published to a topic.
+
+    \b
+    Example:
+      fleet-broker subscriptions meter-17
+      fleet-broker subscriptions --topic fleet/north/meter-17/cmd/reboot
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    query = {"anything": who, "topic": topic, "group": group}
+    answer = _listed("/v1/subscriptions", query, limit, admin_client(socket, state_dir, config), as_json=as_json)
+    if answer is None:
+        return
+    if not answer["subscriptions"]:
+        typer.echo("no subscription of that description", err=True)
+        return
+    columns = ("client id", "identity", "is", "topic filter", "qos", "options")
+    print_table(columns, map(_subscription_row, answer["subscriptions"]))
+    if answer["matched"] > answer["shown"]:
+        typer.echo(f"{answer['shown']} of {answer['matched']} subscriptions; --limit shows more", err=True)
 
 
 def kick(
@@ -178,6 +214,39 @@ def _anchor_url_row(followed: dict[str, Any]) -> tuple[str, ...]:
     confirmed = "never" if age is None else f"{_duration(age)} ago"
     pins = str(followed["pins"] or "-")
     return followed["bundle"], followed["url"], pins, confirmed, followed["problem"] or "ok"
+
+
+def _listed(
+    path: str,
+    query: dict[str, str | None],
+    limit: int | None,
+    asking: AbstractContextManager[AdminClient],
+    *,
+    as_json: bool,
+) -> dict[str, Any] | None:
+    """Return the list at *path* for people, at most *limit* of it; for programs print all of it, and return None."""
+    shown = limit if limit is not None else None if as_json else _SHOWN
+    query["limit"] = None if shown is None else str(shown)
+    with asking as client:
+        pieces = client.stream(path, **query)
+        if as_json:
+            for piece in pieces:
+                sys.stdout.write(piece.decode())
+            return None
+        answer: dict[str, Any] = json.loads(b"".join(pieces))
+        return answer
+
+
+def _subscription_row(subscription: dict[str, Any]) -> tuple[str, ...]:
+    options = [name for name in ("no_local", "retain_as_published") if subscription[name]]
+    return (
+        subscription["client_id"],
+        subscription["identity"],
+        "connected" if subscription["connected"] else "away",
+        subscription["filter"],
+        str(subscription["qos"]),
+        ", ".join(options).replace("_", " ") or "-",
+    )
 
 
 def _session_row(session: dict[str, Any]) -> tuple[str, ...]:

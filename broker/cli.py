@@ -30,8 +30,9 @@ app.callback()(remote_options)
 app.add_typer(admin_commands.trust_app, name="trust")
 app.add_typer(crl_app, name="crl")
 app.add_typer(audit_app, name="audit")
-for command in (admin_commands.status, admin_commands.sessions, admin_commands.kick, explain_commands.why):
+for command in (admin_commands.status, admin_commands.sessions, admin_commands.subscriptions, admin_commands.kick):
     app.command()(command)
+app.command()(explain_commands.why)
 app.command()(explain_commands.check)
 app.command()(reload)
 app.add_typer(policy, name="policy")

@@ -24,6 +24,7 @@ from broker.admission.policy_file import PolicyError
 from broker.audit.files import AuditError
 from broker.config import BrokerConfig
 from broker.config_loading import ConfigError, load
+from broker.limits import Limits
 from broker.listening import ListenError
 from broker.own_certificate import CredentialError
 from broker.plugins.errors import PluginError
@@ -32,7 +33,7 @@ from broker.server import BrokerServer
 from broker.stopping import GIVEN_UP, LEFTOVER_SECONDS
 from broker.store.sqlite import StoreError
 from provisioning import core_dumps
-from provisioning.descriptors import take_all
+from provisioning.descriptors import room_for, take_all
 from provisioning.ending import Ending
 from provisioning.logs import LossyStream, fit_for_terminal
 from provisioning.pki.own_directory import ForeignDirectory
@@ -68,12 +69,24 @@ def run_broker(given: Mapping[str, Any], config: Path | None, *, only_test: bool
         return
     configure_log(settings.log_level)
     take_all()
+    _count_descriptors(settings.limits.max_connections)
     core_dumps.forbid()
     try:
         ending = Ending(structlog.get_logger("broker"), GIVEN_UP)
         _run(BrokerServer(settings, partial(load, config, flags), config, ending), ending)
     except _NOT_STARTED as error:
         raise _failed(str(error), 1) from None
+
+
+def _count_descriptors(connections: int) -> None:
+    """Warn if there are not as many descriptors as *connections* need, which somebody has chosen."""
+    room = room_for(connections)
+    if room < connections != Limits().max_connections:
+        log = structlog.get_logger("broker")
+        detail = "raise the hard limit (LimitNOFILE, ulimit -Hn), or lower limits.max_connections"
+        log.warning(
+            "too few descriptors", code="FEW_DESCRIPTORS", detail=detail, room=room, max_connections=connections
+        )
 
 
 def _test(settings: BrokerConfig) -> None:

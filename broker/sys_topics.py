@@ -142,6 +142,7 @@ def _memory() -> tuple[int, int]:
     """Return the bytes that the process holds, and has held at most."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     try:
-        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES, most
+        held = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
+        return held, max(held, most)  # The kernel counts what a thread has just got late, in the one or the other.
     except (OSError, IndexError, ValueError):  # Not Linux.
         return most, most

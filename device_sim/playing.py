@@ -17,6 +17,7 @@ import typer
 from device_sim.broker_words import HOST, PORT, shown
 from device_sim.contestant import Contestant
 from device_sim.descriptors import TooFewDescriptors, have
+from device_sim.destination import expect_directory
 from device_sim.driver import Driver
 from device_sim.endpoint import endpoint_of
 from device_sim.enrolling import enrol_fleet, names_of
@@ -69,6 +70,7 @@ def play(
         view.failed(error)
         raise typer.Exit(ExitCode.USAGE) from None
     _check_where(fleet, broker, server_name, against, self_hosted=self_hosted)
+    expect_directory("--output", output)
 
     async def story(interruption: Interruption) -> Document:
         where = (
@@ -87,13 +89,14 @@ def play(
         except Impossible as error:
             view.failed(error)
             raise typer.Exit(ExitCode.USAGE) from None
-        if output is not None:
-            for path in write_all(document, output):
-                view.said(f"written: {path}")
     if as_json:
         view.result(json.dumps(document, indent=1))
     else:
         view.show(summary_of(document))
+    if output is not None:
+        with explained(view):  # Behind the report: where the disk has no room for it, it has been seen.
+            for path in write_all(document, output):
+                view.said(f"written: {path}")
     raise typer.Exit(document["exit_code"])
 
 

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 audit_app = command_group(help="Read and verify the audit log.")
 
 ResultT = TypeVar("ResultT")
+
+_FEW: Final = 8
+"""Of a list in an entry's details that is longer, so many are shown."""
 
 
 @audit_app.command("verify")
@@ -78,7 +81,7 @@ def show(
     directory: Directory = None,
     as_json: Json = False,
 ) -> None:
-    """Show the last entries of the audit log, the oldest first.
+    """Show the last entries of the audit log, the oldest first. Of a long list in one the table has a few; JSON all.
 
     \b
     Example:
@@ -101,7 +104,14 @@ def show(
     print_table(
         ("number", "time", "actor", "action", "subject", "details"),
         (
-            (str(each.number), shown_time(each.at), each.actor, each.action, each.subject, each.details)
+            (
+                str(each.number),
+                shown_time(each.at),
+                each.actor,
+                each.action,
+                each.subject,
+                _details(each.details, about),
+            )
             for each in found
         ),
     )
@@ -138,6 +148,19 @@ def _parse_head(text: str) -> AuditHead:
         return AuditHead.parse(text)
     except ValueError:
         raise typer.BadParameter("a head is NUMBER:HEXADECIMAL, as audit verify prints it") from None
+
+
+def _details(document: str, about: str) -> str:
+    """Return what an entry tells beside: of a list of hundreds, those *about* it, or the first.
+
+    An entry about a batch names five hundred devices; a table with it would be nothing else.
+    """
+    details = json.loads(document)
+    for name, value in details.items():
+        if isinstance(value, list) and len(value) > _FEW:
+            shown = [each for each in value if about and about in str(each)][:_FEW] or value[:_FEW]
+            details[name] = [*shown, f"… {len(value) - len(shown)} more"]
+    return json.dumps(details, ensure_ascii=False)
 
 
 def _item(entry: AuditEntry) -> dict[str, object]:

@@ -73,7 +73,7 @@ class Transcript:
     @property
     def text(self) -> bytes:
         """The transcript as it is written."""
-        return ("\n".join(self._lines) + "\n").encode()
+        return ("\n".join(self._lines) + "\n").encode(errors="backslashreplace")  # A path need not be UTF-8.
 
     @property
     def digest(self) -> str:

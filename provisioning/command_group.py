@@ -1,11 +1,15 @@
 """Commands in groups, as the help of all three programs shows them: plain text, and of each command the whole sentence.
 
 On a terminal of 80 columns Typer's boxes cut names of options off, and its plain text what a command does.
+
+What was given as text is text, or the command is not begun: bytes that are no UTF-8 come from the shell as half
+characters, which no request, file or terminal takes. A path may hold them, as the file system does.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -16,7 +20,7 @@ _LIST: Final = re.compile(r"<list\[(.*)\]>")
 
 
 class CommandGroup(TyperGroup):
-    """A group of commands whose summaries are not cut off."""
+    """A group of commands whose summaries are not cut off, and that take no half characters."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return the command; what may be given more than once shows one value's kind: `<str>`, no `<list[str]>`."""
@@ -26,6 +30,8 @@ class CommandGroup(TyperGroup):
                 each.metavar = _kind_of_one(each.display_type(ctx))
             elif isinstance(each, TyperArgument) and (kind := _kind_of_one(each.display_type_rich(ctx=ctx))):
                 each.display_type_rich = partial(_shown, kind)  # type: ignore[method-assign]
+        if command is not None and not isinstance(command, TyperGroup) and not isinstance(command.invoke, partial):
+            command.invoke = partial(_invoke, command, command.invoke)  # type: ignore[method-assign]
         return command
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -42,6 +48,24 @@ def command_group(**settings: Any) -> typer.Typer:
     return typer.Typer(
         cls=CommandGroup, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, **settings
     )
+
+
+def _invoke(command: Any, invoke: Callable[[Any], Any], ctx: Any) -> Any:
+    """Run *command*; raise `typer.BadParameter` if what was given as text is none."""
+    for each in command.params:
+        given = ctx.params.get(each.name)
+        for text in given if isinstance(given, list | tuple) else (given,):
+            if isinstance(text, str) and not _is_whole(text):
+                raise typer.BadParameter(f"{text!r} is not UTF-8 text: write it in UTF-8", ctx=ctx, param=each)
+    return invoke(ctx)
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _summary(text: str) -> str:

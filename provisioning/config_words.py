@@ -50,4 +50,4 @@ def no_such(name: str, known: Collection[str]) -> str:
 
 def _plain(message: str) -> str:
     message = message.removeprefix("Value error, ")
-    return f"{message[:1].lower()}{message[1:]}"
+    return message if message[:2].isupper() else f"{message[:1].lower()}{message[1:]}"

@@ -9,6 +9,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 import socket
@@ -105,9 +106,18 @@ def _modes(settings: Settings, files: AuthorityFiles) -> Iterator[Finding]:
         what, _, remedy = str(error).partition("; ")
         yield failed("files", what, remedy)
         return
+    yield from _secrets(settings)
     if not wrong:
         whose = "their owner's and their group's" if of_group else "their owner's only"
         yield ok("files", f"{files.directory} and {len(private)} private files are {whose}")
+
+
+def _secrets(settings: Settings) -> Iterator[Finding]:
+    """Warn of what opens the CA keys where everybody may read it; what is not there, `_keys` finds."""
+    for path in (settings.passphrase_file, settings.pkcs11_pin_file):
+        with contextlib.suppress(OSError):
+            if path is not None and path.stat().st_mode & stat.S_IROTH:
+                yield warning("files", f"everybody on this machine may read {path}", f"chmod o-rwx {quoted(path)}")
 
 
 def _trust_domain(settings: Settings, files: AuthorityFiles) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -11,17 +11,17 @@ import typer
 
 from provisioning.errors import ConfigurationError
 from provisioning.named_lines import read_lines
+from provisioning.one_by_one import one_by_one
 from provisioning.pki.revocation import RevocationReason
 from provisioning.printed_rows import JsonArray, Table
 from provisioning.revocation.reasons import OPERATOR_REASONS
 from provisioning.service_command import (
+    AnswerT,
     Connection,
     InvalidityDate,
     Json,
     connected,
     counted,
-    print_json,
-    print_table,
     progress,
     say,
     shown_time,
@@ -29,13 +29,20 @@ from provisioning.service_command import (
 
 if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient
-    from provisioning.client.operator_answers import RevokedCertificate
+    from provisioning.client.operator_answers import ReleasedCertificate, RevokedCertificate
 
-Device = Annotated[str | None, typer.Option(help="All certificates of this device.", show_default=False)]
-Serial = Annotated[str | None, typer.Option(help="This certificate (hexadecimal).", show_default=False)]
+# Lists, though one is usual: of an option that takes one, a second takes the first's place without a word.
+Devices = Annotated[
+    list[str] | None, typer.Option("--device", help="All certificates of this device; repeat it.", show_default=False)
+]
+Serials = Annotated[
+    list[str] | None, typer.Option("--serial", help="This certificate (hexadecimal); repeat it.", show_default=False)
+]
+DevicesFile = Annotated[Path | None, typer.Option(help="The devices in this file, a name a line.", show_default=False)]
 
 _STEP: Final = 500
 _COLUMNS: Final = ("serial", "device", "reason", "revoked", "sequence")
+_RELEASED_COLUMNS: Final = ("serial", "device", "released", "sequence")
 _REASONS: Final = ", ".join(reason for reason in RevocationReason if reason in OPERATOR_REASONS)
 
 
@@ -49,12 +56,8 @@ def _reason(text: str) -> RevocationReason:
 @connected
 def revoke(
     connection: Connection,
-    device: Annotated[
-        str | None, typer.Option(help="Revoke all certificates of this device.", show_default=False)
-    ] = None,
-    serial: Annotated[
-        str | None, typer.Option(help="Revoke this certificate (hexadecimal).", show_default=False)
-    ] = None,
+    device: Devices = None,
+    serial: Serials = None,
     devices_file: Annotated[
         Path | None, typer.Option(help="Revoke the devices in this file, a name a line.", show_default=False)
     ] = None,
@@ -79,12 +82,12 @@ def revoke(
 
     \b
     Example:
-      fleet-provisioning revoke --device meter-17 --reason keyCompromise
+      fleet-provisioning revoke --device meter-17 --device meter-18 --reason keyCompromise
       fleet-provisioning revoke --device meter-17 --reason keyCompromise --invalidity-date 2027-01-05T08:00:00
       fleet-provisioning revoke --devices-file stolen.txt --reason keyCompromise
       fleet-provisioning revoke --group west --reason cessationOfOperation
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    if sum(each is not None for each in (device, serial, devices_file, serials_file, group)) != 1:
+    if sum(map(bool, (device, serial, devices_file, serials_file, group is not None))) != 1:
         raise typer.BadParameter("give exactly one of --device, --serial, --devices-file, --serials-file and --group")
 
     since = invalidity_date
@@ -96,7 +99,7 @@ def revoke(
     total = kept = 0
 
     async def command(client: OperatorClient) -> None:
-        with _printed(as_json=as_json) as show:
+        with _printed(_COLUMNS, _row, as_json=as_json) as show:
 
             def report(found: Sequence[RevokedCertificate]) -> None:
                 nonlocal total, kept
@@ -104,14 +107,15 @@ def revoke(
                 total += len(found)
                 kept += sum(each.reason != reason or bool(since and each.invalidity_date != since) for each in found)
 
-            if devices_file is not None or group is not None:
-                names = in_group if devices_file is None else read_lines(devices_file, "device")
+            names = device or in_group if devices_file is None else read_lines(devices_file, "device")
+            serials = serial or [] if serials_file is None else read_lines(serials_file, "certificate")
+            if len(device or serial or ()) == 1:
+                (one,) = _each(device, serial, None)
+                report(await revoke_some(client, **one))
+            elif names:
                 await _in_steps(names, lambda step: revoke_some(client, devices=step), report)
-            elif serials_file is not None:
-                serials = read_lines(serials_file, "certificate")
-                await _in_steps(serials, lambda step: revoke_some(client, serials=step), report)
             else:
-                report(await revoke_some(client, device=device, serial=serial))
+                await _in_steps(serials, lambda step: revoke_some(client, serials=step), report)
         if kept:
             say(f"fleet-provisioning: revoked before, with the reason and date shown: {kept} of {total}")
 
@@ -159,37 +163,44 @@ async def _in_steps(
 
 
 @contextlib.contextmanager
-def _printed(*, as_json: bool) -> Iterator[Callable[[Sequence[RevokedCertificate]], None]]:
+def _printed(
+    columns: Sequence[str], row: Callable[[AnswerT], Sequence[str]], *, as_json: bool
+) -> Iterator[Callable[[Sequence[AnswerT]], None]]:
     """Print what it is given, as a table or as a JSON array."""
     if as_json:
         with JsonArray() as array:
             yield array.print
     else:
-        table = Table(_COLUMNS)
-        yield lambda found: table.print(map(_row, found))
+        table = Table(columns)
+        yield lambda found: table.print(map(row, found))
 
 
 @connected
 def suspend(
     connection: Connection,
-    device: Device = None,
-    serial: Serial = None,
+    device: Devices = None,
+    serial: Serials = None,
+    devices_file: DevicesFile = None,
     as_json: Json = False,
 ) -> None:
-    """Suspend a device or one certificate until it is resumed. Live sessions are closed at once.
+    """Suspend devices or one certificate until they are resumed. Live sessions are closed at once.
+
+    Of a file, one device after the other: who cannot be suspended is named, and the others are. Again does no harm.
 
     \b
     Example:
       fleet-provisioning suspend --device meter-17
+      fleet-provisioning suspend --devices-file doubtful.txt
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    _check_target(device, serial)
+    _check_target(device, serial, devices_file)
 
     async def command(client: OperatorClient) -> None:
-        found = await client.suspend(device=device, serial=serial)
-        if as_json:
-            print_json(found)
-        else:
-            _print_revoked(found)
+        with _printed(_COLUMNS, _row, as_json=as_json) as show:
+
+            async def suspend_one(one: Mapping[str, str]) -> None:
+                show(await client.suspend(**one))
+
+            await one_by_one(_each(device, serial, devices_file), suspend_one, "suspended")
 
     connection.run(command)
 
@@ -197,30 +208,34 @@ def suspend(
 @connected
 def resume(
     connection: Connection,
-    device: Device = None,
-    serial: Serial = None,
+    device: Devices = None,
+    serial: Serials = None,
+    devices_file: DevicesFile = None,
     as_json: Json = False,
 ) -> None:
-    """End a suspension: the certificates are good again.
+    """End a suspension, or those of many devices: the certificates are good again.
 
     \b
     Example:
       fleet-provisioning resume --device meter-17
+      fleet-provisioning resume --devices-file doubtful.txt
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    _check_target(device, serial)
+    _check_target(device, serial, devices_file)
 
     async def command(client: OperatorClient) -> None:
-        found = await client.resume(device=device, serial=serial)
-        if as_json:
-            print_json(found)
-            return
-        if not found:
+        total = 0
+        with _printed(_RELEASED_COLUMNS, _released_row, as_json=as_json) as show:
+
+            async def resume_one(one: Mapping[str, str]) -> None:
+                nonlocal total
+                found = await client.resume(**one)
+                total += len(found)
+                if found:
+                    show(found)
+
+            await one_by_one(_each(device, serial, devices_file), resume_one, "resumed")
+        if not total and not as_json:
             say("fleet-provisioning: nothing was suspended")
-            return
-        print_table(
-            ("serial", "device", "released", "sequence"),
-            ((each.serial, each.device, shown_time(each.released_at), str(each.sequence)) for each in found),
-        )
 
     connection.run(command)
 
@@ -228,33 +243,43 @@ def resume(
 @connected
 def decommission(
     connection: Connection,
-    device: Annotated[str, typer.Option(help="The device.", show_default=False)],
+    device: Annotated[list[str] | None, typer.Option(help="The device; repeat it.", show_default=False)] = None,
+    devices_file: DevicesFile = None,
     as_json: Json = False,
 ) -> None:
-    """Revoke a device for ever: its name never gets a certificate again.
+    """Revoke devices for ever: their names never get a certificate again.
 
     \b
     Example:
       fleet-provisioning decommission --device meter-17
+      fleet-provisioning decommission --devices-file scrapped.txt
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    if bool(device) == (devices_file is not None):
+        raise typer.BadParameter("give exactly one of --device and --devices-file")
 
     async def command(client: OperatorClient) -> None:
-        found = await client.decommission(device)
-        if as_json:
-            print_json(found)
-        else:
-            _print_revoked(found)
+        with _printed(_COLUMNS, _row, as_json=as_json) as show:
+
+            async def decommission_one(name: str) -> None:
+                show(await client.decommission(name))
+
+            names = device or [] if devices_file is None else read_lines(devices_file, "device")
+            await one_by_one(names, decommission_one, "decommissioned")
 
     connection.run(command)
 
 
-def _check_target(device: str | None, serial: str | None) -> None:
-    if (device is None) == (serial is None):
-        raise typer.BadParameter("give exactly one of --device and --serial")
+def _check_target(devices: Sequence[str] | None, serials: Sequence[str] | None, devices_file: Path | None) -> None:
+    if sum(map(bool, (devices, serials, devices_file))) != 1:
+        raise typer.BadParameter("give exactly one of --device, --serial and --devices-file")
 
 
-def _print_revoked(revoked: Sequence[RevokedCertificate]) -> None:
-    print_table(_COLUMNS, map(_row, revoked))
+def _each(
+    devices: Sequence[str] | None, serials: Sequence[str] | None, devices_file: Path | None
+) -> list[dict[str, str]]:
+    """Return what is asked for each of those that are named, in order."""
+    names = devices or () if devices_file is None else read_lines(devices_file, "device")
+    return [{"device": each} for each in names] + [{"serial": each} for each in serials or ()]
 
 
 def _row(revoked: RevokedCertificate) -> Sequence[str]:
@@ -265,3 +290,7 @@ def _row(revoked: RevokedCertificate) -> Sequence[str]:
         shown_time(revoked.revoked_at),
         str(revoked.sequence),
     )
+
+
+def _released_row(released: ReleasedCertificate) -> Sequence[str]:
+    return released.serial, released.device, shown_time(released.released_at), str(released.sequence)

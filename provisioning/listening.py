@@ -17,6 +17,7 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import socket
 from collections.abc import Iterator
@@ -65,6 +66,10 @@ class Listening:
 
 def check_public(settings: Settings) -> None:
     """Raise `ConfigurationError` if others could connect and nobody has said that they may."""
+    if settings.host.startswith("["):
+        raise ConfigurationError(
+            f"host: {settings.host}: write an address without brackets: {settings.host.strip('[]')}"
+        )
     if not settings.public_listener and not _is_loopback(settings.host):
         raise ConfigurationError(
             f"host: {settings.host} is not a loopback address, so others can connect; "
@@ -137,6 +142,11 @@ def _explained(host: str, port: int, setting: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigurationError(
+                f"host: nobody can listen on {host}: {error.strerror}; give an address that this machine has, such as "
+                "127.0.0.1 or ::1, or 0.0.0.0 or :: for all of them"
+            ) from error
         raise ConfigurationError(
             f"{setting} {port} on {host} cannot be used: {error.strerror}; choose another, or 0 for a free one"
         ) from error

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from provisioning.command_group import command_group
+from provisioning.printed_rows import print_pairs
 from provisioning.service_command import (
     Connection,
     Json,
@@ -130,7 +131,7 @@ def status(
         if as_json:
             print_document(found)
         else:
-            print_table(("what", "is"), _status_rows(found))
+            print_pairs(list(_status_rows(found)))
 
     connection.run(command)
 

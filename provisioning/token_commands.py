@@ -22,8 +22,10 @@ import typer
 from provisioning.command_group import command_group
 from provisioning.errors import Code, ConfigurationError
 from provisioning.named_lines import read_lines
+from provisioning.one_by_one import one_by_one
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
+from provisioning.printed_rows import JsonArray, Table
 from provisioning.service_command import (
     Connection,
     Json,
@@ -43,9 +45,10 @@ from provisioning.service_command import (
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
     from provisioning.client.operator import OperatorClient
-    from provisioning.client.operator_answers import IssuedToken
+    from provisioning.client.operator_answers import IssuedToken, KnownToken
 
 _BATCH: Final = 500
+_COLUMNS: Final = ("number", "device", "group", "role", "state", "expires", "made by")
 
 token_app = command_group(help="Make, list and void one-time enrolment tokens.")
 
@@ -79,7 +82,8 @@ def create_token(
     group: Annotated[
         str | None,
         typer.Option(
-            help="The device's group (default: default); without --device: any new device of that group.",
+            help="The device's group (default: the one it is in, of a new one default); without --device: any new "
+            "device of that group.",
             show_default=False,
         ),
     ] = None,
@@ -154,7 +158,12 @@ def create_batch(
     count: Annotated[
         int | None, typer.Option(min=1, help="How many tokens for any new device of --group.", show_default=False)
     ] = None,
-    group: Annotated[str | None, typer.Option(help="Group.", show_default=False)] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            help="The devices' group (default: the one that each is in, of new ones default).", show_default=False
+        ),
+    ] = None,
     role: Annotated[Role, typer.Option(help="What the certificates are for.")] = Role.DEVICE,
     ttl: Ttl = None,
     lifetime: Lifetime = None,
@@ -268,20 +277,7 @@ def list_tokens(
     async def command(client: EnrolmentOperatorClient) -> None:
         search = client.tokens(state=state, group=group, device=device, expires_before=until)
         found = [each async for each in search]
-        print_list(
-            found,
-            ("number", "device", "group", "role", "state", "expires", "made by"),
-            lambda each: (
-                str(each.id),
-                each.device or "any new",
-                each.group or "-",
-                each.role,
-                each.state,
-                shown_time(each.expires_at),
-                each.created_by,
-            ),
-            as_json=as_json,
-        )
+        print_list(found, _COLUMNS, _listed, as_json=as_json)
 
     connection.run(command)
 
@@ -305,19 +301,59 @@ def show_token(connection: Connection, number: Number, as_json: Json = False) ->
 
 @token_app.command("void")
 @connected
-def void_token(connection: Connection, number: Number, as_json: Json = False) -> None:
-    """Make one token worthless, say because it was sent to the wrong person. Again does no harm.
+def void_token(
+    connection: Connection,
+    number: Annotated[
+        list[int] | None,
+        typer.Argument(min=1, help="The tokens' numbers, as token list shows them.", show_default=False),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="All open ones for this device.", show_default=False)] = None,
+    group: Annotated[str | None, typer.Option(help="All open ones of this group.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Make tokens worthless, say because a file of them was sent to the wrong person. Again does no harm.
 
     \b
     Example:
-      fleet-provisioning token void 17
+      fleet-provisioning token void 17 18
+      fleet-provisioning token void --group north
     """  # noqa: D301
+    if (device is not None or group is not None) == bool(number):
+        raise typer.BadParameter("give the numbers of tokens, or --device or --group for all that are open")
 
     async def command(client: EnrolmentOperatorClient) -> None:
-        found = await client.void_token(number)
-        print_answer(found, as_json=as_json)
+        if number and len(number) == 1:
+            print_answer(await client.void_token(number[0]), as_json=as_json)
+            return
+        search = client.tokens(state="open", device=device, group=group)
+        numbers = number or [each.id async for each in search]
+        with JsonArray() if as_json else contextlib.nullcontext() as array:
+            table = Table(_COLUMNS)
+
+            async def void_one(which: int) -> None:
+                found = [await client.void_token(which)]
+                if array is None:
+                    table.print(map(_listed, found))
+                else:
+                    array.print(found)
+
+            await one_by_one(numbers, void_one, "void")
+        if not numbers:
+            say("fleet-provisioning: no token was open")
 
     connection.run(command)
+
+
+def _listed(token: KnownToken) -> Sequence[str]:
+    return (
+        str(token.id),
+        token.device or "any new",
+        token.group or "-",
+        token.role,
+        token.state,
+        shown_time(token.expires_at),
+        token.created_by,
+    )
 
 
 def _row(token: IssuedToken) -> tuple[str, str, str, str, str]:

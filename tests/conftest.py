@@ -1,13 +1,14 @@
-"""What all tests share: a PostgreSQL server a worker, the order they run in, and when garbage is collected."""
+"""What all tests share: imports, a PostgreSQL server a worker, the order they run in, when garbage is collected."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Generator, Iterator
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
+from tests.support import programs
 from tests.support.postgresql import PostgresqlServer
 
 LONGEST: Final = {
@@ -25,6 +26,17 @@ LONGEST: Final = {
     "test_smoke.py",
 }
 """Files with tests that take ten seconds and more. One that begins last has a core to itself, and the others wait."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Have every worker fork its programs from one process, which ends with this one."""
+    node.workerinput["imported"] = programs.shared()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if imported := getattr(config, "workerinput", {}).get("imported"):
+        programs.join(*imported)
 
 
 @pytest.hookimpl(trylast=True)

@@ -3,6 +3,7 @@
 ====== =================== ==================================================================================
 GET    /v1/status          how the broker is
 GET    /v1/sessions        sessions; filters: see `broker.admin.sessions.Selection`; ``limit=``
+GET    /v1/subscriptions   their subscriptions: the same filters, ``topic=`` and ``limit=``
 POST   /v1/sessions/kick   the same filters as a JSON object, with ``reason`` and ``forget``
 GET    /v1/trust           trust anchors, and what is known of revocations
 GET    /v1/crls            every CRL in use, its age and end, how fresh the feed is, and the staple
@@ -42,6 +43,7 @@ from broker.admin.health import store_state
 from broker.admin.http_server import Request, Response, problem
 from broker.admin.newcomers import admits
 from broker.admin.sessions import InvalidSelection, OfAnotherDomain, Selection, SessionView
+from broker.admin.subscriptions import checked_topic, subscriptions_document
 from broker.admin.trust import anchors_of, trust_document
 from broker.engine import Engine
 from broker.listener import Listener
@@ -101,6 +103,7 @@ class AdminApi:
         self._routes: dict[str, dict[str, Route]] = {
             "/v1/status": {"GET": self._status},
             "/v1/sessions": {"GET": self._list_sessions},
+            "/v1/subscriptions": {"GET": self._list_subscriptions},
             "/v1/sessions/kick": {"POST": self._kick},
             "/v1/trust": {"GET": self._trust},
             "/v1/crls": {"GET": self._crls},
@@ -169,6 +172,11 @@ class AdminApi:
         query = dict(request.query)
         limit = _limit(query.pop("limit", None))
         return Response(body=self._sessions.document(Selection.of(query), limit))
+
+    async def _list_subscriptions(self, request: Request) -> Response:
+        query = dict(request.query)
+        limit, topic = _limit(query.pop("limit", None)), checked_topic(query.pop("topic", None))
+        return Response(body=subscriptions_document(self._served.engine, Selection.of(query), topic, limit))
 
     async def _kick(self, request: Request) -> Response:
         asked = _object(request.body)

@@ -83,4 +83,9 @@ HOT = [
 ]
 """What runs once a message or once a connection, and needs no framework that looks into its classes."""
 
-setup(ext_modules=mypycify(HOT, opt_level=os.environ["OPTIMISED"]))
+extensions = mypycify(HOT, opt_level=os.environ["OPTIMISED"], debug_level="0")
+for each in extensions:
+    # mypyc indents each function by more than the last, to hundreds of columns: this warning alone, and the places of
+    # lines for a debugger, took the compiler longer than all else.
+    each.extra_compile_args.append("-Wno-misleading-indentation")
+setup(ext_modules=extensions)

@@ -23,6 +23,7 @@ from device_sim.attack.catalogue import CATALOGUE, NoSuchCase, pick
 from device_sim.attack.run import run, worst
 from device_sim.attack.target import Impossible, Target
 from device_sim.attack.verdict import Outcome, Verdict
+from device_sim.destination import expect_file
 from device_sim.explanation import explained
 from device_sim.interruption import Interruption
 from device_sim.interruption import run as run_story
@@ -96,6 +97,8 @@ def judge(
         for case in cases:
             out.print(f"{case.name:32}{case.description}  [{' or '.join(case.expected)}]", soft_wrap=True, markup=False)
         return
+    expect_file("--json", json)
+    expect_file("--junit", junit)
 
     view, tried = View(), _Tried(len(cases) + 1)
 

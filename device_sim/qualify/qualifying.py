@@ -14,6 +14,7 @@ from rich.console import Console
 from device_sim.attack import report
 from device_sim.attack.run import worst
 from device_sim.attack.verdict import Outcome, Verdict
+from device_sim.destination import expect_file
 from device_sim.explanation import explained
 from device_sim.interruption import Interruption
 from device_sim.interruption import run as run_story
@@ -58,6 +59,8 @@ def judge_device(
         for stage in stages:
             out.print(f"{stage.name:24}{stage.description}", soft_wrap=True, markup=False, highlight=False)
         return
+    expect_file("--json", json)
+    expect_file("--junit", junit)
 
     async def story(_interruption: Interruption) -> list[Outcome]:
         with ExitStack() as stack:

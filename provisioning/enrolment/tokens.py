@@ -10,7 +10,9 @@ Rules
 1. A token for a group admits names that nobody has yet; who holds one can never become an existing device.
 2. Only a broker's token carries server names.
 3. No token is for the service's own name (`provisioning.enrolment.own_name`).
-4. `digest_of` refuses anything that could not be a token before it is hashed or looked up.
+4. Nothing is promised that cannot be kept: a token bound to a device that is here is for its own role and group, which
+   it keeps for life; a name that was retired has none.
+5. `digest_of` refuses anything that could not be a token before it is hashed or looked up.
 """
 
 from __future__ import annotations
@@ -35,9 +37,10 @@ from provisioning.enrolment.own_name import check_nobody_enrols_as_the_service
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
-from provisioning.store import audit, groups, token_inventory, tokens
+from provisioning.store import audit, claims, devices, groups, token_inventory, tokens
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
+from provisioning.store.devices import Device, DeviceState
 from provisioning.store.groups import WayName, alternative_text
 from provisioning.store.token_inventory import KnownToken, TokenState
 from provisioning.store.tokens import TokenGrant
@@ -109,17 +112,21 @@ class TokenService:
 
     async def create(self, order: TokenOrder, *, by: str) -> list[IssuedToken]:
         """Make the tokens of *order*, all or none; raise `Refused` naming the field that is wrong."""
-        grants = _grants(order)
         now = self._clock()
         expires_at = (now + order.ttl).replace(microsecond=0)
-        issued = [IssuedToken(grant, new_token(), expires_at) for grant in grants]
-        digests = [(digest_of(each.token), each.grant) for each in issued]
+        issued = [IssuedToken(grant, new_token(), expires_at) for grant in _grants(order)]
 
-        def record(connection: Connection) -> list[int]:
-            for group in {grant.group for grant in grants if grant.role is Role.DEVICE and grant.group is not None}:
-                _check_way(connection, group)
+        def record(connection: Connection) -> list[IssuedToken]:
+            kept = _kept_promises(connection, order, issued, now)
+            grants = [each.grant for each in kept]
+            groups_named = sorted({grant.group for grant in grants if grant.group is not None})
+            if order.role is Role.DEVICE:
+                for group in groups_named:
+                    _check_way(connection, group)
+            digests = [(digest_of(each.token), each.grant) for each in kept]
             numbers = tokens.add(connection, digests, created_by=by, now=now, expires_at=expires_at)
-            facts = {"count": len(grants), "role": order.role.value, "group": order.group, "expires_at": expires_at}
+            named = ", ".join(groups_named) or None
+            facts = {"count": len(grants), "role": order.role.value, "group": named, "expires_at": expires_at}
             names = [grant.device for grant in grants if grant.device is not None]
             how_many = "1 token" if len(grants) == 1 else f"{len(grants)} tokens"
             subject = names[0] if len(names) == 1 else how_many
@@ -127,13 +134,13 @@ class TokenService:
                 for name in names:
                     change_operator_role(connection, name, order.operator_role, by=by, now=now)
             audit.append(connection, now, by, Action.TOKENS_CREATED, subject, facts | {"devices": names})
-            return numbers
+            return [replace(each, number=number) for each, number in zip(kept, numbers, strict=True)]
 
-        numbers = await self._database.write(record)
+        made = await self._database.write(record)
         log.info(
-            "tokens created", count=len(issued), role=order.role.value, group=order.group, by=by, expires_at=expires_at
+            "tokens created", count=len(made), role=order.role.value, group=order.group, by=by, expires_at=expires_at
         )
-        return [replace(each, number=number) for each, number in zip(issued, numbers, strict=True)]
+        return made
 
     async def void(self, number: int, check: Callable[[KnownToken], None], *, by: str) -> KnownToken:
         """Make one token worthless and return it; raise `Refused` if it is unknown or has bought a certificate.
@@ -186,6 +193,43 @@ def _grants(order: TokenOrder) -> list[TokenGrant]:
     if order.devices:
         return [TokenGrant(device, group, order.role, *names, order.lifetime) for device in order.devices]
     return [TokenGrant(None, group, order.role, *names, order.lifetime)] * order.count
+
+
+def _kept_promises(
+    connection: Connection, order: TokenOrder, issued: Sequence[IssuedToken], now: datetime
+) -> list[IssuedToken]:
+    """Return *issued* with the group of each device that is here, where *order* names none; raises as `_check_kept`."""
+    here = {
+        device.name: device
+        for device in devices.find_all(connection, order.devices)
+        if not claims.never_activated(device, now)
+    }
+    kept = []
+    for each in issued:
+        device = here.get(each.grant.device or "")
+        grant = each.grant
+        if device is not None:
+            if order.group is None and device.role is grant.role:
+                grant = replace(grant, group=device.group)
+            _check_kept(device, grant)
+        kept.append(replace(each, grant=grant))
+    return kept
+
+
+def _check_kept(device: Device, grant: TokenGrant) -> None:
+    """Refuse to promise *grant* where *device* would not get it."""
+    if device.state is DeviceState.DECOMMISSIONED:
+        raise Refused(
+            Code.DEVICE_DECOMMISSIONED,
+            f"a token would be worth nothing: {device.name} was retired for ever, choose another name",
+        )
+    if device.trial_ends_at is None and (device.role, device.group) != (grant.role, grant.group):
+        own = f"a {device.role}" if device.group is None else f"a {device.role} of group {device.group}"
+        raise Refused(
+            Code.NAME_TAKEN,
+            f"a token would be worth nothing: {device.name} is {own} and stays one; ask for that role and leave the "
+            "group out, or choose another name",
+        )
 
 
 def _check_way(connection: Connection, group: str) -> None:

@@ -88,6 +88,11 @@ def find(connection: Connection, name: str, *, for_update: bool = False) -> Devi
     return None if row is None else device_from(row)
 
 
+def find_all(connection: Connection, names: Sequence[str]) -> list[Device]:
+    """Return the devices with these names, as far as there are any."""
+    return [device_from(row) for row in _each(connection, _FIND, names)]
+
+
 def lock_all(connection: Connection, names: Sequence[str], serials: Sequence[str]) -> list[Device]:
     """Return the devices with these names and those whose certificates have these serial numbers, locked.
 

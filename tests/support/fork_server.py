@@ -1,11 +1,8 @@
 """A program of ours with its imports done, which makes a process of it by forking: for `tests.support.programs`.
 
-    python -m tests.support.fork_server DESCRIPTOR LISTENER MODULE... ROOM
-
-DESCRIPTOR is the socket that a test worker's orders come from, LISTENER the one at which every stand-in for ``python``
-(`forked_python.c`) has a connection of its own, MODULE what is imported before the first of them, ROOM what a forked
-process writes its own command line over. Importing is most of what a start costs, and hundreds of tests start a
-process; all that comes after it is the program's own:
+`tests.support.imported` makes one for each test worker that asks, with two sockets: the worker's orders come from one,
+at the other every stand-in for ``python`` (`forked_python.c`) has a connection of its own. Importing is most of what a
+start costs, and hundreds of tests start a process; all that comes after it is the program's own:
 `runpy` runs ``__main__.py`` of the order's package, or its module, as ``python -m`` does, with the arguments,
 environment, folder and standard streams of the order.
 
@@ -26,8 +23,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
-import gc
-import importlib
 import os
 import runpy
 import select
@@ -46,10 +41,12 @@ LARGEST_ORDER = 128 * 1024
 STREAMS = 3
 _LARGEST_INT = 2**31 - 1
 ROOM = "x" * 4096
+"""An argument of the interpreter that all are forked from: what they write command lines of their own over."""
 _BEGIN, _END = 48 - 3, 49 - 3
 """Which fields of /proc/PID/stat, behind the name, say where a process has its command line (proc(5))."""
 READ_WHEN_USED = {
-    "COLUMNS", "HOME", "LINES", "OLDPWD", "PATH", "PWD", "PYTEST_CURRENT_TEST", "SHLVL", "SOFTHSM2_CONF", "TMPDIR", "_",
+    "COLUMNS", "HOME", "LINES", "OLDPWD", "PATH", "PWD", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_TESTRUNUID",
+    "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "SHLVL", "SOFTHSM2_CONF", "TMPDIR", "_",
 }  # fmt: skip
 """COLUMNS and LINES readline sets for the children of pytest, beside `os.environ`."""
 OF_THE_PROGRAM = "FLEET_"
@@ -86,8 +83,9 @@ class ForkServer:
         self._running: dict[int, _Forked] = {}
 
     def serve(self) -> None:
-        """Say that all is imported, and take orders until the test worker has ended."""
-        self._orders.send(b"!")
+        """Say that all is imported, and which process this is, and take orders until the test worker has ended."""
+        with contextlib.suppress(BrokenPipeError):  # It has ended already, which the first poll sees.
+            self._orders.send(str(os.getpid()).encode())
         while True:
             waiting = select.poll()  # Of its own each time: a forked process has none to close.
             for descriptor in (self._orders.fileno(), self._listener.fileno(), *self._running):
@@ -199,7 +197,7 @@ def _become(ordered: _Order, streams: list[int]) -> NoReturn:
         sys.path[behind:behind] = more
     sys.executable = ordered.executable
     sys.argv = ["-m", *ordered.arguments]
-    _show(["python", "-m", ordered.module, *ordered.arguments])
+    show(["python", "-m", ordered.module, *ordered.arguments])
     code: object = None
     try:
         runpy.run_module(ordered.module, run_name="__main__", alter_sys=True)
@@ -210,7 +208,7 @@ def _become(ordered: _Order, streams: list[int]) -> NoReturn:
     _end(code or 0)
 
 
-def _show(words: list[str]) -> None:
+def show(words: list[str]) -> None:
     """Let /proc/PID/cmdline have *words*, as far as there is room: the interpreter has read what was there."""
     with open("/proc/self/stat", encoding="ascii", errors="replace") as stat:  # noqa: PTH123 - no Path before the program's
         fields = stat.read().rpartition(")")[2].split()
@@ -238,17 +236,3 @@ def _end(code: int) -> NoReturn:
 def _tell(report: int, number: int) -> None:
     with contextlib.suppress(BrokenPipeError):  # Nobody waits for it any more.
         os.write(report, f"{number}\n".encode())
-
-
-def main() -> None:
-    orders, listener, *modules, _room = sys.argv[1:]
-    for module in modules:
-        importlib.import_module(module)
-    # What is imported lasts: a forked process need not look through it for garbage, nor copy its pages by doing so.
-    gc.freeze()
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # The tests may run under nohup; what they start does not.
-    ForkServer(socket.socket(fileno=int(orders)), socket.socket(fileno=int(listener))).serve()
-
-
-if __name__ == "__main__":
-    main()

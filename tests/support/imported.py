@@ -1,12 +1,123 @@
-"""Which modules a process has imported: with ``-X importtime`` or PYTHONPROFILEIMPORTTIME it tells on stderr."""
+"""The imports of our programs, done once for all workers of a test run, and fork servers made of them by forking.
+
+    python -m tests.support.imported DESCRIPTOR LISTENER ROOM
+
+DESCRIPTOR is a socket of the process that started this one, pytest's own, and is closed when that has ended. At
+LISTENER a test worker asks for the fork server of a program (`asked`), and sends that its orders, its listener and its
+standard error. The first to ask for a program has a process forked that imports it; from this one each worker has a
+fork server of its own (`tests.support.fork_server`), which ends with the worker and shares with no other's anything but
+the memory that was imported. Four workers would import for twenty seconds between them what one does in five.
+
+Rules
+-----
+1. One thread, and nothing but imports before a fork: what a program makes, it makes in its own process.
+2. What is forked has no socket of another's: that one has ended is seen at once.
+3. When pytest has ended, however it has, nothing is forked any more, and all end when the last fork server has.
+4. An import that fails ends its process, and is said at the standard error of who asked: all who ask see the end.
+"""
 
 from __future__ import annotations
 
-import re
+import contextlib
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
-_TOLD = re.compile(r"^import time: +\d+ \| +\d+ \| +(\S+)$", re.MULTILINE)
+from tests.support.fork_server import ForkServer, show
+
+LARGEST_REQUEST = 16 * 1024
+DESCRIPTORS = 3
 
 
-def imported(said: str) -> set[str]:
-    """Return the modules that are named in *said*; some were asked for in vain."""
-    return set(_TOLD.findall(said))
+def asked(program: str, modules: Sequence[str]) -> bytes:
+    """Return how a test worker asks for the fork server of *program*, which has *modules* imported."""
+    return "\0".join((program, *modules)).encode()
+
+
+class Importers:
+    """The processes that import a program each, by what is sent to them."""
+
+    def __init__(self, pytest: socket.socket, listener: socket.socket) -> None:
+        self._pytest = pytest
+        self._listener = listener
+        self._importers: dict[str, socket.socket] = {}
+
+    def serve(self) -> None:
+        """Send on what workers ask for, until pytest has ended."""
+        waiting = select.poll()
+        waiting.register(self._pytest, select.POLLIN)
+        waiting.register(self._listener, select.POLLIN)
+        while self._pytest.fileno() not in dict(waiting.poll()):
+            connection, _ = self._listener.accept()
+            content, descriptors, _, _ = socket.recv_fds(connection, LARGEST_REQUEST, DESCRIPTORS)
+            connection.close()
+            if content:
+                importer = self._importer(content.decode().partition("\0")[0], descriptors)
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # It has ended: who asked sees that.
+                    socket.send_fds(importer, [content], descriptors)
+            for each in descriptors:
+                os.close(each)
+        for importer in self._importers.values():
+            importer.close()
+        _wait_for_children()
+
+    def _importer(self, program: str, received: list[int]) -> socket.socket:
+        if program not in self._importers:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            if os.fork() == 0:
+                for each in (ours, self._pytest, self._listener, *self._importers.values()):
+                    each.close()
+                for descriptor in received:
+                    os.close(descriptor)
+                _import(theirs)
+            theirs.close()
+            self._importers[program] = ours
+        return self._importers[program]
+
+
+def _import(requests: socket.socket) -> NoReturn:
+    """Import what the first request says, and fork for each a fork server."""
+    while True:
+        content, descriptors, _, _ = socket.recv_fds(requests, LARGEST_REQUEST, DESCRIPTORS)
+        if not content:
+            break
+        program, *modules = content.decode().split("\0")
+        orders, listener, stderr = descriptors
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        show(["python", "-m", "tests.support.imported", program])
+        for module in modules:
+            importlib.import_module(module)
+        # What is imported lasts: a forked process need not look through it for garbage, nor copy its pages by doing so.
+        gc.freeze()
+        if os.fork() == 0:
+            requests.close()
+            show(["python", "-m", "tests.support.fork_server", program])
+            ForkServer(socket.socket(fileno=orders), socket.socket(fileno=listener)).serve()
+            os._exit(0)
+        os.close(orders)
+        os.close(listener)
+    _wait_for_children()
+    os._exit(0)
+
+
+def _wait_for_children() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.wait()
+
+
+def main() -> None:
+    pytest, listener, _room = sys.argv[1:]
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # The tests may run under nohup; what they start does not.
+    Importers(socket.socket(fileno=int(pytest)), socket.socket(fileno=int(listener))).serve()
+
+
+if __name__ == "__main__":
+    main()

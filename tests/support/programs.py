@@ -6,7 +6,8 @@
     forking_python()                                              # what to call in the place of sys.executable
 
 All are the real program in a process of its own, with the same code from ``__main__`` on. Importing it takes longer
-than most tests that need it: `tests.support.fork_server` has done that once for each test worker. A process is started
+than most tests that need it: `tests.support.imported` does that once for all workers of a run, and each of them has a
+`tests.support.fork_server` that is forked from there. A process is started
 afresh where it matters how it starts: with *afresh*, for tests of the start, of memory and of processor time; and
 whenever its environment has anything for the interpreter or the loader that the fork server has not.
 
@@ -32,6 +33,7 @@ from pathlib import Path
 from typing import IO
 
 from tests.support.fork_server import ROOM, lasting, order
+from tests.support.imported import asked
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 60.0
@@ -182,25 +184,73 @@ class Forked:
 Process = subprocess.Popen[bytes] | Forked
 
 
-class _Server:
-    """The fork server of one program, until this test worker ends."""
+class _Imports:
+    """The process that all fork servers of a test run are forked from, until this one ends."""
 
-    def __init__(self, program: str) -> None:
-        self._program = program
-        self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def __init__(self) -> None:
+        self._open, theirs = socket.socketpair()
+        self.place = str(_folder() / "imports")
         self.environment = lasting(os.environ | {"PYTHONPATH": str(REPOSITORY)})
-        with theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            listener.bind(str(_folder() / program))
-            listener.listen()
+        with theirs, _listener(self.place) as listener:
             descriptors = [each.fileno() for each in (theirs, listener)]
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.fork_server", *map(str, descriptors), *_IMPORTED[program], ROOM],
+                [sys.executable, "-m", "tests.support.imported", *map(str, descriptors), ROOM],
                 env=self.environment,
                 cwd=REPOSITORY,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=descriptors,
             )
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        self._open.close()
+        self._process.wait()
+
+
+Shared = tuple[str, dict[str, str]]
+_joined: list[Shared] = []
+
+
+@functools.cache
+def shared() -> Shared:
+    """Return where this test run has its imports done, and their environment: for `join` in other processes.
+
+    The process that does them is started by the first call in a process that has not joined.
+    """
+    if _joined:
+        return _joined[0]
+    imports = _Imports()
+    return imports.place, imports.environment
+
+
+def join(place: str, environment: dict[str, str]) -> None:
+    """Fork what another process of the test run has had imported, and not from a process of this one's own."""
+    _joined.append((place, environment))
+
+
+def _listener(place: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(place)
+    listener.listen()
+    return listener
+
+
+class _Server:
+    """The fork server of one program, until this test worker ends."""
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+        place, self.environment = shared()
+        self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with (
+            theirs,
+            _listener(str(_folder() / program)) as listener,
+            socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking,
+        ):
+            asking.connect(place)
+            request = asked(program, _IMPORTED[program])
+            socket.send_fds(asking, [request], [theirs.fileno(), listener.fileno(), 2])
         atexit.register(self._end)
 
     def fork(self, arguments: Sequence[str], environment: Mapping[str, str], stdout: int, stderr: int) -> Forked:
@@ -214,13 +264,18 @@ class _Server:
             os.close(theirs)
         return Forked(report)
 
-    @functools.cache  # noqa: B019 - as long as this process, as the server
-    def wait_for_imports(self) -> None:
-        assert self._orders.recv(1), "the fork server has ended"
+    @functools.cached_property
+    def pid(self) -> int:
+        """Its process, as soon as the imports are done."""
+        said = self._orders.recv(16)
+        assert said, "the fork server has ended"
+        return int(said)
 
     def _end(self) -> None:
+        self._orders.shutdown(socket.SHUT_WR)
+        while self._orders.recv(16):  # It ends when it has killed what is left.
+            pass
         self._orders.close()
-        self._process.wait()
 
 
 _server = functools.cache(_Server)
@@ -240,7 +295,7 @@ def forking_python(*programs: str) -> str:
     Without any all of ours are. The imports have been made when it returns: nobody's time is measured beside them.
     """
     for server in [_server(program) for program in programs or _OURS]:
-        server.wait_for_imports()
+        assert server.pid
     return _stand_in()
 
 

@@ -127,6 +127,30 @@ def test_help_cuts_nothing_off_and_explains_every_option(program: str, monkeypat
             assert all(name in said for name in each.opts if name.startswith("-")), (words, each.opts)
 
 
+@pytest.mark.parametrize(
+    ("program", "words", "named"),
+    [
+        ("fleet-provisioning", "token create --device", "'--device'"),
+        ("fleet-provisioning", "ca rollover begin --witness", "'--witness'"),
+        ("fleet-provisioning", "audit show", "'about'"),
+        ("fleet-broker", "why", "'about'"),
+        ("fleet-sim", "ctl", "'order'"),
+    ],
+)
+def test_what_is_no_text_is_refused_before_anything_is_done(program: str, words: str, named: str) -> None:
+    """Of a ceremony with such a witness the CA was made, and then no transcript could be written."""
+    done = CliRunner().invoke(PROGRAMS[program], [*words.split(), b"m\xff".decode(errors="surrogateescape")])
+    assert done.exit_code == 2
+    assert f"Invalid value for {named}: 'm\\udcff' is not UTF-8 text" in done.stderr
+
+
+def test_a_path_may_hold_whatever_the_file_system_takes() -> None:
+    path = b"/nowhere/m\xff".decode(errors="surrogateescape")
+    done = CliRunner().invoke(PROGRAMS["fleet-provisioning"], ["audit", "verify", "--dir", path])
+    assert done.exit_code == 1
+    assert "is not UTF-8" not in done.stderr
+
+
 def test_a_flag_of_the_broker_says_its_setting_s_default() -> None:
     (run,) = [command for words, command in commands_of("fleet-broker") if words == ["run"]]
     helps = {each.name: each.help for each in run.params}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -94,7 +98,7 @@ def test_folders_behind_ours_in_the_environment_are_where_a_process_started_afre
 def test_a_stand_in_sends_signals_on_and_nothing_outlives_it(tmp_path: Path, pki: Pki) -> None:
     broker = BrokerProcess.with_files(tmp_path, pki)
     command = [programs.forking_python("broker", "provisioning"), "-m", "broker", *broker.arguments]
-    server = programs._server("broker")._process.pid
+    server = programs._server("broker").pid
     for number, code in ((signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)):
         others = children_of(server)
         with (
@@ -125,7 +129,36 @@ def test_what_inherits_the_environment_of_the_tests_is_forked(monkeypatch: pytes
     monkeypatch.setenv("PYTHONPATH", str(programs.REPOSITORY))
     command = [programs.forking_python("tests"), "-m", "tests.support.any_text", "import os; print(os.getppid())"]
     parent = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout
-    assert int(parent) == programs._server("tests")._process.pid
+    assert int(parent) == programs._server("tests").pid
+
+
+WORKER = """
+import json, sys
+from tests.support import programs
+
+if shared := json.loads(sys.argv[1]):
+    programs.join(*shared)
+print(programs._server("tests").pid, programs._folder(), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_workers_share_what_is_imported_and_a_killed_one_takes_only_its_own_with_it() -> None:
+    ours = programs._server("tests").pid
+    with worker(programs.shared()) as (process, server), ended(server) as theirs:
+        assert server != ours
+        assert parent_of(server) == parent_of(ours)
+        process.kill()
+        assert theirs.poll(60_000), "its fork server runs on"
+    assert children_of(parent_of(ours)) >= {ours}
+
+
+def test_when_the_run_is_killed_nothing_that_imports_for_it_is_left() -> None:
+    with worker(None) as (process, server):
+        importer = parent_of(server)
+        with ended(server) as first, ended(importer) as second, ended(parent_of(importer)) as third:
+            process.kill()
+            assert all(each.poll(60_000) for each in (first, second, third))
 
 
 @pytest.mark.parametrize(
@@ -162,6 +195,38 @@ def called(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.run(
         command, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=60, check=False
     )
+
+
+@contextlib.contextmanager
+def worker(shared: programs.Shared | None) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run another process that has a fork server, as the workers of one test run are; yield also that one's number."""
+    command = [sys.executable, "-c", WORKER, json.dumps(shared)]
+    with subprocess.Popen(
+        command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            number, folder = process.stdout.readline().split()
+            yield process, int(number)
+        finally:
+            process.kill()
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def ended(number: int) -> Iterator[select.poll]:
+    """Yield what says that process *number* has ended."""
+    pidfd = os.pidfd_open(number)
+    try:
+        waiting = select.poll()
+        waiting.register(pidfd, select.POLLIN)
+        yield waiting
+    finally:
+        os.close(pidfd)
+
+
+def parent_of(number: int) -> int:
+    return int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def children_of(parent: int) -> set[int]:

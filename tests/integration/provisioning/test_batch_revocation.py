@@ -76,3 +76,24 @@ def test_a_file_of_devices_is_revoked_by_one_command(own_service: ProvisioningSe
     (tmp_path / "stolen").write_text("\n")
     done = service.command("revoke", "--devices-file", str(tmp_path / "stolen"), *where)
     assert "names no device: put one on each line" in done.stderr
+
+
+def test_each_device_that_a_command_names_is_meant_and_not_the_last_alone(own_service: ProvisioningService) -> None:
+    service = own_service
+    first, second, third, _ = devices = enrol(service, *(f"meter-{number}" for number in range(4)))
+    where = ("--dir", str(service.dir), "--url", service.https)
+
+    def done(command: str, *named: str) -> list[str]:
+        ended = service.command(command, *named, "--json", *where, check=True)
+        return sorted(each["device"] for each in json.loads(ended.stdout))
+
+    both = ("--device", "meter-0", "--device", "meter-1")
+    assert done("suspend", *both) == done("resume", *both) == ["meter-0", "meter-1"]
+    nothing = service.command("resume", *both, *where, check=True)
+    assert nothing.stderr == "fleet-provisioning: nothing was suspended\n"
+    assert done("revoke", *both) == ["meter-0", "meter-1"]
+    assert done("revoke", "--serial", second.serial, "--serial", third.serial) == ["meter-1", "meter-2"]
+    assert "exactly one of" in service.command("suspend", *both, "--serial", first.serial, *where).stderr
+    failed = service.command("decommission", "--device", "meter-3", "--device", "nobody", "--json", *where)
+    assert (failed.returncode, "DEVICE_UNKNOWN" in failed.stderr) == (1, True)
+    assert [each["device"] for each in json.loads(failed.stdout)] == [devices[3].name]

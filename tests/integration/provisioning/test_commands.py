@@ -64,7 +64,7 @@ def test_from_token_to_revocation(command: Operator, stranger: Curl, device: Ope
     assert device.name in listed
     code, shown, _ = command("status")
     assert code == 0
-    assert shown.splitlines()[0].split() == ["what", "is"]
+    assert [line.split()[0] for line in shown.splitlines()[:4]] == ["devices", "certificates", "tokens", "feed"]
     counted = json.loads(command("status", "--json")[1])
     assert f"{counted['certificates']['revoked']} revoked" in shown
     assert f"number {counted['crls']['root-ca']['number']}, 0 entries, lapses 20" in shown
@@ -183,6 +183,11 @@ def test_the_audit_log_is_shown_and_verified_while_the_service_runs(own_service:
     assert about == [each for each in shown if "signing" in json.dumps(each)]
     later = own_service.command("audit", "show", "--after", "2", "--limit", "1", "--json", *directory, check=True)
     assert json.loads(later.stdout) == shown[2:3]
+    own_service.tokens(devices=[f"meter-{number}" for number in range(500)])
+    table = own_service.command("audit", "show", "meter-321", *directory, check=True).stdout
+    assert '"devices": ["meter-321", "… 499 more"]' in table
+    table = own_service.command("audit", "show", "--limit", "1", *directory, check=True).stdout
+    assert '"meter-6", "meter-7", "… 492 more"]' in table
     assert "no entry with that text" in own_service.command("audit", "show", "nobody", *directory, check=True).stderr
     own_service.stop()
     with sqlite3.connect(own_service.dir / "fleet.db") as store:

@@ -75,8 +75,13 @@ def test_open_files_wrong_passphrase_and_a_database_of_another_version_are_found
     assert (code, found["files"][0]["remedy"]) == (1, f"chmod 0600 {service.dir / 'operator.key'}")
     (service.dir / "operator.key").chmod(0o600)
     (wrong := service.dir.parent / "passphrase").write_text("nonsense")
+    wrong.chmod(0o644)
     code, found = findings(idle, "--passphrase-file", str(wrong))
     assert (code, len(found["keys"])) == (1, 1)
+    (open_to_all,) = found["files"]
+    assert (open_to_all["verdict"], open_to_all["remedy"]) == ("warning", f"chmod o-rwx {wrong}")
+    wrong.chmod(0o640)
+    assert findings(idle, "--passphrase-file", str(wrong))[1]["files"] == []
     engine = create_engine(f"sqlite:///{service.dir / 'fleet.db'}")
     with engine.begin() as connection:
         connection.execute(text("UPDATE crls SET next_update = '2020-01-01 00:00:00'"))

@@ -121,10 +121,13 @@ def test_a_group_s_token_admits_new_devices_only(
     assert right.status == 200, right.text
 
 
-def test_a_name_keeps_its_role_and_group(stranger: Curl, service: ProvisioningService, enrolled: OpensslDevice) -> None:
-    for wish in ({"group": "south"}, {"group": "north", "role": "service"}):
-        token = service.token(device=enrolled.name, **wish)
-        answer = stranger.est("simpleenroll", enrolled.request(), "--user", f"{enrolled.name}:{token}")
+def test_a_name_keeps_its_role_and_group(stranger: Curl, service: ProvisioningService, device: OpensslDevice) -> None:
+    wishes: tuple[dict[str, str], ...] = ({"group": "south"}, {"group": "north", "role": "service"})
+    tokens = [service.token(device=device.name, **wish) for wish in wishes]  # Of who is here none would be made.
+    own = service.token(device=device.name, group="north")
+    assert stranger.est("simpleenroll", device.request(), "--user", f"{device.name}:{own}").status == 200
+    for token in tokens:
+        answer = stranger.est("simpleenroll", device.request(), "--user", f"{device.name}:{token}")
         assert (answer.status, answer.text.split(":")[0]) == (403, "NAME_TAKEN")
 
 

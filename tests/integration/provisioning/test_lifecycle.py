@@ -64,7 +64,10 @@ def test_serve_explains_why_it_cannot_start(tmp_path: Path) -> None:
     for arguments, words in (
         (("--dir", str(tmp_path / "nowhere")), "run fleet-provisioning init"),
         (("--dir", str(service.dir), "--passphrase-file", str(tmp_path / "wrong")), "passphrase is wrong"),
-        (("--dir", str(service.dir), "--host", "192.0.2.1", "--public-listener"), "cannot be used"),
+        (
+            ("--dir", str(service.dir), "--host", "192.0.2.1", "--public-listener"),
+            "host: nobody can listen on 192.0.2.1: ",
+        ),
     ):
         failed = service.command("serve", *arguments, "--port", "0", "--http-port", "0")
         assert failed.returncode == 1

@@ -87,6 +87,26 @@ def test_the_command_line_suspends_resumes_and_decommissions(
     in_crl(service, enrolled, "Cessation Of Operation")
 
 
+def test_who_of_a_file_is_refused_is_named_and_the_others_are_done(
+    service: ProvisioningService, enrolled: OpensslDevice, tmp_path: Path
+) -> None:
+    common = ("--devices-file", str(tmp_path / "names"), "--dir", str(service.dir), "--url", service.https)
+    (tmp_path / "names").write_text(f"nobody-1\nadmin\n{enrolled.name}\nnobody-2\n")
+    for command, reason in (("suspend", "certificateHold"), ("resume", None), ("decommission", "cessationOfOperation")):
+        done = service.command(command, *common, "--json")
+        assert done.returncode == 1
+        facts = json.loads(done.stdout)
+        assert {(each["device"], each.get("reason")) for each in facts if each["device"] != "admin"} == {
+            (enrolled.name, reason)
+        }
+        named = [line for line in done.stderr.splitlines() if "DEVICE_UNKNOWN" in line or "LAST_ADMIN" in line]
+        assert len(named) == (2 if command == "resume" else 3), done.stderr
+        assert f"but for {len(named)} named above" in done.stderr.splitlines()[-1]
+    table = service.command("resume", *common)
+    assert (table.returncode, table.stdout) == (1, "")
+    assert f"REVOCATION_FINAL: {enrolled.name} is decommissioned" in table.stderr
+
+
 @pytest.mark.parametrize("path", ["/v1/suspensions", "/v1/resumptions"])
 def test_a_wrong_request_is_named(service: ProvisioningService, path: str) -> None:
     assert service.post(path).json()["code"] == "INVALID_REQUEST"

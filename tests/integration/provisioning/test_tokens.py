@@ -142,6 +142,26 @@ def test_the_commands_say_the_same(service: ProvisioningService) -> None:
     assert [each["state"] for each in json.loads(token("list", "--group", "tokens-west", "--json"))] == ["open"]
 
 
+def test_a_file_of_tokens_that_got_lost_is_voided_by_its_group(service: ProvisioningService) -> None:
+    where = ("--dir", str(service.dir), "--url", service.https)
+    with service.api() as api:
+        for _ in range(3):
+            made(api, group="tokens-lost")
+        made(api, device="token-kept", group="tokens-kept")
+    listed_json = service.command("token", "list", "--group", "tokens-lost", "--json", *where, check=True).stdout
+    first, second, third = (each["id"] for each in json.loads(listed_json))
+    some = service.command("token", "void", str(first), "999999", str(second), *where)
+    assert some.returncode == 1
+    assert "TOKEN_NUMBER_UNKNOWN: there is no token 999999" in some.stderr
+    assert "2 of 3 are void, but for 1 named above" in some.stderr
+    rest = service.command("token", "void", "--group", "tokens-lost", "--json", *where, check=True)
+    assert [(each["id"], each["state"]) for each in json.loads(rest.stdout)] == [(third, "void")]
+    assert "no token was open" in service.command("token", "void", "--group", "tokens-lost", *where, check=True).stderr
+    assert "open" in service.command("token", "list", "--group", "tokens-kept", *where, check=True).stdout
+    for arguments in ((), ("1", "--group", "tokens-kept")):
+        assert service.command("token", "void", *arguments, *where).returncode == 2
+
+
 def test_a_group_of_which_nothing_is_known_is_said_to_be_new(
     service: ProvisioningService, stranger: Curl, device: OpensslDevice, tmp_path: Path
 ) -> None:

@@ -5,11 +5,14 @@ from typing import Any, cast
 
 import pytest
 import typer
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from broker import running
+from broker.limits import Limits
 from broker.server import BrokerServer
 from provisioning.ending import Ending
+from tests.support.descriptors import a_shell_that_allows
 
 
 class Failing:
@@ -35,3 +38,12 @@ def test_a_part_that_fails_ends_the_broker_with_a_word_whatever_the_system_calls
     assert result.exit_code == 1
     assert not isinstance(result.exception, SystemExit), "with a traceback"
     assert type(failure).__name__ in failing.told
+
+
+@pytest.mark.parametrize(("chosen", "room"), [(200, 150), (150, None), (Limits().max_connections, None)])
+def test_too_few_descriptors_for_the_connections_that_were_chosen_are_told_at_the_start(
+    chosen: int, room: int | None
+) -> None:
+    with a_shell_that_allows(300), capture_logs() as told:
+        running._count_descriptors(chosen)
+    assert [(each["code"], each["room"]) for each in told] == ([] if room is None else [("FEW_DESCRIPTORS", room)])

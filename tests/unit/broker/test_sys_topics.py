@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import resource
+from types import SimpleNamespace
+
 import pytest
 
+from broker import sys_topics
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.packets import Publish
 from broker.sys_topics import INTERVAL, SysTopics
@@ -110,3 +114,9 @@ def test_the_figures_and_what_clients_retain_take_no_room_from_each_other() -> N
     meter.publish("fleet/meters/meter-1/a", b"", retain=True)
     meter.publish("fleet/meters/meter-1/c", b"1", retain=True)
     assert broker.engine.retained.count == 2
+
+
+def test_the_most_memory_is_never_less_than_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrusage", lambda _who: SimpleNamespace(ru_maxrss=1))
+    held, most = sys_topics._memory()
+    assert held == most > 1_000_000

@@ -57,6 +57,7 @@ def test_flags_come_before_environment_before_file_before_defaults(
         ("unsafe_group_writable_directory = true", "counts in the environment only, as FLEET_PROVISIONING_UNSAFE_"),
         ("= broken", r"provisioning\.toml is not TOML: "),
         ('public_http_url = "x"', "public_http_url"),
+        ('public_http_url = "ftp://x"', "public_http_url: URL scheme should be"),
         ('public_http_url = "http://ca.example.org/?x=1"', "public_http_url.*no query"),
         ('public_http_url = "http://ca.example.org/#x"', "public_http_url.*no fragment"),
         ('public_http_url = "http://anna:hush@ca.example.org/"', "public_http_url.*no user"),

@@ -56,7 +56,8 @@ def test_what_cannot_be_bound_is_said_by_its_setting(
         with pytest.raises(ConfigurationError, match=f"^port {port} on 127.0.0.1 cannot be used"):
             listen(Settings(port=port, http_port=0)).__enter__()
     for host, said in (
-        ("a..b", r"^port 0 on a\.\.b cannot be used: [\w ]+; choose"),
+        ("a..b", r"^host: nobody can listen on a\.\.b: [\w ]+; give an address that this machine has"),
+        ("192.0.2.1", "^host: nobody can listen on 192.0.2.1: Cannot assign requested address; give an address"),
         ("ä" * 64, "^host: 'ä+' is no name of a host"),
         ("a\0", "^host: .* is no name of a host"),
     ):
@@ -116,3 +117,8 @@ def accepted(*places: Listening) -> set[Listening]:
                     each.https.accept()[0].close()
                     found.add(each)
     return found
+
+
+def test_an_address_in_brackets_is_told_without_them() -> None:
+    with pytest.raises(ConfigurationError, match=r"^host: \[::1\]: write an address without brackets: ::1$"):
+        check_public(Settings(host="[::1]", public_listener=True))

@@ -8,6 +8,7 @@ import re
 from datetime import datetime, timedelta
 
 import pytest
+from cryptography import x509
 from sqlalchemy import bindparam, text
 from sqlalchemy.engine import Connection
 
@@ -42,6 +43,10 @@ def by_the_book(connection: Connection, now: datetime) -> int:
     return number
 
 
+async def enrol_by_token(fleet: Fleet, name: str, group_name: str) -> x509.Certificate:
+    return await enrol(fleet, name, token=TokenCredential(name, await fleet.token(name, group_name)))
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_it_is_what_counting_by_every_certificate_gives(fleet: Fleet, seed: int) -> None:
     choose = random.Random(seed)  # noqa: S311 - no secret
@@ -57,8 +62,7 @@ async def test_it_is_what_counting_by_every_certificate_gives(fleet: Fleet, seed
             case 2 if name in newest:
                 doing = fleet.reenrol(newest[name], successor_csr(newest[name]))  # type: ignore[arg-type]
             case 3:
-                token = TokenCredential(name, await fleet.token(name, choose.choice(["line", "north"])))
-                doing = enrol(fleet, name, token=token)
+                doing = enrol_by_token(fleet, name, choose.choice(["line", "north"]))
             case 4 if name in newest and choose.random() < 0.3:
                 await fleet.suspension.suspend_device(name, by="admin")
                 continue

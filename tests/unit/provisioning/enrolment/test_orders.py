@@ -89,6 +89,27 @@ async def test_a_device_is_always_of_a_group_and_others_of_the_one_that_is_named
         assert issued.expires_at == fleet.clock() + timedelta(hours=1)
 
 
+async def test_a_token_for_a_device_that_is_here_is_for_its_own_role_and_group(fleet: Fleet) -> None:
+    """Made for another one it was worth nothing, as the device heard (NAME_TAKEN) long after the operator had gone."""
+    await fleet.enrol("meter-1")  # Of group north.
+    create = fleet.token_service.create
+    back, new = await create(TokenOrder(["meter-1", "meter-2"]), by="anna")
+    assert [each.grant.group for each in (back, new)] == ["north", "default"]
+    (entry,) = await fleet.database.read(lambda connection: audit.about(connection, "meter-2", 9))
+    assert json.loads(entry.details)["group"] == "default, north"
+    await fleet.enrolment.enrol(csr_der(names=["meter-1"]), TokenCredential("meter-1", back.token))
+    for order in (
+        TokenOrder(["meter-2", "meter-1"], "south"),
+        TokenOrder(["meter-1"], role=Role.SERVICE),
+        TokenOrder(["meter-1"], "north", Role.BROKER),
+    ):
+        with pytest.raises(Refused, match=r"NAME_TAKEN: .*meter-1 is a device of group north and stays one; ask for"):
+            await create(order, by="anna")
+    await fleet.revocation.decommission("meter-1", by="anna")
+    with pytest.raises(Refused, match="DEVICE_DECOMMISSIONED: a token would be worth nothing: meter-1 was retired"):
+        await create(TokenOrder(["meter-1"], "north"), by="anna")
+
+
 async def test_a_token_is_voided_once_by_who_may_and_one_that_was_spent_never(fleet: Fleet) -> None:
     service = fleet.token_service
     (void, spent) = await service.create(TokenOrder(["meter-1", "meter-2"], "north"), by="anna")

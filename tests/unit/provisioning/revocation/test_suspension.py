@@ -7,6 +7,7 @@ import pytest
 from cryptography import x509
 
 from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.reasons import REASON_USES
@@ -158,9 +159,11 @@ async def test_a_decommissioned_device_never_comes_back(fleet: Fleet) -> None:
     assert not (await fleet.revocation.decommission("meter-17", by="admin")).changed
     assert not (await fleet.revocation.revoke_device("meter-17", RevocationReason.SUPERSEDED, by="a")).changed
     assert await state(fleet) is DeviceState.DECOMMISSIONED
-    token = TokenCredential("meter-17", await fleet.token())
+    assert await refusal(fleet.token()) is Code.DEVICE_DECOMMISSIONED
+    (any_new,) = await fleet.token_service.create(TokenOrder(group="north"), by="admin")
     csr = csr_der(names=["meter-17"])
-    assert await refusal(fleet.enrolment.enrol(csr, token)) is Code.DEVICE_DECOMMISSIONED
+    credential = TokenCredential("meter-17", any_new.token)
+    assert await refusal(fleet.enrolment.enrol(csr, credential)) is Code.DEVICE_DECOMMISSIONED
     assert await refusal(fleet.reenrol(certificate, successor_csr(certificate))) is Code.CERTIFICATE_REVOKED
     counts = await fleet.database.read(devices.count)
     assert counts[DeviceState.DECOMMISSIONED] == 1

@@ -1,0 +1,31 @@
+"""Where a report is to go is looked at before the run, which is not begun where it could not be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from device_sim.cli import app
+from device_sim.destination import expect_directory, expect_file
+
+
+@pytest.mark.parametrize("command", ["run smoke --self-hosted --output {file}/report", "attack --json {file}/report",
+                                     "revocation --junit {away}/report", "qualify --exec true --json {directory}",
+                                     "attack --junit {directory}"])  # fmt: skip
+def test_a_report_that_could_not_be_written_begins_no_run(command: str, tmp_path: Path) -> None:
+    (file := tmp_path / "file").touch()
+    words = command.format(file=file, away=tmp_path / "away", directory=tmp_path).split()
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "400"})
+    assert (done.exit_code, f"{words[-2]} {words[-1]}" in done.output) == (2, True), done.output
+
+
+def test_what_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:
+    (kept := tmp_path / "kept").write_text("of yesterday")
+    for path in (None, kept, tmp_path / "new"):
+        expect_file("--json", path)
+    expect_directory("--output", None)
+    expect_directory("--output", tmp_path / "runs" / "monday")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["kept", "runs"]
+    assert kept.read_text() == "of yesterday"
