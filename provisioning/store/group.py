@@ -50,6 +50,11 @@ class Group:
         self._outcomes: Final[list[Outcome]] = []
         self._failure = Outcome()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no job has been run in it."""
+        return not self._jobs
+
     def begin(self) -> None:
         """Wait for SQLite's lock and begin; if that fails, `run` tells it."""
         self.begun = True

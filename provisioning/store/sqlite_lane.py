@@ -69,7 +69,9 @@ class SqliteLane(QueuedLane):
     def _run_slice(self, loop: asyncio.AbstractEventLoop, group: Group) -> None:
         """Run short works on the event loop for a moment; go on after whatever else it has to do."""
         begun = now = time.monotonic()
-        while self._jobs and self._jobs[0].short and now < group.closes_at and not group.failed:
+        while self._jobs and self._jobs[0].short and not group.failed:
+            if now >= group.closes_at and not group.is_empty:  # To begin may have taken all of its time.
+                break
             group.run(self._jobs.popleft())
             before, now = now, time.monotonic()
             if now > before + _SHORT_SECONDS:

@@ -117,6 +117,18 @@ async def test_it_is_told_once_and_the_device_stays(fleet: Fleet, acme: Manufact
     assert (watch.counts, await fleet.database.read(found)) == ({"acme": 0}, [])
 
 
+async def test_who_had_to_show_a_token_too_stands_on_his_manufacturer_s_word_all_the_same(fleet: Fleet) -> None:
+    await group(fleet, "token+manufacturer")
+    acme = Manufacturer(begin=NOON - DAY)
+    await register(fleet, acme)
+    idevid, _ = acme.idevid("SN17")
+    token = TokenCredential("SN17", await fleet.token("SN17", "line"))
+    await enrol(fleet, "SN17", certificate=idevid, token=token)
+    await give_list(fleet, listed(acme, idevid))
+    assert await watch_of(fleet).look() == 1
+    assert [each.device.name for each in await known(fleet)] == ["SN17"]
+
+
 @pytest.mark.parametrize(
     ("setting", "reason", "state", "action"),
     [

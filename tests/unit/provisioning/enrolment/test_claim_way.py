@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from datetime import timedelta
 
 import pytest
@@ -244,6 +246,14 @@ async def test_a_claim_is_ended_once_and_by_its_name(fleet: Fleet) -> None:
     assert [each.name for each in await service.page(limit=2, after="b")] == ["c"]
     entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
     assert [(each.actor, each.subject) for each in entries if each.action == Action.CLAIM_ENDED] == [("anna", "b")]
+    made = [each for each in entries if each.action == Action.CLAIM_CREATED]
+    assert [(each.actor, each.subject) for each in made] == [("admin", name) for name in "bca"]
+    assert json.loads(made[0].details) == {
+        "group": "line",
+        "maximum_devices": 2,
+        "expires_at": str(first.expires_at),
+        "fingerprint_sha256": hashlib.sha256(first.der).hexdigest(),
+    }
 
 
 async def test_tls_believes_claims_that_can_still_be_used_and_no_others(fleet: Fleet) -> None:

@@ -220,6 +220,19 @@ async def test_a_short_work_that_is_slow_sends_the_next_ones_into_the_thread(
     assert await database.write(thread_of, short=True) == here
 
 
+async def test_a_group_whose_time_is_over_when_it_has_begun_has_one_work_all_the_same(
+    database: Database, monkeypatch: pytest.MonkeyPatch, short: bool
+) -> None:
+    """Else a disk on which to begin takes longer than a group may go on would never see a work."""
+    monkeypatch.setattr(sqlite_lane, "_GROUP_SECONDS", -1.0)
+    monkeypatch.setattr(sqlite_lane, "_LONGEST_GROUP_SECONDS", -1.0)
+    committed: list[str] = []
+    on_commit(database, lambda: committed.append("commit"))
+    works = (database.write(lambda connection, word=word: note(connection, word), short=short) for word in "abc")
+    assert await asyncio.wait_for(asyncio.gather(*works), 20) == ["a", "b", "c"]
+    assert len(committed) == 3
+
+
 async def test_other_events_are_served_between_short_works(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_lane, "_SLICE_SECONDS", -1.0)
     monkeypatch.setattr(sqlite_lane, "_GROUP_SECONDS", 60)

@@ -1,0 +1,121 @@
+"""Which signer holds a CA's key: what is made is found again, nothing is overwritten, and nothing is left of a failure.
+
+With real keys, in files and in a token in software.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from provisioning.ca.ceremony import found_authority
+from provisioning.config import Settings
+from provisioning.errors import ConfigurationError
+from provisioning.files import AuthorityFiles
+from provisioning.pki.keys import generate_key, write_private
+from provisioning.signers.pkcs11 import Pkcs11Signer
+from provisioning.signers.pkcs11_uri import Pkcs11Uri
+from provisioning.signers.places import SignerPlaces
+from tests.support.requests import NOON
+from tests.support.softhsm import PIN, SoftToken
+
+
+def places(directory: Path, signer: str = "file") -> SignerPlaces:
+    settings = Settings(
+        directory=directory,
+        signer=signer,
+        passphrase="correct horse battery staple",
+        pkcs11_pin=PIN,
+        trust_domain=f"{directory.name}.internal".replace("_", "-").lower(),
+    )
+    return SignerPlaces(AuthorityFiles(directory), settings)
+
+
+@pytest.fixture(params=["file", "token"])
+def kept(request: pytest.FixtureRequest, tmp_path: Path) -> SignerPlaces:
+    if request.param == "file":
+        return places(tmp_path)
+    return places(tmp_path, request.getfixturevalue("token").uri)
+
+
+def test_a_key_is_made_once_and_found_again_whatever_new_keys_are_made_by(kept: SignerPlaces, tmp_path: Path) -> None:
+    assert not kept.holds("root-ca")
+    assert kept.place("root-ca") == "elsewhere"
+    key, signer = kept.create("root-ca")
+    for each in (kept, places(tmp_path), places(tmp_path, "pkcs11:token=another?module-path=/nowhere.so")):
+        assert each.holds("root-ca")
+        assert each.place("root-ca") == signer.place
+        assert each.open("root-ca").public_key() == key.public_key()
+        with pytest.raises(ConfigurationError, match="has a key of root-ca already: nothing is ever overwritten"):
+            each.create("root-ca")
+    assert kept.open("root-ca").public_key() == key.public_key()
+    kept.discard("root-ca", signer)
+    assert not kept.holds("root-ca")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigurationError, match="the key of root-ca: "):
+        kept.open("root-ca")
+    again, signer = kept.create("root-ca")
+    assert again.public_key() != key.public_key()
+    kept.discard("root-ca", signer)
+
+
+def test_a_key_that_is_another_certificate_s_is_not_opened_for_it(kept: SignerPlaces) -> None:
+    key, signer = kept.create("root-ca")
+    authority = found_authority("fleet.internal", NOON, (1 << 126 | 1, 1 << 126 | 2), keys=(key, generate_key()))
+    mine, theirs = authority.root_ca.certificate, authority.issuing_ca.certificate
+    assert kept.open_for("root-ca", mine).public_key() == key.public_key()
+    with pytest.raises(ConfigurationError, match=r"the key of root-ca .* does not belong to its certificate .*restore"):
+        kept.open_for("root-ca", theirs)
+    kept.discard("root-ca", signer)
+
+
+def test_where_it_cannot_be_written_down_in_which_token_a_key_is_there_is_none(
+    token: SoftToken, tmp_path: Path
+) -> None:
+    before = sorted(token.objects)
+    kept = places(tmp_path / "absent", token.uri)
+    with pytest.raises(ConfigurationError, match=r"a key for root-ca cannot be made: .*root-ca.pkcs11 cannot be writ"):
+        kept.create("root-ca")
+    assert sorted(token.objects) == before
+
+
+def test_where_the_key_cannot_be_taken_back_it_is_said_and_nothing_points_to_it(
+    token: SoftToken, tmp_path: Path
+) -> None:
+    kept = places(tmp_path, token.uri)
+    _, signer = kept.create("root-ca")
+    gone = Pkcs11Signer(Pkcs11Uri(token.module, "another", "x"), lambda: PIN)
+    with pytest.raises(ConfigurationError, match="the key of root-ca that was made for nothing is still there"):
+        kept.discard("root-ca", gone)
+    assert not kept.holds("root-ca")
+    kept.discard("root-ca", signer)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("vault", "signer is 'vault': use file, or pkcs11:"),
+        ("pkcs11:token=fleet", "a key for root-ca cannot be made: signer: "),
+        ("pkcs11:token=fleet;object=x?module-path=/x.so", "signer names an object: leave it out"),
+    ],
+)
+def test_a_setting_that_says_no_place_makes_no_key(tmp_path: Path, setting: str, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        places(tmp_path, setting).create("root-ca")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_says_nothing_of_a_token_is_named(tmp_path: Path) -> None:
+    kept = places(tmp_path)
+    write_private(kept.files.token_key("root-ca"), b"nonsense\n")
+    for asked in (kept.open, kept.place):
+        with pytest.raises(ConfigurationError, match=r"the key of root-ca: .*root-ca.pkcs11: "):
+            asked("root-ca")
+    kept.files.token_key("root-ca").write_bytes(b"\xff")
+    with pytest.raises(ConfigurationError, match=r"root-ca.pkcs11"):
+        kept.open("root-ca")
+    kept.files.token_key("root-ca").unlink()
+    kept.files.token_key("root-ca").mkdir()
+    with pytest.raises(ConfigurationError, match=r"root-ca.pkcs11 cannot be read: Is a directory"):
+        kept.open("root-ca")
