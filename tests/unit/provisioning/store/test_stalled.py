@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from provisioning.store.loop_waits import LoopConnection
 from provisioning.store.stalled import _SLEEP, end_stalled
+from tests.support.broker_process import wait_until
 from tests.support.postgresql import PostgresqlServer
 
 LOCK = (7 << 32) + 5
@@ -34,7 +35,8 @@ class Looking(LoopConnection):
 class Sender:
     """Another session, which sends requests in parts."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, looking: Looking) -> None:
+        self._looking = looking
         self.connection = psycopg.connect(url, autocommit=True)
         self._driver = self.connection.pgconn
         self.pid = self._driver.backend_pid
@@ -54,13 +56,21 @@ class Sender:
         assert result is not None
         assert result.status == ExecStatus.TUPLES_OK
         assert self._driver.get_result() is None
+        wait_until(self._is_waited_for, "the server waits for the rest")
 
-    def is_alive(self, looking: Looking) -> bool:
-        return looking.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [self.pid]).fetchone() is not None
+    def _is_waited_for(self) -> bool:
+        waits = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND state = 'active' AND wait_event = 'ClientRead'"
+        return self._looking.execute(waits, [self.pid]).fetchone() is not None
 
-    def ends(self, looking: Looking) -> None:
+    @property
+    def is_alive(self) -> bool:
+        alive = "SELECT 1 FROM pg_stat_activity WHERE pid = %s"
+        return self._looking.execute(alive, [self.pid]).fetchone() is not None
+
+    def ends(self) -> None:
         """Be ended by the server, so that nothing of it is left when this returns."""
-        looking.execute("SELECT pg_terminate_backend(%s, 5000)", [self.pid])
+        self._looking.execute("SELECT pg_terminate_backend(%s, 0)", [self.pid])
+        wait_until(lambda: not self.is_alive, "it is ended")
 
 
 class Scene:
@@ -80,7 +90,7 @@ class Scene:
         self.looking.happens = act
 
     def sender(self) -> Sender:
-        made = Sender(self._url)
+        made = Sender(self._url, self.looking)
         self._stack.callback(made.connection.close)
         return made
 
@@ -97,7 +107,7 @@ def test_where_nobody_has_the_lock_there_is_nobody_to_end(scene: Scene) -> None:
     other.sends(_TAKE.format(LOCK + 1))
     assert end_stalled(scene.looking, LOCK) is True
     assert scene.looks == 0
-    assert other.is_alive(scene.looking), "what it has is another lock"
+    assert other.is_alive, "what it has is another lock"
 
 
 def test_who_has_stopped_while_sending_is_ended_and_that_is_said(scene: Scene) -> None:
@@ -106,7 +116,7 @@ def test_who_has_stopped_while_sending_is_ended_and_that_is_said(scene: Scene) -
     with capture_logs() as logs:
         assert end_stalled(scene.looking, LOCK) is True
     assert scene.looks == 1
-    assert not stalled.is_alive(scene.looking)
+    wait_until(lambda: not stalled.is_alive, "its session is ended")
     assert [each["pid"] for each in logs] == [stalled.pid]
 
 
@@ -117,7 +127,7 @@ def test_who_rests_between_two_requests_is_left_to_the_servers_own_clocks(scene:
     assert scene.looks == 0
     resting.asks("BEGIN")
     assert end_stalled(scene.looking, LOCK) is False
-    assert resting.is_alive(scene.looking)
+    assert resting.is_alive
 
 
 @pytest.mark.parametrize("then", ["goes on sending", "comes to its end"])
@@ -136,7 +146,7 @@ def test_who_has_said_anything_between_the_looks_is_left_alone(scene: Scene, the
     with capture_logs() as logs:
         assert end_stalled(scene.looking, LOCK) is False
     assert scene.looks == 1
-    assert slow.is_alive(scene.looking)
+    assert slow.is_alive
     assert logs == []
 
 
@@ -147,12 +157,12 @@ def test_where_another_has_ended_it_meanwhile_the_lock_may_be_waited_for_again(s
     stalled.sends(_TAKE.format(LOCK))
 
     def ended() -> None:
-        stalled.ends(scene.looking)
+        stalled.ends()
         if followed:
             next_one.sends(_TAKE.format(LOCK))
 
     scene.between(ended)
     with capture_logs() as logs:
         assert end_stalled(scene.looking, LOCK) is True
-    assert next_one.is_alive(scene.looking)
+    assert next_one.is_alive
     assert logs == []
