@@ -99,6 +99,8 @@ class Backend:
         self._arrived = asyncio.Event()
         self._window = asyncio.Semaphore(_MOST_IN_FLIGHT)
         self._commands: dict[str, Answers] = {}
+        self._given_up: dict[str, set[str]] = {}
+        """For each command that was not waited for any longer, who may answer it still."""
         self._identifiers = itertools.count(1)
         self._dial: Callable[[Terms], Awaitable[None]] | None = None
         self._returning = asyncio.Lock()
@@ -194,6 +196,8 @@ class Backend:
             pass  # Who has not answered is in `missing`.
         finally:
             del self._commands[answers.identifier]
+            if answers.missing:
+                self._given_up[answers.identifier] = answers.missing
         return answers
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -246,10 +250,14 @@ class Backend:
         asked_by = answer.identifier.rpartition("-")[0]
         if asked_by in self._siblings or (self._others and asked_by != self.name):
             return  # Another instance asked.
+        late = self._given_up.get(answer.identifier, set())
+        if device in late:
+            late.remove(device)  # It was asked, and is slow: nobody has made the answer up.
+            return
         answers = self._commands.get(answer.identifier)
         sent = answers.sent.get(device) if answers is not None else None
         if answers is None or sent is None or device not in answers.missing:
-            self._not_expected(topic_name, payload)  # Too late, never asked, or answered already.
+            self._not_expected(topic_name, payload)  # Never asked, or answered already.
         elif answer.done:
             answers.answered[device] = now - sent
         else:

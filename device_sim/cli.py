@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -88,6 +89,8 @@ app.command()(report)
 
 def main() -> None:
     """Run the command line."""
+    if isinstance(sys.stdout, TextIOWrapper):  # A terminal of Latin 1 has no tick: the verdict is more than its mark.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         named_in(app, sys.argv[1:])()
     except KeyboardInterrupt:  # While the commands are put together: no command has begun.

@@ -1,7 +1,7 @@
 """Where a report is to go: looked at before the run, which may take a day, and not when it is over.
 
-Handles: a directory that cannot be made or written, a file whose directory is not there. Does not handle what becomes
-of it while the run goes on, such as a disk that fills.
+Handles: a directory that cannot be made or written, a file whose directory is not there. What becomes of it while the
+run goes on, such as a disk that fills, is told when it is written (`write`), with the file's name.
 """
 
 from __future__ import annotations
@@ -37,3 +37,12 @@ def expect_directory(option: str, path: Path | None) -> None:
 def _expect_right(option: str, path: Path, place: Path) -> None:
     if not os.access(place, os.W_OK):
         raise typer.BadParameter(f"{option} {path}: this user may not write {place}; name another")
+
+
+def write(path: Path, text: str) -> None:
+    """Write *text* to *path* in UTF-8; raise `OSError` that names the file, which that of a full disk does not."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        error.filename = str(path)
+        raise

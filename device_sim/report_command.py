@@ -24,6 +24,7 @@ def report(
       fleet-sim report monday tuesday --html change.html
     """  # noqa: D301 - the help formatter's mark for "keep these lines"
     with late_imports():
+        from device_sim.destination import write
         from device_sim.explanation import explained
         from device_sim.results.comparison import comparison_of, comparison_page
         from device_sim.results.document import read
@@ -36,6 +37,6 @@ def report(
         document = read(run)
         later = read(other) if other is not None else None
         if html is not None:
-            html.write_text(page_of(document) if later is None else comparison_page(document, later))
+            write(html, page_of(document) if later is None else comparison_page(document, later))
             view.said(f"written: {html}")
         view.show(summary_of(document) if later is None else comparison_of(document, later))

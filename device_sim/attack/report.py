@@ -17,6 +17,7 @@ from rich.text import Text
 
 from device_sim.attack.run import worst
 from device_sim.attack.verdict import Outcome, Verdict
+from device_sim.destination import write
 from device_sim.terminal import WordsOnly
 from provisioning.printable import printable
 
@@ -116,7 +117,7 @@ def as_dict(kind: str, name: str, outcomes: Sequence[Outcome], environment: Mapp
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write the JSON document."""
-    path.write_text(json.dumps(document, indent=2) + "\n")
+    write(path, json.dumps(document, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
@@ -156,7 +157,7 @@ def write_junit(path: Path, kind: str, name: str, outcomes: Sequence[Outcome]) -
         elif outcome.verdict is Verdict.SKIP:
             ET.SubElement(row, "skipped", message=_xml(outcome.judgement.why))
         ET.SubElement(row, "system-out").text = _xml(told)
-    ET.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
+    write(path, ET.tostring(suite, encoding="utf-8", xml_declaration=True).decode())
 
 
 def markdown(documents: Sequence[Mapping[str, Any]]) -> str:

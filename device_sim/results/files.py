@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from device_sim.destination import write
 from device_sim.results.document import Document
 from device_sim.results.page import page_of
 from device_sim.results.tables import junit, timeline_csv
@@ -22,6 +23,6 @@ def write_all(document: Document, directory: Path) -> list[Path]:
     paths = []
     for name, content in contents.items():
         path = directory / name
-        path.write_text(content)
+        write(path, content)
         paths.append(path)
     return paths

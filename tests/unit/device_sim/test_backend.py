@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from device_sim.backend import Backend
 from device_sim.behaviour.presence import OFFLINE, ONLINE
 
@@ -26,3 +28,26 @@ def test_a_message_that_comes_again_has_one_latency_the_first() -> None:
         payload = b'{"seq":%d,"due_ns":1,"sent_ns":1}' % sequence
         backend._received("fleet/meters/meter-1/telemetry", payload)
     assert (told, backend.latency.count, backend.received) == ([1, 3, 2], 3, 5)
+
+
+class _Nobody:
+    """A connection on which nothing comes back."""
+
+    def publish(self, _topic: str, _payload: bytes, _qos: int) -> None:
+        pass
+
+
+async def test_an_answer_that_comes_too_late_is_nobody_s_forgery(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = Backend("backend", ["meter-1", "meter-2"])
+    backend.connection = _Nobody()  # type: ignore[assignment]
+
+    async def is_back() -> None:
+        pass
+
+    monkeypatch.setattr(backend, "come_back", is_back)
+    answers = await backend.command("meters", ["meter-1"], "identify", {}, 0.01)
+    assert answers.missing == {"meter-1"}
+    words = b'{"id":"%s","done":true,"detail":null}' % answers.identifier.encode()
+    for device, unexpected in (("meter-1", 0), ("meter-1", 1), ("meter-2", 2)):  # Once, and from whom it was asked.
+        backend._received(f"fleet/meters/{device}/ack", words)
+        assert backend.unexpected == unexpected, device

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from device_sim.cli import app
-from device_sim.destination import expect_directory, expect_file
+from device_sim.destination import expect_directory, expect_file, write
 
 
 @pytest.mark.parametrize("command", ["run smoke --self-hosted --output {file}/report", "attack --json {file}/report",
@@ -29,3 +29,10 @@ def test_what_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:
     expect_directory("--output", tmp_path / "runs" / "monday")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["kept", "runs"]
     assert kept.read_text() == "of yesterday"
+
+
+def test_a_disk_that_is_full_is_told_with_the_file(tmp_path: Path) -> None:
+    (full := tmp_path / "report.json").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as told:
+        write(full, "{}")
+    assert told.value.filename == str(full)

@@ -9,6 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from device_sim.cli import main
 from device_sim.closure import Closure, Layer
 from device_sim.intruders import CASES, Finding
 from device_sim.latency import LatencySummary
@@ -163,3 +164,13 @@ def test_whatever_is_shown_holds_no_control_sequence_of_somebody_else(
         assert "]52;c;Y3VybA==" in told
         assert [each for each in ("\x1b]", "\x07", "\x9b", "\r") if each in told] == []
     assert "two\nlines" in out.getvalue()
+
+
+def test_a_terminal_that_has_no_tick_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", out := io.TextIOWrapper(raw := io.BytesIO(), encoding="latin-1"))
+    monkeypatch.setattr(sys, "argv", ["fleet-sim", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    out.write("\u2713")
+    out.flush()
+    assert raw.getvalue().endswith(rb"\u2713")
