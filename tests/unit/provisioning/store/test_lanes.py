@@ -177,6 +177,16 @@ async def test_short_works_run_on_the_event_loop_and_their_commit_does_not(datab
     assert len(committed) == 2
 
 
+async def test_a_work_that_is_not_short_leaves_the_event_loop_though_it_came_behind_short_ones(
+    database: Database, commits: list[str]
+) -> None:
+    here = threading.current_thread().name
+    first, long, _ = await asyncio.gather(*(database.write(thread_of, short=short) for short in (True, False, True)))
+    assert first == here
+    assert long != here
+    assert len(commits) == 2
+
+
 async def test_works_run_in_the_order_in_which_they_came_wherever_they_run(database: Database) -> None:
     seen: list[int] = []
     await asyncio.gather(
