@@ -89,7 +89,8 @@ app.command()(report)
 
 def main() -> None:
     """Run the command line."""
-    if isinstance(sys.stdout, TextIOWrapper):  # A terminal of Latin 1 has no tick: the verdict is more than its mark.
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.encoding.lower() != "utf-8":
+        # Latin 1 has no tick, and the verdict is more than its mark.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         named_in(app, sys.argv[1:])()
