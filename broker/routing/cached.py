@@ -108,7 +108,8 @@ class CachedNames:
     def clear(self) -> None:
         """Forget every name."""
         self.words = 0
-        self._gone += [files for files in (self._depths, *self._places) if files]
+        if self._depths:
+            self._gone += [self._depths, *self._places]
         self._places, self._depths = [], {}
 
     def _let_go(self, most: int) -> None:
