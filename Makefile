@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help setup setup-tests test-servers sslyze check test test-compiled compiled demo demo-oldest bench bench-peers bench-idle bench-revocation bench-provisioning bench-fleet clean
 
 help:           ## this list
-	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 26
 
 $(VENV)/.installed: pyproject.toml
 	@deploy/setup-venv $(PYTHON) $(VENV)

@@ -108,6 +108,8 @@ class BrokerConfig(BaseSettings):
     admin_port: Port | None = None
     """The admin API over HTTPS on admin_host, for operators' certificates only; None: not at all."""
     admin_host: str = "127.0.0.1"
+    admin_changers: Annotated[tuple[Name, ...], NoDecode] = ()
+    """Names of operators who may change something at admin_port: end sessions, reload; the others only read."""
     unsafe_public_admin: bool = False
     """Allow an admin_host that is not loopback."""
     metrics_port: Port | None = None
@@ -202,7 +204,7 @@ class BrokerConfig(BaseSettings):
         """Every URL of a CRL, of whichever bundle."""
         return self.crl_urls + tuple(url for bundle in self.trust for url in bundle.crl_urls)
 
-    @field_validator("any_client_id", mode="before")
+    @field_validator("any_client_id", "admin_changers", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value

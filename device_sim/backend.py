@@ -4,7 +4,8 @@ Rules
 -----
 1. Every message under ``fleet/`` is accounted for: telemetry by its sender's sequence, answers by their command,
    anything else as unexpected.
-2. Latency is measured from when the device was due to send, not from when it got round to it.
+2. Latency is measured from when the device was due to send, not from when it got round to it, to when the message
+   came first: one that comes again has taken no longer.
 3. What an unknown party can make us keep is bounded.
 4. Who has lost its connection comes back. With *lasting* it comes back to its session, as the backend of a real fleet
    does: devices are often there before it, and what they publish until then is kept for it and not lost.
@@ -28,7 +29,7 @@ from device_sim.driver import Driver
 from device_sim.keep_alive import KeepAlive
 from device_sim.latency import Latency
 from device_sim.link import Link, NotConnected, SubscriptionRefused, Terms
-from device_sim.sequence import SequenceCheck
+from device_sim.sequence import Arrival, SequenceCheck
 from device_sim.telemetry.payload import Telemetry, UnreadableTelemetry, decode
 from device_sim.tls_dial import Endpoint, NotAdmitted
 
@@ -56,7 +57,7 @@ class Answers:
 
 
 Arrived = Callable[[str, Telemetry, float], None]
-"""Told each message: its device, its content, when it arrived (`time.monotonic`)."""
+"""Told each message when it comes first: its device, its content, when it arrived (`time.monotonic`)."""
 
 
 class Backend:
@@ -225,11 +226,13 @@ class Backend:
     def _telemetry(self, device: str, topic_name: str, payload: bytes, now: float) -> None:
         try:
             telemetry = decode(payload)
-            self.checks[device].record(telemetry.sequence)
+            arrival = self.checks[device].record(telemetry.sequence)
         except (UnreadableTelemetry, ValueError):
             self._not_expected(topic_name, payload)
             return
         self.received += 1
+        if arrival is Arrival.DUPLICATE:
+            return
         self.latency.record(now - telemetry.due_ns / 1e9)
         if self._told is not None:
             self._told(device, telemetry, now)

@@ -242,7 +242,11 @@ def revoke(
     ceremony: Ceremony,
     name: Annotated[str, typer.Argument(help="The issuing CA.")],
     reason: Annotated[
-        RevocationReason, typer.Option(help="Why, as RFC 5280 spells it.")
+        RevocationReason,
+        typer.Option(
+            metavar="REASON",
+            help="Why: cACompromise, affiliationChanged, superseded, cessationOfOperation, unspecified.",
+        ),
     ] = RevocationReason.CA_COMPROMISE,
     invalidity_date: InvalidityDate = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,

@@ -120,7 +120,8 @@ class RecallWatch:
         """Compare if anything has changed, or an hour has passed; return how many devices were done with."""
         known = await self._database.read(_known)
         now, done = self._clock(), 0
-        if self._walked is None or self._walked[0] != known.state or now >= self._walked[1] + _EVERY:
+        # Also after an hour by a clock that was set back.
+        if self._walked is None or self._walked[0] != known.state or abs(now - self._walked[1]) >= _EVERY:
             done = await self._walk(known)
             self._walked = (known.state, now)
         counts = await self._database.read(recalls.count_in)

@@ -18,7 +18,9 @@ Rules
 -----
 1. Everything the command line says comes from here; ``curl --unix-socket`` can do whatever the commands can.
 2. An error is a problem document (RFC 9457) with a stable ``code``.
-3. What changes something is logged with who asked.
+3. What changes something is logged with who asked, and is for those who may: whoever reaches the socket, and of the
+   operators at the port those whom the configuration names. What else an operator's certificate is good for, says the
+   provisioning service; his role there is not in it, so that here each may only read.
 """
 
 from __future__ import annotations
@@ -92,13 +94,16 @@ class Served:
 
 
 Route = Callable[[Request], Awaitable[Response]]
+MayChange = Callable[[str], bool]
+"""Whether a caller may change something."""
 
 
 class AdminApi:
     """The handler of the admin API's requests."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: Served, may_change: MayChange) -> None:
         self._served = served
+        self._may_change = may_change
         self._sessions = SessionView(served.engine)
         self._routes: dict[str, dict[str, Route]] = {
             "/v1/status": {"GET": self._status},
@@ -191,6 +196,8 @@ class AdminApi:
         selection = Selection.of(asked)
         if not selection.named:
             raise InvalidRequest("say whom: client, device, serial, address or anything")
+        if not self._may_change(request.caller):
+            return _read_only(request.caller)
         try:
             ended = await self._sessions.kick(selection, reason, request.caller, forget=forget)
         except OfAnotherDomain as error:
@@ -215,6 +222,8 @@ class AdminApi:
         parts = {Part(name) for name in names}
         if dry_run:
             return Response.json((await reloader.dry_run(parts, candidates)).as_dict())
+        if not self._may_change(request.caller):
+            return _read_only(request.caller)
         log.info("reload asked for", code="RELOAD_ASKED", by=request.caller, parts=sorted(parts))
         return Response.json((await reloader.reload(parts)).as_dict())
 
@@ -287,6 +296,12 @@ def _limit(text: str | None) -> int | None:
     if not text.isascii() or not text.isdigit() or not 0 < int(text[:12]) < 10**9:
         raise InvalidRequest("limit: a positive number")
     return int(text)
+
+
+def _read_only(caller: str) -> Response:
+    log.warning("admin request refused", code="READ_ONLY", caller=caller)
+    remedy = "name the operator in admin_changers in the broker's configuration, or ask at its Unix socket"
+    return problem(HTTPStatus.FORBIDDEN, "READ_ONLY", f"{caller} may read here, and change nothing: {remedy}")
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -128,6 +128,8 @@ class AdminClient:
             yield
         except httpx.TransportError as error:
             raise BrokerUnreachable(_nobody(self._where, str(error))) from error
+        except httpx.InvalidURL as error:  # More than 65,536 characters, before anything is sent.
+            raise RequestRefused("", f"what is asked for fits in no request ({error}): give less of it") from error
 
 
 def _nobody(where: str, why: str) -> str:

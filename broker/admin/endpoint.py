@@ -19,10 +19,10 @@ class AdminEndpoint:
         self._config = config
         self._opened: Path | None = None
         """The socket that this broker has made, and takes away."""
-        handle = AdminApi(served).handle
-        self._server = HttpServer(handle, _local_user, BODIES)
-        operators = Operators(served.engine)
-        self._remote = HttpServer(handle, operators.identify, BODIES, operators.settle)
+        self._server = HttpServer(AdminApi(served, _anybody).handle, _local_user, BODIES)
+        operators = Operators(served.engine, config.admin_changers)
+        api = AdminApi(served, operators.may_change)
+        self._remote = HttpServer(api.handle, operators.identify, BODIES, operators.settle)
         self._door = OperatorDoor(self._remote, operators, lambda: served.listeners[0].context)
 
     @property
@@ -47,6 +47,10 @@ class AdminEndpoint:
         await self._server.close()
         if self._opened is not None:
             unix_socket.remove(self._opened)
+
+
+def _anybody(_caller: str) -> bool:
+    return True  # The socket is its user's alone.
 
 
 def _local_user(writer: asyncio.StreamWriter) -> str:

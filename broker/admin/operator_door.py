@@ -9,11 +9,12 @@ revoked while connected gets no further answer, nor one whose TLS is of an earli
 Rules
 -----
 1. Nobody without a certificate that verifies gets as far as HTTP; nobody without the role operator gets an answer.
-2. While revocation data is too old to admit anybody, nobody is admitted here either. The Unix socket still answers.
-3. A bounded number of connections, half of them of one address. A newcomer for whom there is no place has that of the
+2. Whom `admin_changers` does not name may only read: an operator's role at provisioning is not in his certificate.
+3. While revocation data is too old to admit anybody, nobody is admitted here either. The Unix socket still answers.
+4. A bounded number of connections, half of them of one address. A newcomer for whom there is no place has that of the
    one that has kept silent for longest (`provisioning.places`): neither a stranger nor a device keeps operators out by
    coming and saying nothing. Who was found to be an operator keeps his place.
-4. Who changes his TLS keys without end, for which any certificate of the fleet will do, is cut off.
+5. Who changes his TLS keys without end, for which any certificate of the fleet will do, is cut off.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import contextlib
 import functools
 import socket
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -38,7 +39,7 @@ from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.engine import Engine
 from broker.mqtt.codes import ReasonCode
-from provisioning.pki.identity import Role
+from provisioning.pki.identity import Role, parse_uri
 from provisioning.pki.key_updates import bound_key_updates
 from provisioning.pki.openssl import address_of
 from provisioning.pki.tls import verified_path
@@ -158,8 +159,10 @@ class _Connection(asyncio.StreamReaderProtocol):
 class Operators:
     """Who says whether a connection is an operator's, by the engine's admission."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, changers: Collection[str] = ()) -> None:
+        """Those of our own trust domain with a name in *changers* may change something."""
         self._engine = engine
+        self._changers = frozenset(changers)
         self._asked: WeakKeyDictionary[asyncio.StreamWriter, Inquiry] = WeakKeyDictionary()
         self._generations: WeakKeyDictionary[asyncio.StreamWriter, int] = WeakKeyDictionary()
         self._places: WeakKeyDictionary[asyncio.StreamWriter, Place] = WeakKeyDictionary()
@@ -168,6 +171,11 @@ class Operators:
     def generation(self) -> int:
         """The generation of trust that counts."""
         return self._engine.admission.trust_generation
+
+    def may_change(self, caller: str) -> bool:
+        """Whether the operator whose identity is *caller* may do more than read."""
+        identity = parse_uri(caller)
+        return identity.name in self._changers and self._engine.admission.is_ours(identity)
 
     def began(self, writer: asyncio.StreamWriter, generation: int, place: Place) -> None:
         """Take note that the TLS of *writer* believes the anchors of *generation*, and that it has a *place*."""

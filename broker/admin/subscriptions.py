@@ -29,7 +29,7 @@ from broker.mqtt.topics import SharedSubscription, check_topic_name, matches
 from broker.session.session import Session
 
 _STRETCH: Final = 200
-"""Subscriptions between two turns of the loop: well under a millisecond."""
+"""Subscriptions between two turns of the loop: a third of a millisecond to look at, a whole one to show."""
 
 
 async def subscriptions_document(

@@ -13,17 +13,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
-from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, cast
 
 from amqtt.contexts import BaseContext
-from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
+from amqtt.plugins.base import BasePlugin
 from amqtt.utils import import_string
 from dacite import Config, DaciteError, from_dict
 from dacite.exceptions import UnexpectedDataError
 
 from broker.plugins.errors import PluginError
+from broker.plugins.hooks import check_hooks
 
 _EXTRA = {"aiohttp", "aiosqlite", "bcrypt", "greenlet", "jwt", "mergedeep"}
 """What amqtt's own contributed plugins need, and the extra ``amqtt-contrib`` of this distribution installs."""
@@ -71,9 +71,7 @@ def _find(path: str, config: Mapping[str, Any]) -> Wanted:
             f"plugins: {path} is no plugin of amqtt: it must be a class derived from BasePlugin, BaseAuthPlugin or "
             "BaseTopicPlugin of amqtt.plugins.base"
         )
-    for kind, method in ((BaseAuthPlugin, "authenticate"), (BaseTopicPlugin, "topic_filtering")):
-        if issubclass(found, kind) and not iscoroutinefunction(getattr(found, method)):
-            raise PluginError(f"plugins: {path}: {method} must be defined with 'async def'")
+    check_hooks(path, found)
     return Wanted(path, found, _configured(path, found, config))
 
 

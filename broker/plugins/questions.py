@@ -3,7 +3,8 @@
 Rules
 -----
 1. Plugins are asked all at once. One that says no, or nothing (None), refuses a topic; for `authenticate` None is no
-   answer, and at least one has to say yes. One that raises, or takes too long, refuses: it fails closed.
+   answer, and at least one has to say yes. One that raises, takes too long, or says anything else, refuses: it fails
+   closed. A coroutine that somebody forgot to await is true, too, as Python sees it.
 2. At most `_AT_ONCE` questions are put at a time. Whoever gets no turn in time is refused, and who comes while
    `limits.max_plugin_verdicts` wait. The same question is put once, however many packets wait for it.
 3. A refusal is counted and logged where it is found out, with a stable code and the plugin's name, not once a message.
@@ -13,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from inspect import iscoroutine
+from typing import Any, TypeVar
 
 import structlog
 from amqtt.contexts import Action as AmqttAction
@@ -32,6 +34,7 @@ log = structlog.get_logger("broker")
 
 Wanted = tuple[HostedSession, Action, str]
 """Who, what, and which topic."""
+P = TypeVar("P", bound=BasePlugin[Any])
 _AT_ONCE = 100
 _FAILURE_SECONDS = 1.0
 """How long a failure counts as an answer: for the packet that waits, and not much longer."""
@@ -108,29 +111,29 @@ class Questions:
         about = {"client": hosted.client_id, "action": str(action), "topic": topic[:200]}
         asked = AmqttAction(action)
         answers = await self._answers(
-            [(each, each.topic_filtering(session=hosted, topic=topic, action=asked)) for each in self.topic_plugins],
-            about,
+            self.topic_plugins, lambda each: each.topic_filtering(session=hosted, topic=topic, action=asked), about
         )
         return self._outcome(answers, [name for name, answer in answers if not answer], about)
 
     async def authenticate(self, session: HostedSession) -> RefusalCode | None:
         """Return why the plugins do not let the client of *session* in, or None."""
         about = {"client": session.client_id, "action": "connect"}
-        answers = await self._answers([(each, each.authenticate(session=session)) for each in self.auth_plugins], about)
+        answers = await self._answers(self.auth_plugins, lambda each: each.authenticate(session=session), about)
         silent = all(answer is None for _, answer in answers)
         refusing = [name for name, answer in answers if silent or (answer is not None and not answer)]
         return self._outcome(answers, refusing, about)
 
     async def _answers(
-        self, calls: Sequence[tuple[BasePlugin[Any], Coroutine[Any, Any, bool | None]]], about: dict[str, Any]
+        self, plugins: Sequence[P], call: Callable[[P], Coroutine[Any, Any, bool | None]], about: dict[str, Any]
     ) -> list[tuple[str, bool | RefusalCode | None]]:
         """Return what each plugin says, by its name; a failure is told of, and is the answer `PLUGIN_FAILED`."""
         hook = "authenticate" if about["action"] == "connect" else "topic_filtering"
 
-        async def answer(name: str, call: Coroutine[Any, Any, bool | None]) -> tuple[str, bool | RefusalCode | None]:
+        async def answer(plugin: P) -> tuple[str, bool | RefusalCode | None]:
+            name = type(plugin).__name__
             try:
                 async with asyncio.timeout(self._patience):
-                    return name, await self._watch.watched(name, hook, call)
+                    return name, _verdict(await self._watch.watched(name, hook, call(plugin)))
             except TimeoutError as error:
                 text = f"plugin has not answered in {self._patience:g} s"
                 self._complaints.tell(RefusalCode.PLUGIN_FAILED, name, text, error, **about)
@@ -144,14 +147,12 @@ class Questions:
             async with asyncio.timeout(self._patience):
                 await self._turn.acquire()
         except TimeoutError as error:
-            names = [type(plugin).__name__ for plugin, _ in calls]
+            names = [type(plugin).__name__ for plugin in plugins]
             text = f"no turn to ask plugins in {self._patience:g} s"
             self._complaints.tell(RefusalCode.PLUGIN_FAILED, names[0], text, error, **about)
-            for _, call in calls:
-                call.close()
             return [(name, RefusalCode.PLUGIN_FAILED) for name in names]
         try:
-            return await asyncio.gather(*(answer(type(plugin).__name__, call) for plugin, call in calls))
+            return await asyncio.gather(*map(answer, plugins))
         finally:
             self._turn.release()
 
@@ -181,3 +182,12 @@ class Questions:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _verdict(answer: object) -> bool | None:
+    """Return *answer* if it is one. Raises TypeError."""
+    if answer is None or isinstance(answer, bool):
+        return answer
+    if iscoroutine(answer):
+        answer.close()
+    raise TypeError(f"the answer is of type {type(answer).__name__}, where True, False or None is wanted")

@@ -11,7 +11,8 @@ the one who believes is the client: that is why the response is verified here as
 Rules
 -----
 1. Only what can be believed is stapled: about the certificate that the context presents, signed by who may, in date.
-   OpenSSL is told when it ends, so that no clock of ours has to run for it to stop.
+   OpenSSL is told when it ends, so that no clock of ours has to run for it to stop. One whose time is yet to come, as
+   the clock was set back, is dropped and asked for anew.
 2. It is renewed at half of its life, and every `ocsp_refresh_seconds` at least; a failure is tried again with growing
    pauses. While there is none, none is sent, clients are served, and an alarm says so.
 3. That the certificate is revoked is stapled too: who asks is to know. An answer that says "good" is not, once any
@@ -41,7 +42,7 @@ from provisioning.pki import stapling
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import key_identifier
-from provisioning.pki.ocsp import Answer, OcspRefused, responders
+from provisioning.pki.ocsp import CLOCK_TOLERANCE, Answer, OcspRefused, responders
 from provisioning.pki.revocation import CertificateKey, RevocationReason, certificate_key
 from provisioning.pki.tls import certificates_in
 
@@ -173,6 +174,10 @@ class Staple:
                 "the staple has ended", code="STAPLE_FAILED", detail=self._problem or "it was not renewed in time"
             )
             self._due = self._clock()
+        elif held is not None and held.answer.this_update > now + CLOCK_TOLERANCE:  # The clock was set back.
+            self._drop()  # Else what is renewed would be taken for older than it, and clients refuse it.
+            log.warning("the staple is of a time to come", code="STAPLE_FAILED", detail="the clock was set back")
+            self._due, self._pause = self._clock(), _FIRST_PAUSE
         known = self._index.find(own.key)
         if known is not None and held is not None and held.answer.reason is None:
             self._drop()  # The responder lags behind our other sources, or somebody plays its answer back.

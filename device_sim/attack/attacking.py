@@ -22,7 +22,7 @@ from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE, NoSuchCase, pick
 from device_sim.attack.run import run, worst
 from device_sim.attack.target import Impossible, Target
-from device_sim.attack.verdict import Outcome, Verdict
+from device_sim.attack.verdict import OPEN, Outcome, Verdict
 from device_sim.destination import expect_file
 from device_sim.explanation import explained
 from device_sim.interruption import Interruption
@@ -49,6 +49,7 @@ class _Tried:
         return Text(self.line())
 
 
+_NO_CERTIFICATE = "2-no-certificate"
 _EXIT_CODES = {Verdict.FAIL: ExitCode.SECURITY, Verdict.INVALID: ExitCode.INVALID}
 
 
@@ -64,6 +65,17 @@ def _say_what_is_assumed(view: View, target: Target, cases: Sequence[Case], outc
             f"without --capabilities a broker is held to all that one can do; failed for want of: {needed}. What it "
             "does not claim is skipped: name in a file what it does"
         )
+
+
+def _say_where_to_begin(view: View, outcomes: Sequence[Outcome]) -> None:
+    """Name the one cause that most of the failures have where nobody needs a certificate."""
+    for outcome in outcomes:
+        seen = outcome.seen
+        if outcome.name == _NO_CERTIFICATE and seen is not None and seen.got_in and seen.code != OPEN:
+            view.said(
+                f"whoever shows no certificate gets in ({_NO_CERTIFICATE}), so what is wrong with one matters little: "
+                "let the broker require client certificates, and try again"
+            )
 
 
 def _write(kind: str, target: Target, outcomes: Sequence[Outcome], json: Path | None, junit: Path | None) -> None:
@@ -116,6 +128,7 @@ def judge(
                 target.capabilities.check_cases(case.name for case in (*CATALOGUE, *revocation_list.chapter.cases))
                 outcomes = await run(target, cases, told)
         report.show(out, f"{kind} {target.capabilities.name}", outcomes)
+        _say_where_to_begin(view, outcomes)
         _say_what_is_assumed(view, target, cases, outcomes)
         await asyncio.to_thread(_write, kind, target, outcomes, json, junit)
         # Whom we have left behind is an error of ours, and no finding.

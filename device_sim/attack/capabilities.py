@@ -15,7 +15,8 @@
     reload = ["systemctl", "reload", "mosquitto"]
 
 A case that needs what is not claimed is still run where it can be, and its verdict is `skip` with the claim that is
-missing: the table shows what happened without calling a missing feature a hole.
+missing: the table shows what happened without calling a missing feature a hole. ``subscription_policy`` is to refuse a
+subscription; a broker that grants it is held to ``topic_policy`` alone when something comes on it.
 
 Rules
 -----

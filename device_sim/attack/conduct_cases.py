@@ -19,7 +19,7 @@ from device_sim.attack.capabilities import TimeLimits
 from device_sim.attack.case import Chapter, patience
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible
-from device_sim.attack.verdict import ClosedBy, Layer, Seen
+from device_sim.attack.verdict import DELIVERED, ClosedBy, Layer, Seen
 
 _FLOOD = 30_000
 _SERVINGS = 10
@@ -95,7 +95,7 @@ async def _will_of_frozen(scene: Scene) -> Seen:
     client = await scene.admitted(paper, scene.connect(name, keep_alive=1, will=will))
     try:
         if await watcher.got(payload, scene.target.capabilities.limits.keep_alive):
-            return Seen(Layer.MQTT, "delivered", "", ClosedBy.NOBODY, got_in=True)
+            return Seen(Layer.MQTT, DELIVERED, "", ClosedBy.NOBODY, got_in=True)
         return Seen(Layer.MQTT, "not-delivered", "", ClosedBy.NOBODY)
     finally:
         client.close()

@@ -19,7 +19,7 @@ from device_sim.attack.case import IN, REVOKED, Chapter
 from device_sim.attack.issuer import Paper
 from device_sim.attack.scene import PATIENCE, Scene
 from device_sim.attack.target import Impossible
-from device_sim.attack.verdict import ClosedBy, Layer, Seen
+from device_sim.attack.verdict import DELIVERED, ClosedBy, Layer, Seen
 from device_sim.tls_dial import NotAdmitted
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EstClient
@@ -141,7 +141,7 @@ async def _fetched(scene: Scene, paper: Paper, name: str) -> Seen:
         while True:
             packet = await client.receive(2.0)
             if isinstance(packet, Publish):
-                return Seen(Layer.MQTT, "delivered", "a queued command", ClosedBy.NOBODY, got_in=True)
+                return Seen(Layer.MQTT, DELIVERED, "a queued command", ClosedBy.NOBODY, got_in=True)
             seen = packet if isinstance(packet, Seen) else client.seen(packet)
             answers.append(seen.text)
             if isinstance(packet, Seen):

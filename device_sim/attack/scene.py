@@ -30,7 +30,7 @@ from device_sim.attack.capabilities import Feature
 from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.target import Impossible, Starved, Target
-from device_sim.attack.verdict import OPEN, ClosedBy, Layer, Seen, seen_in
+from device_sim.attack.verdict import DELIVERED, OPEN, ClosedBy, Layer, Seen, seen_in
 from device_sim.remedies import with_remedy
 from device_sim.tls_dial import Endpoint, NotAdmitted
 from provisioning.pki.tls import CredentialPem, client_context
@@ -233,7 +233,7 @@ class Scene:
                 return ended
             return Seen(Layer.MQTT, "marker-lost", "even an allowed message did not arrive", ClosedBy.NOBODY)
         if await watcher.got(payload, 0):
-            return Seen(Layer.MQTT, "delivered", "", ClosedBy.NOBODY, got_in=True)
+            return Seen(Layer.MQTT, DELIVERED, "", ClosedBy.NOBODY, got_in=True)
         return Seen(Layer.MQTT, "not-delivered", "", ClosedBy.NOBODY)
 
     async def served(self, client: RawClient) -> float:

@@ -5,7 +5,8 @@ Theory
 An attacker brings a TLS stack of his own. OpenSSL does not send a certificate that it cannot parse, a chain in another
 order, a certificate without its proof. Everything up to the server's Finished is the same for every client, and is done
 here; the messages between that and the client's own Finished are a *flight*, a generator that reads the transcript as
-it grows and yields each message whole, header included.
+it grows and yields each message whole, header included. A server that asks for no certificate gets no flight, as of
+every client (RFC 8446 §4.4.2): it would refuse what came uninvited, and seem to have judged it.
 
 Rules
 -----
@@ -87,7 +88,7 @@ class Transcript:
 
 
 Flight = Callable[[bytes, Transcript], Iterator[bytes]]
-"""What the client sends before its Finished, given the context of the server's CertificateRequest."""
+"""What the client sends before its Finished, given the context of the server's CertificateRequest, if it makes one."""
 
 
 def message(kind: int, body: bytes) -> bytes:
@@ -138,12 +139,12 @@ class _Exchange:
         schedule = KeySchedule(private.exchange(X25519PublicKey.from_public_bytes(_share_in(body))))
         sealing, server = schedule.handshake(self._transcript.digest())
         self._opening.append(server)
-        context = b""
+        asked: bytes | None = None
         while True:
             before = self._transcript.digest()
             kind, body = await self._message()
             if kind == _CERTIFICATE_REQUEST:
-                context = body[1 : 1 + body[0]]
+                asked = body[1 : 1 + body[0]]
             elif kind == FINISHED:
                 break
         if not hmac.compare_digest(body, server.finished(before)):
@@ -151,7 +152,7 @@ class _Exchange:
         application, answering = schedule.application(self._transcript.digest())
         self._opening.append(answering)
         sent = b""
-        for each in flight(context, self._transcript):
+        for each in () if asked is None else flight(asked, self._transcript):
             sent += _sealed(sealing, _HANDSHAKE, each)
             self._transcript.add(each)
         sent += _sealed(sealing, _HANDSHAKE, message(FINISHED, sealing.finished(self._transcript.digest())))

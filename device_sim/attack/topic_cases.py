@@ -14,7 +14,7 @@ from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible
-from device_sim.attack.verdict import CLOSED, ClosedBy, Layer, Seen
+from device_sim.attack.verdict import CLOSED, DELIVERED, ClosedBy, Layer, Seen
 
 _V311 = ProtocolVersion.V311
 _ANSWER = 10.0
@@ -104,7 +104,7 @@ async def _overheard(scene: Scene, spy: RawClient, victim: Paper) -> Seen:
     while True:
         packet = await spy.receive(scene.patience)
         if isinstance(packet, Publish) and (packet.payload in secrets or packet.topic.startswith("$SYS/")):
-            return Seen(Layer.MQTT, "delivered", packet.topic, ClosedBy.NOBODY, got_in=True)
+            return Seen(Layer.MQTT, DELIVERED, packet.topic, ClosedBy.NOBODY, got_in=True)
         if isinstance(packet, Pingresp):
             return Seen(Layer.MQTT, "SUBACK granted, not-delivered", "", ClosedBy.NOBODY)
         if isinstance(packet, Seen):

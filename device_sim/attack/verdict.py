@@ -33,6 +33,7 @@ from device_sim.closure import Closure
 
 CLOSED = "closed"
 OPEN = "open"
+DELIVERED = "delivered"
 STARVED = "starved"
 """An innocent device was not served while another misbehaved."""
 UNANSWERED = "unanswered"
@@ -160,7 +161,7 @@ def is_admission(expected: str) -> bool:
     packet, _, number = code.partition(" ")
     if packet in {"CONNACK", "PUBACK", "PUBREC", "SUBACK"}:
         return int(number, 0) < _FAILURE and not (packet == "CONNACK" and number not in {"0", "0x00"})
-    return code in {"delivered", "issued", OPEN, "served", "agreed"}
+    return code in {DELIVERED, "issued", OPEN, "served", "agreed"}
 
 
 def before_mqtt5(expected: tuple[str, ...]) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ class AnswerBook:
             known = idempotency.begin(connection, digest, request_digest, now)
             if known is None or known.answer is not None or known.request_digest != request_digest:
                 return known
-            if now < known.begun_at + _ABANDONED:
+            if abs(now - known.begun_at) < _ABANDONED:  # Else abandoned, or begun by a clock that was set back since.
                 raise Refused(Code.IDEMPOTENCY_BUSY, f"a request with this {HEADER} is under way: ask again soon")
             idempotency.begin_again(connection, digest, now)
             return None

@@ -378,8 +378,8 @@ def _in_place(
     if moves:
         raise Refused(
             Code.NAME_TAKEN,
-            f"{device.name} is a {device.role} of group {device.group} and stays one: ask for a token for that role "
-            "and group, or choose another name",
+            f"{device.name} has the {device.place} for life: ask for a token for that role and group, or choose "
+            "another name",
         )
     return device
 

@@ -10,7 +10,8 @@ Rules
 3. Of all processes on one database one fetches (`provisioning.store.manufacturer_list_urls`).
 4. The pause is the setting's, or half of what is left of the list's life, less up to a fifth of it at random; where
    the list is the same as before, of that of the manufacturer's which ends first. After a failure it begins at half a
-   minute and doubles. Each new failure is said once.
+   minute and doubles. Each new failure is said once. What is due later than any pause could be was put off by a clock
+   that has been set back since, and is due.
 5. Of a manufacturer that was ended nothing is fetched.
 """
 
@@ -98,6 +99,7 @@ class ManufacturerFetcher:
         self._clock = clock
         self._lists = ManufacturerListService(database, clock)
         self._refresh = timedelta(seconds=refresh_seconds)
+        self._longest = max(self._refresh, _LEAST_PAUSE) + _AHEAD  # Clocks of several machines differ a little.
         self._most_bytes = most_bytes
         self._actor = actor
         self._http = PlainHttp(_PATIENCE_SECONDS)
@@ -109,7 +111,8 @@ class ManufacturerFetcher:
         """Fetch what is due now; return how many URLs that was."""
         urls = await self._database.read(manufacturer_list_urls.in_force)
         now = self._clock()
-        return sum(await asyncio.gather(*(self._fetch_first(each) for each in urls if each.due_at <= now)))
+        due = [each for each in urls if not now < each.due_at <= now + self._longest]
+        return sum(await asyncio.gather(*map(self._fetch_first, due)))
 
     async def _fetch_first(self, url: StoredUrl) -> bool:
         """Fetch what is due at *url* unless another process does; one that does not answer holds few others up."""

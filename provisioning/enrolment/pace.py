@@ -22,7 +22,10 @@ Rules
 -----
 1. The number of buckets is bounded. The one that was used longest ago goes; as it is the fullest, next to nothing is
    forgiven to whoever makes others go.
-2. A clock that is set back gives nothing and takes nothing.
+2. A clock that is set back gives a caller nothing and takes nothing.
+3. Nobody waits longer than the pace says, whatever the clock was. The wall clock's times are in the store: one that is
+   further ahead than that was written by a clock that has been set back since, and a group's bucket is full then
+   (docs/decisions/0178-what-a-clock-that-was-ahead-has-left.md).
 """
 
 from __future__ import annotations
@@ -46,6 +49,8 @@ SLOWLY: Final = timedelta(hours=1)
 
 _BUCKETS: Final = 16_384
 _MINUTE: Final = 60
+_FILLED: Final = timedelta(seconds=_MINUTE)
+"""For so long an empty bucket of a group fills."""
 
 
 class Buckets:
@@ -79,6 +84,8 @@ def certify(connection: Connection, group: Group, now: datetime) -> None:
         return
     before = group_paces.held(connection, group.name)
     level, at = before or (float(limit), now)
+    if at > now + _FILLED:  # Nobody could refill it until that time has come again: a refusal writes nothing.
+        level, at = float(limit), now
     left, wait = _drawn(level, (now - at).total_seconds(), limit / _MINUTE, limit)
     if wait:
         seconds = math.ceil(wait)
@@ -96,7 +103,7 @@ def certify_again(connection: Connection, device: Device, now: datetime) -> None
     if end is None or end <= now:
         return
     newest = certificates_of_device.newest(connection, device.id)
-    if newest is not None and now < newest.issued_at + SLOWLY:
+    if newest is not None and abs(now - newest.issued_at) < SLOWLY:
         seconds = math.ceil((newest.issued_at + SLOWLY - now).total_seconds())
         raise Refused(
             Code.RATE_LIMITED,

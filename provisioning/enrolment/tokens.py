@@ -199,17 +199,14 @@ def _kept_promises(
     connection: Connection, order: TokenOrder, issued: Sequence[IssuedToken], now: datetime
 ) -> list[IssuedToken]:
     """Return *issued* with the group of each device that is here, where *order* names none; raises as `_check_kept`."""
-    here = {
-        device.name: device
-        for device in devices.find_all(connection, order.devices)
-        if not claims.never_activated(device, now)
-    }
+    here = {device.name: device for device in devices.find_all(connection, order.devices)}
     kept = []
     for each in issued:
         device = here.get(each.grant.device or "")
         grant = each.grant
         if device is not None:
-            if order.group is None and device.role is grant.role:
+            lost = _may_become_another_s(device) and claims.never_activated(device, now)
+            if order.group is None and device.role is grant.role and not lost:
                 grant = replace(grant, group=device.group)
             _check_kept(device, grant)
         kept.append(replace(each, grant=grant))
@@ -223,13 +220,17 @@ def _check_kept(device: Device, grant: TokenGrant) -> None:
             Code.DEVICE_DECOMMISSIONED,
             f"a token would be worth nothing: {device.name} was retired for ever, choose another name",
         )
-    if device.trial_ends_at is None and (device.role, device.group) != (grant.role, grant.group):
-        own = f"a {device.role}" if device.group is None else f"a {device.role} of group {device.group}"
+    if not _may_become_another_s(device) and (device.role, device.group) != (grant.role, grant.group):
         raise Refused(
             Code.NAME_TAKEN,
-            f"a token would be worth nothing: {device.name} is {own} and stays one; ask for that role and leave the "
-            "group out, or choose another name",
+            f"a token would be worth nothing: {device.name} has the {device.place} for life; ask for that role and "
+            "leave the group out, or choose another name",
         )
+
+
+def _may_become_another_s(device: Device) -> bool:
+    """Whether the name is on trial, or was lost on it: as `authorise` has it, not while its device is revoked."""
+    return device.trial_ends_at is not None and device.state in {DeviceState.ACTIVE, DeviceState.SUSPENDED}
 
 
 def _check_way(connection: Connection, group: str) -> None:

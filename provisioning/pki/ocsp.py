@@ -31,7 +31,8 @@ from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import RevocationReason
 
-_CLOCK_TOLERANCE = timedelta(minutes=5)
+CLOCK_TOLERANCE = timedelta(minutes=5)
+"""How far ahead the clock of who has signed an answer may be."""
 _WITHOUT_NEXT_UPDATE = timedelta(minutes=5)
 """For how long an answer is good that says nothing about it."""
 _NONCE_BYTES = 32
@@ -113,7 +114,7 @@ def read_answer(der: bytes, question: Question, serial: int, issuer: x509.Certif
     this_update = single.this_update_utc
     fresh_until = single.next_update_utc or this_update + _WITHOUT_NEXT_UPDATE
     fresh_until = min(fresh_until, signer.not_valid_after_utc)  # Whoever signed it could be believed no longer.
-    if this_update > now + _CLOCK_TOLERANCE:
+    if this_update > now + CLOCK_TOLERANCE:
         raise OcspRefused(f"the answer is of {this_update:%Y-%m-%d %H:%M:%S} UTC, which is yet to come")
     if fresh_until < now:
         raise OcspRefused(f"the answer ended on {fresh_until:%Y-%m-%d %H:%M:%S} UTC")

@@ -165,7 +165,8 @@ class OcspResponder:
         if request.nonce is not None:
             return self._sign(asked.signer, request, entry.status, now, remembered=False)
         answer = entry.answers.get(request.algorithm.name)
-        if answer is None or now >= answer.next_update:  # Of a signer that was not renewed in time.
+        # Of a signer that was not renewed in time; or the clock was set back, to a time after the status was read.
+        if answer is None or not answer.this_update <= now < answer.next_update:
             answer = self._sign(asked.signer, request, entry.status, now, remembered=True)
             entry.answers[request.algorithm.name] = answer
         return answer

@@ -79,6 +79,7 @@ class HeldCertificate:
     id: int
     der: bytes
     issued_at: datetime
+    not_before: datetime
     not_after: datetime
     revoked_for: RevocationReason | None
     on_trial: bool = False
@@ -91,8 +92,8 @@ class HeldCertificate:
         return not (self.revoked_for is None or held)
 
     def good(self, now: datetime) -> bool:
-        """Whether it is neither revoked nor at its end."""
-        return not self.withdrawn and now < self.not_after
+        """Whether it has begun, which it has not if the clock was set back, and is neither revoked nor at its end."""
+        return not self.withdrawn and self.not_before <= now < self.not_after
 
 
 FACTS: Final = [certificates.c[field.name] for field in fields(StoredCertificate) if field.name in certificates.c]
@@ -174,6 +175,7 @@ _NEWEST_WITH_KEY: Final = Prepared(
         certificates.c.id,
         certificates.c.der,
         certificates.c.issued_at,
+        certificates.c.not_before,
         certificates.c.not_after,
         revocations.c.reason,
         activations.c.claim_id,
@@ -338,9 +340,9 @@ def newest_with_key(connection: Connection, device: str, spki_sha256: bytes) -> 
     row = _NEWEST_WITH_KEY.first(connection, {"key": spki_sha256, "wanted": device})
     if row is None:
         return None
-    identifier, der, issued_at, not_after, reason, claim = row
+    identifier, der, issued_at, not_before, not_after, reason, claim = row
     revoked_for = None if reason is None else RevocationReason(reason)
-    return HeldCertificate(identifier, der, issued_at, not_after, revoked_for, claim is not None)
+    return HeldCertificate(identifier, der, issued_at, not_before, not_after, revoked_for, claim is not None)
 
 
 def _lock_device(connection: Connection, serial: str) -> None:

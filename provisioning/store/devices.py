@@ -66,6 +66,11 @@ class Device:
     """When the last of its trials ends, while it never had anything else; None: it is here for good."""
 
     @property
+    def place(self) -> str:
+        """Its role and its group, if it has one, as a refusal says them."""
+        return f"role {self.role}" if self.group is None else f"role {self.role} of group {self.group}"
+
+    @property
     def state(self) -> DeviceState:
         """What holds now: the most final of what was decided."""
         for state, since in (

@@ -5,7 +5,7 @@
         store.wait_until_held()       # one does
         store.let_one()               # it goes on; the next one will wait
         store.survived("SELECT …")    # what there would be after kill -9 now, and a start
-        store.free()                  # all go on
+        store.free()                  # all go on, to the end
 
 SQLite's commits wait in the C library, before their first write; PostgreSQL's in the server, in a trigger that is
 deferred to the COMMIT and wants a lock that the test has. The rest of the service goes on meanwhile.
@@ -39,6 +39,7 @@ _SOURCE = Path(__file__).with_name("held_disk.c")
 _PATIENCE = 20
 _PAUSE = 0.005
 _KEY = 4711
+_HELD = ("LD_PRELOAD", "HELD_DISK")
 _TABLES = (
     "audit_entries",
     "certificates",
@@ -69,7 +70,7 @@ class HeldStore(ABC):
 
     @abstractmethod
     def free(self) -> None:
-        """Let all go on."""
+        """Let all go on; what is started afterwards is held no more."""
 
     @abstractmethod
     def survived(self, query: str) -> list[tuple[Any, ...]]:
@@ -102,6 +103,7 @@ class _HeldSqlite(HeldStore):
     def free(self) -> None:
         self._flag.unlink(missing_ok=True)
         self._waiting.unlink(missing_ok=True)
+        self.service.unset(*_HELD)  # What is started from now on is forked, and need not import.
 
     def survived(self, query: str) -> list[tuple[Any, ...]]:
         with tempfile.TemporaryDirectory() as place:
@@ -185,8 +187,8 @@ def held_on_sqlite(
     compiler = ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library, _SOURCE, "-ldl"]
     subprocess.run(compiler, check=True)
     with monkeypatch.context() as changed:
-        changed.setenv("LD_PRELOAD", str(library))
-        changed.setenv("HELD_DISK", str(flag))
+        for variable, value in zip(_HELD, (library, flag), strict=True):
+            changed.setenv(variable, str(value))
         service = ProvisioningService.copied(directory / "fleet", settings)
     store = _HeldSqlite(service, flag)
     try:

@@ -112,6 +112,11 @@ class ProvisioningService:
     def _log_path(self) -> Path:
         return self.dir.with_name(self.dir.name + ".log")
 
+    def unset(self, *variables: str) -> None:
+        """Start processes without these environment variables from now on."""
+        for name in variables:
+            self._environment.pop(name, None)
+
     def command(self, *arguments: str, check: bool = False) -> subprocess.CompletedProcess[str]:
         """Run ``fleet-provisioning`` with *arguments* and return what it said."""
         done = programs.run("provisioning", arguments, self._environment, timeout=START_SECONDS)

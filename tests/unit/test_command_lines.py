@@ -21,8 +21,9 @@ import device_sim.cli
 import provisioning.cli
 from broker.config import BrokerConfig
 from device_sim.driver import Driver
+from provisioning.revocation.of_authority import AUTHORITY_REASONS
 from provisioning.version import product_version
-from tests.support.imported import imported
+from tests.support.importtime import imported
 from tests.support.provisioning import REPOSITORY
 
 PROGRAMS = {"fleet-provisioning": provisioning.cli.app, "fleet-broker": broker.cli.app, "fleet-sim": device_sim.cli.app}
@@ -120,11 +121,17 @@ def test_help_cuts_nothing_off_and_explains_every_option(program: str, monkeypat
         text = command.get_help(command.make_context(" ".join([program, *words]), [], resilient_parsing=True))
         said = " ".join(text.split())
         assert "<list[" not in said, "what may be given more than once is shown as one of it"
+        assert [line for line in text.splitlines() if len(line) > 80 and line.strip().startswith("-")] == []
         for each in getattr(command, "commands", {}).values():
             assert " ".join((each.help or "").split("\n\n")[0].split()) in said
         for each in command.params:
             assert each.help, (words, each.name)
             assert all(name in said for name in each.opts if name.startswith("-")), (words, each.opts)
+
+
+def test_the_help_names_why_a_ca_may_be_revoked() -> None:
+    said = " ".join(CliRunner().invoke(PROGRAMS["fleet-provisioning"], ["ca", "revoke", "--help"]).output.split())
+    assert f"Why: {', '.join(AUTHORITY_REASONS)}." in said
 
 
 @pytest.mark.parametrize(

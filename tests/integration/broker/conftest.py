@@ -42,11 +42,22 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProvisioningSe
         yield running
 
 
+CHANGER = "changer"
+"""The operator who may do more at the broker's admin port than read."""
+
+
 @pytest.fixture(scope="session")
 def fleet_broker(tmp_path_factory: pytest.TempPathFactory, service: ProvisioningService) -> Iterator[BrokerProcess]:
     """A broker that has enrolled at `service` and follows its revocation feed."""
     with BrokerProcess.enrolled(
-        tmp_path_factory.mktemp("fleet"), service, "--allow-tls12", "--metrics-port", "0", "--admin-port", "0"
+        tmp_path_factory.mktemp("fleet"),
+        service,
+        "--allow-tls12",
+        "--metrics-port",
+        "0",
+        "--admin-port",
+        "0",
+        admin_changers=CHANGER,
     ) as running:
         yield running
 

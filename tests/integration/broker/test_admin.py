@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from broker.cli import app
 from broker.mqtt.codes import ReasonCode
-from tests.support.broker_process import PATIENCE, BrokerProcess
+from tests.support.broker_process import PATIENCE, BrokerProcess, wait_until
 from tests.support.pki import Held, Pki
 from tests.support.tls_client import TlsClient
 
@@ -110,6 +110,33 @@ def test_the_commands_show_sessions_and_end_them(state: Path, client: TlsClient,
     assert fleet_broker(state, "sessions", name) == (0, "", "no session of that description\n")
     code, _, errors = fleet_broker(state, "kick", name)
     assert (code, errors) == (1, "fleet-broker: NO_SUCH_SESSION: nobody of that description is connected\n")
+
+
+def test_a_command_shows_what_a_client_has_subscribed_to_and_who_gets_a_topic(
+    state: Path, client: TlsClient, name: str
+) -> None:
+    client.subscribe(f"fleet/meters/{name}/cmd/#", qos=1)
+    client.subscribe(f"$share/both/fleet/meters/{name}/cmd/+")
+    of_all, shared = (line.split() for line in said(state, "subscriptions", name).splitlines()[1:])
+    assert (of_all[0], of_all[2:]) == (name, ["connected", f"fleet/meters/{name}/cmd/#", "1", "-"])
+    assert shared[3:] == [f"$share/both/fleet/meters/{name}/cmd/+", "0", "-"]
+    topic = f"fleet/meters/{name}/cmd/reboot"
+    client.leave()
+    wait_until(lambda: said(state, "subscriptions", "--topic", topic).count("away") == 2, "it is seen to be away")
+    assert "#  1    -\n" in said(state, "subscriptions", "--topic", f"{topic}/now")
+    code, _, errors = fleet_broker(state, "subscriptions", "--topic", topic, "--limit", "1")
+    assert (code, errors) == (0, "1 of 2 subscriptions; --limit shows more\n")
+    few = json.loads(said(state, "subscriptions", name, "--limit", "1", "--json"))
+    assert (len(few["subscriptions"]), few["matched"], few["shown"]) == (1, 2, 1)
+    assert fleet_broker(state, "subscriptions", name, "--group", "no") == (
+        0,
+        "",
+        "no subscription of that description\n",
+    )
+    for bad, words in (("a/+", "INVALID_REQUEST: topic: "), ("a" * 70_000, "fits in no request")):
+        code, output, errors = fleet_broker(state, "subscriptions", "--topic", bad)
+        assert (code, output, len(errors.splitlines())) == (1, "", 1)
+        assert words in errors
 
 
 def test_the_commands_show_the_broker_and_its_trust(state: Path, pki: Pki) -> None:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from broker.cli import app
 from provisioning.pki import openssl
 from provisioning.pki.tls import Credential, client_context
+from tests.integration.broker.conftest import CHANGER
 from tests.support.broker_process import PATIENCE, BrokerProcess, wait_until
 from tests.support.enrolled import Enrolled, enrol
 from tests.support.key_updates import change_keys
@@ -44,11 +45,30 @@ def connected(fleet_broker: BrokerProcess, service: ProvisioningService, operato
         yield client
 
 
-def test_an_operator_asks_and_kicks_by_name(
+def test_an_operator_who_is_not_named_may_read_and_change_nothing(
     fleet_broker: BrokerProcess, service: ProvisioningService, connected: httpx.Client, operator: Enrolled, name: str
 ) -> None:
     (device,) = enrol(service, f"d-{name}"[:64])
     with TlsClient(fleet_broker.port, service.bundle, device.credential) as client:
+        client.connect(client_id=device.name)
+        kick = connected.post("/v1/sessions/kick", json={"client": device.name, "forget": True})
+        for answer in (kick, connected.post("/v1/reload", json={})):
+            assert (answer.status_code, answer.json()["code"]) == (403, "READ_ONLY")
+            assert "admin_changers" in answer.json()["detail"]
+        client.check_alive()
+    assert connected.post("/v1/reload", json={"dry_run": True}).status_code == 200
+    assert fleet_broker.events("admin request refused", caller=f"spiffe://fleet.internal/operator/{operator.name}")
+
+
+def test_an_operator_asks_and_kicks_by_name(
+    fleet_broker: BrokerProcess, service: ProvisioningService, name: str
+) -> None:
+    (operator,) = enrol(service, CHANGER, role="operator")
+    (device,) = enrol(service, f"d-{name}"[:64])
+    with (
+        TlsClient(fleet_broker.port, service.bundle, device.credential) as client,
+        ask(fleet_broker, service, operator.credential) as connected,
+    ):
         client.connect(client_id=device.name)
         shown = connected.get("/v1/sessions", params={"device": device.name}).json()
         assert shown["matched"] == 1

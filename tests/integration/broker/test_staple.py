@@ -23,6 +23,7 @@ from provisioning.pki.tls import CredentialFiles
 from tests.support.broker_process import PATIENCE, BrokerProcess, wait_until
 from tests.support.crl import crl
 from tests.support.enrolled import Enrolled, enrol
+from tests.support.faketime import FakeClock
 from tests.support.openssl import openssl
 from tests.support.pki import Held, Pki, pem_of
 from tests.support.provisioning import ProvisioningService
@@ -184,6 +185,25 @@ def test_a_staple_is_renewed_before_it_ends(scene: Scene) -> None:
         assert (first.status, first.serial) == ("good", serial_of(scene.own))
         wait_until(lambda: scene.stapled().this_update != first.this_update, "a fresh one")
         assert not scene.broker.events("STAPLE_FAILED")
+
+
+def test_a_staple_of_a_clock_that_was_ahead_is_dropped_when_it_is_set_back(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of CA and broker on one machine. Its answer is newer than any that follows, and no client takes it."""
+    clock, ahead = FakeClock.new(tmp_path), timedelta(minutes=20)
+    clock.set(ahead)
+    with monkeypatch.context() as during:
+        clock.enter(during)
+        scene.broker.environment |= os.environ
+    scene.responder.age = -ahead
+    with scene.broker.afresh() as broker:
+        wait_until(lambda: broker.events("STAPLED"), "it believes the answer")
+        scene.responder.age = timedelta(minutes=1)
+        clock.set(timedelta())
+        assert wait_until(lambda: broker.events("STAPLED")[1:], "another is taken for it")
+        assert scene.stapled().status == "good"
+        assert scene.status()[1]["age_seconds"] >= 0
 
 
 def test_the_next_certificate_comes_with_its_own_staple(scene: Scene) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.broker_process import BrokerProcess
-from tests.support.imported import imported
+from tests.support.importtime import imported
 from tests.support.pki import Pki
 from tests.support.provisioning import ProvisioningService
 

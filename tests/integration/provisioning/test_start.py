@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tests.support.imported import imported
+from tests.support.importtime import imported
 from tests.support.prepared_fleet import prepared
 from tests.support.provisioning import ProvisioningService
 

@@ -372,6 +372,7 @@ SWITCHES = {"trust.feed", "limits.quarantine_clones"} | {
     if field.annotation in {bool, bool | None}
 }
 LISTS = {"any_client_id", "crlfile", "crl_urls", "trust.crlfile", "trust.crl_urls", "trust.anchors"} | {
+    "admin_changers",
     "websocket_origins",
     "listener.websocket_origins",
 }

@@ -17,3 +17,12 @@ def test_what_a_broker_retained_of_the_fleet_s_other_devices_is_expected_and_not
         backend._received(topic, payload)
         assert backend.unexpected == unexpected, topic
     assert backend.presence == {"meter-1": ONLINE}
+
+
+def test_a_message_that_comes_again_has_one_latency_the_first() -> None:
+    told: list[int] = []
+    backend = Backend("backend", ["meter-1"], arrived=lambda _device, telemetry, _now: told.append(telemetry.sequence))
+    for sequence in (1, 3, 2, 2, 3):
+        payload = b'{"seq":%d,"due_ns":1,"sent_ns":1}' % sequence
+        backend._received("fleet/meters/meter-1/telemetry", payload)
+    assert (told, backend.latency.count, backend.received) == ([1, 3, 2], 3, 5)

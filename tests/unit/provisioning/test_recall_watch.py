@@ -277,6 +277,26 @@ async def test_the_certificate_that_counts_is_the_one_it_came_in_by_last(fleet: 
     assert await watch_of(fleet).look() == 1
 
 
+@pytest.mark.parametrize("hours", [1, -1])
+async def test_who_came_in_while_a_list_came_is_found_an_hour_later_by_whatever_clock(
+    fleet: Fleet, acme: Manufacturer, hours: int
+) -> None:
+    """Its certificate was looked at before the list was there, and recorded after it was walked."""
+    early, late = acme.idevid("SN17")[0], acme.idevid("SN17")[0]
+    await enrol(fleet, "SN17", certificate=early)
+    await give_list(fleet, listed(acme, late))
+    watch = watch_of(fleet)
+    assert await watch.look() == 0
+
+    def recorded(connection: Connection) -> None:
+        came = recalls.came_in_by(connection, [f"{early.serial_number:x}"])[0]
+        recalls.came_in(connection, came.device_id, came.manufacturer_id, late.serial_number)
+
+    await fleet.database.write(recorded)
+    fleet.clock.advance(hours * HOUR)
+    assert (await watch.look(), await watch.look()) == (1, 0)
+
+
 async def test_a_serial_number_is_its_own_ca_s_and_a_ca_s_lists_are_all_its_registrations(
     fleet: Fleet, acme: Manufacturer
 ) -> None:

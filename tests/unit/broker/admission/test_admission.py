@@ -229,6 +229,6 @@ def test_a_will_outside_the_policy_is_refused(admission: Admission) -> None:
 def test_the_issuers_that_are_remembered_are_bounded(admission: Admission) -> None:
     for index in range(3000):
         admission._shared(b"%d" % index)
-    assert len(admission._issuers) <= 1024
+        assert len(admission._issuers) <= 1024
     first, second = bytes(bytearray(b"same")), bytes(bytearray(b"same"))
     assert admission._shared(first) is admission._shared(second)

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.admission.bundle_terms import BundleTerms
+from broker.admission.refusal import RefusalCode
 from broker.mqtt.connect import Connect
 from broker.trust_settings import TrustSettings
 from provisioning.pki.identity import Identity, Role
@@ -58,3 +61,43 @@ def test_a_signature_without_a_hash_is_not_weak() -> None:
     authority = builder.not_valid_before(now).not_valid_after(now).sign(key, None)
     terms = BundleTerms.of(TrustSettings(name="plant", anchors=("x",), feed=True))
     assert terms.refuse_path([authority], authority) is None
+
+
+_SHA256_WITH_RSA = bytes.fromhex("2a864886f70d01010b")
+_MD5_WITH_RSA = bytes.fromhex("2a864886f70d010104")
+
+
+def certified(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> x509.Certificate:
+    now, name = shared_pki().now, x509.Name([])
+    builder = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).serial_number(1).public_key(key.public_key())
+    )
+    return builder.not_valid_before(now).not_valid_after(now).sign(key, hashes.SHA256())
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        (ec.generate_private_key(ec.SECP256R1()), None),
+        (ec.generate_private_key(ec.SECP224R1()), "key has 224 bits"),
+        (ec.generate_private_key(ec.SECP192R1()), "key has 192 bits"),
+    ],
+    ids=["P-256", "P-224", "P-192"],
+)
+def test_a_curve_of_fewer_than_256_bits_is_weak(key: ec.EllipticCurvePrivateKey, words: str | None) -> None:
+    authority = certified(key)
+    terms = BundleTerms.of(TrustSettings(name="plant", anchors=("x",), feed=True))
+    refusal = terms.refuse_path([authority], authority)
+    assert (None if refusal is None else refusal.code) == (words and RefusalCode.WEAK_CERTIFICATE)
+    assert refusal is None or (words or "") in refusal.detail
+
+
+def test_a_signature_of_md5_is_weak() -> None:
+    """No library makes one any more: it is a good one that says so of itself."""
+    good = certified(rsa.generate_private_key(65537, 2048))
+    authority = x509.load_der_x509_certificate(good.public_bytes(Encoding.DER).replace(_SHA256_WITH_RSA, _MD5_WITH_RSA))
+    terms = BundleTerms.of(TrustSettings(name="plant", anchors=("x",), feed=True))
+    assert terms.refuse_path([good], good) is None
+    refusal = terms.refuse_path([authority], authority)
+    assert refusal is not None
+    assert (refusal.code, "signature uses md5" in refusal.detail) == (RefusalCode.WEAK_CERTIFICATE, True)

@@ -102,6 +102,9 @@ def test_a_bundle_vouches_for_devices_unless_it_says_so() -> None:
         (None, ["clientAuth"], RefusalCode.WRONG_PURPOSE),
         (None, [], "plant"),
         ([ExtendedKeyUsageOID.CLIENT_AUTH], ["clientAuth", "1.3.6.1.4.1.311.20.2.2"], RefusalCode.WRONG_PURPOSE),
+        ([ExtendedKeyUsageOID.CLIENT_AUTH], ["clientAuth"], "plant"),
+        ([ExtendedKeyUsageOID.CLIENT_AUTH], ["serverAuth"], RefusalCode.WRONG_PURPOSE),
+        ([ExtendedKeyUsageOID.SERVER_AUTH], ["serverAuth"], "plant"),
     ],
 )
 def test_the_purpose_must_be_written_down(purposes: Any, required: list[str], answer: RefusalCode | str) -> None:

@@ -24,10 +24,11 @@ from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
 from broker.trust_settings import REQUIRE, StatusPolicy
 from provisioning.pki.crl import parse
+from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.ocsp import Answer
 from provisioning.pki.revocation import RevocationIndex, RevocationReason
-from tests.support.crl import crl, scope
+from tests.support.crl import at, crl, scope
 from tests.support.pki import DOMAIN, Held, shared_pki
 
 PKI = shared_pki()
@@ -147,6 +148,62 @@ def test_a_list_about_clients_says_nothing_of_a_ca_and_the_other_way_round() -> 
         else:
             assert isinstance(outcome, Refused)
             assert (outcome.code, missing in outcome.detail) == (RefusalCode.CRL_MISSING, True)
+
+
+HERE, ELSEWHERE = "http://lists.example/1.crl", "http://lists.example/2.crl"
+"""Places of parts of a list; a certificate names that of the part that would name it."""
+
+
+@pytest.mark.parametrize(
+    ("of_meter", "of_authority", "missing"),
+    [
+        (HERE, ELSEWHERE, None),
+        (ELSEWHERE, ELSEWHERE, "CN=parted"),
+        (HERE, HERE, "CN=Test Root CA"),
+        (None, ELSEWHERE, "CN=parted"),
+        (HERE, None, "CN=Test Root CA"),
+    ],
+)
+def test_a_part_of_a_list_is_about_whose_certificate_names_its_place(
+    of_meter: str | None, of_authority: str | None, missing: str | None
+) -> None:
+    def named(place: str | None) -> list[x509.ExtensionType]:
+        return [] if place is None else [x509.CRLDistributionPoints(at(place))]
+
+    parted = PKI.certify(
+        Identity(DOMAIN, Role.SERVICE, "parted"),
+        issuer=PKI.root,
+        uris=[],
+        purposes=None,
+        is_ca=True,
+        extensions=named(of_authority),
+    )
+    meter = PKI.device("meter-1", issuer=parted, extensions=named(of_meter))
+    path = [each.certificate.public_bytes(Encoding.DER) for each in (meter, parted, PKI.root)]
+    judge = admission(ListTerms(REQUIRE))
+    put(judge, parted, point=scope(HERE))
+    put(judge, PKI.root, point=scope(ELSEWHERE))
+    outcome = judge.examine(meter.der, NOW, lambda: path)
+    if missing is None:
+        assert isinstance(outcome, Peer)
+    else:
+        assert isinstance(outcome, Refused)
+        assert (outcome.code, missing in outcome.detail) == (RefusalCode.CRL_MISSING, True)
+
+
+def test_who_is_revoked_or_on_hold_may_come_back_or_has_ended() -> None:
+    judge = admission()
+    assert not judge.status.is_ended(HELD.revocation.key), "nobody has revoked it"
+    for reason in RevocationReason:
+        judge = admission()
+        judge.status.index.add(replace(HELD.revocation, reason=reason))
+        comes_back = reason in {RevocationReason.CERTIFICATE_HOLD, RevocationReason.SUPERSEDED}
+        assert judge.status.is_ended(HELD.revocation.key) is not comes_back, reason
+
+
+def test_lists_that_may_be_late_for_ever_need_not_be_there() -> None:
+    judge = admission(ListTerms(ADVISORY))
+    assert judge.status.refuse_by_lists(HELD.certificate, issuer_of(judge), NOW) is None
 
 
 @pytest.mark.parametrize("short", [PKI.issuing, PKI.root], ids=["of the issuer", "of the root"])

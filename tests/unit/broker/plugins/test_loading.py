@@ -8,18 +8,20 @@ from pathlib import Path
 
 import pytest
 from amqtt.contrib.http import RequestMethod
+from amqtt.events import BrokerEvents, MQTTEvents
 from typer.testing import CliRunner
 
 from broker.cli import app
 from broker.config_loading import ConfigError, load
 from broker.plugins.errors import PluginError
+from broker.plugins.hooks import EVENTS
 from broker.plugins.loading import find_plugins
 from tests.support.pki import shared_pki
 
 MODULE = """
 from dataclasses import dataclass
 from pathlib import Path
-from amqtt.plugins.base import BaseAuthPlugin, BasePlugin
+from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
 
 class Good(BasePlugin):
     @dataclass
@@ -33,6 +35,39 @@ class NotAsync(BaseAuthPlugin):
 
 class NoPlugin:
     pass
+
+class AsksMore(BaseAuthPlugin):
+    async def authenticate(self, username):
+        return True
+
+class TakesLess(BaseTopicPlugin):
+    async def topic_filtering(self, *, session, topic):
+        return True
+
+class EventAsksMore(BasePlugin):
+    async def on_broker_client_connected(self, client_id, client_session, packet):
+        pass
+
+class EventNotAsync(BasePlugin):
+    def on_broker_pre_start(self):
+        pass
+
+class Misspelt(BasePlugin):
+    async def on_broker_client_conected(self, client_id, client_session):
+        pass
+
+class Roomy(BaseAuthPlugin, BaseTopicPlugin):
+    async def authenticate(self, **asked):
+        return True
+
+    async def topic_filtering(self, session=None, topic=None, action=None, more=None):
+        return True
+
+    async def on_broker_message_received(self, *, client_id, **_):
+        pass
+
+    async def on_message(self, of_its_own):
+        pass
 
 class Untidy(BasePlugin):
     Config = dict
@@ -57,6 +92,15 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("broken_plugins.X", {}, "plugins: broken_plugins.X cannot be imported: RuntimeError: no luck"),
         ("odd_plugins.NoPlugin", {}, "plugins: odd_plugins.NoPlugin is no plugin of amqtt: it must be a class derived"),
         ("odd_plugins.NotAsync", {}, "plugins: odd_plugins.NotAsync: authenticate must be defined with 'async def'"),
+        ("odd_plugins.AsksMore", {}, r"AsksMore: authenticate does not take .*; define it as .*\(self, \*, session\)"),
+        (
+            "odd_plugins.TakesLess",
+            {},
+            r"topic_filtering does not take .*'action'.*, session, topic, action\)",
+        ),
+        ("odd_plugins.EventAsksMore", {}, "on_broker_client_connected does not take what it is given .*'packet'"),
+        ("odd_plugins.EventNotAsync", {}, "EventNotAsync: on_broker_pre_start must be defined with 'async def'"),
+        ("odd_plugins.Misspelt", {}, r"is never called, .*; did you mean on_broker_client_connected\?"),
         ("odd_plugins.Untidy", {}, "plugins: odd_plugins.Untidy: its Config must be a dataclass"),
         ("odd_plugins.Good", {}, 'plugins: odd_plugins.Good: missing value for field "path"; it takes path, often'),
         ("odd_plugins.Good", {"path": "x", "rare": 1}, "odd_plugins.Good: no such setting: rare; it takes path, often"),
@@ -66,6 +110,11 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_plugin_that_cannot_be_used_is_named_with_the_remedy(path: str, config: dict[str, object], said: str) -> None:
     with pytest.raises(PluginError, match=said):
         find_plugins({path: config})
+
+
+def test_hooks_are_called_as_amqtt_calls_them() -> None:
+    assert {f"on_{event}" for event in (*BrokerEvents, *MQTTEvents)} == EVENTS.keys()
+    assert [each.name for each in find_plugins({"odd_plugins.Roomy": {}})] == ["Roomy"]
 
 
 def test_texts_become_paths_and_words_of_an_enumeration() -> None:

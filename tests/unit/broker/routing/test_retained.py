@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
 from broker.routing.retained import SWEPT_AT_ONCE, Replay, RetainedMessages, Room
@@ -9,6 +11,10 @@ from broker.routing.retained import SWEPT_AT_ONCE, Replay, RetainedMessages, Roo
 
 def message(topic: str, payload: bytes = b"x", expires_at: float | None = None) -> Message:
     return Message(topic.encode(), payload, retain=True, expires_at=expires_at)
+
+
+def _deep(number: int) -> str:
+    return f"fleet/north/meter-1/{number}" + 60 * "/x"
 
 
 def replayed(replay: Replay, now: float = 0.0) -> list[Message]:
@@ -96,6 +102,31 @@ def test_the_bytes_of_one_device_are_bounded_too() -> None:
     retained.retain("a", message("a", b""), "/device/greedy")
     retained.retain("b", message("b", b""), "/device/greedy")
     assert retained._of_devices == {}
+
+
+def test_deep_topics_count_for_the_memory_that_they_take() -> None:
+    device_room = Room(10_000, 1024 * 1024)
+    retained = RetainedMessages(100_000, 16 * 1024 * 1024)
+    retained.device_limit = device_room
+    tracemalloc.start()
+    try:
+        fits = [retained.retain(topic, message(topic), "/device/greedy") for topic in map(_deep, range(500))]
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert True in fits
+    assert False in fits
+    assert taken < 2 * device_room.bytes, "the tree of names takes more than the device's room"
+    for topic in map(_deep, range(500)):
+        retained.retain(topic, message(topic, b""), "/device/greedy")
+    assert (retained.bytes, retained._of_devices) == (0, {})
+
+
+def test_usual_topics_count_for_their_bytes() -> None:
+    retained = RetainedMessages(10, 1000)
+    topic = "fleet/north/meter-1/1/2/3/4/5"
+    assert retained.retain(topic, message(topic), "/device/meter-1")
+    assert retained.bytes == len(topic) + 1
 
 
 def test_an_expired_message_is_not_given_out_and_makes_room() -> None:

@@ -67,6 +67,16 @@ async def test_a_request_whose_process_died_is_done_by_the_next_one(fleet: Fleet
     assert await book.begin(key, b"x" * 32) is None, "who was refused may correct himself"
 
 
+async def test_a_request_that_was_begun_by_a_clock_that_was_ahead_is_under_way_no_longer(fleet: Fleet) -> None:
+    book = AnswerBook(fleet.database, SECRET, fleet.clock)
+    key = book.digest_of("admin", "/v1/tokens", "k")
+    assert await book.begin(key, b"r" * 32) is None  # And its process died.
+    fleet.clock.advance(timedelta(seconds=-59))
+    assert await refusal(book, key, b"r" * 32) is Code.IDEMPOTENCY_BUSY
+    fleet.clock.advance(timedelta(seconds=-1))
+    assert await book.begin(key, b"r" * 32) is None
+
+
 class Asked:
     """A route that takes keys; who calls it is anna, as long as she may."""
 

@@ -36,6 +36,21 @@ async def test_a_request_waits_for_an_operator_and_is_recognised_when_it_comes_a
     assert await pending(fleet, "meter-1", key=key, label="line") > other
 
 
+async def test_a_decision_that_bought_what_has_not_begun_buys_the_same_key_what_has(fleet: Fleet) -> None:
+    fleet.clock.advance(2 * HOUR)
+    await group(fleet, "approval")
+    service = ApprovalService(fleet.database, fleet.clock)
+    key = generate_key()
+    number = await pending(fleet, "meter-1", key=key, label="line")
+    await service.decide(number, approve=True, by="boss")
+    await enrol(fleet, "meter-1", key=key, label="line")
+    fleet.clock.advance(-HOUR)  # The clock was set back.
+    certificate = await enrol(fleet, "meter-1", key=key, label="line")
+    assert certificate.not_valid_before_utc < fleet.clock()
+    assert await enrol(fleet, "meter-1", key=key, label="line") == certificate
+    await pending(fleet, "meter-1", label="line")
+
+
 async def test_the_same_request_several_times_at_once_is_one_request(fleet: Fleet) -> None:
     await group(fleet, "approval")
     key = generate_key()

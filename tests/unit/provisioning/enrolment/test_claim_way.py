@@ -107,6 +107,26 @@ async def test_a_trial_that_ends_unused_gives_its_name_back_to_everybody_and_its
         await by_token("meter-3", "north")
 
 
+async def test_no_token_is_made_for_a_name_that_was_revoked_or_retired_on_trial_but_its_own(fleet: Fleet) -> None:
+    """The name of a lost trial is everybody's; what an operator has ended is not, however the trial ended."""
+    await group(fleet, "claim", "token")
+    await group(fleet, "token", name="north")
+    shared = await claim(fleet, devices=2)
+    for name in ("meter-1", "meter-2"):
+        await enrol(fleet, name, certificate=shared)
+    await fleet.revocation.revoke_device("meter-1", RevocationReason.UNSPECIFIED, by="admin")
+    await fleet.revocation.decommission("meter-2", by="admin")
+    for moment in (timedelta(), HOUR):
+        fleet.clock.advance(moment)
+        with pytest.raises(Refused, match="NAME_TAKEN: a token would be worth nothing: meter-1 has the role device of"):
+            await fleet.token("meter-1", "north")
+        for own in ("line", "north", None):
+            with pytest.raises(Refused, match="DEVICE_DECOMMISSIONED: a token would be worth nothing"):
+                await fleet.token("meter-2", own)
+    token = TokenCredential("meter-1", await fleet.token("meter-1", None))
+    assert identity_of(await enrol(fleet, "meter-1", token=token)).group == "line"
+
+
 async def test_a_claim_never_becomes_a_device_that_exists_whatever_the_group_says(fleet: Fleet) -> None:
     await group(fleet, "claim", "token", new_key=NewKey.REPLACE)
     shared = await claim(fleet)

@@ -128,6 +128,21 @@ async def test_a_group_gets_so_many_certificates_a_minute_and_others_theirs(flee
     await fleet.enrolment.enrol(csr_der(names=["meter-3"]), TokenCredential("meter-3", token))
 
 
+async def test_a_group_that_had_its_fill_is_served_after_the_clock_was_set_back(fleet: Fleet) -> None:
+    await group(fleet, certificates_per_minute=2)
+    fleet.clock.advance(2 * HOUR)
+    for number in range(2):
+        await fleet.enrol(f"meter-{number}")
+    fleet.clock.advance(timedelta(seconds=-30))  # As the clocks of two machines may differ.
+    with pytest.raises(Refused, match="RATE_LIMITED"):
+        await fleet.enrol("meter-2")
+    fleet.clock.advance(-HOUR)
+    for number in (3, 4):
+        await fleet.enrol(f"meter-{number}")
+    with pytest.raises(Refused, match="wait 30 s"):
+        await fleet.enrol("meter-5")
+
+
 async def test_a_lost_answer_is_given_again_to_the_same_key_for_a_while(fleet: Fleet) -> None:
     await group(fleet, same_key_window=HOUR)
     key, token = generate_key(), await fleet.token()
@@ -163,6 +178,23 @@ async def test_what_has_ended_is_not_given_again(fleet: Fleet) -> None:
     fleet.clock.advance(2 * HOUR)
     second = await fleet.enrolment.enrol(csr_der(key), TokenCredential("x", await group_token(fleet)))
     assert second.not_valid_after_utc == first.not_valid_after_utc + 2 * HOUR
+
+
+async def test_what_has_not_begun_is_not_given_again(fleet: Fleet) -> None:
+    """It was issued by a clock that has been set back since: the device could use it for nothing."""
+    await group(fleet, same_key_window=HOUR)
+    fleet.clock.advance(2 * HOUR)
+    key, once = generate_key(), await fleet.token("x")
+    ahead = await fleet.enrolment.enrol(csr_der(key, names=["x"]), TokenCredential("x", once))
+    fleet.clock.advance(timedelta(seconds=-59))  # It is dated back so far.
+    again = csr_der(key, names=["x"])
+    assert await fleet.enrolment.enrol(again, TokenCredential("x", await group_token(fleet))) == ahead
+    fleet.clock.advance(-HOUR)
+    with pytest.raises(Refused, match="TOKEN_USED"):
+        await fleet.enrolment.enrol(again, TokenCredential("x", once))
+    now = await fleet.enrolment.enrol(again, TokenCredential("x", await group_token(fleet)))
+    assert now.not_valid_before_utc < fleet.clock()
+    await fleet.reenrol(now, successor_csr(now))
 
 
 async def test_without_a_window_a_token_answers_once(fleet: Fleet) -> None:

@@ -161,6 +161,20 @@ async def test_pauses_after_failures_grow(fleet: Fleet, web: WebServer, fetcher:
         assert 0.8 * most <= pause <= most
 
 
+async def test_what_a_clock_that_was_ahead_has_put_off_is_due_when_it_is_set_back(
+    fleet: Fleet, acme: Manufacturer, web: WebServer, fetcher: ManufacturerFetcher
+) -> None:
+    web.pages[LIST] = listed(acme, 7, life=9 * DAY)
+    fleet.clock.advance(DAY)
+    await fetch_at(fleet, web.url + LIST)
+    assert await fetcher.fetch_due() == 1
+    fleet.clock.advance(timedelta(minutes=-2))  # As the clocks of two machines may differ.
+    assert await fetcher.fetch_due() == 0
+    fleet.clock.advance(-DAY)
+    assert (await fetcher.fetch_due(), await fetcher.fetch_due()) == (1, 0)
+    assert (await known(fleet)).due_at <= fleet.clock() + HOUR
+
+
 async def test_of_several_processes_one_fetches(
     fleet: Fleet, acme: Manufacturer, web: WebServer, fetcher: ManufacturerFetcher, store_url: str
 ) -> None:

@@ -103,7 +103,7 @@ async def test_a_token_for_a_device_that_is_here_is_for_its_own_role_and_group(f
         TokenOrder(["meter-1"], role=Role.SERVICE),
         TokenOrder(["meter-1"], "north", Role.BROKER),
     ):
-        with pytest.raises(Refused, match=r"NAME_TAKEN: .*meter-1 is a device of group north and stays one; ask for"):
+        with pytest.raises(Refused, match=r"NAME_TAKEN: .*meter-1 has the role device of group north for life; ask"):
             await create(order, by="anna")
     await fleet.revocation.decommission("meter-1", by="anna")
     with pytest.raises(Refused, match="DEVICE_DECOMMISSIONED: a token would be worth nothing: meter-1 was retired"):

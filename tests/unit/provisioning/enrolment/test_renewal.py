@@ -358,3 +358,19 @@ async def test_a_device_that_renews_in_a_loop_has_to_wait_and_is_not_shut_out(
     fleet.clock.advance(newest.not_valid_after_utc - fleet.clock() - HOUR / 2)  # Those before have ended.
     for _ in range(2):
         newest = await fleet.reenrol(newest, successor_csr(newest))
+
+
+async def test_a_device_that_has_enough_waits_no_longer_than_an_hour_or_two_whatever_the_clock_was(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "MOST_OF_DEVICE", 2)
+    first = await fleet.enrol()
+    fleet.clock.advance(2 * HOUR)
+    await fleet.reenrol(first, successor_csr(first))
+    fleet.clock.advance(-HOUR + SECOND)
+    with pytest.raises(Refused, match="RATE_LIMITED"):
+        await fleet.reenrol(first, successor_csr(first))
+    fleet.clock.advance(-SECOND)
+    await fleet.reenrol(first, successor_csr(first))
+    with pytest.raises(Refused, match="RATE_LIMITED"):
+        await fleet.reenrol(first, successor_csr(first))

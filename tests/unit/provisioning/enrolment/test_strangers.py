@@ -78,6 +78,10 @@ async def test_a_stranger_hears_the_same_of_every_group_and_the_log_hears_why(
     assert (status, text.split(":")[0]) == (401, "NOT_ADMITTED")
     assert ("www-authenticate", 'Basic realm="enrolment", charset="UTF-8"') in headers
     assert looked_up == [label for label in labels for _ in NAMES], "once each, so that it takes as long"
+    looked_up.clear()
+    (issued,) = await fleet.token_service.create(TokenOrder(group="group-1"), by="admin")
+    await fleet.enrolment.enrol(csr_der(names=["meter-3"]), TokenCredential("meter-3", issued.token))
+    assert looked_up == [], "who shows something may know that his group has no list"
 
 
 async def test_a_certificate_of_nobody_s_is_a_stranger_s(fleet: Fleet) -> None:

@@ -118,6 +118,17 @@ async def test_an_answer_from_the_future_is_not_given_again(responding: Respondi
     assert (await responding.ask(certificate)).this_update_utc == now
 
 
+async def test_an_answer_from_the_future_is_not_given_again_though_its_status_is_remembered(
+    responding: Responding,
+) -> None:
+    certificate = await responding.fleet.enrol()
+    await responding.ask(certificate, SHA1)
+    responding.fleet.clock.advance(timedelta(minutes=4))
+    await responding.ask(certificate, SHA256)  # Signed now, of what was read before.
+    responding.fleet.clock.advance(timedelta(minutes=-2))
+    assert (await responding.ask(certificate, SHA256)).this_update_utc == responding.fleet.clock()
+
+
 async def test_a_ca_that_has_ended_certifies_no_signer_and_ends_nothing_else(
     responding: Responding, monkeypatch: pytest.MonkeyPatch
 ) -> None:

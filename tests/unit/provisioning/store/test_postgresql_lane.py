@@ -117,6 +117,9 @@ async def test_short_works_run_on_the_event_loop_and_others_do_not(database: Dat
     assert await asyncio.gather(*(database.write(thread_of, short=True) for _ in range(3))) == [HERE] * 3
     assert await database.write(thread_of) != HERE
     assert await database.write(thread_of, short=True) == HERE
+    works = [database.write(thread_of, short=short) for short in (True, False, True)]
+    first, long, _ = await asyncio.gather(*works)
+    assert (first, long != HERE) == (HERE, True), "though it came behind a short one"
 
 
 async def test_the_first_connection_is_not_opened_on_the_event_loop(postgresql: PostgresqlServer) -> None:

@@ -1,0 +1,81 @@
+"""What a plugin's hooks are called, and with what: the methods that amqtt asks and tells.
+
+Theory
+------
+amqtt finds out when it calls: a hook that is misspelt is never called, and one that does not take what it is given
+raises each time. For a plugin that is asked that means nobody gets in, for one that is told that it hears nothing. All
+of that is in the class, so it is said before the broker starts (``--test-config``).
+
+Rules
+-----
+1. ``on_broker_…`` and ``on_mqtt_…`` are amqtt's names: one that is no event is a mistake. Any other method is the
+   plugin's own business.
+2. Hooks take their arguments by name. One may leave nothing out that it is given, and need nothing beyond it.
+
+Does not handle: what an instance has that its class does not (`broker.plugins.company` looks for its coroutines).
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from inspect import getattr_static, iscoroutinefunction, signature
+from types import FunctionType
+from typing import Any, Final
+
+from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
+
+from broker.plugins.errors import PluginError
+
+QUESTIONS: Final = (
+    (BaseAuthPlugin, "authenticate", ("session",)),
+    (BaseTopicPlugin, "topic_filtering", ("session", "topic", "action")),
+)
+"""What a plugin of a kind is asked, and with what."""
+EVENTS: Final[dict[str, tuple[str, ...]]] = {
+    "on_broker_pre_start": (),
+    "on_broker_post_start": (),
+    "on_broker_pre_shutdown": (),
+    "on_broker_post_shutdown": (),
+    "on_broker_client_connected": ("client_id", "client_session"),
+    "on_broker_client_disconnected": ("client_id", "client_session"),
+    "on_broker_client_subscribed": ("client_id", "topic", "qos"),
+    "on_broker_client_unsubscribed": ("client_id", "topic"),
+    "on_broker_message_received": ("client_id", "message"),
+    "on_broker_message_broadcast": ("client_id", "message"),
+    "on_broker_retained_message": ("client_id", "retained_message"),
+    "on_mqtt_packet_received": ("packet", "session"),
+    "on_mqtt_packet_sent": ("packet", "session"),
+}
+"""What a plugin is told, and with what."""
+_OF_AMQTT = ("on_broker_", "on_mqtt_")
+
+
+def check_hooks(path: str, plugin_class: type[BasePlugin[Any]]) -> None:
+    """Raise `PluginError` if the class at *path* has a hook that would not be called, or could not be."""
+    for kind, name, given in QUESTIONS:
+        if issubclass(plugin_class, kind):
+            _check(path, plugin_class, name, given)
+    for name in dir(plugin_class):
+        if name in EVENTS:
+            _check(path, plugin_class, name, EVENTS[name])
+        elif name.startswith(_OF_AMQTT):
+            near = get_close_matches(name, EVENTS, 1)
+            raise PluginError(
+                f"plugins: {path}: {name} is never called, there is no such event"
+                + (f"; did you mean {near[0]}?" if near else f": {', '.join(sorted(EVENTS))}")
+            )
+
+
+def _check(path: str, plugin_class: type[BasePlugin[Any]], name: str, given: tuple[str, ...]) -> None:
+    if not iscoroutinefunction(getattr(plugin_class, name)):
+        raise PluginError(f"plugins: {path}: {name} must be defined with 'async def'")
+    hook = getattr_static(plugin_class, name)
+    if not isinstance(hook, FunctionType):  # Decorated, or no function of the class: its call will tell.
+        return
+    try:
+        signature(hook).bind(None, **dict.fromkeys(given))
+    except TypeError as error:
+        takes = ", ".join(("self", "*", *given) if given else ("self",))
+        raise PluginError(
+            f"plugins: {path}: {name} does not take what it is given ({error}); define it as {name}({takes})"
+        ) from error

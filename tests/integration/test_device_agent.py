@@ -1,0 +1,114 @@
+"""The agent of docs/device-agent.md survives a crash at the worst moment, renews when told to, and publishes."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provisioning.client.est import EnrolmentRefused
+from tests.support.broker_process import BrokerProcess, wait_until
+from tests.support.provisioning import REPOSITORY, ProvisioningService
+
+PAGE = REPOSITORY / "docs" / "device-agent.md"
+_PLACES = 'SERVICE, BROKER, PORT, ANCHORS = "https://localhost:8443", "localhost", 8883, Path("ca-bundle.crt")\n'
+
+
+class PowerFailure(Exception):
+    pass
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[ProvisioningService]:
+    with ProvisioningService.copied(tmp_path / "fleet", {"feed_heartbeat_seconds": 1}) as running:
+        yield running
+
+
+@pytest.fixture
+def broker(tmp_path: Path, service: ProvisioningService) -> Iterator[BrokerProcess]:
+    with BrokerProcess.enrolled(tmp_path / "broker", service) as running:
+        yield running
+
+
+def agent_of(directory: Path, service: ProvisioningService, port: int, monkeypatch: pytest.MonkeyPatch) -> Any:
+    (text,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert _PLACES in text
+    here = f'SERVICE, BROKER, PORT, ANCHORS = "{service.https}", "localhost", {port}, Path("{service.bundle}")\n'
+    (directory / "agent.py").write_text(text.replace(_PLACES, here), encoding="utf-8")
+    monkeypatch.chdir(directory)
+    spec = importlib.util.spec_from_file_location("agent", directory / "agent.py")
+    assert spec is not None
+    assert spec.loader is not None
+    agent = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(agent)
+    return agent
+
+
+async def test_it_enrols_renews_and_publishes_whenever_the_power_fails(
+    tmp_path: Path, service: ProvisioningService, broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = agent_of(tmp_path, service, broker.port, monkeypatch)
+    there = ("--dir", str(service.dir), "--url", service.https)
+    service.command("group", "create", "north", "--way", "token", *there, check=True)
+    token = service.token(device="meter-1", group="north")
+
+    real = agent.save
+    got: list[bytes] = []
+
+    def fails(path: Path, content: bytes) -> None:
+        if path == agent.PAIR:
+            got.append(content.partition(b"-----BEGIN PRIVATE")[0])
+            raise PowerFailure
+        real(path, content)
+
+    async def through_failures(token: str | None) -> None:
+        monkeypatch.setattr(agent, "save", fails)
+        for _ in range(2):
+            with pytest.raises(PowerFailure):
+                await agent.obtain(token)
+        monkeypatch.setattr(agent, "save", real)
+        await agent.obtain(token)
+        assert len(set(got)) == 1, "the same key is asked for, and the same certificate answers"
+        assert agent.PAIR.read_bytes().startswith(got.pop())
+        got.clear()
+        assert not agent.NEXT.exists()
+        assert agent.PAIR.stat().st_mode & 0o777 == 0o600
+
+    await through_failures(token)
+    first = agent.certificate()
+    with closing(_Connection(agent.connected())) as connection:
+        published(connection.client)
+
+    service.command("renewal", "hasten", "--group", "north", *there, check=True)
+    await agent.due()
+    await through_failures(None)
+    second = agent.certificate()
+    assert second.serial_number != first.serial_number
+    assert second.public_key() != first.public_key()
+    with closing(_Connection(agent.connected())) as connection:
+        published(connection.client)
+
+    service.revoke(devices=["meter-1"], reason="keyCompromise")
+    with pytest.raises(EnrolmentRefused) as refused:
+        await agent.persist(agent.obtain)
+    assert refused.value.code == "CERTIFICATE_REVOKED"
+
+
+def published(client: Any) -> None:
+    """Wait until the broker has acknowledged what waited for the connection."""
+    wait_until(client.is_connected, "the connection")
+    wait_until(lambda: not client._out_messages, "the acknowledgement")
+
+
+class _Connection:
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    def close(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
