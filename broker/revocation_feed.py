@@ -85,6 +85,8 @@ class RevocationFeed:
                 self._engine.history.told("feed starts again", code="FEED_AHEAD", detail=str(error))
                 self._after, self._mark = 0, None
                 self._history_read = False
+                if before:  # It answers: what was waited for while it was put back is over. From 0 nothing is ahead.
+                    pause = _FIRST_PAUSE
             except (FeedLost, TlsConfigurationError) as error:
                 if self._after > before or self._was_current:
                     pause = _FIRST_PAUSE

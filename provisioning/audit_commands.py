@@ -133,6 +133,7 @@ def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> Resu
         try:
             schema.check_there(database)
             with usable(database):
+                await database.read(lambda connection: schema.check_has_audit_log(connection, database))
                 return await database.read(work)
         finally:
             await database.close()

@@ -16,21 +16,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from provisioning.authority import urls_of
-from provisioning.authority_life import AuthorityLife, only_one
-from provisioning.ca.issuer import Issuer
+from provisioning.authority_life import AuthorityLife
 from provisioning.ceremony_transcript import operator_name
 from provisioning.errors import ConfigurationError
-from provisioning.issuing_policy import profiles_of
-from provisioning.own_credentials import OPERATOR_NAME, OwnCredentials
+from provisioning.operator_restoration import issue_operator
+from provisioning.own_credentials import OPERATOR_NAME
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.grounds import grounds_of
 from provisioning.revocation.of_authority import RevokedAuthority, revoke_authority
 from provisioning.store import operators
-from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority, described
+from provisioning.store.authorities import AuthorityKind, AuthorityState, StoredAuthority, described
 from provisioning.store.devices import DeviceState
-from provisioning.store.serials import SerialNumbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +93,5 @@ class AuthorityRevocation:
         )
         if others and first.state is not DeviceState.ACTIVE:
             return False
-        of_line = [each for each in await self.life.every() if each.line == DEFAULT_LINE]
-        active = only_one(of_line, None, AuthorityState.ACTIVE, "active")
-        url = self.life.settings.public_http_url
-        urls = None if url is None else urls_of(str(url), active.name)
-        issuer = Issuer(active.certificate, self.life.places.open_for(active.name, active.certificate), urls)
-        numbers = SerialNumbers(self.life.database)
-        await OwnCredentials(
-            self.life.files,
-            issuer,
-            self.life.database,
-            numbers,
-            profiles_of(self.life.settings),
-            self.life.settings.trust_domain,
-            self.life.clock,
-        ).issue_operator(as_admin=not others)
-        await numbers.release()
+        await issue_operator(self.life, OPERATOR_NAME, as_admin=not others)
         return True

@@ -26,7 +26,7 @@ from provisioning.ceremony_command import (
     write_new,
 )
 from provisioning.command_group import command_group
-from provisioning.files import AuthorityFiles
+from provisioning.files import OPERATOR, AuthorityFiles, read_certificate
 from provisioning.pki.revocation import RevocationReason
 from provisioning.service_command import (
     Directory,
@@ -63,7 +63,7 @@ def list_authorities(directory: Directory = None, as_json: Json = False) -> None
     from provisioning.store import authorities
     from provisioning.store.authorities import AuthorityKind
 
-    settings, found = with_store(directory, {}, lambda database: database.read(authorities.every))
+    settings, found = with_store(directory, {}, lambda database: database.read(authorities.every), looks=True)
     places = SignerPlaces(AuthorityFiles(settings.directory), settings)
     rows = [
         {
@@ -295,6 +295,30 @@ def revoke(
     ceremony.hold("ca revoke", work)
 
 
+@ca_app.command("restore-operator")
+@ceremonial
+def restore_operator(
+    ceremony: Ceremony,
+    name: Annotated[str, typer.Argument(help="The operator, who becomes an admin.")] = "admin",
+) -> None:
+    """Certify an admin where no operator can get in any more: into DIR/operator.crt and operator.key, without a token.
+
+    \b
+    Example:
+      fleet-provisioning ca restore-operator --dir /var/lib/fleet
+    """  # noqa: D301
+    from provisioning import operator_restoration
+
+    async def work(life: AuthorityLife) -> Facts:
+        await operator_restoration.restore_operator(life, name)
+        certificate = read_certificate(life.files.certificate(OPERATOR))
+        life.transcript.say(f"{name} is an admin, with a new key and certificate in operator.key and operator.crt.")
+        life.transcript.say("What he had before stays good until its end, or until it is revoked: revoke --serial")
+        return {"name": name, "serial": f"{certificate.serial_number:x}"}
+
+    ceremony.hold("ca restore-operator", work)
+
+
 @ca_app.command("verify-transcript")
 def verify_transcript(
     transcript: Annotated[Path, typer.Argument(help="The file.")], directory: Directory = None, as_json: Json = False
@@ -310,7 +334,10 @@ def verify_transcript(
 
     digest = digest_of(read_file(transcript))
     _, entry = with_store(
-        directory, {}, lambda database: database.read(lambda connection: audit.ceremony_of(connection, digest))
+        directory,
+        {},
+        lambda database: database.read(lambda connection: audit.ceremony_of(connection, digest)),
+        looks=True,
     )
     if entry is None:
         raise fail(f"no entry of the audit log vouches for {transcript}: it was changed, or belongs to another fleet")

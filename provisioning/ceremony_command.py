@@ -133,19 +133,26 @@ def ceremonial_without_keys(command: Callable[..., None]) -> Callable[..., None]
 
 
 def with_store(
-    directory: Path | None, flags: dict[str, object], work: Callable[[Database], Awaitable[ResultT]]
+    directory: Path | None,
+    flags: dict[str, object],
+    work: Callable[[Database], Awaitable[ResultT]],
+    *,
+    looks: bool = False,
 ) -> tuple[Settings, ResultT]:
-    """Return the settings and what *work* returns; what goes wrong is one line."""
+    """Return the settings and what *work* returns; what goes wrong is one line.
+
+    A command that only *looks* is refused a store of an older schema, instead of bringing it up to date.
+    """
     from provisioning.config import load_settings  # Late: `provisioning.service_command`, rule 3.
 
     try:
         settings = load_settings(directory, **flags)
-        return settings, asyncio.run(_open(settings, work))
+        return settings, asyncio.run(_open(settings, work, looks=looks))
     except (ConfigurationError, Refused) as error:
         raise fail(str(error)) from error
 
 
-async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT]]) -> ResultT:
+async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT]], *, looks: bool = False) -> ResultT:
     from provisioning.audit_key import read_audit_key
     from provisioning.logs import configure_logging
     from provisioning.own_credentials import SERVER_NAME
@@ -159,7 +166,11 @@ async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT
     root, issuing = read_certificate(files.certificate(ROOT_CA)), read_certificate(files.certificate(ISSUING_CA))
     try:
         with usable(database):
-            await schema.upgrade_founded(database, SERVER_NAME)
+            if looks:
+                schema.check_there(database)
+                await database.read(lambda connection: schema.check_current(connection, database))
+            else:
+                await schema.upgrade_founded(database, SERVER_NAME)
         await database.write(lambda connection: authorities.adopt(connection, root, issuing, now()))
         return await work(database)
     finally:

@@ -155,7 +155,7 @@ def _keys(settings: Settings) -> Iterator[Finding]:
 def _certificates(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:
     remedies = {
         SERVER: "restart the service: it renews its own certificate",
-        OPERATOR: "fleet-provisioning token create --device admin --role operator, and enrol again",
+        OPERATOR: "enrol again with a token (token create --role operator), or fleet-provisioning ca restore-operator",
     }
     good = []
     for name, remedy in remedies.items():

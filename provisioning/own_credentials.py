@@ -73,16 +73,16 @@ class OwnCredentials:
         await self._issue_server(*split_names(server_names))
         await self.issue_operator()
 
-    async def issue_operator(self, *, as_admin: bool = True) -> None:
-        """Issue the first operator's; *as_admin* or with the role that he has."""
-        operator = Identity(self.trust_domain, Role.OPERATOR, OPERATOR_NAME)
+    async def issue_operator(self, name: str = OPERATOR_NAME, *, as_admin: bool = True) -> None:
+        """Issue the operator's in this directory; *as_admin* or with the role that he has."""
+        operator = Identity(self.trust_domain, Role.OPERATOR, name)
         await self._issue(OPERATOR, ProfileName.OPERATOR, operator)
         if not as_admin:
             return
         now = self.clock()
 
         def grant(connection: Connection) -> None:
-            change_operator_role(connection, OPERATOR_NAME, OperatorRole.ADMIN, by=SERVER_NAME, now=now)
+            change_operator_role(connection, name, OperatorRole.ADMIN, by=SERVER_NAME, now=now)
 
         await self.database.write(grant)
 

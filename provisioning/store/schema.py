@@ -22,6 +22,7 @@ from provisioning.errors import ConfigurationError
 from provisioning.starting import importing
 from provisioning.store import audit, devices
 from provisioning.store.database import Database
+from provisioning.store.tables import audit_entries
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -76,6 +77,35 @@ def check_there(database: Database) -> None:
         raise _not_founded(database)
 
 
+def check_current(connection: Connection, database: Database) -> None:
+    """Raise `ConfigurationError` unless the schema is this program's: for who only looks, and must not change it.
+
+    An upgrade has no way back but a copy that was made before, and an older service may be running: whoever asks for a
+    list has decided for neither.
+    """
+    found = state(connection)
+    if found is SchemaState.NONE:
+        raise _not_founded(database)
+    if found is SchemaState.OLDER:
+        raise ConfigurationError(
+            f"the database has schema {_revision(connection)}, older than this version's {CURRENT}: stop the service, "
+            "copy the store (docs/backup.md) and start this version of the service, which brings it up to date"
+        )
+    if found is SchemaState.NEWER:
+        raise _too_new(connection)
+
+
+def check_has_audit_log(connection: Connection, database: Database) -> None:
+    """Raise `ConfigurationError` if there can be no audit log: any schema that has one, 0004 and later, is read."""
+    if state(connection) is SchemaState.NONE:
+        raise _not_founded(database)
+    if not inspect(connection).has_table(audit_entries.name):
+        raise ConfigurationError(
+            f"the database has schema {_revision(connection)}, from before there was an audit log: copy the store "
+            "(docs/backup.md); the log begins when this version of the service starts"
+        )
+
+
 def takes_changes(connection: Connection) -> bool:
     """Whether anything can be written: not on a standby of PostgreSQL's, nor where its settings forbid it."""
     return connection.dialect.name != "postgresql" or connection.scalar(text("SHOW transaction_read_only")) == "off"
@@ -85,6 +115,13 @@ def _not_founded(database: Database) -> ConfigurationError:
     return ConfigurationError(
         f"database_url: {database.shown_url} holds no records of this authority: restore it from the "
         "backup, or name the right one; with an empty one nobody would be revoked"
+    )
+
+
+def _too_new(connection: Connection) -> ConfigurationError:
+    return ConfigurationError(
+        f"the database has schema {_revision(connection)}, which this version does not know: install the newer version "
+        "again"
     )
 
 
@@ -127,10 +164,7 @@ def _upgrade(connection: Connection) -> bool:
     if found is SchemaState.CURRENT:
         return False
     if found is SchemaState.NEWER:
-        revision = _revision(connection)
-        raise ConfigurationError(
-            f"the database has schema {revision}, which this version does not know: install the newer version again"
-        )
+        raise _too_new(connection)
     with importing():
         from alembic import command
 

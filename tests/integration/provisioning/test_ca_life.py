@@ -316,3 +316,28 @@ def test_another_process_on_the_same_store_takes_a_new_ca_over(tmp_path: Path, p
         device = enrol(second, tmp_path, "meter-1")
         assert issuer_of(device) == "Fleetgate issuing CA 2"
         assert ocsp_status(first, device, "issuing-2") == "good"
+
+
+def test_an_operator_gets_in_again_when_the_last_certificate_is_lost(
+    service: ProvisioningService, tmp_path: Path
+) -> None:
+    directory = ("--dir", str(service.dir))
+    enrol(service, tmp_path, "meter-1")
+    assert service.command("suspend", "--device", "meter-1", *directory).returncode == 0
+    for name in ("operator.crt", "operator.key"):
+        (service.dir / name).unlink()
+    order = ("token", "create", "--device", "anna", "--role", "operator", *directory)
+    assert service.command(*order).returncode == 1, "nobody can make a token"
+
+    for name, why in (("meter-1", "is a device, no operator"), ("a b", "the operator's name"), ("boris", "")):
+        done = ca_attempt(service, "restore-operator", name)
+        assert why in done.stderr
+        assert (done.returncode == 0) is (why == "")
+    assert (
+        json.loads(service.command("operator", "list", "--json", *directory, check=True).stdout)[-1]["role"] == "admin"
+    )
+    ca(service, "restore-operator")
+    assert service.command(*order).returncode == 0
+    assert service.command("suspend", "--device", "boris", *directory).returncode == 0
+    assert "boris is suspended, and stays so" in ca_attempt(service, "restore-operator", "boris").stderr
+    assert service.command("audit", "verify", *directory).returncode == 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from sqlalchemy import create_engine, text
 
 from tests.support.pki import shared_pki
 from tests.support.postgresql import PostgresqlServer
+from tests.support.prepared_fleet import PASSPHRASE
 from tests.support.provisioning import REPOSITORY, ProvisioningService
 
 
@@ -175,6 +178,17 @@ def test_what_was_restored_by_half_is_named_and_nothing_is_made_in_its_place(tmp
     assert not audit_key.exists()
     (directory / "elsewhere").rename(audit_key)
 
+    with contextlib.closing(sqlite3.connect(directory / "fleet.db")) as store:
+        store.execute("UPDATE alembic_version SET version_num = '0027'")
+        store.commit()
+        transcript = f"ca verify-transcript {directory / 'root-ca.crt'}"
+        refused("copy the store (docs/backup.md) and start this version", "ca list", transcript)
+        assert store.execute("SELECT version_num FROM alembic_version").fetchone() == ("0027",), (
+            "who looks changes nothing"
+        )
+        store.execute("ALTER TABLE audit_entries RENAME TO elsewhere")
+        refused("from before there was an audit log", "audit verify", "audit show")
+
     (directory / "fleet.db").unlink()
     refused("holds no records of this authority: restore it from the backup", "serve", "ca list", "audit verify")
     named = {"port": 0, "http_port": 0, "database_url": f"sqlite:///{directory / 'fleet.db'}"}
@@ -256,3 +270,18 @@ def test_a_list_that_is_fetched_over_what_it_is_needed_for_is_warned_of(
     assert code == 0, "a service with such certificates goes on"
     assert [each["verdict"] for each in found.get("address", [])] == ["warning"] * circular
     assert not circular or "give public_http_url as http://" in found["address"][0]["remedy"]
+
+
+def test_the_keys_have_another_passphrase(pristine: ProvisioningService, tmp_path: Path) -> None:
+    """As docs/operations.md says."""
+    shutil.copytree(pristine.dir, tmp_path / "fleet")
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_text(f"{PASSPHRASE}\n")
+    new.write_text("another passphrase\n")
+    for key in (tmp_path / "fleet").glob("*-ca.key"):
+        line = ["openssl", "pkcs8", "-topk8", "-in", key, "-passin", f"file:{old}", "-passout", f"file:{new}"]
+        key.write_bytes(subprocess.run(line, check=True, capture_output=True).stdout)
+    settings = {"port": 0, "http_port": 0}
+    code, found = findings(ProvisioningService(tmp_path / "fleet", settings))
+    assert (code, "the passphrase is wrong" in found["keys"][0]["detail"]) == (1, True)
+    assert findings(ProvisioningService(tmp_path / "fleet", settings | {"passphrase": "another passphrase"}))[0] == 0

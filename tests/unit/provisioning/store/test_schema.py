@@ -4,11 +4,12 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -104,6 +105,41 @@ async def test_no_store_takes_the_place_of_a_founded_one(url: str, tmp_path: Pat
     now = datetime(2026, 3, 1, tzinfo=UTC)
     await database.write(lambda connection: devices.add(connection, "provisioning", Role.SERVICE, None, now))
     assert not await schema.upgrade_founded(database, "provisioning")
+    await database.close()
+
+
+async def test_who_only_looks_is_told_what_the_schema_is_and_changes_nothing(url: str) -> None:
+    database = Database(url)
+
+    def said(check: Callable[[Connection, Database], None]) -> Callable[[Connection], str]:
+        def look(connection: Connection) -> str:
+            try:
+                check(connection, database)
+            except ConfigurationError as error:
+                return str(error)
+            return ""
+
+        return look
+
+    if database.url.get_backend_name() == "sqlite":
+        await database.write(lambda connection: connection.execute(text("CREATE TABLE something (x INTEGER)")))
+    for check in (schema.check_current, schema.check_has_audit_log):
+        assert "holds no records" in await database.read(said(check))
+
+    def first(connection: Connection) -> None:
+        config = schema._configuration()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+
+    await database.write(first)
+    assert "schema 0001, older than this version's" in await database.read(said(schema.check_current))
+    assert "schema 0001, from before there was an audit log" in await database.read(said(schema.check_has_audit_log))
+    assert await database.read(schema.state) is schema.SchemaState.OLDER
+    await schema.upgrade(database)
+    assert [await database.read(said(each)) for each in (schema.check_current, schema.check_has_audit_log)] == ["", ""]
+    note = text("UPDATE alembic_version SET version_num = '9999'")
+    await database.write(lambda connection: connection.execute(note))
+    assert "install the newer version again" in await database.read(said(schema.check_current))
     await database.close()
 
 

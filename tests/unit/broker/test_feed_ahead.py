@@ -1,0 +1,58 @@
+"""A feed that has not what was read, since an older copy was put back, is read from 0 without an outage's pauses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from broker import revocation_feed
+from broker.revocation_feed import RevocationFeed
+from provisioning.client.feed import Current, FeedAhead, FeedLost
+from provisioning.pki.tls import CredentialFiles
+from tests.support.wire import MemoryBroker
+
+_OUTAGE = 8
+"""Attempts that find nobody: more than it takes until the pauses are the longest."""
+
+
+async def _no_other() -> bool:
+    return False
+
+
+async def test_a_feed_that_was_put_back_is_read_again_at_once(
+    tmp_path: Path, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = CredentialFiles(tmp_path / "own.crt", tmp_path / "own.key")
+    feed = RevocationFeed(broker.engine, "https://localhost", tmp_path / "anchors", own, lambda: 0.0, _no_other)
+    feed._after = 3
+    asked: list[int] = []
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def follow(*followed: object, mark: str | None) -> AsyncIterator[Current]:
+        after = followed[3]
+        assert isinstance(after, int)
+        assert mark is None
+        asked.append(after)
+        if len(asked) <= _OUTAGE:
+            raise FeedLost("nobody listens there")
+        if after:
+            raise FeedAhead("start again from 0")
+        yield Current(1)
+        raise asyncio.CancelledError
+
+    async def paused(seconds: float) -> None:
+        if seconds:
+            pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(revocation_feed, "follow", follow)
+    monkeypatch.setattr(asyncio, "sleep", paused)
+    with pytest.raises(asyncio.CancelledError):
+        await feed.run()
+    assert asked == [3] * (_OUTAGE + 1) + [0]
+    assert pauses[-2] > 5, "the outage has made them long"
+    assert pauses[-1] <= 0.2
