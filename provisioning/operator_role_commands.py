@@ -29,7 +29,7 @@ def list_operators(
     connection: Connection,
     as_json: Json = False,
 ) -> None:
-    """List operators with their roles.
+    """List operators: the role of each, what was decided of him, and until when he has a good certificate.
 
     \b
     Example:
@@ -40,10 +40,12 @@ def list_operators(
         found = await client.operators()
         print_list(
             found,
-            ("name", "role", "granted", "by"),
+            ("name", "role", "state", "until", "granted", "by"),
             lambda each: (
                 each.name,
                 each.role,
+                each.state or "not enrolled",
+                "-" if each.good_until is None else shown_time(each.good_until),
                 "-" if each.granted_at is None else shown_time(each.granted_at),
                 each.granted_by or "-",
             ),

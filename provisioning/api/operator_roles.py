@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from provisioning.api.operators import Operator, Services, new_router, rfc3339
 from provisioning.operator_role import OperatorRole
-from provisioning.store.operators import OperatorGrant
+from provisioning.store.operators import OperatorGrant, ShownOperator
 
 router: Final = new_router()
 
@@ -23,8 +23,8 @@ class RoleChange(BaseModel):
 
 @router.get("/operators")
 async def list_operators(services: Services) -> dict[str, Any]:
-    """List operators in order of name, with what each may do."""
-    return {"items": [_item(each) for each in await services.operator_roles.every()]}
+    """List operators in order of name: what each may do, what was decided of him, and until when he gets in."""
+    return {"items": [_shown(each) for each in await services.operator_roles.every()]}
 
 
 @router.get("/operators/me")
@@ -50,4 +50,12 @@ def _item(grant: OperatorGrant) -> dict[str, Any]:
         "role": grant.role,
         "granted_at": None if grant.granted_at is None else rfc3339(grant.granted_at),
         "granted_by": grant.granted_by,
+    }
+
+
+def _shown(operator: ShownOperator) -> dict[str, Any]:
+    return {
+        **_item(operator.grant),
+        "state": operator.state,
+        "good_until": None if operator.good_until is None else rfc3339(operator.good_until),
     }

@@ -27,6 +27,7 @@ from provisioning.client.operator_answers import (
     IssuedCertificate,
     IssuedToken,
     KnownOperator,
+    ListedOperator,
     Myself,
     ReleasedCertificate,
     RevokedCertificate,
@@ -219,10 +220,10 @@ class OperatorClient:
         """Return the certificate with *serial* (hexadecimal)."""
         return await self._call(IssuedCertificate, "GET", f"/v1/certificates/{quote(serial, safe='')}")
 
-    async def operators(self) -> list[KnownOperator]:
+    async def operators(self) -> list[ListedOperator]:
         """Return all operators, with what each may do."""
         items = self._object(await self._send("GET", "/v1/operators")).get("items", [])
-        return [self._read(KnownOperator, item) for item in items]
+        return [self._read(ListedOperator, item) for item in items]
 
     async def me(self) -> Myself:
         """Return who is asking."""

@@ -113,6 +113,13 @@ class KnownOperator(Answer):
     granted_by: str | None = None
 
 
+class ListedOperator(KnownOperator):
+    """The same, and whether he gets in: *state* is None until he enrols, *good_until* if he has no good certificate."""
+
+    state: str | None = None
+    good_until: datetime | None = None
+
+
 class Myself(Answer):
     """Who is asking: what the service knows of the client's own certificate."""
 

@@ -20,7 +20,7 @@ from provisioning.pki.identity import Role
 from provisioning.store import audit, devices, operators
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
-from provisioning.store.operators import OperatorGrant
+from provisioning.store.operators import OperatorGrant, ShownOperator
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +59,7 @@ class OperatorRoleService:
         log.info("operator role granted", operator=name, role=role.value, by=by)
         return OperatorGrant(name, role, now, by)
 
-    async def every(self) -> list[OperatorGrant]:
+    async def every(self) -> list[ShownOperator]:
         """Return all operators in order of name."""
-        return await self._database.read(operators.every)
+        now = self._clock()
+        return await self._database.read(lambda connection: operators.every(connection, now))

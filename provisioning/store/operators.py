@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
+from provisioning.store.devices import Device, DeviceState, device_from
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, devices, operators, revocations
 
@@ -30,6 +31,18 @@ class OperatorGrant:
     role: OperatorRole
     granted_at: datetime | None
     granted_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShownOperator:
+    """An operator as a list shows him: *state* is None for one who has not enrolled.
+
+    *good_until* is when the last of his certificates ends that are good now; None: nothing lets him in as he is.
+    """
+
+    grant: OperatorGrant
+    state: DeviceState | None
+    good_until: datetime | None
 
 
 _ROLE_OF: Final = Prepared(select(operators.c.role).where(operators.c.name == bindparam("wanted")))
@@ -52,19 +65,43 @@ def grant(connection: Connection, name: str, role: OperatorRole, *, by: str, now
         connection.execute(insert(operators).values(name=name, role=role.value, granted_at=now, granted_by=by))
 
 
-def every(connection: Connection) -> list[OperatorGrant]:
+def every(connection: Connection, now: datetime) -> list[ShownOperator]:
     """Return every operator that has, or had, a certificate, and those who were granted a role before they enrol."""
-    enrolled = select(devices.c.name).where(devices.c.role == Role.OPERATOR.value)
-    names = enrolled.union(select(operators.c.name)).subquery()
-    statement = (
-        select(names.c.name, operators.c.role, operators.c.granted_at, operators.c.granted_by)
-        .select_from(names.outerjoin(operators, operators.c.name == names.c.name))
-        .order_by(names.c.name)
-    )
+    grants = {
+        name: OperatorGrant(name, OperatorRole(role), at, by)
+        for name, role, at, by in connection.execute(
+            select(operators.c.name, operators.c.role, operators.c.granted_at, operators.c.granted_by)
+        )
+    }
+    enrolled = {
+        device.name: device
+        for device in map(
+            device_from, connection.execute(select(devices).where(devices.c.role == Role.OPERATOR.value)).all()
+        )
+    }
+    ends = _good_until(connection, now)
     return [
-        OperatorGrant(name, OperatorRole.AUDITOR if role is None else OperatorRole(role), at, by)
-        for name, role, at, by in connection.execute(statement)
+        _shown(grants.get(name) or OperatorGrant(name, OperatorRole.AUDITOR, None, None), enrolled.get(name), ends)
+        for name in sorted(grants.keys() | enrolled.keys())
     ]
+
+
+def _good_until(connection: Connection, now: datetime) -> dict[int, datetime]:
+    statement = (
+        select(devices.c.id, func.max(certificates.c.not_after))
+        .select_from(certificates.join(devices).outerjoin(revocations))
+        .where(devices.c.role == Role.OPERATOR.value, revocations.c.sequence.is_(None), certificates.c.not_after > now)
+        .group_by(devices.c.id)
+    )
+    return dict(connection.execute(statement).all())
+
+
+def _shown(grant: OperatorGrant, device: Device | None, ends: dict[int, datetime]) -> ShownOperator:
+    if device is None:
+        return ShownOperator(grant, None, None)
+    # One that has ended may have certificates that are still to be revoked.
+    good_until = ends.get(device.id) if device.state is DeviceState.ACTIVE else None
+    return ShownOperator(grant, device.state, good_until)
 
 
 def usable_admins(connection: Connection, now: datetime) -> set[str]:

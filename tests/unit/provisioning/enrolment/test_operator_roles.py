@@ -14,6 +14,7 @@ from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import audit, operators
+from provisioning.store.devices import DeviceState
 from tests.support.fleet import Fleet
 from tests.support.requests import csr_der
 
@@ -38,7 +39,7 @@ async def test_a_new_operator_may_only_read_unless_his_token_says_more(fleet: Fl
     assert await enrol_operator(fleet, "anna", None) is OperatorRole.AUDITOR
     assert await enrol_operator(fleet, "bert", OperatorRole.ENROLLER) is OperatorRole.ENROLLER
     assert await enrol_operator(fleet, "bert", None) is OperatorRole.ENROLLER, "a new certificate changes nothing"
-    found = await fleet.database.read(operators.every)
+    found = [each.grant for each in await OperatorRoleService(fleet.database, fleet.clock).every()]
     assert [(each.name, each.role, each.granted_by) for each in found] == [
         ("anna", OperatorRole.AUDITOR, None),
         ("bert", OperatorRole.ENROLLER, "admin"),
@@ -56,7 +57,7 @@ async def test_the_last_admin_who_can_get_in_stays_one(fleet: Fleet) -> None:
     assert (granted.name, granted.role, granted.granted_by) == ("anna", OperatorRole.ADMIN, "anna"), (
         "that he is, he may"
     )
-    assert [each.name for each in await service.every()] == ["anna", "bert"]
+    assert [each.grant.name for each in await service.every()] == ["anna", "bert"]
     await enrol_operator(fleet, "carl", OperatorRole.ADMIN)
     await service.grant("anna", OperatorRole.AUDITOR, by="carl")
     fleet.clock.advance(timedelta(days=400))
@@ -73,6 +74,36 @@ async def test_the_last_admin_who_can_get_in_stays_one(fleet: Fleet) -> None:
         ("anna", "auditor"),
         ("carl", "auditor"),
     ]
+
+
+async def test_a_list_of_operators_says_who_gets_in_and_until_when(fleet: Fleet) -> None:
+    for name in ("anna", "bert", "carl", "dora"):
+        await enrol_operator(fleet, name, OperatorRole.ADMIN)
+    fleet.clock.advance(timedelta(days=10))
+    await enrol_operator(fleet, "anna", None)
+    await fleet.suspension.suspend_device("bert", by="anna")
+    await fleet.revocation.revoke_device("carl", RevocationReason.KEY_COMPROMISE, by="anna")
+    await fleet.database.write(
+        lambda connection: operators.grant(connection, "emil", OperatorRole.ENROLLER, by="anna", now=fleet.clock())
+    )
+    await fleet.enrol("meter-1")
+
+    async def listed() -> dict[str, tuple[DeviceState | None, int | None]]:
+        now = fleet.clock()
+        return {
+            each.grant.name: (each.state, None if each.good_until is None else (each.good_until - now).days)
+            for each in await OperatorRoleService(fleet.database, fleet.clock).every()
+        }
+
+    before = await listed()
+    assert before["anna"][0] is before["dora"][0] is DeviceState.ACTIVE
+    assert before["anna"][1] == before["dora"][1] + 10, "the certificate that ends last counts"
+    assert before["bert"] == (DeviceState.SUSPENDED, None)
+    assert before["carl"] == (DeviceState.REVOKED, None)
+    assert before["emil"] == (None, None)
+    assert set(before) == {"anna", "bert", "carl", "dora", "emil"}, "a device is none"
+    fleet.clock.advance(timedelta(days=before["dora"][1] + 1))
+    assert (await listed())["dora"] == (DeviceState.ACTIVE, None), "it has ended"
 
 
 async def test_a_device_is_granted_nothing_and_neither_is_a_stranger(fleet: Fleet) -> None:
