@@ -20,6 +20,7 @@ from provisioning.ceremony_command import (
     Output,
     ceremonial,
     ceremonial_without_keys,
+    expect_new,
     now,
     read_file,
     with_store,
@@ -116,6 +117,7 @@ def export_csr(
     async def work(life: AuthorityLife) -> Facts:
         from provisioning.next_authority import NextAuthority
 
+        expect_new(output)
         write_new(output, await NextAuthority(life).export_csr(line, another=another))
         life.transcript.say(f"Written: {output}")
         return {"request": str(output)}

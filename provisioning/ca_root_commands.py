@@ -14,6 +14,7 @@ from provisioning.ceremony_command import (
     Output,
     ceremonial,
     ceremonial_without_keys,
+    expect_new,
     now,
     read_file,
     show,
@@ -105,6 +106,9 @@ def sign(
     from provisioning.store.serials import new_serial
 
     try:
+        path = output.with_name(output.name + ".transcript.txt")
+        for each in (output, path):
+            expect_new(each)
         settings = load_settings(
             ceremony.directory, passphrase_file=ceremony.passphrase_file, pkcs11_pin_file=ceremony.pin_file
         )
@@ -120,7 +124,6 @@ def sign(
         transcript.certificate("Signed", signed)
         write_new(output, pem_of(signed))
         transcript.say(f"Written: {output}")
-        path = output.with_name(output.name + ".transcript.txt")
         transcript.write(path)
         if ceremony.as_json:
             told = {"certificate": str(output), "transcript": str(path), "transcript_sha256": transcript.digest}

@@ -148,9 +148,21 @@ def test_the_root_signs_elsewhere(service: ProvisioningService, vault: Path, tmp
     csr, certificate = tmp_path / "issuing.csr", tmp_path / "issuing.crt"
     ca(service, "export-csr", "--output", str(csr))
     openssl("req", "-verify", "-in", csr, "-noout")
+    for output, why in (
+        (csr, "exists already"),
+        (tmp_path / "none" / "a.csr", f"make the directory {tmp_path}/none or"),
+    ):
+        assert why in ca_attempt(service, "export-csr", "--another", "--output", str(output)).stderr
     if signed_by == "root sign":
         ca(service, "root", "sign", str(csr), "--output", str(certificate), directory=vault)
-        assert "SHA-256" in (tmp_path / "issuing.crt.transcript.txt").read_text()
+        transcript = tmp_path / "issuing.crt.transcript.txt"
+        assert "SHA-256" in transcript.read_text()
+        for there, missing in ((certificate, transcript), (transcript, certificate)):
+            missing.rename(tmp_path / "aside")
+            done = ca_attempt(service, "root", "sign", str(csr), "--output", str(certificate), directory=vault)
+            assert (done.returncode, done.stdout) == (1, ""), "it has signed nothing"
+            assert f"{there} exists already: choose another --output" in done.stderr
+            (tmp_path / "aside").rename(missing)
     else:
         openssl("x509", "-req", "-in", csr, "-CA", vault / "root-ca.crt", "-CAkey", vault / "root-ca.key", "-passin",
                 f"pass:{PASSPHRASE}", "-days", "365", "-copy_extensions", "copyall", "-out", certificate)  # fmt: skip
