@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -185,7 +185,7 @@ def suspend(
 ) -> None:
     """Suspend devices or one certificate until they are resumed. Live sessions are closed at once.
 
-    Of a file, one device after the other: who cannot be suspended is named, and the others are. Again does no harm.
+    Of a file, each device by itself: who cannot be suspended is named, and the others are. Again does no harm.
 
     \b
     Example:
@@ -196,11 +196,7 @@ def suspend(
 
     async def command(client: OperatorClient) -> None:
         with _printed(_COLUMNS, _row, as_json=as_json) as show:
-
-            async def suspend_one(one: Mapping[str, str]) -> None:
-                show(await client.suspend(**one))
-
-            await one_by_one(_each(device, serial, devices_file), suspend_one, "suspended")
+            await one_by_one(_each(device, serial, devices_file), lambda one: client.suspend(**one), show, "suspended")
 
     connection.run(command)
 
@@ -226,14 +222,15 @@ def resume(
         total = 0
         with _printed(_RELEASED_COLUMNS, _released_row, as_json=as_json) as show:
 
-            async def resume_one(one: Mapping[str, str]) -> None:
+            def show_some(found: Sequence[ReleasedCertificate]) -> None:
                 nonlocal total
-                found = await client.resume(**one)
                 total += len(found)
                 if found:
                     show(found)
 
-            await one_by_one(_each(device, serial, devices_file), resume_one, "resumed")
+            await one_by_one(
+                _each(device, serial, devices_file), lambda one: client.resume(**one), show_some, "resumed"
+            )
         if not total and not as_json:
             say("fleet-provisioning: nothing was suspended")
 
@@ -259,12 +256,8 @@ def decommission(
 
     async def command(client: OperatorClient) -> None:
         with _printed(_COLUMNS, _row, as_json=as_json) as show:
-
-            async def decommission_one(name: str) -> None:
-                show(await client.decommission(name))
-
             names = device or [] if devices_file is None else read_lines(devices_file, "device")
-            await one_by_one(names, decommission_one, "decommissioned")
+            await one_by_one(names, client.decommission, show, "decommissioned")
 
     connection.run(command)
 

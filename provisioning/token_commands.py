@@ -330,14 +330,13 @@ def void_token(
         with JsonArray() if as_json else contextlib.nullcontext() as array:
             table = Table(_COLUMNS)
 
-            async def void_one(which: int) -> None:
-                found = [await client.void_token(which)]
+            def show(found: KnownToken) -> None:
                 if array is None:
-                    table.print(map(_listed, found))
+                    table.print([_listed(found)])
                 else:
-                    array.print(found)
+                    array.print([found])
 
-            await one_by_one(numbers, void_one, "void")
+            await one_by_one(numbers, client.void_token, show, "void")
         if not numbers:
             say("fleet-provisioning: no token was open")
 
