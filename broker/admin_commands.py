@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -84,19 +84,12 @@ def sessions(
         "domain": domain,
         "connected": None if connected is None else str(connected).lower(),
     }
-    answer = _listed("/v1/sessions", query, limit, admin_client(socket, state_dir, config), as_json=as_json)
-    if answer is None:
-        return
-    if not answer["sessions"]:
-        typer.echo("no session of that description", err=True)
-        return
     columns = (
         *("client id", "identity", "serial", "address", "version", "connected since", "keep alive"),
         *("subscriptions", "queued", "certificate ends in", "session ends in"),
     )
-    print_table(columns, map(_session_row, answer["sessions"]))
-    if answer["matched"] > answer["shown"]:
-        typer.echo(f"{answer['shown']} of {answer['matched']} sessions; --limit shows more", err=True)
+    with admin_client(socket, state_dir, config) as client:
+        _list(client, "session", query, limit, None if as_json else (columns, _session_row))
 
 
 def subscriptions(
@@ -125,16 +118,9 @@ def subscriptions(
       fleet-broker subscriptions --topic fleet/north/meter-17/cmd/reboot
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     query = {"anything": who, "topic": topic, "group": group}
-    answer = _listed("/v1/subscriptions", query, limit, admin_client(socket, state_dir, config), as_json=as_json)
-    if answer is None:
-        return
-    if not answer["subscriptions"]:
-        typer.echo("no subscription of that description", err=True)
-        return
     columns = ("client id", "identity", "is", "topic filter", "qos", "options")
-    print_table(columns, map(_subscription_row, answer["subscriptions"]))
-    if answer["matched"] > answer["shown"]:
-        typer.echo(f"{answer['shown']} of {answer['matched']} subscriptions; --limit shows more", err=True)
+    with admin_client(socket, state_dir, config) as client:
+        _list(client, "subscription", query, limit, None if as_json else (columns, _subscription_row))
 
 
 def kick(
@@ -216,25 +202,29 @@ def _anchor_url_row(followed: dict[str, Any]) -> tuple[str, ...]:
     return followed["bundle"], followed["url"], pins, confirmed, followed["problem"] or "ok"
 
 
-def _listed(
-    path: str,
+def _list(
+    client: AdminClient,
+    what: str,
     query: dict[str, str | None],
     limit: int | None,
-    asking: AbstractContextManager[AdminClient],
-    *,
-    as_json: bool,
-) -> dict[str, Any] | None:
-    """Return the list at *path* for people, at most *limit* of it; for programs print all of it, and return None."""
-    shown = limit if limit is not None else None if as_json else _SHOWN
-    query["limit"] = None if shown is None else str(shown)
-    with asking as client:
-        pieces = client.stream(path, **query)
-        if as_json:
-            for piece in pieces:
-                sys.stdout.write(piece.decode())
-            return None
-        answer: dict[str, Any] = json.loads(b"".join(pieces))
-        return answer
+    table: tuple[Sequence[str], Callable[[dict[str, Any]], Sequence[str]]] | None,
+) -> None:
+    """Print those of *what* (``session``) that *query* means: in a *table* with these columns, or as JSON."""
+    shown = limit if limit is not None else None if table is None else _SHOWN
+    pieces = client.stream(f"/v1/{what}s", **query, limit=None if shown is None else str(shown))
+    if table is None:
+        for piece in pieces:
+            sys.stdout.write(piece.decode())
+        return
+    answer = json.loads(b"".join(pieces))
+    found = answer[f"{what}s"]
+    if not found:
+        typer.echo(f"no {what} of that description", err=True)
+        return
+    columns, row = table
+    print_table(columns, map(row, found))
+    if answer["matched"] > answer["shown"]:
+        typer.echo(f"{answer['shown']} of {answer['matched']} {what}s; --limit shows more", err=True)
 
 
 def _subscription_row(subscription: dict[str, Any]) -> tuple[str, ...]:

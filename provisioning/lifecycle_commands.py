@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -13,10 +12,9 @@ from provisioning.errors import ConfigurationError
 from provisioning.named_lines import read_lines
 from provisioning.one_by_one import one_by_one
 from provisioning.pki.revocation import RevocationReason
-from provisioning.printed_rows import JsonArray, Table
+from provisioning.printed_rows import printed
 from provisioning.revocation.reasons import OPERATOR_REASONS
 from provisioning.service_command import (
-    AnswerT,
     Connection,
     InvalidityDate,
     Json,
@@ -99,7 +97,7 @@ def revoke(
     total = kept = 0
 
     async def command(client: OperatorClient) -> None:
-        with _printed(_COLUMNS, _row, as_json=as_json) as show:
+        with printed(_COLUMNS, _row, as_json=as_json) as show:
 
             def report(found: Sequence[RevokedCertificate]) -> None:
                 nonlocal total, kept
@@ -162,19 +160,6 @@ async def _in_steps(
                 say(f"fleet-provisioning: the first {done} of {len(lines)} are revoked")
 
 
-@contextlib.contextmanager
-def _printed(
-    columns: Sequence[str], row: Callable[[AnswerT], Sequence[str]], *, as_json: bool
-) -> Iterator[Callable[[Sequence[AnswerT]], None]]:
-    """Print what it is given, as a table or as a JSON array."""
-    if as_json:
-        with JsonArray() as array:
-            yield array.print
-    else:
-        table = Table(columns)
-        yield lambda found: table.print(map(row, found))
-
-
 @connected
 def suspend(
     connection: Connection,
@@ -195,7 +180,7 @@ def suspend(
     _check_target(device, serial, devices_file)
 
     async def command(client: OperatorClient) -> None:
-        with _printed(_COLUMNS, _row, as_json=as_json) as show:
+        with printed(_COLUMNS, _row, as_json=as_json) as show:
             await one_by_one(_each(device, serial, devices_file), lambda one: client.suspend(**one), show, "suspended")
 
     connection.run(command)
@@ -220,7 +205,7 @@ def resume(
 
     async def command(client: OperatorClient) -> None:
         total = 0
-        with _printed(_RELEASED_COLUMNS, _released_row, as_json=as_json) as show:
+        with printed(_RELEASED_COLUMNS, _released_row, as_json=as_json) as show:
 
             def show_some(found: Sequence[ReleasedCertificate]) -> None:
                 nonlocal total
@@ -255,7 +240,7 @@ def decommission(
         raise typer.BadParameter("give exactly one of --device and --devices-file")
 
     async def command(client: OperatorClient) -> None:
-        with _printed(_COLUMNS, _row, as_json=as_json) as show:
+        with printed(_COLUMNS, _row, as_json=as_json) as show:
             names = device or [] if devices_file is None else read_lines(devices_file, "device")
             await one_by_one(names, client.decommission, show, "decommissioned")
 

@@ -6,17 +6,20 @@ table acts on the terminal (`provisioning.printable`).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from textwrap import indent
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from provisioning.printable import printable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+AnswerT = TypeVar("AnswerT", bound="BaseModel")
 
 _INDENT: Final = 2
 
@@ -75,6 +78,19 @@ class JsonArray:
             document = json.dumps(each.model_dump(mode="json"), indent=_INDENT)
             sys.stdout.write((",\n" if self._is_begun else "[\n") + indent(document, " " * _INDENT))
             self._is_begun = True
+
+
+@contextlib.contextmanager
+def printed(
+    columns: Sequence[str], row: Callable[[AnswerT], Sequence[str]], *, as_json: bool
+) -> Iterator[Callable[[Sequence[AnswerT]], None]]:
+    """Print what it is given, as a table with the *row* of each or as a JSON array, which ends with the block."""
+    if as_json:
+        with JsonArray() as array:
+            yield array.print
+    else:
+        table = Table(columns)
+        yield lambda found: table.print(map(row, found))
 
 
 def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:

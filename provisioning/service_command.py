@@ -21,14 +21,14 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from provisioning.durations import seconds_in
 from provisioning.errors import ConfigurationError
 from provisioning.printable import LAID_OUT, printable
-from provisioning.printed_rows import Table, print_pairs
+from provisioning.printed_rows import AnswerT, Table, print_pairs
 from provisioning.starting import importing
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ _TELL_SECONDS: Final = 5.0
 _LONGEST: Final = 36_500 * 86_400.0
 """Seconds; no certificate lives so long."""
 
-AnswerT = TypeVar("AnswerT", bound="BaseModel")
 
 Directory = Annotated[
     Path | None,

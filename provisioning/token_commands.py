@@ -25,7 +25,7 @@ from provisioning.named_lines import read_lines
 from provisioning.one_by_one import one_by_one
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
-from provisioning.printed_rows import JsonArray, Table
+from provisioning.printed_rows import printed
 from provisioning.service_command import (
     Connection,
     Json,
@@ -327,16 +327,8 @@ def void_token(
             return
         search = client.tokens(state="open", device=device, group=group)
         numbers = number or [each.id async for each in search]
-        with JsonArray() if as_json else contextlib.nullcontext() as array:
-            table = Table(_COLUMNS)
-
-            def show(found: KnownToken) -> None:
-                if array is None:
-                    table.print([_listed(found)])
-                else:
-                    array.print([found])
-
-            await one_by_one(numbers, client.void_token, show, "void")
+        with printed(_COLUMNS, _listed, as_json=as_json) as show:
+            await one_by_one(numbers, client.void_token, lambda found: show([found]), "void")
         if not numbers:
             say("fleet-provisioning: no token was open")
 
