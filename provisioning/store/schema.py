@@ -27,7 +27,7 @@ from provisioning.store.tables import audit_entries
 if TYPE_CHECKING:
     from alembic.config import Config
 
-CURRENT: Final = "0028"
+CURRENT: Final = "0029"
 """The newest migration's revision."""
 _REVISION: Final = table("alembic_version", column("version_num"))  # One row: Alembic's note of what it has run.
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
