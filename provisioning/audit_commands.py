@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -125,7 +126,7 @@ def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> Resu
     from provisioning.store.database import Database
     from provisioning.store.usable import usable
 
-    configure_logging()  # Not to stdout, where the result goes.
+    configure_logging(least=logging.ERROR)  # Not to stdout, where the result goes; what is in its way is told.
 
     async def run() -> ResultT:
         settings = load_settings(directory)

@@ -178,7 +178,7 @@ def init(
         from provisioning.logs import configure_logging
         from provisioning.own_credentials import DEFAULT_SERVER_NAMES
 
-    configure_logging(least=logging.WARNING)  # What it does it says at its end.
+    configure_logging(least=logging.ERROR)  # What it does it says at its end, and what is in its way there.
     with explained():
         settings = settings_of(
             directory,

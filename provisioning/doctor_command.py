@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -39,7 +40,7 @@ def doctor(
     from provisioning.doctor_finding import Verdict
     from provisioning.logs import configure_logging
 
-    configure_logging()
+    configure_logging(least=logging.ERROR)  # What it finds it says itself.
     try:
         settings = load_settings(directory, passphrase_file=passphrase_file, pkcs11_pin_file=pin_file)
     except ConfigurationError as error:

@@ -2,10 +2,11 @@
 
 Theory
 ------
-The service holds ``service.lock`` in its directory while it runs, and writes its address there. The lock is the
-kernel's: whatever ends the process ends it, too. SQLite carries one service: another process would hear of its
-revocations late (`provisioning.store.announcements`), so a second one is refused. On PostgreSQL several may share a
-directory, and the first one is found by commands.
+The service holds ``service.lock`` in its directory while it runs, and writes there its address and its process, which
+is the one to signal: where workers serve, the one that started them. The lock is the kernel's: whatever ends the
+process ends it, too. SQLite carries one service: another process would hear of its revocations late
+(`provisioning.store.announcements`), so a second one is refused. On PostgreSQL several may share a directory, and the
+first one is found by commands.
 
 Rules
 -----
@@ -13,6 +14,7 @@ Rules
    for where the directory's settings say.
 2. One that this user may not open is another's, whose service may run: nobody can tell, and on SQLite that is refused.
    What root makes belongs to the directory's owner, so that root's service leaves nothing in the way of his.
+3. Only a service that starts asks whether another one runs (`served`): to look at a lock is to hold it for a moment.
 """
 
 from __future__ import annotations
@@ -27,24 +29,24 @@ import structlog
 
 from provisioning.errors import ConfigurationError
 from provisioning.pki.own_directory import user_argument, user_name
-from provisioning.whereabouts import found, lock_of
+from provisioning.whereabouts import found, lock_of, process_of
 
 log = structlog.get_logger(__name__)
 
 
 @contextlib.contextmanager
-def in_charge(directory: Path, https_url: str, *, alone: bool) -> Iterator[None]:
-    """Serve *directory* at *https_url* while the block runs; raise `ConfigurationError` if *alone* and another does."""
+def in_charge(directory: Path, https_url: str, process: int, *, alone: bool) -> Iterator[None]:
+    """Serve *directory* at *https_url* while the block runs; raise `ConfigurationError` if *alone* and another does.
+
+    *process* is the one to signal.
+    """
     path = lock_of(directory)
     lock = None
     try:
         lock = _lock(path)
     except BlockingIOError:
         if alone:
-            where = found(directory) or "an address that it has not told"
-            raise ConfigurationError(
-                f"{directory} is served by another process, at {where}: on SQLite one service runs at a time"
-            ) from None
+            raise ConfigurationError(f"{_told(directory)}; on SQLite one service runs at a time") from None
     except OSError as error:
         if alone and isinstance(error, PermissionError):
             raise ConfigurationError(_not_ours(path)) from error
@@ -53,13 +55,40 @@ def in_charge(directory: Path, https_url: str, *, alone: bool) -> Iterator[None]
         yield
         return
     try:
-        _write(lock, path, https_url)
+        _write(lock, path, f"{https_url}\n{process}\n")
         try:
             yield
         finally:
             _write(lock, path, "")
     finally:
         os.close(lock)
+
+
+def served(directory: Path) -> str | None:
+    """Return which service of *directory* runs, and how it is stopped; None if none does, or nobody can tell."""
+    try:
+        lock = os.open(lock_of(directory), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _told(directory)
+    except OSError:
+        return None
+    finally:
+        os.close(lock)
+    return None
+
+
+def _told(directory: Path) -> str:
+    where, process = found(directory) or "an address that it has not told", process_of(directory)
+    if process is None:
+        return f"{directory} is served already, by another process, at {where}: stop that first"
+    return (
+        f"{directory} is served already, by process {process}, at {where}: stop that first (kill {process}), or have "
+        f"it read its settings anew (kill -HUP {process})"
+    )
 
 
 def _lock(path: Path) -> int:

@@ -26,6 +26,7 @@ import functools
 import gc
 import importlib
 import json
+import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Final
@@ -157,7 +158,10 @@ async def _running(
     postgresql = settings.resolved_database_url.startswith("postgresql")
     async with contextlib.AsyncExitStack() as held:
         if place is None or place.leads:
-            held.enter_context(in_charge(settings.directory, listening.https_url, alone=not postgresql))
+            process = None if place is None else os.getppid()  # The supervisor passes signals on.
+            held.enter_context(
+                in_charge(settings.directory, listening.https_url, alone=not postgresql, process=process)
+            )
         database, serial_numbers = await held.enter_async_context(_open_store(settings, authority.files))
         parts = await build(settings, authority, listening, place, database, serial_numbers)
         stall_seconds = 2 * settings.feed_stall_seconds  # The feed says so itself before.

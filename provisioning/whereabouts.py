@@ -27,8 +27,7 @@ def lock_of(directory: Path) -> Path:
 def found(directory: Path) -> str | None:
     """Return the URL of the directory's service; None if none has written it."""
     try:
-        with lock_of(directory).open(encoding="utf-8") as file:
-            url = file.read(_LONGEST).strip()
+        url, _ = _written(directory)
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except (OSError, ValueError):  # ValueError: not what a service writes.
@@ -36,3 +35,22 @@ def found(directory: Path) -> str | None:
     if parts.scheme != "https" or port is None:
         return None
     return f"https://localhost:{port}" if host in _AT_LOCALHOST else url
+
+
+def process_of(directory: Path) -> int | None:
+    """Return the number of the process that is to be signalled to stop the directory's service; None if none told it.
+
+    It is that of its own container, where it runs in one.
+    """
+    try:
+        _, number = _written(directory)
+    except (OSError, ValueError):
+        return None
+    return int(number) if number.isascii() and number.isdecimal() else None
+
+
+def _written(directory: Path) -> tuple[str, str]:
+    """Return the address and the process that a service has written, empty where it has not."""
+    with lock_of(directory).open(encoding="utf-8") as file:
+        url, _, number = file.read(_LONGEST).partition("\n")
+    return url.strip(), number.strip()

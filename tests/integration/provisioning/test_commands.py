@@ -148,11 +148,13 @@ def test_a_service_that_does_not_answer_is_named(service: ProvisioningService) -
 def test_a_second_service_on_one_sqlite_directory_is_refused(service: ProvisioningService) -> None:
     if service.database_url.startswith("postgresql"):
         pytest.skip("there several may")
+    told = f"{service.dir} is served already, by process {service.pid}, at https://localhost:{service.port}: stop that"
     second = service.command("serve", "--dir", str(service.dir), "--port", "0", "--http-port", "0")
-    assert second.returncode == 1
-    assert (
-        f"{service.dir} is served by another process, at https://localhost:{service.port}: on SQLite" in second.stderr
-    )
+    assert (second.returncode, second.stdout) == (1, "")
+    assert told in second.stderr
+    assert "on SQLite one service runs at a time" in second.stderr
+    on_its_port = service.command("serve", "--dir", str(service.dir), "--port", str(service.port), "--http-port", "0")
+    assert on_its_port.stderr.startswith(f"fleet-provisioning: port {service.port} on 127.0.0.1 is in use: {told}")
 
 
 def test_help_shows_every_command_with_an_example(service: ProvisioningService) -> None:
