@@ -76,7 +76,9 @@ def show(
     ] = "",
     after: Annotated[
         int | None,
-        typer.Option(min=0, help="From after this number on, instead of the last ones.", show_default=False),
+        typer.Option(
+            min=0, max=2**63 - 1, help="From after this number on, instead of the last ones.", show_default=False
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")] = 100,
     directory: Directory = None,

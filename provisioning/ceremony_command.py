@@ -20,7 +20,7 @@ import typer
 
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import ISSUING_CA, ROOT_CA, AuthorityFiles, read_certificate
-from provisioning.service_command import Directory, Json, fail, print_document, say, with_options
+from provisioning.service_command import Directory, Json, fail, print_document, say, warn_of_open, with_options
 
 if TYPE_CHECKING:
     from provisioning.authority_life import AuthorityLife
@@ -103,6 +103,7 @@ class Ceremony:
         return self._opened(run)
 
     def _opened(self, work: Callable[[Settings, Database], Awaitable[ResultT]]) -> ResultT:
+        from provisioning.closed_directory import secrets_of
         from provisioning.config import load_settings
         from provisioning.logs import configure_logging
 
@@ -110,6 +111,7 @@ class Ceremony:
         flags: dict[str, object] = {"passphrase_file": self.passphrase_file, "pkcs11_pin_file": self.pin_file}
         with _told():
             settings = load_settings(self.directory, **flags)
+            warn_of_open(*secrets_of(settings))
             with _told(settings.directory):
                 return asyncio.run(_open(settings, lambda database: work(settings, database)))
         raise AssertionError("told")
@@ -197,7 +199,11 @@ async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT
 
 def expect_new(path: Path) -> None:
     """Raise `ConfigurationError` if a new file cannot be made at *path*: before a key is made, or has signed."""
-    if path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:  # A name that is too long, say.
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
+    if there:
         raise ConfigurationError(f"{path} exists already: choose another --output, it is never overwritten")
     if not path.parent.is_dir():
         raise ConfigurationError(f"{path} cannot be written: make the directory {path.parent} or choose another")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from provisioning.ceremony_command import PassphraseFile, PinFile
 from provisioning.errors import ConfigurationError
+from provisioning.printable import printable
 from provisioning.service_command import Directory, Json, fail
 
 if TYPE_CHECKING:
@@ -50,9 +51,9 @@ def doctor(
         sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n")
     else:
         for finding in findings:
-            sys.stdout.write(f"{finding.verdict:<8} {finding.check:<13} {finding.detail}\n")
+            sys.stdout.write(f"{finding.verdict:<8} {finding.check:<13} {printable(finding.detail)}\n")
             if finding.remedy:
-                sys.stdout.write(f"{'':<22} remedy: {finding.remedy}\n")
+                sys.stdout.write(f"{'':<22} remedy: {printable(finding.remedy)}\n")
     failed = sum(finding.verdict is Verdict.FAILED for finding in findings)
     if failed:
         raise fail(f"{failed} of {len(findings)} checks failed")

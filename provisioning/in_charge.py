@@ -14,7 +14,6 @@ Rules
    for where the directory's settings say.
 2. One that this user may not open is another's, whose service may run: nobody can tell, and on SQLite that is refused.
    What root makes belongs to the directory's owner, so that root's service leaves nothing in the way of his.
-3. Only a service that starts asks whether another one runs (`served`): to look at a lock is to hold it for a moment.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ import structlog
 
 from provisioning.errors import ConfigurationError
 from provisioning.pki.own_directory import user_argument, user_name
-from provisioning.whereabouts import found, lock_of, process_of
+from provisioning.whereabouts import lock_of, told
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +45,7 @@ def in_charge(directory: Path, https_url: str, process: int, *, alone: bool) -> 
         lock = _lock(path)
     except BlockingIOError:
         if alone:
-            raise ConfigurationError(f"{_told(directory)}; on SQLite one service runs at a time") from None
+            raise ConfigurationError(f"{told(directory)}; on SQLite one service runs at a time") from None
     except OSError as error:
         if alone and isinstance(error, PermissionError):
             raise ConfigurationError(_not_ours(path)) from error
@@ -62,33 +61,6 @@ def in_charge(directory: Path, https_url: str, process: int, *, alone: bool) -> 
             _write(lock, path, "")
     finally:
         os.close(lock)
-
-
-def served(directory: Path) -> str | None:
-    """Return which service of *directory* runs, and how it is stopped; None if none does, or nobody can tell."""
-    try:
-        lock = os.open(lock_of(directory), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _told(directory)
-    except OSError:
-        return None
-    finally:
-        os.close(lock)
-    return None
-
-
-def _told(directory: Path) -> str:
-    where, process = found(directory) or "an address that it has not told", process_of(directory)
-    if process is None:
-        return f"{directory} is served already, by another process, at {where}: stop that first"
-    return (
-        f"{directory} is served already, by process {process}, at {where}: stop that first (kill {process}), or have "
-        f"it read its settings anew (kill -HUP {process})"
-    )
 
 
 def _lock(path: Path) -> int:

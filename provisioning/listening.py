@@ -26,7 +26,7 @@ from typing import Final
 
 from provisioning.config import Settings
 from provisioning.errors import ConfigurationError
-from provisioning.in_charge import served
+from provisioning.whereabouts import served
 
 BACKLOG: Final = 2048
 

@@ -4,12 +4,14 @@ Rules
 -----
 1. What `provisioning.in_charge` has written is believed without a look at its lock: to look at a lock is to hold it for
    a moment, in which a service that starts would be refused. Where the service was killed, nothing answers there, nor
-   anywhere else.
+   anywhere else. Only a service that starts looks (`served`), where its port is taken.
 2. An address is no trust: whoever answers there has to have a certificate of the directory's CAs.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -47,6 +49,34 @@ def process_of(directory: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return int(number) if number.isascii() and number.isdecimal() else None
+
+
+def served(directory: Path) -> str | None:
+    """Return which service of *directory* runs, and how it is stopped; None if none does, or nobody can tell."""
+    try:
+        lock = os.open(lock_of(directory), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return told(directory)
+    except OSError:
+        return None
+    finally:
+        os.close(lock)
+    return None
+
+
+def told(directory: Path) -> str:
+    """Return where the directory's service, which is running, can be reached, and how it is stopped."""
+    where, process = found(directory) or "an address that it has not told", process_of(directory)
+    if process is None:
+        return f"{directory} is served already, by another process, at {where}: stop that first"
+    return (
+        f"{directory} is served already, by process {process}, at {where}: stop that first (kill {process}), or have "
+        f"it read its settings anew (kill -HUP {process})"
+    )
 
 
 def _written(directory: Path) -> tuple[str, str]:

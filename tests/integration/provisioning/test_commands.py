@@ -126,8 +126,11 @@ def test_a_batch_that_is_interrupted_says_how_far_it_came(
         (("token", "batch", "--output", "x", "--count", "2"), 2, "--count needs --group"),
         (("device", "list", "--cafile", "/nowhere"), 1, "/nowhere cannot be read"),
         (("nonsense",), 2, "nonsense"),
+        (("ca", "root", "sign", "none.csr", "--output", "x" * 300), 1, "x cannot be written: File name too long"),
+        (("ca", "root", "sign", "none.csr", "--output", ""), 1, ". exists already: choose another --output"),
+        (("audit", "show", "--after", "9" * 30), 2, "--after"),
     ],
-    ids=lambda value: "_".join(value) if isinstance(value, tuple) else None,
+    ids=lambda value: "_".join(value)[:80] if isinstance(value, tuple) else None,
 )
 def test_a_failed_command_says_why_in_one_line(
     command: Operator, arguments: tuple[str, ...], code: int, words: str

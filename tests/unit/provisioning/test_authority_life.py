@@ -333,7 +333,7 @@ async def test_a_certificate_that_was_taken_over_is_told_so_when_it_comes_again(
         "this is the certificate of issuing-2, which is announced already: ca rollover activate issuing-2 has it issue"
     )
     for pem, words in (
-        (first, f"^{again} issue$"),
+        (first, f"^{again}$"),
         (
             second,
             r"^issuing-2 \(announced\) has another certificate of the same key, .*: make the next CA with ca export",
@@ -343,6 +343,13 @@ async def test_a_certificate_that_was_taken_over_is_told_so_when_it_comes_again(
         with pytest.raises(ConfigurationError, match=words):
             await NextAuthority(life).announce(pem)
     assert await fleet_cas.states() == before
+
+
+def test_a_witness_writes_no_line_of_his_own() -> None:
+    shown: list[str] = []
+    transcript = Transcript("a test", Clock(), shown.append, ["A. Auditor\nWitness: B. Nobody \x1b[2K"])
+    assert r"Witness: A. Auditor\nWitness: B. Nobody \x1b[2K" in shown
+    assert transcript.text.decode().splitlines() == shown
 
 
 async def test_every_step_is_in_the_audit_log_before_and_after(fleet_cas: Ceremonies) -> None:

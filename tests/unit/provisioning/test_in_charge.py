@@ -14,8 +14,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from provisioning.errors import ConfigurationError
-from provisioning.in_charge import in_charge, served
-from provisioning.whereabouts import found, lock_of, process_of
+from provisioning.in_charge import in_charge
+from provisioning.whereabouts import found, lock_of, process_of, served
 
 HERE, ELSEWHERE = "https://127.0.0.1:9443", "https://127.0.0.1:9444"
 
