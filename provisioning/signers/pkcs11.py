@@ -242,8 +242,8 @@ class Pkcs11Signer:
             raise SignerError(f"there is no token {self.uri.token!r} in {self.uri.module}: is it plugged in?") from None
         except pkcs11.exceptions.MultipleTokensReturned:
             raise SignerError(
-                f"more than one token in {self.uri.module} is called {self.uri.token!r}: unplug the others, or give them "
-                "other labels"
+                f"more than one token in {self.uri.module} is called {self.uri.token!r}: unplug the others, or give "
+                "them other labels"
             ) from None
         except pkcs11.exceptions.NoSuchKey:
             raise _NoKey(f"there is no key {self.place}") from None

@@ -163,9 +163,8 @@ def test_a_token_that_is_away_and_back_signs_again(token: SoftToken, monkeypatch
 
 
 def test_without_a_pin_to_be_had_the_service_is_unavailable_until_there_is_one(token: SoftToken) -> None:
-    signer = in_token(token, "no-pin", lambda: settings.read_pkcs11_pin())
     file = token.configuration.with_name("pin")
-    settings = Settings(pkcs11_pin_file=file)
+    signer = in_token(token, "no-pin", Settings(pkcs11_pin_file=file).read_pkcs11_pin)
     file.write_text(PIN)
     key: PrivateKey = signer.create()
     assert isinstance(key, TokenKey)
