@@ -8,7 +8,9 @@ Rules
 3. Many at once take turns with everybody else: after `_SECONDS_A_TURN` of closing sessions, the event loop goes round.
 4. A service that knows less than we do, or has something else at our number (a restored database), is read again from
    0; what was revoked stays revoked.
-5. A service that refuses because the broker's own certificate is revoked, or has ended, is asked again at once with
+5. A CA may be revoked, and have certified what nobody has recorded: then everybody below it is put out, whether or not
+   the feed names his certificate.
+6. A service that refuses because the broker's own certificate is revoked, or has ended, is asked again at once with
    another one, if there is one to be had.
 """
 
@@ -25,9 +27,9 @@ import structlog
 
 from broker.enforcement import revoke
 from broker.engine import Engine
-from broker.revocation_rounds import judge_absent
+from broker.revocation_rounds import judge_absent, judge_all
 from provisioning.client.feed import Current, FeedAhead, FeedLost, FeedRefused, ReleaseEvent, follow
-from provisioning.pki.revocation import CertificateKey
+from provisioning.pki.revocation import CertificateKey, Revocation
 from provisioning.pki.tls import Credential, TlsConfigurationError
 
 log = structlog.get_logger("broker")
@@ -135,7 +137,7 @@ class RevocationFeed:
                         history.told("released", code="RELEASED", **_named(event.key, event.device, event.sequence))
                 else:
                     self._after, self._mark = event.sequence, event.mark
-                    closed = revoke(self._engine, event.revocation, now)
+                    closed = await self._put_out(event.revocation, now)
                     if closed:
                         took = (datetime.now(UTC) - event.recorded_at).total_seconds()
                         self._engine.metrics.revocation_to_close_seconds.observe(max(0.0, took), closed)
@@ -156,6 +158,13 @@ class RevocationFeed:
                         sequence=event.sequence,
                         sessions_closed=closed,
                     )
+
+    async def _put_out(self, revocation: Revocation, now: float) -> int:
+        """Record *revocation* and close the sessions that it concerns; return how many."""
+        closed = revoke(self._engine, revocation, now)
+        if self._engine.admission.stands_above(revocation.key):
+            closed += await judge_all(self._engine, self._clock)
+        return closed
 
 
 def _named(key: CertificateKey, device: str, sequence: int) -> dict[str, object]:

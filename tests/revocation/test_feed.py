@@ -9,15 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.publication import Publish
 from provisioning.client.feed import EventReader, FeedLost
+from provisioning.pki.identity import identity_of
+from provisioning.pki.keys import load_key
 from provisioning.pki.tls import client_context
 from tests.support.broker_process import BrokerProcess, wait_until
+from tests.support.ca_life import ca, roll_over
 from tests.support.enrolled import Enrolled, enrol
 from tests.support.mosquitto import Mosquitto
+from tests.support.pki import Held, Pki
+from tests.support.prepared_fleet import PASSPHRASE
 from tests.support.provisioning import ProvisioningService
 from tests.support.tls_client import TlsClient
 from tests.support.wire import V5, V311, connect_packet, will
@@ -358,3 +364,53 @@ def test_rev_42_a_gap_in_the_feed_is_a_lost_feed_and_nothing_behind_it_counts() 
     assert [each.sequence for each in reader.feed(event(8))] == [8]
     with pytest.raises(FeedLost):
         list(reader.feed(event(10)))
+
+
+def forged(service: ProvisioningService, like: Enrolled) -> Held:
+    """Return a certificate for whom *like* names that nobody has recorded: whoever has the CA's key makes them."""
+    key = load_key(service.dir / "issuing-ca.key", PASSPHRASE.encode())
+    authority = x509.load_pem_x509_certificate((service.dir / "issuing-ca.crt").read_bytes())
+    stolen = Held(authority, key)  # type: ignore[arg-type]
+    made = Pki().certify(identity_of(like.certificate), issuer=stolen)
+    return Held(made.certificate, made.key, (authority,))  # A root that is trusted vouches for what is shown with it.
+
+
+@pytest.mark.parametrize("judged_by", ["cafile alone", "a bundle"])
+def test_rev_45_what_the_key_of_a_revoked_ca_has_certified_is_out_though_nobody_has_recorded_it(
+    tmp_path: Path, judged_by: str
+) -> None:
+    settings = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 0.2}
+    with ProvisioningService.copied(tmp_path / "fleet", settings) as service:
+        asked = {"ocsp_responder": f"{service.http}/ocsp", "ocsp_policy": "advisory"} if judged_by == "a bundle" else {}
+        first, second, gone = enrol(service, "meter-1", "meter-2", "meter-3")
+        broker = BrokerProcess.enrolled(tmp_path / "b", service, **asked)
+        roll_over(service, "issuing-2")
+        anchors = tmp_path / "anchors.pem"  # A copy, as on another machine: nobody takes the CA out of it.
+        anchors.write_bytes(service.bundle.read_bytes())
+        broker.arguments[broker.arguments.index("--cafile") + 1] = str(anchors)
+        (bystander,) = enrol(service, "meter-4")
+        connected, late, resumed = (forged(service, each) for each in (first, second, gone))
+        context = client_context(service.bundle, resumed.credential)
+        with (
+            broker,
+            TlsClient(broker.port, service.bundle, connected.credential) as inside,
+            TlsClient(broker.port, service.bundle, bystander.credential) as good,
+        ):
+            inside.connect(client_id="meter-1")
+            good.connect(client_id="meter-4")
+            with TlsClient(broker.port, "", context=context) as before:
+                before.connect(client_id="meter-3")
+                session = before.leave()
+            ca(service, "revoke", "issuing-ca", "--reason", "cACompromise", "--yes")
+            farewell = inside.farewell()
+            assert farewell.reason_code is ReasonCode.ADMINISTRATIVE_ACTION
+            reason = str(farewell.properties.reason_string)
+            assert reason.startswith("ISSUER_REVOKED: the CA "), reason
+            assert reason.endswith(" is revoked (cACompromise)"), reason
+            with TlsClient(broker.port, service.bundle, late.credential) as client:
+                answer = client.connect(client_id="meter-2", expect=ReasonCode.NOT_AUTHORIZED)
+                assert answer.properties.reason_string == reason
+            with TlsClient(broker.port, "", context=context, session=session) as client:
+                assert client.socket.session_reused
+                client.connect(client_id="meter-3", expect=ReasonCode.NOT_AUTHORIZED)
+            good.check_alive()
