@@ -64,6 +64,7 @@ from broker.stopping import STOP_SECONDS, Stopped, heed_signals, in_time, unless
 from broker.store.sqlite import SqliteStore
 from broker.upkeep import look_rarely, publish_figures, tick
 from provisioning.ending import Ending
+from provisioning.pki import open_to_all
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 from provisioning.starting import importing
@@ -305,6 +306,8 @@ class BrokerServer:
         return store
 
     def _context(self, files: CredentialFiles, anchors: Path | str) -> ssl.SSLContext:
+        if (warning := open_to_all.told_of(files.key)) is not None:
+            log.warning("private key open to everybody", code="KEY_OPEN", detail=warning)
         return server_context(
             files,
             anchors,
