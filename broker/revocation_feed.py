@@ -12,8 +12,8 @@ Rules
    the feed names his certificate.
 6. A server whose certificate is revoked, or a CA's above it, is not the service: whoever has copied its key, or has
    that of a CA that is revoked, would say for ever that nobody is.
-7. A service that refuses because the broker's own certificate is revoked is asked again at once with another one, if
-   there is one to be had.
+7. A service that refuses because the broker's own certificate is revoked, or has ended, is asked again at once with
+   another one, if there is one to be had.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from broker.enforcement import revoke
 from broker.engine import Engine
 from broker.revocation_rounds import judge_absent, judge_all
 from provisioning.client.feed import Current, FeedAhead, FeedLost, FeedRefused, ReleaseEvent, follow
-from provisioning.errors import Code
 from provisioning.pki.revocation import CertificateKey, Revocation
 from provisioning.pki.tls import Credential, TlsConfigurationError
 
@@ -55,15 +54,18 @@ class RevocationFeed:
         anchors: Path,
         credential: Credential,
         clock: Callable[[], float],
-        replace_revoked: Callable[[], Awaitable[bool]],
+        replace_own: Callable[[str], Awaitable[bool]],
     ) -> None:
-        """Follow the service at *url*. *replace_revoked* returns whether there is another *credential* now."""
+        """Follow the service at *url*.
+
+        *replace_own* is told the code of a refusal, and returns whether there is another *credential* now.
+        """
         self._engine = engine
         self._url = url
         self._anchors = anchors
         self._credential = credential
         self._clock = clock
-        self._replace_revoked = replace_revoked
+        self._replace_own = replace_own
         self._after = 0
         self._mark: str | None = None
         """Of the event *_after*."""
@@ -102,8 +104,7 @@ class RevocationFeed:
                 if not self._lost:  # Once, however often it is tried.
                     self._lost = True
                     self._engine.history.told("feed lost", code="FEED_LOST", **facts)
-                revoked = isinstance(error, FeedRefused) and error.code == Code.CERTIFICATE_REVOKED
-                if revoked and await self._replace_revoked():
+                if isinstance(error, FeedRefused) and await self._replace_own(error.code):
                     pause = _FIRST_PAUSE
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, hides nothing
             pause = min(pause * 2, _LONGEST_PAUSE)
