@@ -218,13 +218,14 @@ class BrokerServer:
         with importing():
             from broker.revocation_feed import RevocationFeed  # And with it an HTTP client, for who has provisioning.
 
-        async def replace_revoked() -> bool:
-            if self._credential is None or not await self._credential.replace_revoked(self._token()):
+        async def replace_own(refusal: str) -> bool:
+            own = self._credential
+            if own is None or not own.is_replaced(refusal) or not await own.replace(refusal, self._token()):
                 return False
             await reloader.reload({Part.CERTIFICATE}, quiet=True)
             return True
 
-        return RevocationFeed(engine, config.provisioning, config.cafile, files, clock, replace_revoked)
+        return RevocationFeed(engine, config.provisioning, config.cafile, files, clock, replace_own)
 
     def _engine(self, admission: Admission, loop: asyncio.AbstractEventLoop, anchor_urls: AnchorUrls) -> Engine:
         engine = Engine(admission, self._config.limits, loop.call_soon, loop.time())
