@@ -1,7 +1,7 @@
 """The command line of `fleet-sim`: arguments in, exit code out (`explanation` turns errors into words).
 
-Exit codes: 0 everything holds; 1 an error, or a check that failed; 2 wrong usage; 4 a security check failed;
-130 and 143 stopped by SIGINT or SIGTERM.
+Exit codes: 0 everything holds; 1 an error, or a check that failed; 2 wrong usage; 3 the machine was too slow to judge;
+4 a security check failed; 130 and 143 stopped by SIGINT or SIGTERM.
 
 Rules
 -----
