@@ -96,14 +96,14 @@ def test_a_file_that_says_no_place_is_named(tmp_path: Path, key: str, command: l
     path = tmp_path / "broker.toml"
     path.write_text(f"{key} = 5\n")
     result = CliRunner().invoke(app, [*command, "--config", str(path)])
-    assert said(result) == f"fleet-broker: {path}: {key}: input should be a valid string"
+    assert said(result) == f"fleet-broker: {path}: {key}: give a text, in quotes"
 
 
 def test_an_audit_log_that_is_no_path_is_named(tmp_path: Path) -> None:
     path = tmp_path / "broker.toml"
     path.write_text("audit_log = 5\n")
     result = CliRunner().invoke(app, ["audit", "verify", "--config", str(path)])
-    assert said(result) == f"fleet-broker: {path}: audit_log: input should be a valid string"
+    assert said(result) == f"fleet-broker: {path}: audit_log: give a text, in quotes"
 
 
 @pytest.fixture(params=["hello", "[]"])
