@@ -138,7 +138,7 @@ async def void_token(number: Number, operator: Operator, services: Services) -> 
 
 def _seconds(number: int) -> timedelta:
     # A number of seconds that no timedelta holds is refused like any other that is too large.
-    return timedelta(seconds=max(-1, min(number, 10**9)))
+    return timedelta(seconds=max(-1, min(number, 10**12)))
 
 
 def _token_item(issued: IssuedToken) -> dict[str, Any]:
