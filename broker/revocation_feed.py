@@ -10,7 +10,9 @@ Rules
    0; what was revoked stays revoked.
 5. A CA may be revoked, and have certified what nobody has recorded: then everybody below it is put out, whether or not
    the feed names his certificate.
-6. A service that refuses because the broker's own certificate is revoked, or has ended, is asked again at once with
+6. A server whose certificate is revoked, or a CA's above it, is not the service: whoever has copied its key, or has
+   that of a CA that is revoked, would say for ever that nobody is.
+7. A service that refuses because the broker's own certificate is revoked, or has ended, is asked again at once with
    another one, if there is one to be had.
 """
 
@@ -19,12 +21,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
+from broker.admission.path_ends import VerifiedPath
 from broker.enforcement import revoke
 from broker.engine import Engine
 from broker.revocation_rounds import judge_absent, judge_all
@@ -110,7 +113,9 @@ class RevocationFeed:
         self._was_current = False
         self._taken = 0
         history, after = self._engine.history, self._after
-        events = follow(self._url, self._anchors, self._credential, self._after, mark=self._mark)
+        events = follow(
+            self._url, self._anchors, self._credential, self._after, mark=self._mark, refuse=self._refuse_server
+        )
         turn_ends = 0.0
         async with contextlib.aclosing(events):
             async for event in events:
@@ -158,6 +163,11 @@ class RevocationFeed:
                         sequence=event.sequence,
                         sessions_closed=closed,
                     )
+
+    def _refuse_server(self, path: Sequence[bytes]) -> str | None:
+        """Return why a server with a certificate of *path* is not the service: it, or a CA's above it, is revoked."""
+        found = VerifiedPath(path).find_revoked(self._engine.admission.status.index) if path else None
+        return None if found is None else f"the certificate of {found[0]} is revoked ({found[1].reason})"
 
     async def _put_out(self, revocation: Revocation, now: float) -> int:
         """Record *revocation* and close the sessions that it concerns; return how many."""
