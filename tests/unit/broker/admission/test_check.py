@@ -110,6 +110,11 @@ BAD: dict[str, tuple[Held, RefusalCode, list[str]]] = {
         RefusalCode.WRONG_TRUST_DOMAIN,
         ["identity"],
     ),
+    "expired, and of another domain": (
+        PKI.certify(Identity("elsewhere", Role.DEVICE, "meter-1", "meters"), not_after=NOW - timedelta(seconds=1)),
+        RefusalCode.EXPIRED,
+        ["validity", "identity"],
+    ),
     "a broker's": (PKI.broker(), RefusalCode.WRONG_ROLE, ["policy"]),
     "wrong in every way": (
         Pki().certify(METER, uris=[], purposes=SERVER[:1], is_ca=True, not_after=NOW - timedelta(seconds=1)),
@@ -127,6 +132,9 @@ def test_a_bad_certificate_fails_where_it_is_bad(
     assert (outcome.admitted, outcome.code) == (False, code)
     assert failed(outcome) == steps
     assert outcome.remedy == REMEDIES[code]
+    for step in (step for step in outcome.steps if step.passed is False):
+        assert step.code in set(RefusalCode)
+        assert step.detail not in set(RefusalCode)
     if {"chain", "validity", "purpose"} & set(steps):
         assert outcome.detail.startswith("TLS alert: ") or code is RefusalCode.CA_CERTIFICATE
     else:

@@ -164,6 +164,7 @@ async def test_a_transaction_that_does_not_end_is_late(
             while not database.write_is_late:  # noqa: ASYNC110 - Nobody tells.
                 await asyncio.sleep(0.01)
         assert await readiness.checks()["store"]() == "slow"
+        assert database._writer.seconds_at_work() < PATIENCE, "since it began, and not since the machine did"
     assert await waiting == "b"
     assert not database.write_is_late
 
