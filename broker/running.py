@@ -30,6 +30,7 @@ from broker.own_certificate import CredentialError
 from broker.plugins.errors import PluginError
 from broker.preflight import problems
 from broker.server import BrokerServer
+from broker.state_directory import NoDirectory
 from broker.stopping import GIVEN_UP, LEFTOVER_SECONDS
 from broker.store.sqlite import StoreError
 from provisioning import core_dumps
@@ -49,6 +50,7 @@ _NOT_STARTED = (
     CredentialError,
     ForeignDirectory,
     ListenError,
+    NoDirectory,
     PluginError,
     PolicyError,
     StoreError,
