@@ -149,6 +149,26 @@ def commands_of(program: str) -> Iterator[tuple[list[str], Any]]:
         waiting += [([*words, name], each) for name, each in getattr(command, "commands", {}).items()]
 
 
+def test_an_option_of_which_one_value_counts_is_taken_once(tmp_path: Path) -> None:
+    tried = 0
+    for words, command in commands_of("fleet-provisioning"):
+        needed = ["1" for each in command.params if each.param_type_name == "argument"]
+        for each in () if hasattr(command, "commands") else command.params:
+            if each.param_type_name != "option" or each.is_flag:
+                continue
+            flag = max(each.opts, key=len)
+            twice = [*words, *needed, flag, "1", f"{flag}=2"]
+            if not each.multiple:
+                done = CliRunner().invoke(PROGRAMS["fleet-provisioning"], twice)
+                assert (done.exit_code, done.stdout) == (2, ""), twice
+                assert done.stderr.endswith(f"Error: {flag} is there more than once, and takes one value\n"), twice
+                tried += 1
+    assert tried > 200
+    both = ["revoke", "--device", "a", "--device", "b", "--dir", str(tmp_path)]
+    done = CliRunner().invoke(PROGRAMS["fleet-provisioning"], both)
+    assert (done.exit_code, "ca-bundle.crt cannot be read" in done.stderr) == (1, True), done.stderr
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_cuts_nothing_off_and_explains_every_option(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
