@@ -125,7 +125,13 @@ class SqliteStore:
         on_written: Callable[[], None],
         on_failure: Callable[[], None],
     ) -> None:
-        """Write what *journal* gathers; call back on the loop after each batch."""
+        """Write what *journal* gathers; call back on the loop after each batch. Raises `StoreError`."""
+        try:
+            # Now: later there may be no thread to be had, and a batch would be neither written nor tried again.
+            self._thread.submit(_begin)
+        except RuntimeError as error:
+            limits = "the limit of threads or of memory, the user's or the unit's, is too low"
+            raise StoreError(f"{self.path} cannot be written: {error}; {limits}") from error
         self._journal = journal
         self._loop = loop
         self._on_written = on_written
@@ -293,3 +299,7 @@ class SqliteStore:
             "INSERT OR REPLACE INTO retained VALUES (?,?,?,?,?,?,?,?,?)",
             [(topic, *values) for topic, values in batch.retained.items() if values is not None],
         )
+
+
+def _begin() -> None:
+    """Be what a thread is started for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -232,6 +233,26 @@ async def test_a_batch_is_written_in_the_background_and_said(store: SqliteStore)
     await reports.wait_for("written")
     assert len(store.rows("SELECT * FROM sessions")) == 1
     assert not journal.dirty
+
+
+async def test_who_has_begun_needs_no_further_thread_and_who_gets_none_does_not_begin(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(0.0)
+    reports = Reports(journal)
+    other = SqliteStore(tmp_path / "other" / "broker.db")
+    store.attach(journal, asyncio.get_running_loop(), reports.written, reports.failed)
+
+    def none(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    with pytest.raises(StoreError, match="can't start new thread; the limit of threads or of memory"):
+        other.attach(Journal(0.0), asyncio.get_running_loop(), reports.written, reports.failed)
+    other.close()
+    journal.save_session(1, SESSION)
+    store.begin()
+    await reports.wait_for("written")
 
 
 async def test_a_batch_of_which_nothing_is_left_is_said_without_the_disk(store: SqliteStore) -> None:
