@@ -6,7 +6,6 @@ What the commands need is imported by the command: `--help` starts without it.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -176,25 +175,6 @@ async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT
         return await work(database)
     finally:
         await database.close()
-
-
-def expect_new(path: Path) -> None:
-    """Raise `ConfigurationError` if a new file cannot be made at *path*: before a key is made, or has signed."""
-    if path.exists():
-        raise ConfigurationError(f"{path} exists already: choose another --output, it is never overwritten")
-    if not path.parent.is_dir():
-        raise ConfigurationError(f"{path} cannot be written: make the directory {path.parent} or choose another")
-    if not os.access(path.parent, os.W_OK):
-        raise ConfigurationError(f"{path} cannot be written: this user may not write in {path.parent}")
-
-
-def write_new(path: Path, content: bytes) -> None:
-    """Write a new file; raise `ConfigurationError` if it exists or cannot be written."""
-    try:
-        with path.open("xb") as file:
-            file.write(content)
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def read_file(path: Path) -> bytes:

@@ -60,6 +60,21 @@ _PROBLEM: Final[dict[str, Any]] = {
                     "status": {"type": "integer"},
                     "code": {"type": "string", "enum": [code.value for code in Code]},
                     "detail": {"type": "string", "description": "For people: names the field and the remedy."},
+                    "items": {
+                        "type": "array",
+                        "description": "Of many that were asked for together, those that cannot be done, all of them.",
+                        "items": {
+                            "type": "object",
+                            "required": ["code", "detail"],
+                            "properties": {
+                                "device": {"type": "string"},
+                                "serial": {"type": "string"},
+                                "token": {"type": "integer"},
+                                "code": {"type": "string", "enum": [code.value for code in Code]},
+                                "detail": {"type": "string"},
+                            },
+                        },
+                    },
                 },
             }
         }

@@ -172,7 +172,7 @@ def test_what_the_manufacturer_has_revoked_lets_nobody_in(
     command("manufacturer", "add", name, "--group", name, "--certificate", str(ca), "--name-prefix", f"{name[-8:]}-")
     said = command("manufacturer", "crl", name, str(first))
     assert f"List 1 of {name} is in use until " in said
-    assert "1 certificates revoked, 1 of them by this list, 0 released" in said
+    assert "1 certificate revoked, 1 of them by this list, 0 released" in said
 
     def enrols(idevid: Path, number: str) -> CurlAnswer:
         subject = f"/CN={name[-8:]}-{number}"
