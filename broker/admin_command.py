@@ -90,6 +90,7 @@ def _connect(socket: Path | None, state_dir: Path | None, config: Path | None) -
     with importing():  # Late, as are the next ones: rule 3.
         from broker.admin.client import AdminClient
         from broker.config_loading import ConfigError
+        from provisioning.pki import open_to_all
         from provisioning.pki.tls import CredentialFiles
 
     if _remote.url is None:
@@ -100,6 +101,8 @@ def _connect(socket: Path | None, state_dir: Path | None, config: Path | None) -
         raise ConfigError(
             f"--url: {_remote.url[:_SHOWN]!r} is no https:// address; give that of the broker's admin_port"
         )
+    if (warning := open_to_all.told_of(_remote.key)) is not None:
+        typer.echo(f"fleet-broker: warning: {printable(warning, also=LAID_OUT)}", err=True)
     return AdminClient.at_url(_remote.url, _remote.cafile, CredentialFiles(_remote.cert, _remote.key))
 
 

@@ -8,7 +8,8 @@ plugin, is still being asked about, waits: its CONNECT is handled again, from th
 
 Rules
 -----
-1. Nothing of a session is touched before everybody has agreed.
+1. Nothing of a session is touched before everybody has agreed, and while the certificate is still good: it may have
+   ended since the handshake.
 2. CONNACK is the first packet that the client gets, and fits what it takes [MQTT-3.1.2-24].
 
 Does not handle: enhanced authentication, which is refused as the standard says; the certificate authenticates.
@@ -22,7 +23,7 @@ import structlog
 
 from broker.admission.admission import Admitted
 from broker.admission.inquiry import Waits
-from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.refusal import EXPIRED_SINCE, RefusalCode, Refused, unauthorised
 from broker.client import Client
 from broker.engine import Engine
 from broker.history import Happened
@@ -57,8 +58,7 @@ def connect(engine: Engine, connection: Client, packet: Connect, now: float) -> 
 
 def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> Refused | None:
     assert connection.peer is not None, "TLS is up, so the certificate was judged"  # noqa: S101
-    before = engine.admission.refuse_before(connection.terms.generation)
-    admitted = before or engine.admission.admit(connection.peer, packet, now)
+    admitted = _lapsed(engine, connection, now) or engine.admission.admit(connection.peer, packet, now)
     if isinstance(admitted, Refused):
         return admitted
     limits = connection.terms.limits
@@ -114,6 +114,13 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
         engine.extension.connected(connection, session, packet)
         connection.consulted = None
     return None
+
+
+def _lapsed(engine: Engine, connection: Client, now: float) -> Refused | None:
+    """Return why what the handshake has found good is not any more: it waits for CONNECT, or for what is asked."""
+    if now >= connection.expires_at:
+        return unauthorised(RefusalCode.EXPIRED, EXPIRED_SINCE)
+    return engine.admission.refuse_before(connection.terms.generation)
 
 
 def _judge(engine: Engine, connection: Client, admitted: Admitted, packet: Connect, now: float) -> Refused | None:

@@ -9,12 +9,13 @@ that is replaced by a rename, so that a crash leaves either the old credential o
 Rules
 -----
 1. The private key never leaves this file; mode 0600.
-2. Renewal begins at two thirds of the certificate's life, and is tried again with growing pauses until it succeeds. A
-   certificate that is so short, and dated back so far, that this was before it came is renewed at two thirds of what is
-   left of it: a successor is as short, and would be renewed at once, without end.
+2. Renewal begins at two thirds of the certificate's life, and is tried again with growing pauses until it succeeds, of
+   a tenth at most of what is left: a service that comes back before the end is asked before the end. A certificate that
+   is so short, and dated back so far, that this was before it came is renewed at two thirds of what is left of it: a
+   successor is as short, and would be renewed at once, without end.
 3. What exists and is valid is used: a token is spent only where there is no usable certificate, or the service says
-   that it is revoked, and where one can be kept. Who was revoked gets in again with a token made since then, and no
-   older one: that is the service's to know.
+   that it is revoked or has ended, and where one can be kept. Who was revoked gets in again with a token made since
+   then, and no older one: that is the service's to know.
 """
 
 from __future__ import annotations
@@ -44,9 +45,16 @@ log = structlog.get_logger("broker")
 _RENEW_AT = 2 / 3
 _FIRST_PAUSE = 2.0
 _LONGEST_PAUSE = 300.0
+_SHARE_OF_LEFT = 0.1
 _LOOK_SECONDS = 60.0
 _ROOM = 64 * 1024
 """Bytes that a key, a certificate and its chain take, at most."""
+
+_REFUSED_FOR = {
+    Code.CERTIFICATE_REVOKED: ("the broker's own certificate is revoked", "OWN_CERTIFICATE_REVOKED"),
+    Code.CERTIFICATE_EXPIRED: ("no client will believe the broker", "OWN_CERTIFICATE_DATES"),
+}
+"""Why the service refuses a certificate that a token replaces: the alarm and its code."""
 
 _RENEWAL_ERRORS = (EnrolmentRefused, EnrolmentUnavailable, InvalidIdentity, TlsConfigurationError, CredentialError)
 
@@ -81,6 +89,8 @@ class BrokerCredential:
         """When the present certificate came; None: before this process began."""
         self._of_no_use: str | None = None
         """A token that has been spent, or was refused: it is not shown again."""
+        self._told_ended: x509.Certificate | None = None
+        """Of which certificate it was said that it has ended."""
 
     @property
     def files(self) -> CredentialFiles:
@@ -114,8 +124,13 @@ class BrokerCredential:
                 f"the broker could not enrol at {self._enrolment.url}: {error}{_remedy(error)}"
             ) from error
 
-    async def replace_revoked(self, token: str | None) -> bool:
-        """Enrol with *token* in place of a certificate that is revoked; return whether there is another one now."""
+    @staticmethod
+    def is_replaced(refusal: str) -> bool:
+        """Whether a certificate that the service refuses with that code is replaced by a token."""
+        return refusal in _REFUSED_FOR
+
+    async def replace(self, refusal: str, token: str | None) -> bool:
+        """Enrol with *token* in place of a certificate with that *refusal*; return whether there is another one now."""
         if token is None or token == self._of_no_use:
             return False
         try:
@@ -124,12 +139,23 @@ class BrokerCredential:
             return False  # It is tried again with the next refusal.
         except (EnrolmentRefused, InvalidIdentity, CredentialError) as error:
             self._of_no_use = token
-            log.error(  # noqa: TRY400 - what is wrong is not here
-                "the broker's own certificate is revoked", code="OWN_CERTIFICATE_REVOKED", detail=str(error),
-                remedy=f"put another token into token_file ({self._token_command})",
-            )  # fmt: skip
+            self._alarm(refusal, str(error), "another")
             return False
         return True
+
+    def _alarm(self, refusal: str, detail: str, which: str) -> None:
+        alarm, code = _REFUSED_FOR[Code(refusal)]
+        remedy = f"put {which} token into token_file ({self._token_command})"
+        log.error(alarm, code=code, detail=detail, remedy=remedy)
+
+    def _tell_end(self) -> None:
+        """Say once that the present certificate has ended, if it has."""
+        certificate, now = self.certificate(), datetime.now(UTC)
+        if certificate is None or now < certificate.not_valid_after_utc or certificate == self._told_ended:
+            return
+        self._told_ended = certificate
+        detail = f"the broker's certificate {self._path} {_why_of_no_use(self._path, certificate, now)}"
+        self._alarm(Code.CERTIFICATE_EXPIRED, detail, "a")
 
     async def _enrol(self, token: str) -> None:
         """Spend *token*. Raises `EnrolmentRefused`, `EnrolmentUnavailable`, `InvalidIdentity`, `CredentialError`."""
@@ -172,16 +198,25 @@ class BrokerCredential:
     async def until_renewed(self) -> None:
         """Wait until renewal is due, and renew, however long that takes."""
         pause = _FIRST_PAUSE
-        await _sleep_until(self._due())
         while True:
+            await _sleep_until(self._due())  # A token may have bought another one meanwhile.
             try:
                 await self.renew()
             except _RENEWAL_ERRORS as error:
+                self._tell_end()
+                pause = min(pause, self._longest_pause())
                 log.warning("renewal failed", code="RENEWAL_FAILED", detail=str(error), retry_in=round(pause))
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, hides nothing
                 pause = min(pause * 2, _LONGEST_PAUSE)
             else:
                 return
+
+    def _longest_pause(self) -> float:
+        certificate = self.certificate()
+        if certificate is None:
+            return _LONGEST_PAUSE
+        left = (certificate.not_valid_after_utc - datetime.now(UTC)).total_seconds()
+        return max(_FIRST_PAUSE, left * _SHARE_OF_LEFT) if left > 0 else _LONGEST_PAUSE
 
     def _due(self) -> datetime:
         certificate = self.certificate()

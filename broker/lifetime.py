@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from broker.admission.refusal import RefusalCode
+from broker.admission.refusal import EXPIRED_SINCE, RefusalCode
 from broker.client import Client
 from broker.engine import Engine
 from broker.limits import Limits
@@ -62,7 +62,7 @@ def over(connection: Lasting, limits: Limits, now: float) -> tuple[str, ReasonCo
         code = RefusalCode.CONNECT_TIMEOUT if secured else RefusalCode.HANDSHAKE_TIMEOUT
         return code, ReasonCode.UNSPECIFIED_ERROR, ""
     if now >= connection.expires_at:
-        return RefusalCode.EXPIRED, ReasonCode.NOT_AUTHORIZED, "the certificate, or a CA's above it, has expired"
+        return RefusalCode.EXPIRED, ReasonCode.NOT_AUTHORIZED, EXPIRED_SINCE
     if now >= connection.since + (limits.max_connection_lifetime or math.inf):
         detail = f"a connection lasts {limits.max_connection_lifetime} s at most; connect again"
         return RefusalCode.LIFETIME_OVER, ReasonCode.MAXIMUM_CONNECT_TIME, detail

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 
 from provisioning.pki.identity import InvalidIdentity, identity_of
+
+OF_NO_USE: Final = frozenset({"expired", "not yet valid"})
+"""What `state_at` says of a certificate that no client believes."""
 
 
 class CredentialError(Exception):
@@ -19,6 +24,16 @@ def read_certificate(path: Path) -> x509.Certificate | None:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def state_at(path: Path, now: datetime) -> str:
+    """Return how the certificate in the file *path* is: ``ok``, one of `OF_NO_USE`, or ``unreadable``."""
+    own = read_certificate(path)
+    if own is None:
+        return "unreadable"
+    if now >= own.not_valid_after_utc:
+        return "expired"
+    return "ok" if own.not_valid_before_utc <= now else "not yet valid"
 
 
 def own_trust_domain(path: Path) -> str | None:

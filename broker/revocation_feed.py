@@ -8,8 +8,12 @@ Rules
 3. Many at once take turns with everybody else: after `_SECONDS_A_TURN` of closing sessions, the event loop goes round.
 4. A service that knows less than we do, or has something else at our number (a restored database), is read again from
    0; what was revoked stays revoked.
-5. A service that refuses because the broker's own certificate is revoked is asked again at once with another one, if
-   there is one to be had.
+5. A CA may be revoked, and have certified what nobody has recorded: then everybody below it is put out, whether or not
+   the feed names his certificate.
+6. A server whose certificate is revoked, or a CA's above it, is not the service: whoever has copied its key, or has
+   that of a CA that is revoked, would say for ever that nobody is.
+7. A service that refuses because the broker's own certificate is revoked, or has ended, is asked again at once with
+   another one, if there is one to be had.
 """
 
 from __future__ import annotations
@@ -17,18 +21,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
+from broker.admission.path_ends import VerifiedPath
 from broker.enforcement import revoke
 from broker.engine import Engine
-from broker.revocation_rounds import judge_absent
+from broker.revocation_rounds import judge_absent, judge_all
 from provisioning.client.feed import Current, FeedAhead, FeedLost, FeedRefused, ReleaseEvent, follow
-from provisioning.errors import Code
-from provisioning.pki.revocation import CertificateKey
+from provisioning.pki.revocation import CertificateKey, Revocation
 from provisioning.pki.tls import Credential, TlsConfigurationError
 
 log = structlog.get_logger("broker")
@@ -50,15 +54,18 @@ class RevocationFeed:
         anchors: Path,
         credential: Credential,
         clock: Callable[[], float],
-        replace_revoked: Callable[[], Awaitable[bool]],
+        replace_own: Callable[[str], Awaitable[bool]],
     ) -> None:
-        """Follow the service at *url*. *replace_revoked* returns whether there is another *credential* now."""
+        """Follow the service at *url*.
+
+        *replace_own* is told the code of a refusal, and returns whether there is another *credential* now.
+        """
         self._engine = engine
         self._url = url
         self._anchors = anchors
         self._credential = credential
         self._clock = clock
-        self._replace_revoked = replace_revoked
+        self._replace_own = replace_own
         self._after = 0
         self._mark: str | None = None
         """Of the event *_after*."""
@@ -97,8 +104,7 @@ class RevocationFeed:
                 if not self._lost:  # Once, however often it is tried.
                     self._lost = True
                     self._engine.history.told("feed lost", code="FEED_LOST", **facts)
-                revoked = isinstance(error, FeedRefused) and error.code == Code.CERTIFICATE_REVOKED
-                if revoked and await self._replace_revoked():
+                if isinstance(error, FeedRefused) and await self._replace_own(error.code):
                     pause = _FIRST_PAUSE
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, hides nothing
             pause = min(pause * 2, _LONGEST_PAUSE)
@@ -107,7 +113,9 @@ class RevocationFeed:
         self._was_current = False
         self._taken = 0
         history, after = self._engine.history, self._after
-        events = follow(self._url, self._anchors, self._credential, self._after, mark=self._mark)
+        events = follow(
+            self._url, self._anchors, self._credential, self._after, mark=self._mark, refuse=self._refuse_server
+        )
         turn_ends = 0.0
         async with contextlib.aclosing(events):
             async for event in events:
@@ -134,7 +142,7 @@ class RevocationFeed:
                         history.told("released", code="RELEASED", **_named(event.key, event.device, event.sequence))
                 else:
                     self._after, self._mark = event.sequence, event.mark
-                    closed = revoke(self._engine, event.revocation, now)
+                    closed = await self._put_out(event.revocation, now)
                     if closed:
                         took = (datetime.now(UTC) - event.recorded_at).total_seconds()
                         self._engine.metrics.revocation_to_close_seconds.observe(max(0.0, took), closed)
@@ -155,6 +163,18 @@ class RevocationFeed:
                         sequence=event.sequence,
                         sessions_closed=closed,
                     )
+
+    def _refuse_server(self, path: Sequence[bytes]) -> str | None:
+        """Return why a server with a certificate of *path* is not the service: it, or a CA's above it, is revoked."""
+        found = VerifiedPath(path).find_revoked(self._engine.admission.status.index) if path else None
+        return None if found is None else f"the certificate of {found[0]} is revoked ({found[1].reason})"
+
+    async def _put_out(self, revocation: Revocation, now: float) -> int:
+        """Record *revocation* and close the sessions that it concerns; return how many."""
+        closed = revoke(self._engine, revocation, now)
+        if self._engine.admission.stands_above(revocation.key):
+            closed += await judge_all(self._engine, self._clock)
+        return closed
 
 
 def _named(key: CertificateKey, device: str, sequence: int) -> dict[str, object]:

@@ -36,6 +36,7 @@ from provisioning import core_dumps
 from provisioning.descriptors import room_for, take_all
 from provisioning.ending import Ending
 from provisioning.logs import LossyStream, fit_for_terminal
+from provisioning.pki import open_to_all
 from provisioning.pki.own_directory import ForeignDirectory
 from provisioning.pki.tls import TlsConfigurationError
 from provisioning.printable import LAID_OUT, printable
@@ -101,6 +102,8 @@ def _test(settings: BrokerConfig) -> None:
             find_plugins(settings.plugins)
         except PluginError as error:
             raise _failed(str(error), _USAGE) from None
+    if settings.keyfile is not None and (warning := open_to_all.told_of(settings.keyfile)) is not None:
+        typer.echo(f"fleet-broker: warning: keyfile: {printable(warning, also=LAID_OUT)}", err=True)
     typer.echo("the settings are valid")
 
 

@@ -64,6 +64,7 @@ from broker.stopping import STOP_SECONDS, Stopped, heed_signals, in_time, unless
 from broker.store.sqlite import SqliteStore
 from broker.upkeep import look_rarely, publish_figures, tick
 from provisioning.ending import Ending
+from provisioning.pki import open_to_all
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 from provisioning.starting import importing
@@ -217,13 +218,14 @@ class BrokerServer:
         with importing():
             from broker.revocation_feed import RevocationFeed  # And with it an HTTP client, for who has provisioning.
 
-        async def replace_revoked() -> bool:
-            if self._credential is None or not await self._credential.replace_revoked(self._token()):
+        async def replace_own(refusal: str) -> bool:
+            own = self._credential
+            if own is None or not own.is_replaced(refusal) or not await own.replace(refusal, self._token()):
                 return False
             await reloader.reload({Part.CERTIFICATE}, quiet=True)
             return True
 
-        return RevocationFeed(engine, config.provisioning, config.cafile, files, clock, replace_revoked)
+        return RevocationFeed(engine, config.provisioning, config.cafile, files, clock, replace_own)
 
     def _engine(self, admission: Admission, loop: asyncio.AbstractEventLoop, anchor_urls: AnchorUrls) -> Engine:
         engine = Engine(admission, self._config.limits, loop.call_soon, loop.time())
@@ -304,6 +306,8 @@ class BrokerServer:
         return store
 
     def _context(self, files: CredentialFiles, anchors: Path | str) -> ssl.SSLContext:
+        if (warning := open_to_all.told_of(files.key)) is not None:
+            log.warning("private key open to everybody", code="KEY_OPEN", detail=warning)
         return server_context(
             files,
             anchors,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +76,9 @@ def show(
     ] = "",
     after: Annotated[
         int | None,
-        typer.Option(min=0, help="From after this number on, instead of the last ones.", show_default=False),
+        typer.Option(
+            min=0, max=2**63 - 1, help="From after this number on, instead of the last ones.", show_default=False
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")] = 100,
     directory: Directory = None,
@@ -125,7 +128,7 @@ def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> Resu
     from provisioning.store.database import Database
     from provisioning.store.usable import usable
 
-    configure_logging()  # Not to stdout, where the result goes.
+    configure_logging(least=logging.ERROR)  # Not to stdout, where the result goes; what is in its way is told.
 
     async def run() -> ResultT:
         settings = load_settings(directory)

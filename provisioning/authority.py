@@ -28,13 +28,14 @@ from typing import Final
 
 from cryptography import x509
 
+from provisioning import full_disk
 from provisioning.audit_key import make_audit_key, read_audit_key
 from provisioning.ca.ceremony import Authority, found_authority
 from provisioning.ca.crl import CrlIssuer
 from provisioning.ca.issuer import Issuer, IssuerUrls
 from provisioning.ca.server_names import InvalidServerName
 from provisioning.config import SETTINGS_FILE, Settings
-from provisioning.errors import ConfigurationError
+from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import ISSUING_CA, ROOT_CA, AuthorityFiles, pem_of, read_certificate
 from provisioning.issuing_policy import profiles_of
 from provisioning.own_credentials import OPERATOR_NAME, OwnCredentials
@@ -116,7 +117,11 @@ async def found(settings: Settings, server_names: Sequence[str], clock: Callable
         async with _keys(settings.model_copy(update={"directory": workshop})) as keys:
             await _furnish(keys, server_names, clock)
             workshop.rename(directory)  # noqa: ASYNC240 - one system call, and nobody else is on this loop
-    except (OSError, KeyFileError, InvalidIdentity, InvalidServerName) as error:
+    except (OSError, KeyFileError, InvalidIdentity, InvalidServerName, Refused, ConfigurationError) as error:
+        if (full := full_disk.told(error, directory.parent)) is not None:
+            raise ConfigurationError(f"{directory} cannot be made: {full}, or choose another --dir") from error
+        if isinstance(error, ConfigurationError):
+            raise
         raise ConfigurationError(f"{directory} cannot be made: {error}") from error
     finally:
         shutil.rmtree(workshop, ignore_errors=True)

@@ -105,7 +105,7 @@ def sign(
     from provisioning.store.serials import new_serial
 
     try:
-        path = output.with_name(output.name + ".transcript.txt")
+        path = output.parent / f"{output.name}.transcript.txt"
         for each in (output, path):
             expect_new(each)
         settings = load_settings(

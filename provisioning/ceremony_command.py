@@ -6,8 +6,10 @@ What the commands need is imported by the command: `--help` starts without it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +19,7 @@ import typer
 
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import ISSUING_CA, ROOT_CA, AuthorityFiles, read_certificate
-from provisioning.service_command import Directory, Json, fail, print_document, say, with_options
+from provisioning.service_command import Directory, Json, fail, print_document, say, warn_of_open, with_options
 
 if TYPE_CHECKING:
     from provisioning.authority_life import AuthorityLife
@@ -100,16 +102,18 @@ class Ceremony:
         return self._opened(run)
 
     def _opened(self, work: Callable[[Settings, Database], Awaitable[ResultT]]) -> ResultT:
+        from provisioning.closed_directory import secrets_of
         from provisioning.config import load_settings
         from provisioning.logs import configure_logging
 
-        configure_logging()
+        configure_logging(least=logging.ERROR)  # What it does it says itself.
         flags: dict[str, object] = {"passphrase_file": self.passphrase_file, "pkcs11_pin_file": self.pin_file}
-        try:
+        with _told():
             settings = load_settings(self.directory, **flags)
-            return asyncio.run(_open(settings, lambda database: work(settings, database)))
-        except (ConfigurationError, Refused) as error:
-            raise fail(str(error)) from error
+            warn_of_open(*secrets_of(settings))
+            with _told(settings.directory):
+                return asyncio.run(_open(settings, lambda database: work(settings, database)))
+        raise AssertionError("told")
 
 
 _OPTIONS: Final = {
@@ -145,11 +149,26 @@ def with_store(
     """
     from provisioning.config import load_settings  # Late: `provisioning.service_command`, rule 3.
 
-    try:
+    with _told():
         settings = load_settings(directory, **flags)
-        return settings, asyncio.run(_open(settings, work, looks=looks))
-    except (ConfigurationError, Refused) as error:
-        raise fail(str(error)) from error
+        with _told(settings.directory):
+            return settings, asyncio.run(_open(settings, work, looks=looks))
+    raise AssertionError("told")
+
+
+@contextlib.contextmanager
+def _told(directory: Path | None = None) -> Iterator[None]:
+    """Turn what is in a command's way into one line and exit code 1; of a full disk, the one with *directory*."""
+    from provisioning import full_disk
+    from provisioning.pki.keys import KeyFileError
+
+    try:
+        yield
+    except (ConfigurationError, Refused, KeyFileError) as error:
+        text = str(error)
+        if directory is not None and (full := full_disk.told(error, directory)) is not None and full not in text:
+            text = f"{error.code}: {full}" if isinstance(error, Refused) else f"{text}: {full}"
+        raise fail(text) from error
 
 
 async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT]], *, looks: bool = False) -> ResultT:
@@ -160,7 +179,7 @@ async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT
     from provisioning.store.database import Database
     from provisioning.store.usable import usable
 
-    configure_logging()  # Not to stdout, where the result goes.
+    configure_logging(least=logging.ERROR)  # Not to stdout, where the result goes; what is in its way is told.
     files = AuthorityFiles(settings.directory)
     database = Database(settings.resolved_database_url, read_audit_key(files))
     root, issuing = read_certificate(files.certificate(ROOT_CA)), read_certificate(files.certificate(ISSUING_CA))

@@ -27,6 +27,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from provisioning.errors import ConfigurationError
+from provisioning.printable import printable
 from provisioning.version import product_version
 
 FOLDER: Final = "ceremonies"
@@ -54,7 +55,8 @@ class Transcript:
         self.say("")
 
     def say(self, line: str) -> None:
-        """Add a line and show it."""
+        """Add a line and show it; whatever a witness or a certificate is called, it is one line."""
+        line = printable(line)
         self._lines.append(line)
         self.show(line)
 

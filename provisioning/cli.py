@@ -42,7 +42,7 @@ from provisioning.ceremony_command import PassphraseFile, PinFile, now
 from provisioning.command_group import command_group
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.named_command import named_in
-from provisioning.service_command import Json, fail, print_document, say
+from provisioning.service_command import Json, fail, print_document, say, warn_of_open
 from provisioning.starting import importing
 from provisioning.version import product_version
 from provisioning.version_option import version_option
@@ -178,7 +178,7 @@ def init(
         from provisioning.logs import configure_logging
         from provisioning.own_credentials import DEFAULT_SERVER_NAMES
 
-    configure_logging(least=logging.WARNING)  # What it does it says at its end.
+    configure_logging(least=logging.ERROR)  # What it does it says at its end, and what is in its way there.
     with explained():
         settings = settings_of(
             directory,
@@ -188,6 +188,7 @@ def init(
             signer=signer,
             pkcs11_pin_file=pin_file,
         )
+        warn_of_open(settings.passphrase_file, settings.pkcs11_pin_file)
         files = asyncio.run(found(settings, server_name or settings.server_names or DEFAULT_SERVER_NAMES, now))
     if as_json:
         made = {"directory": files.directory, "trust_anchors": files.bundle, "operator_key": files.key(OPERATOR)}

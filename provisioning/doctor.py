@@ -9,7 +9,6 @@ Rules
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import shutil
 import socket
@@ -36,6 +35,7 @@ from provisioning.doctor_manufacturers import manufacturer_findings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import ISSUING_CA, OPERATOR, SERVER, AuthorityFiles, read_certificate
 from provisioning.own_credentials import check_trust_domain_kept
+from provisioning.pki import open_to_all
 from provisioning.pki.own_directory import quoted
 from provisioning.store import audit_findings, schema
 from provisioning.store.database import Database
@@ -115,9 +115,9 @@ def _modes(settings: Settings, files: AuthorityFiles) -> Iterator[Finding]:
 def _secrets(settings: Settings) -> Iterator[Finding]:
     """Warn of what opens the CA keys where everybody may read it; what is not there, `_keys` finds."""
     for path in (settings.passphrase_file, settings.pkcs11_pin_file):
-        with contextlib.suppress(OSError):
-            if path is not None and path.stat().st_mode & stat.S_IROTH:
-                yield warning("files", f"everybody on this machine may read {path}", f"chmod o-rwx {quoted(path)}")
+        if path is not None and (said := open_to_all.told_of(path)) is not None:
+            what, _, remedy = said.rpartition(": ")
+            yield warning("files", what, remedy)
 
 
 def _trust_domain(settings: Settings, files: AuthorityFiles) -> Iterator[Finding]:

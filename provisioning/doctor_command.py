@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from provisioning.ceremony_command import PassphraseFile, PinFile
 from provisioning.errors import ConfigurationError
+from provisioning.printable import printable
 from provisioning.service_command import Directory, Json, fail
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def doctor(
     from provisioning.doctor_finding import Verdict
     from provisioning.logs import configure_logging
 
-    configure_logging()
+    configure_logging(least=logging.ERROR)  # What it finds it says itself.
     try:
         settings = load_settings(directory, passphrase_file=passphrase_file, pkcs11_pin_file=pin_file)
     except ConfigurationError as error:
@@ -49,9 +51,9 @@ def doctor(
         sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n")
     else:
         for finding in findings:
-            sys.stdout.write(f"{finding.verdict:<8} {finding.check:<13} {finding.detail}\n")
+            sys.stdout.write(f"{finding.verdict:<8} {finding.check:<13} {printable(finding.detail)}\n")
             if finding.remedy:
-                sys.stdout.write(f"{'':<22} remedy: {finding.remedy}\n")
+                sys.stdout.write(f"{'':<22} remedy: {printable(finding.remedy)}\n")
     failed = sum(finding.verdict is Verdict.FAILED for finding in findings)
     if failed:
         raise fail(f"{failed} of {len(findings)} checks failed")

@@ -13,6 +13,8 @@ from typing import Final
 
 REMEDY: Final = "write a duration with its unit, such as 30d, 12h, 5m or 90s, or as ISO 8601 has them, such as P30D"
 SECONDS_OF: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_BY_SIZE: Final = "dhms"
+"""Without weeks: nobody says 52 of them and two days."""
 _SHORT: Final = re.compile(rf"(\d{{1,12}}(?:\.\d{{1,6}})?)\s*([{''.join(SECONDS_OF)}])")
 _ISO_8601: Final = re.compile(r"[+-]?P\d.*|[+-]?PT\d.*")
 
@@ -21,6 +23,18 @@ def seconds_in(text: str) -> float | None:
     """Return the seconds in a number with its unit, such as ``12h``; None if it is something else."""
     found = _SHORT.fullmatch(text)
     return None if found is None else float(found[1]) * SECONDS_OF[found[2]]
+
+
+def out_of_bounds(field: str, given: timedelta, least: timedelta, most: timedelta) -> str:
+    """Return what is wrong with *given* as the value of *field*, whose name says that it is in seconds."""
+    return f"{field} must be {_told(least)} to {_told(most)}, and is {_told(given)}"
+
+
+def _told(time: timedelta) -> str:
+    """Return the seconds of *time*, and beside them the largest unit that it is a whole number of."""
+    seconds = int(time.total_seconds())
+    unit = next(each for each in _BY_SIZE if not seconds % SECONDS_OF[each])
+    return str(seconds) if not seconds or unit == "s" else f"{seconds} ({seconds // int(SECONDS_OF[unit])}{unit})"
 
 
 def with_its_unit(value: object) -> object:

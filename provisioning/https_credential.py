@@ -8,7 +8,8 @@ open keep theirs: nobody is disconnected.
 
 Rules
 -----
-1. It is renewed when a third of its life is left, and when another CA has become the one that issues.
+1. It is renewed when a third of its life is left, when another CA has become the one that issues, and within
+   `_LONGEST_WAIT_SECONDS` after it was revoked: brokers believe nobody who shows it.
 2. A renewal that fails is logged and tried again; the service goes on with the certificate that it has.
 3. Of several workers on one directory one *keeps* its files; the others show what they find there.
 """

@@ -2,10 +2,11 @@
 
 Theory
 ------
-The service holds ``service.lock`` in its directory while it runs, and writes its address there. The lock is the
-kernel's: whatever ends the process ends it, too. SQLite carries one service: another process would hear of its
-revocations late (`provisioning.store.announcements`), so a second one is refused. On PostgreSQL several may share a
-directory, and the first one is found by commands.
+The service holds ``service.lock`` in its directory while it runs, and writes there its address and its process, which
+is the one to signal: where workers serve, the one that started them. The lock is the kernel's: whatever ends the
+process ends it, too. SQLite carries one service: another process would hear of its revocations late
+(`provisioning.store.announcements`), so a second one is refused. On PostgreSQL several may share a directory, and the
+first one is found by commands.
 
 Rules
 -----
@@ -27,24 +28,24 @@ import structlog
 
 from provisioning.errors import ConfigurationError
 from provisioning.pki.own_directory import user_argument, user_name
-from provisioning.whereabouts import found, lock_of
+from provisioning.whereabouts import lock_of, told
 
 log = structlog.get_logger(__name__)
 
 
 @contextlib.contextmanager
-def in_charge(directory: Path, https_url: str, *, alone: bool) -> Iterator[None]:
-    """Serve *directory* at *https_url* while the block runs; raise `ConfigurationError` if *alone* and another does."""
+def in_charge(directory: Path, https_url: str, process: int, *, alone: bool) -> Iterator[None]:
+    """Serve *directory* at *https_url* while the block runs; raise `ConfigurationError` if *alone* and another does.
+
+    *process* is the one to signal.
+    """
     path = lock_of(directory)
     lock = None
     try:
         lock = _lock(path)
     except BlockingIOError:
         if alone:
-            where = found(directory) or "an address that it has not told"
-            raise ConfigurationError(
-                f"{directory} is served by another process, at {where}: on SQLite one service runs at a time"
-            ) from None
+            raise ConfigurationError(f"{told(directory)}; on SQLite one service runs at a time") from None
     except OSError as error:
         if alone and isinstance(error, PermissionError):
             raise ConfigurationError(_not_ours(path)) from error
@@ -53,7 +54,7 @@ def in_charge(directory: Path, https_url: str, *, alone: bool) -> Iterator[None]
         yield
         return
     try:
-        _write(lock, path, https_url)
+        _write(lock, path, f"{https_url}\n{process}\n")
         try:
             yield
         finally:

@@ -26,6 +26,7 @@ from typing import Final
 
 from provisioning.config import Settings
 from provisioning.errors import ConfigurationError
+from provisioning.whereabouts import served
 
 BACKLOG: Final = 2048
 
@@ -79,10 +80,13 @@ def check_public(settings: Settings) -> None:
 
 @contextlib.contextmanager
 def bound(settings: Settings) -> Iterator[Listening]:
-    """Listen while the block runs; raise `ConfigurationError` naming the setting whose port cannot be used."""
+    """Listen while the block runs; raise `ConfigurationError` naming the setting whose port cannot be used.
+
+    Where the directory's own service has it, that is what it says.
+    """
     with contextlib.ExitStack() as sockets:
-        https = sockets.enter_context(_bind(settings.host, settings.port, "port"))
-        http = sockets.enter_context(_bind(settings.host, settings.http_port, "http_port"))
+        https = sockets.enter_context(_bind(settings, settings.port, "port"))
+        http = sockets.enter_context(_bind(settings, settings.http_port, "http_port"))
         yield Listening(settings.host, https, http)
 
 
@@ -91,7 +95,7 @@ def bound_for(settings: Settings, workers: int) -> Iterator[list[Listening]]:
     """Have a pair of sockets for each of *workers* while the block runs; raises as `bound`."""
     with contextlib.ExitStack() as sockets:
         https, http = (
-            [sockets.enter_context(each) for each in _bind_shared(settings.host, port, setting, workers)]
+            [sockets.enter_context(each) for each in _bind_shared(settings, port, setting, workers)]
             for port, setting in ((settings.port, "port"), (settings.http_port, "http_port"))
         )
         yield [Listening(settings.host, *pair) for pair in zip(https, http, strict=True)]
@@ -104,8 +108,9 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _bind(host: str, port: int, setting: str) -> socket.socket:
-    with _explained(host, port, setting), contextlib.ExitStack() as made:
+def _bind(settings: Settings, port: int, setting: str) -> socket.socket:
+    host = settings.host
+    with _explained(settings, port, setting), contextlib.ExitStack() as made:
         listening = made.enter_context(_socket(host, shared=False))
         listening.bind((host, port))
         listening.listen(BACKLOG)
@@ -113,9 +118,9 @@ def _bind(host: str, port: int, setting: str) -> socket.socket:
     return listening
 
 
-def _bind_shared(host: str, port: int, setting: str, number: int) -> list[socket.socket]:
-    found: list[socket.socket] = []
-    with _explained(host, port, setting), _socket(host, shared=False) as alone:
+def _bind_shared(settings: Settings, port: int, setting: str, number: int) -> list[socket.socket]:
+    host, found = settings.host, list[socket.socket]()
+    with _explained(settings, port, setting), _socket(host, shared=False) as alone:
         alone.bind((host, port))  # Rule 1: refused where anybody listens. It does not listen itself, so the others may.
         port = alone.getsockname()[1]
         with contextlib.ExitStack() as made:
@@ -138,7 +143,8 @@ def _socket(host: str, *, shared: bool) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _explained(host: str, port: int, setting: str) -> Iterator[None]:
+def _explained(settings: Settings, port: int, setting: str) -> Iterator[None]:
+    host = settings.host
     try:
         yield
     except OSError as error:
@@ -147,6 +153,8 @@ def _explained(host: str, port: int, setting: str) -> Iterator[None]:
                 f"host: nobody can listen on {host}: {error.strerror}; give an address that this machine has, such as "
                 "127.0.0.1 or ::1, or 0.0.0.0 or :: for all of them"
             ) from error
+        if error.errno == errno.EADDRINUSE and (running := served(settings.directory)) is not None:
+            raise ConfigurationError(f"{setting} {port} on {host} is in use: {running}") from error
         raise ConfigurationError(
             f"{setting} {port} on {host} cannot be used: {error.strerror}; choose another, or 0 for a free one"
         ) from error

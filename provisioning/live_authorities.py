@@ -41,6 +41,7 @@ from provisioning.enrolment.issuing import Issuing
 from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.files import ROOT_CA
 from provisioning.own_credentials import SERVER_NAME
+from provisioning.pki.keys import KeyFileError
 from provisioning.revocation.feed import FeedEvent
 from provisioning.revocation.ocsp import OcspResponder
 from provisioning.revocation.ocsp_signer import RenewedOcspSigner
@@ -176,7 +177,7 @@ class LiveAuthorities:
                 await asyncio.sleep(self._settings.feed_heartbeat_seconds)
                 try:
                     await self._take_over()
-                except (Refused, ConfigurationError, OSError) as error:
+                except (Refused, ConfigurationError, KeyFileError, OSError) as error:
                     log.error("CAs not taken over from the store", error=str(error))  # noqa: TRY400
 
     async def _take_over(self) -> None:

@@ -10,7 +10,11 @@ from provisioning.errors import ConfigurationError
 
 def expect_new(path: Path) -> None:
     """Raise `ConfigurationError` if a new file cannot be made at *path*: before what it will hold is made."""
-    if path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:  # A name that is too long, say.
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
+    if there:
         raise ConfigurationError(f"{path} exists already: choose another --output, it is never overwritten")
     if not path.parent.is_dir():
         raise ConfigurationError(f"{path} cannot be written: make the directory {path.parent} or choose another")

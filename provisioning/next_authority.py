@@ -69,6 +69,7 @@ class NextAuthority:
         """
         certificate, root = _read(pem, "certificate"), None if root_pem is None else _read(root_pem, "root")
         found = await self.life.every()
+        _check_new(certificate, found)
         name = self._waiting_for(certificate, found)
         known = [each.certificate for each in found if each.kind is AuthorityKind.ROOT and each.state.trusted]
         signer = next((each for each in [*known, *([root] if root else [])] if is_issued_by(certificate, each)), None)
@@ -172,6 +173,20 @@ class NextAuthority:
     def _urls(self, root: str) -> IssuerUrls | None:
         url = self.life.settings.public_http_url
         return None if url is None else urls_of(str(url), root)
+
+
+def _check_new(certificate: x509.Certificate, found: list[StoredAuthority]) -> None:
+    """Raise `ConfigurationError` if a CA has *certificate* already, or another one of its key."""
+    for each in found:
+        if each.certificate.public_key() != certificate.public_key():
+            continue
+        if each.certificate != certificate:
+            raise ConfigurationError(
+                f"{each.name} ({each.state}) has another certificate of the same key, and a CA keeps the one that it "
+                "has: make the next CA with ca export-csr"
+            )
+        then = f": ca rollover activate {each.name} has it issue" if each.state is AuthorityState.ANNOUNCED else ""
+        raise ConfigurationError(f"this is the certificate of {each.name}, which is {each.state} already{then}")
 
 
 def _read(pem: bytes, what: str) -> x509.Certificate:

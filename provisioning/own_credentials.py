@@ -33,7 +33,7 @@ from provisioning.ca.profile import Profile, ProfileName
 from provisioning.ca.server_names import InvalidServerName, IpAddress, split_names
 from provisioning.config import ENVIRONMENT_PREFIX, SETTINGS_FILE, Settings
 from provisioning.enrolment.operator_roles import change_operator_role
-from provisioning.errors import ConfigurationError
+from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import OPERATOR, SERVER, AuthorityFiles, pem_of, read_certificate
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.extension import UNREADABLE
@@ -87,14 +87,23 @@ class OwnCredentials:
         await self.database.write(grant)
 
     async def renew_server(self) -> bool:
-        """Renew the server's credential if it is due; return whether it was."""
-        if self.seconds_to_renewal() > 0:
-            return False
+        """Renew the server's credential if it is due, or was revoked; return whether it was."""
         path = self.files.certificate(SERVER)
         current = read_certificate(path)
+        if self.seconds_to_renewal() > 0 and not await self._is_revoked(current):
+            return False
         await self._issue_server(*(split_names(self.server_names) if self.server_names else _names_of(current)))
         log.info("server certificate renewed", file=str(path), was_good_until=current.not_valid_after_utc)
         return True
+
+    async def _is_revoked(self, certificate: x509.Certificate) -> bool:
+        """Whether *certificate* is known to be revoked or on hold: brokers do not believe who shows it."""
+        key = certificate_key(certificate)
+        try:
+            stored = await self.database.read(lambda connection: certificates.find(connection, *key))
+        except Refused:  # The store cannot be read now: it is asked again soon.
+            return False
+        return stored is not None and stored.revocation is not None
 
     def seconds_to_renewal(self) -> float:
         """Return how long the server's credential has until a third of its life is left; 0 if it does not fit.

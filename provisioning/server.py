@@ -26,6 +26,7 @@ import functools
 import gc
 import importlib
 import json
+import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Final
@@ -34,7 +35,7 @@ import structlog
 
 from provisioning.audit_key import make_audit_key, read_audit_key
 from provisioning.authority import open_authority
-from provisioning.closed_directory import check_directory_closed
+from provisioning.closed_directory import check_directory_closed, warn_of_open_secrets
 from provisioning.config import Settings
 from provisioning.connection_protocol import ConnectionProtocol
 from provisioning.descriptors import room_for
@@ -153,11 +154,14 @@ async def _running(
     """Run the service while the block runs: alone, or at a worker's *place*, with what others have *read* anew."""
     authority = open_authority(settings)
     check_directory_closed(settings)
+    if place is None or place.leads:
+        warn_of_open_secrets(settings)
     check_trust_domain_kept(settings, authority.files)
     postgresql = settings.resolved_database_url.startswith("postgresql")
     async with contextlib.AsyncExitStack() as held:
         if place is None or place.leads:
-            held.enter_context(in_charge(settings.directory, listening.https_url, alone=not postgresql))
+            process = os.getpid() if place is None else os.getppid()  # The supervisor passes signals on.
+            held.enter_context(in_charge(settings.directory, listening.https_url, process, alone=not postgresql))
         database, serial_numbers = await held.enter_async_context(_open_store(settings, authority.files))
         parts = await build(settings, authority, listening, place, database, serial_numbers)
         stall_seconds = 2 * settings.feed_stall_seconds  # The feed says so itself before.

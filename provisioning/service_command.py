@@ -76,6 +76,15 @@ def fail(message: str) -> typer.Exit:
     return typer.Exit(1)
 
 
+def warn_of_open(*secrets: Path | None) -> None:
+    """Say which of the files that are used everybody may read, though they are private."""
+    from provisioning.pki import open_to_all
+
+    for path in secrets:
+        if path is not None and (warning := open_to_all.told_of(path)) is not None:
+            say(f"fleet-provisioning: warning: {warning}")
+
+
 @dataclass(frozen=True, slots=True)
 class Connection:
     """Where the service is and who calls, as the command line says it."""
@@ -100,6 +109,7 @@ class Connection:
             where = settings.directory
             credential = CredentialFiles(self.cert or where / "operator.crt", self.key or where / "operator.key")
             url = self.url or found(where) or f"https://localhost:{settings.port}"
+            warn_of_open(credential.key)
             client = EnrolmentOperatorClient(url, self.cafile or where / "ca-bundle.crt", credential)
             asyncio.run(_run(client, command))
         except (ConfigurationError, RequestRefused) as error:

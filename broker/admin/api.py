@@ -49,7 +49,7 @@ from broker.admin.subscriptions import checked_topic, subscriptions_document
 from broker.admin.trust import anchors_of, trust_document
 from broker.engine import Engine
 from broker.listener import Listener
-from broker.own_certificate import read_certificate
+from broker.own_certificate import read_certificate, state_at
 from broker.reload.crl_trial import NoListsUsed, try_lists
 from broker.reload.parts import Candidate, ProposedAnchors
 from broker.reload.reloader import Reloader
@@ -156,6 +156,7 @@ class AdminApi:
                 "certificate_not_after": (
                     f"{certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}" if certificate is not None else None
                 ),
+                "certificate": state_at(served.certificate, datetime.now(UTC)),
                 "connected": engine.connected,
                 "sessions": len(engine.registry),
                 "subscriptions": engine.routes.subscription_count,

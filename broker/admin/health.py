@@ -1,9 +1,10 @@
 """Is the broker alive, and does it let in newcomers? For supervisors and load balancers, beside the page of metrics.
 
 ``/healthz`` says that the event loop runs. ``/readyz`` is 503 while nobody new gets in, because what is known of
-revocations is too old or not there yet or an audit log that must be written cannot be, and while the store takes no
-writes: a broker that cannot do its work gets no traffic, but is not killed for what a restart would not mend. Why, is
-in the log, and for operators in ``fleet-broker crl status``; strangers get names. The same as provisioning's two paths.
+revocations is too old or not there yet or an audit log that must be written cannot be, while the broker's own
+certificate has ended, so that no client believes it, and while the store takes no writes: a broker that cannot do its
+work gets no traffic, but is not killed for what a restart would not mend. Why, is in the log, and for operators in
+``fleet-broker crl status``; strangers get names. The same as provisioning's two paths.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
+from pathlib import Path
 from time import monotonic
 
 from broker.admin.http_server import Request, Response, problem
 from broker.admin.newcomers import newcomers_facts
 from broker.engine import Engine
+from broker.own_certificate import OF_NO_USE, state_at
 
 HEALTH = "/healthz"
 READY = "/readyz"
@@ -24,9 +27,10 @@ READY = "/readyz"
 class Health:
     """Answers for the two paths of one engine."""
 
-    def __init__(self, engine: Engine, clock: Callable[[], float] = monotonic) -> None:
-        """*clock* is the event loop's: monotonic seconds."""
+    def __init__(self, engine: Engine, certificate: Path, clock: Callable[[], float] = monotonic) -> None:
+        """*certificate* is the file with the broker's own; *clock* is the event loop's: monotonic seconds."""
         self._engine = engine
+        self._certificate = certificate
         self._clock = clock
 
     def answer(self, request: Request) -> Response | None:
@@ -38,9 +42,15 @@ class Health:
         return Response.json({"status": "ok"}) if request.path == HEALTH else self._ready()
 
     def _ready(self) -> Response:
-        facts = newcomers_facts(self._engine.admission, datetime.now(UTC), self._clock())
-        checks = {"newcomers": "ok" if facts["newcomers_admitted"] else "refused", "store": store_state(self._engine)}
-        ready = checks["newcomers"] == "ok" and checks["store"] != "failed"
+        now = datetime.now(UTC)
+        facts = newcomers_facts(self._engine.admission, now, self._clock())
+        checks = {
+            "newcomers": "ok" if facts["newcomers_admitted"] else "refused",
+            "certificate": state_at(self._certificate, now),
+            "store": store_state(self._engine),
+        }
+        ended = checks["certificate"] in OF_NO_USE
+        ready = checks["newcomers"] == "ok" and not ended and checks["store"] != "failed"
         status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
         return Response.json({"ready": ready, "checks": checks}, status)
 

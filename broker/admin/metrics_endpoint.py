@@ -33,7 +33,7 @@ async def open_metrics(config: BrokerConfig, engine: Engine, certificate: Path) 
     from broker.admin.metrics_page import PATH, MetricsPage  # Imports a library that only this page needs.
 
     listening = listen(config.metrics_host, config.metrics_port, "metrics_port")
-    page, health = MetricsPage(engine, certificate), Health(engine)
+    page, health = MetricsPage(engine, certificate), Health(engine, certificate)
 
     async def handle(request: Request) -> Response:
         return health.answer(request) or await page.handle(request)

@@ -15,8 +15,9 @@ Rules
    Between the two the policy may have become another one, so whether it knows the identity is asked twice.
 2. A client identifier is the device's name, or empty. A service may run several instances: ``<name>-<anything>``.
 3. No I/O; the time is passed in. What has to be fetched is asked of an `Asker`, and the client waits for its answer.
-4. Without a `Trust` every anchor is as good as the other and revocations come from the feed alone: of the issuer only
-   its end counts then, and it is remembered (`broker.admission.path_ends`).
+4. Without a `Trust` every anchor is as good as the other and revocations come from the feed alone: of the CAs above
+   only their ends count then, and whether the feed has revoked them; they are remembered
+   (`broker.admission.path_ends`).
 
 Does not handle: who owns an existing session (`broker.session.registry`), rate limits.
 """
@@ -151,14 +152,13 @@ class Admission:
             return unauthorised(RefusalCode.INVALID_IDENTITY, str(error))
         issuer_key_id, serial = facts.key
         identity, not_after = facts.identity, facts.not_after
-        above: tuple[bytes, ...] = ()
+        verified: VerifiedPath | None = None
         authorities: tuple[bytes, ...] = ()
         if issuer is None:
             issuer_key_id = self._shared(issuer_key_id)
             verified = self._verified_path(issuer_key_id, certificate, path())
             if verified is not None:
-                not_after, above = min(not_after, verified.ends), verified.above
-                authorities = verified.authorities
+                not_after, authorities = min(not_after, verified.ends), verified.authorities
         else:  # Not what the certificate says of its issuer: its issuer's own key.
             issuer_key_id, authorities = issuer.key_id, issuer.authorities
             not_after = min(not_after, issuer.not_after)
@@ -166,7 +166,7 @@ class Admission:
         left = (not_after - now).total_seconds()
         ends_at = not_after.timestamp()
         key = (issuer_key_id, serial)
-        peer = Peer(identity, key, left, issuer, None, fingerprint, ends_at, above, authorities)
+        peer = Peer(identity, key, left, issuer, None, fingerprint, ends_at, verified, authorities)
         if facts.may_certify:
             refusal: Refused | None = unauthorised(RefusalCode.CA_CERTIFICATE, "a CA's certificate is not a device's")
         else:
@@ -209,10 +209,17 @@ class Admission:
 
     def is_revoked(self, certificate: CertificateKey) -> bool:
         """Whether a *certificate* of which nothing more is known, or the CA that issued it, is revoked by now."""
-        if self.status.index.find(certificate) is not None:
+        index = self.status.index
+        if index.find(certificate) is not None:
             return True
-        issuers = () if self.trust is None else self.trust.issuers_with(certificate[0], self.trust_domain)
-        return any(issuer.find_revoked(self.status.index) is not None for issuer in issuers)
+        if self.trust is None:
+            return self._ends.find_revoked(certificate[0], index) is not None
+        issuers = self.trust.issuers_with(certificate[0], self.trust_domain)
+        return any(issuer.find_revoked(index) is not None for issuer in issuers)
+
+    def stands_above(self, certificate: CertificateKey) -> bool:
+        """Whether a *certificate* of which nothing more is known is a CA's by whose path somebody has come."""
+        return certificate in (self._ends.revoked_as if self.trust is None else self.trust.revoked_as)
 
     def vouches(self, authorities: tuple[bytes, ...], identity: Identity) -> bool:
         """Whether one of *authorities* is still an anchor for whom *identity* names; also where that is not known."""

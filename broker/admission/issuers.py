@@ -26,7 +26,7 @@ from broker.admission.refusal import Refused
 from provisioning.pki.crl import distribution_points
 from provisioning.pki.extension import extension
 from provisioning.pki.keys import key_identifier
-from provisioning.pki.revocation import Revocation, RevocationIndex
+from provisioning.pki.revocation import CertificateKey, Revocation, RevocationIndex, certificate_key
 
 if TYPE_CHECKING:
     from broker.admission.bundle import TrustBundle
@@ -35,7 +35,18 @@ if TYPE_CHECKING:
 class Issuer:
     """A CA that certifies clients here, or certifies one that does."""
 
-    __slots__ = ("above", "authorities", "bundle", "certificate", "fault", "is_anchor", "key_id", "names", "not_after")
+    __slots__ = (
+        "above",
+        "authorities",
+        "bundle",
+        "certificate",
+        "fault",
+        "is_anchor",
+        "key_id",
+        "names",
+        "not_after",
+        "revoked_as",
+    )
 
     def __init__(
         self, certificate: x509.Certificate, bundle: TrustBundle, above: Issuer | None, *, is_anchor: bool
@@ -51,6 +62,8 @@ class Issuer:
         self.names = frozenset(distribution_points(certificate))
         self.authorities = authorities_of([each.certificate for each in self.path()])
         """Which CAs stand above its clients, for who knows nothing else of them later."""
+        self.revoked_as = revoked_as(certificate, None if above is None else above.key_id)
+        """How the index of revocations names it."""
         self.not_after: datetime = certificate.not_valid_after_utc
         """When it ends, or before it a CA above it that no anchor stands for."""
         if above is not None and not is_anchor:
@@ -68,15 +81,25 @@ class Issuer:
             yield issuer
             issuer = issuer.above
 
-    def find_revoked(self, index: RevocationIndex) -> tuple[Issuer, Revocation] | None:
-        """Return the first CA of the path that is revoked, with its revocation."""
-        issuer, above = self, self.above
-        while above is not None:
-            revocation = index.find((above.key_id, issuer.certificate.serial_number))
-            if revocation is not None:
-                return issuer, revocation
-            issuer, above = above, above.above
+    def find_revoked(self, index: RevocationIndex) -> tuple[str, Revocation] | None:
+        """Return the name of the first CA of the path that is revoked, with its revocation."""
+        for each in self.path():
+            for key in each.revoked_as:
+                if (revocation := index.find(key)) is not None:
+                    return each.subject, revocation
         return None
+
+
+def revoked_as(certificate: x509.Certificate, above: bytes | None) -> tuple[CertificateKey, ...]:
+    """Return how the index of revocations names a CA's *certificate*, issued by the key with the identifier *above*.
+
+    By that key, if it is known, as lists do, and by what the certificate says of its issuer, as the feed does: a root
+    that was imported may name its key otherwise. A root has been certified by nobody.
+    """
+    keys = [] if above is None else [(above, certificate.serial_number)]
+    if certificate.issuer != certificate.subject:
+        keys.append(certificate_key(certificate))
+    return tuple(dict.fromkeys(keys))
 
 
 def authorities_of(path: Sequence[x509.Certificate]) -> tuple[bytes, ...]:

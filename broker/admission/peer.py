@@ -8,6 +8,7 @@ from typing import Final
 
 from broker.admission.inquiry import Inquiry
 from broker.admission.issuers import Issuer
+from broker.admission.path_ends import VerifiedPath
 from provisioning.pki.identity import Identity
 from provisioning.pki.revocation import CertificateKey
 
@@ -31,9 +32,8 @@ class Peer:
     """SHA-256 of the certificate, where `Admission.fingerprints` asks for it."""
     ends_at: float
     """When the first of those certificates ends, in seconds since 1970; infinity where there is none."""
-    path: tuple[bytes, ...]
-    """The CAs above it that a handshake has verified, in DER, where `cafile` alone judges and they are known."""
-
+    verified: VerifiedPath | None
+    """The CAs above it, by a handshake that has verified them, where `cafile` alone judges and they are known."""
     authorities: tuple[bytes, ...]
     """Which CAs stand above it (`broker.admission.issuers.authorities_of`); empty: not known."""
 
@@ -46,7 +46,7 @@ class Peer:
         inquiry: Inquiry | None = None,
         fingerprint: bytes = b"",
         ends_at: float = math.inf,
-        path: tuple[bytes, ...] = (),
+        verified: VerifiedPath | None = None,
         authorities: tuple[bytes, ...] = (),
     ) -> None:
         self.identity = identity
@@ -56,7 +56,7 @@ class Peer:
         self.inquiry = inquiry
         self.fingerprint = fingerprint
         self.ends_at = ends_at
-        self.path = path
+        self.verified = verified
         self.authorities = authorities
 
     @property

@@ -104,6 +104,9 @@ def unavailable(code: RefusalCode, detail: str) -> Refused:
     return Refused(code, ReasonCode.SERVER_UNAVAILABLE, detail)
 
 
+EXPIRED_SINCE = "the certificate, or a CA's above it, has expired"
+"""What is said of one that was good in the handshake."""
+
 _UNKNOWN_NOW = 30.0
 """Seconds: revocation data that is missing is looked for at least so often."""
 _RETURNS_A_SECOND = 500

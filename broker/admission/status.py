@@ -48,10 +48,12 @@ class RevocationStatus:
         revocation = self.index.find(peer.certificate)
         if revocation is not None:
             return revoked(revocation)
-        if peer.issuer is not None and (found := peer.issuer.find_revoked(self.index)) is not None:
-            issuer, revocation = found
-            return unauthorised(RefusalCode.ISSUER_REVOKED, f"the CA {issuer.subject} is revoked ({revocation.reason})")
-        return None
+        above = peer.verified if peer.issuer is None else peer.issuer
+        found = None if above is None else above.find_revoked(self.index)
+        if found is None:
+            return None
+        name, revocation = found
+        return unauthorised(RefusalCode.ISSUER_REVOKED, f"the CA {name} is revoked ({revocation.reason})")
 
     def is_ended(self, certificate: CertificateKey) -> bool:
         """Whether *certificate* is revoked for good: who is suspended, has a newer one or lost its CA may come back."""

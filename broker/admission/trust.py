@@ -58,6 +58,9 @@ class Trust:
         """What each path begins with, by its CA certificates."""
         self._issuers: dict[tuple[bytes, str], Issuer] = {}
         """Of those, one for each CA that issues to clients, and bundle: what counts where there is no path."""
+        anchors = (anchor for bundle in self.bundles for anchor in bundle.anchors)
+        self.revoked_as = {key for anchor in anchors for each in anchor.path() for key in each.revoked_as}
+        """How the index of revocations names every CA that is known."""
 
     @property
     def learned(self) -> int:
@@ -152,6 +155,7 @@ class Trust:
         if known is None and self._namesakes_of(issuer) >= _MOST_NAMESAKES:
             return self._one_too_many(issuer, f"{_MOST_NAMESAKES} CAs called {issuer.subject[:_SHOWN]!r}")
         self._paths[ders] = issuer
+        self.revoked_as.update(key for each in issuer.path() for key in each.revoked_as)
         if known is None or _counts_before(issuer, known):
             self._issuers[key] = issuer
         return issuer

@@ -34,6 +34,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from broker.admission.admission import Admission
 from broker.admission.foreign_groups import unnamed_groups, warn_of_groups
 from broker.admission.issuers import Issuer
+from broker.admission.path_ends import VerifiedPath
 from broker.admission.peer import DEFAULT_BUNDLE, Peer
 from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.admission.trust import Trust
@@ -237,7 +238,8 @@ def _under_cafile(before: Peer, outcome: Peer) -> Peer:
     """
     if before.issuer is None:
         return replace(before, seconds_left=outcome.seconds_left, ends_at=outcome.ends_at)
-    return replace(outcome, issuer=None, path=_above(outcome.issuer))
+    above = _above(outcome.issuer)
+    return replace(outcome, issuer=None, verified=VerifiedPath(above) if above else None)
 
 
 def _above(issuer: Issuer | None) -> tuple[bytes, ...]:
@@ -249,11 +251,11 @@ def _known_above(certificate: bytes, peer: Peer) -> Sequence[bytes]:
     """Return the CAs above *certificate*, in DER, as far as they were learned from a handshake of before."""
     if peer.issuer is not None:
         return _above(peer.issuer)
-    if not peer.path:
+    if peer.verified is None:
         return ()
     # Found by what the certificate says of its issuer; now it is a reason to stay, so the signature is to say it.
-    issuer = x509.load_der_x509_certificate(peer.path[0])
-    return peer.path if is_issued_by(x509.load_der_x509_certificate(certificate), issuer) else ()
+    verified = peer.verified
+    return verified.above if is_issued_by(x509.load_der_x509_certificate(certificate), verified.authority) else ()
 
 
 def _with_anchors(config: BrokerConfig, bundle: str | None, anchors: Path) -> BrokerConfig:

@@ -24,7 +24,8 @@ from provisioning.store.claims import StoredClaim
 
 router: Final = new_router()
 
-Seconds = Annotated[int, Field(ge=0, le=10**9)]
+Seconds = Annotated[int, Field(ge=0, le=10**12)]
+"""What a timedelta holds: how long each may be, the services know, and say with units."""
 
 
 class NewClaim(BaseModel):

@@ -28,7 +28,8 @@ DEFAULT_SAME_KEY_SECONDS: Final = 3600
 router: Final = new_router()
 
 WayTexts = Annotated[list[Annotated[str, Field(max_length=80)]], Field(max_length=32)]
-Seconds = Annotated[int, Field(ge=0, le=10**9)]
+Seconds = Annotated[int, Field(ge=0, le=10**12)]
+"""What a timedelta holds: how long each may be, the services know, and say with units."""
 
 
 class GroupRules(BaseModel):

@@ -26,7 +26,7 @@ class HastenRequest(BaseModel):
 
     group: Name | None = None
     every_group: bool = False
-    spread_seconds: Annotated[int, Field(ge=0, le=10**9)] = 0
+    spread_seconds: Annotated[int, Field(ge=0, le=10**12)] = 0
 
     @model_validator(mode="after")
     def _exactly_one(self) -> HastenRequest:

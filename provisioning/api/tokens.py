@@ -174,7 +174,7 @@ def _may_void(operator: AuthenticatedOperator) -> Callable[[KnownToken], None]:
 
 def _seconds(number: int) -> timedelta:
     # A number of seconds that no timedelta holds is refused like any other that is too large.
-    return timedelta(seconds=max(-1, min(number, 10**9)))
+    return timedelta(seconds=max(-1, min(number, 10**12)))
 
 
 def _token_item(issued: IssuedToken) -> dict[str, Any]:

@@ -11,12 +11,14 @@ Rules
 1. `follow` yields sequence numbers without a gap or raises `FeedLost`; it never skips what it cannot read.
 2. Silence longer than three heartbeats is `FeedLost`: a dead peer looks like a quiet one.
 3. One connection, one call: when to connect again, and from which number, is the caller's decision.
+4. What a server says is not looked at, its refusal neither, before the follower has said whether he believes it: he may
+   know that its certificate is revoked.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +27,7 @@ import httpx
 
 from provisioning.client.connection import explain, open_pool, problem_of
 from provisioning.pki.revocation import CertificateKey, Revocation, RevocationReason
-from provisioning.pki.tls import Credential
+from provisioning.pki.tls import Credential, verified_path
 
 HEARTBEAT = 5.0
 SILENT_HEARTBEATS = 3
@@ -85,6 +87,9 @@ class Current:
 
 FeedEvent = RevocationEvent | ReleaseEvent | Current
 
+Refuse = Callable[[Sequence[bytes]], str | None]
+"""Says why a server is not believed that has shown a certificate of this path (DER, its own first), or None."""
+
 
 async def follow(
     base_url: str,
@@ -94,12 +99,13 @@ async def follow(
     *,
     mark: str | None = None,
     heartbeat: float = HEARTBEAT,
+    refuse: Refuse = lambda _path: None,
 ) -> AsyncGenerator[FeedEvent, None]:
     """Yield what happened after the sequence number *after*, for ever.
 
     *mark* is that of the event *after*: where a restored store has another one there, this is `FeedAhead`.
-    *heartbeat* is the service's interval in seconds. Raises `FeedLost` or `FeedAhead`. Close the iterator
-    (`contextlib.aclosing`) when you stop before that.
+    *heartbeat* is the service's interval in seconds; a server that *refuse* has something against is none. Raises
+    `FeedLost` or `FeedAhead`. Close the iterator (`contextlib.aclosing`) when you stop before that.
     """
     silence = heartbeat * SILENT_HEARTBEATS
     pool = open_pool(base_url, anchors, credential, timeout=silence, connections=1)
@@ -110,6 +116,9 @@ async def follow(
             pool,
             pool.stream("GET", "/v1/revocations/feed", params=place, headers=headers) as response,
         ):
+            tls = response.extensions["network_stream"].get_extra_info("ssl_object")
+            if (why := refuse(verified_path(tls))) is not None:
+                raise FeedLost(f"the server at {base_url} is not believed: {why}")
             await _check(base_url, response, after)
             reader = EventReader(after)
             async for chunk in response.aiter_bytes():

@@ -30,6 +30,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.ca.profile import DIGITAL_SIGNATURE
+from provisioning.durations import out_of_bounds
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import InvalidIdentity, check_name
 from provisioning.pki.keys import generate_key, key_to_pem
@@ -154,11 +155,9 @@ def _check(order: ClaimOrder) -> None:
     if not 1 <= order.maximum_devices <= MAXIMUM_DEVICES:
         raise _invalid(f"maximum_devices must be 1 to {MAXIMUM_DEVICES}")
     if not timedelta(minutes=1) <= order.life <= MAXIMUM_LIFE:
-        raise _invalid(f"life_seconds must be 60 to {int(MAXIMUM_LIFE.total_seconds())}")
+        raise _invalid(out_of_bounds("life_seconds", order.life, timedelta(minutes=1), MAXIMUM_LIFE))
     if not TRIALS[0] <= order.trial <= TRIALS[1]:
-        raise _invalid(
-            f"activation_seconds must be {int(TRIALS[0].total_seconds())} to {int(TRIALS[1].total_seconds())}"
-        )
+        raise _invalid(out_of_bounds("activation_seconds", order.trial, *TRIALS))
 
 
 def _self_signed(order: ClaimOrder, key: ec.EllipticCurvePrivateKey, now: datetime) -> x509.Certificate:

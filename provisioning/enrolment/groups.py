@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.ca.profile import MAXIMUM_LIFE, MINIMUM_LIFE, Profile
+from provisioning.durations import out_of_bounds
 from provisioning.enrolment.webhook import check_url
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
@@ -100,18 +101,18 @@ class GroupService:
             usable = sorted(name for name, each in self._profiles.items() if each.role is Role.DEVICE)
             raise _invalid(f"profile {group.profile[:80]!r} is not one for devices: use {', '.join(usable)}")
         if group.lifetime is not None and not MINIMUM_LIFE <= group.lifetime <= MAXIMUM_LIFE:
-            raise _invalid(
-                f"lifetime_seconds must be {int(MINIMUM_LIFE.total_seconds())} to {int(MAXIMUM_LIFE.total_seconds())}"
-            )
+            raise _invalid(out_of_bounds("lifetime_seconds", group.lifetime, MINIMUM_LIFE, MAXIMUM_LIFE))
         if group.maximum_devices is not None and group.maximum_devices < 1:
             raise _invalid("maximum_devices must be at least 1, or 0 for no limit")
         if group.certificates_per_minute is not None and group.certificates_per_minute < 1:
             raise _invalid("certificates_per_minute must be at least 1, or 0 for no limit")
         if not timedelta() <= group.renewal_grace <= MAXIMUM_GRACE:
-            raise _invalid(f"renewal_grace_seconds must be 0 to {int(MAXIMUM_GRACE.total_seconds())}")
+            raise _invalid(out_of_bounds("renewal_grace_seconds", group.renewal_grace, timedelta(), MAXIMUM_GRACE))
         _check_webhook(group)
         if not timedelta() <= group.same_key_window <= MAXIMUM_SAME_KEY_WINDOW:
-            raise _invalid(f"same_key_seconds must be 0 to {int(MAXIMUM_SAME_KEY_WINDOW.total_seconds())}")
+            raise _invalid(
+                out_of_bounds("same_key_seconds", group.same_key_window, timedelta(), MAXIMUM_SAME_KEY_WINDOW)
+            )
 
 
 def _check_line(connection: Connection, group: Group) -> None:
@@ -135,7 +136,7 @@ def _check_webhook(group: Group) -> None:
     elif any(WayName.WEBHOOK in alternative for alternative in group.ways):
         raise _invalid("webhook_url is missing: a way of the group needs it")
     if not _WEBHOOK_TIMEOUTS[0] <= group.webhook_timeout <= _WEBHOOK_TIMEOUTS[1]:
-        raise _invalid("webhook_timeout_seconds must be 1 to 30")
+        raise _invalid(out_of_bounds("webhook_timeout_seconds", group.webhook_timeout, *_WEBHOOK_TIMEOUTS))
 
 
 def rules_for(connection: Connection, role: Role, group: str | None) -> Group:

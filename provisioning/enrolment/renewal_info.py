@@ -31,6 +31,7 @@ from typing import Final
 import structlog
 from sqlalchemy.engine import Connection
 
+from provisioning.durations import out_of_bounds
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import InvalidIdentity, check_name
 from provisioning.store import audit, certificates, renewals
@@ -100,7 +101,7 @@ class RenewalService:
             except InvalidIdentity as error:
                 raise Refused(Code.INVALID_REQUEST, str(error)) from error
         if not timedelta() <= spread <= MAXIMUM_SPREAD:
-            raise Refused(Code.INVALID_REQUEST, f"spread_seconds must be 0 to {int(MAXIMUM_SPREAD.total_seconds())}")
+            raise Refused(Code.INVALID_REQUEST, out_of_bounds("spread_seconds", spread, timedelta(), MAXIMUM_SPREAD))
 
         def record(connection: Connection) -> HastenedOutcome:
             now = self._clock()

@@ -32,6 +32,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.ca.profile import MAXIMUM_LIFE
 from provisioning.ca.server_names import InvalidServerName, check_host_name
+from provisioning.durations import out_of_bounds
 from provisioning.enrolment.operator_roles import change_operator_role
 from provisioning.enrolment.own_name import check_nobody_enrols_as_the_service
 from provisioning.errors import Code, Refusals, Refused
@@ -281,9 +282,9 @@ def _check_way(connection: Connection, group: str) -> None:
 
 def _check_size(order: TokenOrder) -> None:
     if not timedelta(seconds=1) <= order.ttl <= MAXIMUM_TTL:
-        raise _invalid(f"ttl_seconds must be 1 to {int(MAXIMUM_TTL.total_seconds())}")
+        raise _invalid(out_of_bounds("ttl_seconds", order.ttl, timedelta(seconds=1), MAXIMUM_TTL))
     if order.lifetime is not None and not timedelta(seconds=1) <= order.lifetime <= MAXIMUM_LIFE:
-        raise _invalid(f"lifetime_seconds must be 1 to {int(MAXIMUM_LIFE.total_seconds())}")
+        raise _invalid(out_of_bounds("lifetime_seconds", order.lifetime, timedelta(seconds=1), MAXIMUM_LIFE))
     if not 1 <= order.count <= MAXIMUM_BATCH or len(order.devices) > MAXIMUM_BATCH:
         raise _invalid(f"a batch has 1 to {MAXIMUM_BATCH} tokens: ask for several batches")
     if order.devices and order.count != 1:

@@ -42,17 +42,24 @@ def key_to_pem(key: PrivateKey, passphrase: bytes | None = None) -> bytes:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Create *path* with mode 0600 holding *content*; raise `KeyFileError` if it exists already."""
+    """Create *path* with mode 0600 holding *content*; raise `KeyFileError` if it exists already, or cannot be written.
+
+    Of what could not be written whole nothing stays: half a key would be in the way of the next one.
+    """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise KeyFileError(f"{path} exists already; move it away first, it is never overwritten") from None
     except OSError as error:
         raise KeyFileError(f"{path} cannot be written: {error.strerror}") from error
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise KeyFileError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def opened_anew(path: Path) -> int:

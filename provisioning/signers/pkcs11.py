@@ -7,8 +7,9 @@ everything that signs with a key signs with it, unaware. The token is asked to m
 extractable, and is not believed: a key that says otherwise of itself is refused.
 
 A token can be pulled out and put back. A signature that fails is tried once more in a new session, for which the module
-looks for its token anew if it has to (`provisioning.signers.pkcs11_module`); if that fails too, the caller is told that
-the service cannot sign now, which is an answer that clients repeat.
+looks for its token, and the key in it, anew if it has to (`provisioning.signers.pkcs11_module`); if that fails too, or
+there is no PIN to be had by then, the caller is told that the service cannot sign now, which is an answer that clients
+repeat.
 
 Rules
 -----
@@ -31,7 +32,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 
-from provisioning.errors import Code, Refused
+from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.keys import key_identifier
 from provisioning.signers.pkcs11_uri import Pkcs11Uri
 from provisioning.signers.signer import SignerError
@@ -56,6 +57,10 @@ _PROTECTION: Final[dict[Any, bool]] = {
     Attribute.EXTRACTABLE: False,
     Attribute.PRIVATE: True,
 }
+
+
+class _NoKey(SignerError):
+    """The token is there, and the key is not in it, as far as the module has looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +121,9 @@ class TokenKey(ec.EllipticCurvePrivateKey):
     def _sign_again(self, digest: bytes) -> bytes:
         self._connected.close()
         try:
-            connected = self._signer.connect()
+            connected = self._signer.connect_again()
             signature = connected.sign(digest)
-        except (PKCS11Error, SignerError) as error:
+        except (PKCS11Error, SignerError, ConfigurationError) as error:  # The last: no PIN can be read any more.
             log.error("token does not sign", key=self._signer.place, error=_sentence(error))  # noqa: TRY400
             raise _UNAVAILABLE from error
         if connected.public_key != self._public_key:
@@ -191,6 +196,16 @@ class Pkcs11Signer:
             public = session.get_key(object_class=ObjectClass.PUBLIC_KEY, label=self.uri.label)
             return self._checked(session, generation, private, public)
 
+    def connect_again(self) -> _Connected:
+        """Find a key that was there; raise `SignerError`. One that was put back many modules see when they begin."""
+        try:
+            return self.connect()
+        except _NoKey as error:
+            if not module_at(self.uri.module).begin_again():
+                raise
+            log.info("token's module begun again", module=str(self.uri.module), error=str(error))
+            return self.connect()
+
     def discard(self) -> None:
         """Destroy the key in the token."""
         with self._session() as (session, _generation):
@@ -225,8 +240,15 @@ class Pkcs11Signer:
             yield
         except pkcs11.exceptions.NoSuchToken:
             raise SignerError(f"there is no token {self.uri.token!r} in {self.uri.module}: is it plugged in?") from None
+        except pkcs11.exceptions.MultipleTokensReturned:
+            raise SignerError(
+                f"more than one token in {self.uri.module} is called {self.uri.token!r}: unplug the others, or give "
+                "them other labels"
+            ) from None
         except pkcs11.exceptions.NoSuchKey:
-            raise SignerError(f"there is no key {self.place}") from None
+            raise _NoKey(f"there is no key {self.place}") from None
+        except pkcs11.exceptions.MultipleObjectsReturned:
+            raise SignerError(f"there is more than one key {self.place}: remove those that are not this CA's") from None
         except (pkcs11.exceptions.PinIncorrect, pkcs11.exceptions.PinLenRange, pkcs11.exceptions.PinInvalid):
             raise SignerError(
                 f"the PIN of token {self.uri.token!r} is wrong: correct it, a token locks after a few tries"

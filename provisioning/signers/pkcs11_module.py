@@ -64,7 +64,7 @@ class TokenModule:
             self._refused_pins[token] = pin
             raise
         except PKCS11Error as error:
-            if not self._begin_again():
+            if not self.begin_again():
                 raise
             log.info("token's module begun again", module=str(self._path), error=str(error) or type(error).__name__)
             session, generation = self._try_to_open(token, pin)
@@ -94,7 +94,7 @@ class TokenModule:
             except pkcs11.exceptions.UserAlreadyLoggedIn:  # For the whole process: another key's session did it.
                 return found.open(rw=True), generation
 
-    def _begin_again(self) -> bool:
+    def begin_again(self) -> bool:
         """Have the module look for its tokens anew; return whether it has, now or since the caller has asked it."""
         asked = self._generation
         with self._changed:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
+from provisioning import full_disk
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.store.database import Database
 
@@ -20,7 +22,7 @@ def usable(database: Database) -> Iterator[None]:
         yield
     except Refused as refusal:
         raise ConfigurationError(
-            f"database_url: the database {database.shown_url} cannot be used: {reason_of(refusal)}; {_remedy(database)}"
+            f"database_url: the database {database.shown_url} cannot be used: {_explained(refusal, database)}"
         ) from refusal
 
 
@@ -30,7 +32,11 @@ def reason_of(refusal: Refused) -> str:
     return " ".join(str(getattr(reason, "orig", reason)).split())
 
 
-def _remedy(database: Database) -> str:
-    if database.url.get_backend_name() == "sqlite":
-        return "look at the file's owner, its directory and the disk"
-    return "is it running, and may the service connect to it and make tables there? See docs/postgresql.md"
+def _explained(refusal: Refused, database: Database) -> str:
+    reason = reason_of(refusal)
+    if database.url.get_backend_name() != "sqlite":
+        return (
+            f"{reason}; is it running, and may the service connect to it and make tables there? See docs/postgresql.md"
+        )
+    full = full_disk.told(refusal, Path(database.url.database or "").absolute().parent)
+    return full or f"{reason}; look at the file's owner, its directory and the disk"

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import ssl
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.publication import Publish
 from provisioning.client.feed import EventReader, FeedLost
-from provisioning.pki.tls import client_context
+from provisioning.files import read_certificate
+from provisioning.pki.identity import identity_of
+from provisioning.pki.keys import load_key
+from provisioning.pki.tls import CredentialPem, client_context
 from tests.support.broker_process import BrokerProcess, wait_until
+from tests.support.ca_life import ca, roll_over
 from tests.support.enrolled import Enrolled, enrol
+from tests.support.impostor import impostor
 from tests.support.mosquitto import Mosquitto
+from tests.support.pki import SERVER, Held, Pki
+from tests.support.prepared_fleet import PASSPHRASE
 from tests.support.provisioning import ProvisioningService
 from tests.support.tls_client import TlsClient
 from tests.support.wire import V5, V311, connect_packet, will
@@ -348,6 +358,39 @@ def test_rev_16_a_suspended_device_is_put_out_refused_and_admitted_again_when_it
         assert client.connect(client_id=name, clean_start=False).session_present, "its session has waited for it"
 
 
+@pytest.mark.parametrize("whose", ["the service's stolen key", "the key of a revoked CA"])
+def test_a_server_whose_certificate_is_revoked_is_not_believed(tmp_path: Path, whose: str) -> None:
+    settings = {"feed_heartbeat_seconds": 0.2, "crl_debounce_seconds": 0.05}
+    with contextlib.ExitStack() as stack:
+        with ProvisioningService.copied(tmp_path / "fleet", settings) as service:
+            server = Enrolled("provisioning", read_certificate(service.dir / "server.crt"), b"")
+            if whose == "the key of a revoked CA":
+                names = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+                credential = forged(service, server, purposes=SERVER, names=names).credential
+                roll_over(service, "issuing-2")
+            else:
+                files = [(service.dir / f"server.{kind}").read_bytes() for kind in ("key", "crt")]
+                credential = CredentialPem(b"".join(files))
+            broker = stack.enter_context(BrokerProcess.enrolled(tmp_path / "b", service))
+            anchors = service.bundle.read_bytes().decode()
+            if whose == "the key of a revoked CA":
+                ca(service, "revoke", "issuing-ca", "--yes")
+            else:
+                service.revoke(serial=server.serial, reason="keyCompromise")
+            (last,) = enrol(service, "meter")
+            revoke(service, broker, last)
+            heard = broker.events("revoked")[-1]["sequence"]
+            port = service.port
+
+        async def pose() -> None:
+            async with impostor(credential, anchors, port=port, sequence=heard) as (_, connections):
+                await asyncio.to_thread(wait_until, lambda: len(connections) > 1, "the broker comes, and comes again")
+
+        asyncio.run(pose())
+    assert any("is revoked" in event["detail"] for event in broker.events("FEED_LOST"))
+    assert len(broker.events("FEED_CURRENT")) == 1, "nobody but the service is believed"
+
+
 def test_rev_42_a_gap_in_the_feed_is_a_lost_feed_and_nothing_behind_it_counts() -> None:
     def event(sequence: int) -> bytes:
         facts = {"sequence": sequence, "issuer_key_id": "00", "serial": "1", "reason": "unspecified"}
@@ -358,3 +401,53 @@ def test_rev_42_a_gap_in_the_feed_is_a_lost_feed_and_nothing_behind_it_counts() 
     assert [each.sequence for each in reader.feed(event(8))] == [8]
     with pytest.raises(FeedLost):
         list(reader.feed(event(10)))
+
+
+def forged(service: ProvisioningService, like: Enrolled, **different: Any) -> Held:
+    """Return a certificate for whom *like* names that nobody has recorded: whoever has the CA's key makes them."""
+    key = load_key(service.dir / "issuing-ca.key", PASSPHRASE.encode())
+    authority = x509.load_pem_x509_certificate((service.dir / "issuing-ca.crt").read_bytes())
+    stolen = Held(authority, key)  # type: ignore[arg-type]
+    made = Pki().certify(identity_of(like.certificate), issuer=stolen, **different)
+    return Held(made.certificate, made.key, (authority,))  # A root that is trusted vouches for what is shown with it.
+
+
+@pytest.mark.parametrize("judged_by", ["cafile alone", "a bundle"])
+def test_rev_45_what_the_key_of_a_revoked_ca_has_certified_is_out_though_nobody_has_recorded_it(
+    tmp_path: Path, judged_by: str
+) -> None:
+    settings = {"crl_debounce_seconds": 0.05, "feed_heartbeat_seconds": 0.2}
+    with ProvisioningService.copied(tmp_path / "fleet", settings) as service:
+        asked = {"ocsp_responder": f"{service.http}/ocsp", "ocsp_policy": "advisory"} if judged_by == "a bundle" else {}
+        first, second, gone = enrol(service, "meter-1", "meter-2", "meter-3")
+        broker = BrokerProcess.enrolled(tmp_path / "b", service, **asked)
+        roll_over(service, "issuing-2")
+        anchors = tmp_path / "anchors.pem"  # A copy, as on another machine: nobody takes the CA out of it.
+        anchors.write_bytes(service.bundle.read_bytes())
+        broker.arguments[broker.arguments.index("--cafile") + 1] = str(anchors)
+        (bystander,) = enrol(service, "meter-4")
+        connected, late, resumed = (forged(service, each) for each in (first, second, gone))
+        context = client_context(service.bundle, resumed.credential)
+        with (
+            broker,
+            TlsClient(broker.port, service.bundle, connected.credential) as inside,
+            TlsClient(broker.port, service.bundle, bystander.credential) as good,
+        ):
+            inside.connect(client_id="meter-1")
+            good.connect(client_id="meter-4")
+            with TlsClient(broker.port, "", context=context) as before:
+                before.connect(client_id="meter-3")
+                session = before.leave()
+            ca(service, "revoke", "issuing-ca", "--reason", "cACompromise", "--yes")
+            farewell = inside.farewell()
+            assert farewell.reason_code is ReasonCode.ADMINISTRATIVE_ACTION
+            reason = str(farewell.properties.reason_string)
+            assert reason.startswith("ISSUER_REVOKED: the CA "), reason
+            assert reason.endswith(" is revoked (cACompromise)"), reason
+            with TlsClient(broker.port, service.bundle, late.credential) as client:
+                answer = client.connect(client_id="meter-2", expect=ReasonCode.NOT_AUTHORIZED)
+                assert answer.properties.reason_string == reason
+            with TlsClient(broker.port, "", context=context, session=session) as client:
+                assert client.socket.session_reused
+                client.connect(client_id="meter-3", expect=ReasonCode.NOT_AUTHORIZED)
+            good.check_alive()

@@ -14,19 +14,24 @@ from pathlib import Path
 
 from provisioning.pki.tls import ClientCertificate, Credential, server_context
 
-_FEED = b'HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nevent: current\ndata: {"sequence": 0}\n\n'
+_FEED = b'HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nevent: current\ndata: {"sequence": %d}\n\n'
 
 
 @asynccontextmanager
-async def impostor(credential: Credential, anchors: Path | str) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """Yield its address, at `localhost`, and what it has heard: an entry a connection."""
+async def impostor(
+    credential: Credential, anchors: Path | str, *, port: int = 0, sequence: int = 0
+) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Yield its address, at `localhost`, and what it has heard: an entry a connection.
+
+    It says that nothing has happened after *sequence*.
+    """
     heard: list[bytes] = []
 
     async def pose(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heard.append(await reader.read(1000))
-        writer.write(_FEED)
+        writer.write(_FEED % sequence)
         writer.close()
 
     context = server_context(credential, anchors, client_certificate=ClientCertificate.OPTIONAL)
-    async with await asyncio.start_server(pose, "127.0.0.1", 0, ssl=context) as server:
+    async with await asyncio.start_server(pose, "127.0.0.1", port, ssl=context) as server:
         yield f"https://localhost:{server.sockets[0].getsockname()[1]}", heard

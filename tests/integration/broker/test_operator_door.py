@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from broker.cli import app
 from provisioning.pki import openssl
+from provisioning.pki.open_to_all import told_of
 from provisioning.pki.tls import Credential, client_context
 from tests.integration.broker.conftest import CHANGER
 from tests.support.broker_process import PATIENCE, BrokerProcess, wait_until
@@ -141,6 +143,12 @@ def test_the_commands_speak_to_a_broker_elsewhere(
     done = CliRunner().invoke(app, [*where, *own, "status"])
     assert done.exit_code == 0, done.output
     assert "mqtts://127.0.0.1:" in done.stdout
+    assert done.stderr == ""
+    files.key.chmod(0o644)
+    done = CliRunner().invoke(app, [*where, *own, "sessions", "--json"])
+    assert (done.exit_code, json.loads(done.stdout)["sessions"]) == (0, [])
+    assert done.stderr == f"fleet-broker: warning: {told_of(files.key)}\n"
+    files.key.chmod(0o600)
     done = CliRunner().invoke(app, [*where, "status"])
     assert (done.exit_code, "--url needs --cafile, --cert and --key" in done.stderr) == (1, True)
     done = CliRunner().invoke(app, ["--url", "https://127.0.0.1:1", *where[2:], *own, "status"])

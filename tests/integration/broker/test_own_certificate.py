@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import time
@@ -9,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from broker.cli import app
 from broker.own_certificate import read_certificate
 from provisioning.client.connection import DEFAULT_TIMEOUT
 from tests.support.broker_process import PATIENCE, BrokerProcess, wait_until
+from tests.support.curl import Curl
 from tests.support.enrolled import enrol
 from tests.support.provisioning import ProvisioningService
 from tests.support.tls_client import TlsClient
@@ -227,6 +231,44 @@ def test_it_renews_its_certificate_without_dropping_a_connection(service: Provis
         stored = read_certificate(tmp_path / "b" / "state" / "broker.pem")
         assert stored is not None
         wait_until(lambda: f"{stored.serial_number:x}" in renewed(), "what is stored is said to be")
+
+
+def test_one_that_ended_while_the_service_was_away_is_told_and_replaced_by_a_token(tmp_path: Path) -> None:
+    order = {"device": "broker-b", "role": "broker", "dns_names": ["localhost"]}
+    with ProvisioningService.copied(tmp_path / "fleet") as service:
+        (device, newcomer) = enrol(service, "here", "new")
+        broker = BrokerProcess.enrolled(
+            tmp_path / "b", service, lifetime_seconds=8, metrics_port=0, metrics_host="127.0.0.1", revocation_grace=3600
+        )
+        with broker, TlsClient(broker.port, service.bundle, device.credential) as client:
+            client.connect(client_id=device.name)
+            port = service.port
+            service.stop()
+
+            def ready() -> tuple[int, str, str]:
+                """Return the status, what is said of the certificate there, and what the admin API says of it."""
+                answer = Curl(broker.urls[-1].removesuffix("/metrics")).run("/readyz")
+                status = CliRunner().invoke(app, ["status", "--json", "--state-dir", str(broker.dir / "state")])
+                told = json.loads(status.stdout)["certificate"]
+                return answer.status, json.loads(answer.body)["checks"]["certificate"], told
+
+            (said,) = wait_until(lambda: broker.events("OWN_CERTIFICATE_DATES"), "the end is told")
+            assert "has expired on" in said["detail"]
+            assert "token create --role broker --device broker-b" in said["remedy"]
+            assert ready() == (503, "expired", "expired")
+            client.check_alive()
+
+            service.start(port=port)
+            (broker.dir / "token").write_text(service.token(**order))
+            wait_until(lambda: len(broker.events("ENROLLED")) == 2, "another one")
+            wait_until(lambda: len(broker.events("FEED_CURRENT")) >= 2, "the feed")
+            assert ready() == (200, "ok", "ok")
+            with TlsClient(broker.port, service.bundle, newcomer.credential) as new:
+                new.connect(client_id=newcomer.name)
+            client.check_alive()
+            renewals = len(broker.events("RENEWED"))
+        assert len(broker.events("OWN_CERTIFICATE_DATES")) == 1
+        assert len(broker.events("RENEWED")) == renewals
 
 
 def test_a_renewal_that_cannot_be_stored_is_tried_again_and_harms_nobody(

@@ -14,6 +14,8 @@ import pytest
 
 from broker.mqtt.codes import ReasonCode
 from broker.stopping import STOP_SECONDS
+from provisioning.pki.open_to_all import told_of
+from tests.support import programs
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.descriptors import a_shell_that_allows, allowed
 from tests.support.pki import Pki
@@ -70,6 +72,20 @@ def test_a_certificate_of_its_own_that_has_ended_is_said_at_the_start(pki: Pki, 
         (said,) = broker.events("OWN_CERTIFICATE_DATES")
         assert said["level"] == "error"
         assert f"{ended['not_after']:%Y-%m-%d %H:%M:%S} UTC" in said["detail"]
+
+
+def test_a_key_that_everybody_may_read_is_said_and_used(pki: Pki, tmp_path: Path) -> None:
+    broker = BrokerProcess.with_files(tmp_path / "b", pki)
+    (key,) = (tmp_path / "b").glob("*.key")
+    with broker:
+        assert not broker.events("KEY_OPEN")
+    key.chmod(0o644)
+    with broker:
+        (said,) = broker.events("KEY_OPEN")
+        assert (said["level"], said["detail"]) == ("warning", told_of(key))
+    tested = programs.run("broker", [*broker.arguments, "--test-config"], broker.environment, timeout=60)
+    assert (tested.returncode, tested.stdout) == (0, "the settings are valid\n")
+    assert tested.stderr == f"fleet-broker: warning: keyfile: {told_of(key)}\n"
 
 
 def test_it_starts_again_after_kill_9_and_on_the_same_port(pki: Pki, tmp_path: Path) -> None:

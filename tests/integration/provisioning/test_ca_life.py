@@ -215,7 +215,7 @@ def test_a_certificate_that_would_not_work_is_not_taken_over(
     assert (done.returncode, words in done.stderr) == (1, True), done.stderr
     assert "issuing-2" not in states(service)
     done = ca_attempt(service, "import", str(service.dir / "issuing-ca.crt"))
-    assert "no key waits for this certificate: make the request with ca export-csr first" in done.stderr
+    assert done.stderr == "fleet-provisioning: this is the certificate of issuing-ca, which is active already\n"
 
 
 def test_a_revoked_ca_takes_everything_with_it(service: ProvisioningService, tmp_path: Path) -> None:

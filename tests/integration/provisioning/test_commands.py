@@ -126,8 +126,11 @@ def test_a_batch_that_is_interrupted_says_how_far_it_came(
         (("token", "batch", "--output", "x", "--count", "2"), 2, "--count needs --group"),
         (("device", "list", "--cafile", "/nowhere"), 1, "/nowhere cannot be read"),
         (("nonsense",), 2, "nonsense"),
+        (("ca", "root", "sign", "none.csr", "--output", "x" * 300), 1, "x cannot be written: File name too long"),
+        (("ca", "root", "sign", "none.csr", "--output", ""), 1, ". exists already: choose another --output"),
+        (("audit", "show", "--after", "9" * 30), 2, "--after"),
     ],
-    ids=lambda value: "_".join(value) if isinstance(value, tuple) else None,
+    ids=lambda value: "_".join(value)[:80] if isinstance(value, tuple) else None,
 )
 def test_a_failed_command_says_why_in_one_line(
     command: Operator, arguments: tuple[str, ...], code: int, words: str
@@ -148,11 +151,13 @@ def test_a_service_that_does_not_answer_is_named(service: ProvisioningService) -
 def test_a_second_service_on_one_sqlite_directory_is_refused(service: ProvisioningService) -> None:
     if service.database_url.startswith("postgresql"):
         pytest.skip("there several may")
+    told = f"{service.dir} is served already, by process {service.pid}, at https://localhost:{service.port}: stop that"
     second = service.command("serve", "--dir", str(service.dir), "--port", "0", "--http-port", "0")
-    assert second.returncode == 1
-    assert (
-        f"{service.dir} is served by another process, at https://localhost:{service.port}: on SQLite" in second.stderr
-    )
+    assert (second.returncode, second.stdout) == (1, "")
+    assert told in second.stderr
+    assert "on SQLite one service runs at a time" in second.stderr
+    on_its_port = service.command("serve", "--dir", str(service.dir), "--port", str(service.port), "--http-port", "0")
+    assert on_its_port.stderr.startswith(f"fleet-provisioning: port {service.port} on 127.0.0.1 is in use: {told}")
 
 
 def test_help_shows_every_command_with_an_example(service: ProvisioningService) -> None:

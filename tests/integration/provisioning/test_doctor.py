@@ -82,7 +82,7 @@ def test_open_files_wrong_passphrase_and_a_database_of_another_version_are_found
     code, found = findings(idle, "--passphrase-file", str(wrong))
     assert (code, len(found["keys"])) == (1, 1)
     (open_to_all,) = found["files"]
-    assert (open_to_all["verdict"], open_to_all["remedy"]) == ("warning", f"chmod o-rwx {wrong}")
+    assert (open_to_all["verdict"], open_to_all["remedy"]) == ("warning", f"chmod 600 {wrong}")
     wrong.chmod(0o640)
     assert findings(idle, "--passphrase-file", str(wrong))[1]["files"] == []
     engine = create_engine(f"sqlite:///{service.dir / 'fleet.db'}")

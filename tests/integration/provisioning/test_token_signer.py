@@ -72,6 +72,7 @@ def test_without_the_pin_or_the_token_the_service_says_what_it_needs(
     done = ProvisioningService(service.dir, settings).command(*serve)
     needs = "the token needs its PIN: give --pkcs11-pin-file FILE or set FLEET_PROVISIONING_PKCS11_PIN"
     assert (done.returncode, done.stderr) == (1, f"fleet-provisioning: {needs}\n")
+    (tmp_path / "pin").touch(0o600)
     (tmp_path / "pin").write_text("9999\n")
     done = ProvisioningService(service.dir, settings).command(*serve, "--pkcs11-pin-file", str(tmp_path / "pin"))
     wrong = "the PIN of token 'fleet' is wrong: correct it, a token locks after a few tries"

@@ -188,7 +188,8 @@ def test_a_port_that_has_workers_is_refused_to_another_service(service: Provisio
     for workers in ("1", "2"):
         done = serve(service, "--port", str(service.port), "--workers", workers)
         assert done.returncode == 1
-        assert f"port {service.port} on 127.0.0.1 cannot be used: Address already in use" in done.stderr
+        told = f"{service.dir} is served already, by process {service.pid}, at {service.https}"
+        assert f"port {service.port} on 127.0.0.1 is in use: {told.replace('127.0.0.1', 'localhost')}" in done.stderr
 
 
 def serve(service: ProvisioningService, *flags: str) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ from broker import credentials
 from broker.credentials import BrokerCredential, CredentialError, Enrolment, renewal_due
 from provisioning.client.est import EnrolmentUnavailable
 from provisioning.pki.keys import generate_key
-from tests.support.pki import Held, Pki
+from tests.support.pki import Held, Pki, shared_pki
 from tests.support.planted import Planted
 
 GOT = datetime(2026, 11, 27, 12, tzinfo=UTC)
@@ -143,3 +143,19 @@ async def test_the_chain_is_that_of_the_ca_that_has_issued(
     assert service.given is not None
     chain = x509.load_pem_x509_certificates(credential.files.certificate.read_bytes())
     assert chain == [service.given.certificate, cas[-1].issuing.certificate]
+
+
+@pytest.mark.parametrize(
+    ("left", "longest"),
+    [(20 * 24 * HOUR, 172_800), (10 * MINUTE, 60), (MINUTE / 6, 2), (-MINUTE, 300)],
+    ids=["for weeks", "for minutes", "for seconds", "ended"],
+)
+def test_the_nearer_the_end_the_shorter_the_pauses_until_it_has_come(
+    tmp_path: Path, left: timedelta, longest: int
+) -> None:
+    now = datetime.now(UTC)
+    held = shared_pki().broker(not_before=now - HOUR, not_after=now + left)
+    (tmp_path / "broker.pem").write_bytes(held.certificate.public_bytes(Encoding.PEM))
+    asked = Enrolment("https://localhost:1", tmp_path / "anchors.pem", "broker-1", None)
+    credential = BrokerCredential(tmp_path, asked)
+    assert credential._longest_pause() == pytest.approx(longest, rel=0.05)

@@ -10,7 +10,7 @@ import pytest
 
 from broker import revocation_feed
 from broker.revocation_feed import RevocationFeed
-from provisioning.client.feed import Current, FeedAhead, FeedLost
+from provisioning.client.feed import Current, FeedAhead, FeedLost, Refuse
 from provisioning.pki.tls import CredentialFiles
 from tests.support.wire import MemoryBroker
 
@@ -32,10 +32,11 @@ async def test_a_feed_that_was_put_back_is_read_again_at_once(
     pauses: list[float] = []
     sleep = asyncio.sleep
 
-    async def follow(*followed: object, mark: str | None) -> AsyncIterator[Current]:
+    async def follow(*followed: object, mark: str | None, refuse: Refuse) -> AsyncIterator[Current]:
         after = followed[3]
         assert isinstance(after, int)
         assert mark is None
+        assert refuse([]) is None, "of a server nothing is known"
         asked.append(after)
         if len(asked) <= _OUTAGE:
             raise FeedLost("nobody listens there")

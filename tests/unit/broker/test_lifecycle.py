@@ -303,6 +303,17 @@ class Slow:
         broker._soon.append(lambda: self.client.connection.hold(self, broker.now))  # type: ignore[arg-type]
 
 
+def test_a_certificate_that_ends_between_handshake_and_connect_admits_nobody(broker: MemoryBroker) -> None:
+    pki = shared_pki()
+    meter = broker.device("meter-1", session_expiry_interval=600)
+    late = broker.open(pki.device("meter-1", not_after=pki.now + timedelta(seconds=3)))
+    broker.advance(3)
+    answer = late.connect(client_id="meter-1", clean_start=False, expect=ReasonCode.NOT_AUTHORIZED)
+    assert answer.properties.reason_string == "EXPIRED: the certificate, or a CA's above it, has expired"
+    assert broker.metrics.refused == {"EXPIRED": 1}
+    assert not meter.closed, "nor is the session of its successor taken over"
+
+
 @pytest.mark.parametrize("why", ["held", "waiting"])
 def test_who_is_not_read_is_put_out_at_the_end_of_its_certificate_all_the_same(why: str) -> None:
     broker = MemoryBroker()

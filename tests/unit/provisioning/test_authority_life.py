@@ -18,7 +18,13 @@ from provisioning.audit_key import read_audit_key
 from provisioning.authority import found
 from provisioning.authority_life import WAITING, AuthorityLife
 from provisioning.authority_revocation import AuthorityRevocation
-from provisioning.ca.ceremony import CertificateAuthority, IssuingCaRequest, issuing_ca_name, sign_issuing_ca
+from provisioning.ca.ceremony import (
+    CertificateAuthority,
+    IssuingCaRequest,
+    issuing_ca_name,
+    read_issuing_ca_csr,
+    sign_issuing_ca,
+)
 from provisioning.ca.issuer import Issuer
 from provisioning.ceremony_transcript import Transcript, digest_of
 from provisioning.config import Settings
@@ -310,6 +316,40 @@ async def test_a_weak_key_or_another_s_certificate_is_not_announced(fleet_cas: C
         await NextAuthority(life).announce(stranger.public_bytes(Encoding.PEM))
     with pytest.raises(ConfigurationError, match="is no PEM certificate"):
         await NextAuthority(life).announce(b"nonsense")
+
+
+async def test_a_certificate_that_was_taken_over_is_told_so_when_it_comes_again(fleet_cas: Ceremonies) -> None:
+    life, settings = fleet_cas.life, fleet_cas.settings
+    request = read_issuing_ca_csr(await NextAuthority(life).export_csr())
+    root = x509.load_pem_x509_certificate((settings.directory / "root-ca.crt").read_bytes())
+    authority = CertificateAuthority(root, SignerPlaces(AuthorityFiles(settings.directory), settings).open("root-ca"))
+    first, second = (
+        sign_issuing_ca(authority, request, serial << 100, fleet_cas.clock()).public_bytes(Encoding.PEM)
+        for serial in (7, 8)
+    )
+    assert await NextAuthority(life).announce(first) == "issuing-2"
+    before = await fleet_cas.states()
+    again = (
+        "this is the certificate of issuing-2, which is announced already: ca rollover activate issuing-2 has it issue"
+    )
+    for pem, words in (
+        (first, f"^{again}$"),
+        (
+            second,
+            r"^issuing-2 \(announced\) has another certificate of the same key, .*: make the next CA with ca export",
+        ),
+        (root.public_bytes(Encoding.PEM), "^this is the certificate of root-ca, which is active already$"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            await NextAuthority(life).announce(pem)
+    assert await fleet_cas.states() == before
+
+
+def test_a_witness_writes_no_line_of_his_own() -> None:
+    shown: list[str] = []
+    transcript = Transcript("a test", Clock(), shown.append, ["A. Auditor\nWitness: B. Nobody \x1b[2K"])
+    assert r"Witness: A. Auditor\nWitness: B. Nobody \x1b[2K" in shown
+    assert transcript.text.decode().splitlines() == shown
 
 
 async def test_every_step_is_in_the_audit_log_before_and_after(fleet_cas: Ceremonies) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -90,3 +91,16 @@ def test_a_key_identifier_is_the_one_that_certificates_say() -> None:
     held = shared_device("meter-1")
     assert key_identifier(held.key.public_key()) != held.revocation.key[0], "that is its issuer's"
     assert len(key_identifier(held.key.public_key())) == 20
+
+
+def test_of_a_key_that_cannot_be_written_whole_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "key.pem"
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        with pytest.raises(KeyFileError, match=r"key\.pem cannot be written: No space left on device$"):
+            write_private(path, key_to_pem(generate_key()))
+    assert not path.exists()
+    write_private(path, key_to_pem(generate_key()))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 
 import pytest
 
 from provisioning.config import Settings
 from provisioning.errors import ConfigurationError
+from provisioning.in_charge import in_charge
 from provisioning.listening import Listening, bound, bound_for, check_public
 
 HOSTS = ["127.0.0.1", "::1", "localhost"]
@@ -63,6 +66,26 @@ def test_what_cannot_be_bound_is_said_by_its_setting(
     ):
         with pytest.raises(ConfigurationError, match=said):
             listen(Settings(host=host, port=0, http_port=0)).__enter__()
+
+
+@pytest.mark.parametrize("listen", [bound, lambda settings: bound_for(settings, 1)], ids=["alone", "for workers"])
+def test_a_port_that_the_directorys_own_service_has_is_told_so(
+    listen: Callable[[Settings], AbstractContextManager[object]], tmp_path: Path
+) -> None:
+    settings = Settings(directory=tmp_path, port=0, http_port=0)
+    with bound(settings) as theirs:
+        taken = settings.model_copy(update={"http_port": port_of(theirs.http_url)})
+        with pytest.raises(ConfigurationError, match=r"cannot be used: Address already in use; choose another"):
+            listen(taken).__enter__()
+        with (
+            in_charge(tmp_path, theirs.https_url, os.getpid(), alone=True),
+            pytest.raises(
+                ConfigurationError,
+                match=f"^http_port {taken.http_port} on 127.0.0.1 is in use: {tmp_path} is served already, by process "
+                f"{os.getpid()}, at https://localhost:{port_of(theirs.https_url)}: stop that first",
+            ),
+        ):
+            listen(taken).__enter__()
 
 
 def test_an_ipv6_address_takes_no_ipv4_whoever_has_workers() -> None:

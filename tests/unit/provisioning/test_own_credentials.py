@@ -15,6 +15,7 @@ from provisioning.files import AuthorityFiles, read_certificate
 from provisioning.own_credentials import OwnCredentials
 from provisioning.pki.identity import Role, identity_of
 from provisioning.pki.keys import generate_key, key_to_pem, load_key, write_private
+from provisioning.pki.revocation import RevocationReason
 from provisioning.store import certificates, host_names
 from tests.support.fleet import Fleet
 
@@ -54,6 +55,21 @@ async def test_the_server_renews_its_certificate_when_a_third_of_its_life_is_lef
     assert await fleet.database.read(
         lambda connection: certificates.find_serial(connection, f"{second.serial_number:x}")
     )
+    assert not await credentials.renew_server()
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["revoked", "on hold"])
+async def test_one_that_is_revoked_is_renewed_at_once(fleet: Fleet, credentials: OwnCredentials, held: bool) -> None:
+    """Brokers do not believe who shows it; the service itself is not ended by it."""
+    path = credentials.files.certificate("server")
+    first = read_certificate(path)
+    serial = f"{first.serial_number:x}"
+    if held:
+        await fleet.suspension.suspend_serial(serial, by="admin")
+    else:
+        await fleet.revocation.revoke_serial(serial, RevocationReason.KEY_COMPROMISE, by="admin")
+    assert await credentials.renew_server()
+    assert read_certificate(path).public_key() != first.public_key()
     assert not await credentials.renew_server()
 
 

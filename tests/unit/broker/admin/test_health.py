@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +13,15 @@ from broker.admin.health import Health
 from broker.admin.http_server import Request
 from broker.admission.refusal import RefusalCode, unavailable
 from broker.store.journal import Journal
+from tests.support.pki import shared_pki
 from tests.support.wire import MemoryBroker
 
+NONE = Path("/nowhere/broker.pem")
+CHECKS = {"newcomers": "ok", "certificate": "unreadable", "store": "off"}
 
-def asked(broker: MemoryBroker, path: str, method: str = "GET") -> tuple[int, Any] | None:
-    answer = Health(broker.engine, lambda: broker.now).answer(Request(method, path, {}, b"", "me"))
+
+def asked(broker: MemoryBroker, path: str, method: str = "GET", certificate: Path = NONE) -> tuple[int, Any] | None:
+    answer = Health(broker.engine, certificate, lambda: broker.now).answer(Request(method, path, {}, b"", "me"))
     if answer is None:
         return None
     assert isinstance(answer.body, bytes)
@@ -25,7 +31,7 @@ def asked(broker: MemoryBroker, path: str, method: str = "GET") -> tuple[int, An
 def test_a_broker_that_works_is_ready() -> None:
     broker = MemoryBroker()
     assert asked(broker, "/healthz") == (200, {"status": "ok"})
-    assert asked(broker, "/readyz") == (200, {"ready": True, "checks": {"newcomers": "ok", "store": "off"}})
+    assert asked(broker, "/readyz") == (200, {"ready": True, "checks": CHECKS})
     assert asked(broker, "/metrics") is None
     for path in ("/healthz", "/readyz"):
         status, problem = asked(broker, path, "POST") or (0, {})
@@ -35,7 +41,7 @@ def test_a_broker_that_works_is_ready() -> None:
 def test_while_nobody_new_gets_in_it_is_alive_and_not_ready() -> None:
     broker = MemoryBroker()
     broker.engine.admission.shut = unavailable(RefusalCode.AUDIT_UNAVAILABLE, "the disk is full")
-    assert asked(broker, "/readyz") == (503, {"ready": False, "checks": {"newcomers": "refused", "store": "off"}})
+    assert asked(broker, "/readyz") == (503, {"ready": False, "checks": CHECKS | {"newcomers": "refused"}})
     assert asked(broker, "/healthz") == (200, {"status": "ok"})
 
 
@@ -45,4 +51,18 @@ def test_a_store_that_takes_no_writes_is_named(*, failed: bool, status: int, sta
     broker.engine.journal = Journal(0.0)
     broker.engine.journal.failed = failed
     ready = status == 200
-    assert asked(broker, "/readyz") == (status, {"ready": ready, "checks": {"newcomers": "ok", "store": state}})
+    assert asked(broker, "/readyz") == (status, {"ready": ready, "checks": CHECKS | {"store": state}})
+
+
+@pytest.mark.parametrize(
+    ("begun", "left", "status", "state"),
+    [(-1, 1, 200, "ok"), (-2, -1, 503, "expired"), (1, 2, 503, "not yet valid")],
+    ids=["good", "ended", "not begun"],
+)
+def test_a_certificate_that_no_client_believes_is_named(
+    tmp_path: Path, *, begun: int, left: int, status: int, state: str
+) -> None:
+    pki = shared_pki()
+    own = pki.broker(not_before=pki.now + timedelta(days=begun), not_after=pki.now + timedelta(days=left))
+    expected = {"ready": status == 200, "checks": CHECKS | {"certificate": state}}
+    assert asked(MemoryBroker(), "/readyz", certificate=own.write(tmp_path).certificate) == (status, expected)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from broker.admission import path_ends
 from broker.admission.admission import Admission
 from broker.admission.freshness import Freshness
+from broker.admission.issuers import revoked_as
 from broker.admission.path_ends import PathEnds
 from broker.admission.peer import Peer
 from broker.admission.policy_file import DEFAULT_POLICY
@@ -164,6 +165,40 @@ def test_it_is_bounded_and_forgets_what_was_learned_first(monkeypatch: pytest.Mo
     assert len(ends) == 2
     assert ends.known(b"a", HELD.der) is None
     assert end_of(ends, b"b", HELD) == RENEWED.certificate.not_valid_after_utc
+
+
+@pytest.mark.parametrize("path", [[FIRST], [FIRST, PKI.root]])
+def test_who_is_below_a_ca_that_the_feed_has_revoked_is_refused(path: list[Held]) -> None:
+    judge = admission()
+    assert not judge.stands_above(FIRST.revocation.key), "nobody has come by it"
+    left(judge, HELD, path)
+    assert judge.stands_above(FIRST.revocation.key)
+    assert not judge.is_revoked(HELD.revocation.key)
+    judge.status.index.add(ANOTHER.revocation)
+    assert left(judge, HELD) == 60
+    judge.status.index.add(FIRST.revocation)
+    assert judge.is_revoked(HELD.revocation.key), "of what is known of nothing but its issuer, too"
+    for shown in ([HELD.der, *map(der, path)], []):
+        refused = judge.examine(HELD.der, NOW, lambda shown=shown: shown)  # type: ignore[misc]
+        assert isinstance(refused, Refused)
+        assert refused.code is RefusalCode.ISSUER_REVOKED
+        assert refused.detail == "the CA CN=Ending CA is revoked (keyCompromise)"
+
+
+def test_a_ca_is_revoked_by_whatever_name_its_issuers_key_goes() -> None:
+    as_it_says = FIRST.revocation.key
+    by_the_key = b"as a list has it", FIRST.certificate.serial_number
+    assert revoked_as(FIRST.certificate, by_the_key[0]) == (by_the_key, as_it_says)
+    assert revoked_as(FIRST.certificate, None) == revoked_as(FIRST.certificate, as_it_says[0]) == (as_it_says,)
+    assert revoked_as(PKI.root.certificate, None) == (), "nobody has certified a root"
+
+
+def test_of_a_path_that_is_forgotten_no_ca_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(path_ends, "_MOST_PATHS", 1)
+    ends = PathEnds()
+    for ca in (FIRST, ANOTHER):
+        ends.verified(b"a", [b"client", der(ca), der(PKI.root)])
+        assert ends.revoked_as == {ca.revocation.key}
 
 
 @pytest.mark.parametrize("resumed", [False, True])

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from broker.admission.bundle import ListTerms, TrustBundle
 from broker.admission.bundle_terms import BundleTerms
+from broker.admission.path_ends import VerifiedPath
 from broker.admission.peer import Peer
 from broker.admission.policy import Kind, Rules, Section, TopicPolicy
 from broker.admission.refusal import RefusalCode, Refused
@@ -126,7 +127,8 @@ async def test_what_a_certificate_says_of_its_issuer_vouches_for_nobody(broker: 
     client = connected(broker, held)
     peer = client.connection.peer
     assert peer is not None
-    peer.path = tuple(path(other, BELOW, OTHER)[1:])  # As if its authority key identifier had named another's CA.
+    # As if its authority key identifier had named another's CA.
+    peer.verified = VerifiedPath(path(other, BELOW, OTHER)[1:])
     scene.believe(OTHER)
     await scene.trust.apply(scene.load())
     assert client.closed
@@ -410,7 +412,8 @@ async def test_where_bundles_judge_whoever_stays_belongs_to_one(broker: MemoryBr
     await scene.trust.apply(scene.load())
     peer = client.connection.peer
     assert (peer.bundle, peer.issuer) == ("cafile", None), "back to cafile alone"
-    assert peer.path == tuple(path(PKI.issuing, PKI.root))
+    assert peer.verified is not None
+    assert peer.verified.above == tuple(path(PKI.issuing, PKI.root))
     assert peer.fingerprint == fingerprint
     assert broker.engine.live.of(peer.certificate) == [client.connection]
 

@@ -15,7 +15,7 @@ from provisioning.store import audit
 from provisioning.store.groups import Group, NewKey, WayName
 from tests.support.fleet import Fleet
 
-SECOND, DAY = timedelta(seconds=1), timedelta(days=1)
+SECOND, HOUR, DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
 
 LEAST: dict[str, Any] = {
     "ways": (),
@@ -43,10 +43,18 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"ways": ((WayName.TOKEN,),) * 17}, "ways"),
     ({"ways": ((WayName.TOKEN,), (WayName.TOKEN, WayName.WEBHOOK))}, "webhook_url is missing"),
     ({"webhook_url": "http://example.org"}, "webhook_url must begin"),
-    *(({"lifetime": life}, "lifetime_seconds must be 60 to 71280000") for life in (59 * SECOND, 825 * DAY + SECOND)),
+    *(
+        ({"lifetime": life}, r"lifetime_seconds must be 60 \(1m\) to 71280000 \(825d\)")
+        for life in (59 * SECOND, 825 * DAY + SECOND)
+    ),
     *(({field: number}, field) for field in ("maximum_devices", "certificates_per_minute") for number in (0, -1)),
-    *(({"same_key_window": window}, "same_key_seconds must be 0 to 604800") for window in (-SECOND, 7 * DAY + SECOND)),
-    *(({"renewal_grace": grace}, "renewal_grace_seconds must be 0 to 31622400") for grace in (-SECOND, 367 * DAY)),
+    *(
+        ({"same_key_window": window}, r"same_key_seconds must be 0 to 604800 \(7d\)")
+        for window in (-SECOND, 7 * DAY + SECOND)
+    ),
+    ({"renewal_grace": -SECOND}, r"renewal_grace_seconds must be 0 to 31622400 \(366d\), and is -1$"),
+    ({"renewal_grace": 400 * DAY}, r"renewal_grace_seconds must be 0 to 31622400 \(366d\), and is 34560000 \(400d\)$"),
+    ({"renewal_grace": 11000 * HOUR}, r"renewal_grace_seconds must be .* \(366d\), and is 39600000 \(11000h\)$"),
     *(({"webhook_timeout": time}, "webhook_timeout_seconds must be") for time in (SECOND / 2, 30.5 * SECOND)),
 ]
 

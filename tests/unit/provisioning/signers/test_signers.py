@@ -12,12 +12,13 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
-from pkcs11 import Attribute
+from pkcs11 import Attribute, ObjectClass
 
 from provisioning.ca.ceremony import found_authority
 from provisioning.ca.crl import CrlIssuer, CrlRequest, entry_of
 from provisioning.ca.issuer import IssuanceRequest, Issuer
 from provisioning.ca.profile import ProfileConfig, profile_of
+from provisioning.config import Settings
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import PrivateKey, generate_key, key_identifier
@@ -38,6 +39,14 @@ SERIAL = 1 << 126
 
 def in_token(token: SoftToken, label: str, pin: Callable[[], str] = lambda: PIN) -> Pkcs11Signer:
     return Pkcs11Signer(Pkcs11Uri(token.module, token.label, label), pin)
+
+
+def begin_anew(token: SoftToken) -> pkcs11_module.TokenModule:
+    """End every session: whoever is logged in is not asked for a PIN."""
+    module = pkcs11_module.module_at(token.module)
+    module._begun_at = -math.inf
+    assert module.begin_again()
+    return module
 
 
 @pytest.fixture(params=["file", "token"])
@@ -153,12 +162,39 @@ def test_a_token_that_is_away_and_back_signs_again(token: SoftToken, monkeypatch
         key.public_key().verify(key.sign(b"words", ec.ECDSA(hashes.SHA256())), b"words", ec.ECDSA(hashes.SHA256()))
 
 
+def test_without_a_pin_to_be_had_the_service_is_unavailable_until_there_is_one(token: SoftToken) -> None:
+    file = token.configuration.with_name("pin")
+    signer = in_token(token, "no-pin", Settings(pkcs11_pin_file=file).read_pkcs11_pin)
+    file.write_text(PIN)
+    key: PrivateKey = signer.create()
+    assert isinstance(key, TokenKey)
+    begin_anew(token)
+    for spoil in (file.unlink, file.touch):  # It is asked for in the middle of a request, and by a trial.
+        spoil()
+        with pytest.raises(Refused, match="try again"):
+            key.sign(b"words", ec.ECDSA(hashes.SHA256()))
+    file.write_text(PIN)
+    key.public_key().verify(key.sign(b"words", ec.ECDSA(hashes.SHA256())), b"words", ec.ECDSA(hashes.SHA256()))
+
+
+def test_a_key_that_was_put_back_into_its_token_signs_again(token: SoftToken, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pkcs11_module, "_PAUSE_SECONDS", 0.0)
+    before = set(token.objects)
+    key = in_token(token, "restored").create()
+    made = {path: path.read_bytes() for path in set(token.objects) - before}
+    for path in made:
+        path.unlink()
+    with pytest.raises(Refused, match="try again"):
+        key.sign(b"words", ec.ECDSA(hashes.SHA256()))
+    for path, content in made.items():
+        path.write_bytes(content)
+    key.public_key().verify(key.sign(b"words", ec.ECDSA(hashes.SHA256())), b"words", ec.ECDSA(hashes.SHA256()))
+
+
 def test_sessions_of_before_the_module_was_begun_again_are_not_used(token: SoftToken) -> None:
     keys = [in_token(token, label).create() for label in ("one", "two")]
-    module = pkcs11_module.module_at(token.module)
-    module._begun_at = -math.inf
-    assert module._begin_again()
-    assert not module._begin_again(), "not again so soon"
+    module = begin_anew(token)
+    assert not module.begin_again(), "not again so soon"
     for key in reversed(keys):
         key.public_key().verify(key.sign(b"words", ec.ECDSA(hashes.SHA256())), b"words", ec.ECDSA(hashes.SHA256()))
 
@@ -167,7 +203,7 @@ def test_a_module_is_begun_again_only_when_nobody_is_at_work_in_it(monkeypatch: 
     monkeypatch.setattr(pkcs11_module, "_PATIENCE_SECONDS", 0.0)
     module = pkcs11_module.TokenModule(Path("/none.so"))
     with module.at_work() as generation:
-        assert not module._begin_again()
+        assert not module.begin_again()
         with module.at_work(generation):
             pass
     with pytest.raises(pkcs11_module.SessionsEnded), module.at_work(generation + 1):
@@ -179,10 +215,7 @@ def test_a_pin_that_was_refused_is_not_tried_again(token: SoftToken, monkeypatch
     pin = "9999"
     signer = in_token(token, "pin", lambda: pin)
     assert isinstance(key, TokenKey)
-    key._connected.close()  # Whoever is logged in is not asked for a PIN.
-    module = pkcs11_module.module_at(token.module)
-    module._begun_at = -math.inf
-    assert module._begin_again()
+    module = begin_anew(token)
     with pytest.raises(SignerError, match="the PIN of token 'fleet' is wrong"):
         signer.open()
     monkeypatch.setattr(module, "_try_to_open", None)
@@ -191,6 +224,23 @@ def test_a_pin_that_was_refused_is_not_tried_again(token: SoftToken, monkeypatch
     monkeypatch.undo()
     pin = PIN
     assert signer.open().public_key() == key.public_key(), "another one is"
+
+
+def test_what_cannot_be_told_apart_is_named(token: SoftToken) -> None:
+    in_token(token, "twin").create()
+    twin = in_token(token, "other twin").create()
+    assert isinstance(twin, TokenKey)
+    with twin._signer._session() as (session, _):
+        session.get_key(object_class=ObjectClass.PRIVATE_KEY, label="other twin")[Attribute.LABEL] = "twin"
+    with pytest.raises(SignerError, match="there is more than one key 'twin' in token 'fleet': remove those that"):
+        in_token(token, "twin").open()
+    for label in ("twin", "other twin"):
+        in_token(token, label).discard()
+    for _ in range(2):
+        token.run("--init-token", "--free", "--label", "pair", "--pin", PIN, "--so-pin", "87654321")
+    begin_anew(token)
+    with pytest.raises(SignerError, match=r"more than one token in .* is called 'pair': unplug the others, or give"):
+        Pkcs11Signer(Pkcs11Uri(token.module, "pair", "x"), lambda: PIN).open()
 
 
 def test_what_cannot_be_opened_is_named(token: SoftToken, tmp_path: Path) -> None:

@@ -1,0 +1,52 @@
+"""Keys that everybody may read are used, and whoever uses them is told which: in commands, ceremonies, at the start."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.provisioning import ProvisioningService
+
+
+def warning(path: Path) -> str:
+    return f"{path} has mode 0644, everybody on this machine may read it: chmod 600 {path}"
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> ProvisioningService:
+    """A service, which does not run, with an operator's and a CA's key that everybody may read."""
+    service = ProvisioningService.copied(tmp_path / "fleet")
+    for name in ("operator", "issuing-ca"):
+        (service.dir / f"{name}.key").chmod(0o644)
+    return service
+
+
+def test_commands_ceremonies_and_the_service_say_which_key_is_open(opened: ProvisioningService) -> None:
+    operators, the_cas = opened.dir / "operator.key", opened.dir / "issuing-ca.key"
+    with opened as service:
+        (said,) = [json.loads(line) for line in service.log.splitlines() if warning(the_cas) in line]
+        assert (said["level"], said["event"]) == ("warning", "private file open to everybody")
+        listed = service.command("device", "list", "--json", "--dir", str(service.dir))
+        assert (listed.returncode, listed.stderr) == (0, f"fleet-provisioning: warning: {warning(operators)}\n")
+        json.loads(listed.stdout)
+    begun = opened.command("ca", "rollover", "begin", "--json", "--dir", str(opened.dir))
+    assert begun.returncode == 0, begun.stderr
+    for path in (operators, the_cas):
+        assert f"fleet-provisioning: warning: {warning(path)}\n" in begun.stderr
+        path.chmod(0o600)
+    assert json.loads(begun.stdout)["state"] == "announced"
+    with opened as service:
+        assert service.log.count("open to everybody") == 2, "of the first start"
+        assert service.command("device", "list", "--dir", str(service.dir)).stderr == ""
+
+
+def test_founding_says_that_the_passphrase_is_open(tmp_path: Path) -> None:
+    passphrase = tmp_path / "passphrase"
+    passphrase.write_text("a passphrase")
+    passphrase.chmod(0o644)
+    service = ProvisioningService(tmp_path / "fleet")
+    founded = service.command("init", "--dir", str(service.dir), "--passphrase-file", str(passphrase), "--json")
+    assert (founded.returncode, founded.stderr) == (0, f"fleet-provisioning: warning: {warning(passphrase)}\n")
+    assert json.loads(founded.stdout)["trust_domain"] == "fleet.internal"
