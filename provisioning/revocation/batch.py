@@ -18,8 +18,8 @@ Rules
 1. Whatever would be refused alone refuses the batch, and all that is refused is named (`RefusedTogether`).
 2. A name that is given twice is given once.
 3. Devices come in the order in which they were named, and so do answers and entries of the audit log, one for each.
-4. What a device in portions has is told as it is afterwards; of each device what the call has changed, or, if it has
-   changed nothing of it, all that holds.
+4. Of each device it is told what the call has changed, or, if it has changed nothing of it, all that holds; of a device
+   in portions a hundred certificates, the newest: there may be thousands of each.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Code, Refusals, Refused
 from provisioning.pki.identity import Role
 from provisioning.revocation import issued_to
+from provisioning.revocation.events_since import revoked_since
 from provisioning.revocation.protection import check_an_admin_is_left
 from provisioning.revocation.recording import Revoked, facts_of
 from provisioning.store import certificates, certificates_of_device, devices, unfinished_ends
 from provisioning.store.certificates import StoredCertificate
+from provisioning.store.database import Database
 from provisioning.store.devices import Device
 from provisioning.store.server_parameters import rest_longer
 from provisioning.store.unfinished_ends import UnfinishedEnd
@@ -45,6 +47,7 @@ from provisioning.store.unfinished_ends import UnfinishedEnd
 TOGETHER: Final = 2000
 """Certificates that the transaction of a batch looks at, some 0.1 ms each: those of more devices follow in portions."""
 
+_ABOVE_EVERY_ID: Final = 2**62
 IN_WHAT_FOLLOWS: Final = "in the entries that follow"
 """What the audit log says of serial numbers that come in portions."""
 
@@ -129,21 +132,25 @@ def told(
     return list(found.values())
 
 
-def of_later(
-    connection: Connection, batch: Batch, before: int
-) -> tuple[dict[str, Sequence[Revoked]], list[StoredCertificate]]:
-    """Return what holds of devices in portions when those are done, by their names, and what was changed.
+async def of_later(database: Database, batch: Batch, before: int) -> tuple[dict[str, list[Revoked]], bool]:
+    """Return what is told of devices in portions when those are done, by their names, and whether they were changed.
 
     What has come behind *before* in the feed was changed by this call.
     """
-    holds: dict[str, Sequence[Revoked]] = {}
-    changed: list[StoredCertificate] = []
-    for device in batch.later:
-        issued = certificates_of_device.every(connection, device.id)
-        fresh = [each for each in issued if each.revocation is not None and each.revocation.sequence > before]
-        holds[device.name] = facts_of(fresh or issued)
-        changed += fresh
-    return holds, changed
+    told: dict[str, list[Revoked]] = {each.name: [] for each in batch.later}
+    for each in await revoked_since(database, told, before, issued_to.FEW):
+        told[each.device].append(each)
+    unchanged = [each for each in batch.later if not told[each.name]]
+
+    def look(connection: Connection) -> dict[str, list[Revoked]]:
+        newest = {
+            each.name: certificates_of_device.before(connection, each.id, _ABOVE_EVERY_ID, issued_to.FEW)
+            for each in unchanged
+        }
+        return {name: facts_of(issued[::-1]) for name, issued in newest.items()}
+
+    changed = len(unchanged) < len(told)
+    return told | (await database.read(look) if unchanged else {}), changed
 
 
 def _done_at_once(

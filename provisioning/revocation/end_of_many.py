@@ -5,7 +5,7 @@ What is whole about it: `provisioning.revocation.batch`. What an end takes: `pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -87,20 +87,20 @@ class EndOfMany:
             except _Unfinished as unfinished:  # What was decided first is done first.
                 await self._portions.finish_all(unfinished.names)
         self._tell(begun.ended)
-        later: dict[str, Sequence[Revoked]] = {}
-        ended = [*begun.ended]
+        later: Mapping[str, Sequence[Revoked]] = {}
+        changed = begun.changed
         if begun.batch.later:
             self._portions.shut_out()
             await self._portions.finish_all([each.name for each in begun.batch.later])
-            later, more = await self._database.read(partial(of_later, batch=begun.batch, before=begun.before))
-            ended += more
-        changed = begun.changed or bool(ended)
+            later, more = await of_later(self._database, begun.batch, begun.before)
+            changed = changed or more
         if changed:
             log.info(
                 "ended together",
                 state=end.state.value,
                 devices=len(end.names),
-                certificates=len(ended),
+                certificates=len(begun.ended),
+                in_portions=len(begun.batch.later),
                 reason=end.grounds.reason.value,
                 by=end.by,
             )

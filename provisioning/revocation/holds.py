@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Final
 
 from sqlalchemy.engine import Connection
@@ -13,11 +12,8 @@ from sqlalchemy.engine import Connection
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.recording import Changed, Revoked
 from provisioning.store import revocations
-from provisioning.store.database import Database
-from provisioning.store.revocations import EventKind
 
 _HOLD: Final = RevocationReason.CERTIFICATE_HOLD
-_PAGE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +32,6 @@ class ReleaseOutcome:
 
     released: list[Released]
     changed: bool
-
-
-async def released_since(database: Database, names: Collection[str], before: int) -> list[Released]:
-    """Return what of the devices called *names* was released behind the place *before* in the feed."""
-    found: list[Released] = []
-    while records := await database.read(partial(revocations.after, sequence=before, limit=_PAGE)):
-        before = records[-1].sequence
-        found += [
-            Released(each.serial, each.device, each.occurred_at, each.sequence)
-            for each in records
-            if each.device in names and each.kind is EventKind.RELEASED
-        ]
-    return found
 
 
 def to_be_held(issued: Changed, now: datetime) -> Changed:

@@ -29,11 +29,11 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.batch import IN_WHAT_FOLLOWS
+from provisioning.revocation.events_since import released_since
 from provisioning.revocation.holds import (
     ReleaseOutcome,
     hold,
     release,
-    released_since,
     to_be_held,
     to_be_released,
 )

@@ -15,13 +15,14 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import Refusals
 from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation import issued_to
 from provisioning.revocation.batch import IN_WHAT_FOLLOWS, Batch, look_up, of_later, told
+from provisioning.revocation.events_since import released_since
 from provisioning.revocation.holds import (
     Released,
     ReleaseOutcome,
     hold,
     release,
-    released_since,
     to_be_held,
     to_be_released,
 )
@@ -72,14 +73,15 @@ class SuspensionOfMany:
         begun = await self._database.write(partial(self._hold, names=_once(names), serials=_once(serials), by=by))
         self._tell(begun.fresh)
         later: Mapping[str, Sequence[Revoked]] = {}
-        changed, fresh = begun.changed, [*begun.fresh]
+        changed = begun.changed
         if begun.batch.later:
             self._portions.shut_out()
             await self._portions.finish_all([each.name for each in begun.batch.later])
-            later, more = await self._database.read(partial(of_later, batch=begun.batch, before=begun.before))
-            changed, fresh = changed or bool(more), fresh + more
+            later, more = await of_later(self._database, begun.batch, begun.before)
+            changed = changed or more
         if changed:
-            log.info("suspended together", devices=len(names), certificates=len(fresh), by=by)
+            count, in_portions = len(begun.fresh), len(begun.batch.later)
+            log.info("suspended together", devices=len(names), certificates=count, in_portions=in_portions, by=by)
         facts = {each.id: fact for each, fact in zip(begun.fresh, begun.held, strict=True)}
         return RevocationOutcome(told(begun.batch, facts, later), changed)
 
@@ -117,10 +119,11 @@ class SuspensionOfMany:
         later = [each.name for each in begun.batch.later]
         if later:
             await self._portions.finish_all(later)
-            released += await released_since(self._database, later, begun.before)
+            released += await released_since(self._database, set(later), begun.before, issued_to.FEW)
         changed = begun.changed or bool(released)
         if changed:
-            log.info("resumed together", devices=len(names), certificates=len(released), by=by)
+            count, in_portions = len(begun.released), len(later)
+            log.info("resumed together", devices=len(names), certificates=count, in_portions=in_portions, by=by)
         place = {each.name: number for number, each in enumerate(begun.batch.named)}
         return ReleaseOutcome(sorted(released, key=lambda each: (place[each.device], each.sequence)), changed)
 
