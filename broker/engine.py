@@ -47,6 +47,7 @@ from broker.session.will import Will
 from broker.session_quota import refuse_another
 from broker.terms import CurrentTerms
 from broker.vouched import stamp_of
+from provisioning.pki.revocation import CertificateKey
 
 log = structlog.get_logger("broker")
 
@@ -250,14 +251,17 @@ class Engine(Exchange):
             connection.disconnect(RefusalCode.SHUTTING_DOWN, reason, "the broker is stopping", now)
 
     def counts_no_more(self, session: Session) -> bool:
-        """Whether the will of *session* goes with its certificate, and nobody has put its client out yet.
+        """Whether the certificate of *session* is withdrawn, and nobody has put its client out yet."""
+        return self._is_withdrawn(session, session.certificate, session.authorities)
 
-        So it is when that is revoked, or when the anchors that vouched for it are others by now.
-        """
-        certificate, admission = session.certificate, self.admission
+    def _is_withdrawn(
+        self, session: Session, certificate: CertificateKey | None, authorities: tuple[bytes, ...]
+    ) -> bool:
+        """Whether *certificate* is revoked by now, or the *authorities* that vouched for it are no anchors any more."""
+        admission = self.admission
         if self.keeps_revoked or certificate is None:
             return False
-        return admission.is_revoked(certificate) or not admission.vouches(session.authorities, session.owner)
+        return admission.is_revoked(certificate) or not admission.vouches(authorities, session.owner)
 
     def forget(self, session: Session, now: float) -> None:
         """End *session*, which has no connection, before its time."""
@@ -281,8 +285,6 @@ class Engine(Exchange):
         if will is not None and (until := self.returning.waits(session, now)) is not None:
             self.registry.schedule(session, until)
             return
-        if will is not None and self.counts_no_more(session):
-            session.will = will = None
         if will is not None:
             if session.will_due_at > now:
                 self.registry.schedule(session, session.will_due_at)
@@ -314,7 +316,10 @@ class Engine(Exchange):
             self._publish_will(session, session.will, now)
 
     def _publish_will(self, session: Session, will: Will, now: float) -> None:
+        """Publish *will*, unless the certificate with which it was left has been withdrawn since."""
         session.will = None
+        if self._is_withdrawn(session, will.certificate, will.authorities):
+            return
 
         def publish(message: Message, later: float) -> None:
             extension, topic_name = self.extension, message.topic.decode()
