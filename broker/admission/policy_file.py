@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from broker.admission.filter_template import FilterTemplate, InvalidFilter
 from broker.admission.policy import DeniedPublish, Kind, Rules, Section, TopicPolicy
@@ -35,12 +35,12 @@ _Filter = Annotated[str, AfterValidator(_checked)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class _Filters(_Model):
-    allow: tuple[_Filter, ...] = Field(default=(), strict=False)
-    deny: tuple[_Filter, ...] = Field(default=(), strict=False)
+    allow: tuple[_Filter, ...] = ()
+    deny: tuple[_Filter, ...] = ()
 
 
 class _Rules(_Model):
@@ -63,8 +63,8 @@ _Name = Annotated[str, AfterValidator(_name)]
 
 
 class _File(_Model):
-    denied_publish: DeniedPublish = Field(default=DeniedPublish.DROP, strict=False)
-    role: dict[Annotated[Role, Field(strict=False)], _Rules] = {}
+    denied_publish: DeniedPublish = DeniedPublish.DROP
+    role: dict[Role, _Rules] = {}
     group: dict[_Name, _Rules] = {}
     device: dict[_Name, _Rules] = {}
     identity: dict[Annotated[str, AfterValidator(_name_or_uri)], _Rules] = {}

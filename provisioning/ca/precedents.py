@@ -39,8 +39,8 @@ _SHORT: Final = 128
 _TWO_OCTETS: Final = 0x82
 _EXTENSIONS: Final = 0xA3
 _INTEGER: Final = 0x02
-_FIELDS: Final = 8
 _SUBJECT_KEY: Final = b"\x30\x1d\x06\x03\x55\x1d\x0e\x04\x16\x04\x14"
+"""Up to its twenty octets; the second octet is how long it is with them."""
 _ALTERNATIVE_NAME: Final = b"\x06\x03\x55\x1d\x11\x04"
 _KEYS: Final = {
     # What SubjectPublicKeyInfo begins with, by its size: all but the key itself, which the library has read before.
@@ -127,8 +127,9 @@ def _read(fields: bytes) -> _Read:
     while at < end:
         _, at = _content(fields, at, end, fields[at])
         places.append(at)
-    if at != len(fields) or len(places) != _FIELDS + 1:
+    if at != len(fields):
         raise _Unusual
+    # With more or fewer than eight fields, this is a ValueError.
     _, number, algorithm, _, validity, subject, key, extensions, _ = places
     serial, stop = _content(fields, number, algorithm, _INTEGER)
     spki = fields[key:extensions]
@@ -162,7 +163,7 @@ def _extensions(fields: bytes, at: int) -> tuple[bytes, bytes, list[bytes]]:
     while at < end:
         inside, after = _content(fields, at, end, 0x30)
         if fields.startswith(_SUBJECT_KEY, at):
-            if identifier or after - at != len(_SUBJECT_KEY) + 20:
+            if identifier:
                 raise _Unusual
             identifier = fields[after - 20 : after]
             others.append(_SUBJECT_KEY)
@@ -188,7 +189,8 @@ def _only_uri(fields: bytes, at: int, end: int) -> bytes:
 
 def _dates(validity: bytes) -> tuple[datetime, datetime]:
     """Return notBefore and notAfter, both UTCTime (RFC 5280 §4.1.2.5.1) in this half of the century."""
-    if len(validity) != 32 or validity[:4] != b"\x30\x1e\x17\x0d" or validity[17:19] != b"\x17\x0d":  # noqa: PLR2004
+    # One element, whose own length says that it is of 32 octets.
+    if validity[:4] != b"\x30\x1e\x17\x0d" or validity[17:19] != b"\x17\x0d":
         raise _Unusual
     return _date(validity[4:17]), _date(validity[19:])
 

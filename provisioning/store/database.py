@@ -139,8 +139,11 @@ class Database:
 
     async def close(self) -> None:
         """Finish what runs and close every connection."""
-        for lane in dict.fromkeys((self._writer, self._looks, self._reader)):
-            await asyncio.to_thread(lane.close)
+        lanes = dict.fromkeys((self._writer, self._looks, self._reader))
+        for lane in lanes:
+            await asyncio.to_thread(lane.stop)
+        for lane in lanes:
+            await asyncio.to_thread(lane.dispose)
 
 
 def _postgresql(url: URL, options: dict[str, Any], size: int) -> Engine:

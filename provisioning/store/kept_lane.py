@@ -43,10 +43,11 @@ class KeptLane(QueuedLane):
         `Stale`, and leaves the jobs where they are, if nothing has been done because the connection is broken.
         """
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Finish what waits, and close the connection."""
         self._idle.wait()
         self._worker.submit(self._kept.drop)
-        super()._stop()
+        super().stop()
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._jobs[0].short and self._kept.is_open:

@@ -81,9 +81,12 @@ class Lane(ABC):
         """Return for how long the transaction that all others wait for is under way; 0 where there is none."""
         return 0.0
 
-    def close(self) -> None:
-        """Finish what waits, and close every connection."""
-        self._stop()
+    @abstractmethod
+    def stop(self) -> None:
+        """Finish what waits, and let the threads end; nothing comes any more."""
+
+    def dispose(self) -> None:
+        """Close every connection, once all lanes that use it have stopped: one that is out would stay open."""
         self._engine.dispose()
 
     @abstractmethod
@@ -91,10 +94,6 @@ class Lane(ABC):
         self, work: Callable[[Connection], ResultT], apart: Apart | None, *, short: bool
     ) -> asyncio.Future[ResultT]:
         """Hand *work* to whoever runs it."""
-
-    @abstractmethod
-    def _stop(self) -> None:
-        """Let the threads finish what waits."""
 
 
 class PooledLane(Lane):
@@ -113,7 +112,8 @@ class PooledLane(Lane):
     ) -> asyncio.Future[ResultT]:
         return asyncio.get_running_loop().run_in_executor(self._executor, self._transact, work)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Finish what waits."""
         self._executor.shutdown()
 
     def _transact(self, work: Callable[[Connection], ResultT]) -> ResultT:
@@ -151,7 +151,8 @@ class QueuedLane(Lane):
             loop.call_soon(self._next, loop)  # Who else has arrived is in it.
         return future
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Finish what waits."""
         self._idle.wait()
         self._worker.shutdown()
 

@@ -53,8 +53,9 @@ class SqliteLane(QueuedLane):
         self._commit_seconds = 0.0
         self._threaded_until = 0.0
 
-    def _stop(self) -> None:
-        super()._stop()
+    def stop(self) -> None:
+        """Finish what waits, and let the connection go."""
+        super().stop()
         self._writer.release()
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -52,6 +52,10 @@ def test_every_section_is_read(tmp_path: Path) -> None:
         ('[role.device]\npublish.allow = "x"', "role.device.publish.allow: expected a list of topic filters"),
         ("[role.device]\npublish.allow = [1]", "role.device.publish.allow[0]: expected a topic filter in quotes"),
         ('[role.device]\nsubscribe.deny = ["a", "{x}"]', "role.device.subscribe.deny[1]: '{x}': {x} is no placeholder"),
+        ("[role.device]\npublish.allow = [true]", "role.device.publish.allow[0]: expected a topic filter in quotes"),
+        ("[role.device]\npublish.allow = 2026-01-01", "role.device.publish.allow: expected a list of topic filters"),
+        ("[role.device]\npublish.allow = { 0 = 'x' }", "role.device.publish.allow: expected a list of topic filters"),
+        ("[device]\n1 = 2", "device.1: expected keys below it: publish.allow, "),
         ("role = 1", "role: expected a table"),
         ('denied_publish = "ignore"', "denied_publish: input should be 'drop' or 'disconnect'"),
         ('[group."a/b"]', "group.a/b: name 'a/b': use 1 to 64 letters"),
@@ -70,6 +74,14 @@ def test_all_errors_are_told_at_once() -> None:
     with pytest.raises(PolicyError) as caught:
         parse_policy('[role.device]\npublish.allow = ["{x}", "a/#/b"]\n[rol.x]\n', "policy.toml")
     assert len(str(caught.value).splitlines()) == 3
+
+
+def test_an_error_names_the_file_in_which_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "ours.toml"
+    path.write_text("[rol.device]")
+    with pytest.raises(PolicyError) as caught:
+        load_policy(path)
+    assert str(caught.value).startswith(f"{path}: rol: no such section")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -30,6 +30,18 @@ def test_a_broker_that_stops_spreads_its_clients() -> None:
     assert max(hints.count(second) for second in set(hints)) == 500
 
 
+def test_a_code_is_what_it_is_called() -> None:
+    """Alerts, dashboards and devices have it by its text."""
+    assert [str(code) for code in RefusalCode] == [code.name for code in RefusalCode]
+
+
+def test_who_is_refused_is_not_told_what_the_operator_is() -> None:
+    refusal = Refused(RefusalCode.WRONG_GROUP, ReasonCode.NOT_AUTHORIZED, "not of this bundle", aside="groups = ['a']")
+    assert refusal.recorded == "not of this bundle: groups = ['a']"
+    assert refusal.told.reason_string == "WRONG_GROUP: not of this bundle"
+    assert Refused(RefusalCode.REVOKED, ReasonCode.NOT_AUTHORIZED, "why").recorded == "why"
+
+
 def test_a_ban_says_how_long_it_lasts_still() -> None:
     refusal = Refused(RefusalCode.FLAPPING, ReasonCode.BANNED, "why", retry_after=12.3)
     assert dict(refusal.told.user_properties) == {"retry-after": "13"}

@@ -59,6 +59,12 @@ def test_a_ca_is_learned_from_a_path_and_known_without_one() -> None:
     assert seen(namesake, PKI.device("meter-1")) is None, "of that name, and of another key"
 
 
+def test_who_resumes_is_known_by_any_anchor_of_his_bundle_before_anybody_has_come() -> None:
+    judge = Trust([TrustBundle("ours", [PLANT.certificate, PKI.issuing.certificate])])
+    assert seen(judge, PKI.device("meter-1", issuer=PLANT)) == "ours: CN=Plant CA"
+    assert seen(judge, PKI.device("meter-1")) == "ours: CN=Test Issuing CA"
+
+
 def test_a_key_is_of_the_cas_that_have_it_and_of_no_other() -> None:
     """Who is offline is judged by it: by another's revocation he would lose what waits for him, or keep it."""
     third = Pki()

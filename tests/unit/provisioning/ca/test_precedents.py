@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
 
 from provisioning.ca import der
 from provisioning.ca import issuer as issuing
 from provisioning.ca.ceremony import Authority, found_authority
+from provisioning.ca.fields import key_identifier, only_uri
 from provisioning.ca.issuer import IssuanceRefused, IssuanceRequest, Issuer, IssuerUrls
 from provisioning.ca.lint import Intent, Made, lint
 from provisioning.ca.name_policy import SubjectNames
 from provisioning.ca.precedents import Precedents
 from provisioning.ca.profile import Profile, ProfileConfig, ProfileName, profile_of
+from provisioning.ca.signing import signature_algorithm, signer, with_signature
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import PrivateKey, generate_key, spki_of
 from tests.support.requests import NOON
@@ -150,20 +152,161 @@ def test_a_draft_that_differs_in_one_byte_is_covered_by_nothing(issuer: Issuer, 
             assert not precedents.cover(changed, intent), (place, other)
 
 
+class Parts:
+    """The parts of a draft: any may be put in the place of its own."""
+
+    def __init__(self, fields: bytes) -> None:
+        self.version, self.serial, *self.issuing, self.validity, self.subject, self.spki, last = der.children(fields)
+        (inside,) = der.children(last)
+        self.extensions = list(der.children(inside))
+
+    def place_of(self, identifier: int) -> int:
+        """Return which of the extensions has the object identifier 2.5.29.*identifier*."""
+        return next(at for at, each in enumerate(self.extensions) if each[2:7] == bytes((6, 3, 0x55, 0x1D, identifier)))
+
+    def whole(self) -> bytes:
+        extensions = der.element(b"\xa3", der.element(der.SEQUENCE, b"".join(self.extensions)))
+        parts = (self.version, self.serial, *self.issuing, self.validity, self.subject, self.spki, extensions)
+        return der.element(der.SEQUENCE, b"".join(parts))
+
+
+KEY_IDENTIFIER, ALTERNATIVE_NAME = 14, 17
+
+
+def utc_times(*texts: bytes) -> bytes:
+    return der.element(der.SEQUENCE, b"".join(der.element(b"\x17", text) for text in texts))
+
+
+def of_an_operator(parts: Parts, intent: Intent, made: Made) -> Intent:
+    operator = replace(METER, role=Role.OPERATOR)
+    parts.extensions[parts.place_of(ALTERNATIVE_NAME)] = only_uri(operator.uri)
+    return replace(intent, identity=operator, made=made)
+
+
+def without_life(parts: Parts, intent: Intent, made: Made) -> Intent:
+    parts.validity = der.element(der.SEQUENCE, der.time(made.not_before) * 2)
+    return replace(intent, made=replace(made, not_after=made.not_before))
+
+
+def from_1955(parts: Parts, intent: Intent, made: Made) -> Intent:
+    """RFC 5280 §4.1.2.5.1: from 50 on, UTCTime is of the last century."""
+    parts.validity = utc_times(b"550301120000Z", b"550302120000Z")
+    begin = datetime(2055, 3, 1, 12, tzinfo=UTC)
+    return replace(intent, made=replace(made, not_before=begin, not_after=begin + timedelta(days=1)))
+
+
+def with_a_sign(parts: Parts, intent: Intent, made: Made) -> Intent:
+    parts.validity = utc_times(b"+50301120000Z", b"050302120000Z")
+    begin = datetime(2005, 3, 1, 12, tzinfo=UTC)
+    return replace(intent, made=replace(made, not_before=begin, not_after=begin + timedelta(days=1)))
+
+
+def with_a_key_that_cannot_sign(parts: Parts, intent: Intent, made: Made) -> Intent:
+    """As long as one of Ed25519, and of another algorithm."""
+    parts.spki = spki_of(x25519.X25519PrivateKey.generate().public_key())  # type: ignore[arg-type]
+    parts.extensions[parts.place_of(KEY_IDENTIFIER)] = key_identifier(parts.spki)
+    return replace(intent, made=replace(made, spki=parts.spki))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("P-256", of_an_operator),
+        ("P-256", without_life),
+        ("P-256", from_1955),
+        ("P-256", with_a_sign),
+        ("Ed25519", with_a_key_that_cannot_sign),
+    ],
+)
+def test_what_is_as_it_was_meant_and_wrong_all_the_same_is_not_covered(
+    authority: Authority, issuer: Issuer, kind: str, change: Callable[[Parts, Intent, Made], Intent]
+) -> None:
+    precedents = Precedents(datetime(2060, 1, 1, tzinfo=UTC))
+    fields, intent = draft(issuer, request(KEYS[kind]))
+    precedents.remember(fields, PROFILE)
+    parts = Parts(fields)
+    assert parts.whole() == fields
+    assert intent.made is not None
+    meant = change(parts, intent, intent.made)
+    assert not precedents.cover(parts.whole(), meant)
+    key = authority.issuing_ca.key
+    algorithm = signature_algorithm(key)
+    try:
+        found = lint(x509.load_der_x509_certificate(with_signature(parts.whole(), algorithm, signer(key)(b""))), meant)
+    except ValueError as unreadable:
+        found = [str(unreadable)]
+    assert found, "the slow twin takes it no more than this one"
+
+
+@pytest.mark.parametrize("identifier", [KEY_IDENTIFIER, ALTERNATIVE_NAME])
+def test_extensions_in_another_order_are_another_kind(issuer: Issuer, identifier: int) -> None:
+    precedents = Precedents(issuer.certificate.not_valid_after_utc)
+    fields, intent = draft(issuer, request())
+    precedents.remember(fields, PROFILE)
+    parts = Parts(fields)
+    place = parts.place_of(identifier)
+    parts.extensions.insert(0 if place else 1, parts.extensions.pop(place))
+    assert not precedents.cover(parts.whole(), intent)
+
+
+@pytest.mark.parametrize("identifier", [KEY_IDENTIFIER, ALTERNATIVE_NAME])
+def test_what_is_there_twice_is_read_by_nobody(issuer: Issuer, identifier: int) -> None:
+    precedents = Precedents(issuer.certificate.not_valid_after_utc)
+    fields, intent = draft(issuer, request())
+    precedents.remember(fields, PROFILE)
+    parts = Parts(fields)
+    place = parts.place_of(identifier)
+    parts.extensions.insert(place, parts.extensions[place])
+    assert not precedents.cover(parts.whole(), intent)
+    precedents.remember(parts.whole(), PROFILE)
+    assert len(precedents) == 1
+    assert not precedents.cover(parts.whole(), intent)
+
+
+def test_a_draft_with_a_field_more_or_less_is_covered_by_nothing(issuer: Issuer) -> None:
+    precedents = Precedents(issuer.certificate.not_valid_after_utc)
+    fields, intent = draft(issuer, request())
+    precedents.remember(fields, PROFILE)
+    each = list(der.children(fields))
+    unique_identifier = der.element(b"\x81", b"\x00\x01")  # RFC 5280 §4.1.2.8, between key and extensions.
+    for others in (*(each[:at] + each[at + 1 :] for at in range(8)), [*each[:7], unique_identifier, each[7]]):
+        changed = der.element(der.SEQUENCE, b"".join(others))
+        assert not precedents.cover(changed, intent)
+        precedents.remember(changed, PROFILE)
+    assert len(precedents) == 1
+
+
+def test_who_lives_as_long_as_his_issuer_is_covered(issuer: Issuer) -> None:
+    end = issuer.certificate.not_valid_after_utc
+    precedents = Precedents(end)
+    fields, _ = draft(issuer, request())
+    precedents.remember(fields, PROFILE)
+    fields, intent = draft(issuer, request(now=end - timedelta(days=1)))
+    assert intent.made is not None
+    assert intent.made.not_after == end
+    assert precedents.cover(fields, intent)
+
+
+def test_the_last_day_that_has_two_digits_for_its_year_is_read(issuer: Issuer) -> None:
+    precedents = Precedents(datetime(2060, 1, 1, tzinfo=UTC))
+    fields, intent = draft(issuer, request())
+    precedents.remember(fields, PROFILE)
+    parts = Parts(fields)
+    begin, end = datetime(2049, 12, 31, tzinfo=UTC), datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC)
+    parts.validity = utc_times(b"491231000000Z", b"491231235959Z")
+    assert intent.made is not None
+    assert precedents.cover(parts.whole(), replace(intent, made=replace(intent.made, not_before=begin, not_after=end)))
+
+
 def test_a_length_that_is_not_written_as_der_writes_it_is_covered_by_nothing(issuer: Issuer) -> None:
     precedents = Precedents(issuer.certificate.not_valid_after_utc)
     fields, intent = draft(issuer, request())
     precedents.remember(fields, PROFILE)
-
-    def again(names: Callable[[bytes], bytes]) -> bytes:
-        *before, extensions = der.children(fields)
-        (inside,) = der.children(extensions)
-        each = [names(every) if every[4:7] == b"\x55\x1d\x11" else every for every in der.children(inside)]
-        whole = der.element(b"\xa3", der.element(der.SEQUENCE, b"".join(each)))
-        return der.element(der.SEQUENCE, b"".join(before) + whole)
-
-    assert again(lambda names: names) == fields
-    assert not precedents.cover(again(lambda names: names[:1] + b"\x81" + names[1:]), intent)
+    parts = Parts(fields)
+    place = parts.place_of(ALTERNATIVE_NAME)
+    names = parts.extensions[place]
+    parts.extensions[place] = names[:1] + b"\x81" + names[1:]
+    assert not precedents.cover(parts.whole(), intent)
 
 
 @pytest.mark.parametrize("cut", [1, 2, 10, 200])
