@@ -18,7 +18,8 @@ from provisioning.service_command import (
 )
 
 if TYPE_CHECKING:
-    from provisioning.client.enrolment import Approval, EnrolmentOperatorClient
+    from provisioning.client.enrolment import EnrolmentOperatorClient
+    from provisioning.client.enrolment_answers import Approval
 
 State = Literal["pending", "approved", "denied", "used"]
 """As the service calls them. Who calls it by these commands does not wait for the library of its database."""

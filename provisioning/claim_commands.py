@@ -24,7 +24,8 @@ from provisioning.service_command import (
 )
 
 if TYPE_CHECKING:
-    from provisioning.client.enrolment import ClaimCertificate, EnrolmentOperatorClient
+    from provisioning.client.enrolment import EnrolmentOperatorClient
+    from provisioning.client.enrolment_answers import ClaimCertificate
 
 claim_app = command_group(help="Make claim certificates for production batches.")
 

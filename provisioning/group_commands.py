@@ -19,7 +19,8 @@ from provisioning.service_command import (
 )
 
 if TYPE_CHECKING:
-    from provisioning.client.enrolment import EnrolmentGroup, EnrolmentOperatorClient
+    from provisioning.client.enrolment import EnrolmentOperatorClient
+    from provisioning.client.enrolment_answers import EnrolmentGroup
 
 WAYS: Final = ("token", "claim", "manufacturer", "listed", "approval", "webhook")
 NewKey = Literal["refuse", "approve", "replace"]

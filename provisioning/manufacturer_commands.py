@@ -23,7 +23,8 @@ from provisioning.service_command import (
 )
 
 if TYPE_CHECKING:
-    from provisioning.client.enrolment import EnrolmentOperatorClient, Manufacturer
+    from provisioning.client.enrolment import EnrolmentOperatorClient
+    from provisioning.client.enrolment_answers import Manufacturer
 
 Name = Annotated[str, typer.Argument(help="The manufacturer's name.")]
 LapsedLists = Literal["refuse", "accept"]

@@ -39,7 +39,6 @@ from provisioning.pki.identity import Identity, InvalidIdentity, identity_of, pa
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.revocation import certificate_key
 
-_LONGEST_PATH = 10
 _ABOUT_REVOCATION = frozenset(
     {
         RefusalCode.REVOKED,
@@ -171,23 +170,29 @@ def _path(
 ) -> tuple[Step, list[x509.Certificate]]:
     """Walk from the first of *chain* to an anchor; return how that went, and the path if it is one."""
     path = [chain[0]]
-    current = chain[0]
-    for depth in range(_LONGEST_PATH):
-        if current in anchors and depth > 0:
+    while True:
+        current = path[-1]
+        if current in anchors and len(path) > 1:
             return Step("chain", True, " <- ".join(map(_name, path))), path
-        candidates = [*anchors, *chain[1:]]
+        # One that is in it already leads nowhere: a root's issuer is itself, and two CAs may certify each other.
+        candidates = [each for each in (*anchors, *chain[1:]) if each not in path]
         issuer = next((each for each in candidates if is_issued_by(current, each)), None)
         if issuer is None:
-            named = [each for each in candidates if each.subject == current.issuer]
-            why = "its signature is not by that CA's key" if named else "which is neither an anchor nor in the file"
-            detail = f"{_name(current)} is issued by {current.issuer.rfc4514_string()}, {why}"
+            detail = f"{_name(current)} {_without_issuer(current, candidates)}"
             return Step("chain", False, detail, RefusalCode.UNTRUSTED_ISSUER), []
-        flaw = _flaw(issuer, depth, now)
+        flaw = _flaw(issuer, len(path) - 1, now)
         if flaw:
             return Step("chain", False, f"{_name(issuer)} {flaw[1]}", flaw[0]), []
         path.append(issuer)
-        current = issuer
-    return Step("chain", False, "the path is longer than ten certificates", RefusalCode.UNTRUSTED_ISSUER), []
+
+
+def _without_issuer(certificate: x509.Certificate, candidates: Sequence[x509.Certificate]) -> str:
+    """Say why none of *candidates* has issued *certificate*."""
+    if is_issued_by(certificate, certificate):
+        return "is self-signed: no trust anchor vouches for it"
+    named = any(each.subject == certificate.issuer for each in candidates)
+    why = "its signature is not by that CA's key" if named else "which is neither an anchor nor in the file"
+    return f"is issued by {certificate.issuer.rfc4514_string()}, {why}"
 
 
 def _flaw(issuer: x509.Certificate, below: int, now: datetime) -> tuple[RefusalCode, str] | None:

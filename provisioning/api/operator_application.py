@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 
 from provisioning.api.administration import EnrolmentAdministration
@@ -47,24 +49,7 @@ from provisioning.revocation.service import RevocationService
 from provisioning.revocation.suspension import SuspensionService
 from provisioning.store.database import Database
 
-_PROBLEM: Final[dict[str, Any]] = {
-    "description": "Refused: a problem document (RFC 9457) whose `code` is stable.",
-    "content": {
-        "application/problem+json": {
-            "schema": {
-                "type": "object",
-                "required": ["type", "title", "status", "code", "detail"],
-                "properties": {
-                    "type": {"type": "string"},
-                    "title": {"type": "string"},
-                    "status": {"type": "integer"},
-                    "code": {"type": "string", "enum": [code.value for code in Code]},
-                    "detail": {"type": "string", "description": "For people: names the field and the remedy."},
-                },
-            }
-        }
-    },
-}
+DOCUMENT: Final = "/v1/openapi.json"
 
 
 def new_framework(version: str, answer: Answer) -> FastAPI:
@@ -81,9 +66,9 @@ def new_framework(version: str, answer: Answer) -> FastAPI:
         version=version,
         docs_url=None,
         redoc_url=None,
-        openapi_url="/v1/openapi.json",
+        openapi_url=None,  # `_describe` makes another one.
         redirect_slashes=False,  # As `new_application`.
-        responses={"4XX": _PROBLEM, "5XX": _PROBLEM},
+        responses={each: {"description": ""} for each in ("4XX", "5XX")},
         exception_handlers=error_handlers(answer) | {RequestValidationError: invalid, Exception: passed_on},
     )
     framework.add_middleware(HeadAsGet)
@@ -130,8 +115,8 @@ def new_operator_application(
         ApprovalService(database, clock),
         RenewalService(database, clock),
     )
-    app.include_router(feed_routes(database, feed, clock, stall_seconds))
-    for router in (
+    routers = (
+        feed_routes(database, feed, clock, stall_seconds),
         token_router,
         device_router,
         revocation_router,
@@ -145,9 +130,28 @@ def new_operator_application(
         approval_router,
         renewal_router,
         renewal_info_router,
-    ):
+    )
+    for router in routers:
         app.include_router(router)
+    _describe(app, routers)
     return app
+
+
+def _describe(app: FastAPI, routers: Sequence[APIRouter]) -> None:
+    """Give *app*, which has the routes of *routers*, the document that describes them: to whoever asks."""
+    made: asyncio.Task[bytes] | None = None
+
+    def make() -> bytes:
+        from provisioning.api.document import document_of  # With what nobody needs who does not ask.
+
+        return json.dumps(document_of(app, routers)).encode()
+
+    @app.get(DOCUMENT, include_in_schema=False)
+    async def document() -> Response:
+        nonlocal made
+        if made is None or (made.done() and made.exception() is not None):
+            made = asyncio.create_task(asyncio.to_thread(make))
+        return Response(await asyncio.shield(made), media_type="application/json")
 
 
 def _fields(error: RequestValidationError) -> str:

@@ -80,6 +80,9 @@ class EnrolledDevice(Answer):
     group: str | None = None
     state: str
     created_at: datetime
+    suspended_at: datetime | None = None
+    revoked_at: datetime | None = None
+    decommissioned_at: datetime | None = None
     certificate: str | None = None
     """Whether it can show one that is good: valid, suspended, revoked, expired or none; None: the service is older."""
     certificate_not_after: datetime | None = None
@@ -127,3 +130,55 @@ class Myself(Answer):
     role: str
     serial: str
     not_after: datetime
+
+
+class CertificateDetails(IssuedCertificate):
+    """The same, with the certificate itself in PEM."""
+
+    pem: str
+
+
+class RenewalWindow(Answer):
+    """Within which a device picks the moment of its renewal by chance."""
+
+    start: datetime
+    end: datetime
+
+
+class RenewalInfo(Answer):
+    """When a certificate should be renewed (RFC 9773 §4.2); an end that is past: at once."""
+
+    suggestedWindow: RenewalWindow  # noqa: N815 - the RFC's name
+
+
+class OpenTokens(Answer):
+    """How many tokens can be used now."""
+
+    open: int
+
+
+class FeedStatus(Answer):
+    """The revocation feed: its newest number, and how many follow it."""
+
+    sequence: int
+    subscribers: int
+
+
+class CrlStatus(Answer):
+    """The newest issue of one CRL."""
+
+    number: int
+    entries: int
+    this_update: datetime
+    next_update: datetime
+
+
+class ServiceStatus(Answer):
+    """What there is, counted by state, and how fresh the CRLs are, by name."""
+
+    devices: dict[str, int]
+    active_devices_without_certificate: int
+    certificates: dict[str, int]
+    tokens: OpenTokens
+    feed: FeedStatus
+    crls: dict[str, CrlStatus]

@@ -20,6 +20,7 @@ from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.remedy import REMEDIES
 from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
+from broker.mqtt.codes import ReasonCode
 from broker.trust_settings import REQUIRE, TrustSettings
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.revocation import RevocationIndex
@@ -68,6 +69,8 @@ def test_a_good_certificate_passes_every_step(admission: Admission) -> None:
         assert [step.name for step in outcome.steps] == STEPS
         assert all(step.passed for step in outcome.steps)
         assert outcome.detail == f"admitted as {METER.uri}"
+        path = "CN=meter-1 <- CN=Test Issuing CA"
+        assert outcome.steps[0].detail == (path if PKI.issuing.certificate in anchors else f"{path} <- CN=Test Root CA")
 
 
 BAD: dict[str, tuple[Held, RefusalCode, list[str]]] = {
@@ -107,6 +110,11 @@ BAD: dict[str, tuple[Held, RefusalCode, list[str]]] = {
         RefusalCode.WRONG_TRUST_DOMAIN,
         ["identity"],
     ),
+    "expired, and of another domain": (
+        PKI.certify(Identity("elsewhere", Role.DEVICE, "meter-1", "meters"), not_after=NOW - timedelta(seconds=1)),
+        RefusalCode.EXPIRED,
+        ["validity", "identity"],
+    ),
     "a broker's": (PKI.broker(), RefusalCode.WRONG_ROLE, ["policy"]),
     "wrong in every way": (
         Pki().certify(METER, uris=[], purposes=SERVER[:1], is_ca=True, not_after=NOW - timedelta(seconds=1)),
@@ -124,7 +132,12 @@ def test_a_bad_certificate_fails_where_it_is_bad(
     assert (outcome.admitted, outcome.code) == (False, code)
     assert failed(outcome) == steps
     assert outcome.remedy == REMEDIES[code]
-    if not {"chain", "validity", "purpose"} & set(steps):
+    for step in (step for step in outcome.steps if step.passed is False):
+        assert step.code in set(RefusalCode)
+        assert step.detail not in set(RefusalCode)
+    if {"chain", "validity", "purpose"} & set(steps):
+        assert outcome.detail.startswith("TLS alert: ") or code is RefusalCode.CA_CERTIFICATE
+    else:
         at_the_door = admission.examine(held.der, NOW)
         assert isinstance(at_the_door, Refused)
         assert outcome.detail == at_the_door.detail, "the client is told the same"
@@ -212,12 +225,60 @@ def test_a_list_that_is_missing_fails_the_step_about_revocation_and_somebody_can
     assert responder.asked == [held.certificate], "nor where the status is no reason to refuse"
 
 
+OF_ITS_STATUS = ("REVOKED", "SUSPENDED", "ISSUER_REVOKED", "CRL_MISSING", "CRL_EXPIRED", "OCSP_UNAVAILABLE",
+                 "OCSP_UNKNOWN", "REVOCATION_STATUS_UNKNOWN")  # fmt: skip
+OF_A_BUNDLE = ("UNTRUSTED_ISSUER", "TRUST_FULL", "PATH_TOO_LONG", "WEAK_CERTIFICATE", "WRONG_PURPOSE", "WRONG_GROUP")
+
+
+@pytest.mark.parametrize(
+    ("code", "step"),
+    [
+        *((RefusalCode(each), "revocation") for each in OF_ITS_STATUS),
+        *((RefusalCode(each), "bundle") for each in OF_A_BUNDLE),
+    ],
+)
+def test_what_was_found_by_asking_is_the_verdict_and_the_step_that_it_is_about_fails(
+    admission: Admission, code: RefusalCode, step: str
+) -> None:
+    held = PKI.certify(METER)
+    found = Refused(code, ReasonCode.NOT_AUTHORIZED, "why", aside="and how")
+    outcome = check([held.certificate, *held.chain], ROOT_ONLY, admission, 5.0, NOW, found)
+    assert (outcome.admitted, outcome.code, outcome.detail) == (False, code, "why: and how")
+    assert [(each.name, each.code, each.detail) for each in outcome.steps if each.passed is False] == [
+        (step, code, "why: and how")
+    ]
+
+
 def test_a_missing_intermediate_is_named(admission: Admission) -> None:
     held = PKI.certify(METER)
     outcome = check([held.certificate], ROOT_ONLY, admission, 5.0, NOW)
     assert outcome.steps[0].detail == (
         "CN=meter-1 is issued by CN=Test Issuing CA, which is neither an anchor nor in the file"
     )
+
+
+SELF_SIGNED = "is self-signed: no trust anchor vouches for it"
+
+
+def test_a_root_that_is_in_the_file_and_no_anchor_is_named(admission: Admission) -> None:
+    held, stranger = PKI.certify(METER), Pki()
+    chain = [held.certificate, PKI.issuing.certificate, PKI.root.certificate]
+    outcome = check(chain, [stranger.root.certificate], admission, 5.0, NOW)
+    assert (outcome.code, outcome.steps[0].detail) == (RefusalCode.UNTRUSTED_ISSUER, f"CN=Test Root CA {SELF_SIGNED}")
+    assert verdict(admission, PKI.self_signed(METER)).steps[0].detail == f"CN=meter-1 {SELF_SIGNED}"
+    other = Pki().certify(METER, issuer_name=PKI.issuing.certificate.subject)
+    outcome = check([other.certificate], [PKI.root.certificate, PKI.issuing.certificate], admission, 5.0, NOW)
+    assert outcome.steps[0].detail == (
+        "CN=meter-1 is issued by CN=Test Issuing CA, its signature is not by that CA's key"
+    )
+
+
+def test_cas_that_certify_each_other_and_no_anchor_lead_nowhere(admission: Admission) -> None:
+    one, other = PKI.authority("One CA"), PKI.authority("Other CA")
+    crossed = [PKI.authority("One CA", other, key=one.key), PKI.authority("Other CA", one, key=other.key)]
+    held = PKI.certify(METER, issuer=one)
+    outcome = check([held.certificate, *(each.certificate for each in crossed)], ROOT_ONLY, admission, 5.0, NOW)
+    assert (outcome.admitted, outcome.code, failed(outcome)) == (False, RefusalCode.UNTRUSTED_ISSUER, ["chain"])
 
 
 def test_a_ca_above_that_has_expired_or_may_not_have_issued_is_named(admission: Admission) -> None:
@@ -257,6 +318,9 @@ def test_a_device_s_own_certificate_among_the_anchors_lets_nobody_in(admission: 
         assert isinstance(at_the_door, Refused)
         assert not outcome.admitted
         assert at_the_door.code == outcome.code == RefusalCode.UNTRUSTED_ISSUER
+        admission.trust = None  # Where no bundle judges the path, this check of it is all that there is.
+        outcome = check([held.certificate], anchors, admission, 5.0, NOW)
+        assert (outcome.admitted, outcome.code) == (False, RefusalCode.UNTRUSTED_ISSUER)
 
 
 def test_a_revoked_certificate_and_old_data_are_found(admission: Admission) -> None:

@@ -164,6 +164,7 @@ async def test_a_transaction_that_does_not_end_is_late(
             while not database.write_is_late:  # noqa: ASYNC110 - Nobody tells.
                 await asyncio.sleep(0.01)
         assert await readiness.checks()["store"]() == "slow"
+        assert database._writer.seconds_at_work() < PATIENCE, "since it began, and not since the machine did"
     assert await waiting == "b"
     assert not database.write_is_late
 
@@ -378,7 +379,12 @@ async def test_what_the_server_rolls_back_at_the_commit_is_not_called_committed(
         await asyncio.to_thread(commit_what_has_failed)
 
 
-async def test_if_the_commit_fails_everybody_is_told_and_nothing_is_kept(database: Database, short: bool) -> None:
+async def test_if_the_commit_fails_everybody_is_told_and_nothing_is_kept(
+    database: Database, short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_ALONE_SECONDS", "_GROUP_SECONDS"):
+        monkeypatch.setattr(postgresql_lane, name, PATIENCE)
+
     def tables(connection: Connection) -> None:
         connection.execute(text("CREATE TABLE parents (id INTEGER PRIMARY KEY)"))
         child = "CREATE TABLE children (parent INTEGER REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED)"
