@@ -84,6 +84,7 @@ def renew(engine: Engine, connection: Client, peer: Peer, now: float) -> None:
         engine.live.remove(before.certificate, connection)
         engine.live.add(peer.certificate, connection)
     connection.examined(peer, now)
+    engine.admission.stays(peer)
     session = connection.session
     session.certificate, session.authorities = peer.certificate, peer.authorities
     if session.will is not None:
