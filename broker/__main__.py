@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
+from typing import NoReturn
 
 from provisioning.starting import importing
 
 with importing():
     from broker.cli import app
-    from provisioning.named_command import named_in
+    from provisioning import command_line
 
 
-def main() -> None:
-    """Run the command line."""
-    named_in(app, sys.argv[1:])()
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    command_line.run(app, "fleet-broker")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import contextlib
 import json
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,8 +140,9 @@ def print_json(document: Any) -> None:
 
 
 def print_facts(facts: dict[str, Any]) -> None:
-    """Print *facts*, a line each."""
+    """Print *facts*, a line each; on a terminal what is longer goes on below where it began."""
     width = max(map(len, facts))
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     for name, value in facts.items():
         text = value
         if isinstance(value, dict):
@@ -149,7 +151,11 @@ def print_facts(facts: dict[str, Any]) -> None:
             text = " ".join(str(each["path"]) if isinstance(each, dict) else each for each in value) or "none"
         elif isinstance(value, bool):
             text = "yes" if value else "no"
-        sys.stdout.write(f"{name.replace('_', ' '):<{width}}  {'-' if text is None else printable(str(text))}\n")
+        line = f"{name.replace('_', ' '):<{width}}  {'-' if text is None else printable(str(text))}"
+        if len(line) > room >= 2 * width:
+            indent = " " * (width + 2)
+            line = textwrap.fill(line, room, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
+        sys.stdout.write(line + "\n")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

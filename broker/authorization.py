@@ -26,7 +26,7 @@ from broker.mqtt.errors import MalformedPacket
 from broker.mqtt.packets import Packet
 from broker.mqtt.publication import Publish
 from broker.mqtt.subscribe import Subscribe, SubscriptionRequest
-from broker.mqtt.topics import SharedSubscription, check_topic_name
+from broker.mqtt.topics import SharedSubscription, check_topic_name, text_bytes
 from broker.session.session import Session
 
 Refusal = tuple[ReasonCode, str]
@@ -86,8 +86,12 @@ def refuse_filter(engine: Engine, session: Session, request: SubscriptionRequest
         return ReasonCode.TOPIC_FILTER_INVALID, f"more than {limits.max_topic_levels} levels"
     if not engine.admission.permissions(session.owner, session.client_id).may_subscribe(topic_filter):
         return ReasonCode.NOT_AUTHORIZED, f"{session.owner.name} may not subscribe to {request.filter[:SHOWN]!r}"
-    if len(session.subscriptions) >= limits.max_subscriptions and request.filter not in session.subscriptions:
-        return ReasonCode.QUOTA_EXCEEDED, f"a session has {limits.max_subscriptions} subscriptions at most"
+    if request.filter not in session.subscriptions:
+        if len(session.subscriptions) >= limits.max_subscriptions:
+            return ReasonCode.QUOTA_EXCEEDED, f"a session has {limits.max_subscriptions} subscriptions at most"
+        if session.subscription_bytes + text_bytes(request.filter) > limits.max_subscription_bytes:
+            most = f"{limits.max_subscription_bytes} bytes of topic filters at most (max_subscription_bytes)"
+            return ReasonCode.QUOTA_EXCEEDED, f"a session has {most}"
     return UNSTORABLE if session.journal is not None and session.journal.failed else None
 
 

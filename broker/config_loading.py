@@ -88,7 +88,7 @@ def read_texts(path: Path | None, *keys: str) -> dict[str, str]:
     found = {key: values[key] for key in keys if key in values}
     for key, value in found.items():
         if not isinstance(value, str):
-            raise ConfigError(f"{path}: {key}: input should be a valid string")
+            raise ConfigError(f"{path}: {key}: {_WORDS['string_type']}")
     return found
 
 
@@ -106,6 +106,23 @@ def _refuse_unknown_variables() -> None:
             raise ConfigError(f"{variable}: no such setting{_instead(place)}")
 
 
+_WORDS = {
+    "bool_parsing": "give true or false",
+    "bool_type": "give true or false",
+    "dataclass_type": "write a table, [{key}]",
+    "dict_type": "write a table, [{key}]",
+    "float_parsing": "give a number, without a unit",
+    "float_type": "give a number, without a unit",
+    "int_from_float": "give a whole number",
+    "int_parsing": "give a whole number, without a unit",
+    "int_type": "give a whole number, without a unit",
+    "path_type": "give the name of a file, as a text",
+    "string_type": "give a text, in quotes",
+    "tuple_type": "give a list, in brackets",
+}
+"""What to do about a value of another kind, by pydantic's names: its own words say what Python calls it."""
+
+
 def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
     keys = [str(part) for part in error["loc"]]
     key = ".".join(keys)
@@ -117,10 +134,14 @@ def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
     if error["type"] == "missing" and not in_table:
         return f"{key}: missing; give {flag}, {variable} or {key} in the file"
     message = f"{message[:1].lower()}{message[1:]}"
+    if (words := _WORDS.get(error["type"])) is not None:
+        message = words.format(key=key if len(keys) == 1 else f'{keys[0]}."{".".join(keys[1:])}"')
     if error["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
         message = f"no such setting{_instead(keys)}"
     elif keys == ["listener"]:
         message = MOSQUITTO["listener"]
+    elif keys == ["trust"]:
+        message = "write a [[trust]] table for each bundle"
     if flags.get(keys[0]) is not None:
         return f"{flag}: {message}"
     where = _of_environment(keys)

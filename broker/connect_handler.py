@@ -176,6 +176,13 @@ def _unsupported(packet: Connect, limits: Limits) -> Refused | None:
             ReasonCode.TOPIC_NAME_INVALID,
             f"the will topic has more than {limits.max_topic_levels} levels",
         )
+    if len(packet.client_id) > limits.max_client_id_length:
+        return Refused(
+            RefusalCode.CLIENT_ID_MISMATCH,
+            ReasonCode.CLIENT_IDENTIFIER_NOT_VALID,
+            f"the client identifier has {len(packet.client_id)} characters, {limits.max_client_id_length} at most "
+            "(max_client_id_length)",
+        )
     if packet.protocol_version is not ProtocolVersion.V5 and not packet.client_id and not packet.clean_start:
         return Refused(  # 3.1.1 [MQTT-3.1.3-8]
             RefusalCode.CLIENT_ID_MISMATCH,

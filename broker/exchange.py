@@ -27,7 +27,7 @@ from broker.limits import Limits
 from broker.metrics import Metrics
 from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
-from broker.mqtt.topics import SharedSubscription
+from broker.mqtt.topics import SharedSubscription, text_bytes
 from broker.routing.retained import RetainedMessages, Room
 from broker.routing.router import Routes, Subscriber
 from broker.session.session import Session
@@ -65,6 +65,8 @@ class Exchange:
 
     def subscribe(self, session: Session, subscription: Subscription) -> bool:
         """Add or replace *subscription*, shared or not; return whether it existed before."""
+        if subscription.topic_filter not in session.subscriptions:
+            session.subscription_bytes += text_bytes(subscription.topic_filter)
         session.subscriptions[subscription.topic_filter] = subscription
         if session.journal is not None:
             session.journal.subscribe(session.row, subscription.topic_filter, subscription_row(subscription))
@@ -78,6 +80,7 @@ class Exchange:
         """Take the subscription away; return whether there was one."""
         if session.subscriptions.pop(topic_filter, None) is None:
             return False
+        session.subscription_bytes -= text_bytes(topic_filter)
         if session.journal is not None:
             session.journal.unsubscribe(session.row, topic_filter)
         shared = SharedSubscription.parse(topic_filter)

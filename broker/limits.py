@@ -18,6 +18,8 @@ class Limits:
     """Largest packet accepted; said to MQTT 5 clients in CONNACK."""
     max_connect_size: Annotated[Whole, Field(ge=1024, le=268_435_460)] = 128 * 1024
     """Largest packet accepted from a stranger: a CONNECT with a will of the greatest length fits."""
+    max_client_id_length: Annotated[Whole, Field(ge=23, le=65535)] = 1024
+    """Characters of a client identifier; a device's is its name, but a service chooses."""
     max_connections: Count = 100_000
     max_unadmitted: Count = 2_000
     """Connections that have not been admitted yet, handshakes in progress and strangers; more wait for a place."""
@@ -64,6 +66,8 @@ class Limits:
     """Sessions of one service, kept ones included. A device has one."""
     max_subscriptions: Count = 100
     """Subscriptions of one session."""
+    max_subscription_bytes: Count = 1024 * 1024
+    """Their topic filters, as they are kept: a character takes a byte, or four in a filter that is not ASCII."""
     max_packet_items: Annotated[Whole, Field(ge=16, le=MOST)] = 1000
     """Topic filters and properties of one packet, or max_subscriptions if that is more; beyond it it is refused."""
     max_topic_levels: Annotated[Whole, Field(ge=1, le=256)] = 64

@@ -133,9 +133,7 @@ def _token(config: BrokerConfig) -> Iterator[str]:
 
 
 def _state(config: BrokerConfig) -> Iterator[str]:
-    place = config.state_dir
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    place = state_directory.existing(config.state_dir)
     if not place.is_dir():
         yield f"state_dir: {place} is no directory; name another"
     elif not os.access(place, os.W_OK | os.X_OK):

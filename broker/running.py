@@ -30,12 +30,14 @@ from broker.own_certificate import CredentialError
 from broker.plugins.errors import PluginError
 from broker.preflight import problems
 from broker.server import BrokerServer
+from broker.state_directory import NoDirectory
 from broker.stopping import GIVEN_UP, LEFTOVER_SECONDS
 from broker.store.sqlite import StoreError
 from provisioning import core_dumps
 from provisioning.descriptors import room_for, take_all
 from provisioning.ending import Ending
-from provisioning.logs import LossyStream, fit_for_terminal
+from provisioning.log_stream import LossyStream
+from provisioning.logs import fit_for_terminal, heed_libraries
 from provisioning.pki import open_to_all
 from provisioning.pki.own_directory import ForeignDirectory
 from provisioning.pki.tls import TlsConfigurationError
@@ -48,6 +50,7 @@ _NOT_STARTED = (
     CredentialError,
     ForeignDirectory,
     ListenError,
+    NoDirectory,
     PluginError,
     PolicyError,
     StoreError,
@@ -145,6 +148,8 @@ def _encoded(event: dict[str, Any], **_options: Any) -> str:
 def configure_log(level: str) -> None:
     """Log to standard error from now on: JSON lines, or for people where that is a terminal."""
     terminal = sys.stderr.isatty()
+    # A log that cannot be written, on a disk that is full or to a reader that hangs, puts nobody out.
+    lines = cast("TextIO", LossyStream(sys.stderr))
     renderer: Any = structlog.processors.JSONRenderer(_encoded)
     if terminal:
         renderer = structlog.dev.ConsoleRenderer()
@@ -156,7 +161,7 @@ def configure_log(level: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        # A log that cannot be written, on a disk that is full say, puts nobody out.
-        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", LossyStream(sys.stderr))),
+        logger_factory=structlog.WriteLoggerFactory(lines),
         cache_logger_on_first_use=True,
     )
+    heed_libraries(lines, {}, watched=terminal)

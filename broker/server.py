@@ -112,8 +112,8 @@ class BrokerServer:
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM.
 
-        Raises `ForeignDirectory`, `PolicyError`, `CredentialError`, `TlsConfigurationError`, `StoreError`,
-        `ListenError`, `PluginError` or `AdminSocketError`.
+        Raises `ForeignDirectory`, `NoDirectory`, `PolicyError`, `CredentialError`, `TlsConfigurationError`,
+        `StoreError`, `ListenError`, `PluginError` or `AdminSocketError`.
         """
         loop = asyncio.get_running_loop()
         self._heed_signals(loop)

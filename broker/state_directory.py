@@ -9,14 +9,25 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from broker.config import BrokerConfig
 from provisioning.pki import own_directory
 from provisioning.pki.own_directory import ForeignDirectory
 
 
+class NoDirectory(Exception):
+    """Something else is where the directory is to be; the text names it and the setting."""
+
+
 def enter(config: BrokerConfig) -> None:
-    """Make the directory if it is not there; raise `ForeignDirectory` if others may write to it, or have."""
+    """Make the directory if it is not there; raise `ForeignDirectory` if others may write to it, or have.
+
+    Raises `NoDirectory` where a file is in its place, or in that of one above it.
+    """
+    place = existing(config.state_dir)
+    if not place.is_dir():
+        raise NoDirectory(f"state_dir: {place} is no directory; name another")
     with _advised():
         own_directory.enter(config.state_dir, os.geteuid(), of_group=config.unsafe_group_writable_state_dir)
 
@@ -25,6 +36,13 @@ def check(config: BrokerConfig) -> None:
     """Raise `ForeignDirectory` as `enter` does, and make nothing; OSError where it cannot be read."""
     with _advised():
         own_directory.check_own(config.state_dir, os.geteuid(), of_group=config.unsafe_group_writable_state_dir)
+
+
+def existing(directory: Path) -> Path:
+    """Return *directory*, or what of the path to it is there."""
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    return directory
 
 
 @contextlib.contextmanager

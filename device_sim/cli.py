@@ -1,7 +1,7 @@
 """The command line of `fleet-sim`: arguments in, exit code out (`explanation` turns errors into words).
 
-Exit codes: 0 everything holds; 1 an error, or a check that failed; 2 wrong usage; 4 a security check failed;
-130 and 143 stopped by SIGINT or SIGTERM.
+Exit codes: 0 everything holds; 1 an error, or a check that failed; 2 wrong usage; 3 the machine was too slow to judge;
+4 a security check failed; 130 and 143 stopped by SIGINT or SIGTERM.
 
 Rules
 -----
@@ -16,7 +16,7 @@ import signal
 import sys
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -30,8 +30,8 @@ from device_sim.late_imports import late_imports
 from device_sim.qualify.command import qualify_device
 from device_sim.report_command import report
 from device_sim.run_command import run_scenario, scenarios
+from provisioning import command_line
 from provisioning.command_group import command_group
-from provisioning.named_command import named_in
 from provisioning.version import product_version
 from provisioning.version_option import version_option
 
@@ -87,12 +87,12 @@ app.add_typer(bench, name="bench")
 app.command()(report)
 
 
-def main() -> None:
-    """Run the command line."""
+def main() -> NoReturn:
+    """Run the command line and exit."""
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.encoding.lower() != "utf-8":
         # Latin 1 has no tick, and the verdict is more than its mark.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        named_in(app, sys.argv[1:])()
+        command_line.run(app, "fleet-sim")
     except KeyboardInterrupt:  # While the commands are put together: no command has begun.
         sys.exit(128 + signal.SIGINT)

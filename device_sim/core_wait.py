@@ -5,19 +5,38 @@ It is the kernel's own figure for the loop's thread; see docs/decisions/0076.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 MOST_WAITING = 0.15
 """In which share of the time it may wait; beyond it nothing that is slow says anything of the broker beside it."""
-_SCHEDULED = Path("/proc/self/schedstat")
 
 
-def seconds_waited() -> float:
-    """Return for how many seconds the loop's thread has been ready and not running, since it began.
+def seconds_waited(process: int | None = None) -> float:
+    """Return for how many seconds the main thread of *process*, or of this one, was ready and not running.
 
-    0 where the kernel keeps no such figure.
+    0 where the kernel keeps no such figure, or the process has gone.
     """
+    schedstat = Path("/proc") / ("self" if process is None else str(process)) / "schedstat"
     try:
-        return int(_SCHEDULED.read_text().split()[1]) / 1e9
+        return int(schedstat.read_text().split()[1]) / 1e9
     except (OSError, ValueError, IndexError):
         return 0.0
+
+
+class CoreWatch:
+    """How much each of several processes waits from now on: this one and *others*, by what they are called."""
+
+    def __init__(self, own: str, others: Mapping[str, int]) -> None:
+        self._processes: dict[str, int | None] = {own: None, **others}
+        self._began = time.monotonic()
+        self._before = {name: seconds_waited(process) for name, process in self._processes.items()}
+
+    def shares(self) -> dict[str, float]:
+        """Return in which share of the time each has waited."""
+        elapsed = max(time.monotonic() - self._began, 1e-6)
+        return {
+            name: max(0.0, seconds_waited(process) - self._before[name]) / elapsed
+            for name, process in self._processes.items()
+        }

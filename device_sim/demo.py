@@ -26,6 +26,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from device_sim.backend import Backend
+from device_sim.closure import Closure
+from device_sim.core_wait import CoreWatch
 from device_sim.credential import HeldCredential, enrol
 from device_sim.fleet import Fleet, Member
 from device_sim.intruders import Finding, Outcome, Scene, try_all
@@ -61,6 +63,7 @@ _COMMAND_DEADLINE = 60.0
 _DRAIN_DEADLINE = 60.0
 _CLOSE_DEADLINE = 30.0
 _MOST_SHOWN = 3
+KEEP_ALIVE_TIMEOUT = 0x8D
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,12 @@ class _Story:
 
     async def tell(self) -> None:
         """Tell it."""
+        processes = {"provisioning": self._stage.provisioning.pid, "the broker": self._stage.hosted.pid}
+        watch = CoreWatch("the fleet", processes)
+        await self._play()
+        self.report.judge_machine(watch.shares())
+
+    async def _play(self) -> None:
         await self._enrol()
         async with AsyncExitStack() as stack:
             keep_alive = await stack.enter_async_context(KeepAlive())
@@ -197,6 +206,7 @@ class _Story:
             fleet.connected == plan.devices,
             f"{fleet.connected} of {plan.devices} in {seconds:.1f} s, admitted in p50 {summary.p50:.0f} ms, "
             f"p99 {summary.p99:.0f} ms" + _examples([f"{name}: {closure}" for name, closure in fleet.refusals]),
+            late=_all_late(closure for _, closure in fleet.refusals),
         )
         self.report.fact("connection", {"seconds": seconds, "milliseconds": summary.as_dict()})
 
@@ -241,6 +251,7 @@ class _Story:
             backend.received > 0 and fleet.connected == plan.devices,
             f"{backend.received / plan.seconds:.0f} msg/s, end to end p50 {latency.p50:.2f} ms, "
             f"p95 {latency.p95:.2f} ms, p99 {latency.p99:.2f} ms",
+            late=_all_late(closure for _, closure in fleet.lost),
         )
 
     async def _command(self, fleet: Fleet, backend: Backend) -> None:
@@ -253,6 +264,7 @@ class _Story:
             len(answers.answered) == len(fleet.devices),
             f"{len(answers.answered)} of {len(fleet.devices)}, p50 {latency.p50:.1f} ms, p99 {latency.p99:.1f} ms"
             + _examples(sorted(answers.missing)),
+            late=not answers.refused,
         )
         self.report.fact("command_ms", latency.as_dict())
 
@@ -335,7 +347,12 @@ class _Story:
         ]
         self.report.check("no bad device gets in", not inside, ", ".join(inside) or "none did", security=True)
         self.report.check(
-            "every bad device is told why", exact == len(findings), f"{exact} of {len(findings)}" + _examples(other)
+            "every bad device is told why",
+            exact == len(findings),
+            f"{exact} of {len(findings)}" + _examples(other),
+            late=_all_late(
+                finding.closure for finding in findings if finding.outcome is not Outcome.REFUSED and finding.closure
+            ),
         )
         self.report.fact(
             "intruders",
@@ -379,12 +396,14 @@ class _Story:
             f"{backend.unexpected + sums.forged} unexpected messages" + _examples(backend.unexpected_examples),
             security=True,
         )
-        strangers = [f"{name}: {closure}" for name, closure in fleet.lost if name not in self._plan.to_revoke]
+        lost = [(name, closure) for name, closure in fleet.lost if name not in self._plan.to_revoke]
+        strangers = [f"{name}: {closure}" for name, closure in lost]
         self.report.check(
             "no other device is disturbed",
             not strangers and fleet.connected == len(living),
             f"{fleet.connected} of {len(living)} connected at the end, {len(strangers)} interruptions"
             + _examples(strangers),
+            late=_all_late(closure for _, closure in lost),
         )
         counters = fleet.counters
         self.report.fact(
@@ -401,6 +420,11 @@ class _Story:
         chosen = {"device": spare, "service": BACKEND, "expired": LATECOMER, "revoked": revoked[0]}
         for stem, name in chosen.items():
             self._credentials[name].write(directory, stem)
+
+
+def _all_late(closures: Iterable[Closure]) -> bool:
+    """Say whether each of *closures*, of which there may be none, is that somebody was not heard in time."""
+    return all(closure.code == "timeout" or closure.number == KEEP_ALIVE_TIMEOUT for closure in closures)
 
 
 class _Window:

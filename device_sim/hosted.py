@@ -20,10 +20,11 @@ Ended = Callable[[], Awaitable[None]]
 
 
 class HostedProcess(ABC):
-    """One broker, whichever it is; *port* once it runs."""
+    """One broker, whichever it is; *port* and *pid* once it runs, the latter 0 where it is not known."""
 
     def __init__(self, port: int = 0) -> None:
         self.port = port
+        self.pid = 0
         self._life = AsyncExitStack()
         self._started = asyncio.Event()
         self._ended: Ended | None = None

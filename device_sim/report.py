@@ -4,6 +4,9 @@ Rules
 -----
 1. A check that was never made is not passed: the report lists what was made, and an interrupted demo has no report.
 2. A failed *security* check (somebody got in, or stayed in) is told apart from other failures, also in the exit code.
+3. A check that failed because something was *late* is not held against a broker on a machine whose cores others hold:
+   where nothing else has failed, such a report is INVALID (docs/decisions/0076). What is lost, or wrong, is so anyway;
+   and who passes has passed.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
+
+from device_sim.core_wait import MOST_WAITING
 
 SCHEMA = 1
 
@@ -35,6 +40,8 @@ class Check:
     passed: bool
     detail: str
     security: bool = False
+    late: bool = False
+    """Whether it has failed, if it has, by what did not come in time, and by nothing that came."""
 
 
 @dataclass(slots=True)
@@ -45,10 +52,23 @@ class Report:
     devices: int
     checks: list[Check] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    invalid: list[str] = field(default_factory=list)
+    """Why it says nothing of the broker."""
 
-    def check(self, name: str, passed: bool, detail: str, *, security: bool = False) -> None:
+    def check(self, name: str, passed: bool, detail: str, *, security: bool = False, late: bool = False) -> None:
         """Add a check."""
-        self.checks.append(Check(name, passed, detail, security))
+        self.checks.append(Check(name, passed, detail, security, late))
+
+    def judge_machine(self, waited: Mapping[str, float]) -> None:
+        """Take note in which share of the time each process has *waited* for a core."""
+        self.fact("waited_for_a_core", {name: round(share, 3) for name, share in waited.items()})
+        failed = [check for check in self.checks if not check.passed]
+        name, share = max(waited.items(), key=lambda each: each[1], default=("", 0.0))
+        if failed and all(check.late for check in failed) and share > MOST_WAITING:
+            self.invalid.append(
+                f"something was late, and {name} has waited for a core in {share:.0%} of the time; stop what else is "
+                "running, use fewer --devices, or a larger machine"
+            )
 
     def fact(self, name: str, value: Any) -> None:
         """Add a fact."""
@@ -66,7 +86,7 @@ class Report:
             return ExitCode.OK
         if any(check.security and not check.passed for check in self.checks):
             return ExitCode.SECURITY
-        return ExitCode.ERROR
+        return ExitCode.INVALID if self.invalid else ExitCode.ERROR
 
     def as_dict(self) -> Mapping[str, Any]:
         """Return the report for a JSON document."""
@@ -74,6 +94,7 @@ class Report:
             "schema": SCHEMA,
             "passed": self.passed,
             "exit_code": int(self.exit_code),
+            "invalid": self.invalid,
             "seed": self.seed,
             "devices": self.devices,
             "checks": [

@@ -41,6 +41,7 @@ class OwnBroker(Protocol):
 
     name: str
     port: int
+    pid: int
 
     async def restart(self) -> None:
         """Stop it and start it again; it keeps its port and its credential."""
@@ -89,7 +90,7 @@ class HostedBroker(HostedProcess):
             )
         )
         (mqtts,) = _urls(child, 1)
-        self.port = urlsplit(mqtts).port or 0
+        self.port, self.pid = urlsplit(mqtts).port or 0, child.pid
         return child.watch
 
 

@@ -26,7 +26,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from device_sim.report import Check, Report
+from device_sim.report import Check, ExitCode, Report
 from device_sim.terminal import WordsOnly
 
 if TYPE_CHECKING:
@@ -267,7 +267,10 @@ class View:
         self._out.print()
         self._out.print(table, highlight=False)
         failed = [check.name for check in report.checks if not check.passed]
-        if failed:
+        if report.exit_code is ExitCode.INVALID:
+            told = f"\n[bold yellow]INVALID[/]: {escape('; '.join(report.invalid))} (late: {', '.join(failed)})"
+            self._out.print(told, highlight=False)
+        elif failed:
             self._out.print(f"\n[bold red]FAIL[/]: {', '.join(failed)}", highlight=False)
         else:
             seconds = time.monotonic() - self._started

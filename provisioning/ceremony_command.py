@@ -175,7 +175,6 @@ def _told(directory: Path | None = None) -> Iterator[None]:
 async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT]], *, looks: bool = False) -> ResultT:
     from provisioning.audit_key import read_audit_key
     from provisioning.logs import configure_logging
-    from provisioning.own_credentials import SERVER_NAME
     from provisioning.store import authorities, schema
     from provisioning.store.database import Database
     from provisioning.store.usable import usable
@@ -190,11 +189,33 @@ async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT
                 schema.check_there(database)
                 await database.read(lambda connection: schema.check_current(connection, database))
             else:
-                await schema.upgrade_founded(database, SERVER_NAME)
+                await _upgrade(settings, database)
         await database.write(lambda connection: authorities.adopt(connection, root, issuing, now()))
         return await work(database)
     finally:
         await database.close()
+
+
+async def _upgrade(settings: Settings, database: Database) -> None:
+    """Bring the schema up to date; raise `ConfigurationError` while a service runs, which would be an older one."""
+    from provisioning.in_charge import in_charge
+    from provisioning.own_credentials import SERVER_NAME
+    from provisioning.store import schema
+
+    schema.check_there(database)
+    with contextlib.ExitStack() as held:
+        if (
+            database.url.get_backend_name() == "sqlite"
+            and await database.read(schema.state) is schema.SchemaState.OLDER
+        ):
+            try:
+                held.enter_context(in_charge(settings.directory, "", os.getpid(), alone=True))
+            except ConfigurationError as error:
+                raise ConfigurationError(
+                    "the store has an older schema, and this command brings it up to date, for which the service must "
+                    f"have stopped and the store been copied (docs/backup.md); {error}"
+                ) from error
+        await schema.upgrade_founded(database, SERVER_NAME)
 
 
 def expect_new(path: Path) -> None:

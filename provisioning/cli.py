@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
-import os
 import shlex
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -28,6 +26,7 @@ from provisioning import (
     ca_commands,
     certificate_commands,
     claim_commands,
+    command_line,
     doctor_command,
     group_commands,
     lifecycle_commands,
@@ -41,7 +40,6 @@ from provisioning import (
 from provisioning.ceremony_command import PassphraseFile, PinFile, now
 from provisioning.command_group import command_group
 from provisioning.errors import ConfigurationError, Refused
-from provisioning.named_command import named_in
 from provisioning.service_command import Json, fail, print_document, say, warn_of_open
 from provisioning.starting import importing
 from provisioning.version import product_version
@@ -92,21 +90,7 @@ PublicHttpUrl = Annotated[
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    try:
-        try:
-            named_in(app, sys.argv[1:])(prog_name="fleet-provisioning")
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:  # Who read the output has had enough, as head does: nothing to say, to nobody.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        say(f"fleet-provisioning: the output cannot be written: {error.strerror}")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    raise AssertionError("typer exits")
+    command_line.run(app, "fleet-provisioning")
 
 
 def run(make: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -4,6 +4,9 @@ On a terminal of 80 columns Typer's boxes cut names of options off, and its plai
 
 What was given as text is text, or the command is not begun: bytes that are no UTF-8 come from the shell as half
 characters, which no request, file or terminal takes. A path may hold them, as the file system does.
+
+Of an option that takes one value a second one is refused where commands change a fleet: the last one would count, and
+who revokes two groups would have revoked one.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from typing import Any, Final
 import typer
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
+_ONCE: Final = frozenset({"fleet-provisioning"})
+"""Programs in which an option that takes one value may be given once."""
 _LIST: Final = re.compile(r"<list\[(.*)\]>")
 
 
@@ -32,6 +37,8 @@ class CommandGroup(TyperGroup):
                 each.display_type_rich = partial(_shown, kind)  # type: ignore[method-assign]
         if command is not None and not isinstance(command, TyperGroup) and not isinstance(command.invoke, partial):
             command.invoke = partial(_invoke, command, command.invoke)  # type: ignore[method-assign]
+            if ctx.find_root().info_name in _ONCE:
+                command.parse_args = partial(_parse_args, command, command.parse_args)  # type: ignore[method-assign]
         return command
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -48,6 +55,17 @@ def command_group(**settings: Any) -> typer.Typer:
     return typer.Typer(
         cls=CommandGroup, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, **settings
     )
+
+
+def _parse_args(command: Any, parse_args: Callable[[Any, list[str]], list[str]], ctx: Any, args: list[str]) -> Any:
+    """Read *args*; say that it is misuse if an option of which one value counts is there twice."""
+    if args and not ctx.resilient_parsing:  # That is: not while a shell completes the line.
+        _, _, given = command.make_parser(ctx).parse_args(args=list(args))
+        for number, each in enumerate(given):
+            if isinstance(each, TyperOption) and not (each.multiple or each.is_flag) and each in given[:number]:
+                name = max(each.opts, key=len)
+                ctx.fail(f"{name} is there more than once, and takes one value")
+    return parse_args(ctx, args)
 
 
 def _invoke(command: Any, invoke: Callable[[Any], Any], ctx: Any) -> Any:

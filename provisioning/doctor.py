@@ -259,6 +259,9 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
 async def _records(settings: Settings, database: Database, now: datetime) -> AsyncIterator[Finding]:
     def read(connection: Connection) -> tuple[datetime | None, list[Finding]]:
         findings = [*authority_findings(connection, settings, now), *manufacturer_findings(connection, now)]
+        if schema.may_be_forgotten(connection):
+            what = "the server does not wait for its disk (fsync = off): if its machine fails, revocations are lost"
+            findings.insert(0, warning("database", what, "set fsync = on in postgresql.conf"))
         try:
             return audit_findings.last_time(connection), findings
         except audit_findings.UNREADABLE as error:

@@ -3,9 +3,9 @@
 JSON where nobody watches, coloured text at a terminal. Nothing secret reaches them: what holds a secret has a
 representation without it.
 
-A line that cannot be written, because the disk is full or the reader is gone, is lost and nothing else: what is logged
-has been done and committed, and whoever asked for it gets his answer. What must not be done without a record has one in
-the audit log (`provisioning.store.audit`).
+A line that cannot be written, because the disk is full or the reader is gone or hangs, is lost and nothing else
+(`provisioning.log_stream`): what is logged has been done and committed, and whoever asked for it gets his answer. What
+must not be done without a record has one in the audit log (`provisioning.store.audit`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import structlog
 from structlog.typing import EventDict
 
 from provisioning.flat_json import FlatJson
+from provisioning.log_stream import LossyStream
 from provisioning.printable import printable
 
 _JSON: Final = FlatJson(ascii_only=False, sort_keys=False)
@@ -26,29 +27,6 @@ _JSON: Final = FlatJson(ascii_only=False, sort_keys=False)
 
 def _as_json(line: EventDict, **_of_structlog: object) -> str:
     return _JSON.encode(line)
-
-
-class LossyStream:
-    """A text stream for logs; what it cannot write it counts."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self.lost = 0
-
-    def write(self, text: str) -> int:
-        """Write *text* if it can be written."""
-        try:
-            return self._stream.write(text)
-        except (OSError, ValueError):  # ValueError: it was closed.
-            self.lost += 1
-            return len(text)
-
-    def flush(self) -> None:
-        """Write what is buffered, if it can be written."""
-        try:
-            self._stream.flush()
-        except (OSError, ValueError):
-            self.lost += 1
 
 
 def fit_for_terminal(_logger: object, _method: str, line: EventDict) -> EventDict:
@@ -83,6 +61,7 @@ def configure_logging(worker: int | None = None, *, least: int = logging.INFO) -
     *worker* is its number among several, and on each of its lines.
     """
     watched = sys.stderr.isatty()
+    lines = cast("TextIO", LossyStream(sys.stderr))
 
     def say_who(_logger: object, _method: str, line: EventDict) -> EventDict:
         line["worker"] = worker
@@ -97,13 +76,17 @@ def configure_logging(worker: int | None = None, *, least: int = logging.INFO) -
             structlog.dev.ConsoleRenderer() if watched else structlog.processors.JSONRenderer(_as_json),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(least),
-        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", LossyStream(sys.stderr))),
+        logger_factory=structlog.WriteLoggerFactory(lines),
         cache_logger_on_first_use=True,
     )
-    # What libraries say; the web server's own chatter about each start and stop is ours to report.
-    said = logging.StreamHandler(cast("TextIO", LossyStream(sys.stderr)))
-    if watched:
-        said.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    else:
-        said.setFormatter(_Lines({} if worker is None else {"worker": worker}))
-    logging.basicConfig(handlers=[said], level=logging.WARNING, force=worker is not None)
+    heed_libraries(lines, {} if worker is None else {"worker": worker}, watched=watched)
+
+
+def heed_libraries(lines: TextIO, also: EventDict, *, watched: bool) -> None:
+    """Have what libraries warn of among our own *lines*, with *also* on each; *watched* at a terminal.
+
+    The web server's own chatter about each start and stop is ours to report.
+    """
+    said = logging.StreamHandler(lines)
+    said.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s") if watched else _Lines(also))
+    logging.basicConfig(handlers=[said], level=logging.WARNING, force=bool(also))

@@ -155,8 +155,9 @@ class NextAuthority:
         if self.life.places.holds(name):
             key = self.life.places.open(name)
         else:
-            await self.life.log_step(Action.CA_KEY_MADE, name, {})
+            await self.life.log_step(Action.MAKING_CA_KEY, name, {})
             key, _ = self.life.places.create(name)
+            await self.life.log_step(Action.CA_KEY_MADE, name, {})
         self.life.transcript.say(f"Key of {name}: {self.life.places.place(name)}")
         return name, issuing_ca_name(self.life.settings.trust_domain, number, shown_line(line)), key
 

@@ -52,6 +52,7 @@ from provisioning.reloading import ReadAgain
 from provisioning.service_signals import ServiceSignals, service_signals
 from provisioning.store import audit, schema
 from provisioning.store.database import Database
+from provisioning.store.revision import CURRENT
 from provisioning.store.serials import SerialNumbers
 from provisioning.store.usable import usable
 from provisioning.worker_place import WorkerPlace
@@ -208,6 +209,7 @@ async def _open_store(settings: Settings, files: AuthorityFiles) -> AsyncIterato
         with usable(database):
             if await schema.upgrade_founded(database, SERVER_NAME):
                 log.info("database schema upgraded")
+        database.keep_to(CURRENT)
         serial_numbers = SerialNumbers(database)
         yield database, serial_numbers
         try:

@@ -32,6 +32,8 @@ _WILDCARDS: Final = (ONE_LEVEL, ANY_LEVELS)
 _RESERVED_PREFIX: Final = "$"
 _SHARE_PREFIX: Final = "$share/"
 _SHOWN: Final = 80
+_TEXT_HEAD: Final = 60
+_WIDEST: Final = 4
 
 
 def check_topic_name(topic_name: str) -> str:
@@ -65,6 +67,15 @@ def _check_text(field: str, text: str) -> None:
         raise MalformedPacket(f"{field} {text[:_SHOWN]!r}: holds a surrogate, which UTF-8 cannot encode") from None
     if size > MAXIMUM_STRING:  # [MQTT-4.7.3-3]
         raise MalformedPacket(f"{field}: {size} bytes, {MAXIMUM_STRING} at most")
+
+
+def text_bytes(text: str) -> int:
+    """Return how many bytes *text* takes at most as long as it is kept.
+
+    A topic is kept as text, one byte a character; but if one of them is not ASCII, each may take four (an emoji among
+    65,000 letters), whatever UTF-8 makes of them on the wire.
+    """
+    return _TEXT_HEAD + (len(text) if text.isascii() else _WIDEST * len(text))
 
 
 def matches(topic_filter: str, topic_name: str) -> bool:

@@ -15,23 +15,34 @@ Rules
 3. A removed name leaves no empty file behind.
 4. What `clear` forgets is let go by and by, twice as much with each new name as that adds: to free the files of 14,000
    names that share no word takes half a second, and whoever publishes chooses the names.
+5. `bytes` is what the names take, reckoned and not measured: never much less than it is (decision 0184).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
+from broker.mqtt.topics import text_bytes
+
+NAME_BYTES: Final = 150
+"""What a name takes beside its own bytes: its head, and its places among the routes and by its number of levels."""
+LEVEL_BYTES: Final = 45
+"""What it takes in the file of each of its words."""
+WORD_BYTES: Final = 290
+"""What a word takes beside its text: its file, and its place among the words."""
 _Files = list[set[bytes]]
 
 
 class CachedNames:
     """A set of topic names, encoded, searchable by topic filter."""
 
-    __slots__ = ("_depths", "_gone", "_places", "words")
+    __slots__ = ("_depths", "_gone", "_places", "bytes", "words")
 
     def __init__(self) -> None:
+        self.bytes = 0
+        """What the names and their files take in memory."""
         self.words = 0
-        """How many files there are by word: what the names cost in memory beside themselves."""
+        """How many files there are by word."""
         self._places: list[dict[str, set[bytes]]] = []
         """For each place in a name: which names have which word there."""
         self._depths: dict[int, set[bytes]] = {}
@@ -60,8 +71,10 @@ class CachedNames:
             if file is None:
                 places[place][word] = {topic}
                 self.words += 1
+                self.bytes += WORD_BYTES + text_bytes(word)
             else:
                 file.add(topic)
+        self.bytes += NAME_BYTES + len(topic) + LEVEL_BYTES * len(words)
         self._depths.setdefault(len(words), set()).add(topic)
 
     def remove(self, topic: bytes) -> None:
@@ -75,6 +88,8 @@ class CachedNames:
             if not file:
                 del self._places[place][word]
                 self.words -= 1
+                self.bytes -= WORD_BYTES + text_bytes(word)
+        self.bytes -= NAME_BYTES + len(topic) + LEVEL_BYTES * len(words)
         depth = self._depths[len(words)]
         depth.remove(topic)
         if not depth:
@@ -107,7 +122,7 @@ class CachedNames:
 
     def clear(self) -> None:
         """Forget every name."""
-        self.words = 0
+        self.words = self.bytes = 0
         if self._depths:
             self._gone += [self._depths, *self._places]
         self._places, self._depths = [], {}

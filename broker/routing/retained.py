@@ -7,7 +7,7 @@ Rules
    `$SYS` out, nor does it take room of theirs. So is what one device has retained: it does not take the room of all. A
    message that does not fit is not retained, nor is the one that it replaces, and it still goes to the present
    subscribers. A topic of many levels counts for what the tree of names needs for them, which may be a hundred times
-   what is in the message (decision 0180).
+   what is in the message (decision 0180), and a long one for its words (decision 0184).
 3. A message remembers its publisher, for subscriptions with No Local [MQTT-3.8.3-3], and its place in the order in
    which messages were retained, so that a `Replay` gives out what was there when it began, and nothing else.
 """
@@ -23,6 +23,7 @@ import structlog
 
 from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription
+from broker.mqtt.topics import text_bytes
 from broker.routing.names import TopicNames
 from provisioning.pki.identity import Role
 
@@ -37,6 +38,8 @@ _USUAL_LEVELS = 8
 """Levels of a topic that cost nothing beside its bytes: nearly all topics have fewer, and most of them are shared."""
 _LEVEL_BYTES = 320
 """What each further one costs in memory, with its word, where no other topic has it: measured, in Python 3.13."""
+_USUAL_TEXT = 512
+"""Bytes of a topic as text (`broker.mqtt.topics.text_bytes`) that cost nothing beside its own in the message."""
 
 
 @dataclass(slots=True)
@@ -118,7 +121,7 @@ class RetainedMessages:
         if not message.payload:
             return True
         if _counts(topic_name, publisher):
-            cost = _cost(message)
+            cost = _cost(topic_name, message)
             self._full = "" if number else self._exceeded(publisher, cost)
             if self._full:
                 return False
@@ -194,7 +197,7 @@ class RetainedMessages:
             return
         self._expiring -= removed.message.expires_at is not None
         if _counts(topic_name, removed.publisher):
-            cost = _cost(removed.message)
+            cost = _cost(topic_name, removed.message)
             self._count -= 1
             self._bytes -= cost
             room = self._of_devices.get(removed.publisher)
@@ -205,9 +208,10 @@ class RetainedMessages:
                     del self._of_devices[removed.publisher]
 
 
-def _cost(message: Message) -> int:
-    """Return how many bytes *message* counts for: what it holds, and the deeper levels of its topic."""
-    return message.size + _LEVEL_BYTES * max(0, message.topic.count(b"/") + 1 - _USUAL_LEVELS)
+def _cost(topic_name: str, message: Message) -> int:
+    """Return how many bytes *message* counts for: what it holds, and what is unusual of its topic in the tree."""
+    deep = _LEVEL_BYTES * max(0, topic_name.count("/") + 1 - _USUAL_LEVELS)
+    return message.size + deep + max(0, text_bytes(topic_name) - _USUAL_TEXT)
 
 
 def _counts(topic_name: str, publisher: str) -> bool:

@@ -21,8 +21,9 @@ Invariants
 1. A Route is immutable, its count of topics apart; a change of subscriptions replaces it, never edits it. It says
    nothing about its topic.
 2. ``routes[topic]`` always equals what the tree answers (property-tested, with and without the cache).
-3. Never more than *limit* routes are kept, a few times as many names at the nodes of wildcards, and words of names: all
-   are chosen by clients. A name longer than `LONGEST_CACHED` bytes is matched each time.
+3. Never more than *limit* routes are kept, and never much more memory than so many with usual names take, nor for names
+   at the nodes of wildcards: clients choose the names (decision 0184). A name longer than `LONGEST_CACHED` bytes is
+   matched each time.
 4. To search for stale routes never costs more than a few times what it would to make all routes anew: then the cache
    starts anew instead. So a publication pays for one match at most, and a subscription for nothing that no publication
    has paid for, whatever filters clients choose (decision 0095).
@@ -78,11 +79,14 @@ Append = Callable[[bytes], None]
 _MOST_SHARED = 16
 """Subscriptions of a route that is looked for among the others: a longer list is seldom twice the same."""
 
-_MOST_REMEMBERED = 4
-"""Names that the nodes of wildcards remember, for each route that may be kept."""
+_REMEMBERED_BYTES = 640
+"""Bytes of names that the nodes of wildcards remember, for each route that may be kept: some six names of 40 bytes."""
 
-_MOST_WORDS = 4
-"""Words by which cached names are filed, for each route that may be kept: where names share none, fewer are kept."""
+_REMEMBERED_PLACE = 64
+"""What such a name takes beside its own bytes."""
+
+_CACHED_BYTES = 1_280
+"""Bytes of cached names with their words, for each route that may be kept: a usual one takes 470 to 800."""
 
 LONGEST_CACHED = 512
 """Bytes of a topic name that is remembered: a client may choose 65,535 of them, and another name each time."""
@@ -216,15 +220,15 @@ class Routes(dict[bytes, Route]):
             return Route(self._tree.match(name))
         if (
             len(self) >= self.limit
-            or self._remembered >= _MOST_REMEMBERED * self.limit
-            or self._cached.words >= _MOST_WORDS * self.limit
+            or self._remembered >= _REMEMBERED_BYTES * self.limit
+            or self._cached.bytes >= _CACHED_BYTES * self.limit
         ):
             self._start_anew()
         matches: list[tuple[Subscriber, Subscription]] = []
         for node in self._tree.nodes(name):
             matches += node.subscriptions.items()
-            if node.wild:
-                self._remembered += node.remember(topic, self._generation)
+            if node.wild and node.remember(topic, self._generation):
+                self._remembered += _REMEMBERED_PLACE + len(topic)
         route = self[topic] = self._route(matches)
         route.topics += 1
         self._cached.insert(topic)

@@ -84,6 +84,7 @@ class Session:
         "permits",
         "row",
         "scheduled_at",
+        "subscription_bytes",
         "subscriptions",
         "will",
         "will_due_at",
@@ -104,6 +105,8 @@ class Session:
         self.scheduled_at: float | None = None
         """When the registry will look at this session next."""
         self.subscriptions: dict[str, Subscription] = {}
+        self.subscription_bytes = 0
+        """What their topic filters take (`broker.mqtt.topics.text_bytes`)."""
         self.inflight: Inflight[Deliverable] | None = None
         self._receive_maximum = 1
         self.outbox: list[bytes] = []

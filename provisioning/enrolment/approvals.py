@@ -17,7 +17,7 @@ from datetime import datetime
 import structlog
 from sqlalchemy.engine import Connection
 
-from provisioning.enrolment.ways.approval import enrolled_since
+from provisioning.enrolment.ways.approval import enrolled_since, newest_of
 from provisioning.errors import Code, Refused
 from provisioning.store import approvals, audit
 from provisioning.store.approvals import ApprovalState, StoredApproval
@@ -59,7 +59,8 @@ class ApprovalService:
                     f"{changed.name} has been enrolled since it asked: as request {number} it waits for another "
                     "decision, in which its key may take the place of that device's",
                 )
-            approvals.decide(connection, approval_id, state, by=by, now=now)
+            held = newest_of(connection, found.request.name)
+            approvals.decide(connection, approval_id, state, by=by, now=now, held=None if held is None else held.id)
             facts = {
                 "request": approval_id,
                 "group": found.request.group,

@@ -194,7 +194,7 @@ class CrlPublisher:
 
         def record(connection: Connection) -> None:
             self._record(connection, complete, news, stored=timed)
-            _audit_signed(connection, self._plan.name, now, complete)
+            _audit_signed(connection, self._plan.name, self._clock(), complete)
 
         await self._database.write(record)
         self._contents, self._current, self._delta, self._owed = contents, complete, delta, False
@@ -224,7 +224,7 @@ class CrlPublisher:
             return None if base is None else self._signed_delta(issuer, self._request(news.number, now), contents, base)
 
         delta = await asyncio.to_thread(build)
-        await self._database.write(lambda connection: _audit_signed(connection, self._plan.name, now, delta))
+        await self._database.write(lambda connection: _audit_signed(connection, self._plan.name, self._clock(), delta))
         self._delta = delta
         log.info("delta CRL published", issuer=self._plan.name, number=news.number)
 

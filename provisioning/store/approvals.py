@@ -57,7 +57,8 @@ class StoredApproval:
     used_at: datetime | None = None
     """When it bought its first certificate."""
     certificate_id: int | None = None
-    """What it has bought last: another one if the answer with the first was lost."""
+    """What it has bought last: another one if the answer with the first was lost. Before it has bought one: what the
+    name was certified last when it was decided."""
 
 
 _FIND: Final = (
@@ -108,10 +109,12 @@ def put(connection: Connection, request: ApprovalRequest, now: datetime) -> int:
     return number
 
 
-def decide(connection: Connection, approval_id: int, state: ApprovalState, *, by: str, now: datetime) -> None:
-    """Record the decision."""
+def decide(
+    connection: Connection, approval_id: int, state: ApprovalState, *, by: str, now: datetime, held: int | None
+) -> None:
+    """Record the decision, and which certificate the name *held* last when it was taken: its number."""
     statement = update(approvals).where(approvals.c.id == approval_id)
-    connection.execute(statement.values(state=state.value, decided_at=now, decided_by=by))
+    connection.execute(statement.values(state=state.value, decided_at=now, decided_by=by, certificate_id=held))
 
 
 def spend(connection: Connection, approval_id: int, certificate_id: int, now: datetime) -> None:

@@ -80,6 +80,7 @@ class Action(StrEnum):
     APPROVED = "approved"
     DENIED = "denied"
     TOKENS_REMOVED = "spent tokens removed"
+    MAKING_CA_KEY = "making CA key"
     CA_KEY_MADE = "CA key made"
     SIGNING_CA = "signing CA certificate"
     CA_SIGNED = "CA certificate signed"

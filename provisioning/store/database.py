@@ -80,13 +80,22 @@ class Database:
             reader = writer.execution_options(isolation_level="REPEATABLE READ")
             self._writer, self._looks = _postgresql_lanes(writer)
             self._reader = PooledLane(reader, _READERS, "store-reader")
+            _refuse_other_schemas(writer, lambda: self._schema)
         self.url: Final = parsed
+        self._schema: str | None = None
         self._write_failed = False
 
     @property
     def shown_url(self) -> str:
         """Which database it is, for messages: without its password, which may be among the URL's parameters, too."""
         return self.url.set(query={}).render_as_string()
+
+    def keep_to(self, schema: str) -> None:
+        """Refuse, from now on, to use a database whose schema is another one: a newer version has changed it.
+
+        On PostgreSQL, where each connection that is opened is asked; SQLite carries one service.
+        """
+        self._schema = schema
 
     @property
     def write_failed(self) -> bool:
@@ -191,6 +200,23 @@ def _postgresql_lanes(engine: Engine) -> tuple[Lane, Lane]:
         return LoopConnection.connect(*arguments, **options)
 
     return PostgresqlLane(engine, "store-writer"), PostgresqlLooks(engine, "store-looks")
+
+
+def _refuse_other_schemas(engine: Engine, expected: Callable[[], str | None]) -> None:
+    """Open no connection to a database whose schema is not that *expected*, unless that is None."""
+
+    @event.listens_for(engine, "connect")
+    def check(connection: Any, _record: object) -> None:
+        wanted = expected()
+        if wanted is None:
+            return
+        found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        connection.rollback()
+        if found != (wanted,):
+            raise engine.dialect.loaded_dbapi.OperationalError(
+                f"the database has schema {found and found[0]}, this process is for {wanted}: another version has "
+                "changed it; stop this process, and start the newer version"
+            )
 
 
 def _renew_broken(engine: Engine) -> None:

@@ -15,7 +15,7 @@ from provisioning.store import audit
 from provisioning.store.loop_waits import LoopWaits
 from provisioning.store.postgresql_group import SharedTransaction, driver_of
 from provisioning.store.prepared import told
-from provisioning.store.server_parameters import WRITERS_REST
+from provisioning.store.server_parameters import WRITERS_DURABILITY, WRITERS_REST
 
 
 class Stale(Exception):
@@ -98,10 +98,11 @@ class KeptConnection:
         connection = self._connection = self._engine.connect()
         driver = driver_of(connection)
         driver.autocommit = True  # For the driver: `SharedTransaction` says BEGIN and COMMIT itself.
-        try:
-            driver.execute(WRITERS_REST.encode(), prepare=False)
-        except connection.dialect.loaded_dbapi.Error as error:
-            raise told(connection, WRITERS_REST, error) from error
+        for statement in (WRITERS_REST, WRITERS_DURABILITY):
+            try:
+                driver.execute(statement.encode(), prepare=False)
+            except connection.dialect.loaded_dbapi.Error as error:
+                raise told(connection, statement, error) from error
         return connection
 
     def drop(self) -> None:

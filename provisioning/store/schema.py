@@ -5,12 +5,17 @@ Rules
 1. The tables are made and changed by migrations only, from the first one on.
 2. A database that is newer than the program is refused: an old program must not guess.
 3. Of several processes that start at once on one database, one migrates it and the others wait.
-4. Whether there is anything to migrate is seen without Alembic, which is imported if there is: it takes as long as a
+4. It is brought up to date while no process of an older version uses it (`provisioning.store.revision`): that one would
+   not notice. Who has just been told to stop is waited for.
+5. Whether there is anything to migrate is seen without Alembic, which is imported if there is: it takes as long as a
    tenth of a start.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,16 +27,32 @@ from provisioning.errors import ConfigurationError
 from provisioning.starting import importing
 from provisioning.store import audit, devices
 from provisioning.store.database import Database
+from provisioning.store.revision import CURRENT, Session, sessions_of_others
 from provisioning.store.tables import audit_entries
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-CURRENT: Final = "0028"
-"""The newest migration's revision."""
 _REVISION: Final = table("alembic_version", column("version_num"))  # One row: Alembic's note of what it has run.
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 _LOCK: Final = 0x666C6565  # An advisory lock's number on PostgreSQL: any that nobody else uses.
+_PATIENCE_SECONDS: Final = 5.0
+_LOOK_SECONDS: Final = 0.2
+_SHOWN: Final = 4
+
+
+class OthersThere(ConfigurationError):
+    """Another version of the service has the store open."""
+
+    def __init__(self, found: str | None, others: Sequence[Session]) -> None:
+        """*found* is the schema that there is, older than this program's."""
+        shown = ", ".join(f"{each.pid} from {each.address}" for each in others[:_SHOWN])
+        more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+        super().__init__(
+            f"the database has schema {found}, older than this version's {CURRENT}, and another version of the service "
+            f"uses it (PostgreSQL's sessions {shown}{more}): stop every process of that version, copy the store "
+            "(docs/backup.md) and start this one again; a session whose machine is gone ends by pg_terminate_backend"
+        )
 
 
 def _configuration() -> Config:
@@ -56,7 +77,7 @@ async def upgrade_founded(database: Database, owner: str) -> bool:
     """Do the same for the store of an authority that was founded: *owner*, the service itself, is in it from then on.
 
     Raises `ConfigurationError`, and makes nothing, where there is no such store: with an empty one in its place the
-    service would have forgotten whom it has revoked.
+    service would have forgotten whom it has revoked. Changes nothing either while another version uses it.
     """
     check_there(database)
 
@@ -68,7 +89,14 @@ async def upgrade_founded(database: Database, owner: str) -> bool:
             raise _not_founded(database)
         return changed
 
-    return await database.write(upgrade_known)
+    given_up_at = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return await database.write(upgrade_known)
+        except OthersThere:
+            if time.monotonic() >= given_up_at:
+                raise
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 def check_there(database: Database) -> None:
@@ -109,6 +137,11 @@ def check_has_audit_log(connection: Connection, database: Database) -> None:
 def takes_changes(connection: Connection) -> bool:
     """Whether anything can be written: not on a standby of PostgreSQL's, nor where its settings forbid it."""
     return connection.dialect.name != "postgresql" or connection.scalar(text("SHOW transaction_read_only")) == "off"
+
+
+def may_be_forgotten(connection: Connection) -> bool:
+    """Whether what is committed may be lost with the machine: a setting of PostgreSQL's that no session can change."""
+    return connection.dialect.name == "postgresql" and connection.scalar(text("SHOW fsync")) == "off"
 
 
 def _not_founded(database: Database) -> ConfigurationError:
@@ -165,6 +198,8 @@ def _upgrade(connection: Connection) -> bool:
         return False
     if found is SchemaState.NEWER:
         raise _too_new(connection)
+    if found is SchemaState.OLDER and (others := sessions_of_others(connection)):
+        raise OthersThere(_revision(connection), others)
     with importing():
         from alembic import command
 

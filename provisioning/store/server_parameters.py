@@ -23,6 +23,8 @@ from typing import Any, Final
 
 from sqlalchemy.engine import URL, Connection
 
+from provisioning.store.revision import SESSION_NAME
+
 # Whoever rests longer in a transaction has stopped, or his machine has.
 _REST: Final = "idle_in_transaction_session_timeout"
 _READERS_REST: Final = "1min"
@@ -38,7 +40,7 @@ _SILENCE_SECONDS: Final = 20
 _KEEPALIVE_SECONDS: Final = 5
 _WANTED: Final[Mapping[str, str | int]] = {
     "connect_timeout": 5,
-    "application_name": "fleet-provisioning",
+    "application_name": SESSION_NAME,
     "tcp_user_timeout": 1000 * _SILENCE_SECONDS,
     "keepalives_idle": _KEEPALIVE_SECONDS,
     "keepalives_interval": _KEEPALIVE_SECONDS,
@@ -57,6 +59,13 @@ def all_parameters(url: URL) -> dict[str, Any]:
     _, named = url.get_dialect()().create_connect_args(url)
     return {**named, **server_parameters(url)}
 
+
+WRITERS_DURABILITY: Final = (
+    "SELECT set_config(name, 'on', false) FROM pg_settings "
+    "WHERE name = 'synchronous_commit' AND setting = 'off' AND source <> 'client'"
+)
+"""Said once on a writer's connection, unless the URL has said it: what is answered is on disk, whatever the server's
+settings say. Else a server that is killed forgets the last revocations, and a spent token is good again."""
 
 WRITERS_REST: Final = (
     f"SELECT set_config('{_REST}', '{_SHORT_REST}', false) WHERE current_setting('{_REST}') = '{_READERS_REST}'"

@@ -49,6 +49,7 @@ _IMPORTED = {
         "broker.revocation_feed",
         "broker.plugins.host",
         "broker.plugins.loading",
+        "provisioning.command_line",
         "provisioning.named_command",
         "cryptography.hazmat.backends.openssl.backend",
         "httpcore",

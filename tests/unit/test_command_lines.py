@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,6 +106,40 @@ def test_a_worker_of_a_run_imports_what_a_worker_needs(driver: Driver, other: st
     assert modules & (conductor | {"rich.console", "pygments.util", "typer", other}) == set()
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # The disk is found full when all is written, or at the first line.
+@pytest.mark.parametrize("argument", ["version", "--help"])
+def test_output_that_cannot_be_written_is_said_in_one_line(program: str, unbuffered: str, argument: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", PACKAGES[program], argument],
+            cwd=REPOSITORY,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.stderr == f"{program}: the output cannot be written: No space left on device\n"
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_module_that_is_run_says_what_can_be_typed(program: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", PACKAGES[program], "--bogus"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"Usage: {program} [OPTIONS] COMMAND")
+    assert f"Try '{program} --help' for help." in done.stderr
+
+
 def commands_of(program: str) -> Iterator[tuple[list[str], Any]]:
     """Yield every command and group of *program*, with the words that name it."""
     waiting: list[tuple[list[str], Any]] = [([], typer.main.get_command(PROGRAMS[program]))]
@@ -112,6 +147,26 @@ def commands_of(program: str) -> Iterator[tuple[list[str], Any]]:
         words, command = waiting.pop()
         yield words, command
         waiting += [([*words, name], each) for name, each in getattr(command, "commands", {}).items()]
+
+
+def test_an_option_of_which_one_value_counts_is_taken_once(tmp_path: Path) -> None:
+    tried = 0
+    for words, command in commands_of("fleet-provisioning"):
+        needed = ["1" for each in command.params if each.param_type_name == "argument"]
+        for each in () if hasattr(command, "commands") else command.params:
+            if each.param_type_name != "option" or each.is_flag:
+                continue
+            flag = max(each.opts, key=len)
+            twice = [*words, *needed, flag, "1", f"{flag}=2"]
+            if not each.multiple:
+                done = CliRunner().invoke(PROGRAMS["fleet-provisioning"], twice)
+                assert (done.exit_code, done.stdout) == (2, ""), twice
+                assert done.stderr.endswith(f"Error: {flag} is there more than once, and takes one value\n"), twice
+                tried += 1
+    assert tried > 200
+    both = ["revoke", "--device", "a", "--device", "b", "--dir", str(tmp_path)]
+    done = CliRunner().invoke(PROGRAMS["fleet-provisioning"], both)
+    assert (done.exit_code, "ca-bundle.crt cannot be read" in done.stderr) == (1, True), done.stderr
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -90,6 +90,12 @@ def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequ
     return Vouched(found.decided_by or "", credential, proves=True, decides=True, lost=lost, settle=spend)
 
 
+def newest_of(connection: Connection, name: str) -> StoredCertificate | None:
+    """Return what *name* was certified last, None if it never was."""
+    device = devices.find(connection, name)
+    return None if device is None else certificates_of_device.newest(connection, device.id)
+
+
 def _asked_from(attempt: Attempt) -> str | None:
     address = None if attempt.connection is None else attempt.connection.address
     return None if address is None else address_key.shown(address)
@@ -123,8 +129,7 @@ def _lost(connection: Connection, found: StoredApproval, attempt: Attempt, group
     """
     if not attempt.server_key or found.used_at is None or attempt.now >= found.used_at + group.same_key_window:
         return None
-    device = devices.find(connection, found.request.name)
-    newest = None if device is None else certificates_of_device.newest(connection, device.id)
+    newest = newest_of(connection, found.request.name)
     if newest is None or newest.id != found.certificate_id:
         return None
     return newest if newest.state(attempt.now) is CertificateState.ACTIVE else None
@@ -134,12 +139,12 @@ def _over(connection: Connection, found: StoredApproval, attempt: Attempt, group
     """Whether the approval speaks no more.
 
     It has bought its certificate, and the same request is not answered with that again; or it was given when the name
-    had not what it has now, so that nobody has decided about replacing that.
+    had not what it has now, so that nobody has decided about replacing that. Which came first no clock says: one that
+    was set back would put it the other way round (docs/decisions/0178-what-a-clock-that-was-ahead-has-left.md).
     """
-    if found.state is ApprovalState.APPROVED and found.decided_at is not None:
-        device = devices.find(connection, found.request.name)
-        newest = None if device is None else certificates_of_device.newest(connection, device.id)
-        return newest is not None and newest.issued_at > found.decided_at
+    if found.state is ApprovalState.APPROVED:
+        newest = newest_of(connection, found.request.name)
+        return newest is not None and newest.id != found.certificate_id
     if found.state is not ApprovalState.USED:
         return False
     held = certificates.newest_with_key(connection, found.request.name, found.request.spki_sha256)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -353,3 +354,18 @@ def test_an_operator_gets_in_again_when_the_last_certificate_is_lost(
     assert service.command("suspend", "--device", "boris", *directory).returncode == 0
     assert "boris is suspended, and stays so" in ca_attempt(service, "restore-operator", "boris").stderr
     assert service.command("audit", "verify", *directory).returncode == 0
+
+
+def test_a_command_of_a_newer_version_leaves_the_store_of_a_running_service_alone(tmp_path: Path) -> None:
+    with (
+        ProvisioningService.copied(tmp_path / "fleet") as service,
+        closing(sqlite3.connect(service.dir / "fleet.db")) as store,
+    ):
+        store.execute("UPDATE alembic_version SET version_num = '0027'")
+        store.commit()
+        done = ca_attempt(service, "rollover", "begin")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "the store has an older schema, and this command brings it up to date" in done.stderr
+        assert f"{service.dir} is served already, by process" in done.stderr
+        assert store.execute("SELECT version_num FROM alembic_version").fetchone() == ("0027",)
+        assert not (service.dir / "issuing-2.key").exists()

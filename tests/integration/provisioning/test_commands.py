@@ -6,6 +6,7 @@ import csv
 import json
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -169,6 +170,12 @@ def test_help_shows_every_command_with_an_example(service: ProvisioningService) 
     assert service.command("version").stdout.startswith("fleet-provisioning ")
 
 
+def what_was_signed(entry: dict[str, Any]) -> tuple[str, object]:
+    """Return what was signed: the list by its number, a certificate by its serial number."""
+    details = entry["details"]
+    return entry["subject"], details.get("number") or details.get("serial")
+
+
 def test_the_audit_log_is_shown_and_verified_while_the_service_runs(own_service: ProvisioningService) -> None:
     own_service.token(device="meter-1", group="north")
     directory = ("--dir", str(own_service.dir))
@@ -178,6 +185,14 @@ def test_the_audit_log_is_shown_and_verified_while_the_service_runs(own_service:
     document = json.loads(own_service.command("audit", "verify", "--json", *directory, check=True).stdout)
     assert (f"head {document['head']}", document["findings"]) == (head, [])
     shown = json.loads(own_service.command("audit", "show", "--json", *directory, check=True).stdout)
+    for before, after in (("signing certificate", "certificate signed"), ("signing CRL", "CRL signed")):
+        begun = {what_was_signed(each): each for each in shown if each["action"] == before}
+        signed = [each for each in shown if each["action"] == after]
+        assert signed
+        for each in signed:
+            first = begun[what_was_signed(each)]
+            assert first["number"] < each["number"], each
+            assert first["at"] <= each["at"], each
     actions = [each["action"] for each in shown]
     assert {"signing certificate", "certificate signed", "signing CRL", "CRL signed"} <= set(actions)
     assert shown[-1]["subject"] == "meter-1"

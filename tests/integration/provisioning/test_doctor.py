@@ -215,6 +215,15 @@ def test_a_database_that_does_not_answer_and_a_directory_that_is_none(
     assert "1 of 1 checks failed" in done.stderr
 
 
+def test_a_server_that_does_not_wait_for_its_disk_is_warned_of(
+    pristine: ProvisioningService, postgresql: PostgresqlServer
+) -> None:
+    with postgresql.database() as url:  # The tests' own: they are in a hurry.
+        _, found = findings(ProvisioningService(pristine.dir, {"port": 0, "http_port": 0, "database_url": url}))
+    (warned,) = [each for each in found["database"] if "fsync" in each["detail"]]
+    assert (warned["verdict"], warned["remedy"]) == ("warning", "set fsync = on in postgresql.conf")
+
+
 def test_a_standby_is_told_from_a_database_that_takes_changes(
     pristine: ProvisioningService, postgresql: PostgresqlServer
 ) -> None:

@@ -175,7 +175,11 @@ def test_a_full_disk_is_said_costs_nothing_and_is_forgotten_when_there_is_room(
         assert service.stop(signal.SIGTERM) == 0
 
 
-def test_a_database_that_restarts_under_load_loses_no_certificate_and_makes_none_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+def test_a_database_that_restarts_under_load_loses_no_certificate_and_makes_none_twice(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """Killed, too, and with a server whose own settings let it forget what it has just committed."""
     with PostgresqlServer() as server:
         url = server.new_database(template="template0")
         with ProvisioningService.founded(tmp_path / "fleet", {"database_url": url}) as service:
@@ -186,7 +190,7 @@ def test_a_database_that_restarts_under_load_loses_no_certificate_and_makes_none
                 for share in (30, 70):
                     await until(lambda: len(crowd.certificates) >= share)  # noqa: B023
                     heard = len(crowd.said)
-                    await asyncio.to_thread(server.stop)
+                    await asyncio.to_thread(server.stop, number)
                     await until(lambda: len(crowd.said) > heard)  # noqa: B023
                     await asyncio.to_thread(server.start)
                 await enrolling

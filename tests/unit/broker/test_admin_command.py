@@ -35,15 +35,19 @@ serial     5e7de11f0ba7119a3b584cb5685734fb
 client id  meter-2
 serial     4830faef90a81da9cfb6010eb110de05
 """
+FACTS = {
+    "listeners": ["mqtts://127.0.0.1:8883", "wss://127.0.0.1:8884"],
+    "closed": {"CLIENT_CLOSED": 7, "BAD_PACKET": 1},
+}
 PROGRAM = f"from broker.admin_command import print_table; print_table({COLUMNS!r}, {ROWS!r})"
 
 
-def on_a_terminal(width: int) -> str:
+def on_a_terminal(width: int, program: str = PROGRAM) -> str:
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
     try:
-        subprocess.run([sys.executable, "-c", PROGRAM], stdout=theirs, check=True, env=environment, timeout=60)
+        subprocess.run([sys.executable, "-c", program], stdout=theirs, check=True, env=environment, timeout=60)
         return os.read(ours, 65536).decode().replace("\r\n", "\n")
     finally:
         os.close(ours)
@@ -53,6 +57,16 @@ def on_a_terminal(width: int) -> str:
 @pytest.mark.parametrize(("width", "shown"), [(120, TABLE), (40, RECORDS)])
 def test_a_table_that_does_not_fit_is_shown_row_by_row(width: int, shown: str) -> None:
     assert on_a_terminal(width) == shown
+
+
+def test_a_fact_that_does_not_fit_goes_on_where_it_began() -> None:
+    program = f"from broker.admin_command import print_facts; print_facts({FACTS!r})"
+    assert on_a_terminal(40, program).splitlines() == [
+        "listeners  mqtts://127.0.0.1:8883",
+        "           wss://127.0.0.1:8884",
+        "closed     CLIENT_CLOSED 7, BAD_PACKET 1",
+    ]
+    assert on_a_terminal(120, program).count("\n") == 2
 
 
 def test_into_a_pipe_goes_a_table_however_wide(capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,14 +96,14 @@ def test_a_file_that_says_no_place_is_named(tmp_path: Path, key: str, command: l
     path = tmp_path / "broker.toml"
     path.write_text(f"{key} = 5\n")
     result = CliRunner().invoke(app, [*command, "--config", str(path)])
-    assert said(result) == f"fleet-broker: {path}: {key}: input should be a valid string"
+    assert said(result) == f"fleet-broker: {path}: {key}: give a text, in quotes"
 
 
 def test_an_audit_log_that_is_no_path_is_named(tmp_path: Path) -> None:
     path = tmp_path / "broker.toml"
     path.write_text("audit_log = 5\n")
     result = CliRunner().invoke(app, ["audit", "verify", "--config", str(path)])
-    assert said(result) == f"fleet-broker: {path}: audit_log: input should be a valid string"
+    assert said(result) == f"fleet-broker: {path}: audit_log: give a text, in quotes"
 
 
 @pytest.fixture(params=["hello", "[]"])

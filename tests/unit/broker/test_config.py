@@ -123,8 +123,8 @@ def test_all_errors_are_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "text"),
     [
-        ("PORT", "x", "FLEET_BROKER_PORT: input should be a valid integer"),
-        ("ALLOW_TLS12", "maybe", "FLEET_BROKER_ALLOW_TLS12: input should be a valid boolean"),
+        ("PORT", "x", "FLEET_BROKER_PORT: give a whole number, without a unit"),
+        ("ALLOW_TLS12", "maybe", "FLEET_BROKER_ALLOW_TLS12: give true or false"),
         ("LIMITS__MAX_INFLIGHT", "0", "FLEET_BROKER_LIMITS__MAX_INFLIGHT: input should be greater than or equal to 1"),
         ("LIMITS__HANDSHAKE_TIMEOUT", "0", "FLEET_BROKER_LIMITS__HANDSHAKE_TIMEOUT: input should be greater than 0"),
         ("LIMITS__MAX_PACKT", "1", "FLEET_BROKER_LIMITS__MAX_PACKT: no such setting"),
@@ -141,7 +141,15 @@ def test_an_error_names_the_environment_variable(
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ("port = 'x'", "{path}: port: input should be a valid integer"),
+        ("port = 'x'", "{path}: port: give a whole number, without a unit"),
+        ("port = 1.5", "{path}: port: give a whole number"),
+        ("policy_file = ['a']", "{path}: policy_file: give the name of a file, as a text"),
+        ("admin_socket = 5", "{path}: admin_socket: give a text, in quotes"),
+        ("trust = {name = 'x'}", "{path}: trust: write a [[trust]] table for each bundle"),
+        ("limits = 5", "{path}: limits: write a table, [limits]"),
+        ("plugins = ['a']", "{path}: plugins: write a table, [plugins]"),
+        ("crlfile = 5", "{path}: crlfile: give a list, in brackets"),
+        ("limits = {max_packet_size = '1MB'}", "{path}: limits.max_packet_size: give a whole number, without a unit"),
         ("prot = 1", "{path}: prot: no such setting"),
         (
             "[limits]\nmax_packet_size = 1",

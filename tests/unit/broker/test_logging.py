@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.broker_process import REPOSITORY
 
 PROGRAM = """
@@ -67,3 +69,40 @@ def test_a_log_that_cannot_be_written_is_lost_and_nothing_else() -> None:
     with Path("/dev/full").open("w") as full:
         done = run(full)
     assert done.stdout == "went on\n"
+
+
+@pytest.mark.parametrize("begin", ["broker.running.configure_log('info')", "provisioning.logs.configure_logging()"])
+def test_a_reader_of_the_log_that_has_stopped_holds_nobody_up(begin: str) -> None:
+    program = f"""
+import logging
+import broker.running
+import provisioning.logs
+import structlog
+
+{begin}
+for number in range(1000):
+    structlog.get_logger("broker").info("refused", number=number)
+    logging.getLogger("library").warning("nobody hears of number %d", number)
+print("went on")
+"""
+    reads, writes = os.pipe()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=writes, text=True, timeout=60, check=False,
+            cwd=REPOSITORY,
+        )  # fmt: skip
+    finally:
+        os.close(reads)
+        os.close(writes)
+    assert done.stdout == "went on\n"
+
+
+def test_what_libraries_warn_of_is_a_line_like_any_other() -> None:
+    program = "import logging; from broker.running import configure_log; configure_log('info'); "
+    program += "logging.getLogger('asyncio').error('Task exception was never retrieved')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, timeout=60, check=True, cwd=REPOSITORY
+    )
+    said = json.loads(done.stderr)
+    expected = ("Task exception was never retrieved", "asyncio", "error")
+    assert (said["event"], said["logger"], said["level"]) == expected

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from broker import state_directory
 from broker.admission.foreign_groups import unnamed_groups, warn_of_groups
 from broker.config_loading import load
 from broker.preflight import problems
+from broker.state_directory import NoDirectory
 from provisioning.pki.identity import Identity, Role
 from tests.support.pki import DOMAIN, SERVER, Pki, shared_device, shared_pki
 
@@ -106,6 +108,14 @@ def test_a_state_directory_where_others_write_is_told(good: dict[str, Any]) -> N
     assert problem.endswith(f"chmod -R go-w {good['state_dir']}")
     good["state_dir"].chmod(0o750)
     assert problems(load(None, good)) == []
+
+
+@pytest.mark.parametrize("below", [".", "deeper"])
+def test_a_file_where_the_state_is_to_be_is_said_at_the_start_too(tmp_path: Path, below: str) -> None:
+    (place := tmp_path / "a-file").touch()
+    config = load(None, {"cafile": "ca.pem", "provisioning": "https://localhost:8443", "state_dir": place / below})
+    with pytest.raises(NoDirectory, match=f"state_dir: {place} is no directory; name another"):
+        state_directory.enter(config)
 
 
 @pytest.mark.parametrize(("key", "problem"), [("audit_log", "is a directory; name a file"), ("admin_socket", "is no")])

@@ -356,7 +356,7 @@ async def test_every_step_is_in_the_audit_log_before_and_after(fleet_cas: Ceremo
     await fleet_cas.successor()
     entries = await fleet_cas.database.read(lambda connection: audit.entries(connection, 0, 100))
     steps = [each.action for each in entries if each.subject == "issuing-2"]
-    assert steps == ["CA key made", "signing CA certificate", "CA certificate signed", "CA changed"]
+    assert steps == ["making CA key", "CA key made", "signing CA certificate", "CA certificate signed", "CA changed"]
     assert await fleet_cas.database.read(lambda connection: list(audit_findings.findings(connection))) == []
 
 

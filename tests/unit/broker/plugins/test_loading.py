@@ -139,7 +139,7 @@ def test_what_a_contributed_plugin_lacks_has_a_remedy_of_its_own(monkeypatch: py
     [
         ('"odd_plugins.Good" = { path = "x" }', 0, "the settings are valid"),
         ('"odd_plugins.Good" = { path = 7 }', 2, "fleet-broker: plugins: odd_plugins.Good: .* str.*int.*; it takes "),
-        ('"odd_plugins.Good" = 7', 2, "plugins.odd_plugins.Good: input should be a valid dictionary"),
+        ('"odd_plugins.Good" = 7', 2, 'plugins.odd_plugins.Good: write a table, .plugins."odd_plugins.Good".'),
     ],
 )
 def test_the_check_of_the_settings_checks_plugins(tmp_path: Path, plugins: str, code: int, said: str) -> None:

@@ -122,6 +122,24 @@ def test_deep_topics_count_for_the_memory_that_they_take() -> None:
     assert (retained.bytes, retained._of_devices) == (0, {})
 
 
+def test_long_topics_count_for_their_words_whatever_characters_they_are_of() -> None:
+    # One emoji among 30,000 letters makes four bytes of each of them, in the tree.
+    retained = RetainedMessages(100_000, 16 * 1024 * 1024)
+    retained.device_limit = Room(10_000, 2 * 1024 * 1024)
+    topics = [f"fleet/n/{number}{'x' * 30_000}\U0001f600" for number in range(100)]
+    tracemalloc.start()
+    try:
+        fits = [retained.retain(topic, message(topic), "/device/greedy") for topic in topics]
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0 < fits.count(True) < 20
+    assert taken < 1.2 * 2 * 1024 * 1024
+    for topic in topics:
+        retained.retain(topic, message(topic, b""), "/device/greedy")
+    assert (retained.bytes, retained._of_devices) == (0, {})
+
+
 def test_usual_topics_count_for_their_bytes() -> None:
     retained = RetainedMessages(10, 1000)
     topic = "fleet/north/meter-1/1/2/3/4/5"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from broker.mqtt.errors import MalformedPacket
 from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription, encode_identifier
+from broker.routing.cached import CachedNames
 from broker.routing.router import LONGEST_CACHED, Routes
 
 
@@ -99,6 +101,35 @@ def test_the_words_of_cached_names_are_bounded_too() -> None:
         most = max(most, routes._cached.words)
     assert most <= 4 * 100 + 60
     assert len(routes) < 10
+
+
+def test_what_cached_names_take_is_bounded_whatever_characters_they_are_of() -> None:
+    # One emoji among 490 letters makes four bytes of each of them.
+    routes, most = Routes(2_000), 0
+    tracemalloc.start()
+    try:
+        for number in range(2_500):
+            assert routes[f"fleet/n/{number:06}{'x' * 480}\U0001f600".encode()].subscribers == ()
+            most = max(most, tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert most < 2_000 * 1_280 * 1.5, "4.5 KB for each route that may be kept, once"
+
+
+def test_usual_names_are_all_kept() -> None:
+    routes = Routes(1_000)
+    for number in range(1_000):
+        assert routes[f"spBv1.0/north/DDATA/gateway-{number // 10:04}/meter-{number:06}".encode()].topics
+    assert len(routes) == 1_000
+
+
+def test_names_that_come_and_go_are_reckoned_alike() -> None:
+    names = CachedNames()
+    for name in ("a/b", "a/c", "ä/\U0001f600"):
+        names.insert(name.encode())
+    for name in ("a/c", "ä/\U0001f600", "a/b", "x/y"):
+        names.remove(name.encode())
+    assert (names.bytes, names.words) == (0, 0)
 
 
 def test_the_cache_is_bounded_and_stays_right() -> None:

@@ -51,6 +51,35 @@ async def test_a_decision_that_bought_what_has_not_begun_buys_the_same_key_what_
     await pending(fleet, "meter-1", label="line")
 
 
+async def test_an_approval_counts_though_the_certificate_before_it_is_of_a_time_to_come(fleet: Fleet) -> None:
+    await group(fleet, "approval", new_key=NewKey.APPROVE)
+    service = ApprovalService(fleet.database, fleet.clock)
+    key = generate_key()
+    fleet.clock.advance(24 * HOUR)
+    await service.decide(await pending(fleet, "meter-1", key=key, label="line"), approve=True, by="boss")
+    await enrol(fleet, "meter-1", key=key, label="line")
+    fleet.clock.advance(-24 * HOUR)  # The clock was set back.
+    other = generate_key()
+    await service.decide(await pending(fleet, "meter-1", key=other, label="line"), approve=True, by="boss")
+    certificate = await enrol(fleet, "meter-1", key=other, label="line")
+    assert certificate.not_valid_before_utc <= fleet.clock()
+    assert certificate.public_key() == other.public_key()
+
+
+async def test_an_approval_that_a_clock_ahead_has_given_is_none_of_another_key_for_who_came_in_since(
+    fleet: Fleet,
+) -> None:
+    await group(fleet, "approval", "token", new_key=NewKey.APPROVE)
+    service = ApprovalService(fleet.database, fleet.clock)
+    stranger = generate_key()
+    fleet.clock.advance(24 * HOUR)
+    await service.decide(await pending(fleet, "meter-1", key=stranger, label="line"), approve=True, by="boss")
+    fleet.clock.advance(-24 * HOUR)  # The clock was set back.
+    token = TokenCredential("meter-1", await fleet.token("meter-1", "line"))
+    await enrol(fleet, "meter-1", token=token)
+    await pending(fleet, "meter-1", key=stranger, label="line")
+
+
 async def test_the_same_request_several_times_at_once_is_one_request(fleet: Fleet) -> None:
     await group(fleet, "approval")
     key = generate_key()

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.identity import Role
-from provisioning.store import devices, lanes, schema
+from provisioning.store import devices, lanes, revision, schema
 from provisioning.store.database import Database
 from provisioning.store.tables import metadata
 from tests.support.postgresql import PostgresqlServer
@@ -49,7 +49,7 @@ async def test_the_migrations_make_exactly_the_tables_that_the_code_uses(url: st
 
 
 def test_the_revision_that_is_called_current_is_that_of_the_newest_migration() -> None:
-    assert ScriptDirectory.from_config(schema._configuration()).get_current_head() == schema.CURRENT
+    assert ScriptDirectory.from_config(schema._configuration()).get_current_head() == revision.CURRENT
 
 
 async def test_a_database_has_no_schema_at_first_and_is_older_at_every_earlier_revision(url: str) -> None:
@@ -57,11 +57,11 @@ async def test_a_database_has_no_schema_at_first_and_is_older_at_every_earlier_r
     assert await database.write(schema.state) is schema.SchemaState.NONE
     await schema.upgrade(database)
     assert await database.write(schema.state) is schema.SchemaState.CURRENT
-    for revision in ScriptDirectory.from_config(schema._configuration()).walk_revisions():
-        note = text("UPDATE alembic_version SET version_num = :it").bindparams(it=revision.revision)
+    for each in ScriptDirectory.from_config(schema._configuration()).walk_revisions():
+        note = text("UPDATE alembic_version SET version_num = :it").bindparams(it=each.revision)
         await database.write(lambda connection, note=note: connection.execute(note))
-        expected = "current" if revision.revision == schema.CURRENT else "older"
-        assert await database.write(schema.state) == expected, revision.revision
+        expected = "current" if each.revision == revision.CURRENT else "older"
+        assert await database.write(schema.state) == expected, each.revision
     await database.write(lambda connection: connection.execute(text("DELETE FROM alembic_version")))
     assert await database.write(schema.state) is schema.SchemaState.NONE
     await database.close()

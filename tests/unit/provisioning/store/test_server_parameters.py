@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import psycopg
 import pytest
 from sqlalchemy.engine import URL, Connection, make_url
 
@@ -56,6 +57,28 @@ async def test_no_connection_waits_without_an_end_whatever_its_url_says_besides(
                 assert resting == ("7s" if "idle" in options else rest)
                 assert isinstance(parameters, dict)
                 assert parameters.items() >= WATCHED.items()
+
+
+@pytest.mark.parametrize(
+    ("of_the_database", "of_the_url", "counts"),
+    [("off", "", "on"), ("local", "", "local"), ("remote_apply", "", "remote_apply"), ("on", "off", "off")],
+)
+async def test_what_is_answered_is_on_disk_unless_the_url_says_otherwise(
+    postgresql: PostgresqlServer, of_the_database: str, of_the_url: str, counts: str
+) -> None:
+    def found(connection: Connection) -> str:
+        return str(connection.exec_driver_sql("SHOW synchronous_commit").scalar_one())
+
+    with postgresql.database() as url:
+        asked = make_url(url)
+        with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as administrator:
+            administrator.execute(
+                f"ALTER DATABASE {asked.database} SET synchronous_commit = {of_the_database}".encode()
+            )
+        if of_the_url:
+            asked = asked.update_query_dict({"options": f"-c synchronous_commit={of_the_url}"})
+        async with opened(asked) as database:
+            assert await database.write(found) == counts
 
 
 async def test_the_one_of_several_servers_that_takes_changes_is_used_and_listened_to(

@@ -1,0 +1,166 @@
+"""A stream for logs that holds nobody up: what cannot be written is lost and counted.
+
+Theory
+------
+Both services log from their event loops. A file that cannot be written says so at once. A pipe or a socket says nothing
+when its reader has stopped, a collector that hangs, say: it takes 64 KiB, and then whoever writes waits. With him would
+wait every connection, every revocation and the stop::
+
+    service ─► pipe, full ─► a reader that does not read
+
+So there it is written without waiting, by a description of the pipe that is our own: whoever else has it, a shell or
+other workers, goes on as he wants to.
+
+Rules
+-----
+1. A reader that is slow is waited for, `_PATIENCE_SECONDS` at most, and not again until it has read.
+2. Lines are lost whole: of one that has begun, the rest comes first when there is room. Then is said how many were
+   lost.
+
+Does not handle: a terminal that was halted (Ctrl-S), which somebody wants; a disk that hangs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, TextIO
+
+_PATIENCE_SECONDS: Final = 0.5
+
+
+class LossyStream:
+    """A text stream for logs; what it cannot write it counts. Used from any thread."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._target = _target_of(stream)
+        self._stopped = False
+        """Whether the reader was waited for in vain, and has read nothing since."""
+        self._rest = b""
+        """Of a line that has begun."""
+        self._untold = 0
+        self.lost = 0
+
+    def write(self, text: str) -> int:
+        """Write *text*, a line, if it can be written."""
+        try:
+            if self._target is None:
+                return self._stream.write(text)
+            with self._lock:
+                self._put_line(self._target, text.encode("utf-8", "backslashreplace"))
+        except (OSError, ValueError):  # ValueError: it was closed.
+            self.lost += 1
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered, if it can be written."""
+        if self._target is not None:
+            return
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            self.lost += 1
+
+    def close(self) -> None:
+        """Give back what is our own; the stream stays open."""
+        if self._target is not None:
+            self._target.close()
+
+    def _put_line(self, target: _Target, line: bytes) -> None:
+        self._rest = self._put(target, self._rest)
+        lines = _told(self._untold) + line if self._untold else line
+        left = lines if self._rest else self._put(target, lines)
+        if left == lines:
+            self.lost += 1
+            self._untold += 1
+        else:
+            self._rest, self._untold = left, 0
+
+    def _put(self, target: _Target, data: bytes) -> bytes:
+        """Write what there is room for; return what is left of *data*."""
+        deadline = time.monotonic() + (0.0 if self._stopped else _PATIENCE_SECONDS)
+        while data:
+            try:
+                written = target.write(data)
+            except BlockingIOError:
+                seconds = deadline - time.monotonic()
+                if seconds <= 0 or not _has_room(target.descriptor, seconds):
+                    self._stopped = True
+                    return data
+                continue
+            self._stopped = False
+            data = data[written:]
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A pipe or a socket."""
+
+    descriptor: int
+    write: Callable[[bytes], int]
+    """Write what is taken at once, and return how much; raise BlockingIOError if that is nothing."""
+    close: Callable[[], None]
+
+
+def _target_of(stream: TextIO) -> _Target | None:
+    """Return what *stream* writes to; None where nobody waits for a reader."""
+    try:
+        descriptor = stream.fileno()
+        kind = os.fstat(descriptor).st_mode
+    except (OSError, ValueError, AttributeError):
+        return None
+    if stat.S_ISSOCK(kind):  # As journald gives it.
+        return _socket(socket.socket(fileno=os.dup(descriptor)))
+    if not stat.S_ISFIFO(kind):
+        return None
+    try:
+        return _own_pipe(_opened(descriptor))
+    except OSError:  # One that another user has made cannot be opened, and none where there is no /proc.
+        return _borrowed_pipe(descriptor)
+
+
+def _opened(descriptor: int) -> int:
+    """Return another description of the same pipe."""
+    return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _socket(there: socket.socket) -> _Target:
+    how = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+    return _Target(there.fileno(), lambda data: there.send(data, how), there.close)
+
+
+def _own_pipe(own: int) -> _Target:
+    return _Target(own, lambda data: os.write(own, data), lambda: os.close(own))
+
+
+def _borrowed_pipe(descriptor: int) -> _Target:
+    def write(data: bytes) -> int:
+        if not _has_room(descriptor, 0.0):
+            raise BlockingIOError
+        return os.write(descriptor, data[: select.PIPE_BUF])  # So much it takes whole, if it takes anything.
+
+    return _Target(descriptor, write, lambda: None)
+
+
+def _has_room(descriptor: int, seconds: float) -> bool:
+    """Wait until the reader has read, *seconds* at most; return whether there is room, or nobody who reads."""
+    watch = select.poll()
+    watch.register(descriptor, select.POLLOUT)
+    return bool(watch.poll(1000 * seconds))
+
+
+def _told(lost: int) -> bytes:
+    at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    line = {"event": "log lines lost", "lines": lost, "detail": "whoever reads the log did not", "level": "warning"}
+    return (json.dumps(line | {"timestamp": at}) + "\n").encode()

@@ -1,0 +1,50 @@
+"""Which schema this program is for, and who else uses the store for another one.
+
+Theory
+------
+A version knows the tables of its own schema. One that goes on beside a newer one writes what that one does not look at,
+and does not write what it looks for: the host name of a device's certificate, say, which is then another's, too. So of
+two versions one has to be gone. On PostgreSQL the sessions of the service say by their name which schema they are for::
+
+    fleet-provisioning            versions from before there was a number
+    fleet-provisioning 0028       since then
+
+Rules
+-----
+1. A schema is brought up to date while no session of another version is there. On SQLite the service's lock says so
+   (`provisioning.in_charge`).
+2. A session of PostgreSQL's is opened for this program's schema, or not at all (`provisioning.store.database`).
+
+Does not handle: sessions that the database's URL has given another name; rule 2 keeps those from coming back.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+CURRENT: Final = "0028"
+"""The newest migration's revision."""
+_SESSIONS: Final = "fleet-provisioning"
+SESSION_NAME: Final = f"{_SESSIONS} {CURRENT}"
+_OF_OTHERS: Final = text(
+    "SELECT pid, coalesce(host(client_addr), 'this machine') FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> :ours "
+    "AND (application_name = :sessions OR application_name LIKE :numbered) ORDER BY pid"
+).bindparams(ours=SESSION_NAME, sessions=_SESSIONS, numbered=f"{_SESSIONS} %")
+
+
+class Session(NamedTuple):
+    """A session at PostgreSQL, and the address from where it is."""
+
+    pid: int
+    address: str
+
+
+def sessions_of_others(connection: Connection) -> list[Session]:
+    """Return the sessions of other versions of the service; none on SQLite."""
+    if connection.dialect.name != "postgresql":
+        return []
+    return [Session(*row) for row in connection.execute(_OF_OTHERS)]

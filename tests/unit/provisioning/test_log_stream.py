@@ -1,0 +1,123 @@
+"""A log whose reader has stopped: nobody waits for him, lines are lost whole, and he is told how many."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+import pytest
+
+from provisioning import log_stream
+from provisioning.log_stream import LossyStream
+
+PAGE = 4096
+
+
+class Reader:
+    """Whoever reads what *log* writes."""
+
+    def __init__(self, reads: int, stream: TextIO) -> None:
+        self.log = LossyStream(stream)
+        self.descriptor = reads
+        self._read = b""
+        os.set_blocking(reads, False)
+
+    def read(self) -> None:
+        """Read all that there is."""
+        with contextlib.suppress(BlockingIOError):
+            while part := os.read(self.descriptor, 65536):
+                self._read += part
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return what has been read."""
+        return [json.loads(line) for line in self._read.decode().splitlines()]
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of the lines that were read."""
+        return [each["number"] for each in self.lines() if "number" in each]
+
+    def told(self) -> list[int]:
+        """Return how many lines were said to be lost, each time."""
+        return [each["lines"] for each in self.lines() if each["event"] == "log lines lost"]
+
+
+@pytest.fixture(params=["pipe", "pipe of another user's", "socket"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
+    monkeypatch.setattr(log_stream, "_PATIENCE_SECONDS", 0.05)
+    if request.param == "socket":
+        ours, theirs = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PAGE)
+        reads, writes = theirs.detach(), ours.detach()
+    else:
+        reads, writes = os.pipe()
+        fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, PAGE)
+    if request.param == "pipe of another user's":
+
+        def forbidden(*_: object) -> int:
+            raise PermissionError
+
+        monkeypatch.setattr(log_stream, "_opened", forbidden)
+    with os.fdopen(writes, "w", encoding="utf-8") as stream:
+        made = Reader(reads, stream)
+        yield made
+        made.log.close()
+    with contextlib.suppress(OSError):
+        os.close(reads)
+
+
+def line(number: int, padding: str = "x" * 200) -> str:
+    return json.dumps({"event": "enrolled", "padding": padding, "number": number}) + "\n"
+
+
+def test_nobody_waits_for_a_reader_that_has_stopped_and_he_is_told_how_much_he_has_missed(reader: Reader) -> None:
+    begun = time.monotonic()
+    for number in range(1000):
+        reader.log.write(line(number))
+        reader.log.flush()
+    assert time.monotonic() - begun < 25, "not a thousand times the patience"
+    reader.read()
+    reader.log.write(line(1000))
+    reader.read()
+    assert 0 < reader.log.lost < 1000
+    assert reader.told() == [reader.log.lost]
+    assert reader.numbers() == [*range(1000 - reader.log.lost), 1000]
+
+
+def test_of_a_line_that_has_begun_the_rest_comes_first(reader: Reader) -> None:
+    reader.log.write(line(0, "x" * 64 * PAGE))
+    reader.log.write(line(1))
+    for _ in range(1000):
+        reader.read()
+        reader.log.write(line(2))
+    reader.read()
+    assert reader.numbers()[:2] == [0, 2]
+    assert sum(reader.told()) == reader.log.lost > 0
+
+
+def test_a_reader_that_is_slow_is_waited_for(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_stream, "_PATIENCE_SECONDS", 60.0)
+    has_room = log_stream._has_room
+
+    def reads_meanwhile(descriptor: int, seconds: float) -> bool:
+        if seconds:
+            reader.read()
+        return has_room(descriptor, seconds)
+
+    monkeypatch.setattr(log_stream, "_has_room", reads_meanwhile)
+    for number in range(200):
+        reader.log.write(line(number))
+    reader.read()
+    assert reader.numbers() == list(range(200))
+    assert reader.log.lost == 0
+
+
+def test_where_the_reader_is_gone_lines_are_lost(reader: Reader) -> None:
+    os.close(reader.descriptor)
+    reader.log.write(line(0))
+    assert reader.log.lost == 1
