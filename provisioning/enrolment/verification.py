@@ -13,7 +13,8 @@ Rules
 -----
 1. Nothing that a request says is believed before its signature was found good; what is wrong with one is said on the
    event loop, by `provisioning.ca.csr`, wherever it was verified.
-2. One that comes alone is verified where it is: to hand it over would cost and gain nothing.
+2. One that comes while nothing is stored, or alone in its turn, is verified where it is: to hand it over would cost and
+   gain nothing.
 3. Where `MOST` wait for the thread, those that come are verified on the loop, which takes no more requests meanwhile.
 4. Who is cancelled waits for nothing. From one event loop only.
 """
@@ -25,7 +26,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from provisioning.ca.csr import UnverifiedRequest, VerifiedRequest, read_csr
+from provisioning.ca.csr import UnverifiedRequest, VerifiedRequest, read_csr, verify_csr
 from provisioning.ca.key_policy import KeyPolicy
 
 MOST: Final = 64
@@ -43,8 +44,13 @@ class RequestVerification:
         """In this turn."""
         self._handed_over = 0
 
-    async def verify(self, der: bytes, key_policy: KeyPolicy) -> VerifiedRequest:
-        """Return what the request in *der* asks for; raise `RequestRefused`: as `verify_csr` does."""
+    async def verify(self, der: bytes, key_policy: KeyPolicy, *, alone: bool = False) -> VerifiedRequest:
+        """Return what the request in *der* asks for; raise `RequestRefused`: as `verify_csr` does.
+
+        *alone* says that the event loop has nothing else to do meanwhile.
+        """
+        if alone:
+            return verify_csr(der, key_policy)
         request = read_csr(der, key_policy)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bool] = loop.create_future()
