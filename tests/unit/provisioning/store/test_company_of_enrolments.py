@@ -27,7 +27,7 @@ from tests.support.together import Together, enrolment, log_of
 
 @pytest.fixture(autouse=True)
 def verified_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have works come to the store in the order of their calls, as of one that is verified beside the loop they do not."""
+    """Have works come to the store in the order of their calls: those verified beside the loop come a little later."""
 
     async def verify(_self: object, der: bytes, key_policy: KeyPolicy, *, alone: bool = False) -> VerifiedRequest:
         del alone
