@@ -124,6 +124,34 @@ def test_a_database_of_an_older_broker_is_brought_up_to_date(tmp_path: Path, sto
         older.close()
 
 
+def test_a_database_of_the_very_first_brokers_is_brought_up_to_date_too(tmp_path: Path, store: SqliteStore) -> None:
+    # Schema 1 was another on its first day: opened by a later broker, it could not be written any more.
+    path = tmp_path / "first.db"
+    schema = Path(__file__).with_name("schema_1.sql").read_text(encoding="utf-8")
+    schema = schema.replace("will_expiry_interval INTEGER", "will_expires_at REAL").replace(
+        "client_id TEXT NOT NULL,", "client_id TEXT NOT NULL UNIQUE,"
+    )
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(f"BEGIN; {schema} PRAGMA user_version=1; COMMIT;")
+        database.execute("INSERT INTO sessions VALUES (1, 'm', 'o', 1, 60, NULL, x'74', x'01', 1, 0, x'', 12.5, 3)")
+        database.execute("INSERT INTO subscriptions VALUES (1, 'fleet/#', 1, 0, 0, 0, x'')")
+        database.commit()
+    for _ in range(2):
+        older = SqliteStore(path)
+        (row,) = older.rows("SELECT id, client_id, will_topic, will_expiry_interval, will_delay FROM sessions")
+        assert row == (1, "m", b"t", None, 3)
+        assert older.rows("SELECT session, topic_filter FROM subscriptions") == [(1, "fleet/#")]
+        for table in TABLES:
+            assert older.rows(f"PRAGMA table_info({table})") == store.rows(f"PRAGMA table_info({table})")
+            assert older.rows(f"PRAGMA foreign_key_list({table})") == store.rows(f"PRAGMA foreign_key_list({table})")
+        assert len(older.rows("PRAGMA index_list(sessions)")) == len(store.rows("PRAGMA index_list(sessions)"))
+        older.close()
+    with contextlib.closing(sqlite3.connect(path)) as database:  # Those that refer to it go with it.
+        database.execute("PRAGMA foreign_keys=ON")
+        database.execute("DELETE FROM sessions")
+        assert database.execute("SELECT count(*) FROM subscriptions").fetchone() == (0,)
+
+
 def test_of_a_session_of_an_older_broker_it_is_not_known_who_stood_above_its_certificate(tmp_path: Path) -> None:
     """As the broker before this one left its database, with a client that is connected and has a will."""
     path = tmp_path / "broker.db"
