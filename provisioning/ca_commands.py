@@ -20,14 +20,13 @@ from provisioning.ceremony_command import (
     Output,
     ceremonial,
     ceremonial_without_keys,
-    expect_new,
     now,
     read_file,
     with_store,
-    write_new,
 )
 from provisioning.command_group import command_group
 from provisioning.files import OPERATOR, AuthorityFiles, read_certificate
+from provisioning.new_file import expect_new, write_new
 from provisioning.pki.revocation import RevocationReason
 from provisioning.service_command import (
     Directory,
