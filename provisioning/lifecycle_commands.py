@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from provisioning.asking import ask
 from provisioning.errors import ConfigurationError
 from provisioning.named_lines import read_lines
 from provisioning.one_by_one import one_by_one
@@ -137,7 +138,7 @@ def _confirmed(
     if not yes:  # Not in the command: while its loop runs, an interrupt does not reach who waits for an answer.
         whom = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
         question = f"Revoke {counted(len(names), 'device')} of group {group}, {whom}, for ever?"
-        typer.confirm(question, abort=True, err=on_stderr)
+        ask(question, aside=on_stderr)
     return names
 
 
