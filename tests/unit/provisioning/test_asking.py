@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
+import signal
 import sys
 from pathlib import Path
 
@@ -48,6 +50,7 @@ def test_ctrl_c_ends_it_as_it_ends_any_command() -> None:
     code = "from tests.unit.provisioning.test_asking import app; app()"
     pid, terminal = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # The tests may run in the background of a shell.
         os.chdir(REPOSITORY)
         os.execv(sys.executable, [sys.executable, "-c", code])  # noqa: S606 - ourselves
     shown = b""
@@ -60,5 +63,7 @@ def test_ctrl_c_ends_it_as_it_ends_any_command() -> None:
         _, status = os.waitpid(pid, 0)
     finally:
         os.close(terminal)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     assert os.waitstatus_to_exitcode(status) == 130
     assert b"\r\nfleet-provisioning: stopped, and nothing was done" in shown
