@@ -47,7 +47,10 @@ def demonstrate(devices: int, seconds: float, seed: int, keep: bool, directory: 
 @contextmanager
 def _workplace(directory: Path | None) -> Iterator[Path]:
     if directory is not None:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise typer.BadParameter(f"--dir {directory} cannot be made: {error.strerror}; name another") from None
         if any(directory.iterdir()):
             raise typer.BadParameter(f"--dir {directory}: it is not empty; name one that is, or that does not exist")
         yield directory.absolute()

@@ -28,6 +28,7 @@ from device_sim.interruption import Interruption, run
 from device_sim.report import ExitCode
 from device_sim.results.document import Document, document_of
 from device_sim.results.files import write_all
+from device_sim.results.progress import kept
 from device_sim.results.summary import summary_of
 from device_sim.run.control import listening
 from device_sim.run.live import RunState
@@ -80,7 +81,11 @@ def play(
             addresses = _sources(target.broker, sources, chosen.devices)
             played = Run(chosen, target, Manner(driver, workers, addresses, hybrid_key_exchange))
             view.chapter(f"{chosen.name}: {chosen.summary or f'{chosen.devices} devices'}")
-            async with listening(played.obey, view.said), view.watching(lambda: RunState.of(played)):
+            async with (
+                listening(played.obey, view.said),
+                kept(output, played),
+                view.watching(lambda: RunState.of(played)),
+            ):
                 return document_of(await played.play(interruption))
 
     with explained(view):

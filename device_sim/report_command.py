@@ -17,7 +17,7 @@ def report(
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write it as an HTML page here.", show_default=False)] = None,
 ) -> None:
-    """Show a stored run, or what changed between two.
+    """Show a stored run, or what changed between two; of one that goes on, or was cut off, what is known so far.
 
     \b
     Example:
@@ -29,13 +29,14 @@ def report(
         from device_sim.results.comparison import comparison_of, comparison_page
         from device_sim.results.document import read
         from device_sim.results.page import page_of
+        from device_sim.results.progress import document_so_far
         from device_sim.results.summary import summary_of
         from device_sim.view import View
 
     view = View()
     with explained(view):
-        document = read(run)
-        later = read(other) if other is not None else None
+        document = read(run, document_so_far)
+        later = read(other, document_so_far) if other is not None else None
         if html is not None:
             write(html, page_of(document) if later is None else comparison_page(document, later))
             view.said(f"written: {html}")

@@ -9,7 +9,6 @@ Rules
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from device_sim.repeating import repeating
 from device_sim.report import Check, ExitCode, Report
 from device_sim.terminal import WordsOnly
 
@@ -191,12 +191,12 @@ class View:
                     told = line
                     self.said(line)
 
-            async with _repeating(_LINE_SECONDS, tell):
+            async with repeating(_LINE_SECONDS, tell):
                 yield
             tell()
             return
         with Live(state().picture(), console=self._err, auto_refresh=False) as live:
-            async with _repeating(_PICTURE_SECONDS, lambda: live.update(state().picture(), refresh=True)):
+            async with repeating(_PICTURE_SECONDS, lambda: live.update(state().picture(), refresh=True)):
                 yield
             live.update(state().picture(), refresh=True)
 
@@ -288,20 +288,3 @@ def _console(file: TextIO) -> Console:
 
 def _mark(check: Check) -> str:
     return "[green]✓[/]" if check.passed else "[red]✗[/]"
-
-
-@asynccontextmanager
-async def _repeating(seconds: float, show: Callable[[], None]) -> AsyncIterator[None]:
-    async def repeat() -> None:
-        while True:
-            await asyncio.sleep(seconds)
-            show()
-
-    task = asyncio.create_task(repeat(), name="view")
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.result()  # It can only have ended by an exception.

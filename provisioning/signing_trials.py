@@ -88,5 +88,9 @@ def _trial(issuer: Issuer) -> asyncio.Future[bool]:
         with contextlib.suppress(RuntimeError):  # The service has ended meanwhile.
             loop.call_soon_threadsafe(told, signs, fault)
 
-    threading.Thread(target=work, name="signing-trial", daemon=True).start()
+    try:
+        threading.Thread(target=work, name="signing-trial", daemon=True).start()
+    except RuntimeError as error:  # The limit of threads, or of memory: it will not last, and must not end the service.
+        log.warning("a token was not tried", error=str(error))
+        outcome.set_result(False)
     return outcome

@@ -96,3 +96,24 @@ CREATE TABLE replayed (
     4: "ALTER TABLE sessions ADD COLUMN authorities TEXT;",
 }
 """What makes the next schema of each older one."""
+
+FIRST_DAY = "will_expires_at"
+"""A column of sessions that only the very first brokers with schema 1 had."""
+AFTER_THE_FIRST_DAY = """
+CREATE TABLE sessions_anew (
+    id INTEGER PRIMARY KEY,
+    client_id TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    v5 INTEGER NOT NULL,
+    expiry_interval INTEGER NOT NULL,
+    ended_at REAL,
+    will_topic BLOB, will_payload BLOB, will_qos INTEGER, will_retain INTEGER, will_properties BLOB,
+    will_expiry_interval INTEGER, will_delay INTEGER,
+    UNIQUE (client_id, owner)
+) STRICT;
+INSERT INTO sessions_anew SELECT id, client_id, owner, v5, expiry_interval, ended_at,
+    will_topic, will_payload, will_qos, will_retain, will_properties, NULL, will_delay FROM sessions;
+DROP TABLE sessions;
+ALTER TABLE sessions_anew RENAME TO sessions;
+"""
+"""What makes of theirs what schema 1 was from then on: with foreign keys off, or what refers to sessions goes too."""

@@ -28,10 +28,11 @@ import structlog
 from broker.histogram import Histogram
 from broker.store.batch import Batch, Row
 from broker.store.journal import Journal
-from broker.store.schema import MIGRATIONS, SCHEMA, VERSION
+from broker.store.schema import AFTER_THE_FIRST_DAY, FIRST_DAY, MIGRATIONS, SCHEMA, VERSION
 
 log = structlog.get_logger("broker")
 
+_COLUMNS = "PRAGMA table_info(sessions)"
 _RETRY_SECONDS = 1.0
 _GATHER_SECONDS = 0.002
 _PLACE_IS_UNFIT = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_PERM", "SQLITE_BUSY")
@@ -102,6 +103,10 @@ class SqliteStore:
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
         if version == 0:
             self._database.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+        if version == 1 and any(column[1] == FIRST_DAY for column in self._database.execute(_COLUMNS)):
+            self._database.execute("PRAGMA foreign_keys=OFF")
+            self._database.executescript(f"BEGIN; {AFTER_THE_FIRST_DAY} COMMIT;")
+            self._database.execute("PRAGMA foreign_keys=ON")
         while version in MIGRATIONS:
             version += 1
             self._database.executescript(f"BEGIN; {MIGRATIONS[version - 1]} PRAGMA user_version={version}; COMMIT;")
@@ -125,7 +130,13 @@ class SqliteStore:
         on_written: Callable[[], None],
         on_failure: Callable[[], None],
     ) -> None:
-        """Write what *journal* gathers; call back on the loop after each batch."""
+        """Write what *journal* gathers; call back on the loop after each batch. Raises `StoreError`."""
+        try:
+            # Now: later there may be no thread to be had, and a batch would be neither written nor tried again.
+            self._thread.submit(_begin)
+        except RuntimeError as error:
+            limits = "the limit of threads or of memory, the user's or the unit's, is too low"
+            raise StoreError(f"{self.path} cannot be written: {error}; {limits}") from error
         self._journal = journal
         self._loop = loop
         self._on_written = on_written
@@ -293,3 +304,7 @@ class SqliteStore:
             "INSERT OR REPLACE INTO retained VALUES (?,?,?,?,?,?,?,?,?)",
             [(topic, *values) for topic, values in batch.retained.items() if values is not None],
         )
+
+
+def _begin() -> None:
+    """Be what a thread is started for."""

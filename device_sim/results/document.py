@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import ssl
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -20,13 +21,15 @@ from typing import Any
 
 from device_sim.latency import Latency
 from device_sim.run.health import waiting_of
-from device_sim.run.recorder import FAILED_RENEWAL, FAILED_REVOCATION, LOST_RECEIVER, Sample
+from device_sim.run.recorder import FAILED_RENEWAL, FAILED_REVOCATION, LOST_RECEIVER, Recorder, Sample
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.scenario.metrics import DESCRIPTIONS, Count
 from provisioning.version import product_version
 
 SCHEMA = "fleet-sim-run/1"
 _WORST = 99.0
+PROGRESS = "progress.jsonl"
+"""How a run calls what it has seen so far, until its report is there."""
 _NAME = "report.json"
 """How `fleet-sim run --output` calls it."""
 
@@ -60,21 +63,26 @@ def document_of(result: RunResult) -> Document:
             for judged in result.thresholds
         ],
         "counts": {str(count): recorder.counts[count] for count in Count},
-        "durations": {
-            str(metric): {
-                "description": DESCRIPTIONS[metric],
-                "response": _histogram(recorder.response[metric]),
-                "service": _histogram(service),
-            }
-            for metric, service in recorder.service.items()
-        },
+        "durations": durations_of(recorder),
         "refusals": result.refusals,
         "false_refusals": {name: str(closure) for name, closure in list(result.false_refusals.items())[:20]},
         "stages": [asdict(span) for span in recorder.stages],
         "markers": [asdict(marker) for marker in recorder.markers],
-        "timeline": [_sample(sample) for sample in recorder.samples],
+        "timeline": [sample_of(sample) for sample in recorder.samples],
         "generator": _generator(result),
         "environment": {"broker": result.broker, **environment()},
+    }
+
+
+def durations_of(recorder: Recorder) -> dict[str, Any]:
+    """Return what was measured, by metric, with its histograms."""
+    return {
+        str(metric): {
+            "description": DESCRIPTIONS[metric],
+            "response": _histogram(recorder.response[metric]),
+            "service": _histogram(service),
+        }
+        for metric, service in recorder.service.items()
     }
 
 
@@ -92,9 +100,14 @@ def environment() -> dict[str, Any]:
     }
 
 
-def read(path: Path) -> Document:
-    """Return the document in *path*, or in the report.json of that directory. Raises `UnreadableReport`."""
+def read(path: Path, so_far: Callable[[Path], Document] | None = None) -> Document:
+    """Return the document in *path*, or in the report.json of that directory. Raises `UnreadableReport`.
+
+    *so_far* makes one of the file `PROGRESS` in that directory, which is there while, and if, there is no newer report.
+    """
     if path.is_dir():
+        if so_far is not None and (path / PROGRESS).exists():
+            return _unfinished(path / PROGRESS, so_far)
         path /= _NAME
     try:
         document = json.loads(path.read_bytes())
@@ -108,10 +121,20 @@ def read(path: Path) -> Document:
     return dict(document)
 
 
+def _unfinished(path: Path, so_far: Callable[[Path], Document]) -> Document:
+    try:
+        return so_far(path)
+    except OSError as error:
+        raise UnreadableReport(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UnreadableReport(f"{path}: {error}; remove it, and what else is in the directory is read") from error
+
+
 def remarks(document: Document) -> list[str]:
     """Return what a reader of the verdict has to know beside it."""
     unjudged = not document["scenario"]["thresholds"]
     told = ["the scenario sets no thresholds: only who gets in was judged"] if unjudged else []
+    told += [document["unfinished"]] if "unfinished" in document else []
     return told + [
         f"{marker['kind']}: {marker['what']}"
         for marker in document["markers"]
@@ -159,7 +182,8 @@ def _process(process: ProcessHealth) -> dict[str, Any]:
     }
 
 
-def _sample(sample: Sample) -> dict[str, Any]:
+def sample_of(sample: Sample) -> dict[str, Any]:
+    """Return one second of the time line."""
     return {
         "at": round(sample.at, 3),
         "connected": sample.connected,

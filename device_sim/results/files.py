@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 from device_sim.destination import write
-from device_sim.results.document import Document
+from device_sim.results.document import PROGRESS, Document
 from device_sim.results.page import page_of
 from device_sim.results.tables import junit, timeline_csv
 
 
 def write_all(document: Document, directory: Path) -> list[Path]:
-    """Write JSON, HTML, CSV and JUnit XML into *directory*; return their paths."""
+    """Write JSON, HTML, CSV and JUnit XML into *directory*; return their paths; what was written while it ran goes."""
     directory.mkdir(parents=True, exist_ok=True)
     contents = {
         "report.json": json.dumps(document, indent=1) + "\n",
@@ -25,4 +25,5 @@ def write_all(document: Document, directory: Path) -> list[Path]:
         path = directory / name
         write(path, content)
         paths.append(path)
+    (directory / PROGRESS).unlink(missing_ok=True)
     return paths

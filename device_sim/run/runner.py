@@ -71,6 +71,7 @@ class Run:
         self.recorder = Recorder()
         self.names = target.fleet.devices[: scenario.devices]
         self.started = time.monotonic()
+        self.wall = datetime.now(UTC)
         self.backends: list[Backend] = []
         self.processes: list[Process] = []
         self.number = 0
@@ -81,7 +82,7 @@ class Run:
 
     async def play(self, interruption: Interruption) -> RunResult:
         """Play all stages, drain, and judge. The first interruption ends the stages, not the report."""
-        wall = datetime.now(UTC)
+        self.wall = datetime.now(UTC)
         async with AsyncExitStack() as stack:
             stack.enter_context(self.target.fleet.changing())
             keep_alive = await stack.enter_async_context(KeepAlive())
@@ -104,7 +105,7 @@ class Run:
             self._absorb(outcomes)
         result = RunResult(
             self.scenario,
-            wall,
+            self.wall,
             time.monotonic() - self.started,
             self.recorder,
             self._process_health(outcomes),

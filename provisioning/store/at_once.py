@@ -6,7 +6,7 @@ The values travel as one array for each parameter, and the statement is asked ab
 
     SELECT … WHERE digest = %(wanted)s FOR UPDATE
     SELECT found.*, place FROM unnest(%(wanted)s) WITH ORDINALITY AS asked CROSS JOIN LATERAL (
-        SELECT … WHERE digest = asked.wanted FOR UPDATE) AS found
+        SELECT … WHERE digest = asked.wanted FOR UPDATE OFFSET 0) AS found
 
     UPDATE tokens SET used_at = %(used_at)s WHERE id = %(wanted)s
     UPDATE tokens SET used_at = asked.used_at FROM unnest(…) AS asked WHERE id = asked.wanted RETURNING place
@@ -21,7 +21,8 @@ Rules
 2. An INSERT returns the column `told_by`, whose value says which of the rows was inserted: PostgreSQL promises no
    order.
 
-Does not handle: UPDATE and DELETE with RETURNING, or with a subquery before their WHERE.
+Does not handle: UPDATE and DELETE with RETURNING, or with a subquery before their WHERE; an INSERT of anything but
+parameters.
 """
 
 from __future__ import annotations
@@ -70,24 +71,13 @@ def text_at_once(
     columns = ", ".join(f'"{name}"' for name in types)
     asked = f"unnest({arrays}) WITH ORDINALITY AS asked ({columns}, asked_place)"
     if isinstance(statement, Select):
-        # Or the server makes of so many look-ups one join that reads whole tables.
-        fence = "" if " FOR UPDATE" in inner or " LIMIT " in inner else " OFFSET 0"
-        return f"SELECT found.*, {_PLACE} FROM {asked} CROSS JOIN LATERAL ({inner}{fence}) AS found"  # noqa: S608 - of names only
+        # OFFSET 0: or the server makes of so many look-ups one join that reads whole tables.
+        return f"SELECT found.*, {_PLACE} FROM {asked} CROSS JOIN LATERAL ({inner} OFFSET 0) AS found"  # noqa: S608 - of names only
     if isinstance(statement, Insert):
-        head, values, tail = _insertion(inner)
+        head, _, rest = inner.partition(" VALUES (")
+        values, _, tail = rest.partition(")")
         told = f", {told_by}" if " RETURNING " in tail else f" RETURNING {told_by}"
         return f"{head} SELECT {values} FROM {asked} ORDER BY {_PLACE}{tail}{told}"  # noqa: S608 - of names only
     joined = "FROM" if isinstance(statement, Update) else "USING"
     change, _, condition = inner.partition(" WHERE ")
     return f"{change} {joined} {asked} WHERE {condition} RETURNING {_PLACE}"
-
-
-def _insertion(text: str) -> tuple[str, str, str]:
-    """Return what stands before VALUES, the values, and what follows them."""
-    head, _, rest = text.partition(" VALUES (")
-    depth = 1
-    for place, character in enumerate(rest):
-        depth += {"(": 1, ")": -1}.get(character, 0)
-        if depth == 0:
-            return head, rest[:place], rest[place + 1 :]
-    raise ValueError(f"no list of values: {text}")

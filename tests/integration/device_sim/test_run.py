@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from device_sim.fleet_directory import FleetDirectory, Origin
-from device_sim.results.document import read
+from device_sim.results.document import UnreadableReport, read
+from device_sim.results.progress import document_so_far
 from device_sim.stage import Stage
 from provisioning.pki.identity import Role
 from tests.support.authority import Authority
@@ -180,6 +181,43 @@ def children_of(parent: int) -> list[int]:
 
 def command_of(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
+async def test_a_run_that_was_killed_has_left_what_it_saw(tmp_path: Path, stage: Stage) -> None:
+    fleet, out = tmp_path / "fleet", tmp_path / "out"
+    assert (await ran(tmp_path, *enrol(stage, fleet, "--devices", "12")))[0] == 0
+    (tmp_path / "long.toml").write_text(LONG)
+    where = ("--fleet", str(fleet), "--broker", f"127.0.0.1:{stage.broker.port}", "--server-name", "localhost")
+    arguments = ("run", str(tmp_path / "long.toml"), *where, "--output", str(out))
+    async with fleet_sim(tmp_path, *arguments, afresh=True) as process:
+        async with asyncio.timeout(120):
+            while not (so_far := received(out)):  # noqa: ASYNC110 - a file tells nobody that it has grown
+                await asyncio.sleep(0.05)
+        process.kill()
+        await process.wait()
+    code, shown, err = await ran(tmp_path, "report", str(out), "--html", str(tmp_path / "page.html"))
+    assert (code, "INTERRUPTED" in shown) == (0, True), shown + err
+    assert "the run was cut off after" in shown
+    assert "nothing is judged" in " ".join(shown.split())
+    document = read(out, document_so_far)
+    assert document["counts"]["received"] >= so_far > 0
+    assert document["stages"]
+    with (out / "progress.jsonl").open("a") as file:
+        file.write('{"sample": {"at"')  # As far as it came.
+    assert read(out, document_so_far) == document
+    (tmp_path / "tiny.toml").write_text(TINY)
+    code, shown, err = await ran(tmp_path, "run", str(tmp_path / "tiny.toml"), *where, "--output", str(out))
+    assert sorted(each.name for each in out.iterdir()) == ["junit.xml", "report.html", "report.json", "timeline.csv"]
+
+
+def received(directory: Path) -> int:
+    """Return how many messages the run that writes to *directory* has received so far."""
+    if not (directory / "progress.jsonl").exists():
+        return 0
+    try:
+        return int(read(directory, document_so_far)["counts"]["received"])
+    except UnreadableReport:  # Its first line is being written.
+        return 0
 
 
 async def test_ctrl_c_once_drains_and_reports(tmp_path: Path) -> None:

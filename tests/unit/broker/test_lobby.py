@@ -72,6 +72,26 @@ def test_who_has_bytes_inside_is_called_though_others_take_the_whole_turn(door: 
     assert waiting.calls == 1, "once is enough"
 
 
+def test_all_who_have_bytes_inside_are_called_in_a_turn_that_has_time_for_them(door: Door) -> None:
+    newcomers = [door.comes() for _ in range(3)]
+    for each in newcomers:
+        door.lobby.again(each.ours.fileno())
+    for _ in range(2):
+        door.lobby._ready()
+        assert [each.calls for each in newcomers] == [1, 1, 1]
+    assert not door.lobby.behind
+
+
+def test_who_was_called_in_a_turn_that_is_over_is_not_called_for_the_same_bytes_again(door: Door) -> None:
+    newcomers = [door.comes(takes=0.02) for _ in range(2)]
+    for each in newcomers:
+        door.lobby.again(each.ours.fileno())
+    for called in (1, 2, 2):
+        door.lobby._ready()
+        assert sum(each.calls for each in newcomers) == called
+    assert [each.calls for each in newcomers] == [1, 1]
+
+
 def test_who_has_gone_meanwhile_is_not_called(door: Door) -> None:
     taking, waiting = door.comes(takes=0.02), door.comes()
     taking.theirs.send(b"!")

@@ -17,6 +17,7 @@ from device_sim.results.document import UnreadableReport, read, remarks
 from device_sim.results.files import write_all
 from device_sim.results.page import page_of
 from device_sim.results.plot import Plot, log_ticks, nice_ticks, short
+from device_sim.results.progress import document_so_far
 from device_sim.results.summary import summary_of
 from device_sim.results.tables import junit, stage_at, timeline_csv
 from tests.support.documents import imagined
@@ -90,6 +91,13 @@ def test_what_is_no_report_is_refused(tmp_path: Path, content: bytes, words: str
         read(tmp_path / "missing.json")
     with pytest.raises(UnreadableReport, match=r"report\.json cannot be read: No such file"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "nonsense\n", '{"sample": {}}\n', "[]\n"])
+def test_what_is_no_progress_of_a_run_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "progress.jsonl").write_text(content)
+    with pytest.raises(UnreadableReport, match=r"progress\.jsonl: it does not begin as the progress of a run does"):
+        read(tmp_path, document_so_far)
 
 
 def test_the_page_is_well_formed_and_fetches_nothing() -> None:

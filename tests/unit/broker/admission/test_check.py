@@ -335,6 +335,13 @@ def test_a_revoked_certificate_and_old_data_are_found(admission: Admission) -> N
     assert (outcome.code, failed(outcome)) == (RefusalCode.REVOCATION_STATUS_UNKNOWN, ["freshness"])
 
 
+def test_a_feed_that_was_never_read_and_has_to_be_lets_nobody_in(admission: Admission) -> None:
+    admission.status.freshness = Freshness(300.0)
+    outcome = verdict(admission, PKI.certify(METER))
+    assert (outcome.code, failed(outcome)) == (RefusalCode.REVOCATION_STATUS_UNKNOWN, ["freshness"])
+    assert outcome.detail == "revocation data: never read"
+
+
 def test_a_feed_that_was_never_read_and_need_not_be_is_told(admission: Admission) -> None:
     for policy, words in (("advisory", "feed_policy is advisory"), ("", "no source of revocations")):
         admission.status.freshness = Freshness(0.0, always_acceptable=True, policy=policy)

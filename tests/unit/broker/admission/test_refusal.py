@@ -19,9 +19,25 @@ def test_no_time_is_named_where_coming_again_helps_nothing(code: str) -> None:
     assert properties.reason_string == f"{code}: why"
 
 
-@pytest.mark.parametrize("code", ["CRL_EXPIRED", "CRL_MISSING", "OCSP_UNAVAILABLE", "REVOCATION_STATUS_UNKNOWN"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "CRL_EXPIRED",
+        "CRL_MISSING",
+        "OCSP_UNAVAILABLE",
+        "OCSP_UNKNOWN",
+        "REVOCATION_STATUS_UNKNOWN",
+        "AUDIT_UNAVAILABLE",
+    ],
+)
 def test_who_is_not_known_now_is_asked_to_come_again(code: str) -> None:
     assert hint(code) == "30"
+
+
+@pytest.mark.parametrize(("code", "seconds"), [("RATE_LIMITED", "10"), ("LIFETIME_OVER", "0"), ("TRUST_CHANGED", "0")])
+def test_who_comes_too_often_waits_and_who_is_good_comes_again_at_once(code: str, seconds: str) -> None:
+    assert hint(code) == seconds
+    assert hint(RefusalCode.SHUTTING_DOWN) == "1", "nobody else is put out"
 
 
 def test_a_broker_that_stops_spreads_its_clients() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,6 +124,34 @@ def test_a_database_of_an_older_broker_is_brought_up_to_date(tmp_path: Path, sto
         older.close()
 
 
+def test_a_database_of_the_very_first_brokers_is_brought_up_to_date_too(tmp_path: Path, store: SqliteStore) -> None:
+    # Schema 1 was another on its first day: opened by a later broker, it could not be written any more.
+    path = tmp_path / "first.db"
+    schema = Path(__file__).with_name("schema_1.sql").read_text(encoding="utf-8")
+    schema = schema.replace("will_expiry_interval INTEGER", "will_expires_at REAL").replace(
+        "client_id TEXT NOT NULL,", "client_id TEXT NOT NULL UNIQUE,"
+    )
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(f"BEGIN; {schema} PRAGMA user_version=1; COMMIT;")
+        database.execute("INSERT INTO sessions VALUES (1, 'm', 'o', 1, 60, NULL, x'74', x'01', 1, 0, x'', 12.5, 3)")
+        database.execute("INSERT INTO subscriptions VALUES (1, 'fleet/#', 1, 0, 0, 0, x'')")
+        database.commit()
+    for _ in range(2):
+        older = SqliteStore(path)
+        (row,) = older.rows("SELECT id, client_id, will_topic, will_expiry_interval, will_delay FROM sessions")
+        assert row == (1, "m", b"t", None, 3)
+        assert older.rows("SELECT session, topic_filter FROM subscriptions") == [(1, "fleet/#")]
+        for table in TABLES:
+            assert older.rows(f"PRAGMA table_info({table})") == store.rows(f"PRAGMA table_info({table})")
+            assert older.rows(f"PRAGMA foreign_key_list({table})") == store.rows(f"PRAGMA foreign_key_list({table})")
+        assert len(older.rows("PRAGMA index_list(sessions)")) == len(store.rows("PRAGMA index_list(sessions)"))
+        older.close()
+    with contextlib.closing(sqlite3.connect(path)) as database:  # Those that refer to it go with it.
+        database.execute("PRAGMA foreign_keys=ON")
+        database.execute("DELETE FROM sessions")
+        assert database.execute("SELECT count(*) FROM subscriptions").fetchone() == (0,)
+
+
 def test_of_a_session_of_an_older_broker_it_is_not_known_who_stood_above_its_certificate(tmp_path: Path) -> None:
     """As the broker before this one left its database, with a client that is connected and has a will."""
     path = tmp_path / "broker.db"
@@ -232,6 +261,26 @@ async def test_a_batch_is_written_in_the_background_and_said(store: SqliteStore)
     await reports.wait_for("written")
     assert len(store.rows("SELECT * FROM sessions")) == 1
     assert not journal.dirty
+
+
+async def test_who_has_begun_needs_no_further_thread_and_who_gets_none_does_not_begin(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(0.0)
+    reports = Reports(journal)
+    other = SqliteStore(tmp_path / "other" / "broker.db")
+    store.attach(journal, asyncio.get_running_loop(), reports.written, reports.failed)
+
+    def none(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    with pytest.raises(StoreError, match="can't start new thread; the limit of threads or of memory"):
+        other.attach(Journal(0.0), asyncio.get_running_loop(), reports.written, reports.failed)
+    other.close()
+    journal.save_session(1, SESSION)
+    store.begin()
+    await reports.wait_for("written")
 
 
 async def test_a_batch_of_which_nothing_is_left_is_said_without_the_disk(store: SqliteStore) -> None:

@@ -86,6 +86,22 @@ async def test_a_token_that_does_not_answer_is_not_ready_and_is_asked_once(
     assert await ready.says() == "ok"
 
 
+async def test_where_no_thread_is_to_be_had_the_service_goes_on(
+    token: SoftToken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = Ready(token, "trial-no-thread")
+
+    def none(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none)
+        await ready.trials.look()
+        assert not ready.trials.signs
+    await ready.trials.look()
+    assert ready.trials.signs
+
+
 async def test_keys_in_memory_are_not_tried() -> None:
     authority = found_authority("fleet.internal", NOON, (1 << 126, 1 << 125))
     issuer = Issuer(authority.issuing_ca.certificate, authority.issuing_ca.key)

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
-from provisioning.store import counters, devices, host_names
+from provisioning.store import counters, devices, host_names, postgresql_lane
 from provisioning.store.counters import REVOCATION
 from provisioning.store.devices import DeviceState
 from provisioning.store.side_by_side import go_alone
@@ -44,6 +44,24 @@ async def test_who_fails_after_a_change_undoes_his_own_changes_and_entries_only(
     found = await fleet.database.read(lambda connection: [devices.find(connection, name) for name in "abc"])
     assert [each is not None for each in found] == [True, False, True]
     assert companies == [3]
+
+
+async def test_a_company_has_no_more_than_so_many_whoever_else_waits(
+    fleet: Fleet, companies: list[int], together: Together, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql_lane, "_LARGEST_COMPANY", 2)
+    assert await together(fleet, *(work(fleet, lambda c, n=name: add(c, n), name) for name in "abcde")) == [*"abcde"]
+    assert [subject for _, subject in (await log_of(fleet))[-5:]] == [*"abcde"]
+    assert companies == [2, 2], "and one went alone"
+
+
+async def test_who_decides_upon_what_another_does_waits_for_the_next_company(
+    fleet: Fleet, companies: list[int], together: Together
+) -> None:
+    upon = {"a": "x", "b": "y", "c": "x", "d": "z"}
+    works = [work(fleet, lambda c, n=name: add(c, n), name, *what) for name, what in upon.items()]  # type: ignore[misc]
+    assert await together(fleet, *works) == [*upon]
+    assert companies == [2, 2]
 
 
 async def test_what_the_store_refuses_to_one_it_refuses_to_him_alone(

@@ -1,0 +1,137 @@
+"""What is known of a run while it goes on, on disk: a run of a day that is cut off has not been for nothing.
+
+Theory
+------
+A report is made at the end, and after one Ctrl-C. After a kill -9, a crash or a reboot nobody makes one. So with
+``--output`` each second of the time line is a line of JSON there as soon as it is over, and each minute the histograms
+that this process has; `document_so_far` makes of it what can be shown, judged nothing.
+
+Rules
+-----
+1. A line is written once and never again: a day costs as much each second as a minute does.
+2. The file goes when the report is there; while it is there, it is the newer of the two.
+3. A line that was cut off is left out; so is what no process of ours can know before the devices are asked at the end:
+   what was lost, and the durations that the devices measure.
+
+Does not handle: going on with such a run. A fleet that was cut off has another history than one that was not, and the
+figures of both together would be nobody's.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from device_sim.latency import Latency
+from device_sim.repeating import repeating
+from device_sim.results.document import PROGRESS, Document, document_of, durations_of, sample_of
+from device_sim.run.recorder import Recorder
+from device_sim.run.result import ProcessHealth, RunResult
+from device_sim.run.runner import Run
+from device_sim.scenario.metrics import Count
+
+_SECONDS = 1.0
+_DURATIONS_SECONDS = 60.0
+
+
+class Progress:
+    """The file of one run."""
+
+    def __init__(self, path: Path, run: Run) -> None:
+        """Begin it anew; raise OSError if it cannot be written."""
+        self._run = run
+        self._written = 0
+        self._told = ""
+        self._durations_at = time.monotonic()
+        self._file = path.open("w", encoding="utf-8")
+        self._line({"head": _head(run)})
+
+    def add(self, *, durations: bool = False) -> None:
+        """Write what is new; the histograms too if a minute has passed, or *durations* asks for them."""
+        recorder = self._run.recorder
+        for sample in recorder.samples[self._written :]:
+            self._line({"sample": sample_of(sample)})
+        self._written = len(recorder.samples)
+        events = json.dumps(
+            {"stages": [asdict(each) for each in recorder.stages], "markers": [asdict(m) for m in recorder.markers]}
+        )
+        if events != self._told:
+            self._told = events
+            self._file.write(events + "\n")
+        if durations or time.monotonic() - self._durations_at >= _DURATIONS_SECONDS:
+            self._durations_at = time.monotonic()
+            self._line({"durations": durations_of(recorder)})
+        self._file.flush()
+
+    def close(self) -> None:
+        """Let go of the file, which stays."""
+        self._file.close()
+
+    def _line(self, content: dict[str, Any]) -> None:
+        self._file.write(json.dumps(content) + "\n")
+        self._file.flush()
+
+
+@asynccontextmanager
+async def kept(directory: Path | None, run: Run) -> AsyncIterator[None]:
+    """Keep in *directory*, if one is wanted, what is known of *run* as long as the context is open."""
+    if directory is None:
+        yield
+        return
+    progress = Progress(directory / PROGRESS, run)
+
+    def add() -> None:
+        with suppress(OSError):  # A full disk ends no run: it is told where the report is written, if it is full still.
+            progress.add()
+
+    try:
+        async with repeating(_SECONDS, add):
+            yield
+    finally:
+        with suppress(OSError):
+            progress.add(durations=True)
+            progress.close()
+
+
+def document_so_far(path: Path) -> Document:
+    """Return what the file at *path* tells of its run. Raises OSError, and ValueError if it is no such file."""
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:  # The one that was being written when the run was cut off.
+            break
+    if not lines or not isinstance(lines[0], dict) or "head" not in lines[0]:
+        raise ValueError("it does not begin as the progress of a run does")
+    document: Document = lines[0]["head"]
+    refusals: Counter[str] = Counter()
+    for line in lines[1:]:
+        if "sample" in line:
+            document["timeline"].append(line["sample"])
+            refusals.update(line["sample"]["refusals"])
+        else:
+            document.update(line)
+    if document["timeline"]:
+        last = document["timeline"][-1]
+        document["seconds"] = last["at"]
+        document["counts"] |= {str(Count.PUBLISHED): last["published"], str(Count.RECEIVED): last["received"]}
+    document["refusals"] = dict(refusals)
+    document["unfinished"] = (
+        f"the run was cut off after {document['seconds']:.0f} s, or goes on: nothing is judged, and what the devices "
+        "measure themselves is not here"
+    )
+    return document
+
+
+def _head(run: Run) -> Document:
+    nobody = [ProcessHealth("generator", [], Latency())]
+    result = RunResult(
+        run.scenario, run.wall, 0.0, Recorder(), nobody, {}, {}, manner=run.manner, broker=run.target.broker_name
+    )
+    return document_of(result) | {"verdict": "INTERRUPTED", "exit_code": 1}
