@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pty
 import signal
@@ -53,7 +52,7 @@ def test_ctrl_c_ends_it_as_it_ends_any_command() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # The tests may run in the background of a shell.
         os.chdir(REPOSITORY)
         os.execv(sys.executable, [sys.executable, "-c", code])  # noqa: S606 - ourselves
-    shown = b""
+    shown, status = b"", None
     try:
         while b"[y/N]: " not in shown:
             shown += os.read(terminal, 4096)
@@ -63,7 +62,7 @@ def test_ctrl_c_ends_it_as_it_ends_any_command() -> None:
         _, status = os.waitpid(pid, 0)
     finally:
         os.close(terminal)
-        with contextlib.suppress(ProcessLookupError):
+        if status is None:
             os.kill(pid, signal.SIGKILL)
     assert os.waitstatus_to_exitcode(status) == 130
     assert b"\r\nfleet-provisioning: stopped, and nothing was done" in shown
