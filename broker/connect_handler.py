@@ -23,6 +23,7 @@ import structlog
 
 from broker.admission.admission import Admitted
 from broker.admission.inquiry import Waits
+from broker.admission.peer import Peer
 from broker.admission.refusal import EXPIRED_SINCE, RefusalCode, Refused, unauthorised
 from broker.client import Client
 from broker.engine import Engine
@@ -86,7 +87,7 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
         admitted,
         clean_start=packet.clean_start,
         expiry_interval=granted_expiry,
-        will=None if packet.will is None else _kept_will(packet.will, engine.stamp(connection.peer)),
+        will=None if packet.will is None else _kept_will(packet.will, admitted.peer, engine.stamp(connection.peer)),
         now=now,
     )
     if isinstance(opened, Refused):
@@ -191,10 +192,12 @@ def _unsupported(packet: Connect, limits: Limits) -> Refused | None:
     return None
 
 
-def _kept_will(will: Will, stamp: bytes) -> KeptWill:
+def _kept_will(will: Will, peer: Peer, stamp: bytes) -> KeptWill:
     properties = forwarded(replace(will.properties, will_delay_interval=None), WILL, stamp)
     return KeptWill(
         Message(will.topic.encode(), will.payload, will.qos, retain=will.retain, properties=properties),
         will.properties.will_delay_interval or 0,
         will.properties.message_expiry_interval,
+        peer.certificate,
+        peer.authorities,
     )

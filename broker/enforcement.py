@@ -5,7 +5,8 @@ Rules
 1. A revocation is in the index before anybody is put out for it: who comes back at once is refused.
 2. The will goes with the certificate, whoever withdraws it, the CA by a revocation or the operator by other settings of
    trust, unless the operator has it kept (`keeps_revoked`): it would be said after nobody vouches any more for who says
-   it. One that has ended was good until then, and its client's will is sent (decision 0143).
+   it. One that has ended was good until then, and its client's will is sent (decision 0143). A will that waits for its
+   delay waits with its certificate (`broker.engine`).
 3. So does the session of a certificate that is revoked; who is suspended, whose CA is revoked, or whom other settings
    of trust put out, may come back to it.
 4. So they do when it was revoked between two processes of the broker, and its client was connected until the first one
@@ -83,7 +84,11 @@ def renew(engine: Engine, connection: Client, peer: Peer, now: float) -> None:
         engine.live.remove(before.certificate, connection)
         engine.live.add(peer.certificate, connection)
     connection.examined(peer, now)
-    connection.session.certificate, connection.session.authorities = peer.certificate, peer.authorities
+    engine.admission.stays(peer)
+    session = connection.session
+    session.certificate, session.authorities = peer.certificate, peer.authorities
+    if session.will is not None:
+        session.will = replace(session.will, certificate=peer.certificate, authorities=peer.authorities)
 
 
 def _put_out(

@@ -13,7 +13,8 @@ and subscriptions meanwhile are in `broker.exchange`, which this builds on.
 Rules
 -----
 1. No I/O and no clock: transports do the one, the time is passed in.
-2. Nothing of an existing session changes before the newcomer is `Admitted` and owns it.
+2. Nothing of an existing session changes before the newcomer is `Admitted` and owns it, or it has the newcomer's own
+   name and not its owner's.
 3. Each change that an operator cares about is one log event with a stable code, and a counter.
 """
 
@@ -47,6 +48,7 @@ from broker.session.will import Will
 from broker.session_quota import refuse_another
 from broker.terms import CurrentTerms
 from broker.vouched import stamp_of
+from provisioning.pki.revocation import CertificateKey
 
 log = structlog.get_logger("broker")
 
@@ -135,11 +137,9 @@ class Engine(Exchange):
         An older connection of the same session is taken over [MQTT-3.1.4-3].
         """
         peer = admitted.peer
-        identity = peer.identity
-        session = self.registry.find(identity.trust_domain, identity.role, admitted.client_id)
-        if session is not None and session.owner != identity:
-            detail = f"the session {admitted.client_id!r} belongs to another identity"
-            return unauthorised(RefusalCode.CLIENT_ID_OF_ANOTHER, detail)
+        session = self._session_of(admitted, now)
+        if isinstance(session, Refused):
+            return session
         # It ended with another broker process, and its client may have come before its will was sent.
         only_a_will = session is not None and session.connection is None and session.expiry_interval == 0
         if session is None or only_a_will:
@@ -173,6 +173,25 @@ class Engine(Exchange):
         self.connected += 1
         self.metrics.admitted += 1
         return session, present
+
+    def _session_of(self, admitted: Admitted, now: float) -> Session | Refused | None:
+        """Return the session that is there for *admitted*, or the refusal if it is another identity's.
+
+        Whoever comes by its own name has the better right to that than one who may use it, too, as the name of an
+        instance, say: what that one has is ended.
+        """
+        identity, client_id = admitted.peer.identity, admitted.client_id
+        session = self.registry.find(identity.trust_domain, identity.role, client_id)
+        if session is None or session.owner == identity:
+            return session
+        if client_id != identity.name or client_id == session.owner.name:
+            detail = f"the session {client_id!r} belongs to another identity"
+            return unauthorised(RefusalCode.CLIENT_ID_OF_ANOTHER, detail)
+        if session.connection is not None:
+            detail = f"{client_id!r} is the name of another identity, which has come"
+            session.connection.disconnect(RefusalCode.CLIENT_ID_OF_ANOTHER, ReasonCode.SESSION_TAKEN_OVER, detail, now)
+        self.forget(session, now)
+        return None
 
     def _taken_over(self, peer: Peer, session: Session, connection: Client, now: float) -> Refused | None:
         """Refuse a client that takes over *session* with its own certificate, where that looks like a copied key."""
@@ -250,14 +269,17 @@ class Engine(Exchange):
             connection.disconnect(RefusalCode.SHUTTING_DOWN, reason, "the broker is stopping", now)
 
     def counts_no_more(self, session: Session) -> bool:
-        """Whether the will of *session* goes with its certificate, and nobody has put its client out yet.
+        """Whether the certificate of *session* is withdrawn, and nobody has put its client out yet."""
+        return self._is_withdrawn(session, session.certificate, session.authorities)
 
-        So it is when that is revoked, or when the anchors that vouched for it are others by now.
-        """
-        certificate, admission = session.certificate, self.admission
+    def _is_withdrawn(
+        self, session: Session, certificate: CertificateKey | None, authorities: tuple[bytes, ...]
+    ) -> bool:
+        """Whether *certificate* is revoked by now, or the *authorities* that vouched for it are no anchors any more."""
+        admission = self.admission
         if self.keeps_revoked or certificate is None:
             return False
-        return admission.is_revoked(certificate) or not admission.vouches(session.authorities, session.owner)
+        return admission.is_revoked(certificate) or not admission.vouches(authorities, session.owner)
 
     def forget(self, session: Session, now: float) -> None:
         """End *session*, which has no connection, before its time."""
@@ -281,8 +303,6 @@ class Engine(Exchange):
         if will is not None and (until := self.returning.waits(session, now)) is not None:
             self.registry.schedule(session, until)
             return
-        if will is not None and self.counts_no_more(session):
-            session.will = will = None
         if will is not None:
             if session.will_due_at > now:
                 self.registry.schedule(session, session.will_due_at)
@@ -314,7 +334,10 @@ class Engine(Exchange):
             self._publish_will(session, session.will, now)
 
     def _publish_will(self, session: Session, will: Will, now: float) -> None:
+        """Publish *will*, unless the certificate with which it was left has been withdrawn since."""
         session.will = None
+        if self._is_withdrawn(session, will.certificate, will.authorities):
+            return
 
         def publish(message: Message, later: float) -> None:
             extension, topic_name = self.extension, message.topic.decode()

@@ -25,7 +25,7 @@ from broker.mqtt.subscription import Subscription
 from broker.session.framing import framing
 from broker.session.session import NEVER, Session
 from broker.session.will import Will
-from broker.session_rows import authorities_of, certificate_key_of
+from broker.session_rows import certificate_of
 from broker.store.journal import Journal
 from broker.store.sqlite import SqliteStore, unusable
 from provisioning.pki.identity import parse_uri
@@ -88,7 +88,8 @@ def _highest(store: SqliteStore, table: str) -> int:
 
 
 def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], now: float) -> Session:
-    number, client_id, owner, v5, expiry_interval, ended_at, *will, will_delay, certificate, authorities = row
+    *row_before, certificate, authorities, will_certificate, will_authorities = row
+    number, client_id, owner, v5, expiry_interval, ended_at, *will, will_delay = row_before
     offset = journal.wall_offset
     ended = now if ended_at is None else min(ended_at - offset, now)  # Later than now: the clock is behind.
     session = engine.registry.create(client_id, parse_uri(owner), left=expiry_interval == 0)
@@ -97,11 +98,12 @@ def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], now: float)
         journal.earlier.add(number)
     session.framing = framing(v5=bool(v5))
     session.expiry_interval = expiry_interval
-    session.certificate = None if certificate is None else certificate_key_of(certificate)
-    session.authorities = authorities_of(authorities)
+    session.certificate, session.authorities = certificate_of(certificate, authorities)
     if will[0] is not None:
         *columns, will_expiry_interval = will
-        session.will = Will(_message((*columns, None), offset), will_delay, will_expiry_interval)
+        # An older broker wrote down of those alone who were connected with which certificate.
+        left_with = certificate_of(will_certificate or certificate, will_authorities or authorities)
+        session.will = Will(_message((*columns, None), offset), will_delay, will_expiry_interval, *left_with)
         session.will_due_at = ended + min(will_delay, expiry_interval)
         engine.returning.expect(session)
         engine.registry.schedule(session, session.will_due_at)

@@ -12,6 +12,7 @@ def session_row(session: Session, ended_at: float | None, wall_offset: float) ->
     """Return the columns of *session*, whose connection ended at *ended_at* (monotonic; None: it has not)."""
     will = session.will
     will_columns: Row = (None,) * 7
+    left_with: Row = (None, None)
     if will is not None:
         message = will.message
         will_columns = (
@@ -19,6 +20,7 @@ def session_row(session: Session, ended_at: float | None, wall_offset: float) ->
             will.expiry_interval,
             will.delay,
         )
+        left_with = _certificate_columns(will.certificate, will.authorities)
     return (
         session.client_id,
         session.owner.uri,
@@ -26,9 +28,14 @@ def session_row(session: Session, ended_at: float | None, wall_offset: float) ->
         session.expiry_interval,
         None if ended_at is None else ended_at + wall_offset,
         *will_columns,
-        None if session.certificate is None else certificate_text(session.certificate),
-        ":".join(map(bytes.hex, session.authorities)) or None,
+        *_certificate_columns(session.certificate, session.authorities),
+        *left_with,
     )
+
+
+def _certificate_columns(certificate: CertificateKey | None, authorities: tuple[bytes, ...]) -> Row:
+    text = None if certificate is None else certificate_text(certificate)
+    return text, ":".join(map(bytes.hex, authorities)) or None
 
 
 def certificate_text(key: CertificateKey) -> str:
@@ -36,15 +43,13 @@ def certificate_text(key: CertificateKey) -> str:
     return f"{key[0].hex()}:{key[1]:x}"
 
 
-def certificate_key_of(text: str) -> CertificateKey:
-    """Return which certificate `certificate_text` has named. Raises ValueError."""
+def certificate_of(text: str | None, authorities: str | None) -> tuple[CertificateKey | None, tuple[bytes, ...]]:
+    """Return which certificate two columns name, and which CAs stood above it. Raises ValueError."""
+    above = () if authorities is None else tuple(map(bytes.fromhex, authorities.split(":")))
+    if text is None:
+        return None, above
     issuer_key_id, _, serial = text.partition(":")
-    return bytes.fromhex(issuer_key_id), int(serial, 16)
-
-
-def authorities_of(text: str | None) -> tuple[bytes, ...]:
-    """Return which CAs a session's row names. Raises ValueError."""
-    return () if text is None else tuple(map(bytes.fromhex, text.split(":")))
+    return (bytes.fromhex(issuer_key_id), int(serial, 16)), above
 
 
 def subscription_row(subscription: Subscription, *, pending: int = 0) -> Row:

@@ -308,7 +308,7 @@ def _read_only(caller: str) -> Response:
 def _object(body: bytes) -> dict[str, Any]:
     try:
         document = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # The other one for what is nested without end.
         raise InvalidRequest(f"the body is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise InvalidRequest("the body is not a JSON object")

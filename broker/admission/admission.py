@@ -221,6 +221,11 @@ class Admission:
         """Whether a *certificate* of which nothing more is known is a CA's by whose path somebody has come."""
         return certificate in (self._ends.revoked_as if self.trust is None else self.trust.revoked_as)
 
+    def stays(self, peer: Peer) -> None:
+        """Take note that *peer*, who came in a generation of trust before this, is still here: so are the CAs above."""
+        if self.trust is None and peer.verified is not None:
+            self._ends.revoked_as.update(peer.verified.revoked_as)
+
     def vouches(self, authorities: tuple[bytes, ...], identity: Identity) -> bool:
         """Whether one of *authorities* is still an anchor for whom *identity* names; also where that is not known."""
         if not authorities or self.believed is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from broker.mqtt.message import Message
+from provisioning.pki.revocation import CertificateKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +15,10 @@ class Will:
     message: Message
     delay: int = 0
     expiry_interval: int | None = None
+    certificate: CertificateKey | None = None
+    """With which it was left; None: not known."""
+    authorities: tuple[bytes, ...] = ()
+    """Which CAs stood above that, by their keys; empty: not known."""
 
     def published(self, now: float) -> Message:
         """Return the message as it is published at *now*: its expiry is counted from here (MQTT 5 §3.1.3.2.4)."""

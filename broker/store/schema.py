@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 5
+VERSION = 6
 
 SCHEMA = """
 CREATE TABLE sessions (
@@ -18,6 +18,8 @@ CREATE TABLE sessions (
     certificate TEXT,
     -- which CAs stood above it, by their keys' identifiers; NULL: not known
     authorities TEXT,
+    -- the same of that with which the will was left, be its client there or gone
+    will_certificate TEXT, will_authorities TEXT,
     UNIQUE (client_id, owner)
 ) STRICT;
 CREATE TABLE subscriptions (
@@ -94,6 +96,10 @@ CREATE TABLE replayed (
 """,
     3: "ALTER TABLE sessions ADD COLUMN certificate TEXT;",
     4: "ALTER TABLE sessions ADD COLUMN authorities TEXT;",
+    5: """
+ALTER TABLE sessions ADD COLUMN will_certificate TEXT;
+ALTER TABLE sessions ADD COLUMN will_authorities TEXT;
+""",
 }
 """What makes the next schema of each older one."""
 

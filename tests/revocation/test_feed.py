@@ -428,12 +428,11 @@ def test_rev_45_what_the_key_of_a_revoked_ca_has_certified_is_out_though_nobody_
         (bystander,) = enrol(service, "meter-4")
         connected, late, resumed = (forged(service, each) for each in (first, second, gone))
         context = client_context(service.bundle, resumed.credential)
-        with (
-            broker,
-            TlsClient(broker.port, service.bundle, connected.credential) as inside,
-            TlsClient(broker.port, service.bundle, bystander.credential) as good,
-        ):
-            inside.connect(client_id="meter-1")
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(broker)
+            inside = stack.enter_context(TlsClient(broker.port, service.bundle, connected.credential))
+            inside.connect(client_id="meter-1")  # At once: `connect_timeout` has begun.
+            good = stack.enter_context(TlsClient(broker.port, service.bundle, bystander.credential))
             good.connect(client_id="meter-4")
             with TlsClient(broker.port, "", context=context) as before:
                 before.connect(client_id="meter-3")

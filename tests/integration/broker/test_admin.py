@@ -76,6 +76,7 @@ def test_curl_asks_and_kicks(state: Path, client: TlsClient, name: str) -> None:
         ("/v1/sessions?limit=0", [], 400, "INVALID_REQUEST"),
         ("/v1/sessions?color=red", [], 400, "INVALID_REQUEST"),
         ("/v1/sessions/kick", ["-d", "{"], 400, "INVALID_REQUEST"),
+        ("/v1/sessions/kick", ["-d", "[" * 50_000], 400, "INVALID_REQUEST"),
         ("/v1/sessions/kick", ["-d", "[]"], 400, "INVALID_REQUEST"),
         ("/v1/sessions/kick", ["-d", '{"group": "meters"}'], 400, "INVALID_REQUEST"),
         ("/v1/sessions/kick", ["-d", '{"client": "x", "reason": ""}'], 400, "INVALID_REQUEST"),

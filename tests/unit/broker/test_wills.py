@@ -98,6 +98,36 @@ def test_what_a_revoked_device_leaves_behind(
     assert again.connect(client_id="meter-1", clean_start=False).session_present is kept
 
 
+@pytest.mark.parametrize("ends", ["delay", "session", "clean start"])
+@pytest.mark.parametrize("reason", [RevocationReason.KEY_COMPROMISE, RevocationReason.CERTIFICATE_HOLD])
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_will_that_waits_goes_with_its_certificate(
+    broker: MemoryBroker, watcher: WireClient, ends: str, reason: RevocationReason, keeps: bool
+) -> None:
+    """Else who has stolen a key would choose what is said long after that is known: a will may wait for days."""
+    broker.engine.keeps_revoked = keeps
+    holder = shared_pki().device("meter-1")
+    thief = broker.open(holder)
+    expiry = 20 if ends == "session" else 100
+    thief.connect(client_id="meter-1", session_expiry_interval=expiry, will=will(TOPIC, will_delay_interval=30))
+    thief.vanish()
+    broker.advance(1)
+    revoke(broker.engine, replace(holder.revocation, reason=reason), broker.now)
+    if ends == "clean start":
+        broker.device("meter-1")
+    broker.advance(40)
+    assert watcher.payloads() == ([b"gone"] if keeps else [])
+
+
+def test_a_will_that_waits_is_sent_where_another_certificate_is_revoked(
+    broker: MemoryBroker, watcher: WireClient
+) -> None:
+    broker.device("meter-1", session_expiry_interval=100, will=will(TOPIC, will_delay_interval=30)).vanish()
+    revoke(broker.engine, shared_pki().device("meter-1").revocation, broker.now)
+    broker.advance(40)
+    assert watcher.payloads() == [b"gone"]
+
+
 def test_a_will_waits_for_its_delay(broker: MemoryBroker, watcher: WireClient) -> None:
     client = broker.device("meter-1", session_expiry_interval=100, will=will(TOPIC, will_delay_interval=30))
     client.vanish()

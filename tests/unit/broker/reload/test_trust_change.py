@@ -418,6 +418,20 @@ async def test_where_bundles_judge_whoever_stays_belongs_to_one(broker: MemoryBr
     assert broker.engine.live.of(peer.certificate) == [client.connection]
 
 
+async def test_of_whoever_stays_it_is_known_which_cas_stand_above(broker: MemoryBroker, tmp_path: Path) -> None:
+    """Else nobody would be put out when the feed says that one of them is revoked, as far as they alone come by it."""
+    scene = Scene(tmp_path, broker)
+    held = shared_device("meter-1")
+    connected(broker, held, path(held, PKI.issuing, PKI.root))
+    without, with_bundles = scene.config, {"trust": (settings("ours", scene.anchors),)}
+    scene.believe(PKI.root)
+    for config in (without, without.model_copy(update=with_bundles), without):
+        scene.config = config
+        await scene.trust.apply(scene.load())
+        assert broker.engine.admission.stands_above(PKI.issuing.revocation.key)
+        assert not broker.engine.admission.stands_above(BELOW.revocation.key)
+
+
 async def test_proposed_anchors_are_tried_in_the_place_of_those_that_are_named(
     broker: MemoryBroker, tmp_path: Path
 ) -> None:
