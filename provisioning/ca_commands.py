@@ -21,14 +21,13 @@ from provisioning.ceremony_command import (
     Output,
     ceremonial,
     ceremonial_without_keys,
-    expect_new,
     now,
     read_file,
     with_store,
-    write_new,
 )
 from provisioning.command_group import command_group
 from provisioning.files import OPERATOR, AuthorityFiles, read_certificate
+from provisioning.new_file import expect_new, write_new
 from provisioning.pki.revocation import RevocationReason
 from provisioning.service_command import (
     Directory,
@@ -275,7 +274,7 @@ def revoke(
 
     if not yes:  # Not in the ceremony: while its loop runs, an interrupt does not reach who waits for an answer.
         whose = counted(ceremony.look(look), "certificate")
-        ask(f"Revoke {name} and with it {whose} that it has issued, for ever?", aside=ceremony.as_json)
+        ask(f"Revoke {name} and with it {whose} that it has issued, for ever?")
 
     async def work(life: AuthorityLife) -> Facts:
         outcome = await AuthorityRevocation(life).revoke(name, reason, since)

@@ -14,16 +14,15 @@ from provisioning.ceremony_command import (
     Output,
     ceremonial,
     ceremonial_without_keys,
-    expect_new,
     now,
     read_file,
     show,
     show_aside,
-    write_new,
 )
 from provisioning.command_group import command_group
 from provisioning.errors import ConfigurationError
 from provisioning.files import AuthorityFiles, read_certificate
+from provisioning.new_file import expect_new, write_new
 from provisioning.service_command import fail, print_document
 
 if TYPE_CHECKING:

@@ -219,29 +219,6 @@ async def _upgrade(settings: Settings, database: Database) -> None:
         await schema.upgrade_founded(database, SERVER_NAME)
 
 
-def expect_new(path: Path) -> None:
-    """Raise `ConfigurationError` if a new file cannot be made at *path*: before a key is made, or has signed."""
-    try:
-        there = path.exists()
-    except OSError as error:  # A name that is too long, say.
-        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
-    if there:
-        raise ConfigurationError(f"{path} exists already: choose another --output, it is never overwritten")
-    if not path.parent.is_dir():
-        raise ConfigurationError(f"{path} cannot be written: make the directory {path.parent} or choose another")
-    if not os.access(path.parent, os.W_OK):
-        raise ConfigurationError(f"{path} cannot be written: this user may not write in {path.parent}")
-
-
-def write_new(path: Path, content: bytes) -> None:
-    """Write a new file; raise `ConfigurationError` if it exists or cannot be written."""
-    try:
-        with path.open("xb") as file:
-            file.write(content)
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
-
-
 def read_file(path: Path) -> bytes:
     """Return what is in the file; exit with one line if it cannot be read."""
     try:

@@ -10,6 +10,7 @@ import typer
 
 from provisioning.command_group import command_group
 from provisioning.errors import ConfigurationError
+from provisioning.new_file import expect_new
 from provisioning.pki.keys import KeyFileError, write_private
 from provisioning.service_command import (
     Connection,
@@ -60,8 +61,7 @@ def create_claim(
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
 
     async def command(client: EnrolmentOperatorClient) -> None:
-        if output.exists():
-            raise ConfigurationError(f"{output} exists already: choose another --output, it is never overwritten")
+        expect_new(output)
         issued = await client.create_claim(
             name,
             group=group,

@@ -78,9 +78,12 @@ def _recalled(connection: Connection) -> Iterator[Finding]:
     counts = recalls.count_in(connection)
     for each in manufacturers.every(connection):
         if number := counts.get(each.id, 0):
+            who, what = f"{number} devices are", "the certificates that let them in"
+            if number == 1:
+                who, what = "1 device is", "the certificate that let it in"
             yield warning(
                 _CHECK,
-                f"{number} devices are in though {each.name} has revoked the certificates that let them in",
+                f"{who} in though {each.name} has revoked {what}",
                 f"fleet-provisioning manufacturer revoked {each.name}; revoke or suspend those that must not be, or "
                 "have it done: manufacturer set --revoked-devices",
             )

@@ -13,7 +13,11 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class Code(StrEnum):
@@ -124,6 +128,66 @@ class RefusedStranger(Refused):
     def __init__(self, code: Code, detail: str, beside: str = "") -> None:
         super().__init__(code, detail)
         self.beside = beside
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedItem:
+    """One of many that were asked for together, and why it is not done."""
+
+    kind: str
+    """What is named: ``device``, ``serial`` or ``token``."""
+    name: str | int
+    code: Code
+    detail: str
+
+
+class RefusedTogether(Refused):
+    """Nothing of many that were asked for together is done, because of *items*; the code is that of the first."""
+
+    def __init__(self, items: Sequence[RefusedItem], undone: str) -> None:
+        """*undone* is what nothing of the request was: ``revoked``."""
+        named = "; ".join(_told_together(items[:_NAMED]))
+        more = f" and {len(items) - _NAMED} others" if len(items) > _NAMED else ""
+        super().__init__(items[0].code, f"{named}{more}; nothing of this request was {undone}")
+        self.items = tuple(items)
+
+
+_NAMED: Final = 10
+"""Items that the detail of a refusal names; all are in the answer."""
+_UNKNOWN: Final = {
+    Code.DEVICE_UNKNOWN: "no device is called",
+    Code.SERIAL_UNKNOWN: "no certificate has serial",
+    Code.TOKEN_NUMBER_UNKNOWN: "there is no token, or it was removed after its end:",
+}
+"""What is said once of many."""
+
+
+def _told_together(items: Sequence[RefusedItem]) -> Iterator[str]:
+    for code, words in _UNKNOWN.items():
+        unknown = [repr(each.name) for each in items if each.code is code]
+        if unknown:
+            yield f"{words} {', '.join(unknown)}"
+    yield from (each.detail for each in items if each.code not in _UNKNOWN)
+
+
+class Refusals:
+    """Collects why some of many that are asked for together cannot be done."""
+
+    def __init__(self) -> None:
+        self._items: list[RefusedItem] = []
+
+    @contextlib.contextmanager
+    def of(self, kind: str, name: str | int) -> Iterator[None]:
+        """Keep what the block refuses: it is about the one so named."""
+        try:
+            yield
+        except Refused as refusal:
+            self._items.append(RefusedItem(kind, name, refusal.code, refusal.detail))
+
+    def check(self, undone: str) -> None:
+        """Raise `RefusedTogether` if anything was refused."""
+        if self._items:
+            raise RefusedTogether(self._items, undone)
 
 
 class Pending(Exception):

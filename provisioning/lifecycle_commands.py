@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
-from provisioning.asking import ask
-from provisioning.errors import ConfigurationError
-from provisioning.named_lines import read_lines
-from provisioning.one_by_one import one_by_one
+from provisioning.in_steps import check_none_refused, in_steps
+from provisioning.meant_devices import Devices, DevicesFile, Doing, Group, Meant, Named, Serials, SerialsFile, Yes
 from provisioning.pki.revocation import RevocationReason
 from provisioning.printed_rows import printed
 from provisioning.revocation.reasons import OPERATOR_REASONS
@@ -20,8 +18,6 @@ from provisioning.service_command import (
     InvalidityDate,
     Json,
     connected,
-    counted,
-    progress,
     say,
     shown_time,
 )
@@ -30,18 +26,11 @@ if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient
     from provisioning.client.operator_answers import ReleasedCertificate, RevokedCertificate
 
-# Lists, though one is usual: of an option that takes one, a second takes the first's place without a word.
-Devices = Annotated[
-    list[str] | None, typer.Option("--device", help="All certificates of this device; repeat it.", show_default=False)
-]
-Serials = Annotated[
-    list[str] | None, typer.Option("--serial", help="This certificate (hexadecimal); repeat it.", show_default=False)
-]
-DevicesFile = Annotated[Path | None, typer.Option(help="The devices in this file, a name a line.", show_default=False)]
+FoundT = TypeVar("FoundT")
 
-_STEP: Final = 500
 _COLUMNS: Final = ("serial", "device", "reason", "revoked", "sequence")
 _RELEASED_COLUMNS: Final = ("serial", "device", "released", "sequence")
+_ENDED: Final = frozenset({"revoked", "decommissioned"})
 _REASONS: Final = ", ".join(reason for reason in RevocationReason if reason in OPERATOR_REASONS)
 
 
@@ -57,19 +46,14 @@ def revoke(
     connection: Connection,
     device: Devices = None,
     serial: Serials = None,
-    devices_file: Annotated[
-        Path | None, typer.Option(help="Revoke the devices in this file, a name a line.", show_default=False)
-    ] = None,
-    serials_file: Annotated[
-        Path | None,
-        typer.Option(help="Revoke the certificates in this file, a serial a line.", show_default=False),
-    ] = None,
-    group: Annotated[str | None, typer.Option(help="Revoke all devices of this group.", show_default=False)] = None,
+    devices_file: DevicesFile = None,
+    serials_file: SerialsFile = None,
+    group: Group = None,
     reason: Annotated[
         RevocationReason, typer.Option(metavar="REASON", parser=_reason, help=f"Why: {_REASONS}.")
     ] = RevocationReason.UNSPECIFIED,
     invalidity_date: InvalidityDate = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a group is revoked.")] = False,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Revoke devices or certificates, finally. Live sessions are closed at once, the CRL follows.
@@ -86,15 +70,12 @@ def revoke(
       fleet-provisioning revoke --devices-file stolen.txt --reason keyCompromise
       fleet-provisioning revoke --group west --reason cessationOfOperation
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    if sum(map(bool, (device, serial, devices_file, serials_file, group is not None))) != 1:
-        raise typer.BadParameter("give exactly one of --device, --serial, --devices-file, --serials-file and --group")
-
+    named = Named(device, serial, devices_file, serials_file, group)
+    named.check("device", "serial", "devices_file", "serials_file", "group")
     since = invalidity_date
-    in_group = [] if group is None else _confirmed(connection, group, reason, yes=yes, on_stderr=as_json)
-
-    async def revoke_some(client: OperatorClient, **what: Any) -> list[RevokedCertificate]:
-        return await client.revoke(**what, reason=reason, invalidity_date=since)
-
+    compromised = reason is RevocationReason.KEY_COMPROMISE  # Of who was revoked for another reason, that is news.
+    doing = Doing("revoke", lambda each: compromised or each.state not in _ENDED, for_ever=True)
+    meant = named.meant(named.in_group(connection, doing, yes=yes))
     total = kept = 0
 
     async def command(client: OperatorClient) -> None:
@@ -106,59 +87,12 @@ def revoke(
                 total += len(found)
                 kept += sum(each.reason != reason or bool(since and each.invalidity_date != since) for each in found)
 
-            names = device or in_group if devices_file is None else read_lines(devices_file, "device")
-            serials = serial or [] if serials_file is None else read_lines(serials_file, "certificate")
-            if len(device or serial or ()) == 1:
-                (one,) = _each(device, serial, None)
-                report(await revoke_some(client, **one))
-            elif names:
-                await _in_steps(names, lambda step: revoke_some(client, devices=step), report)
-            else:
-                await _in_steps(serials, lambda step: revoke_some(client, serials=step), report)
+            ask = partial(client.revoke, reason=reason, invalidity_date=since)
+            await _each(meant, ask, report, "revoked", goes_on=False)
         if kept:
             say(f"fleet-provisioning: revoked before, with the reason and date shown: {kept} of {total}")
 
     connection.run(command)
-
-
-def _confirmed(
-    connection: Connection, group: str, reason: RevocationReason, *, yes: bool, on_stderr: bool
-) -> list[str]:
-    """Return who of the group may be revoked still; raises what ends the command if that is not wanted."""
-    compromised = reason is RevocationReason.KEY_COMPROMISE  # Of who was revoked for another reason, that is news.
-    ended = set() if compromised else {"revoked", "decommissioned"}
-    names: list[str] = []
-
-    async def command(client: OperatorClient) -> None:
-        names.extend([each.name async for each in client.devices(group=group) if each.state not in ended])
-        if not names:
-            raise ConfigurationError(f"group {group!r} has no device{'' if compromised else ' that is not revoked'}")
-
-    connection.run(command)
-    if not yes:  # Not in the command: while its loop runs, an interrupt does not reach who waits for an answer.
-        whom = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
-        question = f"Revoke {counted(len(names), 'device')} of group {group}, {whom}, for ever?"
-        ask(question, aside=on_stderr)
-    return names
-
-
-async def _in_steps(
-    lines: Sequence[str],
-    revoke_some: Callable[[Sequence[str]], Awaitable[list[RevokedCertificate]]],
-    report: Callable[[Sequence[RevokedCertificate]], None],
-) -> None:
-    done = 0
-    with progress("revoked", len(lines)) as advance:
-        try:
-            while done < len(lines):
-                step = lines[done : done + _STEP]
-                found = await revoke_some(step)
-                done += len(step)
-                report(found)
-                advance(len(step))
-        finally:
-            if 0 < done < len(lines):
-                say(f"fleet-provisioning: the first {done} of {len(lines)} are revoked")
 
 
 @connected
@@ -167,22 +101,29 @@ def suspend(
     device: Devices = None,
     serial: Serials = None,
     devices_file: DevicesFile = None,
+    group: Group = None,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Suspend devices or one certificate until they are resumed. Live sessions are closed at once.
+    """Suspend devices or certificates until they are resumed. Live sessions are closed at once.
 
-    Of a file, each device by itself: who cannot be suspended is named, and the others are. Again does no harm.
+    A file or a group is suspended in steps of five hundred, each of them whole: who cannot be suspended is named, and
+    the others are. Again does no harm.
 
     \b
     Example:
       fleet-provisioning suspend --device meter-17
       fleet-provisioning suspend --devices-file doubtful.txt
+      fleet-provisioning suspend --group west
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    _check_target(device, serial, devices_file)
+    named = Named(device, serial, devices_file, group=group)
+    named.check("device", "serial", "devices_file", "group")
+    doing = Doing("suspend", lambda each: each.state == "active")
+    meant = named.meant(named.in_group(connection, doing, yes=yes))
 
     async def command(client: OperatorClient) -> None:
         with printed(_COLUMNS, _row, as_json=as_json) as show:
-            await one_by_one(_each(device, serial, devices_file), lambda one: client.suspend(**one), show, "suspended")
+            await _each(meant, client.suspend, show, "suspended")
 
     connection.run(command)
 
@@ -193,16 +134,24 @@ def resume(
     device: Devices = None,
     serial: Serials = None,
     devices_file: DevicesFile = None,
+    group: Group = None,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """End a suspension, or those of many devices: the certificates are good again.
+
+    Of a group, those devices are resumed that are suspended as a whole.
 
     \b
     Example:
       fleet-provisioning resume --device meter-17
       fleet-provisioning resume --devices-file doubtful.txt
+      fleet-provisioning resume --group west
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    _check_target(device, serial, devices_file)
+    named = Named(device, serial, devices_file, group=group)
+    named.check("device", "serial", "devices_file", "group")
+    doing = Doing("resume", lambda each: each.state == "suspended")
+    meant = named.meant(named.in_group(connection, doing, yes=yes))
 
     async def command(client: OperatorClient) -> None:
         total = 0
@@ -214,10 +163,8 @@ def resume(
                 if found:
                     show(found)
 
-            await one_by_one(
-                _each(device, serial, devices_file), lambda one: client.resume(**one), show_some, "resumed"
-            )
-        if not total and not as_json:
+            await _each(meant, client.resume, show_some, "resumed")
+        if not (total or group or as_json):
             say("fleet-provisioning: nothing was suspended")
 
     connection.run(command)
@@ -226,39 +173,55 @@ def resume(
 @connected
 def decommission(
     connection: Connection,
-    device: Annotated[list[str] | None, typer.Option(help="The device; repeat it.", show_default=False)] = None,
+    device: Annotated[
+        list[str] | None, typer.Option("--device", help="The device; repeat it.", show_default=False)
+    ] = None,
     devices_file: DevicesFile = None,
+    group: Group = None,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Revoke devices for ever: their names never get a certificate again.
+
+    A file or a group is done in steps of five hundred, each of them whole: who cannot be decommissioned is named, and
+    the others are. Again does no harm.
 
     \b
     Example:
       fleet-provisioning decommission --device meter-17
       fleet-provisioning decommission --devices-file scrapped.txt
+      fleet-provisioning decommission --group west
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    if bool(device) == (devices_file is not None):
-        raise typer.BadParameter("give exactly one of --device and --devices-file")
+    named = Named(device, devices_file=devices_file, group=group)
+    named.check("device", "devices_file", "group")
+    doing = Doing("decommission", lambda each: each.state != "decommissioned", for_ever=True)
+    meant = named.meant(named.in_group(connection, doing, yes=yes))
 
     async def command(client: OperatorClient) -> None:
         with printed(_COLUMNS, _row, as_json=as_json) as show:
-            names = device or [] if devices_file is None else read_lines(devices_file, "device")
-            await one_by_one(names, client.decommission, show, "decommissioned")
+            await _each(meant, client.decommission, show, "decommissioned")
 
     connection.run(command)
 
 
-def _check_target(devices: Sequence[str] | None, serials: Sequence[str] | None, devices_file: Path | None) -> None:
-    if sum(map(bool, (devices, serials, devices_file))) != 1:
-        raise typer.BadParameter("give exactly one of --device, --serial and --devices-file")
+async def _each(
+    meant: Meant,
+    ask: Callable[..., Awaitable[FoundT]],
+    show: Callable[[FoundT], None],
+    done_to: str,
+    *,
+    goes_on: bool = True,
+) -> None:
+    """Ask the service for one, or for many in steps, and *show* what comes of it; *goes_on* as `in_steps`."""
+    if meant.single:
+        show(await ask(**{meant.kind: meant.which[0]}))
+        return
 
+    def of_step(step: Sequence[str]) -> Awaitable[FoundT]:
+        return ask(**{f"{meant.kind}s": step})
 
-def _each(
-    devices: Sequence[str] | None, serials: Sequence[str] | None, devices_file: Path | None
-) -> list[dict[str, str]]:
-    """Return what is asked for each of those that are named, in order."""
-    names = devices or () if devices_file is None else read_lines(devices_file, "device")
-    return [{"device": each} for each in names] + [{"serial": each} for each in serials or ()]
+    refused = await in_steps(meant.which, of_step, show, done_to, goes_on=goes_on)
+    check_none_refused(refused, len(meant.which), done_to)
 
 
 def _row(revoked: RevokedCertificate) -> Sequence[str]:

@@ -15,6 +15,7 @@ from provisioning.service_command import (
     Connection,
     Json,
     connected,
+    counted,
     print_facts,
     print_json,
     print_list,
@@ -148,9 +149,10 @@ def give_list(
         if as_json:
             print_json(taken)
             return
+        entries = counted(taken.entries, "certificate")
         sys.stdout.write(
-            f"List {taken.number} of {name} is in use until {shown_time(taken.next_update)}: {taken.entries} "
-            f"certificates revoked, {taken.revoked} of them by this list, {taken.released} released.\n"
+            f"List {taken.number} of {name} is in use until {shown_time(taken.next_update)}: {entries} revoked, "
+            f"{taken.revoked} of them by this list, {taken.released} released.\n"
         )
 
     connection.run(command)
@@ -188,7 +190,8 @@ def remove_list(
         if as_json:
             print_json(removed)
             return
-        sys.stdout.write(f"List {removed.number} of {name} is forgotten: {removed.released} certificates released.\n")
+        released = counted(removed.released, "certificate")
+        sys.stdout.write(f"List {removed.number} of {name} is forgotten: {released} released.\n")
 
     connection.run(command)
 

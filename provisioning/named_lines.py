@@ -10,6 +10,7 @@ Rules
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,9 @@ from typing import Final
 from provisioning.errors import ConfigurationError
 from provisioning.service_command import say
 
+_STANDARD_INPUT: Final = Path("-")
+_LONGEST: Final = 64
+"""Characters that the service takes of a name or a serial number."""
 _HEADERS: Final[Mapping[str, frozenset[str]]] = {
     "device": frozenset({"name", "names", "device", "devices", "device_name"}),
     "certificate": frozenset({"serial", "serials", "serial_number", "certificate", "certificates"}),
@@ -25,30 +29,37 @@ _HEADERS: Final[Mapping[str, frozenset[str]]] = {
 
 
 def read_lines(path: Path, what: str) -> list[str]:
-    """Return what the lines of a file name, each once; *what* is ``device`` or ``certificate``.
+    """Return what the lines of a file name, each once; ``-`` is standard input; *what*: ``device``, ``certificate``.
 
     Raises `ConfigurationError` if there is none, or a line has several cells.
     """
+    file = "standard input" if path == _STANDARD_INPUT else str(path)
     try:
+        content = sys.stdin.buffer.read() if path == _STANDARD_INPUT else path.read_bytes()
         # What spreadsheets and Windows write begins with a mark.
-        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines(), strict=True))
+        rows = list(csv.reader(content.decode("utf-8-sig").splitlines(), strict=True))
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path} is not UTF-8 text ({error}): save it as that") from error
+        raise ConfigurationError(f"{file} is not UTF-8 text ({error}): save it as that") from error
     except csv.Error as error:
-        raise ConfigurationError(f"{path} cannot be read line by line ({error}): put one {what} on each") from error
+        raise ConfigurationError(f"{file} cannot be read line by line ({error}): put one {what} on each") from error
     names: list[str] = []
     for number, row in enumerate(rows, 1):
         cells = [cell.strip() for cell in row if cell.strip()]
         if len(cells) > 1:
             raise ConfigurationError(
-                f"{path}:{number} has {len(cells)} cells, {', '.join(cells)[:80]}: keep one column, with a {what} on "
+                f"{file}:{number} has {len(cells)} cells, {', '.join(cells)[:80]}: keep one column, with a {what} on "
                 "each line"
+            )
+        if cells and len(cells[0]) > _LONGEST:
+            raise ConfigurationError(
+                f"{file}:{number} begins with {cells[0][:40]!r} and has {len(cells[0])} characters: no {what} has a "
+                f"name of more than {_LONGEST}"
             )
         names += cells
     names = list(dict.fromkeys(names))
     if names and names[0].lower() in _HEADERS[what]:
-        say(f"fleet-provisioning: {path}: the first line, {names[0]}, is a header and no {what}")
+        say(f"fleet-provisioning: {file}: the first line, {names[0]}, is a header and no {what}")
         del names[0]
     if not names:
-        raise ConfigurationError(f"{path} names no {what}: put one on each line")
+        raise ConfigurationError(f"{file} names no {what}: put one on each line")
     return names

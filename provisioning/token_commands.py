@@ -23,8 +23,10 @@ import typer
 
 from provisioning.command_group import command_group
 from provisioning.errors import Code, ConfigurationError
+from provisioning.in_steps import check_none_refused, in_steps
+from provisioning.meant_devices import confirm
 from provisioning.named_lines import read_lines
-from provisioning.one_by_one import one_by_one
+from provisioning.new_file import expect_new
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.printed_rows import printed
@@ -311,10 +313,15 @@ def void_token(
         typer.Argument(min=1, help="The tokens' numbers, as token list shows them.", show_default=False),
     ] = None,
     device: Annotated[str | None, typer.Option(help="All open ones for this device.", show_default=False)] = None,
-    group: Annotated[str | None, typer.Option(help="All open ones of this group.", show_default=False)] = None,
+    group: Annotated[
+        str | None, typer.Option(help="All open ones of this group; asks first.", show_default=False)
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a group's tokens are voided.")] = False,
     as_json: Json = False,
 ) -> None:
     """Make tokens worthless, say because a file of them was sent to the wrong person. Again does no harm.
+
+    They are voided in steps of five hundred: who is unknown, or has bought a certificate, is named, and the others are.
 
     \b
     Example:
@@ -323,19 +330,51 @@ def void_token(
     """  # noqa: D301
     if (device is not None or group is not None) == bool(number):
         raise typer.BadParameter("give the numbers of tokens, or --device or --group for all that are open")
+    numbers = list(dict.fromkeys(number)) if number else _open_tokens(connection, device, group)
+    if not numbers:
+        say("fleet-provisioning: no token was open")
+    if group is not None and numbers:
+        which = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+        question = f"Void {counted(len(numbers), 'open token')} of group {group}, {which}?"
+        confirm(question, yes=yes)
 
     async def command(client: EnrolmentOperatorClient) -> None:
-        if number and len(number) == 1:
-            print_answer(await client.void_token(number[0]), as_json=as_json)
+        if number and len(numbers) == 1:
+            print_answer(await client.void_token(numbers[0]), as_json=as_json)
             return
-        search = client.tokens(state="open", device=device, group=group)
-        numbers = number or [each.id async for each in search]
+        spent = 0
         with printed(_COLUMNS, _listed, as_json=as_json) as show:
-            await one_by_one(numbers, client.void_token, lambda found: show([found]), "void")
-        if not numbers:
-            say("fleet-provisioning: no token was open")
+
+            def report(found: Sequence[KnownToken]) -> None:
+                nonlocal spent
+                used = [each for each in found if each.state == "used"]
+                for each in used:
+                    bought = f"token {each.id} has bought certificate {each.serial}: revoke that instead"
+                    say(f"fleet-provisioning: {Code.TOKEN_SPENT}: {bought}")
+                spent += len(used)
+                if void := [each for each in found if each.state != "used"]:
+                    show(void)
+
+            refused = await in_steps(numbers, client.void_tokens, report, "void")
+            check_none_refused(refused + spent, len(numbers), "void")
 
     connection.run(command)
+
+
+def _open_tokens(connection: Connection, device: str | None, group: str | None) -> list[int]:
+    """Return the numbers of tokens that are open; raises what ends the command if nothing is known of the group."""
+    numbers: list[int] = []
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        numbers.extend([each.id async for each in client.tokens(state="open", device=device, group=group)])
+        if numbers or group is None or await _is_known(client, group):
+            return
+        async for _token in client.tokens(group=group):
+            return
+        raise ConfigurationError(f"group {group!r} has neither token nor device and is not configured")
+
+    connection.run(command)
+    return numbers
 
 
 def _listed(token: KnownToken) -> Sequence[str]:
@@ -373,10 +412,8 @@ async def _keep(client: EnrolmentOperatorClient, file: FileIO, text: str, tokens
 @contextlib.contextmanager
 def _private_file(path: Path) -> Iterator[FileIO]:
     """Create a file that only its owner may read; it goes again if nothing was written into it."""
-    try:
-        file = FileIO(str(path), "x", opener=lambda name, flags: os.open(name, flags, 0o600))
-    except FileExistsError:
-        raise ConfigurationError(f"{path} exists already: choose another --output, it is never overwritten") from None
+    expect_new(path)
+    file = FileIO(str(path), "x", opener=lambda name, flags: os.open(name, flags, 0o600))
     try:
         with file:
             yield file

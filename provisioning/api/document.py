@@ -55,6 +55,8 @@ remedy. With 429 and 503 comes `Retry-After`.
 
 **Lists** come in pages: `next` of one is `after` of the following one, until it is null.
 
+**Many in one request** are done all together or not at all: the problem document has all that cannot be in `items`.
+
 **A POST that was not answered** is sent again with the same `Idempotency-Key`, and is not done again.
 
 Times are in UTC, in RFC 3339. Fields may be added to answers: take no offence at those that you do not know.
@@ -90,6 +92,20 @@ _PROBLEM: Final[dict[str, Any]] = {
         "type": {"type": "string"},
         "title": {"type": "string"},
         "status": {"type": "integer"},
+        "code": {"type": "string", "enum": [code.value for code in Code]},
+        "detail": {"type": "string"},
+        "items": {"type": "array", "items": {"$ref": f"{_REF}RefusedItem"}},
+    },
+}
+_REFUSED_ITEM: Final[dict[str, Any]] = {
+    "title": "RefusedItem",
+    "description": "One of many that were asked for together, by one of three names, and why it cannot be done.",
+    "type": "object",
+    "required": ["code", "detail"],
+    "properties": {
+        "device": {"type": "string"},
+        "serial": {"type": "string"},
+        "token": {"type": "integer"},
         "code": {"type": "string", "enum": [code.value for code in Code]},
         "detail": {"type": "string"},
     },
@@ -152,6 +168,7 @@ def document_of(framework: FastAPI, routers: Sequence[APIRouter]) -> dict[str, A
     schemas = parts["schemas"]
     schemas.update(_answers())
     schemas["Problem"] = _PROBLEM
+    schemas["RefusedItem"] = _REFUSED_ITEM
     for rule in schemas["GroupChange"]["properties"].values():
         rule.pop("default", None)  # What is left out stays as it is: a client that fills it in would change it.
     for (schema, field), choice in _CHOICES.items():

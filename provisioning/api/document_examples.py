@@ -37,6 +37,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     "RevocationRequest": {"device": "meter-17", "reason": "keyCompromise"},
     "Target": {"device": "meter-17"},
     "DeviceTarget": {"device": "meter-17"},
+    "VoidingRequest": {"tokens": [17, 18]},
     "NewGroup": {"name": "north", "ways": ["token", "listed+claim"], "renewal_grace_seconds": 604_800},
     "GroupChange": {"renewal_grace_seconds": 604_800},
     "Batch": {"devices": [{"name": "meter-17"}, {"name": "meter-18", "key_sha256": _SHA256}]},
@@ -106,5 +107,6 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "type": "about:blank", "title": "Not Found", "status": 404, "code": "DEVICE_UNKNOWN",
         "detail": "no device is called 'meter-17'",
     },
+    "RefusedItem": {"device": "meter-17", "code": "DEVICE_UNKNOWN", "detail": "no device is called 'meter-17'"},
 }  # fmt: skip
 """By schema."""

@@ -78,6 +78,7 @@ OPERATIONS: Final = {
     "GET /v1/tokens": Operation("list_tokens", _TOKENS, "List tokens", KnownToken, PAGE),
     "GET /v1/tokens/{number}": Operation("show_token", _TOKENS, "Show a token", KnownToken),
     "DELETE /v1/tokens/{number}": Operation("void_token", _TOKENS, "Void a token", KnownToken),
+    "POST /v1/voidings": Operation("void_tokens", _TOKENS, "Void tokens", KnownToken, "tokens"),
     "GET /v1/devices": Operation("list_devices", "devices", "List devices", EnrolledDevice, PAGE),
     "GET /v1/devices/{name}": Operation("show_device", "devices", "Show a device", EnrolledDevice),
     "GET /v1/certificates": Operation("list_certificates", _CERTIFICATES, "List certificates", IssuedCertificate, PAGE),
@@ -90,11 +91,11 @@ OPERATIONS: Final = {
         "revoke", _REVOCATION, "Revoke devices or certificates", RevokedCertificate, "revoked"
     ),
     "POST /v1/suspensions": Operation(
-        "suspend", _REVOCATION, "Suspend a device or a certificate", RevokedCertificate, "suspended"
+        "suspend", _REVOCATION, "Suspend devices or certificates", RevokedCertificate, "suspended"
     ),
-    "POST /v1/resumptions": Operation("resume", _REVOCATION, "End a suspension", ReleasedCertificate, "resumed"),
+    "POST /v1/resumptions": Operation("resume", _REVOCATION, "End suspensions", ReleasedCertificate, "resumed"),
     "POST /v1/decommissions": Operation(
-        "decommission", _REVOCATION, "Decommission a device", RevokedCertificate, "revoked"
+        "decommission", _REVOCATION, "Decommission devices", RevokedCertificate, "revoked"
     ),
     "GET /v1/revocations/feed": Operation("follow_revocations", _REVOCATION, "Follow revocations"),
     "POST /v1/groups": Operation("create_group", "groups", "Make a group", EnrolmentGroup),

@@ -1,4 +1,4 @@
-"""The operators' REST API, second part: suspend, resume, decommission."""
+"""The operators' REST API, second part: suspend, resume, decommission; one, or many in one step."""
 
 from __future__ import annotations
 
@@ -16,40 +16,38 @@ from provisioning.api.operators import (
     new_router,
     rfc3339,
 )
-from provisioning.api.revocations import normal_serial, revoked_item
+from provisioning.api.revocations import MAXIMUM_TOGETHER, Target, normal_serial, revoked_item
 from provisioning.revocation.holds import Released
 
 router: Final = new_router()
 
 
-class Target(BaseModel):
-    """A ``device`` with all its certificates, or one certificate by ``serial``."""
+class DeviceTarget(BaseModel):
+    """A ``device`` as a whole, or many ``devices`` in one step."""
 
     model_config = ConfigDict(extra="forbid")
 
     device: Name | None = None
-    serial: Annotated[str, Field(max_length=64)] | None = None
+    devices: Annotated[list[Name], Field(max_length=MAXIMUM_TOGETHER)] = []
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> Target:
-        if (self.device is None) == (self.serial is None):
-            raise ValueError("give exactly one of device and serial")
+    def _one_kind(self) -> DeviceTarget:
+        if (self.device is not None) + bool(self.devices) != 1:
+            raise ValueError("give exactly one of device and devices")
         return self
-
-
-class DeviceTarget(BaseModel):
-    """A ``device`` as a whole."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    device: Name
 
 
 @router.post("/suspensions", status_code=HTTPStatus.CREATED, responses=DONE_BEFORE)
 async def suspend(body: Target, operator: Operator, services: Services, response: Response) -> dict[str, Any]:
-    """Suspend, until resumed. 201 if this call did it, 200 with the original facts if it was done before."""
+    """Suspend, until resumed. 201 if this call did it, 200 with the original facts if it was done before.
+
+    ``devices`` and ``serials`` are suspended together: all of them, or, if one cannot be, none; the problem document
+    has all that cannot as its ``items``.
+    """
     by = operator.device.name
-    if body.device is not None:
+    if body.devices or body.serials:
+        outcome = await services.suspension.suspend_batch(body.devices, body.normal_serials, by=by)
+    elif body.device is not None:
         outcome = await services.suspension.suspend_device(body.device, by=by)
     else:
         outcome = await services.suspension.suspend_serial(normal_serial(body.serial or ""), by=by)
@@ -60,9 +58,15 @@ async def suspend(body: Target, operator: Operator, services: Services, response
 
 @router.post("/resumptions", status_code=HTTPStatus.CREATED, responses=DONE_BEFORE)
 async def resume(body: Target, operator: Operator, services: Services, response: Response) -> dict[str, Any]:
-    """End a suspension. 201 if this call did it, 200 if nothing was suspended."""
+    """End a suspension. 201 if this call did it, 200 if nothing was suspended.
+
+    ``devices`` and ``serials`` are resumed together: all of them, or, if one cannot be, none; the problem document has
+    all that cannot as its ``items``.
+    """
     by = operator.device.name
-    if body.device is not None:
+    if body.devices or body.serials:
+        outcome = await services.suspension.resume_batch(body.devices, body.normal_serials, by=by)
+    elif body.device is not None:
         outcome = await services.suspension.resume_device(body.device, by=by)
     else:
         outcome = await services.suspension.resume_serial(normal_serial(body.serial or ""), by=by)
@@ -75,8 +79,16 @@ async def resume(body: Target, operator: Operator, services: Services, response:
 async def decommission(
     body: DeviceTarget, operator: Operator, services: Services, response: Response
 ) -> dict[str, Any]:
-    """Revoke a device for cessationOfOperation and never certify its name again. 200 if it was done before."""
-    outcome = await services.revocation.decommission(body.device, by=operator.device.name)
+    """Revoke a device for cessationOfOperation and never certify its name again. 200 if it was done before.
+
+    ``devices`` are decommissioned together: all of them, or, if one cannot be, none; the problem document has all that
+    cannot as its ``items``.
+    """
+    by = operator.device.name
+    if body.device is not None:
+        outcome = await services.revocation.decommission(body.device, by=by)
+    else:
+        outcome = await services.revocation.decommission_batch(body.devices, by=by)
     if not outcome.changed:
         response.status_code = HTTPStatus.OK
     return {"revoked": [revoked_item(each) for each in outcome.revoked]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
 from fastapi import Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
@@ -13,33 +13,43 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.recording import Revoked
 
-MAXIMUM_REVOCATIONS: Final = 1000
-"""In one batch: one transaction, which nobody else should have to wait for."""
+MAXIMUM_TOGETHER: Final = 1000
+"""Named in one request: one transaction, which nobody else should have to wait for."""
 
 router: Final = new_router()
 
 Serial = Annotated[str, Field(max_length=64)]
 
 
-class RevocationRequest(BaseModel):
-    """What to revoke: a ``device`` with all its certificates, one certificate by ``serial``, or many in one step."""
+class Target(BaseModel):
+    """A ``device`` with all its certificates, one certificate by ``serial``, or many in one step."""
 
     model_config = ConfigDict(extra="forbid")
 
     device: Name | None = None
     serial: Serial | None = None
-    devices: Annotated[list[Name], Field(max_length=MAXIMUM_REVOCATIONS)] = []
-    serials: Annotated[list[Serial], Field(max_length=MAXIMUM_REVOCATIONS)] = []
-    reason: RevocationReason = RevocationReason.UNSPECIFIED
-    invalidity_date: AwareDatetime | None = None
-    """Since when it is known or suspected not to be trusted (RFC 5280 §5.3.2)."""
+    devices: Annotated[list[Name], Field(max_length=MAXIMUM_TOGETHER)] = []
+    serials: Annotated[list[Serial], Field(max_length=MAXIMUM_TOGETHER)] = []
+
+    @property
+    def normal_serials(self) -> list[str]:
+        """The ``serials`` as the store writes them; raises `Refused` if one is none."""
+        return [normal_serial(each) for each in self.serials]
 
     @model_validator(mode="after")
-    def _one_kind(self) -> RevocationRequest:
+    def _one_kind(self) -> Self:
         many = bool(self.devices or self.serials)
         if (self.device is not None) + (self.serial is not None) + many != 1:
             raise ValueError("give exactly one of device and serial, or lists: devices, serials or both")
         return self
+
+
+class RevocationRequest(Target):
+    """What to revoke, and why."""
+
+    reason: RevocationReason = RevocationReason.UNSPECIFIED
+    invalidity_date: AwareDatetime | None = None
+    """Since when it is known or suspected not to be trusted (RFC 5280 §5.3.2)."""
 
 
 @router.post("/revocations", status_code=HTTPStatus.CREATED, responses=DONE_BEFORE)
@@ -47,13 +57,13 @@ async def revoke(body: RevocationRequest, operator: Operator, services: Services
     """Revoke, finally. 201 if this call did it, 200 with the original facts if it was done before.
 
     What was revoked for another reason is changed to keyCompromise: 201, with the date of the first time.
-    ``devices`` and ``serials`` are revoked in one transaction: all of them, or none if one is unknown.
+    ``devices`` and ``serials`` are revoked together: all of them, or, if one is unknown, none; the problem document
+    has all that are as its ``items``.
     """
     by, since = operator.device.name, body.invalidity_date
     if body.devices or body.serials:
-        serials = [normal_serial(each) for each in body.serials]
         outcome = await services.revocation.revoke_batch(
-            body.devices, serials, body.reason, by=by, invalidity_date=since
+            body.devices, body.normal_serials, body.reason, by=by, invalidity_date=since
         )
     elif body.device is not None:
         outcome = await services.revocation.revoke_device(body.device, body.reason, by=by, invalidity_date=since)

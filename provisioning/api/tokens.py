@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
 from fastapi import Path as PathParameter
-from fastapi import Query
+from fastapi import Query, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from provisioning.api.moment import utc_of
 from provisioning.api.operators import (
     DEFAULT_PAGE,
+    DONE_BEFORE,
     Limit,
     Name,
     Operator,
@@ -21,6 +23,7 @@ from provisioning.api.operators import (
     page_of,
     rfc3339,
 )
+from provisioning.api.revocations import MAXIMUM_TOGETHER
 from provisioning.api.route_roles import for_role
 from provisioning.enrolment.authentication import AuthenticatedOperator
 from provisioning.enrolment.tokens import DEFAULT_TTL, MAXIMUM_BATCH, IssuedToken, TokenOrder
@@ -32,8 +35,9 @@ from provisioning.store.token_inventory import KnownToken, TokenFilter, TokenSta
 
 router: Final = new_router()
 
-Number = Annotated[int, PathParameter(ge=1, le=2**63 - 1)]
-After = Annotated[int, Query(ge=0, le=2**63 - 1)]
+_LARGEST: Final = 2**63 - 1
+Number = Annotated[int, PathParameter(ge=1, le=_LARGEST)]
+After = Annotated[int, Query(ge=0, le=_LARGEST)]
 
 
 class TokensRequest(BaseModel):
@@ -128,12 +132,44 @@ async def void_token(number: Number, operator: Operator, services: Services) -> 
 
     An enroller may void those of devices; for brokers, services and operators it takes an admin.
     """
+    return _item(await services.token_service.void(number, _may_void(operator), by=operator.device.name))
+
+
+class VoidingRequest(BaseModel):
+    """Which tokens to void, by their numbers."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tokens: Annotated[
+        list[Annotated[int, Field(strict=True, ge=1, le=_LARGEST)]], Field(min_length=1, max_length=MAXIMUM_TOGETHER)
+    ]
+
+
+@router.post("/voidings", status_code=HTTPStatus.CREATED, responses=DONE_BEFORE)
+@for_role(OperatorRole.ENROLLER)
+async def void_tokens(
+    body: VoidingRequest, operator: Operator, services: Services, response: Response
+) -> dict[str, Any]:
+    """Make tokens worthless, together. 201 if this call did it to any, 200 if none was worth anything.
+
+    All of them, or, if one is unknown or not the caller's to void, none; the problem document has all that are so as
+    its ``items``. One that has bought a certificate is told with the state ``used`` and the certificate's ``serial``.
+    """
+    check = _may_void(operator)
+    told, changed = await services.token_service.void_batch(body.tokens, check, by=operator.device.name)
+    if not changed:
+        response.status_code = HTTPStatus.OK
+    return {"tokens": [_item(each) for each in told]}
+
+
+def _may_void(operator: AuthenticatedOperator) -> Callable[[KnownToken], None]:
+    """Return what raises `Refused` where *operator* may not void a token."""
 
     def check(token: KnownToken) -> None:
         if token.role is not Role.DEVICE:
             operator.check(OperatorRole.ADMIN, f"voiding a token with role {token.role}")
 
-    return _item(await services.token_service.void(number, check, by=operator.device.name))
+    return check
 
 
 def _seconds(number: int) -> timedelta:

@@ -24,7 +24,11 @@ from provisioning.client.enrolment_answers import (
     TakenList,
 )
 from provisioning.client.operator import OperatorClient
-from provisioning.client.operator_answers import KnownToken
+from provisioning.client.operator_answers import Answer, KnownToken
+
+
+class _Voided(Answer):
+    tokens: list[KnownToken]
 
 
 class EnrolmentOperatorClient(OperatorClient):
@@ -143,6 +147,13 @@ class EnrolmentOperatorClient(OperatorClient):
     async def void_token(self, number: int) -> KnownToken:
         """Make a token worthless."""
         return await self._call(KnownToken, "DELETE", f"/v1/tokens/{number}")
+
+    async def void_tokens(self, numbers: Sequence[int]) -> list[KnownToken]:
+        """Make tokens worthless, a thousand at most, in one step: all, or none if one is unknown; return them.
+
+        One that has bought a certificate is among them, as ``used``.
+        """
+        return (await self._call(_Voided, "POST", "/v1/voidings", {"tokens": list(numbers)})).tokens
 
     async def approvals(self, *, group: str | None = None, state: str | None = None) -> AsyncIterator[Approval]:
         """Yield requests, oldest first."""

@@ -10,6 +10,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -37,18 +38,31 @@ from provisioning.pki.revocation import RevocationReason
 from provisioning.pki.tls import Credential, read_once
 
 PAGE = 500
+_KINDS = ("device", "serial", "token")
 
 AnswerT = TypeVar("AnswerT", bound=Answer)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedItem:
+    """One of many that were asked for together, and why it cannot be done."""
+
+    name: str | int
+    """Of the device, or the serial number of the certificate, or the number of the token."""
+    code: str
+    detail: str
 
 
 class RequestRefused(Exception):
     """The service decided against the request; *code* is stable, *detail* is for people."""
 
-    def __init__(self, status: int, code: str, detail: str) -> None:
+    def __init__(self, status: int, code: str, detail: str, items: Sequence[RefusedItem] = ()) -> None:
         super().__init__(f"{code}: {detail}" if code else detail)
         self.status = status
         self.code = code
         self.detail = detail
+        self.items = items
+        """Of many that were asked for together, and of which nothing is done: all that cannot be."""
 
 
 class ServiceUnavailable(Exception):
@@ -166,28 +180,51 @@ class OperatorClient:
         *invalidity_date*, aware, is since when they are known or suspected not to be trusted.
         """
         request = {
-            "device": device,
-            "serial": serial,
-            "devices": None if devices is None else list(devices),
-            "serials": None if serials is None else list(serials),
+            **_target(device, serial, devices, serials),
             "reason": str(reason),
             "invalidity_date": None if invalidity_date is None else invalidity_date.isoformat(),
         }
         return (await self._call(_Revoked, "POST", "/v1/revocations", request)).revoked
 
-    async def suspend(self, *, device: str | None = None, serial: str | None = None) -> list[RevokedCertificate]:
-        """Suspend every certificate of *device*, or the one with *serial*; return what is now on hold or revoked."""
-        request = {"device": device, "serial": serial}
+    async def suspend(
+        self,
+        *,
+        device: str | None = None,
+        serial: str | None = None,
+        devices: Sequence[str] | None = None,
+        serials: Sequence[str] | None = None,
+    ) -> list[RevokedCertificate]:
+        """Suspend every certificate of *device*, or the one with *serial*; return what is now on hold or revoked.
+
+        *devices* and *serials*, a thousand of each at most, are suspended in one step: all, or none if one cannot be.
+        """
+        request = _target(device, serial, devices, serials)
         return (await self._call(_Suspended, "POST", "/v1/suspensions", request)).suspended
 
-    async def resume(self, *, device: str | None = None, serial: str | None = None) -> list[ReleasedCertificate]:
-        """End the suspension of *device*, or of the one with *serial*; return what is good again."""
-        request = {"device": device, "serial": serial}
+    async def resume(
+        self,
+        *,
+        device: str | None = None,
+        serial: str | None = None,
+        devices: Sequence[str] | None = None,
+        serials: Sequence[str] | None = None,
+    ) -> list[ReleasedCertificate]:
+        """End the suspension of *device*, or of the one with *serial*; return what is good again.
+
+        *devices* and *serials*, a thousand of each at most, are resumed in one step: all, or none if one cannot be.
+        """
+        request = _target(device, serial, devices, serials)
         return (await self._call(_Resumed, "POST", "/v1/resumptions", request)).resumed
 
-    async def decommission(self, device: str) -> list[RevokedCertificate]:
-        """Revoke *device* and never let its name in again; return what is now revoked."""
-        return (await self._call(_Revoked, "POST", "/v1/decommissions", {"device": device})).revoked
+    async def decommission(
+        self, device: str | None = None, *, devices: Sequence[str] | None = None
+    ) -> list[RevokedCertificate]:
+        """Revoke *device* and never let its name in again; return what is now revoked.
+
+        *devices*, a thousand at most, are decommissioned in one step: all, or none if one cannot be.
+        """
+        request = _target(device, None, devices, None)
+        return (await self._call(_Revoked, "POST", "/v1/decommissions", request)).revoked
 
     async def devices(
         self, *, group: str | None = None, state: str | None = None, certificate: str | None = None
@@ -282,7 +319,7 @@ class OperatorClient:
         if status >= httpx.codes.INTERNAL_SERVER_ERROR:
             why = f"{code}: {detail}" if code else f"status {status}"
             return ServiceFails(f"the provisioning service at {self._base_url} failed: {why}")
-        return RequestRefused(status, code, detail)
+        return RequestRefused(status, code, detail, _items(problem))
 
     def _object(self, response: httpx.Response) -> dict[str, Any]:
         try:
@@ -302,6 +339,27 @@ class OperatorClient:
             raise ServiceUnavailable(
                 f"the provisioning service at {self._base_url} sent an answer without a valid {fields}"
             ) from None
+
+
+def _target(
+    device: str | None, serial: str | None, devices: Sequence[str] | None, serials: Sequence[str] | None
+) -> dict[str, Any]:
+    return {
+        "device": device,
+        "serial": serial,
+        "devices": None if devices is None else list(devices),
+        "serials": None if serials is None else list(serials),
+    }
+
+
+def _items(problem: Mapping[str, Any]) -> list[RefusedItem]:
+    items = problem.get("items")
+    found = []
+    for each in items if isinstance(items, list) else ():
+        name = next((each[kind] for kind in _KINDS if kind in each), None) if isinstance(each, dict) else None
+        if isinstance(name, str | int):
+            found.append(RefusedItem(name, str(each.get("code", "")), str(each.get("detail", ""))))
+    return found
 
 
 def _query(search: CertificateSearch) -> dict[str, str | None]:

@@ -15,7 +15,7 @@ from typing import Final
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from provisioning.errors import Code, Pending, Refused, RefusedStranger
+from provisioning.errors import Code, Pending, Refused, RefusedItem, RefusedStranger, RefusedTogether
 
 STATUSES: Final[Mapping[Code, HTTPStatus]] = {
     Code.BODY_ENCODING: HTTPStatus.BAD_REQUEST,
@@ -117,16 +117,22 @@ def pending_answer(pending: Pending) -> Response:
 def problem_answer(refusal: Refused, headers: Mapping[str, str] | None = None) -> Response:
     """Return the refusal as a problem document."""
     status = STATUSES[refusal.code]
-    document = {
+    document: dict[str, object] = {
         "type": "about:blank",
         "title": status.phrase,
         "status": status.value,
         "code": refusal.code.value,
         "detail": refusal.detail,
     }
+    if isinstance(refusal, RefusedTogether):
+        document["items"] = [_item(each) for each in refusal.items]
     return JSONResponse(
         document, status, headers={**_headers(refusal), **(headers or {})}, media_type="application/problem+json"
     )
+
+
+def _item(item: RefusedItem) -> dict[str, object]:
+    return {item.kind: item.name, "code": item.code.value, "detail": item.detail}
 
 
 def _headers(refusal: Refused) -> dict[str, str]:

@@ -22,7 +22,7 @@ import hashlib
 import ipaddress
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -35,7 +35,7 @@ from provisioning.ca.server_names import InvalidServerName, check_host_name
 from provisioning.durations import out_of_bounds
 from provisioning.enrolment.operator_roles import change_operator_role
 from provisioning.enrolment.own_name import check_nobody_enrols_as_the_service
-from provisioning.errors import Code, Refused
+from provisioning.errors import Code, Refusals, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
 from provisioning.store import audit, claims, devices, groups, token_inventory, tokens
@@ -153,11 +153,10 @@ class TokenService:
             now = self._clock()
             token = _numbered(connection, number, now)
             check(token)
-            changed = token.state is TokenState.OPEN and token_inventory.void(connection, number, now)
+            changed = token.state is TokenState.OPEN
             if changed:
-                facts = {"token": number, "role": token.role.value, "group": token.group}
-                subject = token.device or f"token {number}"
-                audit.append(connection, now, by, Action.TOKEN_VOIDED, subject, facts)
+                token_inventory.void(connection, [number], now)
+                audit.append(connection, now, by, Action.TOKEN_VOIDED, *_voided(token))
             token = _numbered(connection, number, now)
             if token.state is TokenState.USED:
                 raise Refused(
@@ -170,9 +169,48 @@ class TokenService:
             log.info("token voided", token=number, device=token.device, group=token.group, by=by)
         return token
 
+    async def void_batch(
+        self, numbers: Sequence[int], check: Callable[[KnownToken], None], *, by: str
+    ) -> tuple[list[KnownToken], bool]:
+        """Make tokens worthless, and return them in that order, each once, and whether any was worth something.
+
+        All or none: raises `RefusedTogether` naming all that are unknown, or that the caller may not void by *check*.
+        One that has bought a certificate is told as used and keeps none of the others from being voided: whoever has a
+        list of tokens that got lost is spending them meanwhile.
+        """
+        wanted = list(dict.fromkeys(numbers))
+
+        def record(connection: Connection) -> tuple[list[KnownToken], list[KnownToken]]:
+            now = self._clock()
+            found = token_inventory.find_all(connection, wanted, now)
+            refusals = Refusals()
+            for number in wanted:
+                with refusals.of("token", number):
+                    check(_known(found, number))
+            refusals.check("voided")
+            opened = [found[number] for number in wanted if found[number].state is TokenState.OPEN]
+            token_inventory.void(connection, [each.id for each in opened], now)
+            audit.append_each(connection, now, by, Action.TOKEN_VOIDED, [_voided(each) for each in opened])
+            found = token_inventory.find_all(connection, wanted, now) if opened else found
+            return [found[number] for number in wanted], opened
+
+        told, opened = await self._database.write(record)
+        if opened:
+            log.info("tokens voided", count=len(opened), by=by)
+        return told, bool(opened)
+
+
+def _voided(token: KnownToken) -> tuple[str, dict[str, object]]:
+    """Return what the audit log says: the subject, and the facts."""
+    return token.device or f"token {token.id}", {"token": token.id, "role": token.role.value, "group": token.group}
+
 
 def _numbered(connection: Connection, number: int, now: datetime) -> KnownToken:
-    token = token_inventory.find(connection, number, now)
+    return _known(token_inventory.find_all(connection, [number], now), number)
+
+
+def _known(found: Mapping[int, KnownToken], number: int) -> KnownToken:
+    token = found.get(number)
     if token is None:
         raise Refused(Code.TOKEN_NUMBER_UNKNOWN, f"there is no token {number}, or it was removed after its end")
     return token

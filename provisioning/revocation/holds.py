@@ -26,6 +26,14 @@ class Released:
     sequence: int
 
 
+@dataclass(frozen=True, slots=True)
+class ReleaseOutcome:
+    """What was released, and whether this call did it."""
+
+    released: list[Released]
+    changed: bool
+
+
 def to_be_held(issued: Changed, now: datetime) -> Changed:
     """Return those that a suspension of their device puts on hold: all that are good."""
     return [each for each in issued if each.revocation is None and now < each.not_after]

@@ -9,21 +9,27 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from provisioning.store import certificates_of_device
+from provisioning.store import certificates_of_device, unfinished_ends
 from provisioning.store.certificates import StoredCertificate
-from provisioning.store.devices import Device
+from provisioning.store.devices import Device, DeviceState
 
 FEW: Final = 100
 """Certificates that are looked at and revoked on the event loop: some 0.2 ms each."""
 
 
 class TooMany(Exception):
-    """The device has had more certificates than a short work may look at; nothing was done."""
+    """It is nothing for a short work, which has done nothing.
+
+    The device has had more certificates than that may look at, or what was decided of it before is not done.
+    """
 
 
 def first_of_device(connection: Connection, device: Device) -> list[StoredCertificate]:
     """Return every certificate of *device*, oldest first; raise `TooMany` if that is nothing for a short work."""
     found = certificates_of_device.first(connection, device.id, FEW + 1)
     if len(found) > FEW:
+        raise TooMany
+    # Of few certificates, too, where many devices were named together (`provisioning.revocation.batch`).
+    if device.state is not DeviceState.ACTIVE and unfinished_ends.of_device(connection, device.id) is not None:
         raise TooMany
     return found

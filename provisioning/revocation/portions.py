@@ -28,7 +28,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Final
 
@@ -53,6 +53,7 @@ PORTION: Final = 250
 """Certificates of one transaction: some 0.1 ms each."""
 
 _ROUND_SECONDS: Final = 30.0
+_AT_ONCE: Final = 8
 
 
 class Portions:
@@ -87,6 +88,18 @@ class Portions:
         task.add_done_callback(lambda ended: self._forget(name, ended))
         await self._wait_for(task)
 
+    async def finish_all(self, names: Iterable[str]) -> None:
+        """Do the same for several, a few at a time, which share commits; raise `Refused` for the store at the end."""
+        waiting = iter(names)
+
+        async def some() -> None:
+            for name in waiting:
+                await self.finish(name)
+
+        for outcome in await asyncio.gather(*(some() for _ in range(_AT_ONCE)), return_exceptions=True):
+            if outcome is not None:
+                raise outcome
+
     async def _wait_for(self, task: asyncio.Task[None]) -> None:
         try:
             await asyncio.shield(task)
@@ -115,8 +128,7 @@ class Portions:
     async def finish_left(self) -> None:
         """Finish every end that is unfinished now."""
         try:
-            for name in await self._database.read(unfinished_ends.names):
-                await self.finish(name)
+            await self.finish_all(await self._database.read(unfinished_ends.names))
         except Refused as refusal:
             log.warning("ends of devices not finished", detail=refusal.detail)
 

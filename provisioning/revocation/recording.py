@@ -30,6 +30,14 @@ class Revoked:
     invalidity_date: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RevocationOutcome:
+    """What is revoked now, and whether this call did it."""
+
+    revoked: list[Revoked]
+    changed: bool
+
+
 Changed = Sequence[StoredCertificate]
 """Certificates whose status has just changed."""
 

@@ -12,7 +12,7 @@ Rules
    bound to it; for a compromised key those that have ended, too, so that their keys are certified to nobody again.
 3. The place in the feed is taken inside the transaction: commit order is feed order, without a gap.
 4. The feed and the CRL are told only after the commit.
-5. A batch is one transaction: all of it or, if anything in it is unknown, nothing.
+5. Many are ended together or not at all (`provisioning.revocation.batch`).
 6. A key that is compromised is so in every certificate: whichever is named, all for its key are revoked for that
    reason, though it was for another one before. One key is one device's (`provisioning.store.device_keys`), whose row
    is locked.
@@ -22,11 +22,10 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Final
 
 import structlog
 from sqlalchemy.engine import Connection
@@ -34,14 +33,17 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.batch import IN_WHAT_FOLLOWS
+from provisioning.revocation.end_of_many import End, EndOfMany
 from provisioning.revocation.grounds import Grounds, grounds_of
 from provisioning.revocation.issued_to import TooMany, first_of_device
 from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_an_admin_is_left, check_the_service_is_not_ended
 from provisioning.revocation.reasons import OPERATOR_REASONS, REASON_USES
-from provisioning.revocation.recording import Changed, Revoked, facts_of, record
+from provisioning.revocation.recording import Changed, RevocationOutcome, facts_of, record
 from provisioning.revocation.taken import can_be_taken, facts_before, is_taken_with_its_device, others_for_their_keys
+from provisioning.revocation.tokens_made import void_made_with
 from provisioning.store import (
     audit,
     certificates,
@@ -55,21 +57,9 @@ from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.devices import Device, DeviceState
-from provisioning.store.server_parameters import rest_longer
 from provisioning.store.side_by_side import go_alone
 
 log = structlog.get_logger(__name__)
-
-_NAMED: Final = 10
-"""Unknown ones that a refusal names."""
-
-
-@dataclass(frozen=True, slots=True)
-class RevocationOutcome:
-    """What is revoked now, and whether this call did it."""
-
-    revoked: list[Revoked]
-    changed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +100,7 @@ class RevocationService:
         self._clock = clock
         self._after_commit = after_commit
         self.portions = Portions(database, clock, self._tell, shut_out)
+        self._many = EndOfMany(database, clock, self._tell, self.portions)
 
     async def run(self) -> None:
         """Finish ends of devices that a process has begun and not finished, until cancelled."""
@@ -189,14 +180,14 @@ class RevocationService:
             ends = _end_state(connection, device, end, now)
             unfinished_ends.begin(
                 connection,
-                device.id,
+                [device.id],
                 reason=grounds.reason,
                 invalidity_date=grounds.invalidity_date,
                 ended_at=now,
                 ended_by=end.by,
             )
             if ends or voided:
-                facts = {**grounds.facts, "serials": "in the entries that follow", "tokens_voided": voided}
+                facts = {**grounds.facts, "serials": IN_WHAT_FOLLOWS, "tokens_voided": voided}
                 audit.append(connection, now, end.by, end.action, end.name, {**facts, **end.occasion.facts})
             return ends or bool(voided), voided, revocations.newest(connection)
 
@@ -230,7 +221,7 @@ class RevocationService:
             fresh, before = ([certificate], ()) if can_be_taken(certificate, grounds) else ([], (certificate,))
             fresh += others_for_their_keys(connection, [certificate], grounds)
             now = self._clock()
-            voided = _void_made_with(connection, [certificate.device], grounds, now)
+            voided = void_made_with(connection, [certificate.device], grounds, now).total()
             revoked = record(connection, fresh, grounds, now, by)
             check_an_admin_is_left(connection, [each.device for each in fresh], now)
             if fresh or voided:
@@ -255,49 +246,15 @@ class RevocationService:
         by: str,
         invalidity_date: datetime | None = None,
     ) -> RevocationOutcome:
-        """Revoke devices as a whole and single certificates, all or none; raise `Refused` naming what is unknown."""
+        """Revoke devices as a whole and single certificates, all or none; raise `Refused` naming all that cannot be."""
         grounds = self._grounds(reason, invalidity_date)
         names, serials = list(dict.fromkeys(names)), list(dict.fromkeys(serials))
-        wanted, named = frozenset(names), frozenset(serials)
+        return await self._many.end(End(names, serials, DeviceState.REVOKED, grounds, by))
 
-        def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed]:
-            now = self._clock()
-            rest_longer(connection)
-            voided = tokens.void(connection, names, now) if names else 0
-            locked = devices.lock_all(connection, names, serials)
-            whole = [each for each in locked if each.name in wanted]
-            issued = certificates.of_devices_or_with_serials(connection, [each.id for each in whole], serials)
-            _check_known(names, {each.name for each in whole}, Code.DEVICE_UNKNOWN, "no device is called")
-            _check_known(serials, {each.serial for each in issued}, Code.SERIAL_UNKNOWN, "no certificate has serial")
-            ended = [
-                each
-                for each in issued
-                if is_taken_with_its_device(each, grounds, now)
-                or (each.serial in named and can_be_taken(each, grounds))
-            ]
-            singly = [each for each in issued if each.serial in named]
-            known = {each.id for each in ended}
-            ended += [each for each in others_for_their_keys(connection, singly, grounds) if each.id not in known]
-            for device in whole:
-                check_the_service_is_not_ended(device)
-            voided += _void_made_with(connection, locked, grounds, now)
-            fresh = [each for each in whole if each.state not in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}]
-            revoked = record(connection, ended, grounds, now, by)
-            devices.set_state(connection, [each.id for each in fresh], DeviceState.REVOKED, now)
-            check_an_admin_is_left(connection, locked, now)
-            if ended or fresh or voided:
-                subject = f"{len(names)} devices, {len(serials)} certificates"
-                facts = {**grounds.facts, "devices": names, "serials": [each.serial for each in ended]}
-                facts |= {"tokens_voided": voided, **facts_before(ended)}
-                audit.append(connection, now, by, Action.REVOKED, subject, facts)
-            before = facts_of([each for each in issued if each.id not in known])
-            return RevocationOutcome(revoked + before, bool(ended or fresh or voided)), ended
-
-        outcome, ended = await self._database.write(transaction)
-        if outcome.changed:
-            log.info("batch revoked", devices=len(names), certificates=len(ended), reason=reason.value, by=by)
-        self._tell(ended)
-        return outcome
+    async def decommission_batch(self, names: Sequence[str], *, by: str) -> RevocationOutcome:
+        """Decommission devices, all or none; raise `Refused` naming all that cannot be."""
+        grounds = Grounds(RevocationReason.CESSATION_OF_OPERATION)
+        return await self._many.end(End(list(dict.fromkeys(names)), (), DeviceState.DECOMMISSIONED, grounds, by))
 
     def _tell(self, changed: Changed) -> None:
         if changed:
@@ -307,7 +264,7 @@ class RevocationService:
 
 def _to_be_ended(connection: Connection, end: _End, now: datetime) -> tuple[Device, int]:
     """Void its tokens, and return the device, locked, with how many those were; raise `Refused` if it is not ended."""
-    voided = tokens.void(connection, [end.name], now)  # Before the device: that is the order of the store's locks.
+    voided = tokens.void(connection, end.name, now)  # Before the device: that is the order of the store's locks.
     device = devices.find(connection, end.name, for_update=True)
     if device is None:
         raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {end.name[:80]!r}")
@@ -315,7 +272,7 @@ def _to_be_ended(connection: Connection, end: _End, now: datetime) -> tuple[Devi
         go_alone(connection)  # Whether an admin is left depends on all of them.
     check_the_service_is_not_ended(device)
     end.occasion.check(connection, device)
-    return device, voided + _void_made_with(connection, [device], end.grounds, now)
+    return device, voided + void_made_with(connection, [device], end.grounds, now).total()
 
 
 def _end_state(connection: Connection, device: Device, end: _End, now: datetime) -> bool:
@@ -327,14 +284,6 @@ def _end_state(connection: Connection, device: Device, end: _End, now: datetime)
     return ends
 
 
-def _check_known(asked: Sequence[str], known: Collection[str], code: Code, words: str) -> None:
-    unknown = [each for each in asked if each not in known]
-    if unknown:
-        named = ", ".join(f"{each[:80]!r}" for each in unknown[:_NAMED])
-        more = f" and {len(unknown) - _NAMED} others" if len(unknown) > _NAMED else ""
-        raise Refused(code, f"{words} {named}{more}; nothing of this request was revoked")
-
-
 def _check_reason(reason: RevocationReason) -> None:
     if reason not in OPERATOR_REASONS:
         raise Refused(
@@ -342,11 +291,3 @@ def _check_reason(reason: RevocationReason) -> None:
             f"reason {reason} cannot be given here ({REASON_USES[reason]}): "
             f"use one of {', '.join(sorted(OPERATOR_REASONS))}",
         )
-
-
-def _void_made_with(connection: Connection, ended: Sequence[Device], grounds: Grounds, now: datetime) -> int:
-    """Make worthless what operators among *ended* have made, if their keys are compromised; return how many tokens."""
-    names = [device.name for device in ended if device.role is Role.OPERATOR]
-    if grounds.reason is not RevocationReason.KEY_COMPROMISE or not names:
-        return 0
-    return tokens.void_made_by(connection, names, now)

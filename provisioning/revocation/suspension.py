@@ -15,28 +15,40 @@ Rules
 3. Places in the feed are taken inside the transaction; neighbours are told after the commit, as for a revocation.
 4. A device of very many certificates is shut out by a short transaction, and they follow in portions; resumed, it is
    let in when all are released (`provisioning.revocation.portions`).
+5. Many are suspended, or resumed, together or not at all (`provisioning.revocation.batch`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import partial
-from typing import Final
 
 import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
-from provisioning.revocation.holds import Released, hold, release, to_be_held, to_be_released
+from provisioning.revocation.batch import IN_WHAT_FOLLOWS
+from provisioning.revocation.events_since import released_since
+from provisioning.revocation.holds import (
+    ReleaseOutcome,
+    hold,
+    release,
+    to_be_held,
+    to_be_released,
+)
 from provisioning.revocation.issued_to import TooMany, first_of_device
 from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_an_admin_is_left, check_the_service_is_not_ended
-from provisioning.revocation.recording import Changed, facts_of
-from provisioning.revocation.service import RevocationOutcome
+from provisioning.revocation.recording import Changed, RevocationOutcome, facts_of
+from provisioning.revocation.suspendable import (
+    check_not_over,
+    check_to_be_held,
+    check_to_be_released,
+    check_to_be_suspended,
+)
+from provisioning.revocation.suspension_of_many import SuspensionOfMany
 from provisioning.store import (
     audit,
     certificates,
@@ -50,20 +62,8 @@ from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.devices import Device, DeviceState
-from provisioning.store.revocations import EventKind
 
 log = structlog.get_logger(__name__)
-
-_IN_WHAT_FOLLOWS: Final = "in the entries that follow"
-_PAGE: Final = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseOutcome:
-    """What was released, and whether this call did it."""
-
-    released: list[Released]
-    changed: bool
 
 
 class SuspensionService:
@@ -84,6 +84,7 @@ class SuspensionService:
         self._clock = clock
         self._after_commit = after_commit
         self._portions = portions or Portions(database, clock, self._tell)
+        self._many = SuspensionOfMany(database, clock, self._tell, self._portions)
 
     async def suspend_device(self, name: str, *, by: str, occasion: Occasion = AN_OPERATOR_S_WORD) -> RevocationOutcome:
         """Put every certificate of a device on hold; raise `Refused` if it is unknown or gone for good.
@@ -123,9 +124,9 @@ class SuspensionService:
             suspends = _suspend(connection, device, now)
             changed = suspends or (unfinished is not None and unfinished.reason is None)
             reason = RevocationReason.CERTIFICATE_HOLD
-            unfinished_ends.begin(connection, device.id, reason=reason, ended_at=now, ended_by=by)
+            unfinished_ends.begin(connection, [device.id], reason=reason, ended_at=now, ended_by=by)
             if changed:
-                facts = {"serials": _IN_WHAT_FOLLOWS, **occasion.facts}
+                facts = {"serials": IN_WHAT_FOLLOWS, **occasion.facts}
                 audit.append(connection, now, by, Action.SUSPENDED, name, facts)
             return changed, revocations.newest(connection)
 
@@ -148,10 +149,7 @@ class SuspensionService:
 
         def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed]:
             certificate = _find(connection, serial)
-            if certificate.revocation is not None and certificate.revocation.reason.final:
-                raise _final(certificate)
-            _check_not_on_trial(connection, certificate)
-            _check_nothing_is_left(connection, certificate.device)
+            check_to_be_held(connection, certificate)
             fresh = [certificate] if certificate.revocation is None else []
             now = self._clock()
             held = hold(connection, fresh, now, by)
@@ -199,24 +197,14 @@ class SuspensionService:
             now = self._clock()
             device = _to_be_resumed(connection, name)
             changed = device.state is DeviceState.SUSPENDED
-            unfinished_ends.begin(connection, device.id, reason=None, ended_at=now, ended_by=by)
+            unfinished_ends.begin(connection, [device.id], reason=None, ended_at=now, ended_by=by)
             if changed:
-                audit.append(connection, now, by, Action.RESUMED, name, {"serials": _IN_WHAT_FOLLOWS})
+                audit.append(connection, now, by, Action.RESUMED, name, {"serials": IN_WHAT_FOLLOWS})
             return changed, revocations.newest(connection)
-
-        def released(connection: Connection, before: int) -> list[revocations.RevocationRecord]:
-            return revocations.after(connection, before, _PAGE)
 
         changed, before = await self._database.write(begin)
         await self._portions.finish(name)
-        found: list[Released] = []
-        while records := await self._database.read(partial(released, before=before)):
-            before = records[-1].sequence
-            found += [
-                Released(each.serial, name, each.occurred_at, each.sequence)
-                for each in records
-                if each.device == name and each.kind is EventKind.RELEASED
-            ]
+        found = await released_since(self._database, [name], before)
         return ReleaseOutcome(found, changed or bool(found))
 
     async def resume_serial(self, serial: str, *, by: str) -> ReleaseOutcome:
@@ -224,19 +212,11 @@ class SuspensionService:
 
         def transaction(connection: Connection) -> tuple[ReleaseOutcome, Changed]:
             certificate = _find(connection, serial)
-            if certificate.revocation is None:
+            if not check_to_be_released(connection, certificate):
                 return ReleaseOutcome([], changed=False), []
-            if certificate.revocation.reason.final:
-                raise _final(certificate)
-            _check_not_on_trial(connection, certificate)
-            device = certificate.device
-            _check_not_over(device)  # Its portion is still to come.
-            if device.state is DeviceState.SUSPENDED:
-                raise Refused(Code.DEVICE_SUSPENDED, f"{device.name} is suspended as a whole: resume the device")
-            _check_nothing_is_left(connection, device)
             now = self._clock()
             released = release(connection, [certificate], now, by)
-            _audit(connection, now, by, Action.RESUMED, device.name, [certificate])
+            _audit(connection, now, by, Action.RESUMED, certificate.device.name, [certificate])
             return ReleaseOutcome(released, changed=True), [certificate]
 
         outcome, held = await self._database.write(transaction)
@@ -244,6 +224,14 @@ class SuspensionService:
             log.info("certificate resumed", device=held[0].device.name, serial=serial, by=by)
         self._tell(held)
         return outcome
+
+    async def suspend_batch(self, names: Sequence[str], serials: Sequence[str], *, by: str) -> RevocationOutcome:
+        """Suspend devices as a whole and single certificates, all or none; raise `Refused` naming what cannot be."""
+        return await self._many.suspend(names, serials, by=by)
+
+    async def resume_batch(self, names: Sequence[str], serials: Sequence[str], *, by: str) -> ReleaseOutcome:
+        """Resume devices as a whole and single certificates, all or none; raise `Refused` naming what cannot be."""
+        return await self._many.resume(names, serials, by=by)
 
     def _tell(self, changed: Changed) -> None:
         if changed:
@@ -254,7 +242,7 @@ class SuspensionService:
 def _to_be_suspended(connection: Connection, name: str, occasion: Occasion) -> Device:
     """Return the device, locked; raise `Refused` if it is not to be suspended."""
     device = _locked(connection, name)
-    _check_not_over(device, ": there is nothing left to suspend")
+    check_to_be_suspended(device)
     check_the_service_is_not_ended(device)
     occasion.check(connection, device)
     return device
@@ -272,7 +260,7 @@ def _suspend(connection: Connection, device: Device, now: datetime) -> bool:
 def _to_be_resumed(connection: Connection, name: str) -> Device:
     """Return the device, locked; raise `Refused` if it is not to be resumed."""
     device = _locked(connection, name)
-    _check_not_over(device)
+    check_not_over(device)
     return device
 
 
@@ -284,25 +272,9 @@ def _locked(connection: Connection, name: str) -> Device:
     return device
 
 
-def _check_not_over(device: Device, why: str = ", which is final") -> None:
-    """Raise `Refused` for a device that was ended."""
-    if device.state in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}:
-        raise Refused(Code.REVOCATION_FINAL, f"{device.name} is {device.state}{why}")
-
-
 def _place(certificate: StoredCertificate) -> int:
     """Return where in the feed its revocation is, 0 if it has none."""
     return 0 if certificate.revocation is None else certificate.revocation.sequence
-
-
-def _check_nothing_is_left(connection: Connection, device: Device) -> None:
-    """Raise `Refused` while what was decided of the device is not done: it would be done to this certificate, too."""
-    if unfinished_ends.of_device(connection, device.id) is not None:
-        raise Refused(
-            Code.UNAVAILABLE,
-            f"{device.name} was suspended or resumed a moment ago, and its many certificates still are being: try "
-            "again in a few seconds",
-        )
 
 
 def _audit(connection: Connection, now: datetime, by: str, action: Action, device: str, changed: Changed) -> None:
@@ -314,17 +286,3 @@ def _find(connection: Connection, serial: str) -> StoredCertificate:
     if found is None:
         raise Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {serial[:80]!r}")
     return found[0]
-
-
-def _check_not_on_trial(connection: Connection, certificate: StoredCertificate) -> None:
-    if certificate.on_hold and claims.on_trial(connection, certificate.id):
-        raise Refused(
-            Code.ON_TRIAL,
-            f"certificate {certificate.serial} of {certificate.device.name} is on trial, on hold until its end: "
-            "suspend or revoke the device, or revoke the certificate, to keep it from being activated",
-        )
-
-
-def _final(certificate: StoredCertificate) -> Refused:
-    reason = certificate.revocation and certificate.revocation.reason
-    return Refused(Code.REVOCATION_FINAL, f"certificate {certificate.serial} is revoked for {reason}, which is final")

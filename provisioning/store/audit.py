@@ -173,21 +173,36 @@ def append(
     connection: Connection, at: datetime, actor: str, action: Action, subject: str, details: Mapping[str, object]
 ) -> None:
     """Add an entry in the caller's transaction."""
+    append_each(connection, at, actor, action, [(subject, details)])
+
+
+def append_each(
+    connection: Connection,
+    at: datetime,
+    actor: str,
+    action: Action,
+    entries: Sequence[tuple[str, Mapping[str, object]]],
+) -> None:
+    """Add an entry for each of *entries*, its subject and details, in the caller's transaction."""
+    if not entries:
+        return
     key: bytes = connection.get_execution_options()[KEY_OPTION]
     shared: _End | None = connection.info.get(_END)
     end = _End() if shared is None else shared
     if end.now is None:
-        last, previous, _ = _LOCK_HEAD.one(connection, {})
+        last, mac, _ = _LOCK_HEAD.one(connection, {})
         if end.now is None:  # Works that are led side by side ask all at once, and append one after the other.
-            end.now = AuditHead(last, previous)
-    previous = end.now.mac
-    number = end.now.number + 1
+            end.now = AuditHead(last, mac)
+    last, mac = end.now.number, end.now.mac
     at = at.astimezone(UTC)
-    text = _DETAILS.encode(details)
-    mac = _mac(key, previous, number, at, actor, action.value, subject, text)
-    row = {"number": number, "at": at, "actor": actor, "action": action.value, "subject": subject, "details": text}
-    end.now = AuditHead(number, mac)
-    _APPEND.run(connection, row | {"mac": mac})
+    rows = []
+    for number, (subject, details) in enumerate(entries, last + 1):
+        text = _DETAILS.encode(details)
+        mac = _mac(key, mac, number, at, actor, action.value, subject, text)
+        row = {"number": number, "at": at, "actor": actor, "action": action.value, "subject": subject, "details": text}
+        rows.append(row | {"mac": mac})
+    end.now = AuditHead(last + len(rows), mac)
+    _APPEND.run_each(connection, rows)
     if shared is None:
         _write(connection, end)
 

@@ -7,7 +7,7 @@ come neither into memory nor into what a decision does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -48,6 +48,13 @@ _ALL: Final = (
 _OF_DEVICE: Final = Prepared(_ALL.order_by(certificates.c.id), at_once=True)
 _FIRST_OF_DEVICE: Final = Prepared(
     _ALL.order_by(certificates.c.id).limit(bindparam("most", type_=Integer)), at_once=True
+)
+_FIRST_IDS: Final = Prepared(
+    select(certificates.c.id)
+    .where(certificates.c.device_id == bindparam("wanted"))
+    .order_by(certificates.c.id)
+    .limit(bindparam("most", type_=Integer)),
+    at_once=True,
 )
 _IDS_BEFORE: Final = Prepared(
     select(certificates.c.id)
@@ -108,6 +115,12 @@ def every(connection: Connection, device_id: int) -> list[StoredCertificate]:
 def first(connection: Connection, device_id: int, most: int) -> list[StoredCertificate]:
     """Return the *most* oldest certificates of a device, oldest first, or all if there are fewer."""
     return [from_row(row) for row in _FIRST_OF_DEVICE.rows(connection, {"wanted": device_id, "most": most})]
+
+
+def first_ids(connection: Connection, device_ids: Sequence[int], most: int) -> list[list[int]]:
+    """Return the ids of the *most* oldest certificates of each device."""
+    asked = [{"wanted": each, "most": most} for each in device_ids]
+    return [[row[0] for row in answer.rows] for answer in _FIRST_IDS.answers(connection, asked)] if asked else []
 
 
 def before(connection: Connection, device_id: int, identifier: int, most: int) -> list[StoredCertificate]:

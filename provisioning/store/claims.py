@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.store import claim_places
 from provisioning.store.devices import Device
+from provisioning.store.prepared import Prepared
 from provisioning.store.tables import activations, certificates, claims, devices
 
 
@@ -52,6 +53,9 @@ class StoredClaim:
 
 
 _ADD_TRIAL: Final = insert(activations)
+_TRIALS: Final = Prepared(
+    select(activations.c.certificate_id).where(activations.c.device_id == bindparam("wanted")), at_once=True
+)
 _PENDING: Final = select(activations.c.certificate_id).where(activations.c.certificate_id == bindparam("wanted"))
 
 
@@ -164,10 +168,10 @@ def never_activated(device: Device, now: datetime) -> bool:
     return device.trial_ends_at is not None and device.trial_ends_at <= now
 
 
-def trials_of(connection: Connection, device_id: int) -> frozenset[int]:
-    """Return the ids of the device's certificates that were issued on trial."""
-    statement = select(activations.c.certificate_id).where(activations.c.device_id == device_id)
-    return frozenset(connection.execute(statement).scalars())
+def trials_of(connection: Connection, *device_ids: int) -> frozenset[int]:
+    """Return the ids of the devices' certificates that were issued on trial."""
+    answers = _TRIALS.answers(connection, [{"wanted": each} for each in device_ids]) if device_ids else ()
+    return frozenset(row[0] for answer in answers for row in answer.rows)
 
 
 def _from_row(row: Any) -> StoredClaim:

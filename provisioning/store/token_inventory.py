@@ -11,10 +11,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.identity import Role
+from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, tokens
 
 
@@ -70,6 +71,15 @@ _KNOWN: Final = select(
 ).select_from(tokens.outerjoin(certificates, tokens.c.certificate_id == certificates.c.id))
 
 
+_FIND: Final = Prepared(_KNOWN.where(tokens.c.id == bindparam("wanted")), at_once=True)
+_VOID: Final = Prepared(
+    update(tokens)
+    .where(tokens.c.id == bindparam("wanted"), tokens.c.used_at.is_(None), tokens.c.voided_at.is_(None))
+    .values(voided_at=bindparam("now")),
+    at_once=True,
+)
+
+
 def page(connection: Connection, wanted: TokenFilter, *, limit: int, after: int, now: datetime) -> Sequence[KnownToken]:
     """Return tokens that fit, the oldest first, after the one with number *after*."""
     statement = _KNOWN.where(tokens.c.id > after).order_by(tokens.c.id).limit(limit)
@@ -86,14 +96,18 @@ def page(connection: Connection, wanted: TokenFilter, *, limit: int, after: int,
 
 def find(connection: Connection, number: int, now: datetime) -> KnownToken | None:
     """Return the token with this number."""
-    row = connection.execute(_KNOWN.where(tokens.c.id == number)).one_or_none()
-    return None if row is None else _from_row(row, now)
+    return find_all(connection, [number], now).get(number)
 
 
-def void(connection: Connection, number: int, now: datetime) -> bool:
-    """Make a token worthless that is neither used nor void; return whether it was one."""
-    statement = update(tokens).where(tokens.c.id == number, tokens.c.used_at.is_(None), tokens.c.voided_at.is_(None))
-    return connection.execute(statement.values(voided_at=now)).rowcount == 1
+def find_all(connection: Connection, numbers: Sequence[int], now: datetime) -> dict[int, KnownToken]:
+    """Return the tokens with these numbers, as far as there are any."""
+    answers = _FIND.answers(connection, [{"wanted": each} for each in numbers]) if numbers else ()
+    return {row[0]: _from_row(row, now) for answer in answers for row in answer.rows}
+
+
+def void(connection: Connection, numbers: Sequence[int], now: datetime) -> None:
+    """Make those tokens worthless that are neither used nor void."""
+    _VOID.run_each(connection, [{"wanted": each, "now": now} for each in sorted(numbers)])
 
 
 def _is(state: TokenState, now: datetime) -> ColumnElement[bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -42,7 +43,7 @@ _UNUSED: Final = (
     tokens.c.used_at.is_(None),
     tokens.c.voided_at.is_(None),
 )
-_LOCK_UNUSED: Final = select(tokens.c.id).where(*_UNUSED).order_by(tokens.c.id).with_for_update()
+_LOCK_UNUSED: Final = select(tokens.c.device).where(*_UNUSED).order_by(tokens.c.id).with_for_update()
 _VOID: Final = update(tokens).where(*_UNUSED).values(voided_at=bindparam("now"))
 _VOID_ONE: Final = Prepared(
     update(tokens)
@@ -137,20 +138,28 @@ def spend(connection: Connection, token_id: int, certificate_id: int, now: datet
     return _SPEND.run(connection, spent) == 1
 
 
-def void(connection: Connection, devices: Sequence[str], now: datetime) -> int:
-    """Make every unused token bound to one of *devices* worthless; return how many there were."""
-    if len(devices) == 1:
-        return _VOID_ONE.run(connection, {"wanted": devices[0], "now": now})
+def void(connection: Connection, device: str, now: datetime) -> int:
+    """Make every unused token bound to *device* worthless; return how many there were."""
+    return _VOID_ONE.run(connection, {"wanted": device, "now": now})
+
+
+def void_of_each(connection: Connection, devices: Sequence[str], now: datetime) -> Counter[str]:
+    """Make every unused token bound to one of *devices* worthless; return how many there were of each."""
     # Nobody else locks several tokens in another order.
-    connection.execute(_LOCK_UNUSED, {"wanted": devices}).all()
-    return connection.execute(_VOID, {"wanted": devices, "now": now}).rowcount
+    found = connection.execute(_LOCK_UNUSED, {"wanted": devices}).scalars().all() if devices else ()
+    if found:
+        connection.execute(_VOID, {"wanted": devices, "now": now})
+    return Counter(device for device in found if device is not None)
 
 
-def void_made_by(connection: Connection, operators: Sequence[str], now: datetime) -> int:
-    """Make every unused token that one of *operators* has made worthless; return how many there were."""
+def void_made_by(connection: Connection, operators: Sequence[str], now: datetime) -> Counter[str]:
+    """Make every unused token that one of *operators* has made worthless; return how many there were of each."""
     unused = (tokens.c.created_by.in_(operators), tokens.c.used_at.is_(None), tokens.c.voided_at.is_(None))
-    connection.execute(select(tokens.c.id).where(*unused).order_by(tokens.c.id).with_for_update()).all()
-    return connection.execute(update(tokens).where(*unused).values(voided_at=now)).rowcount
+    found = connection.execute(select(tokens.c.created_by).where(*unused).order_by(tokens.c.id).with_for_update())
+    made = Counter(found.scalars().all())
+    if made:
+        connection.execute(update(tokens).where(*unused).values(voided_at=now))
+    return made
 
 
 def remove_ended(connection: Connection, before: datetime) -> int:

@@ -6,9 +6,10 @@ that it is revoked, or on hold. One that was resumed has its new state when all 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
@@ -22,7 +23,9 @@ _ENDS: Final = unfinished_ends.c
 _ABOVE_EVERY_ID: Final = 2**62
 RELEASE: Final = "removeFromCRL"
 """As the reason of a decision: the end of a hold (RFC 5280 §5.3.1)."""
-_OF_DEVICE: Final = Prepared(select(*_ENDS).where(_ENDS.device_id == bindparam("wanted")))
+_OF_DEVICE: Final = Prepared(select(*_ENDS).where(_ENDS.device_id == bindparam("wanted")), at_once=True)
+_BEGIN: Final = Prepared(insert(unfinished_ends), told_by="device_id")
+_FINISH: Final = Prepared(delete(unfinished_ends).where(_ENDS.device_id == bindparam("wanted")), at_once=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,35 +49,44 @@ class UnfinishedEnd:
 
 def begin(
     connection: Connection,
-    device_id: int,
+    device_ids: Sequence[int],
     *,
     reason: RevocationReason | None,
     invalidity_date: datetime | None = None,
     ended_at: datetime,
     ended_by: str,
 ) -> None:
-    """Record that all certificates of a device are to be revoked, or released (*reason* None).
+    """Record that all certificates of devices are to be revoked, or released (*reason* None).
 
     What was decided before and is not done will not be: every certificate is looked at anew.
     """
-    finish(connection, device_id)
-    row = {
-        "device_id": device_id,
+    if not device_ids:
+        return
+    _FINISH.run_each(connection, [{"wanted": each} for each in device_ids])
+    common = {
         "reason": RELEASE if reason is None else reason.value,
         "invalidity_date": invalidity_date,
         "ended_at": ended_at,
         "ended_by": ended_by,
         "before_id": _ABOVE_EVERY_ID,
     }
-    connection.execute(insert(unfinished_ends), row)
+    _BEGIN.run_each(connection, [{"device_id": each, **common} for each in device_ids])
     announcements.announce(connection)  # Whoever remembers what its certificates were has to forget it.
 
 
 def of_device(connection: Connection, device_id: int) -> UnfinishedEnd | None:
     """Return what is left to do to a device's certificates, None if nothing is."""
     row = _OF_DEVICE.first(connection, {"wanted": device_id})
-    if row is None:
-        return None
+    return None if row is None else _from_row(row)
+
+
+def of_each(connection: Connection, device_ids: Sequence[int]) -> dict[int, UnfinishedEnd]:
+    """Return what is left to do to the certificates of devices, by their ids."""
+    answers = _OF_DEVICE.answers(connection, [{"wanted": each} for each in device_ids]) if device_ids else ()
+    return {row[0]: _from_row(row) for answer in answers for row in answer.rows}
+
+
+def _from_row(row: Sequence[Any]) -> UnfinishedEnd:
     identifier, reason, *rest = row
     return UnfinishedEnd(identifier, None if reason == RELEASE else RevocationReason(reason), *rest)
 
@@ -86,7 +98,7 @@ def go_on(connection: Connection, device_id: int, before: int) -> None:
 
 def finish(connection: Connection, device_id: int) -> None:
     """Note that nothing is left to do."""
-    connection.execute(delete(unfinished_ends).where(_ENDS.device_id == device_id))
+    _FINISH.run(connection, {"wanted": device_id})
 
 
 def names(connection: Connection) -> list[str]:

@@ -62,12 +62,16 @@ def test_a_file_of_devices_is_revoked_by_one_command(own_service: ProvisioningSe
     assert "give exactly one of device and serial, or lists" in both.json()["detail"]
     group = ("revoke", "--group", "meters", *where)
     asked = service.command(*group)  # Nobody answers.
-    assert (asked.returncode, "Revoke 2 devices of group" in asked.stdout) == (1, True)
+    assert (asked.returncode, asked.stdout, "Revoke 2 devices of group" in asked.stderr) == (1, "", True)
     with service.api() as api:
         assert api.get("/v1/devices/meter-3").json()["state"] == "active"
     done = service.command(*group, "--yes", "--json")
     assert sorted(each["device"] for each in json.loads(done.stdout)) == ["meter-2", "meter-3"]
-    assert "has no device that is not revoked" in service.command(*group).stderr
+    again = service.command(*group, "--json")  # Nobody is asked whether nothing is to be done.
+    nothing = "fleet-provisioning: no device of group meters is left to revoke\n"
+    assert (again.returncode, json.loads(again.stdout), again.stderr) == (0, [], nothing)
+    misspelled = service.command("revoke", "--group", "metres", "--yes", *where)
+    assert (misspelled.returncode, "group 'metres' has no device" in misspelled.stderr) == (1, True)
     done = service.command(*group, "--yes", "--json", "--reason", "keyCompromise")  # Of keys, it is news.
     assert {(each["device"], each["reason"]) for each in json.loads(done.stdout)} == {
         (f"meter-{number}", "keyCompromise") for number in range(4)

@@ -202,6 +202,10 @@ def test_what_is_answered_is_what_is_told_to_the_last_field(
         ask("GET /v1/devices/{name}", {"name": "meter-1"})
         ask("POST /v1/resumptions", json={"device": "meter-1"})
         ask("POST /v1/resumptions", json={"device": "meter-1"})
+        ask("POST /v1/suspensions", json={"devices": ["meter-1", "meter-2"], "serials": [serial["serial"]]})
+        ask("POST /v1/resumptions", json={"devices": ["meter-1", "meter-2"]})
+        for many in ("suspensions", "resumptions", "decommissions", "revocations"):
+            assert ask(f"POST /v1/{many}", json={"devices": ["nobody", "meter-1"]}, refused=True)["items"]
         ask("POST /v1/revocations", json={**serial, "invalidity_date": "2026-01-05T08:00:00Z"})
         ask("POST /v1/decommissions", json={"device": "meter-2"})
         number = int(certificate["serial"], 16)
@@ -234,4 +238,7 @@ def test_what_is_answered_is_what_is_told_to_the_last_field(
             ask(operation, names)
         (made,) = ask("POST /v1/tokens", json={"device": "meter-9", "group": "north"})["tokens"]
         ask("DELETE /v1/tokens/{number}", {"number": made["id"]})
+        several = {"tokens": [made["id"], 1]}
+        ask("POST /v1/voidings", json=several)
+        assert ask("POST /v1/voidings", json={"tokens": [1, 999_999]}, refused=True)["items"][0]["token"] == 999_999
     assert set(OPERATIONS) - ask.asked == {"GET /v1/revocations/feed"}

@@ -21,8 +21,9 @@ from cryptography.x509 import ocsp
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
 from provisioning.pki.keys import generate_key
-from provisioning.pki.tls import CredentialPem
+from provisioning.pki.tls import CredentialPem, client_context
 from tests.support.broker_process import wait_until
+from tests.support.copied_certificates import copy_certificate
 from tests.support.enrolled import Enrolled, enrol
 from tests.support.held_store import HeldStore, held_on_postgresql, held_on_sqlite
 from tests.support.ocsp import request_der
@@ -42,6 +43,11 @@ _ISSUED = (
 _RESERVED = "SELECT serial FROM serial_reservations"
 _SIGNED = ("certificate signed", "signing certificate")
 _AUDITED = "SELECT subject, action FROM audit_entries WHERE action LIKE '%certificate%' AND subject LIKE 'meter-%'"
+_HOLDS = (
+    "SELECT (SELECT count(*) FROM revocations WHERE reason = 'certificateHold'), (SELECT count(*) FROM unfinished_ends)"
+)
+COPIES = 120
+"""More than are looked at in one transaction with others."""
 _REVOKED = "SELECT subject FROM audit_entries WHERE action = 'revoked'"
 
 
@@ -229,3 +235,43 @@ def test_a_list_is_handed_out_when_it_is_in_the_store_and_its_number_is_never_us
     wait_until(lambda: len(held.listed()[1]) == 2, "a new list", _PATIENCE, 0.05)
     assert held.listed()[0] > now[0]
     assert store.survived(sequence) == [(told + 1,)]
+
+
+def test_a_batch_is_decided_whole_and_what_follows_in_portions_is_done_by_the_next_start(held: Held) -> None:
+    store, service = held.store, held.store.service
+    names = ["meter-1", "meter-2", "meter-3"]
+    devices = enrol(service, *names)
+    copy_certificate(service, "meter-2", COPIES)
+
+    def suspend() -> httpx.Response:
+        with httpx.Client(verify=client_context(service.bundle, service.operator), trust_env=False) as api:
+            return api.post(f"{service.https}/v1/suspensions", json={"devices": names})
+
+    def so_far() -> tuple[list[str], int, int]:
+        """Return who is suspended, how many certificates are on hold, and of how many devices something is left."""
+        suspended = store.survived("SELECT name FROM devices WHERE suspended_at IS NOT NULL ORDER BY name")
+        ((on_hold, left),) = store.survived(_HOLDS)
+        return [name for (name,) in suspended], on_hold, left
+
+    store.hold()
+    asked = held.ask(suspend)
+    store.wait_until_held()
+    held.not_answered(asked)
+    assert so_far() == ([], 0, 0), "killed now: nothing is decided"
+    store.let_one()
+    store.wait_until_held()
+    held.not_answered(asked)
+    assert so_far() == (names, 2, 1), "killed now: all of it is decided, and one follows in a portion"
+    store.kill()
+    with pytest.raises(httpx.HTTPError):
+        asked.result(_PATIENCE)
+    assert so_far() == (names, 2, 1)
+    service.start()
+    for device in devices:
+        with pytest.raises(EnrolmentRefused, match="SUSPENDED"):
+            held.renew(device).result(_PATIENCE)
+    wait_until(lambda: so_far() == (names, 2 + 1 + COPIES, 0), "the rest is done", _PATIENCE, 0.05)
+    again = suspend()
+    assert (again.status_code, len(again.json()["suspended"])) == (200, 2 + 100), "of many, a hundred are told"
+    done = service.command("audit", "verify", "--dir", str(service.dir))
+    assert done.returncode == 0, done.stdout + done.stderr

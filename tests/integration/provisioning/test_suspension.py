@@ -105,6 +105,7 @@ def test_who_of_a_file_is_refused_is_named_and_the_others_are_done(
     table = service.command("resume", *common)
     assert (table.returncode, table.stdout) == (1, "")
     assert f"REVOCATION_FINAL: {enrolled.name} is decommissioned" in table.stderr
+    assert "1 of 4 is resumed, but for 3 named above" in table.stderr
 
 
 @pytest.mark.parametrize("path", ["/v1/suspensions", "/v1/resumptions"])

@@ -156,9 +156,16 @@ def test_a_file_of_tokens_that_got_lost_is_voided_by_its_group(service: Provisio
     assert some.returncode == 1
     assert "TOKEN_NUMBER_UNKNOWN: there is no token 999999" in some.stderr
     assert "2 of 3 are void, but for 1 named above" in some.stderr
-    rest = service.command("token", "void", "--group", "tokens-lost", "--json", *where, check=True)
+    lost = ("token", "void", "--group", "tokens-lost", *where)
+    asked = service.command(*lost)  # Nobody answers.
+    question = f"Void 1 open token of group tokens-lost, {third}? [y/N]: "
+    assert (asked.returncode, asked.stdout, asked.stderr.startswith(question)) == (1, "", True)
+    rest = service.command(*lost, "--json", "--yes", check=True)
     assert [(each["id"], each["state"]) for each in json.loads(rest.stdout)] == [(third, "void")]
-    assert "no token was open" in service.command("token", "void", "--group", "tokens-lost", *where, check=True).stderr
+    nothing = service.command(*lost, check=True)
+    assert (nothing.stdout, nothing.stderr) == ("", "fleet-provisioning: no token was open\n")
+    misspelled = service.command("token", "void", "--group", "tokens-last", "--yes", *where)
+    assert (misspelled.returncode, "group 'tokens-last' has neither token" in misspelled.stderr) == (1, True)
     assert "open" in service.command("token", "list", "--group", "tokens-kept", *where, check=True).stdout
     for arguments in ((), ("1", "--group", "tokens-kept")):
         assert service.command("token", "void", *arguments, *where).returncode == 2

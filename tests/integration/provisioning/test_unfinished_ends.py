@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 import threading
 from pathlib import Path
 
@@ -11,20 +10,12 @@ import httpx
 
 from provisioning.client.feed import RevocationEvent, follow
 from tests.support.broker_process import wait_until
+from tests.support.copied_certificates import copy_certificate
 from tests.support.curl import Curl
 from tests.support.openssl import OpensslDevice
 from tests.support.provisioning import ProvisioningService
 
 MANY = 4_000
-
-_COPIES = f"""
-INSERT INTO certificates (issuer_key_id, serial, device_id, spki_sha256, fingerprint_sha256, not_before, not_after,
-                          issued_at, der)
-WITH RECURSIVE counted(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counted WHERE n < {MANY})
-SELECT issuer_key_id, printf('7%031x', n), device_id, randomblob(32), printf('%064x', n), not_before, not_after,
-       issued_at, der
-FROM counted CROSS JOIN certificates WHERE device_id = (SELECT id FROM devices WHERE name = 'meter-1')
-"""  # noqa: S608
 
 
 async def test_what_a_killed_process_has_left_is_done_by_the_next(tmp_path: Path) -> None:
@@ -34,8 +25,7 @@ async def test_what_a_killed_process_has_left_is_done_by_the_next(tmp_path: Path
         token = service.token(device="meter-1", group="north")
         answer = Curl(service.https, service.bundle).est("simpleenroll", device.request(), "--user", f"meter-1:{token}")
         device.take(answer.body)
-    with contextlib.closing(sqlite3.connect(service.dir / "fleet.db")) as store, store:
-        store.execute(_COPIES)
+    copy_certificate(service, "meter-1", MANY)
     with service:
 
         def revoke() -> None:

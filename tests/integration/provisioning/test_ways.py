@@ -58,6 +58,21 @@ def claim(command: Operator, group_name: str, directory: Path, devices: int = 2)
     return path
 
 
+def test_a_claim_is_not_made_where_its_file_cannot_be(service: ProvisioningService, tmp_path: Path) -> None:
+    where = ("--dir", str(service.dir), "--url", service.https)
+    service.command("group", "create", "claims-nowhere", "--way", "claim", *where, check=True)
+    (there := tmp_path / "there").touch()
+    for path, said in (
+        (there, f"{there} exists already: choose another --output"),
+        (tmp_path / "none" / "claim", f"make the directory {tmp_path / 'none'} or choose another"),
+    ):
+        arguments = ("--group", "claims-nowhere", "--devices", "5", "--output", str(path), *where)
+        done = service.command("claim", "create", "claims-nowhere", *arguments)
+        assert (done.returncode, said in done.stderr) == (1, True), done.stderr
+    listed = service.command("claim", "list", "--json", *where, check=True).stdout
+    assert "claims-nowhere" not in listed, "none was made to be ended again"
+
+
 def only_enrolment(client: Curl) -> None:
     """What a claim's or a manufacturer's certificate must not be good for."""
     for path in ("/v1/status", "/v1/devices", "/v1/claims", "/v1/revocations/feed"):
@@ -172,7 +187,7 @@ def test_what_the_manufacturer_has_revoked_lets_nobody_in(
     command("manufacturer", "add", name, "--group", name, "--certificate", str(ca), "--name-prefix", f"{name[-8:]}-")
     said = command("manufacturer", "crl", name, str(first))
     assert f"List 1 of {name} is in use until " in said
-    assert "1 certificates revoked, 1 of them by this list, 0 released" in said
+    assert "1 certificate revoked, 1 of them by this list, 0 released" in said
 
     def enrols(idevid: Path, number: str) -> CurlAnswer:
         subject = f"/CN={name[-8:]}-{number}"

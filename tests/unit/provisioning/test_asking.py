@@ -23,7 +23,7 @@ app = typer.Typer()
 @app.command()
 def do_it() -> None:
     """Ask, and do it."""
-    ask(QUESTION, aside=True)
+    ask(QUESTION)
     sys.stdout.write("done\n")
 
 

@@ -18,6 +18,7 @@ from provisioning.operator_role import OperatorRole
 OPEN_TO_ENROLLERS = {
     ("POST", "/v1/tokens"),
     ("DELETE", "/v1/tokens/{number}"),
+    ("POST", "/v1/voidings"),
     ("POST", "/v1/approvals/{number}/decision"),
     ("POST", "/v1/groups/{group}/listed"),
     ("DELETE", "/v1/groups/{group}/listed/{name}"),

@@ -40,6 +40,7 @@ ACME = Manufacturer()
 CHANGES: dict[tuple[str, str], dict[str, Any] | bytes] = {
     ("POST", "/v1/tokens"): {"device": "meter-1", "group": "north"},
     ("DELETE", "/v1/tokens/{number}"): {},
+    ("POST", "/v1/voidings"): {"tokens": [1]},
     ("POST", "/v1/revocations"): {"device": "meter-17", "reason": "superseded"},
     ("POST", "/v1/suspensions"): {"device": "meter-17"},
     ("POST", "/v1/resumptions"): {"device": "meter-17"},

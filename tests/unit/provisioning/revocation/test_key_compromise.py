@@ -25,7 +25,8 @@ from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import device_name, revoke_authority
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
-from provisioning.revocation.service import OPERATOR_REASONS, RevocationOutcome
+from provisioning.revocation.reasons import OPERATOR_REASONS
+from provisioning.revocation.recording import RevocationOutcome
 from provisioning.store import audit, certificates_of_device, devices, revocations
 from provisioning.store.audit import Action
 from provisioning.store.certificates import StoredCertificate

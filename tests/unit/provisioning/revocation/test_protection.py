@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.service import TokenCredential
 from provisioning.enrolment.tokens import TokenOrder
-from provisioning.errors import Code, Refused
+from provisioning.errors import Code, Refused, RefusedTogether
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
@@ -31,6 +31,9 @@ ENDINGS: dict[str, Ending] = {
     "revoke by serial": lambda fleet, _, serial: fleet.revocation.revoke_serial(serial, REASON, by="anna"),
     "revoke in a batch": lambda fleet, name, _: fleet.revocation.revoke_batch(["meter-1", name], [], REASON, by="anna"),
     "a serial in a batch": lambda fleet, _, serial: fleet.revocation.revoke_batch([], [serial], REASON, by="anna"),
+    "decommission in a batch": lambda fleet, name, _: fleet.revocation.decommission_batch(["meter-1", name], by="anna"),
+    "suspend in a batch": lambda fleet, name, _: fleet.suspension.suspend_batch(["meter-1", name], [], by="anna"),
+    "suspend a serial in a batch": lambda fleet, _, serial: fleet.suspension.suspend_batch([], [serial], by="anna"),
     "suspend": lambda fleet, name, _: fleet.suspension.suspend_device(name, by="anna"),
     "suspend by serial": lambda fleet, _, serial: fleet.suspension.suspend_serial(serial, by="anna"),
 }
@@ -55,13 +58,15 @@ async def test_the_last_admin_is_kept_and_one_of_two_is_not(fleet: Fleet, ending
     with pytest.raises(Refused) as caught:
         await ENDINGS[ending](fleet, "anna", serial)
     assert (caught.value.code, "make another admin first" in caught.value.detail) == (Code.LAST_ADMIN, True)
+    if isinstance(caught.value, RefusedTogether):
+        assert [each.name for each in caught.value.items] == [serial if "serial" in ending else "anna"]
     assert await fleet.database.read(revocations.newest) == 0, "nothing of it was done"
     await enrol_admin(fleet, "bert")
     await ENDINGS[ending](fleet, "anna", serial)
     assert await fleet.database.read(revocations.newest) > 0
 
 
-@pytest.mark.parametrize("ending", ["revoke", "decommission", "revoke in a batch", "suspend"])
+@pytest.mark.parametrize("ending", [each for each in ENDINGS if "serial" not in each])
 async def test_the_service_itself_is_not_ended_as_a_whole(fleet: Fleet, ending: str) -> None:
     await fleet.enrol("meter-1")
     await fleet.database.write(

@@ -168,7 +168,7 @@ async def test_what_is_decided_while_the_last_portion_ends_is_done_before_its_an
     def resumed(connection: Connection) -> None:
         device = devices.find(connection, "meter-1")
         assert device is not None
-        unfinished_ends.begin(connection, device.id, reason=None, ended_at=fleet.clock(), ended_by="berta")
+        unfinished_ends.begin(connection, [device.id], reason=None, ended_at=fleet.clock(), ended_by="berta")
 
     async def elsewhere() -> None:
         other = Database(store_url)

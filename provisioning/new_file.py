@@ -1,0 +1,31 @@
+"""A file that a command makes: it is looked at where it goes before something is done that the file is to hold."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from provisioning.errors import ConfigurationError
+
+
+def expect_new(path: Path) -> None:
+    """Raise `ConfigurationError` if a new file cannot be made at *path*: before what it will hold is made."""
+    try:
+        there = path.exists()
+    except OSError as error:  # A name that is too long, say.
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
+    if there:
+        raise ConfigurationError(f"{path} exists already: choose another --output, it is never overwritten")
+    if not path.parent.is_dir():
+        raise ConfigurationError(f"{path} cannot be written: make the directory {path.parent} or choose another")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigurationError(f"{path} cannot be written: this user may not write in {path.parent}")
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a new file; raise `ConfigurationError` if it exists or cannot be written."""
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error

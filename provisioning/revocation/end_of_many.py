@@ -1,0 +1,175 @@
+"""Many devices and certificates that are revoked, or many devices that are decommissioned, by one request.
+
+What is whole about it: `provisioning.revocation.batch`. What an end takes: `provisioning.revocation.service`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+import structlog
+from sqlalchemy.engine import Connection
+
+from provisioning.errors import Refusals
+from provisioning.revocation.batch import IN_WHAT_FOLLOWS, Batch, look_up, of_later, told
+from provisioning.revocation.grounds import Grounds
+from provisioning.revocation.portions import Portions
+from provisioning.revocation.protection import check_the_service_is_not_ended
+from provisioning.revocation.recording import Changed, RevocationOutcome, Revoked, record
+from provisioning.revocation.taken import can_be_taken, facts_before, is_taken_with_its_device, others_for_their_keys
+from provisioning.revocation.tokens_made import void_made_with
+from provisioning.store import audit, devices, revocations, tokens, unfinished_ends
+from provisioning.store.audit import Action
+from provisioning.store.certificates import StoredCertificate
+from provisioning.store.database import Database
+from provisioning.store.devices import Device, DeviceState
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of what is named, as it was asked for."""
+
+    names: Sequence[str]
+    serials: Sequence[str]
+    state: DeviceState
+    grounds: Grounds
+    by: str
+
+    @property
+    def action(self) -> Action:
+        """What the audit log calls it."""
+        return Action.DECOMMISSIONED if self.state is DeviceState.DECOMMISSIONED else Action.REVOKED
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What the transaction has done."""
+
+    batch: Batch
+    ended: Changed
+    facts: Sequence[Revoked]
+    """Of *ended*, in their order."""
+    changed: bool
+    before: int
+    """Where the feed ended; what comes in portions is behind it."""
+
+
+class _Unfinished(Exception):
+    """Devices that were ended before, and are not done with."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(names)
+        self.names = names
+
+
+class EndOfMany:
+    """Ends what is named together."""
+
+    def __init__(
+        self, database: Database, clock: Callable[[], datetime], tell: Callable[[Changed], None], portions: Portions
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._tell = tell
+        self._portions = portions
+
+    async def end(self, end: End) -> RevocationOutcome:
+        """End all that is named, or nothing; raise `RefusedTogether` naming all that cannot be."""
+        while True:
+            try:
+                begun = await self._database.write(partial(self._begin, end=end))
+                break
+            except _Unfinished as unfinished:  # What was decided first is done first.
+                await self._portions.finish_all(unfinished.names)
+        self._tell(begun.ended)
+        later: Mapping[str, Sequence[Revoked]] = {}
+        changed = begun.changed
+        if begun.batch.later:
+            self._portions.shut_out()
+            await self._portions.finish_all([each.name for each in begun.batch.later])
+            later, more = await of_later(self._database, begun.batch, begun.before)
+            changed = changed or more
+        if changed:
+            log.info(
+                "ended together",
+                state=end.state.value,
+                devices=len(end.names),
+                certificates=len(begun.ended),
+                in_portions=len(begun.batch.later),
+                reason=end.grounds.reason.value,
+                by=end.by,
+            )
+        facts = {each.id: fact for each, fact in zip(begun.ended, begun.facts, strict=True)}
+        named = {each.id for each in (*begun.batch.at_once, *begun.batch.singly)}
+        others = [fact for identifier, fact in facts.items() if identifier not in named]
+        return RevocationOutcome(told(begun.batch, facts, later, others), changed)
+
+    def _begin(self, connection: Connection, end: End) -> _Begun:
+        now, grounds, undone = self._clock(), end.grounds, end.action.value
+        refusals = Refusals()
+        voided = tokens.void_of_each(connection, end.names, now)  # Before the devices: the order of the store's locks.
+        batch = look_up(connection, end.names, end.serials, refusals)
+        for device in batch.whole:
+            with refusals.of("device", device.name):
+                check_the_service_is_not_ended(device)
+        refusals.check(undone)
+        _check_nothing_is_left(batch)
+        voided += void_made_with(connection, batch.named, grounds, now)
+        before = revocations.newest(connection) if batch.later else 0
+        ended = _taken(connection, batch, grounds, now)
+        facts = record(connection, ended, grounds, now, end.by)
+        final = {end.state, DeviceState.DECOMMISSIONED}
+        fresh = [each for each in batch.whole if each.state not in final]
+        devices.set_state(connection, [each.id for each in fresh], end.state, now)
+        unfinished_ends.begin(
+            connection,
+            [each.id for each in batch.later],
+            reason=grounds.reason,
+            invalidity_date=grounds.invalidity_date,
+            ended_at=now,
+            ended_by=end.by,
+        )
+        batch.check_an_admin_is_left(connection, now, undone)
+        entries = list(_entries(batch, end, ended, {each.id for each in fresh}, voided))
+        audit.append_each(connection, now, end.by, end.action, entries)
+        return _Begun(batch, ended, facts, bool(entries), before)
+
+
+def _check_nothing_is_left(batch: Batch) -> None:
+    unfinished = [each.name for each in batch.later if each.id in batch.left and batch.left[each.id].final]
+    if unfinished:
+        raise _Unfinished(unfinished)
+
+
+def _taken(connection: Connection, batch: Batch, grounds: Grounds, now: datetime) -> list[StoredCertificate]:
+    """Return what is revoked now: with its device, by its serial number, and for its key."""
+    ended = {each.id: each for each in batch.at_once if is_taken_with_its_device(each, grounds, now)}
+    ended |= {each.id: each for each in batch.singly if can_be_taken(each, grounds)}
+    others = others_for_their_keys(connection, batch.singly, grounds)
+    ended |= {each.id: each for each in others if each.id not in ended}
+    return [ended[each] for each in sorted(ended)]  # Oldest first.
+
+
+def _entries(
+    batch: Batch, end: End, ended: Changed, fresh: set[int], voided: dict[str, int]
+) -> list[tuple[str, dict[str, object]]]:
+    """Return what the audit log says: of each device that the call has changed."""
+    of_device: dict[int, list[StoredCertificate]] = {}
+    for each in ended:
+        of_device.setdefault(each.device.id, []).append(each)
+    found: list[tuple[str, dict[str, object]]] = []
+    later = {each.id for each in batch.later}
+    every: dict[int, Device] = {each.id: each for each in (*batch.named, *(each.device for each in ended))}
+    for device in every.values():
+        taken = of_device.get(device.id, ())
+        if not (taken or device.id in fresh or voided[device.name]):
+            continue
+        serials = IN_WHAT_FOLLOWS if device.id in later and not taken else [each.serial for each in taken]
+        facts = {**end.grounds.facts, "serials": serials, "tokens_voided": voided[device.name], **facts_before(taken)}
+        found.append((device.name, facts))
+    return found

@@ -1,0 +1,77 @@
+"""Whether a device or a certificate may be suspended or resumed now: what is final, on trial, or being done still."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from sqlalchemy.engine import Connection
+
+from provisioning.errors import Code, Refused
+from provisioning.store import claims, unfinished_ends
+from provisioning.store.certificates import StoredCertificate
+from provisioning.store.devices import Device, DeviceState
+
+
+def check_not_over(device: Device, why: str = ", which is final") -> None:
+    """Raise `Refused` for a device that was ended."""
+    if device.state in {DeviceState.REVOKED, DeviceState.DECOMMISSIONED}:
+        raise Refused(Code.REVOCATION_FINAL, f"{device.name} is {device.state}{why}")
+
+
+def check_to_be_suspended(device: Device) -> None:
+    """Raise `Refused` for a device that was ended and so is not to be suspended."""
+    check_not_over(device, ": there is nothing left to suspend")
+
+
+def check_to_be_held(connection: Connection, certificate: StoredCertificate) -> None:
+    """Raise `Refused` for a certificate that is not to be put on hold by itself."""
+    if certificate.revocation is not None and certificate.revocation.reason.final:
+        raise _final(certificate)
+    _check_not_on_trial(connection, certificate)
+    _check_nothing_is_left(connection, certificate.device)
+
+
+def check_to_be_released(
+    connection: Connection, certificate: StoredCertificate, resumed: Container[int] = frozenset()
+) -> bool:
+    """Return whether there is a hold to end; raise `Refused` if that is not ended by itself.
+
+    *resumed* are the ids of devices that are resumed as a whole in the same transaction.
+    """
+    if certificate.revocation is None:
+        return False
+    if certificate.revocation.reason.final:
+        raise _final(certificate)
+    _check_not_on_trial(connection, certificate)
+    device = certificate.device
+    check_not_over(device)  # Its portion is still to come.
+    if device.id in resumed:
+        return True
+    if device.state is DeviceState.SUSPENDED:
+        raise Refused(Code.DEVICE_SUSPENDED, f"{device.name} is suspended as a whole: resume the device")
+    _check_nothing_is_left(connection, device)
+    return True
+
+
+def _check_nothing_is_left(connection: Connection, device: Device) -> None:
+    """Raise `Refused` while what was decided of the device is not done: it would be done to this certificate, too."""
+    if unfinished_ends.of_device(connection, device.id) is not None:
+        raise Refused(
+            Code.UNAVAILABLE,
+            f"{device.name} was suspended or resumed a moment ago, and its many certificates still are being: try "
+            "again in a few seconds",
+        )
+
+
+def _check_not_on_trial(connection: Connection, certificate: StoredCertificate) -> None:
+    if certificate.on_hold and claims.on_trial(connection, certificate.id):
+        raise Refused(
+            Code.ON_TRIAL,
+            f"certificate {certificate.serial} of {certificate.device.name} is on trial, on hold until its end: "
+            "suspend or revoke the device, or revoke the certificate, to keep it from being activated",
+        )
+
+
+def _final(certificate: StoredCertificate) -> Refused:
+    reason = certificate.revocation and certificate.revocation.reason
+    return Refused(Code.REVOCATION_FINAL, f"certificate {certificate.serial} is revoked for {reason}, which is final")

@@ -1,0 +1,173 @@
+"""Many devices and certificates that are suspended, or resumed, by one request.
+
+What is whole about it: `provisioning.revocation.batch`. What a suspension is: `provisioning.revocation.suspension`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+
+import structlog
+from sqlalchemy.engine import Connection
+
+from provisioning.errors import Refusals
+from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation import issued_to
+from provisioning.revocation.batch import IN_WHAT_FOLLOWS, Batch, look_up, of_later, told
+from provisioning.revocation.events_since import released_since
+from provisioning.revocation.holds import (
+    Released,
+    ReleaseOutcome,
+    hold,
+    release,
+    to_be_held,
+    to_be_released,
+)
+from provisioning.revocation.portions import Portions
+from provisioning.revocation.protection import check_the_service_is_not_ended
+from provisioning.revocation.recording import Changed, RevocationOutcome, Revoked
+from provisioning.revocation.suspendable import (
+    check_not_over,
+    check_to_be_held,
+    check_to_be_released,
+    check_to_be_suspended,
+)
+from provisioning.store import audit, claims, devices, revocations, unfinished_ends
+from provisioning.store.audit import Action
+from provisioning.store.certificates import StoredCertificate
+from provisioning.store.database import Database
+from provisioning.store.devices import DeviceState
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What the transaction has done."""
+
+    batch: Batch
+    fresh: Changed
+    changed: bool
+    before: int
+    """Where the feed ended; what comes in portions is behind it."""
+    held: Sequence[Revoked] = field(default_factory=list)
+    released: Sequence[Released] = field(default_factory=list)
+
+
+class SuspensionOfMany:
+    """Suspends and resumes what is named together: all of it, or nothing."""
+
+    def __init__(
+        self, database: Database, clock: Callable[[], datetime], tell: Callable[[Changed], None], portions: Portions
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._tell = tell
+        self._portions = portions
+
+    async def suspend(self, names: Sequence[str], serials: Sequence[str], *, by: str) -> RevocationOutcome:
+        """Put all that is named on hold; raise `RefusedTogether` naming all that cannot be."""
+        begun = await self._database.write(partial(self._hold, names=_once(names), serials=_once(serials), by=by))
+        self._tell(begun.fresh)
+        later: Mapping[str, Sequence[Revoked]] = {}
+        changed = begun.changed
+        if begun.batch.later:
+            self._portions.shut_out()
+            await self._portions.finish_all([each.name for each in begun.batch.later])
+            later, more = await of_later(self._database, begun.batch, begun.before)
+            changed = changed or more
+        if changed:
+            count, in_portions = len(begun.fresh), len(begun.batch.later)
+            log.info("suspended together", devices=len(names), certificates=count, in_portions=in_portions, by=by)
+        facts = {each.id: fact for each, fact in zip(begun.fresh, begun.held, strict=True)}
+        return RevocationOutcome(told(begun.batch, facts, later), changed)
+
+    def _hold(self, connection: Connection, names: Sequence[str], serials: Sequence[str], by: str) -> _Begun:
+        now, refusals, undone = self._clock(), Refusals(), Action.SUSPENDED.value
+        batch = look_up(connection, names, serials, refusals)
+        for device in batch.whole:
+            with refusals.of("device", device.name):
+                check_to_be_suspended(device)
+                check_the_service_is_not_ended(device)
+        for each in batch.singly:
+            with refusals.of("serial", each.serial):
+                check_to_be_held(connection, each)
+        refusals.check(undone)
+        before = revocations.newest(connection) if batch.later else 0
+        whole = to_be_held(batch.at_once, now)
+        fresh = _all_of(whole, [each for each in batch.singly if each.revocation is None])
+        held = hold(connection, fresh, now, by)
+        suspended = [each.id for each in batch.whole if each.state is not DeviceState.SUSPENDED]
+        devices.set_state(connection, suspended, DeviceState.SUSPENDED, now)
+        reason = RevocationReason.CERTIFICATE_HOLD
+        later = [each.id for each in batch.later]
+        unfinished_ends.begin(connection, later, reason=reason, ended_at=now, ended_by=by)
+        batch.check_an_admin_is_left(connection, now, undone)
+        turned = [each for each in later if each in batch.left and batch.left[each].reason is None]
+        entries = _entries(batch, fresh, {*suspended, *turned})
+        audit.append_each(connection, now, by, Action.SUSPENDED, entries)
+        return _Begun(batch, fresh, bool(entries), before, held=held)
+
+    async def resume(self, names: Sequence[str], serials: Sequence[str], *, by: str) -> ReleaseOutcome:
+        """Release all that is named; raise `RefusedTogether` naming all that cannot be."""
+        begun = await self._database.write(partial(self._release, names=_once(names), serials=_once(serials), by=by))
+        self._tell(begun.fresh)
+        released = [*begun.released]
+        later = [each.name for each in begun.batch.later]
+        if later:
+            await self._portions.finish_all(later)
+            released += await released_since(self._database, set(later), begun.before, issued_to.FEW)
+        changed = begun.changed or bool(released)
+        if changed:
+            count, in_portions = len(begun.released), len(later)
+            log.info("resumed together", devices=len(names), certificates=count, in_portions=in_portions, by=by)
+        place = {each.name: number for number, each in enumerate(begun.batch.named)}
+        return ReleaseOutcome(sorted(released, key=lambda each: (place[each.device], each.sequence)), changed)
+
+    def _release(self, connection: Connection, names: Sequence[str], serials: Sequence[str], by: str) -> _Begun:
+        now, refusals, undone = self._clock(), Refusals(), Action.RESUMED.value
+        batch = look_up(connection, names, serials, refusals)
+        for device in batch.whole:
+            with refusals.of("device", device.name):
+                check_not_over(device)
+        whole = {each.id for each in batch.whole}
+        singly = []
+        for each in batch.singly:
+            with refusals.of("serial", each.serial):
+                singly += [each] if check_to_be_released(connection, each, whole) else []
+        refusals.check(undone)
+        before = revocations.newest(connection) if batch.later else 0
+        trials = claims.trials_of(connection, *{each.device.id for each in batch.at_once if each.on_hold})
+        fresh = _all_of(to_be_released(batch.at_once, trials), singly)
+        released = release(connection, fresh, now, by)
+        suspended = {each.id for each in batch.whole if each.state is DeviceState.SUSPENDED}
+        at_once = [each for each in suspended if each in batch.issued]
+        devices.set_state(connection, at_once, DeviceState.ACTIVE, now)
+        unfinished_ends.begin(connection, [each.id for each in batch.later], reason=None, ended_at=now, ended_by=by)
+        entries = _entries(batch, fresh, suspended)
+        audit.append_each(connection, now, by, Action.RESUMED, entries)
+        return _Begun(batch, fresh, bool(entries), before, released=released)
+
+
+def _once(named: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(named))
+
+
+def _all_of(*some: Changed) -> list[StoredCertificate]:
+    return list({each.id: each for part in some for each in part}.values())
+
+
+def _entries(batch: Batch, changed: Changed, turned: set[int]) -> list[tuple[str, dict[str, object]]]:
+    """Return what the audit log says: of devices with *changed* certificates, and of those *turned*, by their ids."""
+    of_device: dict[int, list[str]] = {}
+    for each in changed:
+        of_device.setdefault(each.device.id, []).append(each.serial)
+    later = {each.id for each in batch.later}
+    return [
+        (each.name, {"serials": IN_WHAT_FOLLOWS if each.id in later else of_device.get(each.id, [])})
+        for each in batch.named
+        if each.id in turned or each.id in of_device
+    ]
