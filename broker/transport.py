@@ -7,11 +7,11 @@ connection (docs/decisions/0002). OpenSSL on the socket itself does neither.
 
 Where OpenSSL can be told to (`provisioning.pki.openssl`), one system call reads as many records as are there, and they
 are taken one by one; what a turn leaves inside is taken in the next (`Poller.again`). Of a peer that was silent for a
-second one record is read, and nothing ahead (docs/decisions/0127). Elsewhere, the slow twin, each readiness reads one
-record, in two system calls, and another only of a peer that was readable a moment ago too: it is sending a burst. Two
-bounds keep a greedy publisher from starving the others: so many records a connection, and so many beyond the first of
-all connections together (`Turn.allowance`). Writing happens once a turn (`broker.turn`); what the socket does not take
-is the backlog.
+second, or has said nothing yet, one record is read, and nothing ahead (docs/decisions/0127). Elsewhere, the slow twin,
+each readiness reads one record, in two system calls, and another only of a peer that was readable a moment ago too: it
+is sending a burst. Two bounds keep a greedy publisher from starving the others: so many records a connection, and so
+many beyond the first of all connections together (`Turn.allowance`). Writing happens once a turn (`broker.turn`); what
+the socket does not take is the backlog.
 
 Hot: `on_readable`, `_read`, `write`.
 
@@ -36,6 +36,7 @@ import socket
 import ssl
 import sys
 from asyncio import AbstractEventLoop, TimerHandle
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -50,7 +51,7 @@ from broker.transport_state import CLOSED, CLOSING, HANDSHAKE, LINGERING, MUTE, 
 from broker.turn import Turn
 from provisioning.pki import openssl, resumption
 from provisioning.pki.key_updates import bound_key_updates, changed_keys_too_often
-from provisioning.pki.openssl import has_pending, read_ahead, read_on
+from provisioning.pki.openssl import address_of, has_pending, read_on
 from provisioning.pki.stapling import forget_staple
 from provisioning.pki.tls import verified_path
 
@@ -64,6 +65,8 @@ _READS_A_TURN: Final = 64
 _LINGER_SECONDS: Final = 1.0
 _DRAIN_SECONDS: Final = 5.0
 _DISCARD: Final = 65536
+_NO_PATH: Final[Callable[[], list[bytes]]] = list
+"""What a handshake has verified that resumed a session."""
 
 
 class TlsTransport(Readiness):
@@ -98,12 +101,11 @@ class TlsTransport(Readiness):
         max_backlog: int,
     ) -> None:
         """Take over the non-blocking socket *connected* from the peer's *address*; *tls* has made no handshake yet."""
-        inside = read_ahead(tls)
-        super().__init__(loop, poller, connected.fileno(), inside)
+        super().__init__(loop, poller, connected.fileno(), address_of(tls))
         self._host, self._port = sys.intern(address[0]), address[1]  # A fleet comes from few addresses.
         self._socket = connected
         self._tls: TlsSession | None = tls
-        self._ahead = inside != 0
+        self._ahead = False
         self._metrics = metrics
         self._turn = turn
         self._last_read = 0.0
@@ -191,9 +193,8 @@ class TlsTransport(Readiness):
             forget_staple(self._inside)
             bound_key_updates(self._inside)
             self._owes_ticket = resumption.CAN_REMEMBER
-        receiver.secured(certificate, self._loop.time(), datetime.now(UTC), self.verified_path)
-        if self._waits_inside():  # The CONNECT came with the last bytes of the handshake.
-            self._read()
+        path = _NO_PATH if resumed else self.verified_path
+        receiver.secured(certificate, self._loop.time(), datetime.now(UTC), path)
 
     def presented(self) -> tuple[bytes | None, list[bytes]]:
         """Return the peer's certificate, in DER, and its verified path."""

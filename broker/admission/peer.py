@@ -67,4 +67,4 @@ class Peer:
     @property
     def serial(self) -> str:
         """The serial number, in hex, as provisioning writes it."""
-        return f"{self.certificate[1]:x}"
+        return format(self.certificate[1], "x")  # Of an f-string's format mypyc makes one that is read each time.

@@ -143,8 +143,8 @@ class Connect:
         self.password = password
         self.properties = properties
 
-    @classmethod
-    def read(cls, reader: Reader, _flags: int, _version: ProtocolVersion) -> Self:
+    @staticmethod
+    def read(reader: Reader, _flags: int, _version: ProtocolVersion) -> Connect:
         """Take a CONNECT off *reader*, in the version it announces."""
         version = _read_protocol_version(reader)
         flags = _check_flags(reader.byte("connect flags"), version)
@@ -158,7 +158,7 @@ class Connect:
         if version is ProtocolVersion.V31 and not reader.remaining:
             # MQTT 3.1 §3.1: the Remaining Length has precedence over the flags, and a missing user name is valid.
             flags &= ~(_USER_NAME | _PASSWORD)
-        return cls(
+        return Connect(
             client_id=client_id,
             protocol_version=version,
             clean_start=bool(flags & _CLEAN_START),

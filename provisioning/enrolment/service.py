@@ -421,9 +421,11 @@ async def _nobody_to_ask(_question: Question) -> Verdict:
 
 def _check_key(connection: Connection, device: Device, request: VerifiedRequest) -> None:
     fingerprint = request.key_fingerprint
-    if device_keys.claim(connection, fingerprint, device.id) != device.id:
+    if device_keys.claim(connection, fingerprint, device.id):
+        return  # Nobody has ever had a certificate for it.
+    if device_keys.holder(connection, fingerprint) != device.id:
         raise Refused(Code.KEY_REUSED, "another device uses this key: make a new key on each device")
-    if certificates.key_compromised(connection, fingerprint):
+    if certificates.key_compromised(connection, device.id, fingerprint):
         raise Refused(Code.KEY_REUSED, "this key was reported as compromised: make a new key")
 
 

@@ -77,23 +77,12 @@ def prefer(context: ssl.SSLContext, cipher_suites: tuple[str, ...]) -> bool:
     return bool(address and library.SSL_CTX_set_ciphersuites(address, names.encode()))
 
 
-def read_ahead(session: Any) -> int:
-    """Let *session*, an `ssl.SSLSocket` or the object inside one, take in one system call as many bytes as are there.
-
-    Returns where OpenSSL keeps the session, or 0 where this cannot be said and nothing has changed. By default OpenSSL
-    makes two system calls for each record: for its header, and for what it says is to come. With reading ahead bytes
-    may wait inside, where the kernel does not tell of them: whoever reads asks `has_pending` after each read.
-    """
-    address = address_of(session)
-    if address:
-        library.SSL_set_read_ahead(address, 1)
-    return address
-
-
 def read_on(address: int, *, ahead: bool) -> bool:
     """Let the session at *address* read *ahead* from now on, or not; return *ahead*.
 
-    Not while bytes wait inside: without reading ahead nobody asks for them.
+    By default OpenSSL makes two system calls for each record: for its header, and for what it says is to come. Reading
+    ahead it takes in one as many bytes as are there. Some may wait inside then, where the kernel does not tell of them:
+    whoever reads asks `has_pending` after each read, and does not end it while there are any.
     """
     library.SSL_set_read_ahead(address, ahead)
     return ahead

@@ -26,8 +26,8 @@ from sqlalchemy.engine import Connection
 from provisioning.ca.issuer import IssuanceRefused, Issuer, OcspSignerRequest
 from provisioning.ca.ocsp import Failure, OcspRefused, OcspSigner
 from provisioning.errors import Refused
-from provisioning.pki.keys import generate_key
-from provisioning.store import audit, certificates, devices, serials
+from provisioning.pki.keys import generate_key, spki_fingerprint
+from provisioning.store import audit, certificates, device_keys, devices, serials
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
 from provisioning.store.serials import SerialNumbers, serial_text
@@ -87,6 +87,7 @@ class RenewedOcspSigner:
                 certificate = self.issuer.issue(prepared)
                 serials.use(connection, reservation.serial)
                 certificates.add(connection, certificates.issued(certificate), owner.id, now)
+                device_keys.claim(connection, spki_fingerprint(certificate.public_key()), owner.id)
                 facts["not_after"] = str(certificate.not_valid_after_utc)
                 audit.append(connection, now, self._owner, Action.CERTIFICATE_SIGNED, self._owner, facts)
                 return certificate

@@ -135,11 +135,16 @@ _IDS_OF_DEVICE: Final = Prepared(
 _IDS_WITH_SERIAL: Final = Prepared(
     select(certificates.c.id).where(certificates.c.serial == bindparam("wanted")), at_once=True
 )
+# A key is one device's (`provisioning.store.device_keys`), so the index of each device's keys answers.
 _IDS_WITH_KEY_OF: Final = Prepared(
-    select(certificates.c.id).where(
-        certificates.c.spki_sha256
-        == select(_THE_ONE.c.spki_sha256).where(_THE_ONE.c.id == bindparam("wanted")).scalar_subquery()
-    ),
+    select(certificates.c.id)
+    .select_from(
+        _THE_ONE.join(
+            certificates,
+            (certificates.c.device_id == _THE_ONE.c.device_id) & (certificates.c.spki_sha256 == _THE_ONE.c.spki_sha256),
+        )
+    )
+    .where(_THE_ONE.c.id == bindparam("wanted")),
     at_once=True,
 )
 _WITH_ID: Final = Prepared(selected().where(certificates.c.id == bindparam("wanted")), at_once=True)
@@ -162,6 +167,7 @@ _REVOCATION: Final = Prepared(
 _COMPROMISED: Final = Prepared(
     select(certificates.c.id)
     .where(
+        certificates.c.device_id == bindparam("of"),
         certificates.c.spki_sha256 == bindparam("wanted"),
         select(revocations.c.reason).where(revocations.c.certificate_id == certificates.c.id).scalar_subquery()
         == RevocationReason.KEY_COMPROMISE.value,
@@ -184,9 +190,8 @@ _NEWEST_WITH_KEY: Final = Prepared(
         certificates.outerjoin(revocations).outerjoin(activations, activations.c.certificate_id == certificates.c.id)
     )
     .where(
+        certificates.c.device_id == select(devices.c.id).where(devices.c.name == bindparam("wanted")).scalar_subquery(),
         certificates.c.spki_sha256 == bindparam("key"),
-        # Or all that the device ever had would be looked at for the key.
-        select(devices.c.name).where(devices.c.id == certificates.c.device_id).scalar_subquery() == bindparam("wanted"),
     )
     .order_by(certificates.c.id.desc())
     .limit(1)
@@ -330,9 +335,9 @@ def good_of_issuer(connection: Connection, issuer_key_id: bytes, now: datetime) 
     return [each for each in found if each.revocation is None or not each.revocation.reason.final]
 
 
-def key_compromised(connection: Connection, spki_sha256: bytes) -> bool:
-    """Return whether a certificate for this key was ever revoked because the key was compromised."""
-    return _COMPROMISED.first(connection, {"wanted": spki_sha256}) is not None
+def key_compromised(connection: Connection, device_id: int, spki_sha256: bytes) -> bool:
+    """Return whether a certificate for this key, the device's, was ever revoked because the key was compromised."""
+    return _COMPROMISED.first(connection, {"of": device_id, "wanted": spki_sha256}) is not None
 
 
 def newest_with_key(connection: Connection, device: str, spki_sha256: bytes) -> HeldCertificate | None:

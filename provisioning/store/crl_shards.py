@@ -45,14 +45,15 @@ def ensure(connection: Connection, issuer: str, origin: str, count: int) -> list
 
 def needed(connection: Connection, issuer: str, in_use: Sequence[CrlShard], since: datetime) -> list[CrlShard]:
     """Return the shards *in_use* and those with certificates that had not expired at *since*."""
-    alive = (
-        select(certificates.c.id)
-        .where(certificates.c.crl_shard_id == crl_shards.c.id, certificates.c.not_after > since)
-        .exists()
-    )
+    alive = select(certificates.c.crl_shard_id).where(
+        certificates.c.not_after > since, certificates.c.crl_shard_id.is_not(None)
+    )  # By the index alone, once for all shards.
     statement = (
         select(crl_shards)
-        .where(crl_shards.c.issuer == issuer, or_(crl_shards.c.id.in_([each.id for each in in_use]), alive))
+        .where(
+            crl_shards.c.issuer == issuer,
+            or_(crl_shards.c.id.in_([each.id for each in in_use]), crl_shards.c.id.in_(alive.distinct())),
+        )
         .order_by(crl_shards.c.id)
     )
     return [CrlShard(row.id, row.issuer, row.url) for row in connection.execute(statement)]

@@ -30,11 +30,17 @@ def _claim(dialect: str) -> Prepared:
     return Prepared(insert.on_conflict_do_nothing(index_elements=[device_keys.c.spki_sha256]), told_by="spki_sha256")
 
 
-def claim(connection: Connection, spki_sha256: bytes, device_id: int) -> int:
-    """Make the key the device's unless it is somebody's already; return whose it is."""
+def claim(connection: Connection, spki_sha256: bytes, device_id: int) -> bool:
+    """Make the key the device's unless it is somebody's already, this device's or another's; return whether it was so.
+
+    There is no certificate then for a key that is claimed: every certificate's is, by whoever records it.
+    """
     row = {"spki_sha256": spki_sha256, "device_id": device_id}
-    if _claim(connection.dialect.name).run(connection, row) == 1:
-        return device_id
-    holder: int
-    (holder,) = _HOLDER.one(connection, {"wanted": spki_sha256})
-    return holder
+    return _claim(connection.dialect.name).run(connection, row) == 1
+
+
+def holder(connection: Connection, spki_sha256: bytes) -> int:
+    """Return whose the key is, which somebody has claimed."""
+    found: int
+    (found,) = _HOLDER.one(connection, {"wanted": spki_sha256})
+    return found

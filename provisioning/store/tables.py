@@ -96,9 +96,9 @@ certificates = Table(
     Column("granted_seconds", Integer),
     UniqueConstraint("serial", "issuer_key_id"),  # In this order: a serial number alone is looked up, too.
     Index("ix_certificates_device_id", "device_id", "id"),  # A device's newest are found however many it has had.
-    Index("ix_certificates_spki_sha256", "spki_sha256"),
-    Index("ix_certificates_not_after", "not_after"),
-    Index("ix_certificates_crl_shard_id", "crl_shard_id", "not_after"),
+    # Whose a key is says `device_keys`, which would be alone in changing a page at random for each certificate.
+    Index("ix_certificates_key", "device_id", "spki_sha256", "id"),
+    Index("ix_certificates_not_after", "not_after", "crl_shard_id"),
 )
 
 authorities = Table(

@@ -118,7 +118,7 @@ WAY_NAMES = ["inner", "public", "inner-record-by-record", "public-record-by-reco
 @asynccontextmanager
 async def serving(opener: Opener, monkeypatch: pytest.MonkeyPatch, *, ahead: bool) -> AsyncIterator[Server]:
     if not ahead:  # As where OpenSSL cannot be asked to.
-        monkeypatch.setattr(transport, "read_ahead", lambda _session: 0)
+        monkeypatch.setattr(transport, "address_of", lambda _session: 0)
     pki = shared_pki()
     context = server_context(
         pki.broker().credential,

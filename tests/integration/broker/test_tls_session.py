@@ -113,6 +113,20 @@ async def test_all_is_read_of_a_peer_that_was_silent(
         assert await answers(record) == record.upper()
 
 
+async def test_reading_ahead_begins_with_the_second_record(server: Server, pki: Pki) -> None:
+    loop = asyncio.get_running_loop()
+    context = client_context(pki.anchors, pki.device("meter-1").credential)
+    connecting = loop.run_in_executor(None, OneSegmentClient, server.port, context)
+    told = await server.accept()
+    with await connecting as client:
+        for reads_ahead in (False, server.ahead):
+            await loop.run_in_executor(None, client.send, [b"ping"])
+            assert await loop.run_in_executor(None, client.receive, 4) == b"PING"
+            assert told.transport is not None
+            assert told.transport._ahead == reads_ahead
+            told.transport._last_read = loop.time() + 3600.0  # However slow the machine, it was not silent.
+
+
 def test_this_python_has_the_inner_object() -> None:
     assert tls_session._WRAP is not None, "without it every connection costs more: see docs/decisions/0016"
 

@@ -72,11 +72,12 @@ def test_so_many_sessions_are_remembered_and_no_tickets_are_handed_out() -> None
     assert ssl.OP_NO_TICKET in fresh.options
 
 
-def test_only_sessions_of_the_standard_library_read_ahead() -> None:
+def test_only_sessions_of_the_standard_library_are_known() -> None:
     inside = context().wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
-    assert openssl.read_ahead(inside) != 0
-    assert openssl.has_pending(openssl.read_ahead(inside)) == 0
-    assert openssl.read_ahead(object()) == 0
+    address = openssl.address_of(inside)
+    assert address != 0
+    assert openssl.has_pending(address) == 0
+    assert openssl.address_of(object()) == 0
 
 
 def test_where_openssl_cannot_be_asked_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +87,7 @@ def test_where_openssl_cannot_be_asked_nothing_changes(monkeypatch: pytest.Monke
     if not hasattr(fresh, "set_ciphersuites"):
         assert not openssl.prefer(fresh, NAMES)
         assert tls13_suites(fresh) == before
-    assert openssl.read_ahead(fresh.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)) == 0
+    assert openssl.address_of(fresh.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)) == 0
     # Nor is anything believed of a session that nobody can ask about.
     asking = Asking(served(), version=ssl.TLSVersion.TLSv1_2)
     asking.shake_hands()

@@ -14,6 +14,7 @@ from provisioning.ca.ceremony import found_authority
 from provisioning.ca.der import OCTET_STRING, SEQUENCE, children, element, object_identifier
 from provisioning.ca.ocsp import Failure, OcspRefused
 from provisioning.errors import Code, Refused
+from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import ocsp as ocsp_module
 from provisioning.revocation import ocsp_signer as signer_module
@@ -21,6 +22,7 @@ from provisioning.store import audit, certificates
 from provisioning.store.audit import Action
 from tests.support.fleet import Fleet
 from tests.support.ocsp import SHA1, SHA256, request_der
+from tests.support.requests import csr_der
 from tests.support.responding import DAY, Responding
 
 ASKER = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "asker")])
@@ -282,6 +284,18 @@ async def test_the_signer_is_renewed_at_half_of_its_life_and_a_failure_is_repeat
     certificate = signer.current(fleet.clock()).certificate
     assert certificate.not_valid_after_utc == fleet.clock() + 7 * DAY
     assert certificate.public_key() != first.certificate.public_key()
+
+
+async def test_a_signer_s_key_is_the_service_s_and_no_device_s(
+    responding: Responding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has got it, by whatever means, is not certified for it."""
+    fleet, key = responding.fleet, generate_key()
+    monkeypatch.setattr(signer_module, "generate_key", lambda: key)
+    await responding.signer.renew()
+    with pytest.raises(Refused) as refused:
+        await fleet.enrol("meter-1", csr_der(key, names=["meter-1"]))
+    assert refused.value.code is Code.KEY_REUSED
 
 
 async def test_an_extension_that_nobody_knows_is_ignored_unless_critical(responding: Responding) -> None:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from provisioning.store import certificates_of_device, devices
+from provisioning.store import certificates, certificates_of_device, devices, tables
 from provisioning.store.prepared import Prepared
 from tests.support.fleet import Fleet
 from tests.support.many import fill
@@ -90,6 +90,30 @@ async def test_of_what_a_device_had_before_nothing_is_read(
         lambda connection: touched(connection, prepared, {"wanted": identifier, **values})
     )
     assert read <= 2
+
+
+@pytest.mark.parametrize(
+    ("prepared", "named"),
+    [
+        (certificates._COMPROMISED, {"of": "device_id", "wanted": "spki_sha256"}),
+        (certificates._NEWEST_WITH_KEY, {"key": "spki_sha256", "wanted": "name"}),
+        (certificates._IDS_WITH_KEY_OF, {"wanted": "id"}),
+    ],
+    ids=["compromised", "newest", "all"],
+)
+async def test_what_a_device_had_for_other_keys_is_not_read_for_one(
+    fleet: Fleet, prepared: Prepared, named: dict[str, str]
+) -> None:
+    await with_old_trials(fleet)
+
+    def read(connection: Connection) -> int:
+        its = certificates.selected().where(tables.devices.c.name == "meter-1").order_by(tables.certificates.c.id)
+        first = connection.execute(its.add_columns(tables.certificates.c.device_id, tables.certificates.c.spki_sha256))
+        row = first.first()
+        assert row is not None
+        return touched(connection, prepared, {name: getattr(row, column) for name, column in named.items()})
+
+    assert await fleet.database.write(read) <= 2
 
 
 async def test_what_others_have_is_not_read_for_what_a_device_may_use(fleet: Fleet) -> None:

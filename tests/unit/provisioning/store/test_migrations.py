@@ -17,7 +17,9 @@ from sqlalchemy.exc import IntegrityError
 from provisioning.ca.profile import ProfileConfig
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.tokens import TokenOrder
+from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
+from provisioning.pki.keys import generate_key, spki_fingerprint
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import (
     audit,
@@ -142,7 +144,8 @@ async def test_a_store_of_the_first_release_is_upgraded_without_loss(tmp_path: P
         assert (counted[DeviceState.ACTIVE], counted[DeviceState.REVOKED]) == (1, 1)
         found = inventory.page(connection, CertificateSearch(), limit=9, after=None, now=NOW)
         states = {each.serial: each.state(NOW) for each in found}
-        assert device_keys.claim(connection, b"\x02", 1) == 2  # The key of meter-2 since the first release.
+        assert not device_keys.claim(connection, b"\x02", 1)
+        assert device_keys.holder(connection, b"\x02") == 2  # The key of meter-2 since the first release.
         assert states == {"1f": CertificateState.ACTIVE, "2f": CertificateState.REVOKED}
 
     await database.write(look)
@@ -321,6 +324,43 @@ _MANUFACTURER = """
 INSERT INTO manufacturers (name, group_name, name_prefix, subject, fingerprint_sha256, der, created_at, created_by)
     VALUES ('acme', 'line', '', '', 'aa', '', '2026-01-01 00:00:00', 'admin')
 """
+
+
+async def test_keys_that_nobody_has_claimed_are_their_first_holder_s_after_the_upgrade(store_url: str) -> None:
+    """An OCSP signer's, and what was imported: no device is certified for one of them afterwards."""
+    key, other = generate_key(), generate_key()
+    async with open_fleet(store_url) as fleet:
+        compromised = await fleet.enrol("meter-1", csr_der(key, names=["meter-1"]))
+        await fleet.enrol("meter-2", csr_der(other, names=["meter-2"]))
+        await fleet.revocation.revoke_device("meter-1", RevocationReason.KEY_COMPROMISE, by="admin")
+
+        def back_and_forth(connection: Connection) -> dict[bytes, str]:
+            connection.execute(delete(tables.device_keys))
+            upgrade_from(connection, "0028", "0029", _SAME_KEY)
+            held = select(tables.device_keys.c.spki_sha256, tables.devices.c.name).join_from(
+                tables.device_keys, tables.devices
+            )
+            return {row[0]: row[1] for row in connection.execute(held)}
+
+        holders = await fleet.database.write(back_and_forth)
+        assert holders == {
+            spki_fingerprint(each.public_key()): name for each, name in ((key, "meter-1"), (other, "meter-2"))
+        }
+        for name, again in (("meter-3", other), ("meter-1", key)):
+            with pytest.raises(Refused) as refused:
+                await fleet.enrol(name, csr_der(again, names=[name]))
+            assert refused.value.code is Code.KEY_REUSED
+        assert compromised.public_key() == key.public_key()
+
+
+_SAME_KEY = """
+INSERT INTO devices (id, name, role, created_at) VALUES (99, 'meter-9', 'device', '2026-01-01 00:00:00');
+INSERT INTO certificates
+    (issuer_key_id, serial, device_id, spki_sha256, fingerprint_sha256, not_before, not_after, issued_at, der)
+    SELECT issuer_key_id, 'ff', 99, spki_sha256, fingerprint_sha256, not_before, not_after, issued_at, der
+    FROM certificates WHERE id = (SELECT MIN(id) FROM certificates)
+"""
+"""A device that has the key of another, from before a key was one device's."""
 
 
 async def test_a_server_s_host_name_is_kept_from_devices_after_the_upgrade(store_url: str) -> None:
