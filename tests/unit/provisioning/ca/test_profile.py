@@ -56,7 +56,7 @@ def names(profile: Profile, *, held: SubjectNames = NOTHING, asked: SubjectNames
         ({"organization": "a", "honoured_attributes": ("organization",)}, "leave one of them out"),
         ({"honoured_attributes": ("commonName",)}, r"honoured_attributes has \['commonName'\]: choose from country"),
         ({"dns_patterns": ("devices.example",)}, "has 'devices.example': a name for each device needs {name} in it"),
-        ({"dns_patterns": ("{name}.{site}.example",)}, "dns_patterns has one that is wrong: 'x.{site}.example' is no h"),
+        ({"dns_patterns": ("{name}.{site}.example",)}, "dns_patterns has one that is wrong: 'x.{site}.example' is"),
         ({"dns_patterns": ("{name}.*.example",)}, "dns_patterns has one that is wrong"),
         ({"name": "service", "dns_patterns": ("{name}.{group}.x",)}, "only a device always has a group"),
         ({"dns_patterns": ("{name}-{group}.x",)}, r"ambiguous: .* does not show where \{name\} ends"),
