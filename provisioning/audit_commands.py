@@ -132,7 +132,9 @@ def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> Resu
 
     async def run() -> ResultT:
         settings = load_settings(directory)
-        database = Database(settings.resolved_database_url, read_audit_key(AuthorityFiles(settings.directory)))
+        files = AuthorityFiles(settings.directory)
+        files.check_there()
+        database = Database(settings.resolved_database_url, read_audit_key(files))
         try:
             schema.check_there(database)
             with usable(database):

@@ -79,10 +79,7 @@ def urls_of(public_http_url: str, issuer: str) -> IssuerUrls:
 def open_authority(settings: Settings) -> OpenAuthority:
     """Read the authority in the settings' directory; raise `ConfigurationError` naming the file and the remedy."""
     files = AuthorityFiles(settings.directory)
-    if not files.certificate(ISSUING_CA).exists():
-        raise ConfigurationError(
-            f"{files.directory} holds no certificate authority: run fleet-provisioning init --dir {files.directory}"
-        )
+    files.check_there()
     signers = SignerPlaces(files, settings)
     return OpenAuthority(
         files,

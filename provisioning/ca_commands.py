@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from provisioning.asking import ask
 from provisioning.ca_root_commands import root_app
 from provisioning.ceremony_command import (
     Another,
@@ -273,9 +274,7 @@ def revoke(
 
     if not yes:  # Not in the ceremony: while its loop runs, an interrupt does not reach who waits for an answer.
         whose = counted(ceremony.look(look), "certificate")
-        typer.confirm(
-            f"Revoke {name} and with it {whose} that it has issued, for ever?", abort=True, err=ceremony.as_json
-        )
+        ask(f"Revoke {name} and with it {whose} that it has issued, for ever?")
 
     async def work(life: AuthorityLife) -> Facts:
         outcome = await AuthorityRevocation(life).revoke(name, reason, since)

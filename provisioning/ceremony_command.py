@@ -181,6 +181,7 @@ async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT
 
     configure_logging(least=logging.ERROR)  # Not to stdout, where the result goes; what is in its way is told.
     files = AuthorityFiles(settings.directory)
+    files.check_there()
     database = Database(settings.resolved_database_url, read_audit_key(files))
     root, issuing = read_certificate(files.certificate(ROOT_CA)), read_certificate(files.certificate(ISSUING_CA))
     try:

@@ -27,6 +27,14 @@ class AuthorityFiles:
 
     directory: Path
 
+    def check_there(self) -> None:
+        """Raise `ConfigurationError` if the directory holds no authority."""
+        if not self.certificate(ISSUING_CA).exists():
+            raise ConfigurationError(
+                f"{self.directory} holds no certificate authority: give the right --dir, or run "
+                f"fleet-provisioning init --dir {self.directory}"
+            )
+
     def certificate(self, name: str) -> Path:
         """Return the file of a certificate: a CA's own, the server's or operator's with the issuing CA's."""
         return self.directory / f"{name}.crt"

@@ -103,6 +103,8 @@ class LiveAuthorities:
         self._on_active = on_active
         self._states: Sequence[tuple[str, str]] = ()
         self._working: dict[str, _Working] = {}
+        self._unusable: dict[str, str] = {}
+        """CAs whose key could not be had here, and why."""
         self._active: dict[str, Issuing | None] = {}
         self._roots: dict[str, CrlPublisher] = {}
         self._root_key_ids: dict[str, str] = {}
@@ -183,6 +185,8 @@ class LiveAuthorities:
     async def _take_over(self) -> None:
         states = await self._database.read(authorities.states)
         if states == self._states:
+            if self._unusable:
+                await self._try_again()
             return
         found = await self._database.read(authorities.every)
         if self.told.take(found):
@@ -199,6 +203,17 @@ class LiveAuthorities:
                 self._end(each.name)
         self._states = states
         log.info("CAs taken over from the store", **{name.replace("-", "_"): state for name, state in states})
+
+    async def _try_again(self) -> None:
+        """Look whether keys can be had that could not: a token was away, or a file with a passphrase."""
+        unusable = set(self._unusable)
+        found = await self._database.read(authorities.every)
+        for each in found:
+            if each.name in unusable:
+                await self._begin_issuing(each)
+        if usable := unusable - set(self._unusable):
+            await self._activate(found)
+            log.info("CAs can be used here now", cas=sorted(usable))
 
     async def _begin_root(self, root: StoredAuthority) -> None:
         publisher = CrlPublisher(
@@ -233,8 +248,11 @@ class LiveAuthorities:
         except ConfigurationError as error:
             if ca.state is AuthorityState.ACTIVE and not self._working:
                 raise
-            log.error("CA cannot be used here", ca=ca.name, error=str(error))  # noqa: TRY400
+            if self._unusable.get(ca.name) != str(error):
+                log.error("CA cannot be used here", ca=ca.name, error=str(error))  # noqa: TRY400
+            self._unusable[ca.name] = str(error)
             return
+        self._unusable.pop(ca.name, None)
         issuer = Issuer(ca.certificate, key, urls_of(self._public_url, ca.name))
         signer = RenewedOcspSigner(
             issuer=issuer,
@@ -274,6 +292,7 @@ class LiveAuthorities:
             await self._on_active(own.issuer)
 
     def _end(self, name: str) -> None:
+        self._unusable.pop(name, None)
         if self._roots.pop(name, None) is not None:
             self.publishers.pop(name, None)
             if (task := self._root_tasks.pop(name, None)) is not None:

@@ -9,7 +9,6 @@ Rules
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from provisioning.asking import ask
 from provisioning.errors import ConfigurationError
 from provisioning.named_lines import read_lines
-from provisioning.printable import printable
 from provisioning.service_command import Connection, counted, fail, say
 
 if TYPE_CHECKING:
@@ -127,15 +126,8 @@ def confirm(question: str, *, yes: bool) -> None:
 
     Not while a command's loop runs: then an interrupt does not reach who waits for an answer.
     """
-    if yes:
-        return
-    sys.stderr.write(f"{printable(question)} [y/N]: ")
-    sys.stderr.flush()
-    answer = sys.stdin.readline()
-    if not answer:
-        sys.stderr.write("\n")
-    if answer.strip().lower() not in {"y", "yes"}:
-        raise typer.Abort
+    if not yes:
+        ask(question)
 
 
 def _normal(serial: str) -> str:

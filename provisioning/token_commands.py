@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -131,7 +133,7 @@ def create_token(
                 operator_role=operator_role,
             )
             if file is not None:
-                file.write(f"{token.token}\n")
+                await _keep(client, file, f"{token.token}\n", [token])
         whom = token.device or f"any new device of group {token.group}"
         numbered = "" if token.id is None else f" {token.id}"
         said = f"One-time token{numbered} for {whom}, until {shown_time(token.expires_at)}:"
@@ -189,13 +191,14 @@ def create_batch(
         common: dict[str, Any] = {"group": group, "role": role, "ttl_seconds": ttl, "lifetime_seconds": lifetime}
         written = 0
         with _private_file(output) as file, progress("tokens", total or 0) as advance:
-            writer = csv.writer(file)
             try:
                 async for tokens in _batches(client, names, total or 0, common):
+                    rows = io.StringIO(newline="")
+                    writer = csv.writer(rows)
                     if not written:
                         writer.writerow(("device", "group", "role", "token", "expires_at"))
                     writer.writerows(_row(token) for token in tokens)
-                    file.flush()
+                    await _keep(client, file, rows.getvalue(), tokens)
                     written += len(tokens)
                     advance(len(tokens))
             finally:
@@ -390,13 +393,29 @@ def _row(token: IssuedToken) -> tuple[str, str, str, str, str]:
     return token.device or "", token.group or "", token.role, token.token, token.expires_at.isoformat()
 
 
+async def _keep(client: EnrolmentOperatorClient, file: FileIO, text: str, tokens: Sequence[IssuedToken]) -> None:
+    """Write *text*, which has *tokens*; where that cannot be, void them: nobody has seen them."""
+    begin = file.tell()
+    try:
+        left = memoryview(text.encode())
+        while left:
+            left = left[file.write(left) or 0 :]
+    except OSError as error:
+        file.truncate(begin)
+        made = [each.id for each in tokens if each.id is not None]
+        for number in made:
+            await client.void_token(number)
+        what = "the token was" if len(made) == 1 else f"{counted(len(made), 'token')} were"
+        raise ConfigurationError(f"{file.name} cannot be written: {error.strerror}; {what} voided again") from error
+
+
 @contextlib.contextmanager
-def _private_file(path: Path) -> Iterator[TextIO]:
+def _private_file(path: Path) -> Iterator[FileIO]:
     """Create a file that only its owner may read; it goes again if nothing was written into it."""
     expect_new(path)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    file = FileIO(str(path), "x", opener=lambda name, flags: os.open(name, flags, 0o600))
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+        with file:
             yield file
     finally:
         if not path.stat().st_size:

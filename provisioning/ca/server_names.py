@@ -23,7 +23,8 @@ class InvalidServerName(ValueError):
 def check_host_name(name: str) -> str:
     """Return *name* if a certificate may hold it as a DNS name; raise `InvalidServerName` otherwise."""
     if not _HOST_NAME.fullmatch(name):
-        raise InvalidServerName(f"{name[:80]!r} is not a host name in lower case")
+        form = "write lower-case letters, digits and '-', with one dot between labels"
+        raise InvalidServerName(f"{name[:80]!r} is no host name: {form}")
     return name
 
 

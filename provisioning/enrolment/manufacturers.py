@@ -201,7 +201,7 @@ def _ca(pem: str, now: datetime) -> x509.Certificate:
         # The listeners' trust is loaded whole: what OpenSSL does not read would leave them without any.
         client_context(certificate.public_bytes(Encoding.PEM).decode())
     except _UNREADABLE as error:
-        raise _invalid(f"certificate is not one PEM certificate ({error})") from error
+        raise _invalid(f"certificate is not one PEM certificate ({str(error).partition('. See http')[0]})") from error
     if wrong:
         raise _invalid(f"certificate {wrong}")
     if now > certificate.not_valid_after_utc:

@@ -34,7 +34,7 @@ from sqlalchemy.engine import Connection
 from provisioning.durations import out_of_bounds
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import InvalidIdentity, check_name
-from provisioning.store import audit, certificates, renewals
+from provisioning.store import audit, certificates, groups, renewals
 from provisioning.store.audit import Action
 from provisioning.store.database import Database
 from provisioning.store.renewals import Hastened
@@ -106,6 +106,11 @@ class RenewalService:
         def record(connection: Connection) -> HastenedOutcome:
             now = self._clock()
             number = renewals.add(connection, group, Hastened(now, spread), by=by)
+            if group is not None and not number and groups.find(connection, group) is None:
+                raise Refused(
+                    Code.GROUP_UNKNOWN,
+                    f"no group {group!r} is configured, and nobody in one has a certificate: device list shows groups",
+                )
             facts = {"spread": spread, "certificates": number}
             audit.append(connection, now, by, Action.RENEWAL_HASTENED, group or "every group", facts)
             return HastenedOutcome(group, now, spread, number)

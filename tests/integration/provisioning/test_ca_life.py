@@ -369,3 +369,23 @@ def test_a_command_of_a_newer_version_leaves_the_store_of_a_running_service_alon
         assert f"{service.dir} is served already, by process" in done.stderr
         assert store.execute("SELECT version_num FROM alembic_version").fetchone() == ("0027",)
         assert not (service.dir / "issuing-2.key").exists()
+
+
+def test_a_ca_whose_key_could_not_be_opened_when_it_became_active_issues_when_it_can(tmp_path: Path) -> None:
+    secret = tmp_path / "passphrase"
+    secret.write_text(PASSPHRASE)
+    with ProvisioningService.copied(tmp_path / "fleet", FAST | {"passphrase_file": secret}) as service:
+        secret.unlink()  # It was mounted for the start only.
+        elsewhere = ProvisioningService(service.dir, FAST)
+        ca(elsewhere, "rollover", "begin")
+        ca(elsewhere, "rollover", "activate", "--without-waiting")
+
+        def issuing() -> str:
+            said: str = json.loads(Curl(service.http).run("/readyz").body)["checks"]["issuing_ca"]
+            return said
+
+        wait_until(lambda: issuing() == "none", "the CA that cannot be used")
+        secret.write_text(PASSPHRASE)
+        wait_until(lambda: issuing() == "ok", "it can again")
+        enrol(service, tmp_path, "meter-1")
+        assert service.log.count('"CA cannot be used here"') == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -10,7 +12,7 @@ import pytest
 
 from tests.support.curl import Curl
 from tests.support.openssl import OpensslDevice, certificate_facts
-from tests.support.provisioning import ProvisioningService
+from tests.support.provisioning import REPOSITORY, ProvisioningService
 
 ON_BOTH_STORES = True
 
@@ -182,3 +184,26 @@ def test_a_group_of_which_nothing_is_known_is_said_to_be_new(
     service.command("group", "create", f"{device.name}-2", "--way", "token", *where, check=True)
     configured = service.command("token", "create", "--group", f"{device.name}-2", *where, check=True)
     assert "is new" not in configured.stderr
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        (("create", "--device", "token-unkept"), "the token was voided again"),
+        (("batch", "--group", "tokens-unkept", "--count", "3"), "3 tokens were voided again"),
+    ],
+    ids=["one", "several"],
+)
+def test_tokens_that_cannot_be_written_down_are_voided_again(
+    service: ProvisioningService, tmp_path: Path, start: str, order: tuple[str, ...], said: str
+) -> None:
+    output = tmp_path / "tokens"
+    # No file may grow: the kernel says so as it says that a disk is full.
+    limited = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", sys.executable, "-m", "provisioning", "token", *order]
+    where = ["--output", str(output), "--dir", str(service.dir), "--url", service.https]
+    done = subprocess.run([*limited, *where], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith(f"fleet-provisioning: {output} cannot be written: File too large; {said}\n")
+    assert not output.exists()
+    with service.api() as api:
+        assert {each["state"] for each in listed(api, start)} == {"void"}

@@ -186,15 +186,15 @@ def test_a_claim_lets_its_device_through_the_tls_of_every_worker_at_once(service
 
 def test_a_port_that_has_workers_is_refused_to_another_service(service: ProvisioningService) -> None:
     for workers in ("1", "2"):
-        done = serve(service, "--port", str(service.port), "--workers", workers)
+        done = serve(service, "--workers", workers, port=service.port)
         assert done.returncode == 1
         told = f"{service.dir} is served already, by process {service.pid}, at {service.https}"
         assert f"port {service.port} on 127.0.0.1 is in use: {told.replace('127.0.0.1', 'localhost')}" in done.stderr
 
 
-def serve(service: ProvisioningService, *flags: str) -> subprocess.CompletedProcess[str]:
+def serve(service: ProvisioningService, *flags: str, port: int = 0) -> subprocess.CompletedProcess[str]:
     """Start a service that cannot start, and return what it said."""
-    return service.command("serve", "--dir", str(service.dir), "--port", "0", "--http-port", "0", *flags)
+    return service.command("serve", "--dir", str(service.dir), "--port", str(port), "--http-port", "0", *flags)
 
 
 def test_what_keeps_workers_from_starting_is_told_once(service: ProvisioningService) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from provisioning import approval_commands, group_commands
 from provisioning.cli import app
@@ -55,3 +57,23 @@ def test_the_choices_are_those_of_the_store() -> None:
     assert get_args(group_commands.NewKey) == tuple(NewKey)
     assert tuple(WayName) == group_commands.WAYS
     assert {each.default for each in EVERY["ca rollover begin"].params if "--line" in each.opts} == {DEFAULT_LINE}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ca", "list"),
+        ("ca", "rollover", "begin"),
+        ("ca", "rollover", "activate"),
+        ("audit", "show"),
+        ("audit", "verify"),
+    ],
+    ids=" ".join,
+)
+def test_a_directory_without_an_authority_is_told_with_what_to_do(command: tuple[str, ...], tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, [*command, "--dir", str(tmp_path)])
+    said = (
+        f"fleet-provisioning: {tmp_path} holds no certificate authority: give the right --dir, or run "
+        f"fleet-provisioning init --dir {tmp_path}\n"
+    )
+    assert (done.exit_code, done.stderr) == (1, said)

@@ -198,8 +198,12 @@ async def test_orders_are_audited(fleet: Fleet) -> None:
     assert await service(fleet).hasten(group=None, spread=30 * DAY, by="anna") == HastenedOutcome(
         None, fleet.clock(), 30 * DAY, 1
     )
+    with pytest.raises(Refused, match="GROUP_UNKNOWN: no group 'south' is configured, and nobody in one has a"):
+        await service(fleet).hasten(group="south", spread=0 * DAY, by="bert")
+    await fleet.groups.create(Group("south"), by="admin")
     await service(fleet).hasten(group="south", spread=0 * DAY, by="bert")
-    entries = (await fleet.database.read(lambda connection: audit.entries(connection, 0, 9)))[-2:]
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 9))
+    entries = [each for each in entries if each.action == Action.RENEWAL_HASTENED]
     assert [(each.actor, each.action, each.subject, json.loads(each.details)) for each in entries] == [
         ("anna", Action.RENEWAL_HASTENED, "every group", {"certificates": 1, "spread": "30 days, 0:00:00"}),
         ("bert", Action.RENEWAL_HASTENED, "south", {"certificates": 0, "spread": "0:00:00"}),
