@@ -114,22 +114,23 @@ class TokenService:
     async def create(self, order: TokenOrder, *, by: str) -> list[IssuedToken]:
         """Make the tokens of *order*, all or none; raise `Refused` naming the field that is wrong."""
         now = self._clock()
+        grants = _grants(order)  # First: of a time to live that is too long there is no end.
         expires_at = (now + order.ttl).replace(microsecond=0)
-        issued = [IssuedToken(grant, new_token(), expires_at) for grant in _grants(order)]
+        issued = [IssuedToken(grant, new_token(), expires_at) for grant in grants]
 
         def record(connection: Connection) -> list[IssuedToken]:
             kept = _kept_promises(connection, order, issued, now)
-            grants = [each.grant for each in kept]
-            groups_named = sorted({grant.group for grant in grants if grant.group is not None})
+            promised = [each.grant for each in kept]
+            groups_named = sorted({grant.group for grant in promised if grant.group is not None})
             if order.role is Role.DEVICE:
                 for group in groups_named:
                     _check_way(connection, group)
             digests = [(digest_of(each.token), each.grant) for each in kept]
             numbers = tokens.add(connection, digests, created_by=by, now=now, expires_at=expires_at)
             named = ", ".join(groups_named) or None
-            facts = {"count": len(grants), "role": order.role.value, "group": named, "expires_at": expires_at}
-            names = [grant.device for grant in grants if grant.device is not None]
-            how_many = "1 token" if len(grants) == 1 else f"{len(grants)} tokens"
+            facts = {"count": len(promised), "role": order.role.value, "group": named, "expires_at": expires_at}
+            names = [grant.device for grant in promised if grant.device is not None]
+            how_many = "1 token" if len(promised) == 1 else f"{len(promised)} tokens"
             subject = names[0] if len(names) == 1 else how_many
             if order.operator_role is not None:
                 for name in names:
