@@ -16,7 +16,8 @@ Rules
 2. One that comes while nothing is stored, or alone in its turn, is verified where it is: to hand it over would cost and
    gain nothing.
 3. Where `MOST` wait for the thread, those that come are verified on the loop, which takes no more requests meanwhile.
-4. Who is cancelled waits for nothing. From one event loop only.
+4. Where no thread is to be had they are verified on the loop, too.
+5. Who is cancelled waits for nothing. From one event loop only.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class RequestVerification:
     """Verifies requests, by a thread that there is from the first time that two come together."""
 
     def __init__(self) -> None:
-        self._thread: Final = ThreadPoolExecutor(1, thread_name_prefix="verifier")
+        self._thread = _thread()
         self._came: list[tuple[UnverifiedRequest, asyncio.Future[bool]]] = []
         """In this turn."""
         self._handed_over = 0
@@ -64,8 +65,15 @@ class RequestVerification:
         if len(batch) == 1 or self._handed_over >= MOST:
             _settle(batch, _verified(batch))
         else:
-            self._handed_over += len(batch)
+            self._hand_over(loop, batch)
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop, batch: _Batch) -> None:
+        self._handed_over += len(batch)
+        try:
             self._thread.submit(self._work, loop, batch)
+        except RuntimeError:  # Nor will there be one for what it has queued: the next batch asks for another.
+            self._thread = _thread()
+            self._take_back(batch, _verified(batch))
 
     def _work(self, loop: asyncio.AbstractEventLoop, batch: _Batch) -> None:
         loop.call_soon_threadsafe(self._take_back, batch, _verified(batch))
@@ -73,6 +81,10 @@ class RequestVerification:
     def _take_back(self, batch: _Batch, found: Sequence[bool | Exception]) -> None:
         self._handed_over -= len(batch)
         _settle(batch, found)
+
+
+def _thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="verifier")
 
 
 def _verified(batch: _Batch) -> list[bool | Exception]:

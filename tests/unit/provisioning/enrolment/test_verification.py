@@ -77,6 +77,27 @@ async def test_one_that_comes_alone_is_verified_where_it_is_and_several_beside(t
     assert found == [verify_csr(each) for each in requests]
 
 
+async def test_where_no_thread_is_to_be_had_they_are_verified_on_the_loop(
+    threads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifying, requests = RequestVerification(), [csr_der(), forged("meter-2")]
+
+    async def verified_in() -> set[str]:
+        threads.clear()
+        good, bad = await asyncio.gather(*(verifying.verify(each, POLICY) for each in requests), return_exceptions=True)
+        assert good == verify_csr(requests[0])
+        assert isinstance(bad, RequestRefused)
+        return set(threads)
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", refuse)
+        assert await verified_in() == {"MainThread"}
+    assert "verifier" in await verified_in()
+
+
 async def test_a_forged_one_among_others_is_refused_and_they_are_not() -> None:
     requests = [csr_der(names=["meter-1"]), forged("meter-2"), csr_der(names=["meter-3"])]
     verifying = RequestVerification()
