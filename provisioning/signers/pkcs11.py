@@ -169,7 +169,7 @@ class Pkcs11Signer:
         """Make a key that cannot leave the token; raise `SignerError` if one of its label is there."""
         with self._session() as (session, generation):
             for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
-                if any(session.get_objects({Attribute.CLASS: kind, Attribute.LABEL: self.uri.label})):
+                if self._found(session, kind):
                     raise SignerError(f"{self.place} exists already: it is never overwritten, remove it first")
             parameters = session.create_domain_parameters(
                 KeyType.EC, {Attribute.EC_PARAMS: encode_named_curve_parameters(_CURVE)}, local=True
@@ -192,8 +192,7 @@ class Pkcs11Signer:
     def connect(self) -> _Connected:
         """Find the key in a new session; raise `SignerError`."""
         with self._session() as (session, generation):
-            private = session.get_key(object_class=ObjectClass.PRIVATE_KEY, label=self.uri.label)
-            public = session.get_key(object_class=ObjectClass.PUBLIC_KEY, label=self.uri.label)
+            private, public = (self._only(session, kind) for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY))
             return self._checked(session, generation, private, public)
 
     def connect_again(self) -> _Connected:
@@ -210,8 +209,21 @@ class Pkcs11Signer:
         """Destroy the key in the token."""
         with self._session() as (session, _generation):
             for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
-                for each in list(session.get_objects({Attribute.CLASS: kind, Attribute.LABEL: self.uri.label})):
+                for each in self._found(session, kind):
                     each.destroy()
+
+    def _only(self, session: Any, kind: ObjectClass) -> Any:
+        """Return the one half of its label; raise `SignerError` if there is none, or another."""
+        found = self._found(session, kind)
+        if not found:
+            raise _NoKey(f"there is no key {self.place}")
+        if len(found) > 1:
+            raise SignerError(f"there is more than one key {self.place}: remove those that are not this CA's")
+        return found[0]
+
+    def _found(self, session: Any, kind: ObjectClass) -> list[Any]:
+        """Return what has its label, all of it: a search that is left in the middle outlives its session."""
+        return list(session.get_objects({Attribute.CLASS: kind, Attribute.LABEL: self.uri.label}))
 
     def _checked(self, session: Any, generation: int, private: Any, public: Any) -> _Connected:
         if private.key_type is not KeyType.EC:
@@ -245,10 +257,6 @@ class Pkcs11Signer:
                 f"more than one token in {self.uri.module} is called {self.uri.token!r}: unplug the others, or give "
                 "them other labels"
             ) from None
-        except pkcs11.exceptions.NoSuchKey:
-            raise _NoKey(f"there is no key {self.place}") from None
-        except pkcs11.exceptions.MultipleObjectsReturned:
-            raise SignerError(f"there is more than one key {self.place}: remove those that are not this CA's") from None
         except (pkcs11.exceptions.PinIncorrect, pkcs11.exceptions.PinLenRange, pkcs11.exceptions.PinInvalid):
             raise SignerError(
                 f"the PIN of token {self.uri.token!r} is wrong: correct it, a token locks after a few tries"

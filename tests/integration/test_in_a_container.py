@@ -143,7 +143,8 @@ def test_the_programs_need_a_directory_their_settings_and_no_more(tmp_path: Path
         with broker.running("fleet-broker", "run", log=tmp_path / "mqtt.log") as (mqtts, metrics):
             url = metrics.removesuffix("/metrics")
             assert probe(url, "/healthz") == (200, {"status": "ok"})
-            assert probe(url, "/readyz") == (200, {"ready": True, "checks": {"newcomers": "ok", "store": "ok"}})
+            ready = {"newcomers": "ok", "certificate": "ok", "store": "ok"}
+            assert probe(url, "/readyz") == (200, {"ready": True, "checks": ready})
             sim = Container(tmp_path / "sim", {})
             meters = str(tmp_path / "sim" / "meters")
             where = ("--provisioning", https, "--cafile", str(fleet / "ca-bundle.crt"))

@@ -23,6 +23,12 @@ from tests.support.provisioning import ProvisioningService
 ON_BOTH_STORES = True
 
 PATHS = {"/v1/suspensions": "suspended", "/v1/resumptions": "resumed", "/v1/decommissions": "revoked"}
+HEARS_CTRL_C = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("provisioning", run_name="__main__", alter_sys=True)
+"""
+"""The program, which Ctrl-C reaches though the tests run in the background of a shell."""
 TOO_MANY = [f"meter-{number}" for number in range(1001)]
 
 
@@ -211,7 +217,7 @@ def test_who_is_interrupted_is_told_how_far_it_came_and_runs_it_again(own_servic
         api.post("/v1/tokens", json={"group": "lost", "count": 5000})
     arguments = ["token", "void", "--group", "lost", "--yes", "--json", *where(service)]
     command: Any = subprocess.Popen(
-        [sys.executable, "-m", "provisioning", *arguments],
+        [sys.executable, "-c", HEARS_CTRL_C, *arguments],
         bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     begun = command.stdout.readline()  # More than three steps further it cannot come: nobody reads on.

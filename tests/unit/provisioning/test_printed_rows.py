@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import pytest
 from pydantic import BaseModel
 
-from provisioning.lifecycle_commands import _in_steps
 from provisioning.printed_rows import JsonArray, Table, print_pairs
 from provisioning.service_command import say
 from tests.support.programs import REPOSITORY
@@ -90,23 +89,6 @@ def test_an_array_that_ends_early_is_whole_and_an_empty_one_is_none(capsys: pyte
     with JsonArray():
         pass
     assert capsys.readouterr().out == "[]\n"
-
-
-async def test_what_is_revoked_is_reported_before_the_step_that_is_refused(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("provisioning.lifecycle_commands._STEP", 2)
-    reported: list[object] = []
-
-    async def revoke(step: Sequence[str]) -> list[object]:
-        if "nobody" in step:
-            raise LookupError("nobody")
-        return list(step)
-
-    with pytest.raises(LookupError):
-        await _in_steps(["a", "b", "c", "d", "nobody", "e"], revoke, reported.extend)  # type: ignore[arg-type]
-    assert reported == ["a", "b", "c", "d"]
-    assert "the first 4 of 6 are revoked" in capsys.readouterr().err
 
 
 def test_a_file_gets_its_rows_although_a_bar_is_on_the_terminal() -> None:
