@@ -2,8 +2,7 @@
 
 Theory
 ------
-A request is a stranger's bytes until `verify_csr` returns, which is three steps: read, verified, believed. What it
-returns is facts only: the public key, the Common
+A request is a stranger's bytes until `verify_csr` returns. What it returns is facts only: the public key, the Common
 Name, the subject and Subject Alternative Name as DER, which re-enrolment compares (`provisioning.ca.same_names`), and
 the names that it asks for. Key and Common Name reach the certificate, a name only where the profile honours it
 (`provisioning.ca.name_policy`); nothing else does: identity and extensions are the server's.
@@ -92,36 +91,8 @@ class VerifiedRequest:
         object.__setattr__(self, "key_fingerprint", hashlib.sha256(self.spki).digest())
 
 
-@quickly_made
-@dataclass(frozen=True, slots=True)
-class UnverifiedRequest:
-    """A request that can be read and whose key may be certified; it says nothing before it is `verified`."""
-
-    _csr: x509.CertificateSigningRequest
-    _public_key: CertificatePublicKeyTypes
-
-    def is_signed_as_usual(self) -> bool:
-        """Whether its signature is good and of the usual kind: most of the work, and any thread's."""
-        return _signed_as_usual(self._csr, self._public_key)
-
-    def verified(self, *, signed_as_usual: bool) -> VerifiedRequest:
-        """Return what it asks for; raise `RequestRefused` naming what is wrong with it.
-
-        *signed_as_usual* is what `is_signed_as_usual` has returned; of one that is not, it is looked at here why.
-        """
-        if not signed_as_usual:
-            _check_signature(self._csr)
-        return _facts(self._csr, self._public_key)
-
-
 def verify_csr(der: bytes, key_policy: KeyPolicy = _DEFAULT_KEY_POLICY) -> VerifiedRequest:
     """Return what the request in *der* asks for; raise `RequestRefused` naming what is wrong with it."""
-    request = read_csr(der, key_policy)
-    return request.verified(signed_as_usual=request.is_signed_as_usual())
-
-
-def read_csr(der: bytes, key_policy: KeyPolicy = _DEFAULT_KEY_POLICY) -> UnverifiedRequest:
-    """Return the request in *der*; raise `RequestRefused` if it cannot be read, or its key may not be certified."""
     csr = _load(der)
     try:
         public_key = csr.public_key()
@@ -131,7 +102,9 @@ def read_csr(der: bytes, key_policy: KeyPolicy = _DEFAULT_KEY_POLICY) -> Unverif
         key_policy.check(public_key)
     except WeakKey as error:
         raise RequestRefused(Code.CSR_KEY, str(error)) from error
-    return UnverifiedRequest(csr, public_key)
+    if not _signed_as_usual(csr, public_key):
+        _check_signature(csr)
+    return _facts(csr, public_key)
 
 
 @dataclass(frozen=True, slots=True)

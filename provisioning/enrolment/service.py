@@ -41,7 +41,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from sqlalchemy.engine import Connection
 
-from provisioning.ca.csr import VerifiedRequest, apply_profile, read_key_request
+from provisioning.ca.csr import VerifiedRequest, apply_profile, read_key_request, verify_csr
 from provisioning.ca.csr_attributes import csr_attributes
 from provisioning.ca.issuer import IssuanceRequest
 from provisioning.ca.key_envelope import Recipient
@@ -62,7 +62,6 @@ from provisioning.enrolment.host_names import keep_granted, own_names
 from provisioning.enrolment.issuing import Issuing
 from provisioning.enrolment.server_keys import make_key
 from provisioning.enrolment.tokens import digest_of
-from provisioning.enrolment.verification import RequestVerification
 from provisioning.enrolment.ways.approval import RETRY_SECONDS, Undecided
 from provisioning.enrolment.ways.approval import record as record_request
 from provisioning.enrolment.ways.webhook import Unasked
@@ -133,8 +132,6 @@ class EnrolmentService:
         *after_commit* are called with the certificates whose status a new one has changed: those that it replaces.
         *ask* puts a question to a webhook. *signs_at_once* tells whether a signature waits for nobody, such as a token.
         """
-        self._verification = RequestVerification()
-        self._under_way = 0
         self._ask = ask or _nobody_to_ask
         self._signs_at_once = signs_at_once
         self._key_policy = key_policy or KeyPolicy()
@@ -159,7 +156,7 @@ class EnrolmentService:
         connection: TlsConnection | None = None,
     ) -> bytes:
         """Return a first certificate, in DER, for whom what was presented vouches; raise `Refused`, or `Pending`."""
-        request = await self._verified(csr_der)
+        request = verify_csr(csr_der, self._key_policy)
         self._check_shown(certificate, Code.MANUFACTURER_CERTIFICATE)
         return await self._certify(Attempt(request, self._clock(), label, token, certificate, connection=connection))
 
@@ -201,7 +198,7 @@ class EnrolmentService:
         connection: TlsConnection | None = None,
     ) -> bytes:
         """Return a successor of the presented certificate, in DER, with the same key or a new one; raise `Refused`."""
-        request = await self._verified(csr_der)
+        request = verify_csr(csr_der, self._key_policy)
         self._check_shown(credential.certificate, Code.CSR_KEY)
         return await self._certify(
             Attempt(
@@ -213,9 +210,6 @@ class EnrolmentService:
                 connection=connection,
             )
         )
-
-    async def _verified(self, csr_der: bytes) -> VerifiedRequest:
-        return await self._verification.verify(csr_der, self._key_policy, alone=not self._under_way)
 
     def _check_shown(self, certificate: x509.Certificate | None, code: Code) -> None:
         """Refuse, by *code*, a certificate whose key others can have: a manufacturer's, or one published meanwhile."""
@@ -269,14 +263,11 @@ class EnrolmentService:
         return self._profile_named((await self._rules_of(label)).profile, Role.DEVICE, label)
 
     async def _certify(self, attempt: Attempt) -> bytes:
-        self._under_way += 1
         try:
             outcome = await self._decide(attempt)
         except Refused as refusal:
             _log_refusal(attempt, refusal)
             raise
-        finally:
-            self._under_way -= 1
         if isinstance(outcome, Pending):
             _log_waiting(attempt, outcome)
             raise outcome

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
 
@@ -13,13 +12,11 @@ from hypothesis import strategies as st
 from provisioning.api.est import parse_basic
 from provisioning.api.request_text import decode_body
 from provisioning.api.revocations import normal_serial
-from provisioning.ca.csr import VerifiedRequest, read_key_request, verify_csr
+from provisioning.ca.csr import read_key_request, verify_csr
 from provisioning.ca.der import SEQUENCE, SET, element, object_identifier
-from provisioning.ca.key_policy import KeyPolicy
 from provisioning.enrolment.groups import parse_ways
 from provisioning.enrolment.renewal_info import parse_identifier
 from provisioning.enrolment.tokens import digest_of, new_token
-from provisioning.enrolment.verification import RequestVerification
 from provisioning.enrolment.webhook import check_url
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import generate_key
@@ -47,25 +44,6 @@ def test_one_changed_byte_never_passes_as_the_signed_request(position: int, byte
     else:
         # What is signed is unchanged; a signature has more than one encoding only if nothing was changed.
         assert request == verify_csr(VALID)
-
-
-@given(st.lists(st.tuples(st.integers(0, len(VALID) - 1), st.integers(0, 255)), max_size=6))
-def test_requests_that_come_together_are_answered_as_one_by_one(changes: list[tuple[int, int]]) -> None:
-    sent = [VALID[:position] + bytes([byte]) + VALID[position + 1 :] for position, byte in changes] + [VALID]
-
-    async def together() -> list[VerifiedRequest | BaseException]:
-        verifying = RequestVerification()
-        asked = (verifying.verify(each, KeyPolicy()) for each in sent)
-        return await asyncio.gather(*asked, return_exceptions=True)
-
-    for found, der in zip(asyncio.run(together()), sent, strict=True):
-        try:
-            expected = verify_csr(der)
-        except Refused as refusal:
-            assert isinstance(found, Refused)
-            assert (found.code, found.detail) == (refusal.code, refusal.detail)  # noqa: PT017 - the same
-        else:
-            assert found == expected
 
 
 @given(st.integers(0, len(VALID)))

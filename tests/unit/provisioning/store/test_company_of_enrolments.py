@@ -9,10 +9,7 @@ import pytest
 from cryptography import x509
 from sqlalchemy.engine import Connection
 
-from provisioning.ca.csr import VerifiedRequest, verify_csr
-from provisioning.ca.key_policy import KeyPolicy
 from provisioning.enrolment import service
-from provisioning.enrolment.verification import RequestVerification
 from provisioning.errors import Code, Refused
 from provisioning.pki.keys import generate_key
 from provisioning.pki.revocation import RevocationReason
@@ -23,17 +20,6 @@ from tests.support.fleet import Fleet, open_fleet
 from tests.support.postgresql import PostgresqlServer
 from tests.support.requests import csr_der
 from tests.support.together import Together, enrolment, log_of
-
-
-@pytest.fixture(autouse=True)
-def verified_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have works come to the store in the order of their calls: those verified beside the loop come a little later."""
-
-    async def verify(_self: object, der: bytes, key_policy: KeyPolicy, *, alone: bool = False) -> VerifiedRequest:
-        del alone
-        return verify_csr(der, key_policy)
-
-    monkeypatch.setattr(RequestVerification, "verify", verify)
 
 
 @pytest.fixture
