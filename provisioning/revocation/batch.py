@@ -35,6 +35,7 @@ from provisioning.errors import Code, Refusals, Refused
 from provisioning.pki.identity import Role
 from provisioning.revocation import issued_to
 from provisioning.revocation.events_since import revoked_since
+from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_an_admin_is_left
 from provisioning.revocation.recording import Revoked, facts_of
 from provisioning.store import certificates, certificates_of_device, devices, unfinished_ends
@@ -132,11 +133,17 @@ def told(
     return list(found.values())
 
 
-async def of_later(database: Database, batch: Batch, before: int) -> tuple[dict[str, list[Revoked]], bool]:
-    """Return what is told of devices in portions when those are done, by their names, and whether they were changed.
+async def finish_later(
+    database: Database, portions: Portions, batch: Batch, before: int
+) -> tuple[Mapping[str, Sequence[Revoked]], bool]:
+    """Shut out the devices in portions, and revoke or hold what they have; return what is told of each, by name.
 
-    What has come behind *before* in the feed was changed by this call.
+    And whether they were changed: what has come behind *before* in the feed was changed by this call.
     """
+    if not batch.later:
+        return {}, False
+    portions.shut_out()
+    await portions.finish_all([each.name for each in batch.later])
     told: dict[str, list[Revoked]] = {each.name: [] for each in batch.later}
     for each in await revoked_since(database, told, before, issued_to.FEW):
         told[each.device].append(each)

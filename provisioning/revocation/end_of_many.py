@@ -5,7 +5,7 @@ What is whole about it: `provisioning.revocation.batch`. What an end takes: `pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Refusals
-from provisioning.revocation.batch import IN_WHAT_FOLLOWS, Batch, look_up, of_later, told
+from provisioning.revocation.batch import IN_WHAT_FOLLOWS, Batch, finish_later, look_up, told
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_the_service_is_not_ended
@@ -87,13 +87,8 @@ class EndOfMany:
             except _Unfinished as unfinished:  # What was decided first is done first.
                 await self._portions.finish_all(unfinished.names)
         self._tell(begun.ended)
-        later: Mapping[str, Sequence[Revoked]] = {}
-        changed = begun.changed
-        if begun.batch.later:
-            self._portions.shut_out()
-            await self._portions.finish_all([each.name for each in begun.batch.later])
-            later, more = await of_later(self._database, begun.batch, begun.before)
-            changed = changed or more
+        later, more = await finish_later(self._database, self._portions, begun.batch, begun.before)
+        changed = begun.changed or more
         if changed:
             log.info(
                 "ended together",

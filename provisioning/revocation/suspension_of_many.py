@@ -5,7 +5,7 @@ What is whole about it: `provisioning.revocation.batch`. What a suspension is: `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Refusals
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import issued_to
-from provisioning.revocation.batch import IN_WHAT_FOLLOWS, Batch, look_up, of_later, told
+from provisioning.revocation.batch import IN_WHAT_FOLLOWS, Batch, finish_later, look_up, told
 from provisioning.revocation.events_since import released_since
 from provisioning.revocation.holds import (
     Released,
@@ -72,13 +72,8 @@ class SuspensionOfMany:
         """Put all that is named on hold; raise `RefusedTogether` naming all that cannot be."""
         begun = await self._database.write(partial(self._hold, names=_once(names), serials=_once(serials), by=by))
         self._tell(begun.fresh)
-        later: Mapping[str, Sequence[Revoked]] = {}
-        changed = begun.changed
-        if begun.batch.later:
-            self._portions.shut_out()
-            await self._portions.finish_all([each.name for each in begun.batch.later])
-            later, more = await of_later(self._database, begun.batch, begun.before)
-            changed = changed or more
+        later, more = await finish_later(self._database, self._portions, begun.batch, begun.before)
+        changed = begun.changed or more
         if changed:
             count, in_portions = len(begun.fresh), len(begun.batch.later)
             log.info("suspended together", devices=len(names), certificates=count, in_portions=in_portions, by=by)
