@@ -19,9 +19,9 @@ def ask(question: str) -> None:
 
     Ctrl-C ends a command here as anywhere: 130.
     """
-    sys.stderr.write(f"{printable(question)} [y/N]: ")
-    sys.stderr.flush()
-    try:
+    try:  # From the first letter on: who reads the question may interrupt before anybody waits for the answer.
+        sys.stderr.write(f"{printable(question)} [y/N]: ")
+        sys.stderr.flush()
         answer = sys.stdin.readline()
     except KeyboardInterrupt:
         say("")  # The question has no end of line.
