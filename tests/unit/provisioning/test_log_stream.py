@@ -9,6 +9,8 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO
 
 import pytest
@@ -121,3 +123,88 @@ def test_where_the_reader_is_gone_lines_are_lost(reader: Reader) -> None:
     os.close(reader.descriptor)
     reader.log.write(line(0))
     assert reader.log.lost == 1
+
+
+def test_a_file_is_written_as_ever_and_what_a_full_disk_does_not_take_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("w", encoding="utf-8") as stream:
+        log = LossyStream(stream)
+        log.write(line(0))
+        log.flush()
+        assert path.read_text() == line(0)
+        log.close()
+        log.write(line(1))
+        log.flush()
+        assert path.read_text() == line(0) + line(1), "it is not ours to close"
+    for lost in (1, 2, 3, 4):
+        log.write(line(2)) if lost % 2 else log.flush()
+        assert log.lost == lost, "it is closed"
+    with contextlib.suppress(OSError), Path("/dev/full").open("w", encoding="utf-8") as stream:
+        log = LossyStream(stream)
+        log.write(line(0))
+        log.flush()
+        assert log.lost == 1
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> Iterator[Named]:
+    path = tmp_path / "log"
+    os.mkfifo(path)
+    first = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with path.open("w", encoding="utf-8") as stream:
+        made = Named(path, first, Reader(first, stream))
+        yield made
+        made.reader.log.close()
+    made.leave()
+
+
+@dataclass
+class Named:
+    """A pipe with a name, which one reader after the other may open."""
+
+    path: Path
+    _descriptor: int
+    reader: Reader
+
+    def leave(self) -> None:
+        """Let whoever reads it go."""
+        os.close(self._descriptor)
+
+    def come(self) -> None:
+        """Let another take his place; what he reads begins anew."""
+        self._descriptor = self.reader.descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+
+
+def test_who_comes_after_a_reader_that_was_gone_is_told_how_much_nobody_has_read(named: Named) -> None:
+    named.reader.log.write(line(0))
+    named.reader.read()
+    named.leave()
+    for number in range(1, 4):
+        named.reader.log.write(line(number))
+    named.come()
+    named.reader.log.write(line(4))
+    named.reader.read()
+    assert (named.reader.numbers(), named.reader.told(), named.reader.log.lost) == ([0, 4], [3], 3)
+
+
+def test_a_line_in_whose_middle_the_reader_has_gone_is_finished_for_the_next(
+    named: Named, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_room = log_stream._has_room
+
+    def goes_meanwhile(descriptor: int, seconds: float) -> bool:
+        named.reader.read()
+        named.leave()
+        monkeypatch.setattr(log_stream, "_has_room", has_room)
+        return has_room(descriptor, seconds)
+
+    monkeypatch.setattr(log_stream, "_has_room", goes_meanwhile)
+    monkeypatch.setattr(log_stream, "_PATIENCE_SECONDS", 0.05)
+    named.reader.log.write(line(0, "x" * 64 * PAGE))
+    named.reader.log.write(line(1))
+    named.come()
+    for _ in range(100):
+        named.reader.log.write(line(2))
+        named.reader.read()
+    assert named.reader.numbers()[:2] == [0, 2]
+    assert sum(named.reader.told()) == named.reader.log.lost > 0
