@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -117,6 +118,26 @@ def test_a_reader_that_is_slow_is_waited_for(reader: Reader, monkeypatch: pytest
     reader.read()
     assert reader.numbers() == list(range(200))
     assert reader.log.lost == 0
+
+
+def test_lines_of_several_threads_stay_apart(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_stream, "_PATIENCE_SECONDS", 60.0)
+    has_room = log_stream._has_room
+    other = threading.Thread(target=lambda: reader.log.write(line(1)))
+
+    def reads_while_another_writes(descriptor: int, seconds: float) -> bool:
+        if seconds:
+            reader.read()
+            if other.ident is None:
+                other.start()
+                other.join(0.1)  # He has to wait.
+        return has_room(descriptor, seconds)
+
+    monkeypatch.setattr(log_stream, "_has_room", reads_while_another_writes)
+    reader.log.write(line(0, "x" * 64 * PAGE))
+    other.join(60)
+    reader.read()
+    assert reader.numbers() == [0, 1]
 
 
 def test_where_the_reader_is_gone_lines_are_lost(reader: Reader) -> None:
