@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -10,7 +11,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -103,6 +103,31 @@ def test_of_a_line_that_has_begun_the_rest_comes_first(reader: Reader) -> None:
     assert sum(reader.told()) == reader.log.lost > 0
 
 
+def test_no_line_comes_before_the_rest_of_another_whenever_there_is_room_again(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_stream, "_PATIENCE_SECONDS", 0.0)
+    target = reader.log._target
+    assert target is not None
+
+    def write(data: bytes) -> int:
+        try:
+            return target.write(data)
+        except BlockingIOError:
+            reader.read()  # Just too late.
+            raise
+
+    reader.log._target = dataclasses.replace(target, write=write)
+    for number in range(200):
+        reader.log.write(line(number, "x" * 8 * PAGE))
+    for number in range(200, 400):  # The rest of the last is longer than there is room at once.
+        reader.read()
+        reader.log.write(line(number))
+    reader.read()
+    assert reader.numbers() == sorted(reader.numbers())
+    assert len(reader.numbers()) + sum(reader.told()) == 400
+
+
 def test_a_reader_that_is_slow_is_waited_for(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_stream, "_PATIENCE_SECONDS", 60.0)
     has_room = log_stream._has_room
@@ -179,7 +204,7 @@ def named(tmp_path: Path) -> Iterator[Named]:
     made.leave()
 
 
-@dataclass
+@dataclasses.dataclass
 class Named:
     """A pipe with a name, which one reader after the other may open."""
 
