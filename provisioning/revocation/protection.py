@@ -51,6 +51,4 @@ def last_admin(connection: Connection, ended: Iterable[Device], now: datetime) -
 
 def refuse_last_admin(admin: Device) -> NoReturn:
     """Raise `Refused`, which undoes the transaction."""
-    raise Refused(
-        Code.LAST_ADMIN, f"{admin.name} is the last admin with a good certificate: make another admin first"
-    )
+    raise Refused(Code.LAST_ADMIN, f"{admin.name} is the last admin with a good certificate: make another admin first")
