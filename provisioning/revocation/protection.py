@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import NoReturn
 
 from sqlalchemy.engine import Connection
 
@@ -35,7 +34,7 @@ def check_an_admin_is_left(connection: Connection, ended: Iterable[Device], now:
     """Raise `Refused`, which undoes the transaction, if what was *ended* in it has shut out the last admin."""
     last = last_admin(connection, ended, now)
     if last is not None:
-        refuse_last_admin(last)
+        raise last_admin_stays(last)
 
 
 def last_admin(connection: Connection, ended: Iterable[Device], now: datetime) -> Device | None:
@@ -49,6 +48,6 @@ def last_admin(connection: Connection, ended: Iterable[Device], now: datetime) -
     return next((each for each in those if operators.role_of(connection, each.name) is OperatorRole.ADMIN), None)
 
 
-def refuse_last_admin(admin: Device) -> NoReturn:
-    """Raise `Refused`, which undoes the transaction."""
-    raise Refused(Code.LAST_ADMIN, f"{admin.name} is the last admin with a good certificate: make another admin first")
+def last_admin_stays(admin: Device) -> Refused:
+    """Return what the operator is told, which undoes the transaction."""
+    return Refused(Code.LAST_ADMIN, f"{admin.name} is the last admin with a good certificate: make another admin first")
