@@ -20,6 +20,7 @@ from broker.config_hints import MOSQUITTO, hint, of_mosquitto
 from broker.limits import Limits
 from broker.listener_settings import ListenerSettings
 from broker.trust_settings import TrustSettings
+from provisioning.given_file import EMPTY
 from provisioning.service_links import service_link
 
 _TABLES = frozenset({"trust", "listener", "plugins"})
@@ -80,15 +81,17 @@ def _no_toml(path: Path, error: ValueError) -> str:
 
 
 def read_texts(path: Path | None, *keys: str) -> dict[str, str]:
-    """Return those of *keys* that the TOML file *path* has, if there is one: what a command needs to find a broker.
+    """Return those of *keys*, files all, that the TOML file *path* has, if there is one: how a command finds a broker.
 
-    Raises `ConfigError`, also for a value that is no text.
+    Raises `ConfigError`, also for a value that is no text, or empty.
     """
     values = {} if path is None else read_file(path)
     found = {key: values[key] for key in keys if key in values}
     for key, value in found.items():
         if not isinstance(value, str):
             raise ConfigError(f"{path}: {key}: {_WORDS['string_type']}")
+        if not value:
+            raise ConfigError(f"{path}: {key}: {EMPTY}")
     return found
 
 

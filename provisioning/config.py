@@ -37,6 +37,7 @@ from pydantic_settings import (
 from provisioning.config_words import explain, no_such
 from provisioning.durations import with_its_unit
 from provisioning.errors import ConfigurationError
+from provisioning.given_file import named
 from provisioning.metrics_exposure import MetricsExposure
 from provisioning.service_links import service_link
 
@@ -45,6 +46,7 @@ SETTINGS_FILE: Final = "provisioning.toml"
 Duration = Annotated[timedelta, BeforeValidator(with_its_unit)]
 Life = Annotated[timedelta, Field(ge=timedelta(minutes=1), le=timedelta(days=825)), BeforeValidator(with_its_unit)]
 """Of a certificate: what a profile allows (`provisioning.ca.profile`), said of the setting that was written."""
+File = Annotated[Path, BeforeValidator(named)]
 
 
 class ProfileSettings(BaseModel):
@@ -83,7 +85,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True)
 
-    directory: Path = Path("fleet")
+    directory: File = Path("fleet")
     unsafe_group_writable_directory: bool = False
     """Let the group of the directory, and of what is in it, write there: who is in it may be the CA.
 
@@ -104,11 +106,11 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     """None: the SQLite file in the directory."""
     passphrase: SecretStr | None = None
-    passphrase_file: Path | None = None
+    passphrase_file: File | None = None
     signer: str = "file"
     """Where the keys of new CAs are made: file, or a token's PKCS #11 URI."""
     pkcs11_pin: SecretStr | None = None
-    pkcs11_pin_file: Path | None = None
+    pkcs11_pin_file: File | None = None
 
     device_life: Life = timedelta(days=30)
     broker_life: Life = timedelta(days=30)
@@ -118,7 +120,7 @@ class Settings(BaseSettings):
 
     profiles: dict[str, ProfileSettings] = {}
     """What certificates of each kind may have, see `provisioning.ca.profile`."""
-    key_blocklist: Path | None = None
+    key_blocklist: File | None = None
     """Published keys that nobody may enrol, in the badkeys format; None: no list."""
 
     crl_life: Duration = Field(default=timedelta(days=1), ge=timedelta(seconds=1), le=timedelta(days=366))
@@ -129,7 +131,7 @@ class Settings(BaseSettings):
     ocsp_life: Duration = Field(default=timedelta(days=1), ge=timedelta(minutes=1), le=timedelta(days=7))
     """From thisUpdate to nextUpdate. Caches keep an answer for five minutes at most whatever this is."""
     ocsp_signer_life: Duration = Field(default=timedelta(days=7), ge=timedelta(minutes=2), le=timedelta(days=30))
-    webhook_cafile: Path | None = None
+    webhook_cafile: File | None = None
     """Whom an https webhook's certificate must come from; None: our own CAs."""
     token_retention: Duration = Field(default=timedelta(days=90), ge=timedelta(), le=timedelta(days=3650))
     """How long a token that was spent, voided or has expired stays in the store."""

@@ -29,8 +29,11 @@ import tomllib
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from provisioning.given_file import named
 
 
 class CapabilityError(Exception):
@@ -72,7 +75,7 @@ class TimeLimits(_Strict):
 class CrlFile(_Strict):
     """A CRL that the broker reads from a file, and the command that makes it read again."""
 
-    crl_file: Path
+    crl_file: Annotated[Path, BeforeValidator(named)]
     reload: tuple[str, ...] = ()
 
 

@@ -1,0 +1,54 @@
+"""A file that an operator names: its name is none that is empty, and it is read up to a bound.
+
+Rules
+-----
+1. An empty name is refused: it would be the folder that a process happens to be in, where a script's variable is unset.
+2. What is read has an end, whatever the name leads to: a device, a pipe or a disk's image would fill the memory. What
+   is too large is an `OSError`, with words for whoever reports that a file cannot be read.
+
+Handles: files that are read whole. Does not handle: those that are read line by line, as logs and lists of devices are.
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Final
+
+EMPTY: Final = "is empty; name a file or a directory, or leave it out"
+SECRET_BYTES: Final = 64 * 1024
+"""Of a passphrase, a PIN, a token, or what says in which token a key is."""
+SETTINGS_BYTES: Final = 16 * 1024 * 1024
+PEM_BYTES: Final = 16 * 1024 * 1024
+"""Of keys and certificates: some ten thousand of these."""
+LIST_BYTES: Final = 256 * 1024 * 1024
+"""Of what has an entry for each device, or each that was revoked: some millions."""
+_PIECE: Final = 64 * 1024
+
+
+def named(value: object) -> object:
+    """Return *value*, which a setting names a file with; raise ValueError for an empty one, or one that no file has."""
+    if value == "":
+        raise ValueError(EMPTY)
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError("no file's name has a NUL in it")
+    return value
+
+
+def read(path: Path, most: int) -> bytes:
+    """Return what is in the file *path*; raise `OSError` if it cannot be read, or has more than *most* bytes."""
+    pieces: list[bytes] = []
+    left = most
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(_PIECE):
+            left -= len(piece)
+            if left < 0:
+                raise OSError(errno.EFBIG, too_large(most), str(path))
+            pieces.append(piece)
+    return b"".join(pieces)
+
+
+def too_large(most: int) -> str:
+    """Return what to say of a file that has more than *most* bytes."""
+    told = f"{most >> 20} MiB" if most >> 20 else f"{most >> 10} KiB"
+    return f"it has more than {told}, which is the most that is read: is it the right file?"
