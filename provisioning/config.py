@@ -37,7 +37,7 @@ from pydantic_settings import (
 from provisioning.config_words import explain, no_such
 from provisioning.durations import with_its_unit
 from provisioning.errors import ConfigurationError
-from provisioning.given_file import named
+from provisioning.given_file import SECRET_BYTES, SETTINGS_BYTES, contents_of, named, text_of
 from provisioning.metrics_exposure import MetricsExposure
 from provisioning.service_links import service_link
 
@@ -78,6 +78,11 @@ _NOT_FROM_FILE: Final = "unsafe_group_writable_directory"
 
 def _now_read() -> Path | None:
     return _FILE.get()
+
+
+class _FromFile(TomlConfigSettingsSource):
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        return tomllib.loads(text_of(file_path, SETTINGS_BYTES))
 
 
 class Settings(BaseSettings):
@@ -198,7 +203,7 @@ class Settings(BaseSettings):
         """Order the sources: flags, environment, file."""
         sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
         if (file := _FILE.get()) is not None:
-            from_file = TomlConfigSettingsSource(settings_cls, file)
+            from_file = _FromFile(settings_cls, file)
             if _NOT_FROM_FILE in from_file.toml_data:
                 variable = f"{ENVIRONMENT_PREFIX}{_NOT_FROM_FILE.upper()}"
                 raise ValueError(
@@ -230,7 +235,7 @@ def _secret(name: str, need: str, value: SecretStr | None, file: Path | None) ->
     if file is not None:
         source = f"{name.replace('_', ' ')} file {file}"
         try:
-            secret = file.read_bytes().rstrip(b"\r\n")
+            secret = contents_of(file, SECRET_BYTES).rstrip(b"\r\n")
         except OSError as error:
             raise ConfigurationError(f"{source} cannot be read: {error.strerror}") from error
     elif value is not None:

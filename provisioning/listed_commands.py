@@ -16,6 +16,7 @@ import typer
 
 from provisioning.command_group import command_group
 from provisioning.errors import ConfigurationError
+from provisioning.given_file import lines_of
 from provisioning.service_command import (
     Connection,
     Json,
@@ -141,7 +142,9 @@ def _batches(path: Path, complain: Callable[[int, str], None]) -> Iterator[list[
     *complain* is told of lines that say more than the columns hold: which of it is meant nobody can know.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)  # A quote without its end would swallow the rest.
+        reader = csv.DictReader(
+            lines_of(file, str(path)), strict=True
+        )  # A quote without its end would swallow the rest.
         batch: list[tuple[int, str, str | None]] = []
         try:
             header = reader.fieldnames or ()

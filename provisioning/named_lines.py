@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from provisioning.errors import ConfigurationError
+from provisioning.given_file import NAMES_BYTES, contents_of, rest_of
 from provisioning.service_command import say
 
 _STANDARD_INPUT: Final = Path("-")
@@ -35,7 +36,9 @@ def read_lines(path: Path, what: str) -> list[str]:
     """
     file = "standard input" if path == _STANDARD_INPUT else str(path)
     try:
-        content = sys.stdin.buffer.read() if path == _STANDARD_INPUT else path.read_bytes()
+        content = (
+            rest_of(sys.stdin.buffer, NAMES_BYTES, file) if path == _STANDARD_INPUT else contents_of(path, NAMES_BYTES)
+        )
         # What spreadsheets and Windows write begins with a mark.
         rows = list(csv.reader(content.decode("utf-8-sig").splitlines(), strict=True))
     except UnicodeDecodeError as error:

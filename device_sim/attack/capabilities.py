@@ -33,7 +33,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from provisioning.given_file import named
+from provisioning.given_file import SETTINGS_BYTES, named, text_of
 
 
 class CapabilityError(Exception):
@@ -106,7 +106,7 @@ EVERYTHING = Capabilities(name="broker", supports=frozenset(Feature) - {Feature.
 def load(path: Path) -> Capabilities:
     """Return the capabilities in the TOML file *path*; raise `CapabilityError`."""
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(text_of(path, SETTINGS_BYTES))
     except OSError as error:
         raise CapabilityError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
