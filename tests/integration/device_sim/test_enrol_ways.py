@@ -18,11 +18,15 @@ COUNT = 6
 
 
 def enrolling(stage: Stage, fleet: Path, *more: str) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    return running(fleet, *whence(stage), *more)
+
+
+def whence(stage: Stage, **different: str) -> list[str]:
+    """Return the options that say where the fleet's certificates come from."""
     credential = stage.operator_credential
-    return running(
-        fleet, "--provisioning", stage.provisioning_url, "--cafile", str(stage.anchors),
-        "--cert", str(credential.certificate), "--key", str(credential.key), *more,
-    )  # fmt: skip
+    named = {"provisioning": stage.provisioning_url, "cafile": str(stage.anchors)}
+    named |= {"cert": str(credential.certificate), "key": str(credential.key)}
+    return [word for name, value in (named | different).items() for word in (f"--{name}", value)]
 
 
 def running(fleet: Path, *options: str) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
@@ -154,11 +158,11 @@ async def test_what_was_wrong_the_first_time_is_put_right_by_the_second_command(
     (tmp_path / "other.pem").write_text(Authority().pem)
     credential = stage.operator_credential
     for wrong in (
-        ("--provisioning", "https://localhost:1"),
-        ("--cafile", str(tmp_path / "other.pem")),
-        ("--cert", str(credential.key), "--key", str(credential.certificate)),
+        {"provisioning": "https://localhost:1"},
+        {"cafile": str(tmp_path / "other.pem")},
+        {"cert": str(credential.key), "key": str(credential.certificate)},
     ):
-        await enrolled(stage, fleet, *two, *wrong, code=1)
+        await enrolled_with(fleet, *two, *whence(stage, **wrong), code=1)
     assert "as these options say from now on" in await enrolled(stage, fleet, *two)
     await usable(stage, fleet, 2)
     assert "from now on" not in await enrolled(stage, fleet, "--devices", "3")
