@@ -50,9 +50,9 @@ async def _told(started: AbstractAsyncContextManager[asyncio.subprocess.Process]
         return said
 
 
-async def group(stage: Stage, name: str, *ways: str) -> tuple[str, ...]:
+async def group(stage: Stage, name: str, *ways: str, devices: int = COUNT) -> tuple[str, ...]:
     await stage.operator.create_group(name, {"ways": list(ways)})
-    return ("--group", name, "--prefix", name, "--devices", str(COUNT))
+    return ("--group", name, "--prefix", name, "--devices", str(devices))
 
 
 def pem_of_claim(directory: Path, key: str, certificate: str) -> str:
@@ -121,9 +121,9 @@ async def test_every_way_leads_into_a_fleet(tmp_path: Path, stage: Stage) -> Non
 
 async def test_an_interrupted_claim_is_gone_on_with(tmp_path: Path, stage: Stage) -> None:
     count = 100
-    options = await group(stage, "batch", "claim")
+    options = await group(stage, "batch", "claim", devices=count)
     # Exactly as many places as devices: who came back as somebody new would find none.
-    given = ("--way", "claim", "--claim", await claim(stage, tmp_path, "batch", count), "--devices", str(count))
+    given = ("--way", "claim", "--claim", await claim(stage, tmp_path, "batch", count))
     fleet, index = tmp_path / "fleet", tmp_path / "fleet" / "index.jsonl"
     async with enrolling(stage, fleet, *options, *given, "--parallel", "2") as process:
         async with asyncio.timeout(30):
