@@ -104,7 +104,6 @@ class Issuer:
         usages: Sequence[ObjectIdentifier] | None = CLIENT_AUTH,
         ca: bool = False,
         path_length: int | None = None,
-        signs_certificates: bool = False,
         authority_key: bool = True,
         serial: int | None = None,
         dns_names: Sequence[str] = (),
@@ -129,7 +128,7 @@ class Issuer:
             .not_valid_before(now + begins)
             .not_valid_after(now + ends)
             .add_extension(x509.BasicConstraints(ca=ca, path_length=path_length if ca else None), critical=True)
-            .add_extension(_usage(certificates=ca or signs_certificates), critical=True)
+            .add_extension(_usage(certificates=ca), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key or key.public_key()), critical=False)
         )
         if usages:
