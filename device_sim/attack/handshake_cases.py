@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from device_sim.attack.capabilities import Feature, TimeLimits
 from device_sim.attack.case import IN, Chapter, patience
 from device_sim.attack.issuer import Paper
-from device_sim.attack.raw_client import RawClient, reset
+from device_sim.attack.raw_client import reset
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible, Starved
 from device_sim.attack.verdict import CLOSED, OPEN, UNANSWERED, ClosedBy, Layer, Seen, is_answer, seen_in
@@ -144,7 +144,7 @@ async def _drip(loop: asyncio.AbstractEventLoop, plain: socket.socket, data: byt
 
 @case("30-no-connect", "finishes TLS and sends no CONNECT", CLOSED, limit=_connect, idle=True)
 async def _no_connect(scene: Scene) -> Seen:
-    client = await _dialled(scene)
+    client = await scene.dialled(await scene.device())
     try:
         return await client.end(scene.target.capabilities.limits.connect)
     finally:
@@ -153,7 +153,7 @@ async def _no_connect(scene: Scene) -> Seen:
 
 @case("31-slow-connect", "sends its CONNECT a byte at a time", CLOSED, limit=_connect, idle=True)
 async def _slow_connect(scene: Scene) -> Seen:
-    client = await _dialled(scene)
+    client = await scene.dialled(await scene.device())
     limit = scene.target.capabilities.limits.connect
     data = scene.connect("x" * 50, keep_alive=60).encode()
 
@@ -170,14 +170,6 @@ async def _slow_connect(scene: Scene) -> Seen:
         task.cancel()
         await asyncio.wait([task])
         client.close()
-
-
-async def _dialled(scene: Scene) -> RawClient:
-    paper = await scene.device()
-    try:
-        return await scene.dial(scene.context(paper.pem))
-    except NotAdmitted as error:
-        raise Impossible(f"a good device is not let in: {error.closure}") from error
 
 
 @case(

@@ -25,7 +25,7 @@ from broker.mqtt.codes import ProtocolVersion, connect_return_code
 from broker.mqtt.errors import PacketError
 from broker.mqtt.framing import split_frames
 from broker.mqtt.packets import Connack, Connect, Disconnect, Packet, Puback, Pubrec, Suback, decode_packet
-from device_sim.attack.verdict import OPEN, ClosedBy, Layer, Seen, seen_in
+from device_sim.attack.verdict import MALFORMED, OPEN, ClosedBy, Layer, Seen, seen_in
 from device_sim.closure import from_error
 from device_sim.tls_dial import Endpoint, dial
 from provisioning.pki.openssl import forget_errors, say_goodbye
@@ -147,7 +147,7 @@ class RawClient:
                 decode_packet(first, self._buffer[start:end], self.version) for first, start, end in frames
             ]
         except PacketError as error:
-            self.ended = Seen(Layer.MQTT, "malformed", f"the peer sent a bad packet: {error}")
+            self.ended = Seen(Layer.MQTT, MALFORMED, f"the peer sent a bad packet: {error}", ClosedBy.NOBODY)
             return
         self._buffer = self._buffer[used:]
 

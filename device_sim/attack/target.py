@@ -29,7 +29,11 @@ class Impossible(Exception):
 
 
 class Starved(Exception):
-    """An innocent device was not served while another misbehaved; the text says for how long it waited."""
+    """An innocent device was not served, and nobody said why; the text says what it waited for."""
+
+
+class TurnedAway(Exception):
+    """An innocent device was refused, or put out, with a reason; the text gives it."""
 
 
 class Registrar(Protocol):

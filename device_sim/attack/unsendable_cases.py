@@ -32,7 +32,7 @@ from device_sim.attack.tls13_client import (
     exchange,
     message,
 )
-from device_sim.attack.verdict import CLOSED, Layer, Seen
+from device_sim.attack.verdict import CLOSED, MALFORMED, ClosedBy, Layer, Seen
 
 UNREADABLE = ("tls decode_error", "tls bad_certificate")
 BAD = ("tls bad_certificate", "tls unsupported_certificate", "tls certificate_unknown")
@@ -95,7 +95,7 @@ async def _sent(scene: Scene, paper: Paper, flight: Flight) -> Seen:
         first, start, end = frames[0]
         return told_by(decode_packet(first, answer[start:end], scene.version), scene.version)
     except (PacketError, IndexError) as error:
-        return Seen(Layer.MQTT, "malformed", f"the peer sent a bad packet: {error}")
+        return Seen(Layer.MQTT, MALFORMED, f"the peer sent a bad packet: {error}", ClosedBy.NOBODY)
 
 
 # The control: the rest says nothing if a good handshake of our own is refused too
