@@ -162,6 +162,15 @@ def hint_in(user_properties: Iterable[tuple[str, str]]) -> float | None:
     return None
 
 
+def unasked_session(at: float) -> Closure:
+    """Return the closure of a connection that says it resumes a session, where a clean start was asked for.
+
+    A client that has no session must close it [MQTT-3.2.2-4]: it would wait for what nobody has subscribed to.
+    """
+    reason = "the broker says that it resumes a session, and a clean start was asked for"
+    return Closure(Layer.MQTT, "session present", reason, at)
+
+
 def connack_311(code: int, at: float) -> Closure:
     """Return the closure that a 3.1.1 CONNACK is, of whose return code a client makes the reason code *code*."""
     number = _RETURN_CODES.get(code, int(code))

@@ -102,8 +102,9 @@ async def _wrong_alpn(scene: Scene) -> Seen:
 @case("28-silence", "connects and says nothing", CLOSED, limit=_handshake, idle=True)
 async def _silence(scene: Scene) -> Seen:
     plain = await _plain(scene)
+    started = time.monotonic()
     try:
-        return await _end_of(plain, scene.target.capabilities.limits.handshake)
+        return (await _end_of(plain, scene.target.capabilities.limits.handshake)).since(started)
     finally:
         plain.close()
 
@@ -116,8 +117,9 @@ async def _slow_handshake(scene: Scene) -> Seen:
     with contextlib.suppress(ssl.SSLWantReadError):
         tls.do_handshake()
     plain = await _plain(scene)
+    started = time.monotonic()
     try:
-        return await _dripped(outgoing.read(), scene.target.capabilities.limits.handshake, plain)
+        return (await _dripped(outgoing.read(), scene.target.capabilities.limits.handshake, plain)).since(started)
     finally:
         plain.close()
 
@@ -145,8 +147,9 @@ async def _drip(loop: asyncio.AbstractEventLoop, plain: socket.socket, data: byt
 @case("30-no-connect", "finishes TLS and sends no CONNECT", CLOSED, limit=_connect, idle=True)
 async def _no_connect(scene: Scene) -> Seen:
     client = await scene.dialled(await scene.device())
+    started = time.monotonic()
     try:
-        return await client.end(scene.target.capabilities.limits.connect)
+        return (await client.end(scene.target.capabilities.limits.connect)).since(started)
     finally:
         client.close()
 
@@ -163,9 +166,10 @@ async def _slow_connect(scene: Scene) -> Seen:
                 return
             await asyncio.sleep(2 * limit / len(data))
 
+    started = time.monotonic()
     task = asyncio.create_task(drip())
     try:
-        return await client.end(limit)
+        return (await client.end(limit)).since(started)
     finally:
         task.cancel()
         await asyncio.wait([task])

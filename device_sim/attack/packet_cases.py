@@ -11,6 +11,7 @@ Rules
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -73,8 +74,9 @@ def _bad(
         own = _Own.of(scene, paper.name)
         client = await scene.admitted(paper, own.connect)
         try:
+            started = time.monotonic()
             await client.send(made(own))
-            return await client.end(_ANSWER)
+            return (await client.end(_ANSWER)).since(started)
         finally:
             client.close()
 
@@ -87,9 +89,11 @@ def _first(name: str, description: str, made: Callable[[_Own], bytes], *expected
     async def attempt(scene: Scene) -> Seen:
         paper = await scene.device()
         client = await scene.dialled(paper)
+        client.either_form = True
         try:
+            started = time.monotonic()
             await client.send(made(_Own.of(scene, paper.name)))
-            return await client.answer(Connack, deadline=_ANSWER)
+            return (await client.answer(Connack, deadline=_ANSWER)).since(started)
         finally:
             client.close()
 

@@ -152,7 +152,9 @@ async def _tried(scene: Scene, case: Case) -> Outcome:
         return Outcome(case.name, case.description, expected, limit, judgement, None, time.monotonic() - started)
     except TimeoutError:
         seconds = time.monotonic() - started
-        judgement = Judgement(Verdict.FAIL, f"the case did not come to an end within {seconds:.0f} s")
+        unended = Judgement(Verdict.FAIL, f"the case did not come to an end within {seconds:.0f} s")
+        nothing = Seen(Layer.MQTT, STARVED, "", ClosedBy.NOBODY)
+        judgement = on_this_machine(unended, (), nothing, watch.shares(), MOST_WAITING)
         return Outcome(case.name, case.description, expected, limit, judgement, None, seconds)
     seconds = time.monotonic() - started if seen.seconds is None else seen.seconds
     judgement = on_this_machine(judge(expected, limit, seen, seconds), expected, seen, watch.shares(), MOST_WAITING)

@@ -191,16 +191,18 @@ class Scene:
         version: ProtocolVersion | None = None,
         session: ssl.SSLSession | None = None,
     ) -> Seen:
-        """Connect with *context*, send a harmless CONNECT, and return the answer."""
+        """Connect with *context*, send a harmless CONNECT, and return the answer, timed from the first packet."""
+        started = time.monotonic()
         try:
             client = await self.dial(context, version=version, session=session)
         except NotAdmitted as error:
-            return seen_in(error.closure)
+            return seen_in(error.closure).since(started)
         try:
             seen = await client.connect(self.connect(client_id, version=version, keep_alive=60), _ANSWER)
         finally:
             resumed = client.socket.session_reused
             client.close()
+        seen = seen.since(started)
         if session is None:
             return seen
         how = "TLS session resumed" if resumed else "full handshake: the broker did not resume"

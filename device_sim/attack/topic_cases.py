@@ -5,6 +5,8 @@ A case that is about a message says whether it was delivered, with the order arg
 
 from __future__ import annotations
 
+import time
+
 from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.connect import Will
 from broker.mqtt.packets import Pingreq, Pingresp, Puback, Publish, Pubrec, Pubrel
@@ -41,16 +43,17 @@ def _publishes(
             topic = scene.topic(device, own) if own else scene.topic(scene.fresh("victim"))
             payload = f"forged by {device}".encode()
             packet = Publish(topic, payload, qos, retain, packet_id=_PACKET if qos else None)
+            started = time.monotonic()
             await client.send(packet.encode(client.version))
             answer = await client.answer(Puback, Pubrec, deadline=_ANSWER) if qos else None
             if answer is not None and not answer.code.startswith(("PUBACK", "PUBREC")):
-                return answer  # Closed for it.
+                return answer.since(started)  # Closed for it.
             if qos is QoS.EXACTLY_ONCE and answer is not None and answer.got_in:
                 # A broker may deliver it only when it is released (MQTT 5 §4.3.3): a forger releases it.
                 await client.send(Pubrel(_PACKET).encode(client.version))
             fate = await scene.fate(client, device, payload)
             # Delivered is what counts; else the code in the acknowledgement, where there is one that says no.
-            return fate if answer is None or fate.got_in or answer.got_in else answer
+            return (fate if answer is None or fate.got_in or answer.got_in else answer).since(started)
         finally:
             client.close()
 

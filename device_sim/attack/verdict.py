@@ -15,7 +15,7 @@ whoever looks for the cause is told something else. Getting in, or being put out
 
 Rules
 -----
-1. No I/O and no clock.
+1. No I/O, and no clock but for `Seen.since`.
 2. No answer at all is a failure: a broker that is gone has refused nobody. Nor has one that sends what is no packet.
 3. A case whose every right answer is to be let in fails on any refusal.
 4. Where others held the cores, a right answer that came too late says nothing of the broker, nor does an innocent
@@ -25,8 +25,9 @@ Rules
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -83,7 +84,7 @@ class ClosedBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was observed. *seconds* is None where the whole attempt counts."""
+    """What was observed. *seconds* is how long the broker took; None where the whole attempt counts."""
 
     layer: Layer
     code: str
@@ -98,6 +99,10 @@ class Seen:
     def text(self) -> str:
         """The answer as the catalogue writes it."""
         return f"{self.layer} {self.code}"
+
+    def since(self, started: float) -> Seen:
+        """Return the same, seen now, which took since *started* (`time.monotonic`): what went before was our own."""
+        return replace(self, seconds=time.monotonic() - started)
 
     @property
     def alert(self) -> str | None:

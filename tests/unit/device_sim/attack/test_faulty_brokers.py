@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from device_sim.attack import run, scene
+from device_sim.attack import target as attack_target
+from device_sim.attack.capabilities import CrlFile
 from device_sim.attack.catalogue import CATALOGUE, pick
+from device_sim.attack.issuer import Paper
 from device_sim.attack.run import ALIVE, STAYS
+from device_sim.attack.target import SigningRegistrar
 from device_sim.attack.verdict import Outcome, Verdict
+from provisioning.pki.identity import Identity
 from tests.support.faulty_broker import Fault, faulty
 
 TRIED = (
@@ -99,3 +107,53 @@ async def test_one_thing_is_wrong_with_a_packet(tmp_path: Path) -> None:
     """A broker that overlooks that takes the packet, and is not praised for another fault in it."""
     words = failed(await tried(tmp_path, Fault.IGNORES_FLAGS))
     assert words == {"34-reserved-flags": "still open at the deadline"}
+
+
+class _Slow(SigningRegistrar):
+    """Takes its time to certify."""
+
+    slept = 0.0
+
+    async def certify(self, identity: Identity) -> Paper:
+        started = time.monotonic()
+        await asyncio.sleep(0.3)
+        self.slept += time.monotonic() - started
+        return await super().certify(identity)
+
+
+async def test_what_the_tester_does_before_is_not_the_broker_s_time(tmp_path: Path) -> None:
+    (case,) = pick(CATALOGUE, ["35-other-topic-qos1"])
+    async with faulty(tmp_path, Fault.NONE) as target:
+        registrar = _Slow(target.issuer, None)
+        one = scene.Scene(replace(target, registrar=registrar))
+        try:
+            started = time.monotonic()
+            outcome = await run._tried(one, case)
+            elapsed = time.monotonic() - started
+        finally:
+            await one.close()
+    assert registrar.slept > 0.3
+    assert outcome.verdict is Verdict.PASS
+    assert outcome.seconds <= elapsed - registrar.slept
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("sleep", "600"), "`sleep 600` did not end within 0.2 s"),
+        (("sh", "-c", "echo no; exit 3"), "ended with status 3: no"),
+        (("/no/such/program",), "`/no/such/program` cannot be run: No such file or directory"),
+    ],
+)
+async def test_a_command_of_the_tester_s_that_fails_is_no_fault_of_the_broker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.setattr(attack_target, "_RELOAD_DEADLINE", 0.2 if command[0] == "sleep" else 60.0)
+    (case,) = pick(CATALOGUE, ["5-revoked"])
+    async with faulty(tmp_path, Fault.NONE) as target:
+        registrar = SigningRegistrar(target.issuer, CrlFile(crl_file=tmp_path / "crl.pem", reload=command))
+        one = scene.Scene(replace(target, registrar=registrar))
+        outcome = await run._tried(one, case)
+    assert outcome.verdict is Verdict.SKIP
+    assert outcome.judgement.why.startswith("the broker was not told to read its revocation list: ")
+    assert words in outcome.judgement.why
