@@ -3,13 +3,14 @@
 Rules
 -----
 1. What becomes of it says nothing of the broker: where it fails, or does not end, a case cannot be tried.
-2. It is not left behind.
+2. It is not left behind, nor is what it has started: it has a process group of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Mapping, Sequence
 
 _MOST_WORDS = 500
@@ -25,7 +26,7 @@ async def carried_out(command: Sequence[str], within: float, environment: Mappin
     try:
         process = await asyncio.create_subprocess_exec(
             *command, env={**os.environ, **(environment or {})}, stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     except OSError as error:
         raise CommandFailed(f"`{words}` cannot be run: {error.strerror}") from error
@@ -36,7 +37,7 @@ async def carried_out(command: Sequence[str], within: float, environment: Mappin
         raise CommandFailed(f"`{words}` did not end within {within:g} s") from None
     finally:
         if process.returncode is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     if process.returncode:
         told = said.decode(errors="replace").strip()[-_MOST_WORDS:]

@@ -34,6 +34,7 @@ from device_sim.attack.raw_client import RawClient
 from device_sim.attack.target import Impossible, Starved, Target, TurnedAway
 from device_sim.attack.verdict import DELIVERED, NOT_DELIVERED, OPEN, ClosedBy, Layer, Seen, is_answer, seen_in
 from device_sim.attack.watcher import Watcher
+from device_sim.closure import Closure
 from device_sim.remedies import with_remedy
 from device_sim.tls_dial import Endpoint, NotAdmitted
 from provisioning.pki.identity import Role, identity_of
@@ -252,13 +253,13 @@ class Scene:
         try:
             return await self.dial(context or self.context(paper.pem))
         except NotAdmitted as error:
-            raise self._refusal(paper, seen_in(error.closure), str(error.closure)) from error
+            raise self._refusal(paper, seen_in(error.closure), error.closure) from error
 
-    def _refusal(self, paper: Paper, seen: Seen, words: str = "") -> Exception:
+    def _refusal(self, paper: Paper, seen: Seen, closure: Closure | None = None) -> Exception:
         role = identity_of(paper.certificate).role
-        text = f"a good {role} is not let in: {words or f'{seen.text} {seen.reason}'.rstrip()}"
+        text = f"a good {role} is not let in: {closure or f'{seen.text} {seen.reason}'.rstrip()}"
         if role not in self._let_in:
-            return Impossible(with_remedy(text, seen))
+            return Impossible(with_remedy(text, closure or seen))
         return TurnedAway(text) if is_answer(seen) else Starved(text)
 
     async def subscribe(self, client: RawClient, topic_filter: str, qos: QoS = QoS.AT_MOST_ONCE) -> Seen:
