@@ -8,6 +8,10 @@ without the interface for those that come in pieces. Whatever does not come whol
 Answers leave in the order of requests. What is no HTTP is answered last, with 400, and nothing behind it is read; where
 it is the body of a request whose answer has begun, the connection ends without a word.
 
+The parser tells of a header when all of it is there, and joins it anew with each read until then: one without an end
+would take the event loop from everybody, and all memory; so would a target, and a field behind a body. So what is read
+and not told of is counted, and too much of it is no HTTP.
+
 Who is connected, over TLS: `provisioning.peer_certificate_protocol`.
 """
 
@@ -84,6 +88,8 @@ class ConnectionProtocol(HttpToolsProtocol):
         """The parts of a body whose request has not been given to anybody yet."""
         self._in_head = False
         """Whether what is read is the head of a request: fields behind its body are none of its headers."""
+        self._untold = 0
+        """How many octets the parser has read, in reads of which it has told nothing since."""
         self._in_body = False
         """Whether the request that is being read has been given to the application."""
         self._broken = False
@@ -129,6 +135,7 @@ class ConnectionProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Wait no longer: the body has a limit of its own, `provisioning.api.body`."""
         self._in_head = False
+        self._untold = 0
         self._head.end()
         hosts = [value for name, value in self.headers if name == b"host"]
         if not hosts or hosts != self._hosts:
@@ -143,11 +150,11 @@ class ConnectionProtocol(HttpToolsProtocol):
             self._begin_usual_way()
 
     def _begin_usual_way(self) -> None:
-        self._in_body = True
         waits = self._is_answering()
         if self.parser.get_http_version() == "1.0":
             self.expect_100_continue = False  # Nobody may answer that in the older version (RFC 9110 §10.1.1).
-        super().on_headers_complete()
+        super().on_headers_complete()  # It raises for a target that is none, which nobody is given.
+        self._in_body = True
         if reads_only_its_own(self.parser.get_http_version(), self.headers):
             cycle: Any = self.cycle  # It begins to answer in a later turn of the loop.
             cycle.transport = OlderAnswer(cycle.transport)
@@ -170,6 +177,7 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Hold back what may come whole."""
+        self._untold = 0
         if self._held is None:
             super().on_body(body)
         else:
@@ -177,6 +185,7 @@ class ConnectionProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Answer what has come whole."""
+        self._untold = 0
         if self.parser.should_upgrade():
             return  # It is read anew: `_feed`.
         if self._held is not None or self._is_answering():  # Its answer may have been sent before its body came.
@@ -213,8 +222,11 @@ class ConnectionProtocol(HttpToolsProtocol):
         if self._broken:
             return
         self._unset_keepalive_if_required()
+        self._untold += len(data)
         try:
             self._feed(data)
+            if self._untold > _MAXIMUM_HEADER_BYTES:
+                self._break_off()
         except httptools.HttpParserError as error:  # Anybody can send it: not worth a line each.
             log.debug("not HTTP", reason=str(error))
             self._break_off()
@@ -327,7 +339,7 @@ class ConnectionProtocol(HttpToolsProtocol):
         """Start counting, and describe the connection in the scope."""
         super().on_message_begin()
         self._in_head = True
-        self._header_bytes = 0
+        self._untold = self._header_bytes = 0
         self.scope["extensions"] = self.connection_extensions()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -335,11 +347,19 @@ class ConnectionProtocol(HttpToolsProtocol):
 
         What comes behind a body in chunks is not kept: who looked at the headers has not seen it (RFC 9110 §6.5.1).
         """
+        self._untold = 0
         self._header_bytes += len(name) + len(value)
         if self._header_bytes > _MAXIMUM_HEADER_BYTES:
             raise ValueError("header section too large")
         if self._in_head:
             super().on_header(name, value)
+
+    def on_url(self, url: bytes) -> None:
+        """Count a part of the target, before it is kept, as a header."""
+        self._header_bytes += len(url)
+        if self._header_bytes > _MAXIMUM_HEADER_BYTES:
+            raise ValueError("target too long")
+        super().on_url(url)
 
     def connection_extensions(self) -> dict[str, Any]:
         """Return what the application may know of, and do to, the connection."""
