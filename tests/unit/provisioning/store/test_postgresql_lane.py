@@ -341,6 +341,33 @@ async def test_a_connection_that_is_cut_after_a_change_refuses_its_group_and_kee
     assert await database.look(noted) == {"b"}
 
 
+async def test_a_connection_that_is_cut_when_a_work_has_failed_refuses_its_group_as_any_other(
+    database: Database, short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was wrong with the one is nothing that the others could do anything about."""
+    for name in ("_ALONE_SECONDS", "_GROUP_SECONDS"):
+        monkeypatch.setattr(postgresql_lane, name, PATIENCE)
+
+    def fails_and_is_cut_off(connection: Connection) -> None:
+        try:
+            note(connection, "a")
+        finally:
+            pid = driver_of(connection).info.backend_pid
+            with somebody_else(database) as other:
+                other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+
+    calls = [lambda c: note(c, "a"), fails_and_is_cut_off, lambda c: note(c, "b")]
+    with lock(database):
+        waiting = [asyncio.create_task(database.write(call, short=short)) for call in calls]
+        await asyncio.sleep(0.05)
+    first, second, third = await asyncio.gather(*waiting, return_exceptions=True)
+    for each in (first, second):
+        assert isinstance(each, Refused)
+        assert each.code is Code.UNAVAILABLE
+    assert third == "b"
+    assert await database.look(noted) == {"b"}
+
+
 async def test_a_work_that_goes_on_after_a_statement_has_failed_fails_and_nobody_else(
     database: Database, short: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
