@@ -27,6 +27,7 @@ from tests.support.postgresql import PostgresqlServer
 from tests.support.requests import NOON
 
 PATIENCE = 20
+NOTES = "CREATE TABLE notes (word TEXT UNIQUE);"
 HERE = threading.main_thread().name
 
 
@@ -47,7 +48,7 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Any:
 
 @asynccontextmanager
 async def with_notes(server: PostgresqlServer) -> AsyncIterator[Database]:
-    with server.database(more="CREATE TABLE notes (word TEXT UNIQUE);") as url:
+    with server.database(more=NOTES) as url:
         opened = Database(url)
         try:
             await opened.write(noted)  # The first connection is not opened on the event loop.
@@ -440,14 +441,23 @@ async def test_a_caller_who_is_cancelled_waits_for_the_end_of_his_transaction(da
     assert await database.look(noted) == {"a"}
 
 
-async def test_closing_finishes_what_waits(postgresql: PostgresqlServer, short: bool) -> None:
-    async with with_notes(postgresql) as opened:
+async def test_closing_finishes_what_waits_and_leaves_no_session(postgresql: PostgresqlServer, short: bool) -> None:
+    with postgresql.database(more=NOTES) as url:
+        opened = Database(url)
+        await opened.write(noted)
         waiting = [
             asyncio.create_task(opened.write(lambda connection, word=word: note(connection, word), short=short))  # type: ignore[misc]
             for word in "abc"
         ]
         looking = asyncio.create_task(opened.look(noted))
         await asyncio.sleep(0)
+        await opened.close()
+        with somebody_else(opened) as other:
+            sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            async with asyncio.timeout(PATIENCE):
+                while other.execute(f"{sessions} AND pid <> pg_backend_pid()".encode()).fetchone() != (0,):
+                    other.rollback()  # What it is told is of one moment until then.
+                    await asyncio.sleep(0.01)
     assert await asyncio.gather(*waiting) == ["a", "b", "c"]
     assert looking.done()
 
