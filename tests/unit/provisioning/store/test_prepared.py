@@ -14,7 +14,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError, NoResultFound
 
-from provisioning.store import schema
+from provisioning.store import prepared, schema
 from provisioning.store.database import Database
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import tokens
@@ -81,6 +81,30 @@ async def test_rows_that_are_not_there_and_rows_that_are_changed_are_counted(dat
         assert void.run(connection, {"wanted": "meter-17", "now": ABROAD}) == 3
         assert void.run(connection, {"wanted": "meter-18", "now": ABROAD}) == 0
         assert remove.run(connection, {"wanted": "meter-17"}) == 3
+
+    await database.write(work)
+
+
+async def test_many_rows_are_written_once_and_all_however_many_go_in_one_statement(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared, "_AT_ONCE", 2)
+    add = Prepared(insert(tokens), told_by="digest")
+    void = Prepared(
+        update(tokens).where(tokens.c.digest == bindparam("wanted")).values(voided_at=bindparam("now")), at_once=True
+    )
+
+    def work(connection: Connection) -> None:
+        digests: list[bytes] = []
+        for number in range(1, 6):
+            fresh = [bytes([number, each] * 16) for each in range(number)]
+            add.run_each(connection, [ROW | {"digest": each} for each in fresh])
+            void.run_each(connection, [{"wanted": each, "now": ABROAD} for each in fresh[1:]])
+            digests += fresh
+            found = connection.execute(select(tokens.c.digest, tokens.c.voided_at).order_by(tokens.c.id))
+            assert [digest for digest, _ in found.all()] == digests
+            void_now = select(tokens.c.digest).where(tokens.c.voided_at == ABROAD).order_by(tokens.c.id)
+            assert connection.execute(void_now).scalars().all() == [each for each in digests if each[1]]
 
     await database.write(work)
 
