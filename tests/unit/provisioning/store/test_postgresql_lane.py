@@ -358,7 +358,7 @@ async def test_a_connection_that_is_cut_when_a_work_has_failed_refuses_its_group
             with somebody_else(database) as other:
                 other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
 
-    calls = [lambda c: note(c, "a"), fails_and_is_cut_off, lambda c: note(c, "b")]
+    calls = [lambda c: note(c, "a"), fails_and_is_cut_off, lambda c: (note(c, "b"), thread_of(c))]
     with lock(database):
         waiting = [asyncio.create_task(database.write(call, short=short)) for call in calls]
         await asyncio.sleep(0.05)
@@ -366,7 +366,8 @@ async def test_a_connection_that_is_cut_when_a_work_has_failed_refuses_its_group
     for each in (first, second):
         assert isinstance(each, Refused)
         assert each.code is Code.UNAVAILABLE
-    assert third == "b"
+    assert isinstance(third, tuple)
+    assert (third[0], third[1] == HERE) == ("b", False), "where a new connection may be opened"
     assert await database.look(noted) == {"b"}
 
 
