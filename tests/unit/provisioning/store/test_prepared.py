@@ -85,6 +85,20 @@ async def test_rows_that_are_not_there_and_rows_that_are_changed_are_counted(dat
     await database.write(work)
 
 
+async def test_rows_of_other_columns_are_written_by_the_same_statement(database: Database) -> None:
+    add = Prepared(insert(tokens))
+    voided = ROW | {"digest": b"v" * 32, "voided_at": ABROAD}
+
+    def work(connection: Connection) -> list[Any]:
+        add.run(connection, ROW)
+        add.run(connection, voided)
+        add.run_each(connection, [ROW | {"digest": b"w" * 32}])
+        add.run_each(connection, [ROW | {"digest": bytes([n] * 32), "voided_at": ABROAD} for n in range(2)])
+        return list(connection.execute(select(tokens.c.voided_at).order_by(tokens.c.id)).scalars())
+
+    assert await database.write(work) == [None, ABROAD, None, ABROAD, ABROAD]
+
+
 async def test_many_rows_are_written_once_and_all_however_many_go_in_one_statement(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
