@@ -101,14 +101,14 @@ def test_a_file_that_names_nothing_or_is_not_there_ends_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "names"
-    for options in ({"devices_file": file}, {"serials_file": file}):
+    for named in (Named(devices_file=file), Named(serials_file=file)):
         file.unlink(missing_ok=True)
         with pytest.raises(typer.Exit) as caught:
-            Named(**options).meant([])
+            named.meant([])
         assert (caught.value.exit_code, f"{file}: No such file or directory" in capsys.readouterr().err) == (1, True)
         file.write_text("\n")
         with pytest.raises(typer.Exit) as caught:
-            Named(**options).meant([])
+            named.meant([])
         assert (caught.value.exit_code, str(file) in capsys.readouterr().err) == (1, True)
 
 
