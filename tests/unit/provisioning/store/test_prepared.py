@@ -14,6 +14,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError, NoResultFound
 
+from provisioning.errors import Refused
 from provisioning.store import prepared, schema
 from provisioning.store.database import Database
 from provisioning.store.prepared import Prepared
@@ -121,6 +122,24 @@ async def test_many_rows_are_written_once_and_all_however_many_go_in_one_stateme
             assert connection.execute(void_now).scalars().all() == [each for each in digests if each[1]]
 
     await database.write(work)
+
+
+async def test_a_name_that_is_too_long_is_refused_and_not_cut_by_one_statement_for_many(database: Database) -> None:
+    """What was cut off would be another device's name, or be found under one."""
+    long, cut = "m" * 65, "m" * 64
+    add, find = Prepared(insert(tokens), told_by="digest"), select(tokens.c.id).where(tokens.c.device == cut)
+    many = Prepared(select(tokens.c.id).where(tokens.c.device == bindparam("wanted")), at_once=True)
+    rows = [ROW | {"digest": bytes([n] * 32), "device": cut if n else long} for n in range(2)]
+
+    def ask(connection: Connection) -> list[int]:
+        return [each.count for each in many.answers(connection, [{"wanted": long}, {"wanted": cut}])]
+
+    if database.url.get_backend_name() == "postgresql":
+        with pytest.raises(Refused, match="cannot be stored"):
+            await database.write(lambda connection: add.run_each(connection, rows))
+        assert await database.read(lambda connection: connection.execute(find).all()) == []
+    await database.write(lambda connection: add.run_each(connection, rows[1:]))
+    assert await database.read(ask) == [0, 1]
 
 
 async def test_the_first_of_many_rows_leaves_no_statement_open(sqlite_url: str, tmp_path: Path) -> None:
