@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from device_sim.certification import common_name, key_usage, signature_hash
+from provisioning.given_file import PEM_BYTES, contents_of
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import KeyFileError, PrivateKey, generate_key, key_to_pem, load_key
 from provisioning.pki.tls import CredentialPem
@@ -72,7 +73,7 @@ class Issuer:
     def load(cls, certificate: Path, key: Path, passphrase: bytes | None = None) -> Issuer:
         """Return the CA in two PEM files; raise `KeyFileError` naming the file and the remedy."""
         try:
-            loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
+            loaded = x509.load_pem_x509_certificate(contents_of(certificate, PEM_BYTES))
         except OSError as error:
             raise KeyFileError(f"{certificate} cannot be read: {error.strerror}") from error
         except ValueError as error:
