@@ -73,8 +73,10 @@ def _candidates(policy: Path | None, anchors: Path | None, bundle: str | None) -
             tried["anchors"] = anchors.read_text()
     except PolicyError as error:
         _fail(str(error))
-    except (OSError, UnicodeDecodeError) as error:
-        _fail(f"--anchors: {anchors} cannot be read: {error}")
+    except OSError as error:
+        _fail(f"--anchors: {anchors} cannot be read: {error.strerror}")
+    except UnicodeDecodeError:
+        _fail(f"--anchors: {anchors} is no text: give CA certificates in PEM")
     return tried
 
 
