@@ -18,8 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import structlog
-
 from broker.answers import acknowledge, answer_unstorable, explained_packet
 from broker.authorization import (
     SHOWN,
@@ -49,8 +47,6 @@ from broker.mqtt.subscription import Subscription, encode_identifier
 from broker.mqtt.topics import SharedSubscription, check_topic_name
 from broker.session.session import Session
 from broker.vouched import forwarded
-
-log = structlog.get_logger("broker")
 
 _QUOTAS_KEPT = 2
 """Open QoS 2 exchanges of a session, in receive maxima: those of this connection, and as many of those before."""

@@ -10,6 +10,7 @@ import typer
 
 from broker.admin_command import Config, Json, Socket, StateDir, admin_client, print_json
 from broker.reload.report import Part
+from provisioning.given_file import PEM_BYTES, text_of
 from provisioning.printable import LAID_OUT, printable
 
 _USAGE = 2
@@ -70,7 +71,7 @@ def _candidates(policy: Path | None, anchors: Path | None, bundle: str | None) -
         if policy is not None:
             tried["policy"] = read_policy(policy)
         if anchors is not None:
-            tried["anchors"] = anchors.read_text()
+            tried["anchors"] = text_of(anchors, PEM_BYTES)
     except PolicyError as error:
         _fail(str(error))
     except OSError as error:

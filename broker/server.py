@@ -63,6 +63,7 @@ from broker.stopping import STOP_SECONDS, Stopped, heed_hangups, heed_signals, i
 from broker.store.sqlite import SqliteStore
 from broker.upkeep import look_rarely, publish_figures, tick
 from provisioning.ending import Ending
+from provisioning.given_file import SECRET_BYTES, text_of
 from provisioning.pki import open_to_all
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
@@ -279,7 +280,7 @@ class BrokerServer:
         """Return the token as it is now."""
         if self._config.token_file is not None:
             try:
-                token = self._config.token_file.read_text(encoding="utf-8").strip()
+                token = text_of(self._config.token_file, SECRET_BYTES).strip()
                 why = "it is empty"
             except OSError as error:
                 # A token is spent at the first start; later its file may be gone.

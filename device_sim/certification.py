@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from device_sim.credential import HeldCredential
+from provisioning.given_file import PEM_BYTES, contents_of
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem, load_key
 from provisioning.pki.tls import CredentialPem
@@ -92,7 +93,7 @@ class CertificateAuthority:
     def load(cls, certificate: Path, key: Path) -> CertificateAuthority:
         """Return the CA in two PEM files. Raises `UnusableAuthority` or `provisioning.pki.keys.KeyFileError`."""
         try:
-            loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
+            loaded = x509.load_pem_x509_certificate(contents_of(certificate, PEM_BYTES))
         except OSError as error:
             raise UnusableAuthority(f"{certificate} cannot be read: {error.strerror}") from error
         except ValueError as error:

@@ -47,7 +47,6 @@ class SubscriptionRefused(Exception):
 
     def __init__(self, topic_filter: str, number: int) -> None:
         super().__init__(f"subscription to {topic_filter} refused with 0x{number:02x}")
-        self.number = number
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from provisioning.doctor_finding import Finding, failed, ok, warning
 from provisioning.doctor_manufacturers import manufacturer_findings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import ISSUING_CA, OPERATOR, SERVER, AuthorityFiles, read_certificate
+from provisioning.given_file import SETTINGS_BYTES, contents_of
 from provisioning.own_credentials import check_trust_domain_kept
 from provisioning.pki import open_to_all
 from provisioning.pki.own_directory import quoted, user_argument, user_name
@@ -93,7 +94,7 @@ def _modes(settings: Settings, files: AuthorityFiles) -> Iterator[Finding]:
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & ~wanted & ~of_group:
             wrong.append((path, mode, wanted))
-    if settings_file.exists() and "database_url" in settings_file.read_text(encoding="utf-8", errors="replace"):
+    if settings_file.exists() and "database_url" in contents_of(settings_file, SETTINGS_BYTES).decode(errors="replace"):
         mode = stat.S_IMODE(settings_file.stat().st_mode)
         if mode & ~_PRIVATE_FILE & ~of_group:
             wrong.append((settings_file, mode, _PRIVATE_FILE))

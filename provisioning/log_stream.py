@@ -87,7 +87,7 @@ class LossyStream:
             self._rest, self._untold = left, 0
 
     def _put(self, target: _Target, data: bytes) -> bytes:
-        """Write what there is room for; return what is left of *data*."""
+        """Write what there is room for, and somebody who reads; return what is left of *data*."""
         deadline = time.monotonic() + (0.0 if self._stopped else _PATIENCE_SECONDS)
         while data:
             try:
@@ -98,6 +98,8 @@ class LossyStream:
                     self._stopped = True
                     return data
                 continue
+            except OSError:  # Nobody reads; of a pipe with a name somebody may again.
+                return data
             self._stopped = False
             data = data[written:]
         return data

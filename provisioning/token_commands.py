@@ -25,7 +25,7 @@ from provisioning.command_group import command_group
 from provisioning.errors import Code, ConfigurationError
 from provisioning.in_steps import check_none_refused, in_steps
 from provisioning.meant_devices import confirm
-from provisioning.named_lines import read_lines
+from provisioning.named_lines import before_the_loop, read_lines
 from provisioning.new_file import expect_new
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
@@ -157,7 +157,8 @@ def create_batch(
     connection: Connection,
     output: Annotated[Path, typer.Option(help="CSV file to create, with mode 0600.")],
     devices_file: Annotated[
-        Path | None, typer.Option(help="File with a device's name on each line.", show_default=False)
+        Path | None,
+        typer.Option(help="File with a device's name on each line; - is standard input.", show_default=False),
     ] = None,
     count: Annotated[
         int | None, typer.Option(min=1, help="How many tokens for any new device of --group.", show_default=False)
@@ -184,10 +185,11 @@ def create_batch(
         raise typer.BadParameter("give exactly one of --devices-file and --count")
     if count is not None and group is None:
         raise typer.BadParameter("--count needs --group")
+    with before_the_loop():
+        names = None if devices_file is None else read_lines(devices_file, "device")
+    total = count if names is None else len(names)
 
     async def command(client: EnrolmentOperatorClient) -> None:
-        names = None if devices_file is None else read_lines(devices_file, "device")
-        total = count if names is None else len(names)
         common: dict[str, Any] = {"group": group, "role": role, "ttl_seconds": ttl, "lifetime_seconds": lifetime}
         written = 0
         with _private_file(output) as file, progress("tokens", total or 0) as advance:

@@ -76,8 +76,7 @@ class Followed:
 class AnchorUrls:
     """Every URL of anchors of one broker."""
 
-    def __init__(self, config: BrokerConfig, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, config: BrokerConfig) -> None:
         self._followed: dict[Path, Followed] = {}
         self.outcomes: Counter[str] = Counter()
         """How often a URL was fetched, by what became of it: new, unchanged, or a stable code."""
@@ -111,7 +110,7 @@ class AnchorUrls:
     async def run(self, on_news: Callable[[], Awaitable[object]]) -> None:
         """Fetch what is due until cancelled, and call *on_news* when there are other anchors than before."""
         while True:
-            now = self._clock()
+            now = time.monotonic()
             due = [each for each in self.followed if each.due <= now]
             if any(await asyncio.gather(*map(self.fetch, due))):
                 await on_news()
@@ -133,7 +132,7 @@ class AnchorUrls:
         self.outcomes["new" if changed else "unchanged"] += 1
         followed.problem, followed.pause, followed.current_at = "", _FIRST_PAUSE, time.time()
         self.confirmed_at[settings.name] = followed.current_at
-        followed.due = self._clock() + settings.anchors_refresh_seconds * _spread()
+        followed.due = time.monotonic() + settings.anchors_refresh_seconds * _spread()
         return changed
 
     def _failed(self, followed: Followed, detail: str, *, refused: bool) -> None:
@@ -142,7 +141,7 @@ class AnchorUrls:
         facts = {"bundle": settings.name, "url": settings.anchors_url, "detail": detail}
         told = followed.problem == detail  # Once, until something else is wrong: it may be down for a week.
         followed.problem = detail
-        followed.due = self._clock() + min(followed.pause, settings.anchors_refresh_seconds) * _spread()
+        followed.due = time.monotonic() + min(followed.pause, settings.anchors_refresh_seconds) * _spread()
         followed.pause *= 2
         if refused:
             self.outcomes["ANCHORS_REFUSED"] += 1

@@ -56,8 +56,6 @@ def is_open(windows: Iterable[Window], now: datetime) -> bool:
 class Taken:
     """What became of some bytes."""
 
-    lists: int = 0
-    """How many lists in them are held now, or were before."""
     unmatched: bool = False
     """Whether a list is not that of a CA which is known; it may be learned later."""
     untimely: tuple[Window, ...] = ()
@@ -116,7 +114,6 @@ class CrlIntake:
             if error.code in _BY_THE_CLOCK:
                 taken.untimely += ((listed.this_update - CLOCK_TOLERANCE, listed.next_update),)
             raise
-        taken.lists += 1
         taken.delta_urls += listed.delta_urls
         if held is None:
             known = min(listed.next_update, taken.fresh_until or listed.next_update)

@@ -24,14 +24,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import structlog
-
 from broker.sources.crl_intake import CrlIntake, Window, is_open
 from provisioning.client.list_download import Fetched, NotFetched, download
 from provisioning.client.plain_http import PlainHttp
 from provisioning.pki.crl import CrlProblem
-
-log = structlog.get_logger("broker")
 
 _MOST_BYTES = 64 * 1024 * 1024
 _MOST_URLS = 256

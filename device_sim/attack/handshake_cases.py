@@ -40,7 +40,7 @@ def _connect(limits: TimeLimits) -> float:
     return limits.connect
 
 
-def _older(name: str, description: str, version: ssl.TLSVersion, needs: tuple[Feature, ...] = ()) -> None:
+def _older(name: str, description: str, version: ssl.TLSVersion) -> None:
     async def attempt(scene: Scene) -> Seen:
         if version is ssl.TLSVersion.TLSv1_2 and Feature.TLS12 in scene.target.capabilities.supports:
             raise Impossible("the broker claims TLS 1.2")
@@ -50,7 +50,7 @@ def _older(name: str, description: str, version: ssl.TLSVersion, needs: tuple[Fe
         context.minimum_version = context.maximum_version = version
         return await scene.present(context, paper.name)
 
-    chapter.add(name, description, ("tls protocol_version",), attempt, needs=needs)
+    chapter.add(name, description, ("tls protocol_version",), attempt)
 
 
 _older("25-tls10", "speaks TLS 1.0 at most", ssl.TLSVersion.TLSv1)

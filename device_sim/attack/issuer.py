@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
+from provisioning.given_file import PEM_BYTES, contents_of
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import KeyFileError, PrivateKey, generate_key, key_to_pem, load_key
 from provisioning.pki.tls import CredentialPem
@@ -71,7 +72,7 @@ class Issuer:
     def load(cls, certificate: Path, key: Path, passphrase: bytes | None = None) -> Issuer:
         """Return the CA in two PEM files; raise `KeyFileError` naming the file and the remedy."""
         try:
-            loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
+            loaded = x509.load_pem_x509_certificate(contents_of(certificate, PEM_BYTES))
         except OSError as error:
             raise KeyFileError(f"{certificate} cannot be read: {error.strerror}") from error
         except ValueError as error:
@@ -103,7 +104,6 @@ class Issuer:
         usages: Sequence[ObjectIdentifier] | None = CLIENT_AUTH,
         ca: bool = False,
         path_length: int | None = None,
-        signs_certificates: bool = False,
         authority_key: bool = True,
         serial: int | None = None,
         dns_names: Sequence[str] = (),
@@ -128,7 +128,7 @@ class Issuer:
             .not_valid_before(now + begins)
             .not_valid_after(now + ends)
             .add_extension(x509.BasicConstraints(ca=ca, path_length=path_length if ca else None), critical=True)
-            .add_extension(_usage(certificates=ca or signs_certificates), critical=True)
+            .add_extension(_usage(certificates=ca), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key or key.public_key()), critical=False)
         )
         if usages:

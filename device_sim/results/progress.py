@@ -10,7 +10,8 @@ Rules
 -----
 1. A line is written once and never again: a day costs as much each second as a minute does.
 2. The file goes when the report is there; while it is there, it is the newer of the two.
-3. A line that was cut off is left out; so is what no process of ours can know before the devices are asked at the end:
+3. What a full disk has not taken waits, and comes first when there is room again.
+4. A line that was cut off is left out; so is what no process of ours can know before the devices are asked at the end:
    what was lost, and the durations that the devices measure.
 
 Does not handle: going on with such a run. A fleet that was cut off has another history than one that was not, and the
@@ -23,7 +24,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from device_sim.run.recorder import Recorder
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.run.runner import Run
 from device_sim.scenario.metrics import Count
+from provisioning.given_file import LIST_BYTES, contents_of
 
 _SECONDS = 1.0
 _DURATIONS_SECONDS = 60.0
@@ -47,35 +49,49 @@ class Progress:
         """Begin it anew; raise OSError if it cannot be written."""
         self._run = run
         self._written = 0
-        self._told = ""
+        self._told: dict[str, Any] = {}
         self._durations_at = time.monotonic()
-        self._file = path.open("w", encoding="utf-8")
+        self._waiting = bytearray()
+        """What the disk has not taken, from within a line perhaps: a file's own buffer would forget some of it."""
         self._line({"head": _head(run)})
+        self._file = path.open("wb", buffering=0)
+        try:
+            self._write()
+        except OSError:
+            self._file.close()
+            raise
 
     def add(self, *, durations: bool = False) -> None:
-        """Write what is new; the histograms too if a minute has passed, or *durations* asks for them."""
+        """Write what is new; the histograms too if a minute has passed, or *durations* asks for them.
+
+        Raises OSError where the disk does not take it: then it comes with the next.
+        """
         recorder = self._run.recorder
         for sample in recorder.samples[self._written :]:
             self._line({"sample": sample_of(sample)})
         self._written = len(recorder.samples)
-        events = json.dumps(
-            {"stages": [asdict(each) for each in recorder.stages], "markers": [asdict(m) for m in recorder.markers]}
-        )
+        events = {
+            "stages": [asdict(each) for each in recorder.stages],
+            "markers": [asdict(m) for m in recorder.markers],
+        }
         if events != self._told:
             self._told = events
-            self._file.write(events + "\n")
+            self._line(events)
         if durations or time.monotonic() - self._durations_at >= _DURATIONS_SECONDS:
             self._durations_at = time.monotonic()
             self._line({"durations": durations_of(recorder)})
-        self._file.flush()
+        self._write()
 
     def close(self) -> None:
         """Let go of the file, which stays."""
         self._file.close()
 
     def _line(self, content: dict[str, Any]) -> None:
-        self._file.write(json.dumps(content) + "\n")
-        self._file.flush()
+        self._waiting += f"{json.dumps(content)}\n".encode()
+
+    def _write(self) -> None:
+        while self._waiting:
+            del self._waiting[: self._file.write(self._waiting)]
 
 
 @asynccontextmanager
@@ -94,15 +110,14 @@ async def kept(directory: Path | None, run: Run) -> AsyncIterator[None]:
         async with repeating(_SECONDS, add):
             yield
     finally:
-        with suppress(OSError):
+        with suppress(OSError), closing(progress):
             progress.add(durations=True)
-            progress.close()
 
 
 def document_so_far(path: Path) -> Document:
     """Return what the file at *path* tells of its run. Raises OSError, and ValueError if it is no such file."""
     lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for text in contents_of(path, LIST_BYTES).decode(errors="replace").splitlines():
         try:
             lines.append(json.loads(text))
         except ValueError:  # The one that was being written when the run was cut off.

@@ -26,6 +26,7 @@ from device_sim.scenario.known import known_at
 from device_sim.scenario.stages import KINDS, Stage, Trouble
 from device_sim.scenario.threshold import InvalidThreshold, Threshold
 from device_sim.scenario.values import BY_HAND, ScenarioPart, Seconds
+from provisioning.given_file import SETTINGS_BYTES, text_of
 
 
 class InvalidScenario(Exception):
@@ -108,7 +109,7 @@ class Scenario(ScenarioPart):
 def load(path: Path) -> Scenario:
     """Return the scenario in a TOML file. Raises `InvalidScenario`."""
     try:
-        text = path.read_text()
+        text = text_of(path, SETTINGS_BYTES)
     except OSError as error:
         raise InvalidScenario(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

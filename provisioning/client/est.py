@@ -29,7 +29,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs7
 
-from provisioning.client.connection import DEFAULT_CONNECTIONS, DEFAULT_TIMEOUT, explain, open_pool
+from provisioning.client.connection import DEFAULT_CONNECTIONS, explain, open_pool
 from provisioning.pki.identity import check_name
 from provisioning.pki.tls import Credential
 
@@ -84,14 +84,11 @@ class EstClient:
         anchors: Path | str,
         credential: Credential | None = None,
         *,
-        timeout: float = DEFAULT_TIMEOUT,
         connections: int = DEFAULT_CONNECTIONS,
         trust_domain: str | None = None,
     ) -> None:
         self._base_url = base_url
-        self._pool = open_pool(
-            base_url, anchors, credential, timeout=timeout, connections=connections, trust_domain=trust_domain
-        )
+        self._pool = open_pool(base_url, anchors, credential, connections=connections, trust_domain=trust_domain)
 
     async def __aenter__(self) -> Self:
         await self._pool.__aenter__()

@@ -20,7 +20,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import ValidationError
 
-from provisioning.client.connection import DEFAULT_TIMEOUT, NAME_THE_ADDRESS, explain, open_pool, problem_of
+from provisioning.client.connection import NAME_THE_ADDRESS, explain, open_pool, problem_of
 from provisioning.client.genuine_server import trust_domain_of
 from provisioning.client.operator_answers import (
     Answer,
@@ -113,12 +113,10 @@ class CertificateSearch(TypedDict, total=False):
 class OperatorClient:
     """An operator's client of the service at *base_url*, trusted by *anchors* (PEM file or text)."""
 
-    def __init__(
-        self, base_url: str, anchors: Path | str, credential: Credential, *, timeout: float = DEFAULT_TIMEOUT
-    ) -> None:
+    def __init__(self, base_url: str, anchors: Path | str, credential: Credential) -> None:
         self._base_url = base_url
         credential = read_once(credential)
-        self._pool = open_pool(base_url, anchors, credential, timeout=timeout)
+        self._pool = open_pool(base_url, anchors, credential)
         self.trust_domain = trust_domain_of(credential)
         """The operator's, and the service's."""
 

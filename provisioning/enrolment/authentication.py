@@ -33,11 +33,9 @@ from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
 
 
-def authenticate(
-    connection: Connection, certificate: x509.Certificate | None, now: datetime, *, for_update: bool = False
-) -> StoredCertificate:
+def authenticate(connection: Connection, certificate: x509.Certificate | None, now: datetime) -> StoredCertificate:
     """Return what the store knows of a presented *certificate*; raise `Refused` unless it is good *now*."""
-    stored = known(connection, certificate, for_update=for_update)
+    stored = known(connection, certificate)
     if stored.on_hold and claims.on_trial(connection, stored.id):
         raise Refused(
             Code.CERTIFICATE_SUSPENDED,

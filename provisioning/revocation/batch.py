@@ -31,12 +31,11 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from provisioning.errors import Code, Refusals, Refused
-from provisioning.pki.identity import Role
+from provisioning.errors import Code, Refusals, Refused, RefusedItem, RefusedTogether
 from provisioning.revocation import issued_to
 from provisioning.revocation.events_since import revoked_since
 from provisioning.revocation.portions import Portions
-from provisioning.revocation.protection import check_an_admin_is_left
+from provisioning.revocation.protection import last_admin, last_admin_stays
 from provisioning.revocation.recording import Revoked, facts_of
 from provisioning.store import certificates, certificates_of_device, devices, unfinished_ends
 from provisioning.store.certificates import StoredCertificate
@@ -84,15 +83,13 @@ class Batch:
 
     def check_an_admin_is_left(self, connection: Connection, now: datetime, undone: str) -> None:
         """Raise `RefusedTogether`, which undoes the transaction, if that has shut out the last admin."""
-        operator = next((each for each in self.named if each.role is Role.OPERATOR), None)
-        if operator is None:
+        last = last_admin(connection, self.named, now)
+        if last is None:
             return
-        refusals = Refusals()
-        by_serial = next((each.serial for each in self.singly if each.device.id == operator.id), "")
-        item = ("device", operator.name) if operator in self.whole else ("serial", by_serial)
-        with refusals.of(*item):
-            check_an_admin_is_left(connection, [operator], now)
-        refusals.check(undone)
+        by_serial = next((each.serial for each in self.singly if each.device.id == last.id), "")
+        kind, name = ("device", last.name) if last in self.whole else ("serial", by_serial)
+        refusal = last_admin_stays(last)
+        raise RefusedTogether([RefusedItem(kind, name, refusal.code, refusal.detail)], undone)
 
 
 def look_up(connection: Connection, names: Sequence[str], serials: Sequence[str], refusals: Refusals) -> Batch:

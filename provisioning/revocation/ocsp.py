@@ -36,7 +36,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.ca.ocsp import (
@@ -57,8 +56,6 @@ from provisioning.store import certificates
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.serials import serial_text
-
-log = structlog.get_logger(__name__)
 
 LONGEST_REMEMBERED: Final = timedelta(minutes=5)
 _ENTRIES: Final = 16_384

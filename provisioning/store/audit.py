@@ -246,12 +246,6 @@ def about(connection: Connection, text: str, limit: int, *, after: int | None = 
     return found[::-1] if after is None else found
 
 
-def head(connection: Connection) -> AuditHead:
-    """Return where the log says that it ends; in a transaction that has appended: before it did."""
-    number, mac, _ = connection.execute(READ_HEAD).one()
-    return AuditHead(number, mac)
-
-
 def has_entries(connection: Connection) -> bool:
     """Whether anything was ever logged; of a database of any schema."""
     if not inspect(connection).has_table(audit_head.name):

@@ -61,9 +61,3 @@ def take_above(connection: Connection, counter: str, least: int) -> int:
 def put(connection: Connection, counter: str, value: int) -> None:
     """Say that *value* was taken last."""
     connection.execute(update(counters).where(counters.c.name == str(counter)).values(value=value))
-
-
-def newest(connection: Connection, counter: str) -> int:
-    """Return the last number that was taken, 0 if none was."""
-    value: int = connection.execute(select(counters.c.value).where(counters.c.name == counter)).scalar_one()
-    return value

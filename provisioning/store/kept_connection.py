@@ -102,7 +102,9 @@ class KeptConnection:
             try:
                 driver.execute(statement.encode(), prepare=False)
             except connection.dialect.loaded_dbapi.Error as error:
-                raise told(connection, statement, error) from error
+                failure = told(connection, statement, error)
+                self.drop()  # Whole as it may be, on it nobody knows whether what is answered is on disk.
+                raise failure from error
         return connection
 
     def drop(self) -> None:

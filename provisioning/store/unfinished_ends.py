@@ -32,7 +32,6 @@ _FINISH: Final = Prepared(delete(unfinished_ends).where(_ENDS.device_id == bindp
 class UnfinishedEnd:
     """What was decided of a device, and how far it is done."""
 
-    device_id: int
     reason: RevocationReason | None
     """certificateHold: it was suspended; None: it was resumed."""
     invalidity_date: datetime | None
@@ -87,8 +86,8 @@ def of_each(connection: Connection, device_ids: Sequence[int]) -> dict[int, Unfi
 
 
 def _from_row(row: Sequence[Any]) -> UnfinishedEnd:
-    identifier, reason, *rest = row
-    return UnfinishedEnd(identifier, None if reason == RELEASE else RevocationReason(reason), *rest)
+    _, reason, *rest = row
+    return UnfinishedEnd(None if reason == RELEASE else RevocationReason(reason), *rest)
 
 
 def go_on(connection: Connection, device_id: int, before: int) -> None:

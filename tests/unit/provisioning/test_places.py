@@ -43,6 +43,7 @@ def test_an_address_has_half_and_crowds_out_itself_the_longest_silent_first() ->
     assert (crowd.cut, len(crowd.places)) == (["b", "c", "d"], 6)
     assert crowd.come("h", host="192.0.2.1")
     assert crowd.cut[3:] == ["a"]
+    assert crowd.places.lost == 4
 
 
 def test_when_all_are_taken_the_longest_silent_of_all_goes() -> None:
@@ -63,6 +64,9 @@ def test_who_is_being_answered_keeps_his_place() -> None:
     crowd.held["d"].asks()
     assert crowd.come("f", host="203.0.113.1")
     assert (crowd.cut, crowd.places.turned_away) == (["e"], 1)
+    crowd.held["f"].asks()
+    assert not crowd.come("g", host="203.0.113.2"), "all are"
+    assert crowd.places.turned_away == 2
 
 
 def test_who_says_anything_is_silent_from_then_on() -> None:
@@ -126,6 +130,14 @@ def test_a_network_has_three_quarters_and_crowds_out_itself() -> None:
     crowd.held["b"].leave()
     assert crowd.come("h", host="2001:db8:1::1")
     assert crowd.cut == ["a"], "it has three quarters again"
+
+
+def test_three_quarters_are_three_quarters_of_however_many_there_are() -> None:
+    for most, of_a_network in ((4, 3), (8, 6), (12, 9), (200, 150)):
+        crowd = Crowd(most)
+        for number in range(most):
+            crowd.come(str(number), host=f"2001:db8:1:{number}::1")
+        assert len(crowd.places) == of_a_network
 
 
 def test_whose_place_is_lost_is_hung_up_on_both_ways_if_he_is_still_there() -> None:

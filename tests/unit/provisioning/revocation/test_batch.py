@@ -268,9 +268,10 @@ async def test_more_certificates_than_a_transaction_may_look_at_follow_in_portio
     assert [each.serial for each in revoked.revoked] == serials_of(issued)
 
 
+@pytest.mark.parametrize("room", [0, batch.TOGETHER])
 @pytest.mark.parametrize("later", ["resume", "suspend", "revoke", "resume together", "decommission together"])
 async def test_what_is_decided_next_of_a_device_that_waits_for_its_portion_is_what_holds(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, later: str
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, later: str, room: int
 ) -> None:
     """It has few certificates, so that whoever decides about it alone need not look for what is left."""
     certificate = await fleet.enrol("meter-1")
@@ -281,6 +282,7 @@ async def test_what_is_decided_next_of_a_device_that_waits_for_its_portion_is_wh
     with dying_after(0), pytest.raises(Died):
         await decide(["meter-1"], [], by="anna")
     assert await unfinished(fleet) == ["meter-1"]
+    monkeypatch.setattr(batch, "TOGETHER", room)
     match later:
         case "resume":
             await fleet.suspension.resume_device("meter-1", by="bert")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Coroutine
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -39,9 +39,9 @@ ENDINGS: dict[str, Ending] = {
 }
 
 
-async def enrol_admin(fleet: Fleet, name: str) -> str:
-    """Return the serial number of a new admin's certificate."""
-    order = TokenOrder([name], None, Role.OPERATOR, operator_role=OperatorRole.ADMIN)
+async def enrol_admin(fleet: Fleet, name: str, role: OperatorRole = OperatorRole.ADMIN) -> str:
+    """Return the serial number of a new admin's certificate, or that of an operator of another *role*."""
+    order = TokenOrder([name], None, Role.OPERATOR, operator_role=role)
     (token,) = await fleet.token_service.create(order, by="admin")
     certificate = await fleet.enrolment.enrol(csr_der(names=[name]), TokenCredential(name, token.token))
     return f"{certificate.serial_number:x}"
@@ -58,12 +58,50 @@ async def test_the_last_admin_is_kept_and_one_of_two_is_not(fleet: Fleet, ending
     with pytest.raises(Refused) as caught:
         await ENDINGS[ending](fleet, "anna", serial)
     assert (caught.value.code, "make another admin first" in caught.value.detail) == (Code.LAST_ADMIN, True)
-    if isinstance(caught.value, RefusedTogether):
+    if "batch" in ending:
+        assert isinstance(caught.value, RefusedTogether)
         assert [each.name for each in caught.value.items] == [serial if "serial" in ending else "anna"]
     assert await fleet.database.read(revocations.newest) == 0, "nothing of it was done"
     await enrol_admin(fleet, "bert")
     await ENDINGS[ending](fleet, "anna", serial)
     assert await fleet.database.read(revocations.newest) > 0
+
+
+@pytest.mark.parametrize("doing", ["revoked", "suspended"])
+@pytest.mark.parametrize("by_serial", [False, True])
+async def test_of_many_the_last_admin_is_the_one_who_is_refused_and_no_operator_beside_him(
+    fleet: Fleet, doing: str, *, by_serial: bool
+) -> None:
+    """Else whoever goes on without him who was named would leave in the one, and be refused the other again."""
+    serials = {
+        "meter-1": f"{(await fleet.enrol('meter-1')).serial_number:x}",
+        "eve": await enrol_admin(fleet, "eve", OperatorRole.AUDITOR),
+        "anna": await enrol_admin(fleet, "anna"),
+    }
+
+    async def end(*names: str) -> None:
+        batch: tuple[list[str], list[str]] = ([], [serials[each] for each in names]) if by_serial else ([*names], [])
+        if doing == "revoked":
+            await fleet.revocation.revoke_batch(*batch, REASON, by="anna")
+        else:
+            await fleet.suspension.suspend_batch(*batch, by="anna")
+
+    with pytest.raises(RefusedTogether) as caught:
+        await end(*serials)
+    (refused,) = caught.value.items
+    assert (refused.kind, refused.name) == (("serial", serials["anna"]) if by_serial else ("device", "anna"))
+    assert refused.detail.startswith("anna is the last admin")
+    await end("meter-1", "eve")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+async def test_where_there_is_no_admin_left_anyway_other_operators_can_be_ended(fleet: Fleet, ending: str) -> None:
+    """Their keys may be lost while the only admin is late with a renewal."""
+    await enrol_admin(fleet, "anna")
+    fleet.clock.advance(timedelta(days=999))
+    await fleet.enrol("meter-1")
+    serial = await enrol_admin(fleet, "eve", OperatorRole.AUDITOR)
+    assert (await ENDINGS[ending](fleet, "eve", serial)).changed
 
 
 @pytest.mark.parametrize("ending", [each for each in ENDINGS if "serial" not in each])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
+from typing import Any
+
 import pytest
 from cryptography.x509 import ocsp
 
 from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.service import RevocationService
 from provisioning.revocation.shut_out import ShutOut
+from provisioning.revocation.suspension import SuspensionService
 from tests.support.fleet import Fleet
 from tests.support.many_certificates import Died, dying_after, events, make_portions_small, many_of
 from tests.support.responding import Responding
@@ -19,12 +24,24 @@ def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     make_portions_small(monkeypatch)
 
 
-async def test_a_remembered_answer_is_forgotten_before_its_portion(fleet: Fleet) -> None:
+Doing = Callable[[RevocationService, SuspensionService], Coroutine[Any, Any, object]]
+DOINGS: dict[str, Doing] = {
+    "revoke": lambda revocation, _: revocation.revoke_device("meter-1", COMPROMISED, by="anna"),
+    "revoke in a batch": lambda revocation, _: revocation.revoke_batch(["meter-1"], [], COMPROMISED, by="anna"),
+    "decommission in a batch": lambda revocation, _: revocation.decommission_batch(["meter-1"], by="anna"),
+    "suspend": lambda _, suspension: suspension.suspend_device("meter-1", by="anna"),
+    "suspend in a batch": lambda _, suspension: suspension.suspend_batch(["meter-1"], [], by="anna"),
+}
+
+
+@pytest.mark.parametrize("doing", DOINGS)
+async def test_a_remembered_answer_is_forgotten_before_its_portion(fleet: Fleet, doing: str) -> None:
     every = await many_of(fleet)
     responding = await Responding.on(fleet)
     assert (await responding.ask(every[0])).certificate_status == ocsp.OCSPCertStatus.GOOD
+    revocation = responding.revocation
     with dying_after(0), pytest.raises(Died):
-        await responding.revocation.revoke_device("meter-1", COMPROMISED, by="anna")
+        await DOINGS[doing](revocation, SuspensionService(fleet.database, fleet.clock, (), revocation.portions))
     assert await events(fleet) == [], "none is revoked yet"
     assert (await responding.ask(every[0])).certificate_status == ocsp.OCSPCertStatus.REVOKED
 

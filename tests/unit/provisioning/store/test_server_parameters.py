@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from sqlalchemy.engine import URL, Connection, make_url
 
+from provisioning.errors import Code, Refused
 from provisioning.store import announcements
 from provisioning.store.database import Database
 from provisioning.store.postgresql_group import driver_of
@@ -79,6 +80,35 @@ async def test_what_is_answered_is_on_disk_unless_the_url_says_otherwise(
             asked = asked.update_query_dict({"options": f"-c synchronous_commit={of_the_url}"})
         async with opened(asked) as database:
             assert await database.write(found) == counts
+
+
+async def test_a_connection_on_which_that_cannot_be_said_writes_nothing(postgresql: PostgresqlServer) -> None:
+    """Where an administrator has taken the right to ask for it away, and the database's own setting forgets."""
+
+    def found(connection: Connection) -> tuple[str, ...]:
+        asked = ("synchronous_commit", "idle_in_transaction_session_timeout")
+        return tuple(connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in asked)
+
+    with postgresql.database(template="template0") as url:
+        asked = make_url(url)
+        with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as administrator:
+
+            def say(statement: str) -> None:
+                administrator.execute(statement.encode())
+
+            say("CREATE ROLE restricted LOGIN")
+            say(f"ALTER DATABASE {asked.database} SET synchronous_commit = off")
+            say("REVOKE SELECT ON pg_settings FROM PUBLIC")
+            try:
+                async with opened(asked.set(username="restricted")) as database:
+                    for _ in range(2):
+                        with pytest.raises(Refused) as refusal:
+                            await database.write(found)
+                        assert refusal.value.code is Code.UNAVAILABLE
+                    say("GRANT SELECT ON pg_settings TO PUBLIC")
+                    assert await database.write(found) == ("on", "5s")
+            finally:
+                say("DROP ROLE restricted")
 
 
 async def test_the_one_of_several_servers_that_takes_changes_is_used_and_listened_to(

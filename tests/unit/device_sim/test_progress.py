@@ -1,0 +1,149 @@
+"""What is known of a run while it goes on: on a disk that is full for a while, too."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from device_sim.results import progress
+from device_sim.results.document import PROGRESS
+from device_sim.results.progress import Progress, document_so_far, kept
+from device_sim.run.health import HealthSample
+from device_sim.run.manner import ONE_PROCESS, Manner
+from device_sim.run.recorder import Marker, Recorder, StageSpan
+from device_sim.scenario.metrics import Duration
+from device_sim.scenario.model import Scenario, build
+from tests.support.documents import SCENARIO
+
+PATIENCE = 60
+HEALTH = HealthSample(1.0, 3.0, 0.2, 60, 20_000, 40, 28_232, 80.0)
+
+
+@dataclass
+class Played:
+    """As much of a run as is written down."""
+
+    scenario: Scenario = field(default_factory=lambda: build(SCENARIO, "imagined"))
+    manner: Manner = ONE_PROCESS
+    wall: datetime = field(default_factory=lambda: datetime.now(UTC))
+    target: Any = field(default_factory=lambda: SimpleNamespace(broker_name="fleetgate"))
+    recorder: Recorder = field(default_factory=Recorder)
+    refused: Counter[str] = field(default_factory=Counter)
+
+    def go_on(self) -> None:
+        """Let a second pass, in which one client is refused."""
+        second = len(self.recorder.samples) + 1
+        self.refused["mqtt 0x87 Not authorized"] += 1
+        self.recorder.sample(float(second), 4 * second, 40, 10 * second, 9 * second, self.refused, HEALTH)
+
+
+@contextmanager
+def full_disk(path: Path, room: int) -> Iterator[None]:
+    """Let files be no longer than *path* is, and *room*."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def opened() -> set[Path]:
+    return {each.readlink() for each in Path("/proc/self/fd").iterdir() if each.is_symlink()}
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not holds():  # noqa: ASYNC110 - a file tells nobody that it has grown
+            await asyncio.sleep(0)
+
+
+def seconds_of(path: Path) -> list[float]:
+    return [each["at"] for each in document_so_far(path)["timeline"]]
+
+
+@pytest.mark.parametrize("room", [0, 1, 100, 1000])
+def test_what_a_full_disk_has_not_taken_is_there_once_and_whole_when_it_has_room_again(
+    tmp_path: Path, room: int
+) -> None:
+    run: Any = Played()
+    path = tmp_path / "progress.jsonl"
+    written = Progress(path, run)
+    run.go_on()
+    written.add()
+    refused = 0
+    with full_disk(path, room):
+        for _ in range(6):
+            run.go_on()
+            try:
+                written.add()
+            except OSError:
+                refused += 1
+    assert refused > 2
+    run.go_on()
+    run.recorder.markers.append(Marker(7.5, "storm", "40 connections break"))
+    written.add(durations=True)
+    written.close()
+    assert seconds_of(path) == [float(second) for second in range(1, 9)]
+    document = document_so_far(path)
+    assert document["refusals"] == {"mqtt 0x87 Not authorized": 8}
+    assert [each["what"] for each in document["markers"]] == ["40 connections break"]
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+async def test_who_ends_while_the_disk_is_full_lets_go_of_the_file(tmp_path: Path) -> None:
+    run: Any = Played()
+    path = tmp_path / PROGRESS
+    with ExitStack() as until_it_has_ended:
+        async with kept(tmp_path, run):
+            run.go_on()
+            until_it_has_ended.enter_context(full_disk(path, 0))
+    assert path not in opened()
+    assert seconds_of(path) == []
+
+
+async def test_each_second_is_a_line_as_soon_as_it_is_over_and_the_last_is_there_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_SECONDS", 0.0)
+    run: Any = Played()
+    path = tmp_path / PROGRESS
+    async with kept(tmp_path, run):
+        for _ in range(2):
+            run.go_on()
+            await until(lambda: len(seconds_of(path)) == len(run.recorder.samples))
+        assert document_so_far(path)["durations"] == {}, "once a minute"
+        run.recorder.record(Duration.ADMITTED, 0.01, 0.0)
+        run.recorder.stages.append(StageSpan("storm", "storm 100%", 1.0))
+        await until(lambda: bool(document_so_far(path)["stages"]))
+        monkeypatch.setattr(progress, "_DURATIONS_SECONDS", 0.0)
+        await until(lambda: "admitted" in document_so_far(path)["durations"])
+        monkeypatch.setattr(progress, "_DURATIONS_SECONDS", 60.0)
+        monkeypatch.setattr(progress, "_SECONDS", 60.0)
+        run.recorder.record(Duration.PUBACK, 0.01, 0.0)
+        run.recorder.stages[-1].end = 2.0
+    document = document_so_far(path)
+    assert set(document["durations"]) == {"admitted", "puback"}
+    assert [each["end"] for each in document["stages"]] == [2.0]
+    assert (document["seconds"], document["counts"]["published"], document["counts"]["received"]) == (2.0, 20, 18)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert sum("stages" in line for line in lines) == 3, "said again only when it has changed"
+
+
+async def test_nothing_is_kept_where_no_report_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run: Any = Played()
+    async with kept(None, run):
+        run.go_on()
+    assert not (tmp_path / PROGRESS).exists()
