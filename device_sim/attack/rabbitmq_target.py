@@ -23,7 +23,6 @@ from device_sim.attack.foreign_server import Papers, expected_names
 from device_sim.attack.issuer import Issuer, Paper
 from device_sim.attack.target import Impossible, Target
 from device_sim.foreign_process import LOOPBACK, free_port, program, serving
-from device_sim.tls_dial import Endpoint
 from provisioning.pki.identity import Identity
 
 CAPABILITIES = Capabilities(
@@ -175,18 +174,7 @@ async def rabbitmq(directory: Path, *, tls12: bool = False) -> AsyncIterator[Tar
         serving("epmd", registry, log=directory / "epmd.log", ready="epmd running"),
         serving("rabbitmq-server", [server], log=log, ready=_READY, environment=environment) as process,
     ):
-        capabilities = CAPABILITIES
-        if tls12:
-            capabilities = capabilities.model_copy(update={"supports": capabilities.supports | {Feature.TLS12}})
-        yield Target(
-            capabilities,
-            Endpoint(LOOPBACK, port, "localhost"),
-            papers.ca,
-            papers.issuer,
-            operator,
-            broker_pid=process.pid,
-            other_issuer=papers.other,
-        )
+        yield papers.target(CAPABILITIES, port, operator, process, tls12=tls12)
 
 
 def _environment(directory: Path, names_port: int) -> dict[str, str]:

@@ -19,10 +19,11 @@ from device_sim.attack import run
 from device_sim.attack.capabilities import Capabilities, Feature
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE
-from device_sim.attack.issuer import SERVER_AUTH, Issuer, common_name
+from device_sim.attack.issuer import SERVER_AUTH, Issuer
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import SigningRegistrar, Target
 from device_sim.attack.verdict import Outcome, Verdict
+from device_sim.certification import common_name
 from device_sim.tls_dial import Endpoint
 from provisioning.pki.identity import Identity, Role
 
