@@ -90,16 +90,16 @@ class BrokerServer:
     def __init__(
         self,
         config: BrokerConfig,
-        reread: Callable[[], BrokerConfig] | None = None,
-        settings_file: Path | None = None,
-        ending: Ending | None = None,
+        reread: Callable[[], BrokerConfig],
+        settings_file: Path | None,
+        ending: Ending,
     ) -> None:
         """Run with *config*; *reread* reads it again, from *settings_file* among others, when it is to be reloaded.
 
         *ending* is told when the process is to end, whatever keeps it.
         """
         self._config = config
-        self._reread = reread or (lambda: config)
+        self._reread = reread
         self._settings_file = settings_file
         self._ending = ending
         self._stop = asyncio.Event()
@@ -197,8 +197,7 @@ class BrokerServer:
         def stop() -> None:
             if self._stop.is_set():  # A terminal may be gone, too.
                 return
-            if self._ending is not None:
-                self._ending.within(STOP_SECONDS, 1)
+            self._ending.within(STOP_SECONDS, 1)
             loop.call_soon_threadsafe(self._stop.set)
 
         heed_signals(stop)
