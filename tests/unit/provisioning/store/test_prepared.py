@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError, NoResultFound
 from provisioning.errors import Refused
 from provisioning.store import prepared, schema
 from provisioning.store.database import Database
+from provisioning.store.either import insert_into
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import tokens
 from provisioning.store.utc_date_time import UtcDateTime
@@ -122,6 +123,19 @@ async def test_many_rows_are_written_once_and_all_however_many_go_in_one_stateme
             assert connection.execute(void_now).scalars().all() == [each for each in digests if each[1]]
 
     await database.write(work)
+
+
+async def test_of_equal_rows_that_are_asked_for_together_one_is_told_that_it_was_written(database: Database) -> None:
+    """As if one had come after the other: what was inserted is the right to something, to a key or to a host name."""
+
+    def work(connection: Connection) -> list[int]:
+        statement = insert_into(tokens, connection.dialect.name)
+        add = Prepared(statement.on_conflict_do_nothing(index_elements=[tokens.c.digest]), told_by="digest")
+        rows = [ROW | {"digest": bytes([n] * 32), "device": f"m-{place}"} for place, n in enumerate((1, 2, 1, 2, 1))]
+        add.run(connection, rows[1])
+        return [each.count for each in add.answers(connection, rows)]
+
+    assert await database.write(work) == [1, 0, 0, 0, 0]
 
 
 async def test_a_name_that_is_too_long_is_refused_and_not_cut_by_one_statement_for_many(database: Database) -> None:
