@@ -125,6 +125,29 @@ async def test_many_rows_are_written_once_and_all_however_many_go_in_one_stateme
     await database.write(work)
 
 
+async def test_many_look_ups_at_once_give_each_what_it_would_have_got_alone(database: Database) -> None:
+    by_moment = select(tokens).where(tokens.c.created_at == bindparam("wanted")).order_by(tokens.c.id)
+    later = ABROAD + timedelta(seconds=1)
+    by_device = select(tokens).where(tokens.c.device == bindparam("wanted")).order_by(tokens.c.id)
+    rows = [
+        ROW | {"digest": bytes([n] * 32), "created_at": later if n else ABROAD, "device": f"m-{n % 2}"}
+        for n in range(3)
+    ]
+
+    def work(connection: Connection) -> None:
+        Prepared(insert(tokens)).run_each(connection, rows)
+        for statement, wanted in (
+            (BY_DIGEST, [bytes([n] * 32) for n in (2, 7, 0, 2)]),
+            (by_device, ["m-1", "m-0", "nobody", "m-1"]),
+            (by_moment, [later, ABROAD.astimezone(UTC), later + timedelta(days=1), ABROAD]),
+        ):
+            each_alone = [[tuple(row) for row in connection.execute(statement, {"wanted": w}).all()] for w in wanted]
+            found = Prepared(statement, at_once=True).answers(connection, [{"wanted": w} for w in wanted])
+            assert [each.rows for each in found] == each_alone
+
+    await database.write(work)
+
+
 async def test_of_equal_rows_that_are_asked_for_together_one_is_told_that_it_was_written(database: Database) -> None:
     """As if one had come after the other: what was inserted is the right to something, to a key or to a host name."""
 
