@@ -76,8 +76,8 @@ def _candidates(policy: Path | None, anchors: Path | None, bundle: str | None) -
         _fail(str(error))
     except OSError as error:
         _fail(f"--anchors: {anchors} cannot be read: {error.strerror}")
-    except UnicodeDecodeError as error:
-        _fail(f"--anchors: {anchors} cannot be read: {error}")
+    except UnicodeDecodeError:
+        _fail(f"--anchors: {anchors} is no text: give CA certificates in PEM")
     return tried
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import ssl
 import time
 from collections.abc import Callable, Coroutine
@@ -60,7 +59,7 @@ from broker.sources.leniency import feed_freshness, warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
 from broker.sources.trust_files import load_trust, trust_of_cafile
-from broker.stopping import STOP_SECONDS, Stopped, heed_signals, in_time, unless_stopped
+from broker.stopping import STOP_SECONDS, Stopped, heed_hangups, heed_signals, in_time, unless_stopped
 from broker.store.sqlite import SqliteStore
 from broker.upkeep import look_rarely, publish_figures, tick
 from provisioning.ending import Ending
@@ -196,12 +195,14 @@ class BrokerServer:
 
     def _heed_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         def stop() -> None:
+            if self._stop.is_set():  # A terminal may be gone, too.
+                return
             if self._ending is not None:
                 self._ending.within(STOP_SECONDS, 1)
             loop.call_soon_threadsafe(self._stop.set)
 
         heed_signals(stop)
-        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        heed_hangups(loop, self._hangup.set, stop)
 
     def _begin_audit(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> AuditLog | NoAudit:
         audit = open_audit(self._config, engine, loop.call_soon_threadsafe)

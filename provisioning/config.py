@@ -241,7 +241,7 @@ def _secret(name: str, need: str, value: SecretStr | None, file: Path | None) ->
     elif value is not None:
         source, secret = variable, value.get_secret_value().encode()
     else:
-        raise ConfigurationError(f"{need}: give --{name.replace('_', '-')}-file FILE or set {variable}")
+        raise ConfigurationError(f"{need}: give --{name.replace('_', '-')}-file FILE or set {variable}_FILE")
     if not secret:
         raise ConfigurationError(f"{source} is empty: put the {word} there")
     return secret

@@ -317,7 +317,7 @@ def _print(manufacturer: Manufacturer) -> None:
     print_facts(manufacturer.model_copy(update={"certificate": None, "lists": None, "list_urls": None}))
     if manufacturer.list_urls:
         print_table(
-            ("fetched at", "last", "next", "problem"),
+            ("fetched from", "last", "next", "problem"),
             (
                 (
                     each.url,

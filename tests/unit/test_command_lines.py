@@ -261,3 +261,26 @@ def test_a_flag_of_the_broker_says_its_setting_s_default() -> None:
         assert f"(default: {shown})" in helps[name], name
         told += 1
     assert told > 8
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
+def test_a_stream_that_is_closed_is_no_crash_and_no_other_file_s(
+    program: str, closed: tuple[int, ...], tmp_path: Path
+) -> None:
+    entry = (
+        f"import os, sys; sys.argv[0] = {program!r}\n"
+        f"from {PACKAGES[program]}.__main__ import main\n"
+        "try:\n    main()\n"
+        "finally:\n"
+        f"    told = ' '.join(os.readlink(f'/proc/self/fd/{{number}}') for number in {closed})\n"
+        f"    open({str(tmp_path / 'told')!r}, 'w').write(told)\n"
+    )
+    redirections = " ".join(f"{number}>&-" for number in closed)
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, "-c", entry, "version"],
+        cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert set((tmp_path / "told").read_text().split()) == {os.devnull}
+    assert product_version() in done.stdout or 1 in closed

@@ -136,7 +136,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_the_passphrase_comes_from_a_file_or_the_environment_and_is_never_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigurationError, match="give --passphrase-file FILE or set FLEET_PROVISIONING_PASSPHRASE"):
+    with pytest.raises(
+        ConfigurationError, match="give --passphrase-file FILE or set FLEET_PROVISIONING_PASSPHRASE_FILE"
+    ):
         load_settings(tmp_path).read_passphrase()
     monkeypatch.setenv("FLEET_PROVISIONING_PASSPHRASE", "from the environment")
     settings = load_settings(tmp_path)
