@@ -64,6 +64,7 @@ from broker.store.sqlite import SqliteStore
 from broker.upkeep import look_rarely, publish_figures, tick
 from provisioning.ending import Ending
 from provisioning.given_file import SECRET_BYTES, text_of
+from provisioning.out_of_memory import told
 from provisioning.pki import open_to_all
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
@@ -187,7 +188,7 @@ class BrokerServer:
                 jobs.append(feed.run())
             if self._credential is not None:
                 jobs.append(_renewals(self._credential, reloader))
-            tasks: list[asyncio.Task[Any]] = [stopped, *map(asyncio.create_task, jobs)]
+            tasks: list[asyncio.Task[Any]] = [stopped, *(told(asyncio.create_task(job)) for job in jobs)]
             try:
                 await _first_failure(tasks, stopped)
             finally:

@@ -272,7 +272,7 @@ def _shown(value: object) -> str:
         case datetime():
             return shown_time(value)
         case list() | tuple():
-            return ", ".join(map(str, value))
+            return ", ".join(map(str, value)) or "none"
         case _:
             return str(value)
 
