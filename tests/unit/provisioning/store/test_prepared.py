@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sqlalchemy.exc import IntegrityError, NoResultFound
 from provisioning.errors import Refused
 from provisioning.store import prepared, schema
 from provisioning.store.database import Database
+from provisioning.store.either import insert_into
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import tokens
 from provisioning.store.utc_date_time import UtcDateTime
@@ -122,6 +124,42 @@ async def test_many_rows_are_written_once_and_all_however_many_go_in_one_stateme
             assert connection.execute(void_now).scalars().all() == [each for each in digests if each[1]]
 
     await database.write(work)
+
+
+async def test_many_look_ups_at_once_give_each_what_it_would_have_got_alone(database: Database) -> None:
+    by_moment = select(tokens).where(tokens.c.created_at == bindparam("wanted")).order_by(tokens.c.id)
+    later = ABROAD + timedelta(seconds=1)
+    by_device = select(tokens).where(tokens.c.device == bindparam("wanted"))
+    rows = [
+        ROW | {"digest": bytes([n] * 32), "created_at": later if n else ABROAD, "device": f"m-{n % 2}"}
+        for n in range(3)
+    ]
+
+    def work(connection: Connection) -> None:
+        Prepared(insert(tokens)).run_each(connection, rows)
+        for statement, wanted in (
+            (BY_DIGEST, [bytes([n] * 32) for n in (2, 7, 0, 2)]),
+            (by_device, ["m-1", "m-0", "nobody", "m-1"]),
+            (by_moment, [later, ABROAD.astimezone(UTC), later + timedelta(days=1), ABROAD]),
+        ):
+            each_alone = [[tuple(row) for row in connection.execute(statement, {"wanted": w}).all()] for w in wanted]
+            found = Prepared(statement, at_once=True).answers(connection, [{"wanted": w} for w in wanted])
+            assert [sorted(each.rows, key=itemgetter(0)) for each in found] == each_alone
+
+    await database.write(work)
+
+
+async def test_of_equal_rows_that_are_asked_for_together_one_is_told_that_it_was_written(database: Database) -> None:
+    """As if one had come after the other: what was inserted is the right to something, to a key or to a host name."""
+
+    def work(connection: Connection) -> list[int]:
+        statement = insert_into(tokens, connection.dialect.name)
+        add = Prepared(statement.on_conflict_do_nothing(index_elements=[tokens.c.digest]), told_by="digest")
+        rows = [ROW | {"digest": bytes([n] * 32), "device": f"m-{place}"} for place, n in enumerate((1, 2, 1, 2, 1))]
+        add.run(connection, rows[1])
+        return [each.count for each in add.answers(connection, rows)]
+
+    assert await database.write(work) == [1, 0, 0, 0, 0]
 
 
 async def test_a_name_that_is_too_long_is_refused_and_not_cut_by_one_statement_for_many(database: Database) -> None:
