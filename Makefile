@@ -28,6 +28,9 @@ $(VENV)/.installed-dev: pyproject.toml
 	@touch $(VENV)/.installed $@
 
 setup: $(VENV)/.installed                                   ## virtual environment with the three programs
+ifneq ($(origin PYTHON),file)                               # Who names one is not to get another's in silence.
+	@deploy/same-python $(PYTHON) $(VENV)
+endif
 
 .build/gmqtt/gmqtt: | $(VENV)/.installed-dev                # Apart: it brings a package "tests" that would hide ours.
 	@$(BIN)/pip install --quiet --no-deps --upgrade --target .build/gmqtt gmqtt==0.8.0

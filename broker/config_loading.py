@@ -20,6 +20,7 @@ from broker.config_hints import MOSQUITTO, hint, of_mosquitto
 from broker.limits import Limits
 from broker.listener_settings import ListenerSettings
 from broker.trust_settings import TrustSettings
+from provisioning.given_file import EMPTY, SETTINGS_BYTES, contents_of, text_of
 from provisioning.service_links import service_link
 
 _TABLES = frozenset({"trust", "listener", "plugins"})
@@ -63,7 +64,7 @@ def _not_json(said: str) -> str:
 def read_file(path: Path) -> dict[str, Any]:
     """Return what the TOML file *path* says, unchecked. Raises `ConfigError`."""
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(text_of(path, SETTINGS_BYTES))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -72,7 +73,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 def _no_toml(path: Path, error: ValueError) -> str:
     """Return what *path* is, and what to do."""
-    text = path.read_text(errors="replace")
+    text = contents_of(path, SETTINGS_BYTES).decode(errors="replace")
     told = of_mosquitto(text, BrokerConfig.model_fields, {each.name for each in fields(Limits)})
     if not told:
         return f"not TOML: {error}"
@@ -80,15 +81,17 @@ def _no_toml(path: Path, error: ValueError) -> str:
 
 
 def read_texts(path: Path | None, *keys: str) -> dict[str, str]:
-    """Return those of *keys* that the TOML file *path* has, if there is one: what a command needs to find a broker.
+    """Return those of *keys*, files all, that the TOML file *path* has, if there is one: how a command finds a broker.
 
-    Raises `ConfigError`, also for a value that is no text.
+    Raises `ConfigError`, also for a value that is no text, or empty.
     """
     values = {} if path is None else read_file(path)
     found = {key: values[key] for key in keys if key in values}
     for key, value in found.items():
         if not isinstance(value, str):
             raise ConfigError(f"{path}: {key}: {_WORDS['string_type']}")
+        if not value:
+            raise ConfigError(f"{path}: {key}: {EMPTY}")
     return found
 
 

@@ -16,6 +16,7 @@ import typer
 
 from broker.admin_command import Config, Json, Socket, StateDir, admin_client, print_facts, print_json, print_table
 from provisioning.command_group import command_group
+from provisioning.given_file import LIST_BYTES, contents_of
 
 crl_app = command_group(help="See the revocation lists in use, and try another one.")
 
@@ -73,7 +74,7 @@ def crl_try(
 def _contents(files: Sequence[Path]) -> bytes:
     """Return what is sent of *files*: one as it is, several as PEM."""
     try:
-        contents = [file.read_bytes() for file in files]
+        contents = [contents_of(file, LIST_BYTES) for file in files]
     except OSError as error:
         typer.echo(f"fleet-broker: {error.filename}: {error.strerror}", err=True)
         raise typer.Exit(1) from None

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from broker.admin_command import Config, Json, Socket, StateDir, admin_client, print_json
+from provisioning.given_file import PEM_BYTES, contents_of
 from provisioning.printable import LAID_OUT, printable
 
 _MARKS = {True: "ok", False: "NO", None: "?"}
@@ -73,7 +74,7 @@ def check(
 
     try:
         # The certificates alone: a key beside them is nobody's to see.
-        pem = b"".join(each.public_bytes(Encoding.PEM) for each in read_certificates(file.read_bytes()))
+        pem = b"".join(each.public_bytes(Encoding.PEM) for each in read_certificates(contents_of(file, PEM_BYTES)))
         if offline:
             answer = _check_offline(pem, cafile, config)
         else:

@@ -8,6 +8,7 @@ from typing import Final
 
 from cryptography import x509
 
+from provisioning.given_file import PEM_BYTES, contents_of
 from provisioning.pki.identity import InvalidIdentity, identity_of
 
 OF_NO_USE: Final = frozenset({"expired", "not yet valid"})
@@ -21,7 +22,7 @@ class CredentialError(Exception):
 def read_certificate(path: Path) -> x509.Certificate | None:
     """Return the first certificate in the PEM file *path*, or None."""
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
+        return x509.load_pem_x509_certificate(contents_of(path, PEM_BYTES))
     except (OSError, ValueError):
         return None
 

@@ -24,6 +24,7 @@ from broker.config import BrokerConfig
 from broker.own_certificate import own_trust_domain, read_certificate
 from broker.sources.anchor_copy import AnchorsNotFetched
 from broker.sources.trust_files import load_trust, read_anchors
+from provisioning.given_file import LIST_BYTES, contents_of
 from provisioning.pki.crl import CrlRefused, parse, split
 from provisioning.pki.extension import extension
 from provisioning.pki.own_directory import ForeignDirectory
@@ -111,7 +112,7 @@ def _lists(config: BrokerConfig) -> Iterator[str]:
         if path.is_dir():
             continue
         try:
-            content = path.read_bytes()
+            content = contents_of(path, LIST_BYTES)
         except OSError as error:
             yield f"crlfile: {path} cannot be read: {error.strerror}"
             continue

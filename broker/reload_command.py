@@ -10,6 +10,7 @@ import typer
 
 from broker.admin_command import Config, Json, Socket, StateDir, admin_client, print_json
 from broker.reload.report import Part
+from provisioning.given_file import PEM_BYTES, text_of
 from provisioning.printable import LAID_OUT, printable
 
 _USAGE = 2
@@ -70,11 +71,13 @@ def _candidates(policy: Path | None, anchors: Path | None, bundle: str | None) -
         if policy is not None:
             tried["policy"] = read_policy(policy)
         if anchors is not None:
-            tried["anchors"] = anchors.read_text()
+            tried["anchors"] = text_of(anchors, PEM_BYTES)
     except PolicyError as error:
         _fail(str(error))
-    except (OSError, UnicodeDecodeError) as error:
-        _fail(f"--anchors: {anchors} cannot be read: {error}")
+    except OSError as error:
+        _fail(f"--anchors: {anchors} cannot be read: {error.strerror}")
+    except UnicodeDecodeError:
+        _fail(f"--anchors: {anchors} is no text: give CA certificates in PEM")
     return tried
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import ssl
 import time
 from collections.abc import Callable, Coroutine
@@ -60,10 +59,12 @@ from broker.sources.leniency import feed_freshness, warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
 from broker.sources.trust_files import load_trust, trust_of_cafile
-from broker.stopping import STOP_SECONDS, Stopped, heed_signals, in_time, unless_stopped
+from broker.stopping import STOP_SECONDS, Stopped, heed_hangups, heed_signals, in_time, unless_stopped
 from broker.store.sqlite import SqliteStore
 from broker.upkeep import look_rarely, publish_figures, tick
 from provisioning.ending import Ending
+from provisioning.given_file import SECRET_BYTES, text_of
+from provisioning.out_of_memory import told
 from provisioning.pki import open_to_all
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
@@ -90,16 +91,16 @@ class BrokerServer:
     def __init__(
         self,
         config: BrokerConfig,
-        reread: Callable[[], BrokerConfig] | None = None,
-        settings_file: Path | None = None,
-        ending: Ending | None = None,
+        reread: Callable[[], BrokerConfig],
+        settings_file: Path | None,
+        ending: Ending,
     ) -> None:
         """Run with *config*; *reread* reads it again, from *settings_file* among others, when it is to be reloaded.
 
         *ending* is told when the process is to end, whatever keeps it.
         """
         self._config = config
-        self._reread = reread or (lambda: config)
+        self._reread = reread
         self._settings_file = settings_file
         self._ending = ending
         self._stop = asyncio.Event()
@@ -187,7 +188,7 @@ class BrokerServer:
                 jobs.append(feed.run())
             if self._credential is not None:
                 jobs.append(_renewals(self._credential, reloader))
-            tasks: list[asyncio.Task[Any]] = [stopped, *map(asyncio.create_task, jobs)]
+            tasks: list[asyncio.Task[Any]] = [stopped, *(told(asyncio.create_task(job)) for job in jobs)]
             try:
                 await _first_failure(tasks, stopped)
             finally:
@@ -195,12 +196,13 @@ class BrokerServer:
 
     def _heed_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         def stop() -> None:
-            if self._ending is not None:
-                self._ending.within(STOP_SECONDS, 1)
+            if self._stop.is_set():  # A terminal may be gone, too.
+                return
+            self._ending.within(STOP_SECONDS, 1)
             loop.call_soon_threadsafe(self._stop.set)
 
         heed_signals(stop)
-        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        heed_hangups(loop, self._hangup.set, stop)
 
     def _begin_audit(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> AuditLog | NoAudit:
         audit = open_audit(self._config, engine, loop.call_soon_threadsafe)
@@ -278,7 +280,7 @@ class BrokerServer:
         """Return the token as it is now."""
         if self._config.token_file is not None:
             try:
-                token = self._config.token_file.read_text(encoding="utf-8").strip()
+                token = text_of(self._config.token_file, SECRET_BYTES).strip()
                 why = "it is empty"
             except OSError as error:
                 # A token is spent at the first start; later its file may be gone.

@@ -13,6 +13,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from provisioning.durations import seconds_in
+from provisioning.given_file import named
 from provisioning.pki.identity import check_name, check_trust_domain
 
 MOST: Final = 2**62
@@ -39,14 +40,6 @@ def _seconds(value: object) -> object:
         raise ValueError("give a number of seconds, or a time with its unit, such as 90s, 5m or 12h") from None
 
 
-def _file(value: object) -> object:
-    if value == "":
-        raise ValueError("is empty; name a file, or leave it out")
-    if isinstance(value, str) and "\0" in value:
-        raise ValueError("no file's name has a NUL in it")
-    return value
-
-
 def several(value: object) -> object:
     """Take one for a list of one, and a text for the items between its commas, as the environment writes it."""
     if isinstance(value, str):
@@ -56,8 +49,8 @@ def several(value: object) -> object:
 
 Whole = Annotated[int, BeforeValidator(_number)]
 Real = Annotated[float, BeforeValidator(_number)]
-File = Annotated[Path, BeforeValidator(_file)]
-FileText = Annotated[str, BeforeValidator(_file)]
+File = Annotated[Path, BeforeValidator(named)]
+FileText = Annotated[str, BeforeValidator(named)]
 """A file, or a word that means none."""
 Name = Annotated[str, AfterValidator(partial(check_name, "the name"))]
 """The last part of an identity."""

@@ -11,6 +11,7 @@ Rules
 1. What is given up is said, with code ``STOP_GAVE_UP``.
 2. The store is closed in order unless that itself takes too long, or a plugin holds the loop: whoever waits is not
    waited for longer than leaves it its turn (`in_time`). What was answered is on disk in any case.
+3. SIGHUP that somebody sends reloads; that of a terminal which is closed ends the broker (`provisioning.hangup`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from types import FrameType
 from typing import Any, Final, TypeVar
 
 import structlog
+
+from provisioning.hangup import SETTLE_SECONDS, Hangups
 
 log = structlog.get_logger("broker")
 
@@ -53,6 +56,26 @@ def heed_signals(stop: Callable[[], object]) -> None:
 
     for number in _STOPPING:
         signal.signal(number, heard)
+
+
+def heed_hangups(loop: asyncio.AbstractEventLoop, reload: Callable[[], object], stop: Callable[[], object]) -> None:
+    """Call *reload* when SIGHUP has come, or *stop* if it has because the terminal is gone.
+
+    Where it was ignored when the process was started (``nohup``), nothing that becomes of a terminal stops the broker.
+    """
+    hangups = Hangups()
+
+    def settled() -> None:
+        if hangups.terminal_is_gone():
+            log.info("the terminal is gone")
+            stop()
+        else:
+            reload()
+
+    def heard() -> None:
+        loop.call_later(SETTLE_SECONDS, settled)
+
+    loop.add_signal_handler(signal.SIGHUP, heard if hangups.heeded else reload)
 
 
 def _heard_already(_number: int, _frame: FrameType | None) -> None:

@@ -14,6 +14,7 @@ from pydantic_settings import NoDecode
 
 from broker.setting_types import CountOrNone, File, Interval, Name, TrustDomain, Whole, several
 from provisioning.durations import seconds_in
+from provisioning.given_file import named
 from provisioning.pki.identity import Role
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -82,7 +83,7 @@ def _fingerprint(value: str) -> str:
 
 
 Policy = Annotated[StatusPolicy, BeforeValidator(_status_policy), NoDecode]
-Paths = Annotated[tuple[File, ...], BeforeValidator(several), NoDecode]
+Paths = Annotated[tuple[File, ...], BeforeValidator(several), BeforeValidator(named), NoDecode]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Urls = Annotated[tuple[HttpUrl, ...], BeforeValidator(several), NoDecode]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]

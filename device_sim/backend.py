@@ -34,6 +34,7 @@ from device_sim.telemetry.payload import Telemetry, UnreadableTelemetry, decode
 from device_sim.tls_dial import Endpoint, NotAdmitted
 
 EVERYTHING = "fleet/#"
+_STATES = "fleet/+/+/state"
 _AT_LEAST_ONCE = 1
 _MOST_KEPT = 20
 _MOST_IN_FLIGHT = 50
@@ -92,6 +93,8 @@ class Backend:
         self.checks = {device: SequenceCheck() for device in devices}
         self.latency = Latency()
         self.presence: dict[str, bytes] = {}
+        self.retained: dict[str, bytes] | None = None
+        """What the broker retains of who is there, once that was asked (`look_again`)."""
         self.presence_changes = 0
         self.received = 0
         self.unexpected = 0
@@ -165,6 +168,19 @@ class Backend:
     def _is_connected(self) -> bool:
         return self.connection is not None and not self.connection.closed.done()
 
+    async def look_again(self) -> None:
+        """Ask the broker what it retains of who is there, as a backend that comes only now would; see `retained`.
+
+        A new subscription to what is subscribed to already brings what is retained (MQTT 5 §3.3.1.3).
+        """
+        if self.connection is None:
+            return
+        self.retained = {}
+        try:
+            await self.connection.subscribe(_STATES, _AT_LEAST_ONCE)
+        except (SubscriptionRefused, NotConnected):
+            self.retained = None
+
     async def close(self) -> None:
         """Leave the broker politely."""
         self._wanted.clear()
@@ -220,6 +236,8 @@ class Backend:
             case ["fleet", _, device, "state"] if device in self.checks and payload in {ONLINE, OFFLINE}:
                 self.presence_changes += self.presence.get(device) != payload
                 self.presence[device] = payload
+                if self.retained is not None:
+                    self.retained[device] = payload
             case ["fleet", _, device, "state"] if device in self._bystanders and payload in {ONLINE, OFFLINE}:
                 pass  # Left by an earlier run, with more devices or with some that are revoked now.
             case ["fleet", _, _, "cmd", *_]:

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from device_sim.credential import HeldCredential
+from provisioning.given_file import PEM_BYTES, contents_of
 from provisioning.pki.identity import Identity
 from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem, load_key
 from provisioning.pki.tls import CredentialPem
@@ -42,6 +43,26 @@ def common_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
+def key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    """Return the key usage of a CA, or of an end entity."""
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def signature_hash(key: PrivateKey) -> hashes.SHA256 | None:
+    """Return the hash that *key* signs over; None for Ed25519, which has its own."""
+    return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+
+
 def end_entity(
     identity: Identity,
     key: ec.EllipticCurvePrivateKey,
@@ -52,17 +73,6 @@ def end_entity(
 ) -> x509.Certificate:
     """Return a client's certificate for *identity* and *key*, signed by *issuer_key* in the name of *issuer*."""
     now = datetime.now(UTC)
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
     return (
         x509.CertificateBuilder()
         .subject_name(common_name(identity.name))
@@ -72,12 +82,12 @@ def end_entity(
         .not_valid_before(now - timedelta(minutes=1))
         .not_valid_after(now + life)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(usage, critical=True)
+        .add_extension(key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity.uri)]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
-        .sign(issuer_key, _hash(issuer_key))
+        .sign(issuer_key, signature_hash(issuer_key))
     )
 
 
@@ -92,7 +102,7 @@ class CertificateAuthority:
     def load(cls, certificate: Path, key: Path) -> CertificateAuthority:
         """Return the CA in two PEM files. Raises `UnusableAuthority` or `provisioning.pki.keys.KeyFileError`."""
         try:
-            loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
+            loaded = x509.load_pem_x509_certificate(contents_of(certificate, PEM_BYTES))
         except OSError as error:
             raise UnusableAuthority(f"{certificate} cannot be read: {error.strerror}") from error
         except ValueError as error:
@@ -139,10 +149,6 @@ def idevid(manufacturer: CertificateAuthority, number: str) -> CredentialPem:
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(manufacturer.key.public_key()), critical=False
         )
-        .sign(manufacturer.key, _hash(manufacturer.key))
+        .sign(manufacturer.key, signature_hash(manufacturer.key))
     )
     return CredentialPem(certificate.public_bytes(Encoding.PEM) + key_to_pem(key))
-
-
-def _hash(key: PrivateKey) -> hashes.SHA256 | None:
-    return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()

@@ -33,7 +33,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from device_sim.buffered_socket import BufferedSocket
-from device_sim.closure import BrokenByUs, Closure, Layer, connack_311, from_error, hint_in
+from device_sim.closure import BrokenByUs, Closure, Layer, connack_311, from_error, hint_in, unasked_session
 from device_sim.keep_alive import KeepAlive
 from device_sim.link import (
     DEADLINE,
@@ -134,7 +134,10 @@ class Connection:
         keep_alive: KeepAlive,
         received: Received | None,
         acknowledged: Acknowledged | None,
+        *,
+        clean_start: bool,
     ) -> None:
+        self._clean_start = clean_start
         self._loop = loop
         self._socket = socket
         self._descriptor = socket.fileno()
@@ -188,6 +191,7 @@ class Connection:
             keep_alive,
             received,
             acknowledged,
+            clean_start=terms.clean_start,
         )
         await connection._start(endpoint, dialled, deadline - (time.monotonic() - started))
         return connection
@@ -310,6 +314,9 @@ class Connection:
     ) -> None:
         if reason.is_failure:
             self._refusal = self._connack(reason, properties)
+        elif flags.session_present and self._clean_start:
+            self._refusal = unasked_session(time.monotonic())
+            self._paho.abort(ConnectionAbortedError("refused by us"))
         elif not self._admitted.done():
             self.session_present = bool(flags.session_present)
             self._admitted.set_result(None)

@@ -39,6 +39,7 @@ _LONGEST_HINT = 3600.0
 _DIGITS = 9
 
 _ALERT = re.compile(r"(?:TLSV1|TLSV13|SSLV3)_ALERT_(\w+)")
+_HALF_WRITTEN = "record layer failure"
 _CONNACK_311 = {
     1: "unacceptable protocol version",
     2: "identifier rejected",
@@ -133,6 +134,9 @@ def from_error(error: BaseException, at: float) -> Closure:
             code, reason = "closed", "the peer closed the connection without an alert"
         case ssl.SSLCertVerificationError():
             code, reason = SERVER_CERTIFICATE, f"we refuse the server: {error.verify_message}"
+        # What OpenSSL 3 says of a record that it could not write whole, because the peer was gone.
+        case ssl.SSLError() if _HALF_WRITTEN in str(error):
+            layer, code, reason = Layer.TCP, "reset", "the peer reset the connection"
         case ssl.SSLError(reason=str(openssl)):
             alert = _ALERT.fullmatch(openssl)
             code = alert.group(1).lower() if alert else openssl.lower()
@@ -156,6 +160,15 @@ def hint_in(user_properties: Iterable[tuple[str, str]]) -> float | None:
         if name == RETRY_AFTER and value.isascii() and value.isdigit():
             return min(float(value[:_DIGITS]), _LONGEST_HINT)
     return None
+
+
+def unasked_session(at: float) -> Closure:
+    """Return the closure of a connection that says it resumes a session, where a clean start was asked for.
+
+    A client that has no session must close it [MQTT-3.2.2-4]: it would wait for what nobody has subscribed to.
+    """
+    reason = "the broker says that it resumes a session, and a clean start was asked for"
+    return Closure(Layer.MQTT, "session present", reason, at)
 
 
 def connack_311(code: int, at: float) -> Closure:

@@ -21,7 +21,6 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,13 +28,13 @@ from device_sim.backend import Backend
 from device_sim.closure import Closure
 from device_sim.core_wait import CoreWatch
 from device_sim.credential import HeldCredential, enrol
+from device_sim.demo_plan import DemoPlan
 from device_sim.fleet import Fleet, Member
 from device_sim.intruders import Finding, Outcome, Scene, try_all
 from device_sim.keep_alive import KeepAlive
 from device_sim.latency import Latency, LatencySummary
 from device_sim.link import StageTimes
 from device_sim.parallel import in_parallel
-from device_sim.randomness import randomness_of
 from device_sim.report import Report
 from device_sim.revocation_trial import cut_off, try_again
 from device_sim.scenario.groups import Group, Telemetry
@@ -54,9 +53,6 @@ LATECOMER = "latecomer-1"
 
 _ENROLLING_AT_ONCE = 16
 _CONNECTING_AT_ONCE = 16
-_MESSAGES_A_SECOND = 1000.0
-_SHORTEST_INTERVAL = 0.2
-_REVOKED = 5
 _SHORT_LIFE = 10
 # Not bounds on speed: on a machine that others hold, what is slow comes all the same, and is waited for.
 _COMMAND_DEADLINE = 60.0
@@ -64,31 +60,6 @@ _DRAIN_DEADLINE = 60.0
 _CLOSE_DEADLINE = 30.0
 _MOST_SHOWN = 3
 KEEP_ALIVE_TIMEOUT = 0x8D
-
-
-@dataclass(frozen=True, slots=True)
-class DemoPlan:
-    """What the user chose."""
-
-    devices: int = 200
-    seconds: float = 15.0
-    seed: int = 42
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the devices."""
-        return [f"meter-{number:04d}" for number in range(1, self.devices + 1)]
-
-    @property
-    def interval(self) -> float:
-        """How often each device publishes, in seconds."""
-        return max(_SHORTEST_INTERVAL, self.devices / _MESSAGES_A_SECOND)
-
-    @property
-    def to_revoke(self) -> list[str]:
-        """The devices that will be revoked: never all of them."""
-        source = randomness_of(self.seed, "demo", "revoke")
-        return sorted(source.sample(self.names, min(_REVOKED, self.devices - 1)))
 
 
 Finished = Callable[[Report, Stage], Awaitable[None]]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import typer
 
-from device_sim.demo import DemoPlan, play
+from device_sim.demo import play
+from device_sim.demo_plan import DemoPlan
 from device_sim.explanation import explained
 from device_sim.interruption import Interruption, run
 from device_sim.report import ExitCode, Report

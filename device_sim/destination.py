@@ -40,9 +40,14 @@ def _expect_right(option: str, path: Path, place: Path) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Write *text* to *path* in UTF-8; raise `OSError` that names the file, which that of a full disk does not."""
+    """Write *text* to *path* in UTF-8, or nothing: half a file is none.
+
+    Raises `OSError` that names the file, which that of a full disk does not.
+    """
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
+        if path.is_file():
+            path.unlink()
         error.filename = str(path)
         raise

@@ -36,6 +36,5 @@ def export(
         f"{count} devices in {output}\n"
         f"  mosquitto_sub -V 5 -p 8883 --cafile {output}/ca-bundle.crt --cert {output}/service.crt "
         f"--key {output}/service.key -i $(cat {output}/service.id) -t 'fleet/#'\n"
-        f"  mqload -p 8883 -a {output}/ca-bundle.crt -D {output}/devices -n {count}\n"
         f"  JMeter, k6, Locust: one row a client in {output}/clients.csv"
     )

@@ -22,6 +22,7 @@ from device_sim.report import ExitCode
 from device_sim.view import Progress, View
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.client.est import EstClient
+from provisioning.given_file import PEM_BYTES, text_of
 from provisioning.pki.identity import check_name
 from provisioning.pki.tls import CredentialFiles
 
@@ -216,7 +217,7 @@ def _fleet(
                 raise FleetUnusable(f"{directory} was made from another CA: continue with that one, or enrol another")
             return fleet
         origin = Origin(url or fleet.origin.provisioning_url, operator or fleet.origin.operator)
-        anchors = before if cafile is None else cafile.read_text()
+        anchors = before if cafile is None else text_of(cafile, PEM_BYTES)
         if (origin, anchors) != (fleet.origin, before):
             with fleet.changing():
                 fleet.move(origin, anchors)
@@ -229,7 +230,7 @@ def _fleet(
         raise typer.BadParameter(
             "a new fleet needs --provisioning, --cafile, --cert and --key, or --ca-cert and --ca-key"
         )
-    return FleetDirectory.create(directory, Origin(url, operator), cafile.read_text(), service)
+    return FleetDirectory.create(directory, Origin(url, operator), text_of(cafile, PEM_BYTES), service)
 
 
 def _client(fleet: FleetDirectory) -> EnrolmentOperatorClient:

@@ -46,7 +46,7 @@ from broker.mqtt.packets import (
 )
 from broker.mqtt.properties import NO_PROPERTIES, Properties
 from device_sim.buffered_socket import RECORD, BufferedSocket
-from device_sim.closure import BrokenByUs, Closure, Layer, connack_311, from_error, hint_in
+from device_sim.closure import BrokenByUs, Closure, Layer, connack_311, from_error, hint_in, unasked_session
 from device_sim.keep_alive import KeepAlive
 from device_sim.link import (
     DEADLINE,
@@ -78,6 +78,7 @@ class LightConnection:
         "_acknowledged",
         "_admitted",
         "_alive",
+        "_clean_start",
         "_descriptor",
         "_exactly_once",
         "_flushing",
@@ -118,6 +119,7 @@ class LightConnection:
         self._descriptor = socket.fileno()
         self._version = terms.version
         self._alive = float(terms.seconds_alive)
+        self._clean_start = terms.clean_start
         self._keep_alive = keep_alive
         self._received = received
         self._acknowledged = acknowledged
@@ -387,6 +389,10 @@ class LightConnection:
                 self._refusal = _closure(packet.reason_code, properties)
             else:
                 self._refusal = connack_311(packet.reason_code, time.monotonic())
+            self._end(self._refusal)
+            return
+        if packet.session_present and self._clean_start:
+            self._refusal = unasked_session(time.monotonic())
             self._end(self._refusal)
             return
         self.session_present = packet.session_present

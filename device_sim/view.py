@@ -221,7 +221,8 @@ class View:
 
         table = Table(box=None, padding=(0, 2))
         for heading in ("", "a device that", "was refused by", "ms"):
-            table.add_column(heading, justify="right" if heading == "ms" else "left")
+            # A topic is one long word: cut off, it would not say which.
+            table.add_column(heading, justify="right" if heading == "ms" else "left", overflow="fold")
         for finding in findings:
             mark = {Outcome.REFUSED: "[green]✓[/]", Outcome.REFUSED_OTHERWISE: "[yellow]![/]"}.get(
                 finding.outcome, "[red]✗[/]"

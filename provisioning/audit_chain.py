@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from provisioning.errors import ConfigurationError
+from provisioning.given_file import SECRET_BYTES, text_of
 from provisioning.pki.keys import KeyFileError, write_private
 from provisioning.quick_values import quickly_made
 
@@ -81,7 +82,7 @@ def make_key(path: Path) -> None:
 def read_key(path: Path) -> bytes:
     """Return the key; raise `ConfigurationError` naming the file and the remedy."""
     try:
-        key = bytes.fromhex(path.read_text(encoding="ascii").strip())
+        key = bytes.fromhex(text_of(path, SECRET_BYTES).strip())
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError:

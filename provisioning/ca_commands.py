@@ -193,7 +193,7 @@ def activate(
 
     async def work(life: AuthorityLife) -> Facts:
         chosen = await life.activate(name, waiting=not without_waiting)
-        life.transcript.say(f"{chosen} issues from now on; running services have heard within seconds.")
+        life.transcript.say(f"{chosen} issues from now on; running services hear of it within seconds.")
         return {"name": chosen, "state": "active"}
 
     ceremony.hold("ca rollover activate", work)

@@ -20,6 +20,7 @@ import typer
 
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import ISSUING_CA, ROOT_CA, AuthorityFiles, read_certificate
+from provisioning.given_file import PEM_BYTES, contents_of
 from provisioning.service_command import Directory, Json, fail, print_document, say, warn_of_open, with_options
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ async def _upgrade(settings: Settings, database: Database) -> None:
 def read_file(path: Path) -> bytes:
     """Return what is in the file; exit with one line if it cannot be read."""
     try:
-        return path.read_bytes()
+        return contents_of(path, PEM_BYTES)
     except OSError as error:
         raise fail(f"{path} cannot be read: {error.strerror}") from error
 

@@ -5,22 +5,25 @@ On a terminal of 80 columns Typer's boxes cut names of options off, and its plai
 What was given as text is text, or the command is not begun: bytes that are no UTF-8 come from the shell as half
 characters, which no request, file or terminal takes. A path may hold them, as the file system does.
 
-Of an option that takes one value a second one is refused where commands change a fleet: the last one would count, and
-who revokes two groups would have revoked one.
+Of an option that takes one value a second one is refused: the last one would count, and who revokes two groups would
+have revoked one, or has a broker whose settings are in one file of two. A path that is empty is refused, too: it would
+be the folder that the shell happens to be in, where a variable of a script was not set.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import typer
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
-_ONCE: Final = frozenset({"fleet-provisioning"})
-"""Programs in which an option that takes one value may be given once."""
+from provisioning.given_file import EMPTY
+
 _LIST: Final = re.compile(r"<list\[(.*)\]>")
 
 
@@ -37,9 +40,12 @@ class CommandGroup(TyperGroup):
                 each.display_type_rich = partial(_shown, kind)  # type: ignore[method-assign]
         if command is not None and not isinstance(command, TyperGroup) and not isinstance(command.invoke, partial):
             command.invoke = partial(_invoke, command, command.invoke)  # type: ignore[method-assign]
-            if ctx.find_root().info_name in _ONCE:
-                command.parse_args = partial(_parse_args, command, command.parse_args)  # type: ignore[method-assign]
+            command.parse_args = partial(_parse_args, command, command.parse_args)  # type: ignore[method-assign]
         return command
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the options before the command's name, as those behind it."""
+        return _parse_args(self, super().parse_args, ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the first paragraph of what each command says of itself."""
@@ -57,22 +63,35 @@ def command_group(**settings: Any) -> typer.Typer:
     )
 
 
-def _parse_args(command: Any, parse_args: Callable[[Any, list[str]], list[str]], ctx: Any, args: list[str]) -> Any:
-    """Read *args*; say that it is misuse if an option of which one value counts is there twice."""
-    if args and not ctx.resilient_parsing:  # That is: not while a shell completes the line.
-        _, _, given = command.make_parser(ctx).parse_args(args=list(args))
-        for number, each in enumerate(given):
-            if isinstance(each, TyperOption) and not (each.multiple or each.is_flag) and each in given[:number]:
-                name = max(each.opts, key=len)
-                ctx.fail(f"{name} is there more than once, and takes one value")
-    return parse_args(ctx, args)
+def _parse_args(
+    command: Any, parse_args: Callable[[Any, list[str]], list[str]], ctx: Any, args: list[str]
+) -> list[str]:
+    """Read *args*; say that it is misuse if an option of which one value counts is there twice, or a path is empty."""
+    if ctx.resilient_parsing:  # As a shell completes the line.
+        return parse_args(ctx, args)
+    written, _, given = command.make_parser(ctx).parse_args(args=list(args)) if args else ({}, [], [])
+    for number, each in enumerate(given):
+        if isinstance(each, TyperOption) and not (each.multiple or each.is_flag) and each in given[:number]:
+            name = max(each.opts, key=len)
+            ctx.fail(f"{name} is there more than once, and takes one value")
+    left = parse_args(ctx, args)
+    for each in given:
+        if "" in _all(written[each.name]) and any(isinstance(path, Path) for path in _all(ctx.params.get(each.name))):
+            raise typer.BadParameter(EMPTY, ctx=ctx, param=each)
+    for each in command.params:
+        if each not in given and (variable := each.envvar) is not None and os.environ.get(variable) == "":
+            ctx.fail(f"{variable} {EMPTY}")
+    return left
+
+
+def _all(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else (value,)
 
 
 def _invoke(command: Any, invoke: Callable[[Any], Any], ctx: Any) -> Any:
     """Run *command*; raise `typer.BadParameter` if what was given as text is none."""
     for each in command.params:
-        given = ctx.params.get(each.name)
-        for text in given if isinstance(given, list | tuple) else (given,):
+        for text in _all(ctx.params.get(each.name)):
             if isinstance(text, str) and not _is_whole(text):
                 raise typer.BadParameter(f"{text!r} is not UTF-8 text: write it in UTF-8", ctx=ctx, param=each)
     return invoke(ctx)

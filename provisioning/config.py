@@ -37,6 +37,7 @@ from pydantic_settings import (
 from provisioning.config_words import explain, no_such
 from provisioning.durations import with_its_unit
 from provisioning.errors import ConfigurationError
+from provisioning.given_file import SECRET_BYTES, SETTINGS_BYTES, contents_of, named, text_of
 from provisioning.metrics_exposure import MetricsExposure
 from provisioning.service_links import service_link
 
@@ -45,6 +46,7 @@ SETTINGS_FILE: Final = "provisioning.toml"
 Duration = Annotated[timedelta, BeforeValidator(with_its_unit)]
 Life = Annotated[timedelta, Field(ge=timedelta(minutes=1), le=timedelta(days=825)), BeforeValidator(with_its_unit)]
 """Of a certificate: what a profile allows (`provisioning.ca.profile`), said of the setting that was written."""
+File = Annotated[Path, BeforeValidator(named)]
 
 
 class ProfileSettings(BaseModel):
@@ -78,12 +80,17 @@ def _now_read() -> Path | None:
     return _FILE.get()
 
 
+class _FromFile(TomlConfigSettingsSource):
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        return tomllib.loads(text_of(file_path, SETTINGS_BYTES))
+
+
 class Settings(BaseSettings):
     """Everything that can be configured, with its default."""
 
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True)
 
-    directory: Path = Path("fleet")
+    directory: File = Path("fleet")
     unsafe_group_writable_directory: bool = False
     """Let the group of the directory, and of what is in it, write there: who is in it may be the CA.
 
@@ -104,11 +111,11 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     """None: the SQLite file in the directory."""
     passphrase: SecretStr | None = None
-    passphrase_file: Path | None = None
+    passphrase_file: File | None = None
     signer: str = "file"
     """Where the keys of new CAs are made: file, or a token's PKCS #11 URI."""
     pkcs11_pin: SecretStr | None = None
-    pkcs11_pin_file: Path | None = None
+    pkcs11_pin_file: File | None = None
 
     device_life: Life = timedelta(days=30)
     broker_life: Life = timedelta(days=30)
@@ -118,7 +125,7 @@ class Settings(BaseSettings):
 
     profiles: dict[str, ProfileSettings] = {}
     """What certificates of each kind may have, see `provisioning.ca.profile`."""
-    key_blocklist: Path | None = None
+    key_blocklist: File | None = None
     """Published keys that nobody may enrol, in the badkeys format; None: no list."""
 
     crl_life: Duration = Field(default=timedelta(days=1), ge=timedelta(seconds=1), le=timedelta(days=366))
@@ -129,7 +136,7 @@ class Settings(BaseSettings):
     ocsp_life: Duration = Field(default=timedelta(days=1), ge=timedelta(minutes=1), le=timedelta(days=7))
     """From thisUpdate to nextUpdate. Caches keep an answer for five minutes at most whatever this is."""
     ocsp_signer_life: Duration = Field(default=timedelta(days=7), ge=timedelta(minutes=2), le=timedelta(days=30))
-    webhook_cafile: Path | None = None
+    webhook_cafile: File | None = None
     """Whom an https webhook's certificate must come from; None: our own CAs."""
     token_retention: Duration = Field(default=timedelta(days=90), ge=timedelta(), le=timedelta(days=3650))
     """How long a token that was spent, voided or has expired stays in the store."""
@@ -196,7 +203,7 @@ class Settings(BaseSettings):
         """Order the sources: flags, environment, file."""
         sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
         if (file := _FILE.get()) is not None:
-            from_file = TomlConfigSettingsSource(settings_cls, file)
+            from_file = _FromFile(settings_cls, file)
             if _NOT_FROM_FILE in from_file.toml_data:
                 variable = f"{ENVIRONMENT_PREFIX}{_NOT_FROM_FILE.upper()}"
                 raise ValueError(
@@ -228,13 +235,13 @@ def _secret(name: str, need: str, value: SecretStr | None, file: Path | None) ->
     if file is not None:
         source = f"{name.replace('_', ' ')} file {file}"
         try:
-            secret = file.read_bytes().rstrip(b"\r\n")
+            secret = contents_of(file, SECRET_BYTES).rstrip(b"\r\n")
         except OSError as error:
             raise ConfigurationError(f"{source} cannot be read: {error.strerror}") from error
     elif value is not None:
         source, secret = variable, value.get_secret_value().encode()
     else:
-        raise ConfigurationError(f"{need}: give --{name.replace('_', '-')}-file FILE or set {variable}")
+        raise ConfigurationError(f"{need}: give --{name.replace('_', '-')}-file FILE or set {variable}_FILE")
     if not secret:
         raise ConfigurationError(f"{source} is empty: put the {word} there")
     return secret

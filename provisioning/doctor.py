@@ -34,9 +34,10 @@ from provisioning.doctor_finding import Finding, failed, ok, warning
 from provisioning.doctor_manufacturers import manufacturer_findings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.files import ISSUING_CA, OPERATOR, SERVER, AuthorityFiles, read_certificate
+from provisioning.given_file import SETTINGS_BYTES, contents_of
 from provisioning.own_credentials import check_trust_domain_kept
 from provisioning.pki import open_to_all
-from provisioning.pki.own_directory import quoted
+from provisioning.pki.own_directory import quoted, user_argument, user_name
 from provisioning.store import audit_findings, schema
 from provisioning.store.database import Database
 from provisioning.store.usable import reason_of
@@ -45,6 +46,7 @@ _PRIVATE_DIRECTORY: Final = 0o700
 _PRIVATE_FILE: Final = 0o600
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _GROUP: Final = stat.S_ISGID | stat.S_IRWXG
+_ROOT: Final = 0
 _CLOCK_TOLERANCE: Final = timedelta(minutes=2)
 _LEAST_FREE: Final = 500 * 1024 * 1024
 _FULL: Final = 1024 * 1024
@@ -92,7 +94,7 @@ def _modes(settings: Settings, files: AuthorityFiles) -> Iterator[Finding]:
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & ~wanted & ~of_group:
             wrong.append((path, mode, wanted))
-    if settings_file.exists() and "database_url" in settings_file.read_text(encoding="utf-8", errors="replace"):
+    if settings_file.exists() and "database_url" in contents_of(settings_file, SETTINGS_BYTES).decode(errors="replace"):
         mode = stat.S_IMODE(settings_file.stat().st_mode)
         if mode & ~_PRIVATE_FILE & ~of_group:
             wrong.append((settings_file, mode, _PRIVATE_FILE))
@@ -107,9 +109,31 @@ def _modes(settings: Settings, files: AuthorityFiles) -> Iterator[Finding]:
         yield failed("files", what, remedy)
         return
     yield from _secrets(settings)
-    if not wrong:
+    if others := _owned_by_others(files):
+        yield others
+    elif not wrong:
         whose = "their owner's and their group's" if of_group else "their owner's only"
         yield ok("files", f"{files.directory} and {len(private)} private files are {whose}")
+
+
+def _owned_by_others(files: AuthorityFiles) -> Finding | None:
+    """Return whose private files are that the directory's owner, as whom the service runs, cannot read.
+
+    Root, who copies a store back or writes a key anew, makes files of its own there. Root itself reads everything.
+    """
+    owner = files.directory.stat().st_uid
+    with_database = (path for path in sorted(files.directory.iterdir()) if path.suffix.startswith((".key", ".db")))
+    foreign = [path for path in with_database if path.stat().st_uid != owner]
+    if owner == _ROOT or not foreign:
+        return None
+    names = ", ".join(path.name for path in foreign)
+    whose = " and ".join(sorted({user_name(path.stat().st_uid) for path in foreign}))
+    return failed(
+        "files",
+        f"{names}: owned by {whose}; the directory is {user_name(owner)}'s, and a service that runs as "
+        f"{user_name(owner)} cannot read them",
+        f"chown {user_argument(owner)} {' '.join(map(quoted, foreign))}",
+    )
 
 
 def _secrets(settings: Settings) -> Iterator[Finding]:

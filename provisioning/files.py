@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from provisioning.errors import ConfigurationError
+from provisioning.given_file import PEM_BYTES, contents_of
 
 ROOT_CA: Final = "root-ca"
 ISSUING_CA: Final = "issuing-ca"
@@ -79,7 +80,7 @@ def pem_of(*certificates: x509.Certificate) -> bytes:
 def read_certificate(path: Path) -> x509.Certificate:
     """Return the first certificate in *path*; raise `ConfigurationError` naming the file."""
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
+        return x509.load_pem_x509_certificate(contents_of(path, PEM_BYTES))
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:

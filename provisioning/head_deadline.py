@@ -41,7 +41,6 @@ class HeadDeadline:
 
     def stop(self) -> None:
         """Never call again, and give the place back."""
-        self._until = None
         if self._place is not None:
             self._place.leave()
         if self._timer is not None:

@@ -59,14 +59,15 @@ class HttpsCredential:
 
     @property
     def context(self) -> RenewableContext:
-        """The listener's context, after the first `issue_with`."""
-        if self._context is None:
-            raise AssertionError("there is a credential before there is a listener")
-        return self._context
+        """The listener's context, with what lies in the directory where no CA is here to issue another credential.
+
+        Raises `ConfigurationError` if that cannot be used either.
+        """
+        return self._context or self._show()
 
     @property
     def certificate(self) -> x509.Certificate:
-        """What new connections are shown, after the first `issue_with`."""
+        """What new connections are shown, once there is a `context`."""
         return x509.load_pem_x509_certificate(self._shown)
 
     def trust(self, anchors: Sequence[x509.Certificate]) -> None:
@@ -124,7 +125,7 @@ class HttpsCredential:
                 log.error("server certificate not renewed", error=str(error))  # noqa: TRY400
                 await asyncio.sleep(_RETRY_SECONDS)
 
-    def _show(self) -> None:
+    def _show(self) -> RenewableContext:
         credential = CredentialFiles(self._files.certificate(SERVER), self._files.key(SERVER))
         try:
             with self._files.held(to_change=False):
@@ -136,10 +137,11 @@ class HttpsCredential:
                     allow_tls12=True,
                     caller_checks_dates=True,  # `provisioning.enrolment_trust` says why.
                 )
-        except TlsConfigurationError as error:
+        except (TlsConfigurationError, OSError) as error:
             raise ConfigurationError(str(error)) from error
         self._shown = shown
         if self._context is None:
             self._context = RenewableContext(context)
         else:
             self._context.replace(context)
+        return self._context

@@ -15,6 +15,7 @@ from provisioning.ca.key_policy import KeyPolicy
 from provisioning.ca.profile import InvalidProfile, Profile, ProfileConfig, ProfileName, profile_of
 from provisioning.config import Settings
 from provisioning.errors import ConfigurationError
+from provisioning.given_file import LIST_BYTES, too_large
 
 
 def profiles_of(settings: Settings) -> dict[str, Profile]:
@@ -111,6 +112,8 @@ def key_policy_of(settings: Settings) -> KeyPolicy:
 def _records_in(path: Path) -> bytes:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
+        if size > LIST_BYTES:
+            raise ValueError(too_large(LIST_BYTES))
         records = file.read(size)
     if not records or len(records) != size:
         raise ValueError("it is empty, or just being written")

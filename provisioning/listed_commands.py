@@ -7,6 +7,7 @@ says that there were some.
 from __future__ import annotations
 
 import csv
+import io
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ import typer
 
 from provisioning.command_group import command_group
 from provisioning.errors import ConfigurationError
+from provisioning.given_file import LIST_BYTES, contents_of, lines_of
+from provisioning.named_lines import before_the_loop
 from provisioning.service_command import (
     Connection,
     Json,
@@ -55,6 +58,8 @@ def import_devices(
       fleet-provisioning group create west --way listed+token --way listed
       fleet-provisioning listed import west --file meters.csv
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    with before_the_loop():
+        content = contents_of(file, LIST_BYTES)
     wrong = 0
 
     def complain(line: int, detail: str) -> None:
@@ -67,7 +72,7 @@ def import_devices(
         is_over = False
         with progress("lines") as advance:
             try:
-                for batch in _batches(file, complain):
+                for batch in _batches(file, content, complain):
                     outcome = await client.list_devices(group, [(name, key) for _, name, key in batch])
                     new, replaced = new + outcome.new, replaced + outcome.replaced
                     for error in outcome.errors:
@@ -135,13 +140,16 @@ def remove_listed(
     connection.run(command)
 
 
-def _batches(path: Path, complain: Callable[[int, str], None]) -> Iterator[list[tuple[int, str, str | None]]]:
-    """Yield batches of (line, name, key); a name is what the service judges, not this reader.
+def _batches(
+    path: Path, content: bytes, complain: Callable[[int, str], None]
+) -> Iterator[list[tuple[int, str, str | None]]]:
+    """Yield batches of (line, name, key) of *content*, that of *path*; a name is what the service judges, not we.
 
     *complain* is told of lines that say more than the columns hold: which of it is meant nobody can know.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)  # A quote without its end would swallow the rest.
+    with io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="") as file:
+        # Strict: a quote without its end would swallow the rest.
+        reader = csv.DictReader(lines_of(file, str(path)), strict=True)
         batch: list[tuple[int, str, str | None]] = []
         try:
             header = reader.fieldnames or ()

@@ -120,7 +120,10 @@ class LiveAuthorities:
         active = self._active.get(line)
         if active is None:
             raise Refused(
-                Code.UNAVAILABLE, f"no issuing CA of line {line} is active here: the operators have to activate one"
+                Code.UNAVAILABLE,
+                f"the issuing CA of line {line} cannot be used here now, the log says why; try again"
+                if line in self._active
+                else f"no issuing CA of line {line} is active here: the operators have to activate one",
             )
         return active
 

@@ -11,6 +11,7 @@ import typer
 
 from provisioning.command_group import command_group
 from provisioning.errors import ConfigurationError
+from provisioning.given_file import PEM_BYTES, contents_of
 from provisioning.service_command import (
     Connection,
     Json,
@@ -60,7 +61,7 @@ def add_manufacturer(
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
 
     async def command(client: EnrolmentOperatorClient) -> None:
-        pem = certificate.read_text(encoding="utf-8", errors="replace")
+        pem = contents_of(certificate, PEM_BYTES).decode(errors="replace")
         added = await client.add_manufacturer(name, group=group, certificate=pem, name_prefix=name_prefix)
         if as_json:
             print_json(added)
@@ -145,7 +146,7 @@ def give_list(
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
 
     async def command(client: EnrolmentOperatorClient) -> None:
-        taken = await client.take_list(name, file.read_bytes(), renumbered=renumbered)
+        taken = await client.take_list(name, contents_of(file, PEM_BYTES), renumbered=renumbered)
         if as_json:
             print_json(taken)
             return
@@ -316,7 +317,7 @@ def _print(manufacturer: Manufacturer) -> None:
     print_facts(manufacturer.model_copy(update={"certificate": None, "lists": None, "list_urls": None}))
     if manufacturer.list_urls:
         print_table(
-            ("fetched at", "last", "next", "problem"),
+            ("fetched from", "last", "next", "problem"),
             (
                 (
                     each.url,

@@ -18,8 +18,8 @@ import typer
 
 from provisioning.asking import ask
 from provisioning.errors import ConfigurationError
-from provisioning.named_lines import read_lines
-from provisioning.service_command import Connection, counted, fail, say
+from provisioning.named_lines import before_the_loop, read_lines
+from provisioning.service_command import Connection, counted, say
 
 if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient
@@ -105,17 +105,10 @@ class Named:
         return names
 
     def meant(self, in_group: Sequence[str]) -> Meant:
-        """Return what is named, or who is *in_group*; raise what ends the command for a file that names nothing.
-
-        Before the command's loop runs, like `confirm`: what is read may be typed.
-        """
-        try:
+        """Return what is named, or who is *in_group*; raise what ends the command for a file that names nothing."""
+        with before_the_loop():
             names = self.device or in_group if self.devices_file is None else read_lines(self.devices_file, "device")
             serials = self.serial or () if self.serials_file is None else read_lines(self.serials_file, "certificate")
-        except ConfigurationError as error:
-            raise fail(str(error)) from error
-        except OSError as error:
-            raise fail(f"{error.filename}: {error.strerror}") from error
         kind, which = ("serial", map(_normal, serials)) if serials else ("device", names)
         each = list(dict.fromkeys(which))
         return Meant(kind, each, single=len(each) == 1 and bool(self.device or self.serial))

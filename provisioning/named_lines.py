@@ -9,14 +9,18 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+import typer
+
 from provisioning.errors import ConfigurationError
-from provisioning.service_command import say
+from provisioning.given_file import NAMES_BYTES, contents_of, rest_of
+from provisioning.service_command import fail, say
 
 _STANDARD_INPUT: Final = Path("-")
 _LONGEST: Final = 64
@@ -28,6 +32,24 @@ _HEADERS: Final[Mapping[str, frozenset[str]]] = {
 """What the first line may be called, in small letters, where the others name one of what."""
 
 
+@contextlib.contextmanager
+def before_the_loop() -> Iterator[None]:
+    """Read in this block what a command is about: what is in the way ends the command, in one line.
+
+    Not while the command's loop runs: what is read may be typed, or come through a pipe that is slow, and an interrupt
+    does not reach who waits for that in a loop. Raises `typer.Exit`.
+    """
+    try:
+        yield
+    except ConfigurationError as error:
+        raise fail(str(error)) from error
+    except OSError as error:
+        raise fail(f"{error.filename}: {error.strerror}") from error
+    except KeyboardInterrupt as error:
+        say("fleet-provisioning: stopped, and nothing was done")
+        raise typer.Exit(130) from error
+
+
 def read_lines(path: Path, what: str) -> list[str]:
     """Return what the lines of a file name, each once; ``-`` is standard input; *what*: ``device``, ``certificate``.
 
@@ -35,7 +57,9 @@ def read_lines(path: Path, what: str) -> list[str]:
     """
     file = "standard input" if path == _STANDARD_INPUT else str(path)
     try:
-        content = sys.stdin.buffer.read() if path == _STANDARD_INPUT else path.read_bytes()
+        content = (
+            rest_of(sys.stdin.buffer, NAMES_BYTES, file) if path == _STANDARD_INPUT else contents_of(path, NAMES_BYTES)
+        )
         # What spreadsheets and Windows write begins with a mark.
         rows = list(csv.reader(content.decode("utf-8-sig").splitlines(), strict=True))
     except UnicodeDecodeError as error:

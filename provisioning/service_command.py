@@ -119,7 +119,8 @@ class Connection:
         except ServiceFails as error:
             raise fail(f"{error}; its log says why") from error
         except ServiceUnavailable as error:
-            raise fail(f"{error}; is the service running, and is --url right?") from error
+            advised = "; " in str(error)
+            raise fail(str(error) if advised else f"{error}; is the service running, and is --url right?") from error
         except BrokenPipeError:
             raise  # Who read the output has had enough, as head does: see `provisioning.cli.main`.
         except OSError as error:
@@ -271,7 +272,7 @@ def _shown(value: object) -> str:
         case datetime():
             return shown_time(value)
         case list() | tuple():
-            return ", ".join(map(str, value))
+            return ", ".join(map(str, value)) or "none"
         case _:
             return str(value)
 

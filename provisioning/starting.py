@@ -13,7 +13,9 @@ Rules
    service's modules, a collection would find nothing to free).
 2. At a terminal, tracebacks are as colourful as ever: rich is hidden where nobody watches. httpx's command line is
    always: with it come click, pygments and the whole of rich, and nothing of ours calls it.
-3. Ctrl-C meanwhile ends the process at once, as it ends any program: there is nothing yet to put in order, and where
+3. A standard stream that is closed (``2>&-``) becomes the null device first: the next file that is opened would get its
+   number, and be written into by whoever prints.
+4. Ctrl-C meanwhile ends the process at once, as it ends any program: there is nothing yet to put in order, and where
    in an import it came interests nobody.
 """
 
@@ -21,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import signal
 import sys
 import threading
@@ -31,9 +34,20 @@ _FOR_TERMINALS: Final = ("rich", "pygments")
 _FOR_NOBODY: Final = ("httpx._main",)
 
 
+def _have_streams() -> None:
+    """Open what nobody has given us (rule 3)."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        # The lowest number that is free, which is this one.
+        opened = os.open(os.devnull, os.O_RDWR)
+        setattr(sys, name, os.fdopen(opened, "w" if number else "r", encoding="utf-8"))
+
+
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
     """Import without collections then or later, and without rich unless it is there already or somebody watches."""
+    _have_streams()
     collected = gc.isenabled()
     modules: dict[str, Any] = sys.modules
     unwanted = _FOR_NOBODY if sys.stderr.isatty() else _FOR_NOBODY + _FOR_TERMINALS

@@ -1,9 +1,7 @@
 """The operator's commands about one-time tokens: make, list, show, void, over the service's REST API.
 
-Rules
------
-1. A token is printed once, alone on its line, so that a shell can take it; what it is, nobody can see any more.
-2. A file of tokens is created with mode 0600 and never overwritten.
+A token is printed once, alone on its line, so that a shell can take it; what it is, nobody can see any more. Or it goes
+into a file (`provisioning.token_file`).
 """
 
 from __future__ import annotations
@@ -11,11 +9,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import os
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
-from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -25,8 +21,7 @@ from provisioning.command_group import command_group
 from provisioning.errors import Code, ConfigurationError
 from provisioning.in_steps import check_none_refused, in_steps
 from provisioning.meant_devices import confirm
-from provisioning.named_lines import read_lines
-from provisioning.new_file import expect_new
+from provisioning.named_lines import before_the_loop, read_lines
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.printed_rows import printed
@@ -45,6 +40,7 @@ from provisioning.service_command import (
     shown_time,
     span,
 )
+from provisioning.token_file import keep, private_file
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
@@ -121,7 +117,7 @@ def create_token(
         raise typer.BadParameter("give --device, or --group for any new device of that group")
 
     async def command(client: EnrolmentOperatorClient) -> None:
-        with contextlib.nullcontext() if output is None else _private_file(output) as file:
+        with contextlib.nullcontext() if output is None else private_file(output) as file:
             (token,) = await client.create_tokens(
                 device=device,
                 group=group,
@@ -133,7 +129,7 @@ def create_token(
                 operator_role=operator_role,
             )
             if file is not None:
-                await _keep(client, file, f"{token.token}\n", [token])
+                await keep(client, file, f"{token.token}\n", [token])
         whom = token.device or f"any new device of group {token.group}"
         numbered = "" if token.id is None else f" {token.id}"
         said = f"One-time token{numbered} for {whom}, until {shown_time(token.expires_at)}:"
@@ -157,7 +153,8 @@ def create_batch(
     connection: Connection,
     output: Annotated[Path, typer.Option(help="CSV file to create, with mode 0600.")],
     devices_file: Annotated[
-        Path | None, typer.Option(help="File with a device's name on each line.", show_default=False)
+        Path | None,
+        typer.Option(help="File with a device's name on each line; - is standard input.", show_default=False),
     ] = None,
     count: Annotated[
         int | None, typer.Option(min=1, help="How many tokens for any new device of --group.", show_default=False)
@@ -184,13 +181,14 @@ def create_batch(
         raise typer.BadParameter("give exactly one of --devices-file and --count")
     if count is not None and group is None:
         raise typer.BadParameter("--count needs --group")
+    with before_the_loop():
+        names = None if devices_file is None else read_lines(devices_file, "device")
+    total = count if names is None else len(names)
 
     async def command(client: EnrolmentOperatorClient) -> None:
-        names = None if devices_file is None else read_lines(devices_file, "device")
-        total = count if names is None else len(names)
         common: dict[str, Any] = {"group": group, "role": role, "ttl_seconds": ttl, "lifetime_seconds": lifetime}
         written = 0
-        with _private_file(output) as file, progress("tokens", total or 0) as advance:
+        with private_file(output) as file, progress("tokens", total or 0) as advance:
             try:
                 async for tokens in _batches(client, names, total or 0, common):
                     rows = io.StringIO(newline="")
@@ -198,7 +196,7 @@ def create_batch(
                     if not written:
                         writer.writerow(("device", "group", "role", "token", "expires_at"))
                     writer.writerows(_row(token) for token in tokens)
-                    await _keep(client, file, rows.getvalue(), tokens)
+                    await keep(client, file, rows.getvalue(), tokens)
                     written += len(tokens)
                     advance(len(tokens))
             finally:
@@ -391,32 +389,3 @@ def _listed(token: KnownToken) -> Sequence[str]:
 
 def _row(token: IssuedToken) -> tuple[str, str, str, str, str]:
     return token.device or "", token.group or "", token.role, token.token, token.expires_at.isoformat()
-
-
-async def _keep(client: EnrolmentOperatorClient, file: FileIO, text: str, tokens: Sequence[IssuedToken]) -> None:
-    """Write *text*, which has *tokens*; where that cannot be, void them: nobody has seen them."""
-    begin = file.tell()
-    try:
-        left = memoryview(text.encode())
-        while left:
-            left = left[file.write(left) or 0 :]
-    except OSError as error:
-        file.truncate(begin)
-        made = [each.id for each in tokens if each.id is not None]
-        for number in made:
-            await client.void_token(number)
-        what = "the token was" if len(made) == 1 else f"{counted(len(made), 'token')} were"
-        raise ConfigurationError(f"{file.name} cannot be written: {error.strerror}; {what} voided again") from error
-
-
-@contextlib.contextmanager
-def _private_file(path: Path) -> Iterator[FileIO]:
-    """Create a file that only its owner may read; it goes again if nothing was written into it."""
-    expect_new(path)
-    file = FileIO(str(path), "x", opener=lambda name, flags: os.open(name, flags, 0o600))
-    try:
-        with file:
-            yield file
-    finally:
-        if not path.stat().st_size:
-            path.unlink()

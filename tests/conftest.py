@@ -1,4 +1,4 @@
-"""What all tests share: imports, a PostgreSQL server a worker, the order they run in, when garbage is collected."""
+"""What all tests share: imports, a PostgreSQL server a worker, order, when garbage is collected, no log of others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from typing import Any, Final
 
 import pytest
+import structlog
 
 from tests.support import programs
 from tests.support.postgresql import PostgresqlServer
@@ -63,3 +64,20 @@ def pytest_collection() -> Generator[None, object, object]:
 def postgresql() -> Iterator[PostgresqlServer]:
     with PostgresqlServer() as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def log_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let no test have the log of another.
+
+    A command that runs in the test's process sets it up for the process. Loggers that remember it, as the programs' do,
+    would show those who come later nothing of what they look for.
+    """
+    configure = structlog.configure
+
+    def unremembered(**settings: Any) -> None:
+        configure(**settings | {"cache_logger_on_first_use": False})
+
+    monkeypatch.setattr(structlog, "configure", unremembered)
+    yield
+    structlog.reset_defaults()

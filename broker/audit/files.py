@@ -221,7 +221,7 @@ class AuditFiles:
         """Return the last entry of *path*, None if it is empty. Raises `AuditError` if it is not genuine."""
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL))
-            lines = file.read().splitlines()[-2:]
+            lines = file.read(_TAIL).splitlines()[-2:]
         if not lines:
             return None
         try:

@@ -10,6 +10,7 @@ from typing import Any
 
 from broker.audit.files import AuditError, decoded, read_head, rotated
 from provisioning.audit_chain import BEGINNING, AuditHead, link
+from provisioning.given_file import lines_of
 
 _MOST_FINDINGS = 100
 
@@ -37,7 +38,7 @@ def lines(path: Path) -> Iterator[tuple[Path, bytes]]:
     """Yield every whole line of the log at *path*, the oldest first, with its file."""
     for each in [*rotated(path), path]:
         with each.open("rb") as file:
-            for line in file:
+            for line in lines_of(file, str(each)):
                 if line.endswith(b"\n"):  # Else it is being written.
                     yield each, line
 

@@ -51,6 +51,13 @@ def guarded(call: Callable[[], None]) -> None:
         log.exception("packet that has waited failed", code="INTERNAL_ERROR")
 
 
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as unsaid:  # noqa: BLE001 - the plugin has written this exception, too
+        return f"its own text raises {type(unsaid).__name__}"
+
+
 class Complaints:
     """Tells of refusals and failures, a bounded number of times."""
 
@@ -72,5 +79,5 @@ class Complaints:
         if times < _MOST:
             more: dict[str, object] = {"not_told": untold} if untold else {}
             if error is not None:
-                more |= {"error": f"{type(error).__name__}: {error}", "exc_info": error}
+                more |= {"error": f"{type(error).__name__}: {_words(error)}", "exc_info": error}
             log.warning(text, code=code, plugin=plugin, **facts, **more)

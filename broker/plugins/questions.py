@@ -132,8 +132,7 @@ class Questions:
         async def answer(plugin: P) -> tuple[str, bool | RefusalCode | None]:
             name = type(plugin).__name__
             try:
-                async with asyncio.timeout(self._patience):
-                    return name, _verdict(await self._watch.watched(name, hook, call(plugin)))
+                return name, await self._in_time(self._watch.watched(name, hook, call(plugin)))
             except TimeoutError as error:
                 text = f"plugin has not answered in {self._patience:g} s"
                 self._complaints.tell(RefusalCode.PLUGIN_FAILED, name, text, error, **about)
@@ -155,6 +154,14 @@ class Questions:
             return await asyncio.gather(*map(answer, plugins))
         finally:
             self._turn.release()
+
+    async def _in_time(self, answering: Coroutine[Any, Any, object]) -> bool | None:
+        """Return the verdict that comes in time. Raises TimeoutError, and TypeError for what is none."""
+        async with asyncio.timeout(self._patience) as patience:
+            verdict = _verdict(await answering)
+        if patience.expired():  # It has caught its cancellation, and answered then.
+            raise TimeoutError
+        return verdict
 
     def _outcome(
         self, answers: Sequence[tuple[str, bool | RefusalCode | None]], refusing: Sequence[str], about: dict[str, Any]
@@ -186,7 +193,8 @@ class Questions:
 
 def _verdict(answer: object) -> bool | None:
     """Return *answer* if it is one. Raises TypeError."""
-    if answer is None or isinstance(answer, bool):
+    # By identity: what only says of itself that it is a bool, as a mock may, is none.
+    if answer is None or answer is True or answer is False:
         return answer
     if iscoroutine(answer):
         answer.close()

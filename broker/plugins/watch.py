@@ -7,6 +7,10 @@ database) stops every client for that long. Nothing can interrupt it, and an asy
 when the loop turns again. What can be done is to say who it was. A call of a plugin is a coroutine; `watched` drives it
 step by step, and a step is all that the plugin does until it waits for something. Each is measured.
 
+A time-out cancels the call, which may clean up. One that catches its cancellation and goes on, as a loop with a bare
+``except`` does, would never end, and whoever waits for its answer would wait with it: after `_CLEANING` seconds it is
+given up, wherever it is.
+
 A step that never ends would never be measured. So a thread looks now and then, and says who has held the loop for a
 second.
 
@@ -15,10 +19,13 @@ Rules
 1. A step longer than `_BLOCKS` seconds is a complaint (``PLUGIN_BLOCKS``), and its time is counted for the plugin.
 2. What a plugin does outside of its calls (tasks and timers of its own) is not seen here, only in ``loop_lag_seconds``.
 3. The thread only reads and logs. There is none without plugins.
+4. A call that has been cancelled ends within `_CLEANING` seconds for who waits for it, whatever the plugin does.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 import types
 from collections.abc import Callable, Coroutine, Generator
@@ -35,10 +42,32 @@ log = structlog.get_logger("broker")
 BLOCKS: Final = "PLUGIN_BLOCKS"
 _BLOCKS = 0.05
 """Seconds: longer than anything of the broker's own between two looks at the sockets."""
+_CLEANING = 1.0
+"""Seconds for which a call that was cancelled may clean up."""
 _STANDS_STILL = 1.0
 _LOOKS = 0.25
 
 Answer = TypeVar("Answer")
+
+
+class _LastCall:
+    """The time that a call has from when it is cancelled; then the task that is current is cancelled again."""
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._cancelled = False
+        self._timer = asyncio.get_running_loop().call_later(_CLEANING, self._cancel)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._cancelled = self._task.cancel()
+
+    def over(self) -> None:
+        """Take back what was done: whoever has cancelled the task before counts his own cancellation only."""
+        self._timer.cancel()
+        if self._cancelled and self._task is not None:
+            self._cancelled = False
+            self._task.uncancel()
 
 
 class Watch:
@@ -64,13 +93,18 @@ class Watch:
     ) -> Generator[Any, Any, Answer]:  # PEP 380's ``yield from``, with a clock around each step.
         given: Any = None
         thrown: BaseException | None = None
+        last: _LastCall | None = None
         while True:
             begun = self._clock()
             self._step = plugin, hook, begun
             try:
                 waits_for = call.send(given) if thrown is None else call.throw(thrown)
-            except StopIteration as end:
-                return cast("Answer", end.value)
+            except BaseException as end:
+                if last is not None:
+                    last.over()
+                if isinstance(end, StopIteration):
+                    return cast("Answer", end.value)
+                raise
             finally:
                 self._step = None
                 self._judge(plugin, hook, self._clock() - begun)
@@ -79,7 +113,15 @@ class Watch:
             except GeneratorExit:
                 call.close()
                 raise
-            except BaseException as error:  # noqa: BLE001 - the plugin's to catch: a cancellation, most of all
+            except BaseException as error:  # The plugin's to catch: a cancellation, most of all.
+                if last is not None:
+                    last.over()
+                    if isinstance(error, asyncio.CancelledError):  # It was cancelled before, and has not ended.
+                        with contextlib.suppress(Exception):
+                            call.close()
+                        raise
+                if isinstance(error, asyncio.CancelledError):
+                    last = _LastCall()
                 thrown = error
 
     def _judge(self, plugin: str, hook: str, seconds: float) -> None:

@@ -30,6 +30,7 @@ from broker.own_certificate import read_certificate
 from broker.reload.policy_change import change, preview, warn_of_idle_names
 from broker.reload.report import Effects, Part
 from broker.sources.staple import Staple
+from provisioning.given_file import PEM_BYTES, contents_of
 from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 
 _RELOADED_SETTINGS = frozenset(
@@ -266,7 +267,7 @@ def digest(files: Sequence[Path]) -> bytes:
     summary = hashlib.sha256()
     for path in files:
         try:
-            content = path.read_bytes()
+            content = contents_of(path, PEM_BYTES)
         except OSError:
             content = b""
         summary.update(hashlib.sha256(content).digest())

@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from broker.sources.crl_intake import CrlIntake, Window, is_open
+from provisioning.given_file import LIST_BYTES, contents_of, too_large
 from provisioning.pki.crl import CrlProblem
 
-_MOST_BYTES = 256 * 1024 * 1024
 _LIST = re.compile(r"[^.].*\.(?:crl|pem|der|r\d+)", re.IGNORECASE)
 
 _Mark = tuple[int, int, int]
@@ -81,7 +81,7 @@ class CrlFiles:
 
     async def _read(self, path: Path, mark: _Mark) -> None:
         try:
-            content = await asyncio.to_thread(path.read_bytes)
+            content = await asyncio.to_thread(contents_of, path, LIST_BYTES)
         except OSError as error:  # Without a right, or a descriptor: it may be readable next time, unchanged.
             self._unreadable(path, error.strerror or str(error))
             return
@@ -112,8 +112,8 @@ class CrlFiles:
                     except OSError as error:  # A link that leads nowhere, say: it hides none of the others.
                         gone[path] = error.strerror or str(error)
                         continue
-                    if status.st_size > _MOST_BYTES:
-                        gone[path] = f"it is larger than {_MOST_BYTES} bytes"
+                    if status.st_size > LIST_BYTES:
+                        gone[path] = too_large(LIST_BYTES)
                     else:
                         marks[path] = (status.st_mtime_ns, status.st_size, status.st_ino)
             except OSError as error:

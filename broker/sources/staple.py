@@ -38,6 +38,7 @@ from broker.config import BrokerConfig
 from broker.engine import Engine
 from broker.own_certificate import read_certificate
 from broker.sources.ocsp_http import PATIENCE, OcspHttp
+from provisioning.given_file import PEM_BYTES, contents_of
 from provisioning.pki import stapling
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.issued_by import is_issued_by
@@ -302,6 +303,6 @@ def _serial(own: _Own) -> str:
 
 def _certificates_in(file: Path) -> list[x509.Certificate]:
     try:
-        return certificates_in(file.read_bytes())
+        return certificates_in(contents_of(file, PEM_BYTES))
     except (OSError, ValueError):
         return []

@@ -15,6 +15,7 @@ from broker.config import BrokerConfig
 from broker.sources.anchor_copy import copy_of, is_authority, read_copy
 from broker.sources.leniency import feed_terms
 from broker.trust_settings import TrustSettings
+from provisioning.given_file import PEM_BYTES, contents_of
 from provisioning.pki.tls import TlsConfigurationError, certificates_in
 
 _SUFFIXES = frozenset({".pem", ".crt", ".cer", ".der"})
@@ -87,7 +88,7 @@ def read_anchors(paths: Sequence[Path], where: str = "") -> list[x509.Certificat
     anchors: list[x509.Certificate] = []
     for path in paths:
         try:
-            found = [anchor for file in _files(path) for anchor in certificates_in(file.read_bytes())]
+            found = [anchor for file in _files(path) for anchor in certificates_in(contents_of(file, PEM_BYTES))]
         except OSError as error:
             raise TlsConfigurationError(f"{where}{path} cannot be read: {error.strerror}") from error
         except ValueError as error:

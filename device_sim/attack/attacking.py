@@ -20,7 +20,7 @@ from device_sim.attack.against import Opened
 from device_sim.attack.capabilities import CapabilityError, Feature
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE, NoSuchCase, pick
-from device_sim.attack.run import run, worst
+from device_sim.attack.run import CONTROLS, run, worst
 from device_sim.attack.target import Impossible, Target
 from device_sim.attack.verdict import OPEN, Outcome, Verdict
 from device_sim.destination import expect_file
@@ -112,7 +112,7 @@ def judge(
     expect_file("--json", json)
     expect_file("--junit", junit)
 
-    view, tried = View(), _Tried(len(cases) + 1)
+    view, tried = View(), _Tried(len(cases) + len(CONTROLS))
 
     def told(outcome: Outcome) -> None:
         tried.outcomes.append(outcome)

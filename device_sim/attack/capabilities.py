@@ -29,8 +29,11 @@ import tomllib
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from provisioning.given_file import SETTINGS_BYTES, named, text_of
 
 
 class CapabilityError(Exception):
@@ -72,7 +75,7 @@ class TimeLimits(_Strict):
 class CrlFile(_Strict):
     """A CRL that the broker reads from a file, and the command that makes it read again."""
 
-    crl_file: Path
+    crl_file: Annotated[Path, BeforeValidator(named)]
     reload: tuple[str, ...] = ()
 
 
@@ -103,7 +106,7 @@ EVERYTHING = Capabilities(name="broker", supports=frozenset(Feature) - {Feature.
 def load(path: Path) -> Capabilities:
     """Return the capabilities in the TOML file *path*; raise `CapabilityError`."""
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(text_of(path, SETTINGS_BYTES))
     except OSError as error:
         raise CapabilityError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

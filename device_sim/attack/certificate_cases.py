@@ -15,10 +15,11 @@ from broker.mqtt.codes import ProtocolVersion
 from device_sim.attack import der
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import IN, REVOKED, Chapter
-from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper, common_name
+from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible, SigningRegistrar
 from device_sim.attack.verdict import Seen
+from device_sim.certification import common_name
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EstClient
 from provisioning.pki.keys import generate_key

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from asyncio.subprocess import Process
 from pathlib import Path
 
-from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper, common_name
+from device_sim.attack.capabilities import Capabilities, Feature
+from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper
+from device_sim.attack.target import Registrar, Target
+from device_sim.certification import common_name
+from device_sim.foreign_process import LOOPBACK
+from device_sim.tls_dial import Endpoint
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import key_to_pem, write_private
 
@@ -28,6 +34,22 @@ class Papers:
         self.crl.write_bytes(self.issuer.crl(()) + self.other.crl(()))
         self.certificate.write_bytes(self.server.pem.pem)
         write_private(self.key, key_to_pem(self.server.key))
+
+    def target(
+        self, capabilities: Capabilities, port: int, registrar: Registrar, process: Process, *, tls12: bool
+    ) -> Target:
+        """Return what is attacked: a server that has these papers, on *port*; with *tls12* it takes TLS 1.2 too."""
+        if tls12:
+            capabilities = capabilities.model_copy(update={"supports": capabilities.supports | {Feature.TLS12}})
+        return Target(
+            capabilities,
+            Endpoint(LOOPBACK, port, "localhost"),
+            self.ca,
+            self.issuer,
+            registrar,
+            broker_pid=process.pid,
+            other_issuer=self.other,
+        )
 
 
 def expected_names(*stems: str) -> list[str]:

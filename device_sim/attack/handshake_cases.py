@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from device_sim.attack.capabilities import Feature, TimeLimits
 from device_sim.attack.case import IN, Chapter, patience
 from device_sim.attack.issuer import Paper
-from device_sim.attack.raw_client import RawClient, reset
+from device_sim.attack.raw_client import reset
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible, Starved
 from device_sim.attack.verdict import CLOSED, OPEN, UNANSWERED, ClosedBy, Layer, Seen, is_answer, seen_in
@@ -102,8 +102,9 @@ async def _wrong_alpn(scene: Scene) -> Seen:
 @case("28-silence", "connects and says nothing", CLOSED, limit=_handshake, idle=True)
 async def _silence(scene: Scene) -> Seen:
     plain = await _plain(scene)
+    started = time.monotonic()
     try:
-        return await _end_of(plain, scene.target.capabilities.limits.handshake)
+        return (await _end_of(plain, scene.target.capabilities.limits.handshake)).since(started)
     finally:
         plain.close()
 
@@ -116,8 +117,9 @@ async def _slow_handshake(scene: Scene) -> Seen:
     with contextlib.suppress(ssl.SSLWantReadError):
         tls.do_handshake()
     plain = await _plain(scene)
+    started = time.monotonic()
     try:
-        return await _dripped(outgoing.read(), scene.target.capabilities.limits.handshake, plain)
+        return (await _dripped(outgoing.read(), scene.target.capabilities.limits.handshake, plain)).since(started)
     finally:
         plain.close()
 
@@ -144,16 +146,17 @@ async def _drip(loop: asyncio.AbstractEventLoop, plain: socket.socket, data: byt
 
 @case("30-no-connect", "finishes TLS and sends no CONNECT", CLOSED, limit=_connect, idle=True)
 async def _no_connect(scene: Scene) -> Seen:
-    client = await _dialled(scene)
+    client = await scene.dialled(await scene.device())
+    started = time.monotonic()
     try:
-        return await client.end(scene.target.capabilities.limits.connect)
+        return (await client.end(scene.target.capabilities.limits.connect)).since(started)
     finally:
         client.close()
 
 
 @case("31-slow-connect", "sends its CONNECT a byte at a time", CLOSED, limit=_connect, idle=True)
 async def _slow_connect(scene: Scene) -> Seen:
-    client = await _dialled(scene)
+    client = await scene.dialled(await scene.device())
     limit = scene.target.capabilities.limits.connect
     data = scene.connect("x" * 50, keep_alive=60).encode()
 
@@ -163,21 +166,14 @@ async def _slow_connect(scene: Scene) -> Seen:
                 return
             await asyncio.sleep(2 * limit / len(data))
 
+    started = time.monotonic()
     task = asyncio.create_task(drip())
     try:
-        return await client.end(limit)
+        return (await client.end(limit)).since(started)
     finally:
         task.cancel()
         await asyncio.wait([task])
         client.close()
-
-
-async def _dialled(scene: Scene) -> RawClient:
-    paper = await scene.device()
-    try:
-        return await scene.dial(scene.context(paper.pem))
-    except NotAdmitted as error:
-        raise Impossible(f"a good device is not let in: {error.closure}") from error
 
 
 @case(

@@ -15,11 +15,13 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
+from device_sim.certification import common_name, key_usage, signature_hash
+from provisioning.given_file import PEM_BYTES, contents_of
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import KeyFileError, PrivateKey, generate_key, key_to_pem, load_key
 from provisioning.pki.tls import CredentialPem
@@ -71,7 +73,7 @@ class Issuer:
     def load(cls, certificate: Path, key: Path, passphrase: bytes | None = None) -> Issuer:
         """Return the CA in two PEM files; raise `KeyFileError` naming the file and the remedy."""
         try:
-            loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
+            loaded = x509.load_pem_x509_certificate(contents_of(certificate, PEM_BYTES))
         except OSError as error:
             raise KeyFileError(f"{certificate} cannot be read: {error.strerror}") from error
         except ValueError as error:
@@ -127,7 +129,7 @@ class Issuer:
             .not_valid_before(now + begins)
             .not_valid_after(now + ends)
             .add_extension(x509.BasicConstraints(ca=ca, path_length=path_length if ca else None), critical=True)
-            .add_extension(_usage(certificates=ca), critical=True)
+            .add_extension(key_usage(signs_certificates=ca), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key or key.public_key()), critical=False)
         )
         if usages:
@@ -140,7 +142,7 @@ class Issuer:
             )
         for extension, critical in extra:
             builder = builder.add_extension(extension, critical=critical)
-        return Paper(builder.sign(self.key, _hash(self.key)), key)
+        return Paper(builder.sign(self.key, signature_hash(self.key)), key)
 
     def device(self, name: str, group: str, trust_domain: str) -> Paper:
         """Return a good device's certificate."""
@@ -165,17 +167,12 @@ class Issuer:
                 .add_extension(x509.CRLReason(x509.ReasonFlags.key_compromise), critical=False)
                 .build()
             )
-        return builder.sign(self.key, _hash(self.key)).public_bytes(Encoding.PEM)
+        return builder.sign(self.key, signature_hash(self.key)).public_bytes(Encoding.PEM)
 
     @property
     def pem(self) -> bytes:
         """Its certificate."""
         return self.certificate.public_bytes(Encoding.PEM)
-
-
-def common_name(name: str) -> x509.Name:
-    """Return a distinguished name that is only this Common Name."""
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
 def _common_name(identity: Identity | None) -> x509.Name:
@@ -197,21 +194,3 @@ def _placeholder(name: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.Certi
         .not_valid_after(now + _LIFE)
         .sign(key, hashes.SHA256())
     )
-
-
-def _usage(*, certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=certificates,
-        crl_sign=certificates,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _hash(key: PrivateKey) -> hashes.SHA256 | None:
-    return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()

@@ -14,8 +14,7 @@ from pathlib import Path
 from device_sim.attack.capabilities import Capabilities, CrlFile, Feature, TimeLimits
 from device_sim.attack.foreign_server import Papers, expected_names
 from device_sim.attack.target import SigningRegistrar, Target
-from device_sim.foreign_process import LOOPBACK, free_port, program, serving
-from device_sim.tls_dial import Endpoint
+from device_sim.foreign_process import free_port, program, serving
 
 CAPABILITIES = Capabilities(
     name="mosquitto",
@@ -70,16 +69,6 @@ async def mosquitto(directory: Path, *, tls12: bool = False) -> AsyncIterator[Ta
     (directory / "mosquitto.conf").write_text(config)
     arguments = [found, "-v", "-c", str(directory / "mosquitto.conf")]
     async with serving("mosquitto", arguments, log=directory / "mosquitto.log", ready="running") as process:
-        capabilities = CAPABILITIES
-        if tls12:
-            capabilities = capabilities.model_copy(update={"supports": capabilities.supports | {Feature.TLS12}})
         reload = CrlFile(crl_file=papers.crl, reload=("kill", "-HUP", str(process.pid)))
-        yield Target(
-            capabilities,
-            Endpoint(LOOPBACK, port, "localhost"),
-            papers.ca,
-            papers.issuer,
-            SigningRegistrar(papers.issuer, reload, other_crls=papers.other.crl(())),
-            broker_pid=process.pid,
-            other_issuer=papers.other,
-        )
+        registrar = SigningRegistrar(papers.issuer, reload, other_crls=papers.other.crl(()))
+        yield papers.target(CAPABILITIES, port, registrar, process, tls12=tls12)

@@ -19,8 +19,7 @@ from device_sim.attack.capabilities import Capabilities, Feature, TimeLimits
 from device_sim.attack.foreign_server import DOMAIN, Papers, expected_names
 from device_sim.attack.issuer import Issuer, Paper
 from device_sim.attack.target import Target
-from device_sim.foreign_process import LOOPBACK, free_port, program, serving
-from device_sim.tls_dial import Endpoint
+from device_sim.foreign_process import free_port, program, serving
 from provisioning.pki.identity import Identity, Role
 
 CAPABILITIES = Capabilities(
@@ -110,15 +109,4 @@ async def nats_server(directory: Path, *, tls12: bool = False) -> AsyncIterator[
     arguments = [found, "-c", str(config)]
     async with serving("nats-server", arguments, log=directory / "nats.log", ready="Server is ready") as process:
         users.pid = process.pid
-        capabilities = CAPABILITIES
-        if tls12:
-            capabilities = capabilities.model_copy(update={"supports": capabilities.supports | {Feature.TLS12}})
-        yield Target(
-            capabilities,
-            Endpoint(LOOPBACK, mqtt, "localhost"),
-            papers.ca,
-            papers.issuer,
-            users,
-            broker_pid=process.pid,
-            other_issuer=papers.other,
-        )
+        yield papers.target(CAPABILITIES, mqtt, users, process, tls12=tls12)

@@ -2,11 +2,18 @@
 
 A broker may answer DISCONNECT 0x81 (Malformed Packet) or 0x82 (Protocol Error): the standard often leaves it open which
 of the two a violation is. Before CONNACK it just closes [MQTT-4.13.1-1].
+
+Rules
+-----
+1. One thing is wrong with a packet, and nothing else: it is about the device's own topic, of its own version, under its
+   own name. Else a broker would be praised for having seen what it has not looked at.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.connect import Connect
@@ -18,44 +25,75 @@ from device_sim.attack.case import Chapter
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible
 from device_sim.attack.verdict import CLOSED, Layer, Seen
-from device_sim.tls_dial import NotAdmitted
 
 BAD_PACKET = ("mqtt DISCONNECT 0x81", "mqtt DISCONNECT 0x82")
 _ANSWER = 5.0
 _PUBLISH_QOS3 = 0x36
 _MEMORY = 64 * 1024 * 1024
+_EVERY_ALIAS = 0xFFFF
 _EVERY_BYTE = bytes(range(256)) * 8
 
 chapter = Chapter()
 case = chapter.case
 
 
-def _bad(name: str, description: str, data: bytes, *also: str, needs: tuple[Feature, ...] = ()) -> None:
-    """Add a case in which *data* follows a good CONNECT."""
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """What a bad packet is made of, so that one thing is wrong with it: the device's own topics, and its version."""
+
+    connect: Connect
+    topic: bytes
+    """One that the device may publish to, as an encoded string."""
+    commands: bytes
+    """A filter that it may subscribe to."""
+    properties: bytes
+    """No properties, where there are any."""
+
+    @classmethod
+    def of(cls, scene: Scene, name: str) -> _Own:
+        """Return what belongs to the device *name*."""
+        return cls(
+            scene.connect(name, keep_alive=600),
+            encode_string(scene.topic(name)),
+            encode_string(scene.topic(name, "cmd/#")),
+            b"\0" if scene.version is ProtocolVersion.V5 else b"",
+        )
+
+    def misspelt(self, last: bytes) -> bytes:
+        """Return the topic with *last* in the place of its last bytes."""
+        return self.topic[: -len(last)] + last
+
+
+def _bad(
+    name: str, description: str, made: Callable[[_Own], bytes], *also: str, needs: tuple[Feature, ...] = ()
+) -> None:
+    """Add a case in which what is *made* of a good device's own follows its CONNECT."""
 
     async def attempt(scene: Scene) -> Seen:
-        client = await scene.admitted(await scene.device())
+        paper = await scene.device()
+        own = _Own.of(scene, paper.name)
+        client = await scene.admitted(paper, own.connect)
         try:
-            await client.send(data)
-            return await client.end(_ANSWER)
+            started = time.monotonic()
+            await client.send(made(own))
+            return (await client.end(_ANSWER)).since(started)
         finally:
             client.close()
 
     chapter.add(name, description, (*BAD_PACKET, *also), attempt, needs=needs)
 
 
-def _first(name: str, description: str, data: bytes, *expected: str, version: ProtocolVersion | None = None) -> None:
-    """Add a case in which *data* comes in the place of CONNECT."""
+def _first(name: str, description: str, made: Callable[[_Own], bytes], *expected: str) -> None:
+    """Add a case in which what is *made* of a good device's own comes in the place of CONNECT."""
 
     async def attempt(scene: Scene) -> Seen:
         paper = await scene.device()
+        client = await scene.dialled(paper)
+        client.either_form = True
         try:
-            client = await scene.dial(scene.context(paper.pem), version=version)
-        except NotAdmitted as error:
-            raise Impossible(f"a good device is not let in: {error.closure}") from error
-        try:
-            await client.send(data)
-            return await client.answer(Connack, deadline=_ANSWER)
+            started = time.monotonic()
+            await client.send(made(_Own.of(scene, paper.name)))
+            return (await client.answer(Connack, deadline=_ANSWER)).since(started)
         finally:
             client.close()
 
@@ -64,10 +102,11 @@ def _first(name: str, description: str, data: bytes, *expected: str, version: Pr
 
 @case("33-oversized", "announces a packet of 256 MB and stalls", "mqtt DISCONNECT 0x95", *BAD_PACKET)
 async def _oversized(scene: Scene) -> Seen:
-    client = await scene.admitted(await scene.device())
+    paper = await scene.device()
+    client = await scene.admitted(paper)
     before = scene.broker_memory()
     try:
-        await client.send(b"\x30\xff\xff\xff\x7f" + b"\x00\x01a" + bytes(100_000))
+        await client.send(b"\x30\xff\xff\xff\x7f" + _Own.of(scene, paper.name).topic + bytes(100_000))
         seen = await client.end(_ANSWER)
     finally:
         client.close()
@@ -77,31 +116,37 @@ async def _oversized(scene: Scene) -> Seen:
     return seen
 
 
-_first("33-oversized-first", "announces a CONNECT of 256 MB and stalls", b"\x10\xff\xff\xff\x7f" + bytes(100_000))
+_first("33-oversized-first", "announces a CONNECT of 256 MB and stalls",
+       lambda _: b"\x10\xff\xff\xff\x7f" + bytes(100_000))  # fmt: skip
 
-_bad("34-five-byte-length", "a remaining length of five bytes", b"\x30\xff\xff\xff\xff\x01")
-_bad("34-reserved-flags", "a SUBSCRIBE with its reserved bits cleared", b"\x80\x06\x00\x01\x00\x00\x00\x00")
-_bad("34-qos3", "a PUBLISH of QoS 3", encode_frame(_PUBLISH_QOS3, encode_string("a") + b"\x00\x01\x00"))
-_bad("34-bad-utf8", "a topic name that is not UTF-8", encode_frame(0x30, b"\x00\x02\xc3\x28\x00"))
-_bad("34-null-in-topic", "a topic name with the null character", encode_frame(0x30, b"\x00\x03a\0b\x00"))
-_bad(
-    "34-wildcard-topic", "publishes to a wildcard",
-    encode_frame(0x30, encode_string("fleet/#") + b"\x00"), "mqtt DISCONNECT 0x90",
-)  # fmt: skip
-_bad("34-second-connect", "a second CONNECT", Connect(client_id="again", keep_alive=60).encode())
-_bad("34-type-0", "the reserved packet type 0", b"\x00\x00")
-_bad("34-connack", "a CONNACK, which only brokers send", b"\x20\x03\x00\x00\x00")
+_bad("34-five-byte-length", "a remaining length of five bytes", lambda _: b"\x30\xff\xff\xff\xff\x01")
+_bad("34-reserved-flags", "a SUBSCRIBE with its reserved bits cleared",
+     lambda own: encode_frame(0x80, b"\x00\x01" + own.properties + own.commands + b"\x00"))  # fmt: skip
+_bad("34-qos3", "a PUBLISH of QoS 3",
+     lambda own: encode_frame(_PUBLISH_QOS3, own.topic + b"\x00\x01" + own.properties))  # fmt: skip
+_bad("34-bad-utf8", "a topic name that is not UTF-8",
+     lambda own: encode_frame(0x30, own.misspelt(b"\xc3\x28") + own.properties))  # fmt: skip
+_bad("34-null-in-topic", "a topic name with the null character",
+     lambda own: encode_frame(0x30, own.misspelt(b"\0y") + own.properties))  # fmt: skip
+_bad("34-wildcard-topic", "publishes to a wildcard",
+     lambda own: encode_frame(0x30, own.misspelt(b"/#") + own.properties), "mqtt DISCONNECT 0x90")  # fmt: skip
+_bad("34-second-connect", "a second CONNECT", lambda own: own.connect.encode())
+_bad("34-type-0", "the reserved packet type 0", lambda _: b"\x00\x00")
+_bad("34-connack", "a CONNACK, which only brokers send", lambda own: encode_frame(0x20, b"\0\0" + own.properties))
 _bad(
     "34-property-twice", "the same property twice",
-    encode_frame(0x30, encode_string("a") + b"\x04\x01\x00\x01\x00"), needs=(Feature.MQTT5,),
+    lambda own: encode_frame(0x30, own.topic + b"\x04\x01\x00\x01\x00"), needs=(Feature.MQTT5,),
 )  # fmt: skip
-_bad("34-empty-subscribe", "a SUBSCRIBE without a filter", b"\x82\x03\x00\x01\x00")
-_first("34-publish-first", "a PUBLISH before CONNECT", encode_frame(0x30, encode_string("a") + b"\x00"))
-_first("34-noise", "noise inside TLS", _EVERY_BYTE)
-_first("34-other-protocol", "a CONNECT of the protocol MQTX", b"\x10\x0d\x00\x04MQTX\x05\x02\x00\x3c\x00\x00\x00",
-       CLOSED, "mqtt CONNACK 0x84", "mqtt CONNACK 1", version=ProtocolVersion.V311)  # fmt: skip
+_bad("34-empty-subscribe", "a SUBSCRIBE without a filter",
+     lambda own: encode_frame(0x82, b"\x00\x01" + own.properties))  # fmt: skip
+_first("34-publish-first", "a PUBLISH before CONNECT", lambda own: encode_frame(0x30, own.topic + own.properties))
+_first("34-noise", "noise inside TLS", lambda _: _EVERY_BYTE)
+_first("34-other-protocol", "a CONNECT of the protocol MQTX",
+       lambda own: own.connect.encode().replace(b"MQTT", b"MQTX", 1),
+       CLOSED, "mqtt CONNACK 0x84", "mqtt CONNACK 1")  # fmt: skip
 
-_bad("40-packet-id-0", "a packet identifier of zero", encode_frame(0x32, encode_string("a") + b"\x00\x00\x00"))
+_bad("40-packet-id-0", "a packet identifier of zero",
+     lambda own: encode_frame(0x32, own.topic + b"\x00\x00" + own.properties))  # fmt: skip
 
 
 @case("40-topic-alias", "a topic alias over the maximum", "mqtt DISCONNECT 0x94", *BAD_PACKET, needs=(Feature.MQTT5,))
@@ -110,7 +155,10 @@ async def _topic_alias(scene: Scene) -> Seen:
     name = paper.name
     client = await scene.admitted(paper)
     try:
-        packet = Publish(scene.topic(name), b"{}", properties=Properties(topic_alias=0xFFFF))
+        most = client.connack.properties.topic_alias_maximum or 0 if client.connack is not None else 0
+        if most == _EVERY_ALIAS:
+            raise Impossible("the broker takes 65,535, which is every topic alias there is")
+        packet = Publish(scene.topic(name), b"{}", properties=Properties(topic_alias=most + 1))
         await client.send(packet.encode(client.version))
         return await client.end(_ANSWER)
     finally:

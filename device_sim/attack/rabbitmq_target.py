@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,9 +20,9 @@ from pathlib import Path
 from device_sim.attack.capabilities import Capabilities, Feature, TimeLimits
 from device_sim.attack.foreign_server import Papers, expected_names
 from device_sim.attack.issuer import Issuer, Paper
+from device_sim.attack.own_command import CommandFailed, carried_out
 from device_sim.attack.target import Impossible, Target
 from device_sim.foreign_process import LOOPBACK, free_port, program, serving
-from device_sim.tls_dial import Endpoint
 from provisioning.pki.identity import Identity
 
 CAPABILITIES = Capabilities(
@@ -93,20 +92,11 @@ class _Operator:
         """Write the CRL anew, and close the connections of the user that *paper* names."""
         self._revoked.append(paper.certificate.serial_number)
         await self.publish(self._papers.issuer, self._revoked)
-        process = await asyncio.create_subprocess_exec(
-            self._control, "-q", "-n", _NODE, "close_all_user_connections", paper.name, "revoked",
-            env={**os.environ, **self._environment}, stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        )  # fmt: skip
+        command = (self._control, "-q", "-n", _NODE, "close_all_user_connections", paper.name, "revoked")
         try:
-            async with asyncio.timeout(_CONTROL):
-                said, _ = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        if process.returncode != 0:
-            raise Impossible(f"rabbitmqctl ended with status {process.returncode}: {said.decode(errors='replace')}")
+            await carried_out(command, _CONTROL, self._environment)
+        except CommandFailed as error:
+            raise Impossible(f"the live session was not ended: {error}") from error
 
     async def publish(self, issuer: Issuer, serials: list[int]) -> None:
         """Put the CRL of *issuer* where Erlang looks: a file named by OpenSSL's hash of the issuer."""
@@ -175,18 +165,7 @@ async def rabbitmq(directory: Path, *, tls12: bool = False) -> AsyncIterator[Tar
         serving("epmd", registry, log=directory / "epmd.log", ready="epmd running"),
         serving("rabbitmq-server", [server], log=log, ready=_READY, environment=environment) as process,
     ):
-        capabilities = CAPABILITIES
-        if tls12:
-            capabilities = capabilities.model_copy(update={"supports": capabilities.supports | {Feature.TLS12}})
-        yield Target(
-            capabilities,
-            Endpoint(LOOPBACK, port, "localhost"),
-            papers.ca,
-            papers.issuer,
-            operator,
-            broker_pid=process.pid,
-            other_issuer=papers.other,
-        )
+        yield papers.target(CAPABILITIES, port, operator, process, tls12=tls12)
 
 
 def _environment(directory: Path, names_port: int) -> dict[str, str]:

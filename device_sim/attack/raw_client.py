@@ -21,11 +21,11 @@ import ssl
 import struct
 import time
 
-from broker.mqtt.codes import ProtocolVersion, connect_return_code
+from broker.mqtt.codes import PacketType, ProtocolVersion, connect_return_code
 from broker.mqtt.errors import PacketError
 from broker.mqtt.framing import split_frames
 from broker.mqtt.packets import Connack, Connect, Disconnect, Packet, Puback, Pubrec, Suback, decode_packet
-from device_sim.attack.verdict import OPEN, ClosedBy, Layer, Seen, seen_in
+from device_sim.attack.verdict import MALFORMED, OPEN, ClosedBy, Layer, Seen, seen_in
 from device_sim.closure import from_error
 from device_sim.tls_dial import Endpoint, dial
 from provisioning.pki.openssl import forget_errors, say_goodbye
@@ -33,6 +33,7 @@ from provisioning.pki.openssl import forget_errors, say_goodbye
 _READ = 65536
 _LARGEST_PACKET = 64 * 1024 * 1024
 _FAILURE = 0x80
+_CONNACK_311 = 2
 
 
 class RawClient:
@@ -41,6 +42,8 @@ class RawClient:
     def __init__(self, tls: ssl.SSLSocket, version: ProtocolVersion) -> None:
         self.socket = tls
         self.version = version
+        self.either_form = False
+        """Whether CONNECT may be answered in the form of 3.1.1: who does not know the protocol cannot know which."""
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
         self._packets: list[Packet] = []
@@ -143,13 +146,15 @@ class RawClient:
         self._buffer += data
         try:
             frames, used = split_frames(self._buffer, _LARGEST_PACKET)
-            self._packets += [
-                decode_packet(first, self._buffer[start:end], self.version) for first, start, end in frames
-            ]
+            self._packets += [self._decoded(first, self._buffer[start:end]) for first, start, end in frames]
         except PacketError as error:
-            self.ended = Seen(Layer.MQTT, "malformed", f"the peer sent a bad packet: {error}")
+            self.ended = Seen(Layer.MQTT, MALFORMED, f"the peer sent a bad packet: {error}", ClosedBy.NOBODY)
             return
         self._buffer = self._buffer[used:]
+
+    def _decoded(self, first: int, body: bytes) -> Packet:
+        short = self.either_form and first >> 4 == PacketType.CONNACK and len(body) == _CONNACK_311
+        return decode_packet(first, body, ProtocolVersion.V311 if short else self.version)
 
     async def _ready(self, *, write: bool) -> None:
         ready = self._loop.create_future()

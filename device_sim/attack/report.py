@@ -19,6 +19,7 @@ from device_sim.attack.run import worst
 from device_sim.attack.verdict import Outcome, Verdict
 from device_sim.destination import write
 from device_sim.terminal import WordsOnly
+from provisioning.given_file import LIST_BYTES, text_of
 from provisioning.printable import printable
 
 SCHEMA = 1
@@ -122,7 +123,7 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 def read_json(path: Path) -> Mapping[str, Any]:
     """Return the document that `write_json` wrote; raise `ValueError` if it is another."""
-    document = json.loads(path.read_text())
+    document = json.loads(text_of(path, LIST_BYTES))
     if not isinstance(document, dict) or document.get("schema") != SCHEMA or "cases" not in document:
         raise ValueError(f"it has no cases, or is not of schema {SCHEMA}")
     return document

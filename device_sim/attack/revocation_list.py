@@ -131,10 +131,11 @@ async def _queued_messages(scene: Scene) -> Seen:
 
 async def _fetched(scene: Scene, paper: Paper, name: str) -> Seen:
     """Return to the session that was kept, and tell whether a queued message comes."""
+    started = time.monotonic()
     try:
         client = await scene.dial(scene.context(paper.pem))
     except NotAdmitted as error:
-        return Seen(Layer.MQTT, "not-delivered", f"refused: {error.closure}")
+        return Seen(Layer.MQTT, "not-delivered", f"refused: {error.closure}").since(started)
     answers = []
     try:
         await client.send(_keeping(scene, name).encode())
@@ -145,7 +146,7 @@ async def _fetched(scene: Scene, paper: Paper, name: str) -> Seen:
             seen = packet if isinstance(packet, Seen) else client.seen(packet)
             answers.append(seen.text)
             if isinstance(packet, Seen):
-                return Seen(Layer.MQTT, "not-delivered", ", then ".join(answers))
+                return Seen(Layer.MQTT, "not-delivered", ", then ".join(answers)).since(started)
     finally:
         client.close()
 
@@ -182,7 +183,8 @@ async def _feed_lost(scene: Scene) -> Seen:
             await scene.target.registrar.revoke(paper)
         finally:
             feed.join()
-        return await client.end(10.0)
+        started = time.monotonic()
+        return (await client.end(10.0)).since(started)
     finally:
         client.close()
 
@@ -272,4 +274,4 @@ async def _neighbour(scene: Scene) -> Seen:
         waited = await scene.served(client)
     finally:
         client.close()
-    return Seen(Layer.MQTT, "served", f"PINGRESP in {waited * 1000:.0f} ms", ClosedBy.NOBODY)
+    return Seen(Layer.MQTT, "served", f"PINGRESP in {waited * 1000:.0f} ms", ClosedBy.NOBODY, seconds=waited)

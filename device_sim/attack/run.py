@@ -6,21 +6,26 @@ Rules
 2. Idle cases only wait: they are tried together, before the others. The *last* ones come last.
 3. Before the first case a good device must be let in: otherwise no refusal would mean anything, and nothing is judged.
 4. After the last case a good device must still be let in: a broker that a case has killed has refused nobody.
+5. A case in which a good device is refused, or one that was connected before is put out, has failed, however the bad
+   one was answered: a broker that dies, or turns everybody away, has refused nobody in particular.
+6. What was not delivered may be on its way. It is looked for once more behind the last case.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from device_sim.attack.capabilities import Capabilities, Feature
 from device_sim.attack.case import Case
 from device_sim.attack.scene import Scene
-from device_sim.attack.target import Impossible, Starved, Target
+from device_sim.attack.target import Impossible, Starved, Target, TurnedAway
 from device_sim.attack.verdict import (
     DELIVERED,
     STARVED,
+    TURNED_AWAY,
     ClosedBy,
     Judgement,
     Layer,
@@ -32,15 +37,16 @@ from device_sim.attack.verdict import (
     on_this_machine,
     seen_in,
 )
-from device_sim.core_wait import MOST_WAITING, seconds_waited
+from device_sim.core_wait import MOST_WAITING, CoreWatch
 from device_sim.tls_dial import NotAdmitted
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
 from provisioning.client.operator import RequestRefused, ServiceUnavailable
 
 ALIVE = "0-alive"
-_IN = ("mqtt CONNACK 0x00",)
-_LIMIT = 10.0
+STAYS = "0-stays"
 _FOREVER = 60.0
+_LATE = 1.0
+"""For how many seconds a message is waited for that should not come; what has come until then was waited for longer."""
 
 _WORST_FIRST = (Verdict.FAIL, Verdict.INVALID, Verdict.WARN, Verdict.PASS)
 
@@ -56,29 +62,71 @@ async def run(target: Target, cases: Sequence[Case], told: Told) -> list[Outcome
     outcomes: dict[str, Outcome] = {}
 
     async def one(case: Case) -> None:
-        outcome = outcomes[case.name] = await _tried(scene, case)
+        watch = _cores(target)
+        outcome = await _tried(scene, case)
+        if not case.idle:
+            outcome = _with_harm(outcome, await scene.bystander.harmed(case.name), watch)
+        outcomes[case.name] = outcome
         told(outcome)
 
     try:
         try:
-            (await scene.admitted(await scene.device())).close()
+            await scene.bystander.come()
         except Impossible as why:
             raise Impossible(f"{why}; so no refusal would mean anything, and nothing was tried") from why
+        idle = [case for case in cases if case.idle]
         async with asyncio.TaskGroup() as together:
-            for case in cases:
-                if case.idle:
-                    together.create_task(one(case), name=case.name)
+            for case in idle:
+                together.create_task(one(case), name=case.name)
+        if idle:
+            await scene.bystander.harmed(f"one of {', '.join(case.name for case in idle)}")
         for case in sorted((case for case in cases if not case.idle), key=lambda case: case.last):
             await one(case)
-        alive = Case(ALIVE, "after all that, a good device is let in (control)", _IN, _shows_itself)
-        await one(alive)
+        await one(CONTROLS[0])
+        outcomes |= await _late(scene, outcomes)
+        await one(CONTROLS[1])
     finally:
         await scene.close()
-    return [outcomes[case.name] for case in (*cases, alive)]
+    return [outcomes[case.name] for case in (*cases, *CONTROLS)]
+
+
+def _cores(target: Target) -> CoreWatch:
+    return CoreWatch("the attacker", {} if target.broker_pid is None else {"the broker": target.broker_pid})
+
+
+def _with_harm(outcome: Outcome, harm: Seen | None, watch: CoreWatch) -> Outcome:
+    """Return *outcome*, or the failure that it is because of the *harm* to a bystander in its time (rule 5)."""
+    if harm is None:
+        return outcome
+    judgement = Judgement(Verdict.FAIL, f"a good device, connected all the time, was put out meanwhile: {harm.reason}")
+    return replace(outcome, judgement=on_this_machine(judgement, (), harm, watch.shares(), MOST_WAITING))
+
+
+async def _late(scene: Scene, outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
+    """Return what has become of those *outcomes* whose message has come after all (rule 6)."""
+    withheld = {name: outcome for name, outcome in outcomes.items() if outcome.seen and outcome.seen.withheld}
+    if withheld:
+        await asyncio.sleep(_LATE)
+    return {
+        name: replace(outcome, judgement=Judgement(Verdict.FAIL, "delivered after all, later than what was sent later"))
+        for name, outcome in withheld.items()
+        if outcome.seen and outcome.seen.withheld in scene.heard
+    }
 
 
 async def _shows_itself(scene: Scene) -> Seen:
     return await scene.show(await scene.device())
+
+
+async def _stays(scene: Scene) -> Seen:
+    return scene.bystander.told
+
+
+CONTROLS = (
+    Case(ALIVE, "after all that, a good device is let in (control)", ("mqtt CONNACK 0x00",), _shows_itself),
+    Case(STAYS, "does nothing, and is connected all the time (control)", ("mqtt served",), _stays),
+)
+"""Tried behind all cases, and whichever were picked."""
 
 
 async def _tried(scene: Scene, case: Case) -> Outcome:
@@ -88,7 +136,7 @@ async def _tried(scene: Scene, case: Case) -> Outcome:
     if Feature.MQTT5 in case.needs and Feature.MQTT5 not in capabilities.supports:
         # Its bytes would mean something else.
         return Outcome(case.name, case.description, expected, limit, Judgement(Verdict.SKIP, "not claimed: mqtt5"))
-    started, waited = time.monotonic(), seconds_waited()
+    started, watch = time.monotonic(), _cores(scene.target)
     try:
         async with asyncio.timeout(limit + _FOREVER):
             seen = await case.attempt(scene)
@@ -96,20 +144,22 @@ async def _tried(scene: Scene, case: Case) -> Outcome:
         return Outcome(case.name, case.description, expected, limit, Judgement(Verdict.SKIP, str(reason)))
     except NotAdmitted as error:
         seen = seen_in(error.closure)
-    except Starved as error:
-        seen = Seen(Layer.MQTT, STARVED, str(error), ClosedBy.NOBODY)
+    except (Starved, TurnedAway) as error:
+        code = STARVED if isinstance(error, Starved) else TURNED_AWAY
+        seen = Seen(Layer.MQTT, code, str(error), ClosedBy.NOBODY)
     except (EnrolmentRefused, EnrolmentUnavailable, RequestRefused, ServiceUnavailable) as error:
         judgement = Judgement(Verdict.FAIL, f"the enrolment service did not play its part: {error}")
         return Outcome(case.name, case.description, expected, limit, judgement, None, time.monotonic() - started)
     except TimeoutError:
         seconds = time.monotonic() - started
-        judgement = Judgement(Verdict.FAIL, f"the case did not come to an end within {seconds:.0f} s")
+        unended = Judgement(Verdict.FAIL, f"the case did not come to an end within {seconds:.0f} s")
+        nothing = Seen(Layer.MQTT, STARVED, "", ClosedBy.NOBODY)
+        judgement = on_this_machine(unended, (), nothing, watch.shares(), MOST_WAITING)
         return Outcome(case.name, case.description, expected, limit, judgement, None, seconds)
     seconds = time.monotonic() - started if seen.seconds is None else seen.seconds
-    waiting = (seconds_waited() - waited) / max(time.monotonic() - started, 1e-6)
-    judgement = on_this_machine(judge(expected, limit, seen, seconds), expected, seen, waiting, MOST_WAITING)
+    judgement = on_this_machine(judge(expected, limit, seen, seconds), expected, seen, watch.shares(), MOST_WAITING)
     missing = capabilities.missing(_needed(case, seen))
-    if missing and judgement.verdict is not Verdict.PASS:
+    if missing and judgement.verdict is not Verdict.PASS and seen.code not in {STARVED, TURNED_AWAY}:
         judgement = Judgement(Verdict.SKIP, f"not claimed: {', '.join(missing)}")
     return Outcome(case.name, case.description, expected, limit, judgement, seen, seconds)
 

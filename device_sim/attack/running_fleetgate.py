@@ -39,6 +39,7 @@ from device_sim.tls_dial import Endpoint, NotAdmitted, dial
 from device_sim.view import View
 from provisioning.client.est import EstClient
 from provisioning.client.operator import OperatorClient
+from provisioning.given_file import PEM_BYTES, contents_of
 from provisioning.pki.identity import Identity, identity_of
 from provisioning.pki.keys import KeyFileError
 from provisioning.pki.tls import CredentialFiles, client_context
@@ -113,7 +114,7 @@ async def _reached(broker: Endpoint, anchors: Path) -> None:
 
 def _identity_in(certificate: Path) -> Identity:
     try:
-        return identity_of(x509.load_pem_x509_certificate(certificate.read_bytes()))
+        return identity_of(x509.load_pem_x509_certificate(contents_of(certificate, PEM_BYTES)))
     except ValueError as error:
         raise KeyFileError(f"{certificate} holds no PEM certificate: name the operator's") from error
 

@@ -15,7 +15,6 @@ from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible
 from device_sim.attack.verdict import CLOSED, OPEN, ClosedBy, Layer, Seen
-from device_sim.tls_dial import NotAdmitted
 
 _V311 = ProtocolVersion.V311
 _ANSWER = 10.0
@@ -63,11 +62,7 @@ async def cut(scene: Scene, paper: Paper, client: RawClient) -> Seen:
 
 async def resumed_after_revocation(scene: Scene, paper: Paper, context: ssl.SSLContext, *, clean: bool) -> Seen:
     """Connect as *paper* with *context*, end that, revoke it, and return what the resumed TLS session is answered."""
-    try:
-        client = await scene.dial(context)
-    except NotAdmitted as error:
-        raise Impossible(f"a good device is not let in: {error.closure}") from error
-    await client.connect(scene.connect(paper.name, keep_alive=60))
+    client = await scene.admitted(paper, scene.connect(paper.name, keep_alive=60), context)
     session = client.socket.session
     if clean:
         client.close()
@@ -150,7 +145,7 @@ async def _takes_over(scene: Scene) -> Seen:
 async def _other_user_name(scene: Scene) -> Seen:
     paper = await scene.device()
     name = paper.name
-    client = await scene.dial(scene.context(paper.pem))
+    client = await scene.dialled(paper)
     try:
         return await client.connect(scene.connect(name, keep_alive=60, username="admin", password=b"admin"))
     finally:

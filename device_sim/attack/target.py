@@ -6,7 +6,6 @@ with a CRL file, is decided by `fleetgate_target`, `mosquitto_target`, `running_
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from cryptography import x509
 from device_sim.attack.capabilities import Capabilities, CrlFile
 from device_sim.attack.desk import Ended, EnrolmentDesk
 from device_sim.attack.issuer import Issuer, Paper
+from device_sim.attack.own_command import CommandFailed, carried_out
 from device_sim.tls_dial import Endpoint
 from provisioning.pki.identity import Identity, Role
 
@@ -29,7 +29,11 @@ class Impossible(Exception):
 
 
 class Starved(Exception):
-    """An innocent device was not served while another misbehaved; the text says for how long it waited."""
+    """An innocent device was not served, and nobody said why; the text says what it waited for."""
+
+
+class TurnedAway(Exception):
+    """An innocent device was refused, or put out, with a reason; the text gives it."""
 
 
 class Registrar(Protocol):
@@ -63,11 +67,10 @@ class SigningRegistrar:
         self._crl_file.crl_file.write_bytes(self._issuer.crl(self._revoked) + self._other_crls)
         if not self._crl_file.reload:
             return
-        process = await asyncio.create_subprocess_exec(*self._crl_file.reload, stdin=asyncio.subprocess.DEVNULL)
-        async with asyncio.timeout(_RELOAD_DEADLINE):
-            status = await process.wait()
-        if status != 0:
-            raise Impossible(f"the reload command {' '.join(self._crl_file.reload)} ended with status {status}")
+        try:
+            await carried_out(self._crl_file.reload, _RELOAD_DEADLINE)
+        except CommandFailed as error:
+            raise Impossible(f"the broker was not told to read its revocation list: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

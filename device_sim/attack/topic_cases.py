@@ -5,6 +5,8 @@ A case that is about a message says whether it was delivered, with the order arg
 
 from __future__ import annotations
 
+import time
+
 from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.connect import Will
 from broker.mqtt.packets import Pingreq, Pingresp, Puback, Publish, Pubrec, Pubrel
@@ -14,11 +16,12 @@ from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible
-from device_sim.attack.verdict import CLOSED, DELIVERED, ClosedBy, Layer, Seen
+from device_sim.attack.verdict import CLOSED, DELIVERED, OPEN, ClosedBy, Layer, Seen
 
 _V311 = ProtocolVersion.V311
 _ANSWER = 10.0
 _PACKET = 7
+_SOON = 1.0
 
 chapter = Chapter()
 case = chapter.case
@@ -40,16 +43,17 @@ def _publishes(
             topic = scene.topic(device, own) if own else scene.topic(scene.fresh("victim"))
             payload = f"forged by {device}".encode()
             packet = Publish(topic, payload, qos, retain, packet_id=_PACKET if qos else None)
+            started = time.monotonic()
             await client.send(packet.encode(client.version))
             answer = await client.answer(Puback, Pubrec, deadline=_ANSWER) if qos else None
             if answer is not None and not answer.code.startswith(("PUBACK", "PUBREC")):
-                return answer  # Closed for it.
+                return answer.since(started)  # Closed for it.
             if qos is QoS.EXACTLY_ONCE and answer is not None and answer.got_in:
                 # A broker may deliver it only when it is released (MQTT 5 §4.3.3): a forger releases it.
                 await client.send(Pubrel(_PACKET).encode(client.version))
             fate = await scene.fate(client, device, payload)
             # Delivered is what counts; else the code in the acknowledgement, where there is one that says no.
-            return fate if answer is None or fate.got_in or answer.got_in else answer
+            return (fate if answer is None or fate.got_in or answer.got_in else answer).since(started)
         finally:
             client.close()
 
@@ -89,7 +93,7 @@ async def _overheard(scene: Scene, spy: RawClient, victim: Paper) -> Seen:
     """Tell whether *spy*, whose subscription was granted, hears what *victim* says, what it is told, or $SYS.
 
     When one who may has heard both, the broker has routed them; what it sends to the spy of them comes before the
-    answer to a PINGREQ that is sent then.
+    answer to a PINGREQ that is sent then, or, where others write to the spy than who answers it, soon after.
     """
     watcher = await scene.watcher()
     secrets = {f"{what} {victim.name}".encode() for what in ("secret of", "command for")}
@@ -101,14 +105,16 @@ async def _overheard(scene: Scene, spy: RawClient, victim: Paper) -> Seen:
         if not await watcher.got(secret, scene.patience):
             raise Impossible(f"nobody hears {secret.decode()!r} here, not even who may")
     await spy.send(Pingreq().encode(spy.version))
+    answered = False
     while True:
-        packet = await spy.receive(scene.patience)
+        packet = await spy.receive(_SOON if answered else scene.patience)
         if isinstance(packet, Publish) and (packet.payload in secrets or packet.topic.startswith("$SYS/")):
             return Seen(Layer.MQTT, DELIVERED, packet.topic, ClosedBy.NOBODY, got_in=True)
-        if isinstance(packet, Pingresp):
-            return Seen(Layer.MQTT, "SUBACK granted, not-delivered", "", ClosedBy.NOBODY)
         if isinstance(packet, Seen):
+            if answered and packet.code == OPEN:
+                return Seen(Layer.MQTT, "SUBACK granted, not-delivered", "", ClosedBy.NOBODY)
             return packet
+        answered = answered or isinstance(packet, Pingresp)
 
 
 async def _say(scene: Scene, who: Paper, topic: str, payload: bytes) -> None:
@@ -137,7 +143,7 @@ async def _will(scene: Scene) -> Seen:
     paper = await scene.device()
     name = paper.name
     payload = f"will of {name}".encode()
-    client = await scene.dial(scene.context(paper.pem))
+    client = await scene.dialled(paper)
     will = Will(scene.topic(scene.fresh("victim")), payload)
     seen = await client.connect(scene.connect(name, keep_alive=60, will=will))
     client.abort()

@@ -6,6 +6,7 @@ by hand. The device behind it is a good one, with its own key, unless the case s
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -32,7 +33,7 @@ from device_sim.attack.tls13_client import (
     exchange,
     message,
 )
-from device_sim.attack.verdict import CLOSED, Layer, Seen
+from device_sim.attack.verdict import CLOSED, MALFORMED, ClosedBy, Layer, Seen
 
 UNREADABLE = ("tls decode_error", "tls bad_certificate")
 BAD = ("tls bad_certificate", "tls unsupported_certificate", "tls certificate_unknown")
@@ -84,18 +85,19 @@ def _der(paper: Paper) -> bytes:
 async def _sent(scene: Scene, paper: Paper, flight: Flight) -> Seen:
     """Send *flight*, then a CONNECT under the name of *paper*, and return the answer."""
     request = scene.connect(paper.name, keep_alive=60).encode()
+    started = time.monotonic()
     try:
         answer = await exchange(scene.target.endpoint, flight, request, _ANSWER)
     except HandshakeBroken as error:
         raise Impossible(f"our own TLS cannot follow the server: {error}") from error
     if isinstance(answer, Seen):
-        return answer
+        return answer.since(started)
     try:
         frames, _ = split_frames(answer, _PACKET)
         first, start, end = frames[0]
-        return told_by(decode_packet(first, answer[start:end], scene.version), scene.version)
+        return told_by(decode_packet(first, answer[start:end], scene.version), scene.version).since(started)
     except (PacketError, IndexError) as error:
-        return Seen(Layer.MQTT, "malformed", f"the peer sent a bad packet: {error}")
+        return Seen(Layer.MQTT, MALFORMED, f"the peer sent a bad packet: {error}", ClosedBy.NOBODY)
 
 
 # The control: the rest says nothing if a good handshake of our own is refused too

@@ -15,16 +15,19 @@ whoever looks for the cause is told something else. Getting in, or being put out
 
 Rules
 -----
-1. No I/O and no clock.
-2. No answer at all is a failure: a broker that is gone has refused nobody.
+1. No I/O, and no clock but for `Seen.since`.
+2. No answer at all is a failure: a broker that is gone has refused nobody. Nor has one that sends what is no packet.
 3. A case whose every right answer is to be let in fails on any refusal.
 4. Where others held the cores, a right answer that came too late says nothing of the broker, nor does an innocent
-   device that was not served: *invalid* (docs/decisions/0130). Getting in is excused by nothing.
+   device that was not served: *invalid* (docs/decisions/0130). Getting in is excused by nothing, nor is a refusal of
+   who must get in.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -34,8 +37,16 @@ from device_sim.closure import Closure
 CLOSED = "closed"
 OPEN = "open"
 DELIVERED = "delivered"
+NOT_DELIVERED = "not-delivered"
 STARVED = "starved"
-"""An innocent device was not served while another misbehaved."""
+"""An innocent device was not served, without a word."""
+TURNED_AWAY = "turned-away"
+"""An innocent device was refused, or put out."""
+SERVED = "served"
+PUT_OUT = "put-out"
+"""An innocent device that was connected is so no longer."""
+MALFORMED = "malformed"
+"""The peer sent what is no MQTT packet."""
 UNANSWERED = "unanswered"
 
 _SILENT = frozenset({"closed", "reset"})
@@ -73,7 +84,7 @@ class ClosedBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was observed. *seconds* is None where the whole attempt counts."""
+    """What was observed. *seconds* is how long the broker took; None where the whole attempt counts."""
 
     layer: Layer
     code: str
@@ -81,11 +92,17 @@ class Seen:
     closed_by: ClosedBy = ClosedBy.PEER
     got_in: bool = False
     seconds: float | None = None
+    withheld: bytes = b""
+    """A payload that nobody had received when this was seen: whoever has it later knows better."""
 
     @property
     def text(self) -> str:
         """The answer as the catalogue writes it."""
         return f"{self.layer} {self.code}"
+
+    def since(self, started: float) -> Seen:
+        """Return the same, seen now, which took since *started* (`time.monotonic`): what went before was our own."""
+        return replace(self, seconds=time.monotonic() - started)
 
     @property
     def alert(self) -> str | None:
@@ -119,8 +136,10 @@ def judge(expected: tuple[str, ...], limit: float, seen: Seen, seconds: float) -
     """Return the verdict on *seen*, which took *seconds*, where one of *expected* was due within *limit* seconds."""
     if seen.code == UNANSWERED:
         return Judgement(Verdict.FAIL, "nobody answered")
-    if seen.code == STARVED:
+    if seen.code in {STARVED, TURNED_AWAY}:
         return Judgement(Verdict.FAIL, seen.reason)
+    if seen.code == MALFORMED:
+        return Judgement(Verdict.FAIL, f"no refusal: {seen.reason}")
     late = f"after {seconds:.1f} s, {limit:g} s at most" if seconds > limit else ""
     if any(map(seen.matches, expected)):
         return Judgement(Verdict.FAIL, late) if late else Judgement(Verdict.PASS)
@@ -134,19 +153,21 @@ def judge(expected: tuple[str, ...], limit: float, seen: Seen, seconds: float) -
 
 
 def on_this_machine(
-    judgement: Judgement, expected: tuple[str, ...], seen: Seen, waiting: float, most: float
+    judgement: Judgement, expected: tuple[str, ...], seen: Seen, waiting: Mapping[str, float], most: float
 ) -> Judgement:
     """Return *judgement* on *seen*, or that there can be none (rule 4).
 
-    *waiting* is the share of the time in which the attacker was ready to run and had no core, *most* how much may be.
+    *waiting* is the share of the time in which attacker and broker, as far as that is known, were ready to run and had
+    no core; *most* how much may be.
     """
     only_slow = seen.code == STARVED or any(map(seen.matches, expected))
-    if judgement.verdict is not Verdict.FAIL or not only_slow or waiting <= most:
+    who, share = max(waiting.items(), key=lambda item: item[1])
+    if judgement.verdict is not Verdict.FAIL or not only_slow or share <= most:
         return judgement
     return Judgement(
         Verdict.INVALID,
-        f"{judgement.why}; but the attacker waited for a core in {waiting:.0%} of the time, so the broker beside it "
-        "did too: try again when less else is running, or on a larger machine",
+        f"{judgement.why}; but {who} waited for a core in {share:.0%} of the time: try again when less else is "
+        "running, or on a larger machine",
     )
 
 

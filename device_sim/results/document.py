@@ -24,6 +24,7 @@ from device_sim.run.health import waiting_of
 from device_sim.run.recorder import FAILED_RENEWAL, FAILED_REVOCATION, LOST_RECEIVER, Recorder, Sample
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.scenario.metrics import DESCRIPTIONS, Count
+from provisioning.given_file import LIST_BYTES, contents_of
 from provisioning.version import product_version
 
 SCHEMA = "fleet-sim-run/1"
@@ -110,7 +111,7 @@ def read(path: Path, so_far: Callable[[Path], Document] | None = None) -> Docume
             return _unfinished(path / PROGRESS, so_far)
         path /= _NAME
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(contents_of(path, LIST_BYTES))
     except OSError as error:
         raise UnreadableReport(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:

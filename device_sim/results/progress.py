@@ -36,6 +36,7 @@ from device_sim.run.recorder import Recorder
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.run.runner import Run
 from device_sim.scenario.metrics import Count
+from provisioning.given_file import LIST_BYTES, contents_of
 
 _SECONDS = 1.0
 _DURATIONS_SECONDS = 60.0
@@ -116,7 +117,7 @@ async def kept(directory: Path | None, run: Run) -> AsyncIterator[None]:
 def document_so_far(path: Path) -> Document:
     """Return what the file at *path* tells of its run. Raises OSError, and ValueError if it is no such file."""
     lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for text in contents_of(path, LIST_BYTES).decode(errors="replace").splitlines():
         try:
             lines.append(json.loads(text))
         except ValueError:  # The one that was being written when the run was cut off.

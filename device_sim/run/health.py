@@ -11,7 +11,8 @@ Rules
 -----
 1. The lag is what a timer of the same loop sees: how much later than asked it is woken.
 2. One slow second is not a fault; being slow is (`GeneratorLimits`).
-3. How long it waited for a core is the kernel's figure (`device_sim.core_wait`).
+3. How long it waited for a core is the kernel's figure (`device_sim.core_wait`). It is known when a wait has ended: it
+   says nothing of a moment, so a share is one of half a second at least.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ from device_sim.latency import Latency
 from device_sim.scenario.model import GeneratorLimits
 
 _TICK = 0.02
+_SHORTEST = 0.5
+"""Seconds over which a share is taken, at least: the last sample of a run comes right behind another."""
 _BUSY = 0.95
+_CORES = os.cpu_count() or 1
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _DESCRIPTORS = Path("/proc/self/fd")
 _MEMORY = Path("/proc/self/statm")
@@ -60,6 +64,19 @@ class HealthSample:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What has been used until *at* (`time.monotonic`), in seconds."""
+
+    at: float
+    processor: float
+    waited: float
+
+    @classmethod
+    def now(cls) -> _Reading:
+        return cls(time.monotonic(), time.process_time(), seconds_waited())
+
+
 class GeneratorWatch:
     """Measures the loop that it runs on. An async context manager; *sources* is how many local addresses are in use."""
 
@@ -70,9 +87,7 @@ class GeneratorWatch:
         self.lag = Latency()
         self._recent: list[float] = []
         self._ticking: asyncio.Task[None] | None = None
-        self._processor = time.process_time()
-        self._waited = seconds_waited()
-        self._sampled = time.monotonic()
+        self._last = self._earlier = _Reading.now()
 
     async def __aenter__(self) -> Self:
         self._ticking = asyncio.create_task(self._tick(), name="generator watch")
@@ -86,14 +101,17 @@ class GeneratorWatch:
             await asyncio.wait([self._ticking])
 
     def sample(self, ports: int) -> HealthSample:
-        """Return the state since the last sample; *ports* is how many connections are open."""
-        now, processor, waited = time.monotonic(), time.process_time(), seconds_waited()
-        elapsed = max(now - self._sampled, 1e-6)
+        """Return the state since the last sample, or the one before (rule 3); *ports*: connections that are open."""
+        now = _Reading.now()
         recent = sorted(self._recent) or [0.0]
         self._recent.clear()
-        share = (processor - self._processor) / elapsed
-        waiting = (waited - self._waited) / elapsed
-        self._sampled, self._processor, self._waited = now, processor, waited
+        long_ago = now.at - self._last.at >= _SHORTEST
+        since = self._last if long_ago else self._earlier
+        if long_ago:
+            self._earlier, self._last = self._last, now
+        elapsed = max(now.at - since.at, 1e-6)
+        share = min((now.processor - since.processor) / elapsed, float(_CORES))
+        waiting = min((now.waited - since.waited) / elapsed, 1.0)
         return HealthSample(
             lag_p99_ms=recent[min(len(recent) - 1, int(len(recent) * 0.99))] * 1000,
             lag_max_ms=recent[-1] * 1000,

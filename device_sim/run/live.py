@@ -108,7 +108,7 @@ class RunState:
             "published": str(sample.published),
             "received": str(sample.received),
             "revoked": str(self.revoked),
-            "lost": str(self.lost_connections),
+            "connections lost": str(self.lost_connections),
         }
         for heading in figures:
             table.add_column(heading, justify="right", header_style="dim", no_wrap=True)

@@ -323,9 +323,12 @@ class Run:
                 is_complete(what, backend.checks[name]) for name, what in acknowledged.items()
             )
 
+        told = any(outcome.present for outcome in outcomes)
         try:
             async with asyncio.timeout(_DRAIN_DEADLINE):
                 for backend in self.backends:
+                    if told:
+                        await backend.look_again()
                     await backend.until(lambda backend=backend: complete(backend))  # type: ignore[misc]
         except TimeoutError:
             pass  # What has not arrived by now is lost, and counted so.
@@ -372,9 +375,10 @@ class Run:
 
 
 def stale(backend: Backend, outcomes: Iterable[PartOutcome]) -> int:
-    """Return how many devices *backend* believes to be there and are not, or the other way round."""
+    """Return of how many devices *backend* believes, or the broker retains, that they are there and are not, or not."""
+    believed = [backend.presence] if backend.retained is None else [backend.presence, backend.retained]
     return sum(
-        backend.presence.get(name) != (ONLINE if there else OFFLINE)
+        any(known.get(name) != (ONLINE if there else OFFLINE) for known in believed)
         for outcome in outcomes
         for name, there in outcome.present.items()
     )

@@ -26,10 +26,14 @@ from device_sim.scenario.known import known_at
 from device_sim.scenario.stages import KINDS, Stage, Trouble
 from device_sim.scenario.threshold import InvalidThreshold, Threshold
 from device_sim.scenario.values import BY_HAND, ScenarioPart, Seconds
+from provisioning.given_file import SETTINGS_BYTES, text_of
+
+_MOST_SHOWN = 60
+"""How many characters of a wrong value are shown."""
 
 
 class InvalidScenario(Exception):
-    """The scenario cannot be run; the text has a line for each fault, naming field and remedy."""
+    """The scenario cannot be run; the text has a line for each fault, naming field, value and remedy."""
 
 
 class GeneratorLimits(ScenarioPart):
@@ -108,7 +112,7 @@ class Scenario(ScenarioPart):
 def load(path: Path) -> Scenario:
     """Return the scenario in a TOML file. Raises `InvalidScenario`."""
     try:
-        text = path.read_text()
+        text = text_of(path, SETTINGS_BYTES)
     except OSError as error:
         raise InvalidScenario(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -147,7 +151,11 @@ def faults_in(error: ValidationError, where: str, model: type[BaseModel] | None 
 def _stage(stage: Any, where: str, number: int) -> dict[str, Any]:
     # In a file a stage is written by its kind: `hold = "10s"`, `ramp = { rate = 50 }`, `restart = {}`.
     if not isinstance(stage, dict) or len(stage) != 1 or next(iter(stage)) not in KINDS:
-        raise InvalidScenario(f'{where}: stages.{number}: write one of {", ".join(KINDS)}, as in `hold = "10s"`')
+        several = isinstance(stage, dict) and len(stage) > 1
+        is_there = f"{', '.join(map(str, stage))} are several: each in a [[stages]] of its own; " if several else ""
+        raise InvalidScenario(
+            f'{where}: stages.{number}: {is_there}write one of {", ".join(KINDS)}, as in `hold = "10s"`'
+        )
     ((kind, fields),) = stage.items()
     if kind == "hold" and not isinstance(fields, dict):
         fields = {"seconds": fields}
@@ -178,5 +186,14 @@ def _remedy(fault: Any, model: type[BaseModel]) -> str:
             return "the list is empty: write something in it, or leave it out"
         case "string_pattern_mismatch":
             return f"{fault['input']!r} is no name here: use letters, digits and hyphens ({fault['ctx']['pattern']})"
-        case _:
+        case "value_error":
             return str(fault["msg"]).removeprefix("Value error, ")
+        case _:
+            told = str(fault["msg"]).removeprefix("Input ")
+            return f"{_given(fault['input'])} {told}" if told.startswith("should ") else str(fault["msg"])
+
+
+def _given(value: object) -> str:
+    """Return *value* as it was written, unless it is long."""
+    words = repr(value)
+    return words if len(words) <= _MOST_SHOWN else f"{words[:_MOST_SHOWN]}…"

@@ -26,6 +26,7 @@ from typing import ClassVar
 
 from cryptography import x509
 
+from provisioning.given_file import PEM_BYTES, contents_of
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import PROVISIONING, InvalidIdentity, Role, identity_of
 from provisioning.pki.tls import Credential, CredentialPem, TlsConfigurationError
@@ -61,7 +62,7 @@ def trust_domain_of(credential: Credential) -> str | None:
     """
     try:
         certificate = x509.load_pem_x509_certificate(
-            credential.pem if isinstance(credential, CredentialPem) else credential.certificate.read_bytes()
+            credential.pem if isinstance(credential, CredentialPem) else contents_of(credential.certificate, PEM_BYTES)
         )
     except OSError as error:
         raise TlsConfigurationError(f"{error.filename} cannot be read: {error.strerror}") from error

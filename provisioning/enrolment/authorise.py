@@ -17,7 +17,7 @@ Rules
 3. A device that is suspended or decommissioned gets nothing; one that was revoked only comes back on an operator's
    word that is newer: a token bound to it.
 4. A name keeps its role and group for ever.
-5. Knowing a name is no evidence: an alternative that proves nothing lets nobody in.
+5. Knowing a name is no evidence: an alternative that proves nothing lets nobody in (`provisioning.enrolment.vouching`).
 6. A successor lives no longer than the evidence of the enrolment granted, however often it is renewed.
 7. Who shows nothing learns nothing of a group's ways, list or rules: not by words, nor by how long it takes.
 8. Nobody is certified here as the service itself, whatever vouches for it (`provisioning.enrolment.own_name`).
@@ -25,7 +25,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -39,13 +39,14 @@ from provisioning.enrolment.groups import MAXIMUM_GRACE, rules_for
 from provisioning.enrolment.linking import check_link
 from provisioning.enrolment.own_name import check_nobody_enrols_as_the_service
 from provisioning.enrolment.successor import Successor, authorise_successor
-from provisioning.enrolment.ways.approval import ApprovalWay, Undecided, approved
+from provisioning.enrolment.vouching import in_vain, nothing_shown, vouched_by
+from provisioning.enrolment.ways.approval import ApprovalWay, approved
 from provisioning.enrolment.ways.claim import ClaimWay
 from provisioning.enrolment.ways.listed import ListedWay
 from provisioning.enrolment.ways.manufacturer import ManufacturerWay
 from provisioning.enrolment.ways.token import TokenWay
 from provisioning.enrolment.ways.way import IpAddress, Settle, Vouched, Way
-from provisioning.enrolment.ways.webhook import Unasked, WebhookWay
+from provisioning.enrolment.ways.webhook import WebhookWay
 from provisioning.errors import Code, Refused, RefusedStranger
 from provisioning.pki.identity import Role
 from provisioning.quick_values import quickly_made
@@ -55,13 +56,12 @@ from provisioning.store import (
     claims,
     devices,
     groups,
-    listed_devices,
     recalls,
     unfinished_ends,
 )
 from provisioning.store.certificates import HeldCertificate, StoredCertificate
 from provisioning.store.devices import Device, DeviceState
-from provisioning.store.groups import Alternative, Group, NewKey, WayName, alternative_text
+from provisioning.store.groups import Group, NewKey, WayName
 from provisioning.store.side_by_side import go_alone
 
 _EVIDENCE: Final[Sequence[type[Way]]] = (TokenWay, ClaimWay, ManufacturerWay)
@@ -79,12 +79,12 @@ class Authorised:
     rules: Group
     by: str
     credential: str
-    dns_names: tuple[str, ...] = ()
-    ip_addresses: tuple[IpAddress, ...] = ()
-    lifetime: timedelta | None = None
-    granted: timedelta | None = None
+    dns_names: tuple[str, ...]
+    ip_addresses: tuple[IpAddress, ...]
+    lifetime: timedelta | None
+    granted: timedelta | None
     """What the certificate's successors are granted at most: what the evidence said, whatever the group says now."""
-    answer: bytes | None = None
+    answer: bytes | None
     """The same request was answered with this certificate, and is again."""
     superseded: Sequence[StoredCertificate] = ()
     """What the new certificate replaces at once."""
@@ -137,7 +137,7 @@ def _let_in(
     if role is not Role.DEVICE or limits != (None, None, ((WayName.TOKEN,),)):
         go_alone(connection)  # What is counted, listed or asked is others' as well.
     conditions = [way for kind in _CONDITIONS if (way := kind.presented(connection, attempt)) is not None]
-    return role, group, rules, _vouched(connection, attempt, rules, evidence, conditions)
+    return role, group, rules, vouched_by(connection, attempt, rules, evidence, conditions)
 
 
 def _check_may_know(attempt: Attempt, evidence: Sequence[Way], refusal: Refused) -> None:
@@ -145,7 +145,7 @@ def _check_may_know(attempt: Attempt, evidence: Sequence[Way], refusal: Refused)
     for way in evidence:
         way.check_good(attempt.now)  # Of what has ended he learns that it has.
     if not evidence:
-        raise RefusedStranger(refusal.code, refusal.detail, _in_vain(attempt, evidence)) from refusal
+        raise RefusedStranger(refusal.code, refusal.detail, in_vain(attempt, evidence)) from refusal
 
 
 def _succeeded_before(connection: Connection, attempt: Attempt, rules: Group, successor: Successor) -> bytes | None:
@@ -181,7 +181,7 @@ def _place_of(ways: Sequence[Way], attempt: Attempt) -> tuple[Role, str | None]:
     if group is None and role is Role.DEVICE:
         group = attempt.label
     if group is None and not ways:
-        raise _nothing_shown(_in_vain(attempt, ways))
+        raise nothing_shown(in_vain(attempt, ways))
     _check_label(attempt.label, attempt.request.common_name, group)
     return role, group
 
@@ -189,82 +189,6 @@ def _place_of(ways: Sequence[Way], attempt: Attempt) -> tuple[Role, str | None]:
 def _check_label(label: str | None, name: str, group: str | None) -> None:
     if label is not None and label != group:
         raise Refused(Code.TOKEN_GROUP, f"{name} belongs to group {group}, not {label}: use its own label, or none")
-
-
-def _vouched(
-    connection: Connection, attempt: Attempt, rules: Group, evidence: Sequence[Way], conditions: Sequence[Way]
-) -> list[Vouched]:
-    """Return what the ways of the first alternative that is fulfilled say.
-
-    One that waits for somebody's answer comes after all that may be fulfilled now.
-    """
-    usable = {way.name: way for way in (*evidence, *conditions)}
-    if not evidence and not any(WayName.LISTED in each and usable.keys() >= set(each) for each in rules.ways):
-        # How long it takes is not to tell a stranger of a list either.
-        listed_devices.find(connection, rules.name, attempt.request.common_name)
-    refusal: Refused | None = None
-    waiting: Undecided | Unasked | None = None
-    for alternative in rules.ways:
-        if not usable.keys() >= set(alternative):
-            continue
-        try:
-            return _all_vouch(connection, attempt, rules, [usable[name] for name in alternative])
-        except Refused as error:
-            refusal = refusal or error
-        except (Undecided, Unasked) as error:
-            waiting = waiting or error
-    raise waiting or refusal or _no_way(rules, [way.name for way in evidence], _in_vain(attempt, evidence))
-
-
-def _all_vouch(connection: Connection, attempt: Attempt, rules: Group, ways: Sequence[Way]) -> list[Vouched]:
-    said: list[Vouched] = []
-    for way in ways:
-        if way.name is WayName.WEBHOOK:  # It comes last, and is asked about nobody who knows no more than a name.
-            _check_proof(rules, ways, said)
-        said.append(way.vouch(connection, attempt, rules, said))
-    _check_proof(rules, ways, said)
-    return said
-
-
-def _check_proof(rules: Group, ways: Sequence[Way], said: Sequence[Vouched]) -> None:
-    if not any(each.proves for each in said):
-        raise Refused(
-            Code.WAY_REFUSED,
-            f"{'+'.join(way.name for way in ways)} alone does not show who asks: the list of group {rules.name} needs "
-            "the device's public key, or another way has to be presented beside it",
-        )
-
-
-def _in_vain(attempt: Attempt, evidence: Sequence[Way]) -> str:
-    """Return what is to be said of a certificate that nobody has recognised."""
-    if attempt.certificate is None or any(isinstance(way, ClaimWay | ManufacturerWay) for way in evidence):
-        return ""
-    return (
-        "; the certificate that you present is no claim, and the CA that has issued it is not itself registered as a "
-        "manufacturer's"
-    )
-
-
-def _nothing_shown(in_vain: str) -> Refused:
-    return Refused(
-        Code.TOKEN_MISSING, f"authenticate with HTTP Basic: user = device name, password = enrolment token{in_vain}"
-    )
-
-
-def _no_way(rules: Group, presented: Sequence[str], in_vain: str) -> Refused:
-    if not rules.ways:
-        return Refused(Code.WAY_REFUSED, f"group {rules.name} lets nobody in: an operator has closed it")
-    if not presented and (WayName.TOKEN,) in rules.ways:
-        return _nothing_shown(in_vain)
-    return Refused(
-        Code.WAY_REFUSED,
-        f"group {rules.name} lets devices in by {_alternatives(rules.ways)}; this request shows "
-        f"{'+'.join(presented) or 'nothing'}{in_vain}",
-    )
-
-
-def _alternatives(ways: Iterable[Alternative]) -> str:
-    return " or ".join(alternative_text(each) for each in ways)
 
 
 def _admit(

@@ -44,11 +44,11 @@ class OperatorRoleService:
         self._clock = clock
 
     async def grant(self, name: str, role: OperatorRole, *, by: str) -> OperatorGrant:
-        """Grant a role to an operator who has enrolled; raise `Refused`."""
+        """Grant a role to an operator who has enrolled, or whose token names a role already; raise `Refused`."""
         now = self._clock()
 
         def transaction(connection: Connection) -> None:
-            if devices.find(connection, name) is None:
+            if devices.find(connection, name) is None and not operators.has_role(connection, name):
                 raise Refused(
                     Code.DEVICE_UNKNOWN,
                     f"no operator is called {name[:80]!r}: make a token with role operator, which names the role too",

@@ -12,6 +12,8 @@ Rules
 1. Fail closed: no answer in time, another status, or an answer that is not exactly this, lets nobody in.
 2. https with the trust anchors that are configured, or http to this machine; `check_url` refuses anything else.
 3. No redirect is followed, no proxy used, and an answer is read up to 16 KB.
+4. The one time that counts is the group's. It runs while a question waits for its turn, too.
+5. So many are asked at once of each webhook: one that hangs keeps no other group's devices out.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -37,7 +40,10 @@ if TYPE_CHECKING:
 
 _MAXIMUM_ANSWER: Final = 16 * 1024
 _LONGEST_REASON: Final = 300
-_CONNECTIONS: Final = 32
+_TOGETHER: Final = 32
+"""How many are asked at once of one webhook."""
+_KEPT: Final = 32
+"""How many connections are kept that nobody is asked by."""
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +74,8 @@ class Webhooks:
         self._pool: httpx.AsyncClient | None = None
         self._asking: Final[Counter[httpx.AsyncClient]] = Counter()
         """How many are asked by each pool, that of now and those before it."""
+        self._turns: Final[WeakValueDictionary[str, asyncio.Semaphore]] = WeakValueDictionary()
+        """By URL: for as long as somebody is asked there, or waits for it."""
         self._left = asyncio.Event()
         """Set when something may have come to its end by a pool that is not that of now."""
 
@@ -95,7 +103,8 @@ class Webhooks:
         }
         try:
             check_address(question.url)
-            async with asyncio.timeout(question.timeout.total_seconds()):
+            turns = self._turns.setdefault(question.url, asyncio.Semaphore(_TOGETHER))
+            async with asyncio.timeout(question.timeout.total_seconds()), turns:
                 answer = await self._post(question.url, document)
         except TimeoutError as error:
             raise _failed(question, f"did not answer within {question.timeout.total_seconds():g} s") from error
@@ -134,7 +143,8 @@ class Webhooks:
         if self._pool is None:
             self._pool = httpx.AsyncClient(
                 verify=self._context,
-                limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS),
+                timeout=None,  # noqa: S113 - the question has one; the library's are shorter than some of those.
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=_KEPT),
                 trust_env=False,
                 follow_redirects=False,
             )

@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
+from provisioning.given_file import PEM_BYTES, contents_of
+
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 """The kinds of private key that this project signs with."""
 
@@ -74,7 +76,7 @@ def opened_anew(path: Path) -> int:
 def load_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
     """Return the private key in *path*; raise `KeyFileError` naming the file and the remedy."""
     try:
-        pem = path.read_bytes()
+        pem = contents_of(path, PEM_BYTES)
     except OSError as error:
         raise KeyFileError(f"{path} cannot be read: {error.strerror}") from error
     try:

@@ -21,6 +21,7 @@ from typing import Any
 
 from cryptography import x509
 
+from provisioning.given_file import PEM_BYTES, contents_of
 from provisioning.pki.openssl import prefer
 from provisioning.pki.resumption import remember_sessions
 
@@ -114,7 +115,7 @@ def read_once(credential: Credential) -> Credential:
     try:
         if not any(path.is_fifo() for path in paths):
             return credential
-        return CredentialPem(b"\n".join(path.read_bytes() for path in paths))
+        return CredentialPem(b"\n".join(contents_of(path, PEM_BYTES) for path in paths))
     except OSError as error:
         raise TlsConfigurationError(f"{error.filename} cannot be read: {error.strerror}") from error
 

@@ -9,6 +9,7 @@ from cryptography import x509
 from provisioning.config import Settings
 from provisioning.errors import ConfigurationError
 from provisioning.files import AuthorityFiles
+from provisioning.given_file import SECRET_BYTES, text_of
 from provisioning.pki.keys import KeyFileError, PrivateKey, write_private
 from provisioning.signers.file import FileSigner
 from provisioning.signers.pkcs11_uri import SCHEME, InvalidPkcs11Uri, Pkcs11Uri, parse_pkcs11_uri
@@ -88,7 +89,7 @@ class SignerPlaces:
         if not path.exists():
             return FileSigner(self.files.key(ca), self.settings.read_passphrase)
         try:
-            return self._in_token(parse_pkcs11_uri(path.read_text(encoding="utf-8")))
+            return self._in_token(parse_pkcs11_uri(text_of(path, SECRET_BYTES)))
         except OSError as error:
             raise SignerError(f"{path} cannot be read: {error.strerror}") from error
         except ValueError as error:

@@ -59,6 +59,11 @@ def role_of(connection: Connection, name: str) -> OperatorRole:
     return OperatorRole.AUDITOR if row is None else OperatorRole(row[0])
 
 
+def has_role(connection: Connection, name: str) -> bool:
+    """Return whether somebody was granted a role under *name*, enrolled or not."""
+    return _ROLE_OF.first(connection, {"wanted": name}) is not None
+
+
 def grant(connection: Connection, name: str, role: OperatorRole, *, by: str, now: datetime) -> None:
     """Say what the operator called *name* may do from now on."""
     if not connection.execute(_GRANT, {"wanted": name, "new_role": role.value, "now": now, "by": by}).rowcount:

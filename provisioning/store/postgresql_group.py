@@ -151,8 +151,9 @@ class SharedTransaction:
     def _back(self, error: Exception, end: AuditHead | None) -> None:
         try:
             self._say(_BACK)
-        except DBAPIError as lost:  # A server that is gone: everybody is told.
-            raise error if isinstance(error, DBAPIError) else lost from None
+        except DBAPIError as lost:  # A server that is gone: everybody is told, by the first who has noticed.
+            noticed = isinstance(error, DBAPIError) and error.connection_invalidated
+            raise error if noticed else lost from None
         self._used = False
         audit.take_back(self._connection, end)
 

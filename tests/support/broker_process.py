@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from typing import Any, Self
 from tests.support import programs
 from tests.support.pki import Pki
 from tests.support.provisioning import ProvisioningService
+from tests.support.ready_line import ready_line
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 60.0
@@ -162,7 +162,7 @@ class BrokerProcess:
     def start(self) -> Self:
         """Start the process and wait until it is ready."""
         self.launch()
-        line = self._ready_line()
+        line = ready_line(self._process.stdout, PATIENCE, lambda: self.log)
         assert line.startswith("fleet-broker ready mqtts://127.0.0.1:"), f"{line!r}\n{self.log}"
         self.urls = line.removeprefix("fleet-broker ready ").split()
         self.port = int(self.urls[0].rpartition(":")[2])
@@ -202,16 +202,3 @@ class BrokerProcess:
     def __exit__(self, *_error: object) -> None:
         if self._process is not None:
             self.stop()
-
-    def _ready_line(self) -> str:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        descriptor = self._process.stdout.fileno()
-        deadline = time.monotonic() + PATIENCE
-        line = b""
-        while not line.endswith(b"\n"):
-            readable, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
-            chunk = os.read(descriptor, 4096) if readable else b""
-            assert chunk, f"the broker did not become ready\n{self.log}"
-            line += chunk
-        return line.decode().strip()

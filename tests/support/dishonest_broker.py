@@ -1,7 +1,7 @@
 """A small MQTT 5 broker in this process that lies once, in the way it is told to: the simulator must find it out.
 
-Handles: QoS 0 and 1, subscriptions by the reference matcher, and revocation.
-Does not handle: sessions, retained messages.
+Handles: QoS 0 and 1, subscriptions by the reference matcher, retained messages, and revocation.
+Does not handle: sessions, wills.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from tests.support.authority import Authority
 _V5 = ProtocolVersion.V5
 _LARGEST = 1_000_000
 _LATE = 0.1
+_ONE = "meter-1"
 _WHICH = 3
 """Which message of telemetry, of each device, is treated wrongly; of commands and answers it is the first."""
 
@@ -56,6 +57,8 @@ class Lie(Enum):
     BLAMES_AND_LETS_IN = "gives a revoked device another reason, and lets it in again"
     SHUTS_THE_OFFICE = "cannot be asked to revoke anybody"
     TURNS_AWAY = "refuses a good device"
+    RESUMES = "says that it resumes a session, where a clean start was asked for"
+    FORGETS = "keeps no retained message"
     DIES = "breaks all connections, and takes no more"
 
 
@@ -77,6 +80,7 @@ class DishonestBroker:
         self.lie = lie
         self._clients: dict[str, _Client] = {}
         self._revoked: set[str] = set()
+        self._retained: dict[str, Publish] = {}
         self._published: Counter[str] = Counter()
         self._dead = False
 
@@ -119,6 +123,7 @@ class DishonestBroker:
                 client.filters += [request.filter for request in requests]
                 suback = Suback(packet_id, tuple(ReasonCode(QoS.AT_LEAST_ONCE) for _ in requests))
                 asyncio.get_running_loop().call_later(_LATE * (self.lie is Lie.DAWDLES), client.send, suback)
+                self._deliver([kept for kept in self._retained.values() if self.lie is not Lie.FORGETS], [client])
             case Publish():
                 self._published[packet.topic] += 1
                 self._take(client, packet, wrong=self._published[packet.topic] == self._which(packet))
@@ -135,13 +140,15 @@ class DishonestBroker:
         elif client.name in self._revoked and self.lie not in lets_in:
             client.send(Connack(ReasonCode.NOT_AUTHORIZED, properties=Properties(reason_string=REVOKED)))
         else:
-            client.send(Connack(ReasonCode.SUCCESS))
+            client.send(Connack(ReasonCode.SUCCESS, session_present=self.lie is Lie.RESUMES and client.name == _ONE))
             self._clients[client.name] = client
 
     def _which(self, packet: Publish) -> int:
         return _WHICH if packet.topic.endswith("/telemetry") else 1
 
     def _take(self, client: _Client, packet: Publish, *, wrong: bool) -> None:
+        if packet.retain:
+            self._retained[packet.topic] = packet
         lie = self.lie if wrong else Lie.NOTHING
         if lie is Lie.DIES:
             self._dead = True
@@ -170,8 +177,8 @@ class DishonestBroker:
                 self._deliver([packet, *client.held])
                 client.held.clear()
 
-    def _deliver(self, packets: Sequence[Publish]) -> None:
-        for client in self._clients.values():
+    def _deliver(self, packets: Sequence[Publish], to: Sequence[_Client] | None = None) -> None:
+        for client in self._clients.values() if to is None else to:
             if not client.writer.is_closing():
                 # In one write: what comes twice comes in one turn of the receiver's loop.
                 client.writer.write(b"".join(

@@ -11,11 +11,11 @@ from tests.support.pki import Pki
 POLICY = """
 [role.device]
 publish.allow = ["fleet/{group}/{device}/#", "$shadow/{device}/#"]
-subscribe.allow = ["fleet/{group}/{device}/#", "$shadow/{device}/#", "last-seen/#"]
+subscribe.allow = ["fleet/{group}/{device}/#", "$shadow/{device}/#"]
 
 [role.service]
 publish.allow = ["fleet/#", "$shadow/#"]
-subscribe.allow = ["fleet/#", "$SYS/#", "$shadow/#", "last-seen/#"]
+subscribe.allow = ["fleet/#", "$SYS/#", "$shadow/#"]
 """
 
 

@@ -11,12 +11,9 @@ process is; one whose start is tested has an interpreter of its own: ``copied(â€
 
 from __future__ import annotations
 
-import os
-import select
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +27,7 @@ from provisioning.pki.tls import CredentialFiles, client_context
 from tests.support import programs
 from tests.support.postgresql import PostgresqlServer
 from tests.support.prepared_fleet import prepared, prepared_on, settings_environment
+from tests.support.ready_line import ready_line
 
 REPOSITORY = programs.REPOSITORY
 START_SECONDS = 60
@@ -128,7 +126,7 @@ class ProvisioningService:
         with self._log_path.open("ab") as log:
             arguments = ["serve", "--dir", self.dir, "--port", str(port), "--http-port", "0"]
             self._process = programs.start("provisioning", arguments, self._environment, log, afresh=self._afresh)
-        words = self._ready_line().split()
+        words = ready_line(self._process.stdout, START_SECONDS, lambda: self.log).split()
         assert words[:2] == ["fleet-provisioning", "ready"], f"not ready: {words}\n{self.log}"
         self.https, self.http = words[2:]
         return self
@@ -203,16 +201,3 @@ class ProvisioningService:
         engine = create_engine(self.database_url, poolclass=NullPool)
         with engine.connect() as connection:
             return [tuple(row) for row in connection.execute(text(query))]
-
-    def _ready_line(self) -> str:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        descriptor = self._process.stdout.fileno()
-        deadline = time.monotonic() + START_SECONDS
-        line = b""
-        while not line.endswith(b"\n"):
-            readable, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
-            chunk = os.read(descriptor, 4096) if readable else b""
-            assert chunk, f"the service did not become ready\n{self.log}"
-            line += chunk
-        return line.decode()

@@ -149,24 +149,60 @@ def commands_of(program: str) -> Iterator[tuple[list[str], Any]]:
         waiting += [([*words, name], each) for name, each in getattr(command, "commands", {}).items()]
 
 
-def test_an_option_of_which_one_value_counts_is_taken_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("program", "least"), [("fleet-provisioning", 200), ("fleet-broker", 12), ("fleet-sim", 12)])
+def test_an_option_of_which_one_value_counts_is_taken_once(program: str, least: int) -> None:
     tried = 0
-    for words, command in commands_of("fleet-provisioning"):
+    whole = typer.main.get_command(PROGRAMS[program])
+    for words, command in commands_of(program):
         needed = ["1" for each in command.params if each.param_type_name == "argument"]
-        for each in () if hasattr(command, "commands") else command.params:
-            if each.param_type_name != "option" or each.is_flag:
+        for each in command.params:
+            if each.param_type_name != "option" or each.is_flag or each.multiple or each.name.endswith("completion"):
                 continue
             flag = max(each.opts, key=len)
             twice = [*words, *needed, flag, "1", f"{flag}=2"]
-            if not each.multiple:
-                done = CliRunner().invoke(PROGRAMS["fleet-provisioning"], twice)
-                assert (done.exit_code, done.stdout) == (2, ""), twice
-                assert done.stderr.endswith(f"Error: {flag} is there more than once, and takes one value\n"), twice
-                tried += 1
-    assert tried > 200
+            if hasattr(command, "commands"):  # Of a group they are before the command's name.
+                twice = [*words, flag, "1", f"{flag}=2", next(iter(command.commands))]
+            with pytest.raises(Exception, match=f"^{flag} is there more than once, and takes one value$") as refused:
+                whole.main(twice, program, standalone_mode=False)
+            assert refused.value.exit_code == 2  # type: ignore[attr-defined]
+            tried += 1
+            if program != "fleet-provisioning":  # Whose are many, and do the most harm; of the others one a command.
+                break
+    assert tried > least
+
+
+def test_an_option_of_which_several_values_count_is_taken_again(tmp_path: Path) -> None:
     both = ["revoke", "--device", "a", "--device", "b", "--dir", str(tmp_path)]
     done = CliRunner().invoke(PROGRAMS["fleet-provisioning"], both)
     assert (done.exit_code, "ca-bundle.crt cannot be read" in done.stderr) == (1, True), done.stderr
+
+
+EMPTY = "is empty; name a file or a directory, or leave it out"
+PATHS = [
+    ("fleet-provisioning", ["status", "--dir", ""], "Invalid value for '--dir'"),
+    ("fleet-provisioning", ["serve", "--passphrase-file="], "Invalid value for '--passphrase-file'"),
+    ("fleet-provisioning", ["manufacturer", "crl", "acme", ""], "Invalid value for 'file'"),
+    ("fleet-provisioning", ["revoke", "--devices-file", ""], "Invalid value for '--devices-file'"),
+    ("fleet-broker", ["run", "--state-dir", ""], "Invalid value for '--state-dir'"),
+    ("fleet-broker", ["--url", "https://localhost:1", "--cafile", "", "status"], "Invalid value for '--cafile'"),
+    ("fleet-broker", ["crl", "try", "a.crl", ""], "Invalid value for 'FILE'"),
+    ("fleet-sim", ["demo", "--dir", ""], "Invalid value for '--dir'"),
+]
+
+
+@pytest.mark.parametrize(("program", "words", "named"), PATHS)
+def test_a_path_that_is_empty_is_refused_and_named(program: str, words: list[str], named: str) -> None:
+    done = CliRunner().invoke(PROGRAMS[program], words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert EMPTY in " ".join(done.stderr.split()), done.stderr
+    assert f"Error: {named}: " in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("variable", ["FLEET_BROKER_STATE_DIR", "FLEET_BROKER_ADMIN_SOCKET"])
+def test_a_path_that_is_empty_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "")
+    done = CliRunner().invoke(PROGRAMS["fleet-broker"], ["status"])
+    assert (done.exit_code, f"Error: {variable} {EMPTY}\n" in done.stderr) == (2, True), done.stderr
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -225,3 +261,26 @@ def test_a_flag_of_the_broker_says_its_setting_s_default() -> None:
         assert f"(default: {shown})" in helps[name], name
         told += 1
     assert told > 8
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
+def test_a_stream_that_is_closed_is_no_crash_and_no_other_file_s(
+    program: str, closed: tuple[int, ...], tmp_path: Path
+) -> None:
+    entry = (
+        f"import os, sys; sys.argv[0] = {program!r}\n"
+        f"from {PACKAGES[program]}.__main__ import main\n"
+        "try:\n    main()\n"
+        "finally:\n"
+        f"    told = ' '.join(os.readlink(f'/proc/self/fd/{{number}}') for number in {closed})\n"
+        f"    open({str(tmp_path / 'told')!r}, 'w').write(told)\n"
+    )
+    redirections = " ".join(f"{number}>&-" for number in closed)
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, "-c", entry, "version"],
+        cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert set((tmp_path / "told").read_text().split()) == {os.devnull}
+    assert product_version() in done.stdout or 1 in closed

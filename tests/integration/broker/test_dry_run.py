@@ -165,7 +165,8 @@ def test_anchors_that_are_tried_name_those_they_would_put_out(listed: ListedBrok
     [
         (["--anchors", "x"], "only with --dry-run"),
         (["--dry-run", "--bundle", "x"], "give --anchors"),
-        (["--dry-run", "--anchors", "/nowhere"], "cannot be read"),
+        (["--dry-run", "--anchors", "/nowhere"], "/nowhere cannot be read: No such file or directory"),
+        (["--dry-run", "--anchors", "/bin/true"], "/bin/true is no text: give CA certificates in PEM"),
     ],
 )
 def test_wrong_usage_of_reload_is_explained(listed: ListedBroker, arguments: list[str], words: str) -> None:

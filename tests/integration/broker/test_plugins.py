@@ -53,9 +53,9 @@ def test_the_plugins_of_the_page_keep_devices_out_and_say_when_one_was_here(
         assert "Not authorized" in refused.stdout + refused.stderr
         assert good.publish("fleet/meters/meter-1/telemetry", "1", "-q", "1", "-i", "meter-1").returncode == 0
         wait_until(lambda: (tmp_path / "state").exists() and broker.events("CLIENT_DISCONNECTED"), "the end")
-        with service.subscribe("last-seen/#", "-F", "got %t %p %r") as sub:
+        with service.subscribe("fleet/last-seen/#", "-F", "got %t %p %r") as sub:
             _, topic, seen, retained = sub.wait_for("got ").split()
-    assert (topic, retained) == ("last-seen/meter-1", "1")
+    assert (topic, retained) == ("fleet/last-seen/meter-1", "1")
     assert abs(time.time() - int(seen)) < 100
     assert [event["client"] for event in broker.events("REFUSED_BY_PLUGIN", plugin="InRepair")] == ["meter-17"]
     assert broker.events("REFUSED_BY_PLUGIN", event="refused")[0]["identity"].endswith("/meter-17")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import signal
 import socket
+import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +20,7 @@ from provisioning.pki.open_to_all import told_of
 from tests.support import programs
 from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.descriptors import a_shell_that_allows, allowed
+from tests.support.on_a_terminal import exit_code, first_line, on_a_terminal
 from tests.support.pki import Pki
 from tests.support.slow_names import SLOW_HOST, SlowNames
 from tests.support.tls_client import Ended, TlsClient
@@ -46,6 +49,31 @@ def test_a_signal_stops_it_in_order(pki: Pki, tmp_path: Path, number: signal.Sig
         with contextlib.suppress(Ended):
             silent.next_packet()
     assert "Traceback" not in broker.log
+
+
+def test_it_ends_in_order_with_its_terminal_and_reloads_while_that_is_there(pki: Pki, tmp_path: Path) -> None:
+    broker = BrokerProcess.with_files(tmp_path / "b", pki)
+    command = [sys.executable, "-m", "broker", *broker.arguments]
+    with on_a_terminal(command, broker.environment, tmp_path / "b" / "broker.log") as (pid, terminal):
+        assert first_line(terminal).startswith(b"fleet-broker ready")
+        os.kill(pid, signal.SIGHUP)
+        wait_until(lambda: broker.events("RELOAD_UNCHANGED"), "the settings are read anew")
+        os.close(terminal)
+        assert exit_code(pid) == 0
+    assert "the terminal is gone" in broker.log
+
+
+def test_where_sighup_is_ignored_as_by_nohup_it_outlives_its_terminal(pki: Pki, tmp_path: Path) -> None:
+    broker = BrokerProcess.with_files(tmp_path / "b", pki)
+    deaf = ["/bin/sh", "-c", 'trap "" HUP; exec "$@"', "sh"]  # nohup would move the ready line into a file.
+    command = [*deaf, sys.executable, "-m", "broker", *broker.arguments]
+    with on_a_terminal(command, broker.environment, tmp_path / "b" / "broker.log") as (pid, terminal):
+        assert first_line(terminal).startswith(b"fleet-broker ready")
+        os.close(terminal)
+        wait_until(lambda: broker.events("RELOAD_UNCHANGED"), "the hang-up reloads, as any")
+        os.kill(pid, signal.SIGTERM)
+        assert exit_code(pid) == 0
+    assert "the terminal is gone" not in broker.log
 
 
 def test_a_name_that_is_being_looked_up_does_not_keep_it_from_its_end(pki: Pki, tmp_path: Path) -> None:

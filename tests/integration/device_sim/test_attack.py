@@ -82,7 +82,7 @@ async def test_our_broker_refuses_the_whole_catalogue(tmp_path: Path) -> None:
     assert found["fail"] == KNOWN_FINDINGS, out
     assert found["warn"] == [], out
     assert code == (4 if KNOWN_FINDINGS else 3 if found["invalid"] else 0)
-    assert f"{len(CATALOGUE) + 1} of {len(CATALOGUE) + 1} cases tried: " in err
+    assert f"{len(CATALOGUE) + 2} of {len(CATALOGUE) + 2} cases tried: " in err
     assert {case.name for case in CATALOGUE} <= {name for names in found.values() for name in names}
     assert found["skip"] == NOT_PLAYED, out
     reasons = {each["case"]: each["observed"]["reason_string"] for each in json.loads(document.read_text())["cases"]}
@@ -208,6 +208,7 @@ async def test_a_broker_that_runs_already_is_attacked_with_its_ca_and_its_capabi
         "5-revoked",
         "8-self-signed",
         "0-alive",
+        "0-stays",
     ]
 
 

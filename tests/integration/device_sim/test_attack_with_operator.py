@@ -97,7 +97,7 @@ async def test_what_takes_an_operator_is_tried_and_all_is_cleared_away(tmp_path:
     with_key, said = await attacked(
         tmp_path, stage, *key_of_ca(stage, tmp_path), "--only", f"{NEED_AN_OPERATOR},3-expired,21-unregistered,45"
     )
-    assert judged(with_key, "pass").keys() == {*NEED_AN_OPERATOR.split(","), "3-expired", "0-alive"}
+    assert judged(with_key, "pass").keys() == {*NEED_AN_OPERATOR.split(","), "3-expired", "0-alive", "0-stays"}
     # It gets in, where the broker does not ask who is registered, and does not claim to.
     assert judged(with_key, "skip") == {
         "21-unregistered": "not claimed: registry",
@@ -120,7 +120,7 @@ async def test_what_takes_an_operator_is_tried_and_all_is_cleared_away(tmp_path:
     assert f"{expired:%Y-%m-%d %H:%M} UTC, at {stage.provisioning_url}" in said
 
     without, _ = await attacked(tmp_path, stage, "--only", "3-expired,5-revoked,10-ca-name,16-other-name")
-    assert judged(without, "pass").keys() == {"5-revoked", "10-ca-name", "16-other-name", "0-alive"}
+    assert judged(without, "pass").keys() == {"5-revoked", "10-ca-name", "16-other-name", "0-alive", "0-stays"}
     assert "only the CA's key can sign it" in judged(without, "skip")["3-expired"]
     now = await states(stage)
     assert {name for name, state in now.items() if state == "active"} == OURS

@@ -18,11 +18,15 @@ COUNT = 6
 
 
 def enrolling(stage: Stage, fleet: Path, *more: str) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    return running(fleet, *whence(stage), *more)
+
+
+def whence(stage: Stage, **different: str) -> list[str]:
+    """Return the options that say where the fleet's certificates come from."""
     credential = stage.operator_credential
-    return running(
-        fleet, "--provisioning", stage.provisioning_url, "--cafile", str(stage.anchors),
-        "--cert", str(credential.certificate), "--key", str(credential.key), *more,
-    )  # fmt: skip
+    named = {"provisioning": stage.provisioning_url, "cafile": str(stage.anchors)}
+    named |= {"cert": str(credential.certificate), "key": str(credential.key)}
+    return [word for name, value in (named | different).items() for word in (f"--{name}", value)]
 
 
 def running(fleet: Path, *options: str) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
@@ -46,9 +50,9 @@ async def _told(started: AbstractAsyncContextManager[asyncio.subprocess.Process]
         return said
 
 
-async def group(stage: Stage, name: str, *ways: str) -> tuple[str, ...]:
+async def group(stage: Stage, name: str, *ways: str, devices: int = COUNT) -> tuple[str, ...]:
     await stage.operator.create_group(name, {"ways": list(ways)})
-    return ("--group", name, "--prefix", name, "--devices", str(COUNT))
+    return ("--group", name, "--prefix", name, "--devices", str(devices))
 
 
 def pem_of_claim(directory: Path, key: str, certificate: str) -> str:
@@ -117,9 +121,9 @@ async def test_every_way_leads_into_a_fleet(tmp_path: Path, stage: Stage) -> Non
 
 async def test_an_interrupted_claim_is_gone_on_with(tmp_path: Path, stage: Stage) -> None:
     count = 100
-    options = await group(stage, "batch", "claim")
+    options = await group(stage, "batch", "claim", devices=count)
     # Exactly as many places as devices: who came back as somebody new would find none.
-    given = ("--way", "claim", "--claim", await claim(stage, tmp_path, "batch", count), "--devices", str(count))
+    given = ("--way", "claim", "--claim", await claim(stage, tmp_path, "batch", count))
     fleet, index = tmp_path / "fleet", tmp_path / "fleet" / "index.jsonl"
     async with enrolling(stage, fleet, *options, *given, "--parallel", "2") as process:
         async with asyncio.timeout(30):
@@ -154,11 +158,11 @@ async def test_what_was_wrong_the_first_time_is_put_right_by_the_second_command(
     (tmp_path / "other.pem").write_text(Authority().pem)
     credential = stage.operator_credential
     for wrong in (
-        ("--provisioning", "https://localhost:1"),
-        ("--cafile", str(tmp_path / "other.pem")),
-        ("--cert", str(credential.key), "--key", str(credential.certificate)),
+        {"provisioning": "https://localhost:1"},
+        {"cafile": str(tmp_path / "other.pem")},
+        {"cert": str(credential.key), "key": str(credential.certificate)},
     ):
-        await enrolled(stage, fleet, *two, *wrong, code=1)
+        await enrolled_with(fleet, *two, *whence(stage, **wrong), code=1)
     assert "as these options say from now on" in await enrolled(stage, fleet, *two)
     await usable(stage, fleet, 2)
     assert "from now on" not in await enrolled(stage, fleet, "--devices", "3")

@@ -389,3 +389,27 @@ def test_a_ca_whose_key_could_not_be_opened_when_it_became_active_issues_when_it
         wait_until(lambda: issuing() == "ok", "it can again")
         enrol(service, tmp_path, "meter-1")
         assert service.log.count('"CA cannot be used here"') == 1
+
+
+def test_a_service_whose_issuing_key_is_away_starts_and_issues_when_it_is_back(tmp_path: Path) -> None:
+    """Its retiring CA's is here: brokers have their feed, devices their lists, and operators get in."""
+    idle = ProvisioningService.copied(tmp_path / "fleet", FAST)
+    ca(idle, "rollover", "begin")
+    ca(idle, "rollover", "activate", "--without-waiting")
+    key = (idle.dir / "issuing-2.key").rename(tmp_path / "key")
+    with idle as service:
+        assert json.loads(Curl(service.http).run("/readyz").body)["checks"]["issuing_ca"] == "none"
+        assert Curl(service.http).run("/crl/issuing-ca.crl").status == 200
+        device = OpensslDevice(tmp_path, "meter-1")
+        shown = f"meter-1:{service.token(device='meter-1', group='north')}"
+        stranger = Curl(service.https, service.bundle)
+        answer = stranger.est("simpleenroll", device.request(), "--user", shown)
+        assert (answer.status, answer.text.partition(",")[0]) == (
+            503,
+            "UNAVAILABLE: the issuing CA of line default cannot be used here now",
+        )
+        key.rename(service.dir / "issuing-2.key")
+        wait_until(
+            lambda: stranger.est("simpleenroll", device.another(), "--user", shown).status == 200, "a certificate"
+        )
+    assert "Traceback" not in service.log

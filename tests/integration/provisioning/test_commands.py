@@ -128,7 +128,7 @@ def test_a_batch_that_is_interrupted_says_how_far_it_came(
         (("device", "list", "--cafile", "/nowhere"), 1, "/nowhere cannot be read"),
         (("nonsense",), 2, "nonsense"),
         (("ca", "root", "sign", "none.csr", "--output", "x" * 300), 1, "x cannot be written: File name too long"),
-        (("ca", "root", "sign", "none.csr", "--output", ""), 1, ". exists already: choose another --output"),
+        (("ca", "root", "sign", "none.csr", "--output", ""), 2, "'--output': is empty; name a file or a directory"),
         (("audit", "show", "--after", "9" * 30), 2, "--after"),
     ],
     ids=lambda value: "_".join(value)[:80] if isinstance(value, tuple) else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import sqlite3
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
+from provisioning.pki.own_directory import user_argument
 from tests.support.pki import shared_pki
 from tests.support.postgresql import PostgresqlServer
 from tests.support.prepared_fleet import PASSPHRASE
@@ -108,6 +110,22 @@ def test_open_files_wrong_passphrase_and_a_database_of_another_version_are_found
     (service.dir / "fleet.db").unlink()
     code, found = findings(idle)
     assert (code, found["database"][0]["remedy"]) == (1, "restore it from the backup")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_files_that_root_has_made_in_another_s_directory_are_named(tmp_path: Path) -> None:
+    service = ProvisioningService.founded(tmp_path / "fleet", {"port": 0, "http_port": 0})
+    directory, somebody = service.dir, 65534
+    for path in (directory, *directory.iterdir()):
+        os.chown(path, somebody, -1)
+    assert findings(service)[0] == 0, "root looks on, and it is all somebody's"
+    os.chown(directory / "fleet.db", 0, -1)
+    os.chown(directory / "issuing-ca.key", 0, -1)
+    code, found = findings(service)
+    (finding,) = found["files"]
+    user = user_argument(somebody)
+    assert (code, finding["remedy"]) == (1, f"chown {user} {directory / 'fleet.db'} {directory / 'issuing-ca.key'}")
+    assert f"fleet.db, issuing-ca.key: owned by root; the directory is {user}'s" in finding["detail"]
 
 
 def test_what_was_restored_by_half_is_named_and_nothing_is_made_in_its_place(tmp_path: Path) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.broker_process import wait_until
+from tests.support.on_a_terminal import exit_code, first_line, on_a_terminal
 from tests.support.postgresql import PostgresqlServer
 from tests.support.prepared_fleet import PASSPHRASE
 from tests.support.provisioning import REPOSITORY, ProvisioningService
@@ -117,34 +115,16 @@ def command(tmp_path: Path) -> list[str]:
     return [sys.executable, "-m", "provisioning", "serve", *where]
 
 
-@contextlib.contextmanager
-def on_a_terminal(arguments: list[str], environment: dict[str, str], log: Path) -> Iterator[tuple[int, int]]:
-    """Run a program that has a terminal of its own, and its errors in *log*; yield its number and the terminal."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # The tests may run under nohup.
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT, 0o600), 2)
-        os.execve(arguments[0], arguments, environment)  # noqa: S606 - no shell is wanted
-    try:
-        yield pid, terminal
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
 def test_a_service_ends_in_order_with_its_terminal_and_reloads_while_that_is_there(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     log = tmp_path / "log"
     with on_a_terminal(command(tmp_path), environment, log) as (pid, terminal):
-        ready = b""
-        while b"\n" not in ready:
-            ready += os.read(terminal, 4096)
+        first_line(terminal)
         os.kill(pid, signal.SIGHUP)
         wait_until(lambda: said(log.read_text(), RELOADED), RELOADED)
         os.close(terminal)
-        _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
+        assert exit_code(pid) == 0
     assert [bool(said(log.read_text(), each)) for each in ("the terminal is gone", "stopping")] == [True, True]
 
 

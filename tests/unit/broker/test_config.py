@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from broker.config import BrokerConfig
-from broker.config_loading import ConfigError, load
+from broker.config_loading import ConfigError, load, read_texts
 from broker.limits import Limits
 from broker.listener_settings import ListenerSettings
 from broker.origins import NO_PAGES, Origins
@@ -129,6 +129,8 @@ def test_all_errors_are_told_at_once() -> None:
         ("LIMITS__HANDSHAKE_TIMEOUT", "0", "FLEET_BROKER_LIMITS__HANDSHAKE_TIMEOUT: input should be greater than 0"),
         ("LIMITS__MAX_PACKT", "1", "FLEET_BROKER_LIMITS__MAX_PACKT: no such setting"),
         ("LIMITS", "{", "limits: the environment variable FLEET_BROKER_LIMITS is not JSON"),
+        ("STATE_DIR", "", "FLEET_BROKER_STATE_DIR: is empty; name a file or a directory, or leave it out"),
+        ("CRLFILE", "", "FLEET_BROKER_CRLFILE: is empty; name a file or a directory, or leave it out"),
     ],
 )
 def test_an_error_names_the_environment_variable(
@@ -149,6 +151,8 @@ def test_an_error_names_the_environment_variable(
         ("limits = 5", "{path}: limits: write a table, [limits]"),
         ("plugins = ['a']", "{path}: plugins: write a table, [plugins]"),
         ("crlfile = 5", "{path}: crlfile: give a list, in brackets"),
+        ("crlfile = ''", "{path}: crlfile: is empty; name a file or a directory, or leave it out"),
+        ("state_dir = ''", "{path}: state_dir: is empty; name a file or a directory, or leave it out"),
         ("limits = {max_packet_size = '1MB'}", "{path}: limits.max_packet_size: give a whole number, without a unit"),
         ("prot = 1", "{path}: prot: no such setting"),
         (
@@ -379,11 +383,11 @@ SWITCHES = {"trust.feed", "limits.quarantine_clones"} | {
     for key, field in model.model_fields.items()
     if field.annotation in {bool, bool | None}
 }
-LISTS = {"any_client_id", "crlfile", "crl_urls", "trust.crlfile", "trust.crl_urls", "trust.anchors"} | {
-    "admin_changers",
-    "websocket_origins",
-    "listener.websocket_origins",
+LISTS = {"any_client_id", "admin_changers", "websocket_origins", "listener.websocket_origins"} | {
+    "crl_urls",
+    "trust.crl_urls",
 }
+"""Those that an empty text leaves empty; a list of files it does not."""
 
 
 @pytest.mark.parametrize(
@@ -418,3 +422,11 @@ def test_a_value_of_the_wrong_sort_is_said_of_each_setting_with_its_file(
     settings = set(own) | {f"{table}.{key}" for table, keys in tables.items() for key in keys}
     # An entry of a list has its own number.
     assert settings - {re.sub(r"\.\d+$", "", re.sub(r"\[1\]$", "", each)) for each in named} == taken
+
+
+@pytest.mark.parametrize("setting", ["state_dir", "admin_socket", "audit_log", "audit_keyfile"])
+def test_a_command_takes_no_path_that_is_empty_from_the_file(tmp_path: Path, setting: str) -> None:
+    path = tmp_path / "broker.toml"
+    path.write_text(f"{setting} = ''\n")
+    with pytest.raises(ConfigError, match=rf"broker\.toml: {setting}: is empty; name a file or a directory"):
+        read_texts(path, setting)

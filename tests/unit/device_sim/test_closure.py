@@ -24,6 +24,8 @@ def alert(reason: str) -> ssl.SSLError:
         (alert("TLSV1_ALERT_UNKNOWN_CA"), Layer.TLS, "unknown_ca"),
         (alert("WRONG_VERSION_NUMBER"), Layer.TLS, "wrong_version_number"),
         (ssl.SSLEOFError(8, "eof"), Layer.TLS, "closed"),
+        # What OpenSSL 3 says of a flight that it could not write whole: the peer was gone. It bears no reason.
+        (ssl.SSLError(1, "[SSL] record layer failure (_ssl.c:2580)"), Layer.TCP, "reset"),
         (ConnectionResetError(104, "reset"), Layer.TCP, "reset"),
         (BrokenByUs(), Layer.TCP, "broken"),
         (BrokenPipeError(32, "pipe"), Layer.TCP, "reset"),

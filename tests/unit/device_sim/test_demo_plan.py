@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from device_sim.demo import DemoPlan
+from device_sim.demo_plan import DemoPlan
 
 
 def test_the_same_seed_revokes_the_same_devices() -> None:

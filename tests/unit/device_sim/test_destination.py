@@ -36,3 +36,16 @@ def test_a_disk_that_is_full_is_told_with_the_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left") as told:
         write(full, "{}")
     assert told.value.filename == str(full)
+
+
+def test_what_could_not_be_written_whole_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a report is none, and would be taken for the report in the place of what was written while it ran."""
+
+    def full(path: Path, text: str, encoding: str) -> None:
+        path.write_bytes(text.encode(encoding)[:2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path / "report.json", '{"a": 1}')
+    assert list(tmp_path.iterdir()) == []

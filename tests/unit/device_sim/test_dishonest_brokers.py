@@ -8,11 +8,13 @@ from typing import cast
 
 import pytest
 
+from device_sim.driver import Driver
 from device_sim.fleet_directory import FleetDirectory, Origin
 from device_sim.interruption import Interruption
 from device_sim.report import ExitCode
 from device_sim.results.document import document_of, remarks
 from device_sim.run import part, runner
+from device_sim.run.manner import ONE_PROCESS, Manner
 from device_sim.run.result import RunResult
 from device_sim.run.runner import Run
 from device_sim.run.target import Target
@@ -31,6 +33,7 @@ devices = 3
 [[groups]]
 name = "meters"
 telemetry = { every = "40ms" }
+presence = {}
 backoff = { base = "20ms", cap = "50ms" }
 [[stages]]
 ramp = { rate = 100 }
@@ -46,6 +49,8 @@ duplicated = ["== 0"]
 out_of_order = ["== 0"]
 unexpected = ["== 0"]
 unanswered_commands = ["== 0"]
+unreached = ["== 0"]
+stale_presence = ["== 0"]
 revoked_closed = ["max < 200"]
 """
 )
@@ -56,7 +61,9 @@ def authority() -> Authority:
     return Authority()
 
 
-async def judged(authority: Authority, directory: Path, lie: Lie, text: str = SCENARIO) -> RunResult:
+async def judged(
+    authority: Authority, directory: Path, lie: Lie, text: str = SCENARIO, manner: Manner = ONE_PROCESS
+) -> RunResult:
     scenario = parse(text, "judged.toml")
     fleet = FleetDirectory.create(directory / "fleet", Origin(), authority.pem, "backend")
     with fleet.changing():
@@ -65,7 +72,7 @@ async def judged(authority: Authority, directory: Path, lie: Lie, text: str = SC
             fleet.keep(authority.issue(f"meter-{number}"))
     async with dishonest(authority, lie) as (broker, endpoint):
         operator = cast("OperatorClient", broker)
-        return await Run(scenario, Target(endpoint, fleet, operator=operator)).play(Interruption())
+        return await Run(scenario, Target(endpoint, fleet, operator=operator), manner).play(Interruption())
 
 
 @pytest.fixture(autouse=True)
@@ -87,11 +94,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         (Lie.SCRIBBLES, {"unexpected"}),
         (Lie.DOUBLES_A_COMMAND, {"unexpected"}),
         (Lie.DOUBLES_AN_ANSWER, {"unexpected"}),
-        (Lie.TURNS_AWAY, {"false_refusals"}),
+        (Lie.TURNS_AWAY, {"false_refusals", "unreached"}),
         (Lie.KEEPS_IN, {"false_admissions", "revoked_closed"}),
         (Lie.LETS_IN, {"false_admissions"}),
         (Lie.CUTS_AND_LETS_IN, {"false_admissions"}),
         (Lie.BLAMES_AND_LETS_IN, {"false_admissions"}),
+        (Lie.RESUMES, {"unreached"}),
+        (Lie.FORGETS, {"stale_presence"}),
     ],
     ids=lambda value: value.value if isinstance(value, Lie) else "",
 )
@@ -102,6 +111,18 @@ async def test_what_a_broker_does_wrong_once_is_found(
     assert {str(one.threshold.metric) for one in result.thresholds if not one.passed} == crossed
     security = any(one.startswith("false_") for one in crossed)
     assert result.exit_code == (ExitCode.SECURITY if security else ExitCode.THRESHOLD if crossed else ExitCode.OK)
+
+
+@pytest.mark.parametrize("driver", Driver)
+async def test_a_session_that_nobody_has_left_is_not_resumed(
+    tmp_path: Path, authority: Authority, driver: Driver
+) -> None:
+    """Its device would wait for commands to which nobody has subscribed."""
+    manner = Manner(driver=driver)
+    bare = SCENARIO.partition("[[stages]]\ncommand")[0] + '[[stages]]\nhold = "300ms"\n'
+    result = await judged(authority, tmp_path, Lie.RESUMES, bare, manner)
+    assert result.refusals.keys() == {"mqtt session present"}
+    assert result.exit_code == ExitCode.THRESHOLD
 
 
 async def test_revocations_that_the_service_does_not_do_end_no_run_and_are_told(
@@ -117,7 +138,7 @@ async def test_revocations_that_the_service_does_not_do_end_no_run_and_are_told(
 
 async def test_who_is_on_the_way_when_the_stages_end_arrives_and_is_there(tmp_path: Path, authority: Authority) -> None:
     """It is admitted, and says that it is there when its subscription is acknowledged."""
-    arriving = SCENARIO.partition("[[stages]]\ncommand")[0].replace("backoff", "presence = {}\nbackoff")
+    arriving = SCENARIO.partition("[[stages]]\ncommand")[0]
     thresholds = '[thresholds]\nstale_presence = ["== 0"]\nunreached = ["== 0"]\npresence_changes = ["== 3"]\n'
     result = await judged(authority, tmp_path, Lie.DAWDLES, arriving + thresholds)
     assert [str(one.threshold.metric) for one in result.thresholds if not one.passed] == []

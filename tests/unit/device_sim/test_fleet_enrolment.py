@@ -8,7 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from device_sim.attack.issuer import Issuer, common_name
+from device_sim.attack.issuer import Issuer
+from device_sim.certification import common_name
 from device_sim.cli import app
 from device_sim.fleet_directory import FleetDirectory
 from device_sim.fleet_enrolment import _end

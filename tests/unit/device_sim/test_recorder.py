@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 import pytest
 
 from device_sim.latency import Latency
-from device_sim.run.health import HealthSample, faults, worst
+from device_sim.run import health
+from device_sim.run.health import GeneratorWatch, HealthSample, faults, worst
 from device_sim.run.recorder import Percentiles, Recorder
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.scenario.metrics import Count, Duration
@@ -205,3 +206,12 @@ def test_a_second_is_that_of_all_processes() -> None:
 def test_a_healthy_generator_has_no_faults() -> None:
     assert faults([busy(), busy(0.99), busy()], late(50), LIMITS) == []
     assert faults([], Latency(), LIMITS) == []
+
+
+def test_a_share_is_not_one_of_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel tells of a wait when it has ended: 0.3 s in the last millisecond of a run would be 300 times of it."""
+    readings = iter([(0.0, 0.0, 0.0), (1.0, 0.4, 0.1), (2.0, 0.8, 0.2), (2.001, 0.801, 0.5), (3.0, 1.2, 0.5)])
+    monkeypatch.setattr(health._Reading, "now", lambda: health._Reading(*next(readings)))
+    watch = GeneratorWatch()
+    shares = [(round(sample.processor, 2), round(sample.waiting, 2)) for sample in (watch.sample(0) for _ in range(4))]
+    assert shares == [(0.4, 0.1), (0.4, 0.1), (0.4, 0.4), (0.4, 0.3)]

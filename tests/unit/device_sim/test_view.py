@@ -121,6 +121,18 @@ def test_what_did_not_happen_is_shown_too(capsys: pytest.CaptureFixture[str]) ->
     assert "tls unknown_ca" in err
 
 
+def test_a_narrow_terminal_breaks_a_long_reason_and_cuts_nothing_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    topic = "fleet/meters/meter-0001/telemetry/of/the/second/floor"
+    View().findings([Finding(CASES[0], Closure(Layer.MQTT, "0x87", f"may not publish to '{topic}'", 0), 0.01)])
+    shown = screen.getvalue()
+    assert max(map(len, shown.splitlines())) <= 80
+    assert topic in "".join(shown.split()), "in pieces, and whole"
+
+
 async def test_without_a_terminal_the_last_state_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     async with View().watching(lambda: TRAFFIC):
         pass

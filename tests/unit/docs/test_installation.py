@@ -30,6 +30,24 @@ def started(unit: Path) -> list[str]:
     return shlex.split(line)
 
 
+def test_who_names_a_python_is_not_given_another_s_environment_in_silence(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").write_text("#!/bin/sh\necho Python 3.9\n", encoding="utf-8")
+    (tmp_path / "bin" / "python").chmod(0o755)
+    for name in ("pyvenv.cfg", ".installed"):
+        (tmp_path / name).touch()
+
+    def setup(*named: str) -> tuple[int, str]:
+        command = ["make", "--silent", f"VENV={tmp_path}", *named, "setup"]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60)
+        return done.returncode, done.stderr
+
+    assert setup()[0] == 0
+    code, said = setup(f"PYTHON={sys.executable}")
+    assert code != 0
+    assert said.startswith(f"{tmp_path} was made by Python 3.9, and {sys.executable} is Python 3.")
+
+
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_systemd_understands_the_units(unit: Path, tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:

@@ -87,6 +87,22 @@ def test_a_duration_is_a_number_with_its_unit_or_iso_8601(
         load_settings(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "setting", ["directory", "passphrase_file", "pkcs11_pin_file", "key_blocklist", "webhook_cafile"]
+)
+def test_a_path_that_is_empty_is_refused_wherever_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    (tmp_path / "provisioning.toml").write_text(f'{setting} = ""\n')
+    if setting != "directory":  # Of which the file is in one.
+        with pytest.raises(ConfigurationError, match=rf"provisioning\.toml: {setting}: is empty; name a file"):
+            load_settings(tmp_path)
+    (tmp_path / "provisioning.toml").unlink()
+    monkeypatch.setenv(f"FLEET_PROVISIONING_{setting.upper()}", "")
+    with pytest.raises(ConfigurationError, match=rf"^FLEET_PROVISIONING_{setting.upper()}: is empty; name a file"):
+        load_settings(None)
+
+
 def test_a_life_has_the_bounds_that_its_profile_has(tmp_path: Path) -> None:
     for text, bound in (("1m", MINIMUM_LIFE), ("825d", MAXIMUM_LIFE)):
         (tmp_path / "provisioning.toml").write_text(f'device_life = "{text}"\n')
@@ -120,7 +136,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_the_passphrase_comes_from_a_file_or_the_environment_and_is_never_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigurationError, match="give --passphrase-file FILE or set FLEET_PROVISIONING_PASSPHRASE"):
+    with pytest.raises(
+        ConfigurationError, match="give --passphrase-file FILE or set FLEET_PROVISIONING_PASSPHRASE_FILE"
+    ):
         load_settings(tmp_path).read_passphrase()
     monkeypatch.setenv("FLEET_PROVISIONING_PASSPHRASE", "from the environment")
     settings = load_settings(tmp_path)

@@ -30,9 +30,11 @@ class Loop(asyncio.SelectorEventLoop):
 
 @pytest.fixture
 def loop() -> Iterator[Loop]:
-    made = Loop()
+    made, failures = Loop(), []
+    made.set_exception_handler(lambda _, context: failures.append(context))
     yield made
     made.close()
+    assert failures == []
 
 
 def test_what_has_not_ended_in_time_is_overdue_once(loop: Loop) -> None:
@@ -70,6 +72,20 @@ def test_each_head_has_all_of_its_time_and_what_has_ended_is_not_overdue(loop: L
     deadline.stop()
     loop.turn(50.0)
     assert len(said) == 1
+
+
+def test_what_is_stopped_is_not_overdue_and_may_have_been_looked_at_before(loop: Loop) -> None:
+    said: list[float] = []
+    for ended, seconds in ((True, 10.1), (True, 5.0), (False, 5.0)):
+        deadline = HeadDeadline(loop, 10.0, lambda: said.append(loop.now), None)
+        deadline.begin()
+        if ended:
+            deadline.end()
+        loop.turn(seconds)
+        deadline.stop()
+        deadline.stop()
+        loop.turn(50.0)
+    assert said == []
 
 
 def test_a_connection_whose_head_is_complete_is_silent_for_less_long_than_one_that_began_after_it(loop: Loop) -> None:

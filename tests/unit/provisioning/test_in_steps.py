@@ -80,6 +80,22 @@ async def test_what_concerns_all_ends_it(
     assert capfd.readouterr().err == "fleet-provisioning: the first 4 of 10 are void\n"
 
 
+@pytest.mark.parametrize("number", [1, 2])
+async def test_one_who_is_named_alone_and_refused_ends_it_and_is_said_there(
+    capfd: pytest.CaptureFixture[str], number: int
+) -> None:
+    async def act(_step: Sequence[int]) -> list[int]:
+        raise refusal(*range(number))
+
+    ended = in_steps(range(number), act, lambda _found: None, "void")
+    if number == 1:
+        with pytest.raises(RequestRefused):
+            await ended
+        assert capfd.readouterr().err == ""
+    else:
+        assert await ended == number
+
+
 async def test_who_does_not_go_on_ends_at_the_first_that_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
     async def act(_step: Sequence[int]) -> list[int]:
         raise refusal(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import io
 import json
 import os
 import socket
@@ -145,6 +146,28 @@ def test_a_reader_that_is_slow_is_waited_for(reader: Reader, monkeypatch: pytest
     assert reader.log.lost == 0
 
 
+def test_who_has_read_again_is_waited_for_again(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(1000):
+        reader.log.write(line(number))
+    lost = reader.log.lost
+    assert lost > 0
+    reader.read()
+    monkeypatch.setattr(log_stream, "_PATIENCE_SECONDS", 60.0)
+    has_room = log_stream._has_room
+
+    def reads_meanwhile(descriptor: int, seconds: float) -> bool:
+        if seconds:
+            reader.read()
+        return has_room(descriptor, seconds)
+
+    monkeypatch.setattr(log_stream, "_has_room", reads_meanwhile)
+    for number in range(1000, 1200):
+        reader.log.write(line(number))
+    reader.read()
+    assert reader.numbers()[-200:] == list(range(1000, 1200))
+    assert reader.log.lost == lost
+
+
 def test_lines_of_several_threads_stay_apart(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_stream, "_PATIENCE_SECONDS", 60.0)
     has_room = log_stream._has_room
@@ -185,6 +208,9 @@ def test_a_file_is_written_as_ever_and_what_a_full_disk_does_not_take_is_counted
     for lost in (1, 2, 3, 4):
         log.write(line(2)) if lost % 2 else log.flush()
         assert log.lost == lost, "it is closed"
+    kept = io.StringIO()
+    LossyStream(kept).write(line(0))
+    assert kept.getvalue() == line(0), "whatever it is that has no descriptor"
     with contextlib.suppress(OSError), Path("/dev/full").open("w", encoding="utf-8") as stream:
         log = LossyStream(stream)
         log.write(line(0))

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import termios
+import time
 from pathlib import Path
 
 import pytest
 
 from provisioning.errors import ConfigurationError
 from provisioning.named_lines import read_lines
+from tests.support.provisioning import REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -56,3 +65,39 @@ def test_what_names_nobody_for_sure_is_refused(tmp_path: Path, text: str, words:
     (tmp_path / "names").write_text(text)
     with pytest.raises(ConfigurationError, match=words):
         read_lines(tmp_path / "names", "device")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["suspend", "--devices-file", "-"],
+        ["token", "batch", "--devices-file", "-", "--output", "tokens.csv"],
+        ["listed", "import", "west", "--file", "/dev/stdin"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_who_waits_for_names_from_a_pipe_can_be_interrupted(tmp_path: Path, words: list[str]) -> None:
+    reads, writes = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "provisioning", *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        stdin=reads,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.write(writes, b"name\n")  # And no end: somebody types, or a slow command fills the pipe.
+    try:
+        left = array.array("i", [1])
+        deadline = time.monotonic() + 60
+        while left[0] and process.poll() is None and time.monotonic() < deadline:
+            fcntl.ioctl(reads, termios.FIONREAD, left)
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        os.close(reads)
+        os.close(writes)
+    assert (process.returncode, said) == (130, "fleet-provisioning: stopped, and nothing was done\n")
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections import Counter
 
@@ -12,6 +13,7 @@ from structlog.testing import capture_logs
 from broker.admission.refusal import RefusalCode
 from broker.extension import Action
 from broker.metrics import Metrics
+from broker.plugins import watch
 from broker.plugins.events import Handler, PluginEvents
 from broker.plugins.logs import Complaints
 from broker.plugins.verdicts import Verdicts
@@ -111,7 +113,13 @@ async def test_a_full_queue_holds_until_somebody_gives_up_then_drops_and_counts(
     task.cancel()
 
 
-async def test_who_raises_or_hangs_is_told_of_and_hears_the_next_event() -> None:
+class Unsayable(Exception):
+    def __str__(self) -> str:
+        raise LookupError("no words")
+
+
+async def test_who_raises_or_hangs_is_told_of_and_hears_the_next_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "_CLEANING", 0.05)
     metrics, told = Metrics(), asyncio.Event()
 
     async def hear(*, how: str) -> None:
@@ -123,12 +131,18 @@ async def test_who_raises_or_hangs_is_told_of_and_hears_the_next_event() -> None
             raise asyncio.CancelledError("a task of mine was")
         if how == "hang":
             await asyncio.Event().wait()
+        if how == "deaf":
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            await asyncio.Event().wait()
+        if how == "unsayable":
+            raise Unsayable
         told.set()
 
     events = events_of(metrics, most=10, patience=0.05, hear=hear)
     with capture_logs() as logs:
         task = asyncio.create_task(events.run())
-        for how in ("raise", "exit", "cancelled", "hang", "well"):
+        for how in ("raise", "exit", "cancelled", "hang", "deaf", "unsayable", "well"):
             events.tell("hear", how=how)
         await told.wait()
         task.cancel()
@@ -136,10 +150,10 @@ async def test_who_raises_or_hangs_is_told_of_and_hears_the_next_event() -> None
     assert task.cancelled(), "that was ours"
     assert [event["error"] for event in logs] == [
         "ValueError: of mine", "SystemExit: by a library of mine", "CancelledError: a task of mine was",
-        "TimeoutError: ",
+        "TimeoutError: ", "TimeoutError: ", "Unsayable: its own text raises LookupError",
     ]  # fmt: skip
     assert {event["code"] for event in logs} == {"PLUGIN_FAILED"}
-    assert metrics.plugin_outcomes == {"PLUGIN_FAILED": 4}
+    assert metrics.plugin_outcomes == {"PLUGIN_FAILED": 6}
 
 
 async def test_the_end_does_not_wait_for_ever() -> None:

@@ -253,6 +253,32 @@ async def test_not_all_who_have_to_go_are_named(
     assert (effects.disconnected, len(effects.affected)) == (3, 2)
 
 
+async def test_a_few_are_judged_at_a_time_each_once_and_others_are_served_between(
+    broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.reload.trust_change._CONNECTIONS_A_STEP", 2)
+    scene = Scene(tmp_path, broker)
+    clients = []
+    for number in range(5):
+        held = PKI.device(f"meter-{number}", issuer=BELOW)
+        clients.append(broker.open(held, path=path(held, BELOW, OTHER)))
+        clients[-1].connect(client_id=f"meter-{number}")
+    scene.believe(PKI.root)
+    loaded = scene.load()
+    _, expected = await scene.trust.preview(loaded)
+    applying, here = asyncio.create_task(scene.trust.apply(loaded)), []
+    while not applying.done():
+        await asyncio.sleep(0)
+        if here[-1:] != [broker.engine.connected]:
+            here.append(broker.engine.connected)
+    _, effects = await applying
+    assert effects == expected
+    assert effects is not None
+    assert (effects.connected, effects.disconnected) == (5, 5)
+    assert here == [5, 3, 1, 0]
+    assert all(client.closed for client in clients)
+
+
 async def test_who_is_of_our_own_trust_domain_no_more_loses_what_names_allowed_him(tmp_path: Path) -> None:
     sections = [Section(Kind.ROLE, "device", Rules(subscribe_allow=("b",)))]
     sections += [Section(Kind.DEVICE, name, Rules(subscribe_allow=("a",))) for name in ("meter-1", "meter-2")]

@@ -15,14 +15,16 @@ from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.packets import PacketType
 from broker.mqtt.publish import PINGRESP
+from device_sim import core_wait
 from device_sim.attack import run
 from device_sim.attack.capabilities import Capabilities, Feature
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE
-from device_sim.attack.issuer import SERVER_AUTH, Issuer, common_name
+from device_sim.attack.issuer import SERVER_AUTH, Issuer
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import SigningRegistrar, Target
 from device_sim.attack.verdict import Outcome, Verdict
+from device_sim.certification import common_name
 from device_sim.tls_dial import Endpoint
 from provisioning.pki.identity import Identity, Role
 
@@ -89,7 +91,7 @@ def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """For how many seconds the attacker waits for a core between two looks at that: 0, if a test says nothing."""
     seconds = [0.0]
     looks = itertools.count()
-    monkeypatch.setattr(run, "seconds_waited", lambda: next(looks) * seconds[0])
+    monkeypatch.setattr(core_wait, "seconds_waited", lambda _process: next(looks) * seconds[0])
     return seconds
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper, common_name
+from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper
 from device_sim.attack.tls13_client import _RETRY, Flight, HandshakeBroken, Transcript, _share_in, exchange
 from device_sim.attack.tls13_keys import BadRecord, KeySchedule, Protection, expand_label
 from device_sim.attack.unsendable_cases import _certificates, _entry, _flight, _proof
 from device_sim.attack.verdict import Layer, Seen
+from device_sim.certification import common_name
 from device_sim.tls_dial import Endpoint
 from provisioning.pki.identity import Identity, Role
 

@@ -78,7 +78,7 @@ def test_a_starved_machine_excuses_what_is_slow_and_nothing_else(
 ) -> None:
     expected = ("tls certificate_expired",)
     first = judge(expected, 3.0, seen, seconds)
-    judgement = on_this_machine(first, expected, seen, waiting, 0.15)
+    judgement = on_this_machine(first, expected, seen, {"the attacker": 0.0, "the broker": waiting}, 0.15)
     assert judgement.verdict is verdict
     assert judgement.why.startswith(first.why)
     assert ("waited for a core in 16% of the time" in judgement.why) is (verdict is Verdict.INVALID)

@@ -46,6 +46,16 @@ async def test_a_new_operator_may_only_read_unless_his_token_says_more(fleet: Fl
     ]
 
 
+async def test_a_role_that_a_token_has_named_can_be_changed_before_he_enrols(fleet: Fleet) -> None:
+    service = OperatorRoleService(fleet.database, fleet.clock)
+    order = TokenOrder(["anna"], None, Role.OPERATOR, operator_role=OperatorRole.ADMIN)
+    (token,) = await fleet.token_service.create(order, by="admin")
+    await service.grant("anna", OperatorRole.ENROLLER, by="admin")
+    certificate = await fleet.enrolment.enrol(csr_der(names=["anna"]), TokenCredential("anna", token.token))
+    found = await fleet.database.read(lambda connection: authenticate_operator(connection, certificate, fleet.clock()))
+    assert found.role is OperatorRole.ENROLLER
+
+
 async def test_the_last_admin_who_can_get_in_stays_one(fleet: Fleet) -> None:
     service = OperatorRoleService(fleet.database, fleet.clock)
     await enrol_operator(fleet, "anna", OperatorRole.ADMIN)

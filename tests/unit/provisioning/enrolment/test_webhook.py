@@ -14,7 +14,7 @@ import pytest
 
 from provisioning.client.address import MAXIMUM_URL
 from provisioning.enrolment.attempt import Question
-from provisioning.enrolment.webhook import Webhooks, check_url
+from provisioning.enrolment.webhook import _TOGETHER, Webhooks, check_url
 from provisioning.errors import Refused
 from provisioning.pki.tls import ClientCertificate, server_context
 from tests.support.pki import Pki, shared_pki
@@ -87,6 +87,37 @@ async def test_who_does_not_answer_in_time_lets_nobody_in(webhooks: Webhooks) ->
             await webhooks.ask(replace(question(server.url), timeout=timedelta(seconds=0.1)))
 
 
+async def test_the_time_that_counts_is_the_groups(webhooks: Webhooks) -> None:
+    """The library has times of its own, five seconds each, which said "cannot be reached" of who was given thirty."""
+    with WebhookServer() as server:
+        assert (await webhooks.ask(question(server.url))).allowed
+    assert webhooks._pool is not None
+    assert set(webhooks._pool.timeout.as_dict().values()) == {None}
+
+
+async def test_a_webhook_that_hangs_keeps_no_other_groups_devices_out(webhooks: Webhooks) -> None:
+    hanging = Lasting()
+    server = await asyncio.start_server(hanging.serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    waiting = replace(question(url), timeout=timedelta(seconds=30))
+    crowd = [asyncio.create_task(webhooks.ask(waiting)) for _ in range(2 * _TOGETHER)]
+    async with asyncio.timeout(20):
+        for _ in range(_TOGETHER):
+            await hanging.asked.acquire()
+        with WebhookServer() as other:
+            assert (await webhooks.ask(question(other.url))).allowed
+        assert hanging.asked.locked(), "no more than so many at once"
+        with pytest.raises(Refused, match=r"did not answer within 0\.1 s"):
+            await webhooks.ask(replace(waiting, timeout=timedelta(seconds=0.1)))
+        hanging.may.set()
+        assert all([(await each).allowed for each in crowd]), "who waits for his turn is asked"
+        assert webhooks._pool is not None
+        await webhooks._pool.aclose()
+        for _ in range(hanging.connections):
+            await hanging.ended.acquire()
+    server.close()
+
+
 @pytest.mark.parametrize("pki", [shared_pki(), Pki()], ids=["trusted", "another"])
 async def test_an_https_webhook_is_believed_by_the_anchors_alone(webhooks: Webhooks, pki: Pki) -> None:
     context = server_context(pki.broker().credential, pki.anchors, client_certificate=ClientCertificate.OPTIONAL)
@@ -116,10 +147,12 @@ class Lasting:
 
     def __init__(self) -> None:
         self.may = asyncio.Event()
+        self.connections = 0
         self.asked = asyncio.Semaphore(0)
         self.ended = asyncio.Semaphore(0)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         with contextlib.suppress(asyncio.IncompleteReadError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")

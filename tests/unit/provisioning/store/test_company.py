@@ -19,7 +19,7 @@ from provisioning.store.side_by_side import go_alone
 from provisioning.store.tables import serial_reservations
 from tests.support.fleet import Fleet, open_fleet
 from tests.support.postgresql import PostgresqlServer
-from tests.support.together import NOW, Together, add, log_of, work
+from tests.support.together import NOW, Together, add, log_of, note, work
 
 
 @pytest.fixture
@@ -139,6 +139,29 @@ async def test_whoever_has_to_goes_alone_and_the_others_go_on(
     assert len(calls) == 2
     assert companies == [3]
     assert [subject for _, subject in await log_of(fleet)][-3:] == ["a", "b", "shy"]
+
+
+async def test_who_is_refused_is_so_before_anybody_signs(
+    fleet: Fleet, companies: list[int], together: Together
+) -> None:
+    """What is signed cannot be done again by itself: its serial number is spent."""
+    seen: list[str] = []
+
+    def quick(connection: Connection) -> str:
+        note(connection, "quick")
+        seen.append("signed")
+        return "quick"
+
+    def slow(connection: Connection) -> None:
+        for name in "abc":
+            devices.find(connection, name)
+        seen.append("refused")
+        raise Refused(Code.CSR_KEY, "no")
+
+    signed, refused = await together(fleet, work(fleet, quick, "quick"), work(fleet, slow, "slow"))
+    assert (signed, type(refused)) == ("quick", Refused)
+    assert seen == ["refused", "signed"]
+    assert companies == [2]
 
 
 async def test_a_connection_that_is_lost_refuses_everybody(

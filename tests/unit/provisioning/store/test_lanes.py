@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -167,6 +168,14 @@ def thread_of(_connection: Connection) -> str:
     return threading.current_thread().name
 
 
+def slow_thread_of(connection: Connection) -> str:
+    """Return it when the clock has gone on."""
+    begun = time.monotonic()
+    while time.monotonic() == begun:
+        pass
+    return thread_of(connection)
+
+
 async def test_short_works_run_on_the_event_loop_and_their_commit_does_not(database: Database) -> None:
     committed: list[str] = []
     on_commit(database, lambda: committed.append(threading.current_thread().name))
@@ -228,6 +237,10 @@ async def test_a_short_work_that_is_slow_sends_the_next_ones_into_the_thread(
     monkeypatch.setattr(sqlite_lane, "_SHORT_SECONDS", 60.0)
     database._writer._threaded_until = 0.0
     assert await database.write(thread_of, short=True) == here
+    monkeypatch.setattr(sqlite_lane, "_SHORT_SECONDS", 0.0)
+    monkeypatch.setattr(sqlite_lane, "_GROUP_SECONDS", 60)
+    first, *others = await asyncio.gather(*(database.write(slow_thread_of, short=True) for _ in range(3)))
+    assert (first == here, here in others) == (True, False), "those that wait behind it, too"
 
 
 async def test_a_group_whose_time_is_over_when_it_has_begun_has_one_work_all_the_same(
@@ -250,12 +263,14 @@ async def test_a_group_whose_time_is_over_when_it_has_begun_has_one_work_all_the
 
 
 async def test_other_events_are_served_between_short_works(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_lane, "_SLICE_SECONDS", -1.0)
+    monkeypatch.setattr(sqlite_lane, "_SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(sqlite_lane, "_SHORT_SECONDS", 60)
     monkeypatch.setattr(sqlite_lane, "_GROUP_SECONDS", 60)
     loop = asyncio.get_running_loop()
     seen: list[str] = []
 
-    def work(_connection: Connection) -> None:
+    def work(connection: Connection) -> None:
+        slow_thread_of(connection)
         seen.append("work")
         loop.call_soon(seen.append, "other")
 

@@ -23,10 +23,12 @@ from provisioning.store import loop_waits, postgresql_lane
 from provisioning.store.database import Database
 from provisioning.store.kept_connection import KeptConnection
 from provisioning.store.postgresql_group import _WRITERS, SharedTransaction, driver_of
+from provisioning.store.revision import SESSION_NAME
 from tests.support.postgresql import PostgresqlServer
 from tests.support.requests import NOON
 
 PATIENCE = 20
+NOTES = "CREATE TABLE notes (word TEXT UNIQUE);"
 HERE = threading.main_thread().name
 
 
@@ -47,7 +49,7 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Any:
 
 @asynccontextmanager
 async def with_notes(server: PostgresqlServer) -> AsyncIterator[Database]:
-    with server.database(more="CREATE TABLE notes (word TEXT UNIQUE);") as url:
+    with server.database(more=NOTES) as url:
         opened = Database(url)
         try:
             await opened.write(noted)  # The first connection is not opened on the event loop.
@@ -341,6 +343,34 @@ async def test_a_connection_that_is_cut_after_a_change_refuses_its_group_and_kee
     assert await database.look(noted) == {"b"}
 
 
+async def test_a_connection_that_is_cut_when_a_work_has_failed_refuses_its_group_as_any_other(
+    database: Database, short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was wrong with the one is nothing that the others could do anything about."""
+    for name in ("_ALONE_SECONDS", "_GROUP_SECONDS"):
+        monkeypatch.setattr(postgresql_lane, name, PATIENCE)
+
+    def fails_and_is_cut_off(connection: Connection) -> None:
+        try:
+            note(connection, "a")
+        finally:
+            pid = driver_of(connection).info.backend_pid
+            with somebody_else(database) as other:
+                other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+
+    calls = [lambda c: note(c, "a"), fails_and_is_cut_off, lambda c: (note(c, "b"), thread_of(c))]
+    with lock(database):
+        waiting = [asyncio.create_task(database.write(call, short=short)) for call in calls]
+        await asyncio.sleep(0.05)
+    first, second, third = await asyncio.gather(*waiting, return_exceptions=True)
+    for each in (first, second):
+        assert isinstance(each, Refused)
+        assert each.code is Code.UNAVAILABLE
+    assert isinstance(third, tuple)
+    assert (third[0], third[1] == HERE) == ("b", False), "where a new connection may be opened"
+    assert await database.look(noted) == {"b"}
+
+
 async def test_a_work_that_goes_on_after_a_statement_has_failed_fails_and_nobody_else(
     database: Database, short: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -413,14 +443,24 @@ async def test_a_caller_who_is_cancelled_waits_for_the_end_of_his_transaction(da
     assert await database.look(noted) == {"a"}
 
 
-async def test_closing_finishes_what_waits(postgresql: PostgresqlServer, short: bool) -> None:
-    async with with_notes(postgresql) as opened:
+async def test_closing_finishes_what_waits_and_leaves_no_session(postgresql: PostgresqlServer, short: bool) -> None:
+    with postgresql.database(more=NOTES) as url:
+        opened = Database(url)
+        await opened.write(noted)
         waiting = [
             asyncio.create_task(opened.write(lambda connection, word=word: note(connection, word), short=short))  # type: ignore[misc]
             for word in "abc"
         ]
         looking = asyncio.create_task(opened.look(noted))
         await asyncio.sleep(0)
+        await opened.close()
+        with somebody_else(opened) as other:
+            ours = f"datname = current_database() AND application_name = '{SESSION_NAME}'"
+            count = f"SELECT count(*) FROM pg_stat_activity WHERE {ours}"  # noqa: S608 - Nobody else's words.
+            async with asyncio.timeout(PATIENCE):
+                while other.execute(count.encode()).fetchone() != (0,):
+                    other.rollback()  # What it is told is of one moment until then.
+                    await asyncio.sleep(0.01)
     assert await asyncio.gather(*waiting) == ["a", "b", "c"]
     assert looking.done()
 

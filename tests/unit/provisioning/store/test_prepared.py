@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError, NoResultFound
 
-from provisioning.store import schema
+from provisioning.errors import Refused
+from provisioning.store import prepared, schema
 from provisioning.store.database import Database
+from provisioning.store.either import insert_into
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import tokens
 from provisioning.store.utc_date_time import UtcDateTime
@@ -83,6 +86,98 @@ async def test_rows_that_are_not_there_and_rows_that_are_changed_are_counted(dat
         assert remove.run(connection, {"wanted": "meter-17"}) == 3
 
     await database.write(work)
+
+
+async def test_rows_of_other_columns_are_written_by_the_same_statement(database: Database) -> None:
+    add = Prepared(insert(tokens))
+    voided = ROW | {"digest": b"v" * 32, "voided_at": ABROAD}
+
+    def work(connection: Connection) -> list[Any]:
+        add.run(connection, ROW)
+        add.run(connection, voided)
+        add.run_each(connection, [ROW | {"digest": b"w" * 32}])
+        add.run_each(connection, [ROW | {"digest": bytes([n] * 32), "voided_at": ABROAD} for n in range(2)])
+        return list(connection.execute(select(tokens.c.voided_at).order_by(tokens.c.id)).scalars())
+
+    assert await database.write(work) == [None, ABROAD, None, ABROAD, ABROAD]
+
+
+async def test_many_rows_are_written_once_and_all_however_many_go_in_one_statement(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared, "_AT_ONCE", 2)
+    add = Prepared(insert(tokens), told_by="digest")
+    void = Prepared(
+        update(tokens).where(tokens.c.digest == bindparam("wanted")).values(voided_at=bindparam("now")), at_once=True
+    )
+
+    def work(connection: Connection) -> None:
+        digests: list[bytes] = []
+        for number in range(1, 6):
+            fresh = [bytes([number, each] * 16) for each in range(number)]
+            add.run_each(connection, [ROW | {"digest": each} for each in fresh])
+            void.run_each(connection, [{"wanted": each, "now": ABROAD} for each in fresh[1:]])
+            digests += fresh
+            found = connection.execute(select(tokens.c.digest, tokens.c.voided_at).order_by(tokens.c.id))
+            assert [digest for digest, _ in found.all()] == digests
+            void_now = select(tokens.c.digest).where(tokens.c.voided_at == ABROAD).order_by(tokens.c.id)
+            assert connection.execute(void_now).scalars().all() == [each for each in digests if each[1]]
+
+    await database.write(work)
+
+
+async def test_many_look_ups_at_once_give_each_what_it_would_have_got_alone(database: Database) -> None:
+    by_moment = select(tokens).where(tokens.c.created_at == bindparam("wanted")).order_by(tokens.c.id)
+    later = ABROAD + timedelta(seconds=1)
+    by_device = select(tokens).where(tokens.c.device == bindparam("wanted"))
+    rows = [
+        ROW | {"digest": bytes([n] * 32), "created_at": later if n else ABROAD, "device": f"m-{n % 2}"}
+        for n in range(3)
+    ]
+
+    def work(connection: Connection) -> None:
+        Prepared(insert(tokens)).run_each(connection, rows)
+        for statement, wanted in (
+            (BY_DIGEST, [bytes([n] * 32) for n in (2, 7, 0, 2)]),
+            (by_device, ["m-1", "m-0", "nobody", "m-1"]),
+            (by_moment, [later, ABROAD.astimezone(UTC), later + timedelta(days=1), ABROAD]),
+        ):
+            each_alone = [[tuple(row) for row in connection.execute(statement, {"wanted": w}).all()] for w in wanted]
+            found = Prepared(statement, at_once=True).answers(connection, [{"wanted": w} for w in wanted])
+            assert [sorted(each.rows, key=itemgetter(0)) for each in found] == each_alone
+
+    await database.write(work)
+
+
+async def test_of_equal_rows_that_are_asked_for_together_one_is_told_that_it_was_written(database: Database) -> None:
+    """As if one had come after the other: what was inserted is the right to something, to a key or to a host name."""
+
+    def work(connection: Connection) -> list[int]:
+        statement = insert_into(tokens, connection.dialect.name)
+        add = Prepared(statement.on_conflict_do_nothing(index_elements=[tokens.c.digest]), told_by="digest")
+        rows = [ROW | {"digest": bytes([n] * 32), "device": f"m-{place}"} for place, n in enumerate((1, 2, 1, 2, 1))]
+        add.run(connection, rows[1])
+        return [each.count for each in add.answers(connection, rows)]
+
+    assert await database.write(work) == [1, 0, 0, 0, 0]
+
+
+async def test_a_name_that_is_too_long_is_refused_and_not_cut_by_one_statement_for_many(database: Database) -> None:
+    """What was cut off would be another device's name, or be found under one."""
+    long, cut = "m" * 65, "m" * 64
+    add, find = Prepared(insert(tokens), told_by="digest"), select(tokens.c.id).where(tokens.c.device == cut)
+    many = Prepared(select(tokens.c.id).where(tokens.c.device == bindparam("wanted")), at_once=True)
+    rows = [ROW | {"digest": bytes([n] * 32), "device": cut if n else long} for n in range(2)]
+
+    def ask(connection: Connection) -> list[int]:
+        return [each.count for each in many.answers(connection, [{"wanted": long}, {"wanted": cut}])]
+
+    if database.url.get_backend_name() == "postgresql":
+        with pytest.raises(Refused, match="cannot be stored"):
+            await database.write(lambda connection: add.run_each(connection, rows))
+        assert await database.read(lambda connection: connection.execute(find).all()) == []
+    await database.write(lambda connection: add.run_each(connection, rows[1:]))
+    assert await database.read(ask) == [0, 1]
 
 
 async def test_the_first_of_many_rows_leaves_no_statement_open(sqlite_url: str, tmp_path: Path) -> None:

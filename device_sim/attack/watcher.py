@@ -1,0 +1,61 @@
+"""A service that receives what devices say, so that what was forbidden can be seen to arrive, or not to.
+
+Rules
+-----
+1. What has come is remembered for the whole run, by whoever received it: a forged message that comes late has come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from broker.mqtt.packets import Pingreq, Publish
+from device_sim.attack.raw_client import RawClient
+from device_sim.attack.verdict import Seen
+
+_LOOK = 30.0
+_KEPT = 64
+"""How many bytes of a payload are remembered: floods are long."""
+
+
+class Watcher:
+    """A service that has subscribed to all that devices of the attack say; *heard* is where it notes what it got."""
+
+    def __init__(self, client: RawClient, heard: set[bytes]) -> None:
+        self._client = client
+        self._heard = heard
+        self._arrived = asyncio.Event()
+        self._task = asyncio.create_task(self._watch(), name="watcher")
+
+    @property
+    def gone(self) -> bool:
+        """Whether its connection has ended."""
+        return self._task.done()
+
+    async def got(self, payload: bytes, deadline: float) -> bool:
+        """Whether *payload* has come, or comes within *deadline* seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline):
+                while payload not in self._heard and not self.gone:
+                    self._arrived.clear()
+                    await self._arrived.wait()
+        return payload in self._heard
+
+    async def close(self) -> None:
+        """Leave."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        self._client.close()
+
+    async def _watch(self) -> None:
+        while True:
+            packet = await self._client.receive(deadline=_LOOK)
+            if isinstance(packet, Publish):
+                self._heard.add(packet.payload[:_KEPT])
+            elif isinstance(packet, Seen) and not packet.got_in:
+                self._arrived.set()
+                return
+            else:
+                await self._client.send(Pingreq().encode(self._client.version))
+            self._arrived.set()

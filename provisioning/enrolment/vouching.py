@@ -1,0 +1,102 @@
+"""Who vouches for a device that asks for its first certificate: an alternative of its group, each of whose ways does.
+
+Rules
+-----
+1. The group's alternatives are tried in their order, and the first that is fulfilled counts.
+2. Knowing a name is no evidence: an alternative that proves nothing lets nobody in, and asks no webhook either.
+3. A refusal says which alternatives there are and what was shown; whether whoever asks may know that is for
+   `provisioning.enrolment.authorise` to decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy.engine import Connection
+
+from provisioning.enrolment.attempt import Attempt
+from provisioning.enrolment.ways.approval import Undecided
+from provisioning.enrolment.ways.claim import ClaimWay
+from provisioning.enrolment.ways.manufacturer import ManufacturerWay
+from provisioning.enrolment.ways.way import Vouched, Way
+from provisioning.enrolment.ways.webhook import Unasked
+from provisioning.errors import Code, Refused
+from provisioning.store import listed_devices
+from provisioning.store.groups import Alternative, Group, WayName, alternative_text
+
+
+def vouched_by(
+    connection: Connection, attempt: Attempt, rules: Group, evidence: Sequence[Way], conditions: Sequence[Way]
+) -> list[Vouched]:
+    """Return what the ways of the first alternative that is fulfilled say; raise `Refused` if none is.
+
+    One that waits for somebody's answer comes after all that may be fulfilled now: `Undecided` or `Unasked` says so.
+    """
+    usable = {way.name: way for way in (*evidence, *conditions)}
+    if not evidence and not any(WayName.LISTED in each and usable.keys() >= set(each) for each in rules.ways):
+        # How long it takes is not to tell a stranger of a list either.
+        listed_devices.find(connection, rules.name, attempt.request.common_name)
+    refusal: Refused | None = None
+    waiting: Undecided | Unasked | None = None
+    for alternative in rules.ways:
+        if not usable.keys() >= set(alternative):
+            continue
+        try:
+            return _all_vouch(connection, attempt, rules, [usable[name] for name in alternative])
+        except Refused as error:
+            refusal = refusal or error
+        except (Undecided, Unasked) as error:
+            waiting = waiting or error
+    raise waiting or refusal or _no_way(rules, [way.name for way in evidence], in_vain(attempt, evidence))
+
+
+def _all_vouch(connection: Connection, attempt: Attempt, rules: Group, ways: Sequence[Way]) -> list[Vouched]:
+    said: list[Vouched] = []
+    for way in ways:
+        if way.name is WayName.WEBHOOK:  # It comes last, and is asked about nobody who knows no more than a name.
+            _check_proof(rules, ways, said)
+        said.append(way.vouch(connection, attempt, rules, said))
+    _check_proof(rules, ways, said)
+    return said
+
+
+def _check_proof(rules: Group, ways: Sequence[Way], said: Sequence[Vouched]) -> None:
+    if not any(each.proves for each in said):
+        raise Refused(
+            Code.WAY_REFUSED,
+            f"{'+'.join(way.name for way in ways)} alone does not show who asks: the list of group {rules.name} needs "
+            "the device's public key, or another way has to be presented beside it",
+        )
+
+
+def in_vain(attempt: Attempt, evidence: Sequence[Way]) -> str:
+    """Return what is to be said of a certificate that nobody has recognised."""
+    if attempt.certificate is None or any(isinstance(way, ClaimWay | ManufacturerWay) for way in evidence):
+        return ""
+    return (
+        "; the certificate that you present is no claim, and the CA that has issued it is not itself registered as a "
+        "manufacturer's"
+    )
+
+
+def nothing_shown(besides: str) -> Refused:
+    """Return what a request is told that shows nothing; *besides* is what `in_vain` says of it."""
+    return Refused(
+        Code.TOKEN_MISSING, f"authenticate with HTTP Basic: user = device name, password = enrolment token{besides}"
+    )
+
+
+def _no_way(rules: Group, presented: Sequence[str], besides: str) -> Refused:
+    if not rules.ways:
+        return Refused(Code.WAY_REFUSED, f"group {rules.name} lets nobody in: an operator has closed it")
+    if not presented and (WayName.TOKEN,) in rules.ways:
+        return nothing_shown(besides)
+    return Refused(
+        Code.WAY_REFUSED,
+        f"group {rules.name} lets devices in by {_alternatives(rules.ways)}; this request shows "
+        f"{'+'.join(presented) or 'nothing'}{besides}",
+    )
+
+
+def _alternatives(ways: Iterable[Alternative]) -> str:
+    return " or ".join(alternative_text(each) for each in ways)

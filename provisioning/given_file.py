@@ -1,0 +1,84 @@
+"""A file that an operator names: its name is none that is empty, and it is read up to a bound.
+
+Rules
+-----
+1. An empty name is refused: it would be the folder that a process happens to be in, where a script's variable is unset.
+2. What is read has an end, whatever the name leads to: a device, a pipe or a disk's image would fill the memory. What
+   is too large is an `OSError`, with words for whoever reports that a file cannot be read.
+
+Handles: files that are read whole, or line by line. Does not handle: what OpenSSL opens itself, of which it keeps no
+line that is no PEM; directories.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, AnyStr, Final, Protocol
+
+EMPTY: Final = "is empty; name a file or a directory, or leave it out"
+SECRET_BYTES: Final = 64 * 1024
+"""Of a passphrase, a PIN, a token, or what says in which token a key is."""
+SETTINGS_BYTES: Final = 16 * 1024 * 1024
+PEM_BYTES: Final = 16 * 1024 * 1024
+"""Of keys and certificates: some ten thousand of these."""
+NAMES_BYTES: Final = 64 * 1024 * 1024
+"""Of names, one a line: a million of the longest."""
+LIST_BYTES: Final = 256 * 1024 * 1024
+"""Of what has an entry for each device, or each that was revoked: some millions."""
+_PIECE: Final = 64 * 1024
+_LINE: Final = 1024 * 1024
+
+
+class Readable(Protocol):
+    """What bytes are read from."""
+
+    def read(self, size: int, /) -> bytes | None:
+        """Return *size* bytes at most, none at the end."""
+
+
+def named(value: object) -> object:
+    """Return *value*, which a setting names a file with; raise ValueError for an empty one, or one that no file has."""
+    if value == "":
+        raise ValueError(EMPTY)
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError("no file's name has a NUL in it")
+    return value
+
+
+def contents_of(path: Path, most: int) -> bytes:
+    """Return what is in the file *path*; raise `OSError` if it cannot be read, or has more than *most* bytes."""
+    with path.open("rb", buffering=0) as file:
+        return rest_of(file, most, str(path))
+
+
+def text_of(path: Path, most: int) -> str:
+    """Return the UTF-8 text in *path*; raise `OSError` as `contents_of`, and `UnicodeDecodeError`."""
+    return contents_of(path, most).decode()
+
+
+def rest_of(file: Readable, most: int, name: str) -> bytes:
+    """Return the rest of *file*, which errors call *name*; raise `OSError` as `contents_of`."""
+    pieces: list[bytes] = []
+    left = most
+    while piece := file.read(_PIECE):
+        left -= len(piece)
+        if left < 0:
+            raise OSError(errno.EFBIG, too_large(most), name)
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def lines_of(file: IO[AnyStr], name: str) -> Iterator[AnyStr]:
+    """Yield the lines of *file*, which errors call *name*; raise `OSError` for one that is longer than any is."""
+    while line := file.readline(_LINE):
+        if len(line) == _LINE:
+            raise OSError(errno.EFBIG, f"it has a line of more than {_LINE >> 20} MiB: name the right file", name)
+        yield line
+
+
+def too_large(most: int) -> str:
+    """Return what to say of a file that has more than *most* bytes."""
+    told = f"{most >> 20} MiB" if most >> 20 else f"{most >> 10} KiB"
+    return f"it has more than {told}, which is the most that is read: name the right file"

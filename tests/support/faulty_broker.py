@@ -1,0 +1,202 @@
+"""A small MQTT 5 broker in this process that a tester of bad devices may attack; it is just, or has one fault.
+
+Handles: mutual TLS, QoS 0 and 1, subscriptions, a topic policy (a device publishes below its own topics), keep alive.
+Does not handle: revocation, sessions, wills, retained messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from broker.mqtt.codes import PacketType, ProtocolVersion, ReasonCode
+from broker.mqtt.connect import Connack, Connect
+from broker.mqtt.disconnect import Disconnect
+from broker.mqtt.errors import PacketError, ProtocolError
+from broker.mqtt.framing import split_frames
+from broker.mqtt.packets import Packet, Puback, Publish, Suback, Subscribe, decode_packet
+from broker.mqtt.publish import PINGRESP
+from broker.mqtt.topics import matches
+from device_sim.attack.capabilities import Capabilities, Feature, TimeLimits
+from device_sim.attack.issuer import SERVER_AUTH, Issuer, common_name
+from device_sim.attack.target import SigningRegistrar, Target
+from device_sim.tls_dial import Endpoint
+from provisioning.pki.identity import Identity, Role
+
+_V5 = ProtocolVersion.V5
+_LARGEST = 1_000_000
+_LATE = 0.3
+_GRACE = 1.5
+_EARLY = 0.2
+_FOURTH = 4
+
+
+class Fault(Enum):
+    """What is wrong with the broker."""
+
+    NONE = "nothing"
+    DIES = "ends all connections when one sends a bad packet, and is there again at once"
+    REFUSES_SOME = "refuses every fourth good device, with a reason"
+    CUTS_SOME = "cuts every fourth good device off, without a word"
+    DELIVERS_LATE = "delivers what is forbidden, but later than what was sent later"
+    GOES_DEAF = "delivers nothing any more after the first message"
+    GRANTS_NOTHING = "answers a SUBSCRIBE without a filter by a SUBACK without a reason code"
+    IMPATIENT = "puts a silent device out long before its keep alive has passed"
+    CLOSES_FOR_TOPICS = "closes the connection of whoever publishes to a topic that is not its own"
+    IGNORES_FLAGS = "does not look at the reserved bits of a SUBSCRIBE, but at its filter"
+
+
+@dataclass(slots=True, eq=False)
+class _Client:
+    writer: asyncio.StreamWriter
+    name: str
+    connected: bool = False
+    patience: float | None = None
+    buffer: bytes = b""
+    filters: list[str] = field(default_factory=list)
+
+
+class FaultyBroker:
+    """Made by `faulty`."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+        self._clients: list[_Client] = []
+        self._admitted = 0
+        self._delivered = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection to its end."""
+        tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
+        subject: Any = (tls.getpeercert() or {})["subject"]
+        client = _Client(writer, dict(next(iter(each)) for each in subject)["commonName"])
+        self._clients.append(client)
+        self._serving(asyncio.current_task())
+        try:
+            while data := await asyncio.wait_for(reader.read(65536), client.patience):
+                client.buffer += data
+                frames, used = split_frames(client.buffer, _LARGEST)
+                if not all(self._handle(client, first, client.buffer[start:end]) for first, start, end in frames):
+                    break
+                client.buffer = client.buffer[used:]
+        except TimeoutError:
+            writer.write(Disconnect(ReasonCode.KEEP_ALIVE_TIMEOUT).encode(_V5))
+        except PacketError:
+            if self.fault is Fault.DIES:
+                self.end()
+            if client.connected:
+                writer.write(Disconnect(ReasonCode.PROTOCOL_ERROR).encode(_V5))
+        except OSError:
+            pass
+        finally:
+            self._clients.remove(client)
+            writer.close()
+
+    def _serving(self, task: asyncio.Task[Any] | None) -> None:
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def end(self) -> None:
+        """Reset all connections."""
+        for each in self._clients:
+            each.writer.transport.abort()
+
+    async def close(self) -> None:
+        """Reset all connections, and return when nobody is served any more."""
+        self.end()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _handle(self, client: _Client, first: int, body: bytes) -> bool:
+        """Return whether the connection goes on."""
+        packet = self._decoded(first, body)
+        if isinstance(packet, Connect) == client.connected:
+            raise ProtocolError("CONNECT comes once, and first")
+        match packet:
+            case bytes():
+                client.writer.write(packet)
+            case Connect(keep_alive=seconds):
+                client.connected = True
+                client.patience = seconds * (_EARLY if self.fault is Fault.IMPATIENT else _GRACE)
+                return self._admits(client)
+            case Subscribe(packet_id=packet_id, requests=requests):
+                client.filters += [request.filter for request in requests]
+                client.writer.write(Suback(packet_id, tuple(ReasonCode.SUCCESS for _ in requests)).encode(_V5))
+            case Publish():
+                return self._take(client, packet)
+            case _ if packet.packet_type is PacketType.PINGREQ:
+                client.writer.write(PINGRESP)
+            case _:
+                raise ProtocolError(f"{packet.packet_type.name} is no client's")
+        return True
+
+    def _decoded(self, first: int, body: bytes) -> Packet | bytes:
+        if first >> 4 == PacketType.SUBSCRIBE:
+            if self.fault is Fault.GRANTS_NOTHING and len(body) == len(b"\0\1\0"):
+                return b"\x90\x03" + body
+            if self.fault is Fault.IGNORES_FLAGS:
+                first |= 2
+        return decode_packet(first, body, _V5)
+
+    def _admits(self, client: _Client) -> bool:
+        self._admitted += 1
+        unlucky = self._admitted % _FOURTH == 0
+        if unlucky and self.fault is Fault.CUTS_SOME:
+            return False
+        refused = unlucky and self.fault is Fault.REFUSES_SOME
+        client.writer.write(Connack(ReasonCode.QUOTA_EXCEEDED if refused else ReasonCode.SUCCESS).encode(_V5))
+        return not refused
+
+    def _take(self, client: _Client, packet: Publish) -> bool:
+        allowed = packet.topic.split("/")[2:3] == [client.name]
+        if packet.packet_id is not None:
+            code = ReasonCode.SUCCESS if allowed else ReasonCode.NOT_AUTHORIZED
+            client.writer.write(Puback(packet.packet_id, code).encode(_V5))
+        if allowed:
+            self._deliver(packet)
+        elif self.fault is Fault.DELIVERS_LATE:
+            self._serving(asyncio.create_task(self._deliver_late(packet)))
+        return allowed or self.fault is not Fault.CLOSES_FOR_TOPICS
+
+    async def _deliver_late(self, packet: Publish) -> None:
+        await asyncio.sleep(_LATE)
+        self._deliver(packet)
+
+    def _deliver(self, packet: Publish) -> None:
+        self._delivered += 1
+        if self.fault is Fault.GOES_DEAF and self._delivered > 1:
+            return
+        for client in self._clients:
+            if any(matches(each, packet.topic) for each in client.filters):
+                client.writer.write(Publish(packet.topic, packet.payload).encode(_V5))
+
+
+@asynccontextmanager
+async def faulty(directory: Path, fault: Fault) -> AsyncIterator[Target]:
+    """Yield a broker with this *fault* as a target; it claims a topic policy."""
+    authority = Issuer.founded(common_name("CA"))
+    identity = Identity("fleet.internal", Role.BROKER, "broker-1")
+    server = authority.issue(identity, usages=SERVER_AUTH, dns_names=["localhost"])
+    (directory / "server.pem").write_bytes(server.pem.pem)
+    (directory / "ca.pem").write_bytes(authority.pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(directory / "server.pem")
+    context.load_verify_locations(directory / "ca.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    broker = FaultyBroker(fault)
+    claims = Capabilities(
+        name="faulty", supports=frozenset({Feature.MQTT5, Feature.TOPIC_POLICY}), limits=TimeLimits(keep_alive=10.0)
+    )
+    async with await asyncio.start_server(broker.serve, "127.0.0.1", 0, ssl=context) as listener:
+        endpoint = Endpoint("127.0.0.1", listener.sockets[0].getsockname()[1], "localhost")
+        yield Target(claims, endpoint, directory / "ca.pem", authority, SigningRegistrar(authority, None))
+        await broker.close()

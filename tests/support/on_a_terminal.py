@@ -1,0 +1,46 @@
+"""A program on a terminal of its own, which the test can close."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import signal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tests.support.broker_process import wait_until
+
+
+@contextlib.contextmanager
+def on_a_terminal(arguments: list[str], environment: Mapping[str, str], log: Path) -> Iterator[tuple[int, int]]:
+    """Run a program that has a terminal of its own, and its errors in *log*; yield its number and the terminal."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # The tests may run under nohup.
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT, 0o600), 2)
+        os.execve(arguments[0], arguments, environment)  # noqa: S606 - no shell is wanted
+    try:
+        yield pid, terminal
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def first_line(terminal: int) -> bytes:
+    """Return what the program has printed when its first line is whole."""
+    said = b""
+    while b"\n" not in said:
+        said += os.read(terminal, 4096)
+    return said
+
+
+def exit_code(pid: int) -> int:
+    """Return it as soon as the program has ended."""
+
+    def ended() -> tuple[int] | None:
+        number, status = os.waitpid(pid, os.WNOHANG)
+        return (os.waitstatus_to_exitcode(status),) if number else None
+
+    (code,) = wait_until(ended, "the program's end")
+    return int(code)

@@ -1,0 +1,160 @@
+"""The attack against brokers with one fault each: it is found, in the right case, and a just broker is not accused."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from device_sim.attack import run, scene
+from device_sim.attack import target as attack_target
+from device_sim.attack.capabilities import CrlFile
+from device_sim.attack.catalogue import CATALOGUE, pick
+from device_sim.attack.issuer import Paper
+from device_sim.attack.run import ALIVE, STAYS
+from device_sim.attack.target import SigningRegistrar
+from device_sim.attack.verdict import Outcome, Verdict
+from provisioning.pki.identity import Identity
+from tests.support.faulty_broker import Fault, faulty
+
+TRIED = (
+    "1-good,34-reserved-flags,34-qos3,34-bad-utf8,34-second-connect,34-connack,34-empty-subscribe,34-publish-first,"
+    "34-other-protocol,35-other-topic-qos0,35-other-topic-qos1,37-retained,40-packet-id-0,41-freezes"
+)
+
+
+@pytest.fixture(autouse=True)
+def _short_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else this machine does, it is the broker that is judged."""
+    monkeypatch.setattr(run, "MOST_WAITING", 10.0)
+
+
+async def tried(directory: Path, fault: Fault, only: str = TRIED) -> dict[str, Outcome]:
+    async with faulty(directory, fault) as target:
+        found = await run.run(target, pick(CATALOGUE, [only]), lambda _: None)
+    return {outcome.name: outcome for outcome in found}
+
+
+def failed(outcomes: dict[str, Outcome]) -> dict[str, str]:
+    return {name: each.judgement.why for name, each in outcomes.items() if each.verdict is Verdict.FAIL}
+
+
+async def test_a_just_broker_passes_every_case(tmp_path: Path) -> None:
+    found = await tried(tmp_path, Fault.NONE)
+    assert {name: each.judgement for name, each in found.items() if each.verdict is not Verdict.PASS} == {}
+    assert list(found)[-2:] == [ALIVE, STAYS]
+
+
+async def test_a_broker_that_a_bad_packet_has_killed_has_not_refused_it(tmp_path: Path) -> None:
+    """It was started again at once: the next good device gets in, and a connection that ends was what is right."""
+    found = await tried(tmp_path, Fault.DIES, "1-good,34-publish-first,35-other-topic-qos1")
+    words = failed(found)
+    assert words.keys() == {"34-publish-first", STAYS}
+    assert words["34-publish-first"].startswith("a good device, connected all the time, was put out meanwhile: ")
+    told = found[STAYS].seen
+    assert told is not None
+    assert told.reason.startswith("34-publish-first: ")
+
+
+@pytest.mark.parametrize("fault", [Fault.REFUSES_SOME, Fault.CUTS_SOME])
+async def test_a_good_device_that_is_refused_now_and_then_is_a_failure_and_no_skip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    monkeypatch.setattr(run, "MOST_WAITING", -1.0)  # Whatever else there is to do: who cuts off at once is not slow.
+    found = await tried(tmp_path, fault)
+    words = [why for why in failed(found).values() if why.startswith("a good device is not let in: ")]
+    assert len(words) >= 3
+    assert not [name for name, each in found.items() if each.verdict is Verdict.SKIP]
+    said = "CONNACK 0x97" if fault is Fault.REFUSES_SOME else "closed"
+    assert all(said in why for why in words)
+
+
+async def test_what_is_forbidden_and_comes_late_has_come(tmp_path: Path) -> None:
+    found = await tried(tmp_path, Fault.DELIVERS_LATE, "35-other-topic-qos0")
+    assert failed(found) == {"35-other-topic-qos0": "delivered after all, later than what was sent later"}
+
+
+async def test_who_delivers_nothing_any_more_has_not_withheld_what_is_forbidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scene.Scene.__init__, "__defaults__", (None, 1.0))
+    found = await tried(tmp_path, Fault.GOES_DEAF, "35-other-topic-qos0")
+    assert failed(found)["35-other-topic-qos0"].startswith("even 3 allowed messages of a good device")
+
+
+async def test_a_connection_that_is_closed_for_a_topic_is_told_at_once(tmp_path: Path) -> None:
+    """And not when the time is over in which an allowed message would have come."""
+    found = (await tried(tmp_path, Fault.CLOSES_FOR_TOPICS, "35-other-topic-qos0"))["35-other-topic-qos0"]
+    assert found.verdict is Verdict.WARN, found.judgement
+    assert found.seen is not None
+    assert found.seen.text == "mqtt closed"
+
+
+async def test_what_is_no_packet_is_no_refusal(tmp_path: Path) -> None:
+    words = failed(await tried(tmp_path, Fault.GRANTS_NOTHING))
+    assert words == {"34-empty-subscribe": "no refusal: the peer sent a bad packet: SUBACK without a reason code"}
+
+
+async def test_who_is_put_out_within_its_keep_alive_is_put_out_wrongly(tmp_path: Path) -> None:
+    words = failed(await tried(tmp_path, Fault.IMPATIENT, "41-freezes"))
+    assert words.keys() == {"41-freezes"}
+    assert "with a keep alive of 1 s" in words["41-freezes"]
+
+
+async def test_one_thing_is_wrong_with_a_packet(tmp_path: Path) -> None:
+    """A broker that overlooks that takes the packet, and is not praised for another fault in it."""
+    words = failed(await tried(tmp_path, Fault.IGNORES_FLAGS))
+    assert words == {"34-reserved-flags": "still open at the deadline"}
+
+
+class _Slow(SigningRegistrar):
+    """Takes its time to certify."""
+
+    slept = 0.0
+
+    async def certify(self, identity: Identity) -> Paper:
+        started = time.monotonic()
+        await asyncio.sleep(0.3)
+        self.slept += time.monotonic() - started
+        return await super().certify(identity)
+
+
+async def test_what_the_tester_does_before_is_not_the_broker_s_time(tmp_path: Path) -> None:
+    (case,) = pick(CATALOGUE, ["35-other-topic-qos1"])
+    async with faulty(tmp_path, Fault.NONE) as target:
+        registrar = _Slow(target.issuer, None)
+        one = scene.Scene(replace(target, registrar=registrar))
+        try:
+            started = time.monotonic()
+            outcome = await run._tried(one, case)
+            elapsed = time.monotonic() - started
+        finally:
+            await one.close()
+    assert registrar.slept > 0.3
+    assert outcome.verdict is Verdict.PASS
+    assert outcome.seconds <= elapsed - registrar.slept
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("sleep", "600"), "`sleep 600` did not end within 0.2 s"),
+        (("sh", "-c", "echo no; exit 3"), "ended with status 3: no"),
+        (("/no/such/program",), "`/no/such/program` cannot be run: No such file or directory"),
+    ],
+)
+async def test_a_command_of_the_tester_s_that_fails_is_no_fault_of_the_broker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.setattr(attack_target, "_RELOAD_DEADLINE", 0.2 if command[0] == "sleep" else 60.0)
+    (case,) = pick(CATALOGUE, ["5-revoked"])
+    async with faulty(tmp_path, Fault.NONE) as target:
+        registrar = SigningRegistrar(target.issuer, CrlFile(crl_file=tmp_path / "crl.pem", reload=command))
+        one = scene.Scene(replace(target, registrar=registrar))
+        outcome = await run._tried(one, case)
+    assert outcome.verdict is Verdict.SKIP
+    assert outcome.judgement.why.startswith("the broker was not told to read its revocation list: ")
+    assert words in outcome.judgement.why
