@@ -80,6 +80,19 @@ async def test_what_concerns_all_ends_it(
     assert capfd.readouterr().err == "fleet-provisioning: the first 4 of 10 are void\n"
 
 
+async def test_what_was_done_and_cannot_be_shown_is_known_to_be_done(capfd: pytest.CaptureFixture[str]) -> None:
+    async def act(step: Sequence[int]) -> list[int]:
+        return list(step)
+
+    def show(found: Sequence[int]) -> None:
+        if 4 in found:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        await in_steps(range(10), act, show, "void")
+    assert capfd.readouterr().err == "fleet-provisioning: the first 8 of 10 are void\n"
+
+
 @pytest.mark.parametrize("number", [1, 2])
 async def test_one_who_is_named_alone_and_refused_ends_it_and_is_said_there(
     capfd: pytest.CaptureFixture[str], number: int
