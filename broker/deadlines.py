@@ -81,5 +81,7 @@ class Deadlines(Generic[OwnerT]):
                     owner.bucket = 0
                     try:
                         owner.on_deadline(now)
+                    except MemoryError:  # It is nobody's in particular: `provisioning.out_of_memory`.
+                        raise
                     except Exception:  # A defect met by one owner must not take the others with it.
                         log.exception("deadline failed", code="INTERNAL_ERROR")

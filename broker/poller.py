@@ -184,6 +184,8 @@ class Poller:
                     if events == WRITABLE or descriptor not in watched:
                         continue
                 transport.on_readable()
+            except MemoryError:  # It is nobody's in particular: `provisioning.out_of_memory`.
+                raise
             except Exception:  # A defect met by one connection must not take the others with it.
                 log.exception("connection failed", code="INTERNAL_ERROR")
                 transport.abort()

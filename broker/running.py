@@ -33,7 +33,7 @@ from broker.server import BrokerServer
 from broker.state_directory import NoDirectory
 from broker.stopping import GIVEN_UP, LEFTOVER_SECONDS
 from broker.store.sqlite import StoreError
-from provisioning import core_dumps
+from provisioning import core_dumps, out_of_memory
 from provisioning.descriptors import room_for, take_all
 from provisioning.ending import Ending
 from provisioning.log_stream import LossyStream
@@ -124,7 +124,8 @@ def _run(server: BrokerServer, ending: Ending) -> None:
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         try:
-            runner.run(server.run())
+            with out_of_memory.watched(runner.get_loop(), "fleet-broker"):
+                runner.run(server.run())
         except _NOT_STARTED as error:
             ending.within(LEFTOVER_SECONDS, 1, f"fleet-broker: {printable(str(error), also=LAID_OUT)}\n")
             raise

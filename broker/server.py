@@ -64,6 +64,7 @@ from broker.store.sqlite import SqliteStore
 from broker.upkeep import look_rarely, publish_figures, tick
 from provisioning.ending import Ending
 from provisioning.given_file import SECRET_BYTES, text_of
+from provisioning.out_of_memory import told
 from provisioning.pki import open_to_all
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
@@ -90,16 +91,16 @@ class BrokerServer:
     def __init__(
         self,
         config: BrokerConfig,
-        reread: Callable[[], BrokerConfig] | None = None,
-        settings_file: Path | None = None,
-        ending: Ending | None = None,
+        reread: Callable[[], BrokerConfig],
+        settings_file: Path | None,
+        ending: Ending,
     ) -> None:
         """Run with *config*; *reread* reads it again, from *settings_file* among others, when it is to be reloaded.
 
         *ending* is told when the process is to end, whatever keeps it.
         """
         self._config = config
-        self._reread = reread or (lambda: config)
+        self._reread = reread
         self._settings_file = settings_file
         self._ending = ending
         self._stop = asyncio.Event()
@@ -187,7 +188,7 @@ class BrokerServer:
                 jobs.append(feed.run())
             if self._credential is not None:
                 jobs.append(_renewals(self._credential, reloader))
-            tasks: list[asyncio.Task[Any]] = [stopped, *map(asyncio.create_task, jobs)]
+            tasks: list[asyncio.Task[Any]] = [stopped, *(told(asyncio.create_task(job)) for job in jobs)]
             try:
                 await _first_failure(tasks, stopped)
             finally:
@@ -197,8 +198,7 @@ class BrokerServer:
         def stop() -> None:
             if self._stop.is_set():  # A terminal may be gone, too.
                 return
-            if self._ending is not None:
-                self._ending.within(STOP_SECONDS, 1)
+            self._ending.within(STOP_SECONDS, 1)
             loop.call_soon_threadsafe(self._stop.set)
 
         heed_signals(stop)

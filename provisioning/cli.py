@@ -94,14 +94,16 @@ def main() -> NoReturn:
 
 
 def run(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a command's coroutine on uvloop where there is one."""
+    """Run a service's coroutine on uvloop where there is one."""
+    from provisioning.out_of_memory import watched
+
     try:
         import uvloop
     except ImportError:
         factory = None
     else:
         factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with asyncio.Runner(loop_factory=factory) as runner, watched(runner.get_loop(), "fleet-provisioning"):
         runner.run(make())
 
 

@@ -44,6 +44,7 @@ from provisioning.files import AuthorityFiles
 from provisioning.http_listener import http_listener
 from provisioning.in_charge import in_charge
 from provisioning.listening import Listening, bound, check_public
+from provisioning.out_of_memory import told
 from provisioning.own_credentials import SERVER_NAME, check_trust_domain_kept
 from provisioning.parts import build
 from provisioning.peer_certificate_protocol import PeerCertificateProtocol
@@ -179,11 +180,11 @@ async def _running(
         plain = functools.partial(ConnectionProtocol, whole=parts.http.state.whole, stall_seconds=stall_seconds)
         http = http_listener(parts.http, plain, None, places)
         async with asyncio.TaskGroup() as tasks:
-            background = [tasks.create_task(run()) for run in parts.background]
-            background.append(tasks.create_task(signals.heed_hangups(reloader.reload)))
+            background = [told(tasks.create_task(run())) for run in parts.background]
+            background.append(told(tasks.create_task(signals.heed_hangups(reloader.reload))))
             listeners = [
-                tasks.create_task(https.serve(sockets=[listening.https])),
-                tasks.create_task(http.serve(sockets=[listening.http])),
+                told(tasks.create_task(https.serve(sockets=[listening.https]))),
+                told(tasks.create_task(http.serve(sockets=[listening.http]))),
             ]
             await https.accepting.wait()
             await http.accepting.wait()

@@ -52,8 +52,8 @@ class Reloader:
         config: BrokerConfig,
         settings: Callable[[], BrokerConfig],
         reloads: Counter[str],
-        settings_file: Path | None = None,
-        witness: Witness | None = None,
+        settings_file: Path | None,
+        witness: Witness | None,
     ) -> None:
         """Begin with *config*; *settings* reads it anew, from *settings_file* among others, or raises `ConfigError`.
 
@@ -108,12 +108,10 @@ class Reloader:
         self._refused.update(each.part for each in report.parts if each.outcome is Outcome.REFUSED)
         return before
 
-    async def dry_run(
-        self, parts: Collection[Part] = ALL, candidates: Mapping[Part, Candidate] | None = None
-    ) -> ReloadReport:
+    async def dry_run(self, parts: Collection[Part], candidates: Mapping[Part, Candidate]) -> ReloadReport:
         """Say what `reload` would do; as if *candidates* stood in the files of their parts."""
         async with self._one:
-            return await self._go(parts, candidates or {}, dry_run=True)
+            return await self._go(parts, candidates, dry_run=True)
 
     async def _go(
         self, parts: Collection[Part], candidates: Mapping[Part, Candidate], *, dry_run: bool

@@ -1,6 +1,6 @@
 """What a reload did, or would do: one value for log, command line and API.
 
-report = await reloader.dry_run({Part.POLICY}, policy_file=Path("new.toml"))
+report = await reloader.dry_run({Part.POLICY}, {Part.POLICY: candidate})
 print(report)        # policy: would be reloaded; would disconnect 3 of 12,480 clients: meter-1 (…), …
 report.as_dict()     # the same for a program
 """

@@ -76,8 +76,11 @@ class Figures:
 
     @property
     def troubled(self) -> bool:
-        """Whether somebody was refused or lost, or a message was not taken."""
-        return bool(self.refused or self.lost or self.rejected or self.unacknowledged)
+        """Whether somebody was refused or lost, or a message was not taken.
+
+        One that was held back has no latency: those of the others look better for it.
+        """
+        return bool(self.refused or self.lost or self.rejected or self.unacknowledged or self.held_back)
 
     @property
     def latencies(self) -> dict[str, Latency]:

@@ -79,12 +79,12 @@ class Authorised:
     rules: Group
     by: str
     credential: str
-    dns_names: tuple[str, ...] = ()
-    ip_addresses: tuple[IpAddress, ...] = ()
-    lifetime: timedelta | None = None
-    granted: timedelta | None = None
+    dns_names: tuple[str, ...]
+    ip_addresses: tuple[IpAddress, ...]
+    lifetime: timedelta | None
+    granted: timedelta | None
     """What the certificate's successors are granted at most: what the evidence said, whatever the group says now."""
-    answer: bytes | None = None
+    answer: bytes | None
     """The same request was answered with this certificate, and is again."""
     superseded: Sequence[StoredCertificate] = ()
     """What the new certificate replaces at once."""

@@ -40,9 +40,9 @@ class Successor:
     rules: Group
     dns_names: tuple[str, ...]
     ip_addresses: tuple[IpAddress, ...]
-    granted: timedelta | None = None
+    granted: timedelta | None
     """How long it may live by what was shown at the enrolment."""
-    settlements: Sequence[Settle] = ()
+    settlements: Sequence[Settle]
 
 
 def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:

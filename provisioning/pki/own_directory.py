@@ -65,7 +65,7 @@ def check_own(directory: Path, user: int, *, of_group: bool = False) -> None:
     _check_closed(directory, lambda path: _checked(path, directory, user), user, of_group=of_group)
 
 
-def check_closed(directory: Path, user: int, *, of_group: bool = False) -> None:
+def check_closed(directory: Path, user: int, *, of_group: bool) -> None:
     """Do as `check_own` does for what others may write, and look at nobody's ownership. *user* is who is advised."""
     _check_closed(directory, Path.stat, user, of_group=of_group)
 

@@ -95,6 +95,7 @@ class Batch:
 def look_up(connection: Connection, names: Sequence[str], serials: Sequence[str], refusals: Refusals) -> Batch:
     """Return what is named, each once, its devices locked; *refusals* hear of what is unknown."""
     rest_longer(connection)
+    names, serials = list(dict.fromkeys(names)), list(dict.fromkeys(serials))
     locked = devices.lock_all(connection, names, serials)
     by_name = {each.name: each for each in locked}
     for name in names:

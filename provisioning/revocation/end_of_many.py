@@ -93,7 +93,7 @@ class EndOfMany:
             log.info(
                 "ended together",
                 state=end.state.value,
-                devices=len(end.names),
+                devices=len(begun.batch.whole),
                 certificates=len(begun.ended),
                 in_portions=len(begun.batch.later),
                 reason=end.grounds.reason.value,

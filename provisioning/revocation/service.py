@@ -248,13 +248,12 @@ class RevocationService:
     ) -> RevocationOutcome:
         """Revoke devices as a whole and single certificates, all or none; raise `Refused` naming all that cannot be."""
         grounds = self._grounds(reason, invalidity_date)
-        names, serials = list(dict.fromkeys(names)), list(dict.fromkeys(serials))
         return await self._many.end(End(names, serials, DeviceState.REVOKED, grounds, by))
 
     async def decommission_batch(self, names: Sequence[str], *, by: str) -> RevocationOutcome:
         """Decommission devices, all or none; raise `Refused` naming all that cannot be."""
         grounds = Grounds(RevocationReason.CESSATION_OF_OPERATION)
-        return await self._many.end(End(list(dict.fromkeys(names)), (), DeviceState.DECOMMISSIONED, grounds, by))
+        return await self._many.end(End(names, (), DeviceState.DECOMMISSIONED, grounds, by))
 
     def _tell(self, changed: Changed) -> None:
         if changed:

@@ -70,13 +70,15 @@ class SuspensionOfMany:
 
     async def suspend(self, names: Sequence[str], serials: Sequence[str], *, by: str) -> RevocationOutcome:
         """Put all that is named on hold; raise `RefusedTogether` naming all that cannot be."""
-        begun = await self._database.write(partial(self._hold, names=_once(names), serials=_once(serials), by=by))
+        begun = await self._database.write(partial(self._hold, names=names, serials=serials, by=by))
         self._tell(begun.fresh)
         later, more = await finish_later(self._database, self._portions, begun.batch, begun.before)
         changed = begun.changed or more
         if changed:
             count, in_portions = len(begun.fresh), len(begun.batch.later)
-            log.info("suspended together", devices=len(names), certificates=count, in_portions=in_portions, by=by)
+            log.info(
+                "suspended together", devices=len(begun.batch.whole), certificates=count, in_portions=in_portions, by=by
+            )
         facts = {each.id: fact for each, fact in zip(begun.fresh, begun.held, strict=True)}
         return RevocationOutcome(told(begun.batch, facts, later), changed)
 
@@ -108,7 +110,7 @@ class SuspensionOfMany:
 
     async def resume(self, names: Sequence[str], serials: Sequence[str], *, by: str) -> ReleaseOutcome:
         """Release all that is named; raise `RefusedTogether` naming all that cannot be."""
-        begun = await self._database.write(partial(self._release, names=_once(names), serials=_once(serials), by=by))
+        begun = await self._database.write(partial(self._release, names=names, serials=serials, by=by))
         self._tell(begun.fresh)
         released = [*begun.released]
         later = [each.name for each in begun.batch.later]
@@ -118,7 +120,9 @@ class SuspensionOfMany:
         changed = begun.changed or bool(released)
         if changed:
             count, in_portions = len(begun.released), len(later)
-            log.info("resumed together", devices=len(names), certificates=count, in_portions=in_portions, by=by)
+            log.info(
+                "resumed together", devices=len(begun.batch.whole), certificates=count, in_portions=in_portions, by=by
+            )
         place = {each.name: number for number, each in enumerate(begun.batch.named)}
         return ReleaseOutcome(sorted(released, key=lambda each: (place[each.device], each.sequence)), changed)
 
@@ -145,10 +149,6 @@ class SuspensionOfMany:
         entries = _entries(batch, fresh, suspended)
         audit.append_each(connection, now, by, Action.RESUMED, entries)
         return _Begun(batch, fresh, bool(entries), before, released=released)
-
-
-def _once(named: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(named))
 
 
 def _all_of(*some: Changed) -> list[StoredCertificate]:

@@ -41,7 +41,7 @@ class ApprovalRequest:
     name: str
     spki_sha256: bytes
     evidence: str
-    asked_from: str | None = field(default=None, compare=False)
+    asked_from: str | None = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,9 @@ class StoredApproval:
     requested_at: datetime
     decided_at: datetime | None
     decided_by: str | None
-    used_at: datetime | None = None
+    used_at: datetime | None
     """When it bought its first certificate."""
-    certificate_id: int | None = None
+    certificate_id: int | None
     """What it has bought last: another one if the answer with the first was lost. Before it has bought one: what the
     name was certified last when it was decided."""
 

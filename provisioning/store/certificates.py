@@ -82,7 +82,7 @@ class HeldCertificate:
     not_before: datetime
     not_after: datetime
     revoked_for: RevocationReason | None
-    on_trial: bool = False
+    on_trial: bool
     """On hold because it waits for its activation, not by an operator's decision."""
 
     @property

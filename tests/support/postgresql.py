@@ -9,6 +9,8 @@ It is started from Debian's binaries in a temporary directory, in memory where t
 loopback address, and writes nothing to disk that it would have to wait for: the tests try our transactions, not
 PostgreSQL's durability. A new database is three hundred files: in memory it is there in a tenth of the time. Where
 ``/dev/shm`` cannot be written to, as in some containers, root mounts a file system of its own until the end.
+
+It ends with the test run, also with one that is killed: `tests.support.outlived` sees to that.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -32,6 +35,7 @@ import psycopg
 
 from provisioning.store import schema
 from provisioning.store.database import Database
+from tests.support import outlived
 from tests.support.kept_database import KeptDatabase
 
 START_SECONDS = 60
@@ -56,6 +60,10 @@ class PostgresqlServer:
         self._directory = Path(tempfile.mkdtemp(prefix="fleetgate-postgresql-", dir=memory))
         self._mounted = memory is None and _mount_memory(self._directory)
         self._data = self._directory / "data"
+        self._outlived = subprocess.Popen(
+            [sys.executable, "-I", "-S", outlived.__file__, self._directory, self._data / "postmaster.pid"],
+            stdin=subprocess.PIPE, start_new_session=True, cwd="/",
+        )  # fmt: skip
         self._user = _unprivileged_user()
         if self._user is not None:  # The server refuses to be root.
             shutil.chown(self._directory, self._user)
@@ -78,6 +86,7 @@ class PostgresqlServer:
         if self._mounted:
             subprocess.run(["umount", "--lazy", self._directory], check=True)
         shutil.rmtree(self._directory)
+        self._outlived.communicate()
 
     def start(self) -> None:
         """Start the server, on the port that it had before if there was one."""

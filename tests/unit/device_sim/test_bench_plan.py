@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from device_sim.bench.bench import Figures
 from device_sim.bench.payload import due_of, payload
 from device_sim.bench.plan import InvalidPlan, Kind, Plan, topic_for
 
@@ -38,3 +39,9 @@ def test_a_payload_says_when_it_was_due(size: int) -> None:
 @pytest.mark.parametrize("body", [b"", b"short", b"0123456789abcdef", b"fleetsim"])
 def test_other_peoples_payloads_have_no_time(body: bytes) -> None:
     assert due_of(body) is None
+
+
+def test_a_message_that_the_broker_left_no_room_for_is_trouble() -> None:
+    """It has no latency, and the percentiles are those of the rest."""
+    assert not Figures(published=3, acknowledged=3).troubled
+    assert Figures(published=3, acknowledged=3, held_back=1).troubled

@@ -375,3 +375,18 @@ async def test_fifty_cost_hardly_more_statements_than_one(fleet: Fleet) -> None:
                 numbers[doing, count] = len(counted)
     for doing in ("suspended", "resumed", "decommissioned"):
         assert numbers[doing, 49] <= numbers[doing, 1] + 2, numbers
+
+
+@pytest.mark.parametrize("doing", DOINGS)
+async def test_what_is_named_twice_is_named_once(fleet: Fleet, doing: str) -> None:
+    first, second = [await fleet.enrol(name) for name in ("meter-1", "meter-2")]
+    single = [] if doing == "decommissioned" else serials_of([second])
+    if doing == "resumed":
+        await fleet.suspension.suspend_batch(["meter-1"], single, by="anna")
+    done = await DOINGS[doing](fleet, ["meter-1", "meter-1"], single * 2)
+    told = done.released if doing == "resumed" else done.revoked
+    assert [each.serial for each in told] == [*serials_of([first]), *single]
+    entries = await audited(fleet, doing)
+    assert [name for _, name, _ in entries] == ["meter-1", *("meter-2" for _ in single)]
+    unknown = (await refused(DOINGS[doing](fleet, ["nobody", "nobody"], []))).items
+    assert [each.name for each in unknown] == ["nobody"]
