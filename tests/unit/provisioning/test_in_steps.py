@@ -109,6 +109,15 @@ async def test_one_who_is_named_alone_and_refused_ends_it_and_is_said_there(
         assert await ended == number
 
 
+async def test_of_one_it_is_not_said_how_far_it_has_come(capfd: pytest.CaptureFixture[str]) -> None:
+    async def act(_step: Sequence[int]) -> list[int]:
+        raise ServiceUnavailable
+
+    with pytest.raises(ServiceUnavailable):
+        await in_steps(range(1), act, lambda _found: None, "void")
+    assert capfd.readouterr().err == ""
+
+
 async def test_who_does_not_go_on_ends_at_the_first_that_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
     async def act(_step: Sequence[int]) -> list[int]:
         raise refusal(1)
