@@ -66,8 +66,14 @@ class OperatorServices:
     """Returns how many follow the feed, at every worker."""
 
     async def authorise(self, request: Request) -> AuthenticatedOperator:
-        """Return who calls; raise `Refused` unless it is an operator whose role suffices for the route."""
-        return await self.check(request.scope, request.scope["endpoint"])
+        """Return who calls; raise `Refused` unless it is an operator whose role suffices for the route.
+
+        It is found out once for a request.
+        """
+        found: AuthenticatedOperator | None = getattr(request.state, "operator", None)
+        if found is None:
+            found = request.state.operator = await self.check(request.scope, request.scope["endpoint"])
+        return found
 
     async def authorise_whole(self, request: Request) -> AuthenticatedOperator:
         """Do the same, and ask the request's body as well where the route's role depends on that.

@@ -101,6 +101,9 @@ class Asked:
         self.may = not self.ends
         return self.done
 
+    async def authorise(self, _request: Request) -> None:
+        """Anybody may call; what is kept is for who may."""
+
     async def authorise_whole(self, _request: Request) -> SimpleNamespace:
         self._check()
         conditions.require(lambda _: self._check())

@@ -220,6 +220,7 @@ NOT_PLAINLY_VALID: list[tuple[bytes, tuple[tuple[bytes, bytes], ...]]] = [
     (b"{}", (JSON,)),
     (b'{"device": "a", "serial": "1"}', (JSON,)),
     (b'{"device": "a", "more": 1}', (JSON,)),
+    (b'{"device": "a"}'.ljust(16 * 1024 + 1), (JSON,)),  # Who sends it is not known yet.
     (b'{"device": 7}', (JSON,)),
     (b'{"device": "a", "reason": "none"}', (JSON,)),
     (b'{"device": "\xff"}', (JSON,)),
@@ -236,6 +237,24 @@ async def test_what_is_not_plainly_valid_is_the_framework_s(fleet: Fleet) -> Non
     api = await api_of(fleet)
     for body, headers in NOT_PLAINLY_VALID:
         assert await api.directly(body, *headers) is None, (body, headers)
+
+
+@pytest.mark.parametrize(
+    ("role", "code"),
+    [
+        (None, "CERTIFICATE_MISSING"),
+        (OperatorRole.AUDITOR, "OPERATOR_ROLE"),
+        (OperatorRole.ADMIN, "INVALID_REQUEST"),
+    ],
+)
+@pytest.mark.parametrize("headers", [(JSON,), (JSON, (b"idempotency-key", b"one"))], ids=["bare", "key"])
+async def test_a_body_is_read_for_whom_may_call(
+    fleet: Fleet, role: OperatorRole | None, code: str, headers: tuple[tuple[bytes, bytes], ...]
+) -> None:
+    """A megabyte of JSON takes a tenth of a second, in which nobody is served."""
+    api = await api_of(fleet, role)
+    told = await api.through_framework(b'{"device": ', *headers)
+    assert json.loads(bytes(told.body))["code"] == code
 
 
 async def test_only_the_path_of_revocations_is_taken(fleet: Fleet) -> None:
