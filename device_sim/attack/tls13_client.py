@@ -27,7 +27,8 @@ import hmac
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
@@ -47,6 +48,7 @@ _SCHEMES = bytes.fromhex("0403 0503 0603 0807 0804 0805 0806")  # ECDSA, Ed25519
 _LARGEST_FRAGMENT = 1 << 14
 _HEADER = 5
 _MESSAGE_HEADER = 4
+_T = TypeVar("_T")
 _RETRY = hashlib.sha256(b"HelloRetryRequest").digest()
 # RFC 8446 §6, as OpenSSL writes them.
 _ALERTS = {
@@ -96,17 +98,29 @@ def message(kind: int, body: bytes) -> bytes:
     return bytes((kind,)) + len(body).to_bytes(3) + body
 
 
+async def offer(endpoint: Endpoint, suites: bytes, deadline: float) -> Seen:
+    """Connect and offer *suites* alone; return the server's refusal, or *agreed* if it takes one.
+
+    Raises `HandshakeBroken` where it answers otherwise.
+    """
+    return await _connected(endpoint, deadline, lambda made: made.offer(endpoint.server_name, suites))
+
+
 async def exchange(endpoint: Endpoint, flight: Flight, request: bytes, deadline: float) -> bytes | Seen:
     """Connect, send *flight*, Finished and *request*; return the first application data of the server, or the end.
 
     Raises `HandshakeBroken` where the server's half cannot be followed.
     """
+    return await _connected(endpoint, deadline, lambda made: made.run(endpoint.server_name, flight, request))
+
+
+async def _connected(endpoint: Endpoint, deadline: float, what: Callable[[_Exchange], Awaitable[_T]]) -> _T | Seen:
     try:
         async with asyncio.timeout(deadline):
             with socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET) as plain:
                 plain.setblocking(False)
                 await asyncio.get_running_loop().sock_connect(plain, (endpoint.host, endpoint.port))
-                return await _Exchange(plain).run(endpoint.server_name, flight, request)
+                return await what(_Exchange(plain))
     except _Ended as ended:
         return ended.seen
     except TimeoutError:
@@ -127,11 +141,21 @@ class _Exchange:
         self._opening: list[Protection] = []
         self._messages = b""
 
-    async def run(self, server_name: str, flight: Flight, request: bytes) -> bytes:
+    async def offer(self, server_name: str, suites: bytes) -> Seen:
+        await self._hello(server_name, suites)
+        _, body = await self._message(_SERVER_HELLO)
+        taken = body[35 + body[34] :][:2]
+        return Seen(Layer.TLS, "agreed", f"the server takes suite 0x{taken.hex()}", ClosedBy.NOBODY, got_in=True)
+
+    async def _hello(self, server_name: str, suites: bytes) -> X25519PrivateKey:
         private = X25519PrivateKey.generate()
-        hello = _client_hello(server_name, private.public_key().public_bytes_raw())
+        hello = _client_hello(server_name, private.public_key().public_bytes_raw(), suites)
         self._transcript.add(hello)
         await self._send(bytes((_HANDSHAKE,)) + b"\x03\x01" + len(hello).to_bytes(2) + hello)
+        return private
+
+    async def run(self, server_name: str, flight: Flight, request: bytes) -> bytes:
+        private = await self._hello(server_name, _SUITE)
         try:
             _, body = await self._message(_SERVER_HELLO)
         except _Ended as ended:  # Nobody has shown a certificate yet.
@@ -221,7 +245,7 @@ def _whole(messages: bytes) -> int:
     return _MESSAGE_HEADER + int.from_bytes(messages[1:_MESSAGE_HEADER])
 
 
-def _client_hello(server_name: str, share: bytes) -> bytes:
+def _client_hello(server_name: str, share: bytes, suites: bytes) -> bytes:
     name = server_name.encode("idna")
     extensions = (
         _extension(0, _vector(2, b"\0" + _vector(2, name)))
@@ -232,7 +256,7 @@ def _client_hello(server_name: str, share: bytes) -> bytes:
     )
     return message(
         _CLIENT_HELLO,
-        _VERSION + secrets.token_bytes(32) + _vector(1, b"") + _vector(2, _SUITE) + b"\x01\0" + _vector(2, extensions),
+        _VERSION + secrets.token_bytes(32) + _vector(1, b"") + _vector(2, suites) + b"\x01\0" + _vector(2, extensions),
     )
 
 

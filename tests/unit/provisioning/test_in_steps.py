@@ -80,6 +80,19 @@ async def test_what_concerns_all_ends_it(
     assert capfd.readouterr().err == "fleet-provisioning: the first 4 of 10 are void\n"
 
 
+async def test_what_was_done_and_cannot_be_shown_is_known_to_be_done(capfd: pytest.CaptureFixture[str]) -> None:
+    async def act(step: Sequence[int]) -> list[int]:
+        return list(step)
+
+    def show(found: Sequence[int]) -> None:
+        if 4 in found:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        await in_steps(range(10), act, show, "void")
+    assert capfd.readouterr().err == "fleet-provisioning: the first 8 of 10 are void\n"
+
+
 @pytest.mark.parametrize("number", [1, 2])
 async def test_one_who_is_named_alone_and_refused_ends_it_and_is_said_there(
     capfd: pytest.CaptureFixture[str], number: int
@@ -94,6 +107,15 @@ async def test_one_who_is_named_alone_and_refused_ends_it_and_is_said_there(
         assert capfd.readouterr().err == ""
     else:
         assert await ended == number
+
+
+async def test_of_one_it_is_not_said_how_far_it_has_come(capfd: pytest.CaptureFixture[str]) -> None:
+    async def act(_step: Sequence[int]) -> list[int]:
+        raise ServiceUnavailable
+
+    with pytest.raises(ServiceUnavailable):
+        await in_steps(range(1), act, lambda _found: None, "void")
+    assert capfd.readouterr().err == ""
 
 
 async def test_who_does_not_go_on_ends_at_the_first_that_is_refused(capfd: pytest.CaptureFixture[str]) -> None:

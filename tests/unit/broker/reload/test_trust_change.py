@@ -23,10 +23,11 @@ from broker.config import BrokerConfig
 from broker.mqtt.codes import ReasonCode
 from broker.reload.parts import ProposedAnchors, Unchanged
 from broker.reload.report import Affected, Effects
-from broker.reload.trust_change import NewTrust, ReloadedTrust, anchors_of, judge
+from broker.reload.trust_change import NewTrust, ReloadedTrust, anchors_of, judge, record_trust
 from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
+from broker.sources.trust_files import trust_of_cafile
 from broker.trust_settings import REQUIRE, TrustSettings
 from provisioning.pki.tls import ClientCertificate, TlsConfigurationError, server_context
 from tests.support.pki import DOMAIN, Held, pem_of, shared_device, shared_pki, shared_service
@@ -361,6 +362,48 @@ async def test_the_will_goes_with_the_trust_and_the_session_may_be_come_back_to(
     assert goes.closed
     assert watcher.payloads() == ([b"gone"] if sent else [])
     assert [session.client_id for session in broker.engine.registry.called("goes")] == ["goes"], "it may come back"
+
+
+class Witness:
+    """Whoever writes the audit log."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, dict[str, object]]] = []
+
+    def told(self, event: str, **facts: object) -> None:
+        self.said.append((event, facts))
+
+    def saw(self, event: object) -> None:
+        """Hear what happened to a client."""
+
+
+@pytest.mark.parametrize("stays", [True, False])
+async def test_a_will_that_waits_goes_with_the_trust_in_its_ca_though_its_client_is_away(
+    broker: MemoryBroker, tmp_path: Path, *, stays: bool
+) -> None:
+    witness: Any = Witness()
+    broker.engine.history.witness = witness
+    scene = Scene(tmp_path, broker)
+    record_trust(broker.engine, trust_of_cafile(scene.config))  # As at the start.
+    backend = shared_service("backend")
+    watcher = broker.open(backend, path=path(backend, PKI.issuing, PKI.root))
+    watcher.connect(client_id="backend")
+    watcher.subscribe("fleet/#")
+    held = PKI.device("away", issuer=BELOW)
+    away = broker.open(held, path=path(held, BELOW, OTHER))
+    delayed = will("fleet/meters/away/event", will_delay_interval=60)
+    away.connect(client_id="away", session_expiry_interval=600, will=delayed)
+    away.vanish()
+    witness.said.clear()
+    scene.believe(PKI.root, *([OTHER, BELOW] if stays else []))
+    loaded = scene.load()
+    await scene.trust.apply(loaded)
+    assert witness.said == [
+        ("trust", {"generation": broker.engine.admission.trust_generation, "anchors": loaded.judge.fingerprints})
+    ]
+    assert len(loaded.judge.fingerprints["cafile"]) == (3 if stays else 1)
+    broker.advance(61)
+    assert watcher.payloads() == ([b"gone"] if stays else [])
 
 
 async def test_it_is_said_when_the_last_bundle_of_our_own_goes_and_of_what_groups_the_others_are(

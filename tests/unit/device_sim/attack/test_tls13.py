@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper
-from device_sim.attack.tls13_client import _RETRY, Flight, HandshakeBroken, Transcript, _share_in, exchange
+from device_sim.attack.tls13_client import _RETRY, Flight, HandshakeBroken, Transcript, _share_in, exchange, offer
 from device_sim.attack.tls13_keys import BadRecord, KeySchedule, Protection, expand_label
 from device_sim.attack.unsendable_cases import _certificates, _entry, _flight, _proof
 from device_sim.attack.verdict import Layer, Seen
@@ -94,6 +94,15 @@ async def test_openssl_takes_the_handshake_and_what_follows(
         answer = await exchange(endpoint, _flight(device, _entry(good) + more), b"four\n", PATIENCE)
     assert answer == b"5"
     assert saw == [good]
+
+
+async def test_what_is_offered_alone_is_taken_or_refused(tmp_path: Path, authority: Issuer) -> None:
+    async with openssl(tmp_path, authority) as (endpoint, saw):
+        taken = await offer(endpoint, bytes.fromhex("1301"), PATIENCE)
+        refused = await offer(endpoint, bytes.fromhex("c0b4c0b5"), PATIENCE)
+    assert (taken.text, taken.reason, taken.got_in) == ("tls agreed", "the server takes suite 0x1301", True)
+    assert (refused.code in {"handshake_failure", "closed", "reset"}, refused.got_in) == (True, False)
+    assert saw == []
 
 
 def spoilt(device: Paper) -> Flight:

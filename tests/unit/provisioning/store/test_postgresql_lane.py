@@ -153,6 +153,24 @@ async def test_the_event_loop_goes_on_while_the_server_has_a_lock_that_is_anothe
     assert await waiting == HERE
 
 
+async def test_who_waits_for_another_process_longer_than_he_may_is_refused_and_the_next_is_not(
+    postgresql: PostgresqlServer, short: bool
+) -> None:
+    with postgresql.database(more=NOTES) as url:
+        opened = Database(f"{url}?options=-c%20lock_timeout%3D100ms")
+        await opened.write(noted)
+        with psycopg.connect(url.replace("+psycopg", "")) as other:
+            other.execute(f"SELECT pg_advisory_xact_lock({_WRITERS})".encode())
+            async with asyncio.timeout(PATIENCE):
+                with pytest.raises(Refused) as refusal:
+                    await opened.write(lambda c: note(c, "a"), short=short)
+        assert refusal.value.code is Code.UNAVAILABLE
+        async with asyncio.timeout(PATIENCE):
+            assert await opened.write(lambda c: note(c, "b"), short=short) == "b"
+        assert await opened.look(noted) == {"b"}
+        await opened.close()
+
+
 async def test_a_transaction_that_does_not_end_is_late(
     database: Database, short: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
