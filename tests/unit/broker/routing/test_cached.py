@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from broker.routing.cached import CachedNames
 
 LEVELS = 60
@@ -31,3 +33,18 @@ def test_what_is_forgotten_is_let_go_by_and_by_and_is_not_found() -> None:
     names.clear()
     names.clear()
     assert names.forgotten == added * LEVELS + 1
+
+
+def test_large_files_that_were_forgotten_are_let_go_by_and_by_too() -> None:
+    """Sixty files of sixty thousand names, freed with one new name, hold the loop for a tenth of a second."""
+    names = CachedNames()
+    for number in range(1_000):
+        names.insert(b"fleet/meters/a/a/a/%d" % number)
+    names.clear()
+    entries = [sum(len(file) for files in names._gone for file in files.values())]
+    for number in range(3_000):
+        names.insert(b"new/%d" % number)
+        entries.append(sum(len(file) for files in names._gone for file in files.values()))
+    assert entries[0] == 7_000
+    assert max(before - after for before, after in pairwise(entries)) <= 4
+    assert entries[-1] == 0
