@@ -8,9 +8,14 @@ from typing import Any, Final
 
 import pytest
 import structlog
+from hypothesis import settings
 
 from tests.support import programs
 from tests.support.postgresql import PostgresqlServer
+
+# A machine may be busy with other tests: an example takes as long as it needs.
+settings.register_profile("fleetgate", deadline=None)
+settings.load_profile("fleetgate")
 
 LONGEST: Final = {
     "test_attack.py",

@@ -103,7 +103,7 @@ def test_it_keeps_user_properties_as_an_object_does() -> None:
         assert loses(packet)
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from([V31, V311, V5]).flatmap(
         lambda v: st.tuples(st.just(v), st.lists(packets(v), min_size=1, max_size=12))

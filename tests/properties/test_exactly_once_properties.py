@@ -181,7 +181,7 @@ FAILING = ["broker fails", "publisher publishes", "broker fails", "subscriber re
 WEIGHTED = STEPS[:4] * 4 + STEPS[4:8] * 2 + STEPS[8:]
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(WEIGHTED), min_size=30, max_size=70))
 def test_a_message_at_qos2_arrives_once_and_in_order(steps: list[str]) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -203,7 +203,7 @@ def test_a_message_at_qos2_arrives_once_and_in_order(steps: list[str]) -> None:
     assert list(session.deliveries()) == []
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(WEIGHTED + FAILING), min_size=30, max_size=70))
 def test_what_is_acknowledged_at_qos1_arrives(steps: list[str]) -> None:
     with tempfile.TemporaryDirectory() as directory:

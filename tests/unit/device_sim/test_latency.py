@@ -14,7 +14,7 @@ _MICROSECONDS = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(_MICROSECONDS, min_size=1, max_size=40), st.booleans())
 def test_percentiles_are_those_of_the_library(values: list[int], merged: bool) -> None:
     latency, judge = Latency(), HdrHistogram(1, 60_000_000, 3)

@@ -44,7 +44,7 @@ def connection(postgresql: PostgresqlServer) -> Iterator[psycopg.Connection[Any]
             yield opened
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(COLUMNS)
 def test_what_is_written_is_what_the_driver_writes(
     connection: psycopg.Connection[Any], column: tuple[str, list[Any]]
