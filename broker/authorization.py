@@ -27,6 +27,7 @@ from broker.mqtt.packets import Packet
 from broker.mqtt.publication import Publish
 from broker.mqtt.subscribe import Subscribe, SubscriptionRequest
 from broker.mqtt.topics import SharedSubscription, check_topic_name, text_bytes
+from broker.routing.router import Route
 from broker.session.session import Session
 
 Refusal = tuple[ReasonCode, str]
@@ -48,18 +49,23 @@ def refuse_topic(engine: Engine, session: Session, topic_name: str) -> Refusal |
     return None
 
 
-def introduce(engine: Engine, connection: Client, topic: bytes) -> bool:
-    """Say whether the client may publish to *topic*, which it has not done lately, and remember it; if in doubt: no."""
+def introduce(engine: Engine, connection: Client, topic: bytes) -> Route | None:
+    """Return the route of *topic*, to which the client has not published lately, and remember that it may.
+
+    None: it may not, or that is not known here.
+    """
     session = connection.session
     if session is None or engine.inlines_nothing:
-        return False
-    try:
-        permitted = refuse_topic(engine, session, check_topic_name(topic.decode())) is None
-    except (UnicodeDecodeError, MalformedPacket):
-        return False
-    if permitted:
+        return None
+    if topic not in connection.topics.permitted:
+        try:
+            permitted = refuse_topic(engine, session, check_topic_name(topic.decode())) is None
+        except (UnicodeDecodeError, MalformedPacket):
+            return None
+        if not permitted:
+            return None
         connection.topics.permit(topic, engine.limits.max_allowed_topics)
-    return permitted
+    return engine.routes[topic]
 
 
 def deny_publish(engine: Engine, connection: Client, refusal: Refusal, topic_name: str, qos: QoS, now: float) -> bool:

@@ -41,8 +41,10 @@ from broker.mqtt.framing import bytes_needed, check_packet_size, decode_length
 from broker.mqtt.message import Message
 from broker.mqtt.packets import Packet, announced_version, decode_packet
 from broker.mqtt.publish import PINGRESP, PUBACK_HEAD, encode_publish
-from broker.portions import PORTION, wait_a_turn, work_of
+from broker.portions import wait_a_turn, work_of
+from broker.routing.router import Route
 from broker.store.batch import Otherwise
+from broker.work import PORTION
 
 _PUBLISH_QOS0: Final = 0x30
 _PUBLISH_QOS1: Final = 0x32
@@ -86,14 +88,17 @@ class ClientConnection(ClientLife):
             return
         if self.dozes:
             self._doze(dozes=False)
-        metrics, routes = engine.metrics, engine.routes
+        metrics = engine.metrics
+        known: dict[bytes, Route] = engine.routes
         touch = engine.turn.routes.add
         allowed = self.topics.permitted
         session, journal = self.session, engine.journal
         maximum = self.terms.limits.max_packet_size if session is not None else engine.limits.max_connect_size
         v5 = self.version is _V5
         storable = journal is None or not journal.failed
-        position = messages = acknowledged = handled = stores = work = 0
+        position = messages = acknowledged = handled = stores = 0
+        work = engine.turn.work
+        most = work.done + PORTION
         slow: Holder | None = None
         limit = len(data)
         try:
@@ -113,11 +118,12 @@ class ClientConnection(ClientLife):
                     topic_end = body + 2 + (data[body] << 8 | data[body + 1])
                     topic = data[body + 2 : topic_end]
                     # Best case: known to be allowed, no properties. Else: the packet pays for a whole decode below.
-                    if (topic_end < end and not data[topic_end] if v5 else topic_end <= end) and (
-                        topic in allowed or introduce(engine, self, topic)
-                    ):
+                    plain = topic_end < end and not data[topic_end] if v5 else topic_end <= end
+                    route = known.get(topic) if plain and topic in allowed else None
+                    if route is None and plain and work.done < most:
+                        route = introduce(engine, self, topic)
+                    if route is not None:
                         messages += 1
-                        route = routes[topic]
                         if v5:
                             if route.appends_v5:
                                 frame = data[position:end]
@@ -146,13 +152,13 @@ class ClientConnection(ClientLife):
                     topic_end = body + 2 + (data[body] << 8 | data[body + 1])
                     topic = data[body + 2 : topic_end]
                     payload = topic_end + 2
-                    if (payload < end and not data[payload] if v5 else payload <= end) and (
-                        topic in allowed or introduce(engine, self, topic)
-                    ):
+                    if payload < end and not data[payload] if v5 else payload <= end:
                         packet_id = data[topic_end:payload]
-                        if packet_id != b"\0\0":
+                        route = known.get(topic) if topic in allowed else None
+                        if route is None and work.done < most:
+                            route = introduce(engine, self, topic)
+                        if route is not None and packet_id != b"\0\0":
                             messages += 1
-                            route = routes[topic]
                             if route.subscribers:
                                 message = Message(topic, data[payload + v5 : end], 1)
                                 for subscriber in route.reliable:
@@ -193,8 +199,8 @@ class ClientConnection(ClientLife):
                 handled += 1
                 stores += first != _PUBLISH_QOS0
                 packet = decode_packet(first, data[body:end], self.version, engine.limits.packet_items)
-                work += work_of(first, length)
-                if work > PORTION and handled > 1:
+                work.done += work_of(packet, length)
+                if work.done > most and handled + messages > 1:
                     wait_a_turn(self, packet, engine.turn, now)
                 handle(engine, self, packet, now)
                 if self.closed:

@@ -46,7 +46,7 @@ class Exchange:
         self.limits = limits
         self.metrics = Metrics()
         self.turn = Turn(call_soon)
-        self.routes = Routes(limits.max_cached_routes)
+        self.routes = Routes(limits.max_cached_routes, self.turn.work)
         self.retained = RetainedMessages(limits.max_retained, limits.max_retained_bytes)
         self.retained.device_limit = Room(limits.max_retained_of_device, limits.max_retained_bytes_of_device)
         self.stamps = False

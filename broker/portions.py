@@ -2,10 +2,11 @@
 
 Theory
 ------
-A read brings 16 KB at most. Of packets that the data path acts on by itself that is some milliseconds; of small ones
-that it does not, PUBLISH packets without permission say, it would be hundreds, in which nobody else is served. So after
-a number of those the rest waits for the event loop to come round, as a packet waits that somebody is asked about, and
-nothing behind it is read meanwhile. The order stays.
+A read brings 16 KB at most, a turn 64 of them. Of packets that the data path acts on by itself a read is some
+milliseconds; of small ones that it does not, PUBLISH packets without permission say, or to topics that nobody has
+published to, it would be hundreds, in which nobody else is served. So after so much work (`broker.work`) the rest waits
+for the event loop to come round, as a packet waits that somebody is asked about, and nothing behind it is read
+meanwhile; nor is another read of that connection begun (`broker.transport`). The order stays.
 
 Rules
 -----
@@ -15,24 +16,23 @@ Rules
 
 from __future__ import annotations
 
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from broker.admission.inquiry import Inquiry, Waits
 from broker.client import Client
 from broker.mqtt.packets import Packet
+from broker.mqtt.publication import Publish
 from broker.turn import Turn
 
-PORTION: Final = 128
-"""Packets of one read that are acted on the obvious way before the rest waits: a few milliseconds."""
-_PUBLISH_AND_ITS_ANSWERS: Final = 0x80
 
+def work_of(packet: Packet, length: int) -> int:
+    """Return how many packets *packet* counts as (`broker.work`); *length*: of its body, in bytes.
 
-def work_of(first: int, length: int) -> int:
-    """Return how many packets one counts as, by its first byte and the *length* of its body.
-
-    Of one behind a PUBLISH and its answers, in the order of packet types, each filter is as much as a packet.
+    Of a PUBLISH its properties count, and its payload does not; of others, each filter or property as much as a packet.
     """
-    return 1 if first < _PUBLISH_AND_ITS_ANSWERS else 1 + (length >> 4)
+    if isinstance(packet, Publish):
+        return 1 + (len(packet.properties.user_properties) >> 4)
+    return 1 + (length >> 4)
 
 
 def wait_a_turn(connection: Client, packet: Packet, turn: Turn, now: float) -> NoReturn:

@@ -39,6 +39,8 @@ PORTION = 64 * 1024
 """Bytes that one step sends, before the last message of it."""
 _LOOKS = 512
 """Places that one step looks at."""
+_LOOKS_A_PACKET = 8
+"""Places that cost as much as a packet (`broker.work`), with the messages that are found there."""
 _OVERHEAD = 32
 """Bytes that a message costs beside its own."""
 
@@ -131,6 +133,7 @@ class Replays:
         replays = self.waiting[session]
         size = 0
         looks = _LOOKS
+        work = self._turn.work
         while replays:
             replay = replays[0]
             subscription = replay.subscription
@@ -143,6 +146,7 @@ class Replays:
                 self._soon(session)
                 return
             looks -= 1
+            work.done += not looks % _LOOKS_A_PACKET
             try:
                 message = replay.look(self.now)
             except StopIteration:

@@ -49,6 +49,7 @@ from broker.tls_refusal import code_of, words_of
 from broker.tls_session import TlsSession, shake_hands
 from broker.transport_state import CLOSED, CLOSING, HANDSHAKE, LINGERING, MUTE, OPEN
 from broker.turn import Turn
+from broker.work import PORTION
 from provisioning.pki import openssl, resumption
 from provisioning.pki.key_updates import bound_key_updates, changed_keys_too_often
 from provisioning.pki.openssl import address_of, has_pending, read_on
@@ -215,6 +216,7 @@ class TlsTransport(Readiness):
         if inside and not ahead and silent < _QUIET_SECONDS:
             ahead = self._ahead = read_on(inside, ahead=True)
         burst = not inside and silent < _BURST_SECONDS
+        most = turn.work.done + PORTION
         for _ in range(_READS_A_TURN):
             data = self._take(tls, receiver, now)
             if not data:
@@ -227,7 +229,7 @@ class TlsTransport(Readiness):
                 if ahead and silent > _QUIET_SECONDS:
                     self._ahead = read_on(inside, ahead=False)
                 return
-            if turn.allowance <= 0:
+            if turn.allowance <= 0 or turn.work.done >= most:
                 break
         if ahead:
             self._poller.again(self._fd)

@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from broker.work import Work
+
 ALLOWANCE: Final = 512
 """Reads of one turn, beyond one each, that all connections share: about 2 ms of work."""
 
@@ -42,11 +44,13 @@ class Touched(Protocol):
 class Turn:
     """What has been touched since the last flush."""
 
-    __slots__ = ("_call_soon", "_requested", "after", "allowance", "routes", "sessions")
+    __slots__ = ("_call_soon", "_requested", "after", "allowance", "routes", "sessions", "work")
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self._call_soon = call_soon
         self._requested = False
+        self.work = Work()
+        """What all clients have had done so far that costs more than its bytes."""
         self.allowance = ALLOWANCE
         """How many more reads all connections together may make in this turn, beyond one each."""
         self.after: Callable[[], None] | None = None

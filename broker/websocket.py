@@ -24,7 +24,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
-from itertools import islice
 from typing import Protocol
 
 from wsproto.connection import Connection, ConnectionState, ConnectionType
@@ -34,10 +33,10 @@ from wsproto.utilities import LocalProtocolError
 from broker.byte_stream import ByteStream, Receiver
 from broker.metrics import Metrics
 from broker.origins import NO_PAGES, Origins
-from broker.portions import PORTION
 from broker.slow_reader import without_qos0
 from broker.turn import Turn
 from broker.websocket_upgrade import Declined, UpgradeRequest
+from broker.work import PORTION
 
 _UNSUPPORTED_DATA = 1003
 _NORMAL = 1000
@@ -102,14 +101,18 @@ class WebSocket:
 
     def _take(self, frames: Connection, now: float) -> None:
         """Act on the next portion of what was read; see to the rest."""
-        taken = 0
-        for event in islice(frames.events(), PORTION):
-            taken += 1
+        left = PORTION  # Frames count by their number, what is in them by what it costs.
+        work = self._turn.work
+        before = work.done
+        for event in frames.events():
             self._on_event(event, frames, now)
+            left -= 1
+            if left <= work.done - before:
+                break
         pinged, self._pinged = self._pinged, None
         if pinged is not None and frames.state is ConnectionState.OPEN:
             self._send(frames, pinged.response())
-        if taken == PORTION and self._above is not None:
+        if left <= work.done - before and self._above is not None:
             if not self._held:
                 self._transport.hold()
             self._pauses = True

@@ -59,10 +59,12 @@ class CachedNames:
         return sum(map(len, self._depths.values()))
 
     def insert(self, topic: bytes) -> None:
-        """File *topic*."""
+        """File *topic*, unless it is."""
         words = topic.decode().split("/")
         if self._gone:
             self._let_go(2 * len(words))
+        if topic in self._depths.get(len(words), ()):
+            return
         places = self._places
         while len(places) < len(words):
             places.append({})

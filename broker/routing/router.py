@@ -25,13 +25,15 @@ Invariants
    at the nodes of wildcards: clients choose the names (decision 0184). A name longer than `LONGEST_CACHED` bytes is
    matched each time.
 4. To search for stale routes never costs more than a few times what it would to make all routes anew: then the cache
-   starts anew instead. So a publication pays for one match at most, and a subscription for nothing that no publication
-   has paid for, whatever filters clients choose (decision 0095).
+   starts anew instead. So a publication pays for one match and some searches, and a subscription for nothing that no
+   publication has paid for, whatever filters clients choose (decision 0095). What either costs is added to `Work`.
+5. One change takes few names out of their files, however many routes it makes stale; the others go with later ones
+   (decision 0172). A name that is filed and has no route is found in vain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -42,7 +44,8 @@ from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import SharedSubscription, check_topic_name
 from broker.routing.cached import CachedNames
 from broker.routing.shared import Member, ShareGroup
-from broker.routing.tree import SubscriptionTree
+from broker.routing.tree import Node, SubscriptionTree
+from broker.work import Work
 
 
 class Subscriber(Protocol):
@@ -93,6 +96,21 @@ LONGEST_CACHED = 512
 
 _STEPS_A_ROUTE = 64
 """Steps of a search that cost about half as much as to match one topic name."""
+
+_NODES_A_PACKET = 64
+_MATCHES_A_PACKET = 32
+_NAMES_A_PACKET = 256
+_CHARACTERS_A_PACKET = 8192
+"""How many nodes of the tree, subscriptions of a route, names of a search, characters of a topic name cost as much as a
+packet (`broker.work`)."""
+
+_AT_ONCE = 64
+"""Names that a change of subscriptions takes out of their files; what is left goes by the next, or `_AT_A_TIME`."""
+_AT_A_TIME = 2
+"""What each new route lets go of: twice as much as it adds."""
+
+_MANY = 4096
+"""Stale names that are forgotten one by one, though they be most of the cache."""
 
 _Key = tuple[tuple[int, int, bool, bool], ...]
 
@@ -185,10 +203,24 @@ def _merge(matches: list[tuple[Subscriber, Subscription]]) -> dict[Subscriber, S
 class Routes(dict[bytes, Route]):
     """The route of each topic name; see the module's invariants."""
 
-    __slots__ = ("_cached", "_generation", "_groups", "_remembered", "_searched", "_shared", "_tree", "limit")
+    __slots__ = (
+        "_cached",
+        "_generation",
+        "_gone",
+        "_groups",
+        "_remembered",
+        "_searched",
+        "_shared",
+        "_stale",
+        "_tree",
+        "_work",
+        "limit",
+    )
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, work: Work | None = None) -> None:
+        """Keep *limit* routes at most, and add to *work* what is done to make them, and to find the stale ones."""
         super().__init__()
+        self._work = Work() if work is None else work
         self._tree: SubscriptionTree[Subscriber] = SubscriptionTree()
         self._cached = CachedNames()
         self._generation = 1
@@ -196,6 +228,10 @@ class Routes(dict[bytes, Route]):
         self._searched = 0
         self.limit = limit
         self._shared: dict[_Key, Route] = {}
+        self._gone: list[dict[_Key, Route]] = []
+        """Routes that were forgotten with the cache, and are in memory still."""
+        self._stale: list[bytes] = []
+        """Names that are filed still, though their routes were forgotten."""
         self._groups: dict[tuple[str, str, str], ShareGroup] = {}
         """By trust domain, share name and topic filter."""
 
@@ -217,29 +253,56 @@ class Routes(dict[bytes, Route]):
             raise MalformedPacket("the topic name is not UTF-8") from None  # [MQTT-3.3.2-1]
         check_topic_name(name)
         if len(topic) > LONGEST_CACHED:
-            return Route(self._tree.match(name))
+            return Route([found for node in self._nodes(name) for found in node.subscriptions.items()])
         if (
             len(self) >= self.limit
             or self._remembered >= _REMEMBERED_BYTES * self.limit
             or self._cached.bytes >= _CACHED_BYTES * self.limit
         ):
             self._start_anew()
+        if self._gone or self._stale:
+            self._let_go(_AT_A_TIME)
         matches: list[tuple[Subscriber, Subscription]] = []
-        for node in self._tree.nodes(name):
+        for node in self._nodes(name):
             matches += node.subscriptions.items()
             if node.wild and node.remember(topic, self._generation):
                 self._remembered += _REMEMBERED_PLACE + len(topic)
         route = self[topic] = self._route(matches)
         route.topics += 1
         self._cached.insert(topic)
+        self._work.done += len(matches) // _MATCHES_A_PACKET
         return route
 
+    def _nodes(self, topic_name: str) -> list[Node[Subscriber]]:
+        tree = self._tree
+        before = tree.looked
+        nodes = tree.nodes(topic_name)
+        nodes_and_levels = tree.looked - before + topic_name.count("/")
+        self._work.done += 1 + nodes_and_levels // _NODES_A_PACKET + len(topic_name) // _CHARACTERS_A_PACKET
+        return nodes
+
     def _start_anew(self) -> None:
+        if self._shared:
+            self._gone.append(self._shared)  # A hundred thousand of them at once would be a tenth of a second.
+            self._shared = {}
         self.clear()
-        self._shared.clear()
         self._cached.clear()
+        self._stale.clear()
         self._generation += 1
         self._remembered = self._searched = 0
+
+    def _let_go(self, most: int) -> None:
+        """Free *most* of what was forgotten at once, and take as many names out of their files."""
+        if self._gone:
+            routes = self._gone[-1]
+            for _ in range(min(most, len(routes))):
+                routes.popitem()
+            if not routes:
+                self._gone.pop()
+        for _ in range(min(most, len(self._stale))):
+            topic = self._stale.pop()
+            if topic not in self:  # Else it has been published again, and has a route.
+                self._cached.remove(topic)
 
     def _route(self, matches: list[tuple[Subscriber, Subscription]]) -> Route:
         """Return the route of *matches*, the one that is there already if another topic has the same."""
@@ -300,17 +363,26 @@ class Routes(dict[bytes, Route]):
     def invalidate(self, topic_filter: str) -> None:
         """Forget the routes that a change under *topic_filter* may have altered."""
         node = self._tree.find(topic_filter)
-        known = node.remembered(self._generation) if node is not None and node.wild else None
-        if known is None:
-            self._searched += self._cached.steps(topic_filter)
+        stale: Collection[bytes] | None = node.remembered(self._generation) if node is not None and node.wild else None
+        if stale is None:
+            steps = self._cached.steps(topic_filter)
+            self._searched += steps
+            self._work.done += steps // _NAMES_A_PACKET
             if self._searched > _STEPS_A_ROUTE * len(self):
                 self._start_anew()
                 return
-        for topic in self._cached.find(topic_filter) if known is None else known:
+            stale = self._cached.find(topic_filter)
+        if len(stale) > max(_MANY, len(self) // 2):
+            self._start_anew()
+            return
+        for topic in stale:
             route = self.pop(topic, None)
-            if route is None:  # Remembered longer than it was cached.
+            if route is None:  # Remembered, or filed, longer than it was cached.
                 continue
             route.topics -= 1
             if route.topics == 0 and route.key is not None:  # It must not outlive its subscribers.
                 del self._shared[route.key]
-            self._cached.remove(topic)
+            self._stale.append(topic)
+        self._work.done += len(stale) // _NAMES_A_PACKET
+        if self._stale:  # To take a name out of its files is nearly all that it costs: many of them go by and by.
+            self._let_go(_AT_ONCE)

@@ -66,11 +66,13 @@ class Node(Generic[S]):
 class SubscriptionTree(Generic[S]):
     """Every subscription of every subscriber, by topic filter."""
 
-    __slots__ = ("_count", "_root")
+    __slots__ = ("_count", "_root", "looked")
 
     def __init__(self) -> None:
         self._root: Node[S] = Node()
         self._count = 0
+        self.looked = 0
+        """How many nodes all searches for a topic name have looked at."""
 
     def __len__(self) -> int:
         """Return the number of subscriptions."""
@@ -140,6 +142,7 @@ class SubscriptionTree(Generic[S]):
                         below.append(child)
                 if (child := children.get(level)) is not None:
                     below.append(child)
+            self.looked += len(nodes)
             if not below:
                 return found
             nodes = below

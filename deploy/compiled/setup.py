@@ -86,6 +86,7 @@ HOT = [
     "broker/turn.py",
     "broker/waiting_room.py",
     "broker/welcome.py",
+    "broker/work.py",
 ]
 """What runs once a message or once a connection, and needs no framework that looks into its classes."""
 

@@ -17,6 +17,7 @@ from broker.metrics import Metrics
 from broker.poller import Poller
 from broker.transport import RECORD, TlsTransport
 from broker.turn import ALLOWANCE, Turn
+from broker.work import PORTION
 
 MOST_READS = 64
 GREEDY = 40
@@ -55,6 +56,16 @@ class Receiver:
     def drained(self, now: float) -> None: ...
 
 
+class Costly(Receiver):
+    """What it is sent costs more than its bytes."""
+
+    def __init__(self, turn: Turn, each: int) -> None:
+        self.turn, self.each = turn, each
+
+    def receive(self, _data: bytes, _now: float) -> None:
+        self.turn.work.done += self.each
+
+
 class Crowd:
     """Clients of one poller, whose turns are in the test's hand."""
 
@@ -67,7 +78,7 @@ class Crowd:
         self.metrics = Metrics()
         self.sockets: list[socket.socket] = []
 
-    def join(self, record: bytes) -> Endless:
+    def join(self, record: bytes, receiver: Receiver | None = None) -> Endless:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         theirs.send(b"!")  # Nobody takes it: the socket stays readable.
@@ -83,7 +94,7 @@ class Crowd:
             self.turn,
             1 << 20,  # type: ignore[arg-type]
         )
-        transport.start(Receiver())
+        transport.start(receiver or Receiver())
         return session
 
     def close(self) -> None:
@@ -127,3 +138,14 @@ def test_many_greedy_publishers_share_an_allowance_and_everybody_is_served_in_ev
     for reads in turns(crowd, sessions, 20):
         assert min(reads) >= 1, "somebody was not served"
         assert sum(reads) <= ALLOWANCE + MOST_READS + len(sessions), "one turn is too long"
+
+
+@pytest.mark.parametrize(("each", "reads"), [(0, MOST_READS), (PORTION // 4, 4), (PORTION * 2, 1)])
+def test_reads_that_cost_much_end_the_turn_of_who_sends_so(crowd: Crowd, each: int, reads: int) -> None:
+    """Portions are of a turn, not of a read: each of 64 reads could be just below one."""
+    greedy = crowd.join(b"x" * RECORD, Costly(crowd.turn, each))
+    meek = crowd.join(b"x")
+    turns(crowd, [greedy, meek], 2)
+    for of_greedy, of_meek in turns(crowd, [greedy, meek], 20):
+        assert of_greedy == reads
+        assert of_meek >= 1

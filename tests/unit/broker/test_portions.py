@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from broker.admission.policy import Rules, TopicPolicy
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
-from broker.mqtt.packets import Packet, Pingreq, Pingresp, Puback, Subscribe, Unsubscribe
+from broker.mqtt.packets import Packet, Pingreq, Pingresp, Puback, Publish, Suback, Subscribe, Unsubscribe
 from broker.mqtt.properties import Properties
-from broker.portions import PORTION
+from broker.work import PORTION
+from provisioning.pki.identity import Role
 from tests.support.pki import shared_device
 from tests.support.wire import V5, V311, MemoryBroker, WireClient, publication, request
 
@@ -129,3 +131,72 @@ def test_portions_of_one_read_are_all_paid_for_by_the_rate() -> None:
     broker.settle()
     assert len(greedy.received()) == 1000
     assert greedy.transport.rests[-1] == pytest.approx(9.0, abs=0.1)
+
+
+TALKS_TO_ITSELF = TopicPolicy.of_roles(
+    {Role.DEVICE: Rules(publish_allow=(f"{OWN}/#",), subscribe_allow=(f"{OWN}/#",)), Role.SERVICE: Rules()}
+)
+"""Of a device that may read what it says: what it chooses meets what it chooses."""
+LEVELS = "/a" * 56
+
+
+def talker(**limits: int) -> WireClient:
+    return MemoryBroker(policy=TALKS_TO_ITSELF, **limits).device("meter-1")
+
+
+def messages_to_new_topics(number: int, qos: int = 0) -> list[Publish]:
+    """Return messages to topics of many levels, none of which anybody has published to."""
+    return [
+        publication(f"{OWN}{LEVELS}/{each}", b"", qos, packet_id=each + 1 if qos else None) for each in range(number)
+    ]
+
+
+def expensive_filters() -> list[str]:
+    """Return filters each of which a topic of many letters a matches, level by level, and none shares its way."""
+    return [OWN + "".join("/+" if each >> bit & 1 else "/a" for bit in range(56)) + "/+" for each in range(100)]
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_a_new_topic_counts_for_what_it_is_compared_with(qos: int) -> None:
+    """Else a hundred messages of 140 bytes hold the loop for a quarter of a second; a turn reads 64 times so many."""
+    greedy = talker()
+    filters = expensive_filters()
+    for first in range(0, 100, 20):
+        greedy.subscribe(*filters[first : first + 20])
+    greedy.received()
+    before = greedy.broker.metrics.messages_received
+    in_one_read(greedy, *messages_to_new_topics(100, qos))
+    at_once = greedy.broker.metrics.messages_received - before
+    assert 1 <= at_once <= 4
+    assert greedy.transport.held
+    greedy.broker.settle()
+    assert greedy.broker.metrics.messages_received - before == 100
+    assert len([each for each in greedy.received() if isinstance(each, Publish)]) == 100
+
+
+def test_topics_that_are_known_are_not_cut_up_behind_new_ones() -> None:
+    greedy = talker()
+    in_one_read(greedy, *messages_to_new_topics(PORTION - 2))
+    in_one_read(greedy, *(messages_to_new_topics(PORTION - 2) * 3))
+    assert not greedy.transport.held
+
+
+def test_a_replay_counts_for_the_places_that_it_looks_at() -> None:
+    """Else a loop of SUBSCRIBE packets begins hundreds of replays in one turn."""
+    greedy = talker(max_retained_of_device=3_000)
+    for number in range(2_000):
+        greedy.publish(f"{OWN}/{number}", b"x", retain=True)
+    again = Subscribe(1, (request(f"{OWN}/+/none"),))
+    in_one_read(greedy, *[again] * 100)
+    assert 1 <= len([each for each in greedy.received() if isinstance(each, Suback)]) <= 4
+    greedy.broker.settle()
+    assert len(greedy.received()) >= 96
+
+
+def test_user_properties_count() -> None:
+    greedy = talker()
+    packet = publication(OWN, b"", 1, packet_id=1, user_properties=PAIRS * 900)
+    in_one_read(greedy, *[packet] * 20)
+    assert 1 <= len(greedy.received()) <= 4
+    greedy.broker.settle()
+    assert len(greedy.received()) >= 16

@@ -16,8 +16,8 @@ from broker.mqtt.disconnect import Disconnect
 from broker.mqtt.packets import Pingreq
 from broker.mqtt.ping import Pingresp
 from broker.origins import NO_PAGES, Origins
-from broker.portions import PORTION
 from broker.websocket import WebSocket
+from broker.work import PORTION
 from tests.support.pki import shared_device
 from tests.support.wire import V5, FakeTransport, MemoryBroker, connect_packet
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from types import FrameType
 from typing import Any
 
@@ -164,3 +165,55 @@ def test_what_wildcards_remember_is_bounded() -> None:
 
 def every_node(node: Any) -> list[Any]:
     return [node, *(below for child in node.children.values() for below in every_node(child))]
+
+
+def test_many_names_whose_routes_are_stale_are_taken_out_of_their_files_by_and_by() -> None:
+    """All at once, a service that subscribes to everything would hold the loop for a second, at 200,000 names."""
+
+    class Counting(cached.CachedNames):
+        removed = 0
+
+        def remove(self, topic: bytes) -> None:
+            self.removed += 1
+            super().remove(topic)
+
+    routes, names = Routes(100_000), [b"fleet/meters/m%d/state" % number for number in range(1_000)]
+    routes._cached = files = Counting()
+    listener = session("listener")
+    for each in [*names, *(b"other/%d" % number for number in range(2_000))]:
+        assert not routes[each].subscribers
+    routes.subscribe(listener, Subscription("fleet/+/+/state", 0))
+    assert len(routes) == 2_000
+    assert files.removed <= 100
+    assert all(routes[each].subscribers == (listener,) for each in names[:500])
+    for number in range(1_000):
+        assert not routes[b"new/%d" % number].subscribers
+    assert len(files) == len(routes) == 3_500, "those with a route are filed, and no others"
+    routes.unsubscribe(listener, "fleet/+/+/state")
+    assert not any(routes[each].subscribers for each in names)
+
+
+def test_of_a_cache_that_is_mostly_stale_nothing_is_searched_for() -> None:
+    routes, listener = Routes(100_000), session("listener")
+    for number in range(6_000):
+        assert not routes[b"fleet/meters/m%d/state" % number].subscribers
+    cost = lines_of(lambda: routes.subscribe(listener, Subscription("fleet/#", 0)))
+    assert cost < 2 * 6_000, "each is looked at once, and not forgotten one by one"
+    assert len(routes) == 0
+    assert routes[b"fleet/meters/m1/state"].subscribers == (listener,)
+
+
+def test_forgotten_routes_are_freed_by_and_by() -> None:
+    routes = Routes(1_000)
+    for number in range(1_000):
+        routes.subscribe(session(f"m{number}"), Subscription(f"fleet/m{number}/cmd", 0))
+        assert routes[b"fleet/m%d/cmd" % number].subscribers
+    assert routes[b"one/more"].subscribers == ()
+    assert len(routes) == 1
+    left = [sum(map(len, routes._gone))]
+    for number in range(600):
+        assert not routes[b"new/%d" % number].subscribers
+        left.append(sum(map(len, routes._gone)))
+    assert max(before - after for before, after in pairwise(left)) <= 10
+    assert left[0] > 900
+    assert left[-1] == 0
