@@ -153,15 +153,16 @@ def comes_back(attempts: Sequence[Attempt], status: int | None, window: float) -
             return [Line("comes-back", right, Verdict.WARN, "1 attempt", why)]
         return [skipped("comes-back", right, f"one attempt in {window:g} s; give a longer --window")]
     # Full jitter makes half of five waits short now and then, but not all save one; a loop that hammers on a machine
-    # that starves has one long wait.
-    *_, longest_but_one, _ = [0.0, *sorted(waits)]
+    # that starves has one long wait, or of many some.
+    but = max(1, len(waits) // 5)
+    longest_but = [0.0, *sorted(waits)][-1 - but]
     seen = f"{len(attempts)} attempts, waits of {_seconds(waits)}"
-    tight = len(waits) >= _ENOUGH and longest_but_one < _TIGHT
-    at_most = f"{max(1, round(longest_but_one * 1000))} ms"
+    tight = len(waits) >= _ENOUGH and longest_but < _TIGHT
+    at_most = f"{max(1, round(longest_but * 1000))} ms"
     return [
         _line(
             "comes-back", right, good=not tight, seen=seen,
-            why=f"all waits but one are {at_most} at most: it hammers a server in trouble",
+            why=f"all waits but {'one' if but == 1 else but} are {at_most} at most: it hammers a server in trouble",
         )
     ]  # fmt: skip
 

@@ -85,6 +85,8 @@ def test_old_tls_is_taken_or_not() -> None:
         (row(0.01, 0.02, 1.3, 0.02), None, FAIL, "all waits but one are 20 ms at most"),
         (row(0.04, 0.09, 1.3, 0.03, 0.7), None, PASS, "6 attempts"),
         (row(0.01, 0.02), None, PASS, "3 attempts"),
+        (row(*[0.02] * 8, 0.3, 0.5), None, FAIL, "all waits but 2 are 20 ms at most"),
+        (row(*[0.02] * 7, 0.3, 0.4, 0.5), None, PASS, "11 attempts"),
         (row(), 14, WARN, "it ended with status 14"),
         (row(), -13, WARN, "it ended by SIGPIPE"),
         ([attempt(0)], None, WARN, "does it ever give up?"),
