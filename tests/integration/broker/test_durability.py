@@ -109,6 +109,44 @@ def test_kill_9_under_load_loses_nothing_acknowledged_and_doubles_nothing_at_qos
 
 
 @pytest.mark.parametrize("qos", [1, 2])
+def test_kill_9_under_load_costs_a_share_nothing_and_no_two_members_get_the_same_at_qos2(
+    durable: BrokerProcess, pki: Pki, meter_held: Held, qos: int
+) -> None:
+    """Whom a message was given to is on disk before he has it: after a kill it is his, and no other member's."""
+    anchors = durable.dir / "anchors.pem"
+    moments = random.Random(qos)  # noqa: S311 - moments, not secrets
+
+    def port() -> int:
+        return durable.port
+
+    with durable, contextlib.ExitStack() as stack:
+        members = []
+        for name in ("worker-1", "worker-2", "worker-3"):
+            credential = pki.service(name).credential
+            member = Subscriber(port, anchors, name, credential, qos, "$share/workers/fleet/meters/#")
+            members.append(stack.enter_context(member))
+            assert member.subscribed.wait(60)
+        publisher = stack.enter_context(Publisher(port, anchors, "meter", meter_held.credential, qos, TOPIC))
+        for _ in range(KILLS):
+            for member in members:
+                before = len(member.got)
+                wait_until(lambda: len(member.got) > before, "each member gets some")  # noqa: B023
+            time.sleep(moments.uniform(0, 0.4))  # Not for luck: the moment of death is what is tried.
+            assert durable.stop(signal.SIGKILL) == -signal.SIGKILL
+            check_intact(durable.dir / "state" / "broker.db")
+            durable.start()
+        publisher.finish()
+        acknowledged = set(publisher.acknowledged)
+        wait_until(
+            lambda: {number for member in members for number in member.got} >= acknowledged,
+            "all that was acknowledged arrives",
+        )
+    if qos == 2:
+        got = sorted(number for member in members for number in member.got)
+        assert got == sorted(set(got)), "doubled"
+
+
+@pytest.mark.parametrize("qos", [1, 2])
 def test_a_full_disk_is_said_and_costs_nothing_acknowledged(
     durable: BrokerProcess, pki: Pki, meter_held: Held, qos: int
 ) -> None:
