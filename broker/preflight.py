@@ -22,6 +22,7 @@ from broker.admission.foreign_groups import unnamed_groups
 from broker.admission.policy_file import PolicyError, load_policy
 from broker.config import BrokerConfig
 from broker.own_certificate import own_trust_domain, read_certificate
+from broker.revoked_services import RevokedServices
 from broker.sources.anchor_copy import AnchorsNotFetched
 from broker.sources.trust_files import load_trust, read_anchors
 from provisioning.given_file import LIST_BYTES, contents_of
@@ -141,6 +142,7 @@ def _state(config: BrokerConfig) -> Iterator[str]:
         yield f"state_dir: {place} cannot be written by this user; make it theirs, or name another"
     elif place == config.state_dir:
         yield from _said("state_dir", lambda: state_directory.check(config))
+        yield from _said("state_dir", lambda: RevokedServices(config.state_dir))
     if config.audit_log is not None and config.audit_log.is_dir():
         yield f"audit_log: {config.audit_log} is a directory; name a file"
     socket = socket_path(config.admin_socket, config.state_dir)

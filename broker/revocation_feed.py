@@ -11,7 +11,8 @@ Rules
 5. A CA may be revoked, and have certified what nobody has recorded: then everybody below it is put out, whether or not
    the feed names his certificate.
 6. A server whose certificate is revoked, or a CA's above it, is not the service: whoever has copied its key, or has
-   that of a CA that is revoked, would say for ever that nobody is.
+   that of a CA that is revoked, would say for ever that nobody is. That is known at the start, too
+   (`broker.revoked_services`).
 7. A service that refuses because the broker's own certificate is revoked, or has ended, is asked again at once with
    another one, if there is one to be had.
 """
@@ -31,6 +32,7 @@ from broker.admission.path_ends import VerifiedPath
 from broker.enforcement import revoke
 from broker.engine import Engine
 from broker.revocation_rounds import judge_absent, judge_all
+from broker.revoked_services import RevokedServices
 from provisioning.client.feed import Current, FeedAhead, FeedLost, FeedRefused, ReleaseEvent, follow
 from provisioning.pki.revocation import CertificateKey, Revocation
 from provisioning.pki.tls import Credential, TlsConfigurationError
@@ -55,6 +57,7 @@ class RevocationFeed:
         credential: Credential,
         clock: Callable[[], float],
         replace_own: Callable[[str], Awaitable[bool]],
+        revoked_services: RevokedServices,
     ) -> None:
         """Follow the service at *url*.
 
@@ -66,6 +69,7 @@ class RevocationFeed:
         self._credential = credential
         self._clock = clock
         self._replace_own = replace_own
+        self._revoked_services = revoked_services
         self._after = 0
         self._mark: str | None = None
         """Of the event *_after*."""
@@ -143,6 +147,7 @@ class RevocationFeed:
                 else:
                     self._after, self._mark = event.sequence, event.mark
                     closed = await self._put_out(event.revocation, now)
+                    await self._revoked_services.note(event.revocation, event.device)
                     if closed:
                         took = (datetime.now(UTC) - event.recorded_at).total_seconds()
                         self._engine.metrics.revocation_to_close_seconds.observe(max(0.0, took), closed)
@@ -167,7 +172,9 @@ class RevocationFeed:
     def _refuse_server(self, path: Sequence[bytes]) -> str | None:
         """Return why a server with a certificate of *path* is not the service: it, or a CA's above it, is revoked."""
         found = VerifiedPath(path).find_revoked(self._engine.admission.status.index) if path else None
-        return None if found is None else f"the certificate of {found[0]} is revoked ({found[1].reason})"
+        if found is not None:
+            return f"the certificate of {found[0]} is revoked ({found[1].reason})"
+        return self._revoked_services.find(path)
 
     async def _put_out(self, revocation: Revocation, now: float) -> int:
         """Record *revocation* and close the sessions that it concerns; return how many."""

@@ -54,6 +54,7 @@ from broker.reload.policy_change import enforce_at_start
 from broker.reload.reloader import Reloader, keep_current
 from broker.reload.report import Part
 from broker.reload.trust_change import ReloadedTrust, anchors_of, record_trust
+from broker.revoked_services import RevokedServices
 from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.leniency import feed_freshness, warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists
@@ -227,7 +228,8 @@ class BrokerServer:
             await reloader.reload({Part.CERTIFICATE}, quiet=True)
             return True
 
-        return RevocationFeed(engine, config.provisioning, config.cafile, files, clock, replace_own)
+        known = RevokedServices(config.state_dir)
+        return RevocationFeed(engine, config.provisioning, config.cafile, files, clock, replace_own, known)
 
     def _engine(self, admission: Admission, loop: asyncio.AbstractEventLoop, anchor_urls: AnchorUrls) -> Engine:
         engine = Engine(admission, self._config.limits, loop.call_soon, loop.time())

@@ -24,7 +24,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +33,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from broker.trust_settings import TrustSettings
-from provisioning.pki.keys import write_private
+from provisioning.pki.keys import replace_private
 from provisioning.pki.tls import TlsConfigurationError
 
 MOST_BYTES = 1024 * 1024
@@ -77,15 +76,7 @@ def read_copy(settings: TrustSettings, path: Path) -> list[x509.Certificate]:
 def keep(path: Path, anchors: Sequence[x509.Certificate]) -> None:
     """Replace the copy at *path*. Raises `OSError` or `provisioning.pki.keys.KeyFileError`."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    draft.unlink(missing_ok=True)
-    write_private(draft, pem_of(anchors))
-    draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    replace_private(path, pem_of(anchors))
 
 
 def pem_of(anchors: Sequence[x509.Certificate]) -> bytes:

@@ -34,6 +34,8 @@ from provisioning.pki.extension import extension
 SCHEME = "spiffe://"
 PROVISIONING: Final = "provisioning"
 """The name that the provisioning service has itself; its role is service."""
+AUTHORITY_PREFIX: Final = "ca:"
+"""What the name begins with under which a revoked CA stands among the devices; ``:`` is in no device's name."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _TRUST_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?", re.ASCII)

@@ -64,6 +64,22 @@ def write_private(path: Path, content: bytes) -> None:
         raise KeyFileError(f"{path} cannot be written: {error.strerror}") from error
 
 
+def replace_private(path: Path, content: bytes) -> None:
+    """Put a file of mode 0600 that holds *content* in the place of *path*, at once: a crash leaves one or the other.
+
+    Raises `KeyFileError`, or `OSError`; then what was there is there still.
+    """
+    draft = path.with_suffix(".draft")
+    draft.unlink(missing_ok=True)
+    write_private(draft, content)
+    draft.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def opened_anew(path: Path) -> int:
     """Return a new, empty file at *path*, open for writing, mode 0600, in place of whatever has that name.
 

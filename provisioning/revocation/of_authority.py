@@ -25,7 +25,7 @@ from typing import Any, Final
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError
-from provisioning.pki.identity import Role
+from provisioning.pki.identity import AUTHORITY_PREFIX, Role
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.reasons import REASON_USES, ReasonUse
@@ -45,8 +45,6 @@ AUTHORITY_REASONS: Final = (
 )
 """Why a CA may be revoked (RFC 5280 §5.3.1)."""
 
-_PREFIX: Final = "ca:"
-
 
 @dataclass(frozen=True, slots=True)
 class RevokedAuthority:
@@ -57,13 +55,13 @@ class RevokedAuthority:
 
 
 def device_name(authority: str) -> str:
-    """Return under which name a revoked CA stands among the devices; ``:`` is in no device's name."""
-    return f"{_PREFIX}{authority}"
+    """Return under which name a revoked CA stands among the devices."""
+    return f"{AUTHORITY_PREFIX}{authority}"
 
 
 def is_authority(device: Device) -> bool:
     """Whether *device* stands for a revoked CA."""
-    return device.name.startswith(_PREFIX)
+    return device.name.startswith(AUTHORITY_PREFIX)
 
 
 def revoke_authority(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 import ssl
 from ipaddress import ip_address
 from pathlib import Path
@@ -385,9 +386,16 @@ def test_a_server_whose_certificate_is_revoked_is_not_believed(tmp_path: Path, w
         async def pose() -> None:
             async with impostor(credential, anchors, port=port, sequence=heard) as (_, connections):
                 await asyncio.to_thread(wait_until, lambda: len(connections) > 1, "the broker comes, and comes again")
+                lost = len(broker.events("FEED_LOST"))
+                assert await asyncio.to_thread(broker.stop, signal.SIGKILL) == -signal.SIGKILL
+                broker.launch()  # It has read nothing, and nobody else is there to be read.
+                await asyncio.to_thread(
+                    wait_until, lambda: len(broker.events("FEED_LOST")) > lost, "it has heard of it before it ended"
+                )
 
         asyncio.run(pose())
     assert any("is revoked" in event["detail"] for event in broker.events("FEED_LOST"))
+    assert "revoked-services.json" in broker.events("FEED_LOST")[-1]["detail"]
     assert len(broker.events("FEED_CURRENT")) == 1, "nobody but the service is believed"
 
 

@@ -23,6 +23,7 @@ from broker.origins import Origins
 from broker.poller import Poller
 from broker.returning import GRACE
 from broker.revocation_feed import RevocationFeed
+from broker.revoked_services import RevokedServices
 from broker.session.session import Session
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
@@ -61,7 +62,8 @@ class Entrances:
         self.listeners: list[Listener] = listen_everywhere(self.config, self.engine, doors, context, opened)
         self.lists = RevocationLists(self.engine, self.config, self.clock)
         self.staple = Staple(self.config, own.certificate, self.engine, self.clock)
-        self.feed = RevocationFeed(self.engine, NOBODY, self._cafile, own, self.clock, _no_other)
+        known = RevokedServices(directory)
+        self.feed = RevocationFeed(self.engine, NOBODY, self._cafile, own, self.clock, _no_other, known)
 
     def come(self, listener: int = 0) -> socket.socket:
         """Connect, which the kernel grants whether anybody is let in or not."""

@@ -10,6 +10,7 @@ import pytest
 
 from broker import revocation_feed
 from broker.revocation_feed import RevocationFeed
+from broker.revoked_services import RevokedServices
 from provisioning.client.feed import Current, FeedAhead, FeedLost, Refuse
 from provisioning.pki.tls import CredentialFiles
 from tests.support.wire import MemoryBroker
@@ -26,7 +27,9 @@ async def test_a_feed_that_was_put_back_is_read_again_at_once(
     tmp_path: Path, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = CredentialFiles(tmp_path / "own.crt", tmp_path / "own.key")
-    feed = RevocationFeed(broker.engine, "https://localhost", tmp_path / "anchors", own, lambda: 0.0, _no_other)
+    feed = RevocationFeed(
+        broker.engine, "https://localhost", tmp_path / "anchors", own, lambda: 0.0, _no_other, RevokedServices(tmp_path)
+    )
     feed._after = 3
     asked: list[int] = []
     pauses: list[float] = []
