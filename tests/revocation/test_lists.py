@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import ssl
+import statistics
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -305,8 +306,10 @@ def test_rev_34_a_list_of_a_hundred_thousand_stops_nobody(tmp_path: Path, pki: P
             waits.append(time.perf_counter() - begun)
         victim.farewell()
     assert len(waits) > 10
-    # A hundredth is usual. Whoever is stopped meanwhile waits for as long as it takes to read all.
-    assert max(waits) < at_a_stretch / 8
+    # A thousandth is usual. Whoever is stopped meanwhile waits for as long as it takes to read all, and where it is
+    # read in portions that are too large, most of the time. A machine that others use stops him now and then, too.
+    assert max(waits) < at_a_stretch / 2
+    assert statistics.median(waits) < at_a_stretch / 50
 
 
 def test_rev_35_what_a_waiting_client_has_sent_already_is_not_lost(

@@ -212,6 +212,8 @@ def test_a_new_url_in_the_settings_is_fetched_by_the_reload(scene: Scene) -> Non
     scene.write(f'anchors_url_cafile = "{scene.web_ca}"', url=f"{scene.web.url}/theirs")
     assert ours.farewell().reason_code is ReasonCode.NOT_AUTHORIZED
     scene.connect(scene.theirs, "meter-2")
+    # It is told of after everybody was judged by it.
+    wait_until(lambda: scene.broker.events("RELOADED", part="trust"), "the reload has ended")
     before = len(scene.broker.events("RELOADED", part="trust"))
     scene.web.pages["/theirs"] = (scene.ours.anchors + scene.theirs.anchors).encode()
     wait_until(lambda: len(scene.broker.events("RELOADED", part="trust")) > before, "it is followed from now on")

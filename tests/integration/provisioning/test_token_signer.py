@@ -70,7 +70,7 @@ def test_without_the_pin_or_the_token_the_service_says_what_it_needs(
     del settings["pkcs11_pin"]
     serve = ("serve", "--dir", str(service.dir), "--port", "0", "--http-port", "0")
     done = ProvisioningService(service.dir, settings).command(*serve)
-    needs = "the token needs its PIN: give --pkcs11-pin-file FILE or set FLEET_PROVISIONING_PKCS11_PIN"
+    needs = "the token needs its PIN: give --pkcs11-pin-file FILE or set FLEET_PROVISIONING_PKCS11_PIN_FILE"
     assert (done.returncode, done.stderr) == (1, f"fleet-provisioning: {needs}\n")
     (tmp_path / "pin").touch(0o600)
     (tmp_path / "pin").write_text("9999\n")

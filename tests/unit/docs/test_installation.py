@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -37,9 +38,14 @@ def test_who_names_a_python_is_not_given_another_s_environment_in_silence(tmp_pa
     for name in ("pyvenv.cfg", ".installed"):
         (tmp_path / name).touch()
 
+    # Who runs `make PYTHON=… test` has named one to these, too.
+    environment = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "PYTHON"}}
+
     def setup(*named: str) -> tuple[int, str]:
         command = ["make", "--silent", f"VENV={tmp_path}", *named, "setup"]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(
+            command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=60
+        )
         return done.returncode, done.stderr
 
     assert setup()[0] == 0
