@@ -77,6 +77,13 @@ def check_intact(database: Path) -> None:
         assert opened.execute(lost).fetchone() == (0,)
 
 
+def kill(broker: BrokerProcess) -> None:
+    """Kill *broker* in the middle of whatever it does; start it again, on a database that is whole."""
+    assert broker.stop(signal.SIGKILL) == -signal.SIGKILL
+    check_intact(broker.dir / "state" / "broker.db")
+    broker.start()
+
+
 @pytest.mark.parametrize("qos", [1, 2])
 def test_kill_9_under_load_loses_nothing_acknowledged_and_doubles_nothing_at_qos2(
     durable: BrokerProcess, pki: Pki, meter_held: Held, qos: int
@@ -93,9 +100,7 @@ def test_kill_9_under_load_loses_nothing_acknowledged_and_doubles_nothing_at_qos
             before = len(publisher.acknowledged)
             wait_until(lambda: len(publisher.acknowledged) > before, "messages are acknowledged")  # noqa: B023
             time.sleep(moments.uniform(0, 0.4))  # Not for luck: the moment of death is what is tried.
-            assert durable.stop(signal.SIGKILL) == -signal.SIGKILL
-            check_intact(durable.dir / "state" / "broker.db")
-            durable.start()
+            kill(durable)
         publisher.finish()
         wait_until(lambda: set(subscriber.got) >= set(publisher.acknowledged), "all that was acknowledged arrives")
         ticks = len(listener.got)
@@ -132,9 +137,7 @@ def test_kill_9_under_load_costs_a_share_nothing_and_no_two_members_get_the_same
                 before = len(member.got)
                 wait_until(lambda: len(member.got) > before, "each member gets some")  # noqa: B023
             time.sleep(moments.uniform(0, 0.4))  # Not for luck: the moment of death is what is tried.
-            assert durable.stop(signal.SIGKILL) == -signal.SIGKILL
-            check_intact(durable.dir / "state" / "broker.db")
-            durable.start()
+            kill(durable)
         publisher.finish()
         acknowledged = set(publisher.acknowledged)
         wait_until(
@@ -170,9 +173,7 @@ def test_a_full_disk_is_said_and_costs_nothing_acknowledged(
         acknowledged = len(publisher.acknowledged)
         resource.prlimit(durable.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         wait_until(lambda: len(publisher.acknowledged) > acknowledged + 50, "the broker recovers")
-        assert durable.stop(signal.SIGKILL) == -signal.SIGKILL
-        check_intact(durable.dir / "state" / "broker.db")
-        durable.start()
+        kill(durable)
         publisher.finish()
         wait_until(lambda: set(subscriber.got) >= set(publisher.acknowledged), "all that was acknowledged arrives")
     assert not set(subscriber.got) & set(publisher.refused), "refused, and delivered all the same"
@@ -277,9 +278,7 @@ def test_time_goes_on_over_kill_9_and_what_a_share_holds_is_not_lost(
             meter.publish(TOPIC, b"%d" % number, qos=1)
         meter.socket.close()  # The delay of its will begins while this broker lives.
         wait_until(lambda: durable.events("closed", client="meter"), "its end is seen")
-        assert durable.stop(signal.SIGKILL) == -signal.SIGKILL
-        check_intact(durable.dir / "state" / "broker.db")
-        durable.start()
+        kill(durable)
         with come("worker", 600) as worker, come("watcher", 600) as watcher:
             got = []
             while len(got) < 10:

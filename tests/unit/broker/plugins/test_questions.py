@@ -100,6 +100,20 @@ def failures_in(logged: Sequence[MutableMapping[str, Any]]) -> list[MutableMappi
     return [each for each in logged if each["code"] == "PLUGIN_FAILED"]
 
 
+async def failures_of(questions: Questions) -> list[MutableMapping[str, Any]]:
+    """Ask whether a client is let in, and may publish; the plugin fails to answer. Return what is said of that."""
+    session = HostedSession()
+    with capture_logs() as logged:
+        assert await questions.authenticate(session) is RefusalCode.PLUGIN_FAILED
+        inquiry = questions.ask([(session, Action.PUBLISH, "t")])
+        assert inquiry is not None
+        answered = asyncio.Event()
+        inquiry.when_done(lambda _: answered.set())
+        await answered.wait()
+    assert questions.known(session, Action.PUBLISH, "t") is RefusalCode.PLUGIN_FAILED
+    return failures_in(logged)
+
+
 @pytest.mark.parametrize(
     ("plugin", "error"),
     [
@@ -113,16 +127,7 @@ def failures_in(logged: Sequence[MutableMapping[str, Any]]) -> list[MutableMappi
     ids=["coroutine", "str", "int", "call", "mock", "unsayable"],
 )
 async def test_what_is_no_answer_keeps_out_and_the_plugin_is_named(plugin: Asked, error: str) -> None:
-    questions, session = questions_of(plugin), HostedSession()
-    with capture_logs() as logged:
-        assert await questions.authenticate(session) is RefusalCode.PLUGIN_FAILED
-        inquiry = questions.ask([(session, Action.PUBLISH, "t")])
-        assert inquiry is not None
-        answered = asyncio.Event()
-        inquiry.when_done(lambda _: answered.set())
-        await answered.wait()
-    assert questions.known(session, Action.PUBLISH, "t") is RefusalCode.PLUGIN_FAILED
-    failures = failures_in(logged)
+    failures = await failures_of(questions_of(plugin))
     assert [each["plugin"] for each in failures] == [type(plugin).__name__] * 2
     assert all(str(each["error"]).startswith(error) for each in failures)
 
@@ -139,16 +144,7 @@ async def test_who_catches_its_cancellation_is_given_up_and_keeps_out(
 ) -> None:
     """Else whoever waits for its answer would wait for ever, and a hundred of them would leave nobody a turn."""
     monkeypatch.setattr(watch, "_CLEANING", 0.05)
-    questions, session = questions_of(plugin, 0.05), HostedSession()
-    with capture_logs() as logged:
-        assert await questions.authenticate(session) is RefusalCode.PLUGIN_FAILED
-        inquiry = questions.ask([(session, Action.PUBLISH, "t")])
-        assert inquiry is not None
-        answered = asyncio.Event()
-        inquiry.when_done(lambda _: answered.set())
-        await answered.wait()
-    assert questions.known(session, Action.PUBLISH, "t") is RefusalCode.PLUGIN_FAILED
-    failures = failures_in(logged)
+    failures = await failures_of(questions_of(plugin, 0.05))
     assert [each["event"] for each in failures] == ["plugin has not answered in 0.05 s"] * 2
     assert [each["plugin"] for each in failures] == [type(plugin).__name__] * 2
     task = asyncio.current_task()
