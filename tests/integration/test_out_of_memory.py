@@ -18,7 +18,7 @@ from provisioning.pki.tls import client_context
 from tests.support.broker_process import BrokerProcess
 from tests.support.pki import Pki
 from tests.support.provisioning import ProvisioningService
-from tests.support.tls_client import TlsClient
+from tests.support.tls_client import Ended, TlsClient
 
 ROOM = 24 << 20
 """Bytes that the process may still have: enough for many a handshake, and for some of what follows."""
@@ -51,7 +51,7 @@ def beset(pid: int, come: Callable[[contextlib.ExitStack, int], None]) -> None:
             if has_ended(pid):
                 return
             assert time.monotonic() < deadline, "it goes on without memory"
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, Ended):  # It may end while this one is served.
                 come(stay, number)
 
 
@@ -59,25 +59,26 @@ def test_a_broker_without_memory_ends_and_has_what_it_has_acknowledged_when_it_i
     pki = Pki()
     anchors, topic = pki.write_anchors(tmp_path), "fleet/meters/meter-0/telemetry"
     broker = BrokerProcess.with_files(tmp_path / "b", pki, limits__max_packet_size=2 * SIZE).afresh()
-    broker.start()
     backend = pki.service("backend").credential
-    with TlsClient(broker.port, anchors, backend) as client:
-        client.connect(client_id="backend", clean_start=False, session_expiry_interval=3600)
-        client.subscribe("fleet/#", qos=1)
-    with TlsClient(broker.port, anchors, pki.device("meter-0").credential) as client:
-        client.connect(client_id="meter-0")
-        client.publish(topic, b"kept", qos=1)
+    with broker:
+        with TlsClient(broker.port, anchors, backend) as client:
+            client.connect(client_id="backend", clean_start=False, session_expiry_interval=3600)
+            client.subscribe("fleet/#", qos=1)
+        with TlsClient(broker.port, anchors, pki.device("meter-0").credential) as client:
+            client.connect(client_id="meter-0")
+            client.publish(topic, b"kept", qos=1)
 
-    def come(stay: contextlib.ExitStack, number: int) -> None:
-        name = f"meter-{number}"
-        client = stay.enter_context(TlsClient(broker.port, anchors, pki.device(name).credential))
-        client.socket.settimeout(5)
-        client.connect(client_id=name)
-        client.send_bytes(b"\x30\x80\x80\x80\x03" + bytes(SIZE - 1))  # All but its last byte: it is kept until then.
+        def come(stay: contextlib.ExitStack, number: int) -> None:
+            name = f"meter-{number}"
+            client = stay.enter_context(TlsClient(broker.port, anchors, pki.device(name).credential))
+            client.socket.settimeout(5)
+            client.connect(client_id=name)
+            # All but its last byte: it is kept until then.
+            client.send_bytes(b"\x30\x80\x80\x80\x03" + bytes(SIZE - 1))
 
-    beset(broker.pid, come)
-    assert broker.stop() == 1
-    assert broker.log.splitlines()[-1].startswith(f"fleet-broker: {LAST_WORDS}")
+        beset(broker.pid, come)
+        assert broker.stop() == 1
+        assert broker.log.splitlines()[-1].startswith(f"fleet-broker: {LAST_WORDS}")
     with broker, TlsClient(broker.port, anchors, backend) as client:
         client.connect(client_id="backend", clean_start=False, session_expiry_interval=3600)
         received = client.expect(Publish)
@@ -88,18 +89,18 @@ def test_provisioning_without_memory_ends_and_has_the_tokens_that_it_has_made_wh
     tmp_path: Path,
 ) -> None:
     service = ProvisioningService.copied(tmp_path / "fleet", {"requests_per_second": 0}, afresh=True)
-    service.start()
-    service.token(device="meter-1")
-    context = client_context(service.bundle, service.operator)
-    begun = f"POST /v1/tokens HTTP/1.1\r\nHost: localhost:{service.port}\r\nContent-Type: application/json\r\n"
+    with service:
+        service.token(device="meter-1")
+        context = client_context(service.bundle, service.operator)
+        begun = f"POST /v1/tokens HTTP/1.1\r\nHost: localhost:{service.port}\r\nContent-Type: application/json\r\n"
 
-    def come(stay: contextlib.ExitStack, _number: int) -> None:
-        raw = stay.enter_context(socket.create_connection(("127.0.0.1", service.port), 5))
-        secure = stay.enter_context(context.wrap_socket(raw, server_hostname="localhost"))
-        secure.sendall(f"{begun}Content-Length: 1000000\r\n\r\n".encode() + bytes(999_999))
+        def come(stay: contextlib.ExitStack, _number: int) -> None:
+            raw = stay.enter_context(socket.create_connection(("127.0.0.1", service.port), 5))
+            secure = stay.enter_context(context.wrap_socket(raw, server_hostname="localhost"))
+            secure.sendall(f"{begun}Content-Length: 1000000\r\n\r\n".encode() + bytes(999_999))
 
-    beset(service.pid, come)
-    assert service.stop() == 1
-    assert service.log.splitlines()[-1].startswith(f"fleet-provisioning: {LAST_WORDS}")
+        beset(service.pid, come)
+        assert service.stop() == 1
+        assert service.log.splitlines()[-1].startswith(f"fleet-provisioning: {LAST_WORDS}")
     with service:
         assert service.stored("SELECT device FROM tokens") == [("meter-1",)]
