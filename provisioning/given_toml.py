@@ -7,7 +7,7 @@ kilobytes of brackets end it with an error that is none of a text, sixty of a ke
 So brackets and dots are counted first, by one pass over the text that knows what a string and a comment is.
 
 Handles: settings, policies, scenarios. A byte order mark, which some editors write, is no part of the text.
-Does not handle: how long the text is (`provisioning.given_file`), and what it should say.
+Does not handle: how long the text is (`provisioning.program.given_file`), and what it should say.
 """
 
 from __future__ import annotations
