@@ -19,8 +19,8 @@ from broker.settings.config_hints import MOSQUITTO, hint, of_mosquitto
 from broker.settings.limits import Limits
 from broker.settings.listener_settings import ListenerSettings
 from broker.settings.trust_settings import TrustSettings
-from provisioning.given_toml import NotToml, toml_of
 from provisioning.program.given_file import EMPTY, SETTINGS_BYTES, contents_of, text_of
+from provisioning.program.given_toml import NotToml, toml_of
 from provisioning.program.service_links import service_link
 
 _TABLES = frozenset({"trust", "listener", "plugins"})

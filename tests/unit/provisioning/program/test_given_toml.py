@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioning.given_toml import MOST_NESTED, NotToml, toml_of
+from provisioning.program.given_toml import MOST_NESTED, NotToml, toml_of
 
 SAID_IN_STRINGS = """
 # [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[ a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a
