@@ -7,10 +7,10 @@ import socket
 
 from broker.admin.health import Health
 from broker.admin.http_server import HttpServer, Request, Response
-from broker.config import BrokerConfig
-from broker.engine import Engine
-from broker.listening import ListenError
+from broker.door.listening import ListenError
+from broker.engine.engine import Engine
 from broker.own_certificate import OwnCertificate
+from broker.settings.config import BrokerConfig
 
 
 class MetricsEndpoint:

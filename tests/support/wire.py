@@ -25,9 +25,8 @@ from broker.admission.freshness import Freshness
 from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.status import RevocationStatus
-from broker.connection import ClientConnection
-from broker.engine import Engine
-from broker.limits import Limits
+from broker.connection.connection import ClientConnection
+from broker.engine.engine import Engine
 from broker.mqtt.codes import ProtocolVersion, QoS, ReasonCode, RetainHandling
 from broker.mqtt.connect import Connack, Connect, Will
 from broker.mqtt.disconnect import SERVER_REASONS, Disconnect
@@ -49,6 +48,7 @@ from broker.mqtt.packets import (
 )
 from broker.mqtt.properties import NO_PROPERTIES, Properties
 from broker.own_certificate import OwnCertificate
+from broker.settings.limits import Limits
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import CredentialFiles, CredentialPem
 from tests.support.pki import DOMAIN, Held, shared_device, shared_pki, shared_service
