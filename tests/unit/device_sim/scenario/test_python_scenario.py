@@ -10,7 +10,7 @@ import pytest
 from device_sim.scenario.catalogue import find
 from device_sim.scenario.model import InvalidScenario, parse
 
-PAGE = Path(__file__).parents[3] / "docs" / "simulator.md"
+PAGE = Path(__file__).parents[4] / "docs" / "simulator.md"
 IMPORTS = "from device_sim.scenario.model import Scenario\nfrom device_sim.scenario.stages import Hold, Ramp\n"
 IN_A_FILE = """
 name = "steps"

@@ -66,7 +66,7 @@ asyncio.run(main())
 
 
 def test_a_child_ends_when_nobody_was_left_to_stop_it(log: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": f"{log.parent}:{Path(__file__).parents[3]}"}
+    environment = {**os.environ, "PYTHONPATH": f"{log.parent}:{Path(__file__).parents[4]}"}
     parent = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(log)],
         env=environment,

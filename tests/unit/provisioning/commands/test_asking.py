@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from provisioning.commands.asking import ask
 
 QUESTION = "Do it, for ever?"
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 
 app = typer.Typer()
 
