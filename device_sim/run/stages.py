@@ -12,17 +12,17 @@ import asyncio
 import math
 import time
 
-from device_sim.closure import BROKEN
 from device_sim.device import Event, State
-from device_sim.live_device import LiveDevice
+from device_sim.fleet.live_device import LiveDevice
+from device_sim.fleet.revocation_trial import cut_off, try_again
+from device_sim.link.closure import BROKEN
+from device_sim.link.tls_dial import NotAdmitted
 from device_sim.parallel import in_parallel
 from device_sim.randomness import randomness_of
-from device_sim.revocation_trial import cut_off, try_again
 from device_sim.run.scene import Scene
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.pacer import arrivals, even, within
 from device_sim.scenario.stages import Command, Hold, Ramp, Renew, Restart, Revoke, Stage, Storm, Suspend, Trouble
-from device_sim.tls_dial import NotAdmitted
 from device_sim.trouble.trouble import NONE, Direction
 from device_sim.trouble.trouble import Trouble as TroubleState
 from provisioning.client.operator import RequestRefused, ServiceUnavailable

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device_sim.attack.foreign_server import DOMAIN, Papers
-from device_sim.credential import HeldCredential
-from device_sim.fleet_directory import FleetDirectory, Origin
-from device_sim.foreign_process import LOOPBACK, free_port, program, serving
-from device_sim.tls_dial import Endpoint
+from device_sim.credentials.credential import HeldCredential
+from device_sim.credentials.fleet_directory import FleetDirectory, Origin
+from device_sim.link.tls_dial import Endpoint
+from device_sim.stage.foreign_process import LOOPBACK, free_port, program, serving
 from provisioning.pki.identity import Identity, Role
 from tests.support.one_fault import OneFault, proxied
 

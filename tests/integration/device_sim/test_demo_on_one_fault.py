@@ -12,10 +12,10 @@ import pytest
 
 from broker.mqtt.packets import Packet, Publish
 from device_sim.attack.issuer import Issuer
-from device_sim.demo import _Story
-from device_sim.demo_plan import DemoPlan
+from device_sim.demo.demo import _Story
+from device_sim.demo.demo_plan import DemoPlan
 from device_sim.report import ExitCode
-from device_sim.stage import raised
+from device_sim.stage.stage import raised
 from device_sim.view import View
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.pki.revocation import RevocationReason

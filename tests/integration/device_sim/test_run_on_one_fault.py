@@ -12,10 +12,10 @@ import pytest
 
 from broker.mqtt.codes import ProtocolVersion, QoS, ReasonCode
 from broker.mqtt.packets import Connack, Connect, Packet, Puback, Pubcomp, Publish
-from device_sim.driver import Driver
 from device_sim.interruption import Interruption
-from device_sim.keep_alive import KeepAlive
-from device_sim.link import Terms
+from device_sim.link.driver import Driver
+from device_sim.link.keep_alive import KeepAlive
+from device_sim.link.link import Terms
 from device_sim.report import ExitCode
 from device_sim.run import part, runner
 from device_sim.run.manner import Manner
