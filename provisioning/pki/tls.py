@@ -12,12 +12,14 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from cryptography import x509
 
@@ -75,10 +77,12 @@ class CredentialFiles:
         try:
             context.load_cert_chain(self.certificate, self.key, password=_no_prompt)
         except ssl.SSLError as error:
-            raise TlsConfigurationError(
-                f"{self.certificate} and {self.key} do not belong together, or are not an unencrypted PEM pair "
-                f"({error.reason or error})"
-            ) from error
+            raise TlsConfigurationError(f"{self.unfit} ({error.reason or error})") from error
+
+    @property
+    def unfit(self) -> str:
+        """What to say of files with which OpenSSL can do nothing."""
+        return f"{self.certificate} and {self.key} do not belong together, or are not an unencrypted PEM pair"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +90,28 @@ class CredentialPem:
     """A certificate with its chain, and its unencrypted private key, in memory."""
 
     pem: bytes
+    key: bytes | None = None
+    """The private key, where it is not in *pem*."""
+    unfit: str = "the credential is not a PEM certificate with its key"
+    """What to say if OpenSSL can do nothing with it."""
+
+    @classmethod
+    def of(cls, files: CredentialFiles) -> Self:
+        """Return what *files* hold at this moment. Raises `TlsConfigurationError` if one cannot be read."""
+        try:
+            pem = contents_of(files.certificate, PEM_BYTES)
+            key = None if files.key == files.certificate else contents_of(files.key, PEM_BYTES)
+            return cls(pem, key, files.unfit)
+        except OSError as error:
+            raise TlsConfigurationError(f"{error.filename} cannot be read: {error.strerror}") from error
 
     def load_into(self, context: ssl.SSLContext) -> None:
         """Make *context* present this credential; raise `TlsConfigurationError` if it cannot."""
-        # OpenSSL through `ssl` reads files only; a memfd keeps the key off the disk.
-        descriptor = os.memfd_create("credential", os.MFD_CLOEXEC)
-        try:
-            os.write(descriptor, self.pem)
-            context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=_no_prompt)
-        except ssl.SSLError as error:
-            raise TlsConfigurationError(
-                f"the credential is not a PEM certificate with its key ({error.reason})"
-            ) from error
-        finally:
-            os.close(descriptor)
+        with _as_file(self.pem) as certificate, _as_file(self.key or self.pem) as key:
+            try:
+                context.load_cert_chain(certificate, key, password=_no_prompt)
+            except ssl.SSLError as error:
+                raise TlsConfigurationError(f"{self.unfit} ({error.reason or error})") from error
 
 
 Credential = CredentialFiles | CredentialPem
@@ -207,6 +219,17 @@ def certificates_in(content: bytes) -> list[x509.Certificate]:
     if len(found) < content.count(_BEGINS):
         raise ValueError("a certificate in it has no end: the file is not whole")
     return found
+
+
+@contextlib.contextmanager
+def _as_file(content: bytes) -> Iterator[str]:
+    """Yield the name of a file with *content*: OpenSSL through `ssl` reads files only; a memfd keeps keys off disks."""
+    descriptor = os.memfd_create("credential", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, content)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def _restrict(context: ssl.SSLContext, *, allow_tls12: bool) -> None:

@@ -22,7 +22,7 @@ from broker.admission.trust import Trust
 from broker.mqtt.codes import ReasonCode
 from broker.reload.parts import ProposedAnchors, Unchanged
 from broker.reload.report import Affected, Effects
-from broker.reload.trust_change import NewTrust, ReloadedTrust, anchors_of, judge, record_trust
+from broker.reload.trust_change import NewTrust, ReloadedTrust, judge, record_trust
 from broker.settings.config import BrokerConfig
 from broker.settings.trust_settings import REQUIRE, TrustSettings
 from broker.sources.anchor_urls import AnchorUrls
@@ -188,6 +188,7 @@ class Scene:
         self.trust = ReloadedTrust(
             broker.engine,
             self.config,
+            pem_of(PKI.root.certificate, OTHER.certificate).decode(),
             lambda anchors: server_context(own, anchors, client_certificate=ClientCertificate.REQUIRED),
             [],
             RevocationLists(broker.engine, self.config, clock),
@@ -426,16 +427,6 @@ async def test_it_is_said_when_the_last_bundle_of_our_own_goes_and_of_what_group
             assert ("a bare name allows nobody anything here: [identity.backend]" in said) is idle
             assert ("trust bundle plant: groups: its CA is of another trust domain" in said) is unnamed
         assert sorted(entry["code"] for entry in logs if entry["log_level"] == "warning") == codes
-
-
-def test_openssl_believes_cafile_unless_there_are_bundles(tmp_path: Path) -> None:
-    anchors = tmp_path / "anchors.pem"
-    config = BrokerConfig(cafile=anchors, certfile=anchors, keyfile=anchors, unsafe_no_revocation=True)
-    trust = Trust([ROOT])
-    assert anchors_of(config, None) == anchors
-    assert anchors_of(config, trust) == anchors, "cafile as a bundle"
-    with_bundles = config.model_copy(update={"trust": (settings("ours", anchors),)})
-    assert anchors_of(with_bundles, trust) == pem_of(PKI.root.certificate).decode()
 
 
 async def test_the_end_of_whoever_stays_is_that_of_the_path_that_counts_now(
