@@ -19,7 +19,7 @@ from tests.support.softhsm import PIN, FaultyModule, SoftToken
 
 FAST = {"crl_debounce_seconds": 0.05}
 IMPATIENT = """
-from provisioning import service_signals
+from provisioning.service import service_signals
 from provisioning.cli import main
 
 service_signals.STOP_SECONDS = 0.5

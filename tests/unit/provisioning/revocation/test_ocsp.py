@@ -131,7 +131,7 @@ async def test_an_answer_from_the_future_is_not_given_again_though_its_status_is
     assert (await responding.ask(certificate, SHA256)).this_update_utc == responding.fleet.clock()
 
 
-async def test_a_ca_that_ends_gets_no_signer_that_would_end_no_later_and_none_afterwards(
+async def test_a_ca_that_has_ended_certifies_no_signer_and_ends_nothing_else(
     responding: Responding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half of what is left came ever sooner, and in the last minute always: thousands of signers, each in the store."""
