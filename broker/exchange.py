@@ -116,7 +116,7 @@ class Exchange:
             self.journal.retain(topic_name, message if kept and message.payload else None, name, number)
             self.turn.request()
         if not kept:
-            self.metrics.dropped_queue_full += 1
+            self.metrics.dropped_retained_full += 1
             self.retained.complain(topic_name, sender.who if sender is not None else {"client": ""}, now)
         elif self.extension is not None:
             self.extension.retained(message)
