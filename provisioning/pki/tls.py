@@ -48,6 +48,9 @@ _TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AESCCM"
 """What a server takes of TLS 1.2 where that is allowed: authenticated encryption (no CBC), and forward secrecy. CCM is
 what small devices have in hardware."""
 
+_TOO_WEAK = {"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"}
+"""What OpenSSL says of a certificate or chain that its security level forbids."""
+
 
 class TlsConfigurationError(Exception):
     """A certificate, key or trust anchor file cannot be used; the text names the file and says what to do."""
@@ -74,6 +77,11 @@ class CredentialFiles:
         try:
             context.load_cert_chain(self.certificate, self.key, password=_no_prompt)
         except ssl.SSLError as error:
+            if error.reason in _TOO_WEAK:
+                raise TlsConfigurationError(
+                    f"{self.certificate} is too weak for TLS ({error.reason}): give one with a P-256 key, or RSA of "
+                    "2048 bits or more, signed with SHA-256"
+                ) from error
             raise TlsConfigurationError(
                 f"{self.certificate} and {self.key} do not belong together, or are not an unencrypted PEM pair "
                 f"({error.reason or error})"
