@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from broker.limits import Limits
 from broker.listener_settings import ListenerSettings
 from broker.trust_settings import TrustSettings
 from provisioning.given_file import EMPTY, SETTINGS_BYTES, contents_of, text_of
+from provisioning.given_toml import NotToml, toml_of
 from provisioning.service_links import service_link
 
 _TABLES = frozenset({"trust", "listener", "plugins"})
@@ -64,10 +64,10 @@ def _not_json(said: str) -> str:
 def read_file(path: Path) -> dict[str, Any]:
     """Return what the TOML file *path* says, unchecked. Raises `ConfigError`."""
     try:
-        return tomllib.loads(text_of(path, SETTINGS_BYTES))
+        return toml_of(text_of(path, SETTINGS_BYTES))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (NotToml, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is {_no_toml(path, error)}") from error
 
 

@@ -7,12 +7,19 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from provisioning.given_file import PEM_BYTES, contents_of
+from provisioning.pki.extension import UNREADABLE, extension
 from provisioning.pki.identity import InvalidIdentity, identity_of
+from provisioning.pki.tls import TlsConfigurationError
 
 OF_NO_USE: Final = frozenset({"expired", "not yet valid"})
 """What `state_at` says of a certificate that no client believes."""
+
+
+class NotToday(TlsConfigurationError):
+    """The certificate has not begun, or has ended, by the clock here; the text says when."""
 
 
 class CredentialError(Exception):
@@ -35,6 +42,16 @@ def state_at(path: Path, now: datetime) -> str:
     if now >= own.not_valid_after_utc:
         return "expired"
     return "ok" if own.not_valid_before_utc <= now else "not yet valid"
+
+
+def is_for_servers(certificate: x509.Certificate) -> bool:
+    """Whether clients take who presents *certificate* for a server."""
+    try:
+        purposes = extension(certificate, x509.ExtendedKeyUsage)
+    except UNREADABLE:
+        return False
+    wanted = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
+    return purposes is None or not wanted.isdisjoint(purposes)
 
 
 def own_trust_domain(path: Path) -> str | None:

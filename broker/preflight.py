@@ -12,22 +12,18 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 
-from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID
-
 from broker import state_directory
 from broker.admin.unix_socket import socket_path
 from broker.admission.bare_names import idle_names
 from broker.admission.foreign_groups import unnamed_groups
 from broker.admission.policy_file import PolicyError, load_policy
 from broker.config import BrokerConfig
-from broker.own_certificate import own_trust_domain, read_certificate
+from broker.own_certificate import is_for_servers, own_trust_domain, read_certificate
 from broker.revoked_services import RevokedServices
 from broker.sources.anchor_copy import AnchorsNotFetched
 from broker.sources.trust_files import load_trust, read_anchors
 from provisioning.given_file import LIST_BYTES, contents_of
 from provisioning.pki.crl import CrlRefused, parse, split
-from provisioning.pki.extension import extension
 from provisioning.pki.own_directory import ForeignDirectory
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
 
@@ -98,14 +94,8 @@ def _credential(config: BrokerConfig) -> Iterator[str]:
         yield f"certfile: {config.certfile} has expired on {own.not_valid_after_utc:%Y-%m-%d}; renew it"
     if own is not None and own.not_valid_before_utc > now:
         yield f"certfile: {config.certfile} begins on {own.not_valid_before_utc:%Y-%m-%d}; compare the clocks"
-    if own is not None and not _for_servers(own):
+    if own is not None and not is_for_servers(own):
         yield f"certfile: {config.certfile} is not for servers (no serverAuth): clients would refuse it; give another"
-
-
-def _for_servers(certificate: x509.Certificate) -> bool:
-    purposes = extension(certificate, x509.ExtendedKeyUsage)
-    wanted = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
-    return purposes is None or not wanted.isdisjoint(purposes)
 
 
 def _lists(config: BrokerConfig) -> Iterator[str]:

@@ -171,10 +171,13 @@ class RevocationFeed:
 
     def _refuse_server(self, path: Sequence[bytes]) -> str | None:
         """Return why a server with a certificate of *path* is not the service: it, or a CA's above it, is revoked."""
-        found = VerifiedPath(path).find_revoked(self._engine.admission.status.index) if path else None
+        if not path:  # A resumed session, which the feed's contexts never have.
+            return None
+        certificates = VerifiedPath(path)
+        found = certificates.find_revoked(self._engine.admission.status.index)
         if found is not None:
             return f"the certificate of {found[0]} is revoked ({found[1].reason})"
-        return self._revoked_services.find(path)
+        return self._revoked_services.find(certificates)
 
     async def _put_out(self, revocation: Revocation, now: float) -> int:
         """Record *revocation* and close the sessions that it concerns; return how many."""

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -34,7 +34,7 @@ from broker.admission.path_ends import VerifiedPath
 from provisioning.given_file import contents_of
 from provisioning.pki.identity import AUTHORITY_PREFIX, PROVISIONING
 from provisioning.pki.keys import KeyFileError, replace_private
-from provisioning.pki.revocation import CertificateKey, Revocation, RevocationIndex, RevocationReason
+from provisioning.pki.revocation import CertificateKey, Revocation, RevocationReason
 from provisioning.pki.tls import TlsConfigurationError
 
 log = structlog.get_logger("broker")
@@ -53,7 +53,6 @@ class RevokedServices:
         """Read what is kept in *state_dir*; raise `TlsConfigurationError` if it is not as it was kept."""
         self._path: Final = state_dir / FILE_NAME
         self._known: Final[dict[CertificateKey, Revocation]] = {}
-        self._index: Final = RevocationIndex()
         self._writing: asyncio.Future[None] | None = None
         for revocation in _kept(self._path):
             self._add(revocation)
@@ -61,15 +60,12 @@ class RevokedServices:
     def __len__(self) -> int:
         return len(self._known)
 
-    def find(self, path: Sequence[bytes]) -> str | None:
-        """Return why who shows the certificates *path* (DER, its own first) is not believed, None if nothing is known.
-
-        Nothing is known of who shows none.
-        """
-        found = VerifiedPath(path).find_revoked(self._index) if path else None
+    def find(self, path: VerifiedPath) -> str | None:
+        """Return why who shows the certificates *path* is not believed, None if nothing is known against them."""
+        found = next((self._known[key] for key in path.revoked_as if key in self._known), None)
         if found is None:
             return None
-        return f"the certificate of {found[0]} is revoked ({found[1].reason}; kept in {self._path})"
+        return f"the certificate with serial number {found.serial:x} is revoked ({found.reason}; kept in {self._path})"
 
     async def note(self, revocation: Revocation, device: str) -> None:
         """Keep *revocation*, which the feed tells of *device*, if that is the service or a CA."""
@@ -93,7 +89,6 @@ class RevokedServices:
 
     def _add(self, revocation: Revocation) -> None:
         self._known[revocation.key] = revocation
-        self._index.add(revocation)
         if len(self._known) > MOST:
             del self._known[next(iter(self._known))]
 

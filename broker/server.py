@@ -38,7 +38,7 @@ from broker.engine import Engine
 from broker.entrances import announce, listen_everywhere
 from broker.listener import Doors, Listener
 from broker.loop_lag import measure_lag
-from broker.own_certificate import CredentialError, own_trust_domain
+from broker.own_certificate import CredentialError, NotToday, own_trust_domain
 from broker.plugins.none import NoPlugins
 from broker.poller import Poller
 from broker.presence import Presence
@@ -325,7 +325,7 @@ class BrokerServer:
         context = self._context(files, anchors)
         try:
             describe_certificate(files)
-        except TlsConfigurationError as error:
+        except NotToday as error:
             log.error("no client will believe the broker", code="OWN_CERTIFICATE_DATES", detail=str(error))  # noqa: TRY400
         return context
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
@@ -38,6 +37,7 @@ from provisioning.config_words import explain, no_such
 from provisioning.durations import with_its_unit
 from provisioning.errors import ConfigurationError
 from provisioning.given_file import SECRET_BYTES, SETTINGS_BYTES, contents_of, named, text_of
+from provisioning.given_toml import NotToml, toml_of
 from provisioning.metrics_exposure import MetricsExposure
 from provisioning.service_links import service_link
 
@@ -82,7 +82,7 @@ def _now_read() -> Path | None:
 
 class _FromFile(TomlConfigSettingsSource):
     def _read_file(self, file_path: Any) -> dict[str, Any]:
-        return tomllib.loads(text_of(file_path, SETTINGS_BYTES))
+        return toml_of(text_of(file_path, SETTINGS_BYTES))
 
 
 class Settings(BaseSettings):
@@ -289,7 +289,7 @@ def load_settings(directory: Path | None, **flags: Any) -> Settings:
         known = {"": tuple(Settings.model_fields), "profiles": tuple(ProfileSettings.model_fields)}
         wrong = [explain(each, ENVIRONMENT_PREFIX, file, given, known) for each in error.errors()]
         raise ConfigurationError("; ".join(wrong)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (NotToml, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{file} is not TOML: {error}") from error
     except SettingsError as error:  # Which names the field in quotes, and has nothing more to say.
         name = next((each for each in Settings.model_fields if f'"{each}"' in str(error)), "profiles")

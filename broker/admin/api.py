@@ -26,7 +26,6 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import ssl
 import time
@@ -35,7 +34,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -44,6 +42,15 @@ from broker.admin.explain import InvalidCertificateFile, checked, read_certifica
 from broker.admin.health import store_state
 from broker.admin.http_server import Request, Response, problem
 from broker.admin.newcomers import admits
+from broker.admin.parameters import (
+    MOST_REASON,
+    InvalidRequest,
+    limit_of,
+    object_in,
+    refuse_unknown,
+    reload_asked,
+    told_of,
+)
 from broker.admin.sessions import InvalidSelection, OfAnotherDomain, Selection, SessionView
 from broker.admin.subscriptions import checked_topic, subscriptions_document
 from broker.admin.trust import anchors_of, trust_document
@@ -51,9 +58,7 @@ from broker.engine import Engine
 from broker.listener import Listener
 from broker.own_certificate import read_certificate, state_at
 from broker.reload.crl_trial import NoListsUsed, try_lists
-from broker.reload.parts import Candidate, ProposedAnchors
 from broker.reload.reloader import Reloader
-from broker.reload.report import Part
 from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.staple import Staple
 from provisioning.version import product_version
@@ -63,18 +68,7 @@ log = structlog.get_logger("broker")
 
 BODIES = {"/v1/reload": 1024 * 1024, "/v1/crls/try": 16 * 1024 * 1024}
 """How large a body may be where it may be larger than most."""
-_RELOAD_FIELDS = ("parts", "dry_run", "policy", "anchors", "bundle")
-_CANDIDATES = {
-    "policy": "the text of a policy file",
-    "anchors": "certificates in PEM",
-    "bundle": "the name of a trust bundle",
-}
-_MOST_REASON = 200
 _KICK_REASON = "an operator has ended the session"
-
-
-class InvalidRequest(ValueError):
-    """A field of a request cannot be used; the text names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +118,7 @@ class AdminApi:
         witness = self._served.engine.history.witness
         if witness is not None:
             what = f"{request.method} {request.path}"
-            witness.told("asked", by=request.caller, request=what, status=int(response.status), **_asked(request))
+            witness.told("asked", by=request.caller, request=what, status=int(response.status), **told_of(request))
         return response
 
     async def _answer(self, request: Request) -> Response:
@@ -135,6 +129,7 @@ class AdminApi:
         if route is None:
             return problem(HTTPStatus.METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", f"use {' or '.join(methods)}")
         try:
+            refuse_unknown(request)
             return await route(request)
         except (InvalidRequest, InvalidSelection, InvalidCertificateFile, NoListsUsed) as error:
             return problem(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", str(error))
@@ -176,20 +171,20 @@ class AdminApi:
 
     async def _list_sessions(self, request: Request) -> Response:
         query = dict(request.query)
-        limit = _limit(query.pop("limit", None))
+        limit = limit_of(query.pop("limit", None))
         return Response(body=self._sessions.document(Selection.of(query), limit))
 
     async def _list_subscriptions(self, request: Request) -> Response:
         query = dict(request.query)
-        limit, topic = _limit(query.pop("limit", None)), checked_topic(query.pop("topic", None))
+        limit, topic = limit_of(query.pop("limit", None)), checked_topic(query.pop("topic", None))
         return Response(body=subscriptions_document(self._served.engine, Selection.of(query), topic, limit))
 
     async def _kick(self, request: Request) -> Response:
-        asked = _object(request.body)
+        asked = object_in(request.body)
         reason = asked.pop("reason", _KICK_REASON)
         forget = asked.pop("forget", False)
-        if not isinstance(reason, str) or not reason.isprintable() or not 0 < len(reason) <= _MOST_REASON:
-            raise InvalidRequest(f"reason: 1 to {_MOST_REASON} printable characters")
+        if not isinstance(reason, str) or not reason.isprintable() or not 0 < len(reason) <= MOST_REASON:
+            raise InvalidRequest(f"reason: 1 to {MOST_REASON} printable characters")
         if not isinstance(forget, bool):
             raise InvalidRequest("forget: true or false")
         if not all(isinstance(value, str) for value in asked.values()):
@@ -208,19 +203,8 @@ class AdminApi:
         return Response.json({"kicked": ended})
 
     async def _reload(self, request: Request) -> Response:
-        asked = _object(request.body)
-        unknown = asked.keys() - _RELOAD_FIELDS
-        if unknown:
-            raise InvalidRequest(f"{min(unknown)}: no such field; there are {', '.join(_RELOAD_FIELDS)}")
-        names = asked.get("parts", list(Part))
-        if not isinstance(names, list) or not names or not all(name in list(Part) for name in names):
-            raise InvalidRequest(f"parts: a list of {', '.join(Part)}")
-        dry_run = asked.get("dry_run", False)
-        if not isinstance(dry_run, bool):
-            raise InvalidRequest("dry_run: true or false")
-        candidates = _candidates(asked, dry_run=dry_run)
+        parts, candidates, dry_run = reload_asked(request.body)
         reloader = self._served.reloader
-        parts = {Part(name) for name in names}
         if dry_run:
             return Response.json((await reloader.dry_run(parts, candidates)).as_dict())
         if not self._may_change(request.caller):
@@ -260,56 +244,7 @@ class AdminApi:
         return [listener.context for listener in self._served.listeners]
 
 
-def _asked(request: Request) -> dict[str, object]:
-    """Return what *request* says, for the audit log: its query, and a body that is an object, each text of it cut."""
-    said: dict[str, object] = {"query": request.query} if request.query else {}
-    if request.method == "POST":
-        try:
-            body = _object(request.body)
-        except InvalidRequest:
-            said["bytes"] = len(request.body)
-        else:
-            said["body"] = {
-                key: value[:_MOST_REASON] if isinstance(value, str) else value for key, value in body.items()
-            }
-    return said
-
-
-def _candidates(asked: dict[str, Any], *, dry_run: bool) -> dict[Part, Candidate]:
-    """Return what a dry run is to try instead of what stands in the files."""
-    policy, anchors, bundle = asked.get("policy"), asked.get("anchors"), asked.get("bundle")
-    for name, what in _CANDIDATES.items():
-        if asked.get(name) is not None and not (isinstance(asked[name], str) and dry_run):
-            raise InvalidRequest(f"{name}: {what}, and only for a dry run")
-    if bundle is not None and anchors is None:
-        raise InvalidRequest("bundle: names whose anchors are tried; give anchors")
-    candidates: dict[Part, Candidate] = {}
-    if policy is not None:
-        candidates[Part.POLICY] = policy
-    if anchors is not None:
-        candidates[Part.TRUST] = ProposedAnchors(anchors, bundle)
-    return candidates
-
-
-def _limit(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not text.isascii() or not text.isdigit() or not 0 < int(text[:12]) < 10**9:
-        raise InvalidRequest("limit: a positive number")
-    return int(text)
-
-
 def _read_only(caller: str) -> Response:
     log.warning("admin request refused", code="READ_ONLY", caller=caller)
     remedy = "name the operator in admin_changers in the broker's configuration, or ask at its Unix socket"
     return problem(HTTPStatus.FORBIDDEN, "READ_ONLY", f"{caller} may read here, and change nothing: {remedy}")
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:  # The other one for what is nested without end.
-        raise InvalidRequest(f"the body is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise InvalidRequest("the body is not a JSON object")
-    return document

@@ -15,8 +15,10 @@ Rules
 4. A browser sends for any page that asks, with its user's certificate: what names a foreign page's origin is refused
    before anything is done about it (`broker.origins`).
 5. HEAD is answered as GET is, and without a body (RFC 9110 §9.3.2).
-6. Where all places are taken, whoever has waited longest without having asked makes room: who asks at once is answered,
-   whatever strangers hold open.
+6. Where all places are taken, whoever has waited longest without having asked, or without taking the answer, makes
+   room: who asks at once is answered, whatever strangers hold open.
+7. Who takes no answer is cut off: to what is written and not taken there is no end, and its descriptor would be gone.
+8. A parameter that is given twice, or that no text is, is refused: which one counts would depend on who reads it.
 
 Handles: keep-alive, chunked answers, one request at a time a connection. Does not handle: pipelining (the connection
 closes after the first answer), Expect, compression, ranges, any method but GET, HEAD and POST.
@@ -25,10 +27,10 @@ closes after the first answer), Expect, compression, ranges, any method but GET,
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import socket
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -46,6 +48,7 @@ log = structlog.get_logger("broker")
 MAX_BODY = 64 * 1024
 """Of a request, unless its path has another bound."""
 _MAX_HEAD = 16 * 1024
+_MAX_PARAMETERS = 32
 _MAX_CONNECTIONS = 32
 _REQUEST_SECONDS = 15.0
 """For a whole request to arrive, and for the next one to begin."""
@@ -160,7 +163,7 @@ class HttpServer:
         self._servers: list[asyncio.Server] = []
         self._connections: set[asyncio.Task[None]] = set()
         self._waiting: dict[asyncio.Task[None], None] = {}
-        """Those whose request is not whole yet, whoever has waited longest first."""
+        """Those whose request is not whole yet, or who take no answer, whoever has waited longest first."""
 
     async def listen(self, listening: socket.socket, context: ssl.SSLContext | None = None) -> None:
         """Serve on *listening*, over TLS with a *context*."""
@@ -194,7 +197,8 @@ class HttpServer:
         self._connections.add(task)
         try:
             if len(self._connections) > _MAX_CONNECTIONS and not self._make_room():
-                await _answer(writer, problem(503, "BUSY", "too many requests at once; try again"), keep=False)
+                busy = problem(503, "BUSY", "too many requests at once; try again")
+                await self._answer(writer, task, busy, keep=False)
             else:
                 if self._settle is not None:
                     await self._settle(writer)
@@ -210,9 +214,13 @@ class HttpServer:
             self._connections.discard(task)
             self._waiting.pop(task, None)
             writer.close()
-            with contextlib.suppress(OSError, TimeoutError):
+            try:
                 async with asyncio.timeout(_TLS_SECONDS):
                     await writer.wait_closed()
+            except (OSError, TimeoutError):
+                pass
+            finally:
+                writer.transport.abort()
 
     def _make_room(self) -> bool:
         """End the connection that has waited longest for its request; return whether there was one."""
@@ -253,22 +261,69 @@ class HttpServer:
         if not isinstance(caller, Response) and incoming.origin is not None:
             caller = _foreign(incoming.origin, incoming.host, caller) or caller
         if isinstance(caller, Response):
-            await _answer(writer, caller, keep=False, bodyless=_is_head(incoming, parser))
+            await self._answer(writer, task, caller, keep=False, bodyless=_is_head(incoming, parser))
             return False
         keep = incoming.keep and not incoming.pipelined
         bodyless = _is_head(incoming, parser)
         request = _request(incoming, "GET" if bodyless else parser.get_method().decode(), caller)
-        response = problem(400, "INVALID_REQUEST", "the request's target is not a path")
-        if request is not None:
-            try:
-                response = await self._handle(request)
-            except Exception:  # A defect of one handler must not take the broker with it.
-                log.exception("admin request failed", code="INTERNAL_ERROR", path=request.path)
-                response = problem(500, "INTERNAL_ERROR", "a defect; the broker's log has the traceback")
+        response = request if isinstance(request, Response) else await self._handled(request)
         chunks = parser.get_http_version() == "1.1"
         keep = keep and (chunks or isinstance(response.body, bytes))
-        await _answer(writer, response, keep=keep, chunks=chunks, bodyless=bodyless)
+        await self._answer(writer, task, response, keep=keep, chunks=chunks, bodyless=bodyless)
         return keep
+
+    async def _handled(self, request: Request) -> Response:
+        try:
+            return await self._handle(request)
+        except Exception:  # A defect of one handler must not take the broker with it.
+            log.exception("admin request failed", code="INTERNAL_ERROR", path=request.path)
+            return problem(500, "INTERNAL_ERROR", "a defect; the broker's log has the traceback")
+
+    async def _answer(
+        self,
+        writer: asyncio.StreamWriter,
+        task: asyncio.Task[None],
+        response: Response,
+        *,
+        keep: bool,
+        chunks: bool = True,
+        bodyless: bool = False,
+    ) -> None:
+        """Write *response* to whom *task* serves, its head alone if *bodyless*.
+
+        Raises `OSError` or `TimeoutError` if the asker takes it not.
+        """
+        body = response.body
+        head = [f"HTTP/1.1 {int(response.status)} {HTTPStatus(response.status).phrase}"]
+        head.append(f"Content-Type: {response.content_type}")
+        head.append("Cache-Control: no-store")
+        if isinstance(body, bytes):
+            head.append(f"Content-Length: {len(body)}")
+        elif chunks:
+            head.append("Transfer-Encoding: chunked")
+        if not keep:
+            head.append("Connection: close")
+        writer.write("\r\n".join((*head, "", "")).encode())
+        if bodyless:
+            body = b""
+        if isinstance(body, bytes):
+            writer.write(body)
+            await self._drain(writer, task)
+            return
+        async for piece in body:
+            if piece:
+                writer.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunks else piece)
+                await self._drain(writer, task)
+        if chunks:
+            writer.write(b"0\r\n\r\n")
+        await self._drain(writer, task)
+
+    async def _drain(self, writer: asyncio.StreamWriter, task: asyncio.Task[None]) -> None:
+        self._waiting[task] = None
+        async with asyncio.timeout(_WRITE_SECONDS):
+            await writer.drain()
+        self._waiting.pop(task, None)
+        await asyncio.sleep(0)  # Devices first: `drain` returns at once while the buffer has room.
 
 
 async def _read(
@@ -303,46 +358,17 @@ def _foreign(origin: str, host: str, caller: str) -> Response | None:
     return problem(403, code, "no web page may use this interface with its reader's certificate")
 
 
-def _request(incoming: _Incoming, method: str, caller: str) -> Request | None:
+def _request(incoming: _Incoming, method: str, caller: str) -> Request | Response:
+    """Return the request, or the answer to one whose target cannot be read."""
     try:
         target = urlsplit(incoming.target.decode())
-        query = dict(parse_qsl(target.query, keep_blank_values=True, max_num_fields=32))
+        path = unquote(target.path, errors="strict")
+        pairs = parse_qsl(target.query, keep_blank_values=True, errors="strict", max_num_fields=_MAX_PARAMETERS)
     except ValueError:
-        return None
-    return Request(method, unquote(target.path), query, bytes(incoming.body), caller, incoming.accept)
-
-
-async def _answer(
-    writer: asyncio.StreamWriter, response: Response, *, keep: bool, chunks: bool = True, bodyless: bool = False
-) -> None:
-    """Write *response*, its head alone if *bodyless*; raise `OSError` or `TimeoutError` if the asker takes it not."""
-    body = response.body
-    head = [f"HTTP/1.1 {int(response.status)} {HTTPStatus(response.status).phrase}"]
-    head.append(f"Content-Type: {response.content_type}")
-    head.append("Cache-Control: no-store")
-    if isinstance(body, bytes):
-        head.append(f"Content-Length: {len(body)}")
-    elif chunks:
-        head.append("Transfer-Encoding: chunked")
-    if not keep:
-        head.append("Connection: close")
-    writer.write("\r\n".join((*head, "", "")).encode())
-    if bodyless:
-        body = b""
-    if isinstance(body, bytes):
-        writer.write(body)
-        await _drain(writer)
-        return
-    async for piece in body:
-        if piece:
-            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunks else piece)
-            await _drain(writer)
-    if chunks:
-        writer.write(b"0\r\n\r\n")
-    await _drain(writer)
-
-
-async def _drain(writer: asyncio.StreamWriter) -> None:
-    async with asyncio.timeout(_WRITE_SECONDS):
-        await writer.drain()
-    await asyncio.sleep(0)  # Devices first: `drain` returns at once while the buffer has room.
+        what = f"the request's target is not a path, with up to {_MAX_PARAMETERS} parameters in UTF-8 behind it"
+        return problem(400, "INVALID_REQUEST", what)
+    query = dict(pairs)
+    if len(query) < len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        return problem(400, "INVALID_REQUEST", f"{name}: given twice")
+    return Request(method, path, query, bytes(incoming.body), caller, incoming.accept)

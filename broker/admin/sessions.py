@@ -84,6 +84,8 @@ class Selection:
         for key, value in query.items():
             if key not in cls.__slots__:
                 raise InvalidSelection(f"{key}: no such filter; there are {', '.join(cls.__slots__)}")
+            if not value:
+                raise InvalidSelection(f"{key}: is empty; leave it out, or say which")
             if key == "role" and value not in list(Role):
                 raise InvalidSelection(f"role: {', '.join(Role)}, not {value[:40]!r}")
             if key != "connected":

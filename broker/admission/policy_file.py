@@ -6,7 +6,6 @@ default policy. An error names the file, the key and the remedy, and all of them
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from broker.admission.filter_template import FilterTemplate, InvalidFilter
 from broker.admission.policy import DeniedPublish, Kind, Rules, Section, TopicPolicy
+from provisioning.given_toml import NotToml, toml_of
 from provisioning.pki.identity import SCHEME, InvalidIdentity, Role, check_name, parse_uri
 
 DEFAULT_POLICY_FILE = Path(__file__).with_name("default_policy.toml")
@@ -101,8 +101,8 @@ def read_policy(path: Path | None) -> str:
 def parse_policy(text: str, name: str) -> TopicPolicy:
     """Return the policy that *text*, of the file *name*, says. Raises `PolicyError`."""
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        values = toml_of(text)
+    except NotToml as error:
         raise PolicyError(f"{name}: not TOML: {error}") from error
     try:
         written = _File.model_validate(values)

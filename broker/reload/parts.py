@@ -26,7 +26,7 @@ from broker.engine import Engine
 from broker.limits import Limits
 from broker.listener import Listener
 from broker.origins import Origins
-from broker.own_certificate import read_certificate
+from broker.own_certificate import NotToday, is_for_servers, read_certificate
 from broker.reload.policy_change import change, preview, warn_of_idle_names
 from broker.reload.report import Effects, Part
 from broker.sources.staple import Staple
@@ -243,13 +243,17 @@ def _lasting(config: BrokerConfig, name: str) -> object:
 
 
 def describe_certificate(files: CredentialFiles) -> str:
-    """Return which certificate it is. Raises `TlsConfigurationError` if nobody would accept it today."""
+    """Return which certificate it is. Raises `TlsConfigurationError` if nobody would accept it, `NotToday` of it."""
     certificate = read_certificate(files.certificate)
     if certificate is None:
         raise TlsConfigurationError(f"{files.certificate} holds no PEM certificate")
+    if not is_for_servers(certificate):
+        raise TlsConfigurationError(
+            f"{files.certificate} is not for servers (no serverAuth): clients would refuse it; give the broker's own"
+        )
     now = datetime.now(UTC)
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-        raise TlsConfigurationError(
+        raise NotToday(
             f"{files.certificate} is valid from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M:%S} "
             f"to {certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC; it is {now:%Y-%m-%d %H:%M:%S} here"
         )

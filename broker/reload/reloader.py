@@ -6,6 +6,7 @@ Rules
 2. One reload at a time. Nothing of it stops the event loop for long: files are read in a thread.
 3. Settings come from where they came from at the start: flags, environment, file.
 4. A dry run goes the same way and stops before anything changes.
+5. A defect of ours in reading a part costs that part: it is refused, and the broker goes on with the old one.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ _CODES = {
     Outcome.REFUSED: "RELOAD_REFUSED",
 }
 _LOOK_SECONDS = 1.0
+_DEFECT = "it cannot be read, and a defect keeps us from saying why; the broker's log has the traceback"
 
 
 class Reloader:
@@ -121,6 +123,9 @@ class Reloader:
             config = self._settings()
         except ConfigError as error:
             unusable = str(error)
+        except Exception:
+            log.exception("reload failed", code="INTERNAL_ERROR", part="settings")
+            unusable = _DEFECT
         reports = []
         for each in self._parts:
             if each.part not in parts:
@@ -140,6 +145,9 @@ class Reloader:
             loaded = await asyncio.to_thread(each.load, config, candidate)
         except _UNUSABLE as error:
             return PartReport(each.part, Outcome.REFUSED, str(error))
+        except Exception:  # What is read may be whatever: that we cannot say what is wrong with it ends no broker.
+            log.exception("reload failed", code="INTERNAL_ERROR", part=each.part.value)
+            return PartReport(each.part, Outcome.REFUSED, _DEFECT)
         if isinstance(loaded, Unchanged):
             return PartReport(each.part, Outcome.UNCHANGED, loaded.detail)
         detail, effects = await (each.preview(loaded) if dry_run else each.apply(loaded))

@@ -56,7 +56,7 @@ def anchor_files(config: BrokerConfig) -> list[Path]:
     named = [path for bundle in config.trust for path in bundle.anchors]
     copies = [copy_of(bundle, config.state_dir) for bundle in config.trust]
     named += [copy for copy in copies if copy is not None and copy.exists()]
-    return [file for path in named for file in ([path, *_files(path)] if path.is_dir() else [path])]
+    return [file for path in named for file in (path, *_files_in(path))]
 
 
 def _bundle(settings: TrustSettings, state_dir: Path) -> TrustBundle:
@@ -99,6 +99,14 @@ def read_anchors(paths: Sequence[Path], where: str = "") -> list[x509.Certificat
             raise TlsConfigurationError(f"{where}{path} holds no certificate file (.pem, .crt, .cer, .der)")
         anchors += found
     return anchors
+
+
+def _files_in(path: Path) -> Iterable[Path]:
+    """Return the files of *path*, if it is a directory; none of one that cannot be read: that is said when it is."""
+    try:
+        return _files(path) if path.is_dir() else ()
+    except OSError:
+        return ()
 
 
 def _files(path: Path) -> Iterable[Path]:

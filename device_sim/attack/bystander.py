@@ -9,11 +9,12 @@ there from the first case to the last, and is looked at after each.
 Rules
 -----
 1. Who is put out comes back, so that each case answers for itself.
-2. It sends nothing but a PINGREQ when it is looked at, and has no subscription.
+2. It sends nothing but a PINGREQ when it is looked at, or when its keep alive demands one, and has no subscription.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from broker.mqtt.packets import Pingreq, Pingresp
@@ -22,6 +23,7 @@ from device_sim.attack.target import Starved, TurnedAway
 from device_sim.attack.verdict import PUT_OUT, SERVED, STARVED, ClosedBy, Layer, Seen
 
 _PINGRESP = "PINGRESP"
+_LONGEST_PAUSE = 300.0
 
 
 class Bystander:
@@ -31,14 +33,20 @@ class Bystander:
         self._admitted = admitted
         self._patience = patience
         self._client: RawClient | None = None
+        self._pinging: asyncio.Task[None] | None = None
+        self._asking = asyncio.Lock()
         self._troubles: list[str] = []
 
     async def come(self) -> None:
         """Connect; raise what `device_sim.attack.scene.Scene.admitted` raises."""
-        self._client = await self._admitted()
+        client = self._client = await self._admitted()
+        self._pinging = asyncio.create_task(self._stays_alive(client), name="bystander")
 
     def leave(self) -> None:
         """Be gone, as before a broker is stopped on purpose; the next look connects again."""
+        if self._pinging is not None:
+            self._pinging.cancel()
+            self._pinging = None
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -53,8 +61,7 @@ class Bystander:
     async def _since(self) -> Seen | None:
         harm = None
         if self._client is not None:
-            await self._client.send(Pingreq().encode(self._client.version))
-            seen = await self._client.answer(Pingresp, deadline=self._patience)
+            seen = await self._ping(self._client)
             if seen.code == _PINGRESP:
                 return None
             code = STARVED if seen.got_in else PUT_OUT
@@ -65,6 +72,17 @@ class Bystander:
         except (Starved, TurnedAway) as error:
             harm = harm or Seen(Layer.MQTT, STARVED, str(error), ClosedBy.NOBODY)
         return harm
+
+    async def _ping(self, client: RawClient) -> Seen:
+        async with self._asking:
+            await client.send(Pingreq().encode(client.version))
+            return await client.answer(Pingresp, deadline=self._patience)
+
+    async def _stays_alive(self, client: RawClient) -> None:
+        """Ping whenever half of the keep alive that holds has passed. How that ends is seen by who looks."""
+        while client.ended is None:
+            await asyncio.sleep(min(client.keep_alive / 2, _LONGEST_PAUSE))
+            await self._ping(client)
 
     @property
     def told(self) -> Seen:

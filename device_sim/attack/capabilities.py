@@ -25,7 +25,6 @@ Rules
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
@@ -34,6 +33,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from provisioning.given_file import SETTINGS_BYTES, named, text_of
+from provisioning.given_toml import NotToml, toml_of
 
 
 class CapabilityError(Exception):
@@ -106,10 +106,10 @@ EVERYTHING = Capabilities(name="broker", supports=frozenset(Feature) - {Feature.
 def load(path: Path) -> Capabilities:
     """Return the capabilities in the TOML file *path*; raise `CapabilityError`."""
     try:
-        content = tomllib.loads(text_of(path, SETTINGS_BYTES))
+        content = toml_of(text_of(path, SETTINGS_BYTES))
     except OSError as error:
         raise CapabilityError(f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (NotToml, UnicodeDecodeError) as error:
         raise CapabilityError(f"{path} is not TOML: {error}") from error
     try:
         return Capabilities.model_validate(content)

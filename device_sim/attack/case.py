@@ -26,6 +26,11 @@ REVOKED = ("mqtt CONNACK 0x87", "mqtt CONNACK 0x8a", "tls certificate_revoked")
 """Right answers of many cases: let in; not delivered to anybody; kept out, and told that it is revoked."""
 
 
+def revocation(limits: TimeLimits) -> float:
+    """Return the limit of a case in which a revocation must take effect."""
+    return limits.revocation
+
+
 def patience(_: TimeLimits) -> float:
     """Return the limit of a case in which others have to be served or heard."""
     return PATIENCE

@@ -14,7 +14,7 @@ from cryptography.x509.oid import ObjectIdentifier
 from broker.mqtt.codes import ProtocolVersion
 from device_sim.attack import der
 from device_sim.attack.capabilities import Feature
-from device_sim.attack.case import IN, REVOKED, Chapter
+from device_sim.attack.case import IN, REVOKED, Chapter, revocation
 from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible, SigningRegistrar
@@ -62,7 +62,7 @@ _dated("3-expired-1s", "expired a second ago", "tls certificate_expired", -_DAY,
 _dated("4-not-yet-valid", "valid from tomorrow", "tls bad_certificate", _DAY, 2 * _DAY)
 
 
-@case("5-revoked", "its certificate is revoked", *REVOKED, needs=(Feature.REVOCATION,))
+@case("5-revoked", "its certificate is revoked", *REVOKED, needs=(Feature.REVOCATION,), limit=revocation)
 async def _revoked(scene: Scene) -> Seen:
     paper = await scene.device()
     await scene.target.registrar.revoke(paper)
@@ -208,7 +208,8 @@ async def _unregistered(scene: Scene) -> Seen:
         return replace(seen, seconds=time.monotonic() - started)  # Without the other broker's start.
 
 
-@case("21-suspended", "suspended (certificateHold)", "mqtt CONNACK 0x8a", NOT_OURS, needs=(Feature.SUSPENSION,))
+@case("21-suspended", "suspended (certificateHold)", "mqtt CONNACK 0x8a", NOT_OURS, needs=(Feature.SUSPENSION,),
+      limit=revocation)  # fmt: skip
 async def _suspended(scene: Scene) -> Seen:
     if Feature.SUSPENSION not in scene.target.capabilities.supports:
         raise Impossible("there is no way to suspend a device here")

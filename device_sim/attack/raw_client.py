@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import ssl
 import struct
@@ -50,6 +51,7 @@ class RawClient:
         self._broken: OSError | None = None
         self.ended: Seen | None = None
         self.connack: Connack | None = None
+        self._asked_keep_alive = 0
 
     @classmethod
     async def dial(
@@ -117,8 +119,15 @@ class RawClient:
     async def connect(self, connect: Connect, deadline: float = 10.0) -> Seen:
         """Send CONNECT and return the answer to it."""
         self.version = connect.protocol_version
+        self._asked_keep_alive = connect.keep_alive
         await self.send(connect.encode())
         return await self.answer(Connack, deadline=deadline)
+
+    @property
+    def keep_alive(self) -> float:
+        """Seconds of keep alive that hold here: the broker's, if it said some in CONNACK [MQTT-3.1.2-21]; else inf."""
+        told = self.connack.properties.server_keep_alive if self.connack is not None else None
+        return float(self._asked_keep_alive if told is None else told) or math.inf
 
     def seen(self, packet: Packet) -> Seen:
         """Return *packet* as an answer."""

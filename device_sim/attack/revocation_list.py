@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from dataclasses import replace
 
 from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.connect import Connect
 from broker.mqtt.packets import Publish
 from broker.mqtt.properties import Properties
 from device_sim.attack import session_cases
-from device_sim.attack.capabilities import Feature, TimeLimits
-from device_sim.attack.case import IN, REVOKED, Chapter
+from device_sim.attack.capabilities import Feature
+from device_sim.attack.case import IN, REVOKED, Chapter, revocation
 from device_sim.attack.issuer import Paper
 from device_sim.attack.scene import PATIENCE, Scene
 from device_sim.attack.target import Impossible
@@ -35,11 +36,7 @@ chapter = Chapter()
 case = chapter.case
 
 
-def _revocation(limits: TimeLimits) -> float:
-    return limits.revocation
-
-
-@case("1-full-handshake", "connects anew after its revocation", *REVOKED, needs=_NEEDS)
+@case("1-full-handshake", "connects anew after its revocation", *REVOKED, needs=_NEEDS, limit=revocation)
 async def _full_handshake(scene: Scene) -> Seen:
     paper = await scene.device()
     await scene.target.registrar.revoke(paper)
@@ -67,13 +64,13 @@ _resumes("4-resumed-tls12-ticket", "resumes a TLS 1.2 session by its ticket", cl
 _resumes("5-resumed-tls12-id", "resumes a TLS 1.2 session by its id", clean=True, version=_T12, ticket=False)
 
 
-@case("6-live", "is connected", "mqtt DISCONNECT 0x98", "mqtt DISCONNECT 0x87", needs=_NEEDS, limit=_revocation)
+@case("6-live", "is connected", "mqtt DISCONNECT 0x98", "mqtt DISCONNECT 0x87", needs=_NEEDS, limit=revocation)
 async def _live(scene: Scene) -> Seen:
     paper = await scene.device()
     return await session_cases.cut(scene, paper, await scene.admitted(paper))
 
 
-@case("7-live-311", "is connected with MQTT 3.1.1", "closed", needs=_NEEDS, limit=_revocation)
+@case("7-live-311", "is connected with MQTT 3.1.1", "closed", needs=_NEEDS, limit=revocation)
 async def _live_311(scene: Scene) -> Seen:
     paper = await scene.device()
     name = paper.name
@@ -108,7 +105,7 @@ async def _kept(scene: Scene, messages: int) -> tuple[Paper, str]:
     return paper, name
 
 
-@case("8-kept-session", "returns to a session that was kept for it", *REVOKED, needs=_NEEDS)
+@case("8-kept-session", "returns to a session that was kept for it", *REVOKED, needs=_NEEDS, limit=revocation)
 async def _kept_session(scene: Scene) -> Seen:
     paper, _ = await _kept(scene, 0)
     await scene.target.registrar.revoke(paper)
@@ -261,7 +258,7 @@ async def _suspended(scene: Scene) -> Seen:
         if loop.time() > deadline:
             return Seen(Layer.MQTT, "not-released", seen.text, ClosedBy.PEER)
         await asyncio.sleep(_LOOK_AGAIN)
-    return refused
+    return replace(refused, revoked="")  # It may come back.
 
 
 @case("17-neighbour", "is not revoked, while another is: stays connected", "mqtt served", needs=_NEEDS)

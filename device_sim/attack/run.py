@@ -9,6 +9,7 @@ Rules
 5. A case in which a good device is refused, or one that was connected before is put out, has failed, however the bad
    one was answered: a broker that dies, or turns everybody away, has refused nobody in particular.
 6. What was not delivered may be on its way. It is looked for once more behind the last case.
+7. Who was refused for being revoked must stay out. Each is shown once more behind the last case.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from dataclasses import replace
 
 from device_sim.attack.capabilities import Capabilities, Feature
 from device_sim.attack.case import Case
-from device_sim.attack.scene import Scene
+from device_sim.attack.scene import Scene, cores_of
 from device_sim.attack.target import Impossible, Starved, Target, TurnedAway
 from device_sim.attack.verdict import (
     DELIVERED,
+    OPEN,
     STARVED,
     TURNED_AWAY,
     ClosedBy,
@@ -62,7 +64,7 @@ async def run(target: Target, cases: Sequence[Case], told: Told) -> list[Outcome
     outcomes: dict[str, Outcome] = {}
 
     async def one(case: Case) -> None:
-        watch = _cores(target)
+        watch = cores_of(target)
         outcome = await _tried(scene, case)
         if not case.idle:
             outcome = _with_harm(outcome, await scene.bystander.harmed(case.name), watch)
@@ -83,15 +85,12 @@ async def run(target: Target, cases: Sequence[Case], told: Told) -> list[Outcome
         for case in sorted((case for case in cases if not case.idle), key=lambda case: case.last):
             await one(case)
         await one(CONTROLS[0])
-        outcomes |= await _late(scene, outcomes)
+        outcomes |= await _late(scene, _counting(cases, outcomes, target.capabilities))
+        outcomes |= await _again(scene, _counting(cases, outcomes, target.capabilities))
         await one(CONTROLS[1])
     finally:
         await scene.close()
     return [outcomes[case.name] for case in (*cases, *CONTROLS)]
-
-
-def _cores(target: Target) -> CoreWatch:
-    return CoreWatch("the attacker", {} if target.broker_pid is None else {"the broker": target.broker_pid})
 
 
 def _with_harm(outcome: Outcome, harm: Seen | None, watch: CoreWatch) -> Outcome:
@@ -100,6 +99,29 @@ def _with_harm(outcome: Outcome, harm: Seen | None, watch: CoreWatch) -> Outcome
         return outcome
     judgement = Judgement(Verdict.FAIL, f"a good device, connected all the time, was put out meanwhile: {harm.reason}")
     return replace(outcome, judgement=on_this_machine(judgement, (), harm, watch.shares(), MOST_WAITING))
+
+
+def _counting(cases: Sequence[Case], outcomes: Mapping[str, Outcome], capabilities: Capabilities) -> dict[str, Outcome]:
+    """Return the *outcomes* that a broker with these *capabilities* can still spoil."""
+    unclaimed = {case.name for case in cases if capabilities.missing(case.needs - {Feature.SUBSCRIPTION_POLICY})}
+    return {
+        name: outcome
+        for name, outcome in outcomes.items()
+        if name not in unclaimed and outcome.verdict in {Verdict.PASS, Verdict.WARN}
+    }
+
+
+async def _again(scene: Scene, outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
+    """Return what has become of those *outcomes* whose revoked device is let in now (rule 7)."""
+    spoilt = {}
+    for name, outcome in outcomes.items():
+        if outcome.seen is None or not outcome.seen.revoked:
+            continue
+        seen = await scene.show(scene.kept_out[outcome.seen.revoked])
+        if seen.got_in and seen.code != OPEN:
+            why = f"let in again when all cases had been tried: {seen.text}"
+            spoilt[name] = replace(outcome, judgement=Judgement(Verdict.FAIL, why))
+    return spoilt
 
 
 async def _late(scene: Scene, outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
@@ -136,7 +158,7 @@ async def _tried(scene: Scene, case: Case) -> Outcome:
     if Feature.MQTT5 in case.needs and Feature.MQTT5 not in capabilities.supports:
         # Its bytes would mean something else.
         return Outcome(case.name, case.description, expected, limit, Judgement(Verdict.SKIP, "not claimed: mqtt5"))
-    started, watch = time.monotonic(), _cores(scene.target)
+    started, watch = time.monotonic(), cores_of(scene.target)
     try:
         async with asyncio.timeout(limit + _FOREVER):
             seen = await case.attempt(scene)

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from broker.mqtt.codes import ProtocolVersion
 from broker.mqtt.connect import Will
-from device_sim.attack.capabilities import Feature, TimeLimits
-from device_sim.attack.case import IN, NOWHERE, REVOKED, Chapter, patience
+from broker.mqtt.packets import Publish
+from device_sim.attack.capabilities import Feature
+from device_sim.attack.case import IN, NOWHERE, REVOKED, Chapter, patience, revocation
 from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import Scene
@@ -25,13 +26,9 @@ chapter = Chapter()
 case = chapter.case
 
 
-def _revocation(limits: TimeLimits) -> float:
-    return limits.revocation
-
-
 @case(
     "6-revoked-live", "is revoked while connected", "mqtt DISCONNECT 0x98", "mqtt DISCONNECT 0x87",
-    needs=(Feature.REVOCATION,), limit=_revocation,
+    needs=(Feature.REVOCATION,), limit=revocation,
 )  # fmt: skip
 async def _revoked_live(scene: Scene) -> Seen:
     paper = await scene.device()
@@ -40,7 +37,7 @@ async def _revoked_live(scene: Scene) -> Seen:
 
 @case(
     "6-revoked-live-311", "is revoked while connected with MQTT 3.1.1", CLOSED,
-    needs=(Feature.REVOCATION,), limit=_revocation,
+    needs=(Feature.REVOCATION,), limit=revocation,
 )  # fmt: skip
 async def _revoked_live_311(scene: Scene) -> Seen:
     paper = await scene.device()
@@ -54,10 +51,11 @@ async def cut(scene: Scene, paper: Paper, client: RawClient) -> Seen:
     started = time.monotonic()
     try:
         await scene.target.registrar.revoke(paper)
-        seen = await client.end(scene.target.capabilities.limits.revocation)
+        seen = await scene.with_grace(client.end, scene.target.capabilities.limits.revocation)
     finally:
         client.close()
-    return replace(seen, seconds=time.monotonic() - started)
+    seen = replace(seen, seconds=time.monotonic() - started)
+    return seen if seen.got_in else scene.is_out(paper, seen)
 
 
 async def resumed_after_revocation(scene: Scene, paper: Paper, context: ssl.SSLContext, *, clean: bool) -> Seen:
@@ -72,7 +70,8 @@ async def resumed_after_revocation(scene: Scene, paper: Paper, context: ssl.SSLC
         raise Impossible("the broker gives no TLS session to resume")
     await scene.target.registrar.revoke(paper)
     await scene.until_refused(paper)  # From here on the revocation is known; only the session is left.
-    return await scene.present(context, paper.name, session=session)
+    seen = await scene.present(context, paper.name, session=session)
+    return seen if seen.got_in else scene.is_out(paper, seen)
 
 
 def _resumed(name: str, description: str, *, clean: bool) -> None:
@@ -141,13 +140,20 @@ async def _takes_over(scene: Scene) -> Seen:
 
 # The certificate authenticates; a user name beside it proves nothing and takes nothing away.
 @case("20-other-user-name", "sends another's user name and a password (ignored or refused)",
-      IN, "mqtt CONNACK 0x86", "mqtt CONNACK 0x87")  # fmt: skip
+      IN, "mqtt CONNACK 0x86", "mqtt CONNACK 0x87", limit=patience)  # fmt: skip
 async def _other_user_name(scene: Scene) -> Seen:
     paper = await scene.device()
     name = paper.name
     client = await scene.dialled(paper)
     try:
-        return await client.connect(scene.connect(name, keep_alive=60, username="admin", password=b"admin"))
+        seen = await client.connect(scene.connect(name, keep_alive=60, username="admin", password=b"admin"))
+        if not seen.got_in or scene.target.capabilities.missing((Feature.TOPIC_POLICY,)):
+            return seen
+        await scene.watcher()
+        payload = f"forged by {name} as admin".encode()
+        await client.send(Publish(scene.topic(scene.fresh("victim")), payload).encode(client.version))
+        fate = await scene.fate(client, name, payload)
+        return fate if fate.got_in else replace(seen, withheld=payload)
     finally:
         client.close()
 
@@ -165,7 +171,7 @@ async def will_of_revoked(scene: Scene) -> Seen:
     client = await scene.admitted(paper, scene.connect(name, keep_alive=600, will=will))
     try:
         await scene.target.registrar.revoke(paper)
-        ended = await client.end(scene.target.capabilities.limits.revocation)
+        ended = await scene.with_grace(client.end, scene.target.capabilities.limits.revocation)
         if ended.code == OPEN:
             raise Impossible("the session of a revoked device is not closed here: there is no will to send")
         # What comes of a closed session was sent before this.

@@ -6,22 +6,32 @@ A case that is about a message says whether it was delivered, with the order arg
 from __future__ import annotations
 
 import time
+from collections.abc import Container
+from dataclasses import replace
 
 from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.connect import Will
-from broker.mqtt.packets import Pingreq, Pingresp, Puback, Publish, Pubrec, Pubrel
+from broker.mqtt.packets import (
+    Pingreq,
+    Pingresp,
+    Puback,
+    Publish,
+    Pubrec,
+    Pubrel,
+    Subscribe,
+    SubscriptionRequest,
+)
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import NOWHERE, Chapter, patience
 from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
-from device_sim.attack.scene import Scene
+from device_sim.attack.scene import SOON, Scene
 from device_sim.attack.target import Impossible
 from device_sim.attack.verdict import CLOSED, DELIVERED, OPEN, ClosedBy, Layer, Seen
 
 _V311 = ProtocolVersion.V311
 _ANSWER = 10.0
 _PACKET = 7
-_SOON = 1.0
 
 chapter = Chapter()
 case = chapter.case
@@ -46,18 +56,28 @@ def _publishes(
             started = time.monotonic()
             await client.send(packet.encode(client.version))
             answer = await client.answer(Puback, Pubrec, deadline=_ANSWER) if qos else None
-            if answer is not None and not answer.code.startswith(("PUBACK", "PUBREC")):
-                return answer.since(started)  # Closed for it.
-            if qos is QoS.EXACTLY_ONCE and answer is not None and answer.got_in:
-                # A broker may deliver it only when it is released (MQTT 5 §4.3.3): a forger releases it.
-                await client.send(Pubrel(_PACKET).encode(client.version))
-            fate = await scene.fate(client, device, payload)
-            # Delivered is what counts; else the code in the acknowledgement, where there is one that says no.
-            return (fate if answer is None or fate.got_in or answer.got_in else answer).since(started)
+            seen = await _what_came(scene, client, device, payload, answer)
+            seen = seen.since(started)
+            if retain and not seen.got_in and await scene.retains(topic, payload):
+                # Whoever has subscribed already did not get it, and whoever comes next does.
+                return Seen(Layer.MQTT, DELIVERED, "retained, for whoever subscribes next", got_in=True).since(started)
+            return seen
         finally:
             client.close()
 
     chapter.add(name, description, expected, attempt, needs=(Feature.TOPIC_POLICY, *needs))
+
+
+async def _what_came(scene: Scene, client: RawClient, device: str, payload: bytes, answer: Seen | None) -> Seen:
+    """Tell whether *payload*, to which *client* got this *answer*, was delivered; else what was answered."""
+    if answer is not None and not answer.code.startswith(("PUBACK", "PUBREC")):
+        return replace(answer, withheld=payload)  # Closed for it.
+    if answer is not None and answer.code.startswith("PUBREC"):
+        # A broker may deliver it only when it is released (MQTT 5 §4.3.3): a forger releases it, refused or not.
+        await client.send(Pubrel(_PACKET).encode(client.version))
+    fate = await scene.fate(client, device, payload)
+    # Delivered is what counts; else the code in the acknowledgement, where there is one that says no.
+    return fate if answer is None or fate.got_in or answer.got_in else replace(answer, withheld=payload)
 
 
 _publishes("35-other-topic-qos1", "publishes to another's topic (QoS 1)", "mqtt PUBACK 0x87", qos=QoS.AT_LEAST_ONCE)
@@ -81,33 +101,44 @@ def _subscribes(
         client = await scene.admitted(paper, connect)
         try:
             victim = await scene.device()
-            seen = await scene.subscribe(client, topic_filter.format(victim=scene.topic(victim.name)))
-            return await _overheard(scene, client, victim) if seen.got_in else seen
+            listens_to = topic_filter.format(victim=scene.topic(victim.name))
+            seen = await scene.subscribe(client, listens_to)
+            return await _overheard(scene, client, victim, listens_to) if seen.got_in else seen
         finally:
             client.close()
 
     chapter.add(name, description, expected, attempt, needs=(Feature.TOPIC_POLICY, Feature.SUBSCRIPTION_POLICY))
 
 
-async def _overheard(scene: Scene, spy: RawClient, victim: Paper) -> Seen:
+async def _overheard(scene: Scene, spy: RawClient, victim: Paper, listens_to: str) -> Seen:
     """Tell whether *spy*, whose subscription was granted, hears what *victim* says, what it is told, or $SYS.
 
     When one who may has heard both, the broker has routed them; what it sends to the spy of them comes before the
-    answer to a PINGREQ that is sent then, or, where others write to the spy than who answers it, soon after.
+    answer to a PINGREQ that is sent then, or, where others write to the spy than who answers it, soon after. Both are
+    retained, and the spy subscribes once more: who keeps them from it as they come may hand them out later.
     """
     watcher = await scene.watcher()
-    secrets = {f"{what} {victim.name}".encode() for what in ("secret of", "command for")}
-    said, told = secrets
-    await _say(scene, victim, scene.topic(victim.name), said)
+    said, told = secrets = tuple(f"{what} {victim.name}".encode() for what in ("secret of", "command for"))
     service = await scene.target.registrar.certify(scene.target.service(scene.fresh("sender")))
-    await _say(scene, service, scene.topic(victim.name, "cmd/identify"), told)
-    for secret in secrets:
-        if not await watcher.got(secret, scene.patience):
-            raise Impossible(f"nobody hears {secret.decode()!r} here, not even who may")
-    await spy.send(Pingreq().encode(spy.version))
+    speakers = ((victim, scene.topic(victim.name)), (service, scene.topic(victim.name, "cmd/identify")))
+    for (who, topic), secret in zip(speakers, secrets, strict=True):
+        await _say(scene, who, topic, secret)
+    try:
+        for secret in (said, told):
+            if not await watcher.got(secret, scene.patience):
+                raise Impossible(f"nobody hears {secret.decode()!r} here, not even who may")
+        return await _heard_by(scene, spy, secrets, listens_to)
+    finally:
+        for who, topic in speakers:
+            await _say(scene, who, topic, b"")  # Nothing is left behind.
+
+
+async def _heard_by(scene: Scene, spy: RawClient, secrets: Container[bytes], listens_to: str) -> Seen:
+    again = Subscribe(_PACKET, (SubscriptionRequest(listens_to, QoS.AT_MOST_ONCE),))
+    await spy.send(again.encode(spy.version) + Pingreq().encode(spy.version))
     answered = False
     while True:
-        packet = await spy.receive(_SOON if answered else scene.patience)
+        packet = await spy.receive(SOON if answered else scene.patience)
         if isinstance(packet, Publish) and (packet.payload in secrets or packet.topic.startswith("$SYS/")):
             return Seen(Layer.MQTT, DELIVERED, packet.topic, ClosedBy.NOBODY, got_in=True)
         if isinstance(packet, Seen):
@@ -118,10 +149,11 @@ async def _overheard(scene: Scene, spy: RawClient, victim: Paper) -> Seen:
 
 
 async def _say(scene: Scene, who: Paper, topic: str, payload: bytes) -> None:
-    """Let *who* publish, and wait until the broker has read it."""
+    """Let *who* publish what the broker may keep, and wait until it has read it."""
     client = await scene.admitted(who)
     try:
-        await client.send(Publish(topic, payload).encode(client.version))
+        able = client.connack is None or client.connack.properties.retain_available is not False
+        await client.send(Publish(topic, payload, retain=able).encode(client.version))
         await scene.served(client)
     finally:
         client.close()
@@ -147,11 +179,10 @@ async def _will(scene: Scene) -> Seen:
     will = Will(scene.topic(scene.fresh("victim")), payload)
     seen = await client.connect(scene.connect(name, keep_alive=60, will=will))
     client.abort()
-    if not seen.got_in:
-        return seen
     # Who is let in again under this name finds the old connection ended, and its will sent (MQTT 5 §3.1.2.5, §3.1.4).
     again = await scene.admitted(paper)
     try:
-        return await scene.fate(again, name, payload)
+        fate = await scene.fate(again, name, payload)
+        return fate if seen.got_in or fate.got_in else replace(seen, withheld=payload)
     finally:
         again.close()

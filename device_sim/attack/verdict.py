@@ -37,6 +37,7 @@ from device_sim.closure import Closure
 CLOSED = "closed"
 OPEN = "open"
 DELIVERED = "delivered"
+DELIVERED_AGAIN = "delivered-again"
 NOT_DELIVERED = "not-delivered"
 STARVED = "starved"
 """An innocent device was not served, without a word."""
@@ -94,6 +95,8 @@ class Seen:
     seconds: float | None = None
     withheld: bytes = b""
     """A payload that nobody had received when this was seen: whoever has it later knows better."""
+    revoked: str = ""
+    """The name of who was refused for being revoked: whoever lets it in later has forgotten that."""
 
     @property
     def text(self) -> str:
@@ -146,10 +149,19 @@ def judge(expected: tuple[str, ...], limit: float, seen: Seen, seconds: float) -
     if seen.got_in:
         return Judgement(Verdict.FAIL, "it got what it wanted" if seen.code != OPEN else "still open at the deadline")
     if all(map(is_admission, expected)):
-        return Judgement(Verdict.FAIL, "refused where it must not be")
+        return Judgement(Verdict.FAIL, _missed(seen))
     if late:
         return Judgement(Verdict.FAIL, late)
     return Judgement(Verdict.WARN, "refused, but not in the expected way")
+
+
+def _missed(seen: Seen) -> str:
+    """Return what is wrong with *seen*, where the device had a right to something."""
+    if seen.code == NOT_DELIVERED:
+        return "it never came"
+    if seen.code == DELIVERED_AGAIN:
+        return "it came more than once"
+    return seen.reason if seen.code == PUT_OUT else "refused where it must not be"
 
 
 def on_this_machine(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 
 from broker.mqtt.packets import Pingreq, Publish
 from device_sim.attack.raw_client import RawClient
@@ -20,9 +21,9 @@ _KEPT = 64
 
 
 class Watcher:
-    """A service that has subscribed to all that devices of the attack say; *heard* is where it notes what it got."""
+    """A service that has subscribed to all that devices of the attack say; *heard* is where it counts what it got."""
 
-    def __init__(self, client: RawClient, heard: set[bytes]) -> None:
+    def __init__(self, client: RawClient, heard: Counter[bytes]) -> None:
         self._client = client
         self._heard = heard
         self._arrived = asyncio.Event()
@@ -50,9 +51,9 @@ class Watcher:
 
     async def _watch(self) -> None:
         while True:
-            packet = await self._client.receive(deadline=_LOOK)
+            packet = await self._client.receive(deadline=min(_LOOK, self._client.keep_alive / 2))
             if isinstance(packet, Publish):
-                self._heard.add(packet.payload[:_KEPT])
+                self._heard[packet.payload[:_KEPT]] += 1
             elif isinstance(packet, Seen) and not packet.got_in:
                 self._arrived.set()
                 return

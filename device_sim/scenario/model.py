@@ -10,7 +10,6 @@ Rules
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from bisect import bisect
 from difflib import get_close_matches
 from itertools import accumulate
@@ -27,6 +26,7 @@ from device_sim.scenario.stages import KINDS, Stage, Trouble
 from device_sim.scenario.threshold import InvalidThreshold, Threshold
 from device_sim.scenario.values import BY_HAND, ScenarioPart, Seconds
 from provisioning.given_file import SETTINGS_BYTES, text_of
+from provisioning.given_toml import NotToml, toml_of
 
 _MOST_SHOWN = 60
 """How many characters of a wrong value are shown."""
@@ -123,8 +123,8 @@ def load(path: Path) -> Scenario:
 def parse(text: str, where: str) -> Scenario:
     """Return the scenario in TOML *text*; *where* names it in errors. Raises `InvalidScenario`."""
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        document = toml_of(text)
+    except NotToml as error:
         raise InvalidScenario(f"{where}: {error}") from error
     return build(document, where)
 

@@ -130,6 +130,29 @@ def test_what_cannot_be_used_is_refused_with_the_reason_and_the_old_one_stays(ru
     running.check_flow()
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("x = " + "[" * 50_000, "not TOML: more than 32 levels, one within the other (at line 1)"),
+        (".".join("a" * 30_000) + " = 1", "not TOML: more than 32 levels, one within the other (at line 1)"),
+        ("x = 1" + "0" * 5_000, "not TOML: Exceeds the limit"),
+    ],
+    ids=["brackets", "dots", "digits"],
+)
+def test_whatever_stands_in_its_files_the_broker_goes_on(running: Reloaded, text: str, why: str) -> None:
+    running.policy.write_text(text)
+    running.settings.write_text(text)
+    running.broker.send_signal(signal.SIGHUP)
+    for part in ("policy", "limits"):
+        wait_until(lambda part=part: running.events("RELOAD_REFUSED", part), f"{part} refused")
+    assert all(why in each["detail"] for each in running.broker.events("RELOAD_REFUSED"))
+    running.check_flow()
+    code, said = running.command("--dry-run", "--policy", str(running.policy))
+    assert code == 1
+    assert said.startswith(f"policy: would be refused: the proposed policy: {why}")
+    assert not running.broker.events("INTERNAL_ERROR")
+
+
 def test_a_dry_run_says_who_would_be_disconnected_and_disconnects_nobody(running: Reloaded, tmp_path: Path) -> None:
     running.device.subscribe("fleet/meters/m-1/cmd/#")
     proposed = tmp_path / "new.toml"

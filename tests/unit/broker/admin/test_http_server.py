@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import select
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,6 +23,8 @@ async def _echo(request: Request) -> Response:
         raise RuntimeError("a defect")
     if request.path == "/long":
         return Response(body=_pieces())
+    if request.path == "/large":
+        return Response(body=bytes(16 * 1024 * 1024))
     return Response.json([request.method, request.path, request.query, request.body.decode(), request.caller])
 
 
@@ -87,6 +90,59 @@ async def test_no_web_page_from_elsewhere_is_answered(path: Path, origin: bytes,
         assert (answer["status"], answer["code"]) == (403, "ORIGIN_NOT_ALLOWED")
     else:
         assert answer == ["POST", "/x", {}, "{}", "me"]
+
+
+@pytest.mark.parametrize(
+    ("target", "complaint"),
+    [
+        (b"/x?a=1&b=2&a=1", "a: given twice"),
+        (b"/x?%61=1&a=2", "a: given twice"),
+        (b"/x?a=%ff", "the request's target is not a path, with up to 32 parameters in UTF-8 behind it"),
+        (b"/x?a=%ed%a0%80", "the request's target is not a path"),
+        (b"/%ff", "the request's target is not a path"),
+        (b"/x?" + b"&".join(b"p%d=1" % number for number in range(33)), "the request's target is not a path, with up "),
+    ],
+)
+async def test_a_target_that_could_be_read_in_two_ways_is_refused(path: Path, target: bytes, complaint: str) -> None:
+    (answer,) = bodies(await ask(path, b"GET " + target + b" HTTP/1.1\r\n" + HEAD))
+    assert isinstance(answer, dict)
+    assert (answer["status"], answer["code"]) == (400, "INVALID_REQUEST")
+    assert answer["detail"].startswith(complaint)
+
+
+async def asking_and_taking_nothing(path: Path) -> socket.socket:
+    """Return a connection that has asked for more than any buffer holds, once the answer has begun."""
+    asking = socket.socket(socket.AF_UNIX)
+    asking.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(asking, str(path))
+    await loop.sock_sendall(asking, b"GET /large HTTP/1.1\r\n" + HEAD)
+    assert await loop.sock_recv(asking, 1) == b"H"
+    return asking
+
+
+async def is_cut_off(asking: socket.socket) -> bool:
+    """Wait until the other end of *asking* is closed, without taking what came."""
+    poll = select.poll()
+    poll.register(asking, 0)
+    return bool(await asyncio.to_thread(poll.poll, 30_000))
+
+
+async def test_who_takes_no_answer_does_not_keep_its_descriptor(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "_WRITE_SECONDS", 0.05)
+    monkeypatch.setattr(http_server, "_TLS_SECONDS", 0.05)
+    with await asking_and_taking_nothing(path) as asking:
+        assert await is_cut_off(asking)
+
+
+async def test_who_takes_no_answer_keeps_nobody_out_who_asks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "_MAX_CONNECTIONS", 2)
+    first = await asking_and_taking_nothing(path)
+    second = await asking_and_taking_nothing(path)
+    with first, second:
+        (answer,) = bodies(await ask(path, b"GET /x HTTP/1.1\r\n" + HEAD))
+        assert answer == ["GET", "/x", {}, "", "me"]
+        assert await is_cut_off(first)
 
 
 async def test_a_body_arrives_in_pieces_and_in_chunks(path: Path) -> None:

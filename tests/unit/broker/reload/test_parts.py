@@ -10,9 +10,8 @@ import pytest
 from broker.admission.policy_file import DEFAULT_POLICY_FILE, PolicyError
 from broker.config import BrokerConfig
 from broker.reload.parts import ReloadedPolicy, Unchanged, describe_certificate
-from provisioning.pki.identity import Identity, Role
 from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
-from tests.support.pki import DOMAIN, shared_device, shared_pki
+from tests.support.pki import shared_device, shared_pki
 from tests.support.wire import MemoryBroker
 
 PKI = shared_pki()
@@ -63,13 +62,18 @@ def test_a_policy_that_is_wrong_is_named(tmp_path: Path, proposed: str | None) -
 )
 def test_a_certificate_that_is_not_valid_now_is_not_taken(tmp_path: Path, begins: int, ends: int, good: bool) -> None:
     begin, end = (PKI.now + timedelta(minutes=minutes) for minutes in (begins, ends))
-    held = PKI.certify(Identity(DOMAIN, Role.BROKER, "broker-1"), not_before=begin, not_after=end)
+    held = PKI.broker(not_before=begin, not_after=end)
     files = held.write(tmp_path)
     if good:
         assert f"{held.certificate.serial_number:x}" in describe_certificate(files)
         return
     with pytest.raises(TlsConfigurationError, match="is valid from"):
         describe_certificate(files)
+
+
+def test_a_certificate_that_is_not_for_servers_is_not_taken(tmp_path: Path) -> None:
+    with pytest.raises(TlsConfigurationError, match="is not for servers"):
+        describe_certificate(PKI.device("meter-1").write(tmp_path))
 
 
 def test_a_file_without_a_certificate_is_named(tmp_path: Path) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from broker.sources.trust_files import read_anchors
+from broker.config import BrokerConfig
+from broker.sources.trust_files import anchor_files, read_anchors
+from broker.trust_settings import TrustSettings
 from provisioning.pki.tls import TlsConfigurationError
 from tests.support.pki import pem_of, shared_pki
 
@@ -33,3 +38,31 @@ def test_a_whole_file_is_read_with_what_else_it_holds(tmp_path: Path) -> None:
         b"# ours\n" + FIRST + b"\n" + SECOND + b"-----BEGIN DH PARAMETERS-----\nAA==\n-----END DH PARAMETERS-----\n"
     )
     assert len(read_anchors([file])) == 2
+
+
+@contextlib.contextmanager
+def as_somebody_else() -> Iterator[None]:
+    """Be a user whom a mode keeps out: root is kept out of nothing."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_directory_that_cannot_be_read_ends_nobody_who_looks_whether_it_has_changed(tmp_path: Path) -> None:
+    directory = tmp_path / "anchors"
+    directory.mkdir()
+    (directory / "ca.pem").write_bytes(FIRST)
+    bundle = TrustSettings(name="fleet", anchors=(directory,), unsafe_no_revocation=True)
+    config = BrokerConfig(cafile=tmp_path, certfile=tmp_path, keyfile=tmp_path, trust=(bundle,))
+    assert anchor_files(config) == [directory, directory / "ca.pem"]
+    directory.chmod(0)
+    with as_somebody_else():
+        assert anchor_files(config) == [directory]
+        with pytest.raises(TlsConfigurationError, match="cannot be read"):
+            read_anchors([directory])
+    directory.chmod(0o700)

@@ -1,0 +1,151 @@
+"""What a request of the admin API says, checked before anything is done about it.
+
+Rules
+-----
+1. What would do nothing is refused, a mistyped filter say, and what is given twice: which one counts would depend on
+   who reads it, here or at a proxy on the way.
+2. An error names the field.
+3. What is told to the audit log of a request is bounded, whatever the request says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping
+from itertools import islice
+from typing import Any, Final
+
+from broker.admin.http_server import Request
+from broker.reload.parts import Candidate, ProposedAnchors
+from broker.reload.report import Part
+
+MOST_REASON: Final = 200
+"""Characters of what a client is told."""
+_MOST_TOLD: Final = 10
+_MOST_LIMIT: Final = 999_999_999
+_QUERIES: Final[Mapping[str, Collection[str]]] = {"/v1/why": ("about",)}
+"""What may be asked for behind a path's question mark; where sessions are selected, the selection says."""
+_SELECTING: Final = frozenset({"/v1/sessions", "/v1/subscriptions"})
+_RELOAD_FIELDS: Final = ("parts", "dry_run", "policy", "anchors", "bundle")
+_CANDIDATES: Final = {
+    "policy": "the text of a policy file",
+    "anchors": "certificates in PEM",
+    "bundle": "the name of a trust bundle",
+}
+
+
+class InvalidRequest(ValueError):
+    """A field of a request cannot be used; the text names it."""
+
+
+def refuse_unknown(request: Request) -> None:
+    """Raise `InvalidRequest` for a parameter that would do nothing: a mistyped one, say."""
+    if request.path in _SELECTING:
+        return
+    known = _QUERIES.get(request.path, ())
+    if unknown := request.query.keys() - known:
+        there = f"there is {', '.join(known)}" if known else "there is none here"
+        raise InvalidRequest(f"{min(unknown)}: no such parameter; {there}")
+
+
+def reload_asked(body: bytes) -> tuple[set[Part], dict[Part, Candidate], bool]:
+    """Return the parts that are to be read anew, what a dry run is to try instead of the files, and whether it is one.
+
+    Raises `InvalidRequest`.
+    """
+    asked = object_in(body)
+    unknown = asked.keys() - _RELOAD_FIELDS
+    if unknown:
+        raise InvalidRequest(f"{min(unknown)}: no such field; there are {', '.join(_RELOAD_FIELDS)}")
+    names = asked.get("parts", list(Part))
+    if not isinstance(names, list) or not names or not all(name in list(Part) for name in names):
+        raise InvalidRequest(f"parts: a list of {', '.join(Part)}")
+    dry_run = asked.get("dry_run", False)
+    if not isinstance(dry_run, bool):
+        raise InvalidRequest("dry_run: true or false")
+    parts, candidates = {Part(name) for name in names}, _candidates(asked, dry_run=dry_run)
+    if not_asked := candidates.keys() - parts:
+        raise InvalidRequest(f"parts: {min(not_asked)} is not among them, and something is given to try for it")
+    return parts, candidates, dry_run
+
+
+def _candidates(asked: dict[str, Any], *, dry_run: bool) -> dict[Part, Candidate]:
+    """Return what a dry run is to try instead of what stands in the files."""
+    policy, anchors, bundle = asked.get("policy"), asked.get("anchors"), asked.get("bundle")
+    for name, what in _CANDIDATES.items():
+        value = asked.get(name)
+        if value is not None and not (isinstance(value, str) and dry_run):
+            raise InvalidRequest(f"{name}: {what}, and only for a dry run")
+        if value is not None and not _is_text(value):
+            raise InvalidRequest(f"{name}: has half of a character in it, \\ud800 to \\udfff")
+    if bundle is not None and anchors is None:
+        raise InvalidRequest("bundle: names whose anchors are tried; give anchors")
+    candidates: dict[Part, Candidate] = {}
+    if policy is not None:
+        candidates[Part.POLICY] = policy
+    if anchors is not None:
+        candidates[Part.TRUST] = ProposedAnchors(anchors, bundle)
+    return candidates
+
+
+def _is_text(text: str) -> bool:
+    """Whether *text* can be written: JSON may spell what no encoding has."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def limit_of(text: str | None) -> int | None:
+    """Return how many are to be shown at most. Raises `InvalidRequest`."""
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(_MOST_LIMIT)) or not int(text):
+        raise InvalidRequest(f"limit: a number from 1 to {_MOST_LIMIT}")
+    return int(text)
+
+
+def object_in(body: bytes) -> dict[str, Any]:
+    """Return the JSON object that *body* is. Raises `InvalidRequest`."""
+    try:
+        document = json.loads(body, object_pairs_hook=_each_once)
+    except InvalidRequest:
+        raise
+    except (ValueError, RecursionError) as error:  # The other one for what is nested without end.
+        raise InvalidRequest(f"the body is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise InvalidRequest("the body is not a JSON object")
+    return document
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise InvalidRequest(f"{name}: given twice")
+    return found
+
+
+def told_of(request: Request) -> dict[str, object]:
+    """Return what *request* says, for the audit log: its query, and a body that is an object; what is long is cut."""
+    said: dict[str, object] = (
+        {"query": {key: _short(value) for key, value in request.query.items()}} if request.query else {}
+    )
+    if request.method == "POST":
+        try:
+            body = object_in(request.body)
+        except InvalidRequest:
+            said["bytes"] = len(request.body)
+        else:
+            said["body"] = {key[:MOST_REASON]: _short(value) for key, value in islice(body.items(), _MOST_TOLD)}
+    return said
+
+
+def _short(value: object) -> object:
+    if isinstance(value, str):
+        return value[:MOST_REASON]
+    if isinstance(value, list):
+        return [_short(each) if isinstance(each, str) else "…" for each in value[:_MOST_TOLD]]
+    return value if value is None or isinstance(value, int | float) else "…"
