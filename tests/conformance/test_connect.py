@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from broker.admission.response_information import ResponseInformation
 from broker.mqtt.acks import Pubrec
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
@@ -390,6 +391,7 @@ def test_mqtt5_3_1_2_27_no_topic_alias_unasked(broker: MemoryBroker, publisher5:
 @pytest.mark.parametrize("said", [{}, {"request_response_information": False}])
 def test_mqtt5_3_1_2_28_no_response_information_unasked(broker: MemoryBroker, said: Any) -> None:
     """Request response information 0: no response information in CONNACK."""
+    broker.engine.response_information = ResponseInformation("replies/{client_id}")
     answer = stranger(broker, V5).connect(client_id="client", **said)
     assert answer.properties.response_information is None
 
