@@ -20,7 +20,7 @@ from typing import Any
 
 from processes import REPOSITORY, Child, ChildFailed
 
-from provisioning.descriptors import most_allowed
+from provisioning.program.descriptors import most_allowed
 
 _SOURCE = Path(__file__).with_name("mqload.c")
 _PHASE_SECONDS = 200  # More than the generator's own bounds, which end every phase.

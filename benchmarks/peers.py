@@ -34,7 +34,7 @@ from processes import REPOSITORY, Child
 from scripted_peers import aedes, amqtt
 from scripted_peers import version as scripted_version
 
-from provisioning.version import product_version
+from provisioning.program.version import product_version
 
 _FOREIGN = {"nats-server": nats_server, "rabbitmq": rabbitmq, "aedes": aedes, "amqtt": amqtt}
 PEERS = ("fleetgate", "fleetgate-compiled", "mosquitto", "mosquitto-open", *_FOREIGN)

@@ -28,12 +28,12 @@ from broker.admission.peer import Peer
 from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.status import RevocationStatus
 from broker.build import is_compiled
-from broker.connection import ClientConnection
-from broker.engine import Engine
-from broker.limits import Limits
+from broker.connection.connection import ClientConnection
+from broker.engine.engine import Engine
 from broker.mqtt.codes import QoS
 from broker.mqtt.connect import Connect
 from broker.mqtt.packets import Publish, Subscribe, SubscriptionRequest
+from broker.settings.limits import Limits
 from provisioning.pki.identity import Identity, parse_uri
 from provisioning.pki.revocation import RevocationIndex
 
@@ -125,8 +125,8 @@ async def subject(name: str, qos: int) -> Subject:
     """Return the subject *name*."""
     made = Subject(qos)
     if _PLUGINS[name]:
-        from broker.config import BrokerConfig
         from broker.plugins.program import Plugins
+        from broker.settings.config import BrokerConfig
 
         config = BrokerConfig.model_construct(
             plugins=_PLUGINS[name],

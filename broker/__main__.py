@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from provisioning.starting import importing
+from provisioning.program.starting import importing
 
 with importing():
     from broker.cli import app
-    from provisioning import command_line
+    from provisioning.program import command_line
 
 
 def main() -> NoReturn:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.machinery import EXTENSION_SUFFIXES
 
-from broker import connection
+from broker.connection import connection
 
 
 def is_compiled() -> bool:

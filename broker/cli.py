@@ -11,15 +11,15 @@ from typing import Annotated
 
 import typer
 
-from broker import admin_commands, explain_commands
-from broker.admin_command import remote_options
-from broker.audit_commands import audit_app
-from broker.crl_commands import crl_app
-from broker.policy_commands import policy
-from broker.reload_command import reload
-from provisioning.command_group import command_group
-from provisioning.starting import importing
-from provisioning.version import product_version
+from broker.commands import admin_commands, explain_commands
+from broker.commands.admin_command import remote_options
+from broker.commands.audit_commands import audit_app
+from broker.commands.crl_commands import crl_app
+from broker.commands.policy_commands import policy
+from broker.commands.reload_command import reload
+from provisioning.program.command_group import command_group
+from provisioning.program.starting import importing
+from provisioning.program.version import product_version
 
 app = command_group(
     name="fleet-broker",

@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from broker.config import BrokerConfig
-from broker.engine import Engine
-from broker.listener import Doors, Listener, Speaks
-from broker.listening import ListenError
+from broker.door.listener import Doors, Listener, Speaks
+from broker.door.listening import ListenError
+from broker.engine.engine import Engine
+from broker.settings.config import BrokerConfig
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
 from provisioning.pki.identity import parse_uri
 
 if TYPE_CHECKING:
-    from broker.revocation_feed import RevocationFeed
+    from broker.revocation.revocation_feed import RevocationFeed
 
 log = structlog.get_logger("broker")
 

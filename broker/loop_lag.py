@@ -2,7 +2,7 @@
 
 A task sleeps for a twentieth of a second and looks how much longer it took. The figure is the worst of the last few
 looks, fading: an overload is seen at once, and over when it has been over for a second. The listeners let fewer
-newcomers in while it is above `max_loop_lag` (`broker.listener`).
+newcomers in while it is above `max_loop_lag` (`broker.door.listener`).
 
 While nobody comes and nothing is late, it looks twice a second only: ten thousand idle devices are to cost the broker
 nothing, and twenty looks a second are a fifth of a percent of a core.

@@ -9,10 +9,10 @@ from typing import Final
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from provisioning.given_file import PEM_BYTES, contents_of
 from provisioning.pki.extension import UNREADABLE, extension
 from provisioning.pki.identity import InvalidIdentity, identity_of
 from provisioning.pki.tls import TlsConfigurationError
+from provisioning.program.given_file import PEM_BYTES, contents_of
 
 OF_NO_USE: Final = frozenset({"expired", "not yet valid"})
 """What `state_at` says of a certificate that no client believes."""

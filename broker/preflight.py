@@ -18,15 +18,15 @@ from broker.admission.bare_names import idle_names
 from broker.admission.foreign_groups import unnamed_groups
 from broker.admission.policy_file import PolicyError, load_policy
 from broker.admission.response_information import ResponseInformation
-from broker.config import BrokerConfig
 from broker.own_certificate import is_for_servers, own_trust_domain, read_certificate
-from broker.revoked_services import RevokedServices
+from broker.revocation.revoked_services import RevokedServices
+from broker.settings.config import BrokerConfig
 from broker.sources.anchor_copy import AnchorsNotFetched
 from broker.sources.trust_files import load_trust, read_anchors
-from provisioning.given_file import LIST_BYTES, contents_of
 from provisioning.pki.crl import CrlRefused, parse, split
 from provisioning.pki.own_directory import ForeignDirectory
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
+from provisioning.program.given_file import LIST_BYTES, contents_of
 
 _ASKS = ClientCertificate.REQUIRED
 

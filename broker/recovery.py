@@ -6,9 +6,10 @@ Rules
    QoS 2 message is sent again with the packet identifier by which the client knows it: exactly once.
 2. A session whose time has passed is not brought back. The time of a session that was connected when the broker was
    killed begins at the restart; so does the delay of its will, which also waits while clients come back
-   (`broker.returning`): they lost their connection through no fault of theirs. Of a session that ended with its
+   (`broker.engine.returning`): they lost their connection through no fault of theirs. Of a session that ended with its
    connection nothing is there but its will: whoever comes back finds no session. Whose certificate was revoked
-   meanwhile, or stood below anchors that are gone, is treated as if it had been connected (`broker.enforcement`).
+   meanwhile, or stood below anchors that are gone, is treated as if it had been connected
+   (`broker.revocation.enforcement`).
 3. Messages that have expired are forgotten.
 """
 
@@ -18,14 +19,14 @@ from typing import Any
 
 import structlog
 
-from broker.engine import Engine
+from broker.engine.engine import Engine
+from broker.engine.session_rows import certificate_of
 from broker.mqtt.errors import PacketError
 from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
 from broker.session.framing import framing
 from broker.session.session import NEVER, Session
 from broker.session.will import Will
-from broker.session_rows import certificate_of
 from broker.store.journal import Journal
 from broker.store.sqlite import SqliteStore, unusable
 from provisioning.pki.identity import parse_uri

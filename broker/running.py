@@ -22,26 +22,26 @@ import typer
 from broker.admin.unix_socket import AdminSocketError
 from broker.admission.policy_file import PolicyError
 from broker.audit.files import AuditError
-from broker.config import BrokerConfig
-from broker.config_loading import ConfigError, load
-from broker.limits import Limits
-from broker.listening import ListenError
+from broker.door.listening import ListenError
 from broker.own_certificate import CredentialError
 from broker.plugins.errors import PluginError
 from broker.preflight import problems
 from broker.server import BrokerServer
+from broker.settings.config import BrokerConfig
+from broker.settings.config_loading import ConfigError, load
+from broker.settings.limits import Limits
 from broker.state_directory import NoDirectory
 from broker.stopping import GIVEN_UP, LEFTOVER_SECONDS
 from broker.store.sqlite import StoreError
-from provisioning import core_dumps, out_of_memory
-from provisioning.descriptors import room_for, take_all
-from provisioning.ending import Ending
-from provisioning.log_stream import LossyStream
-from provisioning.logs import fit_for_terminal, heed_libraries
 from provisioning.pki import open_to_all
 from provisioning.pki.own_directory import ForeignDirectory
 from provisioning.pki.tls import TlsConfigurationError
-from provisioning.printable import LAID_OUT, printable
+from provisioning.program import core_dumps, out_of_memory
+from provisioning.program.descriptors import room_for, take_all
+from provisioning.program.ending import Ending
+from provisioning.program.log_stream import LossyStream
+from provisioning.program.logs import fit_for_terminal, heed_libraries
+from provisioning.program.printable import LAID_OUT, printable
 
 _USAGE = 2
 _NOT_STARTED = (

@@ -32,17 +32,13 @@ from broker.admission.response_information import ResponseInformation
 from broker.admission.status import RevocationStatus
 from broker.audit.log import AuditLog
 from broker.audit.opening import NoAudit, open_audit
-from broker.coalescing import Coalescing
-from broker.config import BrokerConfig
-from broker.doze import Doze
-from broker.engine import Engine
+from broker.door.listener import Doors, Listener
+from broker.engine.engine import Engine
+from broker.engine.presence import Presence
 from broker.entrances import announce, listen_everywhere
-from broker.listener import Doors, Listener
 from broker.loop_lag import measure_lag
 from broker.own_certificate import CredentialError, NotToday, own_trust_domain
 from broker.plugins.none import NoPlugins
-from broker.poller import Poller
-from broker.presence import Presence
 from broker.recovery import recover
 from broker.reload.parts import (
     Reloadable,
@@ -55,7 +51,11 @@ from broker.reload.policy_change import enforce_at_start
 from broker.reload.reloader import Reloader, keep_current
 from broker.reload.report import Part
 from broker.reload.trust_change import ReloadedTrust, anchors_of, record_trust
-from broker.revoked_services import RevokedServices
+from broker.revocation.revoked_services import RevokedServices
+from broker.settings.config import BrokerConfig
+from broker.sockets.coalescing import Coalescing
+from broker.sockets.doze import Doze
+from broker.sockets.poller import Poller
 from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.leniency import feed_freshness, warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists
@@ -64,18 +64,18 @@ from broker.sources.trust_files import load_trust, trust_of_cafile
 from broker.stopping import STOP_SECONDS, Stopped, heed_hangups, heed_signals, in_time, unless_stopped
 from broker.store.sqlite import SqliteStore
 from broker.upkeep import look_rarely, publish_figures, tick
-from provisioning.ending import Ending
-from provisioning.given_file import SECRET_BYTES, text_of
-from provisioning.out_of_memory import told
 from provisioning.pki import open_to_all
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
-from provisioning.starting import importing
+from provisioning.program.ending import Ending
+from provisioning.program.given_file import SECRET_BYTES, text_of
+from provisioning.program.out_of_memory import told
+from provisioning.program.starting import importing
 
 if TYPE_CHECKING:
     from broker.credentials import BrokerCredential
     from broker.plugins.program import Plugins
-    from broker.revocation_feed import RevocationFeed
+    from broker.revocation.revocation_feed import RevocationFeed
 
 log = structlog.get_logger("broker")
 
@@ -220,7 +220,9 @@ class BrokerServer:
         if config.provisioning is None:
             return None
         with importing():
-            from broker.revocation_feed import RevocationFeed  # And with it an HTTP client, for who has provisioning.
+            from broker.revocation.revocation_feed import (
+                RevocationFeed,  # And with it an HTTP client, for who has provisioning.
+            )
 
         async def replace_own(refusal: str) -> bool:
             own = self._credential

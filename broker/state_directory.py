@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from broker.config import BrokerConfig
+from broker.settings.config import BrokerConfig
 from provisioning.pki import own_directory
 from provisioning.pki.own_directory import ForeignDirectory
 

@@ -4,14 +4,15 @@ Theory
 ------
 A coroutine can be cancelled; a name that is being looked up cannot, nor can a plugin's work in a thread, and a plugin
 may not let itself be cancelled. The event loop and the interpreter wait for all of them before they end, so somebody
-else has to end the process: `provisioning.ending`.
+else has to end the process: `provisioning.program.ending`.
 
 Rules
 -----
 1. What is given up is said, with code ``STOP_GAVE_UP``.
 2. The store is closed in order unless that itself takes too long, or a plugin holds the loop: whoever waits is not
    waited for longer than leaves it its turn (`in_time`). What was answered is on disk in any case.
-3. SIGHUP that somebody sends reloads; that of a terminal which is closed ends the broker (`provisioning.hangup`).
+3. SIGHUP that somebody sends reloads; that of a terminal which is closed ends the broker
+   (`provisioning.program.hangup`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from provisioning.hangup import SETTLE_SECONDS, Hangups
+from provisioning.program.hangup import SETTLE_SECONDS, Hangups
 
 log = structlog.get_logger("broker")
 

@@ -10,9 +10,9 @@ import asyncio
 import gc
 import time
 
-from broker.engine import Engine
+from broker.engine.engine import Engine
+from broker.engine.sys_topics import INTERVAL, SysTopics
 from broker.sources.revocation_lists import RevocationLists
-from broker.sys_topics import INTERVAL, SysTopics
 from broker.wall_clock import WallClock
 
 _TICK = 1.0

@@ -21,7 +21,7 @@ from typing import Final
 
 import structlog
 
-from broker.engine import Engine
+from broker.engine.engine import Engine
 
 log = structlog.get_logger("broker")
 

@@ -1,6 +1,6 @@
 """`python -m device_sim` is `fleet-sim`."""
 
-from provisioning.starting import importing
+from provisioning.program.starting import importing
 
 with importing():
     from device_sim.cli import main

@@ -23,17 +23,17 @@ import typer
 from device_sim.attack.command import attack, attack_table, revocation
 from device_sim.attack.doctor import doctor
 from device_sim.bench.command import bench
-from device_sim.ctl_command import ctl
-from device_sim.enrol_command import enrol
-from device_sim.export_command import export
+from device_sim.commands.ctl_command import ctl
+from device_sim.commands.enrol_command import enrol
+from device_sim.commands.export_command import export
+from device_sim.commands.report_command import report
+from device_sim.commands.run_command import run_scenario, scenarios
 from device_sim.late_imports import late_imports
 from device_sim.qualify.command import qualify_device
-from device_sim.report_command import report
-from device_sim.run_command import run_scenario, scenarios
-from provisioning import command_line
-from provisioning.command_group import command_group
-from provisioning.version import product_version
-from provisioning.version_option import version_option
+from provisioning.program import command_line
+from provisioning.program.command_group import command_group
+from provisioning.program.version import product_version
+from provisioning.program.version_option import version_option
 
 app = command_group()
 
@@ -73,7 +73,7 @@ def demo(
 ) -> None:
     """Enrol a fleet, stream, revoke, and try to break in: the whole product on loopback, judged at the end."""
     with late_imports():
-        from device_sim.demonstration import demonstrate
+        from device_sim.demo.demonstration import demonstrate
 
     demonstrate(devices, seconds, seed, keep, directory, as_json)
 

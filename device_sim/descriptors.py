@@ -1,14 +1,14 @@
 """Have as many file descriptors as a run needs, or say before it begins that it cannot be.
 
-How they are taken, without asking, is `provisioning.descriptors`; processes that are started afterwards, such as a
-broker of the run's own, inherit them.
+How they are taken, without asking, is `provisioning.program.descriptors`; processes that are started afterwards, such
+as a broker of the run's own, inherit them.
 """
 
 from __future__ import annotations
 
 import resource
 
-from provisioning.descriptors import take_all
+from provisioning.program.descriptors import take_all
 
 SPARE = 256
 """What a process needs beside its connections, generously."""

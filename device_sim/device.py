@@ -24,7 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from device_sim.closure import Closure, Verdict
+from device_sim.link.closure import Closure, Verdict
 
 
 class State(StrEnum):

@@ -18,15 +18,15 @@ from device_sim.view import View
 
 def _expected() -> tuple[type[Exception], ...]:
     """Return the classes of errors that a user can do something about."""
-    from device_sim.certification import UnusableAuthority
-    from device_sim.fleet_directory import FleetUnusable
-    from device_sim.foreign_process import ServerMissing
-    from device_sim.link import NotConnected, SubscriptionRefused
-    from device_sim.processes import ChildFailed
+    from device_sim.credentials.certification import UnusableAuthority
+    from device_sim.credentials.fleet_directory import FleetUnusable
+    from device_sim.link.link import NotConnected, SubscriptionRefused
+    from device_sim.link.tls_dial import NotAdmitted
     from device_sim.results.document import UnreadableReport
     from device_sim.run.control import Unreachable
     from device_sim.run.target import NoReceiver
-    from device_sim.tls_dial import NotAdmitted
+    from device_sim.stage.foreign_process import ServerMissing
+    from device_sim.stage.processes import ChildFailed
     from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
     from provisioning.client.operator import RequestRefused, ServiceUnavailable
     from provisioning.pki.identity import InvalidIdentity

@@ -1,4 +1,4 @@
-"""How a command of `fleet-sim` imports what it does: `provisioning.starting`, and rich all the same.
+"""How a command of `fleet-sim` imports what it does: `provisioning.program.starting`, and rich all the same.
 
 A command shows how far it is on a terminal and elsewhere, so rich is not to be hidden from what shows it; pygments is,
 and so what httpx would import for a command line of its own.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from provisioning.starting import importing
+from provisioning.program.starting import importing
 
 
 @contextmanager

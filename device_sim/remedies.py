@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from device_sim.closure import SERVER_CERTIFICATE, Layer
+from device_sim.link.closure import SERVER_CERTIFICATE, Layer
 from provisioning.pki.tls import SPEAKS_NO_TLS
 
 _NO_TLS = frozenset(map(str.lower, SPEAKS_NO_TLS))
@@ -27,7 +27,7 @@ _OF_ANCHORS = ("self-signed certificate", "self signed certificate", "unable to 
 
 
 class Answer(Protocol):
-    """How a connection ended: a `device_sim.closure.Closure`, or what an attack has seen."""
+    """How a connection ended: a `device_sim.link.closure.Closure`, or what an attack has seen."""
 
     @property
     def layer(self) -> str:

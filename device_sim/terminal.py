@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from provisioning.printable import printable
+from provisioning.program.printable import printable
 
 
 class WordsOnly(Console):

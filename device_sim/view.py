@@ -30,9 +30,9 @@ from device_sim.report import Check, ExitCode, Report
 from device_sim.terminal import WordsOnly
 
 if TYPE_CHECKING:
-    from device_sim.intruders import Finding
+    from device_sim.fleet.intruders import Finding
+    from device_sim.fleet.revocation_trial import Cut
     from device_sim.latency import LatencySummary
-    from device_sim.revocation_trial import Cut
 
 _PICTURE_SECONDS = 0.25
 _LINE_SECONDS = 3.0
@@ -217,7 +217,9 @@ class View:
 
     def findings(self, findings: Sequence[Finding]) -> None:
         """Show how each intruder was received."""
-        from device_sim.intruders import Outcome  # Late: every command has a view, and only the demo has intruders.
+        from device_sim.fleet.intruders import (
+            Outcome,  # Late: every command has a view, and only the demo has intruders.
+        )
 
         table = Table(box=None, padding=(0, 2))
         for heading in ("", "a device that", "was refused by", "ms"):

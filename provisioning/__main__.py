@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from provisioning.starting import importing
+from provisioning.program.starting import importing
 
 with importing():
     from provisioning.cli import main

@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from provisioning import (
+from provisioning.commands import (
     approval_commands,
     audit_commands,
     ca_commands,
     certificate_commands,
     claim_commands,
-    command_line,
     doctor_command,
     group_commands,
     lifecycle_commands,
@@ -37,13 +36,14 @@ from provisioning import (
     renewal_commands,
     token_commands,
 )
-from provisioning.ceremony_command import PassphraseFile, PinFile, now
-from provisioning.command_group import command_group
+from provisioning.commands.ceremony_command import PassphraseFile, PinFile, now
+from provisioning.commands.service_command import Json, fail, print_document, say, warn_of_open
 from provisioning.errors import ConfigurationError, Refused
-from provisioning.service_command import Json, fail, print_document, say, warn_of_open
-from provisioning.starting import importing
-from provisioning.version import product_version
-from provisioning.version_option import version_option
+from provisioning.program import command_line
+from provisioning.program.command_group import command_group
+from provisioning.program.starting import importing
+from provisioning.program.version import product_version
+from provisioning.program.version_option import version_option
 
 if TYPE_CHECKING:
     from provisioning.config import Settings
@@ -95,7 +95,7 @@ def main() -> NoReturn:
 
 def run(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a service's coroutine on uvloop where there is one."""
-    from provisioning.out_of_memory import watched
+    from provisioning.program.out_of_memory import watched
 
     try:
         import uvloop
@@ -121,7 +121,7 @@ def explained() -> Iterator[None]:
 
 def settings_of(directory: Path | None, **flags: object) -> Settings:
     """Return the settings for a command."""
-    from provisioning.config import load_settings  # Late: `provisioning.service_command`, rule 3.
+    from provisioning.config import load_settings  # Late: `service_command`, rule 3.
 
     return load_settings(directory, **flags)
 
@@ -159,10 +159,10 @@ def init(
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     # Each command imports what it needs: `--help` and the API commands start without the server.
     with importing():
-        from provisioning.authority import found
-        from provisioning.files import ISSUING_CA, OPERATOR
-        from provisioning.logs import configure_logging
-        from provisioning.own_credentials import DEFAULT_SERVER_NAMES
+        from provisioning.authorities.authority import found
+        from provisioning.authorities.own_credentials import DEFAULT_SERVER_NAMES
+        from provisioning.directory.files import ISSUING_CA, OPERATOR
+        from provisioning.program.logs import configure_logging
 
     configure_logging(least=logging.ERROR)  # What it does it says at its end, and what is in its way there.
     with explained():
@@ -229,10 +229,10 @@ def serve(
         --public-http-url http://ca.example.org:8080
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     with importing():
-        from provisioning import core_dumps
-        from provisioning.descriptors import take_all
-        from provisioning.logs import configure_logging
-        from provisioning.server import serve as serve_until_stopped
+        from provisioning.program import core_dumps
+        from provisioning.program.descriptors import take_all
+        from provisioning.program.logs import configure_logging
+        from provisioning.service.server import serve as serve_until_stopped
 
     configure_logging()
     take_all()
@@ -263,12 +263,12 @@ def serve(
 
 def _serve_with_workers(settings: Settings, again: Callable[[], Settings], *, as_json: bool) -> int:
     """Run the settings' number of workers until they have ended; return the exit code."""
-    from provisioning.listening import bound_for, check_public
-    from provisioning.logs import configure_logging
-    from provisioning.reloading import LastGood
-    from provisioning.server import check_workers, say_ready, serve_as_worker
-    from provisioning.worker_place import WorkerPlace
-    from provisioning.workers import Supervisor
+    from provisioning.connections.listening import bound_for, check_public
+    from provisioning.program.logs import configure_logging
+    from provisioning.service.reloading import LastGood
+    from provisioning.service.server import check_workers, say_ready, serve_as_worker
+    from provisioning.service.worker_place import WorkerPlace
+    from provisioning.service.workers import Supervisor
 
     last_good = LastGood(settings, again)
 

@@ -34,12 +34,12 @@ from pydantic_settings import (
 )
 
 from provisioning.config_words import explain, no_such
-from provisioning.durations import with_its_unit
 from provisioning.errors import ConfigurationError
-from provisioning.given_file import SECRET_BYTES, SETTINGS_BYTES, contents_of, named, text_of
-from provisioning.given_toml import NotToml, toml_of
 from provisioning.metrics_exposure import MetricsExposure
-from provisioning.service_links import service_link
+from provisioning.program.durations import with_its_unit
+from provisioning.program.given_file import SECRET_BYTES, SETTINGS_BYTES, contents_of, named, text_of
+from provisioning.program.given_toml import NotToml, toml_of
+from provisioning.program.service_links import service_link
 
 ENVIRONMENT_PREFIX: Final = "FLEET_PROVISIONING_"
 SETTINGS_FILE: Final = "provisioning.toml"

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from provisioning.durations import REMEDY
+from provisioning.program.durations import REMEDY
 
 _REFERENCE: Final = "docs/reference/settings-of-provisioning.md"
 _DURATIONS: Final = frozenset({"time_delta_parsing", "time_delta_type"})

@@ -54,14 +54,14 @@ from broker.admin.parameters import (
 from broker.admin.sessions import InvalidSelection, OfAnotherDomain, Selection, SessionView
 from broker.admin.subscriptions import checked_topic, subscriptions_document
 from broker.admin.trust import anchors_of, trust_document
-from broker.engine import Engine
-from broker.listener import Listener
+from broker.door.listener import Listener
+from broker.engine.engine import Engine
 from broker.own_certificate import read_certificate, state_at
 from broker.reload.crl_trial import NoListsUsed, try_lists
 from broker.reload.reloader import Reloader
 from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.staple import Staple
-from provisioning.version import product_version
+from provisioning.program.version import product_version
 
 log = structlog.get_logger("broker")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from broker.admin.newcomers import newcomers_facts
 from broker.admission.crl_shelf import HeldList
-from broker.engine import Engine
+from broker.engine.engine import Engine
 from broker.reload.crl_trial import Trial
 
 

@@ -9,7 +9,7 @@ from broker.admin import unix_socket
 from broker.admin.api import BODIES, AdminApi, Served
 from broker.admin.http_server import HttpServer
 from broker.admin.operator_door import OperatorDoor, Operators
-from broker.config import BrokerConfig
+from broker.settings.config import BrokerConfig
 
 
 class AdminEndpoint:

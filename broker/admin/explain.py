@@ -17,8 +17,8 @@ from broker.admission.check import Verdict, ask, check
 from broker.admission.peer import Peer
 from broker.admission.refusal import Refused
 from broker.admission.remedy import REMEDIES
-from broker.engine import Engine
-from broker.history import Event
+from broker.engine.engine import Engine
+from broker.engine.history import Event
 from provisioning.pki.tls import certificates_in
 
 _STRETCH = 200

@@ -17,7 +17,7 @@ from time import monotonic
 
 from broker.admin.http_server import Request, Response, problem
 from broker.admin.newcomers import newcomers_facts
-from broker.engine import Engine
+from broker.engine.engine import Engine
 from broker.own_certificate import OF_NO_USE, state_at
 
 HEALTH = "/healthz"

@@ -13,7 +13,7 @@ Rules
    is larger than most (`bodies`).
 3. A handler that fails costs its request: 500 and a traceback in the log.
 4. A browser sends for any page that asks, with its user's certificate: what names a foreign page's origin is refused
-   before anything is done about it (`broker.origins`).
+   before anything is done about it (`broker.settings.origins`).
 5. HEAD is answered as GET is, and without a body (RFC 9110 §9.3.2).
 6. Where all places are taken, whoever has waited longest without having asked, or without taking the answer, makes
    room: who asks at once is answered, whatever strangers hold open.
@@ -41,7 +41,7 @@ import httptools
 import structlog
 
 from broker.admission.refusal import RefusalCode
-from broker.origins import MOST_SHOWN, NO_PAGES
+from broker.settings.origins import MOST_SHOWN, NO_PAGES
 
 log = structlog.get_logger("broker")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from broker.admin.health import Health
 from broker.admin.http_server import HttpServer, Request, Response
-from broker.config import BrokerConfig
-from broker.engine import Engine
-from broker.listening import ListenError
+from broker.door.listening import ListenError
+from broker.engine.engine import Engine
+from broker.settings.config import BrokerConfig
 
 
 class MetricsEndpoint:

@@ -37,12 +37,12 @@ from broker.admin.health import HEALTH, READY
 from broker.admin.http_server import Request, Response, problem
 from broker.admin.newcomers import admits
 from broker.admin.survey import Survey, Surveyor, bounded
-from broker.engine import Engine
+from broker.engine.engine import Engine
 from broker.histogram import Histogram
 from broker.metrics import Metrics
 from broker.own_certificate import read_certificate
 from provisioning.pki.crl import CrlProblem
-from provisioning.version import product_version
+from provisioning.program.version import product_version
 
 PREFIX = "fleet_broker"
 PATH = "/metrics"

@@ -12,8 +12,8 @@ Rules
 2. Whom `admin_changers` does not name may only read: an operator's role at provisioning is not in his certificate.
 3. While revocation data is too old to admit anybody, nobody is admitted here either. The Unix socket still answers.
 4. A bounded number of connections, half of them of one address. A newcomer for whom there is no place has that of the
-   one that has kept silent for longest (`provisioning.places`): neither a stranger nor a device keeps operators out by
-   coming and saying nothing. Who was found to be an operator keeps his place.
+   one that has kept silent for longest (`provisioning.connections.places`): neither a stranger nor a device keeps
+   operators out by coming and saying nothing. Who was found to be an operator keeps his place.
 5. Who changes his TLS keys without end, for which any certificate of the fleet will do, is cut off.
 """
 
@@ -37,13 +37,13 @@ from broker.admin.metrics_endpoint import listen, shown_address
 from broker.admission.inquiry import Inquiry
 from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused, unauthorised
-from broker.engine import Engine
+from broker.engine.engine import Engine
 from broker.mqtt.codes import ReasonCode
+from provisioning.connections.places import Place, Places, hang_up
 from provisioning.pki.identity import Role, parse_uri
 from provisioning.pki.key_updates import bound_key_updates
 from provisioning.pki.openssl import address_of
 from provisioning.pki.tls import verified_path
-from provisioning.places import Place, Places, hang_up
 
 log = structlog.get_logger("broker")
 

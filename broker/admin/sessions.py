@@ -28,13 +28,13 @@ from typing import Any
 
 import structlog
 
-from broker.connection import ClientConnection
-from broker.engine import Engine
-from broker.lifetime import KEEP_ALIVE_FACTOR
+from broker.connection.connection import ClientConnection
+from broker.connection.lifetime import KEEP_ALIVE_FACTOR
+from broker.engine.engine import Engine
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.session.session import NEVER, Session
 from provisioning.pki.identity import Identity, Role
-from provisioning.printable import printable
+from provisioning.program.printable import printable
 
 log = structlog.get_logger("broker")
 

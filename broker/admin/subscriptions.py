@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 from broker.admin.sessions import InvalidSelection, Selection, matching
-from broker.engine import Engine
+from broker.engine.engine import Engine
 from broker.mqtt.errors import MalformedPacket
 from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import SharedSubscription, check_topic_name, matches

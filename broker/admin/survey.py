@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from broker.admin.sessions import Selection, matching
-from broker.connection import ClientConnection
-from broker.engine import Engine
+from broker.connection.connection import ClientConnection
+from broker.engine.engine import Engine
 from broker.histogram import Histogram
 
 MOST_GROUPS = 100

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from broker.admission.bundle_terms import DEFAULT_TERMS, BundleTerms
 from broker.admission.freshness import FeedTerms
 from broker.admission.issuers import Issuer
-from broker.trust_settings import StatusPolicy
+from broker.settings.trust_settings import StatusPolicy
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.keys import spki_of
 

@@ -23,7 +23,7 @@ from broker.admission.identification import IdentityPipeline
 from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
-from broker.trust_settings import TrustSettings
+from broker.settings.trust_settings import TrustSettings
 from provisioning.pki.identity import Identity, Role, identity_of
 
 LEAST_RSA_BITS = 2048

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from broker.trust_settings import ANY, TrustSettings
+from broker.settings.trust_settings import ANY, TrustSettings
 from provisioning.pki.identity import Role
 
 log = structlog.get_logger("broker")

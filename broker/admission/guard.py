@@ -2,8 +2,8 @@
 
 Theory
 ------
-Before TLS there is only an address (`broker.strangers`). After admission there is a certificate, and what somebody does
-with a good one is counted against the identity that it names:
+Before TLS there is only an address (`broker.door.strangers`). After admission there is a certificate, and what somebody
+does with a good one is counted against the identity that it names:
 
 *Rate.* Connections of one identity in `_RATE_SECONDS`: a program that connects for every message costs a handshake
 each. A service has many instances, so it may as many times as it may have sessions.
@@ -33,9 +33,9 @@ import structlog
 
 from broker.admission.peer import Peer
 from broker.admission.refusal import RefusalCode, Refused
-from broker.limits import Limits
 from broker.metrics import Metrics
 from broker.mqtt.codes import ReasonCode
+from broker.settings.limits import Limits
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import CertificateKey
 

@@ -23,7 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
-from broker.trust_settings import IdentitySource
+from broker.settings.trust_settings import IdentitySource
 from provisioning.pki.identity import Identity, InvalidIdentity, Role, identity_of
 from provisioning.pki.keys import spki_fingerprint
 

@@ -13,8 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from broker.admission.filter_template import FilterTemplate, InvalidFilter
 from broker.admission.policy import DeniedPublish, Kind, Rules, Section, TopicPolicy
-from provisioning.given_toml import NotToml, toml_of
 from provisioning.pki.identity import SCHEME, InvalidIdentity, Role, check_name, parse_uri
+from provisioning.program.given_toml import NotToml, toml_of
 
 DEFAULT_POLICY_FILE = Path(__file__).with_name("default_policy.toml")
 _LARGEST = 16 * 1024 * 1024

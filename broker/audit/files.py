@@ -3,9 +3,9 @@
 Theory
 ------
 A line is ``{"number":7,"at":"…","event":"refused",…,"mac":"…"}``; its code authenticates everything before ``,"mac"``
-and the line before (`provisioning.audit_chain`). A file begins with a line of event ``file`` that repeats the code
-which it continues, so what is left can be verified when the oldest files are gone. Lines are on disk before the head
-moves: a process that dies leaves lines beyond the head, never a head beyond the lines.
+and the line before (`provisioning.directory.audit_chain`). A file begins with a line of event ``file`` that repeats the
+code which it continues, so what is left can be verified when the oldest files are gone. Lines are on disk before the
+head moves: a process that dies leaves lines beyond the head, never a head beyond the lines.
 
 Rules
 -----
@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from provisioning.audit_chain import BEGINNING, AuditHead, link, make_key, read_key, seal
+from provisioning.directory.audit_chain import BEGINNING, AuditHead, link, make_key, read_key, seal
 from provisioning.errors import ConfigurationError
 from provisioning.pki.keys import opened_anew
 

@@ -2,9 +2,9 @@
 
 Theory
 ------
-Who is let in, refused, denied something or put out is told to the history (`broker.history`); it tells the audit log
-with the same words, so log, history, reason string and audit agree. Reloads and requests of operators tell it too. On
-the loop an entry is a tuple in a queue; encoding, codes and the disk are the thread's, some entries at a time.
+Who is let in, refused, denied something or put out is told to the history (`broker.engine.history`); it tells the audit
+log with the same words, so log, history, reason string and audit agree. Reloads and requests of operators tell it too.
+On the loop an entry is a tuple in a queue; encoding, codes and the disk are the thread's, some entries at a time.
 
 Rules
 -----
@@ -28,7 +28,7 @@ import structlog
 
 from broker.admission.refusal import RefusalCode, Refused, unavailable
 from broker.audit.files import AuditError, AuditFiles
-from broker.history import Event, Happened
+from broker.engine.history import Event, Happened
 
 log = structlog.get_logger("broker")
 

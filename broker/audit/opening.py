@@ -8,9 +8,9 @@ from collections.abc import Callable
 from broker.admission.refusal import Refused
 from broker.audit.files import opened_files
 from broker.audit.log import AuditLog
-from broker.config import BrokerConfig
-from broker.engine import Engine
-from provisioning.version import product_version
+from broker.engine.engine import Engine
+from broker.settings.config import BrokerConfig
+from provisioning.program.version import product_version
 
 
 class NoAudit:

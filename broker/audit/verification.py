@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from broker.audit.files import AuditError, decoded, read_head, rotated
-from provisioning.audit_chain import BEGINNING, AuditHead, link
-from provisioning.given_file import lines_of
+from provisioning.directory.audit_chain import BEGINNING, AuditHead, link
+from provisioning.program.given_file import lines_of
 
 _MOST_FINDINGS = 100
 

@@ -1,7 +1,7 @@
 """Split a byte stream into MQTT Control Packets: the plain reading of the standard.
 
-`broker.connection` does the same inline for speed; this is its slow twin in the property tests, and what test clients
-and the simulator use.
+`broker.connection.connection` does the same inline for speed; this is its slow twin in the property tests, and what
+test clients and the simulator use.
 
 Rules
 -----

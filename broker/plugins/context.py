@@ -29,8 +29,9 @@ from typing import NoReturn
 
 from amqtt.broker import BrokerContext, RetainedApplicationMessage
 
-from broker.authorization import refuse_filter
-from broker.engine import Engine
+from broker.connection.authorization import refuse_filter
+from broker.engine.engine import Engine
+from broker.engine.sys_topics import FIGURES, VERSION
 from broker.mqtt.codes import QoS
 from broker.mqtt.errors import MalformedPacket
 from broker.mqtt.message import Message
@@ -41,7 +42,6 @@ from broker.plugins.errors import Denied, NotOffered
 from broker.plugins.sessions import HostedSession
 from broker.plugins.views import Hosted, RetainedView, Subscribers, subscriptions
 from broker.session.session import Session
-from broker.sys_topics import FIGURES, VERSION
 from provisioning.pki.identity import Role
 
 _NOT_STORED = "$SYS/"

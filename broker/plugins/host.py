@@ -1,4 +1,4 @@
-"""The host of amqtt's plugins: what the broker asks and tells (`broker.extension`), passed on to them.
+"""The host of amqtt's plugins: what the broker asks and tells (`broker.engine.extension`), passed on to them.
 
 Theory
 ------
@@ -28,9 +28,9 @@ from collections.abc import Sequence
 
 from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import RefusalCode, Refused, unauthorised, unavailable
-from broker.client import Client
-from broker.engine import Engine
-from broker.extension import Action
+from broker.engine.client import Client
+from broker.engine.engine import Engine
+from broker.engine.extension import Action
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
 from broker.mqtt.message import Message

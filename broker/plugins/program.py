@@ -13,8 +13,7 @@ import asyncio
 
 import structlog
 
-from broker.config import BrokerConfig
-from broker.engine import Engine
+from broker.engine.engine import Engine
 from broker.plugins.company import Company
 from broker.plugins.context import HostedContext
 from broker.plugins.host import PluginHost
@@ -22,6 +21,7 @@ from broker.plugins.loading import find_plugins
 from broker.plugins.logs import Complaints, forward_logs
 from broker.plugins.questions import Questions
 from broker.plugins.watch import Watch
+from broker.settings.config import BrokerConfig
 
 log = structlog.get_logger("broker")
 

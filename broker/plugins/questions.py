@@ -23,7 +23,7 @@ from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
 
 from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import RefusalCode
-from broker.extension import Action
+from broker.engine.extension import Action
 from broker.plugins.errors import is_a_plugin_s
 from broker.plugins.logs import Complaints, guarded
 from broker.plugins.sessions import HostedSession

@@ -24,7 +24,7 @@ from amqtt.session import Session as AmqttSession
 from transitions import Machine
 
 from broker.admission.peer import Peer
-from broker.client import Client
+from broker.engine.client import Client
 from broker.mqtt.connect import Connect
 from broker.plugins.errors import NotOffered
 from broker.session.session import Session

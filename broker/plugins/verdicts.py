@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from broker.admission.refusal import RefusalCode
-from broker.extension import Action
+from broker.engine.extension import Action
 
 _ONE = 512
 """Characters of a topic up to which an answer counts as one: a client may choose 65,535 of them."""

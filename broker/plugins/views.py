@@ -17,7 +17,7 @@ from amqtt.mqtt.packet import MQTTFixedHeader, MQTTPacket
 from amqtt.mqtt.publish import PublishPacket
 from amqtt.session import IncomingApplicationMessage
 
-from broker.engine import Engine
+from broker.engine.engine import Engine
 from broker.mqtt.message import Message
 from broker.mqtt.publication import Publish
 from broker.plugins.errors import NotOffered

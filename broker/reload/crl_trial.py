@@ -23,11 +23,11 @@ from datetime import UTC, datetime
 from broker.admission.crl_shelf import CrlShelf, HeldList
 from broker.admission.peer import Peer
 from broker.admission.trust import Trust
-from broker.engine import Engine
+from broker.engine.engine import Engine
 from broker.reload.report import SHOWN, Affected
 from broker.sources.crl_intake import PAUSE, signer_of
 from provisioning.pki.crl import CertificateList, CrlRefused, parse, split
-from provisioning.printable import printable
+from provisioning.program.printable import printable
 
 _CONNECTIONS_A_STEP = 1000
 

@@ -21,17 +21,17 @@ from typing import Any, Protocol
 
 from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import DEFAULT_POLICY_FILE, parse_policy, read_policy
-from broker.config import BrokerConfig
-from broker.engine import Engine
-from broker.limits import Limits
-from broker.listener import Listener
-from broker.origins import Origins
+from broker.door.listener import Listener
+from broker.engine.engine import Engine
 from broker.own_certificate import NotToday, is_for_servers, read_certificate
 from broker.reload.policy_change import change, preview, warn_of_idle_names
 from broker.reload.report import Effects, Part
+from broker.settings.config import BrokerConfig
+from broker.settings.limits import Limits
+from broker.settings.origins import Origins
 from broker.sources.staple import Staple
-from provisioning.given_file import PEM_BYTES, contents_of
 from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
+from provisioning.program.given_file import PEM_BYTES, contents_of
 
 _RELOADED_SETTINGS = frozenset(
     {

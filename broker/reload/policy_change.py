@@ -29,7 +29,7 @@ import structlog
 from broker.admission.admission import Admission
 from broker.admission.policy import TopicPolicy
 from broker.admission.refusal import RefusalCode
-from broker.engine import Engine
+from broker.engine.engine import Engine
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.topics import SharedSubscription
 from broker.reload.report import SHOWN, Affected, Effects

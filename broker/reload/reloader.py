@@ -21,12 +21,12 @@ from typing import Any
 import structlog
 
 from broker.admission.policy_file import PolicyError
-from broker.config import BrokerConfig
-from broker.config_loading import ConfigError
-from broker.history import Witness
+from broker.engine.history import Witness
 from broker.reload.file_watch import FileWatch
 from broker.reload.parts import Candidate, Reloadable, Unchanged
 from broker.reload.report import Outcome, Part, PartReport, ReloadReport
+from broker.settings.config import BrokerConfig
+from broker.settings.config_loading import ConfigError
 from provisioning.pki.tls import TlsConfigurationError
 
 log = structlog.get_logger("broker")

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from provisioning.printable import printable
+from provisioning.program.printable import printable
 
 SHOWN = 10
 """How many clients a report names."""

@@ -14,7 +14,7 @@ Rules
 3. A session that is kept for a client that is away is judged when the client comes. Its subscriptions are judged at
    once where the bundles say whom the policy means by a name, as those of everybody are.
 4. Who is at the door, TLS complete or not, has begun in another generation, and is sent to begin again (`TRUST_CHANGED`
-   in `broker.connect_handler`): what TLS believed then is not believed now.
+   in `broker.connection.connect_handler`): what TLS believed then is not believed now.
 5. `preview` goes the same way and changes nothing.
 """
 
@@ -38,15 +38,15 @@ from broker.admission.path_ends import VerifiedPath
 from broker.admission.peer import DEFAULT_BUNDLE, Peer
 from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.admission.trust import Trust
-from broker.client import Client
-from broker.config import BrokerConfig
-from broker.enforcement import distrust, renew, sends_will
-from broker.engine import Engine
-from broker.listener import Listener
+from broker.door.listener import Listener
+from broker.engine.client import Client
+from broker.engine.engine import Engine
 from broker.reload.parts import Candidate, ProposedAnchors, Unchanged, describe_anchors, digest
 from broker.reload.policy_change import change, preview, warn_of_idle_names
 from broker.reload.report import SHOWN, Affected, Effects, Part
+from broker.revocation.enforcement import distrust, renew, sends_will
 from broker.session.session import Session
+from broker.settings.config import BrokerConfig
 from broker.sources.anchor_urls import AnchorUrls, fetch_missing
 from broker.sources.leniency import warn_of_advisory
 from broker.sources.revocation_lists import RevocationLists

@@ -45,7 +45,7 @@ from broker.mqtt.topics import SharedSubscription, check_topic_name
 from broker.routing.cached import CachedNames
 from broker.routing.shared import Member, ShareGroup
 from broker.routing.tree import Node, SubscriptionTree
-from broker.work import Work
+from broker.sockets.work import Work
 
 
 class Subscriber(Protocol):
@@ -102,7 +102,7 @@ _MATCHES_A_PACKET = 32
 _NAMES_A_PACKET = 256
 _CHARACTERS_A_PACKET = 8192
 """How many nodes of the tree, subscriptions of a route, names of a search, characters of a topic name cost as much as a
-packet (`broker.work`)."""
+packet (`broker.sockets.work`)."""
 
 _AT_ONCE = 64
 """Names that a change of subscriptions takes out of their files; what is left goes by the next, or `_AT_A_TIME`."""

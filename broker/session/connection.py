@@ -1,6 +1,6 @@
 """How a session reaches its client: what it asks of a connection.
 
-`broker.connection.ClientConnection` is the only one in production.
+`broker.connection.connection.ClientConnection` is the only one in production.
 """
 
 from __future__ import annotations

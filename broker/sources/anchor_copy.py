@@ -3,9 +3,9 @@
 Theory
 ------
 Whoever can say which anchors count decides who enters, so an answer is believed for one of two reasons
-(`broker.trust_settings`): its server was verified by a CA file of that URL's own, or each certificate of it is named by
-its fingerprint in the configuration. What is on disk is the last answer that was good in every respect, so a broker
-starts, with the anchors of yesterday, while the URL is down.
+(`broker.settings.trust_settings`): its server was verified by a CA file of that URL's own, or each certificate of it is
+named by its fingerprint in the configuration. What is on disk is the last answer that was good in every respect, so a
+broker starts, with the anchors of yesterday, while the URL is down.
 
 Rules
 -----
@@ -32,7 +32,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
-from broker.trust_settings import TrustSettings
+from broker.settings.trust_settings import TrustSettings
 from provisioning.pki.keys import replace_private
 from provisioning.pki.tls import TlsConfigurationError
 

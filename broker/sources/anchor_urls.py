@@ -29,9 +29,9 @@ from typing import Any
 
 import structlog
 
-from broker.config import BrokerConfig
+from broker.settings.config import BrokerConfig
+from broker.settings.trust_settings import TrustSettings
 from broker.sources.anchor_copy import MOST_BYTES, AnchorsRefused, anchors_in, copy_of, keep, pem_of
-from broker.trust_settings import TrustSettings
 from provisioning.client.address import NoAddress, check_address
 from provisioning.client.plain_http import AnswerRefused, body_of
 from provisioning.client.validators import conditions, validator_of

@@ -25,8 +25,8 @@ from broker.admission.bundle import TrustBundle
 from broker.admission.inquiry import Inquiry
 from broker.admission.issuers import Issuer
 from broker.admission.refusal import Refused
-from broker.client import Client
-from broker.engine import Engine
+from broker.engine.client import Client
+from broker.engine.engine import Engine
 from broker.sources.crl_files import CrlFiles
 from broker.sources.crl_urls import CrlUrls
 from broker.sources.ocsp_client import OcspClient

@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from broker.sources.crl_intake import CrlIntake, Window, is_open
-from provisioning.given_file import LIST_BYTES, contents_of, too_large
 from provisioning.pki.crl import CrlProblem
+from provisioning.program.given_file import LIST_BYTES, contents_of, too_large
 
 _LIST = re.compile(r"[^.].*\.(?:crl|pem|der|r\d+)", re.IGNORECASE)
 

@@ -4,7 +4,7 @@ Theory
 ------
 A list may have a million entries. Parsing, checking the signature and reading the entries happen in a thread that gives
 the interpreter's lock up every half millisecond; on the loop remain two assignments, and one dict access for each
-connected client, in turns (`broker.revocation_rounds`).
+connected client, in turns (`broker.revocation.revocation_rounds`).
 
 Rules
 -----
@@ -26,8 +26,8 @@ import structlog
 
 from broker.admission.crl_shelf import CLOCK_TOLERANCE, HeldList
 from broker.admission.trust import Trust
-from broker.engine import Engine
-from broker.revocation_rounds import judge_all
+from broker.engine.engine import Engine
+from broker.revocation.revocation_rounds import judge_all
 from provisioning.pki.crl import CertificateList, CrlProblem, CrlRefused, parse, split, verify
 from provisioning.pki.revocation import unpack
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import structlog
 
 from broker.admission.freshness import FeedTerms, Freshness
-from broker.config import BrokerConfig
-from broker.trust_settings import StatusPolicy, TrustSettings
+from broker.settings.config import BrokerConfig
+from broker.settings.trust_settings import StatusPolicy, TrustSettings
 
 log = structlog.get_logger("broker")
 

@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Callable
 
 from broker.admission.peer import DEFAULT_BUNDLE
-from broker.config import BrokerConfig
-from broker.engine import Engine
+from broker.engine.engine import Engine
+from broker.settings.config import BrokerConfig
 from broker.sources.asker import StatusAsker
 from broker.sources.crl_files import CrlFiles
 from broker.sources.crl_intake import CrlIntake
 from broker.sources.crl_urls import CrlUrls
 from broker.sources.ocsp_client import OcspClient
-from provisioning.starting import importing
+from provisioning.program.starting import importing
 
 
 class RevocationLists:

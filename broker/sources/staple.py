@@ -34,11 +34,10 @@ from typing import Any
 import structlog
 from cryptography import x509
 
-from broker.config import BrokerConfig
-from broker.engine import Engine
+from broker.engine.engine import Engine
 from broker.own_certificate import read_certificate
+from broker.settings.config import BrokerConfig
 from broker.sources.ocsp_http import PATIENCE, OcspHttp
-from provisioning.given_file import PEM_BYTES, contents_of
 from provisioning.pki import stapling
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.issued_by import is_issued_by
@@ -46,6 +45,7 @@ from provisioning.pki.keys import key_identifier
 from provisioning.pki.ocsp import CLOCK_TOLERANCE, Answer, OcspRefused, responders
 from provisioning.pki.revocation import CertificateKey, RevocationReason, certificate_key
 from provisioning.pki.tls import certificates_in
+from provisioning.program.given_file import PEM_BYTES, contents_of
 
 log = structlog.get_logger("broker")
 

@@ -11,12 +11,12 @@ from broker.admission.bundle import ListTerms, OcspTerms, TrustBundle
 from broker.admission.bundle_terms import BundleTerms
 from broker.admission.peer import DEFAULT_BUNDLE
 from broker.admission.trust import Trust
-from broker.config import BrokerConfig
+from broker.settings.config import BrokerConfig
+from broker.settings.trust_settings import TrustSettings
 from broker.sources.anchor_copy import copy_of, is_authority, read_copy
 from broker.sources.leniency import feed_terms
-from broker.trust_settings import TrustSettings
-from provisioning.given_file import PEM_BYTES, contents_of
 from provisioning.pki.tls import TlsConfigurationError, certificates_in
+from provisioning.program.given_file import PEM_BYTES, contents_of
 
 _SUFFIXES = frozenset({".pem", ".crt", ".cer", ".der"})
 

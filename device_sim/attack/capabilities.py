@@ -32,8 +32,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from provisioning.given_file import SETTINGS_BYTES, named, text_of
-from provisioning.given_toml import NotToml, toml_of
+from provisioning.program.given_file import SETTINGS_BYTES, named, text_of
+from provisioning.program.given_toml import NotToml, toml_of
 
 
 class CapabilityError(Exception):

@@ -19,7 +19,7 @@ from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible, SigningRegistrar
 from device_sim.attack.verdict import Seen
-from device_sim.certification import common_name
+from device_sim.credentials.certification import common_name
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EstClient
 from provisioning.pki.keys import generate_key

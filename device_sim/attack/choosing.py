@@ -19,7 +19,7 @@ from device_sim.attack.against import Against, Opened
 from device_sim.attack.issuer import Issuer
 from device_sim.attack.target import SigningRegistrar, Target
 from device_sim.broker_words import HOST as LOCALHOST
-from device_sim.endpoint import endpoint_of
+from device_sim.link.endpoint import endpoint_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from device_sim.attack.capabilities import Capabilities, Feature, TimeLimits
 from device_sim.attack.desk import EnrollingRegistrar, EnrolmentDesk
 from device_sim.attack.issuer import Issuer
 from device_sim.attack.target import Feed, Target
-from device_sim.certification import common_name
-from device_sim.processes import run_to_end, running
-from device_sim.tls_dial import Endpoint
+from device_sim.credentials.certification import common_name
+from device_sim.link.tls_dial import Endpoint
+from device_sim.stage.processes import run_to_end, running
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import NONE, Trouble
 from provisioning.client.operator import OperatorClient

@@ -8,9 +8,9 @@ from pathlib import Path
 from device_sim.attack.capabilities import Capabilities, Feature
 from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper
 from device_sim.attack.target import Registrar, Target
-from device_sim.certification import common_name
-from device_sim.foreign_process import LOOPBACK
-from device_sim.tls_dial import Endpoint
+from device_sim.credentials.certification import common_name
+from device_sim.link.tls_dial import Endpoint
+from device_sim.stage.foreign_process import LOOPBACK
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import key_to_pem, write_private
 

@@ -18,8 +18,8 @@ from device_sim.attack.scene import Scene
 from device_sim.attack.target import Impossible, Starved
 from device_sim.attack.tls13_client import HandshakeBroken, offer
 from device_sim.attack.verdict import CLOSED, OPEN, UNANSWERED, ClosedBy, Layer, Seen, is_answer, seen_in
-from device_sim.closure import from_error
-from device_sim.tls_dial import NotAdmitted
+from device_sim.link.closure import from_error
+from device_sim.link.tls_dial import NotAdmitted
 
 _FLOOD = 300
 _STORM = 100

@@ -20,11 +20,11 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-from device_sim.certification import common_name, key_usage, signature_hash
-from provisioning.given_file import PEM_BYTES, contents_of
+from device_sim.credentials.certification import common_name, key_usage, signature_hash
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import KeyFileError, PrivateKey, generate_key, key_to_pem, load_key
 from provisioning.pki.tls import CredentialPem
+from provisioning.program.given_file import PEM_BYTES, contents_of
 
 CLIENT_AUTH = (ExtendedKeyUsageOID.CLIENT_AUTH,)
 SERVER_AUTH = (ExtendedKeyUsageOID.SERVER_AUTH,)

@@ -14,7 +14,7 @@ from pathlib import Path
 from device_sim.attack.capabilities import Capabilities, CrlFile, Feature, TimeLimits
 from device_sim.attack.foreign_server import Papers, expected_names
 from device_sim.attack.target import SigningRegistrar, Target
-from device_sim.foreign_process import free_port, program, serving
+from device_sim.stage.foreign_process import free_port, program, serving
 
 CAPABILITIES = Capabilities(
     name="mosquitto",

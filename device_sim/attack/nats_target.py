@@ -19,7 +19,7 @@ from device_sim.attack.capabilities import Capabilities, Feature, TimeLimits
 from device_sim.attack.foreign_server import DOMAIN, Papers, expected_names
 from device_sim.attack.issuer import Issuer, Paper
 from device_sim.attack.target import Target
-from device_sim.foreign_process import free_port, program, serving
+from device_sim.stage.foreign_process import free_port, program, serving
 from provisioning.pki.identity import Identity, Role
 
 CAPABILITIES = Capabilities(

@@ -22,7 +22,7 @@ from device_sim.attack.foreign_server import Papers, expected_names
 from device_sim.attack.issuer import Issuer, Paper
 from device_sim.attack.own_command import CommandFailed, carried_out
 from device_sim.attack.target import Impossible, Target
-from device_sim.foreign_process import LOOPBACK, free_port, program, serving
+from device_sim.stage.foreign_process import LOOPBACK, free_port, program, serving
 from provisioning.pki.identity import Identity
 
 CAPABILITIES = Capabilities(

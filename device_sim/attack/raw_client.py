@@ -27,8 +27,8 @@ from broker.mqtt.errors import PacketError
 from broker.mqtt.framing import split_frames
 from broker.mqtt.packets import Connack, Connect, Disconnect, Packet, Puback, Pubrec, Suback, decode_packet
 from device_sim.attack.verdict import MALFORMED, OPEN, ClosedBy, Layer, Seen, seen_in
-from device_sim.closure import from_error
-from device_sim.tls_dial import Endpoint, dial
+from device_sim.link.closure import from_error
+from device_sim.link.tls_dial import Endpoint, dial
 from provisioning.pki.openssl import forget_errors, say_goodbye
 
 _READ = 65536
@@ -64,7 +64,7 @@ class RawClient:
         source: str | None = None,
         deadline: float = 10.0,
     ) -> RawClient:
-        """Connect and finish the client's half of the handshake; raise `device_sim.tls_dial.NotAdmitted`."""
+        """Connect and finish the client's half of the handshake; raise `device_sim.link.tls_dial.NotAdmitted`."""
         return cls((await dial(endpoint, context, deadline=deadline, session=session, source=source)).socket, version)
 
     # Sending

@@ -19,8 +19,8 @@ from device_sim.attack.run import worst
 from device_sim.attack.verdict import Outcome, Verdict
 from device_sim.destination import write
 from device_sim.terminal import WordsOnly
-from provisioning.given_file import LIST_BYTES, text_of
-from provisioning.printable import printable
+from provisioning.program.given_file import LIST_BYTES, text_of
+from provisioning.program.printable import printable
 
 SCHEMA = 1
 _WIDTH = 200

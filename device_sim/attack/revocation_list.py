@@ -21,7 +21,7 @@ from device_sim.attack.issuer import Paper
 from device_sim.attack.scene import PATIENCE, Scene
 from device_sim.attack.target import Impossible
 from device_sim.attack.verdict import DELIVERED, ClosedBy, Layer, Seen
-from device_sim.tls_dial import NotAdmitted
+from device_sim.link.tls_dial import NotAdmitted
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EstClient
 from provisioning.pki.keys import generate_key

@@ -40,7 +40,7 @@ from device_sim.attack.verdict import (
     seen_in,
 )
 from device_sim.core_wait import MOST_WAITING, CoreWatch
-from device_sim.tls_dial import NotAdmitted
+from device_sim.link.tls_dial import NotAdmitted
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable
 from provisioning.client.operator import RequestRefused, ServiceUnavailable
 

@@ -34,15 +34,15 @@ from device_sim.attack.fleetgate_target import CAPABILITIES
 from device_sim.attack.issuer import Issuer
 from device_sim.attack.target import Impossible, Target
 from device_sim.broker_words import shown
+from device_sim.link.tls_dial import Endpoint, NotAdmitted, dial
 from device_sim.remedies import with_remedy
-from device_sim.tls_dial import Endpoint, NotAdmitted, dial
 from device_sim.view import View
 from provisioning.client.est import EstClient
 from provisioning.client.operator import OperatorClient
-from provisioning.given_file import PEM_BYTES, contents_of
 from provisioning.pki.identity import Identity, identity_of
 from provisioning.pki.keys import KeyFileError
 from provisioning.pki.tls import CredentialFiles, client_context
+from provisioning.program.given_file import PEM_BYTES, contents_of
 
 AS_SHIPPED: Final = CAPABILITIES.model_copy(update={"supports": CAPABILITIES.supports - {Feature.REGISTRY}})
 _ADMIN = "admin"

@@ -35,10 +35,10 @@ from device_sim.attack.raw_client import RawClient
 from device_sim.attack.target import Impossible, Starved, Target, TurnedAway
 from device_sim.attack.verdict import DELIVERED, NOT_DELIVERED, OPEN, ClosedBy, Layer, Seen, is_answer, seen_in
 from device_sim.attack.watcher import Watcher
-from device_sim.closure import Closure
 from device_sim.core_wait import MOST_WAITING, CoreWatch
+from device_sim.link.closure import Closure
+from device_sim.link.tls_dial import Endpoint, NotAdmitted
 from device_sim.remedies import with_remedy
-from device_sim.tls_dial import Endpoint, NotAdmitted
 from provisioning.pki.identity import Role, identity_of
 from provisioning.pki.tls import CredentialPem, client_context
 
@@ -192,7 +192,7 @@ class Scene:
         session: ssl.SSLSession | None = None,
         source: str | None = None,
     ) -> RawClient:
-        """Return a connection to the target; raise `device_sim.tls_dial.NotAdmitted`."""
+        """Return a connection to the target; raise `device_sim.link.tls_dial.NotAdmitted`."""
         version = version or self.version
         return await RawClient.dial(self.target.endpoint, context, version=version, session=session, source=source)
 

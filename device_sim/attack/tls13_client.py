@@ -34,8 +34,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from device_sim.attack.tls13_keys import APPLICATION_DATA, BadRecord, KeySchedule, Protection
 from device_sim.attack.verdict import OPEN, UNANSWERED, ClosedBy, Layer, Seen, seen_in
-from device_sim.closure import from_error
-from device_sim.tls_dial import Endpoint
+from device_sim.link.closure import from_error
+from device_sim.link.tls_dial import Endpoint
 
 CERTIFICATE, CERTIFICATE_VERIFY, FINISHED = 11, 15, 20
 _CLIENT_HELLO, _SERVER_HELLO, _CERTIFICATE_REQUEST = 1, 2, 13

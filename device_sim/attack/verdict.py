@@ -32,7 +32,7 @@ from enum import StrEnum
 from typing import Any
 
 from broker.mqtt.codes import ReasonCode, connect_return_code
-from device_sim.closure import Closure
+from device_sim.link.closure import Closure
 
 CLOSED = "closed"
 OPEN = "open"

@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass, replace
 
 from device_sim.behaviour.behaviour import Acting, Behaviour, Host
-from device_sim.link import Link, Terms
+from device_sim.link.link import Link, Terms
 from device_sim.randomness import randomness_of
 from device_sim.scenario.groups import Flap, Sleep
 

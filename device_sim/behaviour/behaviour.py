@@ -2,7 +2,7 @@
 
 Theory
 ------
-A device by itself connects, publishes, answers commands and comes back with backoff (`device_sim.live_device`). A
+A device by itself connects, publishes, answers commands and comes back with backoff (`device_sim.fleet.live_device`). A
 behaviour is anything beyond that. A group has any number of them, each an object that all its devices share: what a
 behaviour draws, it draws from the device's own randomness, so that the same seed makes the same life.
 
@@ -19,9 +19,9 @@ from datetime import datetime
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-from device_sim.credential import HeldCredential
+from device_sim.credentials.credential import HeldCredential
 from device_sim.device import Device
-from device_sim.link import Link, Terms
+from device_sim.link.link import Link, Terms
 
 
 class Outcome(Enum):

@@ -7,10 +7,10 @@ import time
 from dataclasses import dataclass
 
 from device_sim.behaviour.behaviour import Acting, Behaviour, Host
-from device_sim.link import Link
+from device_sim.link.link import Link
+from device_sim.link.tls_dial import NotAdmitted
 from device_sim.randomness import randomness_of
 from device_sim.scenario.groups import Clone, SlowReader
-from device_sim.tls_dial import NotAdmitted
 
 
 @dataclass(frozen=True, slots=True)

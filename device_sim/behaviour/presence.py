@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from broker.mqtt.codes import QoS
 from broker.mqtt.connect import Will
 from device_sim.behaviour.behaviour import Acting, Behaviour
-from device_sim.link import Link, NotConnected, Terms
+from device_sim.link.link import Link, NotConnected, Terms
 from device_sim.scenario.groups import Presence
 
 ONLINE = b'{"online":true}'

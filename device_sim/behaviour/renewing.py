@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from device_sim.behaviour.behaviour import Acting, Behaviour, Host
-from device_sim.link import Link, Terms
+from device_sim.link.link import Link, Terms
 from device_sim.randomness import randomness_of
 from device_sim.scenario.groups import Clock, Renewal
 

@@ -23,17 +23,17 @@ from dataclasses import dataclass, field
 from device_sim.bench.keyring import Keyring, Party
 from device_sim.bench.payload import due_of, payload
 from device_sim.bench.plan import Kind, Plan, topic_for
-from device_sim.closure import Closure
-from device_sim.driver import Driver
+from device_sim.fleet.schedule import Schedule
 from device_sim.interruption import Interruption
-from device_sim.keep_alive import KeepAlive
 from device_sim.latency import Latency
-from device_sim.link import FAILURE, Link, NotConnected, SubscriptionRefused, Terms
+from device_sim.link.closure import Closure
+from device_sim.link.driver import Driver
+from device_sim.link.keep_alive import KeepAlive
+from device_sim.link.link import FAILURE, Link, NotConnected, SubscriptionRefused, Terms
+from device_sim.link.tls_dial import Endpoint, NotAdmitted
 from device_sim.run.health import GeneratorWatch, HealthSample, faults
 from device_sim.scenario.model import GeneratorLimits
 from device_sim.scenario.pacer import even
-from device_sim.schedule import Schedule
-from device_sim.tls_dial import Endpoint, NotAdmitted
 from provisioning.pki.tls import client_context
 
 _DRAIN_DEADLINE = 10.0

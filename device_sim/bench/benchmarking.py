@@ -15,14 +15,14 @@ from device_sim.bench.keyring import FleetKeyring, Keyring, OnePair
 from device_sim.bench.plan import InvalidPlan, Kind, Plan
 from device_sim.bench.show import Meter, document, summary
 from device_sim.broker_words import shown
-from device_sim.closure import Closure, Layer
+from device_sim.credentials.fleet_directory import FleetDirectory
 from device_sim.descriptors import TooFewDescriptors, have
-from device_sim.driver import Driver
-from device_sim.endpoint import endpoint_of
 from device_sim.explanation import explained
-from device_sim.fleet_directory import FleetDirectory
 from device_sim.interruption import Interruption, run
-from device_sim.link import Terms
+from device_sim.link.closure import Closure, Layer
+from device_sim.link.driver import Driver
+from device_sim.link.endpoint import endpoint_of
+from device_sim.link.link import Terms
 from device_sim.remedies import with_remedy
 from device_sim.report import ExitCode
 from device_sim.run.manner import loopback_addresses, sources_for

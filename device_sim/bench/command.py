@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from device_sim.broker_words import HOST, PORT, BrokerOption, named
-from device_sim.driver import Driver
 from device_sim.late_imports import late_imports
-from provisioning.command_group import command_group
+from device_sim.link.driver import Driver
+from provisioning.program.command_group import command_group
 
 bench = command_group(
     help="Benchmark a broker over TLS: conn, pub, sub. Clients have keys of their own (--fleet), or one for all."

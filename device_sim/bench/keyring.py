@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from device_sim.bench.plan import InvalidPlan
-from device_sim.fleet_directory import FleetDirectory
+from device_sim.credentials.fleet_directory import FleetDirectory
 from provisioning.pki.tls import CredentialFiles, CredentialPem
 
 

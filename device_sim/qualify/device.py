@@ -16,8 +16,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
-from device_sim.foreign_process import stop
 from device_sim.qualify.placeholders import PLACEHOLDERS
+from device_sim.stage.foreign_process import stop
 
 _GRACE = 2.0
 

@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from device_sim.attack.issuer import SERVER_AUTH, Issuer
-from device_sim.certification import common_name
+from device_sim.credentials.certification import common_name
 from provisioning.pki.identity import PROVISIONING, Identity, Role
 from provisioning.pki.keys import key_to_pem, write_private
 from provisioning.pki.tls import CredentialPem

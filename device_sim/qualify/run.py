@@ -31,7 +31,7 @@ from device_sim.qualify.stages import Stage, Witness
 from device_sim.qualify.stand import CannotListen, Stand
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import NONE
-from provisioning.printable import printable
+from provisioning.program.printable import printable
 
 _TO_COME = 120.0
 _TO_END = 5.0

@@ -45,10 +45,10 @@ from broker.mqtt.packets import (
 )
 from device_sim.attack.raw_client import RawClient, reset
 from device_sim.attack.verdict import Seen
-from device_sim.closure import from_error
+from device_sim.link.closure import from_error
+from device_sim.link.tls_dial import handshake
 from device_sim.qualify.attempt import Attempt
 from device_sim.qualify.papers import Papers, ServerPaper
-from device_sim.tls_dial import handshake
 from provisioning.pki.openssl import say_goodbye
 from provisioning.pki.tls import ClientCertificate, server_context
 

@@ -24,8 +24,8 @@ from device_sim.run.health import waiting_of
 from device_sim.run.recorder import FAILED_RENEWAL, FAILED_REVOCATION, LOST_RECEIVER, Recorder, Sample
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.scenario.metrics import DESCRIPTIONS, Count
-from provisioning.given_file import LIST_BYTES, contents_of
-from provisioning.version import product_version
+from provisioning.program.given_file import LIST_BYTES, contents_of
+from provisioning.program.version import product_version
 
 SCHEMA = "fleet-sim-run/1"
 _WORST = 99.0

@@ -36,7 +36,7 @@ from device_sim.run.recorder import Recorder
 from device_sim.run.result import ProcessHealth, RunResult
 from device_sim.run.runner import Run
 from device_sim.scenario.metrics import Count
-from provisioning.given_file import LIST_BYTES, contents_of
+from provisioning.program.given_file import LIST_BYTES, contents_of
 
 _SECONDS = 1.0
 _DURATIONS_SECONDS = 60.0

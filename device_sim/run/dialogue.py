@@ -13,11 +13,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from device_sim.link.tls_dial import Endpoint
 from device_sim.run.manner import Manner, Share
 from device_sim.run.part import PartOutcome, PartState
 from device_sim.scenario.model import Scenario
 from device_sim.scenario.stages import Stage
-from device_sim.tls_dial import Endpoint
 
 LONGEST_LINE = 256 * 1024 * 1024
 """A part's outcome has a few dozen bytes a device, and its histograms."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from device_sim.driver import Driver
+from device_sim.link.driver import Driver
 
 # Linux gives each pair of addresses 28,232 ports; those of connections just closed are not free at once.
 _DEVICES_A_SOURCE = 14_000

@@ -23,12 +23,14 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Protocol, Self
 
-from device_sim.backend import Backend
-from device_sim.closure import Closure
-from device_sim.credential import HeldCredential, renew
-from device_sim.fleet import Fleet, Member
-from device_sim.fleet_directory import FleetUnusable
-from device_sim.keep_alive import KeepAlive
+from device_sim.credentials.credential import HeldCredential, renew
+from device_sim.credentials.fleet_directory import FleetUnusable
+from device_sim.fleet.backend import Backend
+from device_sim.fleet.fleet import Fleet, Member
+from device_sim.fleet.surroundings import Counters, Surroundings
+from device_sim.fleet.tally import Sent
+from device_sim.link.closure import Closure
+from device_sim.link.keep_alive import KeepAlive
 from device_sim.run.health import GeneratorWatch, HealthSample, resident_memory
 from device_sim.run.manner import Manner, Share
 from device_sim.run.recorder import FAILED_RENEWAL, Marker, Recorder
@@ -38,8 +40,6 @@ from device_sim.run.target import Target
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import Scenario
 from device_sim.scenario.stages import Stage
-from device_sim.surroundings import Counters, Surroundings
-from device_sim.tally import Sent
 from device_sim.trouble.proxy import Proxy
 from provisioning.pki.tls import client_context
 

@@ -13,8 +13,8 @@ import signal
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from device_sim.closure import Closure
 from device_sim.latency import Latency
+from device_sim.link.closure import Closure
 from device_sim.report import ExitCode
 from device_sim.run.health import HealthSample, faults, starved
 from device_sim.run.manner import ONE_PROCESS, Manner

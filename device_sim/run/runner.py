@@ -19,13 +19,15 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from device_sim.backend import Backend
 from device_sim.behaviour.presence import OFFLINE, ONLINE
 from device_sim.broker_words import shown
-from device_sim.closure import Closure
+from device_sim.fleet.backend import Backend
+from device_sim.fleet.tally import account, is_complete, total
 from device_sim.interruption import Interruption
-from device_sim.keep_alive import KeepAlive
 from device_sim.latency import Latency
+from device_sim.link.closure import Closure
+from device_sim.link.keep_alive import KeepAlive
+from device_sim.link.tls_dial import NotAdmitted
 from device_sim.remedies import with_remedy
 from device_sim.run.health import GeneratorWatch, HealthSample, worst
 from device_sim.run.manner import ONE_PROCESS, Manner, Share, commander_of
@@ -39,9 +41,7 @@ from device_sim.run.workers import workers
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import Scenario
 from device_sim.scenario.stages import Stage
-from device_sim.tally import account, is_complete, total
 from device_sim.telemetry.payload import Telemetry
-from device_sim.tls_dial import NotAdmitted
 
 _DRAIN_DEADLINE = 10.0
 _MOST_LOSSES = 20

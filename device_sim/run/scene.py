@@ -13,9 +13,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-from device_sim.backend import Backend
-from device_sim.fleet import Fleet
-from device_sim.live_device import LiveDevice
+from device_sim.fleet.backend import Backend
+from device_sim.fleet.fleet import Fleet
+from device_sim.fleet.live_device import LiveDevice
 from device_sim.randomness import randomness_of
 from device_sim.run.manner import WHOLE, Share
 from device_sim.run.recorder import FAILED_REVOCATION, Marker, Recorder

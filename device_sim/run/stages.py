@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import time
 
-from device_sim.closure import BROKEN
 from device_sim.device import State
-from device_sim.live_device import LiveDevice
+from device_sim.fleet.live_device import LiveDevice
+from device_sim.fleet.revocation_trial import cut_off, try_again
+from device_sim.link.closure import BROKEN
 from device_sim.randomness import randomness_of
-from device_sim.revocation_trial import cut_off, try_again
 from device_sim.run.scene import Scene
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.pacer import arrivals, even, within

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from device_sim.fleet_directory import FleetDirectory
+from device_sim.credentials.fleet_directory import FleetDirectory
+from device_sim.link.tls_dial import Endpoint
 from device_sim.scenario.model import Scenario
 from device_sim.scenario.stages import Stage
-from device_sim.tls_dial import Endpoint
 from provisioning.client.operator import OperatorClient
 
 

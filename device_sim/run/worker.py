@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from provisioning.starting import importing
+from provisioning.program.starting import importing
 
 with importing():
     import uvloop

@@ -3,7 +3,7 @@
 Rules
 -----
 1. A worker that ends before it was told to is an error that carries the end of its log.
-2. Leaving the context leaves no worker behind (`device_sim.processes`).
+2. Leaving the context leaves no worker behind (`device_sim.stage.processes`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from device_sim.processes import Child, talking
 from device_sim.run import dialogue
 from device_sim.run.dialogue import Begin, Change, Ended, Finish, Job, Outcome, Play, Ready, State, Stop
 from device_sim.run.manner import Manner, Share
@@ -25,6 +24,7 @@ from device_sim.run.target import Target
 from device_sim.scenario.metrics import Duration
 from device_sim.scenario.model import Scenario
 from device_sim.scenario.stages import Stage
+from device_sim.stage.processes import Child, talking
 
 _GOODBYE_DEADLINE = 30.0
 

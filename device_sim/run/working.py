@@ -13,9 +13,9 @@ import asyncio
 import sys
 from contextlib import AsyncExitStack
 
-from device_sim.backend import Backend
-from device_sim.fleet_directory import FleetDirectory
-from device_sim.keep_alive import KeepAlive
+from device_sim.credentials.fleet_directory import FleetDirectory
+from device_sim.fleet.backend import Backend
+from device_sim.link.keep_alive import KeepAlive
 from device_sim.run import dialogue
 from device_sim.run.dialogue import Begin, Change, Ended, Finish, Job, Outcome, Play, Ready, State, Stop
 from device_sim.run.manner import commander_of

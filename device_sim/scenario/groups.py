@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from device_sim.backoff import Backoff, Jitter
-from device_sim.closure import Closure
+from device_sim.link.closure import Closure
 from device_sim.scenario.values import Fraction, Offset, Pause, ScenarioPart, Seconds, Share
 from device_sim.telemetry.models import Model
 from device_sim.telemetry.payload import Format

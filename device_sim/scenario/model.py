@@ -25,8 +25,8 @@ from device_sim.scenario.known import known_at
 from device_sim.scenario.stages import KINDS, Stage, Trouble
 from device_sim.scenario.threshold import InvalidThreshold, Threshold
 from device_sim.scenario.values import BY_HAND, ScenarioPart, Seconds
-from provisioning.given_file import SETTINGS_BYTES, text_of
-from provisioning.given_toml import NotToml, toml_of
+from provisioning.program.given_file import SETTINGS_BYTES, text_of
+from provisioning.program.given_toml import NotToml, toml_of
 
 _MOST_SHOWN = 60
 """How many characters of a wrong value are shown."""

@@ -26,12 +26,12 @@ from starlette.types import ASGIApp, Scope
 from provisioning.api import est
 from provisioning.api.body import BodyLimit
 from provisioning.api.est import Answer, EstEndpoint, EstResponder
+from provisioning.api.metrics import CountRequests, Metrics
 from provisioning.api.rate_limit import RateLimit, RequestRates
 from provisioning.api.whole_requests import WholeRequests
 from provisioning.config import Settings
 from provisioning.enrolment.problems import INTERNAL_ERROR, pending_answer, problem_answer, text_answer
 from provisioning.errors import Code, Pending, Refused
-from provisioning.metrics import CountRequests, Metrics
 
 log = structlog.get_logger(__name__)
 

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from provisioning.api.peer import peer_certificate, tls_connection
 from provisioning.api.request_text import decode_body
+from provisioning.authorities.told_authorities import ToldAuthorities
 from provisioning.ca.certificate_message import certificate_message
 from provisioning.ca.key_envelope import EnvelopeSigner, seal_key
 from provisioning.enrolment.attempt import CertificateCredential, TokenCredential
@@ -32,7 +33,6 @@ from provisioning.enrolment.service import EnrolmentService, MadeKey
 from provisioning.errors import Code, Pending, Refused
 from provisioning.pki.identity import InvalidIdentity, check_name
 from provisioning.quick_values import quickly_made
-from provisioning.told_authorities import ToldAuthorities
 
 PREFIX: Final = "/.well-known/est"
 MAXIMUM_BODY: Final = 64 * 1024
@@ -52,7 +52,7 @@ Answer = Callable[[str, Refused, Mapping[str, str] | None], Response]
 
 @dataclass(frozen=True, slots=True)
 class _Operation:
-    """One operation; *path* is how it is counted (`provisioning.metrics`)."""
+    """One operation; *path* is how it is counted (`provisioning.api.metrics`)."""
 
     methods: Sequence[str]
     path: str

@@ -2,7 +2,7 @@
 
 ``/healthz`` says that the event loop runs. ``/readyz`` asks each part: a service that cannot issue, revoke or answer
 gets no traffic, but is not killed for what a restart would not mend. Reasons are in the log; strangers get names, and
-have nothing signed: whether a token does is tried in the background (`provisioning.signing_trials`).
+have nothing signed: whether a token does is tried in the background (`provisioning.authorities.signing_trials`).
 """
 
 from __future__ import annotations

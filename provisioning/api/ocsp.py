@@ -38,10 +38,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from provisioning.api.body import BodyLimit
 from provisioning.api.conditional import is_current
 from provisioning.ca.ocsp import Failure, OcspRefused, failure_response
+from provisioning.connections.written_answer import ReadyAnswer
 from provisioning.enrolment.problems import text_answer
 from provisioning.errors import Code, Refused
 from provisioning.revocation.ocsp import OcspAnswer, OcspResponder
-from provisioning.written_answer import ReadyAnswer
 
 log = structlog.get_logger(__name__)
 

@@ -1,7 +1,7 @@
 """Who is at the other end of a request: the certificate that the server's protocol put into the ASGI scope.
 
 The names follow the ASGI TLS extension (``scope["extensions"]["tls"]``, `client_cert_chain` in PEM), with the DER
-beside them: whoever serves the application fills them in, see `provisioning.server`.
+beside them: whoever serves the application fills them in, see `provisioning.service.server`.
 """
 
 from __future__ import annotations

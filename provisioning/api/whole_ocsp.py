@@ -15,7 +15,7 @@ from typing import Final
 from starlette.types import Scope
 
 from provisioning.api.ocsp import MAXIMUM_PATH, MAXIMUM_REQUEST, PREFIX, OcspQuestions
-from provisioning.written_answer import Answering, ReadyAnswer
+from provisioning.connections.written_answer import Answering, ReadyAnswer
 
 _POSTED: Final = PREFIX.encode()
 _ASKED: Final = f"{PREFIX}/".encode()

@@ -15,10 +15,10 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from provisioning.api.est import MAXIMUM_BODY, Answer, EstResponder
+from provisioning.api.metrics import Metrics
 from provisioning.api.rate_limit import RequestRates
 from provisioning.enrolment.problems import INTERNAL_ERROR
 from provisioning.errors import Refused
-from provisioning.metrics import Metrics
 
 if TYPE_CHECKING:  # It knows the framework, which is late: `provisioning.api.late`.
     from provisioning.api.whole_revocations import RevocationResponder

@@ -26,10 +26,10 @@ from typing import ClassVar
 
 from cryptography import x509
 
-from provisioning.given_file import PEM_BYTES, contents_of
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import PROVISIONING, InvalidIdentity, Role, identity_of
 from provisioning.pki.tls import Credential, CredentialPem, TlsConfigurationError
+from provisioning.program.given_file import PEM_BYTES, contents_of
 
 _DOMAINS = 64
 

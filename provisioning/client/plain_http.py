@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from provisioning.client.address import NoAddress, check_address
-from provisioning.starting import importing
+from provisioning.program.starting import importing
 
 if TYPE_CHECKING:
     import httpx

@@ -30,10 +30,10 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.ca.profile import DIGITAL_SIGNATURE
-from provisioning.durations import out_of_bounds
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import InvalidIdentity, check_name
 from provisioning.pki.keys import generate_key, key_to_pem
+from provisioning.program.durations import out_of_bounds
 from provisioning.store import audit, claims, serials
 from provisioning.store.audit import Action
 from provisioning.store.claims import NewClaim, StoredClaim

@@ -19,10 +19,10 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from provisioning.ca.profile import MAXIMUM_LIFE, MINIMUM_LIFE, Profile
-from provisioning.durations import out_of_bounds
 from provisioning.enrolment.webhook import check_url
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
+from provisioning.program.durations import out_of_bounds
 from provisioning.store import audit, authorities, groups
 from provisioning.store.audit import Action
 from provisioning.store.authorities import DEFAULT_LINE

@@ -4,8 +4,8 @@ Theory
 ------
 Whoever holds a certificate of role ``service`` and this name is the provisioning service to everybody who speaks to it
 (`provisioning.client.genuine_server`): he is sent tokens, and is believed that nobody is revoked. The service makes
-that certificate itself when it is due (`provisioning.own_credentials`), with no token and no request. So no token, no
-renewal and no other evidence buys one, whoever has made or shown it.
+that certificate itself when it is due (`provisioning.authorities.own_credentials`), with no token and no request. So no
+token, no renewal and no other evidence buys one, whoever has made or shown it.
 
 The name is refused for every role. It is taken from the beginning, so that another role would get nothing by it either.
 """

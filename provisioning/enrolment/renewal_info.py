@@ -31,9 +31,9 @@ from typing import Final
 import structlog
 from sqlalchemy.engine import Connection
 
-from provisioning.durations import out_of_bounds
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import InvalidIdentity, check_name
+from provisioning.program.durations import out_of_bounds
 from provisioning.store import audit, certificates, groups, renewals
 from provisioning.store.audit import Action
 from provisioning.store.database import Database

@@ -32,12 +32,12 @@ from sqlalchemy.engine import Connection
 
 from provisioning.ca.profile import MAXIMUM_LIFE
 from provisioning.ca.server_names import InvalidServerName, check_host_name
-from provisioning.durations import out_of_bounds
 from provisioning.enrolment.operator_roles import change_operator_role
 from provisioning.enrolment.own_name import check_nobody_enrols_as_the_service
 from provisioning.errors import Code, Refusals, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
+from provisioning.program.durations import out_of_bounds
 from provisioning.store import audit, claims, devices, groups, token_inventory, tokens
 from provisioning.store.audit import Action
 from provisioning.store.database import Database

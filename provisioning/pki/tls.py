@@ -21,9 +21,9 @@ from typing import Any
 
 from cryptography import x509
 
-from provisioning.given_file import PEM_BYTES, contents_of
 from provisioning.pki.openssl import prefer
 from provisioning.pki.resumption import remember_sessions
+from provisioning.program.given_file import PEM_BYTES, contents_of
 
 _BEGINS = b"-----BEGIN CERTIFICATE-----"
 _DER = 2
@@ -193,8 +193,8 @@ def client_context(
 def verified_path(session: Any) -> list[bytes]:
     """Return the certification path that the handshake has verified, in DER, from the peer's certificate to the anchor.
 
-    *session* is an `ssl.SSLSocket`, an `ssl.SSLObject`, or OpenSSL's object that is under them (`broker.tls_session`).
-    Empty where the session was resumed: nothing was verified then.
+    *session* is an `ssl.SSLSocket`, an `ssl.SSLObject`, or OpenSSL's object that is under them
+    (`broker.sockets.tls_session`). Empty where the session was resumed: nothing was verified then.
     """
     # Public from 3.13 on; what is under it is there since 3.10. Without a path it returns None, or an empty list.
     inner: Any = getattr(session, "_sslobj", session)

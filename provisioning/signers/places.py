@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from cryptography import x509
 
 from provisioning.config import Settings
+from provisioning.directory.files import AuthorityFiles
 from provisioning.errors import ConfigurationError
-from provisioning.files import AuthorityFiles
-from provisioning.given_file import SECRET_BYTES, text_of
 from provisioning.pki.keys import KeyFileError, PrivateKey, write_private
+from provisioning.program.given_file import SECRET_BYTES, text_of
 from provisioning.signers.file import FileSigner
 from provisioning.signers.pkcs11_uri import SCHEME, InvalidPkcs11Uri, Pkcs11Uri, parse_pkcs11_uri
 from provisioning.signers.signer import Signer, SignerError

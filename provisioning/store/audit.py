@@ -40,8 +40,8 @@ from sqlalchemy import Row, Select, bindparam, insert, inspect, or_, select, upd
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
-from provisioning.audit_chain import BEGINNING, AuditHead, link, seal
-from provisioning.flat_json import FlatJson
+from provisioning.directory.audit_chain import BEGINNING, AuditHead, link, seal
+from provisioning.program.flat_json import FlatJson
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import audit_entries, audit_head
 

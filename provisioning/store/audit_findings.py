@@ -14,7 +14,7 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
-from provisioning.audit_chain import BEGINNING, AuditHead, seal
+from provisioning.directory.audit_chain import BEGINNING, AuditHead, seal
 from provisioning.store import audit
 from provisioning.store.audit import AuditEntry
 from provisioning.store.tables import audit_entries, audit_head

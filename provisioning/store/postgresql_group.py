@@ -30,7 +30,7 @@ from psycopg.rows import TupleRow
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from provisioning.audit_chain import AuditHead
+from provisioning.directory.audit_chain import AuditHead
 from provisioning.store import announcements, audit
 from provisioning.store.company import BrokenUp, Company
 from provisioning.store.lanes import Outcome, explained

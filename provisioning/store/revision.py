@@ -12,7 +12,7 @@ two versions one has to be gone. On PostgreSQL the sessions of the service say b
 Rules
 -----
 1. A schema is brought up to date while no session of another version is there. On SQLite the service's lock says so
-   (`provisioning.in_charge`).
+   (`provisioning.directory.in_charge`).
 2. A session of PostgreSQL's is opened for this program's schema, or not at all (`provisioning.store.database`).
 
 Does not handle: sessions that the database's URL has given another name; rule 2 keeps those from coming back.

@@ -24,7 +24,7 @@ from sqlalchemy import column, func, inspect, select, table, text
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError
-from provisioning.starting import importing
+from provisioning.program.starting import importing
 from provisioning.store import audit, devices
 from provisioning.store.database import Database
 from provisioning.store.revision import CURRENT, Session, sessions_of_others

@@ -10,8 +10,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from provisioning import full_disk
 from provisioning.errors import ConfigurationError, Refused
+from provisioning.program import full_disk
 from provisioning.store.database import Database
 
 

@@ -15,9 +15,9 @@ from wsproto.events import (
     TextMessage,
 )
 
-from broker.connection import ClientConnection
+from broker.connection.connection import ClientConnection
 from broker.mqtt.codes import ProtocolVersion
-from broker.websocket import WebSocket
+from broker.sockets.websocket import WebSocket
 from tests.conformance.scene import raw_connect
 from tests.support.pki import shared_service
 from tests.support.wire import FakeTransport, MemoryBroker

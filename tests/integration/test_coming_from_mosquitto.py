@@ -6,9 +6,9 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from broker.config import BrokerConfig
-from broker.config_hints import MOSQUITTO
-from broker.limits import Limits
+from broker.settings.config import BrokerConfig
+from broker.settings.config_hints import MOSQUITTO
+from broker.settings.limits import Limits
 from tests.support.page import Terminal, free_ports, read_page
 from tests.support.provisioning import REPOSITORY
 

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.engine import Engine
+from broker.engine.engine import Engine
 from broker.mqtt.packets import Puback, Pubcomp, Publish, Pubrec, Pubrel, Subscribe
 from provisioning.pki.identity import Role
 from tests.support.pki import DOMAIN

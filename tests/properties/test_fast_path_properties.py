@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.connection import ClientConnection
+from broker.connection.connection import ClientConnection
 from broker.mqtt.codes import ProtocolVersion
 from broker.mqtt.packets import Pingreq, Puback, Publish
 from broker.mqtt.properties import Properties
@@ -190,7 +190,7 @@ def test_the_fast_way_writes_what_the_slow_way_writes(
     for piece in read_as(packets, places):
         fast.publisher.send_bytes(piece)
         slow.publisher.send_bytes(piece)
-        for scene in (fast, slow):  # Who pings after so long a silence dozes (`broker.doze`).
+        for scene in (fast, slow):  # Who pings after so long a silence dozes (`broker.sockets.doze`).
             scene.broker.advance(seconds)
     assert fast.written() == slow.written()
     assert fast.publisher.closed == slow.publisher.closed

@@ -13,8 +13,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.engine.replay import PORTION
 from broker.mqtt.packets import Pubcomp, Publish, Pubrec, Pubrel, Subscribe, Unsubscribe
-from broker.replay import PORTION
 from tests.support.stored import StoredBroker
 from tests.support.wire import WireClient, publication, request
 

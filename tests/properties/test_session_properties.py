@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.deadlines import Deadlines
+from broker.engine.deadlines import Deadlines
 from broker.metrics import Metrics
 from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from sqlalchemy import DateTime
 from sqlalchemy.dialects import sqlite
 
-from provisioning.audit_chain import AuditHead, link, seal
+from provisioning.directory.audit_chain import AuditHead, link, seal
 from provisioning.enrolment.attempt import Attempt, TlsConnection, TokenCredential
-from provisioning.flat_json import FlatJson
+from provisioning.program.flat_json import FlatJson
 from provisioning.revocation.reasons import RevocationReason
 from provisioning.store.utc_date_time import UtcDateTime
 from tests.support.requests import NOON

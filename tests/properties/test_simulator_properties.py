@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_sim.backoff import Backoff
-from device_sim.schedule import Schedule
-from device_sim.sequence import Arrival, SequenceCheck
+from device_sim.fleet.schedule import Schedule
+from device_sim.fleet.sequence import Arrival, SequenceCheck
 from device_sim.telemetry.models import Model
 from device_sim.telemetry.payload import Format, UnreadableTelemetry, decode, encode
 from device_sim.telemetry.reading import Reading

@@ -14,9 +14,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.most import Most
-from broker.strangers import Network, Source
-from broker.waiting_room import Waiting, WaitingRoom
+from broker.door.most import Most
+from broker.door.strangers import Network, Source
+from broker.door.waiting_room import Waiting, WaitingRoom
 
 PLACE = st.tuples(st.integers(0, 4), st.integers(0, 2))
 """A network, and an address in it."""

@@ -18,7 +18,7 @@ from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.publication import Publish
 from provisioning.client.feed import EventReader, FeedLost
-from provisioning.files import read_certificate
+from provisioning.directory.files import read_certificate
 from provisioning.pki.identity import identity_of
 from provisioning.pki.keys import load_key
 from provisioning.pki.tls import CredentialPem, client_context

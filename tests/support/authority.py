@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from device_sim.credential import HeldCredential
+from device_sim.credentials.credential import HeldCredential
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import generate_key
 

@@ -22,8 +22,8 @@ from broker.mqtt.packets import Packet, Puback, Publish, Suback, Subscribe, deco
 from broker.mqtt.properties import Properties
 from broker.mqtt.publish import PINGRESP
 from broker.mqtt.topics import matches
-from device_sim.closure import REVOKED
-from device_sim.tls_dial import Endpoint
+from device_sim.link.closure import REVOKED
+from device_sim.link.tls_dial import Endpoint
 from provisioning.client.operator import ServiceUnavailable
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason

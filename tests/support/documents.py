@@ -8,8 +8,8 @@ import random
 from collections import Counter
 from datetime import UTC, datetime
 
-from device_sim.closure import Closure, Layer
 from device_sim.latency import Latency
+from device_sim.link.closure import Closure, Layer
 from device_sim.results.document import Document, document_of
 from device_sim.run.health import HealthSample
 from device_sim.run.recorder import Marker, Recorder, StageSpan

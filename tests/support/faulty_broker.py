@@ -26,7 +26,7 @@ from broker.mqtt.topics import matches
 from device_sim.attack.capabilities import Capabilities, Feature, TimeLimits
 from device_sim.attack.issuer import SERVER_AUTH, Issuer, common_name
 from device_sim.attack.target import SigningRegistrar, Target
-from device_sim.tls_dial import Endpoint
+from device_sim.link.tls_dial import Endpoint
 from provisioning.pki.identity import Identity, Role
 
 _V5 = ProtocolVersion.V5

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from device_sim.stage import Stage
+from device_sim.stage.stage import Stage
 from tests.support.programs import forking_python, stands_in
 from tests.support.scenarios import ON_ANY_MACHINE
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import RefusalCode, Refused
-from broker.client import Client
-from broker.extension import Action
+from broker.engine.client import Client
+from broker.engine.extension import Action
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
 from broker.mqtt.message import Message

@@ -33,8 +33,8 @@ from broker.mqtt.properties import Properties
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.issuer import SERVER_AUTH, Issuer, Paper
 from device_sim.attack.target import Registrar, Target
-from device_sim.closure import REVOKED
-from device_sim.tls_dial import Endpoint
+from device_sim.link.closure import REVOKED
+from device_sim.link.tls_dial import Endpoint
 from provisioning.pki.identity import Identity, Role, identity_of
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 

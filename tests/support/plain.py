@@ -1,4 +1,4 @@
-"""The slow twin of `broker.connection`: the same connection, without its fast way.
+"""The slow twin of `broker.connection.connection`: the same connection, without its fast way.
 
 Every packet is cut by the plain reading of the standard, decoded as an object and given to its handler. What the two
 write, to everybody, has to be the same.
@@ -9,9 +9,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from broker.connection import ClientConnection
-from broker.engine import Engine
-from broker.handlers import handle
+from broker.connection.connection import ClientConnection
+from broker.connection.handlers import handle
+from broker.engine.engine import Engine
 from broker.mqtt.errors import PacketError
 from broker.mqtt.framing import check_packet_size, decode_length
 from broker.mqtt.packets import decode_packet

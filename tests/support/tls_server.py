@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from broker import transport
-from broker.doze import Doze
 from broker.metrics import Metrics
-from broker.poller import Poller
-from broker.tls_session import TlsSession, open_public_tls, open_tls
-from broker.transport import TlsTransport
-from broker.turn import Turn
+from broker.sockets import transport
+from broker.sockets.doze import Doze
+from broker.sockets.poller import Poller
+from broker.sockets.tls_session import TlsSession, open_public_tls, open_tls
+from broker.sockets.transport import TlsTransport
+from broker.sockets.turn import Turn
 from provisioning.pki.tls import ClientCertificate, server_context
 from tests.support.pki import shared_pki
 

@@ -1,4 +1,4 @@
-"""A client of `broker.poller` on real sockets, without TLS."""
+"""A client of `broker.sockets.poller` on real sockets, without TLS."""
 
 from __future__ import annotations
 

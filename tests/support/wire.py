@@ -24,9 +24,8 @@ from broker.admission.freshness import Freshness
 from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.status import RevocationStatus
-from broker.connection import ClientConnection
-from broker.engine import Engine
-from broker.limits import Limits
+from broker.connection.connection import ClientConnection
+from broker.engine.engine import Engine
 from broker.mqtt.codes import ProtocolVersion, QoS, ReasonCode, RetainHandling
 from broker.mqtt.connect import Connack, Connect, Will
 from broker.mqtt.disconnect import SERVER_REASONS, Disconnect
@@ -47,6 +46,7 @@ from broker.mqtt.packets import (
     decode_packet,
 )
 from broker.mqtt.properties import NO_PROPERTIES, Properties
+from broker.settings.limits import Limits
 from provisioning.pki.revocation import RevocationIndex
 from tests.support.pki import DOMAIN, Held, shared_device, shared_pki, shared_service
 

@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 import broker.cli
 import device_sim.cli
 import provisioning.cli
-from broker.config import BrokerConfig
-from device_sim.driver import Driver
+from broker.settings.config import BrokerConfig
+from device_sim.link.driver import Driver
+from provisioning.program.version import product_version
 from provisioning.revocation.of_authority import AUTHORITY_REASONS
-from provisioning.version import product_version
 from tests.support.importtime import imported
 from tests.support.provisioning import REPOSITORY
 
@@ -31,16 +31,19 @@ PROGRAMS = {"fleet-provisioning": provisioning.cli.app, "fleet-broker": broker.c
 PACKAGES = {"fleet-provisioning": "provisioning", "fleet-broker": "broker", "fleet-sim": "device_sim"}
 HEAVY = {
     "fleet-provisioning": {"sqlalchemy", "alembic", "fastapi", "uvicorn", "httpx", "rich.console"},
-    "fleet-broker": {"broker.connection", "broker.server", "structlog", "cryptography", "httpx"},
+    "fleet-broker": {"broker.connection.connection", "broker.server", "structlog", "cryptography", "httpx"},
     "fleet-sim": {"asyncio", "broker", "cryptography", "device_sim.view", "httpx", "paho", "cbor2", "hdrh"},
 }
 CLIENTS = {"httpx", "paho", "hdrh"}
 # What its answer has, and what it can do without.
 FREE_OF = {
-    "scenarios": ("smoke", CLIENTS | {"device_sim.run.runner", "device_sim.demo", "device_sim.attack.catalogue"}),
+    "scenarios": ("smoke", CLIENTS | {"device_sim.run.runner", "device_sim.demo.demo", "device_sim.attack.catalogue"}),
     "doctor --devices 1": ("ports", CLIENTS | {"asyncio", "cryptography", "broker", "device_sim.attack.catalogue"}),
-    "attack --list": ("1-good", {"paho", "cbor2", "hdrh", "device_sim.attack.nats_target", "device_sim.demo"}),
-    "qualify --list": ("server-expired", {"paho", "cbor2", "hdrh", "device_sim.attack.catalogue", "device_sim.demo"}),
+    "attack --list": ("1-good", {"paho", "cbor2", "hdrh", "device_sim.attack.nats_target", "device_sim.demo.demo"}),
+    "qualify --list": (
+        "server-expired",
+        {"paho", "cbor2", "hdrh", "device_sim.attack.catalogue", "device_sim.demo.demo"},
+    ),
 }
 
 
@@ -97,12 +100,18 @@ def test_a_command_of_the_simulator_imports_what_it_needs_itself(command: str) -
     assert not others & modules
 
 
-@pytest.mark.parametrize(("driver", "other"), [(Driver.PAHO, "device_sim.light_client"), (Driver.LIGHT, "paho")])
+@pytest.mark.parametrize(("driver", "other"), [(Driver.PAHO, "device_sim.link.light_client"), (Driver.LIGHT, "paho")])
 def test_a_worker_of_a_run_imports_what_a_worker_needs(driver: Driver, other: str) -> None:
-    code = f"import device_sim.run.worker; from device_sim.driver import Driver; Driver({driver.value!r}).load()"
+    code = f"import device_sim.run.worker; from device_sim.link.driver import Driver; Driver({driver.value!r}).load()"
     _, modules = told(code)
     assert {"device_sim.run.part", "httpx"} <= modules
-    conductor = {"device_sim.cli", "device_sim.run.runner", "device_sim.results", "device_sim.stage", "device_sim.view"}
+    conductor = {
+        "device_sim.cli",
+        "device_sim.run.runner",
+        "device_sim.results",
+        "device_sim.stage.stage",
+        "device_sim.view",
+    }
     assert modules & (conductor | {"rich.console", "pygments.util", "typer", other}) == set()
 
 

@@ -21,7 +21,7 @@ HOT = {
     ("tests", "hot"),
     [
         pytest.param("routing/test_tree.py", "broker/routing/tree.py", id="by itself"),
-        pytest.param("test_wall_clock.py", "broker/connection.py", id="by what it uses of tests"),
+        pytest.param("test_wall_clock.py", "broker/connection/connection.py", id="by what it uses of tests"),
     ],
 )
 def test_a_file_reaches_what_is_imported(tests: str, hot: str) -> None:
@@ -38,10 +38,12 @@ def test_who_has_certificates_made_has_not_tried_what_is_in_them() -> None:
 def test_a_fixture_is_reached_by_who_asks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool) -> None:
     monkeypatch.setattr(compiled_again, "REPOSITORY", tmp_path)
     monkeypatch.setattr(compiled_again, "TESTS", tmp_path / "tests")
-    hot, shared, tests = (tmp_path / name for name in ("broker/turn.py", "tests/conftest.py", "tests/unit/test_it.py"))
+    hot, shared, tests = (
+        tmp_path / name for name in ("broker/sockets/turn.py", "tests/conftest.py", "tests/unit/test_it.py")
+    )
     for file, text in (
         (hot, ""),
-        (shared, "from broker.turn import Turn\n\ndef turn() -> Turn: ...\n"),
+        (shared, "from broker.sockets.turn import Turn\n\ndef turn() -> Turn: ...\n"),
         (tests, f"def test_it({'turn' if asked else 'other'}) -> None: ...\n"),
     ):
         file.parent.mkdir(exist_ok=True, parents=True)

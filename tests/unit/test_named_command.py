@@ -10,7 +10,7 @@ import typer.main
 import broker.cli
 import device_sim.cli
 import provisioning.cli
-from provisioning.named_command import named_in
+from provisioning.program.named_command import named_in
 
 APPS = {"fleet-provisioning": provisioning.cli.app, "fleet-broker": broker.cli.app, "fleet-sim": device_sim.cli.app}
 WHOLE: dict[str, Any] = {program: typer.main.get_command(app) for program, app in APPS.items()}

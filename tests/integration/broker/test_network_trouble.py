@@ -11,7 +11,7 @@ from broker.mqtt.codes import QoS
 from broker.mqtt.connect import Connect, Will
 from broker.mqtt.packets import Pingreq, Pingresp, Puback, Publish, Suback, Subscribe, SubscriptionRequest
 from device_sim.attack.raw_client import RawClient
-from device_sim.tls_dial import Endpoint
+from device_sim.link.tls_dial import Endpoint
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import NONE, Direction, Trouble
 from provisioning.pki.tls import client_context

@@ -39,11 +39,11 @@ def test_who_is_to_be_asked_over_http_or_websocket_has_them_before_anybody_comes
     asking = BrokerProcess.with_files(tmp_path / "a", pki, ocsp_responder="http://127.0.0.1:1")
     assert "httpx" in imported_by(asking)
     naming = BrokerProcess.with_files(tmp_path / "n", pki, "--websocket-port", "0", crl_from_certificates=True)
-    assert {"httpx", "broker.websocket", "wsproto"} <= imported_by(naming)
+    assert {"httpx", "broker.sockets.websocket", "wsproto"} <= imported_by(naming)
 
 
 def test_a_broker_of_a_service_has_its_client(tmp_path: Path, service: ProvisioningService) -> None:
     broker = BrokerProcess.enrolled(tmp_path / "b", service)
     modules = imported_by(broker)
-    assert {"httpx", "broker.credentials", "broker.revocation_feed"} <= modules
+    assert {"httpx", "broker.credentials", "broker.revocation.revocation_feed"} <= modules
     assert modules & (NEVER | {"wsproto"}) == set()

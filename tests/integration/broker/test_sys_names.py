@@ -7,8 +7,8 @@ import socket
 import subprocess
 from pathlib import Path
 
+from broker.engine.sys_topics import INTERVAL, NOT_OFFERED, SysTopics
 from broker.mqtt.message import Message
-from broker.sys_topics import INTERVAL, NOT_OFFERED, SysTopics
 from tests.support.broker_process import wait_until
 from tests.support.wire import MemoryBroker
 

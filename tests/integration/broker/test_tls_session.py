@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from broker import tls_session
-from broker.poller import Poller
-from broker.tls_session import TlsSession, accept, open_tls
-from broker.turn import Turn
+from broker.sockets import tls_session
+from broker.sockets.poller import Poller
+from broker.sockets.tls_session import TlsSession, accept, open_tls
+from broker.sockets.turn import Turn
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from tests.support.broker_process import wait_until
 from tests.support.key_updates import change_keys

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from device_sim.stage import Stage, raised
-from device_sim.tls_dial import Endpoint
+from device_sim.link.tls_dial import Endpoint
+from device_sim.stage.stage import Stage, raised
 from provisioning.pki.identity import Role
 from tests.support.authority import Authority
 from tests.support.needed import needed

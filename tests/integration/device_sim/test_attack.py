@@ -16,7 +16,7 @@ import pytest
 from device_sim.attack.catalogue import CATALOGUE
 from device_sim.attack.mosquitto_target import mosquitto
 from device_sim.attack.verdict import Verdict
-from provisioning.files import pem_of
+from provisioning.directory.files import pem_of
 from provisioning.pki.keys import key_to_pem
 from tests.support.broker_process import BrokerProcess
 from tests.support.pki import Pki

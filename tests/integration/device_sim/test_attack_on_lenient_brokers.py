@@ -17,8 +17,8 @@ from device_sim.attack.foreign_server import Papers
 from device_sim.attack.run import run
 from device_sim.attack.target import Impossible, SigningRegistrar, Target
 from device_sim.attack.verdict import Outcome, Verdict
-from device_sim.foreign_process import LOOPBACK, free_port, serving
-from device_sim.tls_dial import Endpoint
+from device_sim.link.tls_dial import Endpoint
+from device_sim.stage.foreign_process import LOOPBACK, free_port, serving
 from tests.support.needed import needed
 
 CLAIMS = Capabilities(name="lenient", supports=frozenset(Feature) - {Feature.TLS12})

@@ -22,10 +22,10 @@ from device_sim.attack.catalogue import CATALOGUE
 from device_sim.attack.desk import Ended, EnrolmentDesk
 from device_sim.attack.issuer import Issuer
 from device_sim.attack.target import SigningRegistrar, Target
-from device_sim.credential import HeldCredential, enrol
+from device_sim.credentials.credential import HeldCredential, enrol
+from device_sim.link.tls_dial import Endpoint
 from device_sim.report import ExitCode
-from device_sim.stage import Stage
-from device_sim.tls_dial import Endpoint
+from device_sim.stage.stage import Stage
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import Trouble
 from provisioning.client.est import EstClient

@@ -16,10 +16,10 @@ import pytest
 from device_sim.bench.bench import Bench
 from device_sim.bench.keyring import FleetKeyring
 from device_sim.bench.plan import Kind, Plan
-from device_sim.driver import Driver
-from device_sim.fleet_directory import FleetDirectory, Origin
+from device_sim.credentials.fleet_directory import FleetDirectory, Origin
 from device_sim.interruption import Interruption
-from device_sim.link import Terms
+from device_sim.link.driver import Driver
+from device_sim.link.link import Terms
 from provisioning.pki.identity import Role
 from tests.support.authority import Authority
 from tests.support.programs import forking_python

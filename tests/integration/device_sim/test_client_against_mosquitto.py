@@ -11,11 +11,11 @@ import pytest
 
 from broker.mqtt.codes import ProtocolVersion, QoS
 from broker.mqtt.connect import Will
-from device_sim.closure import Layer, Verdict
-from device_sim.driver import Driver
-from device_sim.keep_alive import KeepAlive
-from device_sim.link import NotConnected, Terms
-from device_sim.tls_dial import Endpoint, NotAdmitted
+from device_sim.link.closure import Layer, Verdict
+from device_sim.link.driver import Driver
+from device_sim.link.keep_alive import KeepAlive
+from device_sim.link.link import NotConnected, Terms
+from device_sim.link.tls_dial import Endpoint, NotAdmitted
 from provisioning.pki.tls import client_context
 from tests.support.authority import Authority
 

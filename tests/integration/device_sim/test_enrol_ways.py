@@ -7,8 +7,8 @@ import signal
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from device_sim.fleet_directory import FleetDirectory
-from device_sim.stage import Stage
+from device_sim.credentials.fleet_directory import FleetDirectory
+from device_sim.stage.stage import Stage
 from provisioning.pki.keys import key_to_pem, write_private
 from tests.support.authority import Authority
 from tests.support.fleet_sim import fleet_sim

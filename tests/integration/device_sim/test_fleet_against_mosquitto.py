@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from device_sim.backend import Backend
 from device_sim.behaviour.behaviour import Outcome
 from device_sim.behaviour.presence import OFFLINE, ONLINE
 from device_sim.behaviour.responding import Responding
-from device_sim.closure import Closure
 from device_sim.device import State
-from device_sim.driver import Driver
-from device_sim.fleet import Fleet, Member
-from device_sim.keep_alive import KeepAlive
+from device_sim.fleet.backend import Backend
+from device_sim.fleet.fleet import Fleet, Member
+from device_sim.fleet.surroundings import Counters, Surroundings
+from device_sim.fleet.tally import account, is_complete, total
+from device_sim.link.closure import Closure
+from device_sim.link.driver import Driver
+from device_sim.link.keep_alive import KeepAlive
 from device_sim.scenario.groups import (
     BackoffPolicy,
     Clock,
@@ -33,8 +35,6 @@ from device_sim.scenario.groups import (
     SlowReader,
     Telemetry,
 )
-from device_sim.surroundings import Counters, Surroundings
-from device_sim.tally import account, is_complete, total
 from provisioning.pki.identity import Role
 from provisioning.pki.tls import client_context
 from tests.support.authority import Authority

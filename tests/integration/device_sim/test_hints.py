@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from device_sim.closure import Verdict
-from device_sim.driver import Driver
-from device_sim.keep_alive import KeepAlive
-from device_sim.tls_dial import Endpoint, NotAdmitted
+from device_sim.link.closure import Verdict
+from device_sim.link.driver import Driver
+from device_sim.link.keep_alive import KeepAlive
+from device_sim.link.tls_dial import Endpoint, NotAdmitted
 from provisioning.pki.tls import client_context
 from tests.support.broker_process import BrokerProcess
 from tests.support.pki import Pki

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from device_sim.enrolling import names_of
+from device_sim.credentials.enrolling import names_of
 from device_sim.results.document import read
 from device_sim.scenario.model import parse
-from device_sim.stage import Stage
+from device_sim.stage.stage import Stage
 from device_sim.trouble.proxy import Proxy
 from device_sim.trouble.trouble import NONE, Trouble
 from tests.support.fleet_sim import TINY, enrol, fleet_sim, ran, until_said

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from device_sim.credential import enrol
+from device_sim.credentials.credential import enrol
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
 from provisioning.client.feed import Current, FeedAhead, FeedLost, RevocationEvent, follow

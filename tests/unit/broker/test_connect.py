@@ -8,13 +8,13 @@ from datetime import timedelta
 import pytest
 
 from broker.admission.refusal import RefusalCode, Refused
-from broker.connection import ClientConnection
-from broker.enforcement import revoke
+from broker.connection.connection import ClientConnection
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.errors import MalformedPacket
 from broker.mqtt.packets import Pingreq
 from broker.mqtt.properties import Properties
+from broker.revocation.enforcement import revoke
 from provisioning.pki.identity import Identity, Role
 from tests.support.pki import Held, shared_device, shared_pki, shared_service
 from tests.support.wire import V5, V31, V311, MemoryBroker, connect_packet, will

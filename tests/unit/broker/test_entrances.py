@@ -13,18 +13,18 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker import entrances
-from broker.coalescing import Coalescing
-from broker.config import BrokerConfig
-from broker.doze import Doze
+from broker.door.listener import Doors, Listener
+from broker.door.listening import ListenError
+from broker.engine.returning import GRACE
 from broker.entrances import announce, listen_everywhere
-from broker.listener import Doors, Listener
-from broker.listening import ListenError
-from broker.origins import Origins
-from broker.poller import Poller
-from broker.returning import GRACE
-from broker.revocation_feed import RevocationFeed
-from broker.revoked_services import RevokedServices
+from broker.revocation.revocation_feed import RevocationFeed
+from broker.revocation.revoked_services import RevokedServices
 from broker.session.session import Session
+from broker.settings.config import BrokerConfig
+from broker.settings.origins import Origins
+from broker.sockets.coalescing import Coalescing
+from broker.sockets.doze import Doze
+from broker.sockets.poller import Poller
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
 from provisioning.pki.tls import ClientCertificate, server_context

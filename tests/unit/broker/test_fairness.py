@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from broker.metrics import Metrics
-from broker.poller import Poller
-from broker.transport import RECORD, TlsTransport
-from broker.turn import ALLOWANCE, Turn
-from broker.work import PORTION
+from broker.sockets.poller import Poller
+from broker.sockets.transport import RECORD, TlsTransport
+from broker.sockets.turn import ALLOWANCE, Turn
+from broker.sockets.work import PORTION
 
 MOST_READS = 64
 GREEDY = 40

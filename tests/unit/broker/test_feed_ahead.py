@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from broker import revocation_feed
-from broker.revocation_feed import RevocationFeed
-from broker.revoked_services import RevokedServices
+from broker.revocation import revocation_feed
+from broker.revocation.revocation_feed import RevocationFeed
+from broker.revocation.revoked_services import RevokedServices
 from provisioning.client.feed import Current, FeedAhead, FeedLost, Refuse
 from provisioning.pki.tls import CredentialFiles
 from tests.support.wire import MemoryBroker

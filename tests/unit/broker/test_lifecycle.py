@@ -9,10 +9,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker.admission.inquiry import Inquiry
-from broker.enforcement import revoke
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.disconnect import Disconnect
 from broker.mqtt.ping import Pingreq
+from broker.revocation.enforcement import revoke
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
 from tests.support.pki import DOMAIN, shared_device, shared_pki

@@ -71,12 +71,14 @@ def test_a_log_that_cannot_be_written_is_lost_and_nothing_else() -> None:
     assert done.stdout == "went on\n"
 
 
-@pytest.mark.parametrize("begin", ["broker.running.configure_log('info')", "provisioning.logs.configure_logging()"])
+@pytest.mark.parametrize(
+    "begin", ["broker.running.configure_log('info')", "provisioning.program.logs.configure_logging()"]
+)
 def test_a_reader_of_the_log_that_has_stopped_holds_nobody_up(begin: str) -> None:
     program = f"""
 import logging
 import broker.running
-import provisioning.logs
+import provisioning.program.logs
 import structlog
 
 {begin}

@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 
 from broker import state_directory
 from broker.admission.foreign_groups import unnamed_groups, warn_of_groups
-from broker.config_loading import load
 from broker.preflight import problems
+from broker.settings.config_loading import load
 from broker.state_directory import NoDirectory
 from provisioning.pki.identity import Identity, Role
 from tests.support.pki import DOMAIN, SERVER, Pki, shared_device, shared_pki

@@ -9,9 +9,9 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from broker import running
-from broker.limits import Limits
 from broker.server import BrokerServer
-from provisioning.ending import Ending
+from broker.settings.limits import Limits
+from provisioning.program.ending import Ending
 from tests.support.descriptors import a_shell_that_allows
 
 

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker.mqtt.packets import Pingreq, Pingresp, Pubcomp, Publish, Pubrec, Pubrel, Subscribe
-from broker.slow_reader import in_kernel
+from broker.sockets.slow_reader import in_kernel
 from broker.store.journal import MOST_WAITING
 from tests.support.stored import StoredBroker
 from tests.support.wire import V5, MemoryBroker, publication, request

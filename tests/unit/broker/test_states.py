@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from broker.engine.replay import PORTION
 from broker.mqtt.codes import ProtocolVersion
 from broker.mqtt.packets import Connect, Pingreq, Pingresp, Publish, Pubrec
-from broker.replay import PORTION
 from tests.support.bad_packets import BAD_PACKETS
 from tests.support.packet_cases import PACKET_CASES
 from tests.support.pki import shared_service

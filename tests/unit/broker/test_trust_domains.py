@@ -16,12 +16,12 @@ from broker.admin.sessions import OfAnotherDomain, Selection, SessionView
 from broker.admission.bundle import TrustBundle
 from broker.admission.bundle_terms import BundleTerms
 from broker.admission.trust import Trust
-from broker.config_loading import load
-from broker.enforcement import revoke
 from broker.mqtt.codes import ReasonCode
 from broker.plugins.program import Plugins
 from broker.reload.report import Affected, Effects, Outcome, Part, PartReport, ReloadReport
-from broker.trust_settings import TrustSettings
+from broker.revocation.enforcement import revoke
+from broker.settings.config_loading import load
+from broker.settings.trust_settings import TrustSettings
 from provisioning.pki.identity import Identity, Role
 from tests.support.pki import DOMAIN, Held, Pki, shared_device, shared_pki
 from tests.support.stored import StoredBroker

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from broker.enforcement import revoke
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.packets import Disconnect
 from broker.mqtt.properties import Properties
+from broker.revocation.enforcement import revoke
 from provisioning.pki.revocation import RevocationReason
 from tests.support.pki import shared_device, shared_pki
 from tests.support.wire import V5, V311, MemoryBroker, WireClient, will

@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from broker.admission.bundle import TrustBundle
 from broker.admission.bundle_terms import BundleTerms
 from broker.admission.trust import Trust
-from broker.enforcement import absent, forget_revoked, revoke
+from broker.engine.returning import MOST
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
-from broker.returning import MOST
-from broker.trust_settings import TrustSettings
+from broker.revocation.enforcement import absent, forget_revoked, revoke
+from broker.settings.trust_settings import TrustSettings
 from provisioning.pki.revocation import RevocationReason
 from tests.support.pki import DOMAIN, Held, Pki, shared_device, shared_pki, shared_service
 from tests.support.stored import StoredBroker

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from device_sim.closure import Closure, Layer
 from device_sim.device import TRANSITIONS, Device, Event, ImpossibleEvent, State
+from device_sim.link.closure import Closure, Layer
 
 LOST = Closure(Layer.TCP, "reset", "", 0)
 REFUSED = Closure(Layer.TLS, "unknown_ca", "", 0)

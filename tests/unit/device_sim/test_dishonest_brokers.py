@@ -8,9 +8,9 @@ from typing import cast
 
 import pytest
 
-from device_sim.driver import Driver
-from device_sim.fleet_directory import FleetDirectory, Origin
+from device_sim.credentials.fleet_directory import FleetDirectory, Origin
 from device_sim.interruption import Interruption
+from device_sim.link.driver import Driver
 from device_sim.report import ExitCode
 from device_sim.results.document import document_of, remarks
 from device_sim.run import part, runner

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from device_sim.closure import Closure, Layer
+from device_sim.link.closure import Closure, Layer
+from device_sim.link.tls_dial import Endpoint, NotAdmitted, dial
 from device_sim.remedies import remedy, with_remedy
-from device_sim.tls_dial import Endpoint, NotAdmitted, dial
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from tests.support.pki import Pki
 

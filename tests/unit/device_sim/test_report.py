@@ -8,9 +8,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from device_sim.closure import Closure, Layer
 from device_sim.core_wait import MOST_WAITING, CoreWatch
-from device_sim.demo import _all_late
+from device_sim.demo.demo import _all_late
+from device_sim.link.closure import Closure, Layer
 from device_sim.report import ExitCode, Report
 from device_sim.view import View
 from tests.support.broker_process import wait_until

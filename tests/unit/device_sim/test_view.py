@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from device_sim.cli import main
-from device_sim.closure import Closure, Layer
-from device_sim.intruders import CASES, Finding
+from device_sim.fleet.intruders import CASES, Finding
+from device_sim.fleet.revocation_trial import Cut
 from device_sim.latency import LatencySummary
+from device_sim.link.closure import Closure, Layer
 from device_sim.report import Report
-from device_sim.revocation_trial import Cut
 from device_sim.view import Progress, Traffic, View
 
 LATENCY = LatencySummary(1000, 0.5, 1.2, 3.4, 9.0)

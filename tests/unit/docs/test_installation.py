@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.config import BrokerConfig
+from broker.settings.config import BrokerConfig
 from tests.support.provisioning import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "installation.md").read_text(encoding="utf-8")

@@ -21,10 +21,10 @@ from broker.admin.metrics_page import MetricsPage
 from broker.admin.sessions import KICKED
 from broker.admission.refusal import RefusalCode
 from broker.cli import app as broker_app
-from broker.config import BrokerConfig
-from broker.limits import Limits
-from broker.listener_settings import ListenerSettings
-from broker.trust_settings import TrustSettings
+from broker.settings.config import BrokerConfig
+from broker.settings.limits import Limits
+from broker.settings.listener_settings import ListenerSettings
+from broker.settings.trust_settings import TrustSettings
 from provisioning.cli import app as provisioning_app
 from provisioning.config import ProfileSettings, Settings
 from provisioning.enrolment.problems import STATUSES

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from broker.config_loading import ConfigError, load
+from broker.settings.config_loading import ConfigError, load
+from provisioning.authorities.issuing_policy import profiles_of
+from provisioning.authorities.own_credentials import server_names_of
 from provisioning.ca.profile import MAXIMUM_LIFE, MINIMUM_LIFE
 from provisioning.config import Settings, load_settings
 from provisioning.errors import ConfigurationError
-from provisioning.issuing_policy import profiles_of
-from provisioning.own_credentials import server_names_of
 
 
 @pytest.fixture(autouse=True)

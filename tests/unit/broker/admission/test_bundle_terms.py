@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from broker.admission.bundle_terms import BundleTerms
 from broker.admission.refusal import RefusalCode
 from broker.mqtt.connect import Connect
-from broker.trust_settings import TrustSettings
+from broker.settings.trust_settings import TrustSettings
 from provisioning.pki.identity import Identity, Role
 from tests.support.pki import DOMAIN, shared_pki
 

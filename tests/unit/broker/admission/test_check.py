@@ -21,7 +21,7 @@ from broker.admission.remedy import REMEDIES
 from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
 from broker.mqtt.codes import ReasonCode
-from broker.trust_settings import REQUIRE, TrustSettings
+from broker.settings.trust_settings import REQUIRE, TrustSettings
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.revocation import RevocationIndex
 from tests.support.pki import DOMAIN, NO_EXTENSIONS, SERVER, Held, Pki, shared_pki

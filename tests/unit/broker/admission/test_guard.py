@@ -10,9 +10,9 @@ import pytest
 from broker.admission.guard import Guard, WindowCount
 from broker.admission.peer import Peer
 from broker.admission.refusal import Refused
-from broker.limits import Limits
 from broker.metrics import Metrics
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.settings.limits import Limits
 from provisioning.pki.identity import parse_uri
 from tests.support.pki import shared_device
 from tests.support.wire import V5, MemoryBroker, WireClient

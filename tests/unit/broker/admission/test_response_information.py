@@ -48,7 +48,12 @@ def test_it_is_left_out_before_a_client_whose_packets_are_short_is_refused() -> 
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("fleet/#", "leave [+] and # out"), ("fleet/+/x", "leave"), ("a/{name}", "is no placeholder"), ("", "at least one character")],
+    [
+        ("fleet/#", "leave [+] and # out"),
+        ("fleet/+/x", "leave"),
+        ("a/{name}", "is no placeholder"),
+        ("", "at least one character"),
+    ],
 )
 def test_what_is_no_topic_is_refused(text: str, words: str) -> None:
     with pytest.raises(PolicyError, match=rf"^response_information: .*{words}"):

@@ -22,7 +22,7 @@ from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connect
-from broker.trust_settings import REQUIRE, StatusPolicy
+from broker.settings.trust_settings import REQUIRE, StatusPolicy
 from provisioning.pki.crl import parse
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.keys import key_identifier

@@ -13,7 +13,7 @@ import pytest
 
 from broker.audit.files import AuditError, AuditFiles, head_of, opened_files, read_head, rotated
 from broker.audit.verification import verify
-from provisioning.audit_chain import AuditHead
+from provisioning.directory.audit_chain import AuditHead
 from tests.support.planted import Planted
 
 KEY = bytes(range(32))

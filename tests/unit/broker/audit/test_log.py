@@ -15,7 +15,7 @@ from broker.audit import log as audit_log
 from broker.audit.files import AuditFiles
 from broker.audit.log import AuditLog
 from broker.audit.verification import verify
-from broker.history import Event, Happened
+from broker.engine.history import Event, Happened
 from provisioning.pki.identity import Identity, Role
 from tests.support.broker_process import wait_until
 

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker.admission.refusal import RefusalCode
-from broker.extension import Action
+from broker.engine.extension import Action
 from broker.metrics import Metrics
 from broker.plugins import watch
 from broker.plugins.events import Handler, PluginEvents

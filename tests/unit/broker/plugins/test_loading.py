@@ -12,10 +12,10 @@ from amqtt.events import BrokerEvents, MQTTEvents
 from typer.testing import CliRunner
 
 from broker.cli import app
-from broker.config_loading import ConfigError, load
 from broker.plugins.errors import PluginError
 from broker.plugins.hooks import EVENTS
 from broker.plugins.loading import find_plugins
+from broker.settings.config_loading import ConfigError, load
 from tests.support.pki import shared_pki
 
 MODULE = """

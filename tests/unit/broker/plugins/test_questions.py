@@ -13,7 +13,7 @@ from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 from structlog.testing import capture_logs
 
 from broker.admission.refusal import RefusalCode
-from broker.extension import Action
+from broker.engine.extension import Action
 from broker.metrics import Metrics
 from broker.plugins import watch
 from broker.plugins.logs import Complaints

@@ -8,15 +8,15 @@ from typing import Any, cast
 
 import pytest
 
-from broker.config import BrokerConfig
-from broker.limits import Limits
-from broker.listener import Listener
+from broker.door.listener import Listener
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.packets import Pingresp, Publish, Pubrec
-from broker.origins import NO_PAGES, Origins
 from broker.reload.parts import ReloadedLimits, Unchanged
 from broker.reload.report import Outcome, Part, PartReport, ReloadReport
+from broker.settings.config import BrokerConfig
+from broker.settings.limits import Limits
+from broker.settings.origins import NO_PAGES, Origins
 from tests.support.pki import shared_device
 from tests.support.wire import V5, MemoryBroker, publication
 

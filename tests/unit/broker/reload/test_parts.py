@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from broker.admission.policy_file import DEFAULT_POLICY_FILE, PolicyError
-from broker.config import BrokerConfig
 from broker.reload.parts import ReloadedPolicy, Unchanged, describe_certificate
+from broker.settings.config import BrokerConfig
 from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
 from tests.support.pki import shared_device, shared_pki
 from tests.support.wire import MemoryBroker

@@ -9,12 +9,12 @@ from broker.admission.bundle import TrustBundle
 from broker.admission.bundle_terms import BundleTerms
 from broker.admission.policy import Kind, Rules, Section, TopicPolicy
 from broker.admission.trust import Trust
-from broker.config import BrokerConfig
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.reload.parts import ReloadedPolicy, Unchanged
 from broker.reload.policy_change import change, enforce_at_start, preview
 from broker.reload.report import Affected, Effects
-from broker.trust_settings import TrustSettings
+from broker.settings.config import BrokerConfig
+from broker.settings.trust_settings import TrustSettings
 from provisioning.pki.identity import Role
 from tests.support.pki import shared_device
 from tests.support.wire import V5, MemoryBroker, WireClient, will

@@ -9,10 +9,10 @@ from typing import Any
 
 from structlog.testing import capture_logs
 
-from broker.config import BrokerConfig
 from broker.reload.parts import Candidate
 from broker.reload.reloader import Reloader
 from broker.reload.report import Effects, Outcome, Part
+from broker.settings.config import BrokerConfig
 
 
 class Always:

@@ -19,16 +19,16 @@ from broker.admission.peer import Peer
 from broker.admission.policy import Kind, Rules, Section, TopicPolicy
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
-from broker.config import BrokerConfig
 from broker.mqtt.codes import ReasonCode
 from broker.reload.parts import ProposedAnchors, Unchanged
 from broker.reload.report import Affected, Effects
 from broker.reload.trust_change import NewTrust, ReloadedTrust, anchors_of, judge, record_trust
+from broker.settings.config import BrokerConfig
+from broker.settings.trust_settings import REQUIRE, TrustSettings
 from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
 from broker.sources.trust_files import trust_of_cafile
-from broker.trust_settings import REQUIRE, TrustSettings
 from provisioning.pki.tls import ClientCertificate, TlsConfigurationError, server_context
 from tests.support.pki import DOMAIN, Held, pem_of, shared_device, shared_pki, shared_service
 from tests.support.wire import MemoryBroker, WireClient, will

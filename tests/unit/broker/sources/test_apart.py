@@ -10,14 +10,14 @@ import pytest
 from cryptography import x509
 
 from broker.admission.bundle import TrustBundle
-from broker.config import BrokerConfig
 from broker.metrics import Metrics
+from broker.settings.config import BrokerConfig
+from broker.settings.trust_settings import TrustSettings
 from broker.sources.crl_intake import CrlIntake
 from broker.sources.crl_urls import CrlUrls
 from broker.sources.ocsp_client import OcspClient
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.trust_files import load_trust
-from broker.trust_settings import TrustSettings
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.revocation import RevocationIndex
 from tests.support.crl import crl

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from broker.config import BrokerConfig
+from broker.settings.config import BrokerConfig
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.trust_files import load_trust
 from tests.support.pki import pem_of, shared_device, shared_pki

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from broker.config import BrokerConfig
+from broker.settings.config import BrokerConfig
 from broker.sources.staple import Staple
 from provisioning.pki import openssl, stapling
 from provisioning.pki.tls import ClientCertificate, server_context

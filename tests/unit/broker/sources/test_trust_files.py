@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from broker.config import BrokerConfig
+from broker.settings.config import BrokerConfig
+from broker.settings.trust_settings import TrustSettings
 from broker.sources.trust_files import anchor_files, read_anchors
-from broker.trust_settings import TrustSettings
 from provisioning.pki.tls import TlsConfigurationError
 from tests.support.pki import pem_of, shared_pki
 

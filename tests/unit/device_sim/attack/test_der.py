@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from device_sim.attack import der
 from device_sim.attack.issuer import Issuer
-from device_sim.certification import common_name
+from device_sim.credentials.certification import common_name
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.tls import client_context
 

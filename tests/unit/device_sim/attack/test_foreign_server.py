@@ -9,8 +9,8 @@ import pytest
 from cryptography import x509
 
 from device_sim.attack.foreign_server import Papers
-from device_sim.foreign_process import ServerMissing, program, serving
-from device_sim.processes import ChildFailed
+from device_sim.stage.foreign_process import ServerMissing, program, serving
+from device_sim.stage.processes import ChildFailed
 
 READY = "sleep 1000 & echo $! is ready; wait"
 

@@ -24,8 +24,8 @@ from device_sim.attack.issuer import SERVER_AUTH, Issuer
 from device_sim.attack.scene import Scene
 from device_sim.attack.target import SigningRegistrar, Target
 from device_sim.attack.verdict import Outcome, Verdict
-from device_sim.certification import common_name
-from device_sim.tls_dial import Endpoint
+from device_sim.credentials.certification import common_name
+from device_sim.link.tls_dial import Endpoint
 from provisioning.pki.identity import Identity, Role
 
 NAMES = ("32-handshake-flood", "32-reconnect-storm")

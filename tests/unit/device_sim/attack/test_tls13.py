@@ -16,8 +16,8 @@ from device_sim.attack.tls13_client import _RETRY, Flight, HandshakeBroken, Tran
 from device_sim.attack.tls13_keys import BadRecord, KeySchedule, Protection, expand_label
 from device_sim.attack.unsendable_cases import _certificates, _entry, _flight, _proof
 from device_sim.attack.verdict import Layer, Seen
-from device_sim.certification import common_name
-from device_sim.tls_dial import Endpoint
+from device_sim.credentials.certification import common_name
+from device_sim.link.tls_dial import Endpoint
 from provisioning.pki.identity import Identity, Role
 
 # RFC 8448 §3, a simple 1-RTT handshake.

@@ -20,8 +20,8 @@ from device_sim.attack.verdict import (
     on_this_machine,
     seen_in,
 )
-from device_sim.closure import Closure
-from device_sim.closure import Layer as ClosureLayer
+from device_sim.link.closure import Closure
+from device_sim.link.closure import Layer as ClosureLayer
 
 EXPIRED = Seen(Layer.TLS, "certificate_expired")
 IN = Seen(Layer.MQTT, "CONNACK 0x00", got_in=True)

@@ -7,10 +7,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from provisioning.api.application import answering, new_application
+from provisioning.api.metrics import Metrics
 from provisioning.api.operator_application import new_framework
 from provisioning.config import Settings
 from provisioning.errors import Code, Refused
-from provisioning.metrics import Metrics
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from sqlalchemy import func, select
 
 from provisioning.api import inventory
 from provisioning.api.application import answering, new_application
+from provisioning.api.metrics import Metrics
 from provisioning.api.operator_application import new_operator_application
 from provisioning.api.operator_checks import OperatorChecks
 from provisioning.api.operators import OperatorServices
@@ -22,7 +23,6 @@ from provisioning.api.whole_revocations import PATH, RevocationResponder
 from provisioning.config import Settings
 from provisioning.enrolment.authentication import AuthenticatedOperator
 from provisioning.enrolment.operator_roles import OperatorRoleService
-from provisioning.metrics import Metrics
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.feed import RevocationFeed

@@ -12,14 +12,14 @@ from cryptography.x509 import ocsp
 from starlette.types import Scope
 
 from provisioning.api.application import ocsp_rates
+from provisioning.api.metrics import Metrics
 from provisioning.api.ocsp import MAXIMUM_PATH, MAXIMUM_REQUEST, OcspEndpoint, OcspQuestions
 from provisioning.api.whole_ocsp import WholeOcsp
 from provisioning.config import Settings
+from provisioning.connections.written_answer import ReadyAnswer
 from provisioning.errors import Code, Refused
-from provisioning.metrics import Metrics
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import ocsp as ocsp_module
-from provisioning.written_answer import ReadyAnswer
 from tests.support.fleet import Fleet
 from tests.support.ocsp import SHA1, SHA256, request_der
 from tests.support.responding import DAY, Responding

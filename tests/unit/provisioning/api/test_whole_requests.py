@@ -11,10 +11,10 @@ from starlette.types import Scope
 
 from provisioning.api.application import new_application
 from provisioning.api.est import MAXIMUM_BODY, Answer, EstResponder
+from provisioning.api.metrics import Metrics
 from provisioning.api.whole_requests import WholeRequests
 from provisioning.config import Settings
 from provisioning.errors import Code, Refused
-from provisioning.metrics import Metrics
 
 PATH = "/.well-known/est/simpleenroll"
 CREDENTIAL = b"Basic " + base64.b64encode(b"meter-1:fgt_token")

@@ -14,6 +14,7 @@ from starlette.types import Scope
 from provisioning.api.application import answering, new_application
 from provisioning.api.est import Answer, EstResponder
 from provisioning.api.idempotency import AnswerBook
+from provisioning.api.metrics import Metrics
 from provisioning.api.operator_application import new_framework
 from provisioning.api.operator_checks import OperatorChecks
 from provisioning.api.operators import OperatorServices
@@ -23,7 +24,6 @@ from provisioning.api.whole_requests import WholeRequests
 from provisioning.api.whole_revocations import PATH, RevocationResponder
 from provisioning.config import Settings
 from provisioning.enrolment.operator_roles import OperatorRoleService
-from provisioning.metrics import Metrics
 from provisioning.operator_role import OperatorRole
 from provisioning.revocation.feed import RevocationFeed
 from tests.support.fleet import Fleet

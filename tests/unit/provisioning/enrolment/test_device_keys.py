@@ -10,12 +10,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import func, select
 
+from provisioning.authorities.issuing_policy import key_policy_of
 from provisioning.ca.key_blocklist import KeyBlocklist, digest_of
 from provisioning.ca.key_policy import KeyPolicy
 from provisioning.config import Settings
 from provisioning.enrolment.service import TokenCredential
 from provisioning.errors import Code, ConfigurationError, Refused
-from provisioning.issuing_policy import key_policy_of
 from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store.tables import device_keys

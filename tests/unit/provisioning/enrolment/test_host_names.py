@@ -11,13 +11,13 @@ import pytest
 from cryptography import x509
 from sqlalchemy import delete
 
+from provisioning.authorities.issuing_policy import profiles_of
 from provisioning.ca.name_policy import NameRefused
 from provisioning.ca.profile import ProfileConfig
 from provisioning.config import load_settings
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, ConfigurationError, Refused
-from provisioning.issuing_policy import profiles_of
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import tables

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from provisioning.doctor_manufacturers import manufacturer_findings
+from provisioning.doctor.doctor_manufacturers import manufacturer_findings
 from provisioning.enrolment import manufacturer_fetch
 from provisioning.enrolment.manufacturer_fetch import ManufacturerFetcher, check_list_url
 from provisioning.enrolment.manufacturer_lists import ManufacturerListService

@@ -16,15 +16,15 @@ from sqlalchemy import select, text
 from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
+from provisioning.api.metrics import ManufacturersCollector
 from provisioning.ca.der import BIT_STRING, SEQUENCE, children, element
-from provisioning.doctor_manufacturers import manufacturer_findings
+from provisioning.doctor.doctor_manufacturers import manufacturer_findings
 from provisioning.enrolment import manufacturer_lists as lists_of_manufacturers
 from provisioning.enrolment.groups import parse_ways
 from provisioning.enrolment.manufacturer_lists import ManufacturerListService
 from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
 from provisioning.enrolment.manufacturers import ManufacturerChange, ManufacturerService
 from provisioning.errors import Code, Refused
-from provisioning.metrics import ManufacturersCollector
 from provisioning.pki.revocation import unpack
 from provisioning.store import audit, manufacturer_lists
 from provisioning.store.audit import Action

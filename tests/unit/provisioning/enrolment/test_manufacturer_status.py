@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtensionOID
 from sqlalchemy.engine import Connection
 
-from provisioning.doctor_manufacturers import manufacturer_findings
+from provisioning.doctor.doctor_manufacturers import manufacturer_findings
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.errors import Code, Refused
 from provisioning.pki.crl import Scope

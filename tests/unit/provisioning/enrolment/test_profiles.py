@@ -10,11 +10,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.x509.oid import NameOID
 
+from provisioning.authorities.issuing_policy import profiles_of
 from provisioning.ca.profile import ProfileConfig, profile_of
 from provisioning.config import load_settings
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, ConfigurationError, Refused
-from provisioning.issuing_policy import profiles_of
 from provisioning.store.groups import Group
 from tests.support.fleet import open_fleet, successor_csr
 from tests.support.requests import csr_der

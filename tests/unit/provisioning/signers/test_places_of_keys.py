@@ -11,8 +11,8 @@ import pytest
 
 from provisioning.ca.ceremony import found_authority
 from provisioning.config import Settings
+from provisioning.directory.files import AuthorityFiles
 from provisioning.errors import ConfigurationError
-from provisioning.files import AuthorityFiles
 from provisioning.pki.keys import generate_key, write_private
 from provisioning.signers.pkcs11 import Pkcs11Signer
 from provisioning.signers.pkcs11_uri import Pkcs11Uri

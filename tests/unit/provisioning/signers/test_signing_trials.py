@@ -8,8 +8,9 @@ import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from provisioning import signing_trials
 from provisioning.api.health import Readiness
+from provisioning.authorities import signing_trials
+from provisioning.authorities.signing_trials import SigningTrials
 from provisioning.ca.ceremony import found_authority
 from provisioning.ca.issuer import Issuer
 from provisioning.ca.signing import try_key
@@ -18,7 +19,6 @@ from provisioning.pki.keys import PrivateKey, generate_key
 from provisioning.signers import pkcs11_module
 from provisioning.signers.pkcs11 import Pkcs11Signer, TokenKey
 from provisioning.signers.pkcs11_uri import Pkcs11Uri
-from provisioning.signing_trials import SigningTrials
 from provisioning.store.authorities import DEFAULT_LINE
 from provisioning.store.database import Database
 from tests.support.requests import NOON

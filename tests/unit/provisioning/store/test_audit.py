@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from provisioning.audit_chain import AuditHead
+from provisioning.directory.audit_chain import AuditHead
 from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.claims import ClaimOrder, ClaimService

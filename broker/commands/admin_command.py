@@ -1,0 +1,176 @@
+"""What every command that speaks to a running broker has: where the broker is, and how the answer is printed.
+
+Rules
+-----
+1. What can go wrong is one line on standard error and exit code 1.
+2. Data goes to standard output, for people or with ``--json`` for programs; nothing is cut to the terminal's width, a
+   serial number is there to be copied: where a table does not fit, a row takes several lines. What clients have chosen
+   reaches a terminal as `printable` only.
+3. What speaks to a broker (httpx, pydantic, the TLS library) is imported when a command does: it takes most of a
+   second, for which neither ``--help`` nor a shell that completes a word should wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from broker.admin.unix_socket import OFF, socket_path
+from provisioning.program.printable import LAID_OUT, printable
+from provisioning.program.starting import importing
+from provisioning.program.version_option import version_option
+
+if TYPE_CHECKING:
+    from broker.admin.client import AdminClient
+
+_SHOWN = 200
+
+Socket = Annotated[
+    Path | None,
+    typer.Option(
+        "--admin-socket",
+        envvar="FLEET_BROKER_ADMIN_SOCKET",
+        help="The broker's admin socket (default: STATE_DIR/admin.sock).",
+        show_default=False,
+    ),
+]
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="FLEET_BROKER_STATE_DIR",
+        help="The broker's state directory (default: broker-state).",
+        show_default=False,
+    ),
+]
+Config = Annotated[Path | None, typer.Option(help="The broker's TOML file, to find its socket.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@dataclass(slots=True)
+class _Remote:
+    """A broker elsewhere, if one was named before the command."""
+
+    url: str | None = None
+    cafile: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+
+_remote = _Remote()
+
+
+def remote_options(
+    url: Annotated[
+        str | None,
+        typer.Option(help="Ask the broker at this https:// address (its admin_port) instead.", show_default=False),
+    ] = None,
+    cafile: Annotated[Path | None, typer.Option(help="With --url: trust anchors.", show_default=False)] = None,
+    cert: Annotated[
+        Path | None, typer.Option(help="With --url: an operator's certificate.", show_default=False)
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="With --url: its private key.", show_default=False)] = None,
+    version: Annotated[bool, version_option("fleet-broker")] = False,
+) -> None:
+    """Remember where to ask; given before the command: ``fleet-broker --url https://… sessions``."""
+    del version  # Has been answered, if it was asked.
+    if url is None and (cafile or cert or key):
+        raise typer.BadParameter("--cafile, --cert and --key before a command go with --url")
+    _remote.url, _remote.cafile, _remote.cert, _remote.key = url, cafile, cert, key
+
+
+def _connect(socket: Path | None, state_dir: Path | None, config: Path | None) -> AdminClient:
+    with importing():  # Late, as are the next ones: rule 3.
+        from broker.admin.client import AdminClient
+        from broker.settings.config_loading import ConfigError
+        from provisioning.pki import open_to_all
+        from provisioning.pki.tls import CredentialFiles
+
+    if _remote.url is None:
+        return AdminClient.at_socket(_socket(socket, state_dir, config))
+    if _remote.cafile is None or _remote.cert is None or _remote.key is None:
+        raise ConfigError("--url needs --cafile, --cert and --key")
+    if not _remote.url.startswith("https://"):  # Over plain HTTP anybody could answer, and hear what is asked.
+        raise ConfigError(
+            f"--url: {_remote.url[:_SHOWN]!r} is no https:// address; give that of the broker's admin_port"
+        )
+    if (warning := open_to_all.told_of(_remote.key)) is not None:
+        typer.echo(f"fleet-broker: warning: {printable(warning, also=LAID_OUT)}", err=True)
+    return AdminClient.at_url(_remote.url, _remote.cafile, CredentialFiles(_remote.cert, _remote.key))
+
+
+@contextlib.contextmanager
+def admin_client(socket: Path | None, state_dir: Path | None, config: Path | None) -> Iterator[AdminClient]:
+    """Yield a client of the broker that is meant; an error is one line and exit code 1."""
+    with importing():
+        from broker.admin.client import BrokerUnreachable, RequestRefused
+        from broker.settings.config_loading import ConfigError
+        from provisioning.pki.tls import TlsConfigurationError
+
+    try:
+        with _connect(socket, state_dir, config) as client:
+            yield client
+    except (BrokerUnreachable, RequestRefused, ConfigError, TlsConfigurationError) as error:
+        typer.echo(f"fleet-broker: {printable(str(error), also=LAID_OUT)}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _socket(socket: Path | None, state_dir: Path | None, config: Path | None) -> Path:
+    from broker.settings.config_loading import ConfigError, read_texts
+
+    values = read_texts(config, "admin_socket", "state_dir")
+    setting = str(socket) if socket is not None else values.get("admin_socket")
+    path = socket_path(setting, state_dir or Path(values.get("state_dir", "broker-state")))
+    if path is None:
+        raise ConfigError(f"admin_socket is {OFF}: this broker has no admin socket")
+    return path
+
+
+def print_json(document: Any) -> None:
+    """Print *document* for programs."""
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def print_facts(facts: dict[str, Any]) -> None:
+    """Print *facts*, a line each; on a terminal what is longer goes on below where it began."""
+    width = max(map(len, facts))
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    for name, value in facts.items():
+        text = value
+        if isinstance(value, dict):
+            text = ", ".join(f"{key} {count}" for key, count in value.items()) or "none"
+        elif isinstance(value, list):
+            text = " ".join(str(each["path"]) if isinstance(each, dict) else each for each in value) or "none"
+        elif isinstance(value, bool):
+            text = "yes" if value else "no"
+        line = f"{name.replace('_', ' '):<{width}}  {'-' if text is None else printable(str(text))}"
+        if len(line) > room >= 2 * width:
+            indent = " " * (width + 2)
+            line = textwrap.fill(line, room, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
+        sys.stdout.write(line + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table for people; where it is wider than the terminal, each row as lines of its own."""
+    lines = [columns, *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
+    if sys.stdout.isatty() and sum(widths) + 2 * len(widths) > shutil.get_terminal_size().columns:
+        longest = max(map(len, columns))
+        sys.stdout.write("\n".join(map("".join, (_record(columns, line, longest) for line in lines[1:]))))
+        return
+    for line in lines:
+        cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+
+
+def _record(columns: Sequence[str], cells: Sequence[str], width: int) -> Iterator[str]:
+    for column, cell in zip(columns, cells, strict=True):
+        yield f"{column:<{width}}  {cell}\n"

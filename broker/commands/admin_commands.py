@@ -1,0 +1,268 @@
+"""The commands that speak to a running broker: ``fleet-broker status``, ``sessions``, ``kick``, ``trust show``, more.
+
+Rules
+-----
+1. Everything goes through the admin API (`broker.admin.client`): a command can do what the API can, and no more.
+2. Exit codes: 0 done, 1 refused or nobody there, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from broker.commands.admin_command import (
+    Config,
+    Json,
+    Socket,
+    StateDir,
+    admin_client,
+    print_facts,
+    print_json,
+    print_table,
+)
+from provisioning.program.command_group import command_group
+from provisioning.program.printable import printable
+
+if TYPE_CHECKING:
+    from broker.admin.client import AdminClient
+
+_SHOWN = 1000
+
+trust_app = command_group(help="See whom the broker trusts.")
+
+Group = Annotated[str | None, typer.Option(help="Only of this group.", show_default=False)]
+
+
+def status(socket: Socket = None, state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
+    """Say how the broker is: where it listens, who is connected, who was refused, how old its revocation data is."""
+    with admin_client(socket, state_dir, config) as client:
+        facts = client.get("/v1/status")
+    if as_json:
+        print_json(facts)
+    else:
+        print_facts(facts)
+
+
+def sessions(
+    who: Annotated[
+        str | None,
+        typer.Argument(help="Client identifier, device, serial number or address.", show_default=False),
+    ] = None,
+    group: Group = None,
+    device: Annotated[str | None, typer.Option(help="Only of this name.", show_default=False)] = None,
+    role: Annotated[str | None, typer.Option(help="device, service or operator.", show_default=False)] = None,
+    domain: Annotated[str | None, typer.Option(help="Only of this trust domain.", show_default=False)] = None,
+    connected: Annotated[
+        bool | None, typer.Option("--connected/--away", help="Only connected ones, or only kept ones.")
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"How many to show (default: {_SHOWN}, with --json all).", show_default=False),
+    ] = None,
+    socket: Socket = None,
+    state_dir: StateDir = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """List sessions: who, with which certificate, from where, since when, what waits for them.
+
+    \b
+    Example:
+      fleet-broker sessions --group north
+      fleet-broker sessions meter-17 --json
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    query = {
+        "anything": who,
+        "group": group,
+        "device": device,
+        "role": role,
+        "domain": domain,
+        "connected": None if connected is None else str(connected).lower(),
+    }
+    columns = (
+        *("client id", "identity", "serial", "address", "version", "connected since", "keep alive"),
+        *("subscriptions", "queued", "certificate ends in", "session ends in"),
+    )
+    with admin_client(socket, state_dir, config) as client:
+        _list(client, "session", query, limit, None if as_json else (columns, _session_row))
+
+
+def subscriptions(
+    who: Annotated[
+        str | None,
+        typer.Argument(help="Client identifier, device, serial number or address.", show_default=False),
+    ] = None,
+    topic: Annotated[
+        str | None, typer.Option(help="Only what matches this topic: who would get a message.", show_default=False)
+    ] = None,
+    group: Group = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"How many to show (default: {_SHOWN}, with --json all).", show_default=False),
+    ] = None,
+    socket: Socket = None,
+    state_dir: StateDir = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """List subscriptions: what a client has subscribed to, or who gets what is published to a topic.
+
+    \b
+    Example:
+      fleet-broker subscriptions meter-17
+      fleet-broker subscriptions --topic fleet/north/meter-17/cmd/reboot
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    query = {"anything": who, "topic": topic, "group": group}
+    columns = ("client id", "identity", "is", "topic filter", "qos", "options")
+    with admin_client(socket, state_dir, config) as client:
+        _list(client, "subscription", query, limit, None if as_json else (columns, _subscription_row))
+
+
+def kick(
+    who: Annotated[
+        str,
+        typer.Argument(
+            help="Client identifier or device of the broker's own trust domain, or <trust domain>/<client identifier>; "
+            "identity, serial number or address."
+        ),
+    ],
+    reason: Annotated[str | None, typer.Option(help="What the client is told.", show_default=False)] = None,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="End kept sessions too: subscriptions and waiting messages are gone.")
+    ] = False,
+    socket: Socket = None,
+    state_dir: StateDir = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Close the connections of a client, device, certificate or address. It may come back: to keep it out, revoke.
+
+    An MQTT 5 client gets DISCONNECT 0x98 (Administrative action) with the reason.
+
+    \b
+    Examples:
+      fleet-broker kick meter-17
+      fleet-broker kick plant-7.example/meter-17
+    """  # noqa: D301 - as above
+    asked: dict[str, Any] = {"anything": who, "forget": forget} | ({"reason": reason} if reason is not None else {})
+    with admin_client(socket, state_dir, config) as client:
+        answer = client.post("/v1/sessions/kick", asked)
+    if as_json:
+        print_json(answer)
+        return
+    for each in answer["kicked"]:
+        what = "disconnected" if each["was_connected"] else "forgotten"
+        kept = ", its session is kept" if each["session_kept"] else ""
+        at = f" at {each['address']}" if each["address"] else ""
+        sys.stdout.write(f"{printable(each['client_id'])} ({each['identity']}){at}: {what}{kept}\n")
+
+
+@trust_app.command("show")
+def trust_show(socket: Socket = None, state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
+    """Show the trust anchors that the running broker uses, and what it knows of revocations."""
+    with admin_client(socket, state_dir, config) as client:
+        answer = client.get("/v1/trust")
+    if as_json:
+        print_json(answer)
+        return
+    columns = ("bundle", "subject", "kind", "key", "ends", "days left", "sha256")
+    rows = [
+        (
+            *(", ".join(each.get("bundles", ())) or "-", each["subject"]),
+            "root" if each["self_signed"] else f"issued by {each['issuer']}",
+            *(each["key"], each["not_after"], str(each["days_left"]), each["sha256"]),
+        )
+        for each in answer["anchors"]
+    ]
+    print_table(columns, rows)
+    sys.stdout.write("\n")
+    if answer["lists"]:
+        fields = ("issuer", "number", "entries", "state", "next_update", "source")
+        print_table(("CRL of", *fields[1:]), [tuple(str(each[name]) for name in fields) for each in answer["lists"]])
+        sys.stdout.write("\n")
+    if answer["anchor_urls"]:
+        print_table(
+            ("anchors of", "fetched from", "pins", "confirmed", "state"), map(_anchor_url_row, answer["anchor_urls"])
+        )
+        sys.stdout.write("\n")
+    facts = {"trust_domain": answer["trust_domain"] or "any that the anchors vouch for"}
+    bundles = {"bundles": ", ".join(answer["bundles"]), "generation": answer["generation"]}
+    print_facts({**facts, **bundles, **answer["revocation"]})
+
+
+def _anchor_url_row(followed: dict[str, Any]) -> tuple[str, ...]:
+    age = followed["age_seconds"]
+    confirmed = "never" if age is None else f"{_duration(age)} ago"
+    pins = str(followed["pins"] or "-")
+    return followed["bundle"], followed["url"], pins, confirmed, followed["problem"] or "ok"
+
+
+def _list(
+    client: AdminClient,
+    what: str,
+    query: dict[str, str | None],
+    limit: int | None,
+    table: tuple[Sequence[str], Callable[[dict[str, Any]], Sequence[str]]] | None,
+) -> None:
+    """Print those of *what* (``session``) that *query* means: in a *table* with these columns, or as JSON."""
+    shown = limit if limit is not None else None if table is None else _SHOWN
+    pieces = client.stream(f"/v1/{what}s", **query, limit=None if shown is None else str(shown))
+    if table is None:
+        for piece in pieces:
+            sys.stdout.write(piece.decode())
+        return
+    answer = json.loads(b"".join(pieces))
+    found = answer[f"{what}s"]
+    if not found:
+        typer.echo(f"no {what} of that description", err=True)
+        return
+    columns, row = table
+    print_table(columns, map(row, found))
+    if answer["matched"] > answer["shown"]:
+        typer.echo(f"{answer['shown']} of {answer['matched']} {what}s; --limit shows more", err=True)
+
+
+def _subscription_row(subscription: dict[str, Any]) -> tuple[str, ...]:
+    options = [name for name in ("no_local", "retain_as_published") if subscription[name]]
+    return (
+        subscription["client_id"],
+        subscription["identity"],
+        "connected" if subscription["connected"] else "away",
+        subscription["filter"],
+        str(subscription["qos"]),
+        ", ".join(options).replace("_", " ") or "-",
+    )
+
+
+def _session_row(session: dict[str, Any]) -> tuple[str, ...]:
+    if session["connected"]:  # Its session ends some time after the connection.
+        ends = (_duration(session["certificate_expires_in"]), "-")
+    else:
+        ends = ("-", _duration(session["session_expires_in"]))
+    return (
+        session["client_id"],
+        session["identity"],
+        session["serial"] or "-",
+        session["address"] or "away",
+        session["version"] or "-",
+        (session["connected_since"] or "-").replace("T", " ").replace("Z", ""),
+        "-" if session["keep_alive"] is None else f"{session['keep_alive']} s",
+        str(session["subscriptions"]),
+        str(session["queued"]),
+        *ends,
+    )
+
+
+def _duration(seconds: int | None) -> str:
+    """Return *seconds* in the two largest units that fit."""
+    if seconds is None:
+        return "never"
+    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if seconds >= size:
+            return f"{seconds // size}{unit} {seconds % size // part}{smaller}"
+    return f"{seconds}s"

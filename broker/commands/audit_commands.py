@@ -1,0 +1,162 @@
+"""``fleet-broker audit``: whether the audit log is as it was written, and what is in it. The broker need not run.
+
+Exit codes: 0 as it was written; 1 not, or not to be read; 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from broker.commands.admin_command import Json, print_json
+from provisioning.errors import ConfigurationError
+from provisioning.program.command_group import command_group
+from provisioning.program.printable import LAID_OUT, printable
+
+audit_app = command_group(help="Verify and read the audit log.")
+
+Log = Annotated[
+    Path | None, typer.Option("--log", help="The log (default: audit_log in --config).", show_default=False)
+]
+Config = Annotated[Path | None, typer.Option(help="The broker's TOML file, to find log and key.", show_default=False)]
+StateDir = Annotated[
+    Path | None,
+    typer.Option(envvar="FLEET_BROKER_STATE_DIR", help="The broker's state directory.", show_default=False),
+]
+
+
+@audit_app.command("verify")
+def verify(
+    log: Log = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(help="Its key (default: audit_keyfile in --config, or STATE_DIR/audit.key).", show_default=False),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(help="A head that an earlier run printed: finds an older log put back.", show_default=False),
+    ] = None,
+    config: Config = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Check that no entry was changed, removed or cut off. Prints the head to note down; exit code 1 if it is not so.
+
+    \b
+    Example:
+      fleet-broker audit verify --config broker.toml
+      fleet-broker audit verify --log /var/log/fleet/audit.jsonl --key /etc/fleet/audit.key
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    from broker.audit.files import AuditError  # Late, as all here: `broker.commands.admin_command`, rule 3.
+    from broker.audit.verification import verify as verify_log
+    from provisioning.directory.audit_chain import AuditHead, read_key
+
+    path = _log(log, config)
+    try:
+        noted = None if head is None else AuditHead.parse(head)
+    except ValueError:
+        raise typer.BadParameter("a head is NUMBER:HEXADECIMAL, as audit verify prints it") from None
+    try:
+        verdict = verify_log(path, read_key(key or _key(config, state_dir)), noted)
+    except ConfigurationError as error:
+        raise _failed(f"the log's key: {error}; name it with --key, --state-dir or --config") from None
+    except AuditError as error:
+        raise _failed(str(error)) from None
+    except OSError as error:
+        raise _failed(f"{error.filename} cannot be read: {error.strerror}") from None
+    entries = verdict.head.number - verdict.first + 1 if verdict.first else 0
+    if as_json:
+        facts = {"entries": entries, "first": verdict.first, "head": str(verdict.head), "findings": verdict.findings}
+        print_json(facts)
+    else:
+        for finding in verdict.findings:
+            sys.stdout.write(f"{printable(finding)}\n")
+    if verdict.findings:
+        raise _failed(f"the audit log has {len(verdict.findings)} findings")
+    if not as_json:
+        earlier = f" (from {verdict.first} on; older files are gone)" if verdict.first > 1 else ""
+        sys.stdout.write(
+            f"{entries} {'entry' if entries == 1 else 'entries'}{earlier}, all as they were written\n"
+            f"head {verdict.head}\n"
+        )
+
+
+@audit_app.command("show")
+def show(
+    about: Annotated[
+        str | None,
+        typer.Argument(help="Only entries with this text: a client, serial, address, code …", show_default=False),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many of the last ones.")] = 100,
+    log: Log = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Show the last entries, the oldest first; with --json the lines as they are.
+
+    \b
+    Example:
+      fleet-broker audit show meter-17 --config broker.toml
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    from broker.audit.verification import lines
+
+    path = _log(log, config)
+    wanted = (about or "").encode()
+    try:
+        found = deque((line for _, line in lines(path) if wanted in line), maxlen=limit)
+    except OSError as error:
+        raise _failed(f"{error.filename} cannot be read: {error.strerror}") from None
+    if not found:
+        typer.echo("no entry" + (" with that text" if wanted else ""), err=True)
+    for line in found:
+        sys.stdout.write(line.decode() if as_json else f"{_shown(line)}\n")
+
+
+def _shown(line: bytes) -> str:
+    from broker.audit.files import decoded
+
+    try:
+        facts = decoded(line)[2]
+    except ValueError:
+        return printable(line.decode(errors="replace").rstrip())
+    number, at, event = facts.pop("number"), str(facts.pop("at", "")), facts.pop("event", "")
+    facts.pop("mac", None)
+    code = facts.pop("code", "")
+    rest = "  ".join(f"{name}={each if isinstance(each, str) else json.dumps(each)}" for name, each in facts.items())
+    moment = at[:23].replace("T", " ")
+    return printable(f"{number:>8}  {moment}  {event:<12}  {f'{code}  ' if code else ''}{rest}".rstrip())
+
+
+def _log(log: Path | None, config: Path | None) -> Path:
+    if log is not None:
+        return log
+    named = _settings(config).get("audit_log")
+    if named is None:
+        raise _failed("say which log: --log, or --config with the broker's file that has audit_log", code=2)
+    return Path(named)
+
+
+def _key(config: Path | None, state_dir: Path | None) -> Path:
+    settings = _settings(config)
+    if "audit_keyfile" in settings:
+        return Path(settings["audit_keyfile"])
+    return (state_dir or Path(settings.get("state_dir", "broker-state"))) / "audit.key"
+
+
+def _settings(config: Path | None) -> dict[str, str]:
+    from broker.settings.config_loading import ConfigError, read_texts
+
+    try:
+        return read_texts(config, "audit_log", "audit_keyfile", "state_dir")
+    except ConfigError as error:
+        raise _failed(str(error)) from None
+
+
+def _failed(text: str, code: int = 1) -> typer.Exit:
+    typer.echo(f"fleet-broker: {printable(text, also=LAID_OUT)}", err=True)
+    return typer.Exit(code)

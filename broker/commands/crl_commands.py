@@ -1,0 +1,124 @@
+"""``fleet-broker crl``: which revocation lists a running broker has, and what another one would do.
+
+Exit codes: 0 all lists are current and so is the staple, or the tried list would be used; 1 one is late or expired, or
+would not be used, or nobody answers.
+"""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from broker.commands.admin_command import (
+    Config,
+    Json,
+    Socket,
+    StateDir,
+    admin_client,
+    print_facts,
+    print_json,
+    print_table,
+)
+from provisioning.program.command_group import command_group
+from provisioning.program.given_file import LIST_BYTES, contents_of
+
+crl_app = command_group(help="See the revocation lists in use, and try another one.")
+
+_NEWCOMERS = ("newcomers of", "by", "policy", "are", "because")
+_IN_TABLES = {"lists", "newcomers", "policies", "ocsp_policies", "feed_policy"}
+_QUIET = {"current", "off", "no responder"}
+"""States of the staple that need nobody."""
+_FIELDS = ("number", "entries", "state", "this_update", "next_update", "late_from", "source")
+
+
+@crl_app.command("status")
+def crl_status(socket: Socket = None, state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
+    """Show each CRL in use, its age and its end, how fresh the feed is, and the staple.
+
+    Exit code 1 if a CRL is late or expired, or the staple is late or missing, or says that the broker is revoked.
+    """
+    with admin_client(socket, state_dir, config) as client:
+        answer = client.get("/v1/crls")
+    if as_json:
+        print_json(answer)
+    else:
+        _print_status(answer)
+    staple = answer.get("staple", {"state": "off"})  # A broker of before the last upgrade says less.
+    if staple["state"] not in _QUIET or any(each["state"] != "current" for each in answer["lists"]):
+        raise typer.Exit(1)
+
+
+@crl_app.command("try")
+def crl_try(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="CRLs, DER or PEM; a delta with its base, in any order.")
+    ],
+    socket: Socket = None,
+    state_dir: StateDir = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a CRL would do if the broker had it now: whom it would disconnect, or why it would not be used.
+
+    Nothing changes by it.
+    """
+    content = _contents(files)
+    with admin_client(socket, state_dir, config) as client:
+        answer = client.post_bytes("/v1/crls/try", content, "application/pkix-crl")
+    if as_json:
+        print_json(answer)
+    else:
+        for each in answer["lists"]:
+            sys.stdout.write(f"{each['text']}\n")
+    known = [each["code"] == "CRL_KNOWN" for each in answer["lists"]]
+    if all(known) or not all(each["used"] or each["code"] == "CRL_KNOWN" for each in answer["lists"]):
+        raise typer.Exit(1)
+
+
+def _contents(files: Sequence[Path]) -> bytes:
+    """Return what is sent of *files*: one as it is, several as PEM."""
+    try:
+        contents = [contents_of(file, LIST_BYTES) for file in files]
+    except OSError as error:
+        typer.echo(f"fleet-broker: {error.filename}: {error.strerror}", err=True)
+        raise typer.Exit(1) from None
+    if len(contents) == 1:
+        return contents[0]
+    return b"".join(each if b"-----BEGIN" in each else _pem(each) for each in contents)
+
+
+def _pem(der: bytes) -> bytes:
+    return b"-----BEGIN X509 CRL-----\n" + base64.encodebytes(der) + b"-----END X509 CRL-----\n"
+
+
+def _print_status(answer: dict[str, Any]) -> None:
+    if answer["lists"]:
+        rows = [(each["issuer"], *(str(each[name]) for name in _FIELDS)) for each in answer["lists"]]
+        print_table(("CRL of", *_FIELDS), rows)
+        sys.stdout.write("\n")
+    if newcomers := answer.get("newcomers"):
+        print_table(_NEWCOMERS, map(_prospect, newcomers))
+        sys.stdout.write("\n")
+    facts = {name: value for name, value in answer.items() if name not in _IN_TABLES}
+    if "staple" in facts:
+        facts["staple"] = told_staple(facts["staple"])
+    print_facts(facts)
+
+
+def told_staple(staple: dict[str, Any]) -> str:
+    """Return the state of the staple in words: its age, its end, and what is wrong; ``--json`` has all of it."""
+    told: str = staple["state"]
+    if "next_update" in staple:
+        told += f", made {staple['age_seconds']} s ago, good until {staple['next_update']}"
+    return f"{told}; {staple['problem']}" if "problem" in staple else told
+
+
+def _prospect(each: dict[str, Any]) -> tuple[str, ...]:
+    says = {True: "admitted", False: "refused", None: "it depends"}[each["admitted"]]
+    of = each["source"] + (f" of {each['issuer']}" if each["issuer"] else "")
+    return each["bundle"], of, each["policy"], says, each["detail"]

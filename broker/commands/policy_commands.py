@@ -1,0 +1,160 @@
+"""``fleet-broker policy``: try a topic policy before a broker has it, and see the one that a broker has by default.
+
+Answers go to standard output, errors to standard error. Exit codes: 0 all allowed, 1 something denied, 2 wrong usage or
+a policy that cannot be used.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from provisioning.program.command_group import command_group
+from provisioning.program.printable import LAID_OUT, printable
+
+if TYPE_CHECKING:
+    from broker.admission.policy import Action, Decision, TopicPolicy
+    from provisioning.pki.identity import Identity
+
+policy = command_group(name="policy", help="Look at topic policies, and try them.")
+
+_DENIED = 1
+_USAGE = 2
+
+_PolicyFile = Annotated[
+    Path | None, typer.Option("--policy", help="The policy file; without it the default policy.", show_default=False)
+]
+
+_OwnDomain = Annotated[
+    str | None,
+    typer.Option(
+        "--trust-domain",
+        help="The broker's own trust domain: a bare name in the policy allows its parties only. "
+        "Without it, that of --identity.",
+        show_default=False,
+    ),
+]
+
+
+@policy.command(
+    "test",
+    epilog="Example: fleet-broker policy test --policy policy.toml --identity spiffe://fleet.internal/device/north/m-1 "
+    "--publish fleet/north/m-1/telemetry --subscribe 'fleet/#'",
+)
+def try_topics(
+    identity: Annotated[str, typer.Option(help="Who asks: spiffe://<trust-domain>/<role>/<group>/<name>.")],
+    file: _PolicyFile = None,
+    client_id: Annotated[
+        str | None, typer.Option(help="Its client identifier, if that is not its name.", show_default=False)
+    ] = None,
+    publish: Annotated[list[str] | None, typer.Option(help="A topic to publish to; repeatable.")] = None,
+    subscribe: Annotated[
+        list[str] | None, typer.Option(help="A filter to subscribe to, also a shared one; repeatable.")
+    ] = None,
+    trust_domain: _OwnDomain = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Say whether an identity may publish and subscribe, and by which rule. Exit code 1 if anything is denied."""
+    from broker.admission.policy import Action  # Late, as all here: `broker.commands.admin_command`, rule 3.
+
+    rules, who = _policy(file), _identity(identity)
+    asked = [(Action.PUBLISH, topic) for topic in publish or ()]
+    asked += [(Action.SUBSCRIBE, topic) for topic in subscribe or ()]
+    if not asked:
+        raise _failed("nothing to test: give --publish or --subscribe")
+    ours = trust_domain in {None, who.trust_domain}
+    answers = [
+        (action, topic, _decide(rules, who, client_id or who.name, action, topic, ours=ours)) for action, topic in asked
+    ]
+    width = max(len(topic) for _, topic, _ in answers)
+    for action, topic, decision in answers:
+        if as_json:
+            fields: dict[str, Any] = {"action": action, "topic": topic, "allowed": decision.allowed}
+            typer.echo(json.dumps(fields | {"because": decision.because}))
+        else:
+            answer = "allowed" if decision.allowed else "denied "
+            typer.echo(f"{answer}  {action:9}  {topic:{width}}  {decision.because}")
+    if not all(decision.allowed for *_, decision in answers):
+        raise typer.Exit(_DENIED)
+
+
+@policy.command()
+def show(
+    file: _PolicyFile = None,
+    identity: Annotated[
+        str | None, typer.Option(help="Show what is left of it for this identity.", show_default=False)
+    ] = None,
+    client_id: Annotated[
+        str | None, typer.Option(help="Its client identifier, if that is not its name.", show_default=False)
+    ] = None,
+    trust_domain: _OwnDomain = None,
+) -> None:
+    """Print a policy after checking it, the default one without --policy; or what one identity may do."""
+    from broker.admission.policy_file import PolicyError, parse_policy, read_policy
+
+    if identity is None:
+        try:
+            text = read_policy(file)
+            parse_policy(text, str(file or "default policy"))
+        except PolicyError as error:
+            raise _failed(str(error)) from None
+        typer.echo(text, nl=False)
+        return
+    rules, who = _policy(file), _identity(identity)
+    ours = trust_domain in {None, who.trust_domain}
+    if not rules.knows(who, ours=ours):
+        typer.echo(f"{who.uri} is not admitted: no section names its role, device or identity")
+        raise typer.Exit(_DENIED)
+    typer.echo(f"{who.uri}: {', '.join(f'[{section}]' for section in rules.sections_about(who))}")
+    permissions = rules.permissions(who, client_id or who.name, ours=ours)
+    for title, filters in (
+        ("publish.allow", permissions.publish_allow),
+        ("publish.deny", permissions.publish_deny),
+        ("subscribe.allow", permissions.subscribe_allow),
+        ("subscribe.deny", permissions.subscribe_deny),
+    ):
+        for each in filters.filters:
+            typer.echo(f"  {title:15}  {each}")
+
+
+def _decide(rules: TopicPolicy, who: Identity, client_id: str, action: Action, topic: str, *, ours: bool) -> Decision:
+    from broker.admission.policy import Action
+    from broker.mqtt.errors import MalformedPacket
+    from broker.mqtt.topics import SharedSubscription, check_topic_filter, check_topic_name
+
+    try:
+        if action is Action.PUBLISH:
+            check_topic_name(topic)
+        else:
+            check_topic_filter(topic)
+            shared = SharedSubscription.parse(topic)
+            topic = topic if shared is None else shared.topic_filter
+    except MalformedPacket as error:
+        raise _failed(f"--{action}: {error}") from None
+    return rules.explain(who, client_id, action, topic, ours=ours)
+
+
+def _policy(path: Path | None) -> TopicPolicy:
+    from broker.admission.policy_file import PolicyError, load_policy
+
+    try:
+        return load_policy(path)
+    except PolicyError as error:
+        raise _failed(str(error)) from None
+
+
+def _identity(uri: str) -> Identity:
+    from provisioning.pki.identity import InvalidIdentity, parse_uri
+
+    try:
+        return parse_uri(uri)
+    except InvalidIdentity as error:
+        raise _failed(f"--identity: {error}") from None
+
+
+def _failed(text: str) -> typer.Exit:
+    typer.echo(f"fleet-broker: {printable(text, also=LAID_OUT)}", err=True)
+    return typer.Exit(_USAGE)

@@ -1,0 +1,86 @@
+"""``fleet-broker reload``: the settings' files read anew by a running broker, or what that would do."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from broker.commands.admin_command import Config, Json, Socket, StateDir, admin_client, print_json
+from broker.reload.report import Part
+from provisioning.program.given_file import PEM_BYTES, text_of
+from provisioning.program.printable import LAID_OUT, printable
+
+_USAGE = 2
+
+
+def reload(
+    parts: Annotated[
+        list[Part] | None, typer.Argument(help="certificate, trust, policy, limits (default: all).", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen, and to whom.")] = False,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="With --dry-run: a policy file to try instead of the broker's.", show_default=False),
+    ] = None,
+    anchors: Annotated[
+        Path | None,
+        typer.Option(help="With --dry-run: trust anchors (PEM) to try instead of the broker's.", show_default=False),
+    ] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(help="With --anchors: the trust bundle whose anchors they would be.", show_default=False),
+    ] = None,
+    socket: Socket = None,
+    state_dir: StateDir = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Read certificate, trust anchors, policy and limits anew, as SIGHUP does.
+
+    What cannot be used is refused, and the old one stays: exit code 1.
+    """
+    if not dry_run and (policy is not None or anchors is not None):
+        _fail("--policy and --anchors: only with --dry-run; a reload takes the broker's own files")
+    asked = {"dry_run": dry_run, **_candidates(policy, anchors, bundle)}
+    if parts:
+        asked["parts"] = parts
+    elif tried := [part for part, name in ((Part.POLICY, "policy"), (Part.TRUST, "anchors")) if name in asked]:
+        asked["parts"] = tried
+    with admin_client(socket, state_dir, config) as client:
+        answer = client.post("/v1/reload", asked)
+    if as_json:
+        print_json(answer)
+    else:
+        for each in answer["parts"]:
+            sys.stdout.write(f"{each['text']}\n")
+    if answer["refused"]:
+        raise typer.Exit(1)
+
+
+def _candidates(policy: Path | None, anchors: Path | None, bundle: str | None) -> dict[str, str]:
+    """Return the texts that are to be tried."""
+    from broker.admission.policy_file import PolicyError, read_policy  # Late: `broker.commands.admin_command`, rule 3.
+
+    if bundle is not None and anchors is None:
+        _fail("--bundle: names whose anchors are tried; give --anchors")
+    tried = {} if bundle is None else {"bundle": bundle}
+    try:
+        if policy is not None:
+            tried["policy"] = read_policy(policy)
+        if anchors is not None:
+            tried["anchors"] = text_of(anchors, PEM_BYTES)
+    except PolicyError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"--anchors: {anchors} cannot be read: {error.strerror}")
+    except UnicodeDecodeError:
+        _fail(f"--anchors: {anchors} is no text: give CA certificates in PEM")
+    return tried
+
+
+def _fail(text: str) -> NoReturn:
+    typer.echo(f"fleet-broker: {printable(text, also=LAID_OUT)}", err=True)
+    raise typer.Exit(_USAGE)

@@ -1,0 +1,109 @@
+"""What a client is answered: to a PUBLISH when it is stored, or while nothing can be; and why not, in words.
+
+Rules
+-----
+1. Nothing is acknowledged that is not stored (decision 0013); what was routed is never refused, what is refused was
+   never routed (decision 0094).
+2. A reason string goes to who asks for it and takes that many bytes.
+
+Does not handle: what an answer waits for, and what becomes of it (`broker.store.journal`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from broker.connection.authorization import UNSTORABLE, Refusal
+from broker.engine.client import Client
+from broker.engine.engine import Engine
+from broker.mqtt.acks import Puback, Pubrec
+from broker.mqtt.codes import ProtocolVersion, QoS, ReasonCode
+from broker.mqtt.properties import Properties
+from broker.mqtt.publication import Publish
+from broker.mqtt.publish import PINGREQ, PINGRESP
+from broker.mqtt.subscribe import Suback
+from broker.session.session import Session
+from broker.store.batch import Otherwise
+
+
+def pinged(engine: Engine, session: Session | None, data: bytes) -> bool:
+    """Answer *data*, two bytes of a client without a meter, if they are a PINGREQ and nothing else is due; say whether.
+
+    Hot: what an idle fleet sends, each time to a processor that has forgotten everything. It does what
+    `broker.connection.connection` does with a PINGREQ among other packets, without preparing for others.
+    """
+    journal = engine.journal
+    if data != PINGREQ or session is None or engine.replays.waiting or (journal is not None and journal.dirty):
+        return False
+    engine.metrics.bytes_received += len(data)
+    session.outbox.append(PINGRESP)
+    engine.turn.sessions.add(session)
+    return True
+
+
+def acknowledge(
+    engine: Engine, connection: Client, session: Session, packet_id: int, refusal: Refusal | None, *, exactly_once: bool
+) -> None:
+    """Answer a PUBLISH when what it changed is stored; see `broker.store.journal` for what happens if it cannot be."""
+    v5 = connection.version is ProtocolVersion.V5
+    kind = Pubrec if exactly_once else Puback
+    # MQTT 3.1.1 cannot say no: a message that is not permitted is acknowledged and goes nowhere (3.1.1 §3.3.5.2).
+    refused = v5 and refusal is not None
+    otherwise: bytes | Otherwise = Otherwise.CLOSE
+    if exactly_once and not refused:
+        session.note_incoming(packet_id, known=True)
+        otherwise = Otherwise.WAIT
+    elif v5 and not refused:
+        otherwise = Otherwise.WAIT  # It was routed: whoever is refused it would see it delivered all the same.
+    elif v5:
+        otherwise = kind(packet_id, ReasonCode.QUOTA_EXCEEDED).encode(connection.version)
+    engine.answer(connection, explained_packet(connection, session, kind(packet_id), refusal), otherwise)
+
+
+def explained_packet(
+    connection: Client, session: Session, packet: Puback | Pubrec | Suback, refusal: Refusal | None
+) -> bytes:
+    """Return *packet* with the reason of *refusal*, in words where the client asks for them and takes that many bytes.
+
+    A SUBACK has its reason codes already.
+    """
+    version = connection.version
+    if refusal is None or version is not ProtocolVersion.V5:
+        return packet.encode(version)
+    reason, text = refusal
+    if not isinstance(packet, Suback):
+        packet = replace(packet, reason_code=reason)
+    if connection.explains:
+        explained = replace(packet, properties=Properties(reason_string=f"{reason.name}: {text}")).encode(version)
+        most = session.framing.maximum_packet_size
+        if not 0 < most < len(explained):  # [MQTT-3.4.2-2], [MQTT-3.5.2-2], [MQTT-3.9.2-1]
+            return explained
+    return packet.encode(version)
+
+
+def answer_unstorable(engine: Engine, connection: Client, session: Session, packet: Publish, now: float) -> bool:
+    """Say whether *packet* is not to be routed while the store fails, and answer it then.
+
+    What comes again at QoS 1 may have been routed before: it is not refused, but waits, and is routed once more
+    (decision 0094).
+    """
+    journal, packet_id = engine.journal, packet.packet_id
+    if journal is None or packet_id is None:
+        return False
+    if packet.dup and packet.qos is QoS.AT_LEAST_ONCE and connection.version is ProtocolVersion.V5:
+        waits = not journal.owe(session, packet_id)
+        if waits:
+            engine.answer(connection, Puback(packet_id).encode(connection.version), Otherwise.WAIT)
+        return waits
+    journal.use_anew(session, packet_id)
+    _refuse(connection, session, packet, now)
+    return True
+
+
+def _refuse(connection: Client, session: Session, packet: Publish, now: float) -> None:
+    """Refuse a message while the store cannot be written: nothing is acknowledged that is not stored (D6)."""
+    if connection.version is not ProtocolVersion.V5 or packet.packet_id is None:
+        session.unanswered(now)
+        return
+    kind = Pubrec if packet.qos is QoS.EXACTLY_ONCE else Puback
+    connection.reply(explained_packet(connection, session, kind(packet.packet_id), UNSTORABLE))

@@ -1,0 +1,341 @@
+"""One client's connection: bytes in, packets acted on, bytes out. The data path.
+
+Theory
+------
+A read usually carries several whole packets and at most one unfinished one. `receive` walks the bytes once. The common
+packets are handled in the loop itself, by offsets, without an object a packet: a PUBLISH at QoS 0 or 1 to a topic that
+this client is known to be allowed, and a PUBACK. Everything else (the first PUBLISH to a topic, flags, properties, all
+other packets) goes through `broker.mqtt.packets` and `broker.connection.handlers`, which do the same things the obvious
+way.
+
+Hot: `receive`. Budget: 3 µs a QoS 0 message, TLS apart; benchmarks/side_by_side.py measures it, docs/performance.md
+holds the figures. Slow twin: `broker.connection.handlers.publish`; tests/properties feeds both the same packets.
+
+Rules
+-----
+1. No I/O and no clock: `transport` reads and writes, the time is passed in.
+2. Limits come before allocation: a packet is refused when its length is known, and a packet that trickles in byte by
+   byte costs its length, not the square.
+3. What stands before a bad packet in the same read is acted on; nothing behind it is.
+4. After the connection has ended nothing is read, written or changed through it.
+
+Does not handle: who the client is, how long it lasts and how it ends (`broker.connection.client_life`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from broker.admission.inquiry import Inquiry, Waits
+from broker.connection import lifetime
+from broker.connection.answers import pinged
+from broker.connection.authorization import introduce
+from broker.connection.client_life import ClientLife
+from broker.connection.handlers import handle
+from broker.connection.meter import Meter
+from broker.connection.portions import wait_a_turn, work_of
+from broker.engine.client import Holder
+from broker.engine.engine import Engine
+from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.mqtt.errors import PacketError
+from broker.mqtt.framing import bytes_needed, check_packet_size, decode_length
+from broker.mqtt.message import Message
+from broker.mqtt.packets import Packet, announced_version, decode_packet
+from broker.mqtt.publish import PINGRESP, PUBACK_HEAD, encode_publish
+from broker.routing.router import Route
+from broker.sockets.byte_stream import ByteStream
+from broker.sockets.work import PORTION
+from broker.store.batch import Otherwise
+
+_PUBLISH_QOS0: Final = 0x30
+_PUBLISH_QOS1: Final = 0x32
+_PUBACK: Final = 0x40
+_PINGREQ: Final = 0xC0
+_V5: Final = ProtocolVersion.V5
+_HOLD_SECONDS: Final = 1.0
+_SILENCE: Final = 10.0  # After so many seconds who pings says nothing for long: it dozes (`broker.sockets.doze`).
+_MUCH: Final = 1000  # Bytes of a packet that shows that somebody is there before it is whole (decision 0135).
+_NEVER: Final = 1 << 60  # More bytes than are ever read: what is behind a packet that waits is not looked at.
+
+
+class ClientConnection(ClientLife):
+    """A client's connection: what is read is acted on, unless it is not to be read for a while."""
+
+    __slots__ = ("_holder", "_moved", "_needed", "_tail", "_waiting", "dozes")
+
+    def __init__(self, engine: Engine, transport: ByteStream, now: float) -> None:
+        super().__init__(engine, transport, now)
+        self._tail: bytearray | None = None
+        self._needed = 0
+        self._holder: Holder | None = None
+        self._waiting = False
+        self._moved = 0
+        self.dozes = False
+        """Whether it says nothing but that it is there (`broker.sockets.doze`)."""
+
+    # Reading
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Act on *data*, just read. Hot."""
+        if self._tail is not None:  # Rare: the previous read ended inside a packet.
+            self._tail += data
+            if len(self._tail) < self._needed:
+                return
+            data, self._tail, self._moved = bytes(self._tail), None, 0
+        silence, self.last_received = now - self.last_received, now
+        engine = self.engine
+        if len(data) == 2 and data[0] == _PINGREQ and self._meter is None and pinged(engine, self.session, data):
+            self._doze(dozes=self.dozes or silence > _SILENCE)
+            return
+        if self.dozes:
+            self._doze(dozes=False)
+        metrics = engine.metrics
+        known: dict[bytes, Route] = engine.routes
+        touch = engine.turn.routes.add
+        allowed = self.topics.permitted
+        session, journal = self.session, engine.journal
+        maximum = self.terms.limits.max_packet_size if session is not None else engine.limits.max_connect_size
+        v5 = self.version is _V5
+        storable = journal is None or not journal.failed
+        position = messages = acknowledged = handled = stores = 0
+        work = engine.turn.work
+        most = work.done + PORTION
+        slow: Holder | None = None
+        limit = len(data)
+        try:
+            while limit - position > 1:
+                first = data[position]
+                length = data[position + 1]
+                body = position + 2
+                if length > 127:  # Rare: a body of 128 bytes or more.
+                    length, body = decode_length(data, position + 1)
+                    if body == 0:
+                        break
+                    check_packet_size(body + length - position, maximum)  # Never below 256: nothing shorter needs it.
+                end = body + length
+                if end > limit:
+                    break
+                if first == _PUBLISH_QOS0 and length > 2:
+                    topic_end = body + 2 + (data[body] << 8 | data[body + 1])
+                    topic = data[body + 2 : topic_end]
+                    # Best case: known to be allowed, no properties. Else: the packet pays for a whole decode below.
+                    plain = topic_end < end and not data[topic_end] if v5 else topic_end <= end
+                    route = known.get(topic) if plain and topic in allowed else None
+                    if route is None and plain and work.done < most:
+                        route = introduce(engine, self, topic)
+                    if route is not None:
+                        messages += 1
+                        if v5:
+                            if route.appends_v5:
+                                frame = data[position:end]
+                                for append in route.appends_v5:
+                                    append(frame)
+                            if route.appends_v4:
+                                frame = encode_publish(first, topic, b"", None, data[topic_end + 1 : end])
+                                for append in route.appends_v4:
+                                    append(frame)
+                        else:
+                            if route.appends_v4:
+                                frame = data[position:end]
+                                for append in route.appends_v4:
+                                    append(frame)
+                            if route.appends_v5:
+                                frame = encode_publish(first, topic, b"", b"", data[topic_end:end])
+                                for append in route.appends_v5:
+                                    append(frame)
+                        if route.individual:
+                            message = Message(topic, data[topic_end + v5 : end])
+                            slow = route.deliver_individually(message, session, now) or slow
+                        touch(route)
+                        position = end
+                        continue
+                elif first == _PUBLISH_QOS1 and length > 4 and storable:
+                    topic_end = body + 2 + (data[body] << 8 | data[body + 1])
+                    topic = data[body + 2 : topic_end]
+                    payload = topic_end + 2
+                    if payload < end and not data[payload] if v5 else payload <= end:
+                        packet_id = data[topic_end:payload]
+                        route = known.get(topic) if topic in allowed else None
+                        if route is None and work.done < most:
+                            route = introduce(engine, self, topic)
+                        if route is not None and packet_id != b"\0\0":
+                            messages += 1
+                            if route.subscribers:
+                                message = Message(topic, data[payload + v5 : end], 1)
+                                for subscriber in route.reliable:
+                                    if subscriber.deliver_reliably(message, now):
+                                        slow = subscriber
+                                if route.best_effort_v4:
+                                    frame = message.frame(b"", v5=False)
+                                    for append in route.best_effort_v4:
+                                        append(frame)
+                                if route.best_effort_v5:
+                                    frame = message.frame(b"", v5=True)
+                                    for append in route.best_effort_v5:
+                                        append(frame)
+                                if route.individual:
+                                    slow = route.deliver_individually(message, session, now) or slow
+                                touch(route)
+                            if journal is not None and journal.dirty:  # It waits until it is true.
+                                otherwise = Otherwise.WAIT if v5 else Otherwise.CLOSE
+                                journal.open.answers.append((self, PUBACK_HEAD + packet_id, otherwise))
+                                stores += 1
+                            else:
+                                session.outbox.append(PUBACK_HEAD + packet_id)  # type: ignore[union-attr]
+                            acknowledged += 1
+                            position = end
+                            continue
+                elif first == _PUBACK and length == 2 and session is not None:
+                    session.acknowledged(data[body] << 8 | data[body + 1], now)
+                    acknowledged += 1  # What waited for its place may be in the outbox now.
+                    position = end
+                    continue
+                elif first == _PINGREQ and length == 0 and session is not None:
+                    session.outbox.append(PINGRESP)
+                    acknowledged += 1
+                    handled += 1
+                    position = end
+                    continue
+                position = end
+                handled += 1
+                stores += first != _PUBLISH_QOS0
+                packet = decode_packet(first, data[body:end], self.version, engine.limits.packet_items)
+                work.done += work_of(packet, length)
+                if work.done > most and handled + messages > 1:
+                    wait_a_turn(self, packet, engine.turn, now)
+                handle(engine, self, packet, now)
+                if self.closed:
+                    break
+                session = self.session
+                maximum = self.terms.limits.max_packet_size
+                allowed = self.topics.permitted
+                v5 = self.version is _V5
+        except PacketError as error:
+            if session is None and error.reason_code is ReasonCode.PACKET_TOO_LARGE:  # Not decoded, not to come whole.
+                error.version = announced_version(data, position)
+            self.fail(error, now)
+        except Waits:
+            self._tail, self._needed = bytearray(data[position:]), _NEVER
+            limit = position
+        metrics.messages_received += messages
+        metrics.bytes_received += position  # What has not come whole counts with its packet, once.
+        if acknowledged and session is not None:
+            engine.turn.sessions.add(session)
+            if engine.replays.waiting:  # Rare: somebody is still being sent retained messages.
+                engine.replays.wake(session, now)
+        if stores and journal is not None and journal.crowded:
+            slow = journal
+        if slow is not None:
+            self.hold(slow, now)
+        if self._meter is not None:
+            self._rest(self._meter, messages + handled, position, now)
+        if position < limit and not self.closed:
+            self._tail = bytearray(data[position:])
+            self._needed = bytes_needed(data, position)
+
+    def choke(self, now: float) -> None:
+        """Take note that too much is unsent: the session keeps what is not sent yet in its bounded queue."""
+        if self.session is not None:
+            self.session.choked, self._moved = True, -self._transport.untaken
+            self._complain().slow(now)
+
+    def unchoke(self, now: float) -> None:
+        """Take note that the client reads again."""
+        if self.session is not None:
+            self.session.unchoke(now)
+            self.engine.turn.sessions.add(self.session)
+
+    def drained(self, now: float) -> None:
+        """Take note that the client has taken all that waited for it."""
+        if self.session is not None:
+            self.engine.replays.wake(self.session, now)
+
+    # Writing
+
+    def send(self, packets: list[bytes]) -> None:
+        """Write *packets* out."""
+        if self.dozes and (len(packets) > 1 or packets[0] is not PINGRESP):
+            self._doze(dozes=False)
+        self._transport.write(packets)
+
+    def _doze(self, *, dozes: bool) -> None:
+        if dozes is not self.dozes:
+            self.dozes = dozes
+            self._transport.settle(dozes=dozes)
+
+    # Not reading, for a while
+
+    def wait(self, inquiry: Inquiry, packet: Packet) -> None:
+        """Read no more until *inquiry* is answered; then act on *packet*, and on what was read behind it."""
+        self._waiting = True
+        if self._holder is None:
+            self._transport.hold()
+        inquiry.when_done(lambda now: self._go_on(packet, now))
+
+    def _go_on(self, packet: Packet, now: float) -> None:
+        self._waiting = False
+        if self.closed:  # The client has gone meanwhile, or `connect_timeout` has passed.
+            return
+        behind, self._tail = bytes(self._tail or b""), None
+        self.last_received = now
+        if self._holder is None:
+            self._transport.release()
+        try:
+            handle(self.engine, self, packet, now)
+        except PacketError as error:
+            self.fail(error, now)
+        except Waits:  # For something else.
+            self._tail, self._needed = bytearray(behind), _NEVER
+            return
+        if behind and not self.closed:
+            self.receive(behind, now)
+        self.engine.turn.request()
+
+    def hold(self, slow: Holder, now: float) -> None:
+        """Read no more until *slow* has caught up, or a second has passed."""
+        # Not for its own session: the acknowledgements that it waits for are among what would not be read.
+        if self._holder is None and not self.closed and slow is not self.session:
+            self._holder = slow
+            if not self._waiting:
+                self._transport.hold()
+            slow.hold(self)
+            self.engine.metrics.publishers_held += 1
+            self.engine.deadlines.file(self, now + _HOLD_SECONDS)
+
+    def _rest(self, meter: Meter, packets: int, size: int, now: float) -> None:
+        """Read nothing for a while, if what was read is more than the client may send."""
+        seconds = meter.spend(packets, size, self.engine.limits, now)
+        if seconds > 0 and not self.closed:
+            self.engine.metrics.rests += 1
+            self._complain().fast(self.engine.limits, now)
+            self.last_received = now + seconds  # It may speak meanwhile; nobody listens.
+            self._transport.rest(seconds)
+
+    def release(self) -> None:
+        """Read again."""
+        self._holder = None
+        if not self._waiting:
+            self._transport.release()
+
+    def on_deadline(self, now: float) -> None:
+        """Close the connection if a limit has passed, or file the next deadline."""
+        if self.closed:
+            return
+        if self._holder is not None or self._waiting or self._moves():
+            if self._holder is not None:
+                self._holder.give_up()
+            self.last_received = now  # It may have spoken; nobody listened. Or it is still about it.
+        if (over := lifetime.over(self, self.engine.limits, now)) is not None:
+            self.disconnect(*over, now)
+        else:
+            lifetime.file(self, now)
+
+    def _moves(self) -> bool:
+        """Whether much of a packet has come since this was asked last, or of what a client takes that is not read."""
+        choked = self.session is not None and self.session.choked
+        before, self._moved = self._moved, len(self._tail or b"") - (self._transport.untaken if choked else 0)
+        return self._moved - before >= _MUCH
+
+    def _end(self, code: str, detail: str, now: float, *, publish_will: bool, claimed: str = "") -> None:
+        self._tail = None
+        super()._end(code, detail, now, publish_will=publish_will, claimed=claimed)

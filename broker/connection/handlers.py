@@ -1,0 +1,281 @@
+"""What each packet of a client that is in means: one function a packet type.
+
+Theory
+------
+A handler gets the engine, the connection and a packet that is well-formed (`broker.mqtt.packets`), and acts. These are
+the cold ways: the data path inlines the common PUBLISH and PUBACK (`broker.connection.connection`) and must do exactly
+what `publish` and `puback` do here.
+
+Rules
+-----
+1. The first packet is CONNECT (`broker.connection.connect_handler`), and only the first [MQTT-3.1.0-1], [MQTT-3.1.0-2].
+2. A handler answers through `reply`, so that answers leave in order and together.
+3. A packet that the standard forbids raises `PacketError`; the connection turns it into the wire answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from broker.connection.answers import acknowledge, answer_unstorable, explained_packet
+from broker.connection.authorization import (
+    SHOWN,
+    ask_about_filters,
+    ask_about_publish,
+    deny_publish,
+    refuse_publish,
+    refuse_subscription,
+    tell_subscribed,
+)
+from broker.connection.connect_handler import connect
+from broker.engine.client import Client
+from broker.engine.engine import Engine
+from broker.engine.vouched import forwarded
+from broker.mqtt.acks import Puback, Pubcomp, Pubrec, Pubrel
+from broker.mqtt.codes import PacketType, ProtocolVersion, QoS, ReasonCode
+from broker.mqtt.connect import Connect
+from broker.mqtt.disconnect import CLIENT_REASONS, Disconnect
+from broker.mqtt.errors import ProtocolError
+from broker.mqtt.message import Message
+from broker.mqtt.packets import Packet
+from broker.mqtt.ping import Pingreq
+from broker.mqtt.properties import Properties
+from broker.mqtt.publication import Publish
+from broker.mqtt.publish import PINGRESP
+from broker.mqtt.subscribe import Suback, Subscribe, Unsuback, Unsubscribe
+from broker.mqtt.subscription import Subscription, encode_identifier
+from broker.mqtt.topics import SharedSubscription, check_topic_name
+from broker.session.session import Session
+
+_QUOTAS_KEPT = 2
+"""Open QoS 2 exchanges of a session, in receive maxima: those of this connection, and as many of those before."""
+
+
+def handle(engine: Engine, connection: Client, packet: Packet, now: float) -> None:
+    """Act on *packet*; raise `PacketError` if it may not come now."""
+    if isinstance(packet, Connect):
+        if connection.session is not None:
+            raise ProtocolError("a second CONNECT packet")  # [MQTT-3.1.0-2]
+        connect(engine, connection, packet, now)
+        return
+    if connection.session is None:
+        raise ProtocolError("the first packet is not CONNECT")  # [MQTT-3.1.0-1]
+    handler = _HANDLERS.get(type(packet))
+    if handler is None:
+        raise ProtocolError(f"a client does not send {packet.packet_type.name} here")
+    handler(engine, connection, connection.session, packet, now)
+
+
+def publish(engine: Engine, connection: Client, session: Session, packet: Publish, now: float) -> None:
+    """Route a message that is permitted; acknowledge it at QoS 1. Slow twin of `broker.connection.connection`."""
+    if packet.properties.subscription_identifiers:  # [MQTT-3.3.4-6]
+        raise ProtocolError("a client does not send a subscription identifier")
+    topic = packet.topic.encode()
+    if packet.properties.topic_alias is not None:
+        topic = connection.topics.of_alias(
+            packet.properties.topic_alias, topic, connection.terms.limits.max_topic_alias
+        )
+    topic_name = check_topic_name(topic.decode())
+    ask_about_publish(engine, connection, session, packet, topic_name)
+    engine.metrics.messages_received += 1
+    if packet.qos is QoS.EXACTLY_ONCE and packet.packet_id is not None and _seen(connection, session, packet.packet_id):
+        # Sent again: it was routed already.
+        engine.answer(connection, Pubrec(packet.packet_id).encode(connection.version))
+        return
+    journal = engine.journal
+    if journal is not None and journal.failed and answer_unstorable(engine, connection, session, packet, now):
+        return
+    refusal = refuse_publish(engine, session, topic_name)
+    if refusal is None:
+        _permitted(engine, connection, session, packet, topic)
+        message = Message(
+            topic,
+            packet.payload,
+            packet.qos,
+            retain=packet.retain,
+            properties=forwarded(packet.properties, PacketType.PUBLISH, engine.stamp(connection.peer)),
+            expires_at=_expiry(packet.properties, now),
+        )
+        slow = engine.publish(message, session, now)
+        if slow is not None:
+            connection.hold(slow, now)
+    elif deny_publish(engine, connection, refusal, topic_name, packet.qos, now):
+        return
+    if packet.packet_id is not None:
+        exactly_once = packet.qos is QoS.EXACTLY_ONCE
+        acknowledge(engine, connection, session, packet.packet_id, refusal, exactly_once=exactly_once)
+
+
+def _permitted(engine: Engine, connection: Client, session: Session, packet: Publish, topic: bytes) -> None:
+    if not engine.inlines_nothing:
+        connection.topics.permit(topic, engine.limits.max_allowed_topics)
+    if engine.extension is not None:
+        engine.extension.received(session, topic.decode(), packet)
+
+
+def _seen(connection: Client, session: Session, packet_id: int) -> bool:
+    """Say whether a QoS 2 message was routed before; raise `ProtocolError` if there are too many open exchanges."""
+    incoming = session.incoming
+    if incoming is None:
+        return False
+    if packet_id in incoming:
+        return True
+    quota = connection.terms.limits.max_inflight
+    opened = len(incoming) - len(session.carried or ())  # MQTT 5 §4.9: another connection, a new quota.
+    if opened >= quota:  # [MQTT-3.3.4-8]: we announced this Receive Maximum.
+        raise ProtocolError("more QoS 2 messages than the receive maximum", ReasonCode.RECEIVE_MAXIMUM_EXCEEDED)
+    if len(incoming) >= _QUOTAS_KEPT * quota:
+        raise ProtocolError(
+            f"{len(incoming)} QoS 2 messages are open, of earlier connections too: send their PUBREL, or a clean start",
+            ReasonCode.RECEIVE_MAXIMUM_EXCEEDED,
+        )
+    return False
+
+
+def _expiry(properties: Properties, now: float) -> float | None:
+    interval = properties.message_expiry_interval
+    return None if interval is None else now + interval
+
+
+def puback(engine: Engine, _connection: Client, session: Session, packet: Puback, now: float) -> None:
+    """Let go of the message, and send what waited for its place."""
+    session.acknowledged(packet.packet_id, now)
+    engine.turn.sessions.add(session)
+    engine.replays.wake(session, now)
+
+
+def pubrec(engine: Engine, connection: Client, session: Session, packet: Pubrec, now: float) -> None:
+    """Answer with PUBREL, or let go of a message that the client refuses (MQTT 5 §4.3.3)."""
+    failed = packet.reason_code.is_failure
+    known = session.received(packet.packet_id, now, failed=failed)
+    engine.turn.sessions.add(session)
+    if failed:
+        engine.replays.wake(session, now)
+    else:
+        reason = ReasonCode.SUCCESS if known else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
+        answer = Pubrel(packet.packet_id, reason).encode(connection.version)
+        if session.journal is not None and known:
+            session.journal.send(connection, answer)
+        else:
+            connection.reply(answer)
+
+
+def pubrel(engine: Engine, connection: Client, session: Session, packet: Pubrel, _now: float) -> None:
+    """Forget the packet identifier of a QoS 2 message from the client."""
+    known = session.incoming is not None and packet.packet_id in session.incoming
+    if known:
+        session.note_incoming(packet.packet_id, known=False)
+    reason = ReasonCode.SUCCESS if known else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
+    engine.answer(connection, Pubcomp(packet.packet_id, reason).encode(connection.version))
+
+
+def pubcomp(engine: Engine, _connection: Client, session: Session, packet: Pubcomp, now: float) -> None:
+    """Let go of the packet identifier, and send what waited for its place."""
+    session.completed(packet.packet_id, now)
+    engine.turn.sessions.add(session)
+    engine.replays.wake(session, now)
+
+
+def subscribe(engine: Engine, connection: Client, session: Session, packet: Subscribe, now: float) -> None:
+    """Grant or refuse each filter, then send the retained messages of those granted."""
+    _check_answer_fits(session, Suback(packet.packet_id, (ReasonCode.SUCCESS,) * len(packet.requests)))
+    ask_about_filters(engine, connection, session, packet)
+    identifiers = b"".join(encode_identifier(each) for each in packet.properties.subscription_identifiers)
+    reasons: list[ReasonCode] = []
+    wanted: list[Subscription] = []
+    first_refusal = None
+    for request in packet.requests:
+        refusal = refuse_subscription(engine, session, request)
+        if refusal is not None:
+            first_refusal = first_refusal or refusal
+            engine.metrics.subscriptions_denied += 1
+            connection.complain("subscription denied", code=refusal[0].name, topic_filter=request.filter[:SHOWN])
+            v5 = connection.version is ProtocolVersion.V5
+            reasons.append(refusal[0] if v5 else ReasonCode.UNSPECIFIED_ERROR)  # 3.1.1 knows 0x80.
+        else:
+            subscription = Subscription(
+                request.filter,
+                request.qos,
+                request.no_local,
+                request.retain_as_published,
+                request.retain_handling,
+                identifiers,
+            )
+            existed = engine.subscribe(session, subscription)
+            shared = SharedSubscription.parse(request.filter) is not None  # Gets no retained messages (§4.8.2).
+            if not shared and (request.retain_handling == 0 or (request.retain_handling == 1 and not existed)):
+                wanted.append(subscription)
+            reasons.append(ReasonCode(request.qos))
+    suback = explained_packet(connection, session, Suback(packet.packet_id, tuple(reasons)), first_refusal)
+    if session.journal is None or session.journal.failed:  # Nothing of it is to be stored.
+        connection.reply(suback)
+    else:
+        engine.answer(connection, suback)
+    tell_subscribed(engine, session, packet, reasons)
+    engine.replays.begin(session, wanted, now)
+
+
+def _check_answer_fits(session: Session, answer: Suback | Unsuback) -> None:
+    """Raise `ProtocolError` where the client asks for more than it takes in an answer, which grows with the filters."""
+    size = session.framing.maximum_packet_size
+    if size and len(answer.encode(ProtocolVersion.V5)) > size:  # [MQTT-3.1.2-24]
+        raise ProtocolError(
+            f"the answer to so many topic filters exceeds your maximum packet size of {size} bytes",
+            ReasonCode.PACKET_TOO_LARGE,
+        )
+
+
+def unsubscribe(engine: Engine, connection: Client, session: Session, packet: Unsubscribe, now: float) -> None:
+    """Take the subscriptions away."""
+    _check_answer_fits(session, Unsuback(packet.packet_id, (ReasonCode.SUCCESS,) * len(packet.filters)))
+    if session.journal is not None and session.journal.failed:
+        if connection.version is ProtocolVersion.V5:
+            reasons = (ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR,) * len(packet.filters)
+            connection.reply(Unsuback(packet.packet_id, reasons).encode(connection.version))
+        else:
+            session.unanswered(now)
+        return
+    reasons = tuple(
+        ReasonCode.SUCCESS if engine.unsubscribe(session, topic_filter) else ReasonCode.NO_SUBSCRIPTION_EXISTED
+        for topic_filter in packet.filters
+    )
+    if engine.extension is not None:
+        for topic_filter, reason in zip(packet.filters, reasons, strict=True):
+            if reason is ReasonCode.SUCCESS:
+                engine.extension.unsubscribed(session, topic_filter)
+    unsuback = Unsuback(packet.packet_id, reasons).encode(connection.version)
+    if session.journal is None:
+        connection.reply(unsuback)
+    else:
+        engine.answer(connection, unsuback)
+
+
+def pingreq(_engine: Engine, connection: Client, _session: Session, _packet: Pingreq, _now: float) -> None:
+    """Answer."""
+    connection.reply(PINGRESP)
+
+
+def disconnect(_engine: Engine, connection: Client, session: Session, packet: Disconnect, now: float) -> None:
+    """End the connection; a normal one forgets the will, any other reason sends it [MQTT-3.14.4-3]."""
+    if packet.reason_code not in CLIENT_REASONS:
+        raise ProtocolError(f"reason code: {packet.reason_code:#04x} is a server's")
+    expiry = packet.properties.session_expiry_interval
+    if expiry is not None:
+        if session.expiry_interval == 0 and expiry != 0:  # MQTT 5 §3.14.2.2.2
+            raise ProtocolError("the session expiry interval was 0 and cannot become another")
+        session.expiry_interval = min(expiry, connection.terms.limits.max_session_expiry)
+    connection.left(now, publish_will=packet.reason_code is not ReasonCode.NORMAL_DISCONNECTION)
+
+
+_HANDLERS: dict[type[Any], Callable[[Engine, Client, Session, Any, float], None]] = {
+    Publish: publish,
+    Puback: puback,
+    Pubrec: pubrec,
+    Pubrel: pubrel,
+    Pubcomp: pubcomp,
+    Subscribe: subscribe,
+    Unsubscribe: unsubscribe,
+    Pingreq: pingreq,
+    Disconnect: disconnect,
+}

@@ -1,0 +1,154 @@
+"""Who has come and is not admitted yet, by where it came from: what is refused before TLS is begun.
+
+Theory
+------
+Before TLS there is nothing to know a newcomer by but its address, and a whole fleet may share one (NAT, a gateway). So
+it is not connections that are counted against an address but connections that led to *nothing*: each newcomer takes one
+from its address' allowance, and gives it back when it is admitted. Ten thousand good devices that reconnect at once
+from one address use none of it; somebody without a certificate uses it up, and then costs an accept and a close.
+
+The allowance is a bucket that leaks: an attempt is forgotten after a while (`failed_attempt_recovery`). A network has
+one, too, of `ADDRESSES_OF_NETWORK` addresses: whoever has a site of IPv6 has 65,536 addresses, and a rack has a /24.
+
+Rules
+-----
+1. An IPv6 address counts as its /64: that is what one subscriber gets. An IPv4 address in IPv6 clothes is an IPv4 one.
+   Its network is its /48 in IPv6, its /24 in IPv4.
+2. Bounded: addresses without newcomers, in places or waiting for one, and without failures are forgotten; beyond
+   `_MOST` addresses, all others share one allowance. A network is known as long as one of its addresses is, or it has
+   failures.
+3. No I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from broker.settings.limits import Limits
+from provisioning.pki.address_key import address_key, network_of
+
+ADDRESSES_OF_NETWORK: Final = 4
+"""As many attempts that lead to nothing as so many addresses have, all addresses of a network have together."""
+
+_MOST = 50_000
+_SWEEP_SECONDS = 10.0
+
+
+class _Tally:
+    """How many have come from somewhere, and led to nothing."""
+
+    __slots__ = ("_addresses", "_failures", "_since", "under_way")
+
+    def __init__(self, addresses: int, now: float) -> None:
+        """Have as much forgotten as of so many *addresses*."""
+        self._addresses = addresses
+        self.under_way = 0
+        """How many have a place, and are not admitted yet."""
+        self._failures = 0.0
+        self._since = now
+
+    def failures(self, limits: Limits, now: float) -> float:
+        """Return how many attempts have led to nothing, less what is forgotten; those under way are among them."""
+        left = self._failures - (now - self._since) * limits.failed_attempt_recovery * self._addresses
+        self._failures = max(left, float(self.under_way))
+        self._since = now
+        return self._failures
+
+    def arrive(self, limits: Limits, now: float) -> None:
+        """Take one from the allowance."""
+        self._failures = self.failures(limits, now) + 1.0
+        self.under_way += 1
+
+    def leave(self, *, admitted: bool) -> None:
+        """Take note that it is under way no more; one that is *admitted* gives back what it took."""
+        self.under_way -= 1
+        if admitted:
+            self._failures -= 1.0
+
+
+class Network(_Tally):
+    """All addresses of one network, together."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str, now: float) -> None:
+        super().__init__(ADDRESSES_OF_NETWORK, now)
+        self.name = name
+
+
+class Source(_Tally):
+    """One address, or what counts as one, in its network."""
+
+    __slots__ = ("network", "told_at", "waiting")
+
+    def __init__(self, network: Network, now: float) -> None:
+        super().__init__(1, now)
+        self.network = network
+        self.waiting = 0
+        """How many wait for a place."""
+        self.told_at = -1e9
+        """When the log was told last of those who are closed."""
+
+    def refuses(self, limits: Limits, now: float) -> str | None:
+        """Return why nobody from here is let near now, or None."""
+        failures = self.failures(limits, now)
+        if failures > limits.max_failed_attempts - 1:  # A whole one must be left.
+            return f"{failures:.0f} connections from this address have led to nothing"
+        failures = self.network.failures(limits, now)
+        if failures > limits.max_failed_attempts * ADDRESSES_OF_NETWORK - 1:
+            return f"{failures:.0f} connections from {self.network.name} have led to nothing"
+        return None
+
+    def arrive(self, limits: Limits, now: float) -> None:
+        """Take one from the allowance, and one from the network's."""
+        super().arrive(limits, now)
+        self.network.arrive(limits, now)
+
+    def leave(self, *, admitted: bool) -> None:
+        """Take note that it is under way no more; one that is *admitted* gives back what it took."""
+        super().leave(admitted=admitted)
+        self.network.leave(admitted=admitted)
+
+
+class Strangers:
+    """Every address from which somebody has come lately."""
+
+    __slots__ = ("_networks", "_others", "_sources", "_swept_at")
+
+    def __init__(self, now: float) -> None:
+        self._sources: dict[bytes, Source] = {}
+        self._networks: dict[str, Network] = {}
+        self._others = Source(Network("addresses beyond those that are counted", now), now)
+        self._swept_at = now
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def source(self, host: str, limits: Limits, now: float) -> Source:
+        """Return what is known of the address *host*."""
+        if now - self._swept_at > _SWEEP_SECONDS:
+            self._sweep(limits, now)
+        key = address_key(host)
+        found = self._sources.get(key)
+        if found is None:
+            if len(self._sources) >= _MOST:
+                return self._others
+            name = network_of(host)
+            network = self._networks.get(name)
+            if network is None:
+                network = self._networks[name] = Network(name, now)
+            found = self._sources[key] = Source(network, now)
+        return found
+
+    def _sweep(self, limits: Limits, now: float) -> None:
+        self._swept_at = now
+        idle = [
+            key
+            for key, each in self._sources.items()
+            if not each.under_way and not each.waiting and each.failures(limits, now) <= 0
+        ]
+        for key in idle:
+            del self._sources[key]
+        used = {each.network for each in self._sources.values()}
+        left = [each for each in self._networks.values() if each in used or each.failures(limits, now) > 0]
+        self._networks = {each.name: each for each in left}

@@ -1,0 +1,87 @@
+"""Deadlines of many connections and sessions, a second apart, at O(1) each.
+
+Theory
+------
+A handshake, a CONNECT, a keep alive, a certificate's end: each is a moment at which something may have to be closed,
+and nearly all of them pass without it. So a deadline is filed once in the bucket of its second; when the bucket is
+due, its owner looks whether the deadline still stands and files the next. Receiving a packet therefore costs one
+attribute, not a timer.
+
+Rules
+-----
+1. An owner has at most one deadline filed. Filing again moves it; cancelling what is not filed does nothing.
+2. `due` never calls an owner early; at most one second late, plus the caller's own delay.
+3. No I/O, no clock: the time is passed in.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Generic, Protocol, TypeVar
+
+import structlog
+
+log = structlog.get_logger("broker")
+
+
+class Owner(Protocol):
+    """Something with a deadline. *bucket* belongs to `Deadlines`; it starts as 0, which means none."""
+
+    bucket: int
+
+    def on_deadline(self, now: float) -> None:
+        """Do what is due, or file the next deadline."""
+
+
+OwnerT = TypeVar("OwnerT", bound=Owner)
+
+
+class Deadlines(Generic[OwnerT]):
+    """Owners by the second in which they are due."""
+
+    __slots__ = ("_buckets", "_reached")
+
+    def __init__(self, now: float) -> None:
+        self._buckets: dict[int, set[OwnerT]] = {}
+        self._reached = int(now)
+
+    def file(self, owner: OwnerT, when: float) -> None:
+        """Call *owner* when the time is *when* or up to a second later."""
+        bucket = max(math.ceil(when), self._reached + 1)
+        if bucket != owner.bucket:
+            self.cancel(owner)
+            owner.bucket = bucket
+            self._buckets.setdefault(bucket, set()).add(owner)
+
+    def cancel(self, owner: OwnerT) -> None:
+        """Forget the deadline of *owner*, if it has one."""
+        if owner.bucket:
+            owners = self._buckets.get(owner.bucket)
+            if owners is not None:
+                owners.discard(owner)
+                if not owners:
+                    del self._buckets[owner.bucket]
+            owner.bucket = 0
+
+    def owners(self) -> list[OwnerT]:
+        """Return everyone who has a deadline filed."""
+        return [owner for owners in self._buckets.values() for owner in owners]
+
+    def due(self, now: float) -> None:
+        """Call every owner whose second has come, the earliest first."""
+        until = int(now)
+        if until - self._reached > len(self._buckets):
+            seconds = sorted(second for second in self._buckets if second <= until)
+        else:
+            seconds = [second for second in range(self._reached + 1, until + 1) if second in self._buckets]
+        self._reached = max(self._reached, until)
+        for second in seconds:
+            for owner in self._buckets.pop(second):
+                if owner.bucket == second:  # Else another owner of this second has moved or cancelled it.
+                    owner.bucket = 0
+                    try:
+                        owner.on_deadline(now)
+                    except MemoryError:  # It is nobody's in particular: `provisioning.program.out_of_memory`.
+                        raise
+                    except Exception:  # A defect met by one owner must not take the others with it.
+                        log.exception("deadline failed", code="INTERNAL_ERROR")

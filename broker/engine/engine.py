@@ -1,0 +1,361 @@
+"""The engine: all state of the broker that outlives a packet, and what happens to it when clients come and go.
+
+Theory
+------
+`connection` turns bytes into packets, `handlers` say what each packet means, and both act on the engine: the routes,
+the sessions, the retained messages, the live connections by certificate, the turn. It is built once and handed to every
+connection.
+
+The life of a session here: `open` (admitted client: created or resumed, an older connection taken over) → messages →
+`detach` (connection gone: will published or delayed, session discarded or kept until it expires) → `tick`. The messages
+and subscriptions meanwhile are in `broker.engine.exchange`, which this builds on.
+
+Rules
+-----
+1. No I/O and no clock: transports do the one, the time is passed in.
+2. Nothing of an existing session changes before the newcomer is `Admitted` and owns it, or it has the newcomer's own
+   name and not its owner's.
+3. Each change that an operator cares about is one log event with a stable code, and a counter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from broker.admission.admission import Admission, Admitted
+from broker.admission.guard import Guard
+from broker.admission.peer import Peer
+from broker.admission.refusal import RefusalCode, Refused, unauthorised
+from broker.engine.client import Client
+from broker.engine.deadlines import Deadlines
+from broker.engine.exchange import Exchange, when_known
+from broker.engine.extension import Action
+from broker.engine.history import LONGEST_SHOWN, Happened, History, named
+from broker.engine.live import LiveConnections
+from broker.engine.presence import Presence
+from broker.engine.replay import Replays
+from broker.engine.returning import Returning
+from broker.engine.session_quota import refuse_another
+from broker.engine.terms import CurrentTerms
+from broker.engine.vouched import stamp_of
+from broker.mqtt.codes import ReasonCode
+from broker.mqtt.message import Message
+from broker.routing.retained import Room
+from broker.session.queue import QueueLimits
+from broker.session.registry import SessionRegistry
+from broker.session.session import NEVER, Session
+from broker.session.will import Will
+from broker.settings.limits import Limits
+from provisioning.pki.revocation import CertificateKey
+
+log = structlog.get_logger("broker")
+
+
+class Engine(Exchange):
+    """State shared by all connections of one broker process."""
+
+    __slots__ = (
+        "admission",
+        "connected",
+        "deadlines",
+        "guard",
+        "history",
+        "keeps_revoked",
+        "live",
+        "logs_clients",
+        "presence",
+        "registry",
+        "replays",
+        "returning",
+        "stopping",
+        "terms",
+    )
+
+    def __init__(
+        self,
+        admission: Admission,
+        limits: Limits,
+        call_soon: Callable[[Callable[[], None]], object],
+        now: float,
+    ) -> None:
+        super().__init__(limits, call_soon)
+        self.admission = admission
+        self.terms = CurrentTerms(admission.trust_generation, limits)
+        self.guard = Guard(limits, self.metrics)
+        self.deadlines: Deadlines[Client] = Deadlines(now)
+        self.history = History(limits.max_history)
+        self.replays = Replays(self.retained, self.turn, call_soon, now)
+        self.registry = SessionRegistry(
+            QueueLimits(limits.max_queued_messages, limits.max_queued_bytes, limits.max_inflight_bytes), self.metrics
+        )
+        self.presence: Presence | None = None
+        """Who tells services who comes and goes; None: nobody."""
+        self.live = LiveConnections()
+        """Who is connected with which certificate."""
+        self.returning = Returning(now)
+        """Whose wills wait for them after a start."""
+        self.stopping = False
+        """Whether the broker is about to end: wills wait for the next start."""
+        self.keeps_revoked = False
+        """Whether a revoked client's will is sent, and its session kept, as if the connection had just broken."""
+        self.logs_clients = True
+        """Whether the log takes a line for each client that comes or goes."""
+        self.connected = 0
+        """How many clients are admitted and connected."""
+
+    def limit(self, limits: Limits) -> None:
+        """Let *limits* count for what is asked from now on; what exists and exceeds them stays."""
+        self.limits = self.guard.limits = limits
+        self.routes.limit = limits.max_cached_routes
+        self.retained.limit = limits.max_retained
+        self.retained.bytes_limit = limits.max_retained_bytes
+        self.retained.device_limit = Room(limits.max_retained_of_device, limits.max_retained_bytes_of_device)
+        self.registry.limits.messages = limits.max_queued_messages
+        self.registry.limits.bytes = limits.max_queued_bytes
+        self.registry.limits.inflight_bytes = limits.max_inflight_bytes
+
+    def stamp(self, peer: Peer | None) -> bytes:
+        """Return what is written into the messages of *peer* about its certificate; empty where nothing is."""
+        return stamp_of(self.admission, peer) if self.stamps and peer is not None else b""
+
+    # Clients coming and going
+
+    def open(
+        self,
+        connection: Client,
+        admitted: Admitted,
+        *,
+        clean_start: bool,
+        expiry_interval: int,
+        will: Will | None,
+        now: float,
+    ) -> tuple[Session, bool] | Refused:
+        """Return the session of an admitted client and whether it was present before [MQTT-3.2.2-2], or the refusal.
+
+        An older connection of the same session is taken over [MQTT-3.1.4-3].
+        """
+        peer = admitted.peer
+        session = self._session_of(admitted, now)
+        if isinstance(session, Refused):
+            return session
+        # It ended with another broker process, and its client may have come before its will was sent.
+        only_a_will = session is not None and session.connection is None and session.expiry_interval == 0
+        if session is None or only_a_will:
+            refusal = refuse_another(self.registry, self.limits, admitted, replaces=only_a_will)
+            if refusal is not None:
+                return refusal
+        if session is not None:
+            older, before, revoked = session.connection, session.certificate, self.counts_no_more(session)
+            clone = self._taken_over(peer, session, connection, now)
+            if older is not None and clone is not None:
+                older.disconnect(clone.code, ReasonCode.ADMINISTRATIVE_ACTION, clone.detail, now)
+                return clone
+            if older is not None:
+                taken, detail = ReasonCode.SESSION_TAKEN_OVER, "another connection has taken over"
+                older.disconnect("SESSION_TAKEN_OVER", taken, detail, now, publish_will=not revoked)
+            self.returning.came(session, now)
+            if only_a_will or revoked:
+                session.will = None
+            for_good = revoked and before is not None and self.admission.status.is_ended(before)
+            ends = clean_start or only_a_will or for_good
+            if ends or not self.registry.has(session):
+                self.forget(session, now)  # Unless it has ended with the older connection.
+                session = None
+        present = session is not None
+        if session is None:
+            session = self.registry.create(admitted.client_id, peer.identity)
+        session.expiry_interval = expiry_interval
+        session.certificate, session.authorities = peer.certificate, peer.authorities
+        session.will = will  # A delayed will is not sent when its client is back in time [MQTT-3.1.3-9].
+        self.live.add(peer.certificate, connection)
+        self.connected += 1
+        self.metrics.admitted += 1
+        return session, present
+
+    def _session_of(self, admitted: Admitted, now: float) -> Session | Refused | None:
+        """Return the session that is there for *admitted*, or the refusal if it is another identity's.
+
+        Whoever comes by its own name has the better right to that than one who may use it, too, as the name of an
+        instance, say: what that one has is ended.
+        """
+        identity, client_id = admitted.peer.identity, admitted.client_id
+        session = self.registry.find(identity.trust_domain, identity.role, client_id)
+        if session is None or session.owner == identity:
+            return session
+        if client_id != identity.name or client_id == session.owner.name:
+            detail = f"the session {client_id!r} belongs to another identity"
+            return unauthorised(RefusalCode.CLIENT_ID_OF_ANOTHER, detail)
+        if session.connection is not None:
+            detail = f"{client_id!r} is the name of another identity, which has come"
+            session.connection.disconnect(RefusalCode.CLIENT_ID_OF_ANOTHER, ReasonCode.SESSION_TAKEN_OVER, detail, now)
+        self.forget(session, now)
+        return None
+
+    def _taken_over(self, peer: Peer, session: Session, connection: Client, now: float) -> Refused | None:
+        """Refuse a client that takes over *session* with its own certificate, where that looks like a copied key."""
+        for older in self.live.of(peer.certificate):
+            if older.session is session:
+                return self.guard.taken_over(peer, _host(older), _host(connection), now)
+        return None
+
+    def ended(
+        self, connection: Client, code: str, detail: str, now: float, *, publish_will: bool, claimed: str = ""
+    ) -> None:
+        """Count and tell that *connection* has ended, and let go of it if it was admitted.
+
+        *claimed* is the client identifier that it asked for in vain.
+        """
+        session = connection.session
+        client_id = claimed[:LONGEST_SHOWN] if session is None else session.client_id
+        what = Happened.REFUSED if session is None else Happened.CLOSED
+        counter = self.metrics.refused if session is None else self.metrics.closed
+        counter[code] += 1
+        if self.logs_clients:
+            who = {"client": client_id, **named(connection)} if client_id else named(connection)
+            log.info(str(what), code=code, detail=detail, address=connection.address, **who)
+        self.history.note(what, connection, code, detail, client_id, now)
+        if session is not None:
+            if connection.peer is not None:
+                self.guard.ended(connection.peer, session.client_id, code, now)
+            self.detach(connection, now, publish_will=publish_will)
+            if self.presence is not None:
+                self.presence.disconnected(connection, session, code, detail, now)
+            if self.extension is not None:
+                self.extension.disconnected(session)
+
+    def detach(self, connection: Client, now: float, *, publish_will: bool) -> None:
+        """Let go of a connection that was admitted: its will, and its session or what is left of it."""
+        peer, session = connection.peer, connection.session
+        if peer is None or session is None:
+            return
+        connection.session = None
+        if not self.stopping:
+            session.certificate = None  # What is revoked from now on concerns nobody who is here.
+        self.connected -= 1
+        self.live.remove(peer.certificate, connection)
+        session.disconnect()
+        self.replays.parted(session)
+        if not publish_will:
+            session.will = None
+        will = session.will
+        if will is not None and not self.stopping:
+            if min(will.delay, session.expiry_interval) == 0:
+                self._publish_will(session, will, now)
+            else:
+                session.will_due_at = now + will.delay
+                self.registry.schedule(session, session.will_due_at)
+        if session.expiry_interval == 0:
+            session.will = None
+            self._discard(session, now)
+            if will is not None and self.stopping:
+                session.will = will
+                self.note(session, now)
+            return
+        if session.expiry_interval != NEVER:
+            session.expires_at = now + session.expiry_interval
+            self.registry.schedule(session, session.expires_at)
+        self.note(session, now)
+
+    def stop(self, now: float) -> None:
+        """Send everybody away. Wills are sent when their clients are not back soon after the next start.
+
+        MQTT 5 §3.1.2.5 lets a server that stops defer them. Without a store they are gone with all else.
+        """
+        self.stopping = True
+        reason = ReasonCode.SERVER_SHUTTING_DOWN
+        for connection in self.connections():
+            connection.disconnect(RefusalCode.SHUTTING_DOWN, reason, "the broker is stopping", now)
+
+    def counts_no_more(self, session: Session) -> bool:
+        """Whether the certificate of *session* is withdrawn, and nobody has put its client out yet."""
+        return self._is_withdrawn(session, session.certificate, session.authorities)
+
+    def _is_withdrawn(
+        self, session: Session, certificate: CertificateKey | None, authorities: tuple[bytes, ...]
+    ) -> bool:
+        """Whether *certificate* is revoked by now, or the *authorities* that vouched for it are no anchors any more."""
+        admission = self.admission
+        if self.keeps_revoked or certificate is None:
+            return False
+        return admission.is_revoked(certificate) or not admission.vouches(authorities, session.owner)
+
+    def forget(self, session: Session, now: float) -> None:
+        """End *session*, which has no connection, before its time."""
+        if session.connection is None and self.registry.has(session):
+            self._discard(session, now)
+
+    def tick(self, now: float) -> None:
+        """Do what has become due; call it about once a second."""
+        self.replays.now = now
+        self.deadlines.due(now)
+        for topic_name in self.retained.sweep(now):
+            if self.journal is not None:
+                self.journal.retain(topic_name, None)
+        for session in self.registry.due(now):
+            if session.connection is None:
+                self._due(session, now)
+        self.turn.request()
+
+    def _due(self, session: Session, now: float) -> None:
+        will = session.will
+        if will is not None and (until := self.returning.waits(session, now)) is not None:
+            self.registry.schedule(session, until)
+            return
+        if will is not None:
+            if session.will_due_at > now:
+                self.registry.schedule(session, session.will_due_at)
+            else:
+                self._publish_will(session, will, now)
+                self.note(session, session.expires_at - session.expiry_interval)
+        if session.expiry_interval != NEVER:
+            if session.expires_at > now:
+                self.registry.schedule(session, session.expires_at)
+            else:
+                self.metrics.sessions_expired += 1
+                self._discard(session, now)
+
+    def _discard(self, session: Session, now: float) -> None:
+        """End *session*: its subscriptions, its queue; a will that still waits is sent now [MQTT-3.1.2-10]."""
+        for topic_filter in list(session.subscriptions):
+            self.unsubscribe(session, topic_filter)
+        self.registry.discard(session)
+        self.returning.forget(session)
+        self.replays.forget(session)
+        self.forget_stored(session)
+        for shared in list(session.shared_messages()):
+            group = self.routes.share(session.owner.trust_domain, shared.share)
+            if shared.expires_at is not None and shared.expires_at <= now:
+                self.metrics.dropped_expired += 1  # [MQTT-3.3.2-5]
+            elif group is not None:
+                group.deliver_again(shared.message, now)
+        if session.will is not None:
+            self._publish_will(session, session.will, now)
+
+    def _publish_will(self, session: Session, will: Will, now: float) -> None:
+        """Publish *will*, unless the certificate with which it was left has been withdrawn since."""
+        session.will = None
+        if self._is_withdrawn(session, will.certificate, will.authorities):
+            return
+
+        def publish(message: Message, later: float) -> None:
+            extension, topic_name = self.extension, message.topic.decode()
+            if extension is None or extension.refusal(session, Action.PUBLISH, topic_name) is None:
+                self.publish(message, session, later)
+
+        message, inquiry = will.published(now), None
+        if self.extension is not None:
+            receivers = self.routes[message.topic].subscribers
+            inquiry = self.extension.ask_publish(session, message.topic.decode(), receivers)
+        when_known(inquiry, message, now, publish)
+
+    # Who is here
+
+    def connections(self) -> list[Client]:
+        """Return every admitted connection."""
+        return self.live.all()
+
+
+def _host(connection: Client) -> str:
+    return connection.address.rpartition(":")[0]

@@ -1,0 +1,215 @@
+"""What clients exchange: subscriptions, messages, what is kept of them, and what of it the store has to know.
+
+Theory
+------
+A message goes to the route of its topic, which leads to the sessions that subscribe it, and is retained if it says so.
+The data path does the first by itself (`broker.connection.connection`); here is the obvious way, for whatever is not
+the best case, and for the messages of the broker's own. With a journal each change of a session or of what is retained
+is noted, and an answer that promises something is sent when it is on disk.
+
+Rules
+-----
+1. No I/O and no clock: the journal is written by `broker.store`, the time is passed in.
+2. What a session has subscribed stands in its own list and in the routes, always in both.
+
+Does not handle: whose sessions there are, when they begin and end (`broker.engine.engine`, which builds on this).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from broker.admission.inquiry import Inquiry
+from broker.admission.response_information import ResponseInformation
+from broker.engine.client import Client
+from broker.engine.extension import Extension
+from broker.engine.session_rows import session_row, subscription_row
+from broker.metrics import Metrics
+from broker.mqtt.message import Message, PersonalMessage, Released
+from broker.mqtt.subscription import Subscription
+from broker.mqtt.topics import SharedSubscription, text_bytes
+from broker.routing.retained import RetainedMessages, Room
+from broker.routing.router import Routes, Subscriber
+from broker.session.session import Session
+from broker.settings.limits import Limits
+from broker.sockets.turn import Turn
+from broker.store.batch import Otherwise
+from broker.store.journal import Journal
+
+
+class Exchange:
+    """What is published, to whom it goes, and what is kept."""
+
+    __slots__ = (
+        "extension",
+        "journal",
+        "limits",
+        "metrics",
+        "response_information",
+        "retained",
+        "routes",
+        "stamps",
+        "turn",
+    )
+
+    def __init__(self, limits: Limits, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        self.limits = limits
+        self.metrics = Metrics()
+        self.turn = Turn(call_soon)
+        self.routes = Routes(limits.max_cached_routes, self.turn.work)
+        self.retained = RetainedMessages(limits.max_retained, limits.max_retained_bytes)
+        self.retained.device_limit = Room(limits.max_retained_of_device, limits.max_retained_bytes_of_device)
+        self.stamps = False
+        """Whether each message is stamped with its publisher's certificate, see `broker.engine.vouched`."""
+        self.response_information: ResponseInformation | None = None
+        """What clients that ask are told of where to have their answers sent; None: nothing."""
+        self.extension: Extension | None = None
+        """Who else is asked and told (plugins); None: nobody, and nothing of it is done."""
+        self.journal: Journal | None = None
+        """Where persistent state is noted for the store; None: nothing outlives the process."""
+
+    @property
+    def inlines_nothing(self) -> bool:
+        """Whether each message needs what the data path does not do: a stamp, or the look of a plugin."""
+        return self.stamps or (self.extension is not None and self.extension.looks_at_messages)
+
+    # Subscriptions
+
+    def subscribe(self, session: Session, subscription: Subscription) -> bool:
+        """Add or replace *subscription*, shared or not; return whether it existed before."""
+        if subscription.topic_filter not in session.subscriptions:
+            session.subscription_bytes += text_bytes(subscription.topic_filter)
+        session.subscriptions[subscription.topic_filter] = subscription
+        if session.journal is not None:
+            session.journal.subscribe(session.row, subscription.topic_filter, subscription_row(subscription))
+        shared = SharedSubscription.parse(subscription.topic_filter)
+        if shared is None:
+            return self.routes.subscribe(session, subscription) is not None
+        plain = replace(subscription, topic_filter=shared.topic_filter)
+        return self.routes.join(session.owner.trust_domain, shared.share_name, session, plain)
+
+    def unsubscribe(self, session: Session, topic_filter: str) -> bool:
+        """Take the subscription away; return whether there was one."""
+        if session.subscriptions.pop(topic_filter, None) is None:
+            return False
+        session.subscription_bytes -= text_bytes(topic_filter)
+        if session.journal is not None:
+            session.journal.unsubscribe(session.row, topic_filter)
+        shared = SharedSubscription.parse(topic_filter)
+        if shared is None:
+            self.routes.unsubscribe(session, topic_filter)
+        else:
+            self.routes.leave(session.owner.trust_domain, shared.share_name, session, shared.topic_filter)
+        return True
+
+    # Messages
+
+    def publish(self, message: Message, sender: Session, now: float) -> Subscriber | None:
+        """Retain *message* if it says so, and give it to every subscriber: the obvious way, beside the hot path.
+
+        Returns a subscriber for which the sender should be held, if there is one.
+        """
+        route = self.routes[message.topic]
+        if message.retain:
+            self.retain(message, sender, now)
+        slow = route.deliver(message, sender, now)
+        self.turn.routes.add(route)
+        self.turn.request()
+        return slow
+
+    def retain(self, message: Message, sender: Session | None, now: float) -> bool:
+        """Keep *message* of *sender* for those who subscribe later, on disk too; return False if there is no room."""
+        self.metrics.messages_retained += 1
+        topic_name, name = message.topic.decode(), sender.name if sender is not None else ""
+        replaces = self.retained.has(topic_name)
+        kept = self.retained.retain(topic_name, message, name)
+        if self.journal is not None and (replaces or (kept and message.payload)):  # Else there is nothing to forget.
+            number = self.retained.last_number
+            self.journal.retain(topic_name, message if kept and message.payload else None, name, number)
+            self.turn.request()
+        if not kept:
+            self.metrics.dropped_retained_full += 1
+            self.retained.complain(topic_name, sender.who if sender is not None else {"client": ""}, now)
+        elif self.extension is not None:
+            self.extension.retained(message)
+        return kept
+
+    def publish_own(self, message: Message, now: float) -> None:
+        """Publish a message of the broker's own; a retained one is not stored on disk."""
+        if message.retain:
+            self.retained.retain(message.topic.decode(), message)
+        inquiry = None
+        if self.extension is not None:
+            inquiry = self.extension.ask_receivers(message.topic, self.routes[message.topic].subscribers)
+        when_known(inquiry, message, now, self._give_own)
+
+    def _give_own(self, message: Message, now: float) -> None:
+        route = self.routes[message.topic]
+        route.deliver(message, None, now)
+        self.turn.routes.add(route)
+        self.turn.request()
+
+    # The store
+
+    def note(self, session: Session, ended_at: float | None) -> None:
+        """Note the state of *session* for the store, if it outlives its connection or has a will that must.
+
+        *ended_at* is the monotonic time at which its connection ended, None while there is one.
+        """
+        journal = self.journal
+        if journal is None:
+            return
+        if session.expiry_interval > 0:
+            session.journal = journal
+        else:
+            self.forget_stored(session)
+        if session.expiry_interval > 0 or session.will is not None:
+            if session.row == 0:
+                session.row = journal.new_session()
+            journal.save_session(session.row, session_row(session, ended_at, journal.wall_offset))
+
+    def answer(self, connection: Client, packet: bytes, otherwise: bytes | Otherwise = Otherwise.CLOSE) -> None:
+        """Send *packet* when what it promises is stored; *otherwise* if that fails."""
+        if self.journal is None:
+            connection.reply(packet)
+        else:
+            self.journal.answer(connection, packet, otherwise)
+            if connection.session is not None:
+                self.turn.sessions.add(connection.session)
+
+    def stored(self, now: float) -> None:
+        """Send what waited for the batch that has just been written."""
+        if self.journal is not None:
+            self.turn.sessions.update(self.journal.written(now))
+            self.turn.request()
+
+    def not_stored(self, now: float) -> None:
+        """Take note that a batch could not be written; it is tried again."""
+        if self.journal is not None:
+            self.turn.sessions.update(self.journal.not_written(now))
+            self.turn.request()
+
+    def forget_stored(self, session: Session) -> None:
+        """Forget on disk what *session* was, and what it still had to be sent."""
+        journal, session.journal = self.journal, None
+        if journal is None:
+            return
+        journal.owed.pop(session, None)
+        if session.row == 0:
+            return
+        journal.remove_session(session.row)
+        session.row = 0
+        for delivery in session.deliveries():
+            if isinstance(delivery, PersonalMessage | Released) and delivery.sequence and delivery.message is not None:
+                journal.release(delivery.message)
+
+
+def when_known(
+    inquiry: Inquiry | None, message: Message, now: float, publish: Callable[[Message, float], None]
+) -> None:
+    """Call *publish* with *message*, for which no client waits, when *inquiry* about it is answered."""
+    if inquiry is None:
+        publish(message, now)
+    else:
+        inquiry.when_done(lambda later: publish(message, later))

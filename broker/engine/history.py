@@ -1,0 +1,308 @@
+"""What lately became of each client at the door: admitted, refused, closed, and why. For ``fleet-broker why``.
+
+Theory
+------
+Two shelves. On the *known* one an event is filed under the identity that a verified certificate names; on the
+*strangers'* one under the address, because a client that TLS refuses has not proved to be anybody. A stranger may come
+as often, and from as many addresses, as it likes: it pushes out other strangers' events, never those of the fleet.
+
+A shelf is bounded in all, and each key of it is; what has to go is the oldest of the key that has been silent longest.
+The same thing happening again is one event with a count, so that a device that tries every second for a week is still
+one line with a first and a last time.
+
+Rules
+-----
+1. No I/O, no clock: the time is passed in. Nothing on the data path: events are of connections, not of messages.
+2. At most *most* events on the known shelf and a quarter of that on the other, whatever anybody does.
+3. Nothing of a message, no key, no token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import structlog
+
+from broker.admission.guard import WindowCount
+from broker.admission.peer import Peer
+from broker.admission.refusal import Refused
+from broker.engine.denials import Denials
+from provisioning.pki.identity import SCHEME, Identity
+from provisioning.program.printable import printable
+
+log = structlog.get_logger("broker")
+
+MOST_OF_ONE = 16
+"""Events of one identity or address."""
+MOST_DENIED = 10
+"""Denials that are told one by one: of one connection, and of one identity in `_DENIED_SECONDS`."""
+_DENIED_SECONDS = 60.0
+LONGEST_SHOWN = 300
+"""Characters kept of what a client may choose the length of."""
+_STRANGERS_PART = 4
+
+
+class Happened(StrEnum):
+    """What an event is."""
+
+    ADMITTED = "admitted"
+    REFUSED = "refused"
+    CLOSED = "closed"
+    DENIED = "denied"
+
+
+@dataclass(slots=True, init=False)
+class Event:
+    """One thing that happened, and how often in a row. Times are monotonic."""
+
+    what: Happened
+    code: str
+    detail: str
+    address: str
+    identity: Identity | str | None
+    serial: str
+    client_id: str
+    """Of one who is refused: the one that he asked for, which need not be his."""
+    first: float
+    last: float
+    times: int
+
+    def __init__(  # Written out for mypyc to compile.
+        self,
+        what: Happened,
+        code: str,
+        detail: str,
+        address: str,
+        identity: Identity | str | None,
+        serial: str,
+        client_id: str,
+        now: float,
+        times: int = 1,
+    ) -> None:
+        self.what = what
+        self.code = code
+        self.detail = detail
+        self.address = address
+        self.identity = identity
+        self.serial = serial
+        self.client_id = client_id
+        self.first = self.last = now
+        self.times = times
+
+    @property
+    def name(self) -> str:
+        """The name in the certificate, empty if none is known."""
+        if isinstance(self.identity, Identity):
+            return self.identity.name
+        return self.identity.rpartition("/")[2] if self.identity else ""
+
+    @property
+    def host(self) -> str:
+        """The address without the port."""
+        return self.address.rpartition(":")[0]
+
+    def is_about(self, text: str, serial: str) -> bool:
+        """Whether *text* is the client, name, identity, serial number (also as *serial*) or address of it.
+
+        Of client and name with or without the trust domain before it; of the client also as it is shown.
+        """
+        return bool(text) and (
+            text
+            in {
+                self.client_id,
+                printable(self.client_id),
+                self.name,
+                self.address,
+                self.host,
+                self.serial,
+                str(self.identity),
+            }
+            or (bool(self.serial) and serial == self.serial)
+            or (self.identity is not None and text in self._with_domain(str(self.identity)))
+        )
+
+    def _with_domain(self, identity: str) -> tuple[str, str, str]:
+        domain = identity.removeprefix(SCHEME).partition("/")[0]
+        return f"{domain}/{self.client_id}", f"{domain}/{printable(self.client_id)}", f"{domain}/{self.name}"
+
+    def repeats(self, other: Event) -> bool:
+        """Whether it is *other* again.
+
+        Who is refused may have asked for another client identifier each time, as libraries do that make one up.
+        """
+        return (self.what, self.code, self.detail, self.serial) == (
+            *(other.what, other.code, other.detail, other.serial),
+        ) and (self.client_id == other.client_id or self.what is Happened.REFUSED)
+
+
+class Party(Protocol):
+    """Whom an event is about: a connection."""
+
+    @property
+    def address(self) -> str:
+        """Where it is."""
+
+    peer: Peer | None
+    refusal: Refused | None
+
+
+def named(party: Party) -> dict[str, str]:
+    """Return who *party* is, for the log, as far as a verified certificate says."""
+    peer, refusal = party.peer, party.refusal
+    if peer is not None:
+        return {"identity": peer.identity.uri, "serial": peer.serial}
+    return {"identity": refusal.identity, "serial": refusal.serial} if refusal is not None and refusal.serial else {}
+
+
+class Witness(Protocol):
+    """Whoever else is told of each event, at once: the audit log."""
+
+    def saw(self, event: Event) -> None:
+        """Take *event* down now; it may change afterwards."""
+
+    def told(self, event: str, **facts: object) -> None:
+        """Take down something that is not a client's."""
+
+
+class History:
+    """The events of one broker."""
+
+    __slots__ = ("_denied", "_known", "_pace", "_strangers", "witness")
+
+    def __init__(self, most: int) -> None:
+        self.witness: Witness | None = None
+        self._denied = WindowCount(_DENIED_SECONDS)
+        self._pace = WindowCount(_DENIED_SECONDS)
+        self._known = _Shelf(most)
+        self._strangers = _Shelf(most // _STRANGERS_PART)
+
+    def __len__(self) -> int:
+        return len(self._known) + len(self._strangers)
+
+    def note(
+        self, what: Happened, party: Party, code: str, detail: str, client_id: str, now: float, times: int = 1
+    ) -> None:
+        """Record that *what* happened to *party*, so many *times*."""
+        peer, refusal = party.peer, party.refusal
+        identity: Identity | str | None = None
+        serial = ""
+        if peer is not None:
+            identity, serial = peer.identity, peer.serial
+        elif refusal is not None and refusal.identity:
+            identity, serial = refusal.identity, refusal.serial
+        detail = detail[:LONGEST_SHOWN]
+        event = Event(what, code, detail, party.address, identity, serial, client_id[:LONGEST_SHOWN], now, times)
+        if self.witness is not None:
+            self.witness.saw(event)
+        if identity is not None:
+            self._known.add(str(identity), event)
+        else:
+            self._strangers.add(event.host, event)
+
+    def tells_of_denials(self, party: Party, now: float) -> bool:
+        """Whether another denial of *party* is told by itself; if so, count that it is: some a minute of an identity.
+
+        Who connects again for every few of them would otherwise fill the log as fast as it can connect.
+        """
+        return _tells(self._denied, party, now)
+
+    def tells_of_pace(self, party: Party, now: float) -> bool:
+        """Whether it is told that *party* is too slow, or too fast; likewise."""
+        return _tells(self._pace, party, now)
+
+    def denied(self, party: Party, event: str, details: Mapping[str, object], client_id: str, now: float) -> None:
+        """Log and record that the client may not do what it wanted to."""
+        log.warning(event, client=client_id, address=party.address, **details, **named(party))
+        said = f"{event}: {details.get('topic') or details.get('topic_filter') or ''}"
+        self.note(Happened.DENIED, party, str(details.get("code", "")), said, client_id, now)
+
+    def denied_more(self, party: Party, denials: Denials, client_id: str, now: float) -> None:
+        """Log and record what *denials* has counted, one line for each kind, and begin to count anew."""
+        for (event, code), times in denials.taken(now).items():
+            log.warning(event, client=client_id, address=party.address, code=code, more=times, **named(party))
+            self.note(Happened.DENIED, party, code, f"{event}: and more", client_id, now, times)
+
+    def told(self, event: str, **facts: object) -> None:
+        """Tell the audit log, where there is one, of something that is not a client's."""
+        if self.witness is not None:
+            self.witness.told(event, **facts)
+
+    def turned_away(self, host: str, code: str, now: float) -> None:
+        """Record that a connection from *host* was closed before TLS."""
+        event = Event(Happened.REFUSED, code, "", f"{host}:0", None, "", "", now)
+        if self.witness is not None:
+            self.witness.saw(event)
+        self._strangers.add(host, event)
+
+    def known(self) -> Iterator[list[Event]]:
+        """Yield the events of each identity, from a copy."""
+        return iter(self._known.copy())
+
+    def strangers(self, host: str) -> list[Event]:
+        """Return the events of those at *host* who have not proved to be anybody."""
+        return self._strangers.find(host)
+
+
+def _tells(told: WindowCount, party: Party, now: float) -> bool:
+    if party.peer is None:
+        return True
+    identity = party.peer.identity
+    if told.of(identity, now) > MOST_DENIED - 1:
+        return False
+    told.add(identity, now)
+    return True
+
+
+class _Shelf:
+    """Events by key, bounded in all and each."""
+
+    __slots__ = ("_events", "_most", "_size")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._size = 0
+        self._events: dict[str, list[Event]] = {}
+        """By key; the key with the newest event is the last."""
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, key: str, event: Event) -> None:
+        """File *event*, and drop what is one too many."""
+        if self._most < 1:
+            return
+        events = self._events.pop(key, None)
+        if events is None:
+            self._events[key] = [event]
+            self._size += 1
+        else:
+            self._events[key] = events
+            newest = events[-1]
+            if event.repeats(newest):
+                newest.times += event.times
+                newest.last = event.last
+                newest.address = event.address
+                newest.client_id = event.client_id
+                return
+            events.append(event)
+            if len(events) > MOST_OF_ONE:
+                del events[0]
+            else:
+                self._size += 1
+        if self._size > self._most:
+            silent = next(iter(self._events))
+            del self._events[silent][0]
+            self._size -= 1
+            if not self._events[silent]:
+                del self._events[silent]
+
+    def find(self, key: str) -> list[Event]:
+        """Return the events of *key*, the oldest first."""
+        return list(self._events.get(key, ()))
+
+    def copy(self) -> list[list[Event]]:
+        """Return the events of every key, in lists that may change."""
+        return list(self._events.values())

@@ -1,0 +1,54 @@
+"""The topics that one client publishes to: those that it is known to be allowed, and what its aliases stand for.
+
+Rules
+-----
+1. Both are bounded in number, and what is remembered in length too; they belong to the Network Connection, and end with
+   it [MQTT-3.3.2-7].
+2. Whether a topic may be remembered as allowed is the caller's to know (`broker.connection.authorization`); here it is
+   kept, and forgotten when the policy is another one.
+3. A client that publishes nothing costs no set: most of ten thousand connections are such clients most of the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+
+from broker.routing.router import LONGEST_CACHED
+from broker.session.aliases import IncomingAliases
+
+_NONE: frozenset[bytes] = frozenset()
+
+
+class PublisherTopics:
+    """What is remembered of one connection's topics."""
+
+    __slots__ = ("_aliases", "permitted")
+
+    def __init__(self) -> None:
+        self.permitted: AbstractSet[bytes] = _NONE
+        """Topics to which the client may publish on the fast path. Hot: it is asked for each PUBLISH."""
+        self._aliases: IncomingAliases | None = None
+
+    def permit(self, topic: bytes, most: int) -> None:
+        """Remember that the client may publish to *topic*; of *most* topics none is forgotten yet."""
+        if len(topic) > LONGEST_CACHED:
+            return
+        permitted = self.permitted
+        if not isinstance(permitted, set) or len(permitted) >= most:
+            permitted = self.permitted = set()
+        permitted.add(topic)
+
+    def of_alias(self, alias: int, topic: bytes, maximum: int) -> bytes:
+        """Return what *alias*, at most *maximum*, stands for, after giving it *topic* if that is not empty."""
+        if self._aliases is None:
+            self._aliases = IncomingAliases(maximum)
+        return self._aliases.resolve(alias, topic)
+
+    def forget_permissions(self) -> None:
+        """Let the policy be asked again at the next PUBLISH to any topic."""
+        self.permitted = _NONE
+
+    def clear(self) -> None:
+        """Forget everything: the connection has ended."""
+        self.permitted = _NONE
+        self._aliases = None

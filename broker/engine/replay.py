@@ -1,0 +1,178 @@
+"""Retained messages on their way to those who have just subscribed: a few at a time, however many there are.
+
+Theory
+------
+A wide filter may match a hundred thousand retained messages. To write them all at once would take as many bytes of
+memory as they have, again for each subscriber, and the whole broker as long as it takes to encode them. So a `Replay`
+is a walk over the retained messages that holds nothing, and each step sends one portion of it: the first at once, as
+if it were all (for most filters it is), the next when the client has taken the last. What a client does not take waits
+where it is already, in the retained messages.
+
+Rules
+-----
+1. The first portion, which all filters of one SUBSCRIBE share, goes before whatever is published later. Behind it
+   nothing is sent while something sent before waits for the socket, and at QoS 1 and 2 nothing that would queue.
+2. One portion of one session a turn, by turns: many wide subscriptions slow one another down, and nobody else.
+3. A replay ends with its subscription, or with another SUBSCRIBE to the same filter. When the connection goes, one at
+   QoS 0 is over; one at QoS 1 or 2 goes on when the client comes back to its session. When the broker was restarted in
+   between it begins anew, but for what was sent at QoS 2.
+4. Where somebody decides who may receive what (`ask`), a message waits for the answer, and what is behind it too.
+5. No I/O, no clock: the time of the last `wake`, at most a second old (`Engine.tick`), is good enough for expiry.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from broker.admission.inquiry import Inquiry
+from broker.engine.session_rows import subscription_row
+from broker.mqtt.codes import QoS
+from broker.mqtt.message import Message
+from broker.mqtt.subscription import Subscription
+from broker.routing.retained import Replay, RetainedMessages
+from broker.session.session import Session
+from broker.sockets.turn import Turn
+
+PORTION = 64 * 1024
+"""Bytes that one step sends, before the last message of it."""
+_LOOKS = 512
+"""Places that one step looks at."""
+_LOOKS_A_PACKET = 8
+"""Places that cost as much as a packet (`broker.sockets.work`), with the messages that are found there."""
+_OVERHEAD = 32
+"""Bytes that a message costs beside its own."""
+
+
+class Replays:
+    """Every session that has not got all retained messages of its subscriptions yet."""
+
+    __slots__ = ("_asked", "_call_soon", "_ready", "_retained", "_turn", "ask", "now", "waiting")
+
+    def __init__(
+        self, retained: RetainedMessages, turn: Turn, call_soon: Callable[[Callable[[], None]], object], now: float
+    ) -> None:
+        self._retained = retained
+        self._turn = turn
+        self._call_soon = call_soon
+        self._ready: dict[Session, None] = {}
+        self._asked = False
+        self.ask: Callable[[Session, Message], Inquiry | None] | None = None
+        """Asked about each message, and returns what has to be found out first; None: nobody is asked."""
+        self.waiting: dict[Session, deque[Replay]] = {}
+        """What is left for each, the oldest subscription first."""
+        self.now = now
+
+    def begin(self, session: Session, subscriptions: Iterable[Subscription], now: float) -> None:
+        """Send the first portion of what *subscriptions*, of one SUBSCRIBE, match, and see to the rest."""
+        self.now = now
+        new = [Replay(self._retained, subscription, session.name) for subscription in subscriptions]
+        if not new:
+            return
+        older = self.waiting.get(session)
+        # What is left of a filter that is subscribed to again comes anew.
+        filters = {replay.subscription.topic_filter for replay in new}
+        kept = [replay for replay in older or () if replay.subscription.topic_filter not in filters]
+        self.waiting[session] = deque([*kept, *new])
+        if not kept:
+            self._step(session, first=True)
+        for replay in self.waiting.get(session, ()):
+            if replay in new:
+                self._note(session, replay.subscription, pending=replay.newest)
+
+    def resume(self, session: Session, subscription: Subscription, newest: int, sent: frozenset[int]) -> None:
+        """Go on with what the broker had not finished when it was restarted; the client is not back yet.
+
+        What is *sent*, by number, was sent at QoS 2 and is not sent again; what was sent at QoS 1 is. What was retained
+        after *newest* reached the subscription when it was published.
+        """
+        replay = Replay(self._retained, subscription, session.name, newest=newest, sent=sent)
+        self.waiting.setdefault(session, deque()).append(replay)
+
+    def wake(self, session: Session, now: float) -> None:
+        """Go on for *session*, which may have room again: it took what was sent, acknowledged, or came back."""
+        self.now = now
+        if session in self.waiting:
+            self._soon(session)
+
+    def parted(self, session: Session) -> None:
+        """Take note that the client of *session* has gone."""
+        self._ready.pop(session, None)
+        replays = self.waiting.pop(session, None)
+        kept = deque(replay for replay in replays or () if replay.subscription.qos > 0)
+        if kept:
+            self.waiting[session] = kept
+
+    def forget(self, session: Session) -> None:
+        """Take note that *session* has ended."""
+        self._ready.pop(session, None)
+        self.waiting.pop(session, None)
+
+    def _soon(self, session: Session) -> None:
+        self._ready[session] = None
+        if not self._asked:
+            self._asked = True
+            self._call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Send one portion to the session that has waited longest."""
+        self._asked = False
+        if not self._ready:
+            return
+        session = next(iter(self._ready))
+        del self._ready[session]
+        self._turn.sessions.add(session)
+        self._turn.request()  # Before the next portion is asked for: one is written before the next is made.
+        self._step(session)
+        if self._ready and not self._asked:
+            self._asked = True
+            self._call_soon(self._go_on)
+
+    def _step(self, session: Session, *, first: bool = False) -> None:
+        replays = self.waiting[session]
+        size = 0
+        looks = _LOOKS
+        work = self._turn.work
+        while replays:
+            replay = replays[0]
+            subscription = replay.subscription
+            if subscription.topic_filter not in session.subscriptions:
+                replays.popleft()
+                continue
+            if session.choked or not (first or session.has_room(subscription.qos)):
+                return  # It wakes us.
+            if size >= PORTION or looks == 0:
+                self._soon(session)
+                return
+            looks -= 1
+            work.done += not looks % _LOOKS_A_PACKET
+            try:
+                message = replay.look(self.now)
+            except StopIteration:
+                replays.popleft()
+                self._note(session, subscription)
+                continue
+            if message is not None:
+                if self._must_wait(session, replay, message):
+                    return
+                size += message.size + _OVERHEAD
+                if session.journal is not None and min(message.qos, subscription.qos) == QoS.EXACTLY_ONCE:
+                    session.journal.replayed(session.row, subscription.topic_filter, replay.number)
+                session.deliver(message, subscription, self.now, retained=True)
+        del self.waiting[session]
+
+    def _must_wait(self, session: Session, replay: Replay, message: Message) -> bool:
+        """Say whether *message* has to wait; it is the next one again when it is known who may receive it."""
+        inquiry = self.ask(session, message) if self.ask is not None else None
+        if inquiry is not None:
+            replay.put_back(message)
+            inquiry.when_done(partial(self.wake, session))
+        return inquiry is not None
+
+    def _note(self, session: Session, subscription: Subscription, *, pending: int = 0) -> None:
+        """Let the store know whether *subscription*, at QoS 1 or 2, still waits for retained messages."""
+        journal = session.journal
+        if journal is not None and subscription.qos > 0:
+            note = journal.replays if pending else journal.subscribe
+            note(session.row, subscription.topic_filter, subscription_row(subscription, pending=pending))

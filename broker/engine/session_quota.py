@@ -1,0 +1,31 @@
+"""How many sessions there may be: of one identity beside its own name's, and of all parties of a bundle's trust domain.
+
+Kept ones count. Whom a foreign CA certifies has a bound of his own, but a CA can certify as many as it likes.
+"""
+
+from __future__ import annotations
+
+from broker.admission.admission import Admitted
+from broker.admission.refusal import RefusalCode, Refused
+from broker.mqtt.codes import ReasonCode
+from broker.session.registry import SessionRegistry
+from broker.settings.limits import Limits
+
+
+def refuse_another(registry: SessionRegistry, limits: Limits, admitted: Admitted, *, replaces: bool) -> Refused | None:
+    """Return why *admitted* may not have a session that is not there yet, or None.
+
+    *replaces*: it takes the place of one that has ended but for its will.
+    """
+    peer, identity = admitted.peer, admitted.peer.identity
+    if admitted.client_id != identity.name and registry.instances(identity) >= limits.max_instances:
+        return _refused(f"{identity.name} has {limits.max_instances}")
+    most = 0 if peer.issuer is None else peer.issuer.bundle.terms.max_sessions
+    if most and registry.count(identity.trust_domain) >= most + replaces:
+        return _refused(f"parties of {identity.trust_domain} have {most}")
+    return None
+
+
+def _refused(who_has_how_many: str) -> Refused:
+    detail = f"{who_has_how_many} sessions already, kept ones included"
+    return Refused(RefusalCode.TOO_MANY_SESSIONS, ReasonCode.QUOTA_EXCEEDED, detail)

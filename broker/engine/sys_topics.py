@@ -1,0 +1,148 @@
+"""``$SYS``: the broker's own figures under mosquitto's names, for dashboards that know them.
+
+Theory
+------
+The figures are the counters that there are anyway (`broker.metrics`), read every few seconds. ``load/…`` are what
+mosquitto makes of them: how many a minute, as moving averages over one, five and fifteen minutes.
+
+Rules
+-----
+1. Retained, at QoS 0, every few seconds, and only what has changed. Never stored on disk.
+2. Who may read them is the policy's to say: services and operators.
+3. A plugin may publish under the same names (amqtt's ``$SYS`` plugin does): then its figure is the only one.
+4. The data path counts nothing for them. Names of mosquitto for which that would be needed are in `NOT_OFFERED`.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+from pathlib import Path
+from typing import Final
+
+from broker.engine.engine import Engine
+from broker.mqtt.message import Message
+from provisioning.program.version import product_version
+
+INTERVAL = 10.0
+FIGURES: Final = "$SYS/broker/"
+VERSION: Final = "version"
+NOT_OFFERED: Final = frozenset(
+    {
+        "messages/stored",
+        "store/messages/count",
+        "store/messages/bytes",
+        "publish/messages/sent",
+        "publish/bytes/received",
+        "publish/bytes/sent",
+        *(f"load/publish/sent/{minutes}min" for minutes in (1, 5, 15)),
+    }
+)
+"""Figures of mosquitto that nobody counts here; those of stored messages are Prometheus' (`broker.admin.survey`)."""
+_MINUTE = 60.0
+_PAGE_BYTES = resource.getpagesize()
+
+
+class _Load:
+    """How many a minute, smoothed over one, five and fifteen minutes, as mosquitto does it."""
+
+    def __init__(self) -> None:
+        self._averages = dict.fromkeys((1, 5, 15), 0.0)
+        self._last = 0
+
+    def add(self, total: int, seconds: float) -> dict[str, str]:
+        """Take note of the counter's *total* after *seconds*; return the averages by name."""
+        rate = (total - self._last) * _MINUTE / seconds
+        self._last = total
+        for minutes, average in self._averages.items():
+            self._averages[minutes] = rate + math.exp(-seconds / (minutes * _MINUTE)) * (average - rate)
+        return {f"{minutes}min": f"{average:.2f}" for minutes, average in self._averages.items()}
+
+
+class SysTopics:
+    """Publishes the figures of one engine."""
+
+    def __init__(self, engine: Engine, started: float) -> None:
+        self._engine = engine
+        self._started = started
+        self._published: dict[str, str] = {}
+        self._version = f"fleetgate version {product_version()}"
+        self._most_connected = 0
+        self._loads: dict[str, _Load] = {}
+        self._last = started
+
+    def publish(self, now: float) -> None:
+        """Publish what has changed since the last time."""
+        figures = self._figures(now)
+        if now > self._last:
+            figures |= self._load(now - self._last)
+            self._last = now
+        theirs = self._engine.extension.figures if self._engine.extension is not None else frozenset()
+        for name, value in figures.items():
+            topic = FIGURES + name
+            if self._published.get(name) != value and topic not in theirs:
+                self._published[name] = value
+                self._engine.publish_own(Message(topic.encode(), value.encode(), retain=True), now)
+
+    def _figures(self, now: float) -> dict[str, str]:
+        engine, metrics = self._engine, self._engine.metrics
+        connected, total = engine.connected, len(engine.registry)
+        self._most_connected = max(self._most_connected, connected)
+        resident, most_resident = _memory()
+        figures = {
+            "clients/connected": connected,
+            "clients/active": connected,
+            "clients/disconnected": total - connected,
+            "clients/inactive": total - connected,
+            "clients/expired": metrics.sessions_expired,
+            "clients/maximum": self._most_connected,
+            "clients/total": total,
+            "messages/received": metrics.messages_received,
+            "publish/messages/received": metrics.messages_received,
+            "publish/messages/dropped": metrics.dropped,
+            "messages/sent": metrics.packets_sent,
+            "bytes/received": metrics.bytes_received,
+            "bytes/sent": metrics.bytes_sent,
+            "heap/current": resident,
+            "heap/maximum": most_resident,
+            "retained messages/count": len(engine.retained),
+            "subscriptions/count": engine.routes.subscription_count,
+            "shared_subscriptions/count": engine.routes.shared_subscription_count,
+            "fleet/admitted": metrics.admitted,
+            "fleet/refused": metrics.refused.total(),
+            "fleet/revocations": metrics.revocations,
+            "fleet/revoked certificates": len(engine.admission.status.index),
+        }
+        return {
+            "version": self._version,
+            "uptime": f"{now - self._started:.0f} seconds",
+            **{name: str(value) for name, value in figures.items()},
+        }
+
+    def _load(self, seconds: float) -> dict[str, str]:
+        metrics = self._engine.metrics
+        totals = {
+            "messages/received": metrics.messages_received,
+            "messages/sent": metrics.packets_sent,
+            "publish/received": metrics.messages_received,
+            "publish/dropped": metrics.dropped,
+            "bytes/received": metrics.bytes_received,
+            "bytes/sent": metrics.bytes_sent,
+            "connections": metrics.admitted,
+            "sockets": metrics.connections_accepted,
+        }
+        return {
+            f"load/{name}/{span}": value
+            for name, total in totals.items()
+            for span, value in self._loads.setdefault(name, _Load()).add(total, seconds).items()
+        }
+
+
+def _memory() -> tuple[int, int]:
+    """Return the bytes that the process holds, and has held at most."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:
+        held = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
+        return held, max(held, most)  # The kernel counts what a thread has just got late, in the one or the other.
+    except (OSError, IndexError, ValueError):  # Not Linux.
+        return most, most

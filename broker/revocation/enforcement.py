@@ -1,0 +1,105 @@
+"""Certificates that count no more, against those who are connected with them.
+
+Rules
+-----
+1. A revocation is in the index before anybody is put out for it: who comes back at once is refused.
+2. The will goes with the certificate, whoever withdraws it, the CA by a revocation or the operator by other settings of
+   trust, unless the operator has it kept (`keeps_revoked`): it would be said after nobody vouches any more for who says
+   it. One that has ended was good until then, and its client's will is sent (decision 0143). A will that waits for its
+   delay waits with its certificate (`broker.engine.engine`).
+3. So does the session of a certificate that is revoked; who is suspended, whose CA is revoked, or whom other settings
+   of trust put out, may come back to it.
+4. So they do when it was revoked between two processes of the broker, and its client was connected until the first one
+   ended.
+5. No I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from broker.admission.peer import Peer
+from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.status import revoked
+from broker.engine.client import Client
+from broker.engine.engine import Engine
+from broker.mqtt.codes import ReasonCode
+from broker.session.session import Session
+from provisioning.pki.revocation import Revocation
+
+
+def revoke(engine: Engine, revocation: Revocation, now: float) -> int:
+    """Record *revocation* and close the live sessions of its certificate; return how many."""
+    if engine.admission.status.index.add(revocation):
+        engine.metrics.revocations += 1
+    connections = engine.live.of(revocation.key)
+    refusal = revoked(revocation)
+    for connection in connections:
+        _put_out(engine, connection, refusal, now)
+    return len(connections)
+
+
+def enforce(engine: Engine, connection: Client, now: float) -> bool:
+    """Close *connection* if its certificate, or a CA's above it, is revoked by now; return whether it was closed."""
+    peer = connection.peer
+    refusal = engine.admission.status.refuse_revoked(peer) if peer is not None else None
+    if refusal is None or connection.session is None:
+        return False
+    _put_out(engine, connection, refusal, now)
+    return True
+
+
+def distrust(engine: Engine, connection: Client, refusal: Refused, now: float) -> None:
+    """Close *connection*, of whose certificate new settings of trust say *refusal*."""
+    why = replace(refusal, detail=f"the trust settings have changed: {refusal.detail}")
+    _put_out(engine, connection, why, now, ReasonCode.NOT_AUTHORIZED)
+
+
+def sends_will(engine: Engine, refusal: Refused) -> bool:
+    """Whether the will of a client is sent that is put out for *refusal*, of its certificate."""
+    return engine.keeps_revoked or refusal.code is RefusalCode.EXPIRED
+
+
+def absent(engine: Engine) -> list[Session]:
+    """Return the sessions whose clients were connected when the broker before ended, and have not come back."""
+    return [each for each in engine.registry.all() if each.connection is None and each.certificate is not None]
+
+
+def forget_revoked(engine: Engine, session: Session, now: float) -> None:
+    """Drop the will of *session*, which is `absent`, if its certificate counts no more; end it if that is revoked."""
+    if session.connection is None and engine.registry.has(session) and engine.counts_no_more(session):
+        session.will = None
+        engine.returning.forget(session)
+        engine.note(session, session.expires_at - session.expiry_interval)
+        if session.certificate is not None and engine.admission.status.is_ended(session.certificate):
+            engine.forget(session, now)
+
+
+def renew(engine: Engine, connection: Client, peer: Peer, now: float) -> None:
+    """Let *peer* be who is connected: the same, examined again."""
+    before = connection.peer
+    if before is None or connection.session is None:
+        return
+    if before.certificate != peer.certificate:  # Its issuer is known by its own key now.
+        engine.live.remove(before.certificate, connection)
+        engine.live.add(peer.certificate, connection)
+    connection.examined(peer, now)
+    engine.admission.stays(peer)
+    session = connection.session
+    session.certificate, session.authorities = peer.certificate, peer.authorities
+    if session.will is not None:
+        session.will = replace(session.will, certificate=peer.certificate, authorities=peer.authorities)
+
+
+def _put_out(
+    engine: Engine,
+    connection: Client,
+    refusal: Refused,
+    now: float,
+    reason: ReasonCode = ReasonCode.ADMINISTRATIVE_ACTION,
+) -> None:
+    """Close *connection*, whose certificate counts no more; its will and session go too, or `keeps_revoked`."""
+    peer, session, keeps = connection.peer, connection.session, engine.keeps_revoked
+    connection.disconnect(refusal.code, reason, refusal.detail, now, publish_will=sends_will(engine, refusal))
+    if not keeps and peer is not None and session is not None and engine.admission.status.is_ended(peer.certificate):
+        engine.forget(session, now)

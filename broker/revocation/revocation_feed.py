@@ -1,0 +1,198 @@
+"""Follows provisioning's revocation feed, for ever: into the index, and against the live sessions, at once.
+
+Rules
+-----
+1. The feed is read from sequence number 0 when the broker starts: the index is complete before anybody is admitted.
+2. A lost feed is connected again from the last number, after a pause that grows, with full jitter. How long newcomers
+   are still admitted meanwhile is `Freshness`'s to say; connected devices stay.
+3. Many at once take turns with everybody else: after `_SECONDS_A_TURN` of closing sessions, the event loop goes round.
+4. A service that knows less than we do, or has something else at our number (a restored database), is read again from
+   0; what was revoked stays revoked.
+5. A CA may be revoked, and have certified what nobody has recorded: then everybody below it is put out, whether or not
+   the feed names his certificate.
+6. A server whose certificate is revoked, or a CA's above it, is not the service: whoever has copied its key, or has
+   that of a CA that is revoked, would say for ever that nobody is. That is known at the start, too
+   (`broker.revocation.revoked_services`).
+7. A service that refuses because the broker's own certificate is revoked, or has ended, is asked again at once with
+   another one, if there is one to be had.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from broker.admission.path_ends import VerifiedPath
+from broker.engine.engine import Engine
+from broker.revocation.enforcement import revoke
+from broker.revocation.revocation_rounds import judge_absent, judge_all
+from broker.revocation.revoked_services import RevokedServices
+from provisioning.client.feed import Current, FeedAhead, FeedLost, FeedRefused, ReleaseEvent, follow
+from provisioning.pki.revocation import CertificateKey, Revocation
+from provisioning.pki.tls import Credential, TlsConfigurationError
+
+log = structlog.get_logger("broker")
+
+_FIRST_PAUSE = 0.2
+_LONGEST_PAUSE = 15.0
+_SECONDS_A_TURN = 0.01
+_MOST_CAUGHT_UP = 1_000
+"""Revocations that the audit log names one by one when a lost feed is read again; of more it has the number."""
+
+
+class RevocationFeed:
+    """The follower of one provisioning service."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        url: str,
+        anchors: Path,
+        credential: Credential,
+        clock: Callable[[], float],
+        replace_own: Callable[[str], Awaitable[bool]],
+        revoked_services: RevokedServices,
+    ) -> None:
+        """Follow the service at *url*.
+
+        *replace_own* is told the code of a refusal, and returns whether there is another *credential* now.
+        """
+        self._engine = engine
+        self._url = url
+        self._anchors = anchors
+        self._credential = credential
+        self._clock = clock
+        self._replace_own = replace_own
+        self._revoked_services = revoked_services
+        self._after = 0
+        self._mark: str | None = None
+        """Of the event *_after*."""
+        self.current = asyncio.Event()
+        """Set once the feed has been read to its end for the first time."""
+        self._was_current = False
+        self._lost = False
+        """Whether the audit log has been told that the feed is lost, and not yet that it is current."""
+        self._history_read = False
+        """Whether what is read is news: everything that was revoked before has been read."""
+        self._taken = 0
+        """How many revocations this reading has brought until it is current."""
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        pause = _FIRST_PAUSE
+        while True:
+            before = self._after
+            try:
+                await self._follow()
+            except FeedAhead as error:
+                log.warning("revocation feed starts again", code="FEED_AHEAD", detail=str(error))
+                self._engine.admission.status.freshness.lost()
+                self._engine.history.told("feed starts again", code="FEED_AHEAD", detail=str(error))
+                self._after, self._mark = 0, None
+                self._history_read = False
+                if before:  # It answers: what was waited for while it was put back is over. From 0 nothing is ahead.
+                    pause = _FIRST_PAUSE
+            except (FeedLost, TlsConfigurationError) as error:
+                if self._after > before or self._was_current:
+                    pause = _FIRST_PAUSE
+                freshness = self._engine.admission.status.freshness
+                freshness.lost()
+                facts = {"detail": str(error), "after": self._after, "policy": freshness.policy}
+                log.warning("revocation feed lost", code="FEED_LOST", **facts)
+                if not self._lost:  # Once, however often it is tried.
+                    self._lost = True
+                    self._engine.history.told("feed lost", code="FEED_LOST", **facts)
+                if isinstance(error, FeedRefused) and await self._replace_own(error.code):
+                    pause = _FIRST_PAUSE
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, hides nothing
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _follow(self) -> None:
+        self._was_current = False
+        self._taken = 0
+        history, after = self._engine.history, self._after
+        events = follow(
+            self._url, self._anchors, self._credential, self._after, mark=self._mark, refuse=self._refuse_server
+        )
+        turn_ends = 0.0
+        async with contextlib.aclosing(events):
+            async for event in events:
+                now = self._clock()
+                if now >= turn_ends:  # What has arrived is many events, and none of them waits for anything.
+                    await asyncio.sleep(0)
+                    now = self._clock()
+                    turn_ends = now + _SECONDS_A_TURN
+                if isinstance(event, Current):
+                    if not self._was_current:
+                        self._was_current = True
+                        await judge_absent(self._engine, self._clock)
+                        log.info("revocation feed current", code="FEED_CURRENT", sequence=event.sequence)
+                        facts = {"after": after, "sequence": event.sequence, "revoked": self._taken}
+                        history.told("feed current", code="FEED_CURRENT", **facts)
+                        self._lost = False
+                        self._history_read = True
+                    self._engine.admission.status.freshness.current(now)
+                    self.current.set()
+                elif isinstance(event, ReleaseEvent):
+                    self._after, self._mark = event.sequence, event.mark
+                    if self._engine.admission.status.index.release(event.key):
+                        log.info("released", code="RELEASED", device=event.device, serial=f"{event.key[1]:x}")
+                        history.told("released", code="RELEASED", **_named(event.key, event.device, event.sequence))
+                else:
+                    self._after, self._mark = event.sequence, event.mark
+                    closed = await self._put_out(event.revocation, now)
+                    await self._revoked_services.note(event.revocation, event.device)
+                    if closed:
+                        took = (datetime.now(UTC) - event.recorded_at).total_seconds()
+                        self._engine.metrics.revocation_to_close_seconds.observe(max(0.0, took), closed)
+                    self._taken += not self._was_current
+                    is_news = self._history_read and (self._was_current or self._taken <= _MOST_CAUGHT_UP)
+                    if closed or is_news:
+                        named = _named(event.revocation.key, event.device, event.sequence)
+                        reason = str(event.revocation.reason)
+                        history.told("revoked", code="REVOKED", **named, reason=reason, sessions_closed=closed)
+                    if not (closed or self._was_current):
+                        continue  # Old news, read again at the start: there may be a million.
+                    log.info(
+                        "revoked",
+                        code="REVOKED",
+                        device=event.device,
+                        serial=f"{event.revocation.serial:x}",
+                        reason=str(event.revocation.reason),
+                        sequence=event.sequence,
+                        sessions_closed=closed,
+                    )
+
+    def _refuse_server(self, path: Sequence[bytes]) -> str | None:
+        """Return why a server with a certificate of *path* is not the service: it, or a CA's above it, is revoked."""
+        if not path:  # A resumed session, which the feed's contexts never have.
+            return None
+        certificates = VerifiedPath(path)
+        found = certificates.find_revoked(self._engine.admission.status.index)
+        if found is not None:
+            return f"the certificate of {found[0]} is revoked ({found[1].reason})"
+        return self._revoked_services.find(certificates)
+
+    async def _put_out(self, revocation: Revocation, now: float) -> int:
+        """Record *revocation* and close the sessions that it concerns; return how many."""
+        closed = revoke(self._engine, revocation, now)
+        if self._engine.admission.stands_above(revocation.key):
+            closed += await judge_all(self._engine, self._clock)
+        return closed
+
+
+def _named(key: CertificateKey, device: str, sequence: int) -> dict[str, object]:
+    """Return which certificate it is, for the audit log."""
+    return {
+        "source": "feed",
+        "issuer": key[0].hex(),
+        "serial": f"{key[1]:x}",
+        "device": device,
+        "sequence": sequence,
+    }

@@ -1,0 +1,46 @@
+"""Everybody is judged by the index of revocations once more: those who are connected, and those who are absent.
+
+Rules
+-----
+1. After each `_SECONDS_A_TURN` the event loop goes round (decision 0116): of a hundred thousand, all may be revoked.
+2. What is looked for is in the index before a round begins: whoever comes meanwhile is refused by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Final, TypeVar
+
+from broker.engine.engine import Engine
+from broker.revocation.enforcement import absent, enforce, forget_revoked
+
+_SECONDS_A_TURN: Final = 0.01
+
+_Each = TypeVar("_Each")
+
+
+async def judge_all(engine: Engine, clock: Callable[[], float]) -> int:
+    """Close every session that the index no longer permits; return how many were of somebody who is connected."""
+    closed = 0
+    async for connection, now in _in_turns(engine.connections(), clock):
+        closed += enforce(engine, connection, now)
+    await judge_absent(engine, clock)
+    engine.turn.request()
+    return closed
+
+
+async def judge_absent(engine: Engine, clock: Callable[[], float]) -> None:
+    """End the sessions whose clients were connected when the broker before ended, and are revoked by now."""
+    async for session, now in _in_turns(absent(engine), clock):
+        forget_revoked(engine, session, now)
+
+
+async def _in_turns(those: Iterable[_Each], clock: Callable[[], float]) -> AsyncIterator[tuple[_Each, float]]:
+    """Yield each of *those*, and the time."""
+    turn_ends = clock() + _SECONDS_A_TURN
+    for each in those:
+        if (now := clock()) >= turn_ends:
+            await asyncio.sleep(0)
+            turn_ends = (now := clock()) + _SECONDS_A_TURN
+        yield each, now

@@ -1,0 +1,130 @@
+"""Certificates of the provisioning service, and of CAs, that are revoked: known from the moment the broker starts.
+
+Theory
+------
+The index is empty when the broker starts, and the feed fills it. Just then whoever has copied the service's key, or has
+that of a CA, and is in the way, would be believed though his certificate is revoked, and say for ever that nobody is.
+So what the feed has said of the service itself, and of CAs, is kept in `state_dir`, and who shows such a certificate is
+not believed. These are few: the service's certificate is not revoked when it is renewed.
+
+Rules
+-----
+1. It is kept before the feed goes on, but a disk that hangs keeps no other revocation waiting. What was not written is
+   told, and holds until the broker ends; it is tried again with the next.
+2. Only what is final is kept: a suspension may be taken back while nobody listens.
+3. It decides whom to believe, and nothing else. Clients are judged by the index, which is whole before any is admitted.
+4. A file that is not as it was kept ends the start: it would be a way to be believed again.
+5. Bounded: of more than `MOST` the newest.
+
+Does not handle: a database that was restored from before such a revocation (docs/backup.md says what to do).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from broker.admission.path_ends import VerifiedPath
+from provisioning.pki.identity import AUTHORITY_PREFIX, PROVISIONING
+from provisioning.pki.keys import KeyFileError, replace_private
+from provisioning.pki.revocation import CertificateKey, Revocation, RevocationReason
+from provisioning.pki.tls import TlsConfigurationError
+from provisioning.program.given_file import contents_of
+
+log = structlog.get_logger("broker")
+
+FILE_NAME: Final = "revoked-services.json"
+MOST: Final = 4096
+_BYTES: Final = 1024 * 1024
+_PATIENCE: Final = 2.0
+"""Seconds that the feed waits for the disk."""
+
+
+class RevokedServices:
+    """Whom not to believe, whatever the index knows yet."""
+
+    def __init__(self, state_dir: Path) -> None:
+        """Read what is kept in *state_dir*; raise `TlsConfigurationError` if it is not as it was kept."""
+        self._path: Final = state_dir / FILE_NAME
+        self._known: Final[dict[CertificateKey, Revocation]] = {}
+        self._writing: asyncio.Future[None] | None = None
+        for revocation in _kept(self._path):
+            self._add(revocation)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def find(self, path: VerifiedPath) -> str | None:
+        """Return why who shows the certificates *path* is not believed, None if nothing is known against them."""
+        found = next((self._known[key] for key in path.revoked_as if key in self._known), None)
+        if found is None:
+            return None
+        return f"the certificate with serial number {found.serial:x} is revoked ({found.reason}; kept in {self._path})"
+
+    async def note(self, revocation: Revocation, device: str) -> None:
+        """Keep *revocation*, which the feed tells of *device*, if that is the service or a CA."""
+        if device != PROVISIONING and not device.startswith(AUTHORITY_PREFIX):
+            return
+        if not revocation.reason.final or revocation.key in self._known:
+            return
+        self._add(revocation)
+        if self._writing is None or self._writing.done():
+            written = _written(self._known.values())
+            self._writing = asyncio.ensure_future(asyncio.to_thread(self._write, written))
+            await asyncio.wait([self._writing], timeout=_PATIENCE)
+        if not self._writing.done():
+            _tell_not_kept("the disk has not answered")
+
+    def _write(self, content: bytes) -> None:
+        try:
+            replace_private(self._path, content)
+        except (OSError, KeyFileError) as error:
+            _tell_not_kept(str(error))
+
+    def _add(self, revocation: Revocation) -> None:
+        self._known[revocation.key] = revocation
+        if len(self._known) > MOST:
+            del self._known[next(iter(self._known))]
+
+
+def _tell_not_kept(why: str) -> None:
+    log.warning("revocation of the service not kept", code="REVOKED_SERVICE_NOT_KEPT", detail=why)
+
+
+def _written(known: Iterable[Revocation]) -> bytes:
+    rows = [
+        {
+            "issuer_key_id": each.issuer_key_id.hex(),
+            "serial": f"{each.serial:x}",
+            "reason": each.reason.value,
+            "revoked_at": each.revoked_at.astimezone(UTC).isoformat(timespec="seconds"),
+        }
+        for each in known
+    ]
+    return json.dumps(rows, indent=1).encode() + b"\n"
+
+
+def _kept(path: Path) -> Iterator[Revocation]:
+    try:
+        for row in json.loads(contents_of(path, _BYTES)):
+            yield Revocation(
+                bytes.fromhex(row["issuer_key_id"]),
+                int(row["serial"], 16),
+                RevocationReason(row["reason"]),
+                datetime.fromisoformat(row["revoked_at"]),
+            )
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise TlsConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise TlsConfigurationError(
+            f"{path} is not as it was kept: put a copy back. Without it, until the feed has been read, the broker "
+            "believes a service whose certificate is revoked"
+        ) from error

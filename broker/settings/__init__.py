@@ -1,0 +1,1 @@
+"""The settings: what may be set, from where it comes, and which go together."""

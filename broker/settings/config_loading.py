@@ -1,0 +1,191 @@
+"""Where the broker's settings come from: flags, then environment (``FLEET_BROKER_…``), then a TOML file.
+
+An error names the source, the key and the remedy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from broker.settings.config import PREFIX, BrokerConfig, FileValues
+from broker.settings.config_hints import MOSQUITTO, hint, of_mosquitto
+from broker.settings.limits import Limits
+from broker.settings.listener_settings import ListenerSettings
+from broker.settings.trust_settings import TrustSettings
+from provisioning.program.given_file import EMPTY, SETTINGS_BYTES, contents_of, text_of
+from provisioning.program.given_toml import NotToml, toml_of
+from provisioning.program.service_links import service_link
+
+_TABLES = frozenset({"trust", "listener", "plugins"})
+_JSON_TABLES = {
+    "limits": "",
+    "plugins": "use [plugins] in the file",
+    "trust": "use [[trust]] tables in the file",
+    "listener": "use [[listener]] tables in the file",
+}
+"""What the environment can hold as JSON only, and what is easier."""
+
+
+class ConfigError(Exception):
+    """The settings cannot be used; the text names the source, the key and the remedy."""
+
+
+def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
+    """Return the settings from *flags* (None: not given), the environment and the TOML file *path*.
+
+    Raises `ConfigError`.
+    """
+    FileValues.values = read_file(path) if path is not None else {}
+    _refuse_unknown_variables()
+    try:
+        return BrokerConfig(**{key: value for key, value in flags.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(each, path, flags) for each in error.errors())) from None
+    except SettingsError as error:
+        raise ConfigError(_not_json(str(error))) from None
+    finally:
+        FileValues.values = {}
+
+
+def _not_json(said: str) -> str:
+    """Return what to say of a table that the environment holds as JSON, and which is none."""
+    table = next((each for each in _JSON_TABLES if f'"{each}"' in said), "limits")
+    remedy = _JSON_TABLES[table] or f"set {_variable('limits', 'max_inflight')} and its like one by one"
+    return f"{table}: the environment variable {_variable(table)} is not JSON; {remedy}"
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Return what the TOML file *path* says, unchecked. Raises `ConfigError`."""
+    try:
+        return toml_of(text_of(path, SETTINGS_BYTES))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (NotToml, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is {_no_toml(path, error)}") from error
+
+
+def _no_toml(path: Path, error: ValueError) -> str:
+    """Return what *path* is, and what to do."""
+    text = contents_of(path, SETTINGS_BYTES).decode(errors="replace")
+    told = of_mosquitto(text, BrokerConfig.model_fields, {each.name for each in fields(Limits)})
+    if not told:
+        return f"not TOML: {error}"
+    return "\n".join(("mosquitto's, and not TOML; what to do with its settings:", *told))
+
+
+def read_texts(path: Path | None, *keys: str) -> dict[str, str]:
+    """Return those of *keys*, files all, that the TOML file *path* has, if there is one: how a command finds a broker.
+
+    Raises `ConfigError`, also for a value that is no text, or empty.
+    """
+    values = {} if path is None else read_file(path)
+    found = {key: values[key] for key in keys if key in values}
+    for key, value in found.items():
+        if not isinstance(value, str):
+            raise ConfigError(f"{path}: {key}: {_WORDS['string_type']}")
+        if not value:
+            raise ConfigError(f"{path}: {key}: {EMPTY}")
+    return found
+
+
+def _refuse_unknown_variables() -> None:
+    """Raise `ConfigError` for a variable that looks like a setting and is none: a mistyped limit would do nothing."""
+    for variable, value in os.environ.items():
+        if not variable.startswith(PREFIX):
+            continue
+        if made := service_link(variable.removeprefix(PREFIX), value):
+            raise ConfigError(f"{variable}: {made}")
+        key, _, limit = variable.removeprefix(PREFIX).lower().partition("__")
+        known_limit = not limit or (key == "limits" and limit in {each.name for each in fields(Limits)})
+        if key not in BrokerConfig.model_fields or not known_limit:
+            place = [key, limit] if key == "limits" else [key]
+            raise ConfigError(f"{variable}: no such setting{_instead(place)}")
+
+
+_WORDS = {
+    "bool_parsing": "give true or false",
+    "bool_type": "give true or false",
+    "dataclass_type": "write a table, [{key}]",
+    "dict_type": "write a table, [{key}]",
+    "float_parsing": "give a number, without a unit",
+    "float_type": "give a number, without a unit",
+    "int_from_float": "give a whole number",
+    "int_parsing": "give a whole number, without a unit",
+    "int_type": "give a whole number, without a unit",
+    "path_type": "give the name of a file, as a text",
+    "string_type": "give a text, in quotes",
+    "tuple_type": "give a list, in brackets",
+}
+"""What to do about a value of another kind, by pydantic's names: its own words say what Python calls it."""
+
+
+def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
+    keys = [str(part) for part in error["loc"]]
+    key = ".".join(keys)
+    message = error["msg"].removeprefix("Value error, ")
+    if not keys:
+        return f"{path}: {message}" if path is not None and _in_file(message) else str(message)
+    flag, variable = f"--{keys[0].replace('_', '-')}", _variable(*keys)
+    in_table = keys[0] in _TABLES
+    if error["type"] == "missing" and not in_table:
+        return f"{key}: missing; give {flag}, {variable} or {key} in the file"
+    message = f"{message[:1].lower()}{message[1:]}"
+    if (words := _WORDS.get(error["type"])) is not None:
+        message = words.format(key=key if len(keys) == 1 else f'{keys[0]}."{".".join(keys[1:])}"')
+    if error["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+        message = f"no such setting{_instead(keys)}"
+    elif keys == ["listener"]:
+        message = MOSQUITTO["listener"]
+    elif keys == ["trust"]:
+        message = "write a [[trust]] table for each bundle"
+    if flags.get(keys[0]) is not None:
+        return f"{flag}: {message}"
+    where = _of_environment(keys)
+    if in_table:
+        return f"{where or path or variable}: {_in_table(keys)}: {message}"
+    if where is not None:
+        return f"{where}: {message}" if where == variable else f"{where}: {key}: {message}"
+    return f"{path}: {key}: {message}" if path is not None else f"{key}: {message}"
+
+
+def _of_environment(keys: list[str]) -> str | None:
+    """Return the variable that sets *keys*, or None; where the file does too, the variable counts."""
+    variable, whole = _variable(*keys), _variable(keys[0])
+    if variable in os.environ:
+        return variable
+    if whole not in os.environ:
+        return None
+    named = keys[0] not in {"limits", "plugins"} or keys[1] in (json.loads(os.environ[whole]) or ())
+    return whole if named else None  # Of these two, each entry may come from elsewhere.
+
+
+def _in_file(message: str) -> bool:
+    """Whether a setting with which *message* begins comes from the file."""
+    named = message.partition(":")[0].replace(" and ", ", ").split(", ")
+    return any(name in FileValues.values for name in named)
+
+
+def _instead(keys: list[str]) -> str:
+    """Return what to write instead of the setting *keys*, of which there is none."""
+    limits = [each.name for each in fields(Limits)]
+    if keys[0] in _TABLES:
+        table = ListenerSettings.model_fields if keys[0] == "listener" else TrustSettings.model_fields
+        return hint(keys[-1], list(table), ())
+    return hint(keys[-1], limits if keys[0] == "limits" else list(BrokerConfig.model_fields), limits)
+
+
+def _in_table(keys: list[str]) -> str:
+    """Return where in the tables of that name *keys* lead, counted from 1."""
+    named = [f"[{int(key) + 1}]" if key.isdigit() else f".{key}" for key in keys[1:]]
+    return f"{keys[0]}{''.join(named)}"
+
+
+def _variable(*keys: str) -> str:
+    return PREFIX + "__".join(keys).upper()

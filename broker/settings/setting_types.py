@@ -1,0 +1,67 @@
+"""What the values of settings are made of, where pydantic alone would take what nobody means.
+
+It takes true for 1, an empty text for the folder that the process is in, and any number for seconds: a time-out that is
+infinite is no time at all to whoever counts it. Each type refuses that in words.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from provisioning.pki.identity import check_name, check_trust_domain
+from provisioning.program.durations import seconds_in
+from provisioning.program.given_file import named
+
+MOST: Final = 2**62
+"""Of anything that is counted: it fits into what C and SQLite count with, and nobody has so much."""
+LONGEST: Final = 10 * 365 * 86_400.0
+"""Seconds; who needs longer means for ever, which has a setting of its own where it makes sense."""
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("give a number, not true or false")  # noqa: TRY004 - a ValueError is what pydantic words
+    return value
+
+
+def _seconds(value: object) -> object:
+    """Take a text with a unit, such as 5m, for its seconds; a number is seconds."""
+    if not isinstance(value, str):
+        return _number(value)
+    if (seconds := seconds_in(value.strip())) is not None:
+        return seconds
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError("give a number of seconds, or a time with its unit, such as 90s, 5m or 12h") from None
+
+
+def several(value: object) -> object:
+    """Take one for a list of one, and a text for the items between its commas, as the environment writes it."""
+    if isinstance(value, str):
+        return tuple(filter(None, map(str.strip, value.split(","))))
+    return (value,) if isinstance(value, Path) else value
+
+
+Whole = Annotated[int, BeforeValidator(_number)]
+Real = Annotated[float, BeforeValidator(_number)]
+File = Annotated[Path, BeforeValidator(named)]
+FileText = Annotated[str, BeforeValidator(named)]
+"""A file, or a word that means none."""
+Name = Annotated[str, AfterValidator(partial(check_name, "the name"))]
+"""The last part of an identity."""
+TrustDomain = Annotated[str, AfterValidator(check_trust_domain)]
+Port = Annotated[Whole, Field(ge=0, le=65535)]
+"""0 for any free one."""
+Count = Annotated[Whole, Field(ge=1, le=MOST)]
+CountOrNone = Annotated[Whole, Field(ge=0, le=MOST)]
+Span = Annotated[float, BeforeValidator(_seconds)]
+"""Seconds, or a time with its unit, such as 5m."""
+WholeSpan = Annotated[int, BeforeValidator(_seconds)]
+"""The same, where MQTT counts in whole seconds."""
+Seconds = Annotated[Span, Field(gt=0, le=LONGEST)]
+Interval = Annotated[Span, Field(gt=0, le=86_400)]

@@ -1,0 +1,194 @@
+"""All client sockets in one epoll set, behind a single reader of the event loop.
+
+Theory
+------
+The loop's own ``add_reader`` makes objects for each socket and wraps each readiness in a handle and a context. Here one
+``epoll_wait`` returns up to a few hundred ready sockets as plain integers, a dict finds each transport, and when all
+have been served the turn ends at once: what was read is answered before the loop sees anything else. epoll sets nest,
+so the loop watches the set's descriptor as it would a socket. Figures: docs/decisions/0002.
+
+Hot: `_ready`.
+
+Rules
+-----
+1. A transport is called only while it is watched: one that another of the same batch has closed is skipped.
+   Bytes that OpenSSL has read ahead are not in the kernel, so epoll does not tell of them: a transport that leaves some
+   there says so (`again`), and is called once more in the next turn.
+2. An unexpected error closes the connection that met it, with its traceback in the log, and no other.
+3. A batch is bounded, so that timers, the feed and the listener get their time between two.
+4. Between many clients who send one by one, a turn may wait a moment for more (`broker.sockets.coalescing`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+from asyncio import AbstractEventLoop
+from collections.abc import Iterable
+from time import monotonic
+from typing import Final, Protocol
+
+import structlog
+
+from broker.sockets.coalescing import Coalescing
+from broker.sockets.turn import Turn
+
+log = structlog.get_logger("broker")
+
+READABLE: Final = select.EPOLLIN
+WRITABLE: Final = select.EPOLLOUT
+BATCH: Final = 256
+"""Transports that are called in one turn, at most."""
+
+
+class Watched(Protocol):
+    """A transport."""
+
+    @property
+    def host(self) -> str:
+        """The peer's address, without the port."""
+
+    def on_readable(self) -> None:
+        """Read: there are bytes, the end, or an error."""
+
+    def on_writable(self) -> None:
+        """Write: the socket takes bytes again."""
+
+    def close(self) -> None:
+        """Write what is left, and close."""
+
+    def abort(self, code: str = "ABORTED", detail: str = "") -> None:
+        """Close at once, and tell why."""
+
+
+class Poller:
+    """The epoll set."""
+
+    __slots__ = ("_again", "_coalescing", "_empty", "_epoll", "_loop", "_turn", "_watched", "doze")
+
+    def __init__(self, loop: AbstractEventLoop, turn: Turn, coalescing: Coalescing | None = None) -> None:
+        """Let *coalescing* say when to wait for more before those who are ready are called."""
+        self._coalescing = coalescing
+        self._loop = loop
+        self._turn = turn
+        self._epoll = select.epoll()
+        self._watched: dict[int, Watched] = {}
+        self._again: set[int] = set()
+        self._empty = asyncio.Event()
+        self.doze: Poller | None = None
+        """Who watches clients that say nothing but that they are there; None: this set."""
+        loop.add_reader(self._epoll.fileno(), self._ready)
+
+    def watch(self, descriptor: int, transport: Watched, events: int) -> None:
+        """Begin to watch *descriptor* for *events*."""
+        self._epoll.register(descriptor, events)
+        self._watched[descriptor] = transport
+
+    def change(self, descriptor: int, events: int) -> None:
+        """Watch *descriptor* for other *events*; 0 still tells of errors."""
+        self._epoll.modify(descriptor, events)
+
+    def forget(self, descriptor: int) -> None:
+        """Stop watching *descriptor*, which is still open."""
+        if self._watched.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+            self._again.discard(descriptor)  # The number may be another's soon.
+            if not self._watched:
+                self._empty.set()
+
+    def again(self, descriptor: int) -> None:
+        """Call the transport of *descriptor* in the next turn, whatever the kernel says: it has bytes inside."""
+        if not self._again:
+            self._loop.call_soon(self._look_again)
+        self._again.add(descriptor)
+
+    def enough(self, descriptor: int) -> None:
+        """Do not: it is to be read no more for now."""
+        self._again.discard(descriptor)
+
+    def settled(self, descriptor: int, transport: Watched, events: int, *, dozes: bool) -> Poller:
+        """Take note that the client of *transport* is admitted; return the set that watches *descriptor* from now on.
+
+        Here: this one, unless it *dozes*. Newcomers are in `broker.door.lobby`.
+        """
+        return self._pass(descriptor, transport, events, self.doze) if dozes and self.doze is not None else self
+
+    def _pass(self, descriptor: int, transport: Watched, events: int, to: Poller) -> Poller:
+        """Let *to* watch *descriptor* from now on, and return it."""
+        has_more = descriptor in self._again
+        Poller.forget(self, descriptor)
+        to.watch(descriptor, transport, events)
+        if has_more:
+            to.again(descriptor)
+        return to
+
+    def __len__(self) -> int:
+        """Return how many transports there are."""
+        return len(self._watched)
+
+    def abort(self) -> None:
+        """Close every transport at once."""
+        for transport in list(self._watched.values()):
+            transport.abort()
+
+    async def drained(self, patience: float) -> None:
+        """Close every transport politely, wait *patience* seconds at most until all are gone, then close the rest."""
+        self._empty.clear()
+        for transport in list(self._watched.values()):
+            transport.close()
+        if self._watched:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._empty.wait()
+        self.abort()
+        self.close()
+
+    def close(self) -> None:
+        """Give the epoll set back."""
+        self._loop.remove_reader(self._epoll.fileno())
+        self._again.clear()
+        self._epoll.close()
+
+    def _look_again(self) -> None:
+        if self._again:  # Else they have been served, are to be read no more, or the set is closed.
+            self._ready()
+
+    def _events(self) -> Iterable[tuple[int, int]]:
+        """Return whom to call now, and why."""
+        return self._batch()
+
+    def _batch(self) -> list[tuple[int, int]]:
+        """Return who is ready, and why."""
+        events = self._epoll.poll(0, BATCH)
+        coalescing = self._coalescing
+        if coalescing is not None and coalescing.waited(ready := len(events), monotonic()):
+            events = self._epoll.poll(0, BATCH)
+            coalescing.brought(len(events) - ready)
+        if self._again:  # Rare: somebody has sent more than one turn reads.
+            again, self._again = self._again, set()
+            events += [(descriptor, READABLE) for descriptor in again.difference([each[0] for each in events])]
+        return events
+
+    def _ready(self) -> None:
+        watched = self._watched
+        turn = self._turn
+        turn.begin()
+        for descriptor, events in self._events():
+            transport = watched.get(descriptor)
+            if transport is None:
+                continue
+            try:
+                if events & WRITABLE:
+                    transport.on_writable()
+                    if events == WRITABLE or descriptor not in watched:
+                        continue
+                transport.on_readable()
+            except MemoryError:  # It is nobody's in particular: `provisioning.program.out_of_memory`.
+                raise
+            except Exception:  # A defect met by one connection must not take the others with it.
+                log.exception("connection failed", code="INTERNAL_ERROR")
+                transport.abort()
+        turn.end()
+        if self._coalescing is not None:
+            self._coalescing.ended(monotonic())

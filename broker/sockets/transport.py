@@ -1,0 +1,449 @@
+"""One TLS connection on a non-blocking socket, driven by `broker.sockets.poller`.
+
+Theory
+------
+The TLS transports of asyncio and uvloop lose the alert that tells a refused device why, and keep large buffers a
+connection (docs/decisions/0002). OpenSSL on the socket itself does neither.
+
+Where OpenSSL can be told to (`provisioning.pki.openssl`), one system call reads as many records as are there, and they
+are taken one by one; what a turn leaves inside is taken in the next (`Poller.again`). Of a peer that was silent for a
+second, or has said nothing yet, one record is read, and nothing ahead (docs/decisions/0127). Elsewhere, the slow twin,
+each readiness reads one record, in two system calls, and another only of a peer that was readable a moment ago too: it
+is sending a burst. Two bounds keep a greedy publisher from starving the others: so many records a connection, and so
+many beyond the first of all connections together (`Turn.allowance`). Writing happens once a turn
+(`broker.sockets.turn`); what the socket does not take is the backlog.
+
+Hot: `on_readable`, `_read`, `write`.
+
+Rules
+-----
+1. A refusal is polite: what was written (the alert, the CONNACK, the DISCONNECT) is followed by a shut-down of the
+   write side, and what the peer still sends is thrown away for a moment. Closing with unread bytes resets a connection.
+2. A peer that leaves so has its say: what it had sent before a write failed is read, its DISCONNECT and what it
+   acknowledged among it.
+3. The backlog is bounded. Beyond the bound the transport is *choked*: QoS 0 messages are dropped and counted, the
+   session keeps the others in its own bounded queue, and the peer is not read: it must take its answers first.
+4. Whatever happens to the socket ends in `_close`, once, and the receiver has been told.
+
+Does not handle: what the bytes mean, deadlines (`broker.connection.connection` files them), who may connect, when the
+peer is not read (`broker.sockets.readiness`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import sys
+from asyncio import AbstractEventLoop, TimerHandle
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+from broker.metrics import Metrics
+from broker.sockets.byte_stream import Receiver
+from broker.sockets.poller import READABLE, WRITABLE, Poller
+from broker.sockets.readiness import Readiness
+from broker.sockets.slow_reader import in_kernel, without_qos0
+from broker.sockets.tls_refusal import code_of, words_of
+from broker.sockets.tls_session import TlsSession, shake_hands
+from broker.sockets.transport_state import CLOSED, CLOSING, HANDSHAKE, LINGERING, MUTE, OPEN
+from broker.sockets.turn import Turn
+from broker.sockets.work import PORTION
+from provisioning.pki import openssl, resumption
+from provisioning.pki.key_updates import bound_key_updates, changed_keys_too_often
+from provisioning.pki.openssl import address_of, has_pending, read_on
+from provisioning.pki.stapling import forget_staple
+from provisioning.pki.tls import verified_path
+
+RECORD: Final = 16384
+"""Largest plaintext of one TLS record (RFC 8446 §5.1)."""
+
+_BURST_SECONDS: Final = 0.003
+_QUIET_SECONDS: Final = 1.0
+"""After so long a silence a record comes alone, and is read without reading ahead."""
+_READS_A_TURN: Final = 64
+_LINGER_SECONDS: Final = 1.0
+_DRAIN_SECONDS: Final = 5.0
+_DISCARD: Final = 65536
+_NO_PATH: Final[Callable[[], list[bytes]]] = list
+"""What a handshake has verified that resumed a session."""
+
+
+class TlsTransport(Readiness):
+    """A server-side TLS connection."""
+
+    __slots__ = (
+        "_ahead",
+        "_backlog",
+        "_failure",
+        "_host",
+        "_last_read",
+        "_max_backlog",
+        "_metrics",
+        "_owes_ticket",
+        "_port",
+        "_receiver",
+        "_socket",
+        "_timer",
+        "_tls",
+        "_turn",
+    )
+
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        connected: socket.socket,
+        tls: TlsSession,
+        address: tuple[str, int],
+        metrics: Metrics,
+        poller: Poller,
+        turn: Turn,
+        max_backlog: int,
+    ) -> None:
+        """Take over the non-blocking socket *connected* from the peer's *address*; *tls* has made no handshake yet."""
+        super().__init__(loop, poller, connected.fileno(), address_of(tls))
+        self._host, self._port = sys.intern(address[0]), address[1]  # A fleet comes from few addresses.
+        self._socket = connected
+        self._tls: TlsSession | None = tls
+        self._ahead = False
+        self._metrics = metrics
+        self._turn = turn
+        self._last_read = 0.0
+        self._max_backlog = max_backlog
+        self._receiver: Receiver | None = None
+        self._backlog: bytearray | None = None
+        self._failure = ""
+        self._timer: TimerHandle | None = None
+        self._owes_ticket = False
+
+    @property
+    def address(self) -> str:
+        """The peer's address and port."""
+        return f"{self._host}:{self._port}"
+
+    @property
+    def host(self) -> str:
+        """The peer's address."""
+        return self._host
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something that was written waits for the socket."""
+        return self._backlog is not None
+
+    @property
+    def untaken(self) -> int:
+        """How many bytes that were written the peer has not taken, the kernel's buffer included."""
+        return 0 if self._state is CLOSED else in_kernel(self._fd) + len(self._backlog or b"")
+
+    def start(self, receiver: Receiver) -> None:
+        """Begin the handshake; *receiver* is told what comes of it."""
+        self._receiver = receiver
+        self._events = READABLE
+        self._poller.watch(self._fd, self, READABLE)
+
+    def settle(self, *, dozes: bool = False) -> None:
+        """Take note that the client is admitted: it is served before newcomers, and if it *dozes* a little later."""
+        if self._state is not CLOSED:
+            self._poller = self._poller.settled(self._fd, self, self._events, dozes=dozes)
+
+    # Reading
+
+    def on_readable(self) -> None:
+        """Read, or go on with the handshake, or throw away what comes after the end."""
+        if self._state is OPEN:
+            self._read()
+        elif self._state is HANDSHAKE:
+            self._handshake()
+        elif self._state is LINGERING:
+            self._discard()
+        elif self._state is MUTE:
+            self._hear_out()
+        else:  # An error while the last bytes are being written: epoll tells of it unasked.
+            self._close()
+
+    def _handshake(self) -> None:
+        receiver, tls = self._receiver, self._tls
+        if receiver is None or tls is None:
+            return
+        try:
+            wants = shake_hands(tls, self._inside)
+        except (ssl.SSLError, OSError) as error:
+            openssl.forget_errors()
+            self._metrics.handshakes["failed", tls.version() or "none"] += 1
+            receiver.lost(code_of(error), self._loop.time(), words_of(error))
+            self._linger()  # OpenSSL has written the alert.
+            return
+        if wants == openssl.WANTS_WRITE:
+            self._watch(self._events | WRITABLE)
+            return
+        self._watch(self._events & ~WRITABLE)
+        if wants == openssl.COMPLETE:
+            self._secured(receiver, tls)
+
+    def _secured(self, receiver: Receiver, tls: TlsSession) -> None:
+        self._state = OPEN
+        self._metrics.handshakes_completed += 1
+        resumed = bool(tls.session_reused)
+        self._metrics.handshakes_resumed += resumed
+        self._metrics.handshakes["resumed" if resumed else "full", tls.version() or "none"] += 1
+        certificate = tls.getpeercert(True)
+        if self._inside:
+            openssl.forget_handshake(self._inside, resumed=resumed)
+            forget_staple(self._inside)
+            bound_key_updates(self._inside)
+            self._owes_ticket = resumption.CAN_REMEMBER
+        path = _NO_PATH if resumed else self.verified_path
+        receiver.secured(certificate, self._loop.time(), datetime.now(UTC), path)
+
+    def presented(self) -> tuple[bytes | None, list[bytes]]:
+        """Return the peer's certificate, in DER, and its verified path."""
+        certificate = self._tls.getpeercert(True) if self._tls is not None else None
+        return certificate, self.verified_path()
+
+    def verified_path(self) -> list[bytes]:
+        """Return the path that the handshake has verified, in DER, the peer's own certificate first; [] if resumed."""
+        return verified_path(self._tls) if self._tls is not None else []
+
+    def _read(self) -> None:
+        receiver, tls = self._receiver, self._tls
+        if receiver is None or tls is None:
+            return
+        now = self._loop.time()
+        silent, self._last_read = now - self._last_read, now
+        turn, inside, ahead = self._turn, self._inside, self._ahead
+        if inside and not ahead and silent < _QUIET_SECONDS:
+            ahead = self._ahead = read_on(inside, ahead=True)
+        burst = not inside and silent < _BURST_SECONDS
+        most = turn.work.done + PORTION
+        for _ in range(_READS_A_TURN):
+            data = self._take(tls, receiver, now)
+            if not data:
+                return
+            receiver.receive(data, now)
+            turn.allowance -= 1
+            if self._state is not OPEN or not self._events & READABLE:
+                return  # Whoever lets it read again looks inside.
+            if not (has_pending(inside) if ahead else burst):
+                if ahead and silent > _QUIET_SECONDS:
+                    self._ahead = read_on(inside, ahead=False)
+                return
+            if turn.allowance <= 0 or turn.work.done >= most:
+                break
+        if ahead:
+            self._poller.again(self._fd)
+
+    def _take(self, tls: TlsSession, receiver: Receiver, now: float) -> bytes:
+        """Return what the next record holds; empty where there is none, or where *receiver* was told of the end."""
+        try:
+            data = tls.read(RECORD)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
+            return b""
+        except ssl.SSLEOFError:  # Without close_notify. MQTT has its own end, and nobody else does better.
+            data = b""
+        except (ssl.SSLError, OSError) as error:
+            openssl.forget_errors()
+            receiver.lost("CONNECTION_LOST", now, words_of(error))
+            self._close()
+            return b""
+        if not data:
+            detail = "it changed its TLS keys too often" if changed_keys_too_often(self._inside) else ""
+            receiver.lost("CONNECTION_LOST" if detail else "CLIENT_CLOSED", now, detail)
+            self._finish()
+        return data
+
+    def _hear_out(self) -> None:
+        """Read one record more of a peer that is lost. Who may not be read now (held, resting) has had its say."""
+        data = b""
+        if self._tls is not None and self._events & READABLE:
+            try:
+                data = self._tls.read(RECORD)
+            except (ssl.SSLError, OSError):
+                openssl.forget_errors()
+        if not data or self._receiver is None:
+            self.abort("CONNECTION_LOST", self._failure)
+            return
+        self._poller.again(self._fd)
+        self._receiver.receive(data, self._loop.time())
+
+    def _discard(self) -> None:
+        try:
+            if not os.read(self._fd, _DISCARD):
+                self._close()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._close()
+
+    # Writing
+
+    def write(self, packets: list[bytes]) -> None:
+        """Write *packets*, each a whole one; keep what the socket does not take."""
+        tls = self._tls
+        if self._state is not OPEN or tls is None:
+            return
+        backlog = self._backlog
+        if backlog is not None:
+            if self.choked:  # Rare: a client that does not keep up.
+                packets = without_qos0(packets, self._metrics)
+            for packet in packets:
+                backlog += packet
+            self._choke_if_long(backlog)
+            return
+        data, metrics = packets[0] if len(packets) == 1 else b"".join(packets), self._metrics
+        metrics.packets_sent += len(packets)
+        size = len(data)
+        if self._owes_ticket:  # The first that is written.
+            sent = self._send_first(tls, data)
+        elif size <= RECORD:  # Best case: one record, one system call, all of it.
+            try:
+                sent = tls.write(data)
+            except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
+                sent = 0
+            except (ssl.SSLError, OSError) as error:
+                self._fail(error)
+                return
+            metrics.bytes_sent += sent
+        else:
+            sent = self._send(tls, data)
+        if sent < size and self._state is OPEN:
+            backlog = self._backlog = bytearray(data[sent:] if sent else data)
+            self._watch(self._events | WRITABLE)
+            self._choke_if_long(backlog)
+
+    def _send_first(self, tls: TlsSession, data: bytes) -> int:
+        """Write as `_send` does, behind a TLS session ticket and in one segment with it."""
+        self._owes_ticket = False
+        cork = self._socket.setsockopt
+        cork(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        resumption.offer_ticket(self._inside, resumed=bool(tls.session_reused))
+        sent = self._send(tls, data)
+        if self._state is not CLOSED:
+            cork(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+        return sent
+
+    def _choke_if_long(self, backlog: bytearray) -> None:
+        if len(backlog) > self._max_backlog and not self.choked:
+            self.choked = True
+            self._pause_reading()
+            if self._receiver is not None:
+                self._receiver.choke(self._loop.time())
+
+    def _unchoke(self) -> None:
+        self.choked = False
+        self._read_on()
+        if self._receiver is not None:
+            self._receiver.unchoke(self._loop.time())
+
+    def _send(self, tls: TlsSession, data: bytes | bytearray) -> int:
+        """Write as much of *data* as the socket takes; return how many bytes."""
+        sent, size = 0, len(data)
+        try:
+            with memoryview(data) as view:
+                while sent < size:  # By records: of what it has taken part of, OpenSSL tells nothing.
+                    with view[sent : sent + RECORD] as record:
+                        sent += tls.write(record)
+        except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
+            pass
+        except (ssl.SSLError, OSError) as error:
+            self._fail(error)
+            return size
+        self._metrics.bytes_sent += sent
+        return sent
+
+    def _fail(self, error: OSError) -> None:
+        openssl.forget_errors()
+        # Who is told of it is told later, whoever writes is in the middle of a flush; and not for ever heard out.
+        self._backlog = None
+        if self._state is not OPEN:
+            self._loop.call_soon(self._close)
+            return
+        self._state, self._failure = MUTE, words_of(error)
+        self.choked = False
+        self._watch(0 if self._held or self._resting else READABLE)
+        self._poller.again(self._fd)
+        self._timer = self._loop.call_later(_LINGER_SECONDS, self.abort, "CONNECTION_LOST", self._failure)
+
+    def on_writable(self) -> None:
+        """Write on."""
+        if self._state is HANDSHAKE:
+            self._handshake()
+            return
+        backlog, tls = self._backlog, self._tls
+        if backlog is not None and tls is not None:
+            sent = self._send(tls, backlog)
+            if self._backlog is None:
+                return
+            del backlog[:sent]
+            if backlog:
+                if self.choked and len(backlog) <= self._max_backlog // 2 and self._state is OPEN:
+                    self._unchoke()
+                return
+            self._backlog = None
+        self._watch(self._events & ~WRITABLE)
+        if self._state is CLOSING:
+            self._finish()
+            return
+        if self.choked:
+            self._unchoke()
+        if backlog is not None and self._receiver is not None:
+            self._receiver.drained(self._loop.time())
+
+    # Closing
+
+    def close(self) -> None:
+        """Write what is left, close TLS and the socket; what has not gone after a few seconds is given up."""
+        if self._state in (HANDSHAKE, MUTE):
+            self._close()
+        elif self._state is OPEN:
+            if self._backlog is None:
+                self._finish()
+            else:
+                self._state = CLOSING
+                self._pause_reading()
+                self._timer = self._loop.call_later(_DRAIN_SECONDS, self._close)
+
+    def abort(self, code: str = "ABORTED", detail: str = "") -> None:
+        """Close the socket at once, and tell why."""
+        if self._receiver is not None:
+            self._receiver.lost(code, self._loop.time(), detail)
+        self._close()
+
+    def _finish(self) -> None:
+        """Send close_notify, so that the peer knows that nothing was cut off (RFC 8446 §6.1), and linger."""
+        if self._tls is not None:
+            openssl.say_goodbye(self._tls)
+        self._linger()
+
+    def _linger(self) -> None:
+        if self._state is CLOSED:
+            return
+        self._state = LINGERING
+        self._let_go()  # What comes now is thrown away unread.
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._close()
+            return
+        self._watch(READABLE)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(_LINGER_SECONDS, self._close)
+
+    def _close(self) -> None:
+        if self._state is CLOSED:
+            return
+        if self._inside and self._state in (OPEN, MUTE, CLOSING):  # Whose handshake was completed.
+            resumption.stay_resumable(self._inside)
+        self._state = CLOSED
+        self._let_go()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._poller.forget(self._fd)
+        self._socket.close()
+
+    def _let_go(self) -> None:
+        self._receiver = self._backlog = self._tls = None
+        self._inside = 0

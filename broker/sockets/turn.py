@@ -1,0 +1,92 @@
+"""One turn of the event loop: everything that was read is answered with one write a connection.
+
+Theory
+------
+What a read produces (messages for subscribers, acknowledgements for the publisher) is appended to the *outbox* of each
+session it concerns, and the session, or the route that leads to many sessions, is marked as touched. When all sockets
+that were ready in this turn have been read, `end` flushes every touched outbox once. A thousand messages to one
+subscriber cost one system call and one TLS record chain, not a thousand.
+
+Hot: `routes.add` and `request` run once a read or message. Budget and measurement: docs/performance.md.
+
+Rules
+-----
+1. Between two turns every outbox is empty.
+2. No I/O and no clock here: the loop's ``call_soon`` is passed in, and a session writes through its connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from broker.sockets.work import Work
+
+ALLOWANCE: Final = 512
+"""Reads of one turn, beyond one each, that all connections share: about 2 ms of work."""
+
+
+class Flushable(Protocol):
+    """A session with an outbox."""
+
+    def flush(self) -> None:
+        """Write out the outbox and leave it empty."""
+
+
+class Touched(Protocol):
+    """A route: it leads to the sessions that a message was appended to."""
+
+    @property
+    def subscribers(self) -> tuple[Flushable, ...]:
+        """Whom to flush."""
+
+
+class Turn:
+    """What has been touched since the last flush."""
+
+    __slots__ = ("_call_soon", "_requested", "after", "allowance", "routes", "sessions", "work")
+
+    def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        self._call_soon = call_soon
+        self._requested = False
+        self.work = Work()
+        """What all clients have had done so far that costs more than its bytes."""
+        self.allowance = ALLOWANCE
+        """How many more reads all connections together may make in this turn, beyond one each."""
+        self.after: Callable[[], None] | None = None
+        """Called when everything is flushed: the store begins to write what the turn has changed."""
+        self.routes: set[Touched] = set()
+        self.sessions: set[Flushable] = set()
+
+    def begin(self) -> None:
+        """Say that the caller will call `end` itself: requests until then need nothing."""
+        self._requested = True
+
+    def request(self) -> None:
+        """Ask for `end` to be called when the reads of this turn are done."""
+        if not self._requested:
+            self._requested = True
+            self._call_soon(self.end)
+
+    def later(self, call: Callable[[], None]) -> None:
+        """Call *call* when the event loop has gone round: everybody else is served before."""
+        self._call_soon(call)
+
+    def end(self) -> None:
+        """Flush every session that was touched."""
+        self._requested = False
+        self.allowance = ALLOWANCE
+        if self.routes:
+            routes, self.routes = self.routes, set()
+            for route in routes:
+                for subscriber in route.subscribers:
+                    subscriber.flush()
+        if self.sessions:
+            if len(self.sessions) == 1:  # Somebody alone: no set is made for the next turn.
+                self.sessions.pop().flush()
+            else:
+                sessions, self.sessions = self.sessions, set()
+                for session in sessions:
+                    session.flush()
+        if self.after is not None:
+            self.after()

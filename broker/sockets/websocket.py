@@ -1,0 +1,234 @@
+"""MQTT over WebSocket over TLS: a layer between the TLS transport and the connection (MQTT 5 §6).
+
+Theory
+------
+`broker.sockets.websocket_upgrade` reads the HTTP request, and `wsproto` the frames that follow, both without I/O. This
+layer is the transport's receiver on one side and the connection's transport on the other; admission, limits and
+deadlines are those of the connection, unchanged.
+
+Rules
+-----
+1. The client offers the subprotocol ``mqtt`` and gets it, or is refused [MQTT-6.0.0-3], [MQTT-6.0.0-4]; so is whoever
+   asks in a way that RFC 6455 does not allow, or for a web page that may not (`broker.sockets.websocket_upgrade`).
+2. MQTT packets travel in binary frames, cut anywhere [MQTT-6.0.0-1], [MQTT-6.0.0-2]; a text frame ends the
+   connection.
+3. A frame is handed on as its bytes arrive, never gathered.
+4. A read may hold thousands of frames of a few bytes. They are taken in portions, with a turn for everybody else in
+   between (`broker.connection.portions`); of the pings in one only the last is answered, as RFC 6455 §5.5.3 allows.
+
+Does not handle: compression (not offered).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Protocol
+
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
+from wsproto.utilities import LocalProtocolError
+
+from broker.metrics import Metrics
+from broker.settings.origins import NO_PAGES, Origins
+from broker.sockets.byte_stream import ByteStream, Receiver
+from broker.sockets.slow_reader import without_qos0
+from broker.sockets.turn import Turn
+from broker.sockets.websocket_upgrade import Declined, UpgradeRequest
+from broker.sockets.work import PORTION
+
+_UNSUPPORTED_DATA = 1003
+_NORMAL = 1000
+
+
+class Underlying(ByteStream, Protocol):
+    """The TLS transport."""
+
+    @property
+    def choked(self) -> bool:
+        """Whether too much is unsent."""
+
+
+class WebSocket:
+    """One WebSocket, as a server."""
+
+    __slots__ = ("_above", "_frames", "_held", "_metrics", "_pauses", "_pinged", "_request", "_transport", "_turn")
+
+    def __init__(self, transport: Underlying, metrics: Metrics, turn: Turn, origins: Origins = NO_PAGES) -> None:
+        self._transport = transport
+        self._metrics = metrics
+        self._turn = turn
+        self._request = UpgradeRequest(origins)
+        self._frames: Connection | None = None
+        """What takes frames apart; None: the client has not been upgraded."""
+        self._above: Receiver | None = None
+        self._held = False
+        self._pauses = False
+        """Whether frames that were read wait for the next turn."""
+        self._pinged: Ping | None = None
+
+    def serve(self, connection: Receiver) -> None:
+        """Hand what arrives to *connection*."""
+        self._above = connection
+
+    # Towards the connection
+
+    def secured(
+        self, certificate: bytes | None, now: float, wall_now: datetime, path: Callable[[], Sequence[bytes]] = tuple
+    ) -> None:
+        """Pass on that TLS is up."""
+        if self._above is not None:
+            self._above.secured(certificate, now, wall_now, path)
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Take frames apart, once the client is upgraded."""
+        if self._frames is None:
+            outcome = self._request.receive(data)
+            if outcome is None:
+                return
+            self._transport.write([outcome.answer])
+            if isinstance(outcome, Declined):
+                self._end(outcome.code, now, outcome.recorded)
+                return
+            self._frames, data = Connection(ConnectionType.SERVER), outcome.rest
+        try:
+            self._frames.receive_data(data)
+            if not self._pauses:
+                self._take(self._frames, now)
+        except LocalProtocolError as error:
+            self._fail(f"not a WebSocket: {error}", now)
+
+    def _take(self, frames: Connection, now: float) -> None:
+        """Act on the next portion of what was read; see to the rest."""
+        left = PORTION  # Frames count by their number, what is in them by what it costs.
+        work = self._turn.work
+        before = work.done
+        for event in frames.events():
+            self._on_event(event, frames, now)
+            left -= 1
+            if left <= work.done - before:
+                break
+        pinged, self._pinged = self._pinged, None
+        if pinged is not None and frames.state is ConnectionState.OPEN:
+            self._send(frames, pinged.response())
+        if left <= work.done - before and self._above is not None:
+            if not self._held:
+                self._transport.hold()
+            self._pauses = True
+            self._turn.later(partial(self._go_on, frames, now))
+
+    def _go_on(self, frames: Connection, now: float) -> None:
+        self._pauses = False
+        if self._above is None:
+            return
+        if not self._held:
+            self._transport.release()
+        try:
+            self._take(frames, now)
+        except LocalProtocolError as error:
+            self._fail(f"not a WebSocket: {error}", now)
+        self._turn.request()
+
+    def choke(self, now: float) -> None:
+        """Pass on that too much is unsent."""
+        if self._above is not None:
+            self._above.choke(now)
+
+    def unchoke(self, now: float) -> None:
+        """Pass on that the peer takes what is sent again."""
+        if self._above is not None:
+            self._above.unchoke(now)
+
+    def drained(self, now: float) -> None:
+        """Pass on that all that waited is sent."""
+        if self._above is not None:
+            self._above.drained(now)
+
+    def lost(self, code: str, now: float, detail: str = "") -> None:
+        """Pass on that the peer is gone; frames that wait go nowhere."""
+        above, self._above = self._above, None
+        if above is not None:
+            above.lost(code, now, detail)
+
+    def _on_event(self, event: Event, frames: Connection, now: float) -> None:
+        above = self._above
+        if above is None:
+            return
+        if isinstance(event, BytesMessage):
+            above.receive(bytes(event.data), now)
+        elif isinstance(event, Ping):
+            self._pinged = event
+        elif isinstance(event, CloseConnection):
+            if frames.state is not ConnectionState.CLOSED:
+                self._send(frames, event.response())
+            self._end("CLIENT_CLOSED", now)
+        elif isinstance(event, TextMessage):
+            self._send(frames, CloseConnection(code=_UNSUPPORTED_DATA, reason="MQTT needs binary frames"))
+            self._fail("a text frame", now)
+
+    def _fail(self, detail: str, now: float) -> None:
+        self._end("BAD_PACKET", now, detail)
+
+    def _end(self, code: str, now: float, detail: str = "") -> None:
+        self.lost(code, now, detail)
+        self._transport.close()
+
+    # From the connection
+
+    @property
+    def address(self) -> str:
+        """The peer's address and port."""
+        return self._transport.address
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something that was written waits for the socket."""
+        return self._transport.unsent
+
+    @property
+    def untaken(self) -> int:
+        """How many bytes the peer has not taken."""
+        return self._transport.untaken
+
+    def write(self, packets: list[bytes]) -> None:
+        """Write *packets* as one binary frame."""
+        if self._transport.choked:  # Seen from here only: inside a frame the transport cannot tell packets apart.
+            packets = without_qos0(packets, self._metrics)
+        frames = self._frames
+        if packets and frames is not None and frames.state is ConnectionState.OPEN:
+            self._send(frames, BytesMessage(data=b"".join(packets)))
+
+    def close(self) -> None:
+        """Say goodbye, and close; frames of the same read that are left go nowhere."""
+        self._above, frames = None, self._frames
+        if frames is not None and frames.state is ConnectionState.OPEN:
+            self._send(frames, CloseConnection(code=_NORMAL))
+        self._transport.close()
+
+    def settle(self, *, dozes: bool = False) -> None:
+        """Take note that the client is admitted, and whether it *dozes*."""
+        self._transport.settle(dozes=dozes)
+
+    def rest(self, seconds: float) -> None:
+        """Read nothing for so long."""
+        self._transport.rest(seconds)
+
+    def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
+        """Return the peer's certificate, and its verified path."""
+        return self._transport.presented()
+
+    def hold(self) -> None:
+        """Read nothing more until `release`."""
+        if not self._held and not self._pauses:
+            self._transport.hold()
+        self._held = True
+
+    def release(self) -> None:
+        """Read again."""
+        self._held = False
+        if not self._pauses:
+            self._transport.release()
+
+    def _send(self, frames: Connection, event: Event) -> None:
+        self._transport.write([frames.send(event)])

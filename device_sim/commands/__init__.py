@@ -1,0 +1,1 @@
+"""The commands of `fleet-sim`: their arguments, and what they do."""

@@ -1,0 +1,240 @@
+"""What `fleet-sim enrol` does: make a fleet with real identities, continue one that was interrupted, or end it."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections.abc import Collection
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from device_sim.credentials.certification import CertificateAuthority
+from device_sim.credentials.enrolling import certify_fleet, end_fleet, enrol_fleet, names_of
+from device_sim.credentials.evidence import Given, presenting, ways_of
+from device_sim.credentials.fleet_directory import FleetDirectory, FleetUnusable, Origin
+from device_sim.explanation import explained
+from device_sim.interruption import Interruption, run
+from device_sim.report import ExitCode
+from device_sim.view import Progress, View
+from provisioning.client.enrolment import EnrolmentOperatorClient
+from provisioning.client.est import EstClient
+from provisioning.pki.identity import check_name
+from provisioning.pki.tls import CredentialFiles
+from provisioning.program.given_file import PEM_BYTES, text_of
+
+_GROUP, _TRUST_DOMAIN = "meters", "fleet.internal"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How the devices get in, as the options say it: *names* joined by ``+``, and the files that some ways need."""
+
+    names: str
+    claim: Path | None
+    manufacturer_cert: Path | None
+    manufacturer_key: Path | None
+    approve: bool
+
+
+def enrol_or_end(
+    directory: Path,
+    devices: int,
+    group: str | None,
+    prefix: str,
+    way: Way,
+    provisioning: str | None,
+    cafile: Path | None,
+    cert: Path | None,
+    key: Path | None,
+    ca_cert: Path | None,
+    ca_key: Path | None,
+    trust_domain: str | None,
+    parallel: int,
+    cleanup: bool,
+    yes: bool,
+) -> None:
+    """Make the fleet in *directory*, or continue with it; *cleanup*: end it, unasked if *yes*. Raises `typer.Exit`."""
+    if yes and not cleanup:
+        raise typer.BadParameter("--yes goes with --cleanup: nothing else asks")
+    view = View()
+    with explained(view, f"What is enrolled is kept: run the same command again to continue in {directory}"):
+        if cleanup:
+            _end(view, directory, parallel, yes=yes)
+            return
+        if group is not None:
+            check_name("group", group)
+        names = names_of(check_name("prefix", prefix), devices)
+        authority = _authority("--ca-cert", ca_cert, "--ca-key", ca_key)
+        manufacturer = _authority(
+            "--manufacturer-cert", way.manufacturer_cert, "--manufacturer-key", way.manufacturer_key
+        )
+        try:
+            given = Given(ways_of(way.names), _pair(way.claim), manufacturer, way.approve)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+        fleet = _fleet(view, directory, authority, provisioning, cafile, _operator(cert, key))
+        here = [fleet.entries[name].identity for name in names if name in fleet.entries]
+        of_group = _as_before("--group", group, {identity.group for identity in here}, _GROUP)
+        domain = _as_before("--trust-domain", trust_domain, {identity.trust_domain for identity in here}, _TRUST_DOMAIN)
+        before = len(here)
+        if before:
+            view.said(f"{before} of {devices} are in {directory} already")
+
+        async def story(_: Interruption) -> None:
+            started = time.monotonic()
+            done = 0
+
+            def enrolled() -> None:
+                nonlocal done
+                done += 1
+
+            def state() -> Progress:
+                return Progress("enrolled", before + done, devices, time.monotonic() - started, counted_from=before)
+
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(view.watching(state))
+                if authority is not None:
+                    await certify_fleet(fleet, names, of_group, domain, authority, enrolled)
+                    return
+                operator = await stack.enter_async_context(_client(fleet))
+                url = fleet.origin.provisioning_url or ""
+                est = await stack.enter_async_context(
+                    EstClient(url, fleet.anchors, connections=1, trust_domain=operator.trust_domain)
+                )
+                evidence = await stack.enter_async_context(
+                    presenting(given, of_group, url, fleet.anchors, operator, parallel)
+                )
+                await enrol_fleet(fleet, names, operator, est, evidence, parallel, enrolled)
+
+        run(story)
+        view.result(f"{len(fleet.devices)} devices in {directory}; next: fleet-sim run smoke --fleet {directory} …")
+
+
+def _as_before(option: str, asked: str | None, before: Collection[str | None], default: str) -> str:
+    """Return what the devices that are enrolled now shall have: what those *before* them have, if there are any.
+
+    Raises `FleetUnusable` if *asked* is another: it is in certificates that exist, and those would keep theirs.
+    """
+    if not before:
+        return asked or default
+    known = sorted(str(value) for value in before)
+    if asked is None and len(known) == 1:
+        return known[0]
+    if [asked] == known:
+        return known[0]
+    raise FleetUnusable(
+        f"{option} {asked}: these devices were enrolled with {' and '.join(known)}, which is in their certificates; "
+        f"leave {option} out, or enrol others beside them with another --prefix"
+        if asked is not None
+        else f"these devices were enrolled with {option} {' and '.join(known)}: say which the others shall have"
+    )
+
+
+def _end(view: View, directory: Path, parallel: int, *, yes: bool) -> None:
+    fleet = FleetDirectory.read(directory)
+    total = sum(not entry.revoked for entry in fleet.entries.values())
+    if not yes:  # Not in the story: while its loop runs, an interrupt does not reach who waits for an answer.
+        url, devices = fleet.origin.provisioning_url, len(fleet.devices)
+        whom = f"{devices} device{'' if devices == 1 else 's'} of {directory}"
+        question = f"Revoke {whom} and its service at {url}, for ever, and remove their keys?"
+        if not _agreed(question if url is not None else f"Remove the keys of {whom}, for ever?"):
+            view.said(f"{directory} stays as it is; --cleanup --yes does not ask")
+            raise typer.Exit(ExitCode.ERROR)
+    done = 0
+
+    def revoked() -> None:
+        nonlocal done
+        done += 1
+
+    async def story(_: Interruption) -> None:
+        started = time.monotonic()
+        async with AsyncExitStack() as stack:
+            operator = None
+            if fleet.origin.provisioning_url is not None:
+                operator = await stack.enter_async_context(_client(fleet))
+                await stack.enter_async_context(
+                    view.watching(lambda: Progress("revoked", done, total, time.monotonic() - started))
+                )
+            await end_fleet(fleet, operator, parallel, revoked)
+
+    run(story)
+    view.result(f"{done} revoked, {directory} removed" if done else f"{directory} removed")
+
+
+def _agreed(question: str) -> bool:
+    """Whether the answer to *question* is yes; nobody's answer is not."""
+    if sys.stdin is None or sys.stdin.closed:  # As whoever starts a program without one has it.
+        return False
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:  # The end of the input, or Ctrl-C.
+        typer.echo(err=True)
+        return False
+
+
+def _authority(
+    certificate_option: str, certificate: Path | None, key_option: str, key: Path | None
+) -> CertificateAuthority | None:
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise typer.BadParameter(f"{certificate_option} and {key_option} go together: name both")
+    return CertificateAuthority.load(certificate, key)
+
+
+def _pair(both: Path | None) -> CredentialFiles | None:
+    return None if both is None else CredentialFiles(both, both)
+
+
+def _operator(certificate: Path | None, key: Path | None) -> CredentialFiles | None:
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise typer.BadParameter("--cert and --key go together: name both")
+    # A later run is started elsewhere, perhaps.
+    return CredentialFiles(certificate.absolute(), key.absolute())
+
+
+def _fleet(
+    view: View,
+    directory: Path,
+    authority: CertificateAuthority | None,
+    url: str | None,
+    cafile: Path | None,
+    operator: CredentialFiles | None,
+) -> FleetDirectory:
+    if FleetDirectory.exists(directory):
+        fleet = FleetDirectory.read(directory)
+        before = fleet.anchors.read_text()
+        if (authority is None) != (fleet.origin.provisioning_url is not None):
+            raise FleetUnusable(f"{directory} was enrolled the other way: continue with the options it was made with")
+        if authority is not None:
+            if authority.pem != before:
+                raise FleetUnusable(f"{directory} was made from another CA: continue with that one, or enrol another")
+            return fleet
+        origin = Origin(url or fleet.origin.provisioning_url, operator or fleet.origin.operator)
+        anchors = before if cafile is None else text_of(cafile, PEM_BYTES)
+        if (origin, anchors) != (fleet.origin, before):
+            with fleet.changing():
+                fleet.move(origin, anchors)
+            view.said(f"{directory} is enrolled as these options say from now on")
+        return fleet
+    service = f"backend-{secrets.token_hex(3)}"
+    if authority is not None:
+        return FleetDirectory.create(directory, Origin(), authority.pem, service)
+    if url is None or cafile is None or operator is None:
+        raise typer.BadParameter(
+            "a new fleet needs --provisioning, --cafile, --cert and --key, or --ca-cert and --ca-key"
+        )
+    return FleetDirectory.create(directory, Origin(url, operator), text_of(cafile, PEM_BYTES), service)
+
+
+def _client(fleet: FleetDirectory) -> EnrolmentOperatorClient:
+    origin = fleet.origin
+    if origin.provisioning_url is None or origin.operator is None:
+        raise FleetUnusable(f"{fleet.path} was made from a CA: there is no service to ask")
+    return EnrolmentOperatorClient(origin.provisioning_url, fleet.anchors, origin.operator)

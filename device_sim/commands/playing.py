@@ -1,0 +1,176 @@
+"""What `fleet-sim run` does: a scenario against a broker, judged and reported."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import typer
+
+from device_sim.broker_words import HOST, PORT, shown
+from device_sim.credentials.enrolling import enrol_fleet, names_of
+from device_sim.credentials.evidence import Given, presenting
+from device_sim.credentials.fleet_directory import FleetDirectory, Origin
+from device_sim.descriptors import TooFewDescriptors, have
+from device_sim.destination import expect_directory
+from device_sim.explanation import explained
+from device_sim.interruption import Interruption, run
+from device_sim.link.driver import Driver
+from device_sim.link.endpoint import endpoint_of
+from device_sim.link.tls_dial import Endpoint
+from device_sim.report import ExitCode
+from device_sim.results.document import Document, document_of
+from device_sim.results.files import write_all
+from device_sim.results.progress import kept
+from device_sim.results.summary import summary_of
+from device_sim.run.control import listening
+from device_sim.run.live import RunState
+from device_sim.run.manner import Manner, loopback_addresses, sources_for
+from device_sim.run.runner import Run
+from device_sim.run.target import Impossible, Target, operator_of
+from device_sim.scenario.catalogue import find
+from device_sim.scenario.model import InvalidScenario, Scenario
+from device_sim.stage.contestant import Contestant
+from device_sim.stage.stage import raised
+from device_sim.view import Progress, View
+from provisioning.client.est import EstClient
+
+_ENROLLING_AT_ONCE = 16
+_GROUP = "meters"
+
+
+def play(
+    scenario: str,
+    fleet: Path | None,
+    broker: tuple[str, int] | None,
+    server_name: str | None,
+    self_hosted: bool,
+    against: Contestant,
+    devices: int | None,
+    seed: int | None,
+    sources: int,
+    driver: Driver,
+    workers: int,
+    hybrid_key_exchange: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Run *scenario* on *fleet* or *self_hosted*, print the report and write it to *output*. Raises `typer.Exit`."""
+    view = View()
+    try:
+        chosen = _changed(find(scenario), devices, seed)
+        have(chosen.connections)
+    except (InvalidScenario, TooFewDescriptors) as error:
+        view.failed(error)
+        raise typer.Exit(ExitCode.USAGE) from None
+    _check_where(fleet, broker, server_name, against, self_hosted=self_hosted)
+    expect_directory("--output", output)
+
+    async def story(interruption: Interruption) -> Document:
+        where = (
+            _self_hosted(chosen, against, view) if fleet is None else _on(fleet, broker or (HOST, PORT), server_name)
+        )
+        async with where as target:
+            addresses = _sources(target.broker, sources, chosen.devices)
+            played = Run(chosen, target, Manner(driver, workers, addresses, hybrid_key_exchange))
+            view.chapter(f"{chosen.name}: {chosen.summary or f'{chosen.devices} devices'}")
+            async with (
+                listening(played.obey, view.said),
+                kept(output, played),
+                view.watching(lambda: RunState.of(played)),
+            ):
+                return document_of(await played.play(interruption))
+
+    with explained(view):
+        try:
+            document = run(story)
+        except Impossible as error:
+            view.failed(error)
+            raise typer.Exit(ExitCode.USAGE) from None
+    if as_json:
+        view.result(json.dumps(document, indent=1))
+    else:
+        view.show(summary_of(document))
+    if output is not None:
+        with explained(view):  # Behind the report: where the disk has no room for it, it has been seen.
+            for path in write_all(document, output):
+                view.said(f"written: {path}")
+    raise typer.Exit(document["exit_code"])
+
+
+def _check_where(
+    fleet: Path | None,
+    broker: tuple[str, int] | None,
+    server_name: str | None,
+    against: Contestant,
+    *,
+    self_hosted: bool,
+) -> None:
+    """Raise `typer.BadParameter` if the options do not name one place to run."""
+    if self_hosted and fleet is not None:
+        raise typer.BadParameter("--self-hosted makes a fleet and a broker of its own: leave out --fleet, or itself")
+    if self_hosted and (broker is not None or server_name is not None):
+        raise typer.BadParameter("--self-hosted starts the broker: --broker and --server-name are for --fleet")
+    if not self_hosted and fleet is None:
+        raise typer.BadParameter("say where to run: --self-hosted, or --fleet DIR with --broker HOST:PORT")
+    if fleet is not None and against is not Contestant.FLEETGATE:
+        raise typer.BadParameter("--against is for --self-hosted; a broker of yours is named by --broker")
+
+
+def _sources(broker: Endpoint, asked: int, devices: int) -> tuple[str, ...]:
+    if ipaddress.ip_address(broker.host).is_loopback:
+        return loopback_addresses(asked or sources_for(devices))
+    if asked > 1:
+        raise typer.BadParameter("--sources: loopback addresses reach a broker on this machine only; leave it out")
+    return ()
+
+
+def _changed(scenario: Scenario, devices: int | None, seed: int | None) -> Scenario:
+    given = {"devices": devices, "seed": seed}
+    return scenario.model_copy(update={key: value for key, value in given.items() if value is not None})
+
+
+@asynccontextmanager
+async def _on(directory: Path, broker: tuple[str, int], server_name: str | None) -> AsyncIterator[Target]:
+    fleet = FleetDirectory.read(directory)
+    endpoint = await endpoint_of(*broker, server_name)
+    async with operator_of(fleet) as operator:
+        yield Target(endpoint, fleet, fleet.origin.provisioning_url, operator, broker_name=shown(*broker))
+
+
+@asynccontextmanager
+async def _self_hosted(scenario: Scenario, against: Contestant, view: View) -> AsyncIterator[Target]:
+    view.chapter("Provisioning and broker start, the fleet enrols")
+    directory = Path(tempfile.mkdtemp(prefix="fleetgate-run-"))
+    try:
+        async with raised(directory, view.said, against.started) as stage, asyncio.TaskGroup() as watchers:
+            watching = watchers.create_task(stage.watch(), name="watch the stage")
+            anchors = stage.anchors.read_text()
+            origin = Origin(stage.provisioning_url, stage.operator_credential)
+            fleet = FleetDirectory.create(directory / "fleet", origin, anchors, "backend")
+            names, started = names_of("meter", scenario.devices), time.monotonic()
+
+            def enrolling() -> Progress:
+                return Progress("enrolled", len(fleet.devices), len(names), time.monotonic() - started)
+
+            async with (
+                view.watching(enrolling),
+                EstClient(stage.provisioning_url, stage.anchors, connections=1) as est,
+                presenting(
+                    Given(life=scenario.certificate_life), _GROUP, stage.provisioning_url, stage.anchors,
+                    stage.operator, _ENROLLING_AT_ONCE,
+                ) as evidence,
+            ):  # fmt: skip
+                await enrol_fleet(fleet, names, stage.operator, est, evidence, _ENROLLING_AT_ONCE, lambda: None)
+            hosted = stage.hosted
+            yield Target(stage.broker, fleet, stage.provisioning_url, stage.operator, hosted.restart, hosted.name)
+            watching.cancel()
+    finally:
+        shutil.rmtree(directory)

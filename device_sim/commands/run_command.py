@@ -1,0 +1,97 @@
+"""The arguments of `fleet-sim run` and `fleet-sim scenarios`; what the former does: `device_sim.commands.playing`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from device_sim.broker_words import BrokerOption, HostOption, PortOption, named
+from device_sim.late_imports import late_imports
+from device_sim.link.driver import Driver
+from device_sim.stage.contestant import Contestant
+
+
+def scenarios() -> None:
+    """List the built-in scenarios."""
+    with late_imports():
+        from device_sim.scenario.catalogue import built_in
+        from device_sim.view import View
+
+    view = View()
+    for name, scenario in built_in().items():
+        view.result(_line(f"{name:<16} {scenario.devices:>5} devices  ", scenario.summary))
+
+
+def _line(head: str, text: str) -> str:
+    """Return both as one line; on a terminal as what fits it, the text in a column of its own."""
+    if not sys.stdout.isatty():
+        return head + text
+    width = max(shutil.get_terminal_size().columns, 2 * len(head))
+    return textwrap.fill(text, width, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
+
+
+def run_scenario(
+    scenario: Annotated[
+        str, typer.Argument(help="A built-in scenario (see `scenarios`), a TOML file, or a Python file.")
+    ],
+    fleet: Annotated[
+        Path | None,
+        typer.Option(help="The fleet's directory, from `fleet-sim enrol`; its broker: --broker.", show_default=False),
+    ] = None,
+    broker: BrokerOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    server_name: Annotated[
+        str | None,
+        typer.Option(help="The name in the broker's certificate (default: that of --broker).", show_default=False),
+    ] = None,
+    self_hosted: Annotated[
+        bool, typer.Option("--self-hosted", help="Start provisioning, broker and a fleet of its own, and remove them.")
+    ] = False,
+    against: Annotated[
+        Contestant,
+        typer.Option(help="With --self-hosted: the broker. mosquitto gets the same fleet, and each new CRL by SIGHUP."),
+    ] = Contestant.FLEETGATE,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="Another number of devices than the scenario's.", show_default=False)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed than the scenario's.", show_default=False)] = None,
+    sources: Annotated[
+        int,
+        typer.Option(min=0, max=250, help="Spread connections over so many loopback addresses; 0: as many as needed."),
+    ] = 0,
+    driver: Annotated[
+        Driver, typer.Option(help="The devices' MQTT client: paho-mqtt, or our own for very many devices.")
+    ] = Driver.PAHO,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Spread the devices over so many processes.")] = 1,
+    hybrid_key_exchange: Annotated[
+        bool,
+        typer.Option("--hybrid-key-exchange", help="Offer OpenSSL's default (X25519MLKEM768) instead of X25519."),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Write report.json, report.html, timeline.csv and junit.xml here.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON document.")] = False,
+) -> None:
+    """Run a scenario and judge it. Ctrl-C once ends it early and reports; twice aborts.
+
+    Exit codes: 0 all thresholds hold; 1 error; 2 usage; 3 the generator was the bottleneck; 4 somebody got in, or was
+    kept out wrongly; 99 a threshold is crossed; 130 ended by Ctrl-C.
+
+    \b
+    Example:
+      fleet-sim run smoke --self-hosted
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    with late_imports():
+        from device_sim.commands.playing import play
+
+    play(
+        scenario, fleet, named(broker, host, port), server_name, self_hosted, against, devices, seed, sources, driver,
+        workers, hybrid_key_exchange, output, as_json,
+    )  # fmt: skip

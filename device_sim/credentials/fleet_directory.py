@@ -1,0 +1,264 @@
+"""A fleet on disk: one key and certificate chain a device, and an index that says which of them are whole.
+
+Theory
+------
+::
+
+    DIR/                0700
+      fleet.json        where the certificates came from, and the fleet's service
+      ca-bundle.crt     whom the fleet trusts
+      index.jsonl       one line a fact, appended; the last line about a device holds
+      devices/NAME.crt  certificate and chain, PEM
+      devices/NAME.key  its private key, PEM
+
+A device exists when its line is in the index, and the line is written after its files. Ctrl-C, a full disk or a crash
+at any moment leaves whole devices, and files of a few others, which the next enrolment goes on with or replaces. Any
+other tool can use the PEM files as they are.
+
+Rules
+-----
+1. Every file has mode 0600 and is replaced in one step.
+2. One process changes a fleet at a time (a lock on the index), or with it the workers that it has started; any number
+   may read it.
+3. Reading needs no certificate parser: ten thousand devices are there in a second.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from device_sim.credentials.credential import HeldCredential
+from provisioning.pki.identity import Identity, InvalidIdentity, Role
+from provisioning.pki.keys import PrivateKey, generate_key, key_to_pem, load_key, opened_anew
+from provisioning.pki.tls import CredentialFiles
+
+SCHEMA = 1
+_HEADER, _INDEX, _ANCHORS, _DEVICES = "fleet.json", "index.jsonl", "ca-bundle.crt", "devices"
+
+
+class FleetUnusable(Exception):
+    """The directory is no fleet, or not one that can be used now; the text says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a fleet's certificates come from. Without *provisioning_url*, from a CA of the user's own."""
+
+    provisioning_url: str | None = None
+    operator: CredentialFiles | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the index."""
+
+    identity: Identity
+    serial: int
+    not_after: datetime
+    revoked: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields of the line."""
+        identity = self.identity
+        return {
+            "name": identity.name,
+            "role": str(identity.role),
+            "group": identity.group,
+            "trust_domain": identity.trust_domain,
+            "serial": f"{self.serial:x}",
+            "not_after": self.not_after.isoformat(),
+            "revoked": self.revoked,
+        }
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Entry:
+        """Return the entry that a line holds; raise `ValueError`, `KeyError` or `TypeError` if it holds none."""
+        identity = Identity(fields["trust_domain"], Role(fields["role"]), fields["name"], fields["group"])
+        not_after = datetime.fromisoformat(fields["not_after"])
+        return cls(identity, int(fields["serial"], 16), not_after, bool(fields["revoked"]))
+
+
+class FleetDirectory:
+    """An existing fleet directory. Made by `create` or `read`; changed inside `changing` only."""
+
+    def __init__(self, path: Path, origin: Origin, service: str) -> None:
+        self.path = path
+        self.origin = origin
+        self.service = service
+        self.entries: dict[str, Entry] = {}
+        self._index: BinaryIO | None = None
+
+    @classmethod
+    def create(cls, path: Path, origin: Origin, anchors: str, service: str) -> FleetDirectory:
+        """Return a new, empty fleet in *path*, which must not exist or be empty."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise FleetUnusable(f"{path} exists and is no fleet: name an empty directory, or one that does not exist")
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (path / _DEVICES).mkdir(mode=0o700)
+        write_whole(path / _ANCHORS, anchors.encode())
+        write_whole(path / _INDEX, b"")
+        fleet = cls(path, origin, service)
+        fleet._write_header()  # Last: it makes the directory a fleet.
+        return fleet
+
+    @classmethod
+    def exists(cls, path: Path) -> bool:
+        """Say whether *path* is a fleet directory."""
+        return (path / _HEADER).is_file()
+
+    @classmethod
+    def read(cls, path: Path) -> FleetDirectory:
+        """Return the fleet in *path*. Raises `FleetUnusable`."""
+        try:
+            header = json.loads((path / _HEADER).read_bytes())
+            if header["schema"] != SCHEMA:
+                raise FleetUnusable(f"{path}: fleet of schema {header['schema']}, this program knows {SCHEMA}")
+            operator = header["operator"]
+            origin = Origin(
+                header["provisioning_url"], None if operator is None else CredentialFiles(*map(Path, operator))
+            )
+            fleet = cls(path, origin, header["service"])
+            fleet._read_index()
+        except FileNotFoundError:
+            raise FleetUnusable(f"{path} is no fleet: make one with `fleet-sim enrol {path} …`") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise FleetUnusable(f"{path}/{_HEADER} is damaged ({error!r}): enrol a new fleet elsewhere") from error
+        return fleet
+
+    @property
+    def anchors(self) -> Path:
+        """The PEM file of the fleet's trust anchors."""
+        return self.path / _ANCHORS
+
+    @property
+    def devices(self) -> list[str]:
+        """The names of the devices that are not revoked, sorted."""
+        entries = self.entries.items()
+        return sorted(name for name, entry in entries if entry.identity.role is Role.DEVICE and not entry.revoked)
+
+    def move(self, origin: Origin, anchors: str) -> None:
+        """Have its certificates from *origin* from now on, and trust *anchors*: the service or its operator changed."""
+        write_whole(self.anchors, anchors.encode())
+        self.origin = origin
+        self._write_header()
+
+    def _write_header(self) -> None:
+        operator = self.origin.operator
+        header = {
+            "schema": SCHEMA,
+            "provisioning_url": self.origin.provisioning_url,
+            "operator": None if operator is None else [str(operator.certificate), str(operator.key)],
+            "service": self.service,
+        }
+        write_whole(self.path / _HEADER, json.dumps(header, indent=2).encode())
+
+    def credential(self, name: str) -> HeldCredential:
+        """Return the credential of *name*. Raises `FleetUnusable`."""
+        entry = self.entries.get(name)
+        if entry is None:
+            raise FleetUnusable(f"{self.path} has no {name}: enrol it with `fleet-sim enrol {self.path} …`")
+        try:
+            certificate, key = (self._file(name, kind).read_bytes() for kind in ("crt", "key"))
+        except OSError as error:
+            raise FleetUnusable(f"{error.filename} cannot be read ({error.strerror}): enrol a new fleet") from error
+        return HeldCredential(entry.identity, entry.serial, entry.not_after, certificate, key)
+
+    @contextmanager
+    def changing(self) -> Iterator[Self]:
+        """Hold the fleet for changes; raise `FleetUnusable` if another process does."""
+        with (self.path / _INDEX).open("ab") as index:
+            try:
+                fcntl.flock(index, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FleetUnusable(f"{self.path} is being changed by another process: wait for its end") from None
+            self._read_index()
+            self._end_last_line(index)
+            self._index = index
+            try:
+                yield self
+            finally:
+                self._index = None
+
+    @contextmanager
+    def joined(self) -> Iterator[Self]:
+        """Change the fleet as a part of the process that holds it (`changing`), and that waits for our end."""
+        # A line is appended in one write, so lines of several processes do not mix.
+        with (self.path / _INDEX).open("ab", buffering=0) as index:
+            self._index = index
+            try:
+                yield self
+            finally:
+                self._index = None
+
+    def begun_key(self, name: str) -> PrivateKey:
+        """Return the key that *name*, which has no certificate yet, asks for one with: on disk since it was made."""
+        path = self._file(name, "key")
+        if path.exists():
+            return load_key(path)
+        key = generate_key()
+        write_whole(path, key_to_pem(key))
+        return key
+
+    def keep(self, held: HeldCredential) -> None:
+        """Add *held*, or put it in the place of its party's former credential."""
+        name = held.identity.name
+        write_whole(self._file(name, "key"), held.key_pem)
+        write_whole(self._file(name, "crt"), held.certificate_pem)
+        self._append(Entry(held.identity, held.serial, held.not_after))
+
+    def revoked(self, name: str) -> None:
+        """Note that *name* is revoked; later runs leave it out."""
+        self._append(replace(self.entries[name], revoked=True))
+
+    def remove(self) -> None:
+        """Remove the fleet's files, and the directory if nothing else is in it."""
+        (self.path / _HEADER).unlink()
+        shutil.rmtree(self.path / _DEVICES)
+        for name in (_ANCHORS, _INDEX):
+            (self.path / name).unlink()
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
+
+    def _file(self, name: str, kind: str) -> Path:
+        return self.path / _DEVICES / f"{name}.{kind}"
+
+    def _append(self, entry: Entry) -> None:
+        if self._index is None:
+            raise RuntimeError("the fleet is changed inside `changing` only")
+        self._index.write(json.dumps(entry.as_dict(), separators=(",", ":")).encode() + b"\n")
+        self._index.flush()
+        self.entries[entry.identity.name] = entry
+
+    def _read_index(self) -> None:
+        self.entries.clear()
+        with (self.path / _INDEX).open("rb") as index:
+            for number, line in enumerate(index, 1):
+                if not line.endswith(b"\n"):
+                    return  # The last write was cut short: that device is not enrolled.
+                try:
+                    entry = Entry.of(json.loads(line))
+                except (ValueError, KeyError, TypeError, InvalidIdentity) as error:
+                    raise FleetUnusable(f"{self.path}/{_INDEX} line {number} is damaged: {error!r}") from error
+                self.entries[entry.identity.name] = entry
+
+    def _end_last_line(self, index: BinaryIO) -> None:
+        content = (self.path / _INDEX).read_bytes()
+        if content and not content.endswith(b"\n"):
+            index.truncate(content.rfind(b"\n") + 1)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write *content* to *path* with mode 0600: whole, or not at all."""
+    beside = path.with_name(f".{path.name}.new")
+    with os.fdopen(opened_anew(beside), "wb") as file:
+        file.write(content)
+    beside.replace(path)

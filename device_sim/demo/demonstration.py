@@ -1,0 +1,81 @@
+"""What `fleet-sim demo` does: play it somewhere, show how it goes, and leave it running if that is wished."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from device_sim.demo.demo import play
+from device_sim.demo.demo_plan import DemoPlan
+from device_sim.explanation import explained
+from device_sim.interruption import Interruption, run
+from device_sim.report import ExitCode, Report
+from device_sim.stage.stage import Stage
+from device_sim.view import View
+
+
+def demonstrate(devices: int, seconds: float, seed: int, keep: bool, directory: Path | None, as_json: bool) -> None:
+    """Play the demo in *directory* or a temporary one; *keep*: until the user has enough. Raises `typer.Exit`."""
+    view = View()
+    plan = DemoPlan(devices, seconds, seed)
+    outcome = ExitCode.ERROR
+
+    async def story(interruption: Interruption) -> None:
+        async def finished(found: Report, stage: Stage) -> None:
+            nonlocal outcome
+            outcome = found.exit_code
+            if as_json:
+                view.document(found)
+            else:
+                view.summary(found)
+            if keep:
+                view.directions(_directions(stage))
+                await interruption.wait()
+
+        with _workplace(directory) as workplace:
+            await play(plan, workplace, view, finished)
+
+    with explained(view):
+        run(story)
+    raise typer.Exit(outcome)
+
+
+@contextmanager
+def _workplace(directory: Path | None) -> Iterator[Path]:
+    if directory is not None:
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise typer.BadParameter(f"--dir {directory} cannot be made: {error.strerror}; name another") from None
+        if any(directory.iterdir()):
+            raise typer.BadParameter(f"--dir {directory}: it is not empty; name one that is, or that does not exist")
+        yield directory.absolute()
+        return
+    temporary = Path(tempfile.mkdtemp(prefix="fleetgate-demo-"))
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary)
+
+
+def _directions(stage: Stage) -> str:
+    credentials = stage.directory / "credentials"
+    provisioning = stage.directory / "provisioning"
+    return f"""
+Service and broker run until Ctrl-C:
+
+  provisioning   {stage.provisioning_url}   CRL and CA certificates: {stage.http_url}
+  broker         mqtts://{stage.broker.host}:{stage.broker.port}
+  trust anchors  {stage.anchors}
+  credentials    {credentials}/{{device,service,revoked,expired}}.{{crt,key}}, {provisioning}/operator.{{crt,key}}
+  logs           {stage.directory / "logs"}
+
+Receive everything:
+
+  mosquitto_sub -V 5 -h localhost -p {stage.broker.port} -t 'fleet/#' -i backend-me --cafile {stage.anchors} \\
+    --cert {credentials}/service.crt --key {credentials}/service.key -v"""

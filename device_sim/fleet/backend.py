@@ -1,0 +1,287 @@
+"""The fleet's backend service: receives everything, checks that nothing is missing, sends commands.
+
+Rules
+-----
+1. Every message under ``fleet/`` is accounted for: telemetry by its sender's sequence, answers by their command,
+   anything else as unexpected.
+2. Latency is measured from when the device was due to send, not from when it got round to it, to when the message
+   came first: one that comes again has taken no longer.
+3. What an unknown party can make us keep is bounded.
+4. Who has lost its connection comes back. With *lasting* it comes back to its session, as the backend of a real fleet
+   does: devices are often there before it, and what they publish until then is kept for it and not lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from device_sim.backoff import Backoff
+from device_sim.behaviour.presence import OFFLINE, ONLINE
+from device_sim.fleet.commands import Command, UnreadableCommand, decode_answer
+from device_sim.fleet.sequence import Arrival, SequenceCheck
+from device_sim.latency import Latency
+from device_sim.link.closure import Closure
+from device_sim.link.driver import Driver
+from device_sim.link.keep_alive import KeepAlive
+from device_sim.link.link import Link, NotConnected, SubscriptionRefused, Terms
+from device_sim.link.tls_dial import Endpoint, NotAdmitted
+from device_sim.telemetry.payload import Telemetry, UnreadableTelemetry, decode
+
+EVERYTHING = "fleet/#"
+_STATES = "fleet/+/+/state"
+_AT_LEAST_ONCE = 1
+_MOST_KEPT = 20
+_MOST_IN_FLIGHT = 50
+_SESSION_SECONDS = 300
+_BACKOFF = Backoff(base=0.1, cap=2.0)
+
+
+@dataclass(slots=True)
+class Answers:
+    """What came back for one command: when it was sent to whom, who answered after how many seconds, who refused."""
+
+    identifier: str
+    sent: dict[str, float] = field(default_factory=dict)
+    answered: dict[str, float] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> set[str]:
+        """The devices that have not answered."""
+        return self.sent.keys() - self.answered.keys() - self.refused.keys()
+
+
+Arrived = Callable[[str, Telemetry, float], None]
+"""Told each message when it comes first: its device, its content, when it arrived (`time.monotonic`)."""
+
+
+class Backend:
+    """A service client. *devices* are those whose messages it expects.
+
+    Of *bystanders*, the fleet's other devices, it may find what a broker has retained: whether they are there.
+    *siblings* are other instances that send commands, with *others* there are some whom it does not know; *arrived* is
+    told each message of telemetry. With *lasting* its session outlives its connection, for `come_back`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        devices: Iterable[str],
+        *,
+        bystanders: Container[str] = frozenset(),
+        siblings: Iterable[str] = (),
+        arrived: Arrived | None = None,
+        driver: Driver = Driver.PAHO,
+        others: bool = False,
+        lasting: bool = False,
+    ) -> None:
+        self.name = name
+        self._seconds = _SESSION_SECONDS if lasting else 0
+        self._bystanders = bystanders
+        self._siblings = frozenset(siblings)
+        self._others = others
+        self._told = arrived
+        self._driver = driver
+        driver.load()
+        self.connection: Link | None = None
+        self.checks = {device: SequenceCheck() for device in devices}
+        self.latency = Latency()
+        self.presence: dict[str, bytes] = {}
+        self.retained: dict[str, bytes] | None = None
+        """What the broker retains of who is there, once that was asked (`look_again`)."""
+        self.presence_changes = 0
+        self.received = 0
+        self.unexpected = 0
+        self.unexpected_examples: list[str] = []
+        self._arrived = asyncio.Event()
+        self._window = asyncio.Semaphore(_MOST_IN_FLIGHT)
+        self._commands: dict[str, Answers] = {}
+        self._given_up: dict[str, set[str]] = {}
+        """For each command that was not waited for any longer, who may answer it still."""
+        self._identifiers = itertools.count(1)
+        self._dial: Callable[[Terms], Awaitable[None]] | None = None
+        self._returning = asyncio.Lock()
+        self._wanted = asyncio.Event()
+
+    async def connect(
+        self, endpoint: Endpoint, context: ssl.SSLContext, keep_alive: KeepAlive, topic_filter: str = EVERYTHING
+    ) -> None:
+        """Connect and subscribe. Raises `NotAdmitted`, `SubscriptionRefused` or `NotConnected`."""
+
+        async def dial(terms: Terms) -> None:
+            link = self.connection = await self._driver.open(
+                endpoint,
+                context,
+                self.name,
+                keep_alive=keep_alive,
+                terms=terms,
+                received=self._received,
+                acknowledged=self._acknowledged,
+            )
+            # Also in a session that is kept: a broker that has forgotten it hears the subscription again.
+            await link.subscribe(topic_filter, _AT_LEAST_ONCE)
+            self._wanted.set()
+
+        self._dial = dial
+        await dial(Terms(session_seconds=self._seconds))
+
+    async def come_back(self) -> None:
+        """Connect again as `connect` did, to the session that is kept, unless we are connected. Raises the same."""
+        if self._dial is None:
+            raise RuntimeError("the backend has never been connected: call connect() first")
+        async with self._returning:
+            if self._is_connected:
+                return
+            self._window = asyncio.Semaphore(_MOST_IN_FLIGHT)  # What was under way will be acknowledged to nobody.
+            await self._dial(Terms(clean_start=not self._seconds, session_seconds=self._seconds))
+
+    async def stay(self, lost: Callable[[Closure], None]) -> None:
+        """Never return; come back whenever a connection has ended that nobody closed, which *lost* is told of."""
+        attempt = 0
+        while True:
+            if self.connection is None:
+                raise RuntimeError("the backend has never been connected: call connect() first")
+            since = time.monotonic()
+            closure = await asyncio.shield(self.connection.closed)
+            await self._wanted.wait()  # Closed: whoever did that says when it is to come back.
+            if self._is_connected:
+                continue
+            lost(closure)
+            # Two of one name take the session over from each other: who has just come back waits longer each time.
+            attempt = attempt + 1 if time.monotonic() - since < _BACKOFF.cap else 0
+            while True:
+                await asyncio.sleep(_BACKOFF.bound(attempt))
+                attempt += 1
+                try:
+                    await self.come_back()
+                    break
+                except (NotAdmitted, NotConnected, SubscriptionRefused):
+                    pass  # The next attempt is due later.
+
+    @property
+    def _is_connected(self) -> bool:
+        return self.connection is not None and not self.connection.closed.done()
+
+    async def look_again(self) -> None:
+        """Ask the broker what it retains of who is there, as a backend that comes only now would; see `retained`.
+
+        A new subscription to what is subscribed to already brings what is retained (MQTT 5 §3.3.1.3).
+        """
+        if self.connection is None:
+            return
+        self.retained = {}
+        try:
+            await self.connection.subscribe(_STATES, _AT_LEAST_ONCE)
+        except (SubscriptionRefused, NotConnected):
+            self.retained = None
+
+    async def close(self) -> None:
+        """Leave the broker politely."""
+        self._wanted.clear()
+        if self.connection is not None:
+            await self.connection.close()
+
+    async def command(
+        self, group: str, devices: Iterable[str], action: str, arguments: Mapping[str, Any], deadline: float
+    ) -> Answers:
+        """Send a command to each of *devices*; return the answers when all are in, or at the *deadline* (seconds).
+
+        Who could not be sent it, because the broker is away, has not answered.
+        """
+        if self.connection is None:
+            raise RuntimeError("the backend is not connected: call connect() first")
+        answers = Answers(f"{self.name}-{next(self._identifiers)}")
+        self._commands[answers.identifier] = answers
+        payload = Command(answers.identifier, action, arguments).encode()
+        try:
+            async with asyncio.timeout(deadline):
+                answers.sent = dict.fromkeys(devices, time.monotonic())
+                await self.come_back()
+                for device in answers.sent:
+                    await self._window.acquire()
+                    answers.sent[device] = time.monotonic()
+                    self.connection.publish(f"fleet/{group}/{device}/cmd/{action}", payload, _AT_LEAST_ONCE)
+                await self.until(lambda: not answers.missing)
+        except (TimeoutError, NotAdmitted, NotConnected, SubscriptionRefused):
+            pass  # Who has not answered is in `missing`.
+        finally:
+            del self._commands[answers.identifier]
+            if answers.missing:
+                self._given_up[answers.identifier] = answers.missing
+        return answers
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Return when *condition* holds; it is asked again whenever something has arrived, and at no other time."""
+        while not condition():
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    def _acknowledged(self, _packet_id: int, _number: int, _reason: str) -> None:
+        self._window.release()
+
+    def _received(self, topic_name: str, payload: bytes) -> None:
+        now = time.monotonic()
+        self._arrived.set()
+        match topic_name.split("/"):
+            case ["fleet", _, device, "telemetry"] if device in self.checks:
+                self._telemetry(device, topic_name, payload, now)
+            case ["fleet", _, device, "ack"] if device in self.checks:
+                self._answer(device, topic_name, payload, now)
+            case ["fleet", _, device, "state"] if device in self.checks and payload in {ONLINE, OFFLINE}:
+                self.presence_changes += self.presence.get(device) != payload
+                self.presence[device] = payload
+                if self.retained is not None:
+                    self.retained[device] = payload
+            case ["fleet", _, device, "state"] if device in self._bystanders and payload in {ONLINE, OFFLINE}:
+                pass  # Left by an earlier run, with more devices or with some that are revoked now.
+            case ["fleet", _, _, "cmd", *_]:
+                pass  # Our own command: we subscribe to everything.
+            case _:
+                self._not_expected(topic_name, payload)
+
+    def _telemetry(self, device: str, topic_name: str, payload: bytes, now: float) -> None:
+        try:
+            telemetry = decode(payload)
+            arrival = self.checks[device].record(telemetry.sequence)
+        except (UnreadableTelemetry, ValueError):
+            self._not_expected(topic_name, payload)
+            return
+        self.received += 1
+        if arrival is Arrival.DUPLICATE:
+            return
+        self.latency.record(now - telemetry.due_ns / 1e9)
+        if self._told is not None:
+            self._told(device, telemetry, now)
+
+    def _answer(self, device: str, topic_name: str, payload: bytes, now: float) -> None:
+        try:
+            answer = decode_answer(payload)
+        except UnreadableCommand:
+            self._not_expected(topic_name, payload)
+            return
+        asked_by = answer.identifier.rpartition("-")[0]
+        if asked_by in self._siblings or (self._others and asked_by != self.name):
+            return  # Another instance asked.
+        late = self._given_up.get(answer.identifier, set())
+        if device in late:
+            late.remove(device)  # It was asked, and is slow: nobody has made the answer up.
+            return
+        answers = self._commands.get(answer.identifier)
+        sent = answers.sent.get(device) if answers is not None else None
+        if answers is None or sent is None or device not in answers.missing:
+            self._not_expected(topic_name, payload)  # Never asked, or answered already.
+        elif answer.done:
+            answers.answered[device] = now - sent
+        else:
+            answers.refused[device] = str(answer.detail)
+
+    def _not_expected(self, topic_name: str, payload: bytes) -> None:
+        self.unexpected += 1
+        if len(self.unexpected_examples) < _MOST_KEPT:
+            self.unexpected_examples.append(f"{topic_name}: {payload[:80]!r}")

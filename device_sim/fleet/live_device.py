@@ -1,0 +1,334 @@
+"""One device on the network: its state machine, its certificate and its connection put together.
+
+Rules
+-----
+1. The state machine (`device`) decides; this file only dials, sends, and reports what happened to it.
+2. Telemetry is QoS 1 and kept until it is acknowledged: after a reconnection it is sent again, so a message is lost
+   only if the broker lies. It goes before what is new: nothing is out of order by the device's own doing. What is
+   unacknowledged is bounded; above the bound the device holds its readings back.
+3. The TLS context is the fleet's, the key and certificate in each handshake are the device's own (`tls_dial` rule 3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from device_sim.behaviour.behaviour import Answering, Behaviour, Outcome
+from device_sim.credentials.credential import HeldCredential
+from device_sim.device import Device, Event, State
+from device_sim.fleet.commands import Action, Answer, UnreadableCommand, decode_command, execute
+from device_sim.fleet.surroundings import Surroundings
+from device_sim.fleet.tally import Sent
+from device_sim.link.closure import SERVER_CERTIFICATE, Closure
+from device_sim.link.link import FAILURE, Link, NotConnected, Terms
+from device_sim.link.tls_dial import NotAdmitted
+from device_sim.scenario.groups import Group, Telemetry
+from device_sim.scenario.metrics import Duration
+from device_sim.telemetry.models import Model
+from device_sim.telemetry.payload import encode
+
+_AT_LEAST_ONCE = 1
+_TAKEN_OVER = 0x8E
+_MOST_UNACKNOWLEDGED = 50
+_SHORTEST_INTERVAL = 0.01
+_LONGEST_INTERVAL = 3600.0
+
+
+class Unacknowledged(NamedTuple):
+    """A message that the broker has not acknowledged; *due* and *sent* are `time.monotonic`."""
+
+    sequence: int
+    payload: bytes
+    due: float
+    sent: float
+
+
+class LiveDevice:
+    """A device that can connect and publish. *ended* is called whenever a connection of it has ended."""
+
+    __slots__ = (
+        "_closing", "_commands", "_ended", "_moves", "_readings", "_surroundings", "away", "behaviours", "connection",
+        "credential", "group", "interval", "machine", "out_since", "repeated", "unacknowledged", "urgent",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        machine: Device,
+        surroundings: Surroundings,
+        group: Group,
+        ended: Callable[[LiveDevice], None],
+        behaviours: tuple[Behaviour, ...] = (),
+    ) -> None:
+        self.machine = machine
+        self.group = group
+        self.behaviours = behaviours
+        self.away: float | None = None
+        self.out_since: float | None = None
+        self.urgent = False
+        self._commands = 0
+        self.interval = group.telemetry.every if group.telemetry is not None else 0.0
+        self.credential: HeldCredential | None = None
+        self.connection: Link | None = None
+        self.unacknowledged: dict[int, Unacknowledged] = {}
+        self.repeated: tuple[int, ...] = ()
+        self._surroundings = surroundings
+        self._ended = ended
+        model = group.telemetry.model if group.telemetry is not None else Model.SMART_METER
+        self._readings = model.readings(surroundings.seed, machine.name)
+        self._closing = False
+        self._moves = 0
+
+    @property
+    def name(self) -> str:
+        """The device's name, which is its Common Name and its client identifier."""
+        return self.machine.name
+
+    def issued(self, credential: HeldCredential) -> None:
+        """Hold *credential* from now on; the next connection presents it."""
+        self.credential = credential
+        self.machine.happened(Event.ISSUED)
+
+    def renewed(self, credential: HeldCredential) -> bool:
+        """Hold *credential*, a successor, from now on; return whether a connection under the former is open still."""
+        self.credential = credential
+        return self.is_connected
+
+    async def connect(self, session: ssl.SSLSession | None = None) -> Link:
+        """Connect, send again what was not acknowledged, and subscribe to the device's commands.
+
+        Raises `NotAdmitted`; the state machine knows already.
+        """
+        if self.credential is None:
+            raise RuntimeError(f"{self.name} has no certificate: enrol it first")
+        with self._moving():
+            return await self._connect(self.credential, session)
+
+    async def _connect(self, credential: HeldCredential, session: ssl.SSLSession | None) -> Link:
+        self._closing = False
+        self.away = None
+        terms = self._terms()
+        self.machine.happened(Event.DIALLED)
+        try:
+            connection = await self._surroundings.driver.open(
+                self._surroundings.endpoint,
+                self._surroundings.context,
+                self.name,
+                credential=credential.pem,
+                keep_alive=self._surroundings.keep_alive,
+                terms=terms,
+                received=self._received,
+                acknowledged=self._acknowledged,
+                session=session,
+                source=self._source(),
+            )
+        except NotAdmitted as error:
+            self.machine.ended(error.closure)
+            raise
+        except asyncio.CancelledError:
+            self.machine.happened(Event.CLOSED)
+            raise
+        self.connection = connection
+        self.machine.happened(Event.ADMITTED)
+        connection.closed.add_done_callback(self._connection_ended)
+        try:
+            self._send_again(connection)  # In the turn that lets it publish: what is older goes first.
+            if not self._resumed(connection, terms):
+                asked = time.monotonic()
+                await connection.subscribe(f"{self.machine.topic_prefix}/cmd/#", _AT_LEAST_ONCE)
+                self._surroundings.record(Duration.SUBACK, time.monotonic() - asked, 0.0)
+            for behaviour in self.behaviours:
+                behaviour.admitted(self, connection)
+        except NotConnected:
+            pass  # Admitted and lost at once: `ended` is called as for any lost connection.
+        return connection
+
+    def sent(self, *, kept_waiting: bool = False) -> Sent:
+        """Return what was published so far, which of it is unacknowledged, and which was sent again."""
+        unacknowledged = frozenset(message.sequence for message in self.unacknowledged.values())
+        return Sent(self.machine.sequence, unacknowledged, self.repeated, kept_waiting)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a connection is open now."""
+        return self.machine.state is State.CONNECTED
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether it, or a copy of it, is coming or going: who stops in the middle has not said what is the case."""
+        return self._moves > 0
+
+    @contextlib.contextmanager
+    def _moving(self) -> Iterator[None]:
+        self._moves += 1
+        try:
+            yield
+        finally:
+            self._moves -= 1
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether it is on its way: told to connect, and neither connected nor refused yet."""
+        if self.away is not None or self.machine.state not in {State.ENROLLED, State.CONNECTING, State.WAITING}:
+            return False
+        # It tries again, and will refuse the broker again until its clock is right.
+        closure = self.machine.closure
+        return closure is None or closure.code != SERVER_CERTIFICATE
+
+    def cut(self) -> None:
+        """Break the connection as a network does; nobody has said goodbye."""
+        if self.connection is not None:
+            self.connection.abort()
+
+    async def close(self) -> None:
+        """Leave the broker politely."""
+        self._closing = True
+        if self.connection is None:
+            return
+        with self._moving():
+            if self.machine.state is State.CONNECTED:
+                for behaviour in self.behaviours:
+                    behaviour.leaving(self, self.connection)
+            await self.connection.close()
+            await asyncio.sleep(0)  # The state follows in the loop's next turn.
+
+    async def open_copy(self) -> Link:
+        """Open a second connection with the same key under the same name, as a thief does. Raises `NotAdmitted`."""
+        if self.credential is None:
+            raise RuntimeError(f"{self.name} has no certificate to copy")
+        surroundings = self._surroundings
+        with self._moving():
+            return await surroundings.driver.open(
+                surroundings.endpoint,
+                surroundings.context,
+                self.name,
+                credential=self.credential.pem,
+                keep_alive=surroundings.keep_alive,
+                source=self._source(),
+            )
+
+    def publish_reading(self, due: float) -> bool:
+        """Publish the next reading, due at *due* (`time.monotonic`); return whether it was handed to the connection."""
+        counters = self._surroundings.counters
+        if self.connection is None or self.machine.state is not State.CONNECTED:
+            return False
+        if len(self.unacknowledged) >= _MOST_UNACKNOWLEDGED:
+            counters.held_back += 1
+            return False
+        sequence = self.machine.next_sequence()
+        telemetry = self.group.telemetry or Telemetry()
+        reading = next(self._readings)
+        self.urgent = reading.urgent
+        sent = time.monotonic()
+        payload = encode(reading, sequence, int(due * 1e9), int(sent * 1e9), telemetry.format)
+        try:
+            packet_id = self.connection.publish(f"{self.machine.topic_prefix}/telemetry", payload, telemetry.qos)
+        except NotConnected:
+            counters.held_back += 1
+            return False
+        self.machine.published()
+        if telemetry.qos:
+            self.unacknowledged[packet_id] = Unacknowledged(sequence, payload, due, sent)
+        counters.published += 1
+        return True
+
+    def _send_again(self, connection: Link) -> None:
+        # Packet identifiers start again with each connection. One turn of the loop: nobody sees it half done, and what
+        # cannot be queued now is kept under a negative key for the next connection.
+        waiting = list(self.unacknowledged.values())
+        self.unacknowledged = {-index: message for index, message in enumerate(waiting, 1)}
+        for index, message in enumerate(waiting, 1):
+            packet_id = connection.publish(f"{self.machine.topic_prefix}/telemetry", message.payload, _AT_LEAST_ONCE)
+            self.unacknowledged[packet_id] = self.unacknowledged.pop(-index)
+            self.repeated += (message.sequence,)
+            self._surroundings.counters.repeated += 1
+
+    def _acknowledged(self, packet_id: int, number: int, _reason: str) -> None:
+        message = self.unacknowledged.pop(packet_id, None)
+        if message is None:
+            return  # An answer to a command.
+        self._surroundings.record(Duration.PUBACK, time.monotonic() - message.sent, message.sent - message.due)
+        if number >= FAILURE:
+            self._surroundings.counters.refused[f"PUBACK 0x{number:02x}"] += 1
+        else:
+            self._surroundings.counters.acknowledged += 1
+
+    def _received(self, topic_name: str, payload: bytes) -> None:
+        prefix = f"{self.machine.topic_prefix}/cmd/"
+        counters = self._surroundings.counters
+        try:
+            command = decode_command(topic_name.removeprefix(prefix), payload)
+        except UnreadableCommand:
+            return  # As a device does with what it does not understand.
+        counters.commands += 1
+        self._commands += 1
+        answering = self._answering()
+        if answering.outcome is Outcome.IGNORED:
+            return
+        if answering.outcome is Outcome.REFUSED:
+            answer = Answer(command.identifier, done=False, detail="this device refuses some commands")
+        else:
+            answer = execute(command, self._actions())
+        if answering.delay:
+            asyncio.get_running_loop().call_later(answering.delay, self._answer, answer)
+        else:
+            self._answer(answer)
+
+    def _answering(self) -> Answering:
+        for behaviour in self.behaviours:
+            answering = behaviour.answering(self, self._surroundings.seed, self._commands)
+            if answering is not None:
+                return answering
+        return Answering()
+
+    def _answer(self, answer: Answer) -> None:
+        if self.connection is not None and not self.connection.closed.done():
+            self.connection.publish(f"{self.machine.topic_prefix}/ack", answer.encode(), _AT_LEAST_ONCE)
+
+    def _terms(self) -> Terms:
+        terms = self._surroundings.terms
+        for behaviour in self.behaviours:
+            terms = behaviour.terms(self, terms)
+        return terms
+
+    def _resumed(self, connection: Link, terms: Terms) -> bool:
+        """Say whether the broker has kept this device's session, and count what was expected and did not come."""
+        counters = self._surroundings.counters
+        if connection.session_present:
+            counters.sessions_resumed += 1
+            return True
+        if terms.session_seconds and self.machine.admitted > 1:
+            counters.sessions_lost += 1
+        return False
+
+    def _source(self) -> str | None:
+        sources = self._surroundings.sources
+        return sources[zlib.crc32(self.name.encode()) % len(sources)] if sources else None
+
+    def _actions(self) -> Mapping[str, Action]:
+        return {"identify": self._identify, "set-interval": self._set_interval}
+
+    def _identify(self, _arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return {"device": self.name, "published": self.machine.sequence, "interval": self.interval}
+
+    def _set_interval(self, arguments: Mapping[str, Any]) -> float:
+        seconds = arguments.get("seconds")
+        if not isinstance(seconds, int | float) or not _SHORTEST_INTERVAL <= seconds <= _LONGEST_INTERVAL:
+            raise ValueError(f"seconds: use a number from {_SHORTEST_INTERVAL} to {_LONGEST_INTERVAL:g}")
+        self.interval = float(seconds)
+        return self.interval
+
+    def _connection_ended(self, closed: asyncio.Future[Closure]) -> None:
+        closure = closed.result()
+        if closure.number == _TAKEN_OVER and not self._closing:
+            self._surroundings.counters.takeovers += 1
+        if closure.number == _TAKEN_OVER and self.group.clone is not None and not self._closing:
+            self.machine.taken_over(closure)  # Its copy did; it takes its place back.
+        else:
+            self.machine.ended(closure, by_us=self._closing)
+        self._ended(self)

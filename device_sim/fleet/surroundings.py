@@ -1,0 +1,67 @@
+"""What all devices of a fleet share: where the broker is, whom to trust, and where what they did is counted."""
+
+from __future__ import annotations
+
+import ssl
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from device_sim.credentials.credential import HeldCredential
+from device_sim.link.driver import Driver
+from device_sim.link.keep_alive import KeepAlive
+from device_sim.link.link import ORDINARY, Terms
+from device_sim.link.tls_dial import Endpoint
+from device_sim.scenario.metrics import Duration
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a whole fleet did; every device adds to the same one."""
+
+    published: int = 0
+    acknowledged: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    """Messages that the broker refused, by the reason code of its PUBACK."""
+    held_back: int = 0
+    repeated: int = 0
+    commands: int = 0
+    reconnections: int = 0
+    sessions_resumed: int = 0
+    sessions_lost: int = 0
+    takeovers: int = 0
+    copies_admitted: int = 0
+    copies_refused: int = 0
+    stalls: int = 0
+    sleeps: int = 0
+    renewed: int = 0
+    failed_renewals: int = 0
+
+
+Record = Callable[[Duration, float, float], None]
+"""Told a measured duration: which, its seconds, and by how many seconds it had begun late."""
+
+
+def unrecorded(_metric: Duration, _seconds: float, _late: float) -> None:
+    """Record nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all devices of a fleet share: where the broker is, whom to trust, who looks after keep alive.
+
+    *context* holds the trust anchors and no credential.
+    """
+
+    endpoint: Endpoint
+    context: ssl.SSLContext
+    keep_alive: KeepAlive
+    counters: Counters
+    seed: int
+    terms: Terms = ORDINARY
+    record: Record = unrecorded
+    sources: tuple[str, ...] = ()
+    """Local addresses that the devices share: each has 28,232 ports."""
+    driver: Driver = Driver.PAHO
+    renew: Callable[[HeldCredential], Awaitable[HeldCredential]] | None = None
+    """How a certificate is renewed and kept; raises as `credential.renew`. None where there is no service."""

@@ -1,0 +1,1 @@
+"""One connection of a device, whoever wrote the MQTT client: dialled, held, and why it ended."""

@@ -1,0 +1,177 @@
+"""Why a connection ended, or was never opened: the layer, the peer's code, the peer's words.
+
+Theory
+------
+A client learns of a refusal in one of three ways: the network gives up (TCP), the peer sends a TLS alert (RFC 8446 §6),
+or the broker answers with a reason code (MQTT 5 §2.4; 3.1.1 §3.2.2.3). In TLS 1.3 the client has finished its handshake
+before the server has looked at its certificate, so the alert arrives on a later read; it is a TLS refusal all the same.
+
+Rules
+-----
+1. Whether to try again follows from the closure alone (`verdict`): one table for every device.
+2. What the peer did not say is not guessed: without an alert or reason code it is ``closed``, ``reset`` or ``timeout``.
+3. A broker that says when to come again (the user property `RETRY_AFTER`) means: come again, whatever the reason code.
+   It is believed for an hour at most.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+
+from provisioning.program.printable import printable
+
+REVOKED = "REVOKED"
+"""First word of the reason string of everything the broker does because a certificate is revoked."""
+
+SERVER_CERTIFICATE = "server_certificate"
+"""The code of a connection that we ourselves refuse: the server's certificate is not good enough."""
+
+BROKEN = "broken"
+"""The code of a connection that the scenario has broken, as a network does: nothing that the broker did."""
+
+RETRY_AFTER = "retry-after"
+"""The user property in which a broker tells for how many seconds to stay away, as HTTP's header does."""
+_LONGEST_HINT = 3600.0
+_DIGITS = 9
+
+_ALERT = re.compile(r"(?:TLSV1|TLSV13|SSLV3)_ALERT_(\w+)")
+_HALF_WRITTEN = "record layer failure"
+_CONNACK_311 = {
+    1: "unacceptable protocol version",
+    2: "identifier rejected",
+    3: "server unavailable",
+    4: "bad user name or password",
+    5: "not authorized",
+}
+_RETURN_CODES = {0x84: 1, 0x85: 2, 0x88: 3, 0x86: 4, 0x87: 5}
+"""Both clients turn the return codes of 3.1.1 into the reason codes of MQTT 5; the wire said these."""
+_UNAVAILABLE_311 = 3
+_MQTT5_FAILURE = 0x80
+# MQTT 5 §2.4: what passes by itself. Everything else at or above 0x80 needs somebody to change something.
+_PASSING = frozenset({
+    0x88,  # Server unavailable
+    0x89,  # Server busy
+    0x8B,  # Server shutting down
+    0x8D,  # Keep Alive timeout
+    0x93,  # Receive Maximum exceeded
+    0x96,  # Message rate too high
+    0x97,  # Quota exceeded
+    0x9F,  # Connection rate exceeded
+})  # fmt: skip
+_CERTIFICATE_ALERTS = frozenset({
+    "bad_certificate", "unsupported_certificate", "certificate_revoked", "certificate_expired", "certificate_unknown",
+    "certificate_required", "unknown_ca", "access_denied", "decrypt_error", "protocol_version",
+})  # fmt: skip
+
+
+class BrokenByUs(ConnectionError):
+    """The scenario breaks this connection."""
+
+
+class Layer(StrEnum):
+    """Where a connection ended."""
+
+    TCP = "tcp"
+    TLS = "tls"
+    MQTT = "mqtt"
+
+
+class Verdict(Enum):
+    """What a closure means for the device."""
+
+    AGAIN = "try again later"
+    FINAL = "refused until somebody changes something"
+    REVOKED = "the certificate is revoked"
+
+
+@dataclass(frozen=True, slots=True)
+class Closure:
+    """How one connection ended. *at* is `time.monotonic`; *number* the MQTT reason code, if there was one.
+
+    *reason* is the peer's words, made `printable`: they end in reports and on terminals.
+
+    *retry_after* is for how many seconds the broker asks the device to stay away, if it does.
+    """
+
+    layer: Layer
+    code: str
+    reason: str
+    at: float
+    number: int | None = None
+    retry_after: float | None = None
+
+    def __post_init__(self) -> None:
+        """Keep what can be read."""
+        object.__setattr__(self, "reason", printable(self.reason))
+
+    def __str__(self) -> str:
+        return f"{self.layer} {self.code}" + (f" ({self.reason})" if self.reason else "")
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the device should make of it."""
+        if self.code == "certificate_revoked" or (self.layer is Layer.MQTT and self.reason.startswith(REVOKED)):
+            return Verdict.REVOKED
+        if self.retry_after is not None:
+            return Verdict.AGAIN
+        if self.layer is Layer.TLS:
+            return Verdict.FINAL if self.code in _CERTIFICATE_ALERTS else Verdict.AGAIN
+        if self.number is None or self.number in _PASSING or self.number == _UNAVAILABLE_311:
+            return Verdict.AGAIN
+        # A normal disconnection or a 3.1.1 refusal is below 0x80; only the refusals among them are final.
+        return Verdict.FINAL if self.number >= _MQTT5_FAILURE or self.number in _CONNACK_311 else Verdict.AGAIN
+
+
+def from_error(error: BaseException, at: float) -> Closure:
+    """Return the closure that an exception of a socket or a handshake tells of."""
+    layer, reason = Layer.TLS, ""
+    match error:
+        case ssl.SSLEOFError():
+            code, reason = "closed", "the peer closed the connection without an alert"
+        case ssl.SSLCertVerificationError():
+            code, reason = SERVER_CERTIFICATE, f"we refuse the server: {error.verify_message}"
+        # What OpenSSL 3 says of a record that it could not write whole, because the peer was gone.
+        case ssl.SSLError() if _HALF_WRITTEN in str(error):
+            layer, code, reason = Layer.TCP, "reset", "the peer reset the connection"
+        case ssl.SSLError(reason=str(openssl)):
+            alert = _ALERT.fullmatch(openssl)
+            code = alert.group(1).lower() if alert else openssl.lower()
+        case BrokenByUs():
+            layer, code, reason = Layer.TCP, BROKEN, "broken by the scenario"
+        # OpenSSL 3 hides the errno of a failed write: "[SYS] unknown error" is a connection that is gone.
+        case ConnectionResetError() | BrokenPipeError() | ssl.SSLSyscallError() | ssl.SSLError(library="SYS"):
+            layer, code, reason = Layer.TCP, "reset", "the peer reset the connection"
+        case ConnectionRefusedError():
+            layer, code, reason = Layer.TCP, "refused", "nobody listens there"
+        case TimeoutError():
+            layer, code, reason = Layer.TCP, "timeout", "no answer in time"
+        case _:
+            layer, code, reason = Layer.TCP, "error", str(error) or type(error).__name__
+    return Closure(layer, code, reason, at)
+
+
+def hint_in(user_properties: Iterable[tuple[str, str]]) -> float | None:
+    """Return for how many seconds the broker asks the device to stay away, if it does."""
+    for name, value in user_properties:
+        if name == RETRY_AFTER and value.isascii() and value.isdigit():
+            return min(float(value[:_DIGITS]), _LONGEST_HINT)
+    return None
+
+
+def unasked_session(at: float) -> Closure:
+    """Return the closure of a connection that says it resumes a session, where a clean start was asked for.
+
+    A client that has no session must close it [MQTT-3.2.2-4]: it would wait for what nobody has subscribed to.
+    """
+    reason = "the broker says that it resumes a session, and a clean start was asked for"
+    return Closure(Layer.MQTT, "session present", reason, at)
+
+
+def connack_311(code: int, at: float) -> Closure:
+    """Return the closure that a 3.1.1 CONNACK is, of whose return code a client makes the reason code *code*."""
+    number = _RETURN_CODES.get(code, int(code))
+    return Closure(Layer.MQTT, f"{number} {_CONNACK_311.get(number, 'reserved')}", "", at, number)

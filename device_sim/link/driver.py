@@ -1,0 +1,31 @@
+"""Which MQTT client the devices of a run use."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from device_sim.link.link import Open
+
+
+class Driver(StrEnum):
+    """A client that keeps the promise of `device_sim.link.link`."""
+
+    PAHO = "paho"
+    LIGHT = "light"
+
+    def load(self) -> None:
+        """Import it now, and not while the first device connects."""
+        _ = self.open
+
+    @property
+    def open(self) -> Open:
+        """How it opens a connection."""
+        if self is Driver.LIGHT:
+            from device_sim.link.light_client import LightConnection  # Late: a process speaks with one of the two.
+
+            return LightConnection.open
+        from device_sim.link.client import Connection
+
+        return Connection.open

@@ -1,0 +1,127 @@
+"""What a device asks of an MQTT client, whoever wrote it: one connection, from CONNECT to how it ended.
+
+Two clients keep this promise. `client.Connection` is paho-mqtt, which nobody here wrote: the default, and the one to
+believe about the wire. `light_client.LightConnection` is ours, on the broker's codec, for less than half of paho's
+processor time a message. A scenario can be run with either, and reports the same observations.
+
+Rules
+-----
+1. A link is open only after CONNACK with success. Whatever comes before raises `device_sim.link.tls_dial.NotAdmitted`,
+   with the layer and the peer's own words.
+2. It ends once, and says how (`Link.closed`). Reconnection is not its business.
+3. What is queued is bounded; beyond the bound `Link.publish` raises `NotConnected` and nothing is queued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from broker.mqtt.codes import ProtocolVersion
+from broker.mqtt.connect import Will
+from device_sim.link.closure import Closure
+from device_sim.link.keep_alive import KeepAlive
+from device_sim.link.tls_dial import Endpoint
+from provisioning.pki.tls import CredentialPem
+
+DEADLINE = 15.0
+MOST_QUEUED = 100
+FAILURE = 0x80
+
+Received = Callable[[str, bytes], None]
+"""Called with topic name and payload of every message received."""
+
+Acknowledged = Callable[[int, int, str], None]
+"""Called with packet identifier, reason code and reason string of every PUBACK, or of the end of a QoS 2 exchange."""
+
+
+class NotConnected(Exception):
+    """Nothing can be sent: the connection has ended, or its queue is full."""
+
+
+class SubscriptionRefused(Exception):
+    """The broker granted no such subscription; *number* is its reason code."""
+
+    def __init__(self, topic_filter: str, number: int) -> None:
+        super().__init__(f"subscription to {topic_filter} refused with 0x{number:02x}")
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimes:
+    """How long opening a connection took, in seconds."""
+
+    tcp: float
+    tls: float
+    connack: float
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms a device connects. *session_seconds* keep the session that long after the connection.
+
+    *clock_offset* is by how many seconds its clock is wrong when it judges the broker's certificate.
+    """
+
+    seconds_alive: int = 60
+    clean_start: bool = True
+    session_seconds: int = 0
+    will: Will | None = None
+    version: ProtocolVersion = ProtocolVersion.V5
+    clock_offset: float = 0.0
+
+
+ORDINARY = Terms()
+"""MQTT 5, nothing kept, no will."""
+
+
+class Link(Protocol):
+    """An open connection."""
+
+    closed: asyncio.Future[Closure]
+    stage_times: StageTimes
+    tls_resumed: bool
+    tls_session: ssl.SSLSession | None
+    session_present: bool
+
+    def publish(self, topic_name: str, payload: bytes, qos: int, *, retain: bool = False) -> int:
+        """Queue a message and return its packet identifier. Raises `NotConnected`."""
+
+    async def subscribe(self, topic_filter: str, qos: int) -> int:
+        """Subscribe, and return the QoS granted. Raises `SubscriptionRefused` or `NotConnected`."""
+
+    def read_on(self, on: bool) -> None:
+        """Stop reading what the broker sends, as a device that is too slow; or go on."""
+
+    async def close(self) -> Closure:
+        """Send DISCONNECT, close, and return how the connection ended (perhaps earlier, and by the broker)."""
+
+    def abort(self) -> None:
+        """Break the connection without a word, as a network does."""
+
+
+class Open(Protocol):
+    """How a link is opened: the one constructor of either client."""
+
+    async def __call__(
+        self,
+        endpoint: Endpoint,
+        context: ssl.SSLContext,
+        client_id: str,
+        *,
+        keep_alive: KeepAlive,
+        credential: CredentialPem | None = None,
+        terms: Terms = ORDINARY,
+        received: Received | None = None,
+        acknowledged: Acknowledged | None = None,
+        session: ssl.SSLSession | None = None,
+        source: str | None = None,
+        deadline: float = DEADLINE,
+    ) -> Link:
+        """Return a connection that the broker has admitted, or raise `NotAdmitted` within *deadline* seconds.
+
+        *credential* is presented instead of the one in *context*; *session* is a TLS session to resume (`tls_session`
+        of an earlier connection with the same *context*); *source* is a local address.
+        """

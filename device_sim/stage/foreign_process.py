@@ -1,0 +1,102 @@
+"""A server that is not ours, started as a process in a directory of its own.
+
+Rules
+-----
+1. It listens on loopback only and needs no privilege. Nothing of its Debian package's own service is used or touched.
+2. It runs in a session of its own, so that Ctrl-C reaches us alone; leaving the context ends it and its children.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from device_sim.stage.bound import bound
+from device_sim.stage.processes import ChildFailed
+
+LOOPBACK = "127.0.0.1"
+_START = 60.0
+_GRACE = 10.0
+_POLL = 0.05
+_TAIL = 1500
+
+
+class ServerMissing(Exception):
+    """The program is not on this machine; the text says what to install."""
+
+
+def program(name: str, package: str, *, beside: Sequence[str] = ()) -> str:
+    """Return the path of the program *name*; raise `ServerMissing` naming the Debian *package*."""
+    found = shutil.which(name, path=":".join([*beside, "/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"]))
+    if found is None:
+        raise ServerMissing(f"{name} is not installed: apt-get install {package}")
+    return found
+
+
+def free_port() -> int:
+    """Return a port that is free now, for a server that cannot choose its own."""
+    with socket.create_server((LOOPBACK, 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
+@asynccontextmanager
+async def serving(
+    name: str,
+    arguments: Sequence[str],
+    *,
+    log: Path,
+    ready: str,
+    environment: Mapping[str, str] | None = None,
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run *arguments* until the context is left; it is ready when its output, kept in *log*, has the text *ready*."""
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            *bound(list(arguments)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+        )
+    try:
+        await _until_ready(name, process, log, ready)
+        yield process
+    finally:
+        await stop(process)
+
+
+async def _until_ready(name: str, process: asyncio.subprocess.Process, log: Path, ready: str) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_START):
+            while process.returncode is None:
+                if ready in _said(log):
+                    return
+                await asyncio.sleep(_POLL)
+    raise ChildFailed(f"{name} did not start:\n{_said(log)[-_TAIL:]}")
+
+
+def _said(log: Path) -> str:
+    return log.read_text(errors="replace")
+
+
+async def stop(process: asyncio.subprocess.Process, grace: float = _GRACE) -> None:
+    """End *process*, the leader of a session of its own: politely, after *grace* seconds by force, with all it left."""
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await process.wait()
+    finally:
+        # The session is ours alone: whatever it has started and left goes with it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()

@@ -1,0 +1,185 @@
+"""What a demo or a self-hosted run plays on: a provisioning service and a broker of its own, in one directory.
+
+Everything goes through the programs' own front doors: `fleet-provisioning init` and `serve`, the operators' API,
+`fleet-broker run` with a one-time token. Nothing is configured that a user could not configure. In the place of our
+broker there may be another one (`mosquitto_stage`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from device_sim.link.tls_dial import Endpoint
+from device_sim.stage.hosted import Ended, HostedProcess
+from device_sim.stage.processes import Child, ChildFailed, run_to_end, running
+from provisioning.client.enrolment import EnrolmentOperatorClient
+from provisioning.client.operator import OperatorClient
+from provisioning.pki.identity import Role
+from provisioning.pki.keys import write_private
+from provisioning.pki.tls import CredentialFiles
+from provisioning.program.version import product_version
+
+_START_DEADLINE = 30.0
+_LOOPBACK = "127.0.0.1"
+BROKER = "broker-1"
+"""Its name, in its certificate."""
+
+Said = Callable[[str], None]
+"""Told what has been done, in one line."""
+
+
+class OwnBroker(Protocol):
+    """A broker that the stage has started; *name* says which, with its version."""
+
+    name: str
+    port: int
+    pid: int
+
+    async def restart(self) -> None:
+        """Stop it and start it again; it keeps its port and its credential."""
+
+    async def watch(self) -> None:
+        """Return never; raise `ChildFailed` when the broker ends and nobody is restarting it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running provisioning service, and an operator's client of it."""
+
+    directory: Path
+    url: str
+    http_url: str
+    anchors: Path
+    operator: OperatorClient
+
+
+BrokerStarted = Callable[[Service], AbstractAsyncContextManager[OwnBroker]]
+"""Starts a broker beside a service, and stops it on leaving."""
+
+
+class HostedBroker(HostedProcess):
+    """Our own broker. Made by `fleetgate`."""
+
+    name = f"fleetgate {product_version()}"
+
+    def __init__(self, directory: Path, https: str, anchors: Path) -> None:
+        super().__init__()
+        self._directory = directory
+        self._arguments = ["broker", "run", "--provisioning", https, "--cafile", str(anchors), "--name", BROKER]
+        self._arguments += ["--state-dir", str(directory / "broker"), "--host", _LOOPBACK]
+        self.first_time: tuple[str, ...] = ()
+        """Arguments of its own enrolment, for the first start only."""
+
+    async def _launch(self, life: AsyncExitStack) -> Ended:
+        first_time, self.first_time = self.first_time, ()
+        child = await life.enter_async_context(
+            running(
+                "fleet-broker run",
+                [*self._arguments, "--port", str(self.port), *first_time],
+                log=self._directory / "logs" / "broker.log",
+                ready="fleet-broker ready ",
+                deadline=_START_DEADLINE,
+            )
+        )
+        (mqtts,) = _urls(child, 1)
+        self.port, self.pid = urlsplit(mqtts).port or 0, child.pid
+        return child.watch
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A running service and broker, and an operator's client of the former."""
+
+    directory: Path
+    provisioning_url: str
+    http_url: str
+    broker: Endpoint
+    anchors: Path
+    operator: EnrolmentOperatorClient
+    operator_credential: CredentialFiles
+    provisioning: Child
+    hosted: OwnBroker
+
+    async def watch(self) -> None:
+        """Return never; raise `ChildFailed` when service or broker ends unasked."""
+        async with asyncio.TaskGroup() as watchers:
+            watchers.create_task(self.provisioning.watch(), name="watch provisioning")
+            watchers.create_task(self.hosted.watch(), name="watch broker")
+
+
+@asynccontextmanager
+async def fleetgate(service: Service) -> AsyncIterator[OwnBroker]:
+    """Start our own broker, which enrols itself with a one-time token."""
+    token_file = service.directory / "broker-token"
+    write_private(token_file, (await broker_token(service.operator)).encode())
+    broker = HostedBroker(service.directory, service.url, service.anchors)
+    try:
+        broker.first_time = ("--token-file", str(token_file))
+        await broker.start()
+        token_file.unlink()
+        yield broker
+    finally:
+        await broker.stop()
+
+
+async def broker_token(operator: OperatorClient) -> str:
+    """Return a one-time token for the stage's broker."""
+    (token,) = await operator.create_tokens(
+        device=BROKER, role=Role.BROKER, dns_names=["localhost"], ip_addresses=[_LOOPBACK]
+    )
+    return token.token
+
+
+@asynccontextmanager
+async def raised(directory: Path, said: Said, start: BrokerStarted = fleetgate) -> AsyncIterator[Stage]:
+    """Set the stage in *directory*, and clear it on leaving: the processes are gone then, the files are not."""
+    ca_directory = directory / "provisioning"
+    logs = directory / "logs"
+    passphrase = directory / "passphrase"
+    logs.mkdir()
+    write_private(passphrase, secrets.token_urlsafe(24).encode())
+    secret = ("--passphrase-file", str(passphrase))
+
+    started = time.monotonic()
+    await run_to_end(
+        "fleet-provisioning init",
+        ["provisioning", "init", "--dir", str(ca_directory), *secret],
+        log=logs / "init.log",
+        deadline=_START_DEADLINE,
+    )
+    said(f"root and issuing CA made in {time.monotonic() - started:.1f} s")
+
+    started = time.monotonic()
+    serve = ["provisioning", "serve", "--dir", str(ca_directory), "--port", "0", "--http-port", "0", *secret]
+    async with running(
+        "fleet-provisioning serve",
+        serve,
+        log=logs / "provisioning.log",
+        ready="fleet-provisioning ready ",
+        deadline=_START_DEADLINE,
+    ) as provisioning:
+        https, http = _urls(provisioning, 2)
+        said(f"provisioning serves {https} in {time.monotonic() - started:.1f} s")
+        anchors = ca_directory / "ca-bundle.crt"
+        credential = CredentialFiles(ca_directory / "operator.crt", ca_directory / "operator.key")
+        async with (
+            EnrolmentOperatorClient(https, anchors, credential) as operator,
+            start(Service(directory, https, http, anchors, operator)) as broker,
+        ):
+            said(f"broker enrolled itself, listens on mqtts://{_LOOPBACK}:{broker.port}")
+            endpoint = Endpoint(_LOOPBACK, broker.port, "localhost")
+            yield Stage(directory, https, http, endpoint, anchors, operator, credential, provisioning, broker)
+
+
+def _urls(child: Child, count: int) -> tuple[str, ...]:
+    if len(child.ready) != count:
+        raise ChildFailed(f"{child.name}: its ready line has {len(child.ready)} addresses where {count} are expected")
+    return tuple(child.ready)

@@ -1,0 +1,261 @@
+"""The service's directory: founded once by `found`, opened by `open_authority` each time the service starts.
+
+Theory
+------
+Everything is made in a hidden directory beside the final one, which then takes its name in one step: after a crash,
+Ctrl-C or a full disk there is either a complete authority or none.
+
+Rules
+-----
+1. Nothing is ever overwritten; the directory must not exist, or be empty.
+2. The directory has mode 0700, every key 0600; the CA keys are encrypted with the passphrase, or in a token.
+3. The root's key is opened only to sign the root's CRL, once in half its life; between, it may be kept elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+
+from provisioning.authorities.issuing_policy import profiles_of
+from provisioning.authorities.own_credentials import OPERATOR_NAME, OwnCredentials
+from provisioning.ca.ceremony import Authority, found_authority
+from provisioning.ca.crl import CrlIssuer
+from provisioning.ca.issuer import Issuer, IssuerUrls
+from provisioning.ca.server_names import InvalidServerName
+from provisioning.config import SETTINGS_FILE, Settings
+from provisioning.directory.audit_key import make_audit_key, read_audit_key
+from provisioning.directory.files import ISSUING_CA, ROOT_CA, AuthorityFiles, pem_of, read_certificate
+from provisioning.errors import ConfigurationError, Refused
+from provisioning.pki.identity import Identity, InvalidIdentity, Role
+from provisioning.pki.keys import KeyFileError, PrivateKey, write_private
+from provisioning.program import full_disk
+from provisioning.revocation.publisher import CrlPlan, CrlPublisher
+from provisioning.signers.places import IN_FILES, SignerPlaces
+from provisioning.signers.signer import Signer
+from provisioning.store import authorities, counters, devices, schema, serials
+from provisioning.store.authorities import StoredAuthority
+from provisioning.store.crl_shards import CrlShard
+from provisioning.store.database import Database
+from provisioning.store.serials import SerialNumbers
+from provisioning.store.usable import usable
+
+_ROOT_CRL_LIFE: Final = timedelta(days=365)
+STRANGER_REMEDY: Final = (
+    "restore the file from the backup that the database is of, or name the database of this directory"
+)
+"""What to do about `strangers`."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAuthority:
+    """The directory's files, the two CAs that the fleet was founded with, and how to reach the CAs' keys."""
+
+    files: AuthorityFiles
+    root_certificate: x509.Certificate
+    issuing_certificate: x509.Certificate
+    signers: SignerPlaces
+
+
+def urls_of(public_http_url: str, issuer: str) -> IssuerUrls:
+    """Return where *issuer*'s CRL and certificate are served, and where its certificates' status can be asked."""
+    origin = public_http_url.rstrip("/")
+    # The root's key rests and certifies no OCSP signer: for its one certificate there is the root's CRL.
+    responder = None if issuer == ROOT_CA else f"{origin}/ocsp"
+    return IssuerUrls(f"{origin}/crl/{issuer}.crl", f"{origin}/ca/{issuer}.crt", responder)
+
+
+def open_authority(settings: Settings) -> OpenAuthority:
+    """Read the authority in the settings' directory; raise `ConfigurationError` naming the file and the remedy."""
+    files = AuthorityFiles(settings.directory)
+    files.check_there()
+    signers = SignerPlaces(files, settings)
+    return OpenAuthority(
+        files,
+        read_certificate(files.certificate(ROOT_CA)),
+        read_certificate(files.certificate(ISSUING_CA)),
+        signers,
+    )
+
+
+def strangers(files: AuthorityFiles, known: Iterable[StoredAuthority]) -> list[Path]:
+    """Return the files of certificates that are others than the store has of the CAs *known* by these names."""
+    places = [(files.certificate(each.name), each.certificate) for each in known]
+    return [path for path, certificate in places if path.exists() and read_certificate(path) != certificate]
+
+
+async def found(settings: Settings, server_names: Sequence[str], clock: Callable[[], datetime]) -> AuthorityFiles:
+    """Make the authority, the server's and the first operator's credentials, and the store.
+
+    Raises `ConfigurationError` and leaves nothing behind if anything is in the way.
+    """
+    directory = settings.directory.absolute()
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ConfigurationError(
+            f"{directory} exists and is not empty: choose another --dir, nothing is ever overwritten"
+        )
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        workshop = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))  # Mode 0700.
+    except OSError as error:
+        raise ConfigurationError(f"{directory} cannot be made: {error.strerror}") from error
+    try:
+        async with _keys(settings.model_copy(update={"directory": workshop})) as keys:
+            await _furnish(keys, server_names, clock)
+            workshop.rename(directory)  # noqa: ASYNC240 - one system call, and nobody else is on this loop
+    except (OSError, KeyFileError, InvalidIdentity, InvalidServerName, Refused, ConfigurationError) as error:
+        if (full := full_disk.told(error, directory.parent)) is not None:
+            raise ConfigurationError(f"{directory} cannot be made: {full}, or choose another --dir") from error
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(f"{directory} cannot be made: {error}") from error
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+    return AuthorityFiles(directory)
+
+
+@dataclass(frozen=True, slots=True)
+class _NewKeys:
+    settings: Settings
+    root: PrivateKey
+    issuing: PrivateKey
+
+
+@contextlib.asynccontextmanager
+async def _keys(settings: Settings) -> AsyncIterator[_NewKeys]:
+    """Make the CAs' keys where the settings say, and take them back if the block fails: a token outlives a folder."""
+    places = SignerPlaces(AuthorityFiles(settings.directory), settings)
+    made: list[tuple[str, Signer]] = []
+    try:
+        keys = []
+        for name in (ROOT_CA, ISSUING_CA):
+            key, signer = places.create(name)
+            made.append((name, signer))
+            keys.append(key)
+        yield _NewKeys(settings, *keys)
+    except BaseException:
+        for name, signer in made:
+            places.discard(name, signer)
+        raise
+
+
+async def _furnish(keys: _NewKeys, server_names: Sequence[str], clock: Callable[[], datetime]) -> None:
+    settings = keys.settings
+    files = AuthorityFiles(settings.directory)
+    now = clock()
+    public_url = None if settings.public_http_url is None else str(settings.public_http_url)
+    Identity(settings.trust_domain, Role.OPERATOR, OPERATOR_NAME)  # Refuse a wrong trust domain first.
+    authority = found_authority(
+        settings.trust_domain,
+        now,
+        (serials.new_serial(), serials.new_serial()),
+        None if public_url is None else urls_of(public_url, ROOT_CA),
+        (keys.root, keys.issuing),
+    )
+    _write_certificates(files, authority)
+    _write_settings(files, settings, public_url)
+    issuing = authority.issuing_ca
+    urls = None if public_url is None else urls_of(public_url, ISSUING_CA)
+    issuer = Issuer(issuing.certificate, issuing.key, urls)
+    if settings.database_url is None:
+        write_private(settings.directory / "fleet.db", b"")  # So that SQLite does not choose the mode.
+    make_audit_key(files)
+    database = Database(settings.resolved_database_url, read_audit_key(files))
+    try:
+        with usable(database):
+            await schema.upgrade(database)
+        if any((await database.read(devices.count)).values()):
+            raise ConfigurationError(
+                f"database_url: {database.shown_url} holds another authority's records: "
+                "give each authority a database of its own"
+            )
+        numbers = SerialNumbers(database)
+        credentials = OwnCredentials(
+            files, issuer, database, numbers, profiles_of(settings), settings.trust_domain, clock
+        )
+        await credentials.issue_first(server_names)
+        await numbers.release()
+        root = authority.root_ca
+        await database.write(
+            lambda connection: authorities.adopt(connection, root.certificate, issuing.certificate, now)
+        )
+        for name, life, ca in (
+            (ISSUING_CA, settings.crl_life, issuing),
+            (ROOT_CA, _ROOT_CRL_LIFE, root),
+        ):
+            plan = _crl_plan(settings, name, life, partial(_same, CrlIssuer(ca.certificate, ca.key)))
+            await CrlPublisher(database, plan, clock).start()
+    finally:
+        await database.close()
+
+
+def issuing_crl_plans(
+    settings: Settings, ca: StoredAuthority, key: PrivateKey, public_http_url: str, shards: Sequence[CrlShard]
+) -> list[CrlPlan]:
+    """Return how the CRL of an issuing CA is published, and each of its *shards*."""
+    plan = _crl_plan(settings, ca.name, settings.crl_life, partial(_same, CrlIssuer(ca.certificate, key)))
+    origin = public_http_url.rstrip("/")
+    return [
+        replace(plan, delta_url=f"{origin}/crl/{plan.name}.delta.crl"),
+        *(
+            replace(plan, name=shard.name, shard=shard, delta_url=f"{origin}/crl/{shard.name}.delta.crl")
+            for shard in shards
+        ),
+    ]
+
+
+def root_crl_plan(settings: Settings, authority: OpenAuthority, name: str, certificate: x509.Certificate) -> CrlPlan:
+    """Return how a root's CRL is published: its key is fetched for each list."""
+
+    def open_root() -> CrlIssuer:
+        try:
+            key = authority.signers.open_for(name, certificate)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"the root CA's CRL is due and its key is needed: {error}") from error
+        return CrlIssuer(certificate, key)
+
+    return _crl_plan(settings, name, _ROOT_CRL_LIFE, open_root)
+
+
+def _crl_plan(settings: Settings, name: str, life: timedelta, open_issuer: Callable[[], CrlIssuer]) -> CrlPlan:
+    return CrlPlan(name, counters.crl_counter(name), life, settings.crl_debounce_seconds, open_issuer)
+
+
+def _same(issuer: CrlIssuer) -> CrlIssuer:
+    return issuer
+
+
+def _write_certificates(files: AuthorityFiles, authority: Authority) -> None:
+    for name, ca in ((ROOT_CA, authority.root_ca), (ISSUING_CA, authority.issuing_ca)):
+        _write_public(files.certificate(name), pem_of(ca.certificate))
+    _write_public(files.bundle, pem_of(authority.root_ca.certificate, authority.issuing_ca.certificate))
+
+
+def _write_settings(files: AuthorityFiles, settings: Settings, public_url: str | None) -> None:
+    lines = [
+        "# Settings of fleet-provisioning; flags and FLEET_PROVISIONING_* in the environment come first.",
+        f'trust_domain = "{settings.trust_domain}"',
+    ]
+    if settings.signer != IN_FILES:
+        lines.append(f"signer = {json.dumps(settings.signer)}")
+    if public_url is not None:
+        lines.append(f'public_http_url = "{public_url}"')
+    _write_public(files.directory / SETTINGS_FILE, ("\n".join(lines) + "\n").encode())
+
+
+def _write_public(path: Path, content: bytes) -> None:
+    # Nobody else's to write, whatever the umask: 002 is usual, and a service whose directory is then opened for reading
+    # would not start (`provisioning.directory.closed_directory`).
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
+        file.write(content)

@@ -1,0 +1,209 @@
+"""The life of a fleet's issuing CAs, once they are announced: activated, retired.
+
+Theory
+------
+Everything here is a decision in the store, in one transaction with its entry in the audit log; running services take it
+over (`provisioning.authorities.live_authorities`). A change is made before it is broken::
+
+    begin      the new CA is in the bundle, in /cacerts, has CRL and OCSP: relying parties learn of it
+    activate   it issues; the one before goes on saying what is revoked
+    retire     when its last certificate has ended, the one before is gone
+
+Each line of CAs (`provisioning.authorities.issuing_lines`) is succeeded on its own; beginning a line is beginning its
+first CA.
+
+Rules
+-----
+1. No step that would have a device refused is taken without being told so in words.
+
+How a CA begins: `provisioning.authorities.next_authority`; how one is revoked:
+`provisioning.authorities.authority_revocation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+from sqlalchemy.engine import Connection
+
+from provisioning.authorities.ceremony_transcript import Transcript, operator_name
+from provisioning.authorities.own_credentials import SERVER_NAME, replace_file
+from provisioning.config import Settings
+from provisioning.directory.files import AuthorityFiles, pem_of
+from provisioning.errors import ConfigurationError
+from provisioning.signers.places import SignerPlaces
+from provisioning.store import audit, authorities, groups, serials
+from provisioning.store.audit import Action
+from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority, described
+from provisioning.store.database import Database
+
+WAITING: Final = timedelta(days=1)
+"""How long an announced CA waits until it is activated: relying parties fetch the bundle when they do."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityLife:
+    """The ceremonies on one service's directory and store."""
+
+    settings: Settings
+    database: Database
+    clock: Callable[[], datetime]
+    transcript: Transcript
+
+    @property
+    def files(self) -> AuthorityFiles:
+        """The directory's files."""
+        return AuthorityFiles(self.settings.directory)
+
+    @property
+    def places(self) -> SignerPlaces:
+        """Where the CAs' keys are."""
+        return SignerPlaces(self.files, self.settings)
+
+    async def activate(self, name: str | None = None, *, waiting: bool = True) -> str:
+        """Let an announced CA issue from now on; the active one of its line retires. Return its name."""
+        now = self.clock()
+
+        def transaction(connection: Connection) -> str:
+            found = authorities.every(connection, for_update=True)
+            chosen = only_one(found, name, AuthorityState.ANNOUNCED, "announced")
+            ready = chosen.created_at + WAITING
+            if waiting and now < ready:
+                raise ConfigurationError(
+                    f"{chosen.name} was announced {chosen.created_at:%Y-%m-%d %H:%M} UTC: give relying parties until "
+                    f"{ready:%Y-%m-%d %H:%M} UTC to fetch the bundle, or say --without-waiting"
+                )
+            for each in found:
+                if (each.kind, each.state, each.line) == (
+                    AuthorityKind.ISSUING, AuthorityState.ACTIVE, chosen.line
+                ):  # fmt: skip
+                    authorities.set_state(connection, each.name, AuthorityState.RETIRING, now)
+                    self.note(connection, Action.CA_CHANGED, each.name, {"state": AuthorityState.RETIRING})
+            authorities.set_state(connection, chosen.name, AuthorityState.ACTIVE, now)
+            self.note(connection, Action.CA_CHANGED, chosen.name, {"state": AuthorityState.ACTIVE})
+            return chosen.name
+
+        return await self.database.write(transaction)
+
+    async def retire(self, name: str | None = None) -> str:
+        """End a retiring CA whose last certificate has ended; return its name."""
+        now = self.clock()
+
+        def transaction(connection: Connection) -> str:
+            chosen = only_one(authorities.every(connection, for_update=True), name, AuthorityState.RETIRING, "retiring")
+            last, renewable = _last_use(connection, chosen)
+            if last is not None and now < last:
+                raise ConfigurationError(
+                    f"certificates of {chosen.name} are good until {last:%Y-%m-%d %H:%M} UTC: retire it then, or "
+                    f"revoke it to end them now; certificate list --issuer {chosen.name} --state active names them"
+                )
+            if renewable is not None and now < renewable:
+                raise ConfigurationError(
+                    f"certificates of {chosen.name} have ended and buy their successors until "
+                    f"{renewable:%Y-%m-%d %H:%M} UTC by their groups' renewal_grace: retire it then, or shorten that"
+                )
+            authorities.set_state(connection, chosen.name, AuthorityState.RETIRED, now)
+            self.note(connection, Action.CA_CHANGED, chosen.name, {"state": AuthorityState.RETIRED})
+            return chosen.name
+
+        retired = await self.database.write(transaction)
+        await self.write_bundle()
+        return retired
+
+    async def end_line(self, line: str) -> str:
+        """Let the CA of a line that no group is bound to issue no more; return its name. It is retired like others."""
+        if line == DEFAULT_LINE:
+            raise ConfigurationError("the default line has no end: the service's own certificates are of it")
+        now = self.clock()
+
+        def transaction(connection: Connection) -> str:
+            found = [each for each in authorities.every(connection, for_update=True) if each.line == line]
+            chosen = only_one(found, None, AuthorityState.ACTIVE, f"active in line {line!r}")
+            if bound := groups.bound_to(connection, line):
+                raise ConfigurationError(
+                    f"line {line} certifies the devices of {', '.join(bound)}: give them another one first, "
+                    "group set NAME --issuing-line LINE"
+                )
+            authorities.set_state(connection, chosen.name, AuthorityState.RETIRING, now)
+            self.note(connection, Action.CA_CHANGED, chosen.name, {"state": AuthorityState.RETIRING})
+            return chosen.name
+
+        return await self.database.write(transaction)
+
+    async def write_bundle(self) -> None:
+        """Write the trust anchors as they are now; a running service does so too."""
+        trusted = [each for each in await self.every() if each.state.trusted]
+        anchors = [
+            each.certificate
+            for kind in (AuthorityKind.ROOT, AuthorityKind.ISSUING)
+            for each in trusted
+            if each.kind is kind
+        ]
+        replace_file(self.files.bundle, pem_of(*anchors))
+
+    async def newest_root(self) -> StoredAuthority:
+        """Return the newest root, whose key must be here; raise `ConfigurationError`."""
+        roots = [each for each in await self.every() if each.kind is AuthorityKind.ROOT and each.state.trusted]
+        if not roots:
+            raise ConfigurationError("the store knows no root: start the service once, so that it records its CAs")
+        return self.with_key(roots[-1])
+
+    def with_key(self, root: StoredAuthority) -> StoredAuthority:
+        """Return *root*; raise `ConfigurationError` unless its key is here."""
+        if not self.places.holds(root.name):
+            raise ConfigurationError(
+                f"the key of {root.name} is not here: bring it, or use ca export-csr, root sign, ca import, or name "
+                "another root with --root"
+            )
+        return root
+
+    async def every(self) -> list[StoredAuthority]:
+        """Return all CAs."""
+        return await self.database.read(authorities.every)
+
+    async def log_step(self, action: Action, name: str, facts: dict[str, object]) -> None:
+        """Put an entry into the audit log: before something is signed."""
+        await self.database.write(lambda connection: self.note(connection, action, name, facts))
+
+    def note(self, connection: Connection, action: Action, name: str, facts: dict[str, object]) -> None:
+        """Put an entry into the audit log, in the transaction of what it tells."""
+        audit.append(connection, self.clock(), operator_name(), action, name, facts)
+
+
+def _last_use(connection: Connection, ca: StoredAuthority) -> tuple[datetime | None, datetime | None]:
+    """Return when the last certificate of *ca* ends, the service's own not counted, and when it is good for nothing."""
+    ends = authorities.last_expiries(connection, ca.key_id, SERVER_NAME)
+    uses = [
+        end + (groups.rules_of(connection, group).renewal_grace if group is not None else timedelta())
+        for group, end in ends.items()
+    ]
+    return max(ends.values(), default=None), max(uses, default=None)
+
+
+def only_one(found: list[StoredAuthority], name: str | None, state: AuthorityState, word: str) -> StoredAuthority:
+    """Return the issuing CA in *state*, called *name* if that is said; raise `ConfigurationError` unless it is one."""
+    fit = [each for each in found if each.kind is AuthorityKind.ISSUING and each.state is state]
+    if name is not None:
+        fit = [each for each in fit if each.name == name]
+    match fit:
+        case [one]:
+            return one
+        case []:
+            raise ConfigurationError(
+                f"no issuing CA {name or ''} is {word}; there are {described(found)}".replace("  ", " ")
+            )
+        case _:
+            raise ConfigurationError(f"{described(fit)}: name the one that is meant")
+
+
+def facts_of(certificate: x509.Certificate) -> dict[str, object]:
+    """Return what the audit log says of a CA's certificate."""
+    return {
+        "subject": certificate.subject.rfc4514_string(),
+        "serial": serials.serial_text(certificate.serial_number),
+        "not_after": str(certificate.not_valid_after_utc),
+    }

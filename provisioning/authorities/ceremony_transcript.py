@@ -1,0 +1,110 @@
+"""The transcript of a key ceremony: what was done, when, by whom, before whom, with which fingerprints.
+
+Theory
+------
+A ceremony is believed for its record. The transcript is a text file for people; its SHA-256 is the last entry that the
+ceremony leaves in the audit log, whose chain then vouches for it: a transcript that was changed, or invented, has no
+entry. On a machine that has no store (an offline root) it is a text with fingerprints, to be signed by hand.
+
+Rules
+-----
+1. What is shown on the screen is what is in the file, word for word.
+2. It holds no passphrase, PIN or private key.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from provisioning.errors import ConfigurationError
+from provisioning.program.printable import printable
+from provisioning.program.version import product_version
+
+FOLDER: Final = "ceremonies"
+
+
+@dataclass
+class Transcript:
+    """One ceremony, as it goes on."""
+
+    title: str
+    clock: Callable[[], datetime]
+    show: Callable[[str], None]
+    witnesses: Sequence[str] = ()
+    _lines: list[str] = field(default_factory=list)
+    begun: datetime = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Write the head."""
+        self.begun = self.clock().astimezone(UTC)
+        self.say(f"Ceremony: {self.title}")
+        self.say(f"Begun {self.begun:%Y-%m-%d %H:%M:%S} UTC on {platform.node()} by {operator_name()}")
+        self.say(f"Program: fleet-provisioning {product_version()}")
+        for witness in self.witnesses:
+            self.say(f"Witness: {witness}")
+        self.say("")
+
+    def say(self, line: str) -> None:
+        """Add a line and show it; whatever a witness or a certificate is called, it is one line."""
+        line = printable(line)
+        self._lines.append(line)
+        self.show(line)
+
+    def certificate(self, what: str, certificate: x509.Certificate) -> None:
+        """Add a certificate: names, times, serial number, and the fingerprints to compare."""
+        self.say(f"{what}:")
+        for name, value in (
+            ("subject", certificate.subject.rfc4514_string()),
+            ("issuer", certificate.issuer.rfc4514_string()),
+            ("serial", f"{certificate.serial_number:x}"),
+            ("valid", f"{certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"),
+            ("SHA-256", certificate.fingerprint(hashes.SHA256()).hex(":").upper()),
+        ):
+            self.say(f"  {name:<8} {value}")
+
+    @property
+    def text(self) -> bytes:
+        """The transcript as it is written."""
+        return ("\n".join(self._lines) + "\n").encode(errors="backslashreplace")  # A path need not be UTF-8.
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 that the audit log holds, in hexadecimal."""
+        return digest_of(self.text)
+
+    def write(self, path: Path) -> None:
+        """Write the file; raise `ConfigurationError` if it exists or cannot be written."""
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with path.open("xb") as file:
+                file.write(self.text)
+        except OSError as error:
+            raise ConfigurationError(f"the transcript {path} cannot be written: {error.strerror}") from error
+
+    def path_in(self, directory: Path) -> Path:
+        """Return where a service's directory keeps it."""
+        words = "-".join(self.title.split())
+        return directory / FOLDER / f"{self.begun:%Y-%m-%dT%H%M%S.%fZ}-{words}.txt"
+
+
+def digest_of(text: bytes) -> str:
+    """Return what the audit log holds of a transcript."""
+    return hashlib.sha256(text).hexdigest()
+
+
+def operator_name() -> str:
+    """Return who sits at the machine, as it knows him."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # An account without a name, as in some containers.
+        return "an account without a name"

@@ -1,0 +1,147 @@
+"""The HTTPS server's credential while the service runs: renewed in time, and new connections get the new one.
+
+Theory
+------
+`OwnCredentials` issues and writes; here is when, and what the listener shows. The listener has one `RenewableContext`
+for its life; a renewed certificate or a changed set of CAs makes a new context and puts it there. Connections that are
+open keep theirs: nobody is disconnected.
+
+Rules
+-----
+1. It is renewed when a third of its life is left, when another CA has become the one that issues, and within
+   `_LONGEST_WAIT_SECONDS` after it was revoked: brokers believe nobody who shows it.
+2. A renewal that fails is logged and tried again; the service goes on with the certificate that it has.
+3. Of several workers on one directory one *keeps* its files; the others show what they find there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from provisioning.authorities.own_credentials import OwnCredentials, replace_file
+from provisioning.ca.issuer import IssuanceRefused, Issuer
+from provisioning.ca.key_envelope import EnvelopeSigner
+from provisioning.directory.files import SERVER, AuthorityFiles, pem_of
+from provisioning.errors import ConfigurationError, Refused
+from provisioning.pki.keys import KeyFileError, load_key
+from provisioning.pki.renewable_context import RenewableContext
+from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
+
+log = structlog.get_logger(__name__)
+
+_LONGEST_WAIT_SECONDS: Final = 15.0  # Look at the wall clock now and then: it may be set.
+_SHORTEST_WAIT_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = 15.0
+
+
+class HttpsCredential:
+    """What the HTTPS listener shows, and whose certificates it accepts."""
+
+    def __init__(
+        self, files: AuthorityFiles, credentials_for: Callable[[Issuer], OwnCredentials], *, keeps: bool = True
+    ) -> None:
+        """*credentials_for* returns what issues with the CA that it is given."""
+        self._files = files
+        self._keeps = keeps
+        self._credentials_for = credentials_for
+        self._credentials: OwnCredentials | None = None
+        self._anchors: Sequence[x509.Certificate] = ()
+        self._foreign: Sequence[bytes] = ()
+        self._shown = b""
+        self._context: RenewableContext | None = None
+
+    @property
+    def context(self) -> RenewableContext:
+        """The listener's context, with what lies in the directory where no CA is here to issue another credential.
+
+        Raises `ConfigurationError` if that cannot be used either.
+        """
+        return self._context or self._show()
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        """What new connections are shown, once there is a `context`."""
+        return x509.load_pem_x509_certificate(self._shown)
+
+    def trust(self, anchors: Sequence[x509.Certificate]) -> None:
+        """Accept the certificates of these CAs from now on, and tell so in the bundle."""
+        self._anchors = anchors
+        bundle = pem_of(*anchors)
+        if self._keeps and (not self._files.bundle.exists() or self._files.bundle.read_bytes() != bundle):
+            replace_file(self._files.bundle, bundle)
+        if self._context is not None:
+            self._show()
+
+    def let_through(self, anchors: Sequence[bytes]) -> None:
+        """Let certificates of these CAs (DER) through TLS too: `provisioning.enrolment.enrolment_trust` says why."""
+        self._foreign = anchors
+        if self._context is not None:
+            self._show()
+
+    async def issue_with(self, issuer: Issuer) -> None:
+        """Have the credential issued by *issuer* from now on; renew it if it is due or another CA's."""
+        self._credentials = self._credentials_for(issuer)
+        await self.check()
+
+    async def check(self) -> bool:
+        """Renew the credential if it is due and show it to new connections; return whether it was.
+
+        What another process has renewed in the same directory is shown too.
+        """
+        if self._credentials is None:
+            return False
+        renewed = self._keeps and await self._credentials.renew_server()
+        if renewed or self._files.certificate(SERVER).read_bytes() != self._shown:
+            self._show()
+        return renewed
+
+    def signer(self) -> EnvelopeSigner:
+        """Return what signs keys that the service makes for devices; reads the files. Raise `ConfigurationError`."""
+        try:
+            with self._files.held(to_change=False):
+                key, chain = load_key(self._files.key(SERVER)), self._files.certificate(SERVER).read_bytes()
+        except KeyFileError as error:
+            raise ConfigurationError(str(error)) from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ConfigurationError(f"{self._files.key(SERVER)} is no EC key, as this service makes: let it renew it")
+        return EnvelopeSigner(key, x509.load_pem_x509_certificates(chain))
+
+    async def run(self) -> None:
+        """Renew when it is time, until cancelled."""
+        while True:
+            credentials = self._credentials
+            wait = credentials.seconds_to_renewal() if self._keeps and credentials else _LONGEST_WAIT_SECONDS
+            await asyncio.sleep(min(max(wait, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS))
+            try:
+                await self.check()
+            except (Refused, IssuanceRefused, ConfigurationError, KeyFileError, OSError) as error:
+                log.error("server certificate not renewed", error=str(error))  # noqa: TRY400
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    def _show(self) -> RenewableContext:
+        credential = CredentialFiles(self._files.certificate(SERVER), self._files.key(SERVER))
+        try:
+            with self._files.held(to_change=False):
+                shown = credential.certificate.read_bytes()
+                context = server_context(
+                    credential,
+                    pem_of(*self._anchors).decode() + "".join(map(ssl.DER_cert_to_PEM_cert, self._foreign)),
+                    client_certificate=ClientCertificate.OPTIONAL,
+                    allow_tls12=True,
+                    caller_checks_dates=True,  # `provisioning.enrolment.enrolment_trust` says why.
+                )
+        except (TlsConfigurationError, OSError) as error:
+            raise ConfigurationError(str(error)) from error
+        self._shown = shown
+        if self._context is None:
+            self._context = RenewableContext(context)
+        else:
+            self._context.replace(context)
+        return self._context

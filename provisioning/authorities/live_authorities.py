@@ -1,0 +1,323 @@
+"""The CAs of a running service: as the store says, taken over while it runs, without a request that notices.
+
+Theory
+------
+What may change is looked at every few seconds: the names and states of the CAs in the store, which the commands change
+(`provisioning.commands.ca_commands`). When they have, everything that depends on them is brought to the new state in
+this order, so that nothing is refused on the way::
+
+    trust       /cacerts, bundle, TLS: whoever comes with a certificate of a new CA is known before there is one
+    status      OCSP signer and CRLs of the new CA: whoever asks about its first certificate gets an answer
+    issuing     only then new certificates come from it; the service's own is renewed under it
+    end         a retired CA's lists and signer go last
+
+Each CA that is not retired has an OCSP signer and its CRLs, with tasks of their own; a revoked one too: whoever has not
+heard of it should hear that everything under it is revoked.
+
+Rules
+-----
+1. Requests see either the state before or the one after: what they use is replaced between two awaits.
+2. A CA whose key is not in this directory is trusted and not used, and the log says so.
+3. A failure to take over is logged and repeated; the service goes on as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import structlog
+from cryptography import x509
+from sqlalchemy.engine import Connection
+
+from provisioning.authorities.authority import (
+    STRANGER_REMEDY,
+    OpenAuthority,
+    issuing_crl_plans,
+    root_crl_plan,
+    strangers,
+    urls_of,
+)
+from provisioning.authorities.own_credentials import SERVER_NAME
+from provisioning.authorities.told_authorities import ToldAuthorities
+from provisioning.ca.issuer import IssuanceRefused, Issuer
+from provisioning.config import Settings
+from provisioning.directory.files import ROOT_CA
+from provisioning.enrolment.issuing import Issuing
+from provisioning.errors import Code, ConfigurationError, Refused
+from provisioning.pki.keys import KeyFileError
+from provisioning.revocation.feed import FeedEvent
+from provisioning.revocation.ocsp import OcspResponder
+from provisioning.revocation.ocsp_signer import RenewedOcspSigner
+from provisioning.revocation.publisher import CrlPublisher
+from provisioning.store import authorities, crl_shards, revocations
+from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority
+from provisioning.store.crl_shards import CrlShard
+from provisioning.store.database import Database
+from provisioning.store.serials import SerialNumbers
+
+log = structlog.get_logger(__name__)
+
+_Run = Callable[[], Coroutine[Any, Any, None]]
+
+
+@dataclass(slots=True)
+class _Working:
+    """One issuing CA at work in this process."""
+
+    issuing: Issuing
+    signer: RenewedOcspSigner
+    publishers: dict[str, CrlPublisher]
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @property
+    def runs(self) -> list[_Run]:
+        return [self.signer.run, *(publisher.run for publisher in self.publishers.values())]
+
+
+class LiveAuthorities:
+    """What the rest of the service asks for CAs; its lists and mappings are the same objects for ever."""
+
+    def __init__(
+        self,
+        *,
+        authority: OpenAuthority,
+        settings: Settings,
+        public_url: str,
+        database: Database,
+        serial_numbers: SerialNumbers,
+        responder: OcspResponder,
+        clock: Callable[[], datetime],
+        on_trust: Callable[[Sequence[x509.Certificate]], None],
+        on_active: Callable[[Issuer], Coroutine[Any, Any, None]],
+    ) -> None:
+        """*on_trust* is called with the trust anchors when they change.
+
+        *on_active* is called with the CA of the default line that issues.
+        """
+        self._authority = authority
+        self._settings = settings
+        self._public_url = public_url
+        self._database = database
+        self._serial_numbers = serial_numbers
+        self._responder = responder
+        self._clock = clock
+        self._on_trust = on_trust
+        self._on_active = on_active
+        self._states: Sequence[tuple[str, str]] = ()
+        self._working: dict[str, _Working] = {}
+        self._unusable: dict[str, str] = {}
+        """CAs whose key could not be had here, and why."""
+        self._active: dict[str, Issuing | None] = {}
+        self._roots: dict[str, CrlPublisher] = {}
+        self._root_key_ids: dict[str, str] = {}
+        self._root_tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self.told: Final = ToldAuthorities()
+        """What relying parties are told to trust."""
+        self.publishers: Final[dict[str, CrlPublisher]] = {}
+        """Of every list that is served, by its name."""
+
+    def issuing(self, line: str) -> Issuing:
+        """Return the CA of *line* that issues now; raise `Refused` if none does here."""
+        active = self._active.get(line)
+        if active is None:
+            raise Refused(
+                Code.UNAVAILABLE,
+                f"the issuing CA of line {line} cannot be used here now, the log says why; try again"
+                if line in self._active
+                else f"no issuing CA of line {line} is active here: the operators have to activate one",
+            )
+        return active
+
+    def active(self) -> Mapping[str, Issuing | None]:
+        """Return the CA that issues now, of every line that has one; None where its key is not here."""
+        return self._active
+
+    def keys_in_memory(self) -> bool:
+        """Whether no CA that issues here has its key in a token."""
+        return all(each is None or each.issuer.key_in_memory for each in self._active.values())
+
+    def ocsp_signers(self) -> list[RenewedOcspSigner]:
+        """Return the OCSP signer of every CA that is at work here."""
+        return [each.signer for each in self._working.values()]
+
+    def changed(self, events: Sequence[FeedEvent]) -> None:
+        """Let the lists know that something was revoked or released."""
+        for working in self._working.values():
+            for publisher in working.publishers.values():
+                publisher.changed()
+        issuers = {event.issuer_key_id for event in events}
+        for name, publisher in self._roots.items():
+            if self._root_key_ids[name] in issuers:  # Its key rests, and is not fetched for nothing.
+                publisher.changed()
+
+    async def start(self) -> None:
+        """Record the CAs that the fleet was founded with, and take over what the store says; raise if it fails.
+
+        A directory and a store that are of two fleets, or whose copies are of two times, are not begun with.
+        """
+        now, authority = self._clock(), self._authority
+        await self._database.write(
+            lambda connection: authorities.adopt(
+                connection, authority.root_certificate, authority.issuing_certificate, now
+            )
+        )
+        known = await self._database.read(authorities.every)
+        if wrong := strangers(authority.files, known):
+            raise ConfigurationError(
+                f"{wrong[0]} is not the certificate that the database {self._database.shown_url} knows by this name: "
+                f"{STRANGER_REMEDY}"
+            )
+        await self._take_over()
+        if self._active.get(DEFAULT_LINE) is None:
+            log.warning("no issuing CA is active here: nothing is issued")
+
+    async def run(self) -> None:
+        """Look for changes every few seconds, and run what the CAs need, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            for name in self._roots:
+                self._run_root(name)
+            for working in self._working.values():
+                self._begin(working)
+            while True:
+                await asyncio.sleep(self._settings.feed_heartbeat_seconds)
+                try:
+                    await self._take_over()
+                except (Refused, ConfigurationError, KeyFileError, OSError) as error:
+                    log.error("CAs not taken over from the store", error=str(error))  # noqa: TRY400
+
+    async def _take_over(self) -> None:
+        states = await self._database.read(authorities.states)
+        if states == self._states:
+            if self._unusable:
+                await self._try_again()
+            return
+        found = await self._database.read(authorities.every)
+        if self.told.take(found):
+            self._on_trust(list(self.told.certificates.values()))
+        for root in found:
+            if root.kind is AuthorityKind.ROOT and root.state.trusted and root.name not in self._roots:
+                await self._begin_root(root)
+        for each in found:
+            if each.kind is AuthorityKind.ISSUING and each.state is not AuthorityState.RETIRED:
+                await self._begin_issuing(each)
+        await self._activate(found)
+        for each in found:
+            if each.state is AuthorityState.RETIRED:
+                self._end(each.name)
+        self._states = states
+        log.info("CAs taken over from the store", **{name.replace("-", "_"): state for name, state in states})
+
+    async def _try_again(self) -> None:
+        """Look whether keys can be had that could not: a token was away, or a file with a passphrase."""
+        unusable = set(self._unusable)
+        found = await self._database.read(authorities.every)
+        for each in found:
+            if each.name in unusable:
+                await self._begin_issuing(each)
+        if usable := unusable - set(self._unusable):
+            await self._activate(found)
+            log.info("CAs can be used here now", cas=sorted(usable))
+
+    async def _begin_root(self, root: StoredAuthority) -> None:
+        publisher = CrlPublisher(
+            self._database, root_crl_plan(self._settings, self._authority, root.name, root.certificate), self._clock
+        )
+        try:
+            await publisher.start()
+        except ConfigurationError as error:
+            if root.name == ROOT_CA:
+                raise
+            log.error("root CA's list not published", ca=root.name, error=str(error))  # noqa: TRY400
+            return
+        # What was revoked while no service ran is in no list yet.
+        listed = await self._database.read(
+            lambda connection: revocations.listed(connection, root.key_id, None, self._clock())
+        )
+        if publisher.current is not None and len(listed) > publisher.current.entries:
+            publisher.changed()
+        self._roots[root.name] = self.publishers[root.name] = publisher
+        self._root_key_ids[root.name] = root.key_id.hex()
+        self._run_root(root.name)
+
+    def _run_root(self, name: str) -> None:
+        if self._tasks is not None:
+            self._root_tasks[name] = self._tasks.create_task(self._roots[name].run())
+
+    async def _begin_issuing(self, ca: StoredAuthority) -> None:
+        if ca.name in self._working:
+            return
+        try:
+            key = await asyncio.to_thread(self._authority.signers.open_for, ca.name, ca.certificate)
+        except ConfigurationError as error:
+            if ca.state is AuthorityState.ACTIVE and not self._working:
+                raise
+            if self._unusable.get(ca.name) != str(error):
+                log.error("CA cannot be used here", ca=ca.name, error=str(error))  # noqa: TRY400
+            self._unusable[ca.name] = str(error)
+            return
+        self._unusable.pop(ca.name, None)
+        issuer = Issuer(ca.certificate, key, urls_of(self._public_url, ca.name))
+        signer = RenewedOcspSigner(
+            issuer=issuer,
+            database=self._database,
+            serial_numbers=self._serial_numbers,
+            owner=SERVER_NAME,
+            life=self._settings.ocsp_signer_life,
+            clock=self._clock,
+        )
+        try:
+            await signer.renew()
+        except IssuanceRefused as refusal:  # It has ended. What it issued has ended too, its lists go on.
+            log.error("OCSP signer not made", ca=ca.name, detail=str(refusal))  # noqa: TRY400 - that says it all
+        in_use, listed = await self._database.write(functools.partial(self._shards, ca.name))
+        plans = issuing_crl_plans(self._settings, ca, key, self._public_url, listed)
+        publishers = {plan.name: CrlPublisher(self._database, plan, self._clock) for plan in plans}
+        for publisher in publishers.values():
+            await publisher.start()
+        working = self._working[ca.name] = _Working(Issuing(issuer, in_use), signer, publishers)
+        self.publishers.update(publishers)
+        self._responder.answer_for(self.ocsp_signers())
+        self._begin(working)
+
+    def _begin(self, working: _Working) -> None:
+        if self._tasks is not None and not working.tasks:
+            working.tasks.extend(self._tasks.create_task(run()) for run in working.runs)
+
+    async def _activate(self, found: Sequence[StoredAuthority]) -> None:
+        before = self._active.get(DEFAULT_LINE)
+        self._active = {
+            each.line: self._working[each.name].issuing if each.name in self._working else None
+            for each in found
+            if each.kind is AuthorityKind.ISSUING and each.state is AuthorityState.ACTIVE
+        }
+        own = self._active.get(DEFAULT_LINE)
+        if own is not None and own is not before:
+            await self._on_active(own.issuer)
+
+    def _end(self, name: str) -> None:
+        self._unusable.pop(name, None)
+        if self._roots.pop(name, None) is not None:
+            self.publishers.pop(name, None)
+            if (task := self._root_tasks.pop(name, None)) is not None:
+                task.cancel()
+        working = self._working.pop(name, None)
+        if working is None:
+            return
+        for task in working.tasks:
+            task.cancel()
+        for listed in working.publishers:
+            self.publishers.pop(listed, None)
+        self._responder.answer_for(self.ocsp_signers())
+
+    def _shards(self, ca: str, connection: Connection) -> tuple[list[CrlShard], list[CrlShard]]:
+        """Return the shards that new certificates belong to, and all whose lists must be published."""
+        settings = self._settings
+        in_use = crl_shards.ensure(connection, ca, self._public_url.rstrip("/"), settings.crl_shards)
+        return in_use, crl_shards.needed(connection, ca, in_use, self._clock() - settings.crl_life)

@@ -1,0 +1,197 @@
+"""A line's next issuing CA: its key made, its certificate signed here or brought from elsewhere, and announced.
+
+Theory
+------
+The root's key may be here, in a token, or in a safe. If it is elsewhere, `NextAuthority.export_csr` makes the new CA's
+key and request, the root signs it (`root sign`, openssl, anybody's CA), and `NextAuthority.announce` takes the
+certificate over. Announced, it is in the bundle and in /cacerts; it issues when it is activated
+(`provisioning.authorities.authority_life`).
+
+Rules
+-----
+1. A certificate of a root's is checked before it is signed here and before it is believed from there.
+2. A key that waits for its certificate is used, and no second one made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+
+from provisioning.authorities.authority import urls_of
+from provisioning.authorities.authority_life import AuthorityLife, facts_of
+from provisioning.authorities.issuing_lines import check_line, line_of, next_name, root_for, shown_line
+from provisioning.authorities.own_credentials import replace_file
+from provisioning.ca.ceremony import (
+    CeremonyRefused,
+    CertificateAuthority,
+    IssuingCaRequest,
+    check_issuing_ca,
+    issuing_ca_csr,
+    issuing_ca_name,
+    sign_issuing_ca,
+)
+from provisioning.ca.issuer import IssuerUrls
+from provisioning.directory.files import pem_of
+from provisioning.errors import ConfigurationError
+from provisioning.pki.issued_by import is_issued_by
+from provisioning.pki.keys import PrivateKey
+from provisioning.store import authorities, serials
+from provisioning.store.audit import Action
+from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority
+
+
+@dataclass(frozen=True, slots=True)
+class NextAuthority:
+    """Makes and announces CAs, on the same directory, store and transcript as their other ceremonies."""
+
+    life: AuthorityLife
+
+    async def export_csr(self, line: str = DEFAULT_LINE, *, another: bool = False) -> bytes:
+        """Make the key of a line's next CA, unless it waits for its certificate already; return its request, PEM.
+
+        *another*: also where one is announced.
+        """
+        await self._check_none_waits(check_line(line), another=another)
+        name, subject, key = await self._next_key(line)
+        csr = issuing_ca_csr(subject, key)
+        self.life.transcript.say(f"Request of {name}: {csr.subject.rfc4514_string()}")
+        return csr.public_bytes(Encoding.PEM)
+
+    async def announce(self, pem: bytes, root_pem: bytes | None = None) -> str:
+        """Take over the certificate of the CA whose key waits for it, and announce it; return its name.
+
+        *root_pem* is the root that has signed, if the fleet does not know it yet; it is announced with it.
+        """
+        certificate, root = _read(pem, "certificate"), None if root_pem is None else _read(root_pem, "root")
+        found = await self.life.every()
+        _check_new(certificate, found)
+        name = self._waiting_for(certificate, found)
+        known = [each.certificate for each in found if each.kind is AuthorityKind.ROOT and each.state.trusted]
+        signer = next((each for each in [*known, *([root] if root else [])] if is_issued_by(certificate, each)), None)
+        if signer is None:
+            raise ConfigurationError(
+                f"no root of this fleet has issued it (its issuer is {certificate.issuer.rfc4514_string()}): "
+                "give the root's certificate with --root"
+            )
+        try:
+            check_issuing_ca(certificate, signer, self.life.clock())
+        except CeremonyRefused as error:
+            raise ConfigurationError(str(error)) from error
+        new_root = signer if signer not in known else None
+        await self._announce(name, certificate, new_root, sum(each.kind is AuthorityKind.ROOT for each in found) + 1)
+        return name
+
+    async def begin(self, line: str = DEFAULT_LINE, root_name: str | None = None, *, another: bool = False) -> str:
+        """Make a line's next CA, have its root sign it, and announce it; return its name.
+
+        The root is the one called *root_name*, or what `root_for` chooses. *another*: also where one is announced.
+        """
+        await self._check_none_waits(check_line(line), another=another)
+        root = self.life.with_key(root_for(line, await self.life.every(), root_name))
+        name, subject, key = await self._next_key(line)
+        now = self.life.clock()
+        serial = serials.new_serial()
+        await self.life.log_step(Action.SIGNING_CA, name, {"root": root.name, "serial": serials.serial_text(serial)})
+        try:
+            certificate = sign_issuing_ca(
+                CertificateAuthority(root.certificate, self.life.places.open_for(root.name, root.certificate)),
+                IssuingCaRequest(subject, key.public_key()),
+                serial,
+                now,
+                self._urls(root.name),
+            )
+        except CeremonyRefused as error:
+            raise ConfigurationError(str(error)) from error
+        await self._announce(name, certificate, None, 0)
+        return name
+
+    async def _announce(
+        self, name: str, certificate: x509.Certificate, new_root: x509.Certificate | None, root_number: int
+    ) -> None:
+        now = self.life.clock()
+
+        def transaction(connection: Connection) -> None:
+            if new_root is not None:
+                authorities.add(
+                    connection, f"root-{root_number}", AuthorityKind.ROOT, AuthorityState.ACTIVE, new_root, now
+                )
+                self.life.note(connection, Action.CA_CHANGED, f"root-{root_number}", facts_of(new_root))
+            line = line_of(name)
+            authorities.add(connection, name, AuthorityKind.ISSUING, AuthorityState.ANNOUNCED, certificate, now, line)
+            self.life.note(connection, Action.CA_SIGNED, name, facts_of(certificate) | {"line": line})
+
+        try:
+            await self.life.database.write(transaction)
+        except IntegrityError as error:
+            raise ConfigurationError(
+                f"{name} was announced by somebody else at the same moment: look at ca list, and begin again"
+            ) from error
+        if new_root is not None:
+            self.life.transcript.certificate("New root", new_root)
+        self.life.transcript.certificate(f"Issuing CA {name}", certificate)
+        replace_file(self.life.files.certificate(name), pem_of(certificate))
+        await self.life.write_bundle()
+
+    async def _check_none_waits(self, line: str, *, another: bool) -> None:
+        """Raise `ConfigurationError` where a CA of *line* is announced already, unless *another* is wanted."""
+        waiting = [
+            each.name
+            for each in await self.life.every()
+            if (each.kind, each.state, each.line) == (AuthorityKind.ISSUING, AuthorityState.ANNOUNCED, line)
+        ]
+        if waiting and not another:
+            raise ConfigurationError(
+                f"line {line} has its next CA already, {' and '.join(waiting)}: ca rollover activate {waiting[-1]} has "
+                f"it issue, ca revoke {waiting[-1]} --reason superseded ends it, --another makes one more beside it"
+            )
+
+    async def _next_key(self, line: str) -> tuple[str, x509.Name, PrivateKey]:
+        name, number = next_name(line, {each.name for each in await self.life.every()})
+        if self.life.places.holds(name):
+            key = self.life.places.open(name)
+        else:
+            await self.life.log_step(Action.MAKING_CA_KEY, name, {})
+            key, _ = self.life.places.create(name)
+            await self.life.log_step(Action.CA_KEY_MADE, name, {})
+        self.life.transcript.say(f"Key of {name}: {self.life.places.place(name)}")
+        return name, issuing_ca_name(self.life.settings.trust_domain, number, shown_line(line)), key
+
+    def _waiting_for(self, certificate: x509.Certificate, found: list[StoredAuthority]) -> str:
+        taken = {each.name for each in found}
+        for path in sorted(self.life.files.directory.glob("issuing-*")):
+            name = path.name.removesuffix(".key").removesuffix(".pkcs11")
+            if path.suffix not in {".key", ".pkcs11"} or name in taken:
+                continue
+            if self.life.places.open(name).public_key() == certificate.public_key():
+                return name
+        raise ConfigurationError("no key waits for this certificate: make the request with ca export-csr first")
+
+    def _urls(self, root: str) -> IssuerUrls | None:
+        url = self.life.settings.public_http_url
+        return None if url is None else urls_of(str(url), root)
+
+
+def _check_new(certificate: x509.Certificate, found: list[StoredAuthority]) -> None:
+    """Raise `ConfigurationError` if a CA has *certificate* already, or another one of its key."""
+    for each in found:
+        if each.certificate.public_key() != certificate.public_key():
+            continue
+        if each.certificate != certificate:
+            raise ConfigurationError(
+                f"{each.name} ({each.state}) has another certificate of the same key, and a CA keeps the one that it "
+                "has: make the next CA with ca export-csr"
+            )
+        then = f": ca rollover activate {each.name} has it issue" if each.state is AuthorityState.ANNOUNCED else ""
+        raise ConfigurationError(f"this is the certificate of {each.name}, which is {each.state} already{then}")
+
+
+def _read(pem: bytes, what: str) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(pem)
+    except ValueError as error:
+        raise ConfigurationError(f"the {what} is no PEM certificate") from error

@@ -1,0 +1,231 @@
+"""The service's own certificates: its HTTPS server's, which it renews itself, and the first operator's.
+
+Theory
+------
+They are issued like everybody's, by the same issuer and into the same store; only that no token asks for them. The
+server's credential is two files that cannot be replaced in one step, so a crash can leave a new key beside an old
+certificate; `renew_server` treats a pair that does not fit as one that is due, and the next start mends it. Other
+processes that read the directory wait for the moment between (`AuthorityFiles.held`).
+
+Rules
+-----
+1. What is written was recorded before: the store knows every certificate that exists.
+2. A key is written with mode 0600 under another name first; what a file name denotes is always whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import structlog
+from cryptography import x509
+from sqlalchemy.engine import Connection
+
+from provisioning.ca.issuer import IssuanceRequest, Issuer
+from provisioning.ca.name_policy import addresses_of
+from provisioning.ca.profile import Profile, ProfileName
+from provisioning.ca.server_names import InvalidServerName, IpAddress, split_names
+from provisioning.config import ENVIRONMENT_PREFIX, SETTINGS_FILE, Settings
+from provisioning.directory.files import OPERATOR, SERVER, AuthorityFiles, pem_of, read_certificate
+from provisioning.enrolment.operator_roles import change_operator_role
+from provisioning.errors import ConfigurationError, Refused
+from provisioning.operator_role import OperatorRole
+from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.identity import PROVISIONING, Identity, InvalidIdentity, Role, identity_of
+from provisioning.pki.keys import KeyFileError, generate_key, key_to_pem, load_key, spki_fingerprint, write_private
+from provisioning.pki.revocation import certificate_key
+from provisioning.store import audit, certificates, device_keys, devices, host_names, serials
+from provisioning.store.audit import Action
+from provisioning.store.database import Database
+from provisioning.store.serials import SerialNumbers
+
+OPERATOR_NAME: Final = "admin"
+SERVER_NAME: Final = PROVISIONING
+DEFAULT_SERVER_NAMES: Final = ("localhost", "127.0.0.1", "::1")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnCredentials:
+    """Issues the service's own credentials into its directory."""
+
+    files: AuthorityFiles
+    issuer: Issuer
+    database: Database
+    serial_numbers: SerialNumbers
+    profiles: Mapping[str, Profile]
+    trust_domain: str
+    clock: Callable[[], datetime]
+    chain: Sequence[x509.Certificate] = ()
+    """Beyond the issuer's own: what carries trust between roots."""
+    server_names: Sequence[str] = ()
+    """Of the server's certificate, which is renewed at once if it has others; none: it keeps those that it has."""
+
+    async def issue_first(self, server_names: Sequence[str]) -> None:
+        """Issue the server's and the first operator's; raise `InvalidServerName` for a name that is none."""
+        await self._issue_server(*split_names(server_names))
+        await self.issue_operator()
+
+    async def issue_operator(self, name: str = OPERATOR_NAME, *, as_admin: bool = True) -> None:
+        """Issue the operator's in this directory; *as_admin* or with the role that he has."""
+        operator = Identity(self.trust_domain, Role.OPERATOR, name)
+        await self._issue(OPERATOR, ProfileName.OPERATOR, operator)
+        if not as_admin:
+            return
+        now = self.clock()
+
+        def grant(connection: Connection) -> None:
+            change_operator_role(connection, name, OperatorRole.ADMIN, by=SERVER_NAME, now=now)
+
+        await self.database.write(grant)
+
+    async def renew_server(self) -> bool:
+        """Renew the server's credential if it is due, or was revoked; return whether it was."""
+        path = self.files.certificate(SERVER)
+        current = read_certificate(path)
+        if self.seconds_to_renewal() > 0 and not await self._is_revoked(current):
+            return False
+        await self._issue_server(*(split_names(self.server_names) if self.server_names else _names_of(current)))
+        log.info("server certificate renewed", file=str(path), was_good_until=current.not_valid_after_utc)
+        return True
+
+    async def _is_revoked(self, certificate: x509.Certificate) -> bool:
+        """Whether *certificate* is known to be revoked or on hold: brokers do not believe who shows it."""
+        key = certificate_key(certificate)
+        try:
+            stored = await self.database.read(lambda connection: certificates.find(connection, *key))
+        except Refused:  # The store cannot be read now: it is asked again soon.
+            return False
+        return stored is not None and stored.revocation is not None
+
+    def seconds_to_renewal(self) -> float:
+        """Return how long the server's credential has until a third of its life is left; 0 if it does not fit.
+
+        It fits if the key is the certificate's, the certificate is this issuer's and has the names that it is to have,
+        and it has begun: it has not, if the clock was set back.
+        """
+        current = read_certificate(self.files.certificate(SERVER))
+        if not self._fits(current) or self.clock() < current.not_valid_before_utc:
+            return 0.0
+        profile = self.profiles[ProfileName.PROVISIONING]
+        issued = current.not_valid_before_utc + profile.backdate
+        life = min(current.not_valid_after_utc - issued, profile.life)
+        return max(0.0, (current.not_valid_after_utc - life / 3 - self.clock()).total_seconds())
+
+    def _fits(self, certificate: x509.Certificate) -> bool:
+        if certificate_key(certificate)[0] != self.issuer.key_id:
+            return False
+        if self.server_names:
+            pairs = zip(split_names(self.server_names), _names_of(certificate), strict=True)
+            if any(set(wanted) != set(held) for wanted, held in pairs):
+                return False
+        try:
+            return load_key(self.files.key(SERVER)).public_key() == certificate.public_key()
+        except KeyFileError:
+            return False
+
+    async def _issue_server(self, dns_names: tuple[str, ...], addresses: tuple[IpAddress, ...]) -> None:
+        server = Identity(self.trust_domain, Role.SERVICE, SERVER_NAME)
+        await self._issue(SERVER, ProfileName.PROVISIONING, server, dns_names, addresses)
+
+    async def _issue(
+        self,
+        file_name: str,
+        profile: ProfileName,
+        identity: Identity,
+        dns_names: tuple[str, ...] = (),
+        addresses: tuple[IpAddress, ...] = (),
+    ) -> None:
+        now = self.clock()
+        key = generate_key()
+        async with self.serial_numbers.reservation(now) as reservation:
+            request = IssuanceRequest(identity, key.public_key(), reservation.serial, now, dns_names, addresses)
+            prepared = self.issuer.prepare(self.profiles[profile], request)
+            facts = {"serial": serials.serial_text(reservation.serial), "role": identity.role.value}
+
+            def announce(connection: Connection) -> None:
+                audit.append(connection, now, SERVER_NAME, Action.SIGNING_CERTIFICATE, identity.name, facts)
+
+            await self.database.write(announce)
+            reservation.burnt = True
+            # A token may take its time, or not answer: not on the event loop.
+            certificate = await asyncio.to_thread(self.issuer.issue, prepared)
+
+        def record(connection: Connection) -> None:
+            device = devices.find(connection, identity.name, for_update=True)
+            if device is None:
+                device = devices.add(connection, identity.name, identity.role, identity.group, now)
+            serials.use(connection, certificate.serial_number)
+            certificates.add(connection, certificates.issued(certificate), device.id, now)
+            device_keys.claim(connection, spki_fingerprint(certificate.public_key()), device.id)
+            for name in dns_names:  # No device is to be given it: it could pose as the service.
+                other = host_names.keep_from_devices(connection, name, device.id, now)
+                if other is not None:
+                    log.warning("a device has this server's host name", host_name=name, device=other.name)
+            signed = facts | {"not_after": str(certificate.not_valid_after_utc)}
+            audit.append(connection, now, SERVER_NAME, Action.CERTIFICATE_SIGNED, identity.name, signed)
+
+        await self.database.write(record)
+        chain = pem_of(certificate, self.issuer.certificate, *self.chain)
+        pair = (self.files.key(file_name), key_to_pem(key)), (self.files.certificate(file_name), chain)
+        drafts = [(_draft(path, content), path) for path, content in pair]
+        with self.files.held(to_change=True):
+            for draft, path in drafts:
+                draft.rename(path)
+
+
+def server_names_of(settings: Settings) -> tuple[str, ...]:
+    """Return the names that the HTTPS server's certificate is to have; raise `ConfigurationError` for one that is none.
+
+    None: they stay as they are.
+    """
+    try:
+        split_names(settings.server_names)
+    except InvalidServerName as error:
+        raise ConfigurationError(f"configuration: server_names: {error}, and no IP address") from error
+    return settings.server_names
+
+
+def check_trust_domain_kept(settings: Settings, files: AuthorityFiles) -> None:
+    """Raise `ConfigurationError` if the settings name another trust domain than the service's own certificate does.
+
+    Clients that are enrolled would take it for another fleet's (`provisioning.client.genuine_server`).
+    """
+    try:
+        held = identity_of(read_certificate(files.certificate(SERVER))).trust_domain
+    except (ConfigurationError, InvalidIdentity, *UNREADABLE):
+        return  # Whoever needs the certificate says what is wrong with it.
+    if held != settings.trust_domain:
+        variable = f"{ENVIRONMENT_PREFIX}TRUST_DOMAIN"
+        unset = f", and unset {variable}, which comes before it" if variable in os.environ else ""
+        raise ConfigurationError(
+            f"trust_domain is {settings.trust_domain}, and {files.certificate(SERVER)} is of {held}, as are the "
+            f'clients\' certificates, which renew with no other: put trust_domain = "{held}" back into '
+            f"{files.directory / SETTINGS_FILE}{unset}"
+        )
+
+
+def _names_of(certificate: x509.Certificate) -> tuple[tuple[str, ...], tuple[IpAddress, ...]]:
+    """Return the host names and the addresses in *certificate*."""
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return tuple(names.get_values_for_type(x509.DNSName)), addresses_of(names)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put *content* in the place of the file at *path* in one step."""
+    _draft(path, content).rename(path)
+
+
+def _draft(path: Path, content: bytes) -> Path:
+    # A command and a service may write the same file: each has a draft of its own, and the last one stands.
+    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+    draft.unlink(missing_ok=True)  # Of a process of that number that did not get further.
+    write_private(draft, content)
+    return draft

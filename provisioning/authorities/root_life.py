@@ -1,0 +1,118 @@
+"""The life of a fleet's root: succeeded by a new one that the old one vouches for, retired when nothing is under it.
+
+Theory
+------
+Two certificates carry trust between the roots (RFC 7030 §4.1.3): the new key certified by the old root, for who trusts
+the old one alone, and the old key certified by the new one. They are told with the roots, so nobody has to be the first
+to know. The next issuing CA is signed by the new root (`provisioning.authorities.next_authority`).
+
+Rules
+-----
+1. A root under which an issuing CA lives is not retired, and never the last one.
+2. A new root has a new key, made where the settings say; if what follows fails, the key is taken back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.engine import Connection
+
+from provisioning.authorities.authority_life import AuthorityLife, facts_of
+from provisioning.authorities.own_credentials import replace_file
+from provisioning.ca.ceremony import CertificateAuthority, succeed_root
+from provisioning.directory.files import pem_of
+from provisioning.errors import ConfigurationError
+from provisioning.pki.issued_by import is_issued_by
+from provisioning.store import authorities, serials
+from provisioning.store.audit import Action
+from provisioning.store.authorities import AuthorityKind, AuthorityState, StoredAuthority, described
+
+
+@dataclass(frozen=True, slots=True)
+class RootLife:
+    """The root's ceremonies, on the same directory, store and transcript as the issuing CAs'."""
+
+    life: AuthorityLife
+
+    async def begin(self, *, another: bool = False) -> str:
+        """Make a successor of the newest root, with the certificates between the two; return its name.
+
+        *another*: also where nothing has come of the newest one yet.
+        """
+        old = await self.life.newest_root()
+        found = await self.life.every()
+        if not another and not _under(old, found):
+            raise ConfigurationError(
+                f"{old.name} is the next root already, and no issuing CA is under it yet: ca rollover begin has it "
+                f"sign one, ca root retire {old.name} ends it, --another makes one more after it"
+            )
+        name = f"root-{sum(each.kind is AuthorityKind.ROOT for each in found) + 1}"
+        old_key = self.life.places.open_for(old.name, old.certificate)
+        key, signer = self.life.places.create(name)
+        numbers = (serials.new_serial(), serials.new_serial(), serials.new_serial())
+        try:
+            await self.life.log_step(Action.SIGNING_CA, name, {"root": name, "cross": old.name})
+            succession = succeed_root(
+                CertificateAuthority(old.certificate, old_key),
+                key,
+                self.life.settings.trust_domain,
+                numbers,
+                self.life.clock(),
+            )
+            now = self.life.clock()
+
+            def transaction(connection: Connection) -> None:
+                for each, kind, certificate in (
+                    (name, AuthorityKind.ROOT, succession.new_root),
+                    (f"{name}-by-{old.name}", AuthorityKind.CROSS, succession.new_with_old),
+                    (f"{old.name}-by-{name}", AuthorityKind.CROSS, succession.old_with_new),
+                ):
+                    authorities.add(connection, each, kind, AuthorityState.ACTIVE, certificate, now)
+                    self.life.note(connection, Action.CA_SIGNED, each, facts_of(certificate))
+
+            await self.life.database.write(transaction)
+        except BaseException:
+            self.life.places.discard(name, signer)
+            raise
+        self.life.transcript.say(f"Key of {name}: {self.life.places.place(name)}")
+        self.life.transcript.certificate(f"New root {name}", succession.new_root)
+        self.life.transcript.certificate("New key certified by the old root", succession.new_with_old)
+        self.life.transcript.certificate("Old key certified by the new root", succession.old_with_new)
+        replace_file(self.life.files.certificate(name), pem_of(succession.new_root))
+        await self.life.write_bundle()
+        return name
+
+    async def retire(self, name: str) -> None:
+        """End a root under which no trusted issuing CA is left."""
+        now = self.life.clock()
+
+        def transaction(connection: Connection) -> None:
+            found = authorities.every(connection, for_update=True)
+            roots = [each for each in found if each.kind is AuthorityKind.ROOT and each.state.trusted]
+            chosen = next((each for each in roots if each.name == name), None)
+            if chosen is None:
+                raise ConfigurationError(f"there is no root {name!r} to retire; there are {described(roots)}")
+            under = _under(chosen, found)
+            if under or len(roots) == 1:
+                what = f"{', '.join(under)} live under it" if under else "it is the only one"
+                raise ConfigurationError(f"{name} cannot be retired: {what}")
+            for each in found:
+                if each is chosen or (each.kind is AuthorityKind.CROSS and chosen.name in each.name.split("-by-")):
+                    authorities.set_state(connection, each.name, AuthorityState.RETIRED, now)
+                    self.life.note(connection, Action.CA_CHANGED, each.name, {"state": AuthorityState.RETIRED})
+
+        await self.life.database.write(transaction)
+        await self.life.write_bundle()
+
+
+def _under(root: StoredAuthority, found: Sequence[StoredAuthority]) -> list[str]:
+    """Return the names of the issuing CAs that live under *root*."""
+    return [
+        each.name
+        for each in found
+        if each.kind is AuthorityKind.ISSUING
+        and each.state.trusted
+        and is_issued_by(each.certificate, root.certificate)
+    ]

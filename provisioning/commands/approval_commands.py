@@ -1,0 +1,107 @@
+"""The operator's commands about requests that wait for a decision."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from provisioning.commands.service_command import Connection, Json, connected, print_json, print_list, shown_time
+from provisioning.program.command_group import command_group
+
+if TYPE_CHECKING:
+    from provisioning.client.enrolment import EnrolmentOperatorClient
+    from provisioning.client.enrolment_answers import Approval
+
+State = Literal["pending", "approved", "denied", "used"]
+"""As the service calls them. Who calls it by these commands does not wait for the library of its database."""
+
+approval_app = command_group(help="Decide about requests for certificates.")
+
+Number = Annotated[int, typer.Argument(min=1, help="The request's number, as the list says it.")]
+
+
+@approval_app.command("list")
+@connected
+def list_approvals(
+    connection: Connection,
+    group: Annotated[str | None, typer.Option(help="Of this group only.", show_default=False)] = None,
+    state: Annotated[State, typer.Option(help="Which requests.")] = "pending",
+    as_json: Json = False,
+) -> None:
+    """List requests, oldest first: by default those that wait.
+
+    \b
+    Example:
+      fleet-provisioning approval list --group lab
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        found = [each async for each in client.approvals(group=group, state=state)]
+        print_list(
+            found, ("number", "device", "group", "shown", "key SHA-256", "since", "state"), _row, as_json=as_json
+        )
+
+    connection.run(command)
+
+
+@approval_app.command("approve")
+@connected
+def approve(
+    connection: Connection,
+    number: Number,
+    as_json: Json = False,
+) -> None:
+    """Approve a request. The device gets its certificate when it asks again with the same key.
+
+    \b
+    Example:
+      fleet-provisioning approval approve 17
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    _decide(connection, number, allowed=True, as_json=as_json)
+
+
+@approval_app.command("deny")
+@connected
+def deny(
+    connection: Connection,
+    number: Number,
+    as_json: Json = False,
+) -> None:
+    """Deny a request. A denied request may be approved later.
+
+    \b
+    Example:
+      fleet-provisioning approval deny 17
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    _decide(connection, number, allowed=False, as_json=as_json)
+
+
+def _decide(
+    connection: Connection,
+    number: int,
+    *,
+    allowed: bool,
+    as_json: bool,
+) -> None:
+    async def command(client: EnrolmentOperatorClient) -> None:
+        decided = await client.decide(number, approve=allowed)
+        if as_json:
+            print_json(decided)
+            return
+        sys.stdout.write(f"Request {number}, for {decided.name} in group {decided.group}, is {decided.state}.\n")
+
+    connection.run(command)
+
+
+def _row(approval: Approval) -> tuple[str, ...]:
+    return (
+        str(approval.id),
+        approval.name,
+        approval.group,
+        approval.evidence,
+        approval.key_sha256,
+        shown_time(approval.requested_at),
+        approval.state,
+    )

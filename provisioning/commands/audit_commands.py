@@ -1,0 +1,189 @@
+"""The audit log's commands. They read the store itself, with the key beside the CA keys; the service need not run.
+
+The store is imported by the command that needs it: `--help` and the API commands start without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
+
+import typer
+
+from provisioning.commands.service_command import (
+    Directory,
+    Json,
+    counted,
+    fail,
+    print_document,
+    print_table,
+    say,
+    shown_time,
+)
+from provisioning.directory.audit_chain import AuditHead
+from provisioning.directory.files import AuthorityFiles
+from provisioning.errors import ConfigurationError, Refused
+from provisioning.program.command_group import command_group
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from provisioning.store.audit import AuditEntry
+
+audit_app = command_group(help="Read and verify the audit log.")
+
+ResultT = TypeVar("ResultT")
+
+_FEW: Final = 8
+"""Of a list in an entry's details that is longer, so many are shown."""
+
+
+@audit_app.command("verify")
+def verify(
+    head: Annotated[
+        str | None,
+        typer.Option(help="A head that an earlier run printed: finds a restored, older log.", show_default=False),
+    ] = None,
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Check that no entry was changed, removed or cut off. Prints the head to note down; exit code 1 if it is not so.
+
+    \b
+    Example:
+      fleet-provisioning audit verify --dir /var/lib/fleet
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    from provisioning.store import audit_findings
+
+    noted = None if head is None else _parse_head(head)
+
+    def read(connection: Connection) -> tuple[list[str], AuditHead | None]:
+        return list(audit_findings.findings(connection, noted)), audit_findings.readable_head(connection)
+
+    findings, end = _read(directory, read)
+    if as_json:
+        facts = (None, None) if end is None else (end.number, str(end))
+        print_document({"entries": facts[0], "head": facts[1], "findings": findings})
+    else:
+        for finding in findings:
+            sys.stdout.write(f"{finding}\n")
+    if findings:
+        raise fail(f"the audit log has {counted(len(findings), 'finding')}")
+    if end is not None and not as_json:
+        sys.stdout.write(f"{counted(end.number, 'entry', 'entries')}, all as they were written\nhead {end}\n")
+
+
+@audit_app.command("show")
+def show(
+    about: Annotated[
+        str, typer.Argument(help="Only entries with this text: a name, serial, action …", show_default=False)
+    ] = "",
+    after: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=2**63 - 1, help="From after this number on, instead of the last ones.", show_default=False
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")] = 100,
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Show the last entries of the audit log, the oldest first. Of a long list in one the table has a few; JSON all.
+
+    \b
+    Example:
+      fleet-provisioning audit show meter-17
+      fleet-provisioning audit show --after 1000 --json
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    from provisioning.store import audit
+
+    try:
+        found = _read(directory, lambda connection: audit.about(connection, about, limit, after=after))
+        items = [_item(entry) for entry in found]
+    except (ValueError, TypeError) as error:
+        raise fail(f"the audit log holds what no service writes ({error}): audit verify says in which entry") from error
+    if as_json:
+        print_document(items)
+        return
+    if not found:
+        say("fleet-provisioning: no entry" + (" with that text" if about else ""))
+        return
+    print_table(
+        ("number", "time", "actor", "action", "subject", "details"),
+        (
+            (
+                str(each.number),
+                shown_time(each.at),
+                each.actor,
+                each.action,
+                each.subject,
+                _details(each.details, about),
+            )
+            for each in found
+        ),
+    )
+
+
+def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> ResultT:
+    from provisioning.config import load_settings
+    from provisioning.directory.audit_key import read_audit_key
+    from provisioning.program.logs import configure_logging
+    from provisioning.store import schema
+    from provisioning.store.database import Database
+    from provisioning.store.usable import usable
+
+    configure_logging(least=logging.ERROR)  # Not to stdout, where the result goes; what is in its way is told.
+
+    async def run() -> ResultT:
+        settings = load_settings(directory)
+        files = AuthorityFiles(settings.directory)
+        files.check_there()
+        database = Database(settings.resolved_database_url, read_audit_key(files))
+        try:
+            schema.check_there(database)
+            with usable(database):
+                await database.read(lambda connection: schema.check_has_audit_log(connection, database))
+                return await database.read(work)
+        finally:
+            await database.close()
+
+    try:
+        return asyncio.run(run())
+    except (ConfigurationError, Refused) as error:
+        raise fail(str(error)) from error
+
+
+def _parse_head(text: str) -> AuditHead:
+    try:
+        return AuditHead.parse(text)
+    except ValueError:
+        raise typer.BadParameter("a head is NUMBER:HEXADECIMAL, as audit verify prints it") from None
+
+
+def _details(document: str, about: str) -> str:
+    """Return what an entry tells beside: of a list of hundreds, those *about* it, or the first.
+
+    An entry about a batch names five hundred devices; a table with it would be nothing else.
+    """
+    details = json.loads(document)
+    for name, value in details.items():
+        if isinstance(value, list) and len(value) > _FEW:
+            shown = [each for each in value if about and about in str(each)][:_FEW] or value[:_FEW]
+            details[name] = [*shown, f"… {len(value) - len(shown)} more"]
+    return json.dumps(details, ensure_ascii=False)
+
+
+def _item(entry: AuditEntry) -> dict[str, object]:
+    return {
+        "number": entry.number,
+        "at": entry.at.isoformat(),
+        "actor": entry.actor,
+        "action": entry.action,
+        "subject": entry.subject,
+        "details": json.loads(entry.details),
+    }

@@ -1,0 +1,358 @@
+"""The commands for the life of the fleet's CAs. They work on the service's directory and store; the service may run.
+
+Each that changes something is a ceremony with a transcript (`provisioning.authorities.ceremony_transcript`). What the
+commands need is imported by the command: `--help` starts without it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from provisioning.commands.asking import ask
+from provisioning.commands.ca_root_commands import root_app
+from provisioning.commands.ceremony_command import (
+    Another,
+    Ceremony,
+    Facts,
+    Output,
+    ceremonial,
+    ceremonial_without_keys,
+    now,
+    read_file,
+    with_store,
+)
+from provisioning.commands.new_file import expect_new, write_new
+from provisioning.commands.service_command import (
+    Directory,
+    InvalidityDate,
+    Json,
+    counted,
+    fail,
+    print_document,
+    print_table,
+    shown_time,
+)
+from provisioning.directory.files import OPERATOR, AuthorityFiles, read_certificate
+from provisioning.pki.revocation import RevocationReason
+from provisioning.program.command_group import command_group
+
+if TYPE_CHECKING:
+    from provisioning.authorities.authority_life import AuthorityLife
+
+ca_app = command_group(help="The fleet's CAs: list, succeed, revoke them; key ceremonies.")
+rollover_app = command_group(help="The next issuing CA: announced first, active later.")
+ca_app.add_typer(rollover_app, name="rollover")
+ca_app.add_typer(root_app, name="root")
+
+Line = Annotated[str, typer.Option(help="Of which line of issuing CAs: one for each product that has a CA of its own.")]
+Name = Annotated[str | None, typer.Argument(help="The CA, where more than one could be meant.", show_default=False)]
+
+
+@ca_app.command("list")
+def list_authorities(directory: Directory = None, as_json: Json = False) -> None:
+    """Show every CA: its state, where its key is, until when it is good.
+
+    \b
+    Example:
+      fleet-provisioning ca list --dir /var/lib/fleet
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    from provisioning.signers.places import SignerPlaces
+    from provisioning.store import authorities
+    from provisioning.store.authorities import AuthorityKind
+
+    settings, found = with_store(directory, {}, lambda database: database.read(authorities.every), looks=True)
+    places = SignerPlaces(AuthorityFiles(settings.directory), settings)
+    rows = [
+        {
+            "name": each.name,
+            "kind": each.kind.value,
+            "line": each.line if each.kind is AuthorityKind.ISSUING else None,
+            "state": each.state.value,
+            "key_id": each.key_id.hex(),
+            "subject": each.certificate.subject.rfc4514_string(),
+            "not_after": each.certificate.not_valid_after_utc.isoformat(),
+            "since": each.changed_at.isoformat(),
+            "key": places.place(each.name) if each.kind != "cross" else "none",
+        }
+        for each in found
+    ]
+    if as_json:
+        print_document(rows)
+        return
+    columns = ("name", "kind", "line", "state", "since", "not after", "key", "subject")
+    times = [(each.changed_at, each.certificate.not_valid_after_utc) for each in found]
+    print_table(
+        columns,
+        (
+            (
+                *(row["name"] or "", row["kind"] or "", row["line"] or "-", row["state"] or ""),
+                *(shown_time(since), shown_time(end), row["key"] or "", row["subject"] or ""),
+            )
+            for row, (since, end) in zip(rows, times, strict=True)
+        ),
+    )
+
+
+@ca_app.command("export-csr")
+@ceremonial
+def export_csr(
+    ceremony: Ceremony,
+    output: Output,
+    line: Line = "default",
+    another: Another = False,
+) -> None:
+    """Make the key of the next issuing CA and write the request that a root elsewhere signs.
+
+    \b
+    Example:
+      fleet-provisioning ca export-csr --dir /var/lib/fleet --output issuing.csr
+      then, where the root is: fleet-provisioning ca root sign issuing.csr --dir ROOT --output issuing.crt
+      and here again:          fleet-provisioning ca import issuing.crt --dir /var/lib/fleet
+    """  # noqa: D301
+
+    async def work(life: AuthorityLife) -> Facts:
+        from provisioning.authorities.next_authority import NextAuthority
+
+        expect_new(output)
+        write_new(output, await NextAuthority(life).export_csr(line, another=another))
+        life.transcript.say(f"Written: {output}")
+        return {"request": str(output)}
+
+    ceremony.hold("ca export-csr", work)
+
+
+@ca_app.command("import")
+@ceremonial
+def import_certificate(
+    ceremony: Ceremony,
+    certificate: Annotated[Path, typer.Argument(help="The issuing CA's certificate, PEM.")],
+    root: Annotated[Path | None, typer.Option(help="The root that signed it, if the fleet does not know it.")] = None,
+) -> None:
+    """Take over the certificate that a root elsewhere has signed, and announce the new issuing CA.
+
+    \b
+    Example:
+      fleet-provisioning ca import issuing.crt --dir /var/lib/fleet
+    """  # noqa: D301
+
+    async def work(life: AuthorityLife) -> Facts:
+        from provisioning.authorities.next_authority import NextAuthority
+
+        return _announced(
+            life, await NextAuthority(life).announce(read_file(certificate), None if root is None else read_file(root))
+        )
+
+    ceremony.hold("ca import", work)
+
+
+@rollover_app.command("begin")
+@ceremonial
+def begin(
+    ceremony: Ceremony,
+    line: Line = "default",
+    root: Annotated[
+        str | None,
+        typer.Option(help="The root that signs it (default: the line's, or its successor).", show_default=False),
+    ] = None,
+    another: Another = False,
+) -> None:
+    """Make the next issuing CA with the root's key that is here, and announce it. Nothing is issued by it yet.
+
+    \b
+    Example:
+      fleet-provisioning ca rollover begin --dir /var/lib/fleet --witness "A. Auditor"
+    """  # noqa: D301
+
+    async def work(life: AuthorityLife) -> Facts:
+        from provisioning.authorities.next_authority import NextAuthority
+
+        return _announced(life, await NextAuthority(life).begin(line, root, another=another))
+
+    ceremony.hold("ca rollover begin", work)
+
+
+@rollover_app.command("activate")
+@ceremonial_without_keys
+def activate(
+    ceremony: Ceremony,
+    name: Name = None,
+    without_waiting: Annotated[
+        bool, typer.Option("--without-waiting", help="Do not give relying parties a day to fetch the bundle.")
+    ] = False,
+) -> None:
+    """Let the announced CA issue from now on. The one before it still says what is revoked of what it has issued.
+
+    \b
+    Example:
+      fleet-provisioning ca rollover activate --dir /var/lib/fleet
+    """  # noqa: D301
+
+    async def work(life: AuthorityLife) -> Facts:
+        chosen = await life.activate(name, waiting=not without_waiting)
+        life.transcript.say(f"{chosen} issues from now on; running services hear of it within seconds.")
+        return {"name": chosen, "state": "active"}
+
+    ceremony.hold("ca rollover activate", work)
+
+
+@rollover_app.command("retire")
+@ceremonial_without_keys
+def retire(ceremony: Ceremony, name: Name = None) -> None:
+    """End a CA whose last certificate has ended: it leaves the bundle, its CRL and OCSP end.
+
+    \b
+    Example:
+      fleet-provisioning ca rollover retire --dir /var/lib/fleet
+    """  # noqa: D301
+
+    async def work(life: AuthorityLife) -> Facts:
+        chosen = await life.retire(name)
+        life.transcript.say(f"{chosen} is retired. Its key can be destroyed.")
+        return {"name": chosen, "state": "retired"}
+
+    ceremony.hold("ca rollover retire", work)
+
+
+@rollover_app.command("end-line")
+@ceremonial_without_keys
+def end_line(
+    ceremony: Ceremony,
+    line: Annotated[str, typer.Argument(help="The line; no group may be bound to it.")],
+) -> None:
+    """Let the CA of a line issue no more, with no successor. It is retired when its last certificate has ended.
+
+    \b
+    Example:
+      fleet-provisioning ca rollover end-line meters --dir /var/lib/fleet
+    """  # noqa: D301
+
+    async def work(life: AuthorityLife) -> Facts:
+        chosen = await life.end_line(line)
+        life.transcript.say(f"{chosen} issues no more; line {line} has ended.")
+        return {"name": chosen, "state": "retiring", "line": line}
+
+    ceremony.hold("ca rollover end-line", work)
+
+
+@ca_app.command("revoke")
+@ceremonial
+def revoke(
+    ceremony: Ceremony,
+    name: Annotated[str, typer.Argument(help="The issuing CA.")],
+    reason: Annotated[
+        RevocationReason,
+        typer.Option(
+            metavar="REASON",
+            help="Why: cACompromise, affiliationChanged, superseded, cessationOfOperation, unspecified.",
+        ),
+    ] = RevocationReason.CA_COMPROMISE,
+    invalidity_date: InvalidityDate = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Revoke an issuing CA and every certificate that it has issued; shows whose. They need new tokens.
+
+    \b
+    Example:
+      fleet-provisioning ca revoke issuing-ca --reason cACompromise --dir /var/lib/fleet
+    """  # noqa: D301
+    from provisioning.authorities.authority_revocation import AuthorityRevocation
+    from provisioning.revocation.of_authority import AUTHORITY_REASONS
+    from provisioning.store.certificates import good_of_issuer
+
+    if reason not in AUTHORITY_REASONS:
+        raise typer.BadParameter(f"of a CA it can be: {', '.join(AUTHORITY_REASONS)}", param_hint="--reason")
+    since = invalidity_date
+
+    async def look(life: AuthorityLife) -> int:
+        chosen = await AuthorityRevocation(life).to_revoke(name)
+        good = await life.database.read(lambda connection: good_of_issuer(connection, chosen.key_id, now()))
+        return len(good)
+
+    if not yes:  # Not in the ceremony: while its loop runs, an interrupt does not reach who waits for an answer.
+        whose = counted(ceremony.look(look), "certificate")
+        ask(f"Revoke {name} and with it {whose} that it has issued, for ever?")
+
+    async def work(life: AuthorityLife) -> Facts:
+        outcome = await AuthorityRevocation(life).revoke(name, reason, since)
+        life.transcript.say(
+            f"{name} is revoked ({reason}), and {counted(len(outcome.affected), 'certificate')} with it:"
+        )
+        for each in outcome.affected:
+            device = each.device
+            life.transcript.say(f"  {device.role:<8} {device.group or '-'} {device.name} {each.serial}")
+        if renewed := await AuthorityRevocation(life).renew_operator(outcome):
+            life.transcript.say("The first operator (admin) has a new certificate in operator.crt.")
+        affected = [
+            {"serial": each.serial, "device": each.device.name, "role": each.device.role, "group": each.device.group}
+            for each in outcome.affected
+        ]
+        return {"name": name, "state": "revoked", "reason": reason, "revoked": affected, "operator_renewed": renewed}
+
+    ceremony.hold("ca revoke", work)
+
+
+@ca_app.command("restore-operator")
+@ceremonial
+def restore_operator(
+    ceremony: Ceremony,
+    name: Annotated[str, typer.Argument(help="The operator, who becomes an admin.")] = "admin",
+) -> None:
+    """Certify an admin where no operator can get in any more: into DIR/operator.crt and operator.key, without a token.
+
+    \b
+    Example:
+      fleet-provisioning ca restore-operator --dir /var/lib/fleet
+    """  # noqa: D301
+    from provisioning.authorities import operator_restoration
+
+    async def work(life: AuthorityLife) -> Facts:
+        await operator_restoration.restore_operator(life, name)
+        certificate = read_certificate(life.files.certificate(OPERATOR))
+        life.transcript.say(f"{name} is an admin, with a new key and certificate in operator.key and operator.crt.")
+        life.transcript.say("What he had before stays good until its end, or until it is revoked: revoke --serial")
+        return {"name": name, "serial": f"{certificate.serial_number:x}"}
+
+    ceremony.hold("ca restore-operator", work)
+
+
+@ca_app.command("verify-transcript")
+def verify_transcript(
+    transcript: Annotated[Path, typer.Argument(help="The file.")], directory: Directory = None, as_json: Json = False
+) -> None:
+    """Say which entry of the audit log vouches for a transcript; exit code 1 if none does.
+
+    \b
+    Example:
+      fleet-provisioning ca verify-transcript fleet/ceremonies/2027-01-05T101500.000000Z-ca-rollover-begin.txt
+    """  # noqa: D301
+    from provisioning.authorities.ceremony_transcript import digest_of
+    from provisioning.store import audit
+
+    digest = digest_of(read_file(transcript))
+    _, entry = with_store(
+        directory,
+        {},
+        lambda database: database.read(lambda connection: audit.ceremony_of(connection, digest)),
+        looks=True,
+    )
+    if entry is None:
+        raise fail(f"no entry of the audit log vouches for {transcript}: it was changed, or belongs to another fleet")
+    if as_json:
+        print_document({"entry": entry.number, "at": entry.at.isoformat(), "actor": entry.actor, "sha256": digest})
+        return
+    sys.stdout.write(
+        f"entry {entry.number} of {shown_time(entry.at)} by {entry.actor} vouches for {transcript}; "
+        "audit verify vouches for the entry\n"
+    )
+
+
+def _announced(life: AuthorityLife, name: str) -> Facts:
+    life.transcript.say(
+        f"{name} is announced: in the bundle and in /cacerts, with CRL and OCSP. When relying parties have fetched the "
+        f"bundle (a day): ca rollover activate {name}"
+    )
+    return {"name": name, "state": "announced"}

@@ -1,0 +1,133 @@
+"""The commands for the root: sign with it where it is, succeed it, retire it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from provisioning.commands.ceremony_command import (
+    Another,
+    Ceremony,
+    Facts,
+    Output,
+    ceremonial,
+    ceremonial_without_keys,
+    now,
+    read_file,
+    show,
+    show_aside,
+)
+from provisioning.commands.new_file import expect_new, write_new
+from provisioning.commands.service_command import fail, print_document
+from provisioning.directory.files import AuthorityFiles, read_certificate
+from provisioning.errors import ConfigurationError
+from provisioning.program.command_group import command_group
+
+if TYPE_CHECKING:
+    from provisioning.authorities.authority_life import AuthorityLife
+
+root_app = command_group(help="The root: sign with it, succeed it.")
+
+
+@root_app.command("begin")
+@ceremonial
+def begin_root(
+    ceremony: Ceremony,
+    another: Another = False,
+) -> None:
+    """Make the next root, with the certificates that carry trust between it and the one before; all three are told.
+
+    \b
+    Example:
+      fleet-provisioning ca root begin --dir /var/lib/fleet
+    """  # noqa: D301
+    from provisioning.authorities.root_life import RootLife
+
+    async def work(life: AuthorityLife) -> Facts:
+        name = await RootLife(life).begin(another=another)
+        life.transcript.say(
+            f"{name} is active: in the bundle and in /cacerts. The next issuing CA is signed by it: ca rollover begin"
+        )
+        return {"name": name, "state": "active"}
+
+    ceremony.hold("ca root begin", work)
+
+
+@root_app.command("retire")
+@ceremonial_without_keys
+def retire_root(
+    ceremony: Ceremony,
+    name: Annotated[str, typer.Argument(help="The root.")],
+) -> None:
+    """End a root under which no issuing CA is left.
+
+    \b
+    Example:
+      fleet-provisioning ca root retire root-ca --dir /var/lib/fleet
+    """  # noqa: D301
+    from provisioning.authorities.root_life import RootLife
+
+    async def work(life: AuthorityLife) -> Facts:
+        await RootLife(life).retire(name)
+        life.transcript.say(f"{name} is retired. Its key can be destroyed.")
+        return {"name": name, "state": "retired"}
+
+    ceremony.hold("ca root retire", work)
+
+
+@root_app.command("sign")
+@ceremonial
+def sign(
+    ceremony: Ceremony,
+    request: Annotated[Path, typer.Argument(help="The issuing CA's request, PEM.")],
+    output: Output,
+    root: Annotated[
+        str, typer.Option(help="Which root of the directory: NAME.crt with NAME.key or NAME.pkcs11.")
+    ] = "root-ca",
+    days: Annotated[int, typer.Option(min=1, max=3652, help="Life of the issuing CA, in days.")] = 1826,
+) -> None:
+    """Sign an issuing CA's request with a root, on a machine that needs no store and no network.
+
+    \b
+    Example:
+      fleet-provisioning ca root sign issuing.csr --dir /media/root --output issuing.crt --witness "A. Auditor"
+    """  # noqa: D301
+    from datetime import timedelta
+
+    from provisioning.authorities.authority import urls_of
+    from provisioning.authorities.ceremony_transcript import Transcript
+    from provisioning.ca.ceremony import CeremonyRefused, CertificateAuthority, read_issuing_ca_csr, sign_issuing_ca
+    from provisioning.config import load_settings
+    from provisioning.directory.files import pem_of
+    from provisioning.signers.places import SignerPlaces
+    from provisioning.store.serials import new_serial
+
+    try:
+        path = output.parent / f"{output.name}.transcript.txt"
+        for each in (output, path):
+            expect_new(each)
+        settings = load_settings(
+            ceremony.directory, passphrase_file=ceremony.passphrase_file, pkcs11_pin_file=ceremony.pin_file
+        )
+        files = AuthorityFiles(settings.directory)
+        transcript = Transcript("ca root sign", now, show_aside if ceremony.as_json else show, ceremony.witness or ())
+        certificate = read_certificate(files.certificate(root))
+        authority = CertificateAuthority(certificate, SignerPlaces(files, settings).open_for(root, certificate))
+        wanted = read_issuing_ca_csr(read_file(request))
+        transcript.certificate(f"Root {root}", authority.certificate)
+        url = settings.public_http_url
+        urls = None if url is None else urls_of(str(url), root)
+        signed = sign_issuing_ca(authority, wanted, new_serial(), now(), urls, timedelta(days=days))
+        transcript.certificate("Signed", signed)
+        write_new(output, pem_of(signed))
+        transcript.say(f"Written: {output}")
+        transcript.write(path)
+        if ceremony.as_json:
+            told = {"certificate": str(output), "transcript": str(path), "transcript_sha256": transcript.digest}
+            print_document({"ceremony": "ca root sign", **told})
+    except CeremonyRefused as error:
+        raise fail(str(error)) from error
+    except ConfigurationError as error:
+        raise fail(str(error)) from error

@@ -1,0 +1,243 @@
+"""What every command on the CAs has: the directory and store that it works on, and the transcript that it leaves.
+
+What the commands need is imported by the command: `--help` starts without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
+
+import typer
+
+from provisioning.commands.service_command import Directory, Json, fail, print_document, say, warn_of_open, with_options
+from provisioning.directory.files import ISSUING_CA, ROOT_CA, AuthorityFiles, read_certificate
+from provisioning.errors import ConfigurationError, Refused
+from provisioning.program.given_file import PEM_BYTES, contents_of
+
+if TYPE_CHECKING:
+    from provisioning.authorities.authority_life import AuthorityLife
+    from provisioning.config import Settings
+    from provisioning.store.database import Database
+
+ResultT = TypeVar("ResultT")
+
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option(help="File with the passphrase of the CA keys; or set FLEET_PROVISIONING_PASSPHRASE."),
+]
+PinFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--pkcs11-pin-file",
+        help="File with the PIN of the token with the CA keys; or set FLEET_PROVISIONING_PKCS11_PIN.",
+    ),
+]
+Witness = Annotated[
+    list[str] | None, typer.Option(help="Who watches the ceremony; repeat it. Goes into the transcript.")
+]
+Another = Annotated[
+    bool, typer.Option("--another", help="Make it although the one before it has not taken its place yet.")
+]
+Output = Annotated[Path, typer.Option(help="Where to write it; an existing file is not overwritten.")]
+
+
+Facts = dict[str, object]
+"""What a ceremony tells programs beside its transcript."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ceremony:
+    """Where the CAs are, what opens their keys, who watches, and how it is told: as the command line says it."""
+
+    directory: Path | None = None
+    passphrase_file: Path | None = None
+    pin_file: Path | None = None
+    witness: list[str] | None = None
+    as_json: bool = False
+
+    def hold(self, title: str, work: Callable[[AuthorityLife], Awaitable[Facts]]) -> None:
+        """Run *work* as the ceremony called *title*, and leave its transcript; what goes wrong is one line.
+
+        What is shown goes to stdout, or with *as_json* to stderr, and the facts to stdout.
+        """
+        from provisioning.authorities.authority_life import AuthorityLife
+        from provisioning.authorities.ceremony_transcript import Transcript, operator_name
+        from provisioning.store import audit
+        from provisioning.store.audit import Action
+
+        async def run(settings: Settings, database: Database) -> None:
+            tell = show_aside if self.as_json else show
+            transcript = Transcript(title, now, tell, self.witness or ())
+            told = await work(AuthorityLife(settings, database, now, transcript))
+            transcript.say("")
+            path = transcript.path_in(settings.directory)
+            transcript.write(path)
+            facts = {"transcript": path.name, "transcript_sha256": transcript.digest}
+
+            def vouch(connection: object) -> None:
+                audit.append(connection, now(), operator_name(), Action.CEREMONY, title, facts)  # type: ignore[arg-type]
+
+            await database.write(vouch)
+            tell(f"Transcript: {path} (SHA-256 {transcript.digest}, in the audit log)")
+            if self.as_json:
+                print_document({"ceremony": title, **told, **facts, "transcript": str(path)})
+
+        self._opened(run)
+
+    def look(self, work: Callable[[AuthorityLife], Awaitable[ResultT]]) -> ResultT:
+        """Return what *work* finds out, before there is a ceremony: it changes nothing, and nothing is told of it."""
+        from provisioning.authorities.authority_life import AuthorityLife
+        from provisioning.authorities.ceremony_transcript import Transcript
+
+        async def run(settings: Settings, database: Database) -> ResultT:
+            return await work(AuthorityLife(settings, database, now, Transcript("", now, lambda _: None)))
+
+        return self._opened(run)
+
+    def _opened(self, work: Callable[[Settings, Database], Awaitable[ResultT]]) -> ResultT:
+        from provisioning.config import load_settings
+        from provisioning.directory.closed_directory import secrets_of
+        from provisioning.program.logs import configure_logging
+
+        configure_logging(least=logging.ERROR)  # What it does it says itself.
+        flags: dict[str, object] = {"passphrase_file": self.passphrase_file, "pkcs11_pin_file": self.pin_file}
+        with _told():
+            settings = load_settings(self.directory, **flags)
+            warn_of_open(*secrets_of(settings))
+            with _told(settings.directory):
+                return asyncio.run(_open(settings, lambda database: work(settings, database)))
+        raise AssertionError("told")
+
+
+_OPTIONS: Final = {
+    "directory": Directory,
+    "passphrase_file": PassphraseFile,
+    "pin_file": PinFile,
+    "witness": Witness,
+    "as_json": Json,
+}
+_OF_KEYS: Final = frozenset({"passphrase_file", "pin_file"})
+
+
+def ceremonial(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a ceremony that signs or makes a key; it takes a `Ceremony` first."""
+    return with_options(command, Ceremony, _OPTIONS)
+
+
+def ceremonial_without_keys(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a ceremony that needs no key; it takes a `Ceremony` first."""
+    return with_options(command, Ceremony, {name: each for name, each in _OPTIONS.items() if name not in _OF_KEYS})
+
+
+def with_store(
+    directory: Path | None,
+    flags: dict[str, object],
+    work: Callable[[Database], Awaitable[ResultT]],
+    *,
+    looks: bool = False,
+) -> tuple[Settings, ResultT]:
+    """Return the settings and what *work* returns; what goes wrong is one line.
+
+    A command that only *looks* is refused a store of an older schema, instead of bringing it up to date.
+    """
+    from provisioning.config import load_settings  # Late: `service_command`, rule 3.
+
+    with _told():
+        settings = load_settings(directory, **flags)
+        with _told(settings.directory):
+            return settings, asyncio.run(_open(settings, work, looks=looks))
+    raise AssertionError("told")
+
+
+@contextlib.contextmanager
+def _told(directory: Path | None = None) -> Iterator[None]:
+    """Turn what is in a command's way into one line and exit code 1; of a full disk, the one with *directory*."""
+    from provisioning.pki.keys import KeyFileError
+    from provisioning.program import full_disk
+
+    try:
+        yield
+    except (ConfigurationError, Refused, KeyFileError) as error:
+        text = str(error)
+        if directory is not None and (full := full_disk.told(error, directory)) is not None and full not in text:
+            text = f"{error.code}: {full}" if isinstance(error, Refused) else f"{text}: {full}"
+        raise fail(text) from error
+
+
+async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT]], *, looks: bool = False) -> ResultT:
+    from provisioning.directory.audit_key import read_audit_key
+    from provisioning.program.logs import configure_logging
+    from provisioning.store import authorities, schema
+    from provisioning.store.database import Database
+    from provisioning.store.usable import usable
+
+    configure_logging(least=logging.ERROR)  # Not to stdout, where the result goes; what is in its way is told.
+    files = AuthorityFiles(settings.directory)
+    files.check_there()
+    database = Database(settings.resolved_database_url, read_audit_key(files))
+    root, issuing = read_certificate(files.certificate(ROOT_CA)), read_certificate(files.certificate(ISSUING_CA))
+    try:
+        with usable(database):
+            if looks:
+                schema.check_there(database)
+                await database.read(lambda connection: schema.check_current(connection, database))
+            else:
+                await _upgrade(settings, database)
+        await database.write(lambda connection: authorities.adopt(connection, root, issuing, now()))
+        return await work(database)
+    finally:
+        await database.close()
+
+
+async def _upgrade(settings: Settings, database: Database) -> None:
+    """Bring the schema up to date; raise `ConfigurationError` while a service runs, which would be an older one."""
+    from provisioning.authorities.own_credentials import SERVER_NAME
+    from provisioning.directory.in_charge import in_charge
+    from provisioning.store import schema
+
+    schema.check_there(database)
+    with contextlib.ExitStack() as held:
+        if (
+            database.url.get_backend_name() == "sqlite"
+            and await database.read(schema.state) is schema.SchemaState.OLDER
+        ):
+            try:
+                held.enter_context(in_charge(settings.directory, "", os.getpid(), alone=True))
+            except ConfigurationError as error:
+                raise ConfigurationError(
+                    "the store has an older schema, and this command brings it up to date, for which the service must "
+                    f"have stopped and the store been copied (docs/backup.md); {error}"
+                ) from error
+        await schema.upgrade_founded(database, SERVER_NAME)
+
+
+def read_file(path: Path) -> bytes:
+    """Return what is in the file; exit with one line if it cannot be read."""
+    try:
+        return contents_of(path, PEM_BYTES)
+    except OSError as error:
+        raise fail(f"{path} cannot be read: {error.strerror}") from error
+
+
+def show(line: str) -> None:
+    """Print a line of the result."""
+    sys.stdout.write(f"{line}\n")
+
+
+def show_aside(line: str) -> None:
+    """Print a line for people where the result is for programs."""
+    say(line)
+
+
+def now() -> datetime:
+    """Return the time."""
+    return datetime.now(UTC)

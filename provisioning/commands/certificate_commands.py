@@ -1,0 +1,249 @@
+"""The operator's commands about certificates: search, what expires soon, export."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from provisioning.commands.service_command import (
+    Connection,
+    Json,
+    connected,
+    duration,
+    moment,
+    print_answer,
+    print_document,
+    print_list,
+    print_table,
+    progress,
+    shown_time,
+)
+from provisioning.program.command_group import command_group
+
+if TYPE_CHECKING:
+    from provisioning.client.operator import OperatorClient
+    from provisioning.client.operator_answers import IssuedCertificate
+
+certificate_app = command_group(help="See which certificates were issued.")
+
+
+class ExportFormat(StrEnum):
+    """How an export is written."""
+
+    CSV = "csv"
+    JSON = "json"
+
+
+Device = Annotated[str | None, typer.Option(help="Of this device only.", show_default=False)]
+Group = Annotated[str | None, typer.Option(help="Of devices of this group only.", show_default=False)]
+Serial = Annotated[str | None, typer.Option(help="With this serial number (hexadecimal).", show_default=False)]
+Fingerprint = Annotated[str | None, typer.Option(help="With this SHA-256 fingerprint.", show_default=False)]
+IssuerKey = Annotated[
+    str | None,
+    typer.Option(
+        "--issuer", help="Of the CA with this name, as `ca list` shows it, or key identifier.", show_default=False
+    ),
+]
+State = Annotated[str | None, typer.Option(help="active, suspended, revoked or expired.", show_default=False)]
+ExpiresFrom = Annotated[
+    datetime | None,
+    typer.Option(
+        metavar="TIME",
+        parser=moment,
+        help="Ending at this time or later, in UTC: 2027-01-05, or 2027-01-05T08:00:00.",
+        show_default=False,
+    ),
+]
+ExpiresBefore = Annotated[
+    datetime | None,
+    typer.Option(metavar="TIME", parser=moment, help="Ending before this time, in UTC.", show_default=False),
+]
+
+
+@certificate_app.command("list")
+@connected
+def list_certificates(
+    connection: Connection,
+    device: Device = None,
+    group: Group = None,
+    serial: Serial = None,
+    fingerprint: Fingerprint = None,
+    issuer: IssuerKey = None,
+    state: State = None,
+    expires_from: ExpiresFrom = None,
+    expires_before: ExpiresBefore = None,
+    as_json: Json = False,
+) -> None:
+    """List certificates in order of issuance.
+
+    \b
+    Example:
+      fleet-provisioning certificate list --state active --group north --json
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    search = _search(device, group, serial, fingerprint, issuer, state, expires_from, expires_before)
+
+    async def command(client: OperatorClient) -> None:
+        _print([each async for each in client.certificates(**search)], as_json=as_json)
+
+    connection.run(command)
+
+
+@certificate_app.command("expiring")
+@connected
+def expiring(
+    connection: Connection,
+    within: Annotated[str, typer.Option(help="How soon: 90m, 12h, 14d, 4w.")] = "14d",
+    group: Group = None,
+    as_json: Json = False,
+) -> None:
+    """List certificates that are good now and end soon, the next to end first.
+
+    The service's own are left out: it renews them itself.
+
+    \b
+    Example:
+      fleet-provisioning certificate expiring --within 14d
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    from provisioning.authorities.own_credentials import (
+        SERVER_NAME,  # The issuance core: the other commands start without it.
+    )
+
+    until = datetime.now(UTC) + duration(within)
+
+    async def command(client: OperatorClient) -> None:
+        ending = client.certificates(group=group, state="active", expires_before=until)
+        found = [each async for each in ending if each.device != SERVER_NAME]
+        _print(sorted(found, key=lambda each: each.not_after), as_json=as_json)
+
+    connection.run(command)
+
+
+@certificate_app.command("count")
+@connected
+def count(
+    connection: Connection,
+    device: Device = None,
+    group: Group = None,
+    issuer: IssuerKey = None,
+    expires_from: ExpiresFrom = None,
+    expires_before: ExpiresBefore = None,
+    as_json: Json = False,
+) -> None:
+    """Count certificates by state.
+
+    \b
+    Example:
+      fleet-provisioning certificate count --group north
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    search = _search(device, group, None, None, issuer, None, expires_from, expires_before)
+
+    async def command(client: OperatorClient) -> None:
+        counts = await client.count_certificates(**search)
+        if as_json:
+            print_document(counts)
+        else:
+            print_table(("state", "certificates"), ((state, str(number)) for state, number in counts.items()))
+
+    connection.run(command)
+
+
+@certificate_app.command("export")
+@connected
+def export(
+    connection: Connection,
+    format_: Annotated[ExportFormat, typer.Option("--format", help="csv or json.")] = ExportFormat.CSV,
+    device: Device = None,
+    group: Group = None,
+    serial: Serial = None,
+    fingerprint: Fingerprint = None,
+    issuer: IssuerKey = None,
+    state: State = None,
+    expires_from: ExpiresFrom = None,
+    expires_before: ExpiresBefore = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> None:
+    """Write every certificate that fits to stdout, page by page, as CSV or as JSON, one object a line.
+
+    \b
+    Example:
+      fleet-provisioning certificate export --format csv --state active > inventory.csv
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    search = _search(device, group, serial, fingerprint, issuer, state, expires_from, expires_before)
+    csv_wanted = format_ is ExportFormat.CSV and not as_json
+
+    from provisioning.client.operator_answers import IssuedCertificate  # Late: `service_command`, rule 3.
+
+    async def command(client: OperatorClient) -> None:
+        writer = csv.DictWriter(sys.stdout, list(IssuedCertificate.model_fields))
+        if csv_wanted:
+            writer.writeheader()
+        total = sum((await client.count_certificates(**search)).values())
+        with progress("certificates written", total) as advance:
+            async for each in client.certificates(**search):
+                item = each.model_dump(mode="json")
+                if csv_wanted:
+                    writer.writerow(item)
+                else:
+                    sys.stdout.write(json.dumps(item) + "\n")
+                advance(1)
+
+    connection.run(command)
+
+
+@certificate_app.command("show")
+@connected
+def show_certificate(
+    connection: Connection,
+    serial: Annotated[str, typer.Argument(help="Serial number in hexadecimal.")],
+    as_json: Json = False,
+) -> None:
+    """Show one certificate.
+
+    \b
+    Example:
+      fleet-provisioning certificate show 43555deb683f6f04348b9e168ab6561b
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: OperatorClient) -> None:
+        certificate = await client.certificate(serial)
+        print_answer(certificate, as_json=as_json)
+
+    connection.run(command)
+
+
+def _search(
+    device: str | None,
+    group: str | None,
+    serial: str | None,
+    fingerprint: str | None,
+    issuer: str | None,
+    state: str | None,
+    expires_from: datetime | None,
+    expires_before: datetime | None,
+) -> dict[str, Any]:
+    return {
+        "device": device,
+        "group": group,
+        "serial": serial,
+        "fingerprint": fingerprint,
+        "issuer": issuer,
+        "state": state,
+        "expires_from": expires_from,
+        "expires_before": expires_before,
+    }
+
+
+def _print(found: Sequence[IssuedCertificate], *, as_json: bool) -> None:
+    print_list(
+        found,
+        ("serial", "device", "role", "state", "not after"),
+        lambda each: (each.serial, each.device, each.role, each.state, shown_time(each.not_after)),
+        as_json=as_json,
+    )

@@ -1,0 +1,65 @@
+"""``fleet-provisioning doctor``: what may be wrong, with the remedy.
+
+The store and the CA are imported by the command: `--help` starts without them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from provisioning.commands.ceremony_command import PassphraseFile, PinFile
+from provisioning.commands.service_command import Directory, Json, fail
+from provisioning.errors import ConfigurationError
+from provisioning.program.printable import printable
+
+if TYPE_CHECKING:
+    from provisioning.config import Settings
+    from provisioning.doctor.doctor_finding import Finding
+
+
+def doctor(
+    directory: Directory = None,
+    passphrase_file: PassphraseFile = None,
+    pin_file: PinFile = None,
+    as_json: Json = False,
+) -> None:
+    """Check files, keys, certificates, clock, database, CRLs and ports, and say what to do. Changes nothing.
+
+    Exit code 1 if anything has failed.
+
+    \b
+    Example:
+      fleet-provisioning doctor --dir /var/lib/fleet --passphrase-file /etc/fleet/passphrase
+    """  # noqa: D301 - the help formatter's mark for "keep these lines"
+    from provisioning.config import load_settings
+    from provisioning.doctor.doctor_finding import Verdict
+    from provisioning.program.logs import configure_logging
+
+    configure_logging(least=logging.ERROR)  # What it finds it says itself.
+    try:
+        settings = load_settings(directory, passphrase_file=passphrase_file, pkcs11_pin_file=pin_file)
+    except ConfigurationError as error:
+        raise fail(str(error)) from error
+    findings = asyncio.run(_all(settings))
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n")
+    else:
+        for finding in findings:
+            sys.stdout.write(f"{finding.verdict:<8} {finding.check:<13} {printable(finding.detail)}\n")
+            if finding.remedy:
+                sys.stdout.write(f"{'':<22} remedy: {printable(finding.remedy)}\n")
+    failed = sum(finding.verdict is Verdict.FAILED for finding in findings)
+    if failed:
+        raise fail(f"{failed} of {len(findings)} checks failed")
+
+
+async def _all(settings: Settings) -> list[Finding]:
+    from provisioning.doctor.doctor import examine
+
+    return [finding async for finding in examine(settings, datetime.now(UTC))]

@@ -1,0 +1,89 @@
+"""Many that one command names, in requests for some hundreds each: who is refused is named, and the others go on.
+
+A step is whole: the service does all of it or nothing, and says of whom it cannot be done
+(`provisioning.revocation.batch`). Without those it is asked again. To do any of it again changes nothing, so that who
+stops in the middle, or is stopped, begins again from the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
+
+from provisioning.commands.service_command import progress, say
+from provisioning.errors import ConfigurationError
+
+STEP: Final = 500
+"""Named in one request: half of what may be, so that it is answered soon."""
+
+WhichT = TypeVar("WhichT", str, int)
+FoundT = TypeVar("FoundT")
+
+
+async def in_steps(
+    which: Sequence[WhichT],
+    act: Callable[[Sequence[WhichT]], Awaitable[FoundT]],
+    show: Callable[[FoundT], None],
+    done_to: str,
+    *,
+    goes_on: bool = True,
+) -> int:
+    """*act* on *which*, a step at a time, *show* what comes of it, and return how many were refused and named.
+
+    *done_to* (``suspended``) says what they are then. Whoever is refused ends it unless it *goes_on*, and so does
+    whatever else goes wrong; how far it has come is said.
+    """
+    from provisioning.client.operator import RequestRefused  # Late: `service_command`, rule 3.
+
+    done = refused = under_way = 0
+    with progress(done_to, len(which)) as advance:
+        try:
+            while done < len(which):
+                step = which[done : done + STEP]
+                left = step
+                while left:
+                    under_way = len(step)
+                    try:
+                        found = await act(left)
+                    except RequestRefused as refusal:
+                        under_way = 0  # Nothing of it was done.
+                        named = {each.name for each in refusal.items}.intersection(left)
+                        if not goes_on or not named or len(which) == 1:
+                            raise
+                        for each in refusal.items:
+                            say(f"fleet-provisioning: {each.code}: {each.detail}")
+                        refused += len(named)
+                        left = [each for each in left if each not in named]
+                    else:
+                        break
+                done, under_way = done + len(step), 0
+                if left:
+                    show(found)
+                advance(len(step))
+        finally:
+            if done < len(which) and len(which) > 1:
+                _say_how_far(done, under_way, len(which), f"{done_to}{_but(refused)}")
+    return refused
+
+
+def check_none_refused(refused: int, number: int, done_to: str) -> None:
+    """Raise `ConfigurationError`, which ends the command with exit code 1, if any of *number* was *refused*."""
+    if 0 < number == refused:
+        raise ConfigurationError(f"none of {number} is {done_to}: why is said above")
+    if refused:
+        left = number - refused
+        raise ConfigurationError(f"{left} of {number} {'is' if left == 1 else 'are'} {done_to}{_but(refused)}")
+
+
+def _say_how_far(done: int, under_way: int, number: int, become: str) -> None:
+    told = f"the first {done} of {number} are {become}" if done else ""
+    if under_way:
+        follow = f", and perhaps the {under_way} that follow" if done else ""
+        perhaps = follow or f"perhaps the first {under_way} of {number} are {become}"
+        told += f"{perhaps}: to run it again does no harm"
+    if told:
+        say(f"fleet-provisioning: {told}")
+
+
+def _but(refused: int) -> str:
+    return f", but for {refused} named above" if refused else ""

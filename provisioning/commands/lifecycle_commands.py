@@ -1,0 +1,241 @@
+"""The operator's commands that end or interrupt what a device may do: revoke, suspend, resume, decommission."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
+
+import typer
+
+from provisioning.commands.in_steps import check_none_refused, in_steps
+from provisioning.commands.meant_devices import (
+    Devices,
+    DevicesFile,
+    Doing,
+    Group,
+    Meant,
+    Named,
+    Serials,
+    SerialsFile,
+    Yes,
+)
+from provisioning.commands.printed_rows import printed
+from provisioning.commands.service_command import Connection, InvalidityDate, Json, connected, say, shown_time
+from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.reasons import OPERATOR_REASONS
+
+if TYPE_CHECKING:
+    from provisioning.client.operator import OperatorClient
+    from provisioning.client.operator_answers import ReleasedCertificate, RevokedCertificate
+
+FoundT = TypeVar("FoundT")
+
+_COLUMNS: Final = ("serial", "device", "reason", "revoked", "sequence")
+_RELEASED_COLUMNS: Final = ("serial", "device", "released", "sequence")
+_ENDED: Final = frozenset({"revoked", "decommissioned"})
+_REASONS: Final = ", ".join(reason for reason in RevocationReason if reason in OPERATOR_REASONS)
+
+
+def _reason(text: str) -> RevocationReason:
+    if text not in OPERATOR_REASONS:
+        hint = ": a hold is made by suspend" if text == RevocationReason.CERTIFICATE_HOLD else ""
+        raise typer.BadParameter(f"{text!r} is not one of {_REASONS}{hint}")
+    return RevocationReason(text)
+
+
+@connected
+def revoke(
+    connection: Connection,
+    device: Devices = None,
+    serial: Serials = None,
+    devices_file: DevicesFile = None,
+    serials_file: SerialsFile = None,
+    group: Group = None,
+    reason: Annotated[
+        RevocationReason, typer.Option(metavar="REASON", parser=_reason, help=f"Why: {_REASONS}.")
+    ] = RevocationReason.UNSPECIFIED,
+    invalidity_date: InvalidityDate = None,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Revoke devices or certificates, finally. Live sessions are closed at once, the CRL follows.
+
+    A file or a group is revoked in steps of five hundred, each of them whole or, if it names somebody unknown, not at
+    all; what is revoked is printed after each. Running it again does no harm: who is revoked stays so, with the first
+    date and reason; only keyCompromise takes another reason's place, the date stays. A group that still lets devices in
+    is closed first: group set, with the ways that are to be left.
+
+    \b
+    Example:
+      fleet-provisioning revoke --device meter-17 --device meter-18 --reason keyCompromise
+      fleet-provisioning revoke --device meter-17 --reason keyCompromise --invalidity-date 2027-01-05T08:00:00
+      fleet-provisioning revoke --devices-file stolen.txt --reason keyCompromise
+      fleet-provisioning revoke --group west --reason cessationOfOperation
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    named = Named(device, serial, devices_file, serials_file, group)
+    named.check("device", "serial", "devices_file", "serials_file", "group")
+    since = invalidity_date
+    compromised = reason is RevocationReason.KEY_COMPROMISE  # Of who was revoked for another reason, that is news.
+    doing = Doing("revoke", lambda each: compromised or each.state not in _ENDED, for_ever=True)
+    meant = named.meant(named.in_group(connection, doing, yes=yes))
+    total = kept = 0
+
+    async def command(client: OperatorClient) -> None:
+        with printed(_COLUMNS, _row, as_json=as_json) as show:
+
+            def report(found: Sequence[RevokedCertificate]) -> None:
+                nonlocal total, kept
+                show(found)
+                total += len(found)
+                kept += sum(each.reason != reason or bool(since and each.invalidity_date != since) for each in found)
+
+            ask = partial(client.revoke, reason=reason, invalidity_date=since)
+            await _each(meant, ask, report, "revoked", goes_on=False)
+        if kept:
+            say(f"fleet-provisioning: revoked before, with the reason and date shown: {kept} of {total}")
+
+    connection.run(command)
+
+
+@connected
+def suspend(
+    connection: Connection,
+    device: Devices = None,
+    serial: Serials = None,
+    devices_file: DevicesFile = None,
+    group: Group = None,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Suspend devices or certificates until they are resumed. Live sessions are closed at once.
+
+    A file or a group is suspended in steps of five hundred, each of them whole: who cannot be suspended is named, and
+    the others are. Again does no harm.
+
+    \b
+    Example:
+      fleet-provisioning suspend --device meter-17
+      fleet-provisioning suspend --devices-file doubtful.txt
+      fleet-provisioning suspend --group west
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    named = Named(device, serial, devices_file, group=group)
+    named.check("device", "serial", "devices_file", "group")
+    doing = Doing("suspend", lambda each: each.state == "active")
+    meant = named.meant(named.in_group(connection, doing, yes=yes))
+
+    async def command(client: OperatorClient) -> None:
+        with printed(_COLUMNS, _row, as_json=as_json) as show:
+            await _each(meant, client.suspend, show, "suspended")
+
+    connection.run(command)
+
+
+@connected
+def resume(
+    connection: Connection,
+    device: Devices = None,
+    serial: Serials = None,
+    devices_file: DevicesFile = None,
+    group: Group = None,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """End a suspension, or those of many devices: the certificates are good again.
+
+    Of a group, those devices are resumed that are suspended as a whole.
+
+    \b
+    Example:
+      fleet-provisioning resume --device meter-17
+      fleet-provisioning resume --devices-file doubtful.txt
+      fleet-provisioning resume --group west
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    named = Named(device, serial, devices_file, group=group)
+    named.check("device", "serial", "devices_file", "group")
+    doing = Doing("resume", lambda each: each.state == "suspended")
+    meant = named.meant(named.in_group(connection, doing, yes=yes))
+
+    async def command(client: OperatorClient) -> None:
+        total = 0
+        with printed(_RELEASED_COLUMNS, _released_row, as_json=as_json) as show:
+
+            def show_some(found: Sequence[ReleasedCertificate]) -> None:
+                nonlocal total
+                total += len(found)
+                if found:
+                    show(found)
+
+            await _each(meant, client.resume, show_some, "resumed")
+        if not (total or group or as_json):
+            say("fleet-provisioning: no certificate was on hold for a suspension")
+
+    connection.run(command)
+
+
+@connected
+def decommission(
+    connection: Connection,
+    device: Annotated[
+        list[str] | None, typer.Option("--device", help="The device; repeat it.", show_default=False)
+    ] = None,
+    devices_file: DevicesFile = None,
+    group: Group = None,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Revoke devices for ever: their names never get a certificate again.
+
+    A file or a group is done in steps of five hundred, each of them whole: who cannot be decommissioned is named, and
+    the others are. Again does no harm.
+
+    \b
+    Example:
+      fleet-provisioning decommission --device meter-17
+      fleet-provisioning decommission --devices-file scrapped.txt
+      fleet-provisioning decommission --group west
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    named = Named(device, devices_file=devices_file, group=group)
+    named.check("device", "devices_file", "group")
+    doing = Doing("decommission", lambda each: each.state != "decommissioned", for_ever=True)
+    meant = named.meant(named.in_group(connection, doing, yes=yes))
+
+    async def command(client: OperatorClient) -> None:
+        with printed(_COLUMNS, _row, as_json=as_json) as show:
+            await _each(meant, client.decommission, show, "decommissioned")
+
+    connection.run(command)
+
+
+async def _each(
+    meant: Meant,
+    ask: Callable[..., Awaitable[FoundT]],
+    show: Callable[[FoundT], None],
+    done_to: str,
+    *,
+    goes_on: bool = True,
+) -> None:
+    """Ask the service for one, or for many in steps, and *show* what comes of it; *goes_on* as `in_steps`."""
+    if meant.single:
+        show(await ask(**{meant.kind: meant.which[0]}))
+        return
+
+    def of_step(step: Sequence[str]) -> Awaitable[FoundT]:
+        return ask(**{f"{meant.kind}s": step})
+
+    refused = await in_steps(meant.which, of_step, show, done_to, goes_on=goes_on)
+    check_none_refused(refused, len(meant.which), done_to)
+
+
+def _row(revoked: RevokedCertificate) -> Sequence[str]:
+    return (
+        revoked.serial,
+        revoked.device,
+        revoked.reason,
+        shown_time(revoked.revoked_at),
+        str(revoked.sequence),
+    )
+
+
+def _released_row(released: ReleasedCertificate) -> Sequence[str]:
+    return released.serial, released.device, shown_time(released.released_at), str(released.sequence)

@@ -1,0 +1,178 @@
+"""The operator's commands about lists of expected devices.
+
+An import is sent in batches and goes on after an entry that is wrong: each is named with its line, and the exit code
+says that there were some.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from provisioning.commands.named_lines import before_the_loop
+from provisioning.commands.service_command import (
+    Connection,
+    Json,
+    connected,
+    counted,
+    print_document,
+    print_list,
+    progress,
+    say,
+)
+from provisioning.errors import ConfigurationError
+from provisioning.program.command_group import command_group
+from provisioning.program.given_file import LIST_BYTES, contents_of, lines_of
+
+if TYPE_CHECKING:
+    from provisioning.client.enrolment import EnrolmentOperatorClient
+
+listed_app = command_group(help="Say which devices a group expects.")
+
+_BATCH: Final = 1000
+_COLUMNS: Final = {"name", "key_sha256"}
+
+Group = Annotated[str, typer.Argument(help="The group.")]
+
+
+@listed_app.command("import")
+@connected
+def import_devices(
+    connection: Connection,
+    group: Group,
+    file: Annotated[Path, typer.Option(help="CSV file with the columns name and, if keys are known, key_sha256.")],
+    as_json: Json = False,
+) -> None:
+    """Put the devices of a CSV file on a group's list. Lines that are wrong are named, the others are imported.
+
+    Running it again does no harm: a device that is on the list takes the key of its newest line.
+
+    \b
+    Example:
+      fleet-provisioning group create west --way listed+token --way listed
+      fleet-provisioning listed import west --file meters.csv
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    with before_the_loop():
+        content = contents_of(file, LIST_BYTES)
+    wrong = 0
+
+    def complain(line: int, detail: str) -> None:
+        nonlocal wrong
+        wrong += 1
+        say(f"{file}:{line}: {detail}")
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        new = replaced = reached = 0
+        is_over = False
+        with progress("lines") as advance:
+            try:
+                for batch in _batches(file, content, complain):
+                    outcome = await client.list_devices(group, [(name, key) for _, name, key in batch])
+                    new, replaced = new + outcome.new, replaced + outcome.replaced
+                    for error in outcome.errors:
+                        complain(batch[error.index][0], error.detail)
+                    reached, *_ = batch[-1]
+                    advance(len(batch))
+                is_over = True
+            finally:
+                if reached and not is_over:
+                    say(f"fleet-provisioning: {file} is imported as far as line {reached}")
+        if as_json:
+            print_document({"new": new, "replaced": replaced, "wrong": wrong})
+            return
+        added, bad = counted(new, "device"), counted(wrong, "line")
+        sys.stdout.write(f"{added} added to the list of {group}, {replaced} replaced, {bad} wrong\n")
+
+    connection.run(command)
+    if wrong:
+        raise typer.Exit(1)
+
+
+@listed_app.command("list")
+@connected
+def list_listed(
+    connection: Connection,
+    group: Group,
+    as_json: Json = False,
+) -> None:
+    """List the devices that a group expects.
+
+    \b
+    Example:
+      fleet-provisioning listed list west
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        found = [each async for each in client.listed_devices(group)]
+        print_list(found, ("name", "key SHA-256"), lambda each: (each.name, each.key_sha256 or "-"), as_json=as_json)
+
+    connection.run(command)
+
+
+@listed_app.command("remove")
+@connected
+def remove_listed(
+    connection: Connection,
+    group: Group,
+    name: Annotated[str, typer.Argument(help="The device's name.")],
+    as_json: Json = False,
+) -> None:
+    """Take a device off a group's list. If it has enrolled, it stays.
+
+    \b
+    Example:
+      fleet-provisioning listed remove west meter-17
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        await client.unlist_device(group, name)
+        if as_json:
+            print_document({"group": group, "removed": name})
+            return
+        sys.stdout.write(f"{name} is off the list of {group}.\n")
+
+    connection.run(command)
+
+
+def _batches(
+    path: Path, content: bytes, complain: Callable[[int, str], None]
+) -> Iterator[list[tuple[int, str, str | None]]]:
+    """Yield batches of (line, name, key) of *content*, that of *path*; a name is what the service judges, not we.
+
+    *complain* is told of lines that say more than the columns hold: which of it is meant nobody can know.
+    """
+    with io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="") as file:
+        # Strict: a quote without its end would swallow the rest.
+        reader = csv.DictReader(lines_of(file, str(path)), strict=True)
+        batch: list[tuple[int, str, str | None]] = []
+        try:
+            header = reader.fieldnames or ()
+            columns = set(header)
+            if "name" not in columns or columns - _COLUMNS or len(header) > len(columns):
+                raise ConfigurationError(
+                    f"{path} must have the columns name and, if keys are known, key_sha256; its first line has "
+                    f"{', '.join(map(str, sorted(header))) or 'none'}"
+                )
+            for row in reader:
+                if None in row:
+                    complain(
+                        reader.line_num,
+                        f"has {len(header) + len(row[None])} cells for {len(header)} columns: take out what is too "
+                        "much, or put quotation marks around a cell that holds a comma",
+                    )
+                    continue
+                name, key = (row.get("name") or "").strip(), (row.get("key_sha256") or "").strip()
+                batch.append((reader.line_num, name[:200], key[:200] or None))
+                if len(batch) == _BATCH:
+                    yield batch
+                    batch = []
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{path}, after line {reader.line_num}: {error}") from error
+        if batch:
+            yield batch

@@ -1,0 +1,355 @@
+"""The operator's commands about manufacturers, whose device certificates (IDevIDs) open a group."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import typer
+
+from provisioning.commands.service_command import (
+    Connection,
+    Json,
+    connected,
+    counted,
+    print_facts,
+    print_json,
+    print_list,
+    print_table,
+    shown_time,
+)
+from provisioning.errors import ConfigurationError
+from provisioning.program.command_group import command_group
+from provisioning.program.given_file import PEM_BYTES, contents_of
+
+if TYPE_CHECKING:
+    from provisioning.client.enrolment import EnrolmentOperatorClient
+    from provisioning.client.enrolment_answers import Manufacturer
+
+Name = Annotated[str, typer.Argument(help="The manufacturer's name.")]
+LapsedLists = Literal["refuse", "accept"]
+RevokedDevices = Literal["report", "suspend", "revoke"]
+"""As the service calls them."""
+_SHOWN_DIGITS: Final = 16
+"""Of a list's SHA-256, where lists are told apart by it."""
+
+manufacturer_app = command_group(help="Register manufacturers of devices.")
+
+
+@manufacturer_app.command("add")
+@connected
+def add_manufacturer(
+    connection: Connection,
+    name: Annotated[str, typer.Argument(help="The manufacturer's name, for lists and logs.")],
+    group: Annotated[str, typer.Option(help="The group that its devices enter; it must allow the way manufacturer.")],
+    certificate: Annotated[Path, typer.Option(help="PEM file with the CA that issues the device certificates itself.")],
+    name_prefix: Annotated[
+        str, typer.Option(help="A device is called this and its serialNumber; keeps manufacturers apart.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Register the CA that issues a manufacturer's device certificates. No chain above it is followed.
+
+    A name that is registered takes another certificate of the same CA, and one that was ended is in force again.
+
+    \b
+    Example:
+      fleet-provisioning group create acme --way manufacturer
+      fleet-provisioning manufacturer add acme --group acme --certificate acme-ca.pem --name-prefix acme-
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        pem = contents_of(certificate, PEM_BYTES).decode(errors="replace")
+        added = await client.add_manufacturer(name, group=group, certificate=pem, name_prefix=name_prefix)
+        if as_json:
+            print_json(added)
+            return
+        _print(added)
+
+    connection.run(command)
+
+
+@manufacturer_app.command("list")
+@connected
+def list_manufacturers(
+    connection: Connection,
+    as_json: Json = False,
+) -> None:
+    """List manufacturers.
+
+    \b
+    Example:
+      fleet-provisioning manufacturer list
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        found = [each async for each in client.manufacturers()]
+        print_list(
+            found,
+            ("name", "group", "name prefix", "CA SHA-256", "list until", "ended"),
+            lambda each: (
+                each.name,
+                each.group,
+                each.name_prefix or "-",
+                each.fingerprint_sha256,
+                _until([listed.next_update for listed in each.lists]),
+                "-" if each.ended_at is None else shown_time(each.ended_at),
+            ),
+            as_json=as_json,
+        )
+
+    connection.run(command)
+
+
+@manufacturer_app.command("show")
+@connected
+def show_manufacturer(
+    connection: Connection,
+    name: Name,
+    as_json: Json = False,
+) -> None:
+    """Show one manufacturer, with its lists of revoked certificates.
+
+    \b
+    Example:
+      fleet-provisioning manufacturer show acme
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        _show(await client.manufacturer(name), as_json=as_json)
+
+    connection.run(command)
+
+
+@manufacturer_app.command("crl")
+@connected
+def give_list(
+    connection: Connection,
+    name: Name,
+    file: Annotated[Path, typer.Argument(help="The list: DER or PEM, signed by the registered CA, complete.")],
+    renumbered: Annotated[
+        bool, typer.Option("--renumbered", help="The manufacturer numbers its lists anew: the number may be lower.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Give the newest list (CRL) of what a manufacturer has revoked: those certificates let nobody in.
+
+    Once a manufacturer has a list, give the next one before it lapses, since its devices wait for that, or have it
+    fetched: see `set`.
+
+    \b
+    Example:
+      curl -O http://pki.acme.example/devices.crl
+      fleet-provisioning manufacturer crl acme devices.crl
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        taken = await client.take_list(name, contents_of(file, PEM_BYTES), renumbered=renumbered)
+        if as_json:
+            print_json(taken)
+            return
+        entries = counted(taken.entries, "certificate")
+        sys.stdout.write(
+            f"List {taken.number} of {name} is in use until {shown_time(taken.next_update)}: {entries} revoked, "
+            f"{taken.revoked} of them by this list, {taken.released} released.\n"
+        )
+
+    connection.run(command)
+
+
+@manufacturer_app.command("remove-crl")
+@connected
+def remove_list(
+    connection: Connection,
+    name: Name,
+    sha256: Annotated[
+        str, typer.Argument(help="The list's SHA-256, or as much of its beginning as `show` prints of it.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Forget a list (CRL) that a manufacturer makes no more, and what it says.
+
+    Whom no other list names may come in again. Without any list its devices are let in as if it had none.
+
+    \b
+    Example:
+      fleet-provisioning manufacturer show acme
+      fleet-provisioning manufacturer remove-crl acme 3b5d5c3712955042
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        wanted = sha256.lower()
+        found = [each.sha256 for each in (await client.manufacturer(name)).lists if each.sha256.startswith(wanted)]
+        if len(found) != 1 or not wanted:
+            raise ConfigurationError(
+                f"{len(found)} lists of {name} have a SHA-256 that begins with {wanted[:80]!r}: "
+                f"fleet-provisioning manufacturer show {name}"
+            )
+        removed = await client.remove_list(name, found[0])
+        if as_json:
+            print_json(removed)
+            return
+        released = counted(removed.released, "certificate")
+        sys.stdout.write(f"List {removed.number} of {name} is forgotten: {released} released.\n")
+
+    connection.run(command)
+
+
+@manufacturer_app.command("set")
+@connected
+def change_manufacturer(
+    connection: Connection,
+    name: Name,
+    lapsed_lists: Annotated[
+        LapsedLists | None,
+        typer.Option(help="What its devices get when no list about them holds any more, though it has lists."),
+    ] = None,
+    revoked_devices: Annotated[
+        RevokedDevices | None,
+        typer.Option(help="What becomes of devices that are in, when it has revoked what let them in."),
+    ] = None,
+    list_url: Annotated[
+        list[str] | None,
+        typer.Option(help="http URL at which the service fetches its list from now on; repeat it for a list in parts."),
+    ] = None,
+    no_list_urls: Annotated[bool, typer.Option("--no-list-urls", help="Fetch its lists nowhere any more.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Change a manufacturer's terms: where its lists are fetched, what lapsed ones mean, and what becomes of devices.
+
+    The URLs that are given are all that count from then on. A list that is fetched is judged as one that is given.
+
+    Whom a list names is refused whatever they are, and however old it is.
+
+    \b
+    Example:
+      fleet-provisioning manufacturer set acme --lapsed-lists accept
+      fleet-provisioning manufacturer set acme --revoked-devices suspend
+      fleet-provisioning manufacturer set acme --list-url http://pki.acme.example/devices.crl
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    terms = {"lapsed_lists": lapsed_lists, "revoked_devices": revoked_devices}
+    changed: dict[str, Any] = {name: value for name, value in terms.items() if value is not None}
+    if list_url or no_list_urls:
+        if list_url and no_list_urls:
+            raise typer.BadParameter("give --list-url or --no-list-urls, not both")
+        changed["list_urls"] = list_url or []
+    if not changed:
+        raise typer.BadParameter("say what is to be otherwise")
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        _show(await client.change_manufacturer(name, changed), as_json=as_json)
+
+    connection.run(command)
+
+
+@manufacturer_app.command("revoked")
+@connected
+def list_revoked(
+    connection: Connection,
+    name: Name,
+    as_json: Json = False,
+) -> None:
+    """List devices whose manufacturer has revoked the certificate (IDevID) that let them in.
+
+    Those that are active are in all the same: revoke or suspend them, or see `set --revoked-devices`.
+    A device that has not enrolled since the service records what it came in by is not found.
+
+    \b
+    Example:
+      fleet-provisioning manufacturer revoked acme
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        found = [each async for each in client.revoked_devices(name)]
+        print_list(
+            found,
+            ("device", "group", "state", "IDevID", "reason", "revoked", "found"),
+            lambda each: (
+                each.device,
+                each.group or "-",
+                each.state,
+                each.idevid,
+                each.reason,
+                shown_time(each.revoked_at),
+                shown_time(each.found_at),
+            ),
+            as_json=as_json,
+        )
+
+    connection.run(command)
+
+
+@manufacturer_app.command("end")
+@connected
+def end_manufacturer(
+    connection: Connection,
+    name: Name,
+    as_json: Json = False,
+) -> None:
+    """End the trust in a manufacturer: its certificates let nobody in any more. Devices that came in stay.
+
+    \b
+    Example:
+      fleet-provisioning manufacturer end acme
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        ended = await client.end_manufacturer(name)
+        if as_json:
+            print_json(ended)
+            return
+        sys.stdout.write(f"Certificates of {name} let nobody in any more.\n")
+
+    connection.run(command)
+
+
+def _show(manufacturer: Manufacturer, *, as_json: bool) -> None:
+    if as_json:
+        print_json(manufacturer)
+    else:
+        _print(manufacturer)
+
+
+def _print(manufacturer: Manufacturer) -> None:
+    """Print it for people: its certificate by the fingerprint."""
+    print_facts(manufacturer.model_copy(update={"certificate": None, "lists": None, "list_urls": None}))
+    if manufacturer.list_urls:
+        print_table(
+            ("fetched from", "last", "next", "problem"),
+            (
+                (
+                    each.url,
+                    "-" if each.fetched_at is None else shown_time(each.fetched_at),
+                    shown_time(each.due_at),
+                    each.problem or "-",
+                )
+                for each in manufacturer.list_urls
+            ),
+        )
+    if manufacturer.lists:
+        print_table(
+            ("list", "SHA-256", "until", "revoked", "made", "taken", "by", "about"),
+            (
+                (
+                    str(each.number),
+                    each.sha256[:_SHOWN_DIGITS],
+                    _until([each.next_update]),
+                    str(each.entries),
+                    shown_time(each.this_update),
+                    shown_time(each.taken_at),
+                    each.taken_by,
+                    " ".join(each.about) or "all",
+                )
+                for each in manufacturer.lists
+            ),
+        )
+
+
+def _until(ends: list[datetime]) -> str:
+    """Return the first of the lists' *ends*."""
+    if not ends:
+        return "-"
+    end = min(ends)
+    return shown_time(end) + (" (lapsed)" if end < datetime.now(UTC) else "")

@@ -1,0 +1,128 @@
+"""Which devices or certificates a command is about: named on the command line, in a file, or all of a group.
+
+Rules
+-----
+1. Before something is done to a group, which names nobody, it is said who is in it, and asked.
+2. A group in which nothing is left to do is no failure: who runs a command again finds it done. One that has nobody at
+   all is: its name may be misspelled, and somebody counts on its being done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from provisioning.commands.asking import ask
+from provisioning.commands.named_lines import before_the_loop, read_lines
+from provisioning.commands.service_command import Connection, counted, say
+from provisioning.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from provisioning.client.operator import OperatorClient
+    from provisioning.client.operator_answers import EnrolledDevice
+
+# Lists, though one is usual: of an option that takes one, a second takes the first's place without a word.
+Devices = Annotated[
+    list[str] | None, typer.Option("--device", help="All certificates of this device; repeat it.", show_default=False)
+]
+Serials = Annotated[
+    list[str] | None, typer.Option("--serial", help="This certificate (hexadecimal); repeat it.", show_default=False)
+]
+DevicesFile = Annotated[
+    Path | None, typer.Option(help="The devices in this file, a name a line; - is standard input.", show_default=False)
+]
+SerialsFile = Annotated[
+    Path | None,
+    typer.Option(help="The certificates in this file, a serial a line; - is standard input.", show_default=False),
+]
+Group = Annotated[str | None, typer.Option(help="All devices of this group; asks first.", show_default=False)]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before it is done to a group.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Doing:
+    """What is done to the devices of a group."""
+
+    verb: str
+    """``suspend``"""
+    is_left: Callable[[EnrolledDevice], bool]
+    """Whether there is something to do of a device."""
+    for_ever: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Meant:
+    """What a command is about."""
+
+    kind: str
+    """``device`` or ``serial``"""
+    which: Sequence[str]
+    """Names of devices, or serial numbers as the service writes them; each once."""
+    single: bool
+    """Whether it was one that the command line named, and no list that happens to be short."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What the command line names: exactly one of these is given, or `check` raises `typer.BadParameter`."""
+
+    device: list[str] | None = None
+    serial: list[str] | None = None
+    devices_file: Path | None = None
+    serials_file: Path | None = None
+    group: str | None = None
+
+    def check(self, *options: str) -> None:
+        """Raise unless one was given; *options* are those that the command has."""
+        if sum(each is not None and each != [] for each in astuple(self)) != 1:
+            *first, last = (f"--{each.replace('_', '-')}" for each in options)
+            raise typer.BadParameter(f"give exactly one of {', '.join(first)} and {last}")
+
+    def in_group(self, connection: Connection, doing: Doing, *, yes: bool) -> list[str]:
+        """Return of whom in the group, if one was given, there is something to do; it is asked whether to do it."""
+        if self.group is None:
+            return []
+        names: list[str] = []
+
+        async def command(client: OperatorClient) -> None:
+            found = [each async for each in client.devices(group=self.group)]
+            if not found:
+                raise ConfigurationError(f"group {self.group!r} has no device")
+            names.extend(each.name for each in found if doing.is_left(each))
+
+        connection.run(command)
+        if not names:
+            say(f"fleet-provisioning: no device of group {self.group} is left to {doing.verb}")
+            return []
+        whom = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+        ever = ", for ever" if doing.for_ever else ""
+        question = f"{doing.verb.capitalize()} {counted(len(names), 'device')} of group {self.group}, {whom}{ever}?"
+        confirm(question, yes=yes)
+        return names
+
+    def meant(self, in_group: Sequence[str]) -> Meant:
+        """Return what is named, or who is *in_group*; raise what ends the command for a file that names nothing."""
+        with before_the_loop():
+            names = self.device or in_group if self.devices_file is None else read_lines(self.devices_file, "device")
+            serials = self.serial or () if self.serials_file is None else read_lines(self.serials_file, "certificate")
+        kind, which = ("serial", map(_normal, serials)) if serials else ("device", names)
+        each = list(dict.fromkeys(which))
+        return Meant(kind, each, single=len(each) == 1 and bool(self.device or self.serial))
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask on stderr, unless *yes*: stdout is the result's, all of it. Raise what ends the command unless it is wanted.
+
+    Not while a command's loop runs: then an interrupt does not reach who waits for an answer.
+    """
+    if not yes:
+        ask(question)
+
+
+def _normal(serial: str) -> str:
+    """Return a serial number as the service writes it, from any usual spelling; what is none is left to the service."""
+    return serial.replace(":", "").lower().removeprefix("0x").lstrip("0") or serial

@@ -1,0 +1,89 @@
+"""A file that names a device or a certificate on each line, as people and spreadsheets write it.
+
+Rules
+-----
+1. A first line that is the column's name is no device of that name: it is left out, and that is said. Who has a device
+   that is called so names it in a command of its own.
+2. One cell a line: which of several is meant, and what the others are good for, nobody can know.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import typer
+
+from provisioning.commands.service_command import fail, say
+from provisioning.errors import ConfigurationError
+from provisioning.program.given_file import NAMES_BYTES, contents_of, rest_of
+
+_STANDARD_INPUT: Final = Path("-")
+_LONGEST: Final = 64
+"""Characters that the service takes of a name or a serial number."""
+_HEADERS: Final[Mapping[str, frozenset[str]]] = {
+    "device": frozenset({"name", "names", "device", "devices", "device_name"}),
+    "certificate": frozenset({"serial", "serials", "serial_number", "certificate", "certificates"}),
+}
+"""What the first line may be called, in small letters, where the others name one of what."""
+
+
+@contextlib.contextmanager
+def before_the_loop() -> Iterator[None]:
+    """Read in this block what a command is about: what is in the way ends the command, in one line.
+
+    Not while the command's loop runs: what is read may be typed, or come through a pipe that is slow, and an interrupt
+    does not reach who waits for that in a loop. Raises `typer.Exit`.
+    """
+    try:
+        yield
+    except ConfigurationError as error:
+        raise fail(str(error)) from error
+    except OSError as error:
+        raise fail(f"{error.filename}: {error.strerror}") from error
+    except KeyboardInterrupt as error:
+        say("fleet-provisioning: stopped, and nothing was done")
+        raise typer.Exit(130) from error
+
+
+def read_lines(path: Path, what: str) -> list[str]:
+    """Return what the lines of a file name, each once; ``-`` is standard input; *what*: ``device``, ``certificate``.
+
+    Raises `ConfigurationError` if there is none, or a line has several cells.
+    """
+    file = "standard input" if path == _STANDARD_INPUT else str(path)
+    try:
+        content = (
+            rest_of(sys.stdin.buffer, NAMES_BYTES, file) if path == _STANDARD_INPUT else contents_of(path, NAMES_BYTES)
+        )
+        # What spreadsheets and Windows write begins with a mark.
+        rows = list(csv.reader(content.decode("utf-8-sig").splitlines(), strict=True))
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{file} is not UTF-8 text ({error}): save it as that") from error
+    except csv.Error as error:
+        raise ConfigurationError(f"{file} cannot be read line by line ({error}): put one {what} on each") from error
+    names: list[str] = []
+    for number, row in enumerate(rows, 1):
+        cells = [cell.strip() for cell in row if cell.strip()]
+        if len(cells) > 1:
+            raise ConfigurationError(
+                f"{file}:{number} has {len(cells)} cells, {', '.join(cells)[:80]}: keep one column, with a {what} on "
+                "each line"
+            )
+        if cells and len(cells[0]) > _LONGEST:
+            raise ConfigurationError(
+                f"{file}:{number} begins with {cells[0][:40]!r} and has {len(cells[0])} characters: no {what} has a "
+                f"name of more than {_LONGEST}"
+            )
+        names += cells
+    names = list(dict.fromkeys(names))
+    if names and names[0].lower() in _HEADERS[what]:
+        say(f"fleet-provisioning: {file}: the first line, {names[0]}, is a header and no {what}")
+        del names[0]
+    if not names:
+        raise ConfigurationError(f"{file} names no {what}: put one on each line")
+    return names

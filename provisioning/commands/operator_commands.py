@@ -1,0 +1,152 @@
+"""The operator's commands about devices, and about the state of the whole, over the service's REST API.
+
+Rules
+-----
+1. Everything goes through `provisioning.client.operator`: a command can do what the API allows, and no more.
+2. Results go to stdout, as text for people or, with ``--json``, as JSON for programs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from provisioning.commands.printed_rows import print_pairs
+from provisioning.commands.service_command import (
+    Connection,
+    Json,
+    connected,
+    counted,
+    print_document,
+    print_facts,
+    print_list,
+    print_table,
+    shown_time,
+)
+from provisioning.program.command_group import command_group
+
+if TYPE_CHECKING:
+    from provisioning.client.operator import OperatorClient
+
+device_app = command_group(help="See which devices have certificates.")
+
+Group = Annotated[str | None, typer.Option(help="Group.", show_default=False)]
+
+
+@device_app.command("list")
+@connected
+def list_devices(
+    connection: Connection,
+    group: Group = None,
+    state: Annotated[
+        str | None, typer.Option(help="active, suspended, revoked or decommissioned.", show_default=False)
+    ] = None,
+    certificate: Annotated[
+        str | None, typer.Option(help="valid, suspended, revoked, expired or none.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List devices in order of name: what was decided of each, and whether it has a certificate that is good.
+
+    \b
+    Example:
+      fleet-provisioning device list --group north --state revoked
+      fleet-provisioning device list --state active --certificate expired
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: OperatorClient) -> None:
+        found = [device async for device in client.devices(group=group, state=state, certificate=certificate)]
+        print_list(
+            found,
+            ("name", "role", "group", "state", "certificate", "until", "enrolled", "certificates"),
+            lambda each: (
+                each.name,
+                each.role,
+                each.group or "-",
+                each.state,
+                each.certificate or "-",
+                "-" if each.certificate_not_after is None else shown_time(each.certificate_not_after),
+                shown_time(each.created_at),
+                str(each.certificates),
+            ),
+            as_json=as_json,
+        )
+
+    connection.run(command)
+
+
+@device_app.command("show")
+@connected
+def show_device(
+    connection: Connection,
+    name: Annotated[str, typer.Argument(help="The device's name.")],
+    as_json: Json = False,
+) -> None:
+    """Show one device and its certificates.
+
+    \b
+    Example:
+      fleet-provisioning device show meter-17
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: OperatorClient) -> None:
+        device = await client.device(name)
+        issued = [each async for each in client.certificates(device=name)]
+        if as_json:
+            document = device.model_dump(mode="json")
+            document["certificates"] = [each.model_dump(mode="json") for each in issued]
+            sys.stdout.write(json.dumps(document, indent=2) + "\n")
+            return
+        print_facts(device)
+        print_table(
+            ("serial", "state", "not before", "not after", "revoked"),
+            (
+                (each.serial, each.state, shown_time(each.not_before), shown_time(each.not_after), each.reason or "-")
+                for each in issued
+            ),
+        )
+
+    connection.run(command)
+
+
+@connected
+def status(
+    connection: Connection,
+    as_json: Json = False,
+) -> None:
+    """Count devices, certificates and open tokens, and say how fresh the CRLs are.
+
+    \b
+    Example:
+      fleet-provisioning status --json
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: OperatorClient) -> None:
+        found = await client.status()
+        if as_json:
+            print_document(found)
+        else:
+            print_pairs(list(_status_rows(found)))
+
+    connection.run(command)
+
+
+def _status_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for what in ("devices", "certificates", "tokens"):
+        numbers = found[what].items()
+        yield what, ", ".join(f"{number} {state}{_of_these(found, what, state)}" for state, number in numbers)
+    yield "feed", f"at {found['feed']['sequence']}, {counted(found['feed']['subscribers'], 'follower')}"
+    for name, crl in found["crls"].items():
+        lapses = shown_time(datetime.fromisoformat(crl["next_update"]))
+        yield f"CRL {name}", f"number {crl['number']}, {counted(crl['entries'], 'entry', 'entries')}, lapses {lapses}"
+
+
+def _of_these(found: Mapping[str, Any], what: str, state: str) -> str:
+    """Return what else is to be said of the number of *what* in *state*: an active device may have nothing to show."""
+    bare = found.get("active_devices_without_certificate", 0)
+    return f" ({bare} of them without a good certificate)" if bare and (what, state) == ("devices", "active") else ""

@@ -1,0 +1,90 @@
+"""The operator's commands about operators: who they are, and what each may do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from provisioning.commands.service_command import Connection, Json, connected, print_answer, print_list, shown_time
+from provisioning.operator_role import OperatorRole
+from provisioning.program.command_group import command_group
+
+if TYPE_CHECKING:
+    from provisioning.client.operator import OperatorClient
+
+operator_app = command_group(help="See who may do what, and grant it.")
+
+
+@operator_app.command("list")
+@connected
+def list_operators(
+    connection: Connection,
+    as_json: Json = False,
+) -> None:
+    """List operators: the role of each, what was decided of him, and until when he has a good certificate.
+
+    \b
+    Example:
+      fleet-provisioning operator list
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: OperatorClient) -> None:
+        found = await client.operators()
+        print_list(
+            found,
+            ("name", "role", "state", "until", "granted", "by"),
+            lambda each: (
+                each.name,
+                each.role,
+                each.state or "not enrolled",
+                "-" if each.good_until is None else shown_time(each.good_until),
+                "-" if each.granted_at is None else shown_time(each.granted_at),
+                each.granted_by or "-",
+            ),
+            as_json=as_json,
+        )
+
+    connection.run(command)
+
+
+@operator_app.command("me")
+@connected
+def show_me(
+    connection: Connection,
+    as_json: Json = False,
+) -> None:
+    """Say as whom the service knows the operator certificate in use.
+
+    \b
+    Example:
+      fleet-provisioning operator me --cert anna.crt --key anna.key
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: OperatorClient) -> None:
+        me = await client.me()
+        print_answer(me, as_json=as_json)
+
+    connection.run(command)
+
+
+@operator_app.command("grant")
+@connected
+def grant(
+    connection: Connection,
+    name: Annotated[str, typer.Argument(help="The operator's name.")],
+    role: Annotated[OperatorRole, typer.Option(help="What he may do: auditor reads, enroller makes device tokens.")],
+    as_json: Json = False,
+) -> None:
+    """Say what an operator may do from now on. The last admin with a good certificate stays one.
+
+    \b
+    Example:
+      fleet-provisioning operator grant anna --role enroller
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+
+    async def command(client: OperatorClient) -> None:
+        granted = await client.grant(name, role)
+        print_answer(granted, as_json=as_json)
+
+    connection.run(command)

@@ -1,0 +1,51 @@
+"""The operator's commands about renewals."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from provisioning.commands.service_command import Connection, Json, connected, counted, print_json, span
+from provisioning.program.command_group import command_group
+
+if TYPE_CHECKING:
+    from provisioning.client.enrolment import EnrolmentOperatorClient
+
+renewal_app = command_group(help="Have certificates renewed before their time.")
+
+
+@renewal_app.command("hasten")
+@connected
+def hasten(
+    connection: Connection,
+    group: Annotated[str | None, typer.Option(help="The devices of this group.", show_default=False)] = None,
+    every_group: Annotated[bool, typer.Option("--every-group", help="All parties of the fleet.")] = False,
+    spread: Annotated[
+        int, typer.Option(metavar="TIME", parser=span, help="Over which the renewals are spread: 6h, or seconds.")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Tell devices, when they next ask for renewal information, that it is time to renew.
+
+    What they hold stays good until they have its successor: nobody is disconnected.
+
+    \b
+    Example:
+      fleet-provisioning renewal hasten --group north --spread 6h
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    if (group is None) != every_group:
+        raise typer.BadParameter("give either --group or --every-group")
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        outcome = await client.hasten_renewal(group=group, every_group=every_group, spread_seconds=spread)
+        if as_json:
+            print_json(outcome)
+            return
+        whom = "every group" if outcome.group is None else f"group {outcome.group}"
+        sys.stdout.write(
+            f"{counted(outcome.certificates, 'certificate')} of {whom}, to be renewed within {spread} s.\n"
+        )
+
+    connection.run(command)

@@ -1,0 +1,312 @@
+"""What every command that calls the service has: where it is, who calls, and how the answer is printed.
+
+Rules
+-----
+1. What can go wrong is one line on stderr and exit code 1.
+2. Results go to stdout, as text for people or, with ``--json``, as JSON for programs.
+3. What calls the service (httpx, pydantic, the TLS library) is imported when a command does: it takes most of a second,
+   for which neither ``--help`` nor a shell that completes a word should wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import inspect
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from provisioning.commands.printed_rows import AnswerT, Table, print_pairs
+from provisioning.errors import ConfigurationError
+from provisioning.program.durations import seconds_in
+from provisioning.program.printable import LAID_OUT, printable
+from provisioning.program.starting import importing
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from rich.progress import Progress
+
+    from provisioning.client.enrolment import EnrolmentOperatorClient
+
+_TELL_SECONDS: Final = 5.0
+_LONGEST: Final = 36_500 * 86_400.0
+"""Seconds; no certificate lives so long."""
+
+
+Directory = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir", help="The service's directory, for port and credentials (default: fleet).", show_default=False
+    ),
+]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the service is (default: where that of DIR runs, or its configured port).", show_default=False
+    ),
+]
+CaFile = Annotated[
+    Path | None, typer.Option("--cafile", help="Trust anchors (default: DIR/ca-bundle.crt).", show_default=False)
+]
+Cert = Annotated[
+    Path | None, typer.Option(help="Operator certificate (default: DIR/operator.crt).", show_default=False)
+]
+Key = Annotated[Path | None, typer.Option(help="Its private key (default: DIR/operator.key).", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def say(line: str) -> None:
+    """Print a line for people: to stderr, with nothing in it that acts on a terminal."""
+    sys.stderr.write(f"{printable(line, also=LAID_OUT)}\n")
+    sys.stderr.flush()
+
+
+def fail(message: str) -> typer.Exit:
+    """Print the one line that explains a failure, and return the exit to raise."""
+    say(f"fleet-provisioning: {message}")
+    return typer.Exit(1)
+
+
+def warn_of_open(*secrets: Path | None) -> None:
+    """Say which of the files that are used everybody may read, though they are private."""
+    from provisioning.pki import open_to_all
+
+    for path in secrets:
+        if path is not None and (warning := open_to_all.told_of(path)) is not None:
+            say(f"fleet-provisioning: warning: {warning}")
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where the service is and who calls, as the command line says it."""
+
+    directory: Path | None = None
+    url: str | None = None
+    cafile: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+    def run(self, command: Callable[[EnrolmentOperatorClient], Awaitable[None]]) -> None:
+        """Run *command* with a client of the service; turn what can go wrong into one line and exit code 1."""
+        with importing():  # Late: rule 3.
+            from provisioning.client.enrolment import EnrolmentOperatorClient
+            from provisioning.client.operator import RequestRefused, ServiceFails, ServiceUnavailable
+            from provisioning.config import load_settings
+            from provisioning.directory.whereabouts import found
+            from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
+
+        try:
+            settings = load_settings(self.directory)
+            where = settings.directory
+            credential = CredentialFiles(self.cert or where / "operator.crt", self.key or where / "operator.key")
+            url = self.url or found(where) or f"https://localhost:{settings.port}"
+            warn_of_open(credential.key)
+            client = EnrolmentOperatorClient(url, self.cafile or where / "ca-bundle.crt", credential)
+            asyncio.run(_run(client, command))
+        except (ConfigurationError, RequestRefused) as error:
+            raise fail(str(error)) from error
+        except TlsConfigurationError as error:
+            raise fail(f"{error}; give --dir, or --cafile, --cert and --key") from error
+        except ServiceFails as error:
+            said = "log says why" in str(error)
+            raise fail(str(error) if said else f"{error}; its log says why") from error
+        except ServiceUnavailable as error:
+            advised = "; " in str(error)
+            raise fail(str(error) if advised else f"{error}; is the service running, and is --url right?") from error
+        except BrokenPipeError:
+            raise  # Who read the output has had enough, as head does: see `provisioning.cli.main`.
+        except OSError as error:
+            raise fail(f"{error.filename or 'the output cannot be written'}: {error.strerror}") from error
+        except KeyboardInterrupt as error:
+            say("fleet-provisioning: stopped")
+            raise typer.Exit(130) from error
+
+
+_OPTIONS: Final = {"directory": Directory, "url": Url, "cafile": CaFile, "cert": Cert, "key": Key}
+
+
+def connected(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that every caller of the service has; it takes a `Connection` first."""
+    return with_options(command, Connection, _OPTIONS)
+
+
+def with_options(
+    command: Callable[..., None], gathered: Callable[..., object], named: Mapping[str, Any]
+) -> Callable[..., None]:
+    """Give a command options behind its own, by name and annotation; it takes them *gathered* as its first argument.
+
+    Their defaults are those of *gathered*.
+    """
+    defaults = {name: each.default for name, each in inspect.signature(gathered).parameters.items()}
+    signature = inspect.signature(command, eval_str=True)
+    _, *own = signature.parameters.values()
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotation)
+        for name, annotation in named.items()
+    ]
+
+    @functools.wraps(command)
+    def called(**given: Any) -> None:
+        command(gathered(**{name: given.pop(name) for name in named}), **given)
+
+    own = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
+    called.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    called.__annotations__ = {each.name: each.annotation for each in (*own, *options)}
+    del called.__wrapped__
+    return called
+
+
+async def _run(client: EnrolmentOperatorClient, command: Callable[[EnrolmentOperatorClient], Awaitable[None]]) -> None:
+    async with client:
+        await command(client)
+
+
+def shown_time(moment: datetime) -> str:
+    """Return *moment* for people."""
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def counted(count: int, what: str, plural: str = "") -> str:
+    """Return so many of *what*: "1 device", "2 devices"; *plural* is given where it is not regular."""
+    return f"{count} {what if count == 1 else plural or f'{what}s'}"
+
+
+def moment(text: str) -> datetime:
+    """Return a time that was given on the command line: in UTC unless it says otherwise; for `typer.Option(parser=…)`.
+
+    Typer's own would take a number for seconds since 1970: a year would be a time of that day.
+    """
+    try:
+        given = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no time: write 2027-01-05, or 2027-01-05T08:00:00, in UTC") from error
+    if given.tzinfo is None:
+        return given.replace(tzinfo=UTC)
+    try:
+        return given.astimezone(UTC)
+    except OverflowError as error:
+        raise typer.BadParameter(f"{text} is no time that UTC has a year for") from error
+
+
+def span(text: object) -> int:
+    """Return the seconds of a span of time that was given on the command line; for `typer.Option(parser=…)`."""
+    given = str(text).strip()
+    seconds = seconds_in(f"{given}s" if given.isdecimal() else given)
+    if seconds is None:
+        raise typer.BadParameter(f"{given[:40]!r} is no span of time: write 90s, 15m, 12h, 7d, or a number of seconds")
+    return round(seconds)
+
+
+def duration(text: str) -> timedelta:
+    """Return the time that *text* says with its unit, such as 14d; raise `typer.BadParameter`."""
+    seconds = seconds_in(text.strip())
+    if seconds is None:
+        raise typer.BadParameter(f"{text[:40]!r} is not a duration: write 90m, 12h, 14d or 4w")
+    if seconds > _LONGEST:
+        raise typer.BadParameter(f"{text!r} is longer than a certificate can live")
+    return timedelta(seconds=seconds)
+
+
+InvalidityDate = Annotated[
+    datetime | None,
+    typer.Option(
+        metavar="TIME",
+        parser=moment,
+        help="Since when it is known or suspected not to be trusted, in UTC: 2027-01-05T08:00:00.",
+        show_default=False,
+    ),
+]
+
+
+def print_json(answer: BaseModel | Sequence[BaseModel]) -> None:
+    """Print an answer, or several, for programs."""
+    from pydantic import BaseModel
+
+    if isinstance(answer, BaseModel):
+        document: Any = answer.model_dump(mode="json")
+    else:
+        document = [each.model_dump(mode="json") for each in answer]
+    print_document(document)
+
+
+def print_answer(answer: BaseModel, *, as_json: bool) -> None:
+    """Print an answer: for programs, or a line for each of its facts."""
+    if as_json:
+        print_json(answer)
+    else:
+        print_facts(answer)
+
+
+def print_list(
+    answers: Sequence[AnswerT], columns: Sequence[str], row: Callable[[AnswerT], Sequence[str]], *, as_json: bool
+) -> None:
+    """Print answers: for programs, or as a table with the *row* of each."""
+    if as_json:
+        print_json(answers)
+    else:
+        print_table(columns, map(row, answers))
+
+
+def print_document(document: object) -> None:
+    """Print a JSON document for programs."""
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def print_facts(answer: BaseModel) -> None:
+    """Print an answer, a line for each of its facts."""
+    print_pairs([(name.replace("_", " "), _shown(value)) for name, value in answer if value is not None])
+
+
+def _shown(value: object) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case datetime():
+            return shown_time(value)
+        case list() | tuple():
+            return ", ".join(map(str, value)) or "none"
+        case _:
+            return str(value)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table for people; on a terminal that is too narrow for it, each row as a block of lines."""
+    Table(columns).print(rows)
+
+
+def progress_bar() -> Progress:
+    """Return a bar that is seen at a terminal only; what is written to stderr meanwhile appears above it."""
+    from rich.console import Console  # For the few commands that show one: rule 3.
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    # Redirected, what is written to stdout appears above the bar; it must not where stdout is a file.
+    above = sys.stdout.isatty()
+    return Progress(console=console, transient=True, disable=not console.is_terminal, redirect_stdout=above)
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Show how much is done, of *total* if that is known: a bar on a terminal, a line every few seconds elsewhere."""
+    done, told_at = 0, time.monotonic()
+    with progress_bar() as bar:
+        task = bar.add_task(what, total=total)
+
+        def advance(number: int) -> None:
+            nonlocal done, told_at
+            done += number
+            bar.advance(task, number)
+            if bar.disable and time.monotonic() - told_at > _TELL_SECONDS:
+                told_at = time.monotonic()
+                say(f"{done} {what}" if total is None else f"{done} of {total} {what}")
+
+        yield advance

@@ -1,0 +1,391 @@
+"""The operator's commands about one-time tokens: make, list, show, void, over the service's REST API.
+
+A token is printed once, alone on its line, so that a shell can take it; what it is, nobody can see any more. Or it goes
+into a file (`provisioning.commands.token_file`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import sys
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from provisioning.commands.in_steps import check_none_refused, in_steps
+from provisioning.commands.meant_devices import confirm
+from provisioning.commands.named_lines import before_the_loop, read_lines
+from provisioning.commands.printed_rows import printed
+from provisioning.commands.service_command import (
+    Connection,
+    Json,
+    connected,
+    counted,
+    duration,
+    print_answer,
+    print_document,
+    print_json,
+    print_list,
+    progress,
+    say,
+    shown_time,
+    span,
+)
+from provisioning.commands.token_file import keep, private_file
+from provisioning.errors import Code, ConfigurationError
+from provisioning.operator_role import OperatorRole
+from provisioning.pki.identity import Role
+from provisioning.program.command_group import command_group
+
+if TYPE_CHECKING:
+    from provisioning.client.enrolment import EnrolmentOperatorClient
+    from provisioning.client.operator import OperatorClient
+    from provisioning.client.operator_answers import IssuedToken, KnownToken
+
+_BATCH: Final = 500
+_COLUMNS: Final = ("number", "device", "group", "role", "state", "expires", "made by")
+
+token_app = command_group(help="Make, list and void one-time enrolment tokens.")
+
+Ttl = Annotated[
+    int | None,
+    typer.Option(
+        metavar="TIME",
+        parser=span,
+        help="Until the token expires: 15m, 12h, 7d, or seconds (default: 1h).",
+        show_default=False,
+    ),
+]
+Lifetime = Annotated[
+    int | None,
+    typer.Option(
+        metavar="TIME",
+        parser=span,
+        help="How long the certificate and each renewal of it live, if shorter than the service's setting: 8h, 30d, or "
+        "seconds.",
+        show_default=False,
+    ),
+]
+Number = Annotated[int, typer.Argument(min=1, help="The token's number, as token list shows it.")]
+
+
+@token_app.command("create")
+@connected
+def create_token(
+    connection: Connection,
+    device: Annotated[str | None, typer.Option(help="The device that may use it.", show_default=False)] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            help="The device's group (default: the one it is in, of a new one default); without --device: any new "
+            "device of that group.",
+            show_default=False,
+        ),
+    ] = None,
+    role: Annotated[Role, typer.Option(help="What the certificate is for.")] = Role.DEVICE,
+    ttl: Ttl = None,
+    lifetime: Lifetime = None,
+    dns_name: Annotated[
+        list[str] | None, typer.Option(help="DNS name of a broker; repeat it.", show_default=False)
+    ] = None,
+    ip_address: Annotated[
+        list[str] | None, typer.Option(help="IP address of a broker; repeat it.", show_default=False)
+    ] = None,
+    operator_role: Annotated[
+        OperatorRole | None,
+        typer.Option(help="What an operator may do (a new one: auditor); needs --role operator.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File to create for the token, with mode 0600.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make one enrolment token; `token batch` makes many. It is printed once and stored only as a hash.
+
+    \b
+    Example:
+      fleet-provisioning token create --device meter-17 --group north
+      fleet-provisioning token create --device broker-1 --role broker --dns-name mqtt.example.org --output broker.token
+      fleet-provisioning token create --device anna --role operator --operator-role enroller
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    if device is None and group is None:
+        raise typer.BadParameter("give --device, or --group for any new device of that group")
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        with contextlib.nullcontext() if output is None else private_file(output) as file:
+            (token,) = await client.create_tokens(
+                device=device,
+                group=group,
+                role=role,
+                ttl_seconds=ttl,
+                lifetime_seconds=lifetime,
+                dns_names=dns_name,
+                ip_addresses=ip_address,
+                operator_role=operator_role,
+            )
+            if file is not None:
+                await keep(client, file, f"{token.token}\n", [token])
+        whom = token.device or f"any new device of group {token.group}"
+        numbered = "" if token.id is None else f" {token.id}"
+        said = f"One-time token{numbered} for {whom}, until {shown_time(token.expires_at)}:"
+        if output is not None:
+            say(f"{said} {output}")
+            if as_json:  # The token is in the file and nowhere else.
+                print_document(token.model_dump(mode="json", exclude={"token"}) | {"file": str(output)})
+        elif as_json:
+            print_json(token)
+        else:
+            say(said)
+            sys.stdout.write(f"{token.token}\n")
+        await _say_if_new(client, group)
+
+    connection.run(command)
+
+
+@token_app.command("batch")
+@connected
+def create_batch(
+    connection: Connection,
+    output: Annotated[Path, typer.Option(help="CSV file to create, with mode 0600.")],
+    devices_file: Annotated[
+        Path | None,
+        typer.Option(help="File with a device's name on each line; - is standard input.", show_default=False),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="How many tokens for any new device of --group.", show_default=False)
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            help="The devices' group (default: the one that each is in, of new ones default).", show_default=False
+        ),
+    ] = None,
+    role: Annotated[Role, typer.Option(help="What the certificates are for.")] = Role.DEVICE,
+    ttl: Ttl = None,
+    lifetime: Lifetime = None,
+    as_json: Json = False,
+) -> None:
+    """Make many enrolment tokens and write them to a CSV file: device, group, role, token, expires_at.
+
+    \b
+    Example:
+      fleet-provisioning token batch --devices-file meters.txt --group north --output tokens.csv
+      fleet-provisioning token batch --group north --count 1000 --output tokens.csv
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    if (devices_file is None) == (count is None):
+        raise typer.BadParameter("give exactly one of --devices-file and --count")
+    if count is not None and group is None:
+        raise typer.BadParameter("--count needs --group")
+    with before_the_loop():
+        names = None if devices_file is None else read_lines(devices_file, "device")
+    total = count if names is None else len(names)
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        common: dict[str, Any] = {"group": group, "role": role, "ttl_seconds": ttl, "lifetime_seconds": lifetime}
+        written = 0
+        with private_file(output) as file, progress("tokens", total or 0) as advance:
+            try:
+                async for tokens in _batches(client, names, total or 0, common):
+                    rows = io.StringIO(newline="")
+                    writer = csv.writer(rows)
+                    if not written:
+                        writer.writerow(("device", "group", "role", "token", "expires_at"))
+                    writer.writerows(_row(token) for token in tokens)
+                    await keep(client, file, rows.getvalue(), tokens)
+                    written += len(tokens)
+                    advance(len(tokens))
+            finally:
+                if 0 < written < (total or 0):
+                    say(f"fleet-provisioning: the first {written} of {total} tokens are in {output}")
+        if as_json:
+            print_document({"tokens": written, "file": str(output)})
+        else:
+            sys.stdout.write(f"{counted(written, 'token')} in {output}\n")
+        await _say_if_new(client, group)
+
+    connection.run(command)
+
+
+async def _say_if_new(client: EnrolmentOperatorClient, group: str | None) -> None:
+    """Say that nothing is known of *group*: it may be misspelled, and a device stays in the group that it enrols in."""
+    from provisioning.client.operator import RequestRefused, ServiceUnavailable
+
+    try:
+        is_new = group is not None and not await _is_known(client, group)
+    except (RequestRefused, ServiceUnavailable):  # The tokens are made: who asks again would have others.
+        return
+    if is_new:
+        say(
+            f"fleet-provisioning: group {group} is new: it has no device and is not configured. A device stays in "
+            "its group: if the name is wrong, void what was made (token void)"
+        )
+
+
+async def _is_known(client: EnrolmentOperatorClient, group: str) -> bool:
+    from provisioning.client.operator import RequestRefused  # Late: `service_command`, rule 3.
+
+    try:
+        await client.group(group)  # First: devices come by the page.
+    except RequestRefused as refusal:
+        if refusal.code != Code.GROUP_UNKNOWN:
+            raise
+    else:
+        return True
+    async for _device in client.devices(group=group):
+        return True
+    return False
+
+
+async def _batches(
+    client: OperatorClient, names: Sequence[str] | None, total: int, common: dict[str, Any]
+) -> AsyncIterator[list[IssuedToken]]:
+    for start in range(0, total, _BATCH):
+        size = min(_BATCH, total - start)
+        if names is None:
+            yield await client.create_tokens(count=size, **common)
+        else:
+            yield await client.create_tokens(devices=names[start : start + size], **common)
+
+
+@token_app.command("list")
+@connected
+def list_tokens(
+    connection: Connection,
+    state: Annotated[str | None, typer.Option(help="open, used, void or expired.", show_default=False)] = None,
+    group: Annotated[str | None, typer.Option(help="Of this group only.", show_default=False)] = None,
+    device: Annotated[str | None, typer.Option(help="For this device only.", show_default=False)] = None,
+    expiring_within: Annotated[
+        str | None, typer.Option(help="Open ones that end so soon: 90m, 12h, 14d, 4w.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List tokens, oldest first: what each is worth, not what it is.
+
+    \b
+    Example:
+      fleet-provisioning token list --state open --group north
+      fleet-provisioning token list --expiring-within 12h --json
+    """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
+    until = None
+    if expiring_within is not None:
+        if state not in {None, "open"}:
+            raise typer.BadParameter("only open tokens expire: leave --state out")
+        state, until = "open", datetime.now(UTC) + duration(expiring_within)
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        search = client.tokens(state=state, group=group, device=device, expires_before=until)
+        found = [each async for each in search]
+        print_list(found, _COLUMNS, _listed, as_json=as_json)
+
+    connection.run(command)
+
+
+@token_app.command("show")
+@connected
+def show_token(connection: Connection, number: Number, as_json: Json = False) -> None:
+    """Show what became of one token.
+
+    \b
+    Example:
+      fleet-provisioning token show 17
+    """  # noqa: D301
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        found = await client.token(number)
+        print_answer(found, as_json=as_json)
+
+    connection.run(command)
+
+
+@token_app.command("void")
+@connected
+def void_token(
+    connection: Connection,
+    number: Annotated[
+        list[int] | None,
+        typer.Argument(min=1, help="The tokens' numbers, as token list shows them.", show_default=False),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="All open ones for this device.", show_default=False)] = None,
+    group: Annotated[
+        str | None, typer.Option(help="All open ones of this group; asks first.", show_default=False)
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a group's tokens are voided.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make tokens worthless, say because a file of them was sent to the wrong person. Again does no harm.
+
+    They are voided in steps of five hundred: who is unknown, or has bought a certificate, is named, and the others are.
+
+    \b
+    Example:
+      fleet-provisioning token void 17 18
+      fleet-provisioning token void --group north
+    """  # noqa: D301
+    if (device is not None or group is not None) == bool(number):
+        raise typer.BadParameter("give the numbers of tokens, or --device or --group for all that are open")
+    numbers = list(dict.fromkeys(number)) if number else _open_tokens(connection, device, group)
+    if not numbers:
+        say("fleet-provisioning: no token was open")
+    if group is not None and numbers:
+        which = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+        question = f"Void {counted(len(numbers), 'open token')} of group {group}, {which}?"
+        confirm(question, yes=yes)
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        if number and len(numbers) == 1:
+            print_answer(await client.void_token(numbers[0]), as_json=as_json)
+            return
+        spent = 0
+        with printed(_COLUMNS, _listed, as_json=as_json) as show:
+
+            def report(found: Sequence[KnownToken]) -> None:
+                nonlocal spent
+                used = [each for each in found if each.state == "used"]
+                for each in used:
+                    bought = f"token {each.id} has bought certificate {each.serial}: revoke that instead"
+                    say(f"fleet-provisioning: {Code.TOKEN_SPENT}: {bought}")
+                spent += len(used)
+                if void := [each for each in found if each.state != "used"]:
+                    show(void)
+
+            refused = await in_steps(numbers, client.void_tokens, report, "void")
+            check_none_refused(refused + spent, len(numbers), "void")
+
+    connection.run(command)
+
+
+def _open_tokens(connection: Connection, device: str | None, group: str | None) -> list[int]:
+    """Return the numbers of tokens that are open; raises what ends the command if nothing is known of the group."""
+    numbers: list[int] = []
+
+    async def command(client: EnrolmentOperatorClient) -> None:
+        numbers.extend([each.id async for each in client.tokens(state="open", device=device, group=group)])
+        if numbers or group is None or await _is_known(client, group):
+            return
+        async for _token in client.tokens(group=group):
+            return
+        raise ConfigurationError(f"group {group!r} has neither token nor device and is not configured")
+
+    connection.run(command)
+    return numbers
+
+
+def _listed(token: KnownToken) -> Sequence[str]:
+    return (
+        str(token.id),
+        token.device or "any new",
+        token.group or "-",
+        token.role,
+        token.state,
+        shown_time(token.expires_at),
+        token.created_by,
+    )
+
+
+def _row(token: IssuedToken) -> tuple[str, str, str, str, str]:
+    return token.device or "", token.group or "", token.role, token.token, token.expires_at.isoformat()

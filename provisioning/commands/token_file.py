@@ -1,0 +1,53 @@
+"""A file of one-time tokens: their owner's alone, and every token that is worth something is in it.
+
+Rules
+-----
+1. It is created with mode 0600, takes no other file's place, and goes again if nothing was written into it.
+2. A token that cannot be written is voided: nobody has seen it, and nobody could tell which it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from io import FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from provisioning.commands.new_file import expect_new
+from provisioning.commands.service_command import counted
+from provisioning.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from provisioning.client.enrolment import EnrolmentOperatorClient
+    from provisioning.client.operator_answers import IssuedToken
+
+
+@contextlib.contextmanager
+def private_file(path: Path) -> Iterator[FileIO]:
+    """Create a file that only its owner may read; it goes again if nothing was written into it."""
+    expect_new(path)
+    file = FileIO(str(path), "x", opener=lambda name, flags: os.open(name, flags, 0o600))
+    try:
+        with file:
+            yield file
+    finally:
+        if not path.stat().st_size:
+            path.unlink()
+
+
+async def keep(client: EnrolmentOperatorClient, file: FileIO, text: str, tokens: Sequence[IssuedToken]) -> None:
+    """Write *text*, which has *tokens*; where that cannot be, void them: nobody has seen them."""
+    begin = file.tell()
+    try:
+        left = memoryview(text.encode())
+        while left:
+            left = left[file.write(left) or 0 :]
+    except OSError as error:
+        file.truncate(begin)
+        made = [each.id for each in tokens if each.id is not None]
+        for number in made:
+            await client.void_token(number)
+        what = "the token was" if len(made) == 1 else f"{counted(len(made), 'token')} were"
+        raise ConfigurationError(f"{file.name} cannot be written: {error.strerror}; {what} voided again") from error

@@ -1,0 +1,370 @@
+"""HTTP connections as the application needs them: limits that the server library leaves open, and requests at once.
+
+A device's request for a certificate, or an operator's revocation, comes whole in one read, and what stands between the
+parser and its answer otherwise (a cycle that hands out messages, a body that is put together with a clock beside it,
+layers that look for a route) cost as much as its signature. So where somebody takes them, such requests are answered
+without the interface for those that come in pieces. Whatever does not come whole takes the usual way, from its head on.
+
+Answers leave in the order of requests. What is no HTTP is answered last, with 400, and nothing behind it is read; where
+it is the body of a request whose answer has begun, the connection ends without a word.
+
+The parser tells of a header when all of it is there, and joins it anew with each read until then: one without an end
+would take the event loop from everybody, and all memory; so would a target, and a field behind a body. So what is read
+and not told of is counted, and too much of it is no HTTP.
+
+Who is connected, over TLS: `provisioning.connections.peer_certificate_protocol`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Final, Protocol
+
+import httptools
+import structlog
+from starlette.responses import Response
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from provisioning.connections.declined_upgrade import head_without_upgrade
+from provisioning.connections.gathering_transport import GatheringTransport
+from provisioning.connections.head_deadline import HeadDeadline
+from provisioning.connections.host_header import check_host
+from provisioning.connections.older_answers import OlderAnswer, reads_only_its_own
+from provisioning.connections.places import Place
+from provisioning.connections.taken_answers import TakenAnswers
+from provisioning.connections.written_answer import Answering, ReadyAnswer, lines
+
+log = structlog.get_logger(__name__)
+
+_MAXIMUM_HEADER_BYTES: Final = 32 * 1024
+_REQUEST_SECONDS: Final = 60.0
+_STALL_SECONDS: Final = 60.0
+
+
+class WholeRequests(Protocol):
+    """Whoever answers requests that have come whole."""
+
+    def takes(self, method: bytes, target: bytes, size: int) -> bool:
+        """Whether *method* for *target* with a body of *size* octets may be answered here."""
+
+    def answering(self, scope: Scope, body: bytes) -> Answering | None:
+        """Return the answer, or what answers; neither raises anything. None if it is the application's after all."""
+
+
+class _WholeCycle:
+    """What the library asks of a request that is being answered."""
+
+    __slots__ = ("disconnected", "keep_alive", "message_event", "response_complete")
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+        self.response_complete = False
+        self.disconnected = False
+        self.message_event = asyncio.Event()  # Set when the connection is lost.
+
+
+class ConnectionProtocol(HttpToolsProtocol):
+    """HTTP with three limits: how large a request's headers are, how long they take, and how long an answer is left."""
+
+    def __init__(
+        self,
+        *arguments: Any,
+        whole: WholeRequests | None = None,
+        stall_seconds: float = _STALL_SECONDS,
+        place: Place | None = None,
+        **options: Any,
+    ) -> None:
+        """*whole* answers what it takes; None: everything is the application's.
+
+        Who takes nothing of an answer for *stall_seconds* is cut off. The connection has *place*.
+        """
+        super().__init__(*arguments, **options)
+        self._whole = whole
+        self._stall_seconds = stall_seconds
+        self._place = place
+        self._held: list[bytes] | None = None
+        """The parts of a body whose request has not been given to anybody yet."""
+        self._in_head = False
+        """Whether what is read is the head of a request: fields behind its body are none of its headers."""
+        self._untold = 0
+        """How many octets the parser has read, in reads of which it has told nothing since."""
+        self._in_body = False
+        """Whether the request that is being read has been given to the application."""
+        self._broken = False
+        """Whether something has come that is no HTTP."""
+        self._turn: Any = None
+        """What is being answered, or was last; the library knows what came last, which may wait behind it."""
+        self._default_headers: list[tuple[bytes, bytes]] | None = None
+        self._lines = b""
+        self._hosts: list[bytes] = []
+        """The last that were found right: they are the same in every request."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(GatheringTransport(transport, self.loop))
+        self._taken = TakenAnswers(self.transport, self.loop, self._stall_seconds)
+        self._head = HeadDeadline(self.loop, _REQUEST_SECONDS, self._close, self._place)
+        self._head.begin()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer, and tell whoever is answering."""
+        self._head.stop()
+        self._taken.end()
+        super().connection_lost(exc)
+        if self._turn is not None and not self._turn.response_complete:
+            self._turn.disconnected = True
+            self._turn.message_event.set()
+
+    def pause_writing(self) -> None:
+        """Watch whether the client takes what waits for it."""
+        super().pause_writing()
+        self._taken.begin()
+        if self._place is not None:
+            self._place.silent()
+
+    def resume_writing(self) -> None:
+        """Watch no longer, unless the connection ends when the rest was taken."""
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._taken.end()
+            if self._is_answering() and not (self._in_head or self._in_body) and self._held is None:
+                self._keep_place()
+
+    def on_headers_complete(self) -> None:
+        """Wait no longer: the body has a limit of its own, `provisioning.api.body`."""
+        self._in_head = False
+        self._untold = 0
+        self._head.end()
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if not hosts or hosts != self._hosts:
+            check_host(hosts, self.parser.get_http_version())
+            self._hosts = hosts
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise ValueError("this is no proxy")
+        elif self._may_come_whole():
+            self._held = []
+        else:
+            self._begin_usual_way()
+
+    def _begin_usual_way(self) -> None:
+        waits = self._is_answering()
+        if self.parser.get_http_version() == "1.0":
+            self.expect_100_continue = False  # Nobody may answer that in the older version (RFC 9110 §10.1.1).
+        super().on_headers_complete()  # It raises for a target that is none, which nobody is given.
+        self._in_body = True
+        if reads_only_its_own(self.parser.get_http_version(), self.headers):
+            cycle: Any = self.cycle  # It begins to answer in a later turn of the loop.
+            cycle.transport = OlderAnswer(cycle.transport)
+        if not waits:
+            self._turn = self.cycle
+
+    def _may_come_whole(self) -> bool:
+        parser = self.parser
+        return (
+            self._whole is not None
+            and self._whole.takes(parser.get_method(), self.url, 0)
+            and not self._is_answering()
+            and not self.expect_100_continue
+            and parser.get_http_version() == "1.1"
+        )
+
+    def _is_answering(self) -> bool:
+        cycle: Any = self.cycle  # None until there was a request. Answers leave in the order of requests.
+        return cycle is not None and not cycle.response_complete
+
+    def on_body(self, body: bytes) -> None:
+        """Hold back what may come whole."""
+        self._untold = 0
+        if self._held is None:
+            super().on_body(body)
+        else:
+            self._held.append(body)
+
+    def on_message_complete(self) -> None:
+        """Answer what has come whole."""
+        self._untold = 0
+        if self.parser.should_upgrade():
+            return  # It is read anew: `_feed`.
+        if self._held is not None or self._is_answering():  # Its answer may have been sent before its body came.
+            self._keep_place()
+        if self._held is not None:
+            body = b"".join(self._held)
+            answering = self._answering(body)
+            if answering is not None:
+                self._held = None
+                if isinstance(answering, ReadyAnswer):
+                    self._answer_at_once(answering)
+                else:
+                    self._answer_whole(answering)
+                return
+            self._take_usual_way()
+        self._in_body = False
+        super().on_message_complete()
+
+    def _keep_place(self) -> None:
+        """Hold the place while something is answered, unless the client lets what was answered wait."""
+        if self._place is not None and not self.flow.write_paused:
+            self._place.asks()
+
+    def _answering(self, body: bytes) -> Answering | None:
+        method = self.parser.get_method()
+        if self._whole is None or not self._whole.takes(method, self.url, len(body)):
+            return None
+        scope: Any = self.scope
+        scope["method"], scope["raw_path"], scope["path"] = method.decode("ascii"), self.url, self.url.decode("ascii")
+        return self._whole.answering(scope, body)
+
+    def data_received(self, data: bytes) -> None:
+        """Give what has not come whole with *data* to the application."""
+        if self._broken:
+            return
+        self._unset_keepalive_if_required()
+        self._untold += len(data)
+        try:
+            self._feed(data)
+            if self._untold > _MAXIMUM_HEADER_BYTES:
+                self._break_off()
+        except httptools.HttpParserError as error:  # Anybody can send it: not worth a line each.
+            log.debug("not HTTP", reason=str(error))
+            self._break_off()
+        if self._held is not None:
+            self._take_usual_way()
+
+    def _break_off(self) -> None:
+        """Answer what is no HTTP when everything before it is answered (RFC 9112 §9.3.2)."""
+        self._broken, self._held = True, None
+        if not self._in_body:
+            waits = self._is_answering()
+        elif waits := bool(self.pipeline):
+            self.pipeline.popleft()  # It is the last that came, and nobody has looked at it.
+        else:
+            cycle = self.cycle
+            cycle.disconnected = True  # Whoever waits for the body hears so, and what he says is not sent.
+            cycle.message_event.set()
+            if cycle.response_started:
+                self._close()
+                return
+        if waits:
+            self.flow.resume_reading()  # A close with something unread takes the answers away (RFC 9112 §9.6).
+        else:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        self.send_400_response("Invalid HTTP request received.")
+
+    def _feed(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                parser = self.parser
+                head = head_without_upgrade(parser.get_method(), self.url, parser.get_http_version(), self.headers)
+                data = head + data[upgrade.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # As the library's own.
+            else:
+                return
+
+    def _take_usual_way(self) -> None:
+        held, self._held = self._held or [], None
+        if not self.transport.is_closing():
+            self._begin_usual_way()
+            for part in held:
+                super().on_body(part)
+
+    def _answer_at_once(self, answer: ReadyAnswer) -> None:
+        if self.flow.write_paused:
+            self._answer_whole(_later(answer))
+        elif not self.transport.is_closing():
+            self._write(answer, keeps=self.parser.should_keep_alive())
+            self.server_state.total_requests += 1
+            self._head.begin()  # Nothing waits behind it, so there is no more to do than that.
+
+    def _write(self, answer: ReadyAnswer, *, keeps: bool) -> None:
+        """Send *answer*, and close unless the request *keeps* its connection, and the answer does."""
+        closes = answer.ends or not keeps
+        self.transport.write(answer.written(self._default_lines(), closes=closes))
+        if closes:
+            self.transport.close()
+
+    def _default_lines(self) -> bytes:
+        headers = self.server_state.default_headers
+        if headers is not self._default_headers:  # They are new each second: one of them is the date.
+            self._default_headers, self._lines = headers, lines(headers)
+        return self._lines
+
+    def _answer_whole(self, answering: Coroutine[Any, Any, Response | ReadyAnswer]) -> None:
+        cycle: Any = _WholeCycle(keep_alive=self.parser.should_keep_alive())
+        self.cycle = self._turn = cycle
+
+        async def answer() -> None:
+            response = await answering
+            if self.flow.write_paused:
+                await self.flow.drain()
+            cycle.response_complete = True
+            if not cycle.disconnected and not self.transport.is_closing():
+                ready = response if isinstance(response, ReadyAnswer) else ReadyAnswer.of_response(response)
+                self._write(ready, keeps=cycle.keep_alive)
+                self.on_response_complete()
+
+        task = self.loop.create_task(answer())
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request, unless its head has come already, or what came is none."""
+        if self.pipeline:
+            self._turn, _ = self.pipeline[-1]  # Which the library takes.
+        elif self._broken and not self.transport.is_closing():
+            self.server_state.total_requests += 1
+            self._refuse()
+            return
+        else:
+            self._head.begin()
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, and close when that is taken."""
+        super().send_400_response(msg)
+        self._taken.begin()
+
+    def _close(self) -> None:
+        self.transport.close()
+        self._taken.begin()
+
+    def on_message_begin(self) -> None:
+        """Start counting, and describe the connection in the scope."""
+        super().on_message_begin()
+        self._in_head = True
+        self._untold = self._header_bytes = 0
+        self.scope["extensions"] = self.connection_extensions()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count, before the header is kept; the parser turns the exception into 400 and closes.
+
+        What comes behind a body in chunks is not kept: who looked at the headers has not seen it (RFC 9110 §6.5.1).
+        """
+        self._untold = 0
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > _MAXIMUM_HEADER_BYTES:
+            raise ValueError("header section too large")
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_url(self, url: bytes) -> None:
+        """Count a part of the target, before it is kept, as a header."""
+        self._header_bytes += len(url)
+        if self._header_bytes > _MAXIMUM_HEADER_BYTES:
+            raise ValueError("target too long")
+        super().on_url(url)
+
+    def connection_extensions(self) -> dict[str, Any]:
+        """Return what the application may know of, and do to, the connection."""
+        return {"connection": {"abort": self.transport.abort}}
+
+
+async def _later(answer: ReadyAnswer) -> ReadyAnswer:
+    return answer

@@ -1,0 +1,129 @@
+"""Where connections come in: each is accepted, given a place, and taken through its handshake.
+
+Theory
+------
+The event loop's own server accepts whoever comes and tells nobody before a handshake is over, which it waits a minute
+for. So the socket is read here, and each connection has a place (`provisioning.connections.places`) from its first
+moment.
+
+Rules
+-----
+1. A bounded number is accepted a turn, so that others are served between them; when the process has no descriptors
+   left, none for a second, and the log says so.
+2. A place is given back when the connection has ended, however that was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from provisioning.connections.listening import BACKLOG
+from provisioning.connections.places import Place, Places, hang_up
+
+log = structlog.get_logger(__name__)
+
+_ACCEPTS_A_TURN: Final = 32
+_HANDSHAKE_SECONDS: Final = 10.0
+_LOST_MILLISECONDS: Final = 30_000
+"""After which what was written and not acknowledged ends the connection, a follower's of the feed: he was lost."""
+_PAUSE: Final = 1.0
+_TELL_AGAIN: Final = 60.0
+_GONE: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EINTR})
+"""Of one connection; what else fails is the socket's, or the process's."""
+
+Make = Callable[[Place], asyncio.Protocol]
+"""Makes the protocol of a connection; it gives the place back when the connection is lost."""
+
+
+class Door:
+    """One listening socket."""
+
+    def __init__(self, listening: socket.socket, context: ssl.SSLContext | None, make: Make, places: Places) -> None:
+        """Accept on *listening*, over TLS with a *context*, as many as there are *places* for."""
+        self._loop = asyncio.get_running_loop()
+        self._listening = listening
+        self._context = context
+        self._make = make
+        self._places = places
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pause: asyncio.TimerHandle | None = None
+        self._told_at = self._loop.time() - _TELL_AGAIN
+
+    def open(self) -> None:
+        """Accept from now on."""
+        self._listening.setblocking(False)
+        for option, value in ((socket.TCP_NODELAY, 1), (socket.TCP_USER_TIMEOUT, _LOST_MILLISECONDS)):
+            self._listening.setsockopt(socket.IPPROTO_TCP, option, value)  # Every connection's (tcp(7)).
+        self._listening.listen(BACKLOG)
+        self._begin()
+
+    def close(self) -> None:
+        """Accept nobody any more."""
+        if self._pause is not None:
+            self._pause.cancel()
+        self._loop.remove_reader(self._listening.fileno())
+
+    def _begin(self) -> None:
+        self._pause = None
+        self._loop.add_reader(self._listening.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_A_TURN):
+            try:
+                accepted, address = self._listening.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _GONE:
+                    continue
+                log.warning("accept failed", code="ACCEPT_FAILED", detail=error.strerror, retry_in=_PAUSE)
+                self._loop.remove_reader(self._listening.fileno())
+                self._pause = self._loop.call_later(_PAUSE, self._begin)
+                return
+            self._admit(accepted, address[0])
+
+    def _admit(self, accepted: socket.socket, host: str) -> None:
+        crowded = self._places.lost + self._places.turned_away
+        place = self._places.take(host, functools.partial(hang_up, accepted))
+        if self._places.lost + self._places.turned_away > crowded:
+            self._tell(host)
+        if place is None:
+            accepted.close()
+            return
+        task = self._loop.create_task(self._shake_hands(accepted, host, place))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _shake_hands(self, accepted: socket.socket, host: str, place: Place) -> None:
+        seconds = None if self._context is None else _HANDSHAKE_SECONDS
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: self._make(place), accepted, ssl=self._context, ssl_handshake_timeout=seconds
+            )
+        except (OSError, TimeoutError) as error:  # Anybody can fail: it is not worth a line each.
+            place.leave()
+            log.debug("handshake failed", address=host, reason=str(error))
+        except BaseException:
+            place.leave()
+            raise
+
+    def _tell(self, host: str) -> None:
+        now = self._loop.time()
+        if now - self._told_at >= _TELL_AGAIN:
+            self._told_at = now
+            log.warning(
+                "connections crowded out",
+                code="CROWDED",
+                address=host,
+                connections=len(self._places),
+                lost=self._places.lost,
+                turned_away=self._places.turned_away,
+            )

@@ -1,0 +1,105 @@
+"""The HTTP server of one port: the library's, with its doors of our own and nothing of what it does unasked.
+
+It takes no signals, writes no access log, believes no proxy, opens no WebSocket and does not name itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import uvicorn
+from starlette.applications import Starlette
+
+from provisioning.connections.connection_protocol import ConnectionProtocol
+from provisioning.connections.door import Door
+from provisioning.connections.places import Place, Places
+
+_GRACE_SECONDS: Final = 10
+_DATE_SECONDS: Final = 1.0
+_DATE: Final = 0
+"""The one of the library's ten ticks a second at which it writes the date."""
+
+
+class HttpListener(uvicorn.Server):
+    """A server whose signals are somebody else's, and that says when it accepts connections."""
+
+    def __init__(self, config: uvicorn.Config, places: Places) -> None:
+        super().__init__(config)
+        self.accepting: Final = asyncio.Event()
+        self._stopping: Final = asyncio.Event()
+        self._places = places
+        self._doors: list[Door] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept connections, by doors of our own: the library's count nobody."""
+        self.servers = []
+        for each in sockets or ():
+            door = Door(each, self.config.ssl, self._protocol, self._places)
+            door.open()
+            self._doors.append(door)
+        self.started = True
+        self.accepting.set()
+
+    def stop(self) -> None:
+        """Let `serve` come to its end."""
+        self.should_exit = True
+        self._stopping.set()
+
+    async def main_loop(self) -> None:
+        """Keep the date of answers true until `stop`. The library's own looks ten times a second whether to end."""
+        while not await self.on_tick(_DATE):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DATE_SECONDS):
+                    await self._stopping.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept nobody any more, and end in order."""
+        for door in self._doors:
+            door.close()
+        await super().shutdown(sockets)
+
+    def _protocol(self, place: Place) -> asyncio.Protocol:
+        config = self.config
+        made: asyncio.Protocol = config.http_protocol_class(  # type: ignore[call-arg]
+            config=config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            place=place,
+        )
+        return made
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone: two servers share this process."""
+        yield
+
+
+def http_listener(
+    app: Starlette, protocol: Callable[..., ConnectionProtocol], context: ssl.SSLContext | None, places: Places
+) -> HttpListener:
+    """Return a server of *app*, over TLS with a *context*; each connection is a *protocol*, and has one of *places*."""
+    headers = [("X-Content-Type-Options", "nosniff")]
+    if context is not None:
+        headers.append(("Strict-Transport-Security", "max-age=31536000"))
+    return HttpListener(
+        uvicorn.Config(
+            app,
+            http=protocol,  # type: ignore[arg-type] # It is called, and nothing else.
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,  # TLS ends here: who is connected is what the connection says.
+            headers=headers,
+            timeout_keep_alive=60,  # Not below the protocol's own limit, which counts a trickle too.
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+            ssl_context_factory=None if context is None else lambda _config, _default: context,
+        ),
+        places,
+    )

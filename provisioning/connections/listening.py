@@ -1,0 +1,166 @@
+"""Where the service listens: two sockets, bound once, and the addresses that they have.
+
+Theory
+------
+They are bound before anything else is done, so that a port that is taken is told at once, in one sentence, by whoever
+starts the service. One process has one pair. Several workers (`provisioning.service.workers`) have a pair each, all on
+the same two ports: with ``SO_REUSEPORT`` the kernel spreads connections over those that listen. With one pair for all
+of them, of 16 connections that came at once all 16 were accepted by one worker of four, as a rule.
+
+Rules
+-----
+1. ``SO_REUSEPORT`` lets another service of the same user in on the port, in silence. So a pair that is shared is bound
+   under a socket that does not have it, which is refused where anybody listens.
+2. A shared pair does not listen before its worker does: what the kernel gives to a pair waits there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from provisioning.config import Settings
+from provisioning.directory.whereabouts import served
+from provisioning.errors import ConfigurationError
+
+BACKLOG: Final = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Two sockets that listen."""
+
+    host: str
+    https: socket.socket
+    http: socket.socket
+
+    @property
+    def https_url(self) -> str:
+        """Where devices and operators connect."""
+        return self._url("https", self.https)
+
+    @property
+    def http_url(self) -> str:
+        """Where relying parties connect."""
+        return self._url("http", self.http)
+
+    def interrupt(self) -> None:
+        """Let no connection come here until somebody listens anew; those that nobody has accepted yet are reset."""
+        for each in (self.https, self.http):
+            with contextlib.suppress(OSError):  # Nobody listened.
+                each.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Accept nothing more through this process's copies of the sockets."""
+        self.https.close()
+        self.http.close()
+
+    def _url(self, scheme: str, listening: socket.socket) -> str:
+        shown = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{shown}:{listening.getsockname()[1]}"
+
+
+def check_public(settings: Settings) -> None:
+    """Raise `ConfigurationError` if others could connect and nobody has said that they may."""
+    if settings.host.startswith("["):
+        raise ConfigurationError(
+            f"host: {settings.host}: write an address without brackets: {settings.host.strip('[]')}"
+        )
+    if not settings.public_listener and not _is_loopback(settings.host):
+        raise ConfigurationError(
+            f"host: {settings.host} is not a loopback address, so others can connect; "
+            "say that they may: --public-listener, or public_listener = true"
+        )
+
+
+@contextlib.contextmanager
+def bound(settings: Settings) -> Iterator[Listening]:
+    """Listen while the block runs; raise `ConfigurationError` naming the setting whose port cannot be used.
+
+    Where the directory's own service has it, that is what it says.
+    """
+    with contextlib.ExitStack() as sockets:
+        https = sockets.enter_context(_bind(settings, settings.port, "port"))
+        http = sockets.enter_context(_bind(settings, settings.http_port, "http_port"))
+        yield Listening(settings.host, https, http)
+
+
+@contextlib.contextmanager
+def bound_for(settings: Settings, workers: int) -> Iterator[list[Listening]]:
+    """Have a pair of sockets for each of *workers* while the block runs; raises as `bound`."""
+    with contextlib.ExitStack() as sockets:
+        https, http = (
+            [sockets.enter_context(each) for each in _bind_shared(settings, port, setting, workers)]
+            for port, setting in ((settings.port, "port"), (settings.http_port, "http_port"))
+        )
+        yield [Listening(settings.host, *pair) for pair in zip(https, http, strict=True)]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _bind(settings: Settings, port: int, setting: str) -> socket.socket:
+    host = settings.host
+    with _explained(settings, port, setting), contextlib.ExitStack() as made:
+        listening = made.enter_context(_socket(host, shared=False))
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
+        made.pop_all()  # It is the caller's now.
+    return listening
+
+
+def _bind_shared(settings: Settings, port: int, setting: str, number: int) -> list[socket.socket]:
+    host, found = settings.host, list[socket.socket]()
+    with _explained(settings, port, setting), _socket(host, shared=False) as alone:
+        alone.bind((host, port))  # Rule 1: refused where anybody listens. It does not listen itself, so the others may.
+        port = alone.getsockname()[1]
+        with contextlib.ExitStack() as made:
+            for _ in range(number):
+                found.append(made.enter_context(_socket(host, shared=True)))
+                found[-1].bind((host, port))
+            made.pop_all()  # All of them are: they are the caller's now.
+    return found
+
+
+def _socket(host: str, *, shared: bool) -> socket.socket:
+    """Return a socket with the options of `socket.create_server`, which leaves one open where a name is none."""
+    made = socket.socket(_family(host))
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if made.family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    if shared:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return made
+
+
+@contextlib.contextmanager
+def _explained(settings: Settings, port: int, setting: str) -> Iterator[None]:
+    host = settings.host
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigurationError(
+                f"host: nobody can listen on {host}: {error.strerror}; give an address that this machine has, such as "
+                "127.0.0.1 or ::1, or 0.0.0.0 or :: for all of them"
+            ) from error
+        if error.errno == errno.EADDRINUSE and (running := served(settings.directory)) is not None:
+            raise ConfigurationError(f"{setting} {port} on {host} is in use: {running}") from error
+        raise ConfigurationError(
+            f"{setting} {port} on {host} cannot be used: {error.strerror}; choose another, or 0 for a free one"
+        ) from error
+    except TypeError as error:  # What cannot be looked up at all: a label of more than 63 characters, a null character.
+        raise ConfigurationError(f"host: {host[:80]!r} is no name of a host ({error}): use an address") from error
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

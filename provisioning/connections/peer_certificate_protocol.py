@@ -1,0 +1,64 @@
+"""HTTPS connections: who is connected.
+
+No released ASGI server tells the application which certificate the client presented. `PeerCertificateProtocol` reads it
+from the TLS object of every connection, full handshake or resumed, and puts it into the scope under the names of the
+ASGI TLS extension, so that this file can go when the library does the same.
+
+Whoever changes his TLS keys without end is cut off: the event loop would do nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Any
+
+import structlog
+
+from provisioning.connections.connection_protocol import ConnectionProtocol
+from provisioning.pki.key_updates import bound_key_updates, changed_keys_too_often
+from provisioning.pki.openssl import address_of, has_extended_master_secret
+
+log = structlog.get_logger(__name__)
+
+
+class PeerCertificateProtocol(ConnectionProtocol):
+    """HTTPS: tells the application which certificate the client presented."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Read the certificate once; on a resumed session it comes from the session."""
+        tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
+        der = tls.getpeercert(binary_form=True)
+        chain = [] if der is None else [ssl.DER_cert_to_PEM_cert(der)]
+        self._tls: dict[str, Any] = {
+            "client_cert_chain": chain,
+            "client_cert_der": der,
+            "tls_version": tls.version(),
+            "tls_resumed": tls.session_reused,
+        }
+        if _has_unique(tls):
+            self._tls["tls_unique"] = tls.get_channel_binding("tls-unique")
+        self._session = address_of(tls)
+        bound_key_updates(self._session)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Say whether it changed its keys too often: anybody can, so it is not worth a line each."""
+        if changed_keys_too_often(self._session):
+            log.debug("TLS keys changed too often")
+        super().connection_lost(exc)
+
+    def connection_extensions(self) -> dict[str, Any]:
+        """Add the TLS facts, named as the ASGI TLS extension names them."""
+        return super().connection_extensions() | {"tls": self._tls}
+
+
+def _has_unique(tls: ssl.SSLObject) -> bool:
+    """Whether the connection's tls-unique is its alone: the library gives one of every connection.
+
+    It is not in TLS 1.3 (RFC 9266), nor where a session is resumed without extended master secret: somebody in the
+    middle can have made it the same on both sides (RFC 7627 §5.4).
+    """
+    if tls.version() != "TLSv1.2":
+        return False
+    return not tls.session_reused or has_extended_master_secret(tls)

@@ -1,0 +1,92 @@
+"""The chain that audit logs are made of: each entry is authenticated together with the one before it.
+
+    code(n) = HMAC-SHA-256(key, code(n-1) || content(n))        code(0) = 32 bytes of zero
+    seal    = HMAC-SHA-256(key, "head" || n || code(n))
+
+An entry cannot be changed, removed or put in without the key, nor the last ones cut off without forging the seal. Where
+entries and head are kept is the caller's: a database here (`provisioning.store.audit`), files at the broker
+(`broker.audit`). A head that was noted elsewhere also finds an older state that was put back whole.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from provisioning.errors import ConfigurationError
+from provisioning.pki.keys import KeyFileError, write_private
+from provisioning.program.given_file import SECRET_BYTES, text_of
+from provisioning.quick_values import quickly_made
+
+BEGINNING: Final = bytes(32)
+"""The code before the first entry."""
+_OCTETS: Final = 32
+_KEYS: Final = 4
+
+
+@quickly_made
+@dataclass(frozen=True, slots=True)
+class AuditHead:
+    """Where a log ends: its last entry's number and code."""
+
+    number: int
+    mac: bytes
+
+    def __str__(self) -> str:
+        return f"{self.number}:{self.mac.hex()}"
+
+    @classmethod
+    def parse(cls, text: str) -> AuditHead:
+        """Return the head that *text* shows. Raises ValueError."""
+        number, _, mac = text.partition(":")
+        return cls(int(number), bytes.fromhex(mac))
+
+
+def link(key: bytes, previous: bytes, content: bytes) -> bytes:
+    """Return the code of the entry *content* that follows the one with the code *previous*."""
+    return _code(key, previous + content)
+
+
+def seal(key: bytes, end: AuditHead) -> bytes:
+    """Return what proves that *end* was the end."""
+    return _code(key, f"head {end}".encode())
+
+
+def _code(key: bytes, content: bytes) -> bytes:
+    begun = _begun(key).copy()
+    begun.update(content)
+    return begun.digest()
+
+
+@functools.lru_cache(_KEYS)
+def _begun(key: bytes) -> hmac.HMAC:
+    """Return a code that has taken the key in, to be copied and never changed: that is four fifths of a code."""
+    return hmac.new(key, digestmod=hashlib.sha256)
+
+
+def make_key(path: Path) -> None:
+    """Make the key file unless it exists; raise `ConfigurationError` if it cannot be written."""
+    if path.exists():
+        return
+    try:
+        write_private(path, f"{secrets.token_hex(_OCTETS)}\n".encode())
+    except KeyFileError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def read_key(path: Path) -> bytes:
+    """Return the key; raise `ConfigurationError` naming the file and the remedy."""
+    try:
+        key = bytes.fromhex(text_of(path, SECRET_BYTES).strip())
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError:
+        key = b""
+    if len(key) != _OCTETS:
+        raise ConfigurationError(f"{path} does not hold 64 hexadecimal digits: restore it from the backup")
+    return key

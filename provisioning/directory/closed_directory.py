@@ -1,0 +1,52 @@
+"""The service's directory is nobody else's to write: keys, store and settings in it are believed.
+
+That its secrets are nobody else's to read is said and no more (`provisioning.pki.open_to_all`).
+
+Whose it is does not matter here: root may run the service for its owner (`provisioning.directory.in_charge`). A volume
+of Kubernetes with ``fsGroup`` is opened to that group, with all that is in it, each time it is mounted
+(docs/decisions/0170-provisioning-s-directory-is-closed.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import structlog
+
+from provisioning.config import Settings
+from provisioning.errors import ConfigurationError
+from provisioning.pki import open_to_all
+from provisioning.pki.own_directory import ForeignDirectory, check_closed
+
+log = structlog.get_logger(__name__)
+
+
+def check_directory_closed(settings: Settings) -> None:
+    """Raise `ConfigurationError` if others may write to the directory, or to what is in it."""
+    of_group = settings.unsafe_group_writable_directory
+    try:
+        with contextlib.suppress(OSError):  # What cannot be looked at is somebody else's to complain of.
+            check_closed(settings.directory, os.geteuid(), of_group=of_group)
+    except ForeignDirectory as error:
+        advice = ""
+        if error.group_alone:
+            advice = (
+                ". If a mount opens it to a group each time (fsGroup): fsGroupChangePolicy: OnRootMismatch and a "
+                "directory below the volume's own, or unsafe_group_writable_directory"
+            )
+        raise ConfigurationError(f"{error}{advice}") from error
+
+
+def secrets_of(settings: Settings) -> list[Path]:
+    """Return the private files that a service or a ceremony with *settings* uses."""
+    named = (settings.passphrase_file, settings.pkcs11_pin_file)
+    return [*sorted(settings.directory.glob("*.key")), *(path for path in named if path is not None)]
+
+
+def warn_of_open_secrets(settings: Settings) -> None:
+    """Log which of them everybody may read."""
+    for path in secrets_of(settings):
+        if (warning := open_to_all.told_of(path)) is not None:
+            log.warning("private file open to everybody", detail=warning)

@@ -1,0 +1,107 @@
+"""Which process serves a directory, and where it listens: so that it is alone there, and commands find it.
+
+Theory
+------
+The service holds ``service.lock`` in its directory while it runs, and writes there its address and its process, which
+is the one to signal: where workers serve, the one that started them. The lock is the kernel's: whatever ends the
+process ends it, too. SQLite carries one service: another process would hear of its revocations late
+(`provisioning.store.announcements`), so a second one is refused. On PostgreSQL several may share a directory, and the
+first one is found by commands.
+
+Rules
+-----
+1. A lock that cannot be written or held, say on a full disk, keeps no service from starting: it says so, and is looked
+   for where the directory's settings say.
+2. One that this user may not open is another's, whose service may run: nobody can tell, and on SQLite that is refused.
+   What root makes belongs to the directory's owner, so that root's service leaves nothing in the way of his.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+from provisioning.directory.whereabouts import lock_of, told
+from provisioning.errors import ConfigurationError
+from provisioning.pki.own_directory import user_argument, user_name
+
+log = structlog.get_logger(__name__)
+
+
+@contextlib.contextmanager
+def in_charge(directory: Path, https_url: str, process: int, *, alone: bool) -> Iterator[None]:
+    """Serve *directory* at *https_url* while the block runs; raise `ConfigurationError` if *alone* and another does.
+
+    *process* is the one to signal.
+    """
+    path = lock_of(directory)
+    lock = None
+    try:
+        lock = _lock(path)
+    except BlockingIOError:
+        if alone:
+            raise ConfigurationError(f"{told(directory)}; on SQLite one service runs at a time") from None
+    except OSError as error:
+        if alone and isinstance(error, PermissionError):
+            raise ConfigurationError(_not_ours(path)) from error
+        log.warning("lock not written", file=str(path), detail=error.strerror)
+    if lock is None:
+        yield
+        return
+    try:
+        _write(lock, path, f"{https_url}\n{process}\n")
+        try:
+            yield
+        finally:
+            _write(lock, path, "")
+    finally:
+        os.close(lock)
+
+
+def _lock(path: Path) -> int:
+    """Return the file at *path*, held; raise BlockingIOError if another process holds it, OSError if it cannot be."""
+    lock = _open(path)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # On some file systems of a network nothing can be locked.
+        os.close(lock)
+        raise
+    return lock
+
+
+def _open(path: Path) -> int:
+    how = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW  # Root would write to whatever the directory's owner has linked.
+    try:
+        made = os.open(path, how | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return os.open(path, how)
+    if os.geteuid() == 0:
+        owner = path.parent.stat()
+        with contextlib.suppress(OSError):  # Of a network's file system that maps root to somebody.
+            os.fchown(made, owner.st_uid, owner.st_gid)
+    return made
+
+
+def _not_ours(path: Path) -> str:
+    why = "so that nobody can tell whether another service runs there, and on SQLite one runs at a time"
+    try:
+        owner = user_name(path.stat().st_uid)
+    except OSError:
+        owner = user_name(path.parent.stat().st_uid)
+        return f"{path.parent} belongs to {owner} and {path.name} cannot be made there, {why}: run it as {owner}"
+    us = os.geteuid()
+    remedy = f"stop {owner}'s, then chown {user_argument(us)} {path}"
+    return f"{path} belongs to {owner} and {user_name(us)} may not open it, {why}: {remedy}"
+
+
+def _write(lock: int, path: Path, text: str) -> None:
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, text.encode(), 0)
+    except OSError as error:
+        log.warning("address not written", file=str(path), detail=error.strerror)

@@ -1,0 +1,86 @@
+"""Where the service of a directory listens, for commands on its machine.
+
+Rules
+-----
+1. What `provisioning.directory.in_charge` has written is believed without a look at its lock: to look at a lock is to
+   hold it for a moment, in which a service that starts would be refused. Where the service was killed, nothing answers
+   there, nor anywhere else. Only a service that starts looks (`served`), where its port is taken.
+2. An address is no trust: whoever answers there has to have a certificate of the directory's CAs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+_AT_LOCALHOST: Final = frozenset({"127.0.0.1", "::1", "0.0.0.0", "::", "localhost"})
+"""Hosts whose service is asked by the one name that its certificate has by default."""
+_LONGEST: Final = 300
+
+
+def lock_of(directory: Path) -> Path:
+    """Return the file that the service holds while it runs, and writes its address to."""
+    return directory / "service.lock"
+
+
+def found(directory: Path) -> str | None:
+    """Return the URL of the directory's service; None if none has written it."""
+    try:
+        url, _ = _written(directory)
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except (OSError, ValueError):  # ValueError: not what a service writes.
+        return None
+    if parts.scheme != "https" or port is None:
+        return None
+    return f"https://localhost:{port}" if host in _AT_LOCALHOST else url
+
+
+def process_of(directory: Path) -> int | None:
+    """Return the number of the process that is to be signalled to stop the directory's service; None if none told it.
+
+    It is that of its own container, where it runs in one.
+    """
+    try:
+        _, number = _written(directory)
+    except (OSError, ValueError):
+        return None
+    return int(number) if number.isascii() and number.isdecimal() else None
+
+
+def served(directory: Path) -> str | None:
+    """Return which service of *directory* runs, and how it is stopped; None if none does, or nobody can tell."""
+    try:
+        lock = os.open(lock_of(directory), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return told(directory)
+    except OSError:
+        return None
+    finally:
+        os.close(lock)
+    return None
+
+
+def told(directory: Path) -> str:
+    """Return where the directory's service, which is running, can be reached, and how it is stopped."""
+    where, process = found(directory) or "an address that it has not told", process_of(directory)
+    if process is None:
+        return f"{directory} is served already, by another process, at {where}: stop that first"
+    return (
+        f"{directory} is served already, by process {process}, at {where}: stop that first (kill {process}), or have "
+        f"it read its settings anew (kill -HUP {process})"
+    )
+
+
+def _written(directory: Path) -> tuple[str, str]:
+    """Return the address and the process that a service has written, empty where it has not."""
+    with lock_of(directory).open(encoding="utf-8") as file:
+        url, _, number = file.read(_LONGEST).partition("\n")
+    return url.strip(), number.strip()

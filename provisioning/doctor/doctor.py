@@ -1,0 +1,358 @@
+"""What may be wrong with a service's directory, clock, keys, database, lists and ports, each with its remedy.
+
+Rules
+-----
+1. It changes nothing: no file, no row, no schema. The service may run meanwhile, or not.
+2. Every finding names the remedy, as a command where there is one.
+3. A check that cannot be made because an earlier one failed is left out: one cause, one finding.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import socket
+import ssl
+import stat
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from sqlalchemy.engine import Connection
+
+from provisioning.authorities.authority import open_authority
+from provisioning.authorities.own_credentials import check_trust_domain_kept
+from provisioning.ca.signing import try_key
+from provisioning.config import SETTINGS_FILE, Settings
+from provisioning.directory.audit_key import read_audit_key
+from provisioning.directory.closed_directory import check_directory_closed
+from provisioning.directory.files import ISSUING_CA, OPERATOR, SERVER, AuthorityFiles, read_certificate
+from provisioning.doctor.doctor_authorities import authority_findings
+from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
+from provisioning.doctor.doctor_manufacturers import manufacturer_findings
+from provisioning.errors import ConfigurationError, Refused
+from provisioning.pki import open_to_all
+from provisioning.pki.own_directory import quoted, user_argument, user_name
+from provisioning.program.given_file import SETTINGS_BYTES, contents_of
+from provisioning.store import audit_findings, schema
+from provisioning.store.database import Database
+from provisioning.store.usable import reason_of
+
+_PRIVATE_DIRECTORY: Final = 0o700
+_PRIVATE_FILE: Final = 0o600
+_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+_GROUP: Final = stat.S_ISGID | stat.S_IRWXG
+_ROOT: Final = 0
+_CLOCK_TOLERANCE: Final = timedelta(minutes=2)
+_LEAST_FREE: Final = 500 * 1024 * 1024
+_FULL: Final = 1024 * 1024
+"""With less than this nothing larger than a page is written for certain."""
+_PROBE_SECONDS: Final = 2.0
+_FIRST_UNPRIVILEGED: Final = 1024
+
+
+async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
+    """Yield what is found, in the order in which it is best mended."""
+    files = AuthorityFiles(settings.directory)
+    if not files.certificate(ISSUING_CA).exists():
+        yield failed(
+            "directory",
+            f"{files.directory} holds no certificate authority",
+            f"give the right --dir, restore a backup, or found one: fleet-provisioning init --dir {files.directory}",
+        )
+        return
+    for finding in (
+        *_modes(settings, files),
+        *_trust_domain(settings, files),
+        *_keys(settings),
+        *_certificates(files, now),
+        *_disk(settings),
+        *_address(settings),
+    ):
+        yield finding
+    async for finding in _store(settings, files, now):
+        yield finding
+    ours = functools.cache(functools.partial(_presents, settings, files))
+    yield _port(settings.host, settings.port, "port", ours)
+    health = f"http://{_shown(settings.host)}:{settings.http_port}/healthz"
+    # Another fleet's service is alive, too; where HTTPS has no fixed port, there is no better sign.
+    yield _port(
+        settings.host, settings.http_port, "http_port", lambda: _is_alive(health) and (not settings.port or ours())
+    )
+
+
+def _modes(settings: Settings, files: AuthorityFiles) -> Iterator[Finding]:
+    wrong = []
+    of_group = _GROUP if settings.unsafe_group_writable_directory else 0
+    private = [path for path in sorted(files.directory.iterdir()) if path.suffix in {".key", ".db"}]
+    settings_file = files.directory / SETTINGS_FILE
+    for path, wanted in [(files.directory, _PRIVATE_DIRECTORY), *((path, _PRIVATE_FILE) for path in private)]:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & ~wanted & ~of_group:
+            wrong.append((path, mode, wanted))
+    if settings_file.exists() and "database_url" in contents_of(settings_file, SETTINGS_BYTES).decode(errors="replace"):
+        mode = stat.S_IMODE(settings_file.stat().st_mode)
+        if mode & ~_PRIVATE_FILE & ~of_group:
+            wrong.append((settings_file, mode, _PRIVATE_FILE))
+    for path, mode, wanted in wrong:
+        what = "may write to it" if mode & _OTHERS_WRITE else "can read it"
+        yield failed("files", f"{path} has mode {mode:04o}: others {what}", f"chmod {wanted:04o} {quoted(path)}")
+    try:
+        if not any(mode & _OTHERS_WRITE for _, mode, _ in wrong):
+            check_directory_closed(settings)
+    except ConfigurationError as error:
+        what, _, remedy = str(error).partition("; ")
+        yield failed("files", what, remedy)
+        return
+    yield from _secrets(settings)
+    if others := _owned_by_others(files):
+        yield others
+    elif not wrong:
+        whose = "their owner's and their group's" if of_group else "their owner's only"
+        yield ok("files", f"{files.directory} and {len(private)} private files are {whose}")
+
+
+def _owned_by_others(files: AuthorityFiles) -> Finding | None:
+    """Return whose private files are that the directory's owner, as whom the service runs, cannot read.
+
+    Root, who copies a store back or writes a key anew, makes files of its own there. Root itself reads everything.
+    """
+    owner = files.directory.stat().st_uid
+    with_database = (path for path in sorted(files.directory.iterdir()) if path.suffix.startswith((".key", ".db")))
+    foreign = [path for path in with_database if path.stat().st_uid != owner]
+    if owner == _ROOT or not foreign:
+        return None
+    names = ", ".join(path.name for path in foreign)
+    whose = " and ".join(sorted({user_name(path.stat().st_uid) for path in foreign}))
+    return failed(
+        "files",
+        f"{names}: owned by {whose}; the directory is {user_name(owner)}'s, and a service that runs as "
+        f"{user_name(owner)} cannot read them",
+        f"chown {user_argument(owner)} {' '.join(map(quoted, foreign))}",
+    )
+
+
+def _secrets(settings: Settings) -> Iterator[Finding]:
+    """Warn of what opens the CA keys where everybody may read it; what is not there, `_keys` finds."""
+    for path in (settings.passphrase_file, settings.pkcs11_pin_file):
+        if path is not None and (said := open_to_all.told_of(path)) is not None:
+            what, _, remedy = said.rpartition(": ")
+            yield warning("files", what, remedy)
+
+
+def _trust_domain(settings: Settings, files: AuthorityFiles) -> Iterator[Finding]:
+    try:
+        check_trust_domain_kept(settings, files)
+    except ConfigurationError as error:
+        what, _, remedy = str(error).partition(": ")
+        yield failed("trust domain", what, remedy)
+
+
+def _keys(settings: Settings) -> Iterator[Finding]:
+    files = AuthorityFiles(settings.directory)
+    try:
+        signers = open_authority(settings).signers
+        # A root that is kept elsewhere has no key here.
+        names = sorted(path.stem for path in files.directory.glob("*.crt") if path.stem not in {SERVER, OPERATOR})
+        held = [name for name in names if signers.holds(name)]
+        for name in held:
+            try_key(signers.open_for(name, read_certificate(files.certificate(name))))
+        read_audit_key(files)
+    except ConfigurationError as error:
+        yield failed(
+            "keys", str(error), "give the passphrase or the PIN as `serve` gets it, or restore the file from the backup"
+        )
+        return
+    except (Refused, InvalidSignature):
+        yield failed("keys", f"{name} opens and does not sign", "see that its token is there and ready, and try again")
+        return
+    if held:
+        yield ok("keys", f"the keys of {', '.join(held)} open and sign, and the audit log's is there")
+    else:
+        yield failed("keys", f"{files.directory} holds no key of a CA", "restore the file from the backup")
+
+
+def _certificates(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:
+    remedies = {
+        SERVER: "restart the service: it renews its own certificate",
+        OPERATOR: "enrol again with a token (token create --role operator), or fleet-provisioning ca restore-operator",
+    }
+    if not files.bundle.exists():
+        what = f"{files.bundle} is missing: commands and brokers have nobody to trust"
+        yield failed("certificates", what, "restart the service: it writes it anew")
+    good = []
+    for name, remedy in remedies.items():
+        if name == OPERATOR and not files.certificate(name).exists():  # Whose it is may have it elsewhere.
+            continue
+        try:
+            certificate = read_certificate(files.certificate(name))
+        except ConfigurationError as error:
+            yield failed("certificates", str(error), "restore the file from the backup")
+            continue
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if now < begin:
+            yield failed("clock", f"it is {now:%Y-%m-%d %H:%M} UTC, before {name}.crt begins ({begin:%Y-%m-%d %H:%M})",
+                          "set the clock: timedatectl set-ntp true")  # fmt: skip
+        elif now >= end:
+            yield failed("certificates", f"{name}.crt ended on {end:%Y-%m-%d %H:%M} UTC", remedy)
+        elif now > end - (end - begin) / 3:
+            yield warning("certificates", f"{name}.crt ends on {end:%Y-%m-%d %H:%M} UTC", remedy)
+        else:
+            good.append(name)
+    if good:
+        yield ok("certificates", f"good for a while: {', '.join(good)}")
+
+
+def _disk(settings: Settings) -> Iterator[Finding]:
+    free = shutil.disk_usage(settings.directory).free
+    shown = f"{free // 2**20:,} MiB free at {settings.directory}"
+    if free < _FULL:
+        yield failed("disk", shown, "make room: nothing is issued or revoked until there is some")
+    elif free < _LEAST_FREE:
+        yield warning("disk", shown, "make room: when the disk is full nothing is issued or revoked")
+    else:
+        yield ok("disk", shown)
+
+
+def _address(settings: Settings) -> Iterator[Finding]:
+    if settings.public_listener and settings.public_http_url is None:
+        yield warning(
+            "address",
+            f"certificates will say that CRL and OCSP are at {settings.host}:{settings.http_port}",
+            "set public_http_url to the name that relying parties reach, before the next device enrols",
+        )
+    if settings.public_http_url is not None and settings.public_http_url.scheme == "https":
+        # RFC 5280 §8: to trust the connection, a client would have to know first what it fetches.
+        yield warning(
+            "address",
+            f"certificates and CRLs say that CRL and OCSP are at {settings.public_http_url}: many clients fetch none "
+            "over TLS, whose certificate would need the same check, and refuse everybody or check nothing",
+            "give public_http_url as http://, since what is fetched there is signed; certificates that exist keep "
+            "their address",
+        )
+
+
+async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> AsyncIterator[Finding]:
+    try:
+        key = read_audit_key(files)
+    except ConfigurationError:
+        key = b""  # Said already.
+    if settings.database_url is None and not (files.directory / "fleet.db").exists():
+        yield failed("database", f"{files.directory / 'fleet.db'} is missing", "restore it from the backup")
+        return
+    database = Database(settings.resolved_database_url, key)
+    where = database.shown_url
+    try:
+        schema.check_there(database)
+        state = await database.read(schema.state)
+        if state is schema.SchemaState.CURRENT:
+            if await database.read(schema.takes_changes):
+                yield ok("database", f"{where} answers, its schema is current")
+            else:
+                yield failed(
+                    "database",
+                    f"{where} takes no changes: it is a standby, or its settings say so",
+                    "name the primary, or both: ?host=A&host=B&target_session_attrs=read-write",
+                )
+            async for finding in _records(settings, database, now):
+                yield finding
+        elif state is schema.SchemaState.NONE:
+            yield failed("database", f"{where} is empty", "restore it from the backup, or name the right one")
+        elif state is schema.SchemaState.OLDER:
+            remedy = "copy the store first, see docs/backup.md: the next start of the service upgrades it"
+            yield warning("database", f"{where} has an older schema", remedy)
+        else:
+            yield failed(
+                "database",
+                f"{where} was made by a newer version",
+                "install that version again: an old one must not guess",
+            )
+    except ConfigurationError as error:
+        yield failed("database", str(error), "restore it from the backup, or name the right one")
+    except Refused as refusal:
+        yield failed(
+            "database",
+            f"{where} cannot be used: {reason_of(refusal)}",
+            "restore it from the backup, or see that the service's user may read and write it"
+            if settings.database_url is None
+            else "start it, and check database_url, its firewall and the service's rights",
+        )
+    finally:
+        await database.close()
+
+
+async def _records(settings: Settings, database: Database, now: datetime) -> AsyncIterator[Finding]:
+    def read(connection: Connection) -> tuple[datetime | None, list[Finding]]:
+        findings = [*authority_findings(connection, settings, now), *manufacturer_findings(connection, now)]
+        if schema.may_be_forgotten(connection):
+            what = "the server does not wait for its disk (fsync = off): if its machine fails, revocations are lost"
+            findings.insert(0, warning("database", what, "set fsync = on in postgresql.conf"))
+        try:
+            return audit_findings.last_time(connection), findings
+        except audit_findings.UNREADABLE as error:
+            remedy = "fleet-provisioning audit verify; find out who could write to the database, and restore a backup"
+            return None, [failed("audit log", f"its end cannot be read: {error}", remedy), *findings]
+
+    latest, about_others = await database.read(read)
+    if latest is not None and now < latest - _CLOCK_TOLERANCE:
+        yield failed(
+            "clock",
+            f"it is {now:%Y-%m-%d %H:%M:%S} UTC, but something was recorded at {latest:%Y-%m-%d %H:%M:%S}",
+            "set the clock: timedatectl set-ntp true",
+        )
+    else:
+        yield ok("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC, not before what was recorded last")
+    for finding in about_others:
+        yield finding
+
+
+def _port(host: str, port: int, setting: str, is_ours: Callable[[], bool]) -> Finding:
+    if not port:
+        return ok("ports", f"{setting} is 0: a free one is chosen at each start")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.create_server((host, port), family=family):
+            return ok("ports", f"{setting} {port} on {host} is free")
+    except PermissionError:
+        return failed(
+            "ports", f"{setting} {port} on {host} needs a privilege", f"choose one from {_FIRST_UNPRIVILEGED}"
+        )
+    except OSError as error:
+        if is_ours():
+            return ok("ports", f"{setting} {port} on {host}: the service runs there")
+        return failed(
+            "ports",
+            f"{setting} {port} on {host} cannot be used: {error.strerror}",
+            f"find out by whom: ss -ltnp 'sport = :{port}', or choose another {setting}",
+        )
+
+
+def _presents(settings: Settings, files: AuthorityFiles) -> bool:
+    """Whether who listens at the HTTPS port presents, and has the key of, this directory's certificate."""
+    at = (_reachable(settings.host), settings.port)
+    try:
+        presented = ssl.get_server_certificate(at, timeout=_PROBE_SECONDS)
+        return x509.load_pem_x509_certificate(presented.encode()) == read_certificate(files.certificate(SERVER))
+    except (OSError, ValueError, ConfigurationError):  # No TLS, nobody who answers, or nothing to compare with.
+        return False
+
+
+def _is_alive(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=_PROBE_SECONDS) as answer:  # noqa: S310 - an http URL of our own making
+            return bool(answer.status == 200)  # noqa: PLR2004
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def _shown(host: str) -> str:
+    host = _reachable(host)
+    return f"[{host}]" if ":" in host else host

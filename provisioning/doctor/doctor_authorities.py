@@ -1,0 +1,93 @@
+"""What may be wrong with the fleet's CAs, as the store knows them: their ends, their keys, their lists.
+
+Rules
+-----
+1. A retired CA is nobody's business any more. Of one that is active, the key has to be here; of a root never.
+2. The next CA is due when a third of a CA's life is left: what it issues later is cut off before long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy.engine import Connection
+
+from provisioning.authorities.authority import STRANGER_REMEDY, strangers
+from provisioning.config import Settings
+from provisioning.directory.files import AuthorityFiles
+from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
+from provisioning.errors import ConfigurationError
+from provisioning.signers.places import SignerPlaces
+from provisioning.store import authorities, crls
+from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority
+
+_DUE: Final = 3
+"""The next CA is due when one part in so many is left of the life."""
+
+
+def authority_findings(connection: Connection, settings: Settings, now: datetime) -> Iterator[Finding]:
+    """Yield what is found about each CA that is not retired."""
+    files = AuthorityFiles(settings.directory)
+    places = SignerPlaces(files, settings)
+    good = []
+    every = authorities.every(connection)
+    for path in _strangers(files, every):
+        yield failed(
+            "CAs",
+            f"{path} is not the certificate that the database knows by this name: the service does not start",
+            STRANGER_REMEDY,
+        )
+    for each in every:
+        if each.kind is AuthorityKind.CROSS or each.state is AuthorityState.RETIRED:
+            continue
+        issues = each.kind is AuthorityKind.ISSUING and each.state is AuthorityState.ACTIVE
+        if issues and not places.holds(each.name):
+            yield failed("CAs", f"{each.name} issues, and its key is not here", "restore the file from the backup")
+        finding = _end(each, now) if issues or each.kind is AuthorityKind.ROOT else None
+        if finding is not None:
+            yield finding
+        elif each.state is not AuthorityState.REVOKED:
+            good.append(f"{each.name} ({each.state})")
+        yield from _list(connection, each, now)
+    if good:
+        yield ok("CAs", f"good for a while: {', '.join(good)}")
+
+
+def _strangers(files: AuthorityFiles, known: Sequence[StoredAuthority]) -> list[Path]:
+    try:
+        return strangers(files, known)
+    except ConfigurationError:  # One that cannot be read was named with the keys.
+        return []
+
+
+def _end(ca: StoredAuthority, now: datetime) -> Finding | None:
+    begin, end = ca.certificate.not_valid_before_utc, ca.certificate.not_valid_after_utc
+    if ca.kind is AuthorityKind.ROOT:
+        remedy = "fleet-provisioning ca root begin"
+    else:
+        remedy = "fleet-provisioning ca rollover begin" + ("" if ca.line == DEFAULT_LINE else f" --line {ca.line}")
+    if now < begin:
+        detail = f"it is {now:%Y-%m-%d %H:%M} UTC, before {ca.name} begins ({begin:%Y-%m-%d %H:%M})"
+        return failed("clock", detail, "set the clock: timedatectl set-ntp true")
+    if now >= end:
+        return failed("CAs", f"{ca.name} ended on {end:%Y-%m-%d %H:%M} UTC", remedy)
+    if now > end - (end - begin) / _DUE:
+        return warning("CAs", f"{ca.name} ends on {end:%Y-%m-%d %H:%M} UTC", remedy)
+    return None
+
+
+def _list(connection: Connection, ca: StoredAuthority, now: datetime) -> Iterator[Finding]:
+    crl = crls.newest(connection, ca.name)
+    if crl is None:
+        return
+    if now >= crl.next_update:
+        yield failed(
+            "CRL",
+            f"{ca.name}'s list lapsed on {crl.next_update:%Y-%m-%d %H:%M} UTC: who checks it refuses everybody",
+            "start the service; if it runs, its log says why: CRL not published",
+        )
+    else:
+        yield ok("CRL", f"{ca.name}'s is good until {crl.next_update:%Y-%m-%d %H:%M} UTC at least")

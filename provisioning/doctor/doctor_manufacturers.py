@@ -1,0 +1,89 @@
+"""What may be wrong with manufacturers' lists of revoked certificates: that the next one is not there.
+
+Of a CA whose group lets no manufacturer's devices in, one above others that is registered for its list, nobody is
+refused when that has lapsed; what it has revoked since is not heard all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Final
+
+from cryptography import x509
+from sqlalchemy.engine import Connection
+
+from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
+from provisioning.enrolment.manufacturer_status import check_authority
+from provisioning.enrolment.manufacturer_watch import Waiting, waiting_for
+from provisioning.errors import Refused
+from provisioning.store import manufacturer_list_urls, manufacturer_lists, manufacturers, recalls
+
+_CHECK: Final = "manufacturers"
+
+
+def manufacturer_findings(connection: Connection, now: datetime) -> Iterator[Finding]:
+    """Yield what is found about each manufacturer whose lists have to be followed by others."""
+    good = []
+    for kept in manufacturer_lists.kept(connection):
+        name, lists = kept.manufacturer, kept.lists
+        waiting, end = waiting_for(lists, now)
+        remedy = f"get the newest list from the manufacturer: fleet-provisioning manufacturer crl {name} FILE"
+        which = f"{name}'s list" if len(lists) == 1 else f"the first of {name}'s {len(lists)} lists"
+        match waiting:
+            case Waiting.NOBODY:
+                good.append(name)
+            case Waiting.SOON:
+                verb = "lapses" if now <= end else "lapsed"
+                yield warning(_CHECK, f"{which} {verb} on {end:%Y-%m-%d %H:%M} UTC, and the next is not here", remedy)
+            case Waiting.ALL if not kept.awaited:
+                detail = f"{name}'s lists lapsed on {end:%Y-%m-%d %H:%M} UTC: what it has revoked since is not known"
+                yield warning(_CHECK, detail, remedy)
+            case Waiting.ALL:
+                detail = f"{name}'s lists lapsed on {end:%Y-%m-%d %H:%M} UTC: its devices are refused"
+                yield failed(_CHECK, detail, remedy)
+    if good:
+        yield ok(_CHECK, f"lists hold for a while: {', '.join(good)}")
+    yield from _revoked(connection)
+    yield from _unfetched(connection)
+    yield from _recalled(connection)
+
+
+def _revoked(connection: Connection) -> Iterator[Finding]:
+    for each in manufacturers.every(connection):
+        if each.ended_at is None:
+            try:
+                check_authority(connection, each, x509.load_der_x509_certificate(each.der))
+            except Refused as refusal:
+                yield failed(
+                    _CHECK,
+                    refusal.detail.removesuffix(": ask the operator") + ": its devices are refused",
+                    "ask the manufacturer, and revoke those of its devices that are in and must not be: "
+                    f"fleet-provisioning device list --group {each.group}",
+                )
+
+
+def _unfetched(connection: Connection) -> Iterator[Finding]:
+    for each in manufacturer_list_urls.in_force(connection):
+        if each.problem:
+            yield warning(
+                _CHECK,
+                f"{each.manufacturer}'s list at {each.url} is not fetched: {each.problem}",
+                f"look at it yourself: curl -O {each.url}; the list can be given by hand: fleet-provisioning "
+                f"manufacturer crl {each.manufacturer} FILE",
+            )
+
+
+def _recalled(connection: Connection) -> Iterator[Finding]:
+    counts = recalls.count_in(connection)
+    for each in manufacturers.every(connection):
+        if number := counts.get(each.id, 0):
+            who, what = f"{number} devices are", "the certificates that let them in"
+            if number == 1:
+                who, what = "1 device is", "the certificate that let it in"
+            yield warning(
+                _CHECK,
+                f"{who} in though {each.name} has revoked {what}",
+                f"fleet-provisioning manufacturer revoked {each.name}; revoke or suspend those that must not be, or "
+                "have it done: manufacturer set --revoked-devices",
+            )

@@ -1,0 +1,120 @@
+"""Commands in groups, as the help of all three programs shows them: plain text, and of each command the whole sentence.
+
+On a terminal of 80 columns Typer's boxes cut names of options off, and its plain text what a command does.
+
+What was given as text is text, or the command is not begun: bytes that are no UTF-8 come from the shell as half
+characters, which no request, file or terminal takes. A path may hold them, as the file system does.
+
+Of an option that takes one value a second one is refused: the last one would count, and who revokes two groups would
+have revoked one, or has a broker whose settings are in one file of two. A path that is empty is refused, too: it would
+be the folder that the shell happens to be in, where a variable of a script was not set.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+from typer.core import TyperArgument, TyperGroup, TyperOption
+
+from provisioning.program.given_file import EMPTY
+
+_LIST: Final = re.compile(r"<list\[(.*)\]>")
+
+
+class CommandGroup(TyperGroup):
+    """A group of commands whose summaries are not cut off, and that take no half characters."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return the command; what may be given more than once shows one value's kind: `<str>`, no `<list[str]>`."""
+        command = super().get_command(ctx, cmd_name)
+        for each in () if command is None else command.params:
+            if isinstance(each, TyperOption) and each.metavar is None:
+                each.metavar = _kind_of_one(each.display_type(ctx))
+            elif isinstance(each, TyperArgument) and (kind := _kind_of_one(each.display_type_rich(ctx=ctx))):
+                each.display_type_rich = partial(_shown, kind)  # type: ignore[method-assign]
+        if command is not None and not isinstance(command, TyperGroup) and not isinstance(command.invoke, partial):
+            command.invoke = partial(_invoke, command, command.invoke)  # type: ignore[method-assign]
+            command.parse_args = partial(_parse_args, command, command.parse_args)  # type: ignore[method-assign]
+        return command
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the options before the command's name, as those behind it."""
+        return _parse_args(self, super().parse_args, ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the first paragraph of what each command says of itself."""
+        named = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, _summary(command.help or "")) for name, command in named if command is not None]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
+
+
+def command_group(**settings: Any) -> typer.Typer:
+    """Return an application or a part of one, whose *settings* are Typer's; without a command it shows its help."""
+    return typer.Typer(
+        cls=CommandGroup, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, **settings
+    )
+
+
+def _parse_args(
+    command: Any, parse_args: Callable[[Any, list[str]], list[str]], ctx: Any, args: list[str]
+) -> list[str]:
+    """Read *args*; say that it is misuse if an option of which one value counts is there twice, or a path is empty."""
+    if ctx.resilient_parsing:  # As a shell completes the line.
+        return parse_args(ctx, args)
+    written, _, given = command.make_parser(ctx).parse_args(args=list(args)) if args else ({}, [], [])
+    for number, each in enumerate(given):
+        if isinstance(each, TyperOption) and not (each.multiple or each.is_flag) and each in given[:number]:
+            name = max(each.opts, key=len)
+            ctx.fail(f"{name} is there more than once, and takes one value")
+    left = parse_args(ctx, args)
+    for each in given:
+        if "" in _all(written[each.name]) and any(isinstance(path, Path) for path in _all(ctx.params.get(each.name))):
+            raise typer.BadParameter(EMPTY, ctx=ctx, param=each)
+    for each in command.params:
+        if each not in given and (variable := each.envvar) is not None and os.environ.get(variable) == "":
+            ctx.fail(f"{variable} {EMPTY}")
+    return left
+
+
+def _all(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def _invoke(command: Any, invoke: Callable[[Any], Any], ctx: Any) -> Any:
+    """Run *command*; raise `typer.BadParameter` if what was given as text is none."""
+    for each in command.params:
+        for text in _all(ctx.params.get(each.name)):
+            if isinstance(text, str) and not _is_whole(text):
+                raise typer.BadParameter(f"{text!r} is not UTF-8 text: write it in UTF-8", ctx=ctx, param=each)
+    return invoke(ctx)
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _summary(text: str) -> str:
+    return " ".join(text.split("\n\n", maxsplit=1)[0].split())
+
+
+def _kind_of_one(shown: str | None) -> str | None:
+    """Return what to show instead of the kind *shown* of a list; None where it is none."""
+    one_of_many = _LIST.fullmatch(shown or "")
+    return one_of_many and f"<{one_of_many[1].lower()}>"
+
+
+def _shown(kind: str, *, ctx: Any) -> str:
+    del ctx  # Typer's signature: the same whoever asks.
+    return kind

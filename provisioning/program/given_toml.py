@@ -1,0 +1,54 @@
+"""TOML that somebody else has written: whatever it says, it is read in a time that its length bounds, or refused.
+
+Theory
+------
+What parses TOML for us goes down one call a bracket, and works through a key of many parts once for each of them: a few
+kilobytes of brackets end it with an error that is none of a text, sixty of a key with dots take minutes of a processor.
+So brackets and dots are counted first, by one pass over the text that knows what a string and a comment is.
+
+Handles: settings, policies, scenarios. A byte order mark, which some editors write, is no part of the text.
+Does not handle: how long the text is (`provisioning.program.given_file`), and what it should say.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import Any, Final
+
+MOST_NESTED: Final = 32
+"""Brackets within brackets, and parts of one key."""
+_MARK: Final = re.compile(
+    r'"""(?:[^\\]|\\.)*?"""|\'\'\'.*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}.,=\n]', re.DOTALL
+)
+
+
+class NotToml(ValueError):
+    """The text is not TOML; the error's own text says why, and where."""
+
+
+def toml_of(text: str) -> dict[str, Any]:
+    """Return what *text* says. Raises `NotToml`."""
+    text = text.removeprefix("\ufeff")
+    _refuse_nested(text)
+    try:
+        return tomllib.loads(text)
+    except ValueError as error:  # TOML's own, and that of a number with thousands of digits.
+        raise NotToml(str(error)) from error
+
+
+def _refuse_nested(text: str) -> None:
+    depth = parts = 0
+    for found in _MARK.finditer(text):
+        mark = found[0]
+        if mark == ".":
+            parts += 1
+        elif mark in "[{":
+            depth, parts = depth + 1, 0
+        elif mark in "]}":
+            depth, parts = depth - 1, 0
+        elif mark in ",=\n":
+            parts = 0
+        if depth > MOST_NESTED or parts >= MOST_NESTED:
+            line = text.count("\n", 0, found.start()) + 1
+            raise NotToml(f"more than {MOST_NESTED} levels, one within the other (at line {line})")

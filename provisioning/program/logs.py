@@ -1,0 +1,92 @@
+"""Logs: structured lines on stderr, so that stdout stays the ready line's and the commands'.
+
+JSON where nobody watches, coloured text at a terminal. Nothing secret reaches them: what holds a secret has a
+representation without it.
+
+A line that cannot be written, because the disk is full or the reader is gone or hangs, is lost and nothing else
+(`provisioning.program.log_stream`): what is logged has been done and committed, and whoever asked for it gets his
+answer. What must not be done without a record has one in the audit log (`provisioning.store.audit`).
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Final, TextIO, cast
+
+import structlog
+from structlog.typing import EventDict
+
+from provisioning.program.flat_json import FlatJson
+from provisioning.program.log_stream import LossyStream
+from provisioning.program.printable import printable
+
+_JSON: Final = FlatJson(ascii_only=False, sort_keys=False)
+
+
+def _as_json(line: EventDict, **_of_structlog: object) -> str:
+    return _JSON.encode(line)
+
+
+def fit_for_terminal(_logger: object, _method: str, line: EventDict) -> EventDict:
+    """Escape what a terminal would act on: clients choose topics and names, and may put escape sequences in them."""
+    for name, value in line.items():
+        if isinstance(value, str):
+            line[name] = printable(value)
+    return line
+
+
+class _Lines(logging.Formatter):
+    """What libraries say, as the lines that the service writes itself: whoever reads them reads JSON."""
+
+    def __init__(self, also: EventDict) -> None:
+        """*also* is on every line."""
+        super().__init__()
+        self._also = also
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a line."""
+        at = datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z")
+        line = {"event": record.getMessage(), "logger": record.name, **self._also}
+        line |= {"level": record.levelname.lower(), "timestamp": at}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return _as_json(line)
+
+
+def configure_logging(worker: int | None = None, *, least: int = logging.INFO) -> None:
+    """Send this process's logs to stderr, of level *least* and above.
+
+    *worker* is its number among several, and on each of its lines.
+    """
+    watched = sys.stderr.isatty()
+    lines = cast("TextIO", LossyStream(sys.stderr))
+
+    def say_who(_logger: object, _method: str, line: EventDict) -> EventDict:
+        line["worker"] = worker
+        return line
+
+    structlog.configure(
+        processors=[
+            *([] if worker is None else [say_who]),
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            fit_for_terminal if watched else structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer() if watched else structlog.processors.JSONRenderer(_as_json),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(least),
+        logger_factory=structlog.WriteLoggerFactory(lines),
+        cache_logger_on_first_use=True,
+    )
+    heed_libraries(lines, {} if worker is None else {"worker": worker}, watched=watched)
+
+
+def heed_libraries(lines: TextIO, also: EventDict, *, watched: bool) -> None:
+    """Have what libraries warn of among our own *lines*, with *also* on each; *watched* at a terminal.
+
+    The web server's own chatter about each start and stop is ours to report.
+    """
+    said = logging.StreamHandler(lines)
+    said.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s") if watched else _Lines(also))
+    logging.basicConfig(handlers=[said], level=logging.WARNING, force=bool(also))

@@ -1,0 +1,322 @@
+"""What the running service is made of: each part once, and who is told of what.
+
+Theory
+------
+::
+
+    enrolment, revocation, suspension ─ after each commit ─► OCSP answers forgotten, feed announced
+    feed ─ new events ─► OCSP answers forgotten, CRLs published
+    CAs  ─ trust ─► HTTPS credential, which lets through whom enrolment trusts too
+
+Rules
+-----
+1. The answers that are remembered are forgotten first: a relying party may ask before the operator hears.
+2. One clock for all of it, `utc_now`.
+3. What only one of several workers does is done by the one that leads.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import structlog
+from cryptography import x509
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
+
+from provisioning.api import est
+from provisioning.api.application import answering, new_application, ocsp_rates
+from provisioning.api.health import Readiness, health_routes
+from provisioning.api.late import LateApplication
+from provisioning.api.metrics import ManufacturersCollector, Metrics, PartsCollector, metrics_routes
+from provisioning.api.ocsp import OcspEndpoint, OcspQuestions
+from provisioning.api.relying import relying_party_routes
+from provisioning.api.whole_ocsp import WholeOcsp
+from provisioning.api.whole_requests import WholeRequests
+from provisioning.authorities.authority import OpenAuthority
+from provisioning.authorities.https_credential import HttpsCredential
+from provisioning.authorities.issuing_policy import key_policy_of, profiles_of
+from provisioning.authorities.live_authorities import LiveAuthorities
+from provisioning.authorities.own_credentials import SERVER_NAME, OwnCredentials, server_names_of
+from provisioning.authorities.signing_trials import SigningTrials
+from provisioning.config import Settings
+from provisioning.connections.listening import Listening
+from provisioning.directory.audit_key import read_audit_key
+from provisioning.directory.files import SERVER
+from provisioning.enrolment.enrolment_trust import EnrolmentTrust
+from provisioning.enrolment.manufacturer_fetch import ManufacturerFetcher
+from provisioning.enrolment.manufacturer_watch import ManufacturerWatch
+from provisioning.enrolment.service import EnrolmentService
+from provisioning.enrolment.token_retention import TokenRetention
+from provisioning.enrolment.webhook import Webhooks
+from provisioning.errors import ConfigurationError, Refused
+from provisioning.pki.tls import TlsConfigurationError
+from provisioning.program.starting import importing
+from provisioning.program.version import product_version
+from provisioning.revocation.feed import FeedEvent, RevocationFeed
+from provisioning.revocation.ocsp import OcspResponder
+from provisioning.revocation.recall_watch import RecallWatch
+from provisioning.revocation.recording import Changed
+from provisioning.revocation.service import RevocationService
+from provisioning.revocation.shut_out import ShutOut
+from provisioning.revocation.suspension import SuspensionService
+from provisioning.service.fellow_workers import Answer, FellowWorkers, everywhere
+from provisioning.service.metrics_of_health import HealthCollector, issuers_and_roots
+from provisioning.service.metrics_of_workers import QUESTION, Page, StartsCollector, page_of, snapshot
+from provisioning.service.reloading import LiveProfiles, Reloader
+from provisioning.service.worker_place import WorkerPlace
+from provisioning.store import announcements
+from provisioning.store.database import Database
+from provisioning.store.serials import SerialNumbers
+
+log = structlog.get_logger(__name__)
+
+_LATE_SECONDS: Final = 10
+_FOLLOWERS: Final = "followers"
+_TRUST: Final = "trust"
+
+
+def utc_now() -> datetime:
+    """Return the time: the one clock of the service, handed to everything that needs one."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is run, and what is served."""
+
+    feed: RevocationFeed
+    background: list[Callable[[], Coroutine[None, None, None]]]
+    """What runs beside the listeners, each until it is cancelled."""
+    https: Starlette
+    http: Starlette
+    credential: HttpsCredential
+    reloader: Callable[[Callable[[], Settings]], Reloader]
+    """Given what reads the settings again."""
+
+
+async def build(
+    settings: Settings,
+    authority: OpenAuthority,
+    listening: Listening,
+    place: WorkerPlace | None,
+    database: Database,
+    serial_numbers: SerialNumbers,
+) -> Parts:
+    """Return the parts of a service that is about to run: alone, or at a worker's *place*."""
+    public_url = listening.http_url if settings.public_http_url is None else str(settings.public_http_url)
+    profiles, key_policy = LiveProfiles(profiles_of(settings)), key_policy_of(settings)
+    credential = HttpsCredential(
+        authority.files,
+        lambda issuer: OwnCredentials(
+            authority.files,
+            issuer,
+            database,
+            serial_numbers,
+            profiles,
+            settings.trust_domain,
+            utc_now,
+            tuple(live.told.crosses),
+            server_names_of(settings),
+        ),
+        keeps=place is None or place.leads,
+    )
+    responder = OcspResponder(database, [], utc_now, settings.ocsp_life)
+    live = LiveAuthorities(
+        authority=authority,
+        settings=settings,
+        public_url=public_url,
+        database=database,
+        serial_numbers=serial_numbers,
+        responder=responder,
+        clock=utc_now,
+        on_trust=credential.trust,
+        on_active=credential.issue_with,
+    )
+    await live.start()
+
+    def on_new(events: Sequence[FeedEvent]) -> None:
+        responder.forget_events(events)
+        live.changed(events)
+
+    feed = RevocationFeed(
+        database, settings.feed_heartbeat_seconds, on_new, on_look=ShutOut(database, responder.forget_all).look
+    )
+    await feed.start()
+    told: tuple[Callable[[Changed], None], ...] = (
+        responder.forget_changed,
+        lambda _changed: feed.announce(),
+    )
+    trust = EnrolmentTrust(database, utc_now, credential.let_through)
+    await trust.refresh()
+    metrics = Metrics()
+    trials, readiness = _readiness(database, live)
+    health = HealthCollector(readiness.checks(), lambda: {SERVER: credential.certificate, **_own_cas(live)})
+    metrics.registry.register(health)
+    questions = OcspQuestions(responder, ocsp_rates(settings, metrics))
+    metrics.registry.register(PartsCollector(feed, live.publishers, questions.answered_so_far))
+    manufacturers = ManufacturerWatch(database, utc_now)
+    fellows: FellowWorkers | None = None
+    if place is not None:
+        metrics.registry.register(StartsCollector(place.starts))
+        fellows = FellowWorkers(place, _answers(metrics, health, trust, feed))
+    trust_changed = everywhere(trust.refresh, fellows, _TRUST)
+
+    def webhook_anchors(settings: Settings) -> Path:
+        return settings.webhook_cafile or authority.files.bundle
+
+    try:
+        webhooks = Webhooks(webhook_anchors(settings))
+    except TlsConfigurationError as error:
+        raise ConfigurationError(str(error)) from error
+    enrolment = EnrolmentService(
+        database=database,
+        issuing=live.issuing,
+        serial_numbers=serial_numbers,
+        profiles=profiles,
+        trust_domain=settings.trust_domain,
+        clock=utc_now,
+        key_policy=key_policy,
+        after_commit=told,
+        ask=webhooks.ask,
+        signs_at_once=live.keys_in_memory,
+    )
+    audit_key = read_audit_key(authority.files)
+    revocation = RevocationService(database, utc_now, told, responder.forget_all)
+    suspension = SuspensionService(database, utc_now, told, revocation.portions)
+    recall = RecallWatch(database, utc_now, revocation, suspension, SERVER_NAME)
+    fetcher = ManufacturerFetcher(
+        database, utc_now, settings.manufacturer_list_refresh_seconds, settings.maximum_body_bytes, SERVER_NAME
+    )
+    collector = ManufacturersCollector(lambda: manufacturers.ends, lambda: recall.counts, fetcher.outcomes)
+    metrics.registry.register(collector)
+
+    def operators() -> ASGIApp:
+        with importing():  # Late: `provisioning.api.late`.
+            from provisioning.api.operator_application import new_operator_application
+            from provisioning.api.whole_revocations import RevocationResponder
+        application = new_operator_application(
+            product_version(),
+            answering(metrics),
+            database=database,
+            clock=utc_now,
+            audit_key=audit_key,
+            profiles=profiles,
+            revocation=revocation,
+            suspension=suspension,
+            feed=feed,
+            stall_seconds=settings.feed_stall_seconds,
+            publishers=live.publishers,
+            followers=functools.partial(_followers, feed, fellows),
+            trust_changed=trust_changed,
+        )
+        whole: WholeRequests = https.state.whole
+        whole.revocations = RevocationResponder(application.state.operator_services, settings.maximum_body_bytes)
+        return application
+
+    late = LateApplication(operators, _LATE_SECONDS)
+    https = new_application(
+        settings,
+        metrics,
+        port="https",
+        devices=functools.partial(
+            est.EstResponder, enrolment=enrolment, authorities=live.told, signer=credential.signer
+        ),
+        behind=late,
+        authorities=live.told.certificates.values,
+    )
+    retention = TokenRetention(database, utc_now, settings.token_retention, SERVER_NAME)
+    return Parts(
+        feed,
+        [
+            feed.run,
+            live.run,
+            trials.run,
+            credential.run,
+            retention.run,
+            revocation.run,
+            trust.run,
+            manufacturers.run,
+            *([recall.run, fetcher.run] if place is None or place.leads else []),
+            webhooks.run,
+            late.run,
+            functools.partial(announcements.listen, database.url, feed.announce),
+            *([] if fellows is None else [fellows.run]),
+        ],
+        https,
+        _plain(settings, metrics, page_of(metrics.registry, fellows, health.refresh), live, readiness, questions),
+        credential,
+        lambda again: Reloader(
+            settings,
+            again,
+            profiles,
+            enrolment.check_keys_by,
+            lambda changed: webhooks.reading(webhook_anchors(changed)),
+        ),
+    )
+
+
+def _readiness(database: Database, live: LiveAuthorities) -> tuple[SigningTrials, Readiness]:
+    trials = SigningTrials(lambda: (each.issuer for each in live.active().values() if each is not None))
+    return trials, Readiness(database, live.active, live.ocsp_signers, live.publishers, utc_now, lambda: trials.signs)
+
+
+def _plain(
+    settings: Settings,
+    metrics: Metrics,
+    page: Page,
+    live: LiveAuthorities,
+    readiness: Readiness,
+    questions: OcspQuestions,
+) -> Starlette:
+    """Return what is served without TLS: what relying parties fetch, OCSP, figures, and whether all is well."""
+    http = new_application(
+        settings,
+        metrics,
+        port="http",
+        routes=[
+            *metrics_routes(page, settings.metrics),
+            *relying_party_routes(live.publishers, live.told.certificates),
+            *health_routes(readiness.checks()),
+        ],
+    )
+    http.add_middleware(OcspEndpoint, questions=questions, body_seconds=settings.body_seconds)
+    http.state.whole = WholeOcsp(questions)
+    return http
+
+
+async def _followers(feed: RevocationFeed, fellows: FellowWorkers | None) -> int:
+    answers = {} if fellows is None else await fellows.ask(_FOLLOWERS)
+    return feed.subscribers + sum(int(answer) for answer in answers.values() if answer is not None)
+
+
+def _own_cas(live: LiveAuthorities) -> dict[str, x509.Certificate]:
+    active = [each.issuer.certificate for each in live.active().values() if each is not None]
+    return issuers_and_roots(live.told.certificates, active)
+
+
+def _answers(
+    metrics: Metrics, health: HealthCollector, trust: EnrolmentTrust, feed: RevocationFeed
+) -> Mapping[str, Answer]:
+    """Return what other workers may ask this one."""
+
+    async def figures() -> bytes:
+        await health.refresh()
+        return snapshot(metrics.registry)
+
+    async def followers() -> bytes:
+        return b"%d" % feed.subscribers
+
+    async def trust_anew() -> bytes:
+        try:
+            await trust.refresh()
+        except Refused as refusal:  # Compared again in a few seconds.
+            log.warning("enrolment trust not compared", reason=refusal.detail)
+        return b""
+
+    return {QUESTION: figures, _FOLLOWERS: followers, _TRUST: trust_anew}

@@ -1,0 +1,168 @@
+"""What commands print: a table, and on a terminal that is too narrow for it, rows of several lines."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from broker.cli import app
+from broker.commands.admin_command import print_table
+from broker.commands.crl_commands import _print_status
+from tests.support.pki import shared_pki
+
+COLUMNS = ("client id", "serial")
+ROWS = [("meter-1", "5e7de11f0ba7119a3b584cb5685734fb"), ("meter-2", "4830faef90a81da9cfb6010eb110de05")]
+TABLE = """\
+client id  serial
+meter-1    5e7de11f0ba7119a3b584cb5685734fb
+meter-2    4830faef90a81da9cfb6010eb110de05
+"""
+RECORDS = """\
+client id  meter-1
+serial     5e7de11f0ba7119a3b584cb5685734fb
+
+client id  meter-2
+serial     4830faef90a81da9cfb6010eb110de05
+"""
+FACTS = {
+    "listeners": ["mqtts://127.0.0.1:8883", "wss://127.0.0.1:8884"],
+    "closed": {"CLIENT_CLOSED": 7, "BAD_PACKET": 1},
+}
+PROGRAM = f"from broker.commands.admin_command import print_table; print_table({COLUMNS!r}, {ROWS!r})"
+
+
+def on_a_terminal(width: int, program: str = PROGRAM) -> str:
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
+    try:
+        subprocess.run([sys.executable, "-c", program], stdout=theirs, check=True, env=environment, timeout=60)
+        return os.read(ours, 65536).decode().replace("\r\n", "\n")
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+@pytest.mark.parametrize(("width", "shown"), [(120, TABLE), (40, RECORDS)])
+def test_a_table_that_does_not_fit_is_shown_row_by_row(width: int, shown: str) -> None:
+    assert on_a_terminal(width) == shown
+
+
+def test_a_fact_that_does_not_fit_goes_on_where_it_began() -> None:
+    program = f"from broker.commands.admin_command import print_facts; print_facts({FACTS!r})"
+    assert on_a_terminal(40, program).splitlines() == [
+        "listeners  mqtts://127.0.0.1:8883",
+        "           wss://127.0.0.1:8884",
+        "closed     CLIENT_CLOSED 7, BAD_PACKET 1",
+    ]
+    assert on_a_terminal(120, program).count("\n") == 2
+
+
+def test_into_a_pipe_goes_a_table_however_wide(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(COLUMNS, ROWS)
+    assert capsys.readouterr().out == TABLE
+
+
+def test_a_broker_that_was_not_started_anew_since_an_upgrade_is_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    _print_status({"lists": [], "feed_age_seconds": 0.5, "newcomers_admitted": True, "alarms": {}})
+    assert capsys.readouterr().out.splitlines() == [
+        "feed age seconds    0.5",
+        "newcomers admitted  yes",
+        "alarms              none",
+    ]
+
+
+def said(result: Result) -> str:
+    """Return the one line on standard error of a command that has failed as it should."""
+    assert result.exit_code == 1, result.exception
+    assert isinstance(result.exception, SystemExit), result.exception
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(("key", "command"), [("state_dir", ["status"]), ("admin_socket", ["kick", "meter-1"])])
+def test_a_file_that_says_no_place_is_named(tmp_path: Path, key: str, command: list[str]) -> None:
+    path = tmp_path / "broker.toml"
+    path.write_text(f"{key} = 5\n")
+    result = CliRunner().invoke(app, [*command, "--config", str(path)])
+    assert said(result) == f"fleet-broker: {path}: {key}: give a text, in quotes"
+
+
+def test_an_audit_log_that_is_no_path_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broker.toml"
+    path.write_text("audit_log = 5\n")
+    result = CliRunner().invoke(app, ["audit", "verify", "--config", str(path)])
+    assert said(result) == f"fleet-broker: {path}: audit_log: give a text, in quotes"
+
+
+@pytest.fixture(params=["hello", "[]"])
+def stranger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A socket at which something answers 200 that is no broker."""
+    path = tmp_path / "stranger.sock"
+    answer = f"HTTP/1.1 200 OK\r\nContent-Length: {len(request.param)}\r\n\r\n{request.param}".encode()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+
+        def serve() -> None:
+            while True:
+                connected, _ = listening.accept()
+                with connected:
+                    asked = connected.recv(65536)
+                    if asked == b"stop":
+                        return
+                    if asked:
+                        connected.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield path
+        with socket.socket(socket.AF_UNIX) as stopping:
+            stopping.connect(str(path))
+            stopping.sendall(b"stop")
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["status"], ["sessions"], ["sessions", "--json"], ["why", "meter-1"], ["kick", "meter-1"], ["trust", "show"]],
+    ids=" ".join,
+)
+def test_what_answers_and_is_no_broker_is_called_so(stranger: Path, command: list[str]) -> None:
+    result = CliRunner().invoke(app, [*command, "--admin-socket", str(stranger)])
+    assert said(result).startswith(f"fleet-broker: no broker answers at {stranger} (what answers there is something")
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("http://127.0.0.1:9443", "--url: 'http://127.0.0.1:9443' is no https:// address; give that of the broker's"),
+        ("127.0.0.1", "--url: '127.0.0.1' is no https:// address"),
+        ("https://a\0", "no broker answers at https://a"),
+        ("https://xn--", "no broker answers at https://xn--"),
+    ],
+)
+def test_an_address_that_is_none_is_said(tmp_path: Path, url: str, text: str) -> None:
+    pki = shared_pki()
+    files = pki.service("boss").write(tmp_path)
+    credential = [
+        "--cafile",
+        str(pki.write_anchors(tmp_path)),
+        "--cert",
+        str(files.certificate),
+        "--key",
+        str(files.key),
+    ]
+    assert said(CliRunner().invoke(app, ["--url", url, *credential, "status"])).startswith(f"fleet-broker: {text}")

@@ -1,0 +1,202 @@
+"""What one client may ask of a moment: too much in a packet is refused, too much in a read goes in portions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from broker.admission.policy import Rules, TopicPolicy
+from broker.mqtt.codes import ProtocolVersion, ReasonCode
+from broker.mqtt.packets import Packet, Pingreq, Pingresp, Puback, Publish, Suback, Subscribe, Unsubscribe
+from broker.mqtt.properties import Properties
+from broker.sockets.work import PORTION
+from provisioning.pki.identity import Role
+from tests.support.pki import shared_device
+from tests.support.wire import V5, V311, MemoryBroker, WireClient, publication, request
+
+OWN = "fleet/meters/meter-1/state"
+PAIRS = (("name", "value"),)
+
+
+def subscription(filters: int, **properties: Any) -> Subscribe:
+    return Subscribe(1, tuple(request(f"fleet/{number}") for number in range(filters)), Properties(**properties))
+
+
+@pytest.mark.parametrize("version", [V5, V311])
+@pytest.mark.parametrize(
+    ("most", "too_many"),
+    [
+        (subscription(20), subscription(21)),
+        (Unsubscribe(1, ("a",) * 20), Unsubscribe(1, ("a",) * 21)),
+    ],
+)
+def test_a_packet_with_more_filters_than_it_may_have_ends_the_connection(
+    version: ProtocolVersion, most: Packet, too_many: Packet
+) -> None:
+    client = MemoryBroker(max_packet_items=20, max_subscriptions=20).device("meter-1", version=version)
+    client.send(most)
+    assert not client.closed
+    assert len(client.received()) == 1
+    client.send(too_many)
+    assert client.closed
+    assert client.broker.metrics.closed == {"BAD_PACKET": 1}
+    if version is V5:
+        assert client.farewell().reason_code is ReasonCode.QUOTA_EXCEEDED
+
+
+@pytest.mark.parametrize(
+    ("most", "too_many"),
+    [
+        (
+            publication(OWN, user_properties=PAIRS * 19, content_type="text"),
+            publication(OWN, user_properties=PAIRS * 20, content_type="text"),
+        ),
+        (subscription(10, user_properties=PAIRS * 10), subscription(10, user_properties=PAIRS * 11)),
+    ],
+)
+def test_properties_are_counted_with_the_filters(most: Packet, too_many: Packet) -> None:
+    client = MemoryBroker(max_packet_items=20, max_subscriptions=20).device("meter-1")
+    client.send(most)
+    assert not client.closed
+    client.send(too_many)
+    assert client.farewell().reason_code is ReasonCode.QUOTA_EXCEEDED
+
+
+def test_all_subscriptions_that_a_session_may_have_may_be_asked_for_in_one_packet() -> None:
+    client = MemoryBroker(max_packet_items=20, max_subscriptions=30).device("meter-1")
+    client.send(subscription(30))
+    assert not client.closed
+    client.send(subscription(31))
+    assert client.farewell().reason_code is ReasonCode.QUOTA_EXCEEDED
+
+
+def test_the_properties_of_a_connect_and_its_will_are_bounded_before_anybody_is_admitted() -> None:
+    broker = MemoryBroker(max_packet_items=20, max_subscriptions=20)
+    client = broker.open(shared_device("meter-1"))
+    client.connect(client_id="meter-1", user_properties=PAIRS * 21, expect=ReasonCode.QUOTA_EXCEEDED)
+    assert client.closed
+    assert broker.metrics.refused == {"BAD_PACKET": 1}
+
+
+def in_one_read(client: WireClient, *packets: Packet) -> None:
+    """Let the broker read *packets* at once; the event loop has not gone round when this returns."""
+    client.connection.receive(b"".join(each.encode(client.version) for each in packets), client.broker.now)
+    client.broker.engine.turn.end()
+
+
+def test_a_client_that_asks_for_much_at_once_lets_others_be_served_between() -> None:
+    broker = MemoryBroker()
+    greedy, modest = broker.device("meter-1"), broker.device("meter-2")
+    in_one_read(greedy, *(publication("not/mine", b"", 1, packet_id=number) for number in range(1, 1001)))
+    assert len(greedy.received()) == PORTION
+    assert greedy.transport.held
+    in_one_read(modest, Pingreq())
+    assert modest.received() == [Pingresp()]
+    broker.settle()
+    answers = greedy.received()
+    assert [each.packet_id for each in answers if isinstance(each, Puback)] == list(range(PORTION + 1, 1001))
+    assert not greedy.transport.held
+    assert broker.metrics.publishes_denied == 1000
+
+
+def test_filters_count_as_much_as_packets() -> None:
+    broker = MemoryBroker()
+    greedy = broker.service()
+    in_one_read(greedy, *(subscription(100) for _ in range(5)))
+    assert len(greedy.received()) == 1
+    broker.settle()
+    assert len(greedy.received()) == 4
+
+
+def test_what_the_data_path_does_by_itself_is_not_cut_up() -> None:
+    broker = MemoryBroker()
+    meter = broker.device("meter-1")
+    in_one_read(meter, *(publication(OWN, b"x", 1, packet_id=number) for number in range(1, 501)))
+    assert len(meter.received()) == 500
+
+
+def test_what_waits_for_its_turn_goes_with_the_connection() -> None:
+    broker = MemoryBroker()
+    greedy = broker.device("meter-1")
+    in_one_read(greedy, *(publication("not/mine", b"", 1, packet_id=number) for number in range(1, 1001)))
+    greedy.vanish()
+    assert broker.metrics.publishes_denied == PORTION
+
+
+def test_portions_of_one_read_are_all_paid_for_by_the_rate() -> None:
+    broker = MemoryBroker(max_packet_rate=100)
+    greedy = broker.device("meter-1")
+    in_one_read(greedy, *(publication("not/mine", b"", 1, packet_id=number) for number in range(1, 1001)))
+    broker.settle()
+    assert len(greedy.received()) == 1000
+    assert greedy.transport.rests[-1] == pytest.approx(9.0, abs=0.1)
+
+
+TALKS_TO_ITSELF = TopicPolicy.of_roles(
+    {Role.DEVICE: Rules(publish_allow=(f"{OWN}/#",), subscribe_allow=(f"{OWN}/#",)), Role.SERVICE: Rules()}
+)
+"""Of a device that may read what it says: what it chooses meets what it chooses."""
+LEVELS = "/a" * 56
+
+
+def talker(**limits: int) -> WireClient:
+    return MemoryBroker(policy=TALKS_TO_ITSELF, **limits).device("meter-1")
+
+
+def messages_to_new_topics(number: int, qos: int = 0) -> list[Publish]:
+    """Return messages to topics of many levels, none of which anybody has published to."""
+    return [
+        publication(f"{OWN}{LEVELS}/{each}", b"", qos, packet_id=each + 1 if qos else None) for each in range(number)
+    ]
+
+
+def expensive_filters() -> list[str]:
+    """Return filters each of which a topic of many letters a matches, level by level, and none shares its way."""
+    return [OWN + "".join("/+" if each >> bit & 1 else "/a" for bit in range(56)) + "/+" for each in range(100)]
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_a_new_topic_counts_for_what_it_is_compared_with(qos: int) -> None:
+    """Else a hundred messages of 140 bytes hold the loop for a quarter of a second; a turn reads 64 times so many."""
+    greedy = talker()
+    filters = expensive_filters()
+    for first in range(0, 100, 20):
+        greedy.subscribe(*filters[first : first + 20])
+    greedy.received()
+    before = greedy.broker.metrics.messages_received
+    in_one_read(greedy, *messages_to_new_topics(100, qos))
+    at_once = greedy.broker.metrics.messages_received - before
+    assert 1 <= at_once <= 4
+    assert greedy.transport.held
+    greedy.broker.settle()
+    assert greedy.broker.metrics.messages_received - before == 100
+    assert len([each for each in greedy.received() if isinstance(each, Publish)]) == 100
+
+
+def test_topics_that_are_known_are_not_cut_up_behind_new_ones() -> None:
+    greedy = talker()
+    in_one_read(greedy, *messages_to_new_topics(PORTION - 2))
+    in_one_read(greedy, *(messages_to_new_topics(PORTION - 2) * 3))
+    assert not greedy.transport.held
+
+
+def test_a_replay_counts_for_the_places_that_it_looks_at() -> None:
+    """Else a loop of SUBSCRIBE packets begins hundreds of replays in one turn."""
+    greedy = talker(max_retained_of_device=3_000)
+    for number in range(2_000):
+        greedy.publish(f"{OWN}/{number}", b"x", retain=True)
+    again = Subscribe(1, (request(f"{OWN}/+/none"),))
+    in_one_read(greedy, *[again] * 100)
+    assert 1 <= len([each for each in greedy.received() if isinstance(each, Suback)]) <= 4
+    greedy.broker.settle()
+    assert len(greedy.received()) >= 96
+
+
+def test_user_properties_count() -> None:
+    greedy = talker()
+    packet = publication(OWN, b"", 1, packet_id=1, user_properties=PAIRS * 900)
+    in_one_read(greedy, *[packet] * 20)
+    assert 1 <= len(greedy.received()) <= 4
+    greedy.broker.settle()
+    assert len(greedy.received()) >= 16

@@ -1,0 +1,52 @@
+"""A revocation of very many: others have their turn meanwhile, and nobody who is revoked comes in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import pytest
+
+from broker.engine.engine import Engine
+from broker.mqtt.codes import ReasonCode
+from broker.revocation.revocation_rounds import judge_absent, judge_all
+from provisioning.pki.identity import Identity, Role
+from provisioning.pki.revocation import Revocation, RevocationReason
+from tests.support.pki import DOMAIN, shared_device
+from tests.support.wire import MemoryBroker
+
+Judge = Callable[[Engine, Callable[[], float]], Awaitable[object]]
+
+COUNT = 20
+
+
+@pytest.mark.parametrize("by", [judge_all, judge_absent])
+def test_of_very_many_who_are_judged_others_have_their_turn_in_between(by: Judge) -> None:
+    broker = MemoryBroker()
+    engine = broker.engine
+    for number in range(COUNT):
+        session = engine.registry.create(f"meter-{number}", Identity(DOMAIN, Role.DEVICE, f"meter-{number}", "meters"))
+        session.expiry_interval, session.certificate = 600, (b"issuer", number)
+        engine.admission.status.index.add(
+            Revocation(b"issuer", number, RevocationReason.KEY_COMPROMISE, datetime(2026, 1, 1, tzinfo=UTC))
+        )
+    device = shared_device("meter-1")
+    engine.admission.status.index.add(device.revocation)
+    left: list[int] = []
+
+    def clock() -> float:
+        broker.now += 0.004  # So long it takes to judge one.
+        return broker.now
+
+    async def meanwhile() -> None:
+        while engine.registry.all():
+            left.append(len(engine.registry))
+            broker.open(device).connect(client_id="meter-1", expect=ReasonCode.NOT_AUTHORIZED)
+            await asyncio.sleep(0)
+
+    async def both() -> None:
+        await asyncio.gather(meanwhile(), by(engine, clock))
+
+    asyncio.run(both())
+    assert len(left) > COUNT // 4

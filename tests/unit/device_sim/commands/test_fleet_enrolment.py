@@ -1,0 +1,95 @@
+"""`fleet-sim enrol` that is run again: what the first devices have in their certificates is not changed in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from device_sim.attack.issuer import Issuer
+from device_sim.cli import app
+from device_sim.commands.fleet_enrolment import _end
+from device_sim.credentials.certification import common_name
+from device_sim.credentials.fleet_directory import FleetDirectory
+from device_sim.view import View
+from provisioning.pki.keys import key_to_pem
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Path:
+    """A fleet of two devices, in the group north."""
+    authority = Issuer.founded(common_name("CA"))
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    (tmp_path / "ca.key").write_bytes(key_to_pem(authority.key))
+    directory = tmp_path / "fleet"
+    assert enrolled(directory, "--devices", "2", "--group", "north", "--trust-domain", "north.example") == (0, "")
+    return directory
+
+
+def enrolled(directory: Path, *options: str) -> tuple[int, str]:
+    ca = ("--ca-cert", str(directory.parent / "ca.pem"), "--ca-key", str(directory.parent / "ca.key"))
+    done = CliRunner().invoke(app, ["enrol", str(directory), *ca, *options])
+    return done.exit_code, "\n".join(line for line in done.stderr.splitlines() if line.startswith("fleet-sim: "))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "has"),
+    [
+        ("--group", "south", "north"),
+        ("--group", "meters", "north"),
+        ("--trust-domain", "south.example", "north.example"),
+    ],
+)
+def test_another_value_than_that_in_the_certificates_is_refused_by_its_name(
+    fleet: Path, option: str, value: str, has: str
+) -> None:
+    code, why = enrolled(fleet, "--devices", "3", option, value)
+    assert (code, f"{option} {value}: these devices were enrolled with {has}" in why) == (1, True), why
+    assert len(FleetDirectory.read(fleet).devices) == 2
+
+
+def test_who_comes_later_is_like_the_first(fleet: Path) -> None:
+    assert enrolled(fleet, "--devices", "3") == (0, "")
+    assert enrolled(fleet, "--devices", "3", "--group", "north") == (0, "")
+    entries = FleetDirectory.read(fleet).entries
+    assert {
+        (entry.identity.group, entry.identity.trust_domain) for name, entry in entries.items() if name[0] == "m"
+    } == {("north", "north.example")}
+
+
+def test_others_beside_them_may_have_another_group(fleet: Path) -> None:
+    assert enrolled(fleet, "--devices", "1", "--prefix", "gauge", "--group", "south") == (0, "")
+    assert FleetDirectory.read(fleet).entries["gauge-00001"].identity.group == "south"
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "code", "stays"),
+    [
+        ((), "n\n", 1, True),
+        ((), "", 1, True),
+        ((), "y\n", 0, False),
+        (("--yes",), "", 0, False),
+    ],
+)
+def test_a_fleet_is_ended_by_who_says_so(
+    fleet: Path, options: tuple[str, ...], answer: str, code: int, *, stays: bool
+) -> None:
+    done = CliRunner().invoke(app, ["enrol", str(fleet), "--cleanup", *options], input=answer)
+    assert (done.exit_code, FleetDirectory.exists(fleet)) == (code, stays), done.output
+    assert ("Remove the keys of 2 devices of" in done.stderr) is (not options)
+    assert (f"{fleet} stays as it is; --cleanup --yes does not ask\n" in done.stderr.replace("\n ", " ")) is stays
+
+
+def test_without_a_standard_input_nobody_has_said_yes(fleet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("device_sim.commands.fleet_enrolment.sys.stdin", None)
+    with pytest.raises(typer.Exit) as ended:
+        _end(View(), fleet, 1, yes=False)
+    assert (ended.value.exit_code, FleetDirectory.exists(fleet)) == (1, True)
+
+
+def test_yes_alone_enrols_nobody(fleet: Path) -> None:
+    done = CliRunner().invoke(app, ["enrol", str(fleet), "--devices", "3", "--yes"])
+    assert (done.exit_code, "--yes goes with --cleanup" in done.stderr) == (2, True), done.stderr
+    assert len(FleetDirectory.read(fleet).devices) == 2

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from device_sim.credentials.certification import CertificateAuthority, UnusableAuthority
+from device_sim.credentials.enrolling import certify_fleet, end_fleet, names_of
+from device_sim.credentials.fleet_directory import FleetDirectory, FleetUnusable, Origin
+from provisioning.pki.keys import KeyFileError, generate_key, key_to_pem
+from tests.support.authority import Authority
+from tests.support.planted import Planted
+
+AUTHORITY = Authority()
+
+
+def new_fleet(path: Path) -> FleetDirectory:
+    return FleetDirectory.create(path, Origin(), AUTHORITY.pem, "backend")
+
+
+def files_below(path: Path) -> list[Path]:
+    return [file for file in path.rglob("*") if file.is_file()]
+
+
+@pytest.fixture
+def ca_files(tmp_path: Path) -> tuple[Path, Path]:
+    certificate, key = tmp_path / "ca.crt", tmp_path / "ca.key"
+    certificate.write_text(AUTHORITY.pem)
+    key.write_bytes(key_to_pem(AUTHORITY._key))
+    return certificate, key
+
+
+def test_what_is_kept_can_be_read_by_another_process(tmp_path: Path) -> None:
+    held = AUTHORITY.issue("meter-1")
+    with new_fleet(tmp_path / "fleet").changing() as fleet:
+        fleet.keep(held)
+    again = FleetDirectory.read(tmp_path / "fleet")
+    assert again.devices == ["meter-1"]
+    assert again.credential("meter-1") == held
+    assert again.anchors.read_text() == AUTHORITY.pem
+
+
+def test_a_key_goes_into_no_file_that_somebody_has_put_there(tmp_path: Path) -> None:
+    fleet = new_fleet(tmp_path / "fleet")
+    planted = [
+        Planted.at(fleet.path / "devices" / f".meter-1.{kind}.new", linked=linked)
+        for kind, linked in (("key", True), ("crt", False))
+    ]
+    with fleet.changing():
+        fleet.keep(AUTHORITY.issue("meter-1"))
+    assert [each.read() for each in planted] == [b"", b""]
+    assert FleetDirectory.read(fleet.path).devices == ["meter-1"]
+
+
+def test_every_file_is_its_owners_alone(tmp_path: Path) -> None:
+    with new_fleet(tmp_path / "fleet").changing() as fleet:
+        fleet.keep(AUTHORITY.issue("meter-1"))
+    files = files_below(tmp_path / "fleet")
+    assert len(files) == 5
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    assert (tmp_path / "fleet").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_line_that_was_cut_short_is_no_device_and_no_obstacle(tmp_path: Path) -> None:
+    with new_fleet(tmp_path / "fleet").changing() as fleet:
+        fleet.keep(AUTHORITY.issue("meter-1"))
+        fleet.keep(AUTHORITY.issue("meter-2"))
+    index = tmp_path / "fleet" / "index.jsonl"
+    os.truncate(index, index.stat().st_size - 10)
+    assert FleetDirectory.read(tmp_path / "fleet").devices == ["meter-1"]
+    with FleetDirectory.read(tmp_path / "fleet").changing() as fleet:
+        fleet.keep(AUTHORITY.issue("meter-2"))
+    assert FleetDirectory.read(tmp_path / "fleet").devices == ["meter-1", "meter-2"]
+
+
+def test_the_last_line_about_a_device_holds(tmp_path: Path) -> None:
+    with new_fleet(tmp_path / "fleet").changing() as fleet:
+        fleet.keep(AUTHORITY.issue("meter-1"))
+        renewed = AUTHORITY.issue("meter-1")
+        fleet.keep(renewed)
+        fleet.keep(AUTHORITY.issue("meter-2"))
+        fleet.revoked("meter-2")
+    again = FleetDirectory.read(tmp_path / "fleet")
+    assert again.credential("meter-1") == renewed
+    assert again.devices == ["meter-1"]
+
+
+def test_one_process_changes_a_fleet_at_a_time(tmp_path: Path) -> None:
+    with (
+        new_fleet(tmp_path / "fleet").changing(),
+        pytest.raises(FleetUnusable, match="being changed by another process"),
+        FleetDirectory.read(tmp_path / "fleet").changing(),
+    ):
+        pytest.fail("two held it")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("fleet.json", b"{}", "is damaged"),
+        ("fleet.json", b'{"schema":99}', "this program knows 1"),
+        ("index.jsonl", b"{}\n", "line 1 is damaged"),
+    ],
+)
+def test_damage_is_told(tmp_path: Path, file: str, content: bytes, words: str) -> None:
+    new_fleet(tmp_path / "fleet")
+    (tmp_path / "fleet" / file).write_bytes(content)
+    with pytest.raises(FleetUnusable, match=words):
+        FleetDirectory.read(tmp_path / "fleet")
+
+
+def test_a_directory_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(FleetUnusable, match="is no fleet: name an empty directory"):
+        new_fleet(tmp_path)
+    with pytest.raises(FleetUnusable, match="fleet-sim enrol"):
+        FleetDirectory.read(tmp_path)
+
+
+async def test_a_ca_of_ones_own_makes_a_fleet_continues_it_and_ends_it(
+    tmp_path: Path, ca_files: tuple[Path, Path]
+) -> None:
+    authority = CertificateAuthority.load(*ca_files)
+    fleet = FleetDirectory.create(tmp_path / "fleet", Origin(), authority.pem, "backend")
+    counted: list[int] = []
+    for size, made in ((3, 3), (5, 2)):
+        counted.clear()
+        await certify_fleet(fleet, names_of("meter", size), "m", "fleet.internal", authority, lambda: counted.append(1))
+        assert len(counted) == made
+    assert fleet.devices == names_of("meter", 5)
+    assert fleet.credential("backend").identity.group is None
+    fleet.credential("meter-00001").context(fleet.anchors)  # Certificate and key belong together.
+    (tmp_path / "fleet" / "note").write_text("the user's")
+    await end_fleet(fleet, None, 4, lambda: None)
+    assert [file.name for file in files_below(tmp_path / "fleet")] == ["note"]
+
+
+def test_what_is_no_ca_is_refused(tmp_path: Path, ca_files: tuple[Path, Path]) -> None:
+    certificate, _ = ca_files
+    (tmp_path / "other.key").write_bytes(key_to_pem(generate_key()))
+    with pytest.raises(UnusableAuthority, match="is not the key of"):
+        CertificateAuthority.load(certificate, tmp_path / "other.key")
+    AUTHORITY.issue("meter-1").write(tmp_path, "device")
+    with pytest.raises(UnusableAuthority, match="is not a CA certificate"):
+        CertificateAuthority.load(tmp_path / "device.crt", tmp_path / "device.key")
+    with pytest.raises(KeyFileError, match="cannot be read"):
+        CertificateAuthority.load(certificate, tmp_path / "missing.key")
+
+
+def test_a_larger_fleet_begins_with_the_same_names() -> None:
+    assert names_of("meter", 10_000)[:10] == names_of("meter", 10)

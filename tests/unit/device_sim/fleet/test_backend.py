@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+
+from device_sim.behaviour.presence import OFFLINE, ONLINE
+from device_sim.fleet.backend import Backend
+
+
+def test_what_a_broker_retained_of_the_fleet_s_other_devices_is_expected_and_nothing_else_of_them() -> None:
+    backend = Backend("backend", ["meter-1"], bystanders={"meter-1", "meter-2"})
+    for topic, payload, unexpected in (
+        ("fleet/meters/meter-1/state", ONLINE, 0),
+        ("fleet/meters/meter-2/state", ONLINE, 0),
+        ("fleet/meters/meter-2/state", OFFLINE, 0),
+        ("fleet/meters/meter-2/state", b"hello", 1),
+        ("fleet/meters/meter-2/telemetry", b'{"seq":1,"due_ns":1,"sent_ns":1}', 2),
+        ("fleet/meters/stranger/state", ONLINE, 3),
+    ):
+        backend._received(topic, payload)
+        assert backend.unexpected == unexpected, topic
+    assert backend.presence == {"meter-1": ONLINE}
+
+
+def test_a_message_that_comes_again_has_one_latency_the_first() -> None:
+    told: list[int] = []
+    backend = Backend("backend", ["meter-1"], arrived=lambda _device, telemetry, _now: told.append(telemetry.sequence))
+    for sequence in (1, 3, 2, 2, 3):
+        payload = b'{"seq":%d,"due_ns":1,"sent_ns":1}' % sequence
+        backend._received("fleet/meters/meter-1/telemetry", payload)
+    assert (told, backend.latency.count, backend.received) == ([1, 3, 2], 3, 5)
+
+
+class _Nobody:
+    """A connection on which nothing comes back."""
+
+    def publish(self, _topic: str, _payload: bytes, _qos: int) -> None:
+        pass
+
+
+async def test_an_answer_that_comes_too_late_is_nobody_s_forgery(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = Backend("backend", ["meter-1", "meter-2"])
+    backend.connection = _Nobody()  # type: ignore[assignment]
+
+    async def is_back() -> None:
+        pass
+
+    monkeypatch.setattr(backend, "come_back", is_back)
+    answers = await backend.command("meters", ["meter-1"], "identify", {}, 0.01)
+    assert answers.missing == {"meter-1"}
+    words = b'{"id":"%s","done":true,"detail":null}' % answers.identifier.encode()
+    for device, unexpected in (("meter-1", 0), ("meter-1", 1), ("meter-2", 2)):  # Once, and from whom it was asked.
+        backend._received(f"fleet/meters/{device}/ack", words)
+        assert backend.unexpected == unexpected, device

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import ssl
+
+import pytest
+
+from device_sim.backoff import Jitter
+from device_sim.link.closure import BrokenByUs, Closure, Layer, Verdict, connack_311, from_error, hint_in
+from device_sim.randomness import randomness_of
+from device_sim.scenario.groups import BackoffPolicy
+
+
+def alert(reason: str) -> ssl.SSLError:
+    error = ssl.SSLError(1, "text")
+    error.reason = reason
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "layer", "code"),
+    [
+        (alert("TLSV13_ALERT_CERTIFICATE_REQUIRED"), Layer.TLS, "certificate_required"),
+        (alert("SSLV3_ALERT_CERTIFICATE_EXPIRED"), Layer.TLS, "certificate_expired"),
+        (alert("TLSV1_ALERT_UNKNOWN_CA"), Layer.TLS, "unknown_ca"),
+        (alert("WRONG_VERSION_NUMBER"), Layer.TLS, "wrong_version_number"),
+        (ssl.SSLEOFError(8, "eof"), Layer.TLS, "closed"),
+        # What OpenSSL 3 says of a flight that it could not write whole: the peer was gone. It bears no reason.
+        (ssl.SSLError(1, "[SSL] record layer failure (_ssl.c:2580)"), Layer.TCP, "reset"),
+        (ConnectionResetError(104, "reset"), Layer.TCP, "reset"),
+        (BrokenByUs(), Layer.TCP, "broken"),
+        (BrokenPipeError(32, "pipe"), Layer.TCP, "reset"),
+        (TimeoutError(), Layer.TCP, "timeout"),
+        (ConnectionRefusedError(111, "refused"), Layer.TCP, "refused"),
+        (OSError(113, "no route"), Layer.TCP, "error"),
+    ],
+)
+def test_an_error_is_the_closure_it_tells_of(error: Exception, layer: Layer, code: str) -> None:
+    closure = from_error(error, at=1.0)
+    assert (closure.layer, closure.code, closure.at) == (layer, code, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("closure", "verdict"),
+    [
+        (Closure(Layer.TLS, "certificate_revoked", "", 0), Verdict.REVOKED),
+        (Closure(Layer.TLS, "unknown_ca", "", 0), Verdict.FINAL),
+        (Closure(Layer.TLS, "closed", "", 0), Verdict.AGAIN),
+        (Closure(Layer.TLS, "server_certificate", "", 0), Verdict.AGAIN),
+        (Closure(Layer.TCP, "reset", "", 0), Verdict.AGAIN),
+        (Closure(Layer.TCP, "broken", "", 0), Verdict.AGAIN),
+        (Closure(Layer.MQTT, "timeout", "", 0), Verdict.AGAIN),
+        (Closure(Layer.MQTT, "0x98", "REVOKED: certificate revoked (keyCompromise)", 0, 0x98), Verdict.REVOKED),
+        (Closure(Layer.MQTT, "0x98", "maintenance", 0, 0x98), Verdict.FINAL),
+        (Closure(Layer.MQTT, "0x87", "REVOKED: certificate revoked", 0, 0x87), Verdict.REVOKED),
+        (Closure(Layer.MQTT, "0x85", "CLIENT_ID_MISMATCH: …", 0, 0x85), Verdict.FINAL),
+        (Closure(Layer.MQTT, "0x8e", "", 0, 0x8E), Verdict.FINAL),
+        (Closure(Layer.MQTT, "0x8b", "", 0, 0x8B), Verdict.AGAIN),
+        (Closure(Layer.MQTT, "0x00", "", 0, 0), Verdict.AGAIN),
+        (Closure(Layer.MQTT, "0x8a", "FLAPPING: …", 0, 0x8A), Verdict.FINAL),
+        (Closure(Layer.MQTT, "0x8a", "FLAPPING: …", 0, 0x8A, retry_after=60.0), Verdict.AGAIN),
+        (Closure(Layer.MQTT, "0x87", "REVOKED: …", 0, 0x87, retry_after=60.0), Verdict.REVOKED),
+        (connack_311(0x88, 0), Verdict.AGAIN),
+        (connack_311(0x87, 0), Verdict.FINAL),
+        (connack_311(0x85, 0), Verdict.FINAL),
+    ],
+)
+def test_what_a_closure_means_for_the_device(closure: Closure, verdict: Verdict) -> None:
+    assert closure.verdict is verdict
+
+
+def test_only_the_broker_can_say_that_a_device_is_revoked() -> None:
+    assert Closure(Layer.TCP, "error", "REVOKED", 0).verdict is Verdict.AGAIN
+
+
+def test_a_closure_reads_as_layer_code_and_reason() -> None:
+    assert str(Closure(Layer.TLS, "unknown_ca", "", 0)) == "tls unknown_ca"
+    assert str(Closure(Layer.MQTT, "0x85 Client identifier not valid", "why", 0)) == (
+        "mqtt 0x85 Client identifier not valid (why)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("properties", "hint"),
+    [
+        ((), None),
+        ((("retry-after", "7"),), 7.0),
+        ((("other", "9"), ("retry-after", "0")), 0.0),
+        ((("retry-after", "soon"), ("retry-after", "-1"), ("retry-after", "²")), None),
+        ((("retry-after", "9" * 400),), 3600.0),
+    ],
+)
+def test_the_hint_is_read_where_it_is_one_and_believed_for_an_hour(
+    properties: tuple[tuple[str, str], ...], hint: float | None
+) -> None:
+    assert hint_in(properties) == hint
+
+
+def test_a_device_stays_away_for_as_long_as_it_is_asked_to_and_its_own_pause_spreads_it_behind() -> None:
+    asked = Closure(Layer.MQTT, "0x8b", "SHUTTING_DOWN: …", 0, 0x8B, retry_after=12.0)
+    policy = BackoffPolicy(base=1.0, cap=8.0)
+    pauses = [policy.pause(1, randomness_of(seed, "test"), asked) for seed in range(200)]
+    assert all(12.0 <= pause <= 14.0 for pause in pauses)
+    assert max(pauses) - min(pauses) > 1.5
+    deaf = BackoffPolicy(base=1.0, cap=8.0, jitter=Jitter.NONE, retry_after=False)
+    assert deaf.pause(1, randomness_of(1, "test"), asked) == 2.0
+    assert policy.pause(1, randomness_of(1, "test"), None) <= 2.0
+
+
+def test_what_a_broker_says_stays_within_its_line_and_moves_no_cursor() -> None:
+    hostile = "\x1b]52;c;Y3VybA==\x07\x1b[2J\nPASS: 9 of 9 checks"
+    closure = Closure(Layer.MQTT, "0x87 Not authorized", hostile, 0.0, 0x87)
+    assert str(closure) == r"mqtt 0x87 Not authorized (\x1b]52;c;Y3VybA==\x07\x1b[2J\nPASS: 9 of 9 checks)"

@@ -1,0 +1,384 @@
+"""Successors, with a clock that is moved: what waits, what is refused, and what ends."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic import SecretStr
+from sqlalchemy.engine import Connection
+
+from provisioning.authorities.authority import found
+from provisioning.authorities.authority_life import WAITING, AuthorityLife
+from provisioning.authorities.authority_revocation import AuthorityRevocation
+from provisioning.authorities.ceremony_transcript import Transcript, digest_of
+from provisioning.authorities.next_authority import NextAuthority
+from provisioning.authorities.root_life import RootLife
+from provisioning.ca.ceremony import (
+    CertificateAuthority,
+    IssuingCaRequest,
+    issuing_ca_name,
+    read_issuing_ca_csr,
+    sign_issuing_ca,
+)
+from provisioning.ca.issuer import Issuer
+from provisioning.config import Settings
+from provisioning.directory.audit_key import read_audit_key
+from provisioning.directory.files import AuthorityFiles
+from provisioning.enrolment.issuing import Issuing
+from provisioning.enrolment.operator_roles import change_operator_role
+from provisioning.errors import Code, ConfigurationError, Refused
+from provisioning.operator_role import OperatorRole
+from provisioning.pki.identity import Role
+from provisioning.pki.keys import generate_key
+from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.of_authority import AUTHORITY_REASONS
+from provisioning.revocation.suspension import SuspensionService
+from provisioning.signers.places import SignerPlaces
+from provisioning.store import (
+    audit,
+    audit_findings,
+    authorities,
+    certificates,
+    device_inventory,
+    devices,
+    groups,
+    operators,
+    revocations,
+)
+from provisioning.store.authorities import AuthorityState
+from provisioning.store.certificates import IssuedCertificate
+from provisioning.store.database import Database
+from provisioning.store.groups import Group
+from tests.support.fleet import Clock
+
+
+@dataclass
+class Ceremonies:
+    settings: Settings
+    database: Database
+    clock: Clock
+    life: AuthorityLife
+    shown: list[str]
+
+    async def states(self) -> dict[str, str]:
+        return dict(await self.database.read(authorities.states))
+
+    async def successor(self) -> str:
+        """Begin and activate the next issuing CA, a day later."""
+        await NextAuthority(self.life).begin()
+        self.clock.advance(WAITING)
+        return await self.life.activate()
+
+
+@contextlib.asynccontextmanager
+async def ceremonies(directory: Path, **settings: object) -> AsyncIterator[Ceremonies]:
+    clock, shown = Clock(), list[str]()
+    chosen = Settings(directory=directory, passphrase=SecretStr("secret"), **settings)  # type: ignore[arg-type]
+    await found(chosen, ["localhost"], clock)
+    database = Database(chosen.resolved_database_url, read_audit_key(AuthorityFiles(directory)))
+    try:
+        life = AuthorityLife(chosen, database, clock, Transcript("a test", clock, shown.append))
+        yield Ceremonies(chosen, database, clock, life, shown)
+    finally:
+        await database.close()
+
+
+@pytest.fixture
+async def fleet_cas(tmp_path: Path) -> AsyncIterator[Ceremonies]:
+    async with ceremonies(tmp_path / "fleet") as opened:
+        yield opened
+
+
+async def test_relying_parties_are_given_a_day(fleet_cas: Ceremonies) -> None:
+    assert await NextAuthority(fleet_cas.life).begin() == "issuing-2"
+    with pytest.raises(ConfigurationError, match=r"until 2027-03-02 12:00 UTC to fetch the bundle, or say --without"):
+        await fleet_cas.life.activate()
+    fleet_cas.clock.advance(WAITING)
+    assert await fleet_cas.life.activate() == "issuing-2"
+    assert await fleet_cas.states() == {"issuing-2": "active", "issuing-ca": "retiring", "root-ca": "active"}
+
+
+async def test_a_ca_retires_when_the_last_certificate_of_its_has_ended(fleet_cas: Ceremonies) -> None:
+    await fleet_cas.successor()
+    with pytest.raises(ConfigurationError, match=r"certificates of issuing-ca are good until 2028-02-29 12:00 UTC"):
+        await fleet_cas.life.retire()
+    fleet_cas.clock.advance(fleet_cas.settings.operator_life)
+    assert await fleet_cas.life.retire() == "issuing-ca"
+    bundle = x509.load_pem_x509_certificates(AuthorityFiles(fleet_cas.settings.directory).bundle.read_bytes())
+    names = [each.subject.rfc4514_string().partition(",")[0] for each in bundle]
+    assert names == ["CN=Fleetgate root CA", "CN=Fleetgate issuing CA 2"]
+
+
+async def test_a_ca_whose_certificates_may_be_renewed_after_their_end_is_not_retired(fleet_cas: Ceremonies) -> None:
+    life, now = fleet_cas.life, fleet_cas.clock()
+    await fleet_cas.successor()
+    ca, *_ = [each for each in await life.every() if each.name == "issuing-ca"]
+
+    def enrolled(connection: Connection) -> None:
+        groups.add(connection, Group("drawer", renewal_grace=timedelta(days=90)), by="admin", now=now)
+        meter = devices.add(connection, "meter-1", Role.DEVICE, "drawer", now)
+        ends = now + timedelta(days=365)
+        certificates.add(connection, IssuedCertificate(b"", ca.key_id, 7, now, ends, b""), meter.id, now)
+
+    await fleet_cas.database.write(enrolled)
+    fleet_cas.clock.advance(fleet_cas.settings.operator_life)
+    with pytest.raises(ConfigurationError, match=r"have ended and buy their successors until 2028-05-29 12:00 UTC"):
+        await life.retire()
+    fleet_cas.clock.advance(timedelta(days=90))
+    assert await life.retire() == "issuing-ca"
+
+
+async def test_who_is_meant_is_asked_where_it_is_not_clear(fleet_cas: Ceremonies) -> None:
+    with pytest.raises(ConfigurationError, match=r"no issuing CA is announced; there are .*issuing-ca \(active\)"):
+        await fleet_cas.life.activate()
+    await NextAuthority(fleet_cas.life).begin()
+    await NextAuthority(fleet_cas.life).begin(another=True)
+    with pytest.raises(ConfigurationError, match=r"issuing-2 \(announced\), issuing-3 \(announced\): name the one"):
+        await fleet_cas.life.activate(waiting=False)
+    assert await fleet_cas.life.activate("issuing-3", waiting=False) == "issuing-3"
+
+
+async def test_one_successor_waits_at_a_time_unless_another_is_asked_for(fleet_cas: Ceremonies) -> None:
+    life = fleet_cas.life
+    await NextAuthority(life).begin()
+    waits = (
+        r"line default has its next CA already, issuing-2: ca rollover activate issuing-2 has it issue, "
+        r"ca revoke issuing-2 --reason superseded ends it, --another makes one more"
+    )
+    for again in (NextAuthority(life).begin, NextAuthority(life).export_csr):
+        with pytest.raises(ConfigurationError, match=waits):
+            await again()
+    assert not (fleet_cas.settings.directory / "issuing-3.key").exists()
+    assert await NextAuthority(life).begin("meters") == "issuing-meters-1", "another line waits for nobody"
+    await AuthorityRevocation(life).revoke("issuing-2", RevocationReason.SUPERSEDED)
+    assert await NextAuthority(life).begin() == "issuing-3"
+    await life.activate("issuing-3", waiting=False)
+    assert await NextAuthority(life).begin() == "issuing-4"
+    assert await NextAuthority(life).begin(another=True) == "issuing-5"
+
+
+async def test_one_root_waits_at_a_time_unless_another_is_asked_for(fleet_cas: Ceremonies) -> None:
+    roots = RootLife(fleet_cas.life)
+    assert await roots.begin() == "root-2"
+    with pytest.raises(ConfigurationError, match=r"root-2 is the next root already.*ca rollover begin.*--another"):
+        await roots.begin()
+    assert not (fleet_cas.settings.directory / "root-3.key").exists()
+    await roots.retire("root-2")
+    assert await roots.begin() == "root-3"
+    await NextAuthority(fleet_cas.life).begin()
+    assert await roots.begin() == "root-4"
+    assert await roots.begin(another=True) == "root-5"
+
+
+async def test_what_cannot_be_revoked_is_said_before_anything_is_done(fleet_cas: Ceremonies) -> None:
+    life = fleet_cas.life
+    await NextAuthority(life).begin()
+    await AuthorityRevocation(life).revoke("issuing-2", RevocationReason.SUPERSEDED)
+    for name, words in (("nosuch", "no issuing CA 'nosuch'"), ("issuing-2", "revoked already"), ("root-ca", "no issu")):
+        with pytest.raises(ConfigurationError, match=words):
+            await AuthorityRevocation(life).to_revoke(name)
+
+
+async def test_a_ca_that_is_revoked_or_retired_signs_nothing_from_that_commit_on(fleet_cas: Ceremonies) -> None:
+    files = AuthorityFiles(fleet_cas.settings.directory)
+    certificate = x509.load_pem_x509_certificate(files.certificate("issuing-ca").read_bytes())
+    issuing = Issuing(Issuer(certificate, SignerPlaces(files, fleet_cas.settings).open("issuing-ca")))
+    await fleet_cas.successor()
+    await fleet_cas.database.read(issuing.check)  # A process that has not heard yet may end what it began.
+    await AuthorityRevocation(fleet_cas.life).revoke("issuing-ca", RevocationReason.CA_COMPROMISE)
+    with pytest.raises(Refused) as caught:
+        await fleet_cas.database.read(issuing.check)
+    assert caught.value.code is Code.UNAVAILABLE
+
+
+async def test_a_revoked_ca_is_first_in_the_feed_and_its_certificates_follow(fleet_cas: Ceremonies) -> None:
+    await fleet_cas.successor()
+    since = fleet_cas.clock() - timedelta(days=1)
+    outcome = await AuthorityRevocation(fleet_cas.life).revoke("issuing-ca", RevocationReason.SUPERSEDED, since)
+    assert {each.device.name for each in outcome.affected} == {"admin", "provisioning"}
+    events = await fleet_cas.database.read(lambda connection: revocations.after(connection, 0, 100))
+    assert events[0].device == "ca:issuing-ca"
+    assert await fleet_cas.database.read(devices.count) == {
+        "active": 2, "suspended": 0, "revoked": 1, "decommissioned": 0
+    }  # fmt: skip
+    assert {each.invalidity_date for each in events} == {since.replace(microsecond=0)}
+    assert [each.sequence for each in events] == list(range(1, len(events) + 1))
+    assert await AuthorityRevocation(fleet_cas.life).renew_operator(outcome)
+    operator = AuthorityFiles(fleet_cas.settings.directory).certificate("operator")
+    assert "issuing CA 2" in x509.load_pem_x509_certificate(operator.read_bytes()).issuer.rfc4514_string()
+
+
+_OF_CAS_ALONE = (RevocationReason.CA_COMPROMISE, RevocationReason.SUPERSEDED)
+
+
+@pytest.mark.parametrize(
+    ("reason", "below"),
+    [
+        *((each, RevocationReason.UNSPECIFIED) for each in _OF_CAS_ALONE),
+        *((each, each) for each in AUTHORITY_REASONS if each not in _OF_CAS_ALONE),
+    ],
+    ids=str,
+)
+async def test_what_is_said_of_a_ca_only_is_not_said_of_what_it_has_issued(
+    fleet_cas: Ceremonies, reason: RevocationReason, below: RevocationReason
+) -> None:
+    await fleet_cas.successor()
+    now, ends = fleet_cas.clock(), fleet_cas.clock() + timedelta(days=1)
+    ca = next(each for each in await fleet_cas.life.every() if each.name == "issuing-ca")
+
+    def held(connection: Connection) -> None:
+        meter = devices.add(connection, "meter-1", Role.DEVICE, "drawer", now)
+        on_hold = certificates.add(connection, IssuedCertificate(b"", ca.key_id, 7, now, ends, b""), meter.id, now)
+        hold = RevocationReason.CERTIFICATE_HOLD
+        revocations.add(connection, [on_hold], reason=hold, revoked_at=now, revoked_by="admin")
+
+    await fleet_cas.database.write(held)
+    outcome = await AuthorityRevocation(fleet_cas.life).revoke(ca.name, reason)
+    assert len(outcome.affected) == 3, "one on hold, and two fresh"
+    _, *events = await fleet_cas.database.read(lambda connection: revocations.after(connection, 0, 100))
+    assert (events[0].device, events[0].reason) == (f"ca:{ca.name}", reason)
+    assert [each.reason for each in events[1:]] == [below] * 3, "the feed"
+    since = datetime(2020, 1, 1, tzinfo=UTC)
+    entries = await fleet_cas.database.read(lambda connection: revocations.listed(connection, ca.key_id, None, since))
+    assert [each.reason for each in entries] == [below] * 3, "the CRL"
+    for each in outcome.affected:
+        key, serial = each.issuer_key_id, each.serial
+        _, said = await fleet_cas.database.read(
+            lambda connection, key=key, serial=serial: certificates.revocation_of(connection, key, serial)
+        )
+        assert said is not None
+        assert said[1] is below, "OCSP"
+
+
+@pytest.mark.parametrize("suspended", [False, True])
+async def test_the_first_operator_gets_back_what_he_had_while_another_admin_can_get_in(
+    fleet_cas: Ceremonies, suspended: bool
+) -> None:
+    await fleet_cas.successor()
+    now = fleet_cas.clock()
+    newest = (await fleet_cas.life.every())[-1]
+
+    def another(connection: Connection) -> None:
+        boss = devices.add(connection, "boss", Role.OPERATOR, None, now)
+        held = IssuedCertificate(b"", newest.key_id, 7, now, now + timedelta(days=30), b"")
+        certificates.add(connection, held, boss.id, now)
+        change_operator_role(connection, "boss", OperatorRole.ADMIN, by="admin", now=now)
+        change_operator_role(connection, "admin", OperatorRole.AUDITOR, by="boss", now=now)
+
+    await fleet_cas.database.write(another)
+    if suspended:
+        await SuspensionService(fleet_cas.database, fleet_cas.clock, ()).suspend_device("admin", by="boss")
+    outcome = await AuthorityRevocation(fleet_cas.life).revoke("issuing-ca", RevocationReason.CA_COMPROMISE)
+    assert await AuthorityRevocation(fleet_cas.life).renew_operator(outcome) is not suspended
+    assert await fleet_cas.database.read(lambda connection: operators.role_of(connection, "admin")) == "auditor"
+    stored = await fleet_cas.database.read(lambda connection: device_inventory.find(connection, "admin", now))
+    assert stored is not None
+    assert stored.issued == (1 if suspended else 2)
+
+
+async def test_a_root_is_retired_when_nothing_lives_under_it(fleet_cas: Ceremonies) -> None:
+    with pytest.raises(ConfigurationError, match="root-ca cannot be retired: issuing-ca live under it"):
+        await RootLife(fleet_cas.life).retire("root-ca")
+    assert await RootLife(fleet_cas.life).begin() == "root-2"
+    await fleet_cas.successor()
+    fleet_cas.clock.advance(fleet_cas.settings.operator_life)
+    await fleet_cas.life.retire()
+    await RootLife(fleet_cas.life).retire("root-ca")
+    states = await fleet_cas.states()
+    assert states == {
+        "issuing-2": "active", "issuing-ca": "retired", "root-2": "active", "root-ca": "retired",
+        "root-2-by-root-ca": "retired", "root-ca-by-root-2": "retired",
+    }  # fmt: skip
+    with pytest.raises(ConfigurationError, match="root-2 cannot be retired: issuing-2 live under it"):
+        await RootLife(fleet_cas.life).retire("root-2")
+
+
+async def test_a_weak_key_or_another_s_certificate_is_not_announced(fleet_cas: Ceremonies) -> None:
+    life, settings = fleet_cas.life, fleet_cas.settings
+    await NextAuthority(life).export_csr()
+    root_key = SignerPlaces(AuthorityFiles(settings.directory), settings).open("root-ca")
+    root = x509.load_pem_x509_certificate((settings.directory / "root-ca.crt").read_bytes())
+
+    stranger = sign_issuing_ca(
+        CertificateAuthority(root, root_key),
+        IssuingCaRequest(issuing_ca_name("fleet.internal", 9), generate_key().public_key()),
+        7 << 100,
+        fleet_cas.clock(),
+    )
+    with pytest.raises(ConfigurationError, match="no key waits for this certificate"):
+        await NextAuthority(life).announce(stranger.public_bytes(Encoding.PEM))
+    with pytest.raises(ConfigurationError, match="is no PEM certificate"):
+        await NextAuthority(life).announce(b"nonsense")
+
+
+async def test_a_certificate_that_was_taken_over_is_told_so_when_it_comes_again(fleet_cas: Ceremonies) -> None:
+    life, settings = fleet_cas.life, fleet_cas.settings
+    request = read_issuing_ca_csr(await NextAuthority(life).export_csr())
+    root = x509.load_pem_x509_certificate((settings.directory / "root-ca.crt").read_bytes())
+    authority = CertificateAuthority(root, SignerPlaces(AuthorityFiles(settings.directory), settings).open("root-ca"))
+    first, second = (
+        sign_issuing_ca(authority, request, serial << 100, fleet_cas.clock()).public_bytes(Encoding.PEM)
+        for serial in (7, 8)
+    )
+    assert await NextAuthority(life).announce(first) == "issuing-2"
+    before = await fleet_cas.states()
+    again = (
+        "this is the certificate of issuing-2, which is announced already: ca rollover activate issuing-2 has it issue"
+    )
+    for pem, words in (
+        (first, f"^{again}$"),
+        (
+            second,
+            r"^issuing-2 \(announced\) has another certificate of the same key, .*: make the next CA with ca export",
+        ),
+        (root.public_bytes(Encoding.PEM), "^this is the certificate of root-ca, which is active already$"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            await NextAuthority(life).announce(pem)
+    assert await fleet_cas.states() == before
+
+
+def test_a_witness_writes_no_line_of_his_own() -> None:
+    shown: list[str] = []
+    transcript = Transcript("a test", Clock(), shown.append, ["A. Auditor\nWitness: B. Nobody \x1b[2K"])
+    assert r"Witness: A. Auditor\nWitness: B. Nobody \x1b[2K" in shown
+    assert transcript.text.decode().splitlines() == shown
+
+
+async def test_every_step_is_in_the_audit_log_before_and_after(fleet_cas: Ceremonies) -> None:
+    await fleet_cas.successor()
+    entries = await fleet_cas.database.read(lambda connection: audit.entries(connection, 0, 100))
+    steps = [each.action for each in entries if each.subject == "issuing-2"]
+    assert steps == ["making CA key", "CA key made", "signing CA certificate", "CA certificate signed", "CA changed"]
+    assert await fleet_cas.database.read(lambda connection: list(audit_findings.findings(connection))) == []
+
+
+async def test_a_transcript_has_what_was_shown(fleet_cas: Ceremonies) -> None:
+    await NextAuthority(fleet_cas.life).begin()
+    transcript = fleet_cas.life.transcript
+    assert transcript.text.decode().splitlines() == fleet_cas.shown
+    assert any("SHA-256" in line for line in fleet_cas.shown)
+    path = transcript.path_in(fleet_cas.settings.directory)
+    transcript.write(path)
+    assert digest_of(path.read_bytes()) == transcript.digest
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        transcript.write(path)
+
+
+def test_states_are_trusted_or_not() -> None:
+    assert [state for state in AuthorityState if state.trusted] == ["announced", "active", "retiring"]
+
+
+async def test_life_ends_with_the_root_s(fleet_cas: Ceremonies) -> None:
+    fleet_cas.clock.advance(timedelta(days=3000))
+    await NextAuthority(fleet_cas.life).begin()
+    found_cas = await fleet_cas.database.read(authorities.every)
+    ends = {each.name: each.certificate.not_valid_after_utc for each in found_cas}
+    assert ends["issuing-2"] == ends["root-ca"]

@@ -1,0 +1,234 @@
+"""The HTTPS server's certificate is replaced while it serves: old connections go on, new ones see the new one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from provisioning.api.application import new_application
+from provisioning.api.health import health_routes
+from provisioning.api.metrics import Metrics
+from provisioning.authorities.https_credential import HttpsCredential
+from provisioning.authorities.own_credentials import OwnCredentials
+from provisioning.ca.issuer import Issuer
+from provisioning.ca.profile import ProfileConfig, ProfileName, profile_of
+from provisioning.config import Settings
+from provisioning.connections.http_listener import http_listener
+from provisioning.connections.peer_certificate_protocol import PeerCertificateProtocol
+from provisioning.connections.places import Places
+from provisioning.directory.files import SERVER, AuthorityFiles
+from provisioning.pki import openssl
+from provisioning.pki.tls import Credential, client_context
+from tests.support.fleet import Fleet
+from tests.support.key_updates import change_keys
+from tests.support.pki import Pki, pem_of
+
+LIFE = timedelta(days=90)
+
+
+@pytest.fixture
+async def credential(fleet: Fleet, tmp_path: Path) -> HttpsCredential:
+    files = AuthorityFiles(tmp_path)
+    profiles = {name: profile_of(ProfileConfig(name, LIFE)) for name in ProfileName}
+
+    def own(issuer: Issuer) -> OwnCredentials:
+        return OwnCredentials(
+            files, issuer, fleet.database, fleet.serial_numbers, profiles, "fleet.internal", fleet.clock
+        )
+
+    await own(fleet.issuer).issue_first(["localhost", "127.0.0.1"])
+    made = HttpsCredential(files, own)
+    made.trust([fleet.authority.root_ca.certificate, fleet.authority.issuing_ca.certificate])
+    await made.issue_with(fleet.issuer)
+    return made
+
+
+@contextlib.asynccontextmanager
+async def serving(credential: HttpsCredential) -> AsyncIterator[int]:
+    """Serve over TLS as the service does; return the port."""
+    app = new_application(Settings(), Metrics(), port="https", routes=health_routes({}))
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listener = http_listener(app, PeerCertificateProtocol, credential.context, Places(100))
+        task = asyncio.create_task(listener.serve(sockets=[listening]))
+        await listener.accepting.wait()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            listener.stop()
+            await task
+
+
+def trusting(fleet: Fleet, credential: Credential | None = None) -> ssl.SSLContext:
+    """Return a client's context. OpenSSL asks the machine's clock, which is not the test's, so it verifies nothing."""
+    context = client_context(pem_of(fleet.authority.root_ca.certificate).decode(), credential)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class Client:
+    """One connection that is kept."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def connect(cls, port: int, context: ssl.SSLContext) -> Client:
+        return cls(*await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost"))
+
+    @property
+    def shown(self) -> x509.Certificate:
+        tls: ssl.SSLObject = self._writer.get_extra_info("ssl_object")
+        der = tls.getpeercert(binary_form=True)
+        assert der is not None
+        return x509.load_der_x509_certificate(der)
+
+    async def status(self) -> bytes:
+        self._writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        await self._reader.readuntil(b"}")
+        return head.split()[1]
+
+    def change_keys(self, times: int) -> None:
+        """Send so many KeyUpdate messages, with what is sent next."""
+        change_keys(self._writer.get_extra_info("ssl_object"), times)
+
+    async def close(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(ssl.SSLError, ConnectionError):
+            await self._writer.wait_closed()
+
+
+async def test_a_renewed_certificate_is_shown_to_new_connections_and_disturbs_no_old_one(
+    fleet: Fleet, credential: HttpsCredential
+) -> None:
+    async with serving(credential) as port:
+        context = trusting(fleet)
+        old = await Client.connect(port, context)
+        assert await old.status() == b"200"
+        assert not await credential.check()
+        fleet.clock.advance(LIFE * 2 / 3)
+        assert await credential.check()
+        new = await Client.connect(port, context)
+        assert (await old.status(), await new.status()) == (b"200", b"200")
+        assert old.shown.public_key() != new.shown.public_key()
+        assert new.shown.not_valid_after_utc == fleet.clock() + LIFE
+        await old.close()
+        await new.close()
+
+
+async def test_what_another_process_has_renewed_is_shown_too(fleet: Fleet, credential: HttpsCredential) -> None:
+    other = HttpsCredential(credential._files, credential._credentials_for)
+    other.trust(credential._anchors)
+    await other.issue_with(fleet.issuer)
+    async with serving(credential) as port:
+        fleet.clock.advance(LIFE * 2 / 3)
+        assert await other.check()
+        assert not await credential.check()
+        client = await Client.connect(port, trusting(fleet))
+        assert client.shown.not_valid_after_utc == fleet.clock() + LIFE
+        await client.close()
+
+
+async def test_of_several_workers_one_keeps_the_files_and_the_others_show_what_they_find(
+    fleet: Fleet, credential: HttpsCredential
+) -> None:
+    files = credential._files
+    other = HttpsCredential(files, credential._credentials_for, keeps=False)
+    other.trust(credential._anchors[:1])
+    await other.issue_with(fleet.issuer)
+    assert len(x509.load_pem_x509_certificates(files.bundle.read_bytes())) == 2
+    async with serving(other) as port:
+        fleet.clock.advance(LIFE * 2 / 3)
+        before = files.certificate(SERVER).read_bytes()
+        assert not await other.check()
+        assert files.certificate(SERVER).read_bytes() == before
+        assert await credential.check()
+        assert not await other.check()
+        client = await Client.connect(port, trusting(fleet))
+        assert client.shown.not_valid_after_utc == fleet.clock() + LIFE
+        await client.close()
+
+
+async def test_whoever_reads_key_and_certificate_while_they_are_renewed_gets_two_that_fit(
+    fleet: Fleet, credential: HttpsCredential
+) -> None:
+    """The reader has a thread, as other workers have processes: each read locks the directory by itself."""
+    stop = threading.Event()
+
+    def read() -> int:
+        found = set()
+        while not stop.is_set():
+            signer = credential.signer()
+            assert signer.key.public_key() == signer.certificates[0].public_key()
+            found.add(signer.certificates[0].serial_number)
+        return len(found)
+
+    reading = asyncio.create_task(asyncio.to_thread(read))
+    for _ in range(30):
+        fleet.clock.advance(LIFE * 2 / 3)
+        assert await credential.check()
+    stop.set()
+    assert await reading > 1
+
+
+async def test_trust_that_changes_counts_for_new_connections(fleet: Fleet, credential: HttpsCredential) -> None:
+    pki = Pki()
+    held = pki.device("meter-1")
+
+    async def attempt(port: int) -> bool:
+        client = await Client.connect(port, trusting(fleet, held.credential))
+        try:
+            await client.status()
+        except (ssl.SSLError, ConnectionError, asyncio.IncompleteReadError):
+            return False
+        finally:
+            await client.close()
+        return True
+
+    async with serving(credential) as port:
+        assert not await attempt(port)
+        credential.trust([fleet.authority.root_ca.certificate, pki.issuing.certificate])
+        assert await attempt(port)
+        credential.trust([fleet.authority.root_ca.certificate])
+        assert not await attempt(port)
+
+
+async def test_another_ca_that_issues_issues_the_server_s_certificate_too(
+    fleet: Fleet, credential: HttpsCredential
+) -> None:
+    pki = Pki(fleet.clock())
+    await credential.issue_with(Issuer(pki.issuing.certificate, pki.issuing.key))
+    path = credential._files.certificate("server")
+    shown = x509.load_pem_x509_certificate(path.read_bytes())
+    assert shown.issuer == pki.issuing.certificate.subject
+    assert not await credential.check()
+
+
+async def test_a_client_may_change_its_keys_now_and_then_and_not_for_ever(
+    fleet: Fleet, credential: HttpsCredential
+) -> None:
+    """Whatever comes in one read is acted on before anybody else is served: 10,000 such messages in 256 KB."""
+    if not openssl.AVAILABLE:
+        pytest.skip("of such messages only OpenSSL itself could tell")
+    async with serving(credential) as port:
+        for times in (10, 1000, 10):
+            client = await Client.connect(port, trusting(fleet))
+            assert await client.status() == b"200"
+            client.change_keys(times)
+            if times == 10:
+                assert await client.status() == b"200"
+            else:
+                with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+                    await client.status()
+            await client.close()

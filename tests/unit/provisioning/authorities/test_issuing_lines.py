@@ -1,0 +1,104 @@
+"""How lines and their CAs are called, which root signs, and what a line may not do."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from provisioning.authorities.authority import found
+from provisioning.authorities.authority_life import AuthorityLife
+from provisioning.authorities.ceremony_transcript import Transcript
+from provisioning.authorities.issuing_lines import check_line, line_of, next_name
+from provisioning.authorities.next_authority import NextAuthority
+from provisioning.ca.ceremony import CertificateAuthority, found_authority, read_issuing_ca_csr, sign_issuing_ca
+from provisioning.config import Settings
+from provisioning.directory.audit_key import read_audit_key
+from provisioning.directory.files import AuthorityFiles
+from provisioning.errors import ConfigurationError
+from provisioning.pki.keys import generate_key
+from provisioning.store import authorities, groups
+from provisioning.store.crl_shards import shard_name
+from provisioning.store.database import Database
+from provisioning.store.groups import Group
+from tests.support.fleet import Clock
+
+
+@pytest.mark.parametrize("line", ["", "ca", "2", "Meters", "a-2", "a_b", "é", "x" * 25, "a\n", " a"])
+def test_a_line_that_could_be_mistaken_is_refused(line: str) -> None:
+    with pytest.raises(ConfigurationError, match="use a lower-case letter and up to 23"):
+        check_line(line)
+
+
+@pytest.mark.parametrize("line", ["default", "meters", "a2", "x" * 24])
+def test_a_ca_s_name_says_its_line_and_is_no_shard_of_another(line: str) -> None:
+    taken: list[str] = ["issuing-ca"]
+    for _ in range(12):
+        name, number = next_name(check_line(line), taken)
+        assert name.endswith(f"-{number}")
+        assert line_of(name) == line
+        taken.append(name)
+    shards = {shard_name(each, number) for each in taken for number in range(1, 20)}
+    assert not shards & set(taken)
+
+
+def test_the_first_ca_is_of_the_default_line() -> None:
+    assert line_of("issuing-ca") == "default"
+    assert next_name("default", ["issuing-ca"]) == ("issuing-2", 2)
+    assert next_name("meters", ["issuing-ca"]) == ("issuing-meters-1", 1)
+
+
+async def test_a_line_stays_under_its_root_and_ends_when_nobody_needs_it(tmp_path: Path) -> None:
+    clock = Clock()
+    settings = Settings(directory=tmp_path / "fleet", passphrase="secret")  # type: ignore[arg-type]
+    await found(settings, ["localhost"], clock)
+    database = Database(settings.resolved_database_url, read_audit_key(AuthorityFiles(settings.directory)))
+    try:
+        life = AuthorityLife(settings, database, clock, Transcript("a test", clock, lambda _line: None))
+        other = found_authority("other.internal", clock(), (1 << 100, 2 << 100), None, (generate_key(), generate_key()))
+        request = read_issuing_ca_csr(await NextAuthority(life).export_csr("pumps"))
+        signed = sign_issuing_ca(
+            CertificateAuthority(other.root_ca.certificate, other.root_ca.key), request, 3 << 100, clock()
+        )
+        pem, root = (each.public_bytes(Encoding.PEM) for each in (signed, other.root_ca.certificate))
+        assert await NextAuthority(life).announce(pem, root) == "issuing-pumps-1"
+        assert await life.activate(waiting=False) == "issuing-pumps-1"
+        lines = await database.read(authorities.active_lines)
+        assert lines == ["default", "pumps"]
+
+        # Its root is elsewhere, so its successor is signed elsewhere, or by a root that somebody names.
+        with pytest.raises(
+            ConfigurationError, match=r"the key of root-2 is not here.*or name another root with --root"
+        ):
+            await NextAuthority(life).begin("pumps")
+        with pytest.raises(ConfigurationError, match="--root: there is no root 'root-9'"):
+            await NextAuthority(life).begin("pumps", "root-9")
+        assert await NextAuthority(life).begin("pumps", "root-ca") == "issuing-pumps-2"
+        # The default line stays under its own root's succession, whatever other roots there are.
+        assert await NextAuthority(life).begin() == "issuing-2"
+        subjects = {each.name: each.certificate for each in await life.every()}
+        founding = subjects["root-ca"].subject
+        assert subjects["issuing-2"].issuer == founding == subjects["issuing-pumps-2"].issuer
+        assert subjects["issuing-pumps-1"].issuer == other.root_ca.certificate.subject
+        name = subjects["issuing-pumps-2"].subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value
+        assert name == "Fleetgate issuing CA pumps 2"
+
+        with pytest.raises(ConfigurationError, match="the default line has no end"):
+            await life.end_line("default")
+        with pytest.raises(ConfigurationError, match="no issuing CA is active in line 'valves'"):
+            await life.end_line("valves")
+        pumps = Group("pumps", issuing_line="pumps")
+        await database.write(lambda connection: groups.add(connection, pumps, by="admin", now=clock()))
+        with pytest.raises(ConfigurationError, match="line pumps certifies the devices of pumps: give them another"):
+            await life.end_line("pumps")
+        moved = Group("pumps")
+        await database.write(lambda connection: groups.change(connection, moved, by="admin", now=clock()))
+        assert await life.end_line("pumps") == "issuing-pumps-1"
+        assert await database.read(authorities.active_lines) == ["default"]
+        clock.advance(timedelta(days=1))
+        assert await life.retire() == "issuing-pumps-1"
+    finally:
+        await database.close()

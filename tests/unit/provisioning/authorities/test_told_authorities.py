@@ -1,0 +1,76 @@
+"""Who is told of which CAs: everybody of all, a label of its own line's and of the service's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cryptography import x509
+
+from provisioning.authorities.told_authorities import ToldAuthorities
+from provisioning.ca.ceremony import Authority, CertificateAuthority, found_authority, succeed_root
+from provisioning.pki.keys import generate_key, key_identifier
+from provisioning.store.authorities import AuthorityKind, AuthorityState, StoredAuthority
+from tests.support.requests import NOON
+
+ROOT, ISSUING, CROSS = AuthorityKind.ROOT, AuthorityKind.ISSUING, AuthorityKind.CROSS
+
+
+def authority(domain: str) -> Authority:
+    return found_authority(domain, NOON, (1 << 100, 2 << 100), None, (generate_key(), generate_key()))
+
+
+def stored(name: str, kind: AuthorityKind, certificate: x509.Certificate, line: str = "default") -> StoredAuthority:
+    key_id = key_identifier(certificate.public_key())
+    return StoredAuthority(name, kind, AuthorityState.ACTIVE, key_id, certificate, NOON, NOON, line)
+
+
+def test_a_label_is_told_its_line_and_the_service_s_and_everybody_all() -> None:
+    own, pumps, meters = authority("fleet.internal"), authority("pumps.internal"), authority("meters.internal")
+    old = CertificateAuthority(own.root_ca.certificate, own.root_ca.key)
+    succession = succeed_root(old, generate_key(), "fleet.internal", (3 << 100, 4 << 100, 5 << 100), NOON)
+    found = [
+        stored("root-ca", ROOT, own.root_ca.certificate),
+        stored("issuing-ca", ISSUING, own.issuing_ca.certificate),
+        stored("issuing-pumps-1", ISSUING, pumps.issuing_ca.certificate, "pumps"),
+        stored("root-2", ROOT, pumps.root_ca.certificate),
+        stored("issuing-meters-1", ISSUING, meters.issuing_ca.certificate, "meters"),
+        stored("root-3", ROOT, meters.root_ca.certificate),
+        stored("root-4", ROOT, succession.new_root),
+        stored("root-4-by-root-ca", CROSS, succession.new_with_old),
+    ]
+    names = {each.certificate: each.name for each in found}
+    told = ToldAuthorities()
+    assert told.take(found)
+    assert not told.take(found), "nothing has changed"
+    assert not told.one_line
+
+    service = {"root-ca", "root-4", "issuing-ca", "root-4-by-root-ca"}
+    assert {names[each] for each in told.everything} == {each.name for each in found}
+    assert [names[each] for each in told.everything[:4]] == ["root-ca", "root-2", "root-3", "root-4"], "roots first"
+    assert {names[each] for each in told.of_line("default")} == service
+    assert {names[each] for each in told.of_line("pumps")} == service | {"root-2", "issuing-pumps-1"}
+    assert {names[each] for each in told.of_line("meters")} == service | {"root-3", "issuing-meters-1"}
+    assert told.of_line("a line that has no CA yet") == told.of_line("default")
+    assert list(told.certificates) == [
+        *("root-ca", "root-2", "root-3", "root-4"),
+        *("issuing-ca", "issuing-pumps-1", "issuing-meters-1"),
+    ]
+
+    # What is trusted no more is told to nobody.
+    ended = [replace(each, state=AuthorityState.RETIRED) if each.line == "pumps" else each for each in found]
+    assert told.take(ended)
+    assert {names[each] for each in told.of_line("pumps")} == service
+    assert "issuing-pumps-1" not in told.certificates
+
+
+def test_with_one_line_every_label_is_told_everything() -> None:
+    own = authority("fleet.internal")
+    told = ToldAuthorities()
+    told.take(
+        [
+            stored("root-ca", ROOT, own.root_ca.certificate),
+            stored("issuing-ca", ISSUING, own.issuing_ca.certificate),
+        ]
+    )
+    assert told.one_line
+    assert told.of_line("default") == told.everything == [own.root_ca.certificate, own.issuing_ca.certificate]

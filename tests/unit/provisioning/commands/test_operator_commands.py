@@ -1,0 +1,87 @@
+"""What is said beside the tokens that were made."""
+
+from __future__ import annotations
+
+import socket
+
+import httpx
+import pytest
+
+from provisioning.client.enrolment import EnrolmentOperatorClient
+from provisioning.client.operator import RequestRefused, ServiceFails, ServiceUnavailable
+from provisioning.commands.operator_commands import _status_rows
+from provisioning.commands.token_commands import _say_if_new
+from tests.support.pki import shared_device, shared_pki
+
+
+async def test_a_token_that_was_made_is_no_failure_because_a_question_after_it_is_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # Taken, and nobody listens.
+        address = f"https://127.0.0.1:{nobody.getsockname()[1]}"
+        async with EnrolmentOperatorClient(address, shared_pki().anchors, shared_device("anna").credential) as client:
+            await _say_if_new(client, "west")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (
+            httpx.Response(503, json={"code": "UNAVAILABLE", "detail": "try again later"}),
+            "ServiceFails: the provisioning service at https://ca failed: UNAVAILABLE: try again later",
+        ),
+        (httpx.Response(500, text="oops"), "ServiceFails: the provisioning service at https://ca failed: status 500"),
+        (httpx.Response(502, json=[]), "ServiceFails: the provisioning service at https://ca failed: status 502"),
+        (httpx.Response(404, json={"code": "X", "title": "none"}), "RequestRefused: X: none"),
+        (
+            httpx.Response(404, text="<html>"),
+            "RequestRefused: Not Found from https://ca; name the first address of its ready line",
+        ),
+    ],
+)
+async def test_why_a_service_fails_is_told(answer: httpx.Response, said: str) -> None:
+    async with EnrolmentOperatorClient("https://ca", shared_pki().anchors, shared_device("anna").credential) as client:
+        error = client._refusal(answer)
+    assert isinstance(error, (ServiceFails, RequestRefused))
+    assert f"{type(error).__name__}: {error}" == said
+
+
+async def test_an_older_service_that_lists_everybody_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves out of account what it does not know: what is shown may be decommissioned by whoever reads it."""
+    device = {
+        "name": "m-1", "role": "device", "group": "north", "state": "active", "created_at": "2026-11-27T12:00:00Z",
+        "certificates": 1,
+    }  # fmt: skip
+
+    async def answer(*_arguments: object, **_named: object) -> httpx.Response:
+        return httpx.Response(200, json={"items": [device], "next": None})
+
+    async with EnrolmentOperatorClient("https://ca", shared_pki().anchors, shared_device("anna").credential) as client:
+        monkeypatch.setattr(client._pool, "request", answer)
+        assert [each.name async for each in client.devices(state="active")] == ["m-1"]
+        with pytest.raises(ServiceUnavailable, match="https://ca is older and cannot search by certificate: "):
+            [each async for each in client.devices(certificate="expired")]
+
+
+def test_the_status_says_one_of_one_and_which_devices_have_nothing_to_show() -> None:
+    found = {
+        "devices": {"active": 3, "suspended": 0},
+        "active_devices_without_certificate": 1,
+        "certificates": {"active": 2},
+        "tokens": {"open": 1},
+        "feed": {"sequence": 4, "subscribers": 1},
+        "crls": {
+            name: {"number": 7, "entries": entries, "next_update": "2027-01-05T10:00:00+00:00"}
+            for name, entries in (("root-ca", 1), ("issuing-ca", 2))
+        },
+    }
+    assert list(_status_rows(found)) == [
+        ("devices", "3 active (1 of them without a good certificate), 0 suspended"),
+        ("certificates", "2 active"),
+        ("tokens", "1 open"),
+        ("feed", "at 4, 1 follower"),
+        ("CRL root-ca", "number 7, 1 entry, lapses 2027-01-05 10:00:00 UTC"),
+        ("CRL issuing-ca", "number 7, 2 entries, lapses 2027-01-05 10:00:00 UTC"),
+    ]

@@ -1,0 +1,104 @@
+"""Answers that are printed as they come: nothing is lost by the portions, nor by an end before its time."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+from pydantic import BaseModel
+
+from provisioning.commands.printed_rows import JsonArray, Table, print_pairs
+from provisioning.commands.service_command import say
+from tests.support.programs import REPOSITORY
+
+COLUMNS = ("number", "device")
+WRITES_BESIDE_A_BAR = """
+import sys
+from provisioning.commands.service_command import progress
+with progress("rows", 2) as advance:
+    for word in ("one", "two"):
+        sys.stdout.write(f"{word}\\n")
+        advance(1)
+"""
+
+
+class Fact(BaseModel):
+    number: int
+    words: list[str]
+
+
+FACTS = [Fact(number=1, words=["a", "b"]), Fact(number=2, words=[]), Fact(number=3, words=["\n"])]
+
+
+def test_a_table_in_portions_is_one_table(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table(COLUMNS)
+    for portion in ([("1", "a")], [], [("2", "meter-17"), ("3", "b")], [("4", "c")]):
+        table.print(portion)
+    expected = ["number  device", "1       a", "2       meter-17", "3       b", "4       c"]
+    assert capsys.readouterr().out.splitlines() == expected
+
+
+def test_nothing_in_a_table_a_list_of_facts_or_a_line_acts_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "CN=a\x1b]52;c;aGk=\x07\u202e\nb"
+    shown = r"CN=a\x1b]52;c;aGk=\x07\u202e\nb"
+    Table(COLUMNS).print([("1", evil)])
+    print_pairs([("subject", evil)])
+    assert capsys.readouterr().out == f"number  device\n1       {shown}\nsubject  {shown}\n"
+    say(evil)
+    assert capsys.readouterr().err == shown.replace(r"\n", "\n") + "\n"
+
+
+def test_blocks_of_a_narrow_terminal_are_apart_in_portions_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "10")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    table = Table(COLUMNS)
+    table.print([("1", "a"), ("2", "b")])
+    table.print([("3", "c")])
+    blocks = capsys.readouterr().out.split("\n\n")
+    assert [block.split() for block in blocks] == [["number", n, "device", d] for n, d in ("1a", "2b", "3c")]
+
+
+@pytest.mark.parametrize("cuts", [[0, 3], [0, 1, 3], [0, 1, 1, 2, 3]])
+def test_an_array_in_portions_is_what_json_makes_of_it(capsys: pytest.CaptureFixture[str], cuts: Sequence[int]) -> None:
+    with JsonArray() as array:
+        for begin, end in itertools.pairwise(cuts):
+            array.print(FACTS[begin:end])
+    assert capsys.readouterr().out == json.dumps([each.model_dump() for each in FACTS], indent=2) + "\n"
+
+
+def _print_and_fail(members: Sequence[Fact]) -> None:
+    with JsonArray() as array:
+        array.print(members)
+        raise OSError("gone")
+
+
+def test_an_array_that_ends_early_is_whole_and_an_empty_one_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    for begun in (FACTS[:1], []):
+        with pytest.raises(OSError, match="gone"):
+            _print_and_fail(begun)
+        said = capsys.readouterr().out
+        assert (json.loads(said) if said else []) == [each.model_dump() for each in begun]
+    with JsonArray():
+        pass
+    assert capsys.readouterr().out == "[]\n"
+
+
+def test_a_file_gets_its_rows_although_a_bar_is_on_the_terminal() -> None:
+    ours, theirs = pty.openpty()
+    try:
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "TERM": "xterm"}
+        program = [sys.executable, "-c", WRITES_BESIDE_A_BAR]
+        done = subprocess.run(program, stdout=subprocess.PIPE, stderr=theirs, env=environment, check=True, timeout=60)
+        assert os.read(ours, 65536), "the bar"
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.stdout == b"one\ntwo\n"

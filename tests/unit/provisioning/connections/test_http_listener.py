@@ -1,0 +1,163 @@
+"""The server of one port does nothing unasked: it believes no proxy, does not name itself, and ends when it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from provisioning.connections import http_listener as listeners
+from provisioning.connections.connection_protocol import ConnectionProtocol
+from provisioning.connections.http_listener import HttpListener, http_listener
+from provisioning.connections.peer_certificate_protocol import PeerCertificateProtocol
+from provisioning.connections.places import Places
+from provisioning.pki.tls import ClientCertificate, client_context, server_context
+from tests.support.pki import shared_pki
+
+ASK = b"GET / HTTP/1.1\r\nHost: ca.example\r\n"
+CLOSE = b"Connection: close\r\n\r\n"
+
+
+async def who(request: Request) -> PlainTextResponse:
+    """Say who asks, as the application sees it."""
+    assert request.client is not None
+    return PlainTextResponse(f"{request.client.host} {request.url.scheme}")
+
+
+async def never(_request: Request) -> PlainTextResponse:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+@dataclass
+class Serving:
+    listener: HttpListener
+    listening: socket.socket
+    places: Places
+    trusting: ssl.SSLContext | None = None
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        name = None if self.trusting is None else "localhost"
+        port = self.listening.getsockname()[1]
+        return await asyncio.open_connection("127.0.0.1", port, ssl=self.trusting, server_hostname=name)
+
+    async def asked(self, request: bytes) -> tuple[bytes, dict[bytes, bytes], bytes]:
+        """Return status, headers in lower case, and body."""
+        reader, writer = await self.connect()
+        writer.write(request)
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+        status, *lines = head.split(b"\r\n")
+        headers = dict(each.split(b": ", 1) for each in lines)
+        return status.split()[1], {name.lower(): value for name, value in headers.items()}, body
+
+
+@contextlib.asynccontextmanager
+async def serving(directory: Path | None = None) -> AsyncIterator[Serving]:
+    """Serve until the block ends, over TLS with files in *directory*."""
+    app = Starlette(routes=[Route("/", who), Route("/never", never)])
+    context = trusting = None
+    if directory is not None:
+        pki = shared_pki()
+        anchors = directory / "anchors.pem"
+        anchors.write_text(pki.anchors)
+        own = pki.broker().write(directory)
+        context = server_context(own, anchors, client_certificate=ClientCertificate.OPTIONAL)
+        trusting = client_context(pki.anchors)
+    places = Places(4)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        protocol = ConnectionProtocol if context is None else PeerCertificateProtocol
+        listener = http_listener(app, protocol, context, places)
+        task = asyncio.create_task(listener.serve(sockets=[listening]))
+        await listener.accepting.wait()
+        try:
+            yield Serving(listener, listening, places, trusting)
+        finally:
+            listener.stop()
+            await task
+            assert listening.fileno() == -1, "it listens no more"
+
+
+async def test_nobody_is_whom_a_proxy_says() -> None:
+    claims = b"X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\n"
+    async with serving() as served:
+        assert (await served.asked(ASK + claims + CLOSE))[2] == b"127.0.0.1 http"
+
+
+async def test_an_answer_names_no_server_and_is_what_it_says_it_is() -> None:
+    async with serving() as served:
+        status, headers, _ = await served.asked(ASK + CLOSE)
+    assert status == b"200"
+    assert b"server" not in headers
+    assert headers[b"x-content-type-options"] == b"nosniff"
+    assert b"strict-transport-security" not in headers, "RFC 6797 section 7.2"
+
+
+async def test_an_answer_has_the_time() -> None:
+    async with serving() as served:
+        _, headers, _ = await served.asked(ASK + CLOSE)
+        first = later = parsedate_to_datetime(headers[b"date"].decode())
+        async with asyncio.timeout(20):
+            while later == first:
+                await asyncio.sleep(0.05)
+                _, headers, _ = await served.asked(ASK + CLOSE)
+                later = parsedate_to_datetime(headers[b"date"].decode())
+    assert abs(datetime.now(UTC) - later) < timedelta(seconds=5)
+
+
+async def test_who_has_come_over_tls_is_told_to_stay_with_it(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        _, headers, body = await served.asked(ASK + CLOSE)
+    assert headers[b"strict-transport-security"] == b"max-age=31536000"
+    assert headers[b"x-content-type-options"] == b"nosniff"
+    assert body == b"127.0.0.1 https"
+
+
+async def test_no_websocket_is_opened() -> None:
+    upgrade = b"Connection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    async with serving() as served:
+        assert (await served.asked(ASK + upgrade + b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"))[0] == b"200"
+
+
+async def test_a_connection_gives_its_place_back_when_it_ends() -> None:
+    async with serving() as served:
+        reader, writer = await served.connect()
+        writer.write(ASK + b"\r\n")
+        await reader.readuntil(b"http")
+        assert len(served.places) == 1
+        writer.close()
+        await writer.wait_closed()
+        await served.asked(ASK + CLOSE)
+        async with asyncio.timeout(10):
+            while served.places:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0)
+
+
+async def test_who_is_told_to_end_listens_no_more_and_waits_for_no_answer_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listeners, "_GRACE_SECONDS", 0)
+    async with asyncio.timeout(10):
+        async with serving() as served:
+            reader, writer = await served.connect()
+            writer.write(ASK.replace(b"/", b"/never", 1) + b"\r\n")
+            while not served.listener.server_state.tasks:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0)
+            descriptor = served.listening.fileno()
+        await reader.read()
+    writer.close()
+    await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+    assert not asyncio.get_running_loop().remove_reader(descriptor)

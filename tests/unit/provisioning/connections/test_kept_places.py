@@ -1,0 +1,87 @@
+"""A connection keeps its place while it is answered and takes the answers, and no longer."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from provisioning.connections.places import Place, Places
+from tests.unit.provisioning.connections.test_connection_protocol import _LARGE, ANOTHER, LISTENS, connected
+
+LARGE = b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"
+PLENTY = 20
+
+
+class Noted(Place):
+    """A place, and what it was told."""
+
+    def __init__(self, places: Places) -> None:
+        super().__init__(places, b"", lambda: None)
+        self.said: list[str] = []
+
+    def silent(self) -> None:
+        self.said.append("silent")
+
+    def asks(self) -> None:
+        self.said.append("asks")
+
+
+async def crowded(places: Places, lost: asyncio.Event) -> None:
+    """Have strangers come until the only connection that may be silent has lost its place."""
+    while places.take("192.0.2.3", lambda: None) is None:  # noqa: ASYNC110 - no event tells a stranger
+        await asyncio.sleep(0.01)
+    assert lost.is_set()
+
+
+def full(lost: asyncio.Event) -> tuple[Places, Place]:
+    """Return places that are all taken, and one of them; who has the other is being answered."""
+    places = Places(2)
+    place, other = places.take("192.0.2.1", lost.set), places.take("192.0.2.2", lambda: None)
+    assert place is not None
+    assert other is not None
+    other.asks()
+    return places, place
+
+
+@pytest.mark.parametrize("requests", [1, 2, 5])
+async def test_who_takes_none_of_his_answers_is_as_silent_as_who_asks_nothing(requests: int) -> None:
+    """More of them wait to be made, for which nobody else's place is kept."""
+    lost = asyncio.Event()
+    places, place = full(lost)
+    async with connected(place=place) as (reader, writer), asyncio.timeout(PLENTY):
+        writer.write(LARGE * requests)
+        assert await reader.readexactly(100)
+        await crowded(places, lost)
+
+
+async def test_who_takes_them_after_all_keeps_it() -> None:
+    lost = asyncio.Event()
+    places, place = full(lost)
+    async with connected(place=place, app_state={"left": asyncio.Event()}) as (reader, writer):
+        async with asyncio.timeout(PLENTY):
+            writer.write(LARGE + LISTENS)
+            await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(_LARGE)
+            await reader.readuntil(b"listening")
+        assert places.take("192.0.2.3", lambda: None) is None
+        assert not lost.is_set()
+
+
+async def test_a_body_behind_its_answer_is_no_question() -> None:
+    place = Noted(Places(2))
+    async with connected(place=place) as (reader, writer), asyncio.timeout(PLENTY):
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+        await reader.readuntil(b"ok")
+        writer.write(b"12345")
+        writer.write_eof()
+        assert await reader.read() == b""
+    assert "asks" not in place.said
+
+    place = Noted(Places(2))
+    async with connected(place=place) as (reader, writer), asyncio.timeout(PLENTY):
+        writer.write(ANOTHER)
+        await reader.readuntil(b"ok")
+        writer.write_eof()
+        assert await reader.read() == b""
+    assert place.said[-2:] == ["asks", "silent"]

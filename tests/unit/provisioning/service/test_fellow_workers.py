@@ -1,0 +1,110 @@
+"""What workers ask each other, with the two sides in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
+
+import pytest
+
+from provisioning.config import Settings
+from provisioning.connections.listening import bound_for
+from provisioning.service import fellow_workers
+from provisioning.service.fellow_workers import Answer, FellowWorkers, everywhere
+from provisioning.service.worker_place import WorkerPlace
+
+LONG = b"figure " * 100_000
+"""More than a socket holds."""
+
+
+@asynccontextmanager
+async def workers(*answers: Mapping[str, Answer], silent: int | None = None) -> AsyncIterator[list[FellowWorkers]]:
+    """Yield a worker for each of *answers*; all but *silent* read their inboxes."""
+    with ExitStack() as stack:
+        places = stack.enter_context(bound_for(Settings(port=0, http_port=0), len(answers)))
+        boxes = []
+        for _ in answers:
+            boxes.append(socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
+            for end in boxes[-1]:
+                end.setblocking(False)
+                stack.enter_context(end)
+        control = stack.enter_context(socket.socket())
+        made = []
+        for number, own in enumerate(answers, 1):
+            others = {other: box[1] for other, box in enumerate(boxes, 1) if other != number}
+            place = WorkerPlace(number, 1, places[number - 1], control, boxes[number - 1][0], others)
+            made.append(FellowWorkers(place, own))
+        running = [asyncio.create_task(each.run()) for each in made if each.place.number != silent]
+        try:
+            yield made
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+
+def saying(content: bytes) -> Mapping[str, Answer]:
+    async def answer() -> bytes:
+        return content
+
+    return {"figures": answer}
+
+
+async def test_everybody_answers_whole_however_long_it_is() -> None:
+    async with workers(saying(b"one"), saying(LONG), saying(b"")) as (first, second, _):
+        assert await first.ask("figures") == {2: LONG, 3: b""}
+        asked = await asyncio.gather(*(second.ask("figures") for _ in range(5)))
+        assert asked == [{1: b"one", 3: b""}] * 5
+
+
+async def test_who_is_silent_or_has_no_answer_is_left_out_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fellow_workers, "_PATIENCE_SECONDS", 0.1)
+    async with workers(saying(b"one"), {}, saying(b"three"), silent=3) as (first, *_):
+        assert await first.ask("figures") == {2: None, 3: None}
+        # Its inbox is full some time, which is no reason to wait for it.
+        assert await asyncio.gather(*(first.ask("figures") for _ in range(300))) == [{2: None, 3: None}] * 300
+
+
+async def test_one_that_was_silent_answers_again_once_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fellow_workers, "_PATIENCE_SECONDS", 0.1)
+    async with workers(saying(b"one"), saying(b"two"), silent=2) as (first, second):
+        assert await first.ask("figures") == {2: None}
+        monkeypatch.undo()
+        again = asyncio.create_task(second.run())
+        assert await first.ask("figures") == {2: b"two"}
+        again.cancel()
+
+
+async def test_an_answer_that_is_cut_off_counts_as_silence() -> None:
+    async with workers(saying(b"one"), saying(b"two"), silent=2) as (first, second):
+
+        async def half() -> None:
+            loop, asked = asyncio.get_running_loop(), asyncio.Event()
+            loop.add_reader(second.place.inbox, asked.set)
+            await asked.wait()
+            loop.remove_reader(second.place.inbox)
+            _, (descriptor,), _, _ = socket.recv_fds(second.place.inbox, 64, 1)
+            with socket.socket(fileno=descriptor) as reply:
+                reply.send((10).to_bytes(4, "big") + b"half")
+
+        answers, _ = await asyncio.gather(first.ask("figures"), half())
+        assert answers == {2: None}
+
+
+async def test_what_is_done_everywhere_is_done_here_first_and_its_result_is_ours() -> None:
+    done: list[str] = []
+
+    async def here() -> bool:
+        done.append("here")
+        return True
+
+    async def there() -> bytes:
+        done.append("there")
+        return b""
+
+    assert everywhere(here, None, "trust") is here
+    async with workers({}, {"trust": there}) as (first, _):
+        assert await everywhere(here, first, "trust")() is True
+    assert done == ["here", "there"]

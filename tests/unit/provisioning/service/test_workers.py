@@ -1,0 +1,215 @@
+"""The supervisor by itself, with workers that do nothing but live and die: each test in an interpreter of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.programs import REPOSITORY
+
+PATIENCE = 60
+PREAMBLE = """
+import os, signal, sys, time
+from provisioning.config import Settings
+from provisioning.connections.listening import bound_for
+from provisioning.program.logs import configure_logging
+from provisioning.service.workers import Supervisor
+
+configure_logging()
+
+def say(*words):  # In one piece: several processes write there.
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
+def live(place):
+    while place.control.recv(1):
+        pass
+
+def supervise(work, count=2, **options):
+    with bound_for(Settings(port=0, http_port=0), count) as places:
+        return Supervisor(places, work, lambda: say("ready"), **options).run()
+"""
+
+
+def supervised(script: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PREAMBLE + script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )
+
+
+def outcome(script: str) -> tuple[int, list[str], str]:
+    """Return the exit code, the lines of stdout, and stderr."""
+    with supervised(script) as process:
+        out, err = process.communicate(timeout=PATIENCE)
+    return process.returncode, out.splitlines(), err
+
+
+def test_workers_that_all_die_again_and_again_end_the_service_with_the_last_one_s_code() -> None:
+    code, said, logged = outcome("""
+go, tell = os.pipe()
+
+def work(place):
+    if place.starts == 1:  # Each is ready once, and ends when both have been.
+        place.say_ready()
+        os.read(go, 1)
+    else:
+        say(place.number, place.starts)
+    return 7
+
+with bound_for(Settings(port=0, http_port=0), 2) as places:
+    sys.exit(Supervisor(places, work, lambda: os.write(tell, b"go"), first_pause_seconds=0.001).run())
+""")
+    assert code == 7
+    assert logged.count("worker cannot be kept running") == 1
+    starts = {worker: [line for line in said if line.startswith(worker)] for worker in "12"}
+    for worker, each in starts.items():
+        assert each == [f"{worker} {number}" for number in range(2, len(each) + 2)]
+    assert max(map(len, starts.values())) == 5
+
+
+def test_a_place_that_cannot_be_filled_is_tried_for_as_long_as_another_worker_serves() -> None:
+    code, said, logged = outcome("""
+parent = os.getpid()
+
+def work(place):
+    if place.number == 1 or place.starts in (1, 12):
+        place.say_ready()
+    if place.number == 1:
+        live(place)
+        return 0
+    say("start", place.starts)
+    if place.starts == 12:  # Whatever was in its way is gone.
+        os.kill(parent, signal.SIGTERM)
+        live(place)
+        return 0
+    return 7
+
+sys.exit(supervise(work, first_pause_seconds=0.001))
+""")
+    assert code == 0
+    assert [line for line in said if line.startswith("start")] == [f"start {number}" for number in range(1, 13)]
+    assert logged.count("worker ended, another takes its place") == 11
+    assert "worker cannot be kept running" not in logged
+
+
+def test_one_that_dies_before_all_are_ready_ends_the_service_and_the_second_waits_for_the_first() -> None:
+    code, said, _ = outcome("""
+def work(place):
+    say("begins", place.number)
+    if place.number == 1:
+        time.sleep(0.2)
+        say("prepared")
+        place.say_ready()
+        live(place)
+        return 0
+    os.kill(os.getpid(), signal.SIGKILL)
+
+sys.exit(supervise(work))
+""")
+    assert code == 128 + signal.SIGKILL
+    assert said == ["begins 1", "prepared", "begins 2"]
+
+
+def test_an_exception_in_a_worker_is_shown_and_does_not_run_what_is_the_supervisors() -> None:
+    code, said, shown = outcome(
+        """
+def work(place):
+    raise LookupError("this is why")
+
+try:
+    sys.exit(supervise(work))
+finally:
+    say("the end of", "the supervisor" if os.getpid() == parent else "a worker")
+""".replace("def work", "parent = os.getpid()\ndef work", 1)
+    )
+    assert code == 1
+    assert said == ["the end of the supervisor"]
+    assert "LookupError: this is why" in shown
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_a_worker_starts_ends_it_and_the_service_in_order(number: signal.Signals) -> None:
+    with supervised("""
+def work(place):
+    say("begins")
+    time.sleep(3600)
+
+sys.exit(supervise(work))
+""") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begins\n"
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == 0
+
+
+def test_workers_that_do_not_stop_are_killed_and_that_is_an_error() -> None:
+    code, said, logged = outcome("""
+from provisioning import workers
+workers._STOP_SECONDS = 0.1
+
+def work(place):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    place.say_ready()
+    time.sleep(3600)
+
+supervisor_pid = os.getpid()
+with bound_for(Settings(port=0, http_port=0), 2) as places:
+    sys.exit(Supervisor(places, work, lambda: os.kill(supervisor_pid, signal.SIGTERM)).run())
+""")
+    assert (code, said) == (1, [])
+    # Said again for as long as a busy machine takes to end what was killed.
+    assert "workers have not stopped in time" in logged
+
+
+def test_a_worker_has_no_more_of_its_parents_files_than_its_own_listeners_and_its_sockets() -> None:
+    code, said, _ = outcome("""
+def work(place):
+    names = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+    say(sum(os.readlink(name).startswith("socket:") for name in names if os.path.lexists(name)))
+    place.say_ready()
+    live(place)
+    return 0
+
+parent = os.getpid()
+with bound_for(Settings(port=0, http_port=0), 3) as places:
+    sys.exit(Supervisor(places, work, lambda: os.kill(parent, signal.SIGTERM)).run())
+""")
+    # Two listeners, its control socket, its inbox, and where the two others are written to.
+    assert (code, said) == (0, [str(2 + 1 + 1 + 2)] * 3)
+
+
+def test_a_fork_that_fails_is_tried_again_like_a_worker_that_has_ended() -> None:
+    code, said, logged = outcome("""
+parent, fork, forks = os.getpid(), os.fork, 0
+
+def some_fail():
+    global forks
+    forks += 1
+    if forks in (3, 4):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return fork()
+
+os.fork = some_fail
+
+def work(place):
+    place.say_ready()
+    if place.number == 2 and place.starts == 1:
+        return 7
+    if place.starts > 1:
+        say("start", place.starts)
+        os.kill(parent, signal.SIGTERM)
+    live(place)
+    return 0
+
+sys.exit(supervise(work, first_pause_seconds=0.001))
+""")
+    assert code == 0
+    assert [line for line in said if line.startswith("start")] == ["start 4"]
+    assert logged.count("worker cannot be forked") == 2
