@@ -11,11 +11,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from provisioning.pki.extension import UNREADABLE, extension
 from provisioning.pki.identity import InvalidIdentity, identity_of
-from provisioning.pki.tls import TlsConfigurationError
+from provisioning.pki.tls import CredentialFiles, CredentialPem, TlsConfigurationError
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
 OF_NO_USE: Final = frozenset({"expired", "not yet valid"})
-"""What `state_at` says of a certificate that no client believes."""
+"""What `OwnCertificate.state_at` says of a certificate that no client believes."""
 
 
 class NotToday(TlsConfigurationError):
@@ -34,14 +34,38 @@ def read_certificate(path: Path) -> x509.Certificate | None:
         return None
 
 
-def state_at(path: Path, now: datetime) -> str:
-    """Return how the certificate in the file *path* is: ``ok``, one of `OF_NO_USE`, or ``unreadable``."""
-    own = read_certificate(path)
-    if own is None:
-        return "unreadable"
-    if now >= own.not_valid_after_utc:
-        return "expired"
-    return "ok" if own.not_valid_before_utc <= now else "not yet valid"
+def certificate_of(credential: CredentialPem) -> x509.Certificate | None:
+    """Return the certificate of *credential*, or None where there is none that can be read."""
+    try:
+        return x509.load_pem_x509_certificate(credential.pem)
+    except ValueError:
+        return None
+
+
+class OwnCertificate:
+    """What the broker presents at this moment; another one in its file may wait for a reload, or have been refused."""
+
+    __slots__ = ("certificate", "credential", "files")
+
+    def __init__(self, files: CredentialFiles, credential: CredentialPem) -> None:
+        """Begin with *credential*, which *files* held."""
+        self.files: Final = files
+        self.use(credential)
+
+    def use(self, credential: CredentialPem) -> None:
+        """Say that *credential* is presented from now on."""
+        self.credential = credential
+        self.certificate = certificate_of(credential)
+        """None: one that OpenSSL presents, and others cannot read."""
+
+    def state_at(self, now: datetime) -> str:
+        """Return how it is: ``ok``, one of `OF_NO_USE`, or ``unreadable``."""
+        own = self.certificate
+        if own is None:
+            return "unreadable"
+        if now >= own.not_valid_after_utc:
+            return "expired"
+        return "ok" if own.not_valid_before_utc <= now else "not yet valid"
 
 
 def is_for_servers(certificate: x509.Certificate) -> bool:

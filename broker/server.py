@@ -37,7 +37,7 @@ from broker.engine.engine import Engine
 from broker.engine.presence import Presence
 from broker.entrances import announce, listen_everywhere
 from broker.loop_lag import measure_lag
-from broker.own_certificate import CredentialError, NotToday, own_trust_domain
+from broker.own_certificate import CredentialError, NotToday, OwnCertificate, own_trust_domain
 from broker.plugins.none import NoPlugins
 from broker.recovery import recover
 from broker.reload.parts import (
@@ -50,7 +50,7 @@ from broker.reload.parts import (
 from broker.reload.policy_change import enforce_at_start
 from broker.reload.reloader import Reloader, keep_current
 from broker.reload.report import Part
-from broker.reload.trust_change import ReloadedTrust, anchors_of, record_trust
+from broker.reload.trust_change import ReloadedTrust, record_trust
 from broker.revocation.revoked_services import RevokedServices
 from broker.settings.config import BrokerConfig
 from broker.sockets.coalescing import Coalescing
@@ -66,7 +66,13 @@ from broker.store.sqlite import SqliteStore
 from broker.upkeep import look_rarely, publish_figures, tick
 from provisioning.pki import open_to_all
 from provisioning.pki.revocation import RevocationIndex
-from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
+from provisioning.pki.tls import (
+    ClientCertificate,
+    CredentialFiles,
+    CredentialPem,
+    TlsConfigurationError,
+    server_context,
+)
 from provisioning.program.ending import Ending
 from provisioning.program.given_file import SECRET_BYTES, text_of
 from provisioning.program.out_of_memory import told
@@ -154,20 +160,20 @@ class BrokerServer:
         enforce_at_start(engine, loop.time())
         poller = Poller(loop, engine.turn, Coalescing(lambda: engine.limits.coalesce_microseconds / 1e6))
         doors = Doors(poller, Doze(loop, engine.turn, poller, lambda: engine.limits.doze_milliseconds / 1e3))
-        context = self._first_context(files, anchors_of(self._config, engine.admission.trust))
+        own, anchors = OwnCertificate(files, CredentialPem.of(files)), self._anchors(engine)
+        context = self._first_context(own, anchors)
         async with contextlib.AsyncExitStack() as opened:  # What fails to open closes what was opened before it.
             opened.push_async_callback(_send_away, engine, doors)
             listeners = listen_everywhere(self._config, engine, doors, context, opened)
             lists = RevocationLists(engine, self._config, loop.time)
             staple = self._staple(engine, files, context)
-            reloader = self._reloader(engine, listeners, files, policy_text, lists, anchor_urls, staple)
+            reloader = self._reloader(engine, listeners, own, anchors, policy_text, lists, anchor_urls, staple)
             admin = AdminEndpoint(
-                Served(self._config.name, engine, listeners, files.certificate, reloader, anchor_urls, staple),
-                self._config,
+                Served(self._config.name, engine, listeners, own, reloader, anchor_urls, staple), self._config
             )
             opened.push_async_callback(admin.close)
             await admin.open()
-            metrics = await open_metrics(self._config, engine, files.certificate)
+            metrics = await open_metrics(self._config, engine, own)
             opened.push_async_callback(metrics.close)
             with contextlib.suppress(Stopped):  # Then what follows ends at once, in order.
                 await unless_stopped(self._stop, self._plugins.opened())
@@ -314,22 +320,33 @@ class BrokerServer:
         store.commit_seconds = engine.metrics.store_commit_seconds
         return store
 
-    def _context(self, files: CredentialFiles, anchors: Path | str) -> ssl.SSLContext:
-        if (warning := open_to_all.told_of(files.key)) is not None:
+    def _anchors(self, engine: Engine) -> str:
+        """Return what OpenSSL is to believe, in PEM, as it was read when *engine* was made."""
+        return (engine.admission.trust or trust_of_cafile(self._config)).anchors_pem
+
+    def _context(self, credential: CredentialPem, key: Path, anchors: str) -> ssl.SSLContext:
+        """Return a context that presents *credential*, whose key came from the file *key*, and believes *anchors*."""
+        if (warning := open_to_all.told_of(key)) is not None:
             log.warning("private key open to everybody", code="KEY_OPEN", detail=warning)
-        return server_context(
-            files,
+        context = server_context(
+            credential,
             anchors,
             client_certificate=ClientCertificate.REQUIRED,
             allow_tls12=self._config.allow_tls12,
             remembered_sessions=self._config.limits.max_connections,
         )
+        if not context.get_ca_certs():  # Of a bundle's anchors each is looked at; here somebody named the wrong file.
+            raise TlsConfigurationError(
+                f"{self._config.cafile} holds no CA's certificate: name the file with those of the CAs that certify "
+                "clients, or of their root"
+            )
+        return context
 
-    def _first_context(self, files: CredentialFiles, anchors: Path | str) -> ssl.SSLContext:
+    def _first_context(self, own: OwnCertificate, anchors: str) -> ssl.SSLContext:
         """Return a context, and say if no client will believe it today: the clock may be wrong, and will be set."""
-        context = self._context(files, anchors)
+        context = self._context(own.credential, own.files.key, anchors)
         try:
-            describe_certificate(files)
+            describe_certificate(own.credential, own.files.certificate)
         except NotToday as error:
             log.error("no client will believe the broker", code="OWN_CERTIFICATE_DATES", detail=str(error))  # noqa: TRY400
         return context
@@ -359,20 +376,28 @@ class BrokerServer:
         self,
         engine: Engine,
         listeners: list[Listener],
-        files: CredentialFiles,
+        own: OwnCertificate,
+        anchors: str,
         policy_text: str,
         lists: RevocationLists,
         anchor_urls: AnchorUrls,
         staple: Staple,
     ) -> Reloader:
         clock = asyncio.get_running_loop().time
-        build = partial(self._context, files)
-        trust = ReloadedTrust(engine, self._config, build, listeners, lists, anchor_urls, staple, clock)
-        own = [files.certificate] if files.certificate == files.key else [files.certificate, files.key]
+        context, key = self._context, own.files.key
+        trust = ReloadedTrust(
+            engine,
+            self._config,
+            anchors,
+            lambda believed: context(own.credential, key, believed),
+            listeners,
+            lists,
+            anchor_urls,
+            staple,
+            clock,
+        )
         parts: list[Reloadable] = [
-            ReloadedCertificate(
-                own, lambda: build(trust.anchors), listeners, lambda _: describe_certificate(files), staple
-            ),
+            ReloadedCertificate(own, lambda found: context(found, key, trust.anchors), listeners, staple),
             trust,
             ReloadedPolicy(engine, policy_text, clock),
             ReloadedLimits(engine, self._config, listeners),

@@ -33,7 +33,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from pathlib import Path
 
 import structlog
 
@@ -56,7 +55,7 @@ from broker.admin.subscriptions import checked_topic, subscriptions_document
 from broker.admin.trust import anchors_of, trust_document
 from broker.door.listener import Listener
 from broker.engine.engine import Engine
-from broker.own_certificate import read_certificate, state_at
+from broker.own_certificate import OwnCertificate
 from broker.reload.crl_trial import NoListsUsed, try_lists
 from broker.reload.reloader import Reloader
 from broker.sources.anchor_urls import AnchorUrls
@@ -78,8 +77,7 @@ class Served:
     name: str
     engine: Engine
     listeners: Sequence[Listener]
-    certificate: Path
-    """The file with the broker's own certificate."""
+    own: OwnCertificate
     reloader: Reloader
     anchor_urls: AnchorUrls
     staple: Staple
@@ -137,7 +135,7 @@ class AdminApi:
     async def _status(self, _request: Request) -> Response:
         served, engine = self._served, self._served.engine
         metrics = engine.metrics
-        certificate = read_certificate(served.certificate)
+        certificate = served.own.certificate
         now = asyncio.get_running_loop().time()
         age, uptime = engine.admission.status.freshness.age(now), time.monotonic() - served.begun
         return Response.json(
@@ -151,7 +149,7 @@ class AdminApi:
                 "certificate_not_after": (
                     f"{certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}" if certificate is not None else None
                 ),
-                "certificate": state_at(served.certificate, datetime.now(UTC)),
+                "certificate": served.own.state_at(datetime.now(UTC)),
                 "connected": engine.connected,
                 "sessions": len(engine.registry),
                 "subscriptions": engine.routes.subscription_count,

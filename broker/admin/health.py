@@ -12,13 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
-from pathlib import Path
 from time import monotonic
 
 from broker.admin.http_server import Request, Response, problem
 from broker.admin.newcomers import newcomers_facts
 from broker.engine.engine import Engine
-from broker.own_certificate import OF_NO_USE, state_at
+from broker.own_certificate import OF_NO_USE, OwnCertificate
 
 HEALTH = "/healthz"
 READY = "/readyz"
@@ -27,10 +26,10 @@ READY = "/readyz"
 class Health:
     """Answers for the two paths of one engine."""
 
-    def __init__(self, engine: Engine, certificate: Path, clock: Callable[[], float] = monotonic) -> None:
-        """*certificate* is the file with the broker's own; *clock* is the event loop's: monotonic seconds."""
+    def __init__(self, engine: Engine, own: OwnCertificate, clock: Callable[[], float] = monotonic) -> None:
+        """*own* is the broker's certificate; *clock* is the event loop's: monotonic seconds."""
         self._engine = engine
-        self._certificate = certificate
+        self._own = own
         self._clock = clock
 
     def answer(self, request: Request) -> Response | None:
@@ -46,7 +45,7 @@ class Health:
         facts = newcomers_facts(self._engine.admission, now, self._clock())
         checks = {
             "newcomers": "ok" if facts["newcomers_admitted"] else "refused",
-            "certificate": state_at(self._certificate, now),
+            "certificate": self._own.state_at(now),
             "store": store_state(self._engine),
         }
         ended = checks["certificate"] in OF_NO_USE

@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from datetime import UTC, datetime
-from pathlib import Path
 from time import monotonic
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -40,7 +39,7 @@ from broker.admin.survey import Survey, Surveyor, bounded
 from broker.engine.engine import Engine
 from broker.histogram import Histogram
 from broker.metrics import Metrics
-from broker.own_certificate import read_certificate
+from broker.own_certificate import OwnCertificate
 from provisioning.pki.crl import CrlProblem
 from provisioning.program.version import product_version
 
@@ -100,11 +99,11 @@ _HELP = {
 class MetricsPage:
     """Answers GET /metrics for one engine."""
 
-    def __init__(self, engine: Engine, certificate: Path, clock: Callable[[], float] = monotonic) -> None:
-        """*certificate* is the file with the broker's own; *clock* is the event loop's: monotonic seconds."""
+    def __init__(self, engine: Engine, own: OwnCertificate, clock: Callable[[], float] = monotonic) -> None:
+        """*own* is the broker's certificate; *clock* is the event loop's: monotonic seconds."""
         self._clock = clock
         self._surveyor = Surveyor(engine, clock)
-        self._figures = _Figures(engine, certificate)
+        self._figures = _Figures(engine, own)
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self._figures)
         ProcessCollector(registry=self._registry)
@@ -122,9 +121,9 @@ class MetricsPage:
 
 
 class _Figures(Collector):
-    def __init__(self, engine: Engine, certificate: Path) -> None:
+    def __init__(self, engine: Engine, own: OwnCertificate) -> None:
         self._engine = engine
-        self._certificate = certificate
+        self._own = own
         self.survey = Survey()
         self.now = 0.0
 
@@ -144,7 +143,7 @@ class _Figures(Collector):
         yield _gauge("history_events", "events that fleet-broker why can tell of", len(engine.history))
         failed = engine.journal is not None and engine.journal.failed
         yield _gauge("store_failed", "1 while the database cannot be written", int(failed))
-        own = read_certificate(self._certificate)
+        own = self._own.certificate
         if own is not None:
             left = (own.not_valid_after_utc - datetime.now(UTC)).total_seconds()
             yield _gauge("certificate_seconds_left", "until the broker's own certificate ends", left)

@@ -7,6 +7,8 @@ Rules
 2. `apply` cannot fail.
 3. A new certificate or trust anchor is a new TLS context: it counts for the next handshake, open connections stay, and
    TLS sessions of the old context are not resumed. So nothing is swapped where no byte has changed.
+4. What counts is kept in memory, each part by itself: a context for other anchors presents the certificate that was
+   taken last, and not what its file holds by now, which may have been refused, or is being written; and the other way.
 """
 
 from __future__ import annotations
@@ -23,14 +25,14 @@ from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import DEFAULT_POLICY_FILE, parse_policy, read_policy
 from broker.door.listener import Listener
 from broker.engine.engine import Engine
-from broker.own_certificate import NotToday, is_for_servers, read_certificate
+from broker.own_certificate import NotToday, OwnCertificate, certificate_of, is_for_servers
 from broker.reload.policy_change import change, preview, warn_of_idle_names
 from broker.reload.report import Effects, Part
 from broker.settings.config import BrokerConfig
 from broker.settings.limits import Limits
 from broker.settings.origins import Origins
 from broker.sources.staple import Staple
-from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
+from provisioning.pki.tls import CredentialPem, TlsConfigurationError
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
 _RELOADED_SETTINGS = frozenset(
@@ -122,41 +124,39 @@ class ReloadedCertificate:
 
     def __init__(
         self,
-        files: Sequence[Path],
-        build: Callable[[], ssl.SSLContext],
+        own: OwnCertificate,
+        build: Callable[[CredentialPem], ssl.SSLContext],
         listeners: Sequence[Listener],
-        describe: Callable[[ssl.SSLContext], str],
         staple: Staple,
     ) -> None:
-        """Watch *files*; *build* makes the context from whatever they hold, *describe* says what that is, or raises."""
-        self._files = list(files)
+        """Begin with *own*; *build* makes a context that presents another, or raises."""
+        self._own = own
         self._build = build
         self._listeners = listeners
-        self._describe = describe
         self._staple = staple
-        self._digest = digest(self._files)
 
     def files(self, _config: BrokerConfig) -> Sequence[Path]:
         """Return the files with the certificate and key."""
-        return self._files
+        return list(dict.fromkeys((self._own.files.certificate, self._own.files.key)))
 
     def load(
         self, _config: BrokerConfig, _candidate: Candidate | None
-    ) -> tuple[bytes, ssl.SSLContext, str] | Unchanged:
-        """Return a context. Raises `TlsConfigurationError`."""
-        now = digest(self._files)
-        if now == self._digest:
+    ) -> tuple[CredentialPem, ssl.SSLContext, str] | Unchanged:
+        """Return what the files hold, and a context. Raises `TlsConfigurationError`."""
+        files = self._own.files
+        now = CredentialPem.of(files)
+        if now == self._own.credential:
             return Unchanged()
-        context = self._build()
-        return now, context, self._describe(context)
+        return now, self._build(now), describe_certificate(now, files.certificate)
 
-    async def preview(self, loaded: tuple[bytes, ssl.SSLContext, str]) -> tuple[str, Effects | None]:
+    async def preview(self, loaded: tuple[CredentialPem, ssl.SSLContext, str]) -> tuple[str, Effects | None]:
         """Say what the files hold."""
         return loaded[2], None
 
-    async def apply(self, loaded: tuple[bytes, ssl.SSLContext, str]) -> tuple[str, Effects | None]:
+    async def apply(self, loaded: tuple[CredentialPem, ssl.SSLContext, str]) -> tuple[str, Effects | None]:
         """Give the listeners the context."""
-        self._digest, context, detail = loaded
+        credential, context, detail = loaded
+        self._own.use(credential)
         self._staple.adopt(context)
         await self._staple.tried()  # A moment, so that nobody gets the new certificate without its staple.
         for listener in self._listeners:
@@ -242,19 +242,22 @@ def _lasting(config: BrokerConfig, name: str) -> object:
     return tuple(each.lasting for each in config.listener) if name == "listener" else getattr(config, name)
 
 
-def describe_certificate(files: CredentialFiles) -> str:
-    """Return which certificate it is. Raises `TlsConfigurationError` if nobody would accept it, `NotToday` of it."""
-    certificate = read_certificate(files.certificate)
+def describe_certificate(credential: CredentialPem, file: Path) -> str:
+    """Return which certificate *credential*, of *file*, has.
+
+    Raises `TlsConfigurationError` if nobody would accept it: of that `NotToday`, if only the dates are against it.
+    """
+    certificate = certificate_of(credential)
     if certificate is None:
-        raise TlsConfigurationError(f"{files.certificate} holds no PEM certificate")
+        raise TlsConfigurationError(f"{file} holds no PEM certificate")
     if not is_for_servers(certificate):
         raise TlsConfigurationError(
-            f"{files.certificate} is not for servers (no serverAuth): clients would refuse it; give the broker's own"
+            f"{file} is not for servers (no serverAuth): clients would refuse it; give the broker's own"
         )
     now = datetime.now(UTC)
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
         raise NotToday(
-            f"{files.certificate} is valid from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M:%S} "
+            f"{file} is valid from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M:%S} "
             f"to {certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC; it is {now:%Y-%m-%d %H:%M:%S} here"
         )
     return f"serial {certificate.serial_number:x}, until {certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC"

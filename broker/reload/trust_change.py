@@ -57,15 +57,14 @@ from provisioning.pki.tls import TlsConfigurationError
 
 _CONNECTIONS_A_STEP = 50
 
-Anchors = Path | str
-
 
 @dataclass(frozen=True, slots=True)
 class NewTrust:
     """What `load` has read."""
 
     mark: tuple[object, ...]
-    anchors: Anchors
+    anchors: str
+    """In PEM."""
     context: ssl.SSLContext
     config: BrokerConfig
     trust: Trust | None
@@ -83,14 +82,15 @@ class ReloadedTrust:
         self,
         engine: Engine,
         config: BrokerConfig,
-        build: Callable[[Anchors], ssl.SSLContext],
+        anchors: str,
+        build: Callable[[str], ssl.SSLContext],
         listeners: Sequence[Listener],
         lists: RevocationLists,
         urls: AnchorUrls,
         staple: Staple,
         clock: Callable[[], float],
     ) -> None:
-        """Begin with *config*; *build* makes a context that believes these anchors, or raises."""
+        """Begin with *config* and *anchors* (PEM); *build* makes a context that believes such, or raises."""
         self._engine = engine
         self._build = build
         self._listeners = listeners
@@ -99,8 +99,8 @@ class ReloadedTrust:
         self._staple = staple
         self._clock = clock
         self._mark = self._mark_of(config)
-        self.anchors: Anchors = anchors_of(config, engine.admission.trust)
-        """What contexts believe at present."""
+        self.anchors = anchors
+        """What contexts believe at present, in PEM, whatever the files hold by now."""
 
     def files(self, config: BrokerConfig) -> Sequence[Path]:
         """Return the files with anchors, and the directories of such files."""
@@ -124,9 +124,9 @@ class ReloadedTrust:
         if mark == self._mark:
             return Unchanged()
         trust = load_trust(config, self._engine.admission.trust_generation + 1)
-        anchors = anchors_of(config, trust)
-        context = self._build(anchors)
-        return NewTrust(mark, anchors, context, config, trust, trust or trust_of_cafile(config))
+        judge = trust or trust_of_cafile(config)
+        context = self._build(judge.anchors_pem)
+        return NewTrust(mark, judge.anchors_pem, context, config, trust, judge)
 
     async def preview(self, loaded: NewTrust) -> tuple[str, Effects | None]:
         """Judge every connection by the new generation."""
@@ -272,8 +272,3 @@ def _with_anchors(config: BrokerConfig, bundle: str | None, anchors: Path) -> Br
         for each in config.trust
     ]
     return config.model_copy(update={"trust": tuple(changed)})
-
-
-def anchors_of(config: BrokerConfig, trust: Trust | None) -> Anchors:
-    """Return what OpenSSL is to believe."""
-    return trust.anchors_pem if config.trust and trust is not None else config.cafile

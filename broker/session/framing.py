@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from broker.mqtt.introduction import Introduction
 from broker.mqtt.message import Alias, Deliverable
 from broker.session.aliases import OutgoingAliases
-from broker.sockets.byte_stream import Introduction
 
 
 class Framing:

@@ -7,15 +7,6 @@ from datetime import datetime
 from typing import Protocol
 
 
-class Introduction(bytes):
-    """A packet that introduces a Topic Alias, on which later ones count: a stream leaves it out of nothing, at any QoS.
-
-    This module is not compiled: a subclass of `bytes` is Python's to make.
-    """
-
-    __slots__ = ()
-
-
 class ByteStream(Protocol):
     """The secured byte stream under a connection."""
 

@@ -11,7 +11,7 @@ from fcntl import ioctl
 from typing import Final
 
 from broker.metrics import Metrics
-from broker.sockets.byte_stream import Introduction
+from broker.mqtt.introduction import Introduction
 
 _QOS0_PUBLISH = 0x30
 _RETAIN_BIT = 0xFE

@@ -65,7 +65,8 @@ def known(
 
 
 def check_not_revoked(stored: StoredCertificate) -> None:
-    """Raise `Refused` if the certificate is revoked or on hold, or its device as a whole."""
+    """Raise `Refused` if the certificate is revoked or on hold, or its key or its device as a whole."""
+    check_key_not_ended(stored)
     if stored.on_hold:
         raise Refused(
             Code.CERTIFICATE_SUSPENDED,
@@ -79,6 +80,16 @@ def check_not_revoked(stored: StoredCertificate) -> None:
         )
     if stored.device.state is not DeviceState.ACTIVE:  # It has just been ended: its certificates are still to be.
         raise ended(stored.device)
+
+
+def check_key_not_ended(stored: StoredCertificate) -> None:
+    """Raise `Refused` if the certificate's key was reported as compromised, be it revoked itself or still to be."""
+    if stored.key_ended_at is not None:
+        raise Refused(
+            Code.CERTIFICATE_REVOKED,
+            f"the key of certificate {stored.serial} of {stored.device.name} was reported as compromised: ask an "
+            "operator for a new enrolment token, and make a new key",
+        )
 
 
 def check_not_withdrawn(connection: Connection, device: Device) -> None:

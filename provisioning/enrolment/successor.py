@@ -19,7 +19,14 @@ from sqlalchemy.engine import Connection
 from provisioning.ca.name_policy import addresses_of
 from provisioning.ca.same_names import same_alternatives, same_subject
 from provisioning.enrolment.attempt import Attempt
-from provisioning.enrolment.authentication import check_dates, check_not_revoked, check_not_withdrawn, ended, known
+from provisioning.enrolment.authentication import (
+    check_dates,
+    check_key_not_ended,
+    check_not_revoked,
+    check_not_withdrawn,
+    ended,
+    known,
+)
 from provisioning.enrolment.groups import rules_for
 from provisioning.enrolment.ways.claim import check_own_key
 from provisioning.enrolment.ways.way import IpAddress, Settle
@@ -49,6 +56,7 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
     """Return whose certificate is to be succeeded; raise `Refused` unless it is good now and the names are its own."""
     certificate, request = attempt.certificate, attempt.request
     stored = known(connection, certificate, for_update=True)
+    check_key_not_ended(stored)
     trial_of = claims.of_trial(connection, stored.id) if stored.on_hold else None
     on_trial = trial_of is not None
     if trial_of is None:

@@ -12,12 +12,14 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from cryptography import x509
 
@@ -77,15 +79,12 @@ class CredentialFiles:
         try:
             context.load_cert_chain(self.certificate, self.key, password=_no_prompt)
         except ssl.SSLError as error:
-            if error.reason in _TOO_WEAK:
-                raise TlsConfigurationError(
-                    f"{self.certificate} is too weak for TLS ({error.reason}): give one with a P-256 key, or RSA of "
-                    "2048 bits or more, signed with SHA-256"
-                ) from error
-            raise TlsConfigurationError(
-                f"{self.certificate} and {self.key} do not belong together, or are not an unencrypted PEM pair "
-                f"({error.reason or error})"
-            ) from error
+            raise _refused(str(self.certificate), self.unfit, error) from error
+
+    @property
+    def unfit(self) -> str:
+        """What to say of files with which OpenSSL can do nothing."""
+        return f"{self.certificate} and {self.key} do not belong together, or are not an unencrypted PEM pair"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,23 +92,43 @@ class CredentialPem:
     """A certificate with its chain, and its unencrypted private key, in memory."""
 
     pem: bytes
+    key: bytes | None = None
+    """The private key, where it is not in *pem*."""
+    unfit: str = "the credential is not a PEM certificate with its key"
+    """What to say if OpenSSL can do nothing with it."""
+    certificate: str = "the certificate"
+    """What to call the certificate in it."""
+
+    @classmethod
+    def of(cls, files: CredentialFiles) -> Self:
+        """Return what *files* hold at this moment. Raises `TlsConfigurationError` if one cannot be read."""
+        try:
+            pem = contents_of(files.certificate, PEM_BYTES)
+            key = None if files.key == files.certificate else contents_of(files.key, PEM_BYTES)
+            return cls(pem, key, files.unfit, str(files.certificate))
+        except OSError as error:
+            raise TlsConfigurationError(f"{error.filename} cannot be read: {error.strerror}") from error
 
     def load_into(self, context: ssl.SSLContext) -> None:
         """Make *context* present this credential; raise `TlsConfigurationError` if it cannot."""
-        # OpenSSL through `ssl` reads files only; a memfd keeps the key off the disk.
-        descriptor = os.memfd_create("credential", os.MFD_CLOEXEC)
-        try:
-            os.write(descriptor, self.pem)
-            context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=_no_prompt)
-        except ssl.SSLError as error:
-            raise TlsConfigurationError(
-                f"the credential is not a PEM certificate with its key ({error.reason})"
-            ) from error
-        finally:
-            os.close(descriptor)
+        with _as_file(self.pem) as certificate, _as_file(self.key or self.pem) as key:
+            try:
+                context.load_cert_chain(certificate, key, password=_no_prompt)
+            except ssl.SSLError as error:
+                raise _refused(self.certificate, self.unfit, error) from error
 
 
 Credential = CredentialFiles | CredentialPem
+
+
+def _refused(certificate: str, unfit: str, error: ssl.SSLError) -> TlsConfigurationError:
+    """Return what to say of a pair that OpenSSL refuses: it fits, and TLS may not use it, or it does not."""
+    if error.reason in _TOO_WEAK:
+        return TlsConfigurationError(
+            f"{certificate} is too weak for TLS ({error.reason}): give one with a P-256 key, or RSA of 2048 bits or "
+            "more, signed with SHA-256"
+        )
+    return TlsConfigurationError(f"{unfit} ({error.reason or error})")
 
 
 def read_once(credential: Credential) -> Credential:
@@ -213,6 +232,17 @@ def certificates_in(content: bytes) -> list[x509.Certificate]:
     if len(found) < content.count(_BEGINS):
         raise ValueError("a certificate in it has no end: the file is not whole")
     return found
+
+
+@contextlib.contextmanager
+def _as_file(content: bytes) -> Iterator[str]:
+    """Yield the name of a file with *content*: OpenSSL through `ssl` reads files only; a memfd keeps keys off disks."""
+    descriptor = os.memfd_create("credential", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, content)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def _restrict(context: ssl.SSLContext, *, allow_tls12: bool) -> None:

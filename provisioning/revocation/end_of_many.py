@@ -16,10 +16,11 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Refusals
 from provisioning.revocation.batch import IN_WHAT_FOLLOWS, Batch, finish_later, look_up, told
 from provisioning.revocation.grounds import Grounds
+from provisioning.revocation.keys_of_many import KeysOfMany, finish_keys, keys_of
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_the_service_is_not_ended
 from provisioning.revocation.recording import Changed, RevocationOutcome, Revoked, record
-from provisioning.revocation.taken import can_be_taken, facts_before, is_taken_with_its_device, others_for_their_keys
+from provisioning.revocation.taken import can_be_taken, facts_before, is_taken_with_its_device
 from provisioning.revocation.tokens_made import void_made_with
 from provisioning.store import audit, devices, revocations, tokens, unfinished_ends
 from provisioning.store.audit import Action
@@ -51,6 +52,7 @@ class _Begun:
     """What the transaction has done."""
 
     batch: Batch
+    keys: KeysOfMany
     ended: Changed
     facts: Sequence[Revoked]
     """Of *ended*, in their order."""
@@ -88,21 +90,22 @@ class EndOfMany:
                 await self._portions.finish_all(unfinished.names)
         self._tell(begun.ended)
         later, more = await finish_later(self._database, self._portions, begun.batch, begun.before)
-        changed = begun.changed or more
+        of_keys = await finish_keys(self._database, self._portions, begun.batch, begun.keys, begun.before)
+        changed = begun.changed or more or bool(of_keys)
         if changed:
             log.info(
                 "ended together",
                 state=end.state.value,
                 devices=len(begun.batch.whole),
                 certificates=len(begun.ended),
-                in_portions=len(begun.batch.later),
+                in_portions=len(begun.batch.later) + len(begun.keys.later),
                 reason=end.grounds.reason.value,
                 by=end.by,
             )
         facts = {each.id: fact for each, fact in zip(begun.ended, begun.facts, strict=True)}
         named = {each.id for each in (*begun.batch.at_once, *begun.batch.singly)}
         others = [fact for identifier, fact in facts.items() if identifier not in named]
-        return RevocationOutcome(told(begun.batch, facts, later, others), changed)
+        return RevocationOutcome(told(begun.batch, facts, later, [*of_keys, *others]), changed)
 
     def _begin(self, connection: Connection, end: End) -> _Begun:
         now, grounds, undone = self._clock(), end.grounds, end.action.value
@@ -115,8 +118,9 @@ class EndOfMany:
         refusals.check(undone)
         _check_nothing_is_left(batch)
         voided += void_made_with(connection, batch.named, grounds, now)
-        before = revocations.newest(connection) if batch.later else 0
-        ended = _taken(connection, batch, grounds, now)
+        keys = keys_of(connection, batch, grounds)
+        before = revocations.newest(connection) if batch.later or keys.later else 0
+        ended = _taken(batch, keys, grounds, now)
         facts = record(connection, ended, grounds, now, end.by)
         final = {end.state, DeviceState.DECOMMISSIONED}
         fresh = [each for each in batch.whole if each.state not in final]
@@ -129,10 +133,11 @@ class EndOfMany:
             ended_at=now,
             ended_by=end.by,
         )
+        keys.begin(connection, grounds, now, end.by)
         batch.check_an_admin_is_left(connection, now, undone)
-        entries = list(_entries(batch, end, ended, {each.id for each in fresh}, voided))
+        entries = list(_entries(batch, keys, end, ended, {each.id for each in fresh}, voided))
         audit.append_each(connection, now, end.by, end.action, entries)
-        return _Begun(batch, ended, facts, bool(entries), before)
+        return _Begun(batch, keys, ended, facts, bool(entries), before)
 
 
 def _check_nothing_is_left(batch: Batch) -> None:
@@ -141,17 +146,16 @@ def _check_nothing_is_left(batch: Batch) -> None:
         raise _Unfinished(unfinished)
 
 
-def _taken(connection: Connection, batch: Batch, grounds: Grounds, now: datetime) -> list[StoredCertificate]:
+def _taken(batch: Batch, keys: KeysOfMany, grounds: Grounds, now: datetime) -> list[StoredCertificate]:
     """Return what is revoked now: with its device, by its serial number, and for its key."""
     ended = {each.id: each for each in batch.at_once if is_taken_with_its_device(each, grounds, now)}
     ended |= {each.id: each for each in batch.singly if can_be_taken(each, grounds)}
-    others = others_for_their_keys(connection, batch.singly, grounds)
-    ended |= {each.id: each for each in others if each.id not in ended}
+    ended |= {each.id: each for each in keys.at_once if can_be_taken(each, grounds)}
     return [ended[each] for each in sorted(ended)]  # Oldest first.
 
 
 def _entries(
-    batch: Batch, end: End, ended: Changed, fresh: set[int], voided: dict[str, int]
+    batch: Batch, keys: KeysOfMany, end: End, ended: Changed, fresh: set[int], voided: dict[str, int]
 ) -> list[tuple[str, dict[str, object]]]:
     """Return what the audit log says: of each device that the call has changed."""
     of_device: dict[int, list[StoredCertificate]] = {}
@@ -166,5 +170,6 @@ def _entries(
             continue
         serials = IN_WHAT_FOLLOWS if device.id in later and not taken else [each.serial for each in taken]
         facts = {**end.grounds.facts, "serials": serials, "tokens_voided": voided[device.name], **facts_before(taken)}
+        facts |= {"same_key": IN_WHAT_FOLLOWS} if keys.follow(device.id) else {}
         found.append((device.name, facts))
     return found

@@ -40,8 +40,11 @@ def to_be_held(issued: Changed, now: datetime) -> Changed:
 
 
 def to_be_released(issued: Changed, trials: Collection[int]) -> Changed:
-    """Return those that are good again when their device is resumed: not those that are on trial, by their ids."""
-    return [each for each in issued if each.on_hold and each.id not in trials]
+    """Return those that are good again when their device is resumed.
+
+    Those are not the ones that are on trial, by their ids, nor those that are still to be revoked for their key.
+    """
+    return [each for each in issued if each.on_hold and each.key_ended_at is None and each.id not in trials]
 
 
 def hold(connection: Connection, fresh: Changed, now: datetime, by: str) -> list[Revoked]:

@@ -1,4 +1,4 @@
-"""The certificates of a device that has very many, revoked, put on hold or released a portion at a time.
+"""The certificates of a device, or for a key, that has very many, revoked, put on hold or released a portion at a time.
 
 Theory
 ------
@@ -11,6 +11,7 @@ between::
      nobody of it gets or renews anything      feed, CRL, OCSP follow each portion
 
 A device that is resumed comes out the other way round: its certificates first, and its state with the last portion.
+A key that is compromised is ended as a device is (`provisioning.revocation.end_of_one`).
 
 Rules
 -----
@@ -28,8 +29,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 import structlog
@@ -39,10 +41,20 @@ from provisioning.errors import Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.holds import hold, release, to_be_held, to_be_released
+from provisioning.revocation.portions_of_key import revoke_portion
 from provisioning.revocation.recording import Changed, record
 from provisioning.revocation.taken import facts_before, is_taken_with_its_device
-from provisioning.store import audit, certificates_of_device, claims, devices, unfinished_ends
+from provisioning.store import (
+    audit,
+    certificates_of_device,
+    certificates_of_key,
+    claims,
+    devices,
+    unfinished_ends,
+    unfinished_key_ends,
+)
 from provisioning.store.audit import Action
+from provisioning.store.certificates_of_key import DeviceKey
 from provisioning.store.database import Database
 from provisioning.store.devices import Device, DeviceState
 from provisioning.store.unfinished_ends import UnfinishedEnd
@@ -57,7 +69,7 @@ _AT_ONCE: Final = 8
 
 
 class Portions:
-    """Finishes ends of devices, those of processes that have died among them while `run` runs."""
+    """Finishes ends of devices and of keys, those of processes that have died among them while `run` runs."""
 
     def __init__(
         self,
@@ -68,33 +80,41 @@ class Portions:
     ) -> None:
         """*tell* is called with what each portion has changed, after its commit.
 
-        *shut_out* is called when a device is, before the first: whoever remembers good answers has to forget them.
+        *shut_out* is called when a device or a key is, before the first: who remembers good answers has to forget.
         """
         self.shut_out: Final = shut_out
         self._database = database
         self._clock = clock
         self._tell = tell
-        self._tasks: Final[dict[str, asyncio.Task[None]]] = {}
+        self._tasks: Final[dict[str | DeviceKey, asyncio.Task[None]]] = {}
 
     async def finish(self, name: str) -> None:
         """Return when nothing is left to do of the end of the device called *name*; raise `Refused` for the store."""
-        while (others := self._tasks.get(name)) is not None:
+        await self._finish_one(name)
+
+    async def finish_key(self, key: DeviceKey) -> None:
+        """Return when nothing is left to do of the end of *key*; raise `Refused` for the store."""
+        await self._finish_one(key)
+
+    async def _finish_one(self, which: str | DeviceKey) -> None:
+        while (others := self._tasks.get(which)) is not None:
             await self._wait_for(others)  # It may have seen that nothing was left before this was decided.
-            if self._tasks.get(name) is others:
-                del self._tasks[name]
+            if self._tasks.get(which) is others:
+                del self._tasks[which]
         # Without what is required of whoever asked for it: that was asked when it was decided.
-        task = asyncio.create_task(self._finish(name), context=contextvars.Context())
-        self._tasks[name] = task
-        task.add_done_callback(lambda ended: self._forget(name, ended))
+        work = self._finish(which) if isinstance(which, str) else self._finish_key(which)
+        task = asyncio.create_task(work, context=contextvars.Context())
+        self._tasks[which] = task
+        task.add_done_callback(lambda ended: self._forget(which, ended))
         await self._wait_for(task)
 
-    async def finish_all(self, names: Iterable[str]) -> None:
+    async def finish_all(self, several: Iterable[str | DeviceKey]) -> None:
         """Do the same for several, a few at a time, which share commits; raise `Refused` for the store at the end."""
-        waiting = iter(names)
+        waiting = iter(several)
 
         async def some() -> None:
-            for name in waiting:
-                await self.finish(name)
+            for each in waiting:
+                await self._finish_one(each)
 
         for outcome in await asyncio.gather(*(some() for _ in range(_AT_ONCE)), return_exceptions=True):
             if outcome is not None:
@@ -107,9 +127,9 @@ class Portions:
             task.add_done_callback(_note)
             raise
 
-    def _forget(self, name: str, ended: asyncio.Task[None]) -> None:
-        if self._tasks.get(name) is ended:
-            del self._tasks[name]
+    def _forget(self, which: str | DeviceKey, ended: asyncio.Task[None]) -> None:
+        if self._tasks.get(which) is ended:
+            del self._tasks[which]
 
     async def run(self) -> None:
         """Finish what others have left, now and then, until cancelled."""
@@ -128,7 +148,7 @@ class Portions:
     async def finish_left(self) -> None:
         """Finish every end that is unfinished now."""
         try:
-            await self.finish_all(await self._database.read(unfinished_ends.names))
+            await self.finish_all(await self._database.read(_left))
         except Refused as refusal:
             log.warning("ends of devices not finished", detail=refusal.detail)
 
@@ -138,6 +158,28 @@ class Portions:
             revoked, left = await self._database.write(lambda connection: self._portion(connection, name))
             if revoked:
                 self._tell(revoked)
+
+    async def _finish_key(self, key: DeviceKey) -> None:
+        # Nothing is added to what is left.
+        left = await self._database.read(
+            lambda connection: certificates_of_key.not_compromised(connection, key, self._clock())
+        )
+        starts = range(0, max(len(left), 1), PORTION)
+        for start in starts:
+            work = partial(
+                self._portion_of_key, key=key, chosen=left[start : start + PORTION], last=start == starts[-1]
+            )
+            revoked, unfinished = await self._database.write(work)
+            if revoked:
+                self._tell(revoked)
+            if not unfinished:
+                return
+
+    def _portion_of_key(
+        self, connection: Connection, key: DeviceKey, chosen: Sequence[int], *, last: bool
+    ) -> tuple[Changed, bool]:
+        """Revoke those *chosen*; return them, and whether something is left."""
+        return revoke_portion(connection, key, chosen, self._clock(), last=last)
 
     def _portion(self, connection: Connection, name: str) -> tuple[Changed, bool]:
         """Revoke the next certificates; return them, and whether there may be more."""
@@ -161,6 +203,10 @@ class Portions:
         else:
             unfinished_ends.finish(connection, device.id)
         return changed, left
+
+
+def _left(connection: Connection) -> list[str | DeviceKey]:
+    return [*unfinished_ends.names(connection), *unfinished_key_ends.every(connection)]
 
 
 def _revoke(connection: Connection, device: Device, issued: Changed, now: datetime, end: UnfinishedEnd) -> Changed:

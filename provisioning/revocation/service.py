@@ -1,7 +1,7 @@
 """Revocation: one transaction that makes certificates worthless, and two neighbours who are told afterwards.
 
 A device that has had very many is shut out by one transaction, and its certificates follow in portions
-(`provisioning.revocation.portions`).
+(`provisioning.revocation.portions`); so is a key of very many (`provisioning.revocation.end_of_one`).
 
 Rules
 -----
@@ -35,6 +35,7 @@ from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.batch import IN_WHAT_FOLLOWS
 from provisioning.revocation.end_of_many import End, EndOfMany
+from provisioning.revocation.end_of_one import EndOfOne
 from provisioning.revocation.grounds import Grounds, grounds_of
 from provisioning.revocation.issued_to import TooMany, first_of_device
 from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
@@ -42,11 +43,10 @@ from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_an_admin_is_left, check_the_service_is_not_ended
 from provisioning.revocation.reasons import OPERATOR_REASONS, REASON_USES
 from provisioning.revocation.recording import Changed, RevocationOutcome, facts_of, record
-from provisioning.revocation.taken import can_be_taken, facts_before, is_taken_with_its_device, others_for_their_keys
+from provisioning.revocation.taken import facts_before, is_taken_with_its_device
 from provisioning.revocation.tokens_made import void_made_with
 from provisioning.store import (
     audit,
-    certificates,
     certificates_of_device,
     devices,
     revocations,
@@ -100,6 +100,7 @@ class RevocationService:
         self._clock = clock
         self._after_commit = after_commit
         self.portions = Portions(database, clock, self._tell, shut_out)
+        self._one = EndOfOne(database, clock, self._tell, self.portions)
         self._many = EndOfMany(database, clock, self._tell, self.portions)
 
     async def run(self) -> None:
@@ -211,31 +212,7 @@ class RevocationService:
         self, serial: str, reason: RevocationReason, *, by: str, invalidity_date: datetime | None = None
     ) -> RevocationOutcome:
         """Revoke one certificate; raise `Refused` if there is no such certificate or the reason is not allowed."""
-        grounds = self._grounds(reason, invalidity_date)
-
-        def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed]:
-            found = certificates.find_serial(connection, serial, for_update=True)
-            if found is None:
-                raise Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {serial[:80]!r}")
-            certificate, _ = found
-            fresh, before = ([certificate], ()) if can_be_taken(certificate, grounds) else ([], (certificate,))
-            fresh += others_for_their_keys(connection, [certificate], grounds)
-            now = self._clock()
-            voided = void_made_with(connection, [certificate.device], grounds, now).total()
-            revoked = record(connection, fresh, grounds, now, by)
-            check_an_admin_is_left(connection, [each.device for each in fresh], now)
-            if fresh or voided:
-                facts = {**grounds.facts, "serials": [each.serial for each in fresh], **facts_before(fresh)}
-                facts |= {"tokens_voided": voided} if voided else {}
-                audit.append(connection, now, by, Action.REVOKED, certificate.device.name, facts)
-            return RevocationOutcome(revoked + facts_of(before), bool(fresh or voided)), fresh
-
-        short = reason is not RevocationReason.KEY_COMPROMISE  # Of one key there may be thousands.
-        outcome, fresh = await self._database.write(transaction, short=short)
-        for each in fresh:
-            log.info("certificate revoked", device=each.device.name, serial=each.serial, reason=reason.value, by=by)
-        self._tell(fresh)
-        return outcome
+        return await self._one.end(serial, self._grounds(reason, invalidity_date), by)
 
     async def revoke_batch(
         self,

@@ -27,6 +27,7 @@ def check_to_be_held(connection: Connection, certificate: StoredCertificate) -> 
     """Raise `Refused` for a certificate that is not to be put on hold by itself."""
     if certificate.revocation is not None and certificate.revocation.reason.final:
         raise _final(certificate)
+    _check_key_not_ended(certificate)
     _check_not_on_trial(connection, certificate)
     _check_nothing_is_left(connection, certificate.device)
 
@@ -42,6 +43,7 @@ def check_to_be_released(
         return False
     if certificate.revocation.reason.final:
         raise _final(certificate)
+    _check_key_not_ended(certificate)
     _check_not_on_trial(connection, certificate)
     device = certificate.device
     check_not_over(device)  # Its portion is still to come.
@@ -60,6 +62,15 @@ def _check_nothing_is_left(connection: Connection, device: Device) -> None:
             Code.UNAVAILABLE,
             f"{device.name} was suspended or resumed a moment ago, and its many certificates still are being: try "
             "again in a few seconds",
+        )
+
+
+def _check_key_not_ended(certificate: StoredCertificate) -> None:
+    """Raise `Refused` where a portion will revoke it for its key."""
+    if certificate.key_ended_at is not None:
+        raise Refused(
+            Code.REVOCATION_FINAL,
+            f"the key of certificate {certificate.serial} was reported as compromised, which is final",
         )
 
 

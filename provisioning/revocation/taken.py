@@ -14,12 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy.engine import Connection
-
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import is_authority
-from provisioning.store import certificates
 from provisioning.store.certificates import StoredCertificate
 
 _COMPROMISED = RevocationReason.KEY_COMPROMISE
@@ -37,17 +34,6 @@ def is_taken_with_its_device(certificate: StoredCertificate, grounds: Grounds, n
     """Whether the revocation of its device takes *certificate*."""
     counts = now < certificate.not_after or certificate.revocation is not None
     return can_be_taken(certificate, grounds) and (counts or grounds.reason is _COMPROMISED)
-
-
-def others_for_their_keys(
-    connection: Connection, singly: Sequence[StoredCertificate], grounds: Grounds
-) -> list[StoredCertificate]:
-    """Return what else is taken for the keys of those that were named *singly*, if they are compromised."""
-    if grounds.reason is not _COMPROMISED or not singly:
-        return []
-    known = {each.id for each in singly}
-    found = certificates.with_keys_of(connection, list(known))
-    return [each for each in found if can_be_taken(each, grounds) and each.id not in known]
 
 
 def facts_before(taken: Sequence[StoredCertificate]) -> Mapping[str, object]:

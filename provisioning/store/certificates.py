@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy import Select, bindparam, insert, select
+from sqlalchemy import Join, Select, Table, bindparam, insert, select
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.keys import spki_fingerprint
@@ -21,7 +21,14 @@ from provisioning.store.devices import WIDTH as DEVICE_WIDTH
 from provisioning.store.devices import Device, device_from
 from provisioning.store.prepared import Prepared
 from provisioning.store.serials import serial_text
-from provisioning.store.tables import activations, certificates, devices, revocations, unfinished_ends
+from provisioning.store.tables import (
+    activations,
+    certificates,
+    devices,
+    revocations,
+    unfinished_ends,
+    unfinished_key_ends,
+)
 from provisioning.store.unfinished_ends import RELEASE
 
 
@@ -51,6 +58,7 @@ class StoredCertificate:
     id: int
     issuer_key_id: str
     serial: str
+    spki_sha256: bytes
     fingerprint_sha256: str
     not_before: datetime
     not_after: datetime
@@ -59,6 +67,9 @@ class StoredCertificate:
     """How long it and its successors may each live by what was shown at the enrolment; None: nothing shortens that."""
     device: Device
     revocation: StoredRevocation | None
+    key_ended_at: datetime | None
+    """When its key was reported as compromised, until all that are for the key are revoked for it; it is worth nothing
+    since then, be it revoked itself or still to be."""
 
     @property
     def on_hold(self) -> bool:
@@ -84,10 +95,14 @@ class HeldCertificate:
     revoked_for: RevocationReason | None
     on_trial: bool
     """On hold because it waits for its activation, not by an operator's decision."""
+    key_ended: bool
+    """Its key was reported as compromised, and not all that are for it are revoked."""
 
     @property
     def withdrawn(self) -> bool:
-        """Whether it was revoked, or suspended by an operator."""
+        """Whether it was revoked, or suspended by an operator, or is still to be revoked for its key."""
+        if self.key_ended:
+            return True
         held = self.on_trial and self.revoked_for is RevocationReason.CERTIFICATE_HOLD
         return not (self.revoked_for is None or held)
 
@@ -108,14 +123,24 @@ REVOCATION_FACTS: Final = [
 ]
 
 
-def selected(*, with_der: bool = False) -> Select[Any]:
-    """Return the statement whose rows `from_row` reads; the DER, if it is asked for, comes last."""
-    return select(*FACTS, *devices.c, *REVOCATION_FACTS, *([certificates.c.der] if with_der else [])).select_from(
-        certificates.join(devices).outerjoin(revocations)
+KEY_ENDED_AT: Final = unfinished_key_ends.c.ended_at.label("key_ended_at")
+
+
+def with_key_ends(certified: Join | Table) -> Join:
+    """Return *certified*, in which certificates are, with what is left to do of each one's key."""
+    return certified.outerjoin(
+        unfinished_key_ends,
+        (unfinished_key_ends.c.device_id == certificates.c.device_id)
+        & (unfinished_key_ends.c.spki_sha256 == certificates.c.spki_sha256),
     )
 
 
-_THE_ONE: Final = certificates.alias("the_one")
+def selected(*, with_der: bool = False) -> Select[Any]:
+    """Return the statement whose rows `from_row` reads; the DER, if it is asked for, comes last."""
+    facts = [*FACTS, *devices.c, *REVOCATION_FACTS, KEY_ENDED_AT, *([certificates.c.der] if with_der else [])]
+    return select(*facts).select_from(with_key_ends(certificates.join(devices).outerjoin(revocations)))
+
+
 _ADD: Final = Prepared(insert(certificates).returning(certificates.c.id), told_by="serial")
 _FIND: Final = Prepared(
     selected().where(certificates.c.issuer_key_id == bindparam("issuer"), certificates.c.serial == bindparam("wanted"))
@@ -135,18 +160,6 @@ _IDS_OF_DEVICE: Final = Prepared(
 _IDS_WITH_SERIAL: Final = Prepared(
     select(certificates.c.id).where(certificates.c.serial == bindparam("wanted")), at_once=True
 )
-# A key is one device's (`provisioning.store.device_keys`), so the index of each device's keys answers.
-_IDS_WITH_KEY_OF: Final = Prepared(
-    select(certificates.c.id)
-    .select_from(
-        _THE_ONE.join(
-            certificates,
-            (certificates.c.device_id == _THE_ONE.c.device_id) & (certificates.c.spki_sha256 == _THE_ONE.c.spki_sha256),
-        )
-    )
-    .where(_THE_ONE.c.id == bindparam("wanted")),
-    at_once=True,
-)
 _WITH_ID: Final = Prepared(selected().where(certificates.c.id == bindparam("wanted")), at_once=True)
 _FIND_SERIAL: Final = Prepared(selected(with_der=True).where(certificates.c.serial == bindparam("wanted")).limit(1))
 _ENDED: Final = select(unfinished_ends.c.ended_at).where(
@@ -159,8 +172,9 @@ _REVOCATION: Final = Prepared(
         revocations.c.revoked_at,
         _ENDED.where(unfinished_ends.c.ended_at < certificates.c.not_after).scalar_subquery().label("ended_at"),
         _ENDED.with_only_columns(unfinished_ends.c.reason).scalar_subquery().label("ended_for"),
+        KEY_ENDED_AT,
     )
-    .select_from(certificates.outerjoin(revocations))
+    .select_from(with_key_ends(certificates.outerjoin(revocations)))
     .where(certificates.c.issuer_key_id == bindparam("issuer"), certificates.c.serial == bindparam("wanted"))
 )
 # A subquery, for the same reason.
@@ -185,9 +199,14 @@ _NEWEST_WITH_KEY: Final = Prepared(
         certificates.c.not_after,
         revocations.c.reason,
         activations.c.claim_id,
+        KEY_ENDED_AT,
     )
     .select_from(
-        certificates.outerjoin(revocations).outerjoin(activations, activations.c.certificate_id == certificates.c.id)
+        with_key_ends(
+            certificates.outerjoin(revocations).outerjoin(
+                activations, activations.c.certificate_id == certificates.c.id
+            )
+        )
     )
     .where(
         certificates.c.device_id == select(devices.c.id).where(devices.c.name == bindparam("wanted")).scalar_subquery(),
@@ -201,9 +220,9 @@ _NEWEST_WITH_KEY: Final = Prepared(
 def from_row(row: Sequence[Any]) -> StoredCertificate:
     """Return the certificate in a row of `selected`."""
     width = len(FACTS)
-    sequence, reason, *dates = row[width + DEVICE_WIDTH : width + DEVICE_WIDTH + 4]
-    revocation = None if sequence is None else StoredRevocation(sequence, RevocationReason(reason), *dates)
-    facts: list[Any] = [*row[:width], device_from(row[width:]), revocation]
+    sequence, reason, revoked_at, invalid, key_ended_at = row[width + DEVICE_WIDTH : width + DEVICE_WIDTH + 5]
+    revocation = None if sequence is None else StoredRevocation(sequence, RevocationReason(reason), revoked_at, invalid)
+    facts: list[Any] = [*row[:width], device_from(row[width:]), revocation, key_ended_at]
     return StoredCertificate(*facts)
 
 
@@ -276,14 +295,17 @@ def revocation_of(
 ) -> tuple[bool, tuple[datetime, RevocationReason] | None]:
     """Return whether a certificate was issued, and since when and why it is revoked: all that an OCSP answer says.
 
-    That its device was ended or suspended is enough, be it still to be revoked itself.
+    That its device was ended or suspended, or its key reported as compromised, is enough, be it still to be revoked
+    itself.
     """
     row = _REVOCATION.first(connection, {"issuer": issuer_key_id, "wanted": serial})
     if row is None:
         return False, None
-    sequence, reason, revoked_at, ended_at, ended_for = row
+    sequence, reason, revoked_at, ended_at, ended_for, key_ended_at = row
     if sequence is not None:
         return True, (revoked_at, RevocationReason(reason))
+    if key_ended_at is not None:
+        return True, (key_ended_at.replace(microsecond=0), RevocationReason.KEY_COMPROMISE)
     return True, None if ended_at is None else (ended_at.replace(microsecond=0), RevocationReason(ended_for))
 
 
@@ -304,11 +326,6 @@ def of_devices_or_with_serials(
     return with_ids(
         connection, _ids(connection, _IDS_OF_DEVICE, device_ids), _ids(connection, _IDS_WITH_SERIAL, serials)
     )
-
-
-def with_keys_of(connection: Connection, identifiers: Sequence[int]) -> list[StoredCertificate]:
-    """Return every certificate for the keys of these certificates, these among them, oldest first."""
-    return with_ids(connection, _ids(connection, _IDS_WITH_KEY_OF, identifiers))
 
 
 def _ids(connection: Connection, of: Prepared, wanted: Sequence[object]) -> set[int]:
@@ -345,9 +362,10 @@ def newest_with_key(connection: Connection, device: str, spki_sha256: bytes) -> 
     row = _NEWEST_WITH_KEY.first(connection, {"key": spki_sha256, "wanted": device})
     if row is None:
         return None
-    identifier, der, issued_at, not_before, not_after, reason, claim = row
+    identifier, der, issued_at, not_before, not_after, reason, claim, key_ended_at = row
     revoked_for = None if reason is None else RevocationReason(reason)
-    return HeldCertificate(identifier, der, issued_at, not_before, not_after, revoked_for, claim is not None)
+    times = issued_at, not_before, not_after
+    return HeldCertificate(identifier, der, *times, revoked_for, claim is not None, key_ended_at is not None)
 
 
 def _lock_device(connection: Connection, serial: str) -> None:

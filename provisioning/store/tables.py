@@ -172,6 +172,17 @@ unfinished_ends = Table(
 
 Those are the ones with a lower id than *before_id*."""
 
+unfinished_key_ends = Table(
+    "unfinished_key_ends",
+    metadata,
+    Column("device_id", BIG_ID, ForeignKey("devices.id"), primary_key=True, autoincrement=False),
+    Column("spki_sha256", LargeBinary(32), primary_key=True),
+    Column("invalidity_date", UtcDateTime),
+    Column("ended_at", UtcDateTime, nullable=False),
+    Column("ended_by", NAME, nullable=False),
+)
+"""Keys of devices that were reported as compromised, some of whose certificates are still to be revoked for it."""
+
 tokens = Table(
     "tokens",
     metadata,

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import announcements
 from provisioning.store.prepared import Prepared
-from provisioning.store.tables import devices, unfinished_ends
+from provisioning.store.tables import devices, unfinished_ends, unfinished_key_ends
 
 _ENDS: Final = unfinished_ends.c
 _ABOVE_EVERY_ID: Final = 2**62
@@ -107,6 +107,7 @@ def names(connection: Connection) -> list[str]:
 
 
 def shut_out(connection: Connection) -> frozenset[tuple[int, datetime]]:
-    """Return which devices were ended or suspended, and when, that have something left to do."""
-    statement = select(_ENDS.device_id, _ENDS.ended_at).where(_ENDS.reason != RELEASE)
+    """Return which devices were ended or suspended, or a key of them, and when, that have something left to do."""
+    of_keys = select(unfinished_key_ends.c.device_id, unfinished_key_ends.c.ended_at)
+    statement = select(_ENDS.device_id, _ENDS.ended_at).where(_ENDS.reason != RELEASE).union_all(of_keys)
     return frozenset((device, at) for device, at in connection.execute(statement))

@@ -12,13 +12,13 @@ _COPIES = {
     "sqlite": f"""
 INSERT INTO certificates ({_COLUMNS})
 WITH RECURSIVE counted(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counted WHERE n < :copies)
-SELECT issuer_key_id, printf('7%031x', n), device_id, randomblob(32), printf('%064x', n), not_before, not_after,
+SELECT issuer_key_id, printf('7%031x', n), device_id, {{key}}, printf('%064x', n), not_before, not_after,
        issued_at, der
 FROM counted CROSS JOIN certificates WHERE device_id = (SELECT id FROM devices WHERE name = :name)
 """,  # noqa: S608
     "postgresql": f"""
 INSERT INTO certificates ({_COLUMNS})
-SELECT issuer_key_id, '7' || lpad(to_hex(n), 31, '0'), device_id, sha256(n::text::bytea), lpad(to_hex(n), 64, '0'),
+SELECT issuer_key_id, '7' || lpad(to_hex(n), 31, '0'), device_id, {{key}}, lpad(to_hex(n), 64, '0'),
        not_before, not_after, issued_at, der
 FROM generate_series(1, :copies) AS n CROSS JOIN certificates
 WHERE device_id = (SELECT id FROM devices WHERE name = :name)
@@ -26,8 +26,18 @@ WHERE device_id = (SELECT id FROM devices WHERE name = :name)
 }
 
 
-def copy_certificate(service: ProvisioningService, name: str, copies: int) -> None:
-    """Give the device called *name*, which has one certificate, so many more."""
+_KEYS = {"sqlite": "randomblob(32)", "postgresql": "sha256(n::text::bytea)"}
+
+
+def copy_certificate(service: ProvisioningService, name: str, copies: int, *, same_key: bool = False) -> None:
+    """Give the device called *name*, which has one certificate, so many more: for keys of their own, or the one."""
     engine = create_engine(service.database_url, poolclass=NullPool)
+    key = "spki_sha256" if same_key else _KEYS[engine.dialect.name]
     with engine.begin() as connection:
-        connection.execute(text(_COPIES[engine.dialect.name]), {"copies": copies, "name": name})
+        copied = text(_COPIES[engine.dialect.name].format(key=key))
+        connection.execute(copied, {"copies": copies, "name": name})
+
+
+def serial_of_copy(number: int) -> str:
+    """Return the serial number of a copy; they are counted from 1."""
+    return f"7{number:031x}"

@@ -1,20 +1,24 @@
-"""A device with very many certificates, of which two are more than a few: and processes that die between portions."""
+"""A device, or a key, with very many certificates, of which two are a few: and processes that die between portions."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from cryptography import x509
 from sqlalchemy.engine import Connection
 
+from provisioning.enrolment.attempt import TokenCredential
+from provisioning.pki.identity import Role
+from provisioning.pki.keys import PrivateKey
 from provisioning.revocation import issued_to, portions
 from provisioning.revocation.portions import Portions
-from provisioning.store import revocations, unfinished_ends
+from provisioning.store import revocations, unfinished_ends, unfinished_key_ends
 from provisioning.store.revocations import RevocationRecord
 from provisioning.store.serials import serial_text
 from tests.support.fleet import Fleet, successor_csr
+from tests.support.requests import csr_der
 
 
 def make_portions_small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,6 +31,15 @@ async def many_of(fleet: Fleet, name: str = "meter-1", more: int = 4) -> list[x5
     """Return the certificates of a device, oldest first."""
     first = await fleet.enrol(name)
     return [first, *[await fleet.reenrol(first, successor_csr(first)) for _ in range(more)]]
+
+
+async def many_for_key(
+    fleet: Fleet, key: PrivateKey, name: str = "meter-1", more: int = 4, role: Role = Role.DEVICE
+) -> list[x509.Certificate]:
+    """Return the certificates for *key* of a device, or who has another *role*, oldest first; of others it has none."""
+    token = TokenCredential(name, await fleet.token(name, "north" if role is Role.DEVICE else None, role))
+    first = await fleet.enrolment.enrol(csr_der(key, names=[name]), token)
+    return [first, *[await fleet.reenrol(first, successor_csr(first, key)) for _ in range(more)]]
 
 
 def serials_of(every: list[x509.Certificate]) -> list[str]:
@@ -44,6 +57,11 @@ async def unfinished(fleet: Fleet) -> list[str]:
     return await fleet.database.read(unfinished_ends.names)
 
 
+async def unfinished_keys(fleet: Fleet) -> int:
+    """Return how many keys have something left to do."""
+    return len(await fleet.database.read(unfinished_key_ends.every))
+
+
 class Died(Exception):
     """The process has, between two portions."""
 
@@ -51,15 +69,19 @@ class Died(Exception):
 @contextlib.contextmanager
 def dying_after(number: int) -> Iterator[None]:
     """Have processes die when they have done so many portions, in the block."""
-    portion, done = Portions._portion, 0
+    done = 0
 
-    def mortal(self: Portions, connection: Connection, name: str) -> object:
-        nonlocal done
-        if done >= number:
-            raise Died
-        done += 1
-        return portion(self, connection, name)
+    def mortal(portion: Callable[..., object]) -> Callable[..., object]:
+        def counted(self: Portions, connection: Connection, *which: object, **how: object) -> object:
+            nonlocal done
+            if done >= number:
+                raise Died
+            done += 1
+            return portion(self, connection, *which, **how)
+
+        return counted
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Portions, "_portion", mortal)
+        for name in ("_portion", "_portion_of_key"):
+            patch.setattr(Portions, name, mortal(getattr(Portions, name)))
         yield

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from broker.admission.admission import Admission
@@ -46,8 +47,10 @@ from broker.mqtt.packets import (
     decode_packet,
 )
 from broker.mqtt.properties import NO_PROPERTIES, Properties
+from broker.own_certificate import OwnCertificate
 from broker.settings.limits import Limits
 from provisioning.pki.revocation import RevocationIndex
+from provisioning.pki.tls import CredentialFiles, CredentialPem
 from tests.support.pki import DOMAIN, Held, shared_device, shared_pki, shared_service
 
 V31, V311, V5 = ProtocolVersion.V31, ProtocolVersion.V311, ProtocolVersion.V5
@@ -99,6 +102,14 @@ class FakeTransport:
         assert not self.settled or dozes is not self.dozes, "admitted twice"
         self.settled = True
         self.dozes = dozes
+
+
+def own_certificate(held: Held | None = None) -> OwnCertificate:
+    """Return what a broker presents that has *held*; without, one that nobody can read."""
+    nowhere = Path("nowhere")
+    return OwnCertificate(
+        CredentialFiles(nowhere, nowhere), held.credential if held is not None else CredentialPem(b"")
+    )
 
 
 class MemoryBroker:

@@ -23,7 +23,7 @@ from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstC
 from provisioning.pki.keys import generate_key
 from provisioning.pki.tls import CredentialPem, client_context
 from tests.support.broker_process import wait_until
-from tests.support.copied_certificates import copy_certificate
+from tests.support.copied_certificates import copy_certificate, serial_of_copy
 from tests.support.enrolled import Enrolled, enrol
 from tests.support.held_store import HeldStore, held_on_postgresql, held_on_sqlite
 from tests.support.ocsp import request_der
@@ -48,6 +48,8 @@ _HOLDS = (
 )
 COPIES = 120
 """More than are looked at in one transaction with others."""
+OF_ONE_KEY = 600
+"""More than are revoked in two transactions."""
 _REVOKED = "SELECT subject FROM audit_entries WHERE action = 'revoked'"
 
 
@@ -273,5 +275,53 @@ def test_a_batch_is_decided_whole_and_what_follows_in_portions_is_done_by_the_ne
     wait_until(lambda: so_far() == (names, 2 + 1 + COPIES, 0), "the rest is done", _PATIENCE, 0.05)
     again = suspend()
     assert (again.status_code, len(again.json()["suspended"])) == (200, 2 + 100), "of many, a hundred are told"
+    done = service.command("audit", "verify", "--dir", str(service.dir))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_compromised_key_ends_in_one_transaction_and_what_follows_is_done_by_the_next_start(held: Held) -> None:
+    store, service = held.store, held.store.service
+    (device,) = enrol(service, "meter-1")
+    copy_certificate(service, "meter-1", OF_ONE_KEY, same_key=True)
+    named = serial_of_copy(7)
+
+    def so_far() -> tuple[int, int]:
+        """Return how many are revoked for the key, and whether some are left."""
+        ((revoked,),) = store.survived("SELECT count(*) FROM revocations WHERE reason = 'keyCompromise'")
+        ((left,),) = store.survived("SELECT count(*) FROM unfinished_key_ends")
+        return revoked, left
+
+    assert held.status(device) is ocsp.OCSPCertStatus.GOOD  # Remembered from now on.
+    store.hold()
+    asked = held.ask(lambda: service.revoke(serial=named, reason="keyCompromise"))
+    store.wait_until_held()
+    held.not_answered(asked)
+    assert so_far() == (0, 0), "killed now: nothing is decided"
+    assert held.status(device) is ocsp.OCSPCertStatus.GOOD
+    store.let_one()
+    store.wait_until_held()
+    held.not_answered(asked)
+    assert so_far() == (1 + 250, 1), "killed now: the key has ended, and the rest follows"
+    assert (
+        store.survived(
+            f"SELECT 1 FROM certificates c JOIN revocations r ON r.certificate_id = c.id "  # noqa: S608
+            f"WHERE c.serial = '{device.serial}'"
+        )
+        == []
+    )
+    assert held.status(device) is ocsp.OCSPCertStatus.REVOKED, "though its own portion has not come"
+    store.kill()
+    with pytest.raises(httpx.HTTPError):
+        asked.result(_PATIENCE)
+    assert so_far() == (1 + 250, 1)
+    service.start()
+    with pytest.raises(EnrolmentRefused, match="CERTIFICATE_REVOKED"):
+        held.renew(device).result(_PATIENCE)
+    assert held.status(device) is ocsp.OCSPCertStatus.REVOKED
+    wait_until(lambda: so_far() == (1 + OF_ONE_KEY, 0), "the rest is done", _PATIENCE, 0.05)
+    sequences = store.survived("SELECT sequence FROM revocation_events ORDER BY sequence")
+    assert sequences == [(number,) for number in range(1, OF_ONE_KEY + 2)], "each once, without a gap"
+    assert [each["serial"] for each in service.revoke(serial=named, reason="keyCompromise")] == [named]
+    assert len(store.survived("SELECT sequence FROM revocation_events")) == OF_ONE_KEY + 1
     done = service.command("audit", "verify", "--dir", str(service.dir))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import fields
 from datetime import timedelta
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +31,7 @@ from provisioning.errors import Code
 from provisioning.pki.crl import CrlProblem
 from tests.support.pki import shared_device
 from tests.support.provisioning import REPOSITORY
-from tests.support.wire import MemoryBroker
+from tests.support.wire import MemoryBroker, own_certificate
 
 DOCS = REPOSITORY / "docs"
 REFERENCE = DOCS / "reference"
@@ -162,13 +161,12 @@ def test_requests_of_the_admin_api_are_those_of_the_code() -> None:
     assert {request for request, _ in rows} == {f"{method} {path}" for path, method in routes}
 
 
-async def test_metrics_of_the_broker_are_those_of_the_code(tmp_path: Path) -> None:
+async def test_metrics_of_the_broker_are_those_of_the_code() -> None:
     text = page("metrics")
     rows = table("| metric | type | labels | meaning |", text)
     documented = {name: kind for names, kind, *_ in rows for name in re.findall(r"\w+", names)}
-    certificate = shared_device("meter-1").write(tmp_path).certificate
     request = Request("GET", "/metrics", {}, b"", "me", "application/openmetrics-text")
-    body = (await MetricsPage(MemoryBroker().engine, certificate).handle(request)).body
+    body = (await MetricsPage(MemoryBroker().engine, own_certificate(shared_device("meter-1"))).handle(request)).body
     assert isinstance(body, bytes)
     families = text_string_to_metric_families(body.decode())
     shown = {

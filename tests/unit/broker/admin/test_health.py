@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,15 +12,16 @@ from broker.admin.health import Health
 from broker.admin.http_server import Request
 from broker.admission.refusal import RefusalCode, unavailable
 from broker.store.journal import Journal
-from tests.support.pki import shared_pki
-from tests.support.wire import MemoryBroker
+from tests.support.pki import Held, shared_pki
+from tests.support.wire import MemoryBroker, own_certificate
 
-NONE = Path("/nowhere/broker.pem")
 CHECKS = {"newcomers": "ok", "certificate": "unreadable", "store": "off"}
 
 
-def asked(broker: MemoryBroker, path: str, method: str = "GET", certificate: Path = NONE) -> tuple[int, Any] | None:
-    answer = Health(broker.engine, certificate, lambda: broker.now).answer(Request(method, path, {}, b"", "me"))
+def asked(broker: MemoryBroker, path: str, method: str = "GET", own: Held | None = None) -> tuple[int, Any] | None:
+    answer = Health(broker.engine, own_certificate(own), lambda: broker.now).answer(
+        Request(method, path, {}, b"", "me")
+    )
     if answer is None:
         return None
     assert isinstance(answer.body, bytes)
@@ -59,10 +59,8 @@ def test_a_store_that_takes_no_writes_is_named(*, failed: bool, status: int, sta
     [(-1, 1, 200, "ok"), (-2, -1, 503, "expired"), (1, 2, 503, "not yet valid")],
     ids=["good", "ended", "not begun"],
 )
-def test_a_certificate_that_no_client_believes_is_named(
-    tmp_path: Path, *, begun: int, left: int, status: int, state: str
-) -> None:
+def test_a_certificate_that_no_client_believes_is_named(*, begun: int, left: int, status: int, state: str) -> None:
     pki = shared_pki()
     own = pki.broker(not_before=pki.now + timedelta(days=begun), not_after=pki.now + timedelta(days=left))
     expected = {"ready": status == 200, "checks": CHECKS | {"certificate": state}}
-    assert asked(MemoryBroker(), "/readyz", certificate=own.write(tmp_path).certificate) == (status, expected)
+    assert asked(MemoryBroker(), "/readyz", own=own) == (status, expected)

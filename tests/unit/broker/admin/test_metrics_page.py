@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 from prometheus_client.core import Metric
@@ -20,13 +19,13 @@ from broker.histogram import Histogram
 from broker.metrics import Metrics
 from provisioning.pki.identity import Identity, Role
 from tests.support.pki import DOMAIN, Pki, shared_device, shared_pki
-from tests.support.wire import MemoryBroker
+from tests.support.wire import MemoryBroker, own_certificate
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 
 
 async def page(broker: MemoryBroker, accept: str = "", path: str = "/metrics", method: str = "GET") -> tuple[int, str]:
-    answer = await MetricsPage(broker.engine, Path("none.pem"), lambda: broker.now).handle(
+    answer = await MetricsPage(broker.engine, own_certificate(), lambda: broker.now).handle(
         Request(method, path, {}, b"", "me", accept)
     )
     assert isinstance(answer.body, bytes)

@@ -10,7 +10,7 @@ import pytest
 from broker.admission.policy_file import DEFAULT_POLICY_FILE, PolicyError
 from broker.reload.parts import ReloadedPolicy, Unchanged, describe_certificate
 from broker.settings.config import BrokerConfig
-from provisioning.pki.tls import CredentialFiles, TlsConfigurationError
+from provisioning.pki.tls import CredentialFiles, CredentialPem, TlsConfigurationError
 from tests.support.pki import shared_device, shared_pki
 from tests.support.wire import MemoryBroker
 
@@ -57,6 +57,10 @@ def test_a_policy_that_is_wrong_is_named(tmp_path: Path, proposed: str | None) -
     assert str(caught.value).startswith("the proposed policy: " if proposed else f"{file}: ")
 
 
+def described(files: CredentialFiles) -> str:
+    return describe_certificate(CredentialPem.of(files), files.certificate)
+
+
 @pytest.mark.parametrize(
     ("begins", "ends", "good"), [(-60, 60, True), (-120, -60, False), (60, 120, False)], ids=["now", "over", "to come"]
 )
@@ -65,18 +69,18 @@ def test_a_certificate_that_is_not_valid_now_is_not_taken(tmp_path: Path, begins
     held = PKI.broker(not_before=begin, not_after=end)
     files = held.write(tmp_path)
     if good:
-        assert f"{held.certificate.serial_number:x}" in describe_certificate(files)
+        assert f"{held.certificate.serial_number:x}" in described(files)
         return
     with pytest.raises(TlsConfigurationError, match="is valid from"):
-        describe_certificate(files)
+        described(files)
 
 
 def test_a_certificate_that_is_not_for_servers_is_not_taken(tmp_path: Path) -> None:
     with pytest.raises(TlsConfigurationError, match="is not for servers"):
-        describe_certificate(PKI.device("meter-1").write(tmp_path))
+        described(PKI.device("meter-1").write(tmp_path))
 
 
 def test_a_file_without_a_certificate_is_named(tmp_path: Path) -> None:
     (tmp_path / "own.pem").write_bytes(b"")
     with pytest.raises(TlsConfigurationError, match=r"own\.pem"):
-        describe_certificate(CredentialFiles(tmp_path / "own.pem", tmp_path / "own.pem"))
+        described(CredentialFiles(tmp_path / "own.pem", tmp_path / "own.pem"))

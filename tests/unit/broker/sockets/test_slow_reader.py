@@ -6,8 +6,8 @@ import socket
 
 from broker.metrics import Metrics
 from broker.mqtt.acks import Puback
+from broker.mqtt.introduction import Introduction
 from broker.mqtt.ping import Pingresp
-from broker.sockets.byte_stream import Introduction
 from broker.sockets.slow_reader import in_kernel, without_qos0
 from tests.support.broker_process import wait_until
 from tests.support.wire import V5, publication

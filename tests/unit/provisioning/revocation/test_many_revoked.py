@@ -15,7 +15,8 @@ from sqlalchemy.engine import Connection
 from provisioning.ca.crl import CrlIssuer
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
-from provisioning.store import certificates, devices, revocations
+from provisioning.store import certificates, certificates_of_key, devices, revocations, unfinished_key_ends
+from provisioning.store.certificates_of_key import key_of
 from provisioning.store.counters import crl_counter
 from tests.support.fleet import Fleet
 from tests.support.many import fill
@@ -105,10 +106,12 @@ async def test_a_batch_is_looked_up_and_not_searched_for(fleet: Fleet) -> None:
         locked = devices.lock_all(connection, names, serials)
         whole = [device.id for device in locked if device.name in set(names)]
         found = certificates.of_devices_or_with_serials(connection, whole, serials)
-        keys = certificates.with_keys_of(connection, [row.id for row in found if row.serial in set(serials)])
+        of_keys = [key_of(row) for row in found if row.serial in set(serials)]
+        assert unfinished_key_ends.of_each(connection, of_keys) == set()
+        keys = [identifier for some in certificates_of_key.first_ids(connection, of_keys, 101) for identifier in some]
         assert {row.device.id for row in found} == {device.id for device in locked}
         assert [row.id for row in found] == sorted(row.id for row in found)
-        assert [row.id for row in keys] == [row.id for row in found[each:]]
+        assert keys == [row.id for row in found[each:]]
         assert [device.name for device in locked] == sorted(device.name for device in locked)
         assert all(row.revocation is not None for row in found)
         return {row.serial for row in found[each:]}, len(locked), len(found), rows_read(connection) - before

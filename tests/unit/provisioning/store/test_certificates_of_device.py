@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from provisioning.store import certificates, certificates_of_device, devices, tables
+from provisioning.store import certificates, certificates_of_device, certificates_of_key, devices, tables
 from provisioning.store.prepared import Prepared
 from tests.support.fleet import Fleet
 from tests.support.many import fill
@@ -97,9 +97,10 @@ async def test_of_what_a_device_had_before_nothing_is_read(
     [
         (certificates._COMPROMISED, {"of": "device_id", "wanted": "spki_sha256"}),
         (certificates._NEWEST_WITH_KEY, {"key": "spki_sha256", "wanted": "name"}),
-        (certificates._IDS_WITH_KEY_OF, {"wanted": "id"}),
+        (certificates_of_key._FIRST_IDS, {"of": "device_id", "wanted": "spki_sha256"}),
+        (certificates_of_key._LEFT, {"of": "device_id", "wanted": "spki_sha256"}),
     ],
-    ids=["compromised", "newest", "all"],
+    ids=["compromised", "newest", "first", "left"],
 )
 async def test_what_a_device_had_for_other_keys_is_not_read_for_one(
     fleet: Fleet, prepared: Prepared, named: dict[str, str]
@@ -111,7 +112,8 @@ async def test_what_a_device_had_for_other_keys_is_not_read_for_one(
         first = connection.execute(its.add_columns(tables.certificates.c.device_id, tables.certificates.c.spki_sha256))
         row = first.first()
         assert row is not None
-        return touched(connection, prepared, {name: getattr(row, column) for name, column in named.items()})
+        most = {"most": 9} if prepared is certificates_of_key._FIRST_IDS else {}
+        return touched(connection, prepared, {name: getattr(row, column) for name, column in named.items()} | most)
 
     assert await fleet.database.write(read) <= 2
 

@@ -1,0 +1,173 @@
+"""One certificate that is revoked, and, if its key is compromised, all that are for that key.
+
+Theory
+------
+Of one key there may be thousands: a device renews with the key that it has. They follow in portions, as a device's do
+(`provisioning.revocation.portions`)::
+
+    the one that was named, key ended, first portion ─► portion ─ others ─ portion ─ … ─► nothing is left ─► answered
+     nobody gets or renews anything by that key        feed, CRL, OCSP follow each portion
+
+Rules
+-----
+1. From the first transaction on the key is worth nothing here: nothing is certified for it, no certificate for it lets
+   anybody in or is renewed or released, and OCSP calls all of them revoked, be they revoked themselves or still to be.
+2. Brokers, and whoever reads lists, know certificates. What is good comes first, then what is on hold, has ended or was
+   revoked for another reason, which nobody admits anyway; of both the newest. The first transaction has a portion.
+3. Nothing is added to what is left: so it is looked up once by whoever finishes it, and needs no place to go on from.
+4. Reported as compromised twice, a key is ended once; who reports it while that is done waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+import structlog
+from sqlalchemy.engine import Connection
+
+from provisioning.errors import Code, Refused
+from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation import portions as portioned
+from provisioning.revocation.batch import IN_WHAT_FOLLOWS
+from provisioning.revocation.grounds import Grounds
+from provisioning.revocation.issued_to import TooMany, first_of_key
+from provisioning.revocation.portions import Portions
+from provisioning.revocation.portions_of_key import revoke_portion
+from provisioning.revocation.protection import check_an_admin_is_left
+from provisioning.revocation.recording import Changed, RevocationOutcome, facts_of, record
+from provisioning.revocation.taken import can_be_taken, facts_before
+from provisioning.revocation.tokens_made import void_made_with
+from provisioning.store import audit, certificates, certificates_of_key, revocations, unfinished_key_ends
+from provisioning.store.audit import Action
+from provisioning.store.certificates import StoredCertificate
+from provisioning.store.certificates_of_key import DeviceKey, key_of
+from provisioning.store.database import Database
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What the first transaction of several has done."""
+
+    key: DeviceKey
+    taken: Changed
+    changed: bool
+    ends_key: bool
+    """It has ended the key; else that was done before."""
+    before: int
+    """Where the feed ended."""
+
+
+class EndOfOne:
+    """Revokes single certificates."""
+
+    def __init__(
+        self, database: Database, clock: Callable[[], datetime], tell: Callable[[Changed], None], portions: Portions
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._tell = tell
+        self._portions = portions
+
+    async def end(self, serial: str, grounds: Grounds, by: str) -> RevocationOutcome:
+        """Revoke the certificate with *serial*; raise `Refused` if there is none, or an admin's who is the last."""
+        try:
+            outcome, fresh = await self._database.write(
+                partial(self._at_once, serial=serial, grounds=grounds, by=by), short=True
+            )
+        except TooMany:
+            return await self._in_portions(serial, grounds, by)
+        for each in fresh:
+            log.info(
+                "certificate revoked", device=each.device.name, serial=each.serial, reason=grounds.reason.value, by=by
+            )
+        self._tell(fresh)
+        return outcome
+
+    def _at_once(
+        self, connection: Connection, serial: str, grounds: Grounds, by: str
+    ) -> tuple[RevocationOutcome, Changed]:
+        """Do all of it in this transaction; raise `TooMany` if more than a few are for the key."""
+        certificate = _found(connection, serial, for_update=True)
+        fresh, before = ([certificate], ()) if can_be_taken(certificate, grounds) else ([], (certificate,))
+        if grounds.reason is RevocationReason.KEY_COMPROMISE:
+            same_key = first_of_key(connection, key_of(certificate))
+            fresh += [each for each in same_key if each.id != certificate.id and can_be_taken(each, grounds)]
+        now = self._clock()
+        voided = void_made_with(connection, [certificate.device], grounds, now).total()
+        revoked = record(connection, fresh, grounds, now, by)
+        check_an_admin_is_left(connection, [each.device for each in fresh], now)
+        if fresh or voided:
+            _audit(connection, certificate, fresh, voided, grounds, now, by)
+        return RevocationOutcome(revoked + facts_of(before), bool(fresh or voided)), fresh
+
+    async def _in_portions(self, serial: str, grounds: Grounds, by: str) -> RevocationOutcome:
+        def look(connection: Connection) -> list[int]:
+            key = key_of(_found(connection, serial))
+            return certificates_of_key.not_compromised(connection, key, self._clock())
+
+        left = await self._database.read(look)
+        begun = await self._database.write(partial(self._begin, serial=serial, left=left, grounds=grounds, by=by))
+        self._portions.shut_out()
+        self._tell(begun.taken)
+        await self._portions.finish_key(begun.key)
+        every = await self._database.read(partial(certificates_of_key.every, key=begun.key))
+        ended = [each for each in every if each.revocation is not None and each.revocation.sequence > begun.before]
+        if begun.ends_key:
+            name, count = every[0].device.name, len(ended)
+            log.info("key ended", device=name, serial=serial, certificates=count, reason=grounds.reason.value, by=by)
+        told = (begun.ends_key and ended) or [each for each in every if each.serial == serial]
+        return RevocationOutcome(facts_of(sorted(told, key=lambda each: each.serial != serial)), begun.changed)
+
+    def _begin(self, connection: Connection, serial: str, left: Sequence[int], grounds: Grounds, by: str) -> _Begun:
+        """Revoke the certificate that was named, and, unless nothing is *left* of its key, end that."""
+        certificate = _found(connection, serial, for_update=True)
+        key, now = key_of(certificate), self._clock()
+        taken: list[StoredCertificate] = [certificate] if can_be_taken(certificate, grounds) else []
+        first = certificates.with_ids(connection, set(left[: portioned.PORTION]))
+        # Since they were looked up somebody else may have done it.
+        is_left = any(can_be_taken(each, grounds) for each in first)
+        ends_key = is_left and unfinished_key_ends.of_key(connection, key) is None
+        voided = void_made_with(connection, [certificate.device], grounds, now).total()
+        before = revocations.newest(connection)
+        record(connection, taken, grounds, now, by)
+        changed = bool(taken or voided or ends_key)
+        if changed:
+            _audit(connection, certificate, taken, voided, grounds, now, by, ends_key=ends_key)
+        if ends_key:
+            unfinished_key_ends.begin(
+                connection, [key], invalidity_date=grounds.invalidity_date, ended_at=now, ended_by=by
+            )
+            others = [each for each in left if each != certificate.id]
+            more, _ = revoke_portion(connection, key, others[: portioned.PORTION], now, last=False)
+            taken += more
+        check_an_admin_is_left(connection, [certificate.device] if taken else [], now)
+        return _Begun(key, taken, changed, ends_key, before)
+
+
+def _found(connection: Connection, serial: str, *, for_update: bool = False) -> StoredCertificate:
+    found = certificates.find_serial(connection, serial, for_update=for_update)
+    if found is None:
+        raise Refused(Code.SERIAL_UNKNOWN, f"no certificate has the serial number {serial[:80]!r}")
+    return found[0]
+
+
+def _audit(
+    connection: Connection,
+    certificate: StoredCertificate,
+    taken: Changed,
+    voided: int,
+    grounds: Grounds,
+    now: datetime,
+    by: str,
+    *,
+    ends_key: bool = False,
+) -> None:
+    facts = {**grounds.facts, "serials": [each.serial for each in taken], **facts_before(taken)}
+    facts |= {"tokens_voided": voided} if voided else {}
+    facts |= {"same_key": IN_WHAT_FOLLOWS} if ends_key else {}
+    audit.append(connection, now, by, Action.REVOKED, certificate.device.name, facts)

@@ -1,0 +1,82 @@
+"""The keys of certificates that are named together, where they are compromised: which are ended at once, which later.
+
+What a batch does in its one transaction is bounded (`provisioning.revocation.batch`), and of one key there may be
+thousands. So keys with few certificates are done in it, and the others end in it, and their certificates follow in
+portions (`provisioning.revocation.end_of_one`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy.engine import Connection
+
+from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation import issued_to
+from provisioning.revocation.batch import TOGETHER, Batch
+from provisioning.revocation.events_since import revoked_since
+from provisioning.revocation.grounds import Grounds
+from provisioning.revocation.portions import Portions
+from provisioning.revocation.recording import Revoked
+from provisioning.store import certificates, certificates_of_key, unfinished_key_ends
+from provisioning.store.certificates import StoredCertificate
+from provisioning.store.certificates_of_key import DeviceKey, key_of
+from provisioning.store.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class KeysOfMany:
+    """The keys of what was named singly, but for those whose devices are ended as a whole."""
+
+    at_once: Sequence[StoredCertificate] = ()
+    """What is for those with few certificates, those that were named among it."""
+    later: Sequence[DeviceKey] = ()
+    """Those whose certificates follow in portions."""
+    begun: Collection[DeviceKey] = ()
+    """Those of *later* that were ended before."""
+
+    def begin(self, connection: Connection, grounds: Grounds, now: datetime, by: str) -> None:
+        """End those whose certificates follow, unless they are."""
+        fresh = [each for each in self.later if each not in self.begun]
+        since = grounds.invalidity_date
+        unfinished_key_ends.begin(connection, fresh, invalidity_date=since, ended_at=now, ended_by=by)
+
+    def follow(self, device_id: int) -> bool:
+        """Whether certificates of that device follow in portions."""
+        return any(each.device_id == device_id for each in self.later)
+
+
+def keys_of(connection: Connection, batch: Batch, grounds: Grounds) -> KeysOfMany:
+    """Return the keys that a *batch* ends by naming certificates for them."""
+    if grounds.reason is not RevocationReason.KEY_COMPROMISE:
+        return KeysOfMany()
+    whole = {each.id for each in batch.whole}
+    keys = list(dict.fromkeys(key_of(each) for each in batch.singly if each.device.id not in whole))
+    begun = unfinished_key_ends.of_each(connection, keys)
+    room = TOGETHER - len(batch.at_once)
+    chosen: set[int] = set()
+    later = []
+    for key, found in zip(keys, certificates_of_key.first_ids(connection, keys, issued_to.FEW + 1), strict=True):
+        if key in begun or len(found) > min(room, issued_to.FEW):
+            later.append(key)
+        else:
+            room -= len(found)
+            chosen.update(found)
+    return KeysOfMany(certificates.with_ids(connection, chosen), later, begun)
+
+
+async def finish_keys(
+    database: Database, portions: Portions, batch: Batch, keys: KeysOfMany, before: int
+) -> Sequence[Revoked]:
+    """Revoke what is for those whose certificates follow; return what is told of it, a hundred of each device.
+
+    That has come behind *before* in the feed.
+    """
+    if not keys.later:
+        return ()
+    portions.shut_out()
+    await portions.finish_all(keys.later)
+    names = {each.device.name for each in batch.singly if keys.follow(each.device.id)}
+    return await revoked_since(database, names, before, issued_to.FEW)

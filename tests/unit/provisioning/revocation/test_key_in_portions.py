@@ -1,0 +1,321 @@
+"""A key of very many certificates that is compromised: worth nothing at once, and they are revoked in portions."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.x509 import ocsp
+from sqlalchemy.engine import Connection
+
+from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.authentication import authenticate
+from provisioning.enrolment.renewal_info import RenewalService
+from provisioning.errors import Refused
+from provisioning.operator_role import OperatorRole
+from provisioning.pki.identity import Role
+from provisioning.pki.keys import PrivateKey, generate_key
+from provisioning.pki.revocation import RevocationReason, certificate_key
+from provisioning.revocation.portions import Portions
+from provisioning.revocation.recording import RevocationOutcome
+from provisioning.revocation.service import RevocationService
+from provisioning.revocation.shut_out import ShutOut
+from provisioning.store import audit, certificates, certificates_of_device, devices, operators
+from provisioning.store.certificates import StoredCertificate
+from provisioning.store.revocations import EventKind
+from provisioning.store.serials import serial_text
+from tests.support.fleet import Fleet, successor_csr
+from tests.support.many_certificates import (
+    Died,
+    dying_after,
+    events,
+    make_portions_small,
+    many_for_key,
+    serials_of,
+    unfinished_keys,
+)
+from tests.support.requests import csr_der
+from tests.support.responding import Responding
+
+COMPROMISED, SUPERSEDED = RevocationReason.KEY_COMPROMISE, RevocationReason.SUPERSEDED
+DAY = timedelta(days=1)
+Ways = dict[str, Callable[[RevocationService, str], Coroutine[Any, Any, RevocationOutcome]]]
+WAYS: Ways = {
+    "alone": lambda revocation, serial: revocation.revoke_serial(serial, COMPROMISED, by="anna"),
+    "in a batch": lambda revocation, serial: revocation.revoke_batch([], [serial], COMPROMISED, by="anna"),
+}
+
+
+@pytest.fixture(autouse=True)
+def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_portions_small(monkeypatch)
+
+
+@pytest.fixture
+def key() -> PrivateKey:
+    return generate_key()
+
+
+async def stored(fleet: Fleet, name: str = "meter-1") -> list[StoredCertificate]:
+    def look(connection: Connection) -> list[StoredCertificate]:
+        device = devices.find(connection, name)
+        assert device is not None
+        return certificates_of_device.every(connection, device.id)
+
+    return await fleet.database.read(look)
+
+
+async def said_by_ocsp(fleet: Fleet, certificate: x509.Certificate) -> RevocationReason | None:
+    issuer, serial = certificate_key(certificate)
+    _, said = await fleet.database.read(
+        lambda connection: certificates.revocation_of(connection, issuer.hex(), serial_text(serial))
+    )
+    return None if said is None else said[1]
+
+
+def identifier_of(certificate: x509.Certificate) -> str:
+    issuer, serial = certificate_key(certificate)
+    parts = issuer, serial.to_bytes(20).lstrip(bytes(1))
+    return ".".join(base64.urlsafe_b64encode(each).rstrip(b"=").decode() for each in parts)
+
+
+async def test_all_are_revoked_the_named_one_first_while_others_write(
+    fleet: Fleet, key: PrivateKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = serials_of(await many_for_key(fleet, key, more=6))
+    other = await fleet.enrol("meter-1")
+    between: list[asyncio.Task[None]] = []
+    portion = Portions._portion_of_key
+
+    def noted(self: Portions, *which: Any, **how: Any) -> tuple[Any, bool]:
+        found = portion(self, *which, **how)
+        loop.call_soon_threadsafe(lambda: between.append(asyncio.ensure_future(fleet.database.probe())))
+        return found
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(Portions, "_portion_of_key", noted)
+    fleet.told.clear()
+    invalid = fleet.clock() - DAY
+    outcome = await fleet.revocation.revoke_serial(every[1], COMPROMISED, by="anna", invalidity_date=invalid)
+    await asyncio.gather(*between)
+    assert len(between) == 2
+    assert fleet.told == ["feed", "crl"] * 3, "after each transaction"
+    in_feed = [every[1], *[each for each in reversed(every) if each != every[1]]]
+    told = await events(fleet)
+    assert [each.sequence for each in told] == list(range(1, 8))
+    assert [each.serial for each in told] == in_feed
+    assert {(each.reason, each.invalidity_date) for each in told} == {(COMPROMISED, invalid)}
+    assert (outcome.changed, len(outcome.revoked), outcome.revoked[0].serial) == (True, 7, every[1])
+    assert {each.serial for each in outcome.revoked} == set(every)
+    assert {each.invalidity_date for each in outcome.revoked} == {invalid}
+    assert await unfinished_keys(fleet) == 0
+    entries = await fleet.database.read(lambda connection: audit.about(connection, "anna", 99))
+    facts = [json.loads(each.details) for each in entries]
+    assert {(each.action, each.subject) for each in entries} == {("revoked", "meter-1")}
+    assert [(each["serials"], each.get("same_key")) for each in facts] == [
+        (in_feed[:1], "in the entries that follow"),
+        (in_feed[1:3], None),
+        (in_feed[3:5], None),
+        (in_feed[5:], None),
+    ]
+    assert all(each["reason"] == "keyCompromise" for each in facts)
+
+    for serial in (every[1], every[0]):
+        again = await fleet.revocation.revoke_serial(serial, COMPROMISED, by="anna")
+        assert (again.changed, [each.serial for each in again.revoked]) == (False, [serial])
+    assert len(await events(fleet)) == 7
+    assert len(await fleet.database.read(lambda connection: audit.about(connection, "anna", 99))) == 4
+    assert await fleet.reenrol(other, successor_csr(other)), "the device has another key"
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_from_the_first_moment_the_key_is_worth_nothing_and_the_next_start_ends_it(
+    fleet: Fleet, key: PrivateKey, way: str
+) -> None:
+    every = await many_for_key(fleet, key, more=5)
+    other = await fleet.enrol("meter-1")
+    token = TokenCredential("meter-1", await fleet.token("meter-1"))
+    with dying_after(0), pytest.raises(Died):
+        await WAYS[way](fleet.revocation, serials_of(every)[1])
+    done = {each.serial for each in await events(fleet)}
+    assert serials_of(every)[1] in done
+    assert serials_of(every)[0] not in done, "its portion has not come"
+    assert await unfinished_keys(fleet) == 1
+
+    for good in (every[0], every[1]):
+        with pytest.raises(Refused, match="CERTIFICATE_REVOKED: the key of certificate"):
+            await fleet.reenrol(good, successor_csr(good))
+        with pytest.raises(Refused, match="CERTIFICATE_REVOKED: the key of certificate"):
+            await fleet.database.read(lambda connection, good=good: authenticate(connection, good, fleet.clock()))
+        assert await said_by_ocsp(fleet, good) is COMPROMISED
+    with pytest.raises(Refused, match="KEY_REUSED: this key was reported as compromised"):
+        await fleet.enrolment.enrol(csr_der(key, names=["meter-1"]), token)
+    with pytest.raises(Refused, match="KEY_REUSED: this key was reported as compromised"):
+        await fleet.reenrol(other, successor_csr(other, key))
+    info = await RenewalService(fleet.database, fleet.clock).info(identifier_of(every[0]))
+    assert info.end < fleet.clock(), "whoever asks when to renew it is told now"
+    assert await said_by_ocsp(fleet, other) is None
+    successor = await fleet.reenrol(other, successor_csr(other))
+
+    started = RevocationService(fleet.database, fleet.clock, ())
+    await started.portions.finish_left()
+    assert sorted(each.serial for each in await events(fleet)) == sorted(serials_of(every))
+    assert [each.sequence for each in await events(fleet)] == list(range(1, 7))
+    assert {each.reason for each in await events(fleet)} == {COMPROMISED}
+    assert await unfinished_keys(fleet) == 0
+    await started.portions.finish_left()
+    assert len(await events(fleet)) == 6, "what another process has done is not done again"
+    assert await fleet.reenrol(successor, successor_csr(successor))
+
+
+async def test_what_is_good_comes_first(fleet: Fleet, key: PrivateKey) -> None:
+    """The others are admitted by nobody: they may wait, though they be newer."""
+    every = await many_for_key(fleet, key, more=6)
+    serials = serials_of(every)
+    await fleet.revocation.revoke_serial(serials[6], SUPERSEDED, by="anna")
+    await fleet.suspension.suspend_serial(serials[5], by="anna")
+    before = len(await events(fleet))
+    await fleet.revocation.revoke_serial(serials[3], COMPROMISED, by="anna")
+    told = [each.serial for each in (await events(fleet))[before:]]
+    assert told == [serials[place] for place in (3, 4, 2, 1, 0, 6, 5)]
+    assert {each.revocation and each.revocation.reason for each in await stored(fleet)} == {COMPROMISED}
+
+
+async def test_a_hold_is_not_ended_in_between(fleet: Fleet, key: PrivateKey) -> None:
+    """Its release would let it in at the broker, until its portion."""
+    held = serials_of(await many_for_key(fleet, key, more=5))[0]
+    await fleet.suspension.suspend_serial(held, by="anna")
+    await fleet.suspension.suspend_device("meter-1", by="anna")
+    with dying_after(0), pytest.raises(Died):
+        await fleet.revocation.revoke_serial(held, COMPROMISED, by="anna")
+    for serial in serials_of(await many_for_key(fleet, generate_key(), "meter-2", more=1)):
+        await fleet.suspension.suspend_serial(serial, by="berta")
+    still = next(each for each in await stored(fleet) if each.on_hold)
+    with pytest.raises(Refused, match=r"REVOCATION_FINAL: the key of certificate .* was reported as compromised"):
+        await fleet.suspension.resume_serial(still.serial, by="berta")
+    with pytest.raises(Refused, match=r"REVOCATION_FINAL: the key of certificate .* was reported as compromised"):
+        await fleet.suspension.suspend_serial(still.serial, by="berta")
+    assert (await fleet.suspension.resume_device("meter-1", by="berta")).released == []
+    await fleet.revocation.portions.finish_left()
+    assert {each.kind for each in await events(fleet)} == {EventKind.REVOKED}
+    assert {each.revocation and each.revocation.reason for each in await stored(fleet)} == {COMPROMISED}
+
+
+async def test_reported_by_several_at_once_it_is_ended_once(fleet: Fleet, key: PrivateKey) -> None:
+    every = serials_of(await many_for_key(fleet, key, more=5))
+    outcomes = await asyncio.gather(
+        *(fleet.revocation.revoke_serial(each, COMPROMISED, by="anna") for each in every[:3]),
+        fleet.revocation.revoke_batch([], every[3:], COMPROMISED, by="anna"),
+    )
+    assert sorted(each.serial for each in await events(fleet)) == sorted(every), "each once"
+    assert [each.sequence for each in await events(fleet)] == list(range(1, 7))
+    for named, outcome in zip([*([each] for each in every[:3]), every[3:]], outcomes, strict=True):
+        assert set(named) <= {each.serial for each in outcome.revoked}
+    assert any(each.changed for each in outcomes)
+    assert await unfinished_keys(fleet) == 0
+
+
+async def test_the_device_s_end_and_the_key_s_do_not_come_to_harm_together(fleet: Fleet, key: PrivateKey) -> None:
+    every = await many_for_key(fleet, key, more=5)
+    other = await fleet.enrol("meter-1")
+    with dying_after(1):
+        with pytest.raises(Died):
+            await fleet.revocation.revoke_device("meter-1", SUPERSEDED, by="anna")
+        with pytest.raises(Died):
+            await fleet.revocation.revoke_serial(serials_of(every)[0], COMPROMISED, by="anna")
+    await RevocationService(fleet.database, fleet.clock, ()).portions.finish_left()
+    reasons = {each.serial: each.revocation and each.revocation.reason for each in await stored(fleet)}
+    assert reasons == dict.fromkeys(serials_of(every), COMPROMISED) | dict.fromkeys(serials_of([other]), SUPERSEDED)
+    assert [each.sequence for each in await events(fleet)] == list(range(1, len(await events(fleet)) + 1))
+
+
+async def test_a_batch_ends_keys_of_few_at_once_and_of_many_in_portions(fleet: Fleet, key: PrivateKey) -> None:
+    many = serials_of(await many_for_key(fleet, key, more=5))
+    few = serials_of(await many_for_key(fleet, generate_key(), "meter-2", more=1))
+    fleet.told.clear()
+    outcome = await fleet.revocation.revoke_batch([], [few[0], many[0]], COMPROMISED, by="anna")
+    assert outcome.changed
+    assert fleet.told == ["feed", "crl"] * 4, "of the batch, and of three portions"
+    assert sorted(each.serial for each in await events(fleet)) == sorted(few + many)
+    told = [each.serial for each in outcome.revoked]
+    assert len(set(told)) == len(told)
+    assert set(few) < set(told)
+    assert many[0] in told
+    assert len(set(told) & set(many)) == 2, "of a key in portions, as many as of a device in portions"
+    entries = await fleet.database.read(lambda connection: audit.about(connection, "anna", 99))
+    facts = [(each.subject, json.loads(each.details)) for each in entries]
+    assert [(subject, each["serials"], each.get("same_key")) for subject, each in facts[:2]] == [
+        ("meter-1", many[:1], "in the entries that follow"),
+        ("meter-2", few, None),
+    ]
+    again = await fleet.revocation.revoke_batch([], [few[0], many[0]], COMPROMISED, by="anna")
+    assert (again.changed, {each.serial for each in again.revoked}) == (False, {few[0], many[0]})
+    assert len(await events(fleet)) == len(few + many)
+
+
+async def test_an_admin_by_a_key_of_many_certificates_is_none_from_the_first_moment(
+    fleet: Fleet, key: PrivateKey
+) -> None:
+    """His certificates are still good, by themselves: he does not count as the one who is left."""
+    anna = serials_of(await many_for_key(fleet, key, "anna", more=5, role=Role.OPERATOR))
+    berta = serials_of(await many_for_key(fleet, generate_key(), "berta", more=5, role=Role.OPERATOR))
+    for name in ("anna", "berta"):
+        await fleet.database.write(
+            lambda connection, name=name: operators.grant(
+                connection, name, OperatorRole.ADMIN, by="x", now=fleet.clock()
+            )
+        )
+    with dying_after(0), pytest.raises(Died):
+        await fleet.revocation.revoke_batch([], anna[:1], COMPROMISED, by="berta")
+    shown = await fleet.database.read(lambda connection: operators.every(connection, fleet.clock()))
+    assert {each.grant.name: each.good_until is not None for each in shown} == {"anna": False, "berta": True}
+    for ways in WAYS.values():
+        with pytest.raises(Refused, match="LAST_ADMIN"):
+            await ways(fleet.revocation, berta[0])
+    assert {each.device for each in await events(fleet)} == {"anna"}
+    assert await unfinished_keys(fleet) == 1, "what was refused is undone"
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_remembered_answer_is_forgotten_before_its_portion(fleet: Fleet, key: PrivateKey, way: str) -> None:
+    every = await many_for_key(fleet, key, more=5)
+    responding = await Responding.on(fleet)
+    there = ShutOut(fleet.database, lambda: heard.append("forget"))
+    heard: list[str] = []
+    await there.look()
+    assert (await responding.ask(every[0])).certificate_status == ocsp.OCSPCertStatus.GOOD
+    with dying_after(0), pytest.raises(Died):
+        await WAYS[way](responding.revocation, serials_of(every)[1])
+    assert serials_of(every)[0] not in {each.serial for each in await events(fleet)}
+    assert (await responding.ask(every[0])).certificate_status == ocsp.OCSPCertStatus.REVOKED
+    await there.look()
+    assert heard == ["forget"], "another process hears of it, too"
+    await there.look()
+    assert heard == ["forget"]
+
+
+async def test_a_new_key_is_not_certified_for_what_was_shown_before_while_the_old_one_ends(
+    fleet: Fleet, key: PrivateKey
+) -> None:
+    """What the device had last is withdrawn, as it is when all of it is revoked."""
+    every = await many_for_key(fleet, key, more=5)
+    with dying_after(0), pytest.raises(Died):
+        await fleet.revocation.revoke_batch([], serials_of(every)[:1], COMPROMISED, by="anna")
+
+    def look(connection: Connection) -> tuple[object, object, object]:
+        device = devices.find(connection, "meter-1")
+        assert device is not None
+        last = certificates_of_device.withdrawn(connection, device)
+        held = certificates.newest_with_key(connection, "meter-1", (certificates.issued(every[0])).spki_sha256)
+        assert last is not None
+        assert held is not None
+        used = certificates_of_device.in_use(connection, device.id, fleet.clock(), DAY)
+        return (last.serial, last.reason), held.withdrawn, [each.serial for each in used]
+
+    assert await fleet.database.read(look) == ((serials_of(every)[-1], COMPROMISED), True, [])
