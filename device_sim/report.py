@@ -84,9 +84,10 @@ class Report:
         """The process's exit code for this report."""
         if self.passed:
             return ExitCode.OK
-        if any(check.security and not check.passed for check in self.checks):
-            return ExitCode.SECURITY
-        return ExitCode.INVALID if self.invalid else ExitCode.ERROR
+        if self.invalid:  # Whatever has failed was late, and nothing else.
+            return ExitCode.INVALID
+        failed_security = any(check.security and not check.passed for check in self.checks)
+        return ExitCode.SECURITY if failed_security else ExitCode.ERROR
 
     def as_dict(self) -> Mapping[str, Any]:
         """Return the report for a JSON document."""

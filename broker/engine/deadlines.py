@@ -17,6 +17,7 @@ Rules
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 import structlog
@@ -69,6 +70,14 @@ class Deadlines(Generic[OwnerT]):
 
     def due(self, now: float) -> None:
         """Call every owner whose second has come, the earliest first."""
+        for _ in self.one_by_one(now):
+            pass
+
+    def one_by_one(self, now: float) -> Iterator[None]:
+        """Do the same, an owner a step, for there may be ten thousand; to be gone through to its end.
+
+        Who is filed or cancelled between two steps is called, or is not, as it stands then.
+        """
         until = int(now)
         if until - self._reached > len(self._buckets):
             seconds = sorted(second for second in self._buckets if second <= until)
@@ -76,12 +85,15 @@ class Deadlines(Generic[OwnerT]):
             seconds = [second for second in range(self._reached + 1, until + 1) if second in self._buckets]
         self._reached = max(self._reached, until)
         for second in seconds:
-            for owner in self._buckets.pop(second):
-                if owner.bucket == second:  # Else another owner of this second has moved or cancelled it.
-                    owner.bucket = 0
-                    try:
-                        owner.on_deadline(now)
-                    except MemoryError:  # It is nobody's in particular: `provisioning.program.out_of_memory`.
-                        raise
-                    except Exception:  # A defect met by one owner must not take the others with it.
-                        log.exception("deadline failed", code="INTERNAL_ERROR")
+            while owners := self._buckets.get(second):
+                owner = owners.pop()
+                if not owners:
+                    del self._buckets[second]
+                owner.bucket = 0
+                try:
+                    owner.on_deadline(now)
+                except MemoryError:  # It is nobody's in particular: `provisioning.program.out_of_memory`.
+                    raise
+                except Exception:  # A defect met by one owner must not take the others with it.
+                    log.exception("deadline failed", code="INTERNAL_ERROR")
+                yield

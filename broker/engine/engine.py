@@ -20,7 +20,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import structlog
 
@@ -288,15 +288,25 @@ class Engine(Exchange):
 
     def tick(self, now: float) -> None:
         """Do what has become due; call it about once a second."""
+        for _ in self.duties(now):
+            pass
+        self.turn.request()
+
+    def duties(self, now: float) -> Iterator[None]:
+        """Do the same, one client's or session's a step, and flush nothing: whoever asks may let others have a turn.
+
+        Ten thousand may be due in one second: whose network has gone, who was at the door when it had, whose sessions
+        end.
+        """
         self.replays.now = now
-        self.deadlines.due(now)
+        yield from self.deadlines.one_by_one(now)
         for topic_name in self.retained.sweep(now):
             if self.journal is not None:
                 self.journal.retain(topic_name, None)
         for session in self.registry.due(now):
             if session.connection is None:
                 self._due(session, now)
-        self.turn.request()
+            yield
 
     def _due(self, session: Session, now: float) -> None:
         will = session.will

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
+from collections.abc import Iterator
 from itertools import chain, count
 
 from broker.metrics import Metrics
@@ -107,13 +108,14 @@ class SessionRegistry:
             session.scheduled_at = when
             heapq.heappush(self._schedule, (when, next(self._order), session))
 
-    def due(self, now: float) -> list[Session]:
-        """Return the sessions to look at now; what is not due yet must be scheduled again."""
-        due = []
+    def due(self, now: float) -> Iterator[Session]:
+        """Yield the sessions to look at now; what is not due yet must be scheduled again.
+
+        Each as it stands when it is its turn: between two of them others may come, go or be discarded.
+        """
         while self._schedule and self._schedule[0][0] <= now:
             when, _, session = heapq.heappop(self._schedule)
             if session.scheduled_at == when:
                 session.scheduled_at = None
                 if self.has(session):
-                    due.append(session)
-        return due
+                    yield session

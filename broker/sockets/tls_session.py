@@ -24,7 +24,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
-from provisioning.pki import openssl
+from provisioning.pki import handshake_bounds, openssl
 
 
 class TlsSession(Protocol):
@@ -80,13 +80,15 @@ def accept(listening: socket.socket) -> tuple[socket.socket, Any]:
     return accepted, address
 
 
-def shake_hands(session: TlsSession, inside: int) -> int:
+def shake_hands(session: TlsSession, inside: int, connected: socket.socket) -> int:
     """Go on with the handshake of *session*, which OpenSSL keeps at *inside*, where that is known; else 0.
+
+    In the first case by a portion of what *connected* holds, for which `handshake_bounds.begin` was called.
 
     Returns `openssl.COMPLETE`, `openssl.WANTS_READ` or `openssl.WANTS_WRITE`. Raises `ssl.SSLError` or `OSError`.
     """
     if inside:
-        return openssl.shake_hands(inside)
+        return handshake_bounds.shake_hands(inside, connected)
     try:
         session.do_handshake()
     except ssl.SSLWantReadError:

@@ -50,7 +50,7 @@ from broker.sockets.tls_session import TlsSession, shake_hands
 from broker.sockets.transport_state import CLOSED, CLOSING, HANDSHAKE, LINGERING, MUTE, OPEN
 from broker.sockets.turn import Turn
 from broker.sockets.work import PORTION
-from provisioning.pki import openssl, resumption
+from provisioning.pki import handshake_bounds, openssl, resumption
 from provisioning.pki.key_updates import bound_key_updates, changed_keys_too_often
 from provisioning.pki.openssl import address_of, has_pending, read_on
 from provisioning.pki.stapling import forget_staple
@@ -140,6 +140,8 @@ class TlsTransport(Readiness):
     def start(self, receiver: Receiver) -> None:
         """Begin the handshake; *receiver* is told what comes of it."""
         self._receiver = receiver
+        if self._inside:
+            handshake_bounds.begin(self._inside)
         self._events = READABLE
         self._poller.watch(self._fd, self, READABLE)
 
@@ -168,7 +170,7 @@ class TlsTransport(Readiness):
         if receiver is None or tls is None:
             return
         try:
-            wants = shake_hands(tls, self._inside)
+            wants = shake_hands(tls, self._inside, self._socket)
         except (ssl.SSLError, OSError) as error:
             openssl.forget_errors()
             self._metrics.handshakes["failed", tls.version() or "none"] += 1

@@ -32,6 +32,7 @@ HOT = [
     "provisioning/pki/certificate_reader.py",
     "provisioning/pki/extension.py",
     "provisioning/pki/identity.py",
+    "provisioning/pki/handshake_bounds.py",
     "provisioning/pki/key_updates.py",
     "provisioning/pki/resumption.py",
     "provisioning/pki/revocation.py",

@@ -151,7 +151,10 @@ async def _duplicated_chain(scene: Scene) -> Seen:
     return await scene.show(paper.presented_with(paper.certificate, scene.target.ca_certificate))
 
 
-@case("15-chain-of-100", "sends 100 certificates (extras may be ignored)", IN, *BAD, "tls unknown_ca")
+@case(
+    "15-chain-of-100", "sends 100 certificates (extras may be ignored)",
+    IN, *BAD, "tls unknown_ca", "tls illegal_parameter",
+)  # fmt: skip
 async def _chain_of_100(scene: Scene) -> Seen:
     paper = await scene.device()
     return await scene.show(paper.presented_with(*[scene.target.ca_certificate] * 100))

@@ -110,9 +110,14 @@ class Backend:
         self._wanted = asyncio.Event()
 
     async def connect(
-        self, endpoint: Endpoint, context: ssl.SSLContext, keep_alive: KeepAlive, topic_filter: str = EVERYTHING
+        self,
+        endpoint: Endpoint,
+        context: ssl.SSLContext,
+        keep_alive: KeepAlive,
+        topic_filter: str = EVERYTHING,
+        qos: int = _AT_LEAST_ONCE,
     ) -> None:
-        """Connect and subscribe. Raises `NotAdmitted`, `SubscriptionRefused` or `NotConnected`."""
+        """Connect and subscribe, at *qos*. Raises `NotAdmitted`, `SubscriptionRefused` or `NotConnected`."""
 
         async def dial(terms: Terms) -> None:
             link = self.connection = await self._driver.open(
@@ -125,7 +130,7 @@ class Backend:
                 acknowledged=self._acknowledged,
             )
             # Also in a session that is kept: a broker that has forgotten it hears the subscription again.
-            await link.subscribe(topic_filter, _AT_LEAST_ONCE)
+            await link.subscribe(topic_filter, qos)
             self._wanted.set()
 
         self._dial = dial

@@ -3,7 +3,7 @@
 Rules
 -----
 1. The state machine (`device`) decides; this file only dials, sends, and reports what happened to it.
-2. Telemetry is QoS 1 and kept until it is acknowledged: after a reconnection it is sent again, so a message is lost
+2. Telemetry of QoS 1 or 2 is kept until it is acknowledged: after a reconnection it is sent again, so a message is lost
    only if the broker lies. It goes before what is new: nothing is out of order by the device's own doing. What is
    unacknowledged is bounded; above the bound the device holds its readings back.
 3. The TLS context is the fleet's, the key and certificate in each handshake are the device's own (`tls_dial` rule 3).
@@ -53,8 +53,8 @@ class LiveDevice:
     """A device that can connect and publish. *ended* is called whenever a connection of it has ended."""
 
     __slots__ = (
-        "_closing", "_commands", "_ended", "_moves", "_readings", "_surroundings", "away", "behaviours", "connection",
-        "credential", "group", "interval", "machine", "out_since", "repeated", "unacknowledged", "urgent",
+        "_closing", "_commands", "_early", "_ended", "_moves", "_readings", "_surroundings", "away", "behaviours",
+        "connection", "credential", "group", "interval", "machine", "out_since", "repeated", "unacknowledged", "urgent",
     )  # fmt: skip
 
     def __init__(
@@ -82,6 +82,8 @@ class LiveDevice:
         model = group.telemetry.model if group.telemetry is not None else Model.SMART_METER
         self._readings = model.readings(surroundings.seed, machine.name)
         self._closing = False
+        self._early: tuple[tuple[str, bytes], ...] = ()
+        """What has come before the link was handed to us; who is about to answer needs one."""
         self._moves = 0
 
     @property
@@ -113,6 +115,7 @@ class LiveDevice:
         self._closing = False
         self.away = None
         terms = self._terms()
+        self._early = ()
         self.machine.happened(Event.DIALLED)
         try:
             connection = await self._surroundings.driver.open(
@@ -138,6 +141,10 @@ class LiveDevice:
         connection.closed.add_done_callback(self._connection_ended)
         try:
             self._send_again(connection)  # In the turn that lets it publish: what is older goes first.
+            early: tuple[tuple[str, bytes], ...] = self._early
+            self._early = ()
+            for topic_name, payload in early:
+                self._received(topic_name, payload)
             if not self._resumed(connection, terms):
                 asked = time.monotonic()
                 await connection.subscribe(f"{self.machine.topic_prefix}/cmd/#", _AT_LEAST_ONCE)
@@ -154,9 +161,19 @@ class LiveDevice:
         return Sent(self.machine.sequence, unacknowledged, self.repeated, kept_waiting)
 
     @property
+    def _answer_to_telemetry(self) -> str:
+        exactly_once = self.group.telemetry is not None and self.group.telemetry.qos > _AT_LEAST_ONCE
+        return "PUBREC or PUBCOMP" if exactly_once else "PUBACK"
+
+    @property
     def is_connected(self) -> bool:
         """Whether a connection is open now."""
         return self.machine.state is State.CONNECTED
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether it has said goodbye, and will come back."""
+        return self.away is not None and self.machine.state is State.ENROLLED
 
     @property
     def is_moving(self) -> bool:
@@ -242,8 +259,9 @@ class LiveDevice:
         # cannot be queued now is kept under a negative key for the next connection.
         waiting = list(self.unacknowledged.values())
         self.unacknowledged = {-index: message for index, message in enumerate(waiting, 1)}
+        qos = self.group.telemetry.qos if self.group.telemetry is not None else _AT_LEAST_ONCE
         for index, message in enumerate(waiting, 1):
-            packet_id = connection.publish(f"{self.machine.topic_prefix}/telemetry", message.payload, _AT_LEAST_ONCE)
+            packet_id = connection.publish(f"{self.machine.topic_prefix}/telemetry", message.payload, qos)
             self.unacknowledged[packet_id] = self.unacknowledged.pop(-index)
             self.repeated += (message.sequence,)
             self._surroundings.counters.repeated += 1
@@ -254,11 +272,14 @@ class LiveDevice:
             return  # An answer to a command.
         self._surroundings.record(Duration.PUBACK, time.monotonic() - message.sent, message.sent - message.due)
         if number >= FAILURE:
-            self._surroundings.counters.refused[f"PUBACK 0x{number:02x}"] += 1
+            self._surroundings.counters.refused[f"{self._answer_to_telemetry} 0x{number:02x}"] += 1
         else:
             self._surroundings.counters.acknowledged += 1
 
     def _received(self, topic_name: str, payload: bytes) -> None:
+        if self.machine.state is State.CONNECTING:  # Kept for it: it comes right behind CONNACK.
+            self._early += ((topic_name, payload),)
+            return
         prefix = f"{self.machine.topic_prefix}/cmd/"
         counters = self._surroundings.counters
         try:

@@ -221,7 +221,7 @@ class Connection:
         except asyncio.CancelledError:
             paho.abort(ConnectionAbortedError("cancelled"))
             raise
-        self._keep_alive.add(paho)
+        self._keep_alive.add(paho, paho.keepalive)  # The broker's, if it has said one.
         self.stage_times = StageTimes(dialled.tcp, dialled.tls, time.monotonic() - started)
 
     def publish(self, topic_name: str, payload: bytes, qos: int, *, retain: bool = False) -> int:
@@ -365,6 +365,11 @@ class Connection:
 
     def _on_message(self, _client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
         assert self._received is not None  # noqa: S101 - it is why this callback is set
+        if not message.topic:  # [MQTT-3.1.2-26]: none was granted, and paho does not know what it stands for.
+            why = "the broker: a topic alias, where none is accepted"
+            self._refusal = Closure(Layer.MQTT, "broken protocol", why, time.monotonic())
+            self._paho.abort(ConnectionAbortedError("refused by us"))
+            return
         self._received(message.topic, bytes(message.payload))
 
     def _on_publish(

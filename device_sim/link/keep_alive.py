@@ -4,7 +4,8 @@ Rules
 -----
 1. Every client's `loop_misc` runs once a period, spread over the period, so that ten thousand clients never make one
    long turn of the loop.
-2. The period is at most half of the shortest keep alive in use: a ping is late by no more than a period.
+2. The period is at most a quarter of the shortest keep alive in use: a ping is late by no more than a period, and a
+   broker waits for one and a half times the keep alive.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from types import TracebackType
 from typing import Protocol, Self
 
 _BUCKETS = 10
+_PERIODS = 4
+"""How often in its keep alive a client is looked at, at least."""
 
 
 class Pinged(Protocol):
@@ -34,8 +37,10 @@ class KeepAlive:
         self._bucket_of: dict[Pinged, dict[Pinged, None]] = {}
         self._sweeping: asyncio.Task[None] | None = None
 
-    def add(self, client: Pinged) -> None:
-        """Look after *client* from now on."""
+    def add(self, client: Pinged, keep_alive: float) -> None:
+        """Look after *client*, with a *keep_alive* of so many seconds, from now on; 0 is none."""
+        if keep_alive:
+            self._tick = min(self._tick, keep_alive / _PERIODS / _BUCKETS)
         bucket = self._bucket_of[client] = next(self._next_bucket)
         bucket[client] = None
 

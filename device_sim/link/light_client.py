@@ -197,7 +197,7 @@ class LightConnection:
             raise
         finally:
             self._admitted = None
-        self._keep_alive.add(self)
+        self._keep_alive.add(self, self._alive)
 
     # ---- what a device asks for
 
@@ -362,7 +362,7 @@ class LightConnection:
             self._send(Pubrel(packet.packet_id).encode(self._version))
 
     def _on_pubcomp(self, packet: Pubcomp) -> None:
-        self._ended(packet.packet_id, QoS.EXACTLY_ONCE, 0, "")
+        self._ended(packet.packet_id, QoS.EXACTLY_ONCE, packet.reason_code, packet.properties.reason_string)
 
     def _on_pubrel(self, packet: Pubrel) -> None:
         if self._exactly_once is not None:
@@ -406,6 +406,8 @@ class LightConnection:
 
     def _on_publish(self, packet: Publish) -> None:
         packet_id = packet.packet_id
+        if packet.properties.topic_alias is not None:  # [MQTT-3.1.2-26]: none was granted.
+            raise ProtocolError("a topic alias, where none is accepted", ReasonCode.TOPIC_ALIAS_INVALID)
         if packet.qos is QoS.AT_LEAST_ONCE and packet_id is not None:
             self._send(_PUBACK_HEAD + packet_id.to_bytes(2, "big"))
         elif packet_id is not None:

@@ -35,7 +35,7 @@ from device_sim.run.health import GeneratorWatch, HealthSample, resident_memory
 from device_sim.run.manner import Manner, Share
 from device_sim.run.recorder import FAILED_RENEWAL, Marker, Recorder
 from device_sim.run.scene import Scene
-from device_sim.run.stages import play
+from device_sim.run.stages import play, stay_out
 from device_sim.run.target import Target
 from device_sim.scenario.metrics import Count, Duration
 from device_sim.scenario.model import Scenario
@@ -211,10 +211,12 @@ class Part:
             await asyncio.wait([self._streaming])
         await fleet.freeze(_DRAIN_DEADLINE)  # First: who arrives still sends again what was not acknowledged.
         kept_waiting = await fleet.quiet(_DRAIN_DEADLINE)
+        await stay_out(scene)
         recorder = self._recorder
+        owed = sum(len(fleet.devices[name].unacknowledged) for name in kept_waiting)
         return PartOutcome(
             sent={name: device.sent(kept_waiting=name in kept_waiting) for name, device in fleet.devices.items()},
-            counts={**recorder.counts, **self._counted(fleet, scene)},
+            counts={**recorder.counts, **self._counted(fleet, scene), Count.UNACKNOWLEDGED: owed},
             service={metric: latency.encoded() for metric, latency in recorder.service.items()},
             response={metric: latency.encoded() for metric, latency in recorder.response.items()},
             lag=self._watch.lag.encoded(),

@@ -158,7 +158,7 @@ class Run:
         broker = self.target.broker
         try:
             for backend in self.backends:
-                await backend.connect(broker, context, keep_alive)
+                await backend.connect(broker, context, keep_alive, qos=self.scenario.qos)
         except NotAdmitted as error:
             why = with_remedy(f"{service} is not let in at {shown(broker.host, broker.port)}: {error}", error.closure)
             raise NoReceiver(why) from error

@@ -137,6 +137,15 @@ class Scene:
         condemned = self.fleet.condemned
         return [device for device in self.told_devices if device.is_connected and device.name not in condemned]
 
+    def sleepers(self) -> list[LiveDevice]:
+        """Return the devices that sleep now and then, and ask for a session that is kept meanwhile."""
+        condemned = self.fleet.condemned
+        return [
+            device
+            for device in self.told_devices
+            if device.group.sleep is not None and device.group.sleep.keep_session and device.name not in condemned
+        ]
+
 
 async def _done(action: Action, device: LiveDevice, due: float) -> None:
     await action(device, due)

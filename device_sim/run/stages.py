@@ -9,12 +9,15 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 
-from device_sim.device import State
+from device_sim.device import Event, State
 from device_sim.fleet.live_device import LiveDevice
 from device_sim.fleet.revocation_trial import cut_off, try_again
 from device_sim.link.closure import BROKEN
+from device_sim.link.tls_dial import NotAdmitted
+from device_sim.parallel import in_parallel
 from device_sim.randomness import randomness_of
 from device_sim.run.scene import Scene
 from device_sim.scenario.metrics import Count, Duration
@@ -26,6 +29,8 @@ from provisioning.client.operator import RequestRefused, ServiceUnavailable
 
 _SETTLE = 30.0
 _LOOK_AGAIN = 0.05
+_MOST_AGAIN = 20
+_AGAIN_AT_ONCE = 8
 
 
 async def play(scene: Scene, number: int, stage: Stage) -> None:
@@ -54,7 +59,7 @@ def label_of(stage: Stage) -> str:
         case Renew():
             return f"renew {stage.select:.0%}, {stage.rate:g}/s"
         case Command():
-            return f"command {stage.select:.0%}, {stage.rate:g}/s"
+            return f"command {stage.select:.0%}, {stage.rate:g}/s" + (", asleep" if stage.asleep else "")
         case Restart():
             return "broker restart"
 
@@ -191,6 +196,36 @@ async def _tries_again(scene: Scene, device: LiveDevice, refused: Duration | Non
                 recorder.record(refused, retry.seconds, 0.0)
 
 
+async def stay_out(scene: Scene) -> None:
+    """Let those who were revoked try once more, when all is over: a broker may have forgotten it since.
+
+    Not all of very many: each costs a handshake.
+    """
+    fleet = scene.fleet
+    out = [
+        device
+        for name, device in sorted(fleet.devices.items())
+        if math.isfinite(fleet.condemned.get(name, math.inf)) and name not in fleet.falsely_admitted
+    ]
+    chosen = randomness_of(scene.scenario.seed, "run", "out").sample(out, min(len(out), _MOST_AGAIN))
+
+    async def try_once(device: LiveDevice) -> None:
+        if device.is_connected or device.machine.state is State.CONNECTING:
+            return
+        if device.machine.state is not State.ENROLLED:
+            device.machine.happened(Event.RETRIED)
+        try:
+            await device.connect()
+        except NotAdmitted:
+            return
+        scene.recorder.counts[Count.READMITTED] += 1
+        fleet.falsely_admitted.add(device.name)
+        scene.mark("readmitted", f"{device.name}, when all was over")
+        await device.close()
+
+    await in_parallel(_AGAIN_AT_ONCE, chosen, try_once)
+
+
 async def _suspend(scene: Scene, stage: Suspend) -> None:
     operator = scene.target.operator
     if operator is None:
@@ -274,11 +309,15 @@ async def _command(scene: Scene, stage: Command) -> None:
         raise RuntimeError("a part of a scenario with a command has a backend to send it")
 
     async def command(device: LiveDevice, due: float) -> None:
-        late = time.monotonic() - due
-        answers = await backend.command(device.machine.group, [device.name], "identify", {}, deadline=stage.deadline)
+        late, until = time.monotonic() - due, time.monotonic() + stage.deadline
+        if stage.asleep:
+            await scene.settle(lambda: device.is_asleep, stage.deadline)
+        left = max(until - time.monotonic(), 0.0)
+        answers = await backend.command(device.machine.group, [device.name], "identify", {}, deadline=left)
         for seconds in answers.answered.values():
-            recorder.record(Duration.COMMAND, seconds, late)
+            if not stage.asleep:
+                recorder.record(Duration.COMMAND, seconds, late)
         recorder.counts[Count.UNANSWERED_COMMANDS] += len(answers.missing) + len(answers.refused)
 
-    devices = scene.choose(scene.connected(), stage.select)
+    devices = scene.choose(scene.sleepers() if stage.asleep else scene.connected(), stage.select)
     await scene.pace(devices, even(len(devices), stage.rate * scene.rate_share), command)

@@ -21,13 +21,16 @@ from device_sim.telemetry.payload import Format
 
 
 class Telemetry(ScenarioPart):
-    """What a device publishes, how often, in which format. QoS 0 promises nothing; what is lost is counted."""
+    """What a device publishes, how often, in which format. QoS 0 promises nothing; what is lost is counted.
+
+    QoS 2 is exactly once on a connection that stands; what one that breaks has left open is sent again, as a new one.
+    """
 
     model: Model = Model.SMART_METER
     every: Seconds = 1.0
     jitter: Fraction = 0.0
     format: Format = Format.JSON
-    qos: Literal[0, 1] = 1
+    qos: Literal[0, 1, 2] = 1
 
 
 class BackoffPolicy(ScenarioPart):

@@ -9,8 +9,11 @@ Durations are milliseconds.
 QoS 1 means at least once: what a device had sent when its connection broke, and nobody had acknowledged, it sends again
 (`repeated`). Only what arrives twice without that is `duplicated`.
 
-What the broker refuses (a reason code of 0x80 or more in PUBACK) is one of `refused_messages`, and `lost` like anything
-else that never comes: the report names the code.
+What the broker has not acknowledged ten seconds after the last stage, on a connection that stood all that time, is
+`unacknowledged`, delivered or not: at QoS 1 and 2 it owes that.
+
+What the broker refuses (a reason code of 0x80 or more in PUBACK, PUBREC or PUBCOMP) is one of `refused_messages`, and
+`lost` like anything else that never comes: the report names the code.
 
 A receiver (the run's own backend) whose connection ends by itself is one of `lost_receivers`, and comes back. It keeps
 no session, but where the scenario restarts the broker: what was published meanwhile is `lost`, whosever fault it is.
@@ -59,6 +62,7 @@ class Count(StrEnum):
     RECEIVED = "received"
     LOST = "lost"
     REFUSED_MESSAGES = "refused_messages"
+    UNACKNOWLEDGED = "unacknowledged"
     REPEATED = "repeated"
     DUPLICATED = "duplicated"
     OUT_OF_ORDER = "out_of_order"

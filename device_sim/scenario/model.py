@@ -22,7 +22,7 @@ from device_sim.core_wait import MOST_WAITING
 from device_sim.randomness import randomness_of
 from device_sim.scenario.groups import Group
 from device_sim.scenario.known import known_at
-from device_sim.scenario.stages import KINDS, Stage, Trouble
+from device_sim.scenario.stages import KINDS, Command, Stage, Trouble
 from device_sim.scenario.threshold import InvalidThreshold, Threshold
 from device_sim.scenario.values import BY_HAND, ScenarioPart, Seconds
 from provisioning.program.given_file import SETTINGS_BYTES, text_of
@@ -77,8 +77,20 @@ class Scenario(ScenarioPart):
                 raise ValueError(
                     f"stages: {number} (trouble): there is no group {min(unknown)}; these exist: {', '.join(names)}"
                 )
+        sleepers = [group for group in self.groups if group.sleep is not None and group.sleep.keep_session]
+        for number, stage in enumerate(self.stages, 1):
+            if isinstance(stage, Command) and stage.asleep and not sleepers:
+                raise ValueError(
+                    f"stages: {number} (command): asleep: no group sleeps and has its session kept; give one "
+                    "`sleep = { awake = …, asleep = … }`"
+                )
         self.limits()
         return self
+
+    @property
+    def qos(self) -> int:
+        """At which QoS whoever receives everything subscribes: 1, or 2 where a group publishes so."""
+        return max([1, *(group.telemetry.qos for group in self.groups if group.telemetry is not None)])
 
     def limits(self) -> list[Threshold]:
         """Return the thresholds, in the order of the file. Raises `InvalidThreshold`, at validation already."""

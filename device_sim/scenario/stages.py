@@ -111,9 +111,13 @@ class Renew(ScenarioPart):
 
 
 class Command(ScenarioPart):
-    """The backend sends the share *select* of the devices a command, *rate* a second."""
+    """The backend sends the share *select* of the devices a command, *rate* a second.
+
+    *asleep*: to those that sleep and whose session is kept, while they do; how long an answer takes is not measured.
+    """
 
     kind: Literal["command"] = "command"
+    asleep: bool = False
     select: Share = 1.0
     rate: Rate = 100.0
     deadline: Seconds = 10.0

@@ -100,9 +100,15 @@ class HttpsCredential:
             self._show()
 
     async def issue_with(self, issuer: Issuer) -> None:
-        """Have the credential issued by *issuer* from now on; renew it if it is due or another CA's."""
+        """Have the credential issued by *issuer* from now on; renew it if it is due or another CA's.
+
+        An issuer that has ended certifies nothing any more: what there is is shown then, and looked at again.
+        """
         self._credentials = self._credentials_for(issuer)
-        await self.check()
+        try:
+            await self.check()
+        except IssuanceRefused as refusal:
+            log.error("server certificate not renewed", error=str(refusal))  # noqa: TRY400 - that says it all
 
     async def check(self) -> bool:
         """Renew the credential if it is due and show it to new connections; return whether it was.

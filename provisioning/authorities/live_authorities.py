@@ -109,6 +109,7 @@ class LiveAuthorities:
         self._on_trust = on_trust
         self._on_active = on_active
         self._states: Sequence[tuple[str, str]] = ()
+        self._trusted: Sequence[x509.Certificate] = ()
         self._working: dict[str, _Working] = {}
         self._unusable: dict[str, str] = {}
         """CAs whose key could not be had here, and why."""
@@ -199,8 +200,11 @@ class LiveAuthorities:
                 await self._try_again()
             return
         found = await self._database.read(authorities.every)
-        if self.told.take(found):
-            self._on_trust(list(self.told.certificates.values()))
+        self.told.take(found)
+        trusted = list(self.told.certificates.values())
+        if trusted != self._trusted:
+            self._on_trust(trusted)
+            self._trusted = trusted  # Not before: what fails is repeated.
         for root in found:
             if root.kind is AuthorityKind.ROOT and root.state.trusted and root.name not in self._roots:
                 await self._begin_root(root)

@@ -38,12 +38,10 @@ class ToldAuthorities:
         """What ``/cacerts`` tells without a label: all of these."""
         self._lines: dict[str, list[x509.Certificate]] = {}
 
-    def take(self, found: Sequence[StoredAuthority]) -> bool:
-        """Take over the CAs as the store has them; return whether the trusted ones are others than before."""
+    def take(self, found: Sequence[StoredAuthority]) -> None:
+        """Take over the CAs as the store has them."""
         trusted = sorted((each for each in found if each.state.trusted), key=lambda each: _ORDER.index(each.kind))
-        everything = [each.certificate for each in trusted]
-        changed = everything != self.everything
-        self.everything[:] = everything
+        self.everything[:] = [each.certificate for each in trusted]
         self.crosses[:] = [each.certificate for each in trusted if each.kind is AuthorityKind.CROSS]
         self.certificates.clear()
         self.certificates.update(
@@ -51,7 +49,6 @@ class ToldAuthorities:
         )
         lines = {each.line for each in trusted if each.kind is AuthorityKind.ISSUING}
         self._lines = {line: _concerning({line, DEFAULT_LINE}, trusted) for line in lines | {DEFAULT_LINE}}
-        return changed
 
     @property
     def one_line(self) -> bool:

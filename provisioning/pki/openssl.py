@@ -173,6 +173,11 @@ def forget_handshake(address: int, *, resumed: bool) -> None:
         library.X509_free(sent)
 
 
+def pointer_to(place: bytearray) -> ctypes.c_void_p:
+    """Return where *place* holds its bytes; it is not to grow or shrink any more."""
+    return ctypes.c_void_p(ctypes.addressof((ctypes.c_char * len(place)).from_buffer(place)))
+
+
 def has_extended_master_secret(session: Any) -> bool:
     """Whether *session*, whose TLS 1.2 handshake is complete, has what RFC 7627 asks for; False where nobody can say.
 
@@ -223,6 +228,13 @@ def _open() -> tuple[ctypes.PyDLL, Any, type] | None:
             ("EVP_PKEY_free", None, [ctypes.c_void_p]),
             ("OPENSSL_sk_pop", ctypes.c_void_p, [ctypes.c_void_p]),
             ("X509_free", None, [ctypes.c_void_p]),
+            ("SSL_set0_rbio", None, [ctypes.c_void_p, ctypes.c_void_p]),
+            ("SSL_get_wbio", ctypes.c_void_p, [ctypes.c_void_p]),
+            ("BIO_s_mem", ctypes.c_void_p, []),
+            ("BIO_new", ctypes.c_void_p, [ctypes.c_void_p]),
+            ("BIO_up_ref", ctypes.c_int, [ctypes.c_void_p]),
+            ("BIO_write", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]),
+            ("BIO_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]),
         ):
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments

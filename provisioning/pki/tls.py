@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from cryptography import x509
 
+from provisioning.pki.handshake_bounds import bound_chain
 from provisioning.pki.openssl import prefer
 from provisioning.pki.resumption import remember_sessions
 from provisioning.program.given_file import PEM_BYTES, contents_of
@@ -159,6 +160,7 @@ def server_context(
         context.set_ciphers(_TLS12_CIPHERS)
     context.verify_mode = client_certificate.value
     prefer(context, _SERVER_SUITES)
+    bound_chain(context)
     context.num_tickets = 1  # OpenSSL sends two by default; a device has one connection and uses one.
     if remembered_sessions:
         remember_sessions(context, remembered_sessions)

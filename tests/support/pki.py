@@ -137,15 +137,25 @@ class Pki:
         not_after: datetime | None = None,
         is_ca: bool = False,
         extensions: Sequence[x509.ExtensionType] = NO_EXTENSIONS,
+        authority_key_id: bytes | None = None,
     ) -> Held:
-        """Return a certificate for *identity*, different where an argument says so."""
+        """Return a certificate for *identity*, different where an argument says so.
+
+        *authority_key_id* is what it calls its issuer's key, which may be anything.
+        """
         issuer = issuer or self.issuing
         key = generate_key()
         wanted: list[x509.GeneralName] = [
             x509.UniformResourceIdentifier(uri) for uri in ([identity.uri] if uris is None else uris)
         ]
         builder = (
-            self._builder(_name(common_name or identity.name), issuer_name or issuer.certificate.subject, key, issuer)
+            self._builder(
+                _name(common_name or identity.name),
+                issuer_name or issuer.certificate.subject,
+                key,
+                issuer,
+                authority_key_id,
+            )
             .not_valid_before(not_before or self.now - timedelta(hours=1))
             .not_valid_after(not_after or self.now + timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
@@ -193,16 +203,23 @@ class Pki:
         return Held(builder.sign(issuer.key if issuer else key, hashes.SHA256()), key)
 
     def _builder(
-        self, subject: x509.Name, issuer_name: x509.Name, key: ec.EllipticCurvePrivateKey, issuer: Held | None
+        self,
+        subject: x509.Name,
+        issuer_name: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        issuer: Held | None,
+        authority_key_id: bytes | None = None,
     ) -> x509.CertificateBuilder:
-        issuer_key = (issuer.key if issuer else key).public_key()
+        named = x509.AuthorityKeyIdentifier.from_issuer_public_key((issuer.key if issuer else key).public_key())
+        if authority_key_id is not None:
+            named = x509.AuthorityKeyIdentifier(authority_key_id, None, None)
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(issuer_name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
+            .add_extension(named, critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         )
 

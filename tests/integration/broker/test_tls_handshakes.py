@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from provisioning.pki.handshake_bounds import PORTION
 from provisioning.pki.resumption import forget_sessions
 from provisioning.pki.tls import CredentialPem, client_context
+from tests.support.cut_records import cut, long_hello, unread
 from tests.support.pki import Pki, shared_pki
 from tests.support.tls_server import Server, Told, talk_and_keep, visit
 
@@ -106,6 +108,25 @@ async def test_whoever_is_asked_says_the_same_of_a_handshake_that_failed(
         server, client_context(pki.anchors, pki.device("meter-1").credential), lambda tls: (tls.send(b"a"), tls.recv(1))
     )
     assert answer[1] == b"A"
+
+
+async def test_a_stranger_s_longest_hello_in_the_smallest_records_is_taken_in_portions(
+    server: Server, pki: Pki
+) -> None:
+    if not server.ahead:
+        pytest.skip("of a handshake only OpenSSL itself could be given a part")
+    hello = cut(long_hello(client_context(pki.anchors), 8000))
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as stranger:
+        stranger.sendall(hello)
+        told = await server.accept()
+        assert told.transport is not None
+        left = len(hello)
+        while left:
+            told.transport.on_readable()  # As in one turn; the loop has none before the next.
+            before, left = left, unread(told.transport._socket)
+            assert before - left <= PORTION
+        assert stranger.recv(1) == b"\x16", "the server's hello"
+        told.transport.abort()
 
 
 async def test_a_resumed_session_still_tells_the_certificate(server: Server, pki: Pki) -> None:

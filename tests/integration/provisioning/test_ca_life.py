@@ -331,6 +331,28 @@ def test_another_process_on_the_same_store_takes_a_new_ca_over(tmp_path: Path, p
         assert ocsp_status(first, device, "issuing-2") == "good"
 
 
+def test_a_ca_that_is_revoked_while_the_disk_is_full_is_trusted_no_longer_than_that(
+    tmp_path: Path, postgresql: PostgresqlServer
+) -> None:
+    with ExitStack() as stack:
+        idle = stack.enter_context(ProvisioningService.copied_on(postgresql, tmp_path / "first", FAST))
+        shutil.copytree(idle.dir, tmp_path / "second")
+        first = stack.enter_context(idle)
+        victim = enrol(first, tmp_path, "meter-1")
+        roll_over(first, "issuing-2")
+        shutil.copy(first.dir / "issuing-2.key", tmp_path / "second")
+        settings = FAST | {"database_url": idle.database_url}
+        second = stack.enter_context(ProvisioningService(tmp_path / "second", settings))
+        full = second.dir / f".{second.bundle.name}.{second.pid}.new"
+        full.mkdir()  # What the service would write there before it takes the bundle's place.
+        ca(first, "revoke", "issuing-ca", "--yes")
+        wait_until(lambda: "CAs not taken over from the store" in second.log, "the second cannot take it over")
+        full.rmdir()
+        wait_for_state(second, "issuing-ca", "revoked")
+        assert second.bundle.read_bytes() == first.bundle.read_bytes()
+        assert refused_by_tls(second, victim)
+
+
 def test_an_operator_gets_in_again_when_the_last_certificate_is_lost(
     service: ProvisioningService, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from cryptography import x509
 
 from tests.support.broker_process import wait_until
+from tests.support.ca_life import ca, roll_over
 from tests.support.curl import Curl, CurlAnswer
 from tests.support.faketime import FakeClock
 from tests.support.openssl import OpensslDevice, openssl
@@ -189,3 +191,23 @@ def test_a_clock_that_goes_forward_and_back(moved: Moved) -> None:
     verified = service.command("audit", "verify", "--dir", str(service.dir))
     assert verified.returncode == 0, verified.stdout
     assert "Traceback" not in service.log
+
+
+def test_a_service_whose_issuing_ca_has_ended_starts_and_has_the_next_one_issue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared()
+    clock = FakeClock.new(tmp_path)
+    clock.enter(monkeypatch)
+    idle = ProvisioningService.copied(tmp_path / "fleet", FAST)
+    authority = x509.load_pem_x509_certificate((idle.dir / "issuing-ca.crt").read_bytes())
+    clock.set(authority.not_valid_after_utc - datetime.now(UTC) + timedelta(days=1))
+    with idle as service, closing(Moved(service, clock, tmp_path)) as moved:
+        assert moved.ready()["issuing_ca"] == "expired"
+        assert "server certificate not renewed" in service.log, "who reads the log is told why none can be reached"
+        roll_over(service, "issuing-2")
+        assert moved.ready()["issuing_ca"] == "ok"
+        ca(service, "restore-operator")  # Whose certificate has ended, too.
+        device, answer = moved.enrol("meter-1", moved.token("meter-1"))
+        assert answer.status == 200, answer.text
+        assert read(device).not_valid_before_utc < clock.now()

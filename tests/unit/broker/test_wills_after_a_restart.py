@@ -164,6 +164,37 @@ def test_who_was_revoked_while_there_was_no_broker_leaves_what_it_would_have_lef
     assert back.open(shared_device("meter-2")).connect(client_id="meter-2", **last).session_present
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_will_that_went_with_its_certificate_does_not_come_back_with_it(broker: StoredBroker, killed: bool) -> None:
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    held = shared_device("meter-1")
+    broker.device("meter-1", will=will("fleet/meters/meter-1/event", qos=1), **KEPT)
+    after = broker.killed()
+    after.engine.admission.status.index.add(replace(held.revocation, reason=RevocationReason.CERTIFICATE_HOLD))
+    for session in absent(after.engine):
+        forget_revoked(after.engine, session, after.now)
+    after.settle()
+    if killed:
+        after = after.killed()  # It knows nothing of the suspension, which is over.
+    after.engine.admission.status.index.release(held.revocation.key)
+    after.advance(30)
+    assert after.service(**KEPT).payloads() == []
+    assert after.device("meter-1", **KEPT).session
+
+
+def test_a_session_that_has_ended_before_it_is_judged_is_not_written_again(broker: StoredBroker) -> None:
+    held = shared_pki().device("meter-1")
+    broker.open(held).connect(client_id="meter-1", **KEPT)
+    after = broker.killed()
+    (session,) = absent(after.engine)
+    revoke(after.engine, held.revocation, after.now)
+    after.device("meter-1", **KEPT)  # With a certificate that is good: what was left by the other is ended.
+    forget_revoked(after.engine, session, after.now)
+    after.settle()
+    assert after.store._database.execute("SELECT count(*) FROM sessions").fetchone() == (1,)
+
+
 PKI = shared_pki()
 CROSS = Pki()
 ABOVE = PKI.authority("Test Issuing CA", CROSS.root, key=PKI.issuing.key)

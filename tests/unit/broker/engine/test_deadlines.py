@@ -124,3 +124,24 @@ def test_a_clock_that_goes_back_calls_nobody_early(deadlines: Deadlines) -> None
     assert owner.calls == []
     deadlines.due(201.0)
     assert owner.calls == [201.0]
+
+
+def test_between_two_of_a_second_others_are_cancelled_moved_and_filed(deadlines: Deadlines) -> None:
+    owners = [Owner() for _ in range(6)]
+    for owner in owners:
+        deadlines.file(owner, 105.0)
+    steps = deadlines.one_by_one(105.0)
+    next(steps)
+    called = [owner for owner in owners if owner.calls]
+    assert len(called) == 1
+    assert set(deadlines.owners()) == set(owners) - set(called), "who was not called yet is filed still"
+    cancelled, moved, *left = (owner for owner in owners if not owner.calls)
+    deadlines.cancel(cancelled)
+    deadlines.file(moved, 107.0)
+    deadlines.file(called[0], 105.0)
+    assert sum(1 for _ in steps) == len(left)
+    assert [owner.calls for owner in left] == [[105.0]] * 3
+    deadlines.due(106.0)
+    deadlines.due(107.0)
+    assert (cancelled.calls, moved.calls, called[0].calls) == ([], [107.0], [105.0, 106.0])
+    assert deadlines._buckets == {}

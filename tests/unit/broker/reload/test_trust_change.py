@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,14 @@ from broker.mqtt.codes import ReasonCode
 from broker.reload.parts import ProposedAnchors, Unchanged
 from broker.reload.report import Affected, Effects
 from broker.reload.trust_change import NewTrust, ReloadedTrust, judge, record_trust
+from broker.revocation.enforcement import revoke
 from broker.settings.config import BrokerConfig
 from broker.settings.trust_settings import REQUIRE, TrustSettings
 from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
 from broker.sources.trust_files import trust_of_cafile
+from provisioning.pki.keys import key_identifier
 from provisioning.pki.tls import ClientCertificate, TlsConfigurationError, server_context
 from tests.support.pki import DOMAIN, Held, pem_of, shared_device, shared_pki, shared_service
 from tests.support.wire import MemoryBroker, WireClient, will
@@ -476,6 +479,34 @@ async def test_where_bundles_judge_whoever_stays_belongs_to_one(broker: MemoryBr
     assert peer.verified.above == tuple(path(PKI.issuing, PKI.root))
     assert peer.fingerprint == fingerprint
     assert broker.engine.live.of(peer.certificate) == [client.connection]
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["connected", "away, with a will that waits"])
+async def test_whoever_stays_is_revoked_under_the_name_that_lists_have_for_its_issuer(
+    broker: MemoryBroker, tmp_path: Path, *, is_there: bool
+) -> None:
+    """A certificate calls its issuer's key what it likes; a list is of the key that has signed it."""
+    scene = Scene(tmp_path, broker)
+    held = PKI.device("meter-1", authority_key_id=b"as the CA's maker would have it")
+    delayed = will("fleet/meters/meter-1/event", will_delay_interval=60)
+    client = broker.open(held, path=path(held, PKI.issuing, PKI.root))
+    client.connect(client_id="meter-1", session_expiry_interval=600, will=delayed)
+    watcher = broker.service()
+    watcher.subscribe("fleet/#")
+    assert broker.engine.live.of(held.revocation.key) == [client.connection]
+    everybody = settings("ours", scene.anchors).model_copy(update={"roles": ("device", "service")})
+    scene.config = scene.config.model_copy(update={"trust": (everybody,)})
+    scene.believe(PKI.root, PKI.issuing)
+    await scene.trust.apply(scene.load())
+    assert broker.engine.live.of(held.revocation.key) == []
+    if not is_there:
+        client.vanish()
+    listed = replace(held.revocation, issuer_key_id=key_identifier(PKI.issuing.key.public_key()))
+    assert revoke(broker.engine, listed, broker.now) == is_there
+    assert client.closed
+    assert broker.engine.connections() == [watcher.connection]
+    broker.advance(61)
+    assert watcher.payloads() == []
 
 
 async def test_of_whoever_stays_it_is_known_which_cas_stand_above(broker: MemoryBroker, tmp_path: Path) -> None:

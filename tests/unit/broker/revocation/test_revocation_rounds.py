@@ -14,7 +14,7 @@ from broker.revocation.revocation_rounds import judge_absent, judge_all
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.revocation import Revocation, RevocationReason
 from tests.support.pki import DOMAIN, shared_device
-from tests.support.wire import MemoryBroker
+from tests.support.wire import MemoryBroker, will
 
 Judge = Callable[[Engine, Callable[[], float]], Awaitable[object]]
 
@@ -50,3 +50,32 @@ def test_of_very_many_who_are_judged_others_have_their_turn_in_between(by: Judge
 
     asyncio.run(both())
     assert len(left) > COUNT // 4
+
+
+def test_those_who_are_connected_are_put_out_and_counted_and_nobody_else() -> None:
+    broker = MemoryBroker()
+    index = broker.engine.admission.status.index
+    stays, gone, leaves = (broker.device(f"meter-{number}") for number in range(3))
+    for number in (1, 2):
+        index.add(shared_device(f"meter-{number}").revocation)
+
+    def clock() -> float:
+        leaves.vanish()  # While others are judged.
+        return broker.now
+
+    assert asyncio.run(judge_all(broker.engine, clock)) == 1
+    assert gone.farewell().reason_code is ReasonCode.ADMINISTRATIVE_ACTION
+    assert not stays.closed
+    assert broker.metrics.closed == {"REVOKED": 1, "CONNECTION_LOST": 1}
+
+
+def test_what_others_are_sent_of_it_leaves_with_the_round() -> None:
+    broker = MemoryBroker()
+    watcher = broker.service()
+    watcher.subscribe("fleet/#")
+    broker.device("meter-1", will=will("fleet/meters/meter-1/event"))
+    broker.engine.keeps_revoked = True
+    broker.engine.admission.status.index.add(shared_device("meter-1").revocation)
+    assert asyncio.run(judge_all(broker.engine, lambda: broker.now)) == 1
+    broker.settle()
+    assert watcher.payloads() == [b"gone"]

@@ -59,11 +59,11 @@ def test_a_session_is_due_once_at_its_earliest_time(registry: SessionRegistry) -
     session = registry.create("meter-1", METER)
     for when in (30.0, 10.0, 20.0):
         registry.schedule(session, when)
-    assert registry.due(9.9) == []
-    assert registry.due(10.0) == [session]
-    assert registry.due(100.0) == []
+    assert list(registry.due(9.9)) == []
+    assert list(registry.due(10.0)) == [session]
+    assert list(registry.due(100.0)) == []
     registry.schedule(session, 110.0)
-    assert registry.due(110.0) == [session]
+    assert list(registry.due(110.0)) == [session]
 
 
 def test_a_session_that_flaps_is_filed_once(registry: SessionRegistry) -> None:
@@ -78,7 +78,19 @@ def test_a_discarded_session_is_not_due(registry: SessionRegistry) -> None:
     registry.schedule(session, 10.0)
     registry.discard(session)
     registry.create("meter-1", METER)
-    assert registry.due(100.0) == []
+    assert list(registry.due(100.0)) == []
+
+
+def test_a_session_is_due_as_it_stands_when_it_is_its_turn(registry: SessionRegistry) -> None:
+    sessions = [registry.create(f"meter-{number}", SERVICE) for number in range(3)]
+    for session in sessions:
+        registry.schedule(session, 10.0)
+    due = registry.due(10.0)
+    assert next(due) is sessions[0]
+    registry.discard(sessions[1])  # Between two of them.
+    registry.schedule(sessions[0], 20.0)
+    assert list(due) == [sessions[2]]
+    assert list(registry.due(20.0)) == [sessions[0]]
 
 
 def test_due_sessions_come_in_the_order_of_their_times(registry: SessionRegistry) -> None:

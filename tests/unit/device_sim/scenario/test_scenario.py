@@ -86,7 +86,7 @@ def test_a_file_says_durations_and_shares_as_people_do(tmp_path: Path) -> None:
         ),
         ({"groups": [{"name": "a", "telemetry": {"evry": "1s"}}]}, "did you mean 'every'. these exist: every, format"),
         ({"groups": [{"name": "a", "telemetry": {"model": "toaster"}}]}, "'smart-meter', 'tracker' or 'machine'"),
-        ({"groups": [{"name": "a", "telemetry": {"qos": 2}}]}, r"telemetry\.qos: 2 should be"),
+        ({"groups": [{"name": "a", "telemetry": {"qos": 3}}]}, r"telemetry\.qos: 3 should be"),
         (
             {"groups": [{"name": "a", "flap": {"up": 1, "down": 1}, "sleep": {"awake": 1, "asleep": 1}}]},
             "flap and sleep: a device has one of them",

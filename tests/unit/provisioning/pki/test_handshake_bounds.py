@@ -1,0 +1,140 @@
+"""A stranger's handshake in portions, on real sockets: what OpenSSL is given, and what is left for it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterator
+
+import pytest
+
+from provisioning.pki import handshake_bounds, openssl
+from provisioning.pki.handshake_bounds import MOST_CHAIN, PORTION
+from provisioning.pki.tls import ClientCertificate, CredentialPem, client_context, server_context
+from tests.support.cut_records import cut, long_hello, unread
+from tests.support.pki import shared_device, shared_pki
+
+PKI = shared_pki()
+BROKER = PKI.broker()
+
+
+class Pair:
+    """A server's side of TLS on a socket, and the socket at the other end."""
+
+    def __init__(self) -> None:
+        self.context = server_context(
+            BROKER.credential, PKI.anchors, client_certificate=ClientCertificate.REQUIRED, allow_tls12=True
+        )
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            self.far = socket.create_connection(listening.getsockname())
+            self.near, _ = listening.accept()
+        self.near.setblocking(False)
+        self.tls = self.context.wrap_socket(self.near.dup(), server_side=True, do_handshake_on_connect=False)
+        self.tls.setblocking(False)
+        self.address = openssl.address_of(self.tls)
+        handshake_bounds.begin(self.address)
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+
+    def step(self) -> int:
+        return handshake_bounds.shake_hands(self.address, self.near)
+
+    def client(self, credential: CredentialPem | None, version: ssl.TLSVersion) -> ssl.SSLObject:
+        context = client_context(PKI.anchors, credential, allow_tls12=True)
+        context.maximum_version = version
+        return context.wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
+
+    def close(self) -> None:
+        for each in (self.tls, self.near, self.far):
+            each.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    made = Pair()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_a_step_takes_no_more_than_a_portion_however_much_is_there(pair: Pair) -> None:
+    sent = cut(long_hello(client_context(PKI.anchors), 8000))
+    pair.far.sendall(sent)
+    for taken in range(PORTION, len(sent), PORTION):
+        assert pair.step() == openssl.WANTS_READ
+        assert unread(pair.near) == len(sent) - taken
+        assert unread(pair.far) == 0
+    assert pair.step() == openssl.WANTS_READ
+    assert unread(pair.near) == 0
+    assert pair.far.recv(3)[:1] == b"\x16", "the server's hello"
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_what_comes_behind_the_handshake_is_there_when_it_is_complete(pair: Pair, version: ssl.TLSVersion) -> None:
+    client = pair.client(shared_device("meter-1").credential, version)
+    outcome, done = openssl.WANTS_READ, False
+    while outcome != openssl.COMPLETE:
+        if not done:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                client.do_handshake()
+                done = True
+                if version is ssl.TLSVersion.TLSv1_3:
+                    client.write(b"at once")
+        pair.far.sendall(pair.outgoing.read())
+        outcome = pair.step()
+        with contextlib.suppress(BlockingIOError):
+            pair.incoming.write(pair.far.recv(65536, socket.MSG_DONTWAIT))
+    if version is ssl.TLSVersion.TLSv1_2:  # There the server has the last word.
+        client.do_handshake()
+        client.write(b"at once")
+        pair.far.sendall(pair.outgoing.read())
+    assert pair.tls.recv(100) == b"at once"
+    assert pair.tls.getpeercert(binary_form=True) == shared_device("meter-1").der
+    pair.tls.send(b"answer")
+    pair.incoming.write(pair.far.recv(65536))
+    assert client.read(100) == b"answer"
+
+
+def test_the_end_and_a_wait_are_what_they_were(pair: Pair) -> None:
+    assert pair.step() == openssl.WANTS_READ
+    pair.far.sendall(b"\x16\x03\x01")
+    assert pair.step() == openssl.WANTS_READ
+    pair.far.close()
+    with pytest.raises(ssl.SSLError, match="eof"):
+        pair.step()
+
+
+def test_one_session_s_bytes_are_never_another_s(pair: Pair) -> None:
+    """What OpenSSL leaves of a portion, here behind a record that is none, is forgotten."""
+    other = Pair()
+    try:
+        pair.far.sendall(b"GET / HTTP/1.1\r\n\r\n" * 10)
+        with pytest.raises(ssl.SSLError):
+            pair.step()
+        assert other.step() == openssl.WANTS_READ
+        other.far.sendall(long_hello(client_context(PKI.anchors), 2000))
+        assert other.step() == openssl.WANTS_READ
+        assert other.far.recv(3)[:1] == b"\x16"
+    finally:
+        other.close()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_certification_path_has_a_bound(pair: Pair, version: ssl.TLSVersion) -> None:
+    meter = shared_device("meter-1")
+    whole = meter.pem[meter.pem.index(b"-----BEGIN CERT") :]
+    certificates = MOST_CHAIN // len(meter.der) + 1
+    client = pair.client(CredentialPem(meter.pem + whole * certificates), version)
+
+    def talk() -> None:
+        for _ in range(4):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                client.do_handshake()
+            pair.far.sendall(pair.outgoing.read())
+            pair.step()
+            with contextlib.suppress(BlockingIOError):
+                pair.incoming.write(pair.far.recv(65536, socket.MSG_DONTWAIT))
+
+    with pytest.raises(ssl.SSLError, match="excessive message size"):
+        talk()
