@@ -16,6 +16,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,11 +110,14 @@ class OwnCredentials:
         """Return how long the server's credential has until a third of its life is left; 0 if it does not fit.
 
         It fits if the key is the certificate's, the certificate is this issuer's and has the names that it is to have,
-        and it has begun: it has not, if the clock was set back.
+        and it has begun: it has not, if the clock was set back. What ends with its issuer is not renewed: the next one
+        would end no later.
         """
         current = read_certificate(self.files.certificate(SERVER))
         if not self._fits(current) or self.clock() < current.not_valid_before_utc:
             return 0.0
+        if current.not_valid_after_utc >= self.issuer.certificate.not_valid_after_utc:
+            return math.inf
         profile = self.profiles[ProfileName.PROVISIONING]
         issued = current.not_valid_before_utc + profile.backdate
         life = min(current.not_valid_after_utc - issued, profile.life)

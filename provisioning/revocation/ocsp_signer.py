@@ -9,12 +9,14 @@ Rules
 -----
 1. The certificate is in the store, under the service's own name, before anything is signed with its key.
 2. It is renewed at half of its life; a failed renewal is logged and repeated, and the old signer goes on meanwhile.
+   One that ends with its CA is the last: another would end no later, and half of what is left comes ever sooner.
 3. An expired signer signs nothing: `current` raises, and the client is told to try later.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
@@ -114,9 +116,14 @@ class RenewedOcspSigner:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     def _seconds_to_renewal(self) -> float:
+        now, last = self._clock(), self.issuer.certificate.not_valid_after_utc
+        if now >= last:
+            return math.inf
         if self._signer is None:
             return 0.0
-        now, begin, end = self._clock(), self._signer.not_before, self._signer.not_after
+        begin, end = self._signer.not_before, self._signer.not_after
         if now < begin:  # The clock was set back: the signer is not valid yet.
             return 0.0
+        if end >= last:
+            return math.inf
         return max(0.0, (begin + (end - begin) / 2 - now).total_seconds())

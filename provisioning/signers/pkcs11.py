@@ -2,19 +2,14 @@
 
 Theory
 ------
-`TokenKey` is a subclass of the library's elliptic-curve key whose `sign` hashes here and lets the token sign the hash;
-everything that signs with a key signs with it, unaware. The token is asked to make the key sensitive and not
-extractable, and is not believed: a key that says otherwise of itself is refused.
-
-A token can be pulled out and put back. A signature that fails is tried once more in a new session, for which the module
-looks for its token, and the key in it, anew if it has to (`provisioning.signers.pkcs11_module`); if that fails too, or
-there is no PIN to be had by then, the caller is told that the service cannot sign now, which is an answer that clients
-repeat.
+A `Pkcs11Signer` makes the key in its token, finds it again, and takes it away; what signs with it is a `TokenKey`
+(`provisioning.signers.token_key`). The token is asked to make the key sensitive and not extractable, and is not
+believed: a key that says otherwise of itself is refused.
 
 Rules
 -----
-1. One session a key, used by one thread at a time: modules differ in what they bear.
-2. ECDSA P-256 and P-384. New keys are P-256.
+1. ECDSA P-256 and P-384. New keys are P-256.
+2. What does not become a key's session is closed: tokens have few, and other programs want some.
 
 Does not handle: other kinds of key in a token, several slots at once, the token's own initialisation.
 """
@@ -22,134 +17,47 @@ Does not handle: other kinds of key in a token, several slots at once, the token
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn
+from typing import Any, Final, TypeVar
 
 import structlog
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 
-from provisioning.errors import Code, ConfigurationError, Refused
 from provisioning.pki.keys import key_identifier
 from provisioning.signers.pkcs11_uri import Pkcs11Uri
 from provisioning.signers.signer import SignerError
 
 try:
-    import pkcs11
-    from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, PKCS11Error
+    from pkcs11 import Attribute, KeyType, ObjectClass, PKCS11Error
     from pkcs11.util.ec import encode_ec_public_key, encode_named_curve_parameters
 except ImportError as missing:
     raise SignerError("a key in a token needs python-pkcs11: pip install 'fleetgate[pkcs11]'") from missing
 
-from provisioning.signers.pkcs11_module import TokenModule, module_at
+from provisioning.signers.pkcs11_calls import TokenCalls
+from provisioning.signers.pkcs11_module import module_at
+from provisioning.signers.pkcs11_words import explained, place_of
+from provisioning.signers.token_key import Connected, TokenKey
 
 log = structlog.get_logger(__name__)
 
-_UNAVAILABLE: Final = Refused(
-    Code.UNAVAILABLE, "the CA's key cannot be reached in its token now, the log says why; try again"
-)
+_OPEN_SECONDS: Final = 10.0
+_CREATE_SECONDS: Final = 60.0
+"""Cards take their time to make a key."""
 _CURVE: Final = "secp256r1"
+_CURVES: Final = (ec.SECP256R1, ec.SECP384R1)
 _PROTECTION: Final[dict[Any, bool]] = {
     Attribute.SENSITIVE: True,
     Attribute.EXTRACTABLE: False,
     Attribute.PRIVATE: True,
 }
+_Result = TypeVar("_Result")
 
 
 class _NoKey(SignerError):
     """The token is there, and the key is not in it, as far as the module has looked."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Connected:
-    """A key in an open session."""
-
-    module: TokenModule
-    generation: int
-    session: Any
-    handle: Any
-    public_key: ec.EllipticCurvePublicKey
-
-    def sign(self, digest: bytes) -> bytes:
-        with self.module.at_work(self.generation):
-            signature: bytes = self.handle.sign(digest, mechanism=Mechanism.ECDSA)
-            return signature
-
-    def close(self) -> None:
-        with contextlib.suppress(PKCS11Error), self.module.at_work(self.generation):
-            self.session.close()
-
-
-class TokenKey(ec.EllipticCurvePrivateKey):
-    """A private key that stays in its token."""
-
-    def __init__(self, signer: Pkcs11Signer, connected: _Connected) -> None:
-        self._signer = signer
-        self._connected = connected
-        self._public_key = connected.public_key
-        self._lock = threading.Lock()
-
-    @property
-    def curve(self) -> ec.EllipticCurve:
-        """The key's curve."""
-        return self._public_key.curve
-
-    @property
-    def key_size(self) -> int:
-        """Its size in bits."""
-        return self._public_key.key_size
-
-    def public_key(self) -> ec.EllipticCurvePublicKey:
-        """Return the public half."""
-        return self._public_key
-
-    def sign(self, data: Any, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
-        """Return the token's signature, in DER; raise `Refused` with UNAVAILABLE if it gives none."""
-        digest = _digest(bytes(data), signature_algorithm)
-        with self._lock:
-            try:
-                raw = self._connected.sign(digest)
-            except PKCS11Error as error:
-                log.warning("token did not sign", key=self._signer.place, error=_sentence(error))
-                raw = self._sign_again(digest)
-        half = len(raw) // 2
-        return encode_dss_signature(int.from_bytes(raw[:half]), int.from_bytes(raw[half:]))
-
-    def _sign_again(self, digest: bytes) -> bytes:
-        self._connected.close()
-        try:
-            connected = self._signer.connect_again()
-            signature = connected.sign(digest)
-        except (PKCS11Error, SignerError, ConfigurationError) as error:  # The last: no PIN can be read any more.
-            log.error("token does not sign", key=self._signer.place, error=_sentence(error))  # noqa: TRY400
-            raise _UNAVAILABLE from error
-        if connected.public_key != self._public_key:
-            log.error("another key is in the token", key=self._signer.place)
-            raise _UNAVAILABLE
-        self._connected = connected
-        log.info("token signs again", key=self._signer.place)
-        return signature
-
-    def exchange(self, algorithm: ec.ECDH, peer_public_key: ec.EllipticCurvePublicKey) -> NoReturn:  # noqa: ARG002
-        """Refuse: a CA's key signs and does nothing else."""
-        raise TypeError("a CA's key signs and does nothing else")
-
-    def private_numbers(self) -> NoReturn:
-        """Refuse: the key never leaves its token."""
-        raise TypeError("the key never leaves its token")
-
-    def private_bytes(self, *_encoding: object, **_named: object) -> NoReturn:
-        """Refuse: the key never leaves its token."""
-        raise TypeError("the key never leaves its token")
-
-    def __copy__(self) -> TokenKey:
-        return self
-
-    def __deepcopy__(self, _memo: dict[int, Any]) -> TokenKey:
-        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +71,18 @@ class Pkcs11Signer:
     @property
     def place(self) -> str:
         """Token and label."""
-        return f"{self.uri.label!r} in token {self.uri.token!r}"
+        return place_of(self.uri)
+
+    @property
+    def calls(self) -> TokenCalls:
+        """What the token is asked by."""
+        return module_at(self.uri.module).calls(self.uri.token, self.uri.label)
 
     def create(self) -> TokenKey:
         """Make a key that cannot leave the token; raise `SignerError` if one of its label is there."""
+        return TokenKey(self, self._in_time(self._create, _CREATE_SECONDS))
+
+    def _create(self) -> Connected:
         with self._session() as (session, generation):
             for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
                 if self._found(session, kind):
@@ -183,39 +99,49 @@ class Pkcs11Signer:
             connected = self._checked(session, generation, private, public)
             for half in (public, private):  # The usual name of a key in a token, for the tools of others.
                 half[Attribute.ID] = key_identifier(connected.public_key)
-            return TokenKey(self, connected)
+            return connected
 
     def open(self) -> TokenKey:
         """Find the key; raise `SignerError`."""
-        return TokenKey(self, self.connect())
+        return TokenKey(self, self._in_time(self.connect, _OPEN_SECONDS))
 
-    def connect(self) -> _Connected:
+    def connect(self) -> Connected:
         """Find the key in a new session; raise `SignerError`."""
         with self._session() as (session, generation):
             private, public = (self._only(session, kind) for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY))
             return self._checked(session, generation, private, public)
 
-    def connect_again(self) -> _Connected:
+    def connect_again(self) -> Connected:
         """Find a key that was there; raise `SignerError`. One that was put back many modules see when they begin."""
+        module = module_at(self.uri.module)
+        with contextlib.suppress(_NoKey):
+            return self.connect()
+        module.log_out(self.uri.token)
         try:
             return self.connect()
         except _NoKey as error:
-            if not module_at(self.uri.module).begin_again():
+            if not module.begin_again():
                 raise
             log.info("token's module begun again", module=str(self.uri.module), error=str(error))
             return self.connect()
 
     def discard(self) -> None:
-        """Destroy the key in the token."""
+        """Destroy the key in the token; raise `SignerError`."""
+        self._in_time(self._discard, _OPEN_SECONDS)
+
+    def _discard(self) -> None:
         with self._session() as (session, _generation):
             for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
                 for each in self._found(session, kind):
                     each.destroy()
+            session.close()
 
     def _only(self, session: Any, kind: ObjectClass) -> Any:
         """Return the one half of its label; raise `SignerError` if there is none, or another."""
         found = self._found(session, kind)
         if not found:
+            if kind is ObjectClass.PUBLIC_KEY:
+                raise _NoKey(f"there is no public key {self.place}: put it beside the private one, by the same label")
             raise _NoKey(f"there is no key {self.place}")
         if len(found) > 1:
             raise SignerError(f"there is more than one key {self.place}: remove those that are not this CA's")
@@ -225,58 +151,36 @@ class Pkcs11Signer:
         """Return what has its label, all of it: a search that is left in the middle outlives its session."""
         return list(session.get_objects({Attribute.CLASS: kind, Attribute.LABEL: self.uri.label}))
 
-    def _checked(self, session: Any, generation: int, private: Any, public: Any) -> _Connected:
+    def _checked(self, session: Any, generation: int, private: Any, public: Any) -> Connected:
         if private.key_type is not KeyType.EC:
             raise SignerError(f"{self.place} is no elliptic-curve key: use ECDSA P-256 or P-384")
         for attribute, value in _PROTECTION.items():
             if private[attribute] is not value:
                 raise SignerError(f"{self.place} can be taken out of the token: make a key that is not extractable")
-        public_key = serialization.load_der_public_key(encode_ec_public_key(public))
-        if not isinstance(public_key, ec.EllipticCurvePublicKey):
-            raise SignerError(f"{self.place} has no usable public key")
-        return _Connected(module_at(self.uri.module), generation, session, private, public_key)
+        try:
+            public_key = serialization.load_der_public_key(encode_ec_public_key(public))
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise SignerError(f"{self.place} has no usable public key ({error}): use ECDSA P-256 or P-384") from error
+        if not (isinstance(public_key, ec.EllipticCurvePublicKey) and isinstance(public_key.curve, _CURVES)):
+            raise SignerError(f"{self.place} is on another curve: use ECDSA P-256 or P-384")
+        return Connected(module_at(self.uri.module), generation, session, private, public_key)
 
     @contextlib.contextmanager
     def _session(self) -> Iterator[tuple[Any, int]]:
         """Open a session for the block and what comes after it; raise `SignerError`, also for what fails within."""
         pin = self.pin()
         module = module_at(self.uri.module)
-        with self._explained():
+        with explained(self.uri):
             session, generation = module.open_session(self.uri.token, pin)
             with module.at_work(generation):
-                yield session, generation
+                try:
+                    yield session, generation
+                except BaseException:
+                    with contextlib.suppress(PKCS11Error):
+                        session.close()
+                    raise
 
-    @contextlib.contextmanager
-    def _explained(self) -> Any:
-        try:
-            yield
-        except pkcs11.exceptions.NoSuchToken:
-            raise SignerError(f"there is no token {self.uri.token!r} in {self.uri.module}: is it plugged in?") from None
-        except pkcs11.exceptions.MultipleTokensReturned:
-            raise SignerError(
-                f"more than one token in {self.uri.module} is called {self.uri.token!r}: unplug the others, or give "
-                "them other labels"
-            ) from None
-        except (pkcs11.exceptions.PinIncorrect, pkcs11.exceptions.PinLenRange, pkcs11.exceptions.PinInvalid):
-            raise SignerError(
-                f"the PIN of token {self.uri.token!r} is wrong: correct it, a token locks after a few tries"
-            ) from None
-        except PKCS11Error as error:
-            raise SignerError(
-                f"{self.place} cannot be used: {_sentence(error)}; is module-path right, and may this user use "
-                "the token and read its configuration?"
-            ) from error
-
-
-def _digest(data: bytes, algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
-    if not isinstance(algorithm, ec.ECDSA):
-        raise TypeError("the token signs with ECDSA only")
-    if isinstance(algorithm.algorithm, Prehashed):
-        return data
-    digest = hashes.Hash(algorithm.algorithm)
-    digest.update(data)
-    return digest.finalize()
-
-
-def _sentence(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    def _in_time(self, work: Callable[[], _Result], seconds: float) -> _Result:
+        """Do *work* in the key's thread; raise `SignerError` too if it is not done in time."""
+        with explained(self.uri):
+            return self.calls.do(work, seconds)

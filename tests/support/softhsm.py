@@ -21,6 +21,8 @@ class SoftToken:
 
     configuration: Path
     label: str
+    through: Path | None = None
+    """The module that stands before SoftHSM's, if one does."""
 
     @classmethod
     def new(cls, directory: Path, label: str = "fleet") -> SoftToken:
@@ -34,7 +36,7 @@ class SoftToken:
 
     @property
     def module(self) -> Path:
-        return next(path for path in _MODULES if path.exists())
+        return self.through or next(path for path in _MODULES if path.exists())
 
     @property
     def uri(self) -> str:
@@ -54,25 +56,45 @@ class SoftToken:
         assert done.returncode == 0, done.stderr
 
 
-_SOURCE = Path(__file__).with_name("hanging_token.c")
+_SOURCE = Path(__file__).with_name("faulty_token.c")
 
 
-class HangingModule:
-    """The module of *token* for a process that has `environment`; where it `hangs`, no signature comes to its end."""
+class FaultyModule:
+    """The module of *token* for a process that has `environment`, whose functions do what they are told."""
 
     def __init__(self, token: SoftToken) -> None:
         directory = token.configuration.parent
-        self._library, self._flag = directory / "hanging_token.so", directory / "hangs"
-        self.uri = f"pkcs11:token={token.label}?module-path={self._library}"
-        self.environment = {"HANGING_TOKEN": str(self._flag), "HANGING_TOKEN_MODULE": str(token.module)}
+        self.library = directory / "faulty_token.so"
+        self.uri = f"pkcs11:token={token.label}?module-path={self.library}"
+        self._told = directory / "told"
+        self._told.mkdir()
+        self.environment = {"FAULTY_TOKEN": str(self._told), "FAULTY_TOKEN_MODULE": str(token.module)}
         options = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror"]
-        subprocess.run(["gcc", *options, "-o", str(self._library), str(_SOURCE), "-ldl"], check=True)
+        subprocess.run(["gcc", *options, "-o", str(self.library), str(_SOURCE), "-ldl"], check=True)
 
-    def hang(self, *, hangs: bool) -> None:
-        """Hang from now on, or sign again."""
-        self._flag.touch() if hangs else self._flag.unlink()
+    def tell(self, function: str, what: str) -> None:
+        """Have *function* do *what* from now on: "hang", a number to return (``"0x30"``), or as faulty_token.c says."""
+        new = self._told / "new"
+        new.write_text(what)
+        new.rename(self._told / function)
+
+    def mend(self, function: str) -> None:
+        """Have *function* do what it should."""
+        (self._told / function).unlink()
+
+    def mend_all(self) -> None:
+        """Have all of them do what they should."""
+        for path in self._told.iterdir():
+            if path.name.startswith("C_"):
+                path.unlink()
 
     @property
     def asked(self) -> bool:
-        """Whether somebody waits for a signature, or has."""
-        return self._flag.with_suffix(".asked").exists()
+        """Whether somebody waits for a function that hangs, or has."""
+        return (self._told / "asked").exists()
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions were opened and not closed."""
+        noted = (self._told / "sessions").read_text() if (self._told / "sessions").exists() else ""
+        return noted.count("+") - noted.count("-")

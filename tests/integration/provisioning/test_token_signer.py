@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,11 @@ from tests.support.curl import Curl
 from tests.support.openssl import OpensslDevice, openssl
 from tests.support.prepared_fleet import settings_environment
 from tests.support.provisioning import ProvisioningService
-from tests.support.softhsm import PIN, HangingModule, SoftToken
+from tests.support.softhsm import PIN, FaultyModule, SoftToken
 
 FAST = {"crl_debounce_seconds": 0.05}
 IMPATIENT = """
-from provisioning import service_signals
+from provisioning.service import service_signals
 from provisioning.cli import main
 
 service_signals.STOP_SECONDS = 0.5
@@ -105,13 +106,80 @@ def test_an_authority_that_cannot_be_founded_leaves_no_key_in_the_token(
     assert len(token.objects) == 4
 
 
-def test_a_stop_has_an_end_though_the_token_hangs_and_what_was_not_answered_has_not_been(
-    tmp_path: Path, token: SoftToken, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = HangingModule(token)
+@pytest.fixture
+def faulty(token: SoftToken, monkeypatch: pytest.MonkeyPatch) -> FaultyModule:
+    module = FaultyModule(token)
     for name, value in module.environment.items():
         monkeypatch.setenv(name, value)
-    service = ProvisioningService.founded(tmp_path / "fleet", settings | {"signer": module.uri})
+    return module
+
+
+def test_a_token_that_hangs_or_errs_keeps_nobody_from_revoking_and_has_nothing_handed_out(
+    tmp_path: Path, faulty: FaultyModule, settings: dict[str, object]
+) -> None:
+    service = ProvisioningService.founded(tmp_path / "fleet", settings | {"signer": faulty.uri})
+    with service:
+        curl = Curl(service.https, service.bundle)
+        bad, good = (OpensslDevice(tmp_path, name) for name in ("bad", "good"))
+        given = {each: f"{each.name}:{service.token(device=each.name, group='north')}" for each in (bad, good)}
+        assert curl.est("simpleenroll", bad.request(), "--user", given[bad]).status == 200
+        faulty.tell("C_Sign", "hang")
+        with ThreadPoolExecutor() as others:
+            waiting = others.submit(curl.est, "simpleenroll", good.request(), "--user", given[good])
+            wait_until(lambda: faulty.asked, "the signature")
+            assert [each["device"] for each in service.revoke(device="bad", reason="keyCompromise")] == ["bad"]
+            assert (waiting.result().status, waiting.result().text[:11]) == (503, "UNAVAILABLE")
+        faulty.tell("C_Sign", "garble")
+
+        def garbled() -> bool:
+            answer = curl.est("simpleenroll", good.request(), "--user", given[good])
+            assert answer.status == 503, answer.text
+            return "do private and public key of this label belong together?" in service.log
+
+        wait_until(garbled, "the token to answer wrongly")
+        faulty.mend("C_Sign")
+        answer = curl.est("simpleenroll", good.request(), "--user", given[good])
+        assert answer.status == 200, "the token is not spent: " + answer.text
+        good.take(answer.body)
+        openssl("verify", "-CAfile", service.bundle, good.certificate)
+        wait_until(lambda: b"Serial Number" in text_of_list(service), "the list that has what was revoked")
+    assert "Traceback" not in service.log
+
+
+def text_of_list(service: ProvisioningService) -> bytes:
+    crl = Curl(service.http, service.bundle).run("/crl/issuing-ca.pem").body
+    return openssl("crl", "-CAfile", service.bundle, "-noout", "-text", data=crl)
+
+
+@pytest.mark.parametrize(
+    ("function", "says", "words"),
+    [
+        ("C_Login", "hang", "the token has not answered within 10 s: see whether token 'fleet' can be reached"),
+        ("C_Login", "0xa4", "the PIN of token 'fleet' is locked, too many wrong ones were tried: unlock it"),
+        ("C_Sign", "garble", "UNAVAILABLE: the CA's key cannot be reached in its token now, the log says why"),
+    ],
+)
+def test_a_start_says_what_keeps_the_token_from_signing(
+    tmp_path: Path, faulty: FaultyModule, settings: dict[str, object], function: str, says: str, words: str
+) -> None:
+    pin = tmp_path / "secret"
+    pin.touch(0o600)
+    pin.write_text(f"{PIN}\n")
+    service = ProvisioningService.founded(tmp_path / "fleet", settings | {"signer": faulty.uri}, afresh=True)
+    faulty.tell(function, says)
+    done = subprocess.run(
+        [sys.executable, "-m", "provisioning", "serve", "--dir", service.dir, "--port", "0", "--http-port", "0"],
+        env=settings_environment({**settings, "pkcs11_pin": "", "pkcs11_pin_file": pin}),
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, words in done.stderr) == (1, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_stop_has_an_end_though_the_token_hangs_and_what_was_not_answered_has_not_been(
+    tmp_path: Path, faulty: FaultyModule, settings: dict[str, object]
+) -> None:
+    service = ProvisioningService.founded(tmp_path / "fleet", settings | {"signer": faulty.uri})
     serve = [sys.executable, "-c", IMPATIENT, "serve", "--dir", service.dir, "--port", "0", "--http-port", "0"]
     serving = subprocess.Popen(
         serve, env=settings_environment(settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -121,14 +189,14 @@ def test_a_stop_has_an_end_though_the_token_hangs_and_what_was_not_answered_has_
     device = OpensslDevice(tmp_path, "meter-1")
     given = f"meter-1:{service.token(device='meter-1', group='north')}"
     (request := tmp_path / "request").write_bytes(device.request())
-    module.hang(hangs=True)
+    faulty.tell("C_Sign", "hang")
     what = ["--data-binary", f"@{request}", "--header", "Content-Type: application/pkcs10", "--user", given]
     asking = subprocess.Popen(
         Curl(service.https, service.bundle).arguments("/.well-known/est/simpleenroll", *what),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
-    wait_until(lambda: module.asked, "the signature")
+    wait_until(lambda: faulty.asked, "the signature")
     serving.send_signal(signal.SIGTERM)
     try:
         _, log = serving.communicate(timeout=60)
@@ -136,9 +204,9 @@ def test_a_stop_has_an_end_though_the_token_hangs_and_what_was_not_answered_has_
         serving.kill()
     assert serving.returncode == 1
     said = [line for line in log.splitlines() if "given up at the stop" in line]
-    assert (len(said), '"store-writer_0": "sign (' in said[0]) == (1, True), log
+    assert (len(said), '"store-writer_0": "' in said[0]) == (1, True), log
     assert asking.communicate()[0] == b"", "no certificate"
-    module.hang(hangs=False)
+    faulty.mend("C_Sign")
     with service:
         answer = Curl(service.https, service.bundle).est("simpleenroll", device.request(), "--user", given)
         assert answer.status == 200, "the token is not spent: " + answer.text

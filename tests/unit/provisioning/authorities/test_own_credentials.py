@@ -11,6 +11,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from sqlalchemy.engine import Connection
 
 from provisioning.authorities.own_credentials import OwnCredentials
+from provisioning.ca.issuer import IssuanceRefused
 from provisioning.ca.profile import ProfileConfig, ProfileName, profile_of
 from provisioning.directory.files import AuthorityFiles, read_certificate
 from provisioning.pki.identity import Role, identity_of
@@ -82,6 +83,24 @@ async def test_a_certificate_from_the_future_is_replaced_when_the_clock_is_set_b
     fleet.clock.now = now
     assert await credentials.renew_server()
     assert read_certificate(credentials.files.certificate("server")).not_valid_before_utc < now
+
+
+async def test_what_ends_with_its_ca_is_not_renewed_and_nothing_is_issued_that_has_ended(
+    fleet: Fleet, credentials: OwnCredentials
+) -> None:
+    """A third of what is left came ever sooner, and afterwards a certificate that had ended was made every second."""
+    end = credentials.issuer.certificate.not_valid_after_utc
+    fleet.clock.now = end - timedelta(days=3)
+    assert await credentials.renew_server()
+    last = read_certificate(credentials.files.certificate("server"))
+    assert last.not_valid_after_utc == end
+    for left in (timedelta(days=1), timedelta(seconds=1), timedelta(0), -timedelta(days=1)):
+        fleet.clock.now = end - left
+        assert not await credentials.renew_server()
+    fleet.clock.now = end
+    moved = replace(credentials, server_names=("elsewhere.example.org",))
+    with pytest.raises(IssuanceRefused, match="the issuing CA expired on"):
+        await moved.renew_server()
 
 
 async def test_other_names_count_at_once_and_are_kept(fleet: Fleet, credentials: OwnCredentials) -> None:

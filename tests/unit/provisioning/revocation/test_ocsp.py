@@ -134,21 +134,39 @@ async def test_an_answer_from_the_future_is_not_given_again_though_its_status_is
 async def test_a_ca_that_has_ended_certifies_no_signer_and_ends_nothing_else(
     responding: Responding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(signer_module, "_RETRY_SECONDS", 0.0)
-    rounds = asyncio.Event()
-    real = responding.signer.renew
+    """Half of what is left came ever sooner, and in the last minute always: thousands of signers, each in the store."""
+    monkeypatch.setattr(signer_module, "_LONGEST_WAIT_SECONDS", 0.0)
+    fleet, signer, made = responding.fleet, responding.signer, asyncio.Event()
+    real, renewed = signer.renew, 0
 
     async def counted() -> None:
-        rounds.set()
+        nonlocal renewed
+        renewed += 1
         await real()
+        made.set()
 
-    monkeypatch.setattr(responding.signer, "renew", counted)
-    responding.fleet.clock.now = responding.issuer.not_valid_after_utc + DAY
-    running = asyncio.create_task(responding.signer.run())
-    for _ in range(2):
-        await rounds.wait()
-        rounds.clear()
-    assert not running.done()
+    monkeypatch.setattr(signer, "renew", counted)
+
+    async def rounds() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    end = responding.issuer.not_valid_after_utc
+    fleet.clock.now = end - DAY
+    running = asyncio.create_task(signer.run())
+    await made.wait()
+    last = signer.current(fleet.clock())
+    assert last.not_after == end
+    for left in (DAY / 2, DAY / 24, timedelta(seconds=50), timedelta(seconds=1), timedelta(0), -DAY):
+        fleet.clock.now = end - left
+        await rounds()
+        if left > timedelta(0):
+            assert signer.current(fleet.clock()) is last
+    assert (renewed, running.done()) == (1, False)
+    made.clear()
+    fleet.clock.now = end - 30 * DAY  # The clock was wrong.
+    await made.wait()
+    assert signer.current(fleet.clock()).not_after == fleet.clock() + 7 * DAY
     running.cancel()
 
 

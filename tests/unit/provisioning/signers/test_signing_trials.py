@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 
 import pytest
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from provisioning.api.health import Readiness
@@ -15,15 +14,16 @@ from provisioning.ca.ceremony import found_authority
 from provisioning.ca.issuer import Issuer
 from provisioning.ca.signing import try_key
 from provisioning.enrolment.issuing import Issuing
+from provisioning.errors import Refused
 from provisioning.pki.keys import PrivateKey, generate_key
-from provisioning.signers import pkcs11_module
-from provisioning.signers.pkcs11 import Pkcs11Signer, TokenKey
+from provisioning.signers import pkcs11_module, token_key
+from provisioning.signers.pkcs11 import Pkcs11Signer
 from provisioning.signers.pkcs11_uri import Pkcs11Uri
 from provisioning.store.authorities import DEFAULT_LINE
 from provisioning.store.database import Database
 from tests.support.requests import NOON
 from tests.support.slow_keys import rsa_key
-from tests.support.softhsm import PIN, SoftToken
+from tests.support.softhsm import PIN, FaultyModule, SoftToken
 
 
 def trying() -> set[threading.Thread]:
@@ -69,18 +69,19 @@ async def test_a_token_that_is_away_is_not_ready_until_it_is_back(
 
 
 async def test_a_token_that_does_not_answer_is_not_ready_and_is_asked_once(
-    token: SoftToken, monkeypatch: pytest.MonkeyPatch
+    token: SoftToken, faulty: FaultyModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready = Ready(token, "trial-stuck")
     monkeypatch.setattr(signing_trials, "_PATIENCE_SECONDS", 0.05)
-    assert isinstance(ready.key, TokenKey)
+    monkeypatch.setattr(token_key, "_SIGN_SECONDS", 60.0)
     before = trying()
-    with ready.key._lock:  # As somebody's signature has it that the token does not give.
-        for _ in range(2):
-            await ready.trials.look()
-            assert await ready.says() == "not signing"
-        (stuck,) = trying() - before
-        assert stuck.daemon, "no stop waits for it"
+    faulty.tell("C_Sign", "hang")
+    for _ in range(2):
+        await ready.trials.look()
+        assert await ready.says() == "not signing"
+    (stuck,) = trying() - before
+    assert stuck.daemon, "no stop waits for it"
+    faulty.mend("C_Sign")
     monkeypatch.setattr(signing_trials, "_PATIENCE_SECONDS", 30.0)
     await ready.trials.look()
     assert await ready.says() == "ok"
@@ -125,5 +126,5 @@ def test_a_token_that_signs_with_another_key_does_not_sign(token: SoftToken) -> 
     key = Pkcs11Signer(Pkcs11Uri(token.module, token.label, "trial-other"), lambda: PIN).create()
     try_key(key)
     key._public_key = generate_key().public_key()
-    with pytest.raises(InvalidSignature):
+    with pytest.raises(Refused, match="try again"):
         try_key(key)

@@ -1,0 +1,83 @@
+"""What is done with one key in its token: by a thread of its own, and with an end for whoever waits.
+
+Theory
+------
+A call into a token's module may not come back: the network to it has gone, its card has hung. It cannot be called off.
+Who signs is in a transaction, often the one writer's, and behind it stands whoever revokes: so he waits as long as
+patience lasts, and is refused. The call goes on by itself; until it has come back, nobody else is kept waiting for it,
+but refused at once.
+
+Rules
+-----
+1. One thing at a time with each key, in the order in which it is asked for.
+2. What comes back too late is nobody's: a signature that was not waited for is thrown away.
+3. The thread keeps no process alive, and while it is in the module that stays loaded: the end of the interpreter would
+   unload it under the call's feet, and the process would end by a signal, whatever it had to say.
+
+Does not handle: ending a call. A module in which one hangs is not begun again (`provisioning.signers.pkcs11_module`).
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Final, TypeVar
+
+from pkcs11 import PKCS11Error
+
+_Result = TypeVar("_Result")
+
+
+class TokenHangs(PKCS11Error):
+    """The token has not answered in time, or has yet to answer what it was asked before."""
+
+
+class TokenCalls:
+    """The calls that concern one key."""
+
+    def __init__(self, name: str, library: Callable[[], object]) -> None:
+        """*name* is the thread's; *library* returns the loaded module, whatever it takes, or raises."""
+        self._name = name
+        self._library = library
+        self._turn = threading.Lock()
+        self._works: Final[queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]]] = queue.SimpleQueue()
+        self._late: Future[Any] | None = None
+        self._begun = False
+
+    def do(self, work: Callable[[], _Result], seconds: float) -> _Result:
+        """Return what *work* returns, or raise what it raises; raise `TokenHangs` if it is not done in *seconds*."""
+        with self._turn:
+            if self._late is not None and not self._late.done():
+                raise TokenHangs("the token has not answered yet what it was asked before")
+            self._begin()
+            outcome: Future[_Result] = Future()
+            self._late = outcome
+            self._works.put((work, outcome))
+            try:
+                return outcome.result(seconds)
+            except TimeoutError:
+                if outcome.done():
+                    raise
+                raise TokenHangs(f"the token has not answered within {seconds:g} s") from None
+
+    def _begin(self) -> None:
+        if self._begun:
+            return
+        try:
+            threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        except RuntimeError as error:  # The limit of threads, or of memory: it will not last.
+            raise PKCS11Error(f"no thread for the token: {error}") from error
+        self._begun = True
+
+    def _work(self) -> None:
+        while True:
+            work, outcome = self._works.get()
+            library = None
+            try:
+                library = self._library()  # Kept by this frame, which nobody takes apart.
+                outcome.set_result(work())
+            except BaseException as error:  # noqa: BLE001 - it is raised to whoever waits, as it would without a thread
+                outcome.set_exception(error)
+            del work, outcome, library  # Not kept until the next one comes.

@@ -1,0 +1,70 @@
+"""What a token's module says, in words that name the token and what to do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Final
+
+import pkcs11
+from pkcs11 import PKCS11Error
+
+from provisioning.signers.pkcs11_calls import TokenHangs
+from provisioning.signers.pkcs11_module import WRONG_PIN, LastTry, NoModule
+from provisioning.signers.pkcs11_uri import Pkcs11Uri
+from provisioning.signers.signer import SignerError
+
+_AWAY: Final = "token {token} is not there, or does not answer as one ({error}): is it plugged in, and its device on?"
+_REMEDIES: Final[dict[type[PKCS11Error], str]] = {
+    pkcs11.exceptions.PinLocked: "the PIN of token {token} is locked, too many wrong ones were tried: unlock it with "
+    "the token's own tool and its security officer's PIN",
+    pkcs11.exceptions.PinExpired: "the PIN of token {token} has expired: set a new one with the token's own tool, and "
+    "give that to the service",
+    pkcs11.exceptions.UserPinNotInitialized: "token {token} has no PIN yet: set one with the token's own tool",
+    LastTry: "token {token} locks with one wrong PIN more, so it is not tried: log in once with the token's own tool "
+    "and the right PIN, and give that to the service",
+    pkcs11.exceptions.SessionCount: "token {token} has no session left for this service: end another program that uses "
+    "it, or raise the number that it allows",
+    pkcs11.exceptions.TokenNotPresent: _AWAY,
+    pkcs11.exceptions.TokenNotRecognised: _AWAY,
+    pkcs11.exceptions.DeviceRemoved: _AWAY,
+    TokenHangs: "{error}: see whether token {token} can be reached, its network and power; the module's own log says "
+    "more",
+}
+
+
+def place_of(uri: Pkcs11Uri) -> str:
+    """Return token and label."""
+    return f"{uri.label!r} in token {uri.token!r}"
+
+
+@contextlib.contextmanager
+def explained(uri: Pkcs11Uri) -> Iterator[None]:
+    """Raise `SignerError`, with a remedy, for what the token or its module says of the key at *uri*."""
+    try:
+        yield
+    except pkcs11.exceptions.NoSuchToken:
+        raise SignerError(f"there is no token {uri.token!r} in {uri.module}: is it plugged in?") from None
+    except pkcs11.exceptions.MultipleTokensReturned:
+        raise SignerError(
+            f"more than one token in {uri.module} is called {uri.token!r}: unplug the others, or give them other labels"
+        ) from None
+    except WRONG_PIN:
+        raise SignerError(
+            f"the PIN of token {uri.token!r} is wrong: correct it, a token locks after a few tries"
+        ) from None
+    except NoModule as error:
+        raise SignerError(str(error)) from error
+    except PKCS11Error as error:
+        for kind, words in _REMEDIES.items():
+            if isinstance(error, kind):
+                raise SignerError(words.format(token=repr(uri.token), error=sentence(error))) from error
+        raise SignerError(
+            f"{place_of(uri)} cannot be used: {sentence(error)}; is module-path right, and may this user use "
+            "the token and read its configuration?"
+        ) from error
+
+
+def sentence(error: Exception) -> str:
+    """Return what *error* says: many of the library's say nothing but their name."""
+    return str(error) or type(error).__name__
