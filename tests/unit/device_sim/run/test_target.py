@@ -12,6 +12,8 @@ from device_sim.run.target import Impossible, Target
 from device_sim.scenario.model import parse
 from tests.support.authority import Authority
 
+_SCENARIO = 'name = "imagined"\ndevices = 3\n[[stages]]\nramp = { rate = 1 }\n'
+
 
 @pytest.mark.parametrize(
     ("there", "remedy"), [(0, "use `fleet-sim enrol"), (2, "use --devices 2, or `fleet-sim enrol")]
