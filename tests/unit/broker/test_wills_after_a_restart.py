@@ -195,6 +195,29 @@ def test_a_session_that_has_ended_before_it_is_judged_is_not_written_again(broke
     assert after.store._database.execute("SELECT count(*) FROM sessions").fetchone() == (1,)
 
 
+@pytest.mark.parametrize("revoked", [False, True])
+def test_a_will_waits_for_what_a_responder_says_of_whoever_left_it(broker: StoredBroker, revoked: bool) -> None:
+    watcher = broker.service(**KEPT)
+    watcher.subscribe("fleet/#", qos=1)
+    held = shared_device("meter-1")
+    broker.device("meter-1", will=will("fleet/meters/meter-1/event", qos=1), **KEPT)
+    after = broker.killed()
+    asked: list[object] = []
+
+    def ask(certificate: object) -> float:
+        asked.append(certificate)
+        return 5.0 if len(asked) == 1 else 0.0
+
+    after.engine.returning.ask = ask
+    watcher = after.service(**KEPT)
+    after.advance(14)
+    assert (asked, watcher.received()) == ([held.revocation.key], [])
+    if revoked:
+        after.engine.admission.status.index.add(held.revocation)
+    after.advance(6)
+    assert watcher.payloads() == ([] if revoked else [b"gone"])
+
+
 PKI = shared_pki()
 CROSS = Pki()
 ABOVE = PKI.authority("Test Issuing CA", CROSS.root, key=PKI.issuing.key)
