@@ -84,6 +84,7 @@ class TlsTransport(Readiness):
         "_owes_ticket",
         "_port",
         "_receiver",
+        "_settled",
         "_socket",
         "_timer",
         "_tls",
@@ -115,6 +116,8 @@ class TlsTransport(Readiness):
         self._backlog: bytearray | None = None
         self._failure = ""
         self._timer: TimerHandle | None = None
+        self._settled = False
+        """Whether its client was admitted."""
         self._owes_ticket = False
 
     @property
@@ -147,6 +150,8 @@ class TlsTransport(Readiness):
 
     def settle(self, *, dozes: bool = False) -> None:
         """Take note that the client is admitted: it is served before newcomers, and if it *dozes* a little later."""
+        if not self._settled:
+            self._settled, self._owes_ticket = True, bool(self._inside) and resumption.CAN_REMEMBER
         if self._state is not CLOSED:
             self._poller = self._poller.settled(self._fd, self, self._events, dozes=dozes)
 
@@ -195,7 +200,6 @@ class TlsTransport(Readiness):
             openssl.forget_handshake(self._inside, resumed=resumed)
             forget_staple(self._inside)
             bound_key_updates(self._inside)
-            self._owes_ticket = resumption.CAN_REMEMBER
         path = _NO_PATH if resumed else self.verified_path
         receiver.secured(certificate, self._loop.time(), datetime.now(UTC), path)
 
@@ -416,6 +420,8 @@ class TlsTransport(Readiness):
         """Send close_notify, so that the peer knows that nothing was cut off (RFC 8446 §6.1), and linger."""
         if self._tls is not None:
             openssl.say_goodbye(self._tls)
+            if self._inside:  # A peer that was gone already comes back nevertheless.
+                resumption.stay_resumable(self._inside)
         self._linger()
 
     def _linger(self) -> None:
@@ -447,5 +453,7 @@ class TlsTransport(Readiness):
         self._socket.close()
 
     def _let_go(self) -> None:
+        if self._inside and not self._settled:
+            resumption.leave_nothing(self._inside)
         self._receiver = self._backlog = self._tls = None
         self._inside = 0

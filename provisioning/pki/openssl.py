@@ -131,11 +131,12 @@ def say_goodbye(session: Any) -> None:
 
     *session* is an `ssl.SSLSocket` that does not block, or the object inside one. Its TLS session stays resumable.
     """
+    # Not by `unwrap`, which lets go of the object inside: whoever has its address is not done with it.
+    inner = getattr(session, "_sslobj", session)
+    if inner is None:
+        return
     try:
-        if isinstance(session, ssl.SSLSocket):
-            session.unwrap()
-        else:
-            session.shutdown()
+        inner.shutdown()
     except ssl.SSLWantReadError:  # The usual answer: ours is sent, the peer's has not come.
         pass
     except (OSError, ValueError):  # The latter if its handshake was never begun.
@@ -213,6 +214,7 @@ def _open() -> tuple[ctypes.PyDLL, Any, type] | None:
             ("SSL_has_pending", ctypes.c_int, [ctypes.c_void_p]),
             ("SSL_CTX_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]),
             ("SSL_get_session", ctypes.c_void_p, [ctypes.c_void_p]),
+            ("SSL_session_reused", ctypes.c_int, [ctypes.c_void_p]),
             ("SSL_new_session_ticket", ctypes.c_int, [ctypes.c_void_p]),
             ("SSL_CTX_remove_session", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),
             ("SSL_CTX_flush_sessions", None, [ctypes.c_void_p, ctypes.c_long]),

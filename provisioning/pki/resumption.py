@@ -10,6 +10,8 @@ Rules
 -----
 1. Where sessions cannot be kept (`CAN_REMEMBER`), nothing here has an effect, and OpenSSL does as it does.
 2. A ticket is used once: who came with it is given another one.
+3. Who is let into TLS and no further is given none, and leaves nothing: it would be 6 KB for each time that it comes,
+   and the sessions of those who are let in would have to go for it. What it came with it keeps.
 """
 
 from __future__ import annotations
@@ -52,6 +54,16 @@ def forget_sessions(context: ssl.SSLContext) -> None:
     """Forget what `remember_sessions` keeps: nobody can come back to *context*. Its connections live on."""
     if CAN_REMEMBER:
         library.SSL_CTX_flush_sessions(address_of_context(context), 0)
+
+
+def leave_nothing(address: int) -> None:
+    """Forget the session at *address* whose client was not let in, unless it was let in when the session was made.
+
+    In TLS 1.2 the handshake itself has kept it.
+    """
+    made = library.SSL_get_session(address)
+    if made and not library.SSL_session_reused(address):
+        library.SSL_CTX_remove_session(library.SSL_get_SSL_CTX(address), made)
 
 
 def stay_resumable(address: int) -> None:

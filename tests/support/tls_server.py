@@ -35,6 +35,8 @@ class Told:
     certificate: bytes | None = None
     path: list[bytes] = field(default_factory=list)
     received: bytes = b""
+    admits: bool = True
+    """Whether the client is let in, beyond TLS."""
     holds_at: int = 0
     """After so many bytes the transport is held; 0: never."""
     held: asyncio.Event = field(default_factory=asyncio.Event)
@@ -45,6 +47,9 @@ class Told:
     def secured(self, certificate: bytes | None, _now: float, _wall: datetime, path: Callable[[], Any]) -> None:
         self.certificate = certificate
         self.path = list(path())
+        if self.admits:
+            assert self.transport is not None
+            self.transport.settle()
 
     def receive(self, data: bytes, _now: float) -> None:
         self.received += data
@@ -80,6 +85,7 @@ class Server:
 
     def __init__(self, opener: Opener, context: ssl.SSLContext) -> None:
         self.holds_at = 0
+        self.admits = True
         self.ahead = True
         """Whether OpenSSL can be asked for what `ssl` does not offer."""
         self.context = context
@@ -98,7 +104,7 @@ class Server:
         self._listening.setblocking(False)
         accepted, address = await loop.sock_accept(self._listening)
         kept, tls = self._opener(self.context, accepted)
-        told = self.told = Told(holds_at=self.holds_at)
+        told = self.told = Told(holds_at=self.holds_at, admits=self.admits)
         transport = TlsTransport(loop, kept, tls, address, self.metrics, self.poller, self._turn, 1 << 20)
         told.transport = transport
         transport.start(told)

@@ -180,6 +180,43 @@ async def test_a_ticket_is_good_for_one_return_and_the_next_comes_with_it(server
     assert server.context.session_stats()["number"] == (2 if once else 0)  # Four handed out, two used up.
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("end", [b"leave", b"abort"])
+async def test_who_is_not_let_in_leaves_no_session_and_keeps_the_one_it_came_with(
+    server: Server, pki: Pki, version: ssl.TLSVersion, end: bytes
+) -> None:
+    if not server.ahead:
+        pytest.skip("a ticket that holds the session leaves nothing at the server")
+    context = client_context(pki.anchors, pki.device("meter-1").credential, allow_tls12=True)
+    context.maximum_version = version
+
+    def is_refused(connection: ssl.SSLSocket) -> None:
+        connection.sendall(b"hello")
+        assert connection.recv(100) == b"HELLO"
+        connection.sendall(end)  # Nothing is read: the client's own OpenSSL would forget a session that ended badly.
+
+    async def be_refused(session: ssl.SSLSession | None) -> None:
+        server.admits = False
+        told, _ = await visit(server, context, is_refused, session)
+        await asyncio.wait_for(told.ended, 30) if end == b"abort" else None
+        server.admits = True
+
+    def kept() -> int:
+        return server.context.session_stats()["number"]
+
+    for _ in range(3):
+        await be_refused(None)
+        assert kept() == 0
+    _, session = await visit(server, context, talk_and_keep)
+    assert kept() == 1
+    for _ in range(2):
+        await be_refused(session)
+        assert kept() == 1
+    assert server.metrics.handshakes_resumed == 2
+    await visit(server, context, talk_and_keep, session)
+    assert server.metrics.handshakes_resumed == 3
+
+
 async def test_nobody_comes_back_to_a_context_that_was_told_to_forget(server: Server, pki: Pki) -> None:
     context = client_context(pki.anchors, pki.device("meter-1").credential)
     _, session = await visit(server, context, talk_and_keep)
