@@ -33,6 +33,8 @@ class Metrics:
     dropped_queue_full: int = 0
     dropped_too_large: int = 0
     dropped_expired: int = 0
+    dropped_retained_full: int = 0
+    """Messages that were delivered and not retained, for want of room."""
     sessions_expired: int = 0
     revocations: int = 0
     revocation_to_close_seconds: Histogram = field(default_factory=Histogram)
@@ -78,4 +80,10 @@ class Metrics:
     @property
     def dropped(self) -> int:
         """Messages that were not delivered, for whatever reason."""
-        return self.dropped_slow_consumer + self.dropped_queue_full + self.dropped_too_large + self.dropped_expired
+        return (
+            self.dropped_slow_consumer
+            + self.dropped_queue_full
+            + self.dropped_too_large
+            + self.dropped_expired
+            + self.dropped_retained_full
+        )

@@ -17,6 +17,7 @@ from broker.admin.unix_socket import socket_path
 from broker.admission.bare_names import idle_names
 from broker.admission.foreign_groups import unnamed_groups
 from broker.admission.policy_file import PolicyError, load_policy
+from broker.admission.response_information import ResponseInformation
 from broker.own_certificate import is_for_servers, own_trust_domain, read_certificate
 from broker.revocation.revoked_services import RevokedServices
 from broker.settings.config import BrokerConfig
@@ -33,7 +34,7 @@ _ASKS = ClientCertificate.REQUIRED
 def problems(config: BrokerConfig) -> list[str]:
     """Return what would keep a broker with *config* from starting, or from being of use."""
     found: list[str] = []
-    for look in (_policy, _anchors, _groups, _credential, _lists, _token, _state):
+    for look in (_policy, _responses, _anchors, _groups, _credential, _lists, _token, _state):
         found += look(config)
     return found
 
@@ -56,6 +57,14 @@ def _policy(config: BrokerConfig) -> Iterator[str]:
     idle = idle_names(load_policy(config.policy_file), own, {bundle.trust_domain for bundle in config.trust})
     if idle:
         yield f"policy_file: {idle}"
+
+
+def _responses(config: BrokerConfig) -> Iterator[str]:
+    if config.response_information is not None:
+        try:
+            ResponseInformation(config.response_information)
+        except PolicyError as error:
+            yield str(error)
 
 
 def _own_domain(config: BrokerConfig) -> tuple[str | None, bool]:

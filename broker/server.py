@@ -28,6 +28,7 @@ from broker.admission.admission import Admission
 from broker.admission.foreign_groups import warn_of_groups
 from broker.admission.policy import TopicPolicy
 from broker.admission.policy_file import parse_policy, read_policy
+from broker.admission.response_information import ResponseInformation
 from broker.admission.status import RevocationStatus
 from broker.audit.log import AuditLog
 from broker.audit.opening import NoAudit, open_audit
@@ -245,6 +246,8 @@ class BrokerServer:
         engine.metrics.anchor_fetches = anchor_urls.outcomes
         engine.metrics.anchors_confirmed_timestamp_seconds = anchor_urls.confirmed_at
         engine.keeps_revoked = self._config.revoked_session == "keep"
+        if self._config.response_information is not None:
+            engine.response_information = ResponseInformation(self._config.response_information)
         engine.logs_clients = self._config.log_level in {"debug", "info"}
         return engine
 

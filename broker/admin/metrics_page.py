@@ -218,7 +218,7 @@ class _Figures(Collector):
 def _counters(metrics: Metrics) -> Iterator[Metric]:
     """Yield a family for each field of *metrics*."""
     dropped = CounterMetricFamily(
-        _named("messages_dropped"), "messages that were not delivered, by reason", labels=("reason",)
+        _named("messages_dropped"), "messages that were not delivered, or not retained, by reason", labels=("reason",)
     )
     handshakes = CounterMetricFamily(
         _named("handshakes"),

@@ -127,7 +127,7 @@ class CrlShelf:
         entries = read_entries(listed, pause)
         held = HeldList(key_id, name, source, listed, entries, None, entries)
         delta = current.delta if current is not None else None
-        if delta is not None and (delta.base_number or 0) <= listed.number < delta.number:
+        if delta is not None and listed.number < delta.number:  # Its base is no later than the list that is replaced.
             held = replace(held, delta=delta, entries=read_entries(delta, pause, entries))
         return held
 

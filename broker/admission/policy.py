@@ -212,7 +212,7 @@ class TopicPolicy:
     def _explain(self, identity: Identity, client_id: str, action: Action, topic: str, ours: bool) -> Decision:
         if not self.knows(identity, ours=ours):
             return Decision(False, f"no section admits {identity.uri}: it cannot connect")
-        names = _names(identity, client_id)
+        names = names_of(identity, client_id)
         publishes = action is Action.PUBLISH
         allowing: list[tuple[Section, FilterTemplate, str]] = []
         for templates in self._about(identity):
@@ -250,7 +250,7 @@ class TopicPolicy:
         return [sections[key] for key in keys if key in sections]
 
     def _compile(self, identity: Identity, client_id: str, ours: bool) -> Permissions:
-        names = _names(identity, client_id)
+        names = names_of(identity, client_id)
         publish_allow: list[str | None] = []
         publish_deny: list[str] = []
         subscribe_allow: list[str | None] = []
@@ -270,7 +270,7 @@ def _filters(filled: Sequence[str | None]) -> FilterSet:
     return FilterSet(tuple(each for each in filled if each is not None)) if filled else NO_FILTERS
 
 
-def _names(identity: Identity, client_id: str) -> dict[str, str]:
+def names_of(identity: Identity, client_id: str) -> dict[str, str]:
     """Return what the placeholders stand for; what is not one safe topic level is missing."""
     names = {"device": identity.name, "client_id": client_id}
     if identity.group is not None:

@@ -94,7 +94,7 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
         return opened
     session, present = opened
     _attach(engine, connection, session, packet, keep_alive, now)
-    connection.reply(welcome(packet, limits, admitted, keep_alive, told_expiry, present=present))
+    connection.reply(_welcome(engine, packet, limits, admitted, keep_alive, told_expiry, present=present))
     if engine.logs_clients:
         log.info(
             "admitted",
@@ -115,6 +115,26 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
         engine.extension.connected(connection, session, packet)
         connection.consulted = None
     return None
+
+
+def _welcome(
+    engine: Engine,
+    packet: Connect,
+    limits: Limits,
+    admitted: Admitted,
+    keep_alive: int,
+    expiry: int | None,
+    *,
+    present: bool,
+) -> bytes:
+    """Return the CONNACK: with Response Information, if the client asks for it and takes so long a packet."""
+    known = engine.response_information
+    if known is not None and packet.properties.request_response_information:  # [MQTT-3.1.2-28]
+        response = known.of(admitted.peer.identity, admitted.client_id)
+        answer = welcome(packet, limits, admitted, keep_alive, expiry, present=present, response=response)
+        if len(answer) <= (packet.properties.maximum_packet_size or len(answer)):
+            return answer
+    return welcome(packet, limits, admitted, keep_alive, expiry, present=present)
 
 
 def _lapsed(engine: Engine, connection: Client, now: float) -> Refused | None:

@@ -35,15 +35,17 @@ def welcome(
     session_expiry: int | None,
     *,
     present: bool = False,
+    response: str | None = None,
 ) -> bytes:
     """Return the answer to *packet*.
 
-    *keep_alive* (seconds) is what counts; *session_expiry* (seconds) is None where the client got what it asked for.
+    *keep_alive* (seconds) is what counts; *session_expiry* (seconds) is None where the client got what it asked for;
+    *response* is its Response Information.
     """
     if packet.protocol_version is not ProtocolVersion.V5:
         return _OLDER[packet.protocol_version, present]
     assigned = admitted.client_id if admitted.assigned else None
-    connack = _encode if assigned else _remembered
+    connack = _remembered if assigned is None and response is None else _encode
     return connack(
         present,
         session_expiry,
@@ -52,6 +54,7 @@ def welcome(
         limits.max_packet_size,
         limits.max_topic_alias,
         assigned,
+        response,
     )
 
 
@@ -63,6 +66,7 @@ def _encode(
     maximum_packet_size: int,
     topic_alias_maximum: int,
     assigned: str | None,
+    response: str | None,
 ) -> bytes:
     terms = Properties(
         session_expiry_interval=session_expiry,
@@ -71,6 +75,7 @@ def _encode(
         assigned_client_identifier=assigned,
         topic_alias_maximum=topic_alias_maximum or None,
         server_keep_alive=server_keep_alive,
+        response_information=response,
     )
     return Connack(ReasonCode.SUCCESS, present, terms).encode(ProtocolVersion.V5)
 

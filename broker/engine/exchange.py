@@ -22,6 +22,7 @@ from dataclasses import replace
 from functools import partial
 
 from broker.admission.inquiry import Inquiry
+from broker.admission.response_information import ResponseInformation
 from broker.engine.client import Client
 from broker.engine.extension import Extension
 from broker.engine.session_rows import session_row, subscription_row
@@ -41,7 +42,17 @@ from broker.store.journal import Journal
 class Exchange:
     """What is published, to whom it goes, and what is kept."""
 
-    __slots__ = ("extension", "journal", "limits", "metrics", "retained", "routes", "stamps", "turn")
+    __slots__ = (
+        "extension",
+        "journal",
+        "limits",
+        "metrics",
+        "response_information",
+        "retained",
+        "routes",
+        "stamps",
+        "turn",
+    )
 
     def __init__(self, limits: Limits, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self.limits = limits
@@ -52,6 +63,8 @@ class Exchange:
         self.retained.device_limit = Room(limits.max_retained_of_device, limits.max_retained_bytes_of_device)
         self.stamps = False
         """Whether each message is stamped with its publisher's certificate, see `broker.engine.vouched`."""
+        self.response_information: ResponseInformation | None = None
+        """What clients that ask are told of where to have their answers sent; None: nothing."""
         self.extension: Extension | None = None
         """Who else is asked and told (plugins); None: nobody, and nothing of it is done."""
         self.journal: Journal | None = None
@@ -117,7 +130,7 @@ class Exchange:
             self.journal.retain(topic_name, message if kept and message.payload else None, name, number)
             self.turn.request()
         if not kept:
-            self.metrics.dropped_queue_full += 1
+            self.metrics.dropped_retained_full += 1
             self.retained.complain(topic_name, sender.who if sender is not None else {"client": ""}, now)
         elif self.extension is not None:
             self.extension.retained(message)

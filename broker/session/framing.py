@@ -6,7 +6,8 @@ Rules
 -----
 1. A message that fits the client's Maximum Packet Size in any form is written in one that fits: an alias that does not
    shorten a packet, or is to be introduced with it, is left out before the message is dropped [MQTT-3.1.2-25].
-2. An alias is known from the packet on that introduces it; whoever calls says whether this one may (`introduces`).
+2. An alias is known from the packet on that introduces it; whoever calls says whether this one may (`introduces`). At
+   QoS 0 that packet is an `Introduction`, so that it is not dropped on its way.
 3. No I/O, no clock.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from broker.mqtt.introduction import Introduction
 from broker.mqtt.message import Alias, Deliverable
 from broker.session.aliases import OutgoingAliases
 
@@ -41,7 +43,7 @@ class Framing:
         alias: Alias | None = aliases.introduce(message.topic) if introduces else aliases.known(message.topic)
         frame = message.frame(packet_id, v5=self.v5, now=now, alias=alias)
         if alias is None or self.takes(frame):
-            return frame
+            return frame if alias is None or alias.known or packet_id else Introduction(frame)
         if not alias.known:
             aliases.forget(message.topic)  # The client has not been told of it.
         return message.frame(packet_id, v5=self.v5, now=now)

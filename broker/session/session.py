@@ -253,8 +253,8 @@ class Session:
         if qos > 0:
             return self.deliver_reliably(deliverable, now)
         if self.connection is not None:
-            # A QoS 0 message may be dropped on its way out, so it never introduces an alias, it only uses one.
-            frame = self.framing.encode(deliverable, b"", now)
+            # While the client takes nothing QoS 0 messages are dropped: none of them is what later ones count on.
+            frame = self.framing.encode(deliverable, b"", now, introduces=not self.choked)
             if self._fits(frame):
                 self.outbox.append(frame)
         return False

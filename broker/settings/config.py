@@ -121,6 +121,8 @@ class BrokerConfig(BaseSettings):
     """Tell services who comes and goes, on $SYS/broker/presence/#."""
     stamp_publisher: bool = False
     """Write into each message's user properties whose certificate its publisher has; costs the fast path."""
+    response_information: str | None = None
+    """What an MQTT 5 client that asks for Response Information is told; with {device}, {group}, {client_id}."""
     plugins: dict[str, dict[str, Any]] = {}
     """amqtt's plugins, or one's own, by the dotted path of the class: its configuration (docs/plugins.md)."""
     plugin_timeout: Span = Field(default=3.0, ge=0.1, le=60.0)

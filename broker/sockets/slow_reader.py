@@ -11,6 +11,7 @@ from fcntl import ioctl
 from typing import Final
 
 from broker.metrics import Metrics
+from broker.mqtt.introduction import Introduction
 
 _QOS0_PUBLISH = 0x30
 _RETAIN_BIT = 0xFE
@@ -18,8 +19,13 @@ _NUMBER: Final = struct.Struct("i")
 
 
 def without_qos0(packets: list[bytes], metrics: Metrics) -> list[bytes]:
-    """Return *packets* without the QoS 0 messages, which are counted as dropped."""
-    kept = [packet for packet in packets if packet[0] & _RETAIN_BIT != _QOS0_PUBLISH]
+    """Return *packets* without the QoS 0 messages, which are counted as dropped.
+
+    One that introduces a Topic Alias stays: others that follow have no other topic.
+    """
+    kept = [
+        packet for packet in packets if packet[0] & _RETAIN_BIT != _QOS0_PUBLISH or isinstance(packet, Introduction)
+    ]
     metrics.dropped_slow_consumer += len(packets) - len(kept)
     return kept
 

@@ -183,6 +183,8 @@ class SqliteStore:
             return  # Closed meanwhile, which has written what was left.
         if error is None:
             self.commit_seconds.observe(future.result())
+            if self._journal.failed:
+                log.info("the store can be written again", code="STORE_WRITTEN", path=str(self.path))
             self._on_written()
             self.begin()
         elif self._loop is not None:

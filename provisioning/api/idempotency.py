@@ -35,6 +35,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from sqlalchemy.engine import Connection
 
+from provisioning.api.asked_for import AskedFor
 from provisioning.errors import Code, Refused
 from provisioning.store import conditions, idempotency
 from provisioning.store.database import Database
@@ -112,11 +113,13 @@ class IdempotentRoute(APIRoute):
         Who may not call is refused before the handler reads the body: a megabyte of JSON takes a tenth of a second.
         """
         handle = super().get_route_handler()
+        asked_for = AskedFor(self)
 
         async def once(request: Request) -> Response:
             key = request.headers.get(HEADER)
             with conditions.of_one_request():
                 await request.app.state.operator_services.authorise(request)
+                asked_for.check(request)
                 if key is None or request.method != "POST":
                     return await handle(request)
                 return await _once(request, _checked(key), handle)

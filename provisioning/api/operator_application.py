@@ -157,6 +157,8 @@ def _describe(app: FastAPI, routers: Sequence[APIRouter]) -> None:
 def _fields(error: RequestValidationError) -> str:
     found = []
     for each in error.errors()[:10]:
+        if each["type"] == "json_invalid":
+            return f"the body is no JSON: {each['ctx']['error']} at character {each['loc'][-1]}"
         where = ".".join(str(part) for part in each["loc"] if part not in ("body", "query", "path"))
         found.append(f"{where or 'the body'}: {each['msg']}")
     return "; ".join(found)

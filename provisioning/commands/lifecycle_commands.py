@@ -168,7 +168,7 @@ def resume(
 
             await _each(meant, client.resume, show_some, "resumed")
         if not (total or group or as_json):
-            say("fleet-provisioning: nothing was suspended")
+            say("fleet-provisioning: no certificate was on hold for a suspension")
 
     connection.run(command)
 

@@ -117,7 +117,8 @@ class Connection:
         except TlsConfigurationError as error:
             raise fail(f"{error}; give --dir, or --cafile, --cert and --key") from error
         except ServiceFails as error:
-            raise fail(f"{error}; its log says why") from error
+            said = "log says why" in str(error)
+            raise fail(str(error) if said else f"{error}; its log says why") from error
         except ServiceUnavailable as error:
             advised = "; " in str(error)
             raise fail(str(error) if advised else f"{error}; is the service running, and is --url right?") from error

@@ -181,6 +181,9 @@ def _certificates(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:
         SERVER: "restart the service: it renews its own certificate",
         OPERATOR: "enrol again with a token (token create --role operator), or fleet-provisioning ca restore-operator",
     }
+    if not files.bundle.exists():
+        what = f"{files.bundle} is missing: commands and brokers have nobody to trust"
+        yield failed("certificates", what, "restart the service: it writes it anew")
     good = []
     for name, remedy in remedies.items():
         if name == OPERATOR and not files.certificate(name).exists():  # Whose it is may have it elsewhere.
@@ -274,7 +277,9 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
         yield failed(
             "database",
             f"{where} cannot be used: {reason_of(refusal)}",
-            "start it, and check database_url, its firewall and the service's rights",
+            "restore it from the backup, or see that the service's user may read and write it"
+            if settings.database_url is None
+            else "start it, and check database_url, its firewall and the service's rights",
         )
     finally:
         await database.close()

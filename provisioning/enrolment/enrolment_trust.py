@@ -27,7 +27,7 @@ from typing import Final
 import structlog
 from sqlalchemy.engine import Connection
 
-from provisioning.errors import Refused
+from provisioning.errors import ConfigurationError, Refused
 from provisioning.store import claims, manufacturers
 from provisioning.store.database import Database
 
@@ -50,12 +50,20 @@ class EnrolmentTrust:
         self._refreshing: Final = asyncio.Lock()
 
     async def refresh(self) -> bool:
-        """Compare with the store, and return whether the trust has changed; it holds for the next handshake."""
+        """Compare with the store, and return whether the trust has changed; it holds for the next handshake.
+
+        A listener that cannot be told now, because the service's own files cannot be read, is told later: what the
+        store has is done, and who has asked for it is answered.
+        """
         async with self._refreshing:
             anchors = await self._database.read(self._in_force)
             if anchors == self._anchors:
                 return False
-            self._tell(anchors)
+            try:
+                self._tell(anchors)
+            except ConfigurationError as error:
+                log.error("enrolment trust not taken over", error=str(error))  # noqa: TRY400 - that says it all
+                return False
             self._anchors = anchors
             log.info("enrolment trust changed", anchors=len(anchors))
             return True

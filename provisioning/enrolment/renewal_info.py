@@ -26,6 +26,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 import structlog
@@ -105,9 +106,12 @@ class RenewalService:
         if not timedelta() <= spread <= MAXIMUM_SPREAD:
             raise Refused(Code.INVALID_REQUEST, out_of_bounds("spread_seconds", spread, timedelta(), MAXIMUM_SPREAD))
 
+        # Before the order, and not in its transaction: all certificates of the fleet are looked at.
+        number = await self._database.read(partial(renewals.concerned, group=group, at=self._clock()))
+
         def record(connection: Connection) -> HastenedOutcome:
             now = self._clock()
-            number = renewals.add(connection, group, Hastened(now, spread), by=by)
+            renewals.add(connection, group, Hastened(now, spread), by=by)
             if group is not None and not number and groups.find(connection, group) is None:
                 raise Refused(
                     Code.GROUP_UNKNOWN,

@@ -4,14 +4,16 @@ Rules
 -----
 1. Removed is what was spent, voided or expired longer ago than the retention; a token that may still be used never.
 2. A removed token is refused as unknown instead of used or expired: nobody is let in by forgetting.
+   Many are removed a portion at a time, between which others write.
 3. A failure is logged and repeated at the next round.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 import structlog
@@ -25,6 +27,8 @@ from provisioning.store.database import Database
 log = structlog.get_logger(__name__)
 
 _ROUND_SECONDS: Final = 3600.0
+PORTION: Final = 1000
+"""Tokens of one transaction."""
 
 
 class TokenRetention:
@@ -41,14 +45,20 @@ class TokenRetention:
         """Remove what has been kept long enough; return how many there were."""
         now = self._clock()
 
-        def transaction(connection: Connection) -> int:
-            removed = tokens.remove_ended(connection, now - self._retention)
+        before = now - self._retention
+
+        def transaction(connection: Connection, numbers: Sequence[int]) -> int:
+            removed = tokens.remove_ended(connection, numbers[0], numbers[-1], before)
             if removed:
                 subject = f"{removed} tokens"
                 audit.append(connection, now, self._actor, Action.TOKENS_REMOVED, subject, {"count": removed})
             return removed
 
-        return await self._database.write(transaction)
+        ended = await self._database.read(partial(tokens.ended_before, before=before))
+        removed = 0
+        for start in range(0, len(ended), PORTION):
+            removed += await self._database.write(partial(transaction, numbers=ended[start : start + PORTION]))
+        return removed
 
     async def run(self) -> None:
         """Remove at once and then every hour, until cancelled."""

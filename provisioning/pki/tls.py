@@ -51,6 +51,9 @@ _TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AESCCM"
 """What a server takes of TLS 1.2 where that is allowed: authenticated encryption (no CBC), and forward secrecy. CCM is
 what small devices have in hardware."""
 
+_TOO_WEAK = {"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"}
+"""What OpenSSL says of a certificate or chain that its security level forbids."""
+
 
 class TlsConfigurationError(Exception):
     """A certificate, key or trust anchor file cannot be used; the text names the file and says what to do."""
@@ -77,7 +80,7 @@ class CredentialFiles:
         try:
             context.load_cert_chain(self.certificate, self.key, password=_no_prompt)
         except ssl.SSLError as error:
-            raise TlsConfigurationError(f"{self.unfit} ({error.reason or error})") from error
+            raise _refused(str(self.certificate), self.unfit, error) from error
 
     @property
     def unfit(self) -> str:
@@ -94,6 +97,8 @@ class CredentialPem:
     """The private key, where it is not in *pem*."""
     unfit: str = "the credential is not a PEM certificate with its key"
     """What to say if OpenSSL can do nothing with it."""
+    certificate: str = "the certificate"
+    """What to call the certificate in it."""
 
     @classmethod
     def of(cls, files: CredentialFiles) -> Self:
@@ -101,7 +106,7 @@ class CredentialPem:
         try:
             pem = contents_of(files.certificate, PEM_BYTES)
             key = None if files.key == files.certificate else contents_of(files.key, PEM_BYTES)
-            return cls(pem, key, files.unfit)
+            return cls(pem, key, files.unfit, str(files.certificate))
         except OSError as error:
             raise TlsConfigurationError(f"{error.filename} cannot be read: {error.strerror}") from error
 
@@ -111,10 +116,20 @@ class CredentialPem:
             try:
                 context.load_cert_chain(certificate, key, password=_no_prompt)
             except ssl.SSLError as error:
-                raise TlsConfigurationError(f"{self.unfit} ({error.reason or error})") from error
+                raise _refused(self.certificate, self.unfit, error) from error
 
 
 Credential = CredentialFiles | CredentialPem
+
+
+def _refused(certificate: str, unfit: str, error: ssl.SSLError) -> TlsConfigurationError:
+    """Return what to say of a pair that OpenSSL refuses: it fits, and TLS may not use it, or it does not."""
+    if error.reason in _TOO_WEAK:
+        return TlsConfigurationError(
+            f"{certificate} is too weak for TLS ({error.reason}): give one with a P-256 key, or RSA of 2048 bits or "
+            "more, signed with SHA-256"
+        )
+    return TlsConfigurationError(f"{unfit} ({error.reason or error})")
 
 
 def read_once(credential: Credential) -> Credential:

@@ -19,8 +19,8 @@ class Hastened:
     spread: timedelta
 
 
-def add(connection: Connection, group: str | None, order: Hastened, *, by: str) -> int:
-    """Record an order for *group*, or for all, and return how many certificates it concerns."""
+def add(connection: Connection, group: str | None, order: Hastened, *, by: str) -> None:
+    """Record an order for *group*, or for all."""
     row = {
         "group_name": group,
         "hastened_at": order.at,
@@ -28,12 +28,16 @@ def add(connection: Connection, group: str | None, order: Hastened, *, by: str) 
         "hastened_by": by,
     }
     connection.execute(insert(hastened_renewals), row)
+
+
+def concerned(connection: Connection, group: str | None, at: datetime) -> int:
+    """Return how many certificates an order of that time concerns; all of *group* are looked at, or of the fleet."""
     statement = (
         select(func.count())
         .select_from(certificates.join(devices, devices.c.id == certificates.c.device_id).outerjoin(revocations))
         .where(
-            certificates.c.issued_at <= order.at,
-            certificates.c.not_after > order.at,
+            certificates.c.issued_at <= at,
+            certificates.c.not_after > at,
             revocations.c.sequence.is_(None),
         )
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.identity import Role
@@ -162,10 +162,19 @@ def void_made_by(connection: Connection, operators: Sequence[str], now: datetime
     return made
 
 
-def remove_ended(connection: Connection, before: datetime) -> int:
-    """Remove tokens that were spent, voided or expired *before* that time; return how many there were."""
+def ended_before(connection: Connection, before: datetime) -> list[int]:
+    """Return the numbers of tokens that were spent, voided or expired *before* that time."""
+    return list(connection.execute(select(tokens.c.id).where(*_ended(before)).order_by(tokens.c.id)).scalars())
+
+
+def remove_ended(connection: Connection, first: int, last: int, before: datetime) -> int:
+    """Remove what had ended so *before* that time, from number to number; return how many there were."""
+    return connection.execute(delete(tokens).where(tokens.c.id.between(first, last), *_ended(before))).rowcount
+
+
+def _ended(before: datetime) -> tuple[ColumnElement[bool], ...]:
     ended = func.coalesce(tokens.c.used_at, tokens.c.voided_at, tokens.c.expires_at)
-    return connection.execute(delete(tokens).where(ended < before, tokens.c.created_at < before)).rowcount
+    return ended < before, tokens.c.created_at < before
 
 
 def count_open(connection: Connection, now: datetime) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from broker.admission.response_information import ResponseInformation
 from broker.mqtt.acks import Pubrec
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
@@ -364,14 +365,15 @@ def test_mqtt5_3_1_2_25_what_is_too_large_counts_as_sent(broker: MemoryBroker, p
     assert back.payloads() == [b"fits", b"next"]
 
 
+@pytest.mark.parametrize("qos", [0, 1])
 def test_mqtt5_3_1_2_26_mqtt5_3_3_2_11_topic_aliases_stay_below_the_clients_maximum(
-    broker: MemoryBroker, publisher5: WireClient
+    broker: MemoryBroker, publisher5: WireClient, qos: int
 ) -> None:
     """The server sends no topic alias over the client's maximum."""
     client = broker.service("client", topic_alias_maximum=2)
-    client.subscribe("#", qos=1)
+    client.subscribe("#", qos=qos)
     for topic in ("a", "b", "c", "a", "b", "c"):
-        publisher5.publish(topic, qos=1)
+        publisher5.publish(topic, qos=qos)
     sent = [(message.topic, message.properties.topic_alias) for message in client.messages()]
     assert sent == [("a", 1), ("b", 2), ("c", None), ("", 1), ("", 2), ("c", None)]
 
@@ -389,6 +391,7 @@ def test_mqtt5_3_1_2_27_no_topic_alias_unasked(broker: MemoryBroker, publisher5:
 @pytest.mark.parametrize("said", [{}, {"request_response_information": False}])
 def test_mqtt5_3_1_2_28_no_response_information_unasked(broker: MemoryBroker, said: Any) -> None:
     """Request response information 0: no response information in CONNACK."""
+    broker.engine.response_information = ResponseInformation("replies/{client_id}")
     answer = stranger(broker, V5).connect(client_id="client", **said)
     assert answer.properties.response_information is None
 

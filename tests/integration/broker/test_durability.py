@@ -173,6 +173,7 @@ def test_a_full_disk_is_said_and_costs_nothing_acknowledged(
         acknowledged = len(publisher.acknowledged)
         resource.prlimit(durable.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         wait_until(lambda: len(publisher.acknowledged) > acknowledged + 50, "the broker recovers")
+        assert len(durable.events("STORE_WRITTEN")) == 1
         kill(durable)
         publisher.finish()
         wait_until(lambda: set(subscriber.got) >= set(publisher.acknowledged), "all that was acknowledged arrives")
@@ -199,6 +200,7 @@ def test_a_disk_that_fails_is_said_and_costs_nothing_acknowledged(
         acknowledged = len(publisher.acknowledged)
         disk.recover()
         wait_until(lambda: len(publisher.acknowledged) > acknowledged + 50, "the broker recovers")
+        assert len(durable.events("STORE_WRITTEN")) == 1
         assert durable.stop(signal.SIGKILL) == -signal.SIGKILL
         check_intact(durable.dir / "state" / "broker.db")
         durable.environment = usual

@@ -61,6 +61,12 @@ OPERATORS = [
     Bad("broken JSON", "/v1/tokens", JSON, b"{", 400, "INVALID_REQUEST"),
     Bad("not an object", "/v1/tokens", JSON, b"[]", 400, "INVALID_REQUEST"),
     Bad("nothing asked for", "/v1/tokens", JSON, b"{}", 400, "INVALID_REQUEST"),
+    Bad("as curl -d sends it", "/v1/tokens", ("--header", "Content-Type: application/x-www-form-urlencoded"),
+        b'{"device":"a"}', 415, "MEDIA_TYPE"),
+    Bad("of no kind", "/v1/tokens", ("--header", "Content-Type:"), b'{"device":"a"}', 415, "MEDIA_TYPE"),
+    Bad("filter mistyped", "/v1/devices?grop=north", (), None, 400, "INVALID_REQUEST"),
+    Bad("another's cursor", "/v1/certificates?cursor=5", (), None, 400, "INVALID_REQUEST"),
+    Bad("a wish nobody reads", "/v1/tokens?dry_run=1", JSON, b'{"device":"a"}', 400, "INVALID_REQUEST"),
     Bad("unknown field", "/v1/tokens", JSON, b'{"device":"a","ttl":5}', 400, "INVALID_REQUEST"),
     Bad("bad name", "/v1/tokens", JSON, b'{"device":"a/b"}', 400, "INVALID_REQUEST"),
     Bad("bad group", "/v1/tokens", JSON, b'{"group":"#"}', 400, "INVALID_REQUEST"),
@@ -141,6 +147,32 @@ def test_a_stranger_s_bad_request_is_refused_with_its_reason(stranger: Curl, bad
         assert answer.headers.get_content_type() == "text/plain"
         assert answer.text.startswith(f"{bad.code}: ")
     assert stranger.run("/.well-known/est/cacerts").status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "data", "words"),
+    [
+        ("/v1/devices?grop=north", (), None, "'grop': no such parameter; is group meant?"),
+        (
+            "/v1/certificates?page=2",
+            (),
+            None,
+            "'page': no such parameter; this path takes after, device, expires_before",
+        ),
+        ("/v1/tokens", JSON, b'{"device": nobody}', "the body is no JSON: Expecting value at character 11"),
+        (
+            "/v1/tokens",
+            ("--header", "Content-Type: text/json"),
+            b"{}",
+            "Content-Type is 'text/json': send application/",
+        ),
+    ],
+)
+def test_what_a_request_says_and_nobody_would_read_is_told(
+    operator: Curl, path: str, options: tuple[str, ...], data: bytes | None, words: str
+) -> None:
+    """A filter that is overlooked finds everybody, and whoever acts on what was found acts on all."""
+    assert words in operator.run(path, *options, data=data).text
 
 
 @pytest.mark.parametrize("bad", OPERATORS, ids=lambda bad: bad.what)

@@ -112,7 +112,7 @@ def test_what_was_done_before_is_said(service: ProvisioningService, enrolled: Op
     assert (nothing.returncode, nothing.stdout, nothing.stderr) == (
         0,
         "",
-        "fleet-provisioning: nothing was suspended\n",
+        "fleet-provisioning: no certificate was on hold for a suspension\n",
     )
     first = run(service, "revoke", *device)
     assert (first.returncode, first.stderr) == (0, "")

@@ -104,6 +104,7 @@ def test_open_files_wrong_passphrase_and_a_database_of_another_version_are_found
     (service.dir / "fleet.db").write_bytes(b"no database at all " * 1000)
     code, found = findings(idle)
     assert (code, "file is not a database" in found["database"][0]["detail"]) == (1, True)
+    assert found["database"][0]["remedy"].startswith("restore it from the backup"), "there is no server to start"
     (service.dir / "fleet.db").write_bytes(b"")
     code, found = findings(idle)
     assert (code, "is empty" in found["database"][0]["detail"]) == (1, True)
@@ -167,6 +168,12 @@ def test_what_was_restored_by_half_is_named_and_nothing_is_made_in_its_place(tmp
     code, wrong = findings(service)
     assert (code, wrong["certificates"][0]["remedy"]) == (1, "restore the file from the backup")
     (directory / "server.crt").write_bytes(certificate)
+
+    bundle = directory / "ca-bundle.crt"
+    bundle.rename(directory / "elsewhere")
+    code, wrong = findings(service)
+    assert (code, wrong["certificates"][0]["remedy"]) == (1, "restart the service: it writes it anew")
+    (directory / "elsewhere").rename(bundle)
 
     directory.chmod(0o770)
     refused(

@@ -16,6 +16,7 @@ from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentUnavailable, EstClient
 from provisioning.pki.keys import generate_key
 from provisioning.pki.tls import CredentialFiles
+from tests.support.broker_process import wait_until
 from tests.support.provisioning import ProvisioningService
 
 DEVICES = 200
@@ -70,3 +71,22 @@ async def test_kill_9_while_a_batch_enrols_by_claim(own_service: ProvisioningSer
     assert certificates == trials == held == DEVICES, "one certificate a device, on trial and on hold, each of them"
     with service.api() as api:
         assert api.get("/v1/claims/batch").json()["used"] == DEVICES
+
+
+async def test_a_claim_that_tls_cannot_be_told_of_is_made_and_works_as_soon_as_it_can(
+    own_service: ProvisioningService, tmp_path: Path
+) -> None:
+    """The service's own files cannot be read for a moment: out of descriptors, say, or put back from a backup."""
+    service = own_service
+    assert service.post("/v1/groups", name="line", ways=["claim"]).status_code == 201
+    certificate = service.dir / "server.crt"
+    certificate.rename(tmp_path / "aside")
+    answer = service.post("/v1/claims", name="batch", group="line", maximum_devices=1, life_seconds=3600)
+    assert answer.status_code == 201, "its key is in this answer alone"
+    wait_until(lambda: service.log.count("enrolment trust not taken over") > 1, "it is tried again")
+    (tmp_path / "aside").rename(certificate)
+    wait_until(lambda: "enrolment trust changed" in service.log, "TLS knows the claim")
+    pem = tmp_path / "claim.pem"
+    pem.write_text(answer.json()["private_key"] + answer.json()["certificate"])
+    async with EstClient(service.https, service.bundle, CredentialFiles(pem, pem)) as client:
+        assert await client.enrol(build_csr(generate_key(), "meter-1"))

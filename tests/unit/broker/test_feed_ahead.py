@@ -23,13 +23,18 @@ async def _no_other() -> bool:
     return False
 
 
+def feed_of(broker: MemoryBroker, directory: Path) -> RevocationFeed:
+    own = CredentialFiles(directory / "own.crt", directory / "own.key")
+    kept = RevokedServices(directory)
+    return RevocationFeed(
+        broker.engine, "https://localhost", directory / "anchors", own, lambda: broker.now, _no_other, kept
+    )
+
+
 async def test_a_feed_that_was_put_back_is_read_again_at_once(
     tmp_path: Path, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = CredentialFiles(tmp_path / "own.crt", tmp_path / "own.key")
-    feed = RevocationFeed(
-        broker.engine, "https://localhost", tmp_path / "anchors", own, lambda: 0.0, _no_other, RevokedServices(tmp_path)
-    )
+    feed = feed_of(broker, tmp_path)
     feed._after = 3
     asked: list[int] = []
     pauses: list[float] = []
@@ -60,3 +65,26 @@ async def test_a_feed_that_was_put_back_is_read_again_at_once(
     assert asked == [3] * (_OUTAGE + 1) + [0]
     assert pauses[-2] > 5, "the outage has made them long"
     assert pauses[-1] <= 0.2
+
+
+async def test_what_was_put_back_is_a_lost_feed_until_it_has_been_read(
+    tmp_path: Path, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever demands a feed that is not lost admits nobody meanwhile: what is in it, only reading tells."""
+    feed = feed_of(broker, tmp_path)
+    lost: list[bool] = []
+
+    async def follow(*_: object, **_named: object) -> AsyncIterator[Current]:
+        lost.append(broker.freshness.is_lost)
+        if len(lost) == 1:
+            yield Current(3)
+            lost.append(broker.freshness.is_lost)
+            raise FeedAhead("start again from 0")
+        yield Current(1)
+        lost.append(broker.freshness.is_lost)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(revocation_feed, "follow", follow)
+    with pytest.raises(asyncio.CancelledError):
+        await feed.run()
+    assert lost == [False, False, True, False]

@@ -255,6 +255,7 @@ def test_a_retained_message_that_does_not_fit_still_reaches_who_is_there() -> No
         meter.publish(f"fleet/meters/meter-1/{name}", name.encode(), retain=True, qos=1)
     assert backend.payloads() == [b"a", b"b"]
     assert len(broker.engine.retained) == 1
+    assert (broker.metrics.dropped_retained_full, broker.metrics.dropped_queue_full) == (1, 0), "counted as what it is"
 
 
 @pytest.mark.parametrize(

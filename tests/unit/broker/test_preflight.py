@@ -37,6 +37,13 @@ def test_good_files_are_good_and_nothing_is_made(good: dict[str, Any]) -> None:
     assert not good["state_dir"].exists()
 
 
+def test_response_information_that_is_no_topic_is_told(good: dict[str, Any]) -> None:
+    assert problems(load(None, good | {"response_information": "fleet/{group}/{device}/replies"})) == []
+    (problem,) = problems(load(None, good | {"response_information": "fleet/{nobody}"}))
+    assert problem.startswith("response_information: ")
+    assert "{nobody} is no placeholder; there are {device}, {group}, {client_id}" in problem
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

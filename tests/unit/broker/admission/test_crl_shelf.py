@@ -178,7 +178,9 @@ def test_lateness_is_said_once_and_then_expiry_once(shelf: Shelf) -> None:
     assert alarms(timedelta(minutes=61)) == [CrlProblem.CRL_EXPIRED]
     assert alarms(timedelta(minutes=62)) == []
     assert alarms(timedelta(minutes=20)) == []
-    assert alarms(timedelta(minutes=46)) == [CrlProblem.CRL_LATE], "the clock was set back: again"
+    for _ in range(2):
+        assert alarms(timedelta(minutes=46)) == [CrlProblem.CRL_LATE], "the clock was set back: again"
+        assert alarms(timedelta(minutes=20)) == []
     shelf.put(crl(CA, number=2, age=timedelta(0)))
     assert alarms(timedelta(minutes=46)) == [CrlProblem.CRL_LATE]
     shelf.put(crl(CA, number=3, age=timedelta(0)))

@@ -48,3 +48,22 @@ def test_an_alias_that_was_left_out_for_want_of_room_is_introduced_later() -> No
         (LONG, 1),
         ("", 1),
     ]
+
+
+def test_while_a_client_takes_nothing_no_alias_is_introduced_at_qos_0() -> None:
+    """Such a message is dropped, as likely as not, and what comes behind it would have no topic."""
+    broker = open_broker()
+    client = broker.service(topic_alias_maximum=1)
+    client.subscribe("#")
+    publisher = broker.service("publisher")
+    client.connection.choke(broker.now)
+    publisher.publish(LONG)
+    client.connection.unchoke(broker.now)
+    publisher.publish(LONG)
+    publisher.publish(LONG)
+    # Of a fake wire nothing is dropped: the first has arrived, without an alias.
+    assert [(message.topic, message.properties.topic_alias) for message in client.messages()] == [
+        (LONG, None),
+        (LONG, 1),
+        ("", 1),
+    ]

@@ -6,6 +6,7 @@ import socket
 
 from broker.metrics import Metrics
 from broker.mqtt.acks import Puback
+from broker.mqtt.introduction import Introduction
 from broker.mqtt.ping import Pingresp
 from broker.sockets.slow_reader import in_kernel, without_qos0
 from tests.support.broker_process import wait_until
@@ -28,6 +29,14 @@ def test_messages_of_qos_0_alone_are_left_out_and_counted() -> None:
     assert without_qos0(lost, metrics) == []
     assert without_qos0(kept, metrics) == kept
     assert metrics.dropped_slow_consumer == 4
+
+
+def test_a_message_that_introduces_an_alias_is_not_left_out() -> None:
+    """Those behind it have no topic but that alias, and a client that does not know it ends the connection."""
+    introduction = Introduction(publication("t", b"x", topic_alias=1).encode(V5))
+    metrics = Metrics()
+    assert without_qos0([publication("u").encode(V5), introduction], metrics) == [introduction]
+    assert metrics.dropped_slow_consumer == 1
 
 
 def test_what_the_peer_has_not_taken_is_told_and_nothing_of_what_it_has() -> None:

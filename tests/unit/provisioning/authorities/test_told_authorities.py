@@ -49,6 +49,7 @@ def test_a_label_is_told_its_line_and_the_service_s_and_everybody_all() -> None:
     assert {names[each] for each in told.of_line("default")} == service
     assert {names[each] for each in told.of_line("pumps")} == service | {"root-2", "issuing-pumps-1"}
     assert {names[each] for each in told.of_line("meters")} == service | {"root-3", "issuing-meters-1"}
+    assert [names[each] for each in told.crosses] == ["root-4-by-root-ca"]
     assert told.of_line("a line that has no CA yet") == told.of_line("default")
     assert list(told.certificates) == [
         *("root-ca", "root-2", "root-3", "root-4"),
@@ -59,6 +60,7 @@ def test_a_label_is_told_its_line_and_the_service_s_and_everybody_all() -> None:
     ended = [replace(each, state=AuthorityState.RETIRED) if each.line == "pumps" else each for each in found]
     told.take(ended)
     assert {names[each] for each in told.of_line("pumps")} == service
+    assert not told.one_line, "there are the meters'"
     assert "issuing-pumps-1" not in told.certificates
 
 

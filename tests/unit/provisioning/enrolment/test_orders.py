@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import timedelta
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from sqlalchemy.engine import Connection
 
+from provisioning.enrolment import tokens as making
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.claims import MAXIMUM_DEVICES, ClaimOrder, ClaimService
 from provisioning.enrolment.claims import MAXIMUM_LIFE as LONGEST_CLAIM
@@ -17,7 +20,7 @@ from provisioning.enrolment.tokens import MAXIMUM_BATCH, MAXIMUM_LIFE, MAXIMUM_S
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
-from provisioning.store import audit
+from provisioning.store import audit, tokens
 from provisioning.store.groups import Group
 from provisioning.store.token_inventory import KnownToken, TokenState
 from tests.support.fleet import Fleet
@@ -224,3 +227,62 @@ async def test_an_order_for_a_claim_is_judged_whole(fleet: Fleet) -> None:
         with pytest.raises(Refused, match="CLAIM_UNKNOWN: no claim is called 'batch-9'"):
             await unknown
     assert [each.name for each in await service.page(limit=1, after="batch-0")] == ["batch-1"]
+
+
+async def test_many_tokens_are_made_in_portions_between_which_others_write(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten thousand in one transaction kept others waiting for seconds."""
+    monkeypatch.setattr(making, "PORTION", 2)
+    between: list[asyncio.Task[None]] = []
+    add, loop = tokens.add, asyncio.get_running_loop()
+
+    def noted(connection: Connection, grants: Any, **facts: Any) -> list[int]:
+        loop.call_soon_threadsafe(lambda: between.append(asyncio.ensure_future(fleet.database.probe())))
+        return add(connection, grants, **facts)
+
+    monkeypatch.setattr(tokens, "add", noted)
+    names = [f"meter-{number}" for number in range(5)]
+    made = await fleet.token_service.create(TokenOrder(devices=names, group="north"), by="anna")
+    await asyncio.gather(*between)
+    assert len(between) == 3
+    assert [each.grant.device for each in made] == names
+    assert len({each.number for each in made}) == 5
+    entries = await fleet.database.read(lambda connection: audit.about(connection, "anna", 9))
+    assert [json.loads(each.details)["devices"] for each in entries] == [names[:2], names[2:4], names[4:]]
+    for each in made:
+        await fleet.enrolment.enrol(
+            csr_der(names=[str(each.grant.device)]), TokenCredential(str(each.grant.device), each.token)
+        )
+
+
+async def test_where_a_portion_fails_those_before_it_are_void(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All or none: nobody was told of any."""
+    monkeypatch.setattr(making, "PORTION", 2)
+    add = tokens.add
+    calls = 0
+
+    def failing(connection: Connection, grants: Any, **facts: Any) -> list[int]:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise Refused(Code.OPERATOR_ROLE, "he may not any more")
+        return add(connection, grants, **facts)
+
+    monkeypatch.setattr(tokens, "add", failing)
+    with pytest.raises(Refused, match="he may not any more"):
+        await fleet.token_service.create(TokenOrder(group="north", count=6), by="anna")
+    assert await fleet.database.read(lambda connection: tokens.count_open(connection, fleet.clock())) == 0
+    entries = await fleet.database.read(lambda connection: audit.about(connection, "anna", 9))
+    assert [(each.action, each.subject) for each in entries] == [
+        ("tokens created", "2 tokens"),
+        ("tokens created", "2 tokens"),
+        ("token voided", "2 tokens"),
+        ("token voided", "2 tokens"),
+    ]
+    calls = 0
+    await fleet.enrol("meter-5")
+    await fleet.revocation.decommission("meter-5", by="bert")
+    with pytest.raises(Refused, match="DEVICE_DECOMMISSIONED"):
+        await fleet.token_service.create(TokenOrder(devices=[f"meter-{n}" for n in range(6)]), by="anna")
+    assert calls == 1, "what can be refused is refused before any is made; the one is the enrolment's"

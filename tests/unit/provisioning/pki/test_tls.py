@@ -16,6 +16,7 @@ from provisioning.pki.tls import (
     client_context,
     server_context,
 )
+from tests.support.openssl import openssl
 from tests.support.pki import pem_of, shared_device, shared_pki
 
 PKI = shared_pki()
@@ -95,6 +96,15 @@ def test_files_that_are_of_no_use_are_named(tmp_path: Path) -> None:
         with pytest.raises(TlsConfigurationError, match=words):
             client_context(anchors)
     assert client_context(PKI.write_anchors(tmp_path), files).verify_mode is ssl.CERT_REQUIRED
+
+
+def test_a_certificate_that_tls_finds_too_weak_is_told_from_a_pair_that_does_not_fit(tmp_path: Path) -> None:
+    weak = CredentialFiles(tmp_path / "weak.crt", tmp_path / "weak.key")
+    openssl("req", "-x509", "-newkey", "rsa:1024", "-nodes", "-subj", "/CN=old", "-out", weak.certificate,
+            "-keyout", weak.key)  # fmt: skip
+    with pytest.raises(TlsConfigurationError, match=r"weak.crt is too weak for TLS .*P-256 key") as caught:
+        client_context(PKI.anchors, weak)
+    assert "belong together" not in str(caught.value)
 
 
 def test_certificates_are_read_whole_or_not_at_all() -> None:

@@ -370,6 +370,31 @@ async def test_who_was_done_with_meanwhile_is_left_alone(fleet: Fleet, acme: Man
     assert await state_of(fleet, "SN17") is DeviceState.ACTIVE
 
 
+@pytest.mark.parametrize("since", ["it has come in by a token", "the list says nothing of it"])
+async def test_what_was_found_and_holds_no_more_is_followed_no_more(
+    fleet: Fleet, acme: Manufacturer, since: str
+) -> None:
+    """Found, and before the device is locked everything is otherwise: that is asked again then."""
+    idevid = acme.idevid("SN17")[0]
+    await enrol(fleet, "SN17", certificate=idevid)
+    await is_to(fleet, RevokedDevices.SUSPEND)
+    await give_list(fleet, listed(acme, idevid))
+
+    class Slow(type(fleet.suspension)):  # type: ignore[misc]
+        async def suspend_device(self, name: str, **said: Any) -> Any:
+            if since == "it has come in by a token":
+                shown = TokenCredential(name, await fleet.token(name, "line"))
+                await fleet.enrolment.enrol(csr_der(names=[name]), shown)
+            else:
+                await give_list(fleet, listed(acme, number=2))
+            return await fleet.suspension.suspend_device(name, **said)
+
+    slow = Slow(fleet.database, fleet.clock, ())
+    late = RecallWatch(fleet.database, fleet.clock, fleet.revocation, slow, "provisioning")
+    assert (await late.look(), await state_of(fleet, "SN17")) == (0, DeviceState.ACTIVE)
+    assert await known(fleet) == []
+
+
 async def test_what_holds_no_more_ends_nobody_and_voids_nothing(fleet: Fleet) -> None:
     certificate = await fleet.enrol("meter-17")
     token = await fleet.token("meter-17")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -8,6 +9,7 @@ from cryptography.hazmat.primitives import hashes
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
 
+from provisioning.enrolment import token_retention
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.token_retention import TokenRetention
 from provisioning.enrolment.tokens import TokenOrder
@@ -101,6 +103,28 @@ async def test_ended_tokens_are_removed_after_the_retention_and_usable_ones_neve
     await fleet.enrolment.enrol(csr_der(names=["meter-4"]), TokenCredential("meter-4", usable))
     entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 1000))
     assert [each.subject for each in entries if each.action == "spent tokens removed"] == ["4 tokens"]
+
+
+async def test_many_ended_tokens_are_removed_in_portions_and_usable_ones_among_them_stay(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One transaction for a hundred thousand kept others waiting for seconds."""
+    monkeypatch.setattr(token_retention, "PORTION", 2)
+    order = TokenOrder(devices=["meter-1"], ttl=timedelta(days=1))
+    for name in ("meter-1", "meter-2"):
+        await fleet.token_service.create(replace(order, devices=[name]), by="admin")
+    (kept,) = await fleet.token_service.create(TokenOrder(devices=["meter-3"], ttl=90 * DAY), by="admin")
+    for name in ("meter-4", "meter-5", "meter-6"):
+        await fleet.token_service.create(replace(order, devices=[name]), by="admin")
+    fleet.clock.advance(60 * DAY)
+    assert await TokenRetention(fleet.database, fleet.clock, 30 * DAY, "provisioning").remove() == 5
+    entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 1000))
+    removed = [each.subject for each in entries if each.action == "spent tokens removed"]
+    assert removed == ["2 tokens", "2 tokens", "1 tokens"]
+    left = await fleet.database.read(
+        lambda connection: token_inventory.page(connection, TokenFilter(), limit=9, after=0, now=fleet.clock())
+    )
+    assert [each.id for each in left] == [kept.number]
 
 
 async def test_the_tokens_of_one_group_are_found_without_reading_all_others(fleet: Fleet) -> None:

@@ -1,0 +1,64 @@
+"""What a request to the operators' API may say, beyond what its route reads: nothing that would be overlooked.
+
+A filter whose name is mistyped, ``?grop=north``, would find everybody, and a cursor under another name the first page
+for ever. So a parameter that the route does not know is refused; and so is a body that is not said to be JSON, as
+``curl -d`` sends it, before it is held against fields that it seems not to have.
+
+Handles: names of query parameters, Content-Type. Does not handle: values (the framework, by each route's types).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Final
+
+from fastapi import Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+
+from provisioning.errors import Code, Refused
+
+_SHOWN: Final = 40
+_JSON: Final = "application/json"
+
+
+class AskedFor:
+    """What one route takes."""
+
+    def __init__(self, route: APIRoute) -> None:
+        self._parameters = frozenset(_parameters(route.dependant))
+        self._takes_json = route.body_field is not None
+
+    def check(self, request: Request) -> None:
+        """Raise `Refused` if *request* says what nobody would read."""
+        for name in request.query_params:
+            if name not in self._parameters:
+                raise Refused(Code.INVALID_REQUEST, f"{name[:_SHOWN]!r}: no such parameter; {self._instead_of(name)}")
+        if self._takes_json and _has_body(request) and not _is_json(request):
+            said = request.headers.get("content-type", "")
+            raise Refused(Code.MEDIA_TYPE, f"Content-Type is {said[:_SHOWN]!r}: send {_JSON}")
+
+    def _instead_of(self, name: str) -> str:
+        close = difflib.get_close_matches(name[:_SHOWN], self._parameters, 1)
+        if close:
+            return f"is {close[0]} meant?"
+        return f"this path takes {', '.join(sorted(self._parameters)) or 'none'}"
+
+
+def _parameters(dependant: Dependant) -> Iterator[str]:
+    """Yield the names of all query parameters of a route, those of what it depends on too."""
+    for field in dependant.query_params:
+        yield field.alias
+    for each in dependant.dependencies:
+        yield from _parameters(each)
+
+
+def _has_body(request: Request) -> bool:
+    headers = request.headers
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
+def _is_json(request: Request) -> bool:
+    essence = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return essence == _JSON or (essence.startswith("application/") and essence.endswith("+json"))

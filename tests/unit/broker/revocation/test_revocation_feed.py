@@ -1,0 +1,106 @@
+"""What the feed says takes effect: against those who are connected, those who are away, and the service itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from broker.revocation import revocation_feed
+from broker.revocation.revocation_feed import RevocationFeed
+from broker.revocation.revoked_services import RevokedServices
+from provisioning.client.feed import Current, FeedEvent, Refuse, ReleaseEvent, RevocationEvent
+from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.tls import CredentialFiles
+from tests.support.pki import Held, shared_device, shared_pki, shared_service
+from tests.support.stored import StoredBroker
+from tests.support.wire import MemoryBroker
+
+PKI = shared_pki()
+KEPT = {"clean_start": False, "session_expiry_interval": 600}
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Iterator[StoredBroker]:
+    opened = StoredBroker(tmp_path)
+    yield opened
+    opened.close()
+
+
+class Service:
+    """What the service says, to whom its certificates are shown first."""
+
+    def __init__(self, directory: Path, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+        own, kept = CredentialFiles(directory / "own.crt", directory / "own.key"), RevokedServices(directory)
+        self._broker = broker
+        self._feed = RevocationFeed(broker.engine, "https://", directory, own, lambda: broker.now, self._no_other, kept)
+        self._monkeypatch = monkeypatch
+        self.refused: list[str | None] = []
+
+    async def _no_other(self) -> bool:
+        return False
+
+    async def says(self, *events: FeedEvent, shown: Held | None = None) -> None:
+        """Have the broker follow it to the end of *events*; and then see *shown*, which `refused` tells of."""
+
+        async def follow(*_: object, refuse: Refuse, **_named: object) -> AsyncIterator[FeedEvent]:
+            for each in events:
+                yield each
+            if shown is not None:
+                self.refused.append(refuse([shown.der, PKI.issuing.der]))
+            raise asyncio.CancelledError
+
+        self._monkeypatch.setattr(revocation_feed, "follow", follow)
+        with pytest.raises(asyncio.CancelledError):
+            await self._feed.run()
+        self._broker.settle()
+
+
+def revoked(held: Held, reason: RevocationReason = RevocationReason.KEY_COMPROMISE, device: str = "x") -> FeedEvent:
+    revocation = replace(held.revocation, reason=reason)
+    return RevocationEvent(1, revocation, device, revocation.revoked_at)
+
+
+async def test_who_was_revoked_while_no_broker_ran_is_ended_when_all_that_is_known(
+    stored: StoredBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("meter-1", "meter-2"):
+        stored.device(name, **KEPT)
+    after = stored.killed()
+    service = Service(tmp_path, after, monkeypatch)
+    await service.says(revoked(shared_device("meter-1")))
+    assert len(after.engine.registry) == 2, "what else there is, is not known yet"
+    await service.says(Current(1))
+    assert [each.client_id for each in after.engine.registry.all()] == ["meter-2"]
+    assert [each.client_id for each in after.killed().engine.registry.all()] == ["meter-2"]
+
+
+async def test_whoever_has_come_by_the_path_of_a_ca_that_is_revoked_is_put_out(
+    broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    below = PKI.authority("A CA that is revoked", PKI.root)
+    goes, stays = PKI.device("meter-1", issuer=below), shared_device("meter-2")
+    clients = []
+    for held, issuer, name in ((goes, below, "meter-1"), (stays, PKI.issuing, "meter-2")):
+        path = [each.der for each in (held, issuer, PKI.root)]
+        client = broker.open(held, path=path)
+        client.connect(client_id=name)
+        clients.append(client)
+    await Service(tmp_path, broker, monkeypatch).says(revoked(below))
+    assert [each.closed for each in clients] == [True, False]
+
+
+@pytest.mark.parametrize("released", [False, True])
+async def test_a_service_whose_certificate_is_on_hold_is_not_believed_until_it_is_released(
+    broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, released: bool
+) -> None:
+    service = Service(tmp_path, broker, monkeypatch)
+    shown = shared_service("provisioning")
+    release = [ReleaseEvent(2, shown.revocation.key, "provisioning")] if released else []
+    hold = revoked(shown, RevocationReason.CERTIFICATE_HOLD, "provisioning")
+    await service.says(hold, *release, shown=shown)
+    (why,) = service.refused
+    assert (why is None) is released, why
