@@ -39,7 +39,11 @@ CertOption = Annotated[
 ]
 KeyOption = Annotated[Path | None, typer.Option("--key", help="Its private key.", show_default=False)]
 CapabilitiesOption = Annotated[
-    Path | None, typer.Option("--capabilities", help="What the broker claims, TOML; without it, everything.")
+    Path | None,
+    typer.Option(
+        "--capabilities",
+        help="What the broker claims, TOML; else everything, or with --provisioning what a Fleetgate does.",
+    ),
 ]
 OnlyOption = Annotated[
     list[str] | None,
@@ -68,7 +72,10 @@ def attack(
     json: JsonOption = None,
     junit: JunitOption = None,
 ) -> None:
-    """Try every way in that a bad device has, and judge how each is refused. Exit code 4: one failed; 1: none tried."""
+    """Try every way in that a bad device has, and judge how each is refused.
+
+    Exit code 4: one failed; 3: none did, and one could not be judged on this machine; 1: none tried.
+    """
     with late_imports():
         from device_sim.attack.attacking import judge
         from device_sim.attack.catalogue import CATALOGUE
@@ -98,7 +105,10 @@ def revocation(
     json: JsonOption = None,
     junit: JunitOption = None,
 ) -> None:
-    """Try every way around a revocation, and judge whether it holds. Exit code 4: one failed; 1: none tried."""
+    """Try every way around a revocation, and judge whether it holds.
+
+    Exit code 4: one failed; 3: none did, and one could not be judged on this machine; 1: none tried.
+    """
     with late_imports():
         from device_sim.attack.attacking import judge
         from device_sim.attack.choosing import Given, chosen

@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 
 from broker.mqtt.codes import ProtocolVersion
-from device_sim.bench.bench import Bench
+from device_sim.bench.bench import Bench, Figures
 from device_sim.bench.keyring import FleetKeyring, Keyring, OnePair
 from device_sim.bench.plan import InvalidPlan, Kind, Plan
 from device_sim.bench.show import Meter, document, summary
@@ -28,6 +28,9 @@ from device_sim.report import ExitCode
 from device_sim.run.manner import loopback_addresses, sources_for
 from device_sim.view import View
 from provisioning.pki.tls import CredentialFiles
+
+_LONG_ENOUGH = 10.0
+"""Seconds after which it tells something that nobody was let in."""
 
 
 def planned(
@@ -89,8 +92,16 @@ def benchmark(
     else:
         view.show(summary(plan, figures))
     if not figures.admitted.count:
-        answer = figures.first_refusal or Closure(Layer.TCP, "timeout", "no answer yet", time.monotonic())
-        view.failed(ConnectionError(with_remedy(f"nobody gets in at {shown(*broker)}: {answer}", answer)))
+        view.failed(ConnectionError(_nobody(shown(*broker), figures)))
     if figures.troubled or figures.admitted.count < plan.clients:
         raise typer.Exit(ExitCode.ERROR)
     raise typer.Exit(ExitCode.INVALID if figures.invalid else ExitCode.OK)
+
+
+def _nobody(broker: str, figures: Figures) -> str:
+    """Return why nobody got in at *broker*; who ended the benchmark at once is not told of firewalls."""
+    answer = figures.first_refusal
+    if answer is None and figures.seconds < _LONG_ENOUGH:
+        return f"it ended after {figures.seconds:.1f} s, before {broker} had let anybody in"
+    answer = answer or Closure(Layer.TCP, "timeout", "no answer yet", time.monotonic())
+    return with_remedy(f"nobody gets in at {broker}: {answer}", answer)

@@ -52,6 +52,10 @@ def _line(name: str, right: str, *, good: bool, seen: str, why: str, otherwise: 
     return Line(name, right, Verdict.PASS, seen) if good else Line(name, right, otherwise, seen, why)
 
 
+def _connections(attempts: Sequence[Attempt]) -> str:
+    return f"{len(attempts)} connection{'s' * (len(attempts) != 1)}"
+
+
 def skipped(name: str, right: str, why: str) -> Line:
     """Return a line about what could not be judged."""
     return Line(name, right, Verdict.SKIP, "", why)
@@ -68,7 +72,7 @@ def habits(attempts: Sequence[Attempt], ending: str = "") -> list[Line]:
     """Judge a device that is served well; *ending* is how it ended by itself."""
     served = [attempt for attempt in attempts if attempt.answered is not None]
     if not served:
-        seen = f"{len(attempts)} connections, none with a CONNECT" if attempts else "it did not come"
+        seen = f"{_connections(attempts)}, none with a CONNECT" if attempts else "it did not come"
         why = ending or "nothing can be judged without"
         return [Line("connects", "connects and is served", Verdict.FAIL, seen, why)]
     first = served[0]
@@ -92,7 +96,7 @@ def habits(attempts: Sequence[Attempt], ending: str = "") -> list[Line]:
             why="a dead connection goes unnoticed for long", otherwise=Verdict.WARN,
         ),
         _line(
-            "stays", "stays connected", good=len(attempts) == 1, seen=f"{len(attempts)} connections",
+            "stays", "stays connected", good=len(attempts) == 1, seen=_connections(attempts),
             why="it left a broker that serves it well", otherwise=Verdict.WARN,
         ),
         _line(
@@ -221,7 +225,7 @@ def notices_silence(attempts: Sequence[Attempt], window: float) -> list[Line]:
         return [
             _line("notices", right, good=took <= allowed or alive == 0, seen=f"after {took:.1f} s", why="too late"),
             _line(
-                "comes-again", "connects again", good=len(attempts) > 1, seen=f"{len(attempts)} connections",
+                "comes-again", "connects again", good=len(attempts) > 1, seen=_connections(attempts),
                 why="it left, and stayed away", otherwise=Verdict.WARN,
             ),
         ]  # fmt: skip
@@ -265,7 +269,7 @@ def serves_slowly(attempts: Sequence[Attempt]) -> list[Line]:
     served = [attempt for attempt in attempts if attempt.answered is not None]
     return [
         _line(
-            "is-served", "works over a slow network", good=bool(served), seen=f"{len(attempts)} connections",
+            "is-served", "works over a slow network", good=bool(served), seen=_connections(attempts),
             why="it does not get through: its timeouts are too short",
         )
     ]  # fmt: skip

@@ -16,7 +16,10 @@ _COLOURS = {"PASS": "bold green", "INVALID": "bold yellow", "INTERRUPTED": "bold
 
 def summary_of(document: Document) -> RenderableType:
     """Return what a person wants to know after a run."""
-    parts: list[RenderableType] = [Text(), _thresholds(document), Text(), _fitting_durations(document), Text()]
+    parts: list[RenderableType] = [Text()]
+    # Of a run that goes on, or was cut off, little is known: no heading stands over nothing.
+    parts += [_thresholds(document), Text()] if document["thresholds"] else []
+    parts += [_fitting_durations(document), Text()] if document["durations"] else []
     counts = ", ".join(f"{name} {value}" for name, value in document["counts"].items() if value)
     parts.append(Text(f"  {counts}"))
     if document["refusals"]:
@@ -40,6 +43,8 @@ def summary_of(document: Document) -> RenderableType:
 
 def _generator(document: Document) -> list[RenderableType]:
     said: list[RenderableType] = []
+    if "unfinished" in document:
+        return said  # What it did is told at the end.
     for process in document["generator"].get("processes", []):
         text = f"  {process['name']}: lag p99 {process['lag_p99_ms']:.0f} ms, cpu {process['processor_mean']:.0%}"
         text += f" (most {process['processor_max']:.0%})"

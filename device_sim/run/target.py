@@ -47,9 +47,10 @@ class Target:
             raise Impossible("a group that renews its certificates needs our provisioning service: enrol with it")
         there = len(self.fleet.devices)
         if there < scenario.devices:
+            fewer = f"--devices {there}, or " if there else ""
             raise Impossible(
                 f"{self.fleet.path} has {there} usable devices, the scenario needs {scenario.devices}: use "
-                f"--devices {there}, or `fleet-sim enrol {self.fleet.path} --devices …`"
+                f"{fewer}`fleet-sim enrol {self.fleet.path} --devices …`"
             )
 
     def check_stage(self, stage: Stage) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -97,6 +101,20 @@ async def test_it_enrols_renews_and_publishes_whenever_the_power_fails(
     with pytest.raises(EnrolmentRefused) as refused:
         await agent.persist(agent.obtain)
     assert refused.value.code == "CERTIFICATE_REVOKED"
+
+
+def test_ctrl_c_ends_it_without_a_traceback(
+    tmp_path: Path, service: ProvisioningService, broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent_of(tmp_path, service, broker.port, monkeypatch)
+    token = service.token(device="meter-1", group="north")
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "agent.py", token]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_until((tmp_path / "meter-1.pem").exists, "the certificate")
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "")
 
 
 def published(client: Any) -> None:

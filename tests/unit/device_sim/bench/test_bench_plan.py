@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 
 from device_sim.bench.bench import Figures
+from device_sim.bench.benchmarking import _nobody
 from device_sim.bench.payload import due_of, payload
 from device_sim.bench.plan import InvalidPlan, Kind, Plan, topic_for
+from device_sim.link.closure import Closure, Layer
 
 
 def test_a_topic_is_each_clients_own() -> None:
@@ -45,3 +47,17 @@ def test_a_message_that_the_broker_left_no_room_for_is_trouble() -> None:
     """It has no latency, and the percentiles are those of the rest."""
     assert not Figures(published=3, acknowledged=3).troubled
     assert Figures(published=3, acknowledged=3, held_back=1).troubled
+
+
+@pytest.mark.parametrize(
+    ("seconds", "refusal", "words"),
+    [
+        (0.5, None, "it ended after 0.5 s, before there:1 had let anybody in"),
+        (15.0, None, "nobody gets in at there:1: tcp timeout"),
+        (0.5, Closure(Layer.TCP, "refused", "Connection refused", 0.0), "nobody gets in at there:1: tcp refused"),
+    ],
+)
+def test_who_ends_it_at_once_is_not_told_of_firewalls(seconds: float, refusal: Closure | None, words: str) -> None:
+    said = _nobody("there:1", Figures(seconds=seconds, first_refusal=refusal))
+    assert said.startswith(words)
+    assert ("firewall" in said) == (seconds == 15.0)

@@ -7,21 +7,25 @@ import json
 import resource
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from rich.console import Console
 
 from device_sim.results import progress
 from device_sim.results.document import PROGRESS
 from device_sim.results.progress import Progress, document_so_far, kept
+from device_sim.results.summary import summary_of
 from device_sim.run.health import HealthSample
 from device_sim.run.manner import ONE_PROCESS, Manner
 from device_sim.run.recorder import Marker, Recorder, StageSpan
+from device_sim.run.runner import Run
 from device_sim.scenario.metrics import Duration
 from device_sim.scenario.model import Scenario, build
 from tests.support.documents import SCENARIO
@@ -147,3 +151,18 @@ async def test_nothing_is_kept_where_no_report_is_wanted(tmp_path: Path, monkeyp
     async with kept(None, run):
         run.go_on()
     assert not (tmp_path / PROGRESS).exists()
+
+
+def test_of_a_run_that_goes_on_no_heading_stands_over_nothing(tmp_path: Path) -> None:
+    """And nobody is told of a generator that takes no memory."""
+    told = tmp_path / PROGRESS
+    run = Played()
+    run.go_on()
+    with closing(Progress(told, cast("Run", run))) as progress_file:
+        progress_file.add()
+    console = Console(file=StringIO(), width=120)
+    console.print(summary_of(document_so_far(told)))
+    shown = cast("StringIO", console.file).getvalue()
+    assert "published 10, received 9" in shown
+    for heading in ("Thresholds", "Milliseconds", "generator:"):
+        assert heading not in shown
