@@ -41,8 +41,8 @@ class AskedFor:
                 raise Refused(Code.INVALID_REQUEST, f"{name}: given twice; give it once")
             said.add(name)
         if self._takes_json and _has_body(request) and not _is_json(request):
-            said = request.headers.get("content-type", "")
-            raise Refused(Code.MEDIA_TYPE, f"Content-Type is {said[:_SHOWN]!r}: send {_JSON}")
+            media_type = request.headers.get("content-type", "")
+            raise Refused(Code.MEDIA_TYPE, f"Content-Type is {media_type[:_SHOWN]!r}: send {_JSON}")
 
     def _instead_of(self, name: str) -> str:
         close = difflib.get_close_matches(name[:_SHOWN], self._parameters, 1)
