@@ -24,6 +24,8 @@ from provisioning.program.given_toml import NotToml, toml_of
 from provisioning.program.service_links import service_link
 
 _TABLES = frozenset({"trust", "listener", "plugins"})
+_MERGED = ("limits", "plugins")
+"""Tables of which the file may have some entries, and the environment others."""
 _JSON_TABLES = {
     "limits": "",
     "plugins": "use [plugins] in the file",
@@ -43,6 +45,9 @@ def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
     Raises `ConfigError`.
     """
     FileValues.values = read_file(path) if path is not None else {}
+    for table in _MERGED:  # What the environment says of one of its entries would take the place of anything else.
+        if not isinstance(FileValues.values.get(table, {}), dict):
+            raise ConfigError(f"{path}: {table}: {_WORDS['dict_type'].format(key=table)}")
     _refuse_unknown_variables()
     try:
         return BrokerConfig(**{key: value for key, value in flags.items() if value is not None})

@@ -1,8 +1,9 @@
 """What a request to the operators' API may say, beyond what its route reads: nothing that would be overlooked.
 
 A filter whose name is mistyped, ``?grop=north``, would find everybody, and a cursor under another name the first page
-for ever. So a parameter that the route does not know is refused; and so is a body that is not said to be JSON, as
-``curl -d`` sends it, before it is held against fields that it seems not to have.
+for ever; of one that is given twice the last alone would count. So they are refused, as the broker's admin API does;
+and so is a body that is not said to be JSON, as ``curl -d`` sends it, before it is held against fields that it seems
+not to have.
 
 Handles: names of query parameters, Content-Type. Does not handle: values (the framework, by each route's types).
 """
@@ -32,12 +33,16 @@ class AskedFor:
 
     def check(self, request: Request) -> None:
         """Raise `Refused` if *request* says what nobody would read."""
-        for name in request.query_params:
+        said: set[str] = set()
+        for name, _ in request.query_params.multi_items():
             if name not in self._parameters:
                 raise Refused(Code.INVALID_REQUEST, f"{name[:_SHOWN]!r}: no such parameter; {self._instead_of(name)}")
+            if name in said:
+                raise Refused(Code.INVALID_REQUEST, f"{name}: given twice; give it once")
+            said.add(name)
         if self._takes_json and _has_body(request) and not _is_json(request):
-            said = request.headers.get("content-type", "")
-            raise Refused(Code.MEDIA_TYPE, f"Content-Type is {said[:_SHOWN]!r}: send {_JSON}")
+            media_type = request.headers.get("content-type", "")
+            raise Refused(Code.MEDIA_TYPE, f"Content-Type is {media_type[:_SHOWN]!r}: send {_JSON}")
 
     def _instead_of(self, name: str) -> str:
         close = difflib.get_close_matches(name[:_SHOWN], self._parameters, 1)

@@ -11,14 +11,16 @@ Rules
 1. It is renewed when a third of its life is left, when another CA has become the one that issues, and within
    `_LONGEST_WAIT_SECONDS` after it was revoked: brokers believe nobody who shows it.
 2. A renewal that fails is logged and tried again; the service goes on with the certificate that it has.
-3. Of several workers on one directory one *keeps* its files; the others show what they find there.
+3. Beside it, to whom asks, goes what OCSP says of it, of a few minutes ago at most: who is about to send a token wants
+   to know (docs/decisions/0192-who-takes-a-token-proves-that-it-is-not-revoked.md).
+4. Of several workers on one directory one *keeps* its files; the others show what they find there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import structlog
@@ -28,11 +30,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from provisioning.authorities.own_credentials import OwnCredentials, replace_file
 from provisioning.ca.issuer import IssuanceRefused, Issuer
 from provisioning.ca.key_envelope import EnvelopeSigner
+from provisioning.ca.ocsp import OcspRefused
 from provisioning.directory.files import SERVER, AuthorityFiles, pem_of
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.keys import KeyFileError, load_key
+from provisioning.pki.ocsp import ask
 from provisioning.pki.renewable_context import RenewableContext
+from provisioning.pki.stapling import staple
 from provisioning.pki.tls import ClientCertificate, CredentialFiles, TlsConfigurationError, server_context
+from provisioning.revocation.ocsp import OcspAnswer
 
 log = structlog.get_logger(__name__)
 
@@ -45,9 +51,17 @@ class HttpsCredential:
     """What the HTTPS listener shows, and whose certificates it accepts."""
 
     def __init__(
-        self, files: AuthorityFiles, credentials_for: Callable[[Issuer], OwnCredentials], *, keeps: bool = True
+        self,
+        files: AuthorityFiles,
+        credentials_for: Callable[[Issuer], OwnCredentials],
+        answer: Callable[[bytes], Awaitable[OcspAnswer]],
+        *,
+        keeps: bool = True,
     ) -> None:
-        """*credentials_for* returns what issues with the CA that it is given."""
+        """*credentials_for* returns what issues with the CA that it is given; *answer* is the OCSP responder's."""
+        self._answer = answer
+        self._staple: tuple[bytes, float] = (b"", 0.0)
+        """What is handed out, and until when it is good."""
         self._files = files
         self._keeps = keeps
         self._credentials_for = credentials_for
@@ -106,7 +120,24 @@ class HttpsCredential:
         renewed = self._keeps and await self._credentials.renew_server()
         if renewed or self._files.certificate(SERVER).read_bytes() != self._shown:
             self._show()
+            await self.staple()
         return renewed
+
+    async def staple(self) -> None:
+        """Hand out what OCSP says of the certificate now. Where nothing is said, what was said before goes on."""
+        if self._context is None:
+            return
+        shown = self._shown
+        own, *above = x509.load_pem_x509_certificates(shown)
+        if not above:
+            return
+        try:
+            answer = await self._answer(ask(own.serial_number, above[0], nonce=False).der)
+        except (OcspRefused, Refused):  # The CA's key, or the store, is away for now.
+            return
+        if shown == self._shown:
+            self._staple = answer.der, answer.next_update.timestamp()
+            staple(self._context.current, *self._staple)
 
     def signer(self) -> EnvelopeSigner:
         """Return what signs keys that the service makes for devices; reads the files. Raise `ConfigurationError`."""
@@ -127,6 +158,7 @@ class HttpsCredential:
             await asyncio.sleep(min(max(wait, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS))
             try:
                 await self.check()
+                await self.staple()
             except (Refused, IssuanceRefused, ConfigurationError, KeyFileError, OSError) as error:
                 log.error("server certificate not renewed", error=str(error))  # noqa: TRY400
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -145,7 +177,10 @@ class HttpsCredential:
                 )
         except (TlsConfigurationError, OSError) as error:
             raise ConfigurationError(str(error)) from error
-        self._shown = shown
+        if shown == self._shown:
+            staple(context, *self._staple)
+        else:
+            self._shown, self._staple = shown, (b"", 0.0)
         if self._context is None:
             self._context = RenewableContext(context)
         else:

@@ -5,7 +5,9 @@ Rules
 1. One `EstClient` is one pool of kept-alive connections; any number of devices without a certificate may enrol
    through it, each request authenticates itself. A renewal authenticates by the client certificate of the pool.
 2. The answer is believed only if it holds exactly one certificate for the key that was sent.
-3. Two errors, by what the caller can do: `EnrolmentRefused`, ask for something else; `EnrolmentUnavailable`, ask again
+3. The service proves before anything is sent that its certificate is not revoked, `provisioning.client.genuine_server`.
+   That needs its CA's key, as what it is asked for does: who could be enrolled gets the proof as well.
+4. Two errors, by what the caller can do: `EnrolmentRefused`, ask for something else; `EnrolmentUnavailable`, ask again
    later.
 
 Handles: cacerts, csrattrs, simpleenroll, simplereenroll, renewal information (RFC 9773), Retry-After. Does not handle:
@@ -88,7 +90,9 @@ class EstClient:
         trust_domain: str | None = None,
     ) -> None:
         self._base_url = base_url
-        self._pool = open_pool(base_url, anchors, credential, connections=connections, trust_domain=trust_domain)
+        self._pool = open_pool(
+            base_url, anchors, credential, connections=connections, trust_domain=trust_domain, takes_tokens=True
+        )
 
     async def __aenter__(self) -> Self:
         await self._pool.__aenter__()

@@ -12,9 +12,13 @@ Rules
 -----
 1. The identity is looked at after every handshake, resumed or not.
 2. A server that is somebody else meets the same error as one whose certificate does not chain.
-3. A client that knows its trust domain takes no other's service for its own; one that does not, as before it is first
+3. Where a token may be sent, the server proves that its certificate is not revoked, by an OCSP response that its CA has
+   signed within the hour. Whoever has copied the service's key, and is in the way, has none an hour after the service
+   was told of it (docs/decisions/0192-who-takes-a-token-proves-that-it-is-not-revoked.md).
+4. A client that knows its trust domain takes no other's service for its own; one that does not, as before it is first
    enrolled, takes that of any fleet below its anchors.
 
+Handles: where OpenSSL cannot be asked for the response (`provisioning.pki.openssl`), rule 3 is not asked for.
 Does not handle: a CA below the same root that writes another fleet's trust domain into its certificates.
 """
 
@@ -22,16 +26,23 @@ from __future__ import annotations
 
 import functools
 import ssl
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
 from cryptography import x509
 
 from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.identity import PROVISIONING, InvalidIdentity, Role, identity_of
-from provisioning.pki.tls import Credential, CredentialPem, TlsConfigurationError
+from provisioning.pki.ocsp import OcspRefused, Question, read_answer
+from provisioning.pki.stapling import staple_in
+from provisioning.pki.tls import Credential, CredentialPem, TlsConfigurationError, verified_path
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
 _DOMAINS = 64
+_OLDEST = timedelta(hours=1)
+"""Of a response: for so long may whoever has copied one with the key go on, after the service was told."""
+_WITH_ISSUER = 2
 
 
 class GenuineServer(ssl.SSLObject):
@@ -39,20 +50,44 @@ class GenuineServer(ssl.SSLObject):
 
     trust_domain: ClassVar[str | None] = None
     """Of which fleet it has to be; None: of any."""
+    takes_tokens: ClassVar[bool] = False
+    """Whether a token may be sent to it."""
 
     def do_handshake(self) -> None:
         """Go on with the handshake; raise `ssl.SSLCertVerificationError` if it has ended with somebody else."""
         super().do_handshake()
         wrong = _wrong_with(self.getpeercert(binary_form=True) or b"", self.trust_domain)
+        if wrong is None and self.takes_tokens:
+            wrong = unproven(verified_path(self), staple_in(self), datetime.now(UTC))
         if wrong is not None:
             raise _not_verified(wrong)
 
 
 @functools.lru_cache(_DOMAINS)
-def genuine_server(trust_domain: str | None) -> type[GenuineServer]:
-    """Return the same for the service of *trust_domain* alone; None: of any."""
+def genuine_server(trust_domain: str | None, *, takes_tokens: bool = False) -> type[GenuineServer]:
+    """Return the same for the service of *trust_domain* alone, None: of any, to which a token may be sent or not."""
     # A class of its own: OpenSSL's objects are made by the context, which has nothing to hand to them.
-    return type("GenuineServer", (GenuineServer,), {"trust_domain": trust_domain})
+    return type("GenuineServer", (GenuineServer,), {"trust_domain": trust_domain, "takes_tokens": takes_tokens})
+
+
+def unproven(path: Sequence[bytes], response: bytes, now: datetime) -> str | None:
+    """Return why the OCSP *response* does not prove that the first of *path* (DER) is not revoked; None: it does."""
+    if not response:
+        return "it does not prove that its certificate is not revoked (OCSP stapling): is it older than this program?"
+    if len(path) < _WITH_ISSUER:
+        return "its certificate is an anchor itself, and nobody says whether it is revoked"
+    own, issuer = (x509.load_der_x509_certificate(each) for each in path[:_WITH_ISSUER])
+    try:
+        answer = read_answer(response, Question(b"", b""), own.serial_number, issuer, now)
+    except OcspRefused as error:
+        return f"what it shows about its certificate cannot be believed: {error}; the clock here says {now:%H:%M} UTC"
+    if answer.reason is not None:
+        return f"its certificate is revoked ({answer.reason})"
+    if not answer.known:
+        return "its CA does not know its certificate"
+    if answer.this_update < now - _OLDEST:
+        return f"what it shows about its certificate is of {answer.this_update:%Y-%m-%d %H:%M} UTC, {now:%H:%M} here"
+    return None
 
 
 def trust_domain_of(credential: Credential) -> str | None:

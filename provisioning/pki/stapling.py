@@ -1,4 +1,4 @@
-"""The OCSP response that a server hands out about its own certificate, to each client that asks (RFC 6066 §8).
+"""The OCSP response that a server hands out about its own certificate to each client that asks (RFC 6066 §8).
 
 Theory
 ------
@@ -21,10 +21,14 @@ import time
 import weakref
 from typing import Final
 
-from provisioning.pki.openssl import StatusCallback, address_of_context, callback, library
+from provisioning.pki.openssl import StatusCallback, address_of, address_of_context, callback, library
 
 _SET_STATUS_CALLBACK: Final = 63
+_ASK_FOR_STATUS: Final = 65
+_GET_STATUS_RESPONSE: Final = 70
 _SET_STATUS_RESPONSE: Final = 71
+_OCSP: Final = 1
+"""`TLSEXT_STATUSTYPE_ocsp`."""
 _STAPLED: Final = 0
 _NOT_STAPLED: Final = 3
 """`SSL_TLSEXT_ERR_OK` and `SSL_TLSEXT_ERR_NOACK`."""
@@ -56,6 +60,19 @@ def staple(context: ssl.SSLContext, response: bytes, good_until: float) -> bool:
         library.SSL_CTX_callback_ctrl(address, _SET_STATUS_CALLBACK, _STATUS_CALLBACK)
     _staples[address] = response, good_until
     return True
+
+
+def ask_for_staple(context: ssl.SSLContext) -> bool:
+    """Have *context*, a client's, ask servers for the response about their certificate; False where that cannot be."""
+    address = address_of_context(context)
+    return bool(address and library.SSL_CTX_ctrl(address, _ASK_FOR_STATUS, _OCSP, None))
+
+
+def staple_in(session: ssl.SSLObject) -> bytes:
+    """Return the response that the server of *session*, whose handshake is complete, has given; empty: none."""
+    address, response = address_of(session), ctypes.c_void_p()
+    size = library.SSL_ctrl(address, _GET_STATUS_RESPONSE, 0, ctypes.byref(response)) if address else 0
+    return ctypes.string_at(response.value, size) if response.value and size > 0 else b""
 
 
 def forget_staple(address: int) -> None:

@@ -111,6 +111,7 @@ async def build(
     """Return the parts of a service that is about to run: alone, or at a worker's *place*."""
     public_url = listening.http_url if settings.public_http_url is None else str(settings.public_http_url)
     profiles, key_policy = LiveProfiles(profiles_of(settings)), key_policy_of(settings)
+    responder = OcspResponder(database, [], utc_now, settings.ocsp_life)
     credential = HttpsCredential(
         authority.files,
         lambda issuer: OwnCredentials(
@@ -124,9 +125,9 @@ async def build(
             tuple(live.told.crosses),
             server_names_of(settings),
         ),
+        responder.answer,
         keeps=place is None or place.leads,
     )
-    responder = OcspResponder(database, [], utc_now, settings.ocsp_life)
     live = LiveAuthorities(
         authority=authority,
         settings=settings,

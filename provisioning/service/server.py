@@ -177,6 +177,7 @@ async def _running(
             await reloader.reload()
         places = Places(room_for(settings.maximum_connections))
         https = http_listener(parts.https, protocol, parts.credential.context, places)
+        await parts.credential.staple()  # Before anybody comes with a token.
         plain = functools.partial(ConnectionProtocol, whole=parts.http.state.whole, stall_seconds=stall_seconds)
         http = http_listener(parts.http, plain, None, places)
         async with asyncio.TaskGroup() as tasks:

@@ -386,8 +386,8 @@ def test_a_server_whose_certificate_is_revoked_is_not_believed(tmp_path: Path, w
         async def pose() -> None:
             async with impostor(credential, anchors, port=port, sequence=heard) as (_, connections):
                 await asyncio.to_thread(wait_until, lambda: len(connections) > 1, "the broker comes, and comes again")
-                lost = len(broker.events("FEED_LOST"))
                 assert await asyncio.to_thread(broker.stop, signal.SIGKILL) == -signal.SIGKILL
+                lost = len(broker.events("FEED_LOST"))
                 broker.launch()  # It has read nothing, and nobody else is there to be read.
                 await asyncio.to_thread(
                     wait_until, lambda: len(broker.events("FEED_LOST")) > lost, "it has heard of it before it ended"

@@ -8,10 +8,12 @@ assert not any(heard)
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from provisioning.pki.stapling import staple
 from provisioning.pki.tls import ClientCertificate, Credential, server_context
 
 _FEED = b'HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nevent: current\ndata: {"sequence": %d}\n\n'
@@ -19,11 +21,11 @@ _FEED = b'HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nevent: curre
 
 @asynccontextmanager
 async def impostor(
-    credential: Credential, anchors: Path | str, *, port: int = 0, sequence: int = 0
+    credential: Credential, anchors: Path | str, *, port: int = 0, sequence: int = 0, response: bytes = b""
 ) -> AsyncIterator[tuple[str, list[bytes]]]:
     """Yield its address, at `localhost`, and what it has heard: an entry a connection.
 
-    It says that nothing has happened after *sequence*.
+    It says that nothing has happened after *sequence*, and shows the OCSP *response*.
     """
     heard: list[bytes] = []
 
@@ -33,5 +35,6 @@ async def impostor(
         writer.close()
 
     context = server_context(credential, anchors, client_certificate=ClientCertificate.OPTIONAL)
+    assert staple(context, response, math.inf)
     async with await asyncio.start_server(pose, "127.0.0.1", port, ssl=context) as server:
         yield f"https://localhost:{server.sockets[0].getsockname()[1]}", heard

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import time
 from dataclasses import dataclass
@@ -51,6 +52,21 @@ class Running:
     def lines(self, count: int) -> list[str]:
         """Return the next *count* lines."""
         return [self.line() for _ in range(count)]
+
+    def said_so_far(self) -> list[str]:
+        """Return the lines that it has printed since one was read, without waiting for more."""
+        assert self._process.stdout is not None
+        while select.select([self._process.stdout], [], [], 0)[0]:
+            chunk = os.read(self._process.stdout.fileno(), 65536)
+            if not chunk:
+                break
+            self._unread += chunk
+        *lines, self._unread = self._unread.split(b"\n")
+        return [line.decode() for line in lines]
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Have the process stop, or go on."""
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         """End it without a DISCONNECT."""

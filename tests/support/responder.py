@@ -15,6 +15,7 @@ from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from provisioning.pki.identity import Identity, Role
+from provisioning.pki.ocsp import ask
 from tests.support.pki import DOMAIN, Held, Pki
 
 
@@ -85,3 +86,8 @@ class Responder:
         response = builder.sign(self.signer.key, hashes.SHA256())
         der, signature = response.public_bytes(Encoding.DER), response.signature
         return der.replace(signature, bytes((*signature[:-1], signature[-1] ^ 1))) if self.forged else der
+
+
+def question_about(held: Held) -> bytes:
+    """Return the request about *held* that has no nonce, as whoever staples the answer asks."""
+    return ask(held.certificate.serial_number, held.chain[0], nonce=False).der

@@ -65,6 +65,7 @@ OPERATORS = [
         b'{"device":"a"}', 415, "MEDIA_TYPE"),
     Bad("of no kind", "/v1/tokens", ("--header", "Content-Type:"), b'{"device":"a"}', 415, "MEDIA_TYPE"),
     Bad("filter mistyped", "/v1/devices?grop=north", (), None, 400, "INVALID_REQUEST"),
+    Bad("two groups", "/v1/devices?group=north&group=south", (), None, 400, "INVALID_REQUEST"),
     Bad("another's cursor", "/v1/certificates?cursor=5", (), None, 400, "INVALID_REQUEST"),
     Bad("a wish nobody reads", "/v1/tokens?dry_run=1", JSON, b'{"device":"a"}', 400, "INVALID_REQUEST"),
     Bad("unknown field", "/v1/tokens", JSON, b'{"device":"a","ttl":5}', 400, "INVALID_REQUEST"),

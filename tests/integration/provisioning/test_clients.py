@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import re
 import socket
 from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 from cryptography import x509
 
@@ -18,10 +21,13 @@ from provisioning.client.csr import build_csr
 from provisioning.client.est import EnrolmentRefused, EnrolmentUnavailable, EstClient
 from provisioning.client.feed import Current, FeedAhead, FeedLost, RevocationEvent, follow
 from provisioning.client.operator import OperatorClient, RequestRefused, ServiceUnavailable
+from provisioning.directory.files import read_certificate
 from provisioning.pki.identity import Identity, InvalidIdentity, Role, identity_of
 from provisioning.pki.keys import generate_key
+from provisioning.pki.ocsp import ask
 from provisioning.pki.revocation import RevocationReason, certificate_key
-from provisioning.pki.tls import TlsConfigurationError
+from provisioning.pki.tls import CredentialPem, TlsConfigurationError
+from tests.support.broker_process import BrokerProcess, wait_until
 from tests.support.enrolled import enrol as enrol_here
 from tests.support.impostor import impostor
 from tests.support.provisioning import ProvisioningService
@@ -240,3 +246,49 @@ def test_a_renewal_is_for_its_own_name() -> None:
     assert build_csr(generate_key(), identity).subject == build_csr(generate_key(), "meter-1").subject
     with pytest.raises(InvalidIdentity, match="name 'meter 1'"):
         build_csr(generate_key(), "meter 1")
+
+
+async def test_whoever_has_copied_the_service_s_key_is_shown_no_token(tmp_path: Path) -> None:
+    """Neither by a device nor by a broker that has never run: who shows a token learns what the service was told."""
+    with ProvisioningService.copied(tmp_path / "fleet") as service:
+        copied = CredentialPem(b"".join((service.dir / f"server.{kind}").read_bytes() for kind in ("key", "crt")))
+        own, issuer = x509.load_pem_x509_certificates(copied.pem)[:2]
+        broker = BrokerProcess.enrolled(tmp_path / "b", service)
+        token = service.token(device="meter-1")
+        service.revoke(serial=f"{own.serial_number:x}", reason="keyCompromise")
+
+        async def refused(response: bytes, why: str) -> None:
+            async with impostor(copied, service.bundle, response=response) as (url, heard):
+                async with EstClient(url, service.bundle) as est:
+                    with pytest.raises(EnrolmentUnavailable, match=why):
+                        await est.enrol(build_csr(generate_key(), "meter-1"), user="meter-1", token=token)
+                broker.follow(At(url))
+                code, said = await asyncio.to_thread(broker.fail)
+                assert code == 1
+                assert re.search(rf"the broker could not enrol at {url}: .*{why}", said)
+            assert not any(heard)
+
+        await refused(b"", "it does not prove that its certificate is not revoked")
+        async with httpx.AsyncClient(trust_env=False) as anybody:
+            answer = await anybody.post(
+                f"{service.http}/ocsp",
+                content=ask(own.serial_number, issuer, nonce=False).der,
+                headers={"Content-Type": "application/ocsp-request"},
+            )
+        await refused(answer.content, r"its certificate is revoked \(keyCompromise\)")
+
+        def renewed() -> bool:
+            return read_certificate(service.dir / "server.crt") != own
+
+        await asyncio.to_thread(wait_until, renewed, "the service's new certificate")
+        broker.follow(service)
+        with broker:
+            async with EstClient(service.https, service.bundle) as est:
+                await est.enrol(build_csr(generate_key(), "meter-1"), user="meter-1", token=token)
+
+
+@dataclass(frozen=True)
+class At:
+    """A service, as far as a broker is told of it."""
+
+    https: str

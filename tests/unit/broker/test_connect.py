@@ -298,6 +298,7 @@ def test_one_service_cannot_make_sessions_without_end() -> None:
     answer = refused.connect(client_id="backend-3", expect=ReasonCode.QUOTA_EXCEEDED)
     assert str(answer.properties.reason_string).startswith("TOO_MANY_SESSIONS: ")
     broker.service(client_id="backend-1")
+    broker.service("backend")  # By its own name: that is one session, however many there are beside it.
     broker.service("other")
     broker.advance(101)
     broker.service(client_id="backend-3")

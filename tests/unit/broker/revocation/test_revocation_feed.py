@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from broker.admission.bundle import TrustBundle
+from broker.admission.trust import Trust
 from broker.revocation import revocation_feed
 from broker.revocation.revocation_feed import RevocationFeed
 from broker.revocation.revoked_services import RevokedServices
@@ -78,9 +80,12 @@ async def test_who_was_revoked_while_no_broker_ran_is_ended_when_all_that_is_kno
     assert [each.client_id for each in after.killed().engine.registry.all()] == ["meter-2"]
 
 
+@pytest.mark.parametrize("bundles", [False, True], ids=["cafile", "bundles"])
 async def test_whoever_has_come_by_the_path_of_a_ca_that_is_revoked_is_put_out(
-    broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    broker: MemoryBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, bundles: bool
 ) -> None:
+    if bundles:
+        broker.engine.admission.believe(Trust([TrustBundle("ours", [PKI.root.certificate])]))
     below = PKI.authority("A CA that is revoked", PKI.root)
     goes, stays = PKI.device("meter-1", issuer=below), shared_device("meter-2")
     clients = []

@@ -180,6 +180,17 @@ def test_a_table_of_the_environment_that_says_nothing_is_not_to_blame(
     assert refusal(ENOUGH, path).startswith(f"{path}: limits.max_inflight: input should be greater than or equal to 1")
 
 
+@pytest.mark.parametrize("written", ["1", "'strict'", "[]", "[[1]]"])
+def test_what_should_be_a_table_is_refused_though_the_environment_has_an_entry_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    """It took the file's place: the broker ran with the limits that nobody had written."""
+    monkeypatch.setenv("FLEET_BROKER_LIMITS__MAX_INFLIGHT", "7")
+    path = tmp_path / "broker.toml"
+    path.write_text(f"limits = {written}")
+    assert refusal(ENOUGH, path) == f"{path}: limits: write a table, [limits]"
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = tmp_path / "none.toml"
     assert refusal(ENOUGH, path) == f"{path} cannot be read: No such file or directory"
@@ -375,7 +386,9 @@ def test_an_error_in_a_table_of_the_environment_names_the_variable(
     assert port.startswith("FLEET_BROKER_LISTENER: listener[1].port: ")
 
 
-NAMES_AND_TEXTS = {"host", "admin_host", "metrics_host", "unsafe_plain_identity", "listener.host", "trust.username"}
+NAMES_AND_TEXTS = {"host", "admin_host", "metrics_host", "unsafe_plain_identity", "listener.host", "trust.username"} | {
+    "response_information",  # Looked at when the broker starts, and by --test.
+}
 """What may be any text, as far as it alone is concerned; what the settings say together is tested above."""
 SWITCHES = {"trust.feed", "limits.quarantine_clones"} | {
     f"{table}{key}"

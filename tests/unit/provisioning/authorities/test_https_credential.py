@@ -8,11 +8,12 @@ import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.x509 import ocsp
 
 from provisioning.api.application import new_application
 from provisioning.api.health import health_routes
@@ -20,6 +21,7 @@ from provisioning.api.metrics import Metrics
 from provisioning.authorities.https_credential import HttpsCredential
 from provisioning.authorities.own_credentials import OwnCredentials
 from provisioning.ca.issuer import Issuer
+from provisioning.ca.ocsp import Failure, OcspRefused
 from provisioning.ca.profile import ProfileConfig, ProfileName, profile_of
 from provisioning.config import Settings
 from provisioning.connections.http_listener import http_listener
@@ -27,12 +29,18 @@ from provisioning.connections.peer_certificate_protocol import PeerCertificatePr
 from provisioning.connections.places import Places
 from provisioning.directory.files import SERVER, AuthorityFiles
 from provisioning.pki import openssl
+from provisioning.pki.stapling import ask_for_staple, staple_in
 from provisioning.pki.tls import Credential, client_context
+from provisioning.revocation.ocsp import OcspAnswer
 from tests.support.fleet import Fleet
 from tests.support.key_updates import change_keys
 from tests.support.pki import Pki, pem_of
 
 LIFE = timedelta(days=90)
+
+
+async def nothing_known(_question: bytes) -> OcspAnswer:
+    raise OcspRefused(Failure.TRY_LATER, "no signer here")
 
 
 @pytest.fixture
@@ -46,7 +54,7 @@ async def credential(fleet: Fleet, tmp_path: Path) -> HttpsCredential:
         )
 
     await own(fleet.issuer).issue_first(["localhost", "127.0.0.1"])
-    made = HttpsCredential(files, own)
+    made = HttpsCredential(files, own, nothing_known)
     made.trust([fleet.authority.root_ca.certificate, fleet.authority.issuing_ca.certificate])
     await made.issue_with(fleet.issuer)
     return made
@@ -93,6 +101,10 @@ class Client:
         assert der is not None
         return x509.load_der_x509_certificate(der)
 
+    @property
+    def staple(self) -> bytes:
+        return staple_in(self._writer.get_extra_info("ssl_object"))
+
     async def status(self) -> bytes:
         self._writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         head = await self._reader.readuntil(b"\r\n\r\n")
@@ -127,8 +139,50 @@ async def test_a_renewed_certificate_is_shown_to_new_connections_and_disturbs_no
         await new.close()
 
 
+async def test_what_ocsp_says_of_it_goes_with_it_through_each_change(fleet: Fleet, credential: HttpsCredential) -> None:
+    """The test's answer is the serial number that was asked about; whether one is there, is the test's to say."""
+    answering = True
+
+    async def answer(question: bytes) -> OcspAnswer:
+        if not answering:
+            raise OcspRefused(Failure.TRY_LATER, "the CA's key is away")
+        now = datetime.now(UTC)  # Which the handshake asks for, too.
+        serial = f"{ocsp.load_der_ocsp_request(question).serial_number:x}".encode()
+        return OcspAnswer(serial, now, now + timedelta(hours=1), None, b"")
+
+    made = HttpsCredential(credential._files, credential._credentials_for, answer)
+    made.trust(credential._anchors)
+    await made.issue_with(fleet.issuer)
+    asking = trusting(fleet)
+    assert ask_for_staple(asking)
+
+    async def shown(port: int) -> tuple[bytes, int]:
+        client = await Client.connect(port, asking)
+        await client.close()
+        return client.staple, client.shown.serial_number
+
+    async with serving(made) as port:
+        first, serial = await shown(port)
+        assert first == f"{serial:x}".encode()
+        made.let_through([])
+        assert await shown(port) == (first, serial), "a context with other anchors has it at once"
+        answering = False
+        await made.staple()
+        assert await shown(port) == (first, serial), "what was said before is good until it ends"
+        fleet.clock.advance(LIFE * 2 / 3)
+        assert await made.check()
+        renewed, serial = await shown(port)
+        assert renewed == b"", "what was said of another certificate is not said of this one"
+        answering = True
+        await made.staple()
+        assert await shown(port) == (f"{serial:x}".encode(), serial)
+        plain = await Client.connect(port, trusting(fleet))
+        assert plain.staple == b"", "nobody gets one who has not asked"
+        await plain.close()
+
+
 async def test_what_another_process_has_renewed_is_shown_too(fleet: Fleet, credential: HttpsCredential) -> None:
-    other = HttpsCredential(credential._files, credential._credentials_for)
+    other = HttpsCredential(credential._files, credential._credentials_for, nothing_known)
     other.trust(credential._anchors)
     await other.issue_with(fleet.issuer)
     async with serving(credential) as port:
@@ -144,7 +198,7 @@ async def test_of_several_workers_one_keeps_the_files_and_the_others_show_what_t
     fleet: Fleet, credential: HttpsCredential
 ) -> None:
     files = credential._files
-    other = HttpsCredential(files, credential._credentials_for, keeps=False)
+    other = HttpsCredential(files, credential._credentials_for, nothing_known, keeps=False)
     other.trust(credential._anchors[:1])
     await other.issue_with(fleet.issuer)
     assert len(x509.load_pem_x509_certificates(files.bundle.read_bytes())) == 2

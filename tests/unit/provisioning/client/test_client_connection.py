@@ -32,6 +32,7 @@ from provisioning.pki.tls import (
 )
 from tests.support.impostor import impostor
 from tests.support.pki import DOMAIN, SERVER, Held, Pki, shared_pki
+from tests.support.responder import Responder, delegate, question_about
 
 PKI = shared_pki()
 CLOCK = "; the clock here says "
@@ -119,7 +120,8 @@ async def test_another_fleets_service_below_the_same_root_is_not_taken_for_ones_
     device, operator = PKI.device("meter-1").credential, Identity(DOMAIN, Role.OPERATOR, "admin")
     request = build_csr(generate_key(), "meter-1")
     refused = f"it is the service of trust domain {OTHERS}, and that of {DOMAIN} is asked for"
-    async with impostor(theirs.credential, PKI.anchors) as (url, heard):
+    response = Responder(PKI.issuing, delegate(PKI), [theirs], nonce=False)(question_about(theirs))
+    async with impostor(theirs.credential, PKI.anchors, response=response or b"") as (url, heard):
         with pytest.raises(FeedLost, match=refused):
             await anext(follow(url, PKI.anchors, PKI.broker().credential, 0))
         async with OperatorClient(url, PKI.anchors, PKI.certify(operator).credential) as ours:

@@ -26,7 +26,7 @@ from provisioning.revocation.portions import Portions
 from provisioning.revocation.recording import RevocationOutcome
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.shut_out import ShutOut
-from provisioning.store import audit, certificates, certificates_of_device, devices, operators
+from provisioning.store import audit, certificates, certificates_of_device, certificates_of_key, devices, operators
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.revocations import EventKind
 from provisioning.store.serials import serial_text
@@ -42,6 +42,7 @@ from tests.support.many_certificates import (
 )
 from tests.support.requests import csr_der
 from tests.support.responding import Responding
+from tests.support.ways import claim, enrol, group
 
 COMPROMISED, SUPERSEDED = RevocationReason.KEY_COMPROMISE, RevocationReason.SUPERSEDED
 DAY = timedelta(days=1)
@@ -319,3 +320,27 @@ async def test_a_new_key_is_not_certified_for_what_was_shown_before_while_the_ol
         return (last.serial, last.reason), held.withdrawn, [each.serial for each in used]
 
     assert await fleet.database.read(look) == ((serials_of(every)[-1], COMPROMISED), True, [])
+
+
+async def test_a_trial_for_the_key_activates_nobody_in_between(fleet: Fleet, key: PrivateKey) -> None:
+    """It is on hold, and good for its successor alone: until its key has ended."""
+    await group(fleet, "claim", same_key_window=timedelta())
+    trial = await enrol(fleet, "meter-1", key=key, certificate=await claim(fleet))
+    every = [await fleet.reenrol(trial, successor_csr(trial, key)) for _ in range(4)]
+    with dying_after(0), pytest.raises(Died):
+        await fleet.revocation.revoke_batch([], serials_of(every)[:1], COMPROMISED, by="anna")
+    assert (await stored(fleet))[0].on_hold, "its portion has not come"
+    with pytest.raises(Refused, match="CERTIFICATE_REVOKED: the key of certificate"):
+        await fleet.reenrol(trial, successor_csr(trial))
+
+
+async def test_what_somebody_has_done_since_it_was_looked_up_is_not_ended_again(
+    fleet: Fleet, key: PrivateKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = serials_of(await many_for_key(fleet, key, more=5))
+    await fleet.revocation.revoke_serial(every[0], COMPROMISED, by="anna")
+    identifiers = [each.id for each in await stored(fleet)]
+    monkeypatch.setattr(certificates_of_key, "not_compromised", lambda *_: identifiers)
+    again = await fleet.revocation.revoke_serial(every[1], COMPROMISED, by="berta")
+    assert (again.changed, [each.serial for each in again.revoked]) == (False, [every[1]])
+    assert await fleet.database.read(lambda connection: audit.about(connection, "berta", 99)) == []
