@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from broker.admission.inquiry import Inquiry
 from broker.admission.response_information import ResponseInformation
@@ -181,7 +182,18 @@ class Exchange:
     def stored(self, now: float) -> None:
         """Send what waited for the batch that has just been written."""
         if self.journal is not None:
-            self.turn.sessions.update(self.journal.written(now))
+            under_way = bool(self.journal.resuming)
+            self.turn.sessions.update(self.journal.written())
+            if self.journal.resuming and not under_way:
+                self._resume(now)
+            self.turn.request()
+
+    def _resume(self, now: float) -> None:
+        """Let a portion of those who have come back send again, and see to the rest when others were served."""
+        if self.journal is not None:
+            self.turn.sessions.update(self.journal.resume_some(now))
+            if self.journal.resuming:
+                self.turn.later(partial(self._resume, now))
             self.turn.request()
 
     def not_stored(self, now: float) -> None:

@@ -29,14 +29,17 @@ Rules
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from broker.mqtt.message import Message
 from broker.store.batch import Answerable, Batch, Moved, Otherwise, Outbox, Row
 
 MOST_WAITING = 65_536
 """Answers and retained topics of one batch from which on publishers are held: some megabytes."""
+_PORTION: Final = 128
+"""Packets that are sent again before others are served: more only of one session, up to its Receive Maximum."""
 _FEW_HELD = 1024
 """Held publishers among whom nobody looks for those that have gone."""
 
@@ -77,6 +80,7 @@ class Journal:
         "first_retained",
         "open",
         "owed",
+        "resuming",
         "wall_offset",
         "writing",
     )
@@ -98,6 +102,8 @@ class Journal:
         """Whether anything is unwritten, so that answers have to wait."""
         self.owed: dict[Outbox, set[int]] = {}
         """What came again at QoS 1 while the store fails, and is answered when all else is: not to be routed twice."""
+        self.resuming: deque[Answerable] = deque()
+        """Who may send again what was not acknowledged, a fleet perhaps that has come back: see `resume_some`."""
         self.wall_offset = wall_offset
         self._held: list[Publisher] = []
         self._sweep_at = _FEW_HELD
@@ -282,8 +288,11 @@ class Journal:
         self.writing.probe = probe
         return self.writing
 
-    def written(self, now: float) -> set[Outbox]:
-        """Release what waited for the batch, or for nothing any more; return whose outbox to flush."""
+    def written(self) -> set[Outbox]:
+        """Release what waited for the batch, or for nothing any more; return whose outbox to flush.
+
+        Who was to send again is in `resuming` then.
+        """
         batch, self.writing = self.writing, None
         self._release_held()
         self.owed.clear()
@@ -297,16 +306,25 @@ class Journal:
                     session.outbox.append(packet)
                     touched.add(session)
             _release(batch.answers, touched)
-            for connection in batch.resumed:
-                session = connection.session
-                if session is not None:
-                    session.send_again(now)
-                    touched.add(session)
+            self.resuming.extend(batch.resumed)
         batch = self.open
         if not batch.holds_answers:  # They waited only for their turn.
             _release(batch.answers, touched)
             batch.answers.clear()
             self.dirty = batch.changes
+        return touched
+
+    def resume_some(self, now: float) -> list[Outbox]:
+        """Let some of `resuming` send again, a portion of packets in all; return whose outbox to flush."""
+        touched: list[Outbox] = []
+        packets = 0
+        while self.resuming and packets < _PORTION:
+            session = self.resuming.popleft().session
+            if session is not None:  # Else the connection has ended; another one would be further behind.
+                before = len(session.outbox)
+                session.send_again(now)
+                packets += 1 + len(session.outbox) - before
+                touched.append(session)
         return touched
 
     def not_written(self, now: float) -> set[Outbox]:

@@ -177,7 +177,7 @@ class NextAuthority:
 
 
 def _check_new(certificate: x509.Certificate, found: list[StoredAuthority]) -> None:
-    """Raise `ConfigurationError` if a CA has *certificate* already, or another one of its key."""
+    """Raise `ConfigurationError` if a CA has *certificate* already, another of its key, or what tells it apart."""
     for each in found:
         if each.certificate.public_key() != certificate.public_key():
             continue
@@ -188,6 +188,19 @@ def _check_new(certificate: x509.Certificate, found: list[StoredAuthority]) -> N
             )
         then = f": ca rollover activate {each.name} has it issue" if each.state is AuthorityState.ANNOUNCED else ""
         raise ConfigurationError(f"this is the certificate of {each.name}, which is {each.state} already{then}")
+    for each in found:
+        if each.certificate.issuer != certificate.issuer:
+            continue
+        if each.certificate.serial_number == certificate.serial_number:
+            raise ConfigurationError(
+                f"it has the serial number of {each.name}, under the same issuer: who revokes the one would revoke "
+                "the other; have it signed under a number of its own"
+            )
+        if each.certificate.subject == certificate.subject and each.kind is AuthorityKind.ISSUING:
+            raise ConfigurationError(
+                f"it has the name of {each.name}, by which relying parties look for a CA's lists: have it signed "
+                "under the name that the request says"
+            )
 
 
 def _read(pem: bytes, what: str) -> x509.Certificate:

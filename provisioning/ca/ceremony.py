@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import NameOID
 
 from provisioning.ca.issuer import IssuerUrls, url_extensions
+from provisioning.ca.issuing_ca_findings import authority_key, issuing_ca_findings
 from provisioning.ca.key_policy import KeyPolicy, WeakKey
 from provisioning.ca.signing import hash_for, throw_away_twin
 from provisioning.pki.issued_by import is_issued_by
@@ -147,7 +148,7 @@ def sign_issuing_ca(
     builder = (
         _builder(request.subject, root.certificate.subject, request.public_key, serial, (now - _BACKDATE, not_after))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_authority_key(root.certificate), critical=False)
+        .add_extension(authority_key(root.certificate), critical=False)
     )
     for extension in url_extensions(root_urls):
         builder = builder.add_extension(extension, critical=False)
@@ -183,7 +184,7 @@ def succeed_root(
         builder = (
             _builder(name, signer.certificate.subject, public_key, serial, validity)
             .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
-            .add_extension(_authority_key(signer.certificate), critical=False)
+            .add_extension(authority_key(signer.certificate), critical=False)
         )
         return builder.sign(signer.key, hash_for(signer.key))
 
@@ -192,7 +193,7 @@ def succeed_root(
 
 def check_issuing_ca(certificate: x509.Certificate, root: x509.Certificate, now: datetime) -> None:
     """Raise `CeremonyRefused` naming everything that keeps *certificate* from being an issuing CA's under *root*."""
-    findings = list(_issuing_ca_findings(certificate, root, now))
+    findings = list(_findings(certificate, root, now))
     if not is_issued_by(certificate, root):
         findings.append(f"it was not issued by {root.subject.rfc4514_string()}")
     if findings:
@@ -203,44 +204,14 @@ def _checked_and_signed(
     builder: x509.CertificateBuilder, root: CertificateAuthority, now: datetime
 ) -> x509.Certificate:
     twin = throw_away_twin(root.key)
-    findings = list(_issuing_ca_findings(builder.sign(twin, hash_for(twin)), root.certificate, now))
+    findings = list(_findings(builder.sign(twin, hash_for(twin)), root.certificate, now))
     if findings:
         raise CeremonyRefused(f"the issuing CA's certificate would be wrong: {'; '.join(findings)}")
     return builder.sign(root.key, hash_for(root.key))
 
 
-def _issuing_ca_findings(certificate: x509.Certificate, root: x509.Certificate, now: datetime) -> Iterator[str]:
-    if certificate.issuer != root.subject or certificate.subject == root.subject:
-        yield "its names are not those of a CA under this root"
-    if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
-        yield "it is not valid now"
-    if certificate.not_valid_after_utc > root.not_valid_after_utc:
-        yield "it ends after its root"
-    found: dict[x509.ObjectIdentifier, x509.Extension[x509.ExtensionType]] = {
-        extension.oid: extension for extension in certificate.extensions
-    }
-    constraints = found.get(x509.BasicConstraints.oid)
-    if constraints is None or not constraints.critical or constraints.value != x509.BasicConstraints(True, 0):
-        yield "its basic constraints are not critical, CA:TRUE, pathlen:0"
-    usage = found.get(x509.KeyUsage.oid)
-    if not (
-        usage is not None
-        and usage.critical
-        and isinstance(usage.value, x509.KeyUsage)
-        and usage.value.key_cert_sign
-        and usage.value.crl_sign
-    ):
-        yield "its key usage is not critical with keyCertSign and cRLSign"
-    identifier = found.get(x509.SubjectKeyIdentifier.oid)
-    if identifier is None or identifier.value != x509.SubjectKeyIdentifier(key_identifier(certificate.public_key())):
-        yield "its subject key identifier is not the SHA-1 of its key, which OCSP and CRLs here go by"
-    authority = found.get(x509.AuthorityKeyIdentifier.oid)
-    if (
-        authority is None
-        or not isinstance(authority.value, x509.AuthorityKeyIdentifier)
-        or authority.value.key_identifier != _authority_key(root).key_identifier
-    ):
-        yield "its authority key identifier is not the root's key"
+def _findings(certificate: x509.Certificate, root: x509.Certificate, now: datetime) -> Iterator[str]:
+    yield from issuing_ca_findings(certificate, root, now)
     try:
         _check_key(certificate.public_key())
     except CeremonyRefused as error:
@@ -257,14 +228,6 @@ def _check_key(key: CertificatePublicKeyTypes) -> None:
         KeyPolicy().check(key)
     except WeakKey as error:
         raise CeremonyRefused(str(error)) from error
-
-
-def _authority_key(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    try:  # A root that others have made may have computed its identifier in another way.
-        named = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    except x509.ExtensionNotFound:
-        named = key_identifier(issuer.public_key())
-    return x509.AuthorityKeyIdentifier(named, None, None)
 
 
 def _self_signed_root(

@@ -62,6 +62,10 @@ class TokenCalls:
                     raise
                 raise TokenHangs(f"the token has not answered within {seconds:g} s") from None
 
+    def later(self, work: Callable[[], object]) -> None:
+        """Have *work* done when all is done that was asked before; whether it is, nobody learns."""
+        self._works.put((work, Future()))
+
     def _begin(self) -> None:
         if self._begun:
             return

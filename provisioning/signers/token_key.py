@@ -99,6 +99,14 @@ class TokenKey(ec.EllipticCurvePrivateKey):
         self._connected: Connected | None = connected
         self._public_key = connected.public_key
 
+    def __del__(self) -> None:
+        """Give the session back when nobody has the key any more: a root's is opened for each of its lists.
+
+        The key's thread does it, for this may be called in any thread, and the module may hang.
+        """
+        if self._connected is not None:
+            self._signer.calls.later(self._connected.close)
+
     @property
     def curve(self) -> ec.EllipticCurve:
         """The key's curve."""

@@ -1,13 +1,15 @@
-"""A second in which very many are due: others have their turn meanwhile."""
+"""A second in which very many are due: others have their turn meanwhile. And what lives long is seldom looked at."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import gc
+import weakref
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from broker.upkeep import see_to
+from broker.upkeep import Everything, see_to
 from provisioning.pki.identity import Identity, Role
 from tests.support.pki import DOMAIN
 from tests.support.wire import MemoryBroker
@@ -55,3 +57,35 @@ def test_of_very_many_who_are_due_at_once_others_have_their_turn_in_between(
 
     asyncio.run(both())
     assert len(seen) > COUNT // 4
+
+
+@pytest.fixture
+def thawed() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+
+
+class Held:
+    """Something that only holds itself when nobody else does."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.mark.usefixtures("thawed")
+def test_everything_is_looked_at_again_only_when_there_is_much_more_of_it() -> None:
+    everything, lost = Everything(), Held()
+    gc.freeze()
+    assert everything.look(), "nobody knows yet how much there is"
+    gone = weakref.ref(lost)
+    del lost
+    gc.freeze()
+    for _ in range(3):
+        assert not everything.look()
+    assert gone() is not None
+    more = [Held() for _ in range(gc.get_freeze_count())]
+    gc.freeze()
+    assert everything.look()
+    assert gone() is None
+    assert not everything.look()
+    del more

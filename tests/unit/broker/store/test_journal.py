@@ -63,7 +63,7 @@ def test_a_turn_that_changed_nothing_asks_nothing_of_the_store(journal: Journal)
     journal.turn_ended()
     assert asked == [True, True]
     journal.take()
-    journal.written(0.0)
+    journal.written()
     journal.turn_ended()
     assert asked == [True, True]
 
@@ -94,7 +94,7 @@ def test_whatever_is_noted_holds_back_the_answer_until_it_is_written(
     journal.answer(ear, b"answer")
     assert ear.outbox == []
     assert journal.take() is not None
-    assert journal.written(0.0) == {ear}
+    assert journal.written() == {ear}
     assert ear.outbox[-1] == b"answer"
 
 
@@ -105,7 +105,7 @@ def test_answers_wait_and_leave_in_their_order(journal: Journal, ear: Ear) -> No
     journal.answer(ear, b"2")  # Nothing new is to be written, but 1 is not written yet.
     assert ear.outbox == []
     assert journal.take() is None, "one batch at a time"
-    assert journal.written(0.0) == {ear}
+    assert journal.written() == {ear}
     assert ear.outbox == [b"1", b"2"]
     assert not journal.dirty
 
@@ -116,10 +116,10 @@ def test_what_came_while_a_batch_was_written_waits_for_the_next(journal: Journal
     journal.take()
     journal.add(1, stored(2))
     journal.answer(ear, b"2")
-    journal.written(0.0)
+    journal.written()
     assert ear.outbox == [b"1"]
     assert journal.take() is not None
-    journal.written(0.0)
+    journal.written()
     assert ear.outbox == [b"1", b"2"]
 
 
@@ -142,7 +142,7 @@ def test_what_is_acknowledged_before_it_is_written_is_never_written(journal: Jou
     journal.remove(2, 1, message)
     assert not journal.open.changes
     assert journal.take() is not None
-    journal.written(0.0)
+    journal.written()
     assert ear.outbox == [b"a"]
 
 
@@ -152,7 +152,7 @@ def test_what_is_acknowledged_later_is_removed(journal: Journal, written: bool) 
     journal.add(1, stored(1, message, 2))
     journal.take()
     if written:
-        journal.written(0.0)
+        journal.written()
     journal.advance(1, 1, 9, released=True)
     journal.remove(1, 1, message)
     assert (journal.open.done, journal.open.unreferenced, journal.open.progress) == ([(1, 1)], [(41,)], {})
@@ -190,7 +190,7 @@ def test_a_packet_waits_for_what_it_promises(journal: Journal, ear: Ear) -> None
     journal.send(ear, b"pubrel")
     assert ear.outbox == []
     journal.take()
-    journal.written(0.0)
+    journal.written()
     assert ear.outbox == [b"pubrel"]
 
 
@@ -201,7 +201,8 @@ def test_what_waits_is_forgotten_with_its_connection(journal: Journal, ear: Ear)
     journal.resume(ear)
     journal.take()
     ear.session = None
-    assert journal.written(0.0) == set()
+    assert journal.written() == set()
+    assert journal.resume_some(0.0) == []
     assert (ear.outbox, ear.resumed_at) == ([], None)
     journal.answer(ear, b"late")
     assert ear.outbox == []
@@ -211,11 +212,33 @@ def test_a_session_resumes_when_everything_before_it_is_written(journal: Journal
     journal.add(1, stored(1))
     journal.take()
     journal.resume(ear)
-    journal.written(1.0)
+    journal.written()
+    assert journal.resume_some(1.0) == []
     assert ear.resumed_at is None, "it is in the batch behind"
     assert journal.take() is not None
-    journal.written(2.0)
+    journal.written()
+    assert journal.resume_some(2.0) == [ear]
     assert ear.resumed_at == 2.0
+
+
+def test_of_many_who_come_back_a_portion_sends_again_at_once(journal: Journal) -> None:
+    class Behind(Ear):
+        def send_again(self, now: float) -> None:
+            super().send_again(now)
+            self.outbox += [b"a"] * 99
+
+    many = [Behind() for _ in range(5)]
+    journal.dirty = True
+    for each in many:
+        journal.resume(each)
+    journal.take()
+    journal.written()
+    many[2].session = None  # Who is gone meanwhile is passed over.
+    resumed = []
+    while journal.resuming:
+        resumed.append(journal.resume_some(1.0))
+    assert resumed == [many[:2], [many[3], many[4]]]
+    assert (many[2].outbox, journal.resume_some(1.0)) == ([], [])
 
 
 def test_a_batch_that_fails_is_kept_and_its_answers_become_what_they_said(journal: Journal) -> None:
@@ -237,7 +260,7 @@ def test_a_batch_that_fails_is_kept_and_its_answers_become_what_they_said(journa
     journal.not_written(4.0)
     assert refused.outbox == [b"no"], "refused once"
     assert journal.take() is batch
-    journal.written(5.0)
+    journal.written()
     assert not journal.failed
     assert waiting.outbox == [b"packet", b"yes"]
     assert closed.outbox == []
@@ -289,7 +312,7 @@ def test_answers_behind_a_failed_batch_are_refused_too(journal: Journal, ear: Ea
     journal.take()
     journal.answer(ear, b"yes", b"no")
     journal.not_written(0.0)
-    journal.written(1.0)
+    journal.written()
     assert ear.outbox == [b"no"]
 
 
@@ -299,26 +322,26 @@ def test_what_is_acknowledged_while_the_store_fails_need_not_be_written_and_is_a
     older, message = Message(b"t", b"x", 1), Message(b"t", b"x", 1)
     journal.add(1, stored(1, older))
     journal.take()
-    journal.written(0.0)
+    journal.written()
     journal.add(1, stored(2, message))
     journal.answer(ear, b"yes", Otherwise.WAIT)
     journal.take()
     journal.not_written(0.0)
     journal.remove(1, 1, older)
-    journal.written(1.0)
+    journal.written()
     assert ear.outbox == []
     journal.remove(1, 2, message)
     assert journal.open.changes, "that the first is over has to be written, but nobody is promised that"
     assert not journal.open.promises
-    journal.written(1.0)
+    journal.written()
     assert ear.outbox == [b"yes"]
     assert journal.failed, "nothing was written, so nobody knows that it can be"
     assert journal.dirty
     journal.take(probe=True)
-    journal.written(1.5)
+    journal.written()
     assert not journal.dirty
     assert journal.take(probe=True) is not None, "a probe needs nothing to write"
-    journal.written(2.0)
+    journal.written()
     assert not journal.failed
 
 
@@ -352,7 +375,7 @@ def test_what_came_again_is_owed_once_until_it_is_answered(journal: Journal, ear
     journal.use_anew(ear, 5)
     assert journal.owe(ear, 5)
     journal.take(probe=True)
-    journal.written(0.0)
+    journal.written()
     assert journal.owe(ear, 5)
     journal.use_anew(Ear(), 5)
 

@@ -234,7 +234,7 @@ class Reports:
         self.said: list[str] = []
 
     def written(self) -> None:
-        self.journal.written(0.0)
+        self.journal.written()
         self.say("written")
 
     def failed(self) -> None:

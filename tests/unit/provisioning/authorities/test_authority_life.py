@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -382,3 +382,21 @@ async def test_life_ends_with_the_root_s(fleet_cas: Ceremonies) -> None:
     found_cas = await fleet_cas.database.read(authorities.every)
     ends = {each.name: each.certificate.not_valid_after_utc for each in found_cas}
     assert ends["issuing-2"] == ends["root-ca"]
+
+
+async def test_what_tells_a_ca_apart_is_no_other_ca_s(fleet_cas: Ceremonies) -> None:
+    """Its serial number, by which the root revokes it, and its name, by which its lists are looked for."""
+    life, settings = fleet_cas.life, fleet_cas.settings
+    request = read_issuing_ca_csr(await NextAuthority(life).export_csr())
+    root, issuing = (
+        x509.load_pem_x509_certificate((settings.directory / name).read_bytes())
+        for name in ("root-ca.crt", "issuing-ca.crt")
+    )
+    authority = CertificateAuthority(root, SignerPlaces(AuthorityFiles(settings.directory), settings).open("root-ca"))
+    for wanted, serial, words in (
+        (request, issuing.serial_number, "it has the serial number of issuing-ca, under the same issuer"),
+        (replace(request, subject=issuing.subject), 7 << 100, "it has the name of issuing-ca, by which"),
+    ):
+        pem = sign_issuing_ca(authority, wanted, serial, fleet_cas.clock()).public_bytes(Encoding.PEM)
+        with pytest.raises(ConfigurationError, match=words):
+            await NextAuthority(life).announce(pem)

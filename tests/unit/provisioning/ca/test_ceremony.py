@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from provisioning.ca.ceremony import (
     Authority,
@@ -30,7 +30,7 @@ from provisioning.ca.issuer import IssuanceRequest, Issuer, IssuerUrls
 from provisioning.ca.profile import ProfileConfig, profile_of
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.issued_by import is_issued_by
-from provisioning.pki.keys import PrivateKey, generate_key
+from provisioning.pki.keys import PrivateKey, generate_key, key_identifier
 from tests.support import weak_keys
 from tests.support.openssl import openssl
 from tests.support.pki import pem_of
@@ -41,6 +41,7 @@ from tests.support.slow_keys import rsa_key
 SERIAL = 1 << 126
 URLS = IssuerUrls("http://ca.example.org/crl/root-ca.crl", "http://ca.example.org/ca/root-ca.crt")
 NAME = issuing_ca_name("fleet.internal", 2)
+CA_USAGE = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
 KNOWN = {"INFO pkix.subject_key_identifier_method_1_identified"}
 """Waived for every certificate, see `test_pkilint.py`."""
 
@@ -107,6 +108,68 @@ def test_everything_that_is_wrong_is_said_at_once(authority: Authority) -> None:
     stranger = found_authority("fleet.internal", NOON, (SERIAL | 8, SERIAL | 9))
     with pytest.raises(CeremonyRefused, match="it was not issued by CN=Fleetgate root CA"):
         check_issuing_ca(stranger.issuing_ca.certificate, root.certificate, NOON)
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), "its extended key usage lacks clientAuth or"),
+        (
+            x509.NameConstraints([x509.DirectoryName(NAME)], None),
+            "its name constraints permit subjects that ours are not",
+        ),
+        (x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4.5"), b"\x05\x00"), "1.2.3.4.5 is critical"),
+    ],
+    ids=["purposes", "names", "unknown"],
+)
+@pytest.mark.parametrize("of_root", [False, True], ids=["its own", "its root's"])
+def test_a_ca_whose_certificates_nobody_would_believe_is_none(
+    tmp_path: Path, extra: x509.ExtensionType, words: str, of_root: bool
+) -> None:
+    """openssl is asked about a device's certificate below: it has the last word."""
+    root_key, key = generate_key(), generate_key()
+    root = signed_ca("Root", "Root", root_key, root_key, None, extra if of_root else None)
+    certificate = signed_ca("Issuing", "Root", key, root_key, 0, None if of_root else extra)
+    with pytest.raises(CeremonyRefused, match=words.replace("its ", "its root's ") if of_root else words):
+        check_issuing_ca(certificate, root, NOON)
+    leaf = leaf_of(CertificateAuthority(certificate, key))
+    for name, each in (("root", root), ("issuing", certificate), ("leaf", leaf)):
+        (tmp_path / name).write_bytes(each.public_bytes(Encoding.PEM))
+    chain = ("-CAfile", tmp_path / "root", "-untrusted", tmp_path / "issuing", tmp_path / "leaf")
+    moment = str(int(NOON.timestamp()))
+    assert not openssl("verify", "-attime", moment, "-purpose", "sslclient", *chain, check=False)
+
+
+def test_a_root_that_may_have_no_ca_under_it_has_none() -> None:
+    root_key, key = generate_key(), generate_key()
+    root, certificate = signed_ca("Root", "Root", root_key, root_key, 0), signed_ca("Issuing", "Root", key, root_key, 0)
+    with pytest.raises(CeremonyRefused, match="its root may have no CA under it: its root's path length is 0"):
+        check_issuing_ca(certificate, root, NOON)
+    good = signed_ca("Root", "Root", root_key, root_key, None)
+    check_issuing_ca(certificate, good, NOON)
+
+
+def signed_ca(
+    subject: str,
+    issuer: str,
+    key: PrivateKey,
+    signer: PrivateKey,
+    path_length: int | None,
+    extra: x509.ExtensionType | None = None,
+) -> x509.Certificate:
+    names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (subject, issuer)]
+    builder = (
+        x509.CertificateBuilder(names[1], names[0], key.public_key(), x509.random_serial_number())
+        .not_valid_before(NOON - timedelta(days=1))
+        .not_valid_after(NOON + timedelta(days=300))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(CA_USAGE, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier(key_identifier(key.public_key())), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier(key_identifier(signer.public_key()), None, None), critical=False)
+    )
+    if extra is not None:
+        builder = builder.add_extension(extra, critical=True)
+    return builder.sign(signer, hashes.SHA256())  # type: ignore[arg-type]
 
 
 def test_nothing_wrong_is_signed(authority: Authority) -> None:

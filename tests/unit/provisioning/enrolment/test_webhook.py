@@ -55,6 +55,57 @@ async def test_what_is_no_answer_lets_nobody_in(webhooks: Webhooks, body: bytes)
         assert (await webhooks.ask(question(server.url))).allowed
 
 
+YES = b'{"allow": true}'
+HEAD = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+HINT = b"HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("octets", "again"),
+    [
+        (CHUNKED + b"1\r\n \r\n" * 1_500 + b"f\r\n" + YES + b"\r\n0\r\n\r\n", b""),
+        (CHUNKED + b"f\r\n" + YES + b"\r\n", b""),
+        (CHUNKED + b"f\r\n" + YES + b"\r\n0\r\n", b"X: y\r\n" * 1_000),
+        (CHUNKED + b"f;a=", b"x" * 65_536),
+        (HEAD + b"Content-Length: 99\r\n\r\n" + YES, b""),
+        (HEAD + b"Content-Length: 15\r\nContent-Length: 99\r\n\r\n" + YES, b""),
+        (HEAD, b"X: y\r\n" * 1_000),
+        (HEAD + b"X: ", b"x" * 65_536),
+        (HINT, HINT * 1_000),
+        (HEAD + b"Content-Length: 15\r\n\r\n", b" "),
+        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n" + YES, b""),
+        (YES, b""),
+    ],
+    ids=["in pieces", "cut off", "trailers", "a chunk's head", "short", "two lengths", "fields", "a field",
+         "hints for ever", "drop by drop", "another protocol", "no HTTP"],
+)  # fmt: skip
+async def test_what_is_half_an_answer_or_never_ends_lets_nobody_in(
+    webhooks: Webhooks, octets: bytes, again: bytes
+) -> None:
+    """*again* comes for ever after *octets*; "drop by drop", an octet now and then."""
+    cut = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(octets)
+            while again:
+                writer.write(again)
+                await writer.drain()
+                await asyncio.sleep(0.1 if len(again) == 1 else 0)
+        writer.close()
+        cut.set()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        asked = replace(question(f"http://127.0.0.1:{port}/"), timeout=timedelta(seconds=0.5))
+        with pytest.raises(Refused, match="WEBHOOK_FAILED"):
+            await webhooks.ask(asked)
+        await cut.wait()  # Nothing more is read.
+
+
 async def test_a_reason_fits_into_one_line_of_text(webhooks: Webhooks) -> None:
     with WebhookServer(b'{"allow": false, "reason": "not\\ud800 \\u001b[31mthis\\none"}') as server:
         verdict = await webhooks.ask(question(server.url))

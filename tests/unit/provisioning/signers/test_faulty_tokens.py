@@ -126,7 +126,7 @@ def test_a_pin_that_was_locked_is_tried_again_by_and_by(
 
 def test_no_session_stays_open_for_what_has_failed(token: SoftToken, faulty: FaultyModule, module: TokenModule) -> None:
     key = in_token(token, "sessions").create()
-    in_token(token, "sessions-discarded").create()
+    discarded = in_token(token, "sessions-discarded").create()
     module._begun_at = time.monotonic()
     before = faulty.sessions
     in_token(token, "sessions-discarded").discard()
@@ -142,6 +142,19 @@ def test_no_session_stays_open_for_what_has_failed(token: SoftToken, faulty: Fau
     faulty.mend("C_Sign")
     assert signs(key)
     assert faulty.sessions == before
+    assert not signs(discarded)
+
+
+@pytest.mark.usefixtures("module")
+def test_a_key_that_nobody_has_any_more_gives_its_session_back(token: SoftToken, faulty: FaultyModule) -> None:
+    """A root's key is opened for each of its lists, and one that belongs to another certificate every few seconds."""
+    signer = in_token(token, "let-go")
+    signer.create()
+    assert signs(in_token(token, "let-go-not").create())
+    before = faulty.sessions
+    for _ in range(3):
+        assert signs(signer.open())
+    wait_until(lambda: faulty.sessions <= before, "the sessions to be closed")
 
 
 @pytest.mark.usefixtures("module")

@@ -1,0 +1,110 @@
+"""What keeps a certificate from being that of an issuing CA: read before it is signed here, or taken from elsewhere.
+
+Theory
+------
+Whoever keeps the root signs what he was sent, by tools that add and leave out. A certificate that is a CA's, and valid,
+may be one under which no relying party believes anybody: then nobody would notice before the first device of the new CA
+is refused, when the old one has been retired.
+
+Rules
+-----
+1. Everything that is wrong is named, not the first only.
+2. What our own certificates are counts: the subject of the service's and of OCSP signers is a Common Name alone, their
+   purposes are those of clients and servers.
+
+Handles: the certificate and its root. Does not handle: signatures, other CAs of the fleet, name constraints on DNS
+names, addresses and URIs, which concern some certificates and others not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Final
+
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.keys import key_identifier
+
+_PURPOSES: Final = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH}
+_Found = Mapping[x509.ObjectIdentifier, x509.Extension[x509.ExtensionType]]
+
+
+def issuing_ca_findings(certificate: x509.Certificate, root: x509.Certificate, now: datetime) -> Iterator[str]:
+    """Yield what is wrong with *certificate* as an issuing CA's under *root*."""
+    if certificate.issuer != root.subject or certificate.subject in {root.subject, x509.Name([])}:
+        yield "its names are not those of a CA under this root"
+    if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
+        yield "it is not valid now"
+    if certificate.not_valid_after_utc > root.not_valid_after_utc:
+        yield "it ends after its root"
+    try:
+        found: _Found = {extension.oid: extension for extension in certificate.extensions}
+        above: _Found = {extension.oid: extension for extension in root.extensions}
+    except UNREADABLE as error:
+        yield f"its extensions, or those of its root, cannot be read ({error})"
+        return
+    yield from _what_it_may(found)
+    yield from _keys(found, certificate, root)
+    yield from _what_its_certificates_may(found, "its")
+    yield from _what_its_certificates_may(above, "its root's")
+    constraints = above.get(x509.BasicConstraints.oid)
+    if constraints is None or not isinstance(constraints.value, x509.BasicConstraints) or not constraints.value.ca:
+        yield "its root is no CA by its basic constraints"
+    elif constraints.value.path_length == 0:
+        yield "its root may have no CA under it: its root's path length is 0"
+
+
+def authority_key(root: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """Return how certificates name the key of *root*: as it does itself, if it does."""
+    try:
+        named = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return x509.AuthorityKeyIdentifier(key_identifier(root.public_key()), None, None)
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(named)
+
+
+def _what_it_may(found: _Found) -> Iterator[str]:
+    constraints = found.get(x509.BasicConstraints.oid)
+    if constraints is None or not constraints.critical or constraints.value != x509.BasicConstraints(True, 0):
+        yield "its basic constraints are not critical, CA:TRUE, pathlen:0"
+    usage = found.get(x509.KeyUsage.oid)
+    if not (
+        usage is not None
+        and usage.critical
+        and isinstance(usage.value, x509.KeyUsage)
+        and usage.value.key_cert_sign
+        and usage.value.crl_sign
+    ):
+        yield "its key usage is not critical with keyCertSign and cRLSign"
+
+
+def _keys(found: _Found, certificate: x509.Certificate, root: x509.Certificate) -> Iterator[str]:
+    identifier = found.get(x509.SubjectKeyIdentifier.oid)
+    if identifier is None or identifier.value != x509.SubjectKeyIdentifier(key_identifier(certificate.public_key())):
+        yield "its subject key identifier is not the SHA-1 of its key, which OCSP and CRLs here go by"
+    authority = found.get(x509.AuthorityKeyIdentifier.oid)
+    if (
+        authority is None
+        or not isinstance(authority.value, x509.AuthorityKeyIdentifier)
+        or authority.value.key_identifier != authority_key(root).key_identifier
+    ):
+        yield "its authority key identifier is not the root's key"
+
+
+def _what_its_certificates_may(found: _Found, whose: str) -> Iterator[str]:
+    """Yield why relying parties would not believe the certificates that are issued below."""
+    for extension in found.values():
+        match extension.value:
+            case x509.ExtendedKeyUsage() as purposes if not set(purposes) >= _PURPOSES:
+                yield f"{whose} extended key usage lacks clientAuth or serverAuth, so that nobody would get through TLS"
+            case x509.NameConstraints(permitted_subtrees=permitted) if any(map(_is_a_directory_name, permitted or ())):
+                yield f"{whose} name constraints permit subjects that ours are not: a Common Name alone"
+            case x509.UnrecognizedExtension() if extension.critical:
+                yield f"{whose} extension {extension.oid.dotted_string} is critical, and no relying party knows it"
+
+
+def _is_a_directory_name(name: x509.GeneralName) -> bool:
+    return isinstance(name, x509.DirectoryName) and bool(list(name.value))
