@@ -52,7 +52,7 @@ CAPABILITIES = Capabilities(
     }),
     # Of strangers two seconds for the deadline, one for the broker's sweep of deadlines, and twelve for a machine that
     # others use: the end is waited for, so they cost nothing where it comes.
-    limits=TimeLimits(handshake=15.0, connect=15.0),
+    limits=TimeLimits(handshake=15.0, connect=15.0, keep_alive=8.0),
     # What the catalogue leaves to policy, and this product has decided.
     expected={
         "12-no-eku": ("mqtt CONNACK 0x00",),

@@ -5,6 +5,7 @@ A case that is about a message says whether it was delivered, with the order arg
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Container
 from dataclasses import replace
@@ -102,8 +103,14 @@ def _subscribes(
         try:
             victim = await scene.device()
             listens_to = topic_filter.format(victim=scene.topic(victim.name))
-            seen = await scene.subscribe(client, listens_to)
-            return await _overheard(scene, client, victim, listens_to) if seen.got_in else seen
+            started = time.monotonic()
+            seen = (await scene.subscribe(client, listens_to)).since(started)
+            if seen.got_in:
+                return await _overheard(scene, client, victim, listens_to)
+            with contextlib.suppress(Impossible):  # Refused, and where nobody can watch no more is known.
+                heard = await _overheard(scene, client, victim, listens_to)
+                return heard if heard.got_in and heard.code == DELIVERED else seen
+            return seen
         finally:
             client.close()
 
@@ -111,7 +118,7 @@ def _subscribes(
 
 
 async def _overheard(scene: Scene, spy: RawClient, victim: Paper, listens_to: str) -> Seen:
-    """Tell whether *spy*, whose subscription was granted, hears what *victim* says, what it is told, or $SYS.
+    """Tell whether *spy*, whatever its subscription was answered, hears what *victim* says, what it is told, or $SYS.
 
     When one who may has heard both, the broker has routed them; what it sends to the spy of them comes before the
     answer to a PINGREQ that is sent then, or, where others write to the spy than who answers it, soon after. Both are

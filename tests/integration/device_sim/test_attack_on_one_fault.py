@@ -16,6 +16,7 @@ from device_sim.attack import revocation_list, run
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE, pick
 from device_sim.attack.mosquitto_target import mosquitto
+from device_sim.attack.nats_target import nats_server
 from device_sim.attack.verdict import Outcome, Verdict
 from tests.support.one_fault import OneFault, Passage, with_fault
 
@@ -271,6 +272,15 @@ async def test_a_way_around_a_revocation_is_found(
     tmp_path: Path, fault: Callable[[], OneFault], only: str, expected: dict[str, str]
 ) -> None:
     assert failed(await tried(tmp_path, fault(), only, REVOCATIONS)) == expected
+
+
+@pytest.mark.parametrize(("fault", "expected"), [(OneFault, {}), (HandsOutWhatItRetains, {"36-other-device": OUT})])
+async def test_what_comes_on_a_subscription_that_was_refused_has_come(
+    tmp_path: Path, fault: Callable[[], OneFault], expected: dict[str, str]
+) -> None:
+    async with nats_server(tmp_path) as target, with_fault(target, fault()) as faulty:
+        found = await run.run(faulty, pick(CATALOGUE, ["36-other-device"]), lambda _: None)
+    assert failed({outcome.name: outcome for outcome in found}) == expected
 
 
 async def test_a_session_that_is_closed_five_seconds_late_is_closed_too_late(tmp_path: Path) -> None:
