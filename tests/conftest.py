@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Generator, Iterator
 from typing import Any, Final
 
@@ -41,6 +42,8 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # The tests run in the background of a shell; what they start
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # does not, and is sent Ctrl-C.
     if imported := getattr(config, "workerinput", {}).get("imported"):
         programs.join(*imported)
 

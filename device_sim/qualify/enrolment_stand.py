@@ -60,6 +60,8 @@ class EnrolmentStand:
         self._context = server_context(
             papers.enrolment[paper], papers.anchors, client_certificate=ClientCertificate.OPTIONAL, allow_tls12=True
         )
+        if paper is ServerPaper.GOOD:
+            papers.vouch_for(self._context)
         self._server: asyncio.Server | None = None
         self._door: Proxy | None = None
 

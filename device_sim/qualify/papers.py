@@ -8,7 +8,8 @@ Rules
 
 from __future__ import annotations
 
-from datetime import timedelta
+import ssl
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,6 +21,7 @@ from device_sim.attack.issuer import SERVER_AUTH, Issuer
 from device_sim.credentials.certification import common_name
 from provisioning.pki.identity import PROVISIONING, Identity, Role
 from provisioning.pki.keys import key_to_pem, write_private
+from provisioning.pki.stapling import own_certificate, staple
 from provisioning.pki.tls import CredentialPem
 
 _DOMAIN = "fleet.internal"
@@ -63,6 +65,11 @@ class Papers:
             ServerPaper.OTHER_CA: _server(self._other, names, PROVISIONING),
         }
         """Of the enrolment service, which a device may know by its identity, too (docs/decisions/0150)."""
+
+    def vouch_for(self, context: ssl.SSLContext) -> None:
+        """Have *context* prove that its certificate, signed by the root, is not revoked (docs/decisions/0192)."""
+        own = x509.load_der_x509_certificate(own_certificate(context))
+        staple(context, self._root.vouches_for(own, _DAY), (datetime.now(UTC) + _DAY).timestamp())
 
     @property
     def anchors(self) -> str:

@@ -83,6 +83,8 @@ class TokenModule:
         self._at_work = 0
         self._generation = 0
         self._begun_at = -math.inf
+        self._beginning = threading.Lock()
+        """Held while it is loaded or begun: whoever asks for the library begins it where it is not, also by halves."""
         self._logging_in = threading.Lock()
         self._logged_in: dict[str, Any] = {}
         """By token: the session that has logged in, of this generation."""
@@ -92,8 +94,8 @@ class TokenModule:
 
     def calls(self, token: str, label: str | None) -> TokenCalls:
         """Return the thread of one key: the same, however often the key is opened."""
-        with self._changed:
-            return self._calls.setdefault((token, label), TokenCalls(f"token-{label}", self._library))
+        # By no lock: a module that hangs while it begins keeps that, and whoever comes is to be refused in time.
+        return self._calls.setdefault((token, label), TokenCalls(f"token-{label}", self._library))
 
     def open_session(self, token: str, pin: str) -> tuple[Any, int]:
         """Return a session with the token of that label, logged in, and its generation; raise `PKCS11Error`."""
@@ -163,7 +165,8 @@ class TokenModule:
 
     def _library(self) -> Any:
         try:
-            return pkcs11.lib(str(self._path))
+            with self._beginning:
+                return pkcs11.lib(str(self._path))
         except PKCS11Error as error:
             if type(error) is not PKCS11Error:  # The module's own, which could be loaded.
                 raise
@@ -187,8 +190,8 @@ class TokenModule:
             self._begun_at = time.monotonic()
             self._generation += 1
             self._logged_in.clear()
-            library = pkcs11.lib(str(self._path))
-            library.reinitialize()
+            with self._beginning:
+                pkcs11.lib(str(self._path)).reinitialize()
             return True
 
 

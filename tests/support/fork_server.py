@@ -45,7 +45,8 @@ ROOM = "x" * 4096
 _BEGIN, _END = 48 - 3, 49 - 3
 """Which fields of /proc/PID/stat, behind the name, say where a process has its command line (proc(5))."""
 READ_WHEN_USED = {
-    "COLUMNS", "HOME", "LINES", "OLDPWD", "PATH", "PWD", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_TESTRUNUID",
+    "COLUMNS", "FAULTY_TOKEN", "FAULTY_TOKEN_MODULE",
+    "HOME", "LINES", "OLDPWD", "PATH", "PWD", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_TESTRUNUID",
     "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "SHLVL", "SOFTHSM2_CONF", "TMPDIR", "_",
 }  # fmt: skip
 """COLUMNS and LINES readline sets for the children of pytest, beside `os.environ`."""

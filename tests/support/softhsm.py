@@ -94,6 +94,16 @@ class FaultyModule:
         return (self._told / "asked").exists()
 
     @property
+    def asked_times(self) -> int:
+        """How often a function that hangs has looked whether it may go on."""
+        return len((self._told / "asked").read_text()) if self.asked else 0
+
+    @property
+    def begun(self) -> int:
+        """How often C_Initialize has hung and come back."""
+        return len((self._told / "begun").read_text()) if (self._told / "begun").exists() else 0
+
+    @property
     def sessions(self) -> int:
         """How many sessions were opened and not closed."""
         noted = (self._told / "sessions").read_text() if (self._told / "sessions").exists() else ""

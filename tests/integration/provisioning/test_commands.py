@@ -205,9 +205,9 @@ def test_the_audit_log_is_shown_and_verified_while_the_service_runs(own_service:
     assert json.loads(later.stdout) == shown[2:3]
     own_service.tokens(devices=[f"meter-{number}" for number in range(500)])
     table = own_service.command("audit", "show", "meter-321", *directory, check=True).stdout
-    assert '"devices": ["meter-321", "… 499 more"]' in table
+    assert '"devices": ["meter-321", "… 249 more"]' in table
     table = own_service.command("audit", "show", "--limit", "1", *directory, check=True).stdout
-    assert '"meter-6", "meter-7", "… 492 more"]' in table
+    assert '"meter-256", "meter-257", "… 242 more"]' in table
     assert "no entry with that text" in own_service.command("audit", "show", "nobody", *directory, check=True).stderr
     own_service.stop()
     with sqlite3.connect(own_service.dir / "fleet.db") as store:

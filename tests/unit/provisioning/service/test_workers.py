@@ -151,7 +151,7 @@ sys.exit(supervise(work))
 
 def test_workers_that_do_not_stop_are_killed_and_that_is_an_error() -> None:
     code, said, logged = outcome("""
-from provisioning import workers
+from provisioning.service import workers
 workers._STOP_SECONDS = 0.1
 
 def work(place):

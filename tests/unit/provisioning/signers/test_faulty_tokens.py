@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -215,6 +216,29 @@ def test_who_waits_for_a_token_that_hangs_is_refused_in_time_and_the_next_one_at
     faulty.mend("C_Sign")
     wait_until(lambda: signs(key), "the token to answer")
     assert signs(beside)
+
+
+def test_a_module_that_is_begun_again_is_begun_by_nobody_else_meanwhile(
+    token: SoftToken, faulty: FaultyModule, module: TokenModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = in_token(token, "begun-once").create()
+    module._begun_at = -math.inf
+    begun: list[bool] = []
+    faulty.tell("C_Initialize", "hang")
+    beginning = threading.Thread(target=lambda: begun.append(module.begin_again()))
+    before = faulty.asked_times
+    beginning.start()
+    try:
+        wait_until(lambda: faulty.asked_times > before, "C_Initialize")
+        monkeypatch.setattr(token_key, "_SIGN_SECONDS", 0.2)
+        assert not signs(key), "it is refused, and asks for nothing that hangs"
+    finally:
+        faulty.mend("C_Initialize")
+        beginning.join()
+    assert begun == [True]
+    monkeypatch.setattr(token_key, "_SIGN_SECONDS", 60.0)
+    wait_until(lambda: signs(key), "the token to answer")
+    assert faulty.begun == 1
 
 
 def test_what_is_asked_of_a_key_has_an_end_and_its_own_error() -> None:
