@@ -102,6 +102,19 @@ class OneFault:
         return passage.serial not in self.revoked
 
 
+class ForgetsRevocations(OneFault):
+    """It refuses a revoked device twice, and then no more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused: dict[int, int] = {}
+
+    def admits(self, passage: Passage) -> bool:
+        if passage.serial in self.revoked:
+            self.refused[passage.serial] = self.refused.get(passage.serial, 0) + 1
+        return self.refused.get(passage.serial, 0) in {0, 3}
+
+
 class _RevokingRegistrar:
     """Certifies as the target does, and revokes here."""
 

@@ -19,7 +19,7 @@ from device_sim.stage.stage import raised
 from device_sim.view import View
 from provisioning.client.enrolment import EnrolmentOperatorClient
 from provisioning.pki.revocation import RevocationReason
-from tests.support.one_fault import OneFault, Passage, proxied
+from tests.support.one_fault import ForgetsRevocations, OneFault, Passage, proxied
 
 LATE = 3.3
 PLAN = DemoPlan(devices=2, seconds=0.5)
@@ -32,19 +32,6 @@ class ClosesLate(OneFault):
         self.revoked.add(serial)
         for passage in [each for each in self.passages if each.serial == serial]:
             asyncio.get_running_loop().call_later(LATE, self.end, passage)
-
-
-class Forgets(OneFault):
-    """It refuses a revoked device twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.refused: dict[int, int] = {}
-
-    def admits(self, passage: Passage) -> bool:
-        if passage.serial in self.revoked:
-            self.refused[passage.serial] = self.refused.get(passage.serial, 0) + 1
-        return self.refused.get(passage.serial, 0) in {0, 3}
 
 
 class IsSlow(OneFault):
@@ -78,7 +65,7 @@ class _Operator:
     [
         (OneFault, [], ExitCode.OK),
         (ClosesLate, ["a revocation closes the live session"], ExitCode.SECURITY),
-        (Forgets, ["no bad device gets in"], ExitCode.SECURITY),
+        (ForgetsRevocations, ["no bad device gets in"], ExitCode.SECURITY),
         (IsSlow, ["telemetry flows"], ExitCode.ERROR),
     ],
 )

@@ -26,7 +26,7 @@ from device_sim.scenario.model import InvalidScenario, parse
 from provisioning.client.operator import OperatorClient
 from provisioning.pki.revocation import RevocationReason
 from provisioning.pki.tls import client_context
-from tests.support.one_fault import OneFault, Passage
+from tests.support.one_fault import ForgetsRevocations, OneFault, Passage
 from tests.support.open_mosquitto import open_mosquitto
 from tests.support.scenarios import ON_ANY_MACHINE
 
@@ -161,19 +161,6 @@ class CompletesWrongly(_Once):
     def wrong(self, packet: Packet) -> list[Packet]:
         assert isinstance(packet, Pubcomp)
         return [Pubcomp(packet.packet_id, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND)]
-
-
-class ForgetsRevocations(OneFault):
-    """It refuses a revoked device twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.refused: dict[int, int] = {}
-
-    def admits(self, passage: Passage) -> bool:
-        if passage.serial in self.revoked:
-            self.refused[passage.serial] = self.refused.get(passage.serial, 0) + 1
-        return self.refused.get(passage.serial, 0) in {0, 3}
 
 
 class GivesAliases(OneFault):
