@@ -68,15 +68,11 @@ class Deadlines(Generic[OwnerT]):
         """Return everyone who has a deadline filed."""
         return [owner for owners in self._buckets.values() for owner in owners]
 
-    def due(self, now: float) -> None:
-        """Call every owner whose second has come, the earliest first."""
-        for _ in self.one_by_one(now):
-            pass
+    def due(self, now: float) -> Iterator[None]:
+        """Call every owner whose second has come, the earliest first: one a step, for there may be ten thousand.
 
-    def one_by_one(self, now: float) -> Iterator[None]:
-        """Do the same, an owner a step, for there may be ten thousand; to be gone through to its end.
-
-        Who is filed or cancelled between two steps is called, or is not, as it stands then.
+        To be gone through to its end. Who is filed or cancelled between two steps is called, or is not, as he stands
+        then.
         """
         until = int(now)
         if until - self._reached > len(self._buckets):

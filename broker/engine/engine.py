@@ -299,7 +299,7 @@ class Engine(Exchange):
         end.
         """
         self.replays.now = now
-        yield from self.deadlines.one_by_one(now)
+        yield from self.deadlines.due(now)
         for topic_name in self.retained.sweep(now):
             if self.journal is not None:
                 self.journal.retain(topic_name, None)

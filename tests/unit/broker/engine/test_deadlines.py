@@ -34,14 +34,14 @@ def test_a_deadline_is_met_within_a_second_and_never_early(deadlines: Deadlines,
     now = 100.5
     while not owner.calls:
         now += 0.25
-        deadlines.due(now)
+        list(deadlines.due(now))
     assert when <= owner.calls[0] <= when + 1
 
 
 def test_a_deadline_in_the_past_is_met_at_the_next_opportunity(deadlines: Deadlines) -> None:
     owner = Owner()
     deadlines.file(owner, 3.0)
-    deadlines.due(101.0)
+    list(deadlines.due(101.0))
     assert owner.calls == [101.0]
 
 
@@ -49,10 +49,10 @@ def test_filing_again_moves_the_deadline(deadlines: Deadlines) -> None:
     owner = Owner()
     for when in (110.0, 105.0, 120.0):
         deadlines.file(owner, when)
-    deadlines.due(119.9)
+    list(deadlines.due(119.9))
     assert owner.calls == []
-    deadlines.due(120.0)
-    deadlines.due(130.0)
+    list(deadlines.due(120.0))
+    list(deadlines.due(130.0))
     assert owner.calls == [120.0]
 
 
@@ -62,7 +62,7 @@ def test_cancelling_is_final_and_may_be_done_twice(deadlines: Deadlines) -> None
     deadlines.file(owner, 105.0)
     deadlines.cancel(owner)
     deadlines.cancel(owner)
-    deadlines.due(200.0)
+    list(deadlines.due(200.0))
     assert owner.calls == []
     assert deadlines._buckets == {}
 
@@ -77,7 +77,7 @@ def test_an_owner_that_another_of_its_second_cancels_is_not_called(deadlines: De
     owners += [Owner(cancel_others) for _ in range(10)]
     for owner in owners:
         deadlines.file(owner, 105.0)
-    deadlines.due(105.0)
+    list(deadlines.due(105.0))
     assert sum(len(owner.calls) for owner in owners) == 1
 
 
@@ -92,10 +92,10 @@ def test_an_owner_that_another_moves_is_called_at_its_new_time_only(deadlines: D
     owners += [Owner(move_others) for _ in range(5)]
     for owner in owners:
         deadlines.file(owner, 105.0)
-    deadlines.due(105.0)
+    list(deadlines.due(105.0))
     assert sum(len(owner.calls) for owner in owners) == 1
     for now in range(110, 116):
-        deadlines.due(now)
+        list(deadlines.due(now))
     assert [len(owner.calls) for owner in owners] == [1] * 5
 
 
@@ -103,7 +103,7 @@ def test_an_owner_may_file_again_while_it_is_called(deadlines: Deadlines) -> Non
     owner = Owner(lambda now: deadlines.file(owner, now))
     deadlines.file(owner, 101.0)
     for now in (101.0, 102.0, 103.0, 103.5):
-        deadlines.due(now)
+        list(deadlines.due(now))
     assert owner.calls == [101.0, 102.0, 103.0]
 
 
@@ -112,17 +112,17 @@ def test_after_a_long_pause_all_are_called_the_earliest_first(deadlines: Deadlin
     calls: list[int] = []
     for when in (400, 150, 300, *range(1000, 1000 + others)):
         deadlines.file(Owner(lambda _now, when=when: calls.append(when)), float(when))
-    deadlines.due(900.0)
+    list(deadlines.due(900.0))
     assert calls == [150, 300, 400]
 
 
 def test_a_clock_that_goes_back_calls_nobody_early(deadlines: Deadlines) -> None:
     owner = Owner()
-    deadlines.due(200.0)
+    list(deadlines.due(200.0))
     deadlines.file(owner, 150.0)
-    deadlines.due(150.0)
+    list(deadlines.due(150.0))
     assert owner.calls == []
-    deadlines.due(201.0)
+    list(deadlines.due(201.0))
     assert owner.calls == [201.0]
 
 
@@ -130,7 +130,7 @@ def test_between_two_of_a_second_others_are_cancelled_moved_and_filed(deadlines:
     owners = [Owner() for _ in range(6)]
     for owner in owners:
         deadlines.file(owner, 105.0)
-    steps = deadlines.one_by_one(105.0)
+    steps = deadlines.due(105.0)
     next(steps)
     called = [owner for owner in owners if owner.calls]
     assert len(called) == 1
@@ -141,7 +141,7 @@ def test_between_two_of_a_second_others_are_cancelled_moved_and_filed(deadlines:
     deadlines.file(called[0], 105.0)
     assert sum(1 for _ in steps) == len(left)
     assert [owner.calls for owner in left] == [[105.0]] * 3
-    deadlines.due(106.0)
-    deadlines.due(107.0)
+    list(deadlines.due(106.0))
+    list(deadlines.due(107.0))
     assert (cancelled.calls, moved.calls, called[0].calls) == ([], [107.0], [105.0, 106.0])
     assert deadlines._buckets == {}
