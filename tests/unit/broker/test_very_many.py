@@ -93,7 +93,7 @@ def test_each_gets_all_in_the_order_in_which_they_were_published(broker: MemoryB
             turn(broker)
     broker.settle()
     for client in clients:
-        got = [each for each in client.messages()]
+        got = client.messages()
         assert [int(each.payload) for each in got if each.topic == ALL] == sent[ALL]
         if client is clients[3]:
             assert [int(each.payload) for each in got] == sorted(sent[ALL] + sent["fleet/own"])
