@@ -208,6 +208,18 @@ async def test_all_are_asked_and_each_that_refuses_is_named(
         assert [each["plugin"] for each in logs if each["code"] == "REFUSED_BY_PLUGIN"] == named
 
 
+async def test_a_plugin_is_asked_what_those_of_its_kind_are_and_nothing_else() -> None:
+    session = HostedSession()
+    questions = questions_of(saying(BaseAuthPlugin, "Auth", YES), saying(BaseTopicPlugin, "Topic", NO))
+    assert await questions.authenticate(session) is None
+    await answered(questions.ask([(session, Action.PUBLISH, "t")]))
+    assert questions.known(session, Action.PUBLISH, "t") is RefusalCode.REFUSED_BY_PLUGIN
+    questions = questions_of(saying(BaseAuthPlugin, "Auth", NO), saying(BaseTopicPlugin, "Topic", YES))
+    assert await questions.authenticate(session) is RefusalCode.REFUSED_BY_PLUGIN
+    await answered(questions.ask([(session, Action.PUBLISH, "t")]))
+    assert questions.known(session, Action.PUBLISH, "t") is None
+
+
 async def answered(inquiry: Inquiry | None) -> None:
     assert inquiry is not None
     if not inquiry.done:

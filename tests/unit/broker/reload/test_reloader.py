@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from broker.reload import reloader as reloading
 from broker.reload.parts import Candidate, Unchanged
 from broker.reload.reloader import Reloader, keep_current
-from broker.reload.report import Affected, Effects, Outcome, Part
+from broker.reload.report import SHOWN, Affected, Effects, Outcome, Part, PartReport, ReloadReport
 from broker.settings.config import BrokerConfig
 from broker.settings.config_loading import ConfigError
 from provisioning.pki.tls import TlsConfigurationError
@@ -127,7 +127,7 @@ def test_the_files_whose_change_counts_are_those_of_the_parts_and_of_the_setting
 
 
 async def test_a_dry_run_asks_what_is_asked_for_and_keeps_nothing(tmp_path: Path) -> None:
-    before, now = config(tmp_path), config(tmp_path)
+    before, now = config(tmp_path), config(tmp_path / "now")
     trust, policy, limits = Scripted(Part.TRUST), Scripted(Part.POLICY), Scripted(Part.LIMITS)
     policy.holds, policy.effects = "another", Effects(5, 1)
     witness, reloads = Told(), Counter[str]()
@@ -191,8 +191,8 @@ async def test_that_nothing_has_changed_is_said_to_who_asks_and_to_others_only_i
 
 async def test_what_was_refused_is_put_right_by_what_is_in_use_or_by_what_is_new(tmp_path: Path) -> None:
     settings, policy, trust = config(tmp_path), Scripted(Part.POLICY), Scripted(Part.TRUST)
-    witness = Told()
-    reloader = Reloader([policy, trust], settings, lambda: settings, Counter(), None, witness)
+    witness, reloads = Told(), Counter[str]()
+    reloader = Reloader([policy, trust], settings, lambda: settings, reloads, None, witness)
     back = "what was refused is gone, and what is in use is back"
     details: list[str] = []
     for holds in (OSError("no such file"), Unchanged(), Unchanged(), OSError("no such file"), "new", Unchanged("more")):
@@ -207,6 +207,7 @@ async def test_what_was_refused_is_put_right_by_what_is_in_use_or_by_what_is_new
         "RELOAD_REFUSED",
         "RELOADED",
     ]
+    assert reloads == {"policy.refused": 2, "policy.unchanged": 3, "policy.reloaded": 1, "trust.unchanged": 6}
     policy.holds = OSError("no such file")
     await reloader.reload()
     await reloader.reload([Part.TRUST])
@@ -269,3 +270,61 @@ async def test_a_hangup_reloads_once_and_a_changed_file_where_files_are_watched(
     watching.cancel()
     with suppress(asyncio.CancelledError):
         await watching
+
+
+async def test_a_hangup_in_the_middle_of_a_reload_is_not_forgotten(tmp_path: Path) -> None:
+    """What was read before it may be older than what it is about."""
+    hangup = asyncio.Event()
+
+    class HungUp(Scripted):
+        async def apply(self, loaded: Any) -> tuple[str, Effects | None]:
+            if not self.done:
+                hangup.set()
+            return await super().apply(loaded)
+
+    settings, part = config(tmp_path), HungUp(Part.POLICY)
+    part.holds = "new"
+    reloader = Reloads([part], settings, lambda: settings, Counter(), None, None)
+    reloader.asked = asyncio.Queue()
+    watching = asyncio.create_task(keep_current(reloader, hangup, watch_files=False))
+    hangup.set()
+    for _ in range(2):
+        assert await asyncio.wait_for(reloader.asked.get(), 30) is False
+    watching.cancel()
+    with suppress(asyncio.CancelledError):
+        await watching
+
+
+def test_a_report_says_in_words_what_a_reload_did_or_would_do() -> None:
+    affected = (Affected("m-1", "spiffe://d/device/g/m-1", "why"), Affected("m\n2", "spiffe://d/device/g/m-2", "no"))
+    parts = (
+        PartReport(Part.CERTIFICATE, Outcome.UNCHANGED),
+        PartReport(Part.TRUST, Outcome.REFUSED, "no anchors"),
+        PartReport(Part.POLICY, Outcome.RELOADED, "", Effects(12_480, 3, 1, 2, affected)),
+        PartReport(Part.LIMITS, Outcome.RELOADED, "max_inflight", Effects(5, 0, 2, 1)),
+    )
+    done, dry = ReloadReport(parts), ReloadReport(parts, dry_run=True)
+    named = r"m-1 (why); m\n2 (no)"
+    assert str(done).splitlines() == [
+        "certificate: unchanged",
+        "trust: refused: no anchors",
+        f"policy: reloaded; disconnected 3 of 12,480 clients, ended 1 subscription, dropped 2 wills: {named}",
+        "limits: reloaded: max_inflight; disconnected 0 of 5 clients, ended 2 subscriptions, dropped 1 will",
+    ]
+    assert str(dry).splitlines() == [
+        "certificate: unchanged",
+        "trust: would be refused: no anchors",
+        f"policy: would be reloaded; would disconnect 3 of 12,480 clients, end 1 subscription, drop 2 wills: {named}",
+        "limits: would be reloaded: max_inflight; would disconnect 0 of 5 clients, end 2 subscriptions, drop 1 will",
+    ]
+    assert [each["text"] for each in dry.as_dict()["parts"]] == str(dry).splitlines()
+    assert (done.refused, done.as_dict()["refused"], ReloadReport(parts[2:]).refused) == (True, True, False)
+    many = PartReport(Part.POLICY, Outcome.RELOADED, "", Effects(40, 20, affected=affected[:1] * SHOWN))
+    assert str(ReloadReport((many,))).endswith("; m-1 (why); …")
+    assert "," not in str(ReloadReport((PartReport(Part.POLICY, Outcome.RELOADED, "", Effects(4)),)))
+
+
+def test_the_effects_of_two_changes_one_after_the_other_are_those_of_both() -> None:
+    first, second = (Affected(name, f"spiffe://d/device/g/{name}", "why") for name in ("first", "second"))
+    both = Effects(40, 3, 2, 1, (first,) * 6) + Effects(37, 30, 20, 10, (second,) * 6)
+    assert both == Effects(40, 33, 22, 11, (first,) * 6 + (second,) * (SHOWN - 6))
