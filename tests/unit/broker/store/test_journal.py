@@ -446,6 +446,14 @@ def test_publishers_are_held_from_so_many_answers_and_retained_topics_on_while_t
     assert journal.crowded
 
 
+def test_that_the_clock_was_set_is_to_be_written_though_nothing_else_is(journal: Journal) -> None:
+    journal.clock_set(5.0)
+    journal.turn_ended()  # There is nobody yet who would write it.
+    batch = journal.take()
+    assert batch is not None
+    assert batch.moved == Moved(5.0, frozenset(), 40, 0)
+
+
 def test_when_the_clock_is_set_what_this_process_has_stored_is_told_from_what_was_there(journal: Journal) -> None:
     journal.earlier = {1, 2, 3}
     journal.first_retained = 9
