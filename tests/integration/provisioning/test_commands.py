@@ -75,6 +75,14 @@ def read(tokens: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(tokens.read_text().splitlines()))
 
 
+@pytest.mark.parametrize(("names", "is_told"), [((), True), (("--dns-name", "mqtt.example.org"), False)])
+def test_a_broker_s_token_that_names_no_host_is_told(command: Operator, names: tuple[str, ...], is_told: bool) -> None:
+    name = f"broker-found-{len(names)}"
+    code, token, said = command("token", "create", "--device", name, "--role", "broker", *names)
+    assert (code, token.count("\n")) == (0, 1)
+    assert (f"{name} will be found under no name" in said and "--dns-name" in said) is is_told
+
+
 def test_a_batch_of_tokens_goes_to_a_private_file(
     command: Operator, stranger: Curl, device: OpensslDevice, tmp_path: Path
 ) -> None:
