@@ -122,6 +122,8 @@ def test_one_that_is_for_no_host_is_told_and_the_names_of_another_are_shown(
     (broker.dir / "token").write_text(service.token(**order))
     with broker:
         assert status(broker)["certificate_names"] == names
+        listed = CliRunner().invoke(app, ["sessions", "--state-dir", str(broker.dir / "state")])
+        assert listed.stderr == "no session\n", "nobody has described one"
     told = broker.events("OWN_CERTIFICATE_NAMELESS")
     assert len(told) == (not names)
     assert all("--dns-name" in each["remedy"] for each in told)

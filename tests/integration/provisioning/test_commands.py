@@ -157,6 +157,15 @@ def test_a_service_that_does_not_answer_is_named(service: ProvisioningService) -
     assert "https://127.0.0.1:1 does not answer" in done.stderr
 
 
+def test_a_directory_without_an_authority_is_said_before_a_port_that_is_taken(
+    service: ProvisioningService, tmp_path: Path
+) -> None:
+    taken = ("--port", str(service.port), "--http-port", "0")
+    done = service.command("serve", "--dir", str(tmp_path / "none"), *taken)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert f"{tmp_path / 'none'} holds no certificate authority: give the right --dir" in done.stderr
+
+
 def test_a_second_service_on_one_sqlite_directory_is_refused(service: ProvisioningService) -> None:
     if service.database_url.startswith("postgresql"):
         pytest.skip("there several may")
