@@ -40,6 +40,7 @@ FREE_OF = {
     "scenarios": ("smoke", CLIENTS | {"device_sim.run.runner", "device_sim.demo.demo", "device_sim.attack.catalogue"}),
     "doctor --devices 1": ("ports", CLIENTS | {"asyncio", "cryptography", "broker", "device_sim.attack.catalogue"}),
     "attack --list": ("1-good", {"paho", "cbor2", "hdrh", "device_sim.attack.nats_target", "device_sim.demo.demo"}),
+    "delivery --list": ("5-receive-maximum-qos1", {"paho", "cbor2", "hdrh", "device_sim.attack.nats_target"}),
     "qualify --list": (
         "server-expired",
         {"paho", "cbor2", "hdrh", "device_sim.attack.catalogue", "device_sim.demo.demo"},
