@@ -143,7 +143,10 @@ def test_a_message_for_many_sessions_is_written_once(journal: Journal) -> None:
         journal.add(row, stored(1, message))
     batch = journal.open
     assert batch.messages == {41: (b"t", b"x", 1, False, b"", 105.0)}
-    assert sorted(batch.deliveries) == [(1, 1), (2, 1), (3, 1)]
+    assert batch.deliveries == dict.fromkeys([(1, 1), (2, 1), (3, 1)], (41, 1, False, b"", ""))
+    shared = PersonalMessage(Message(b"t", b"x", 2), qos=2, retain=True, identifiers=b"7", share="$share/g/t")
+    journal.add(4, shared)
+    assert batch.deliveries[4, 0] == (42, 2, True, b"7", "$share/g/t")
 
 
 def test_what_is_acknowledged_before_it_is_written_is_never_written(journal: Journal, ear: Ear) -> None:
