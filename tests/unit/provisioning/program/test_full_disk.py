@@ -44,7 +44,7 @@ def small(tmp_path: Path) -> Iterator[SmallDisk]:
     try:
         yield SmallDisk(place)
     finally:
-        # Lazily: the connection that found the disk full is in a cycle with what it raised, and open until that is freed.
+        # Lazily: the connection that found the disk full is open until what it raised is freed, a cycle.
         subprocess.run(["umount", "--lazy", place], check=True)
 
 
