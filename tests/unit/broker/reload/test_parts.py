@@ -97,27 +97,36 @@ def test_a_file_without_a_certificate_is_named(tmp_path: Path) -> None:
         described(CredentialFiles(tmp_path / "own.pem", tmp_path / "own.pem"))
 
 
+class Noted(Staple):
+    """A staple that notes in which order it is used."""
+
+    order: list[object]
+
+    def adopt(self, context: ssl.SSLContext) -> None:
+        super().adopt(context)
+        self.order.append(("adopted", context))
+
+    async def tried(self) -> None:
+        await super().tried()
+        self.order.append("tried")
+
+
 async def test_another_certificate_counts_when_a_staple_for_it_was_asked_for(tmp_path: Path) -> None:
     """Else the first who come get it without, and one that must be stapled is refused by them."""
-    first, second = PKI.broker(), PKI.broker()
-    files = first.write(tmp_path)
+    second = PKI.broker()
+    files = PKI.broker().write(tmp_path)
     anchors = PKI.write_anchors(tmp_path)
     settings = BrokerConfig(cafile=anchors, certfile=files.certificate, keyfile=files.key, unsafe_no_revocation=True)
-    staple = Staple(settings, files.certificate, MemoryBroker().engine, asyncio.get_running_loop().time)
+    staple = Noted(settings, files.certificate, MemoryBroker().engine, asyncio.get_running_loop().time)
+    staple.order = []
     before = CredentialPem.of(files)
     own = OwnCertificate(files, before)
-    events: list[tuple[bool, ssl.SSLContext]] = []
 
     class Door:
         """A listener, as far as it presents a certificate."""
 
-        @property
-        def context(self) -> ssl.SSLContext:
-            return events[-1][1]
-
-        @context.setter
-        def context(self, context: ssl.SSLContext) -> None:
-            events.append((staple._tried.is_set(), context))
+        def __setattr__(self, name: str, value: object) -> None:
+            staple.order.append((name, value))
 
     def build(credential: CredentialPem) -> ssl.SSLContext:
         return server_context(credential, anchors, client_certificate=ClientCertificate.REQUIRED)
@@ -125,18 +134,18 @@ async def test_another_certificate_counts_when_a_staple_for_it_was_asked_for(tmp
     doors: Any = [Door(), Door()]
     part = ReloadedCertificate(own, build, doors, staple)
     assert part.files(settings) == [files.certificate, files.key]
-    running = asyncio.create_task(staple.run())
-    staple.adopt(build(before))
-    await staple.tried()
     assert isinstance(part.load(settings, None), Unchanged)
     second.write(tmp_path)
     loaded = part.load(settings, None)
     assert not isinstance(loaded, Unchanged)
     detail, effects = await part.preview(loaded)
     assert f"serial {second.certificate.serial_number:x}" in detail
-    assert (effects, own.credential, events) == (None, before, [])
+    assert (effects, own.credential, staple.order) == (None, before, [])
+    running = asyncio.create_task(staple.run())
     assert await part.apply(loaded) == (detail, None)
-    assert (own.credential, events) == (CredentialPem.of(files), [(True, loaded[1])] * 2)
+    presented = ("context", loaded[1])
+    assert own.credential == CredentialPem.of(files)
+    assert staple.order == [("adopted", loaded[1]), "tried", presented, presented]
     assert isinstance(part.load(settings, None), Unchanged)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
