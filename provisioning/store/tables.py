@@ -183,6 +183,17 @@ unfinished_key_ends = Table(
 )
 """Keys of devices that were reported as compromised, some of whose certificates are still to be revoked for it."""
 
+unfinished_authority_ends = Table(
+    "unfinished_authority_ends",
+    metadata,
+    Column("issuer_key_id", String(40), primary_key=True),
+    Column("reason", String(24), nullable=False),
+    Column("invalidity_date", UtcDateTime),
+    Column("ended_at", UtcDateTime, nullable=False),
+    Column("ended_by", NAME, nullable=False),
+)
+"""Revoked CAs, some of whose certificates are still to be recorded as revoked, and for what reason."""
+
 tokens = Table(
     "tokens",
     metadata,
