@@ -334,6 +334,7 @@ class BrokerServer:
             client_certificate=ClientCertificate.REQUIRED,
             allow_tls12=self._config.allow_tls12,
             remembered_sessions=self._config.limits.max_connections,
+            hybrid_resumption=self._config.hybrid_resumption,
         )
         if not context.get_ca_certs():  # Of a bundle's anchors each is looked at; here somebody named the wrong file.
             raise TlsConfigurationError(

@@ -118,7 +118,6 @@ class Admission:
     def judging_by(self, trust: Trust | None) -> Admission:
         """Return an admission that knows what this one knows, judges by *trust*, and asks nobody else."""
         other = Admission(self.status, self.policy, self.trust_domain, self._any_client_id, trust)
-        other.trust_generation = self.trust_generation
         other.fingerprints = self.fingerprints
         return other
 

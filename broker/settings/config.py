@@ -103,6 +103,8 @@ class BrokerConfig(BaseSettings):
     unsafe_public_listener: bool = False
     """Allow an address that is not loopback."""
     allow_tls12: bool = False
+    hybrid_resumption: bool = False
+    """Exchange keys with ML-KEM also where a TLS session is resumed whose first handshake did."""
     admin_socket: FileText | None = None
     """Unix socket of the admin API; unset: state_dir/admin.sock; ``off``: none."""
     admin_port: Port | None = None

@@ -34,6 +34,7 @@ HOT = [
     "provisioning/pki/identity.py",
     "provisioning/pki/handshake_bounds.py",
     "provisioning/pki/key_updates.py",
+    "provisioning/pki/resumed_exchange.py",
     "provisioning/pki/resumption.py",
     "provisioning/pki/revocation.py",
     "broker/engine/deadlines.py",

@@ -26,7 +26,7 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
-from provisioning.pki import openssl
+from provisioning.pki import openssl, resumed_exchange
 from provisioning.pki.openssl import AVAILABLE, address_of_context, library
 
 PORTION: Final = 16384
@@ -46,6 +46,7 @@ def bound_chain(context: ssl.SSLContext) -> None:
 
 def begin(address: int) -> None:
     """Let the session at *address*, whose handshake has not begun, read only what `shake_hands` gives it."""
+    resumed_exchange.begin(address)
     library.BIO_up_ref(_portion)
     library.SSL_set0_rbio(address, _portion)
 
@@ -76,6 +77,7 @@ def shake_hands(address: int, connected: socket.socket) -> int:
             _receive(connected, _place, size - left)
         if outcome == openssl.COMPLETE:
             _read_by_itself(address)
+            resumed_exchange.confirm(address)
     return outcome
 
 

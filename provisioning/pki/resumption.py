@@ -12,6 +12,8 @@ Rules
 2. A ticket is used once: who came with it is given another one.
 3. Who is let into TLS and no further is given none, and leaves nothing: it would be 6 KB for each time that it comes,
    and the sessions of those who are let in would have to go for it. What it came with it keeps.
+4. A session is resumed for a day after its client has shown its certificate's key, in TLS 1.3, and exchanges keys for
+   less than the first time (`provisioning.pki.resumed_exchange`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import ssl
 from typing import Final
 
 from provisioning.pki.openssl import AVAILABLE, address_of_context, library
+from provisioning.pki.resumed_exchange import exchange_less, key_was_shown
 
 CAN_REMEMBER: Final = AVAILABLE and ssl.OPENSSL_VERSION_INFO >= (3, 3)
 """Whether sessions can be kept in memory: older versions may let them pile up beyond any bound (CVE-2024-2511)."""
@@ -27,17 +30,19 @@ _SET_SESSION_CACHE_SIZE: Final = 42
 _BOTH_SAID_GOODBYE: Final = 3
 
 
-def remember_sessions(context: ssl.SSLContext, most: int) -> None:
+def remember_sessions(context: ssl.SSLContext, most: int, *, hybrid: bool = False) -> None:
     """Keep the TLS sessions of a server's *context* in memory, *most* of them; return without effect if that cannot be.
 
     A client returns with a ticket of 32 bytes that names its session, instead of one that is an encrypted copy of it.
     Nothing is handed out by itself: `offer_ticket`. The least recent go first, and all after two hours. A connection
-    that ends without close_notify reads as ended: as an error, it would cost the client its session.
+    that ends without close_notify reads as ended: as an error, it would cost the client its session. *hybrid* has a
+    resumed session exchange keys as at first, with ML-KEM.
     """
     if CAN_REMEMBER:
         context.options |= ssl.OP_NO_TICKET | ssl.OP_IGNORE_UNEXPECTED_EOF
         context.num_tickets = 0
         library.SSL_CTX_ctrl(address_of_context(context), _SET_SESSION_CACHE_SIZE, most, None)
+        exchange_less(context, hybrid=hybrid)
 
 
 def offer_ticket(address: int, *, resumed: bool) -> None:
@@ -45,7 +50,11 @@ def offer_ticket(address: int, *, resumed: bool) -> None:
 
     Not before the handshake is complete. TLS 1.3 only: in TLS 1.2 the handshake itself has named the session.
     """
-    came_with = library.SSL_get_session(address) if resumed else 0
+    came_with = 0
+    if resumed:
+        came_with = library.SSL_get_session(address)
+    else:
+        key_was_shown(address)
     if library.SSL_new_session_ticket(address) and came_with:
         library.SSL_CTX_remove_session(library.SSL_get_SSL_CTX(address), came_with)
 

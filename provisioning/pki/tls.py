@@ -156,11 +156,13 @@ def server_context(
     allow_tls12: bool = False,
     caller_checks_dates: bool = False,
     remembered_sessions: int = 0,
+    hybrid_resumption: bool = False,
 ) -> ssl.SSLContext:
     """Return a server's context.
 
     *remembered_sessions* is how many TLS sessions it keeps in memory, for clients that stay and come back: returning
     costs them half of what it costs with a ticket that holds the session (docs/decisions/0097). 0: such tickets.
+    *hybrid_resumption* has their returns exchange keys with ML-KEM once more (`provisioning.pki.resumed_exchange`).
 
     *caller_checks_dates* lets certificates through that have expired or have not begun: for a caller that judges each
     of them itself and answers with a sentence where TLS has an alert.
@@ -178,7 +180,7 @@ def server_context(
     bound_chain(context)
     context.num_tickets = 1  # OpenSSL sends two by default; a device has one connection and uses one.
     if remembered_sessions:
-        remember_sessions(context, remembered_sessions)
+        remember_sessions(context, remembered_sessions, hybrid=hybrid_resumption)
     # Every certificate in *anchors* is an anchor, an issuing CA too: its own signature need not be verified each time.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if caller_checks_dates:

@@ -66,7 +66,6 @@ def end_stalled(driver: LoopConnection, lock: int) -> bool:
     if driver.execute(_END, (lock, before.pid, before.since)).rowcount:
         pid = before.pid
         log.warning("another process has stopped while it was writing to the store: its session is ended", pid=pid)
-        return True
     now = _holder(driver, lock)
     return now is None or now.pid != before.pid
 

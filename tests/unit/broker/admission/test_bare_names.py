@@ -32,5 +32,27 @@ def test_whose_they_would_be_is_said() -> None:
     assert "is of the broker's own trust domain: it has none. " in told(1, own=None)
 
 
+@pytest.mark.parametrize(
+    ("rules", "named"),
+    [
+        ('publish.allow = ["a"]', True),
+        ('subscribe.allow = ["a"]', True),
+        ('publish.allow = ["a"]\npublish.deny = ["b"]', True),
+        ('subscribe.allow = ["a"]\nsubscribe.deny = ["b"]', True),
+        ("", True),
+        ('publish.deny = ["a"]', False),
+        ('subscribe.deny = ["a"]', False),
+    ],
+)
+def test_a_section_that_only_denies_means_everybody_of_that_name(rules: str, named: bool) -> None:
+    policy = parse_policy(f"[device.d0]\n{rules}\n", "policy")
+    assert [str(section) for section in policy.for_ours_only] == (["device.d0"] if named else [])
+
+
+def test_a_name_is_quoted_where_toml_wants_that() -> None:
+    policy = parse_policy('[identity."a.b"]\npublish.allow = ["a"]\n', "policy")
+    assert [str(section) for section in policy.for_ours_only] == ['identity."a.b"']
+
+
 def test_of_none_nothing_is_said() -> None:
     assert idle_names(parse_policy('[role.device]\npublish.deny = ["#"]\n', "policy"), "fleet.internal", THEIRS) == ""

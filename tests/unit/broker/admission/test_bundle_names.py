@@ -151,6 +151,15 @@ def test_sources_are_tried_in_their_order() -> None:
         assert (outcome.code, words in outcome.detail) == (RefusalCode.INVALID_IDENTITY, True), outcome.detail
 
 
+@pytest.mark.parametrize("source", ["san-uri", "san-dns", "san-email", "san-ip"])
+def test_who_has_no_alternative_name_is_named_by_none(source: str) -> None:
+    named = {"source": source, "pattern": "(?P<name>.+)", "group": "plant"}
+    outcome = examine(admission(bundle(PLANT, identity=[named])), foreign("meter-7"), PLANT)
+    assert isinstance(outcome, Refused)
+    assert outcome.detail == f"the certificate names nobody ({source}: there is none)"
+    assert code(admission(bundle(PLANT, identity=[named, CN])), foreign("meter-7"), PLANT) == "plant"
+
+
 def test_a_value_is_bounded_and_a_name_that_is_not_captured_is_none() -> None:
     source = {"source": "san-uri", "pattern": "urn:x*(?P<name>[0-9]+)?", "group": "plant"}
     judge = admission(bundle(PLANT, identity=[source]))
@@ -167,7 +176,10 @@ def test_a_captured_role_must_be_one_that_the_bundle_vouches_for() -> None:
     judge = admission(bundle(PLANT, identity=[source]))
     assert code(judge, foreign("device:m1"), PLANT) == "plant"
     assert code(judge, foreign("operator:m1"), PLANT) is RefusalCode.WRONG_ROLE
-    assert code(judge, foreign("god:m1"), PLANT) is RefusalCode.INVALID_IDENTITY
+    outcome = examine(judge, foreign("god:m1"), PLANT)
+    assert isinstance(outcome, Refused)
+    assert outcome.code is RefusalCode.INVALID_IDENTITY
+    assert outcome.detail == f"role 'god' is not one of {', '.join(Role)}"
 
 
 @pytest.mark.parametrize(

@@ -141,9 +141,20 @@ def over_sha1(held: Held, issuer: Held) -> Held:
     return Held(x509.load_der_x509_certificate(with_sha1(held.certificate, issuer.key)), held.key)
 
 
+ECDSA_WITH_SHA256, P256 = bytes.fromhex("2a8648ce3d040302"), bytes.fromhex("2a8648ce3d030107")
+
+
+def patched(held: Held, old: bytes, new: bytes) -> Held:
+    """Return *held* with other octets in its certificate, which OpenSSL would not let through."""
+    return Held(x509.load_der_x509_certificate(held.der.replace(old, new)), held.key)
+
+
 @pytest.mark.parametrize(
     ("held", "words"),
     [
+        (patched(PKI.device("meter-1"), ECDSA_WITH_SHA256, ECDSA_WITH_SHA256[:-1] + b"\x7f"), "of an unknown kind"),
+        (patched(PKI.device("meter-1"), P256, P256[:-1] + b"\x7f"), "key cannot be read"),
+        (patched(PKI.device("meter-1"), P256 + b"\x03\x42\x00\x04", P256 + b"\x03\x42\x00\x05"), "key cannot be read"),
         (weak(rsa_key(WEAK), hashes.SHA256()), "1024 bits"),
         (weak(rsa_key(ALMOST), hashes.SHA256()), "2047 bits"),
         (weak(ec.generate_private_key(ec.SECP192R1()), hashes.SHA256()), "192 bits"),
@@ -204,13 +215,20 @@ def test_a_renewed_anchor_stands_for_the_ca_in_the_path_and_the_terms_judge_the_
     path = [shown.certificate, PKI.root.certificate]
     assert bundle(longer, PKI.root).issuer_at(path).certificate == longer.certificate  # type: ignore[union-attr]
     same_key = PKI.authority("Another CA", PKI.root, key=PLANT.key, not_after=ends[2])
-    assert bundle(shorter, namesake, same_key).issuer_at(path) is None
+    as_long = PKI.authority("Renewed CA", PKI.root, key=PLANT.key, not_after=ends[1])
+    assert bundle(shorter, as_long, namesake, same_key).issuer_at(path) is None
     longest = PKI.authority("Renewed CA", PKI.root, key=PLANT.key, not_after=NOW + timedelta(days=8))
     for anchors in ([longer, longest], [longest, longer]):
         assert bundle(*anchors).issuer_at(path).certificate == longest.certificate  # type: ignore[union-attr]
     fingerprints = [each.certificate.fingerprint(hashes.SHA256()).hex() for each in (shown, longer)]
     assert bundle(longer, issuers=(fingerprints[0],)).issuer_at(path) is None
     assert bundle(longer, issuers=(fingerprints[1],)).issuer_at(path) is not None
+
+
+def test_nobody_stands_above_a_root_though_it_was_renewed_with_its_key() -> None:
+    renewed = PKI.authority("Test Root CA", key=PKI.root.key, not_after=NOW + timedelta(days=9))
+    for anchors in ([PKI.root, renewed], [renewed, PKI.root]):
+        assert [each.above for each in bundle(*anchors).anchors] == [None, None]
 
 
 def test_the_path_ends_when_the_first_of_its_authorities_does() -> None:

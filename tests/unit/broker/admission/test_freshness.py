@@ -9,6 +9,7 @@ def test_data_that_never_was_complete_is_not_acceptable() -> None:
     freshness = Freshness(10.0)
     assert freshness.age(5.0) is None
     assert not freshness.acceptable(5.0)
+    assert not freshness.is_lost, "it is still to be read"
 
 
 def test_data_is_acceptable_within_the_grace_time() -> None:

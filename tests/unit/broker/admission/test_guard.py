@@ -149,7 +149,7 @@ def test_two_who_take_turns_are_put_out_where_that_is_wanted() -> None:
     *before, refusal = alternate(watch, 4)
     assert before == [None] * 3
     assert refusal is not None
-    assert (refusal.code, refusal.reason_code) == ("CLONE_SUSPECTED", ReasonCode.BANNED)
+    assert (refusal.code, refusal.reason_code, refusal.retry_after) == ("CLONE_SUSPECTED", ReasonCode.BANNED, 60.0)
     assert refusal.detail == "the certificate is used from b and a by turns"
     for client_id in ("m-1", "another"):
         banned = watch.judge(DEVICE, client_id, 10.0)

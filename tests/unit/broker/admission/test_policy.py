@@ -228,6 +228,8 @@ def test_what_a_bare_name_allows_is_for_our_own_trust_domain_and_what_it_denies_
         "name others by their URI"
     )
     assert alone.explain(foreign, "m-1", Action.SUBSCRIBE, "a", ours=False).because.startswith("no section admits ")
+    nobody = both.explain(foreign, "m-1", Action.PUBLISH, "d", ours=False)
+    assert nobody.because == "no publish.allow filter matches it", "whosever it is"
 
 
 NAMES = {

@@ -11,10 +11,12 @@ import pytest
 from broker.engine.engine import Engine
 from broker.mqtt.codes import ReasonCode
 from broker.revocation.revocation_rounds import judge_absent, judge_all
+from broker.store.batch import Batch
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.revocation import Revocation, RevocationReason
 from tests.support.pki import DOMAIN, shared_device
-from tests.support.wire import MemoryBroker, will
+from tests.support.stored import StoredBroker
+from tests.support.wire import MemoryBroker
 
 Judge = Callable[[Engine, Callable[[], float]], Awaitable[object]]
 
@@ -69,13 +71,12 @@ def test_those_who_are_connected_are_put_out_and_counted_and_nobody_else() -> No
     assert broker.metrics.closed == {"REVOKED": 1, "CONNECTION_LOST": 1}
 
 
-def test_what_others_are_sent_of_it_leaves_with_the_round() -> None:
-    broker = MemoryBroker()
-    watcher = broker.service()
-    watcher.subscribe("fleet/#")
-    broker.device("meter-1", will=will("fleet/meters/meter-1/event"))
-    broker.engine.keeps_revoked = True
-    broker.engine.admission.status.index.add(shared_device("meter-1").revocation)
-    assert asyncio.run(judge_all(broker.engine, lambda: broker.now)) == 1
-    broker.settle()
-    assert watcher.payloads() == [b"gone"]
+def test_what_it_has_changed_goes_to_the_store_with_the_round(stored: StoredBroker) -> None:
+    stored.device("meter-1", session_expiry_interval=600)
+    stored.held = True
+    begun: list[Batch | None] = []
+    stored.engine.turn.after = lambda: begun.append(stored.journal.take())
+    stored.engine.admission.status.index.add(shared_device("meter-1").revocation)
+    assert asyncio.run(judge_all(stored.engine, lambda: stored.now)) == 1
+    stored.settle()
+    assert [None if each is None else list(each.sessions.values()) for each in begun] == [[None]], "its session is gone"

@@ -132,6 +132,14 @@ def test_an_address_that_cannot_be_written_keeps_no_service_from_starting(
     assert [each["event"] for each in said] == ["address not written"] * 2
 
 
+def test_a_lock_that_another_holds_is_not_kept_open_by_who_serves_beside_him(tmp_path: Path) -> None:
+    with in_charge(tmp_path, HERE, os.getpid(), alone=True):
+        before = set(Path("/proc/self/fd").iterdir())
+        with in_charge(tmp_path, ELSEWHERE, os.getpid(), alone=False):
+            assert set(Path("/proc/self/fd").iterdir()) == before
+        assert set(Path("/proc/self/fd").iterdir()) == before
+
+
 def test_where_nothing_can_be_locked_it_starts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_locks(_file: int, _how: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection, make_url
 from provisioning.errors import Code, Refused
 from provisioning.store import kept_connection, stalled
 from provisioning.store.database import Database
-from provisioning.store.postgresql_group import _WRITERS
+from provisioning.store.postgresql_group import _WRITERS, SharedTransaction
 from provisioning.store.server_parameters import rest_longer
 from tests.support.postgresql import PostgresqlServer
 
@@ -108,7 +108,17 @@ async def test_what_computes_for_long_may_and_only_in_its_own_transaction(postgr
             await database.close()
 
 
-async def test_who_has_the_lock_and_is_not_in_the_middle_of_sending_keeps_it(postgresql: PostgresqlServer) -> None:
+async def test_who_has_the_lock_and_is_not_in_the_middle_of_sending_keeps_it(
+    postgresql: PostgresqlServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[str] = []
+    say = SharedTransaction._say
+
+    def said(transaction: SharedTransaction, statements: str) -> str | None:
+        waited.extend(each for each in statements.split("; ") if "pg_advisory_xact_lock" in each)
+        return say(transaction, statements)
+
+    monkeypatch.setattr(SharedTransaction, "_say", said)
     with postgresql.database() as plain:
         hasty = make_url(plain).update_query_dict({"options": "-c lock_timeout=50ms"})
         database = Database(hasty.render_as_string(hide_password=False))
@@ -119,6 +129,7 @@ async def test_who_has_the_lock_and_is_not_in_the_middle_of_sending_keeps_it(pos
                     with pytest.raises(Refused) as caught:
                         await database.write(words, short=short)
                     assert caught.value.code is Code.UNAVAILABLE
+                assert waited == [f"SELECT pg_advisory_xact_lock({_WRITERS})"] * 2, "once each, and not once more"
                 other.execute("SELECT 1")
             assert await database.write(lambda connection: connection.scalar(text("SELECT 1")), short=True) == 1
         finally:

@@ -1,0 +1,221 @@
+"""The key exchange of a TLS session that is resumed, and how long sessions are resumed at all without the key shown.
+
+Theory
+------
+In TLS 1.3 a session that is resumed begins with a secret that both sides have from before, and mixes a fresh key
+exchange into it (RFC 8446 §2.2, psk_dhe_ke). If the first handshake was hybrid, X25519 with ML-KEM, who records today
+and has a quantum computer later does not get that secret by breaking X25519, and without it nothing of what follows.
+So a fresh X25519 is enough when a session is resumed, for a client that sends one along, as OpenSSL's do: ML-KEM once
+more is a quarter of what OpenSSL does for a return (docs/decisions/0197).
+
+The secret goes on from session to session, though nobody shows a key for it. So it has an end (RFC 8446 §4.6.1
+recommends one): a day after the certificate's key was last shown there is a full handshake, hybrid and signed.
+
+OpenSSL asks for secrets that it does not know before it looks for its own, with the name in the ticket: the one moment
+at which the session is known and the key exchange is not chosen yet. Here its own is looked up in its own table, and
+where it is there, and will be taken, the session's groups are put in another order: X25519, and then as they were.
+
+Rules
+-----
+1. A full handshake never has less than the client offers: one that was thought to be a return, and was not, fails, and
+   the ticket is good for nothing from then on (`confirm`).
+2. Which groups there are is not decided here: where the machine's configuration of OpenSSL does not have both, or has
+   one that is not known by name, nothing changes.
+3. Where OpenSSL cannot be asked (`provisioning.pki.openssl`), or is older than its ML-KEM, nothing here has an effect.
+
+Does not handle: tickets that hold their session, encrypted; TLS 1.2, which has no key exchange where it resumes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import ssl
+import time
+from typing import Final
+
+from provisioning.pki.openssl import AVAILABLE, address_of_context, callback, library
+
+MOST_SECONDS: Final = 24 * 3600
+"""How long a session is resumed, and those that are made of it, after the client has shown its certificate's key."""
+_NAME_SIZE: Final = 32
+_TLS13: Final = 0x0304
+_SET_GROUPS: Final = 92
+_ASIDE: Final = 2.0
+"""Seconds that a session must have left, so that it has not ended when OpenSSL looks at it a moment later."""
+_NAMES: Final = {
+    0x0017: "secp256r1",
+    0x0018: "secp384r1",
+    0x0019: "secp521r1",
+    0x001D: "X25519",
+    0x001E: "X448",
+    0x0100: "ffdhe2048",
+    0x0101: "ffdhe3072",
+    0x0102: "ffdhe4096",
+    0x0103: "ffdhe6144",
+    0x0104: "ffdhe8192",
+    0x11EB: "SecP256r1MLKEM768",
+    0x11EC: "X25519MLKEM768",
+    0x11ED: "SecP384r1MLKEM1024",
+}
+"""The TLS Supported Groups that OpenSSL has names for (IANA's registry)."""
+_X25519, _HYBRID = 0x001D, 0x11EC
+_SUPPORTED_GROUPS: Final = 10
+_BEFORE_SESSION_ID: Final = 5 + 4 + 2 + 32
+"""Bytes of a ClientHello's record, and of itself, before what has a length of its own."""
+
+FindCallback: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+
+
+def exchange_less(context: ssl.SSLContext, *, hybrid: bool) -> None:
+    """Have a server's *context*, which remembers its sessions, do as this module says; *hybrid*: but keep the groups.
+
+    Its handshakes are gone on with by `handshake_bounds.shake_hands`, or nobody sees to rule 1.
+    """
+    found = _FIND if hybrid or not _ORDER else _FIND_AND_ORDER
+    if found is not None:
+        library.SSL_CTX_set_psk_find_session_callback(address_of_context(context), found)
+
+
+def key_was_shown(address: int) -> None:
+    """Take note that the client of the session at *address*, whose handshake is complete, has signed in it."""
+    if CAN_EXCHANGE_LESS:
+        library.SSL_SESSION_set1_ticket_appdata(library.SSL_get_session(address), int(time.time()).to_bytes(8), 8)
+
+
+def begin(address: int) -> None:
+    """Take note that there is a new session at *address*, whatever there was before."""
+    _ordered.pop(address, None)
+
+
+def confirm(address: int) -> None:
+    """Raise `ssl.SSLError` if the session at *address*, whose handshake is complete, has had less than rule 1 says."""
+    name = _ordered.pop(address, None)
+    if name is None or library.SSL_session_reused(address):
+        return
+    context = library.SSL_get_SSL_CTX(address)
+    if found := _remembered(context, name):
+        library.SSL_CTX_remove_session(context, found)
+    failed = ssl.SSLError(ssl.SSL_ERROR_SSL, "a session was not resumed that had to be")
+    failed.reason = "SESSION_NOT_RESUMED"
+    raise failed
+
+
+def _find(session: int, name: int, size: int, place: int) -> int:
+    return _look_up(session, name, size, place, order=False)
+
+
+def _find_and_order(session: int, name: int, size: int, place: int) -> int:
+    return _look_up(session, name, size, place, order=True)
+
+
+def _look_up(session: int, name: int, size: int, place: int, *, order: bool) -> int:
+    """Tell OpenSSL that there is no secret beside its own, and prepare for its own."""
+    ctypes.c_void_p.from_address(place).value = None
+    with contextlib.suppress(BaseException):  # Nothing can be raised through OpenSSL.
+        if size == _NAME_SIZE:
+            _prepare(session, name, order=order)
+    return 1
+
+
+def _prepare(session: int, name: int, *, order: bool) -> None:
+    context = library.SSL_get_SSL_CTX(session)
+    found = _remembered(context, name)
+    if not found:
+        return
+    now = time.time()
+    if now - _shown_at(found) > MOST_SECONDS:
+        library.SSL_CTX_remove_session(context, found)
+        return
+    # Of another hash, or at its end, it would not be taken.
+    if library.SSL_SESSION_get0_cipher(found) != library.SSL_get_pending_cipher(session):
+        return
+    if library.SSL_SESSION_get_time_ex(found) + library.SSL_SESSION_get_timeout(found) < now + _ASIDE:
+        return
+    if order and library.SSL_ctrl(session, _SET_GROUPS, 0, _ORDER):
+        _ordered[session] = ctypes.string_at(name, _NAME_SIZE)
+
+
+def _remembered(context: int, name: int | bytes) -> int:
+    """Return where OpenSSL keeps the TLS 1.3 session of *context* that a ticket names; 0: nowhere."""
+    library.SSL_SESSION_set1_id(_named, name, _NAME_SIZE)
+    return library.OPENSSL_LH_retrieve(library.SSL_CTX_sessions(context), _named) or 0
+
+
+def _shown_at(found: int) -> float:
+    """Return when the key was shown for the session at *found*; 0 where nobody knows."""
+    library.SSL_SESSION_get0_ticket_appdata(found, _noted_place, _noted_size)
+    return int.from_bytes(ctypes.string_at(_noted, 8)) if _noted_length.value == 8 else 0  # noqa: PLR2004
+
+
+def _open() -> bool:
+    """Make what is asked of OpenSSL callable; return whether there is all of it."""
+    if not AVAILABLE or ssl.OPENSSL_VERSION_INFO < (3, 5):
+        return False
+    address, count = ctypes.c_void_p, ctypes.c_size_t
+    try:
+        for name, result, arguments in (
+            ("SSL_CTX_set_psk_find_session_callback", None, [address, FindCallback]),
+            ("SSL_CTX_sessions", address, [address]),
+            ("OPENSSL_LH_retrieve", address, [address, address]),
+            ("SSL_SESSION_new", address, []),
+            ("SSL_SESSION_set1_id", ctypes.c_int, [address, address, ctypes.c_uint]),
+            ("SSL_SESSION_set_protocol_version", ctypes.c_int, [address, ctypes.c_int]),
+            ("SSL_SESSION_get0_cipher", address, [address]),
+            ("SSL_get_pending_cipher", address, [address]),
+            ("SSL_SESSION_get_time_ex", ctypes.c_int64, [address]),
+            ("SSL_SESSION_get_timeout", ctypes.c_long, [address]),
+            ("SSL_SESSION_set1_ticket_appdata", ctypes.c_int, [address, ctypes.c_char_p, count]),
+            ("SSL_SESSION_get0_ticket_appdata", ctypes.c_int, [address, address, address]),
+        ):
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+    except AttributeError:
+        return False
+    return True
+
+
+def _configured() -> list[int]:
+    """Return the groups that a client with this machine's configuration of OpenSSL says it supports, best first."""
+    outgoing = ssl.MemoryBIO()
+    asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        asking.do_handshake()
+    hello = outgoing.read()
+    at = _BEFORE_SESSION_ID
+    at += 1 + hello[at]
+    at += 2 + int.from_bytes(hello[at : at + 2])
+    at += 1 + hello[at]
+    at += 2
+    while at < len(hello):
+        kind, size = int.from_bytes(hello[at : at + 2]), int.from_bytes(hello[at + 2 : at + 4])
+        at += 4
+        if kind == _SUPPORTED_GROUPS:
+            return [int.from_bytes(hello[each : each + 2]) for each in range(at + 2, at + size, 2)]
+        at += size
+    return []
+
+
+def _order() -> bytes:
+    """Return the configured groups with X25519 first, as OpenSSL reads them; empty: they stay as they are."""
+    groups = _configured() if CAN_EXCHANGE_LESS else []
+    if not {_X25519, _HYBRID} <= set(groups) or not set(groups) <= set(_NAMES):
+        return b""
+    return ":".join(_NAMES[each] for each in (_X25519, *(each for each in groups if each != _X25519))).encode()
+
+
+CAN_EXCHANGE_LESS: Final = _open()
+"""Whether OpenSSL can be asked for this here."""
+_ORDER_BYTES: Final = _order()
+_ORDER: Final = ctypes.cast(ctypes.c_char_p(_ORDER_BYTES), ctypes.c_void_p) if _ORDER_BYTES else None
+_FIND: Final = callback(FindCallback, _find) if CAN_EXCHANGE_LESS else None
+_FIND_AND_ORDER: Final = callback(FindCallback, _find_and_order) if CAN_EXCHANGE_LESS else None
+_ordered: Final[dict[int, bytes]] = {}
+"""The sessions whose groups are in another order, and what their client's ticket names."""
+_named: Final[int] = library.SSL_SESSION_new() if CAN_EXCHANGE_LESS else 0
+"""A session that has a name alone, to look one up by."""
+_noted, _noted_length = ctypes.c_void_p(), ctypes.c_size_t()
+_noted_place, _noted_size = ctypes.byref(_noted), ctypes.byref(_noted_length)
+"""Where OpenSSL puts what it is asked for: one place, because nothing else runs in between."""
+if CAN_EXCHANGE_LESS:
+    library.SSL_SESSION_set_protocol_version(_named, _TLS13)
