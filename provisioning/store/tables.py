@@ -218,6 +218,15 @@ tokens = Table(
     Index("ix_tokens_expires_at", "expires_at"),
 )
 
+voided_makers = Table(
+    "voided_makers",
+    metadata,
+    Column("operator", NAME, primary_key=True),
+    Column("through_id", BIG_ID, primary_key=True, autoincrement=False),
+    Column("voided_at", UtcDateTime, nullable=False),
+)
+"""Whose unused tokens are void, up to a number: his key was compromised (`provisioning.store.tokens`)."""
+
 enrolment_groups = Table(
     "enrolment_groups",
     metadata,
