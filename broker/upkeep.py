@@ -79,6 +79,10 @@ async def see_to(engine: Engine, clock: Callable[[], float]) -> None:
             engine.turn.request()
             await asyncio.sleep(0)
             turn_ends = clock() + _SECONDS_A_TURN
+        if engine.turn.rounds.full:  # The wills of many, to very many.
+            engine.turn.rounds.wait((room := asyncio.Event()).set)
+            await room.wait()
+            turn_ends = clock() + _SECONDS_A_TURN
     engine.turn.request()
 
 

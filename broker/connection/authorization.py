@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from broker.admission.inquiry import Inquiry, Waits
 from broker.admission.policy import DeniedPublish
 from broker.admission.refusal import RefusalCode
+from broker.connection.portions import wait_for_room
 from broker.engine.client import Client
 from broker.engine.engine import Engine
 from broker.engine.extension import Action
@@ -50,10 +51,11 @@ def refuse_topic(engine: Engine, session: Session, topic_name: str) -> Refusal |
     return None
 
 
-def introduce(engine: Engine, connection: Client, topic: bytes) -> Route | None:
+def introduce(engine: Engine, connection: Client, topic: bytes, size: int, now: float) -> Route | None:
     """Return the route of *topic*, to which the client has not published lately, and remember that it may.
 
-    None: it may not, or that is not known here.
+    None: it may not, or that is not known here. To a topic that very many subscribe to it comes here each time; see
+    `Exchange.widen` for *size*. Raises `Waits` if too much is unwritten that went to very many.
     """
     session = connection.session
     if session is None or engine.inlines_nothing:
@@ -66,7 +68,12 @@ def introduce(engine: Engine, connection: Client, topic: bytes) -> Route | None:
         if not permitted:
             return None
         connection.topics.permit(topic, engine.limits.max_allowed_topics)
-    return engine.routes[topic]
+    route = engine.routes[topic]
+    if route.is_wide:
+        if engine.turn.rounds.full:
+            wait_for_room(connection, None, engine.turn, now)
+        engine.widen(route, size)
+    return route
 
 
 def deny_publish(engine: Engine, connection: Client, refusal: Refusal, topic_name: str, qos: QoS, now: float) -> bool:
@@ -133,6 +140,18 @@ def ask_about_publish(engine: Engine, connection: Client, session: Session, pack
     if extension is not None and refuse_topic(engine, session, topic_name) is None:
         receivers = engine.routes[topic_name.encode()].subscribers
         _wait_for(connection, packet, extension.ask_publish(session, topic_name, receivers))
+
+
+def wait_if_many(
+    engine: Engine, connection: Client, session: Session, packet: Publish, topic_name: str, now: float
+) -> None:
+    """Let a PUBLISH wait that very many are to get, while too much is unwritten that went to very many."""
+    if (
+        engine.turn.rounds.full
+        and refuse_topic(engine, session, topic_name) is None
+        and engine.routes[topic_name.encode()].is_wide
+    ):
+        wait_for_room(connection, packet, engine.turn, now)
 
 
 def ask_about_filters(engine: Engine, connection: Client, session: Session, packet: Subscribe) -> None:

@@ -219,8 +219,8 @@ class ClientLife(ABC):
         """Write *packets* out now."""
 
     @abstractmethod
-    def wait(self, inquiry: Inquiry, packet: Packet) -> None:
-        """Read no more until *inquiry* is answered; then act on *packet*, and on what was read behind it."""
+    def wait(self, inquiry: Inquiry, packet: Packet | None) -> None:
+        """Read no more until *inquiry* is answered; then act on *packet*, if any, and on what was read behind it."""
 
     @abstractmethod
     def hold(self, slow: Holder, now: float) -> None:

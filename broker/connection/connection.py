@@ -122,7 +122,7 @@ class ClientConnection(ClientLife):
                     plain = topic_end < end and not data[topic_end] if v5 else topic_end <= end
                     route = known.get(topic) if plain and topic in allowed else None
                     if route is None and plain and work.done < most:
-                        route = introduce(engine, self, topic)
+                        route = introduce(engine, self, topic, 0, now)
                     if route is not None:
                         messages += 1
                         if v5:
@@ -157,7 +157,7 @@ class ClientConnection(ClientLife):
                         packet_id = data[topic_end:payload]
                         route = known.get(topic) if topic in allowed else None
                         if route is None and work.done < most:
-                            route = introduce(engine, self, topic)
+                            route = introduce(engine, self, topic, length, now)
                         if route is not None and packet_id != b"\0\0":
                             messages += 1
                             if route.subscribers:
@@ -265,14 +265,14 @@ class ClientConnection(ClientLife):
 
     # Not reading, for a while
 
-    def wait(self, inquiry: Inquiry, packet: Packet) -> None:
-        """Read no more until *inquiry* is answered; then act on *packet*, and on what was read behind it."""
+    def wait(self, inquiry: Inquiry, packet: Packet | None) -> None:
+        """Read no more until *inquiry* is answered; then act on *packet*, if any, and on what was read behind it."""
         self._waiting = True
         if self._holder is None:
             self._transport.hold()
         inquiry.when_done(lambda now: self._go_on(packet, now))
 
-    def _go_on(self, packet: Packet, now: float) -> None:
+    def _go_on(self, packet: Packet | None, now: float) -> None:
         self._waiting = False
         if self.closed:  # The client has gone meanwhile, or `connect_timeout` has passed.
             return
@@ -281,7 +281,8 @@ class ClientConnection(ClientLife):
         if self._holder is None:
             self._transport.release()
         try:
-            handle(self.engine, self, packet, now)
+            if packet is not None:
+                handle(self.engine, self, packet, now)
         except PacketError as error:
             self.fail(error, now)
         except Waits:  # For something else.

@@ -27,6 +27,7 @@ from broker.connection.authorization import (
     refuse_publish,
     refuse_subscription,
     tell_subscribed,
+    wait_if_many,
 )
 from broker.connection.connect_handler import connect
 from broker.engine.client import Client
@@ -78,6 +79,7 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
         )
     topic_name = check_topic_name(topic.decode())
     ask_about_publish(engine, connection, session, packet, topic_name)
+    wait_if_many(engine, connection, session, packet, topic_name, now)
     engine.metrics.messages_received += 1
     if packet.qos is QoS.EXACTLY_ONCE and packet.packet_id is not None and _seen(connection, session, packet.packet_id):
         # Sent again: it was routed already.

@@ -45,3 +45,14 @@ def wait_a_turn(connection: Client, packet: Packet, turn: Turn, now: float) -> N
     connection.wait(inquiry, packet)
     turn.later(lambda: inquiry.answer(None, now))
     raise Waits
+
+
+def wait_for_room(connection: Client, packet: Packet | None, turn: Turn, now: float) -> NoReturn:
+    """Let *packet* (None: what is not decoded yet), and what is behind it, wait until `Turn.rounds` has room again.
+
+    Raises `Waits`. For *now* see `wait_a_turn`.
+    """
+    inquiry = Inquiry()
+    connection.wait(inquiry, packet)
+    turn.rounds.wait(lambda: inquiry.answer(None, now))
+    raise Waits

@@ -84,8 +84,11 @@ class Client(Protocol):
     def refuse(self, refusal: Refused, maximum_packet_size: int, now: float, claimed: str = "") -> None:
         """Answer the CONNECT with *refusal* and close; *claimed* is the client identifier that it asked for."""
 
-    def wait(self, inquiry: Inquiry, packet: Packet) -> None:
-        """Read no more from the client until *inquiry* is answered; then act on *packet* again."""
+    def wait(self, inquiry: Inquiry, packet: Packet | None) -> None:
+        """Read no more from the client until *inquiry* is answered; then act on *packet* again.
+
+        None: on the one that is being read, which is not decoded yet.
+        """
 
     def hold(self, slow: Holder, now: float) -> None:
         """Read no more from the client until *slow* has caught up, or a second has passed."""

@@ -31,12 +31,18 @@ from broker.mqtt.message import Message, PersonalMessage, Released
 from broker.mqtt.subscription import Subscription
 from broker.mqtt.topics import SharedSubscription, text_bytes
 from broker.routing.retained import RetainedMessages, Room
-from broker.routing.router import Routes, Subscriber
+from broker.routing.router import Route, Routes, Subscriber
 from broker.session.session import Session
 from broker.settings.limits import Limits
+from broker.sockets.rounds import PACKET, PLACE
 from broker.sockets.turn import Turn
 from broker.store.batch import Otherwise
 from broker.store.journal import Journal
+
+_APPENDS_A_PACKET = 1024
+_DELIVERIES_A_PACKET = 16
+"""To how many subscribers a message may be appended, or delivered at QoS 1 or 2, that cost as much as a packet
+(`broker.sockets.work`)."""
 
 
 class Exchange:
@@ -114,8 +120,7 @@ class Exchange:
         route = self.routes[message.topic]
         if message.retain:
             self.retain(message, sender, now)
-        slow = route.deliver(message, sender, now)
-        self.turn.routes.add(route)
+        slow = self._give(route, message, sender, now)
         self.turn.request()
         return slow
 
@@ -146,10 +151,25 @@ class Exchange:
         when_known(inquiry, message, now, self._give_own)
 
     def _give_own(self, message: Message, now: float) -> None:
-        route = self.routes[message.topic]
-        route.deliver(message, None, now)
-        self.turn.routes.add(route)
+        self._give(self.routes[message.topic], message, None, now)
         self.turn.request()
+
+    def _give(self, route: Route, message: Message, sender: Session | None, now: float) -> Subscriber | None:
+        if route.is_wide:
+            self.widen(route, message.size if message.qos else 0)
+            if message.qos == 0 and not message.retain:
+                return route.deliver_once(message, sender, now)
+        else:
+            self.turn.routes.add(route)
+        return route.deliver(message, sender, now)
+
+    def widen(self, route: Route, size: int) -> None:
+        """Have the very many whom *route* leads to written to by and by, and add up what the message costs.
+
+        *size*: of the packet that each gets for himself, in bytes; 0: all of them get the same, at QoS 0.
+        """
+        self.turn.rounds.add(route, size + PACKET if size else PLACE)
+        self.turn.work.done += len(route.subscribers) // (_DELIVERIES_A_PACKET if size else _APPENDS_A_PACKET)
 
     # The store
 

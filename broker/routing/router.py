@@ -6,8 +6,10 @@ A `Route` is everything the data path needs to know about one topic name: the ``
 QoS 0 message unchanged, by protocol version; who gets a QoS 1 message reliably; and the few that need a frame of their
 own. Publishing to a warm topic is then one dict look-up and a loop of appends.
 
-A fleet publishes to many topics that few subscribers read, so topics with the same subscriptions share one Route: the
-second device's first message finds it made, and a turn that carries a thousand devices' messages flushes it once.
+A fleet publishes to many topics that few subscribers read, so topics that match the same filters share one Route: the
+second device's first message finds it made, and a turn that carries a thousand devices' messages flushes it once. It is
+found by the nodes of the tree that stand for those filters: they are few, whatever number of subscribers each of them
+has (decision 0199).
 
 A route changes only when a subscription that matches it does. Whether a subscriber is connected is not part of it: its
 outbox lives as long as its session. When a filter is added or removed, the cached names that it matches are found by
@@ -22,12 +24,14 @@ Invariants
    nothing about its topic.
 2. ``routes[topic]`` always equals what the tree answers (property-tested, with and without the cache).
 3. Never more than *limit* routes are kept, and never much more memory than so many with usual names take, nor for names
-   at the nodes of wildcards: clients choose the names (decision 0184). A name longer than `LONGEST_CACHED` bytes is
-   matched each time.
+   at the nodes of wildcards, nor for subscribers: clients choose the names (decision 0184), and how many of them
+   subscribe to what (decision 0199). A name longer than `LONGEST_CACHED` bytes is matched each time.
 4. To search for stale routes never costs more than a few times what it would to make all routes anew: then the cache
    starts anew instead. So a publication pays for one match and some searches, and a subscription for nothing that no
    publication has paid for, whatever filters clients choose (decision 0095). What either costs is added to `Work`.
-5. One change takes few names out of their files, however many routes it makes stale; the others go with later ones
+5. The route of a topic that very many subscribe to is in `many` and not in the dict itself: the data path does not find
+   it there, and is told by `broker.connection.authorization` what else is to be done (`broker.sockets.rounds`).
+6. One change takes few names out of their files, however many routes it makes stale; the others go with later ones
    (decision 0172). A name that is filed and has no route is found in vain.
 """
 
@@ -45,6 +49,7 @@ from broker.mqtt.topics import SharedSubscription, check_topic_name
 from broker.routing.cached import CachedNames
 from broker.routing.shared import Member, ShareGroup
 from broker.routing.tree import Node, SubscriptionTree
+from broker.sockets.rounds import VERY_MANY
 from broker.sockets.work import Work
 
 
@@ -79,8 +84,9 @@ class Subscriber(Protocol):
 
 Append = Callable[[bytes], None]
 
-_MOST_SHARED = 16
-"""Subscriptions of a route that is looked for among the others: a longer list is seldom twice the same."""
+_HELD = 4
+_HELD_ANYWAY = 100_000
+"""Subscribers that all routes lead to, for each route that may be kept, and anyway: 250 bytes each."""
 
 _REMEMBERED_BYTES = 640
 """Bytes of names that the nodes of wildcards remember, for each route that may be kept: some six names of 40 bytes."""
@@ -112,7 +118,7 @@ _AT_A_TIME = 2
 _MANY = 4096
 """Stale names that are forgotten one by one, though they be most of the cache."""
 
-_Key = tuple[tuple[int, int, bool, bool], ...]
+_Key = tuple[int, ...]
 
 _NOBODY: Mapping[Subscriber, Subscription | None] = MappingProxyType({})
 
@@ -121,13 +127,14 @@ class Route:
     """Who gets the messages of one topic name."""
 
     __slots__ = (
-        "_matches",
         "appends_v4",
         "appends_v5",
         "best_effort_v4",
         "best_effort_v5",
+        "few",
         "individual",
         "key",
+        "nodes",
         "own",
         "recipients",
         "reliable",
@@ -136,9 +143,10 @@ class Route:
     )
 
     def __init__(self, matches: list[tuple[Subscriber, Subscription]]) -> None:
-        self._matches = matches  # Kept, so that no other object can have their identity while this route lives.
         self.key: _Key | None = None
         """What it is found by while topics share it."""
+        self.nodes: list[Node[Subscriber]] = []
+        """Where its subscriptions are filed: kept, so that nothing else can have their identity while it is found."""
         self.topics = 0
         """How many cached topics it serves."""
         merged = _merge(matches)
@@ -151,6 +159,8 @@ class Route:
             public = _merge([(s, o) for s, o in matches if s in shy and not o.no_local])
             self.own = {subscriber: public.get(subscriber) for subscriber in shy}
         self.subscribers = tuple(merged)
+        self.few = self.subscribers if len(merged) <= VERY_MANY else ()
+        """The same, if they are so few that the end of a turn writes to all of them."""
         shared = {s: o for s, o in merged.items() if not o.identifiers and s not in shy and s.takes_shared_frames}
         self.individual = tuple((s, o) for s, o in merged.items() if s not in shared)
         """Those that need a frame, or a decision, of their own."""
@@ -164,12 +174,29 @@ class Route:
             s.outbox.append for s, o in shared.items() if o.qos == 0 and s.v5
         )
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether they are very many."""
+        return bool(self.subscribers) and not self.few
+
     def deliver(self, message: Message, sender: object, now: float) -> Subscriber | None:
         """Give *message* to each recipient, one by one: the obvious way, for all that the data path does not inline.
 
         Returns a recipient for which *sender* should be held, if there is one.
         """
         return self._deliver(self.recipients, message, sender, now)
+
+    def deliver_once(self, message: Message, sender: object, now: float) -> Subscriber | None:
+        """Do the same for *message* at QoS 0 that is not retained, with one packet for all who take the same."""
+        if self.appends_v4:
+            frame = message.frame(b"", v5=False, now=now)
+            for append in self.appends_v4:
+                append(frame)
+        if self.appends_v5:
+            frame = message.frame(b"", v5=True, now=now)
+            for append in self.appends_v5:
+                append(frame)
+        return self.deliver_individually(message, sender, now)
 
     def deliver_individually(self, message: Message, sender: object, now: float) -> Subscriber | None:
         """Do the same for those recipients only that need a frame of their own."""
@@ -208,6 +235,7 @@ class Routes(dict[bytes, Route]):
         "_generation",
         "_gone",
         "_groups",
+        "_held",
         "_remembered",
         "_searched",
         "_shared",
@@ -215,15 +243,20 @@ class Routes(dict[bytes, Route]):
         "_tree",
         "_work",
         "limit",
+        "many",
     )
 
     def __init__(self, limit: int, work: Work | None = None) -> None:
         """Keep *limit* routes at most, and add to *work* what is done to make them, and to find the stale ones."""
         super().__init__()
+        self.many: dict[bytes, Route] = {}
+        """Routes that lead to very many."""
         self._work = Work() if work is None else work
         self._tree: SubscriptionTree[Subscriber] = SubscriptionTree()
         self._cached = CachedNames()
         self._generation = 1
+        self._held = 0
+        """How many subscriptions the routes of the cache lead to."""
         self._remembered = 0
         self._searched = 0
         self.limit = limit
@@ -247,30 +280,35 @@ class Routes(dict[bytes, Route]):
 
     def __missing__(self, topic: bytes) -> Route:
         """Match *topic*; raise `MalformedPacket` if it is no topic name."""
+        if (known := self.many.get(topic)) is not None:
+            return known
         try:
             name = topic.decode()
         except UnicodeDecodeError:
             raise MalformedPacket("the topic name is not UTF-8") from None  # [MQTT-3.3.2-1]
         check_topic_name(name)
         if len(topic) > LONGEST_CACHED:
-            return Route([found for node in self._nodes(name) for found in node.subscriptions.items()])
+            return self._route(self._nodes(name), keep=False)
         if (
-            len(self) >= self.limit
+            len(self) + len(self.many) >= self.limit
             or self._remembered >= _REMEMBERED_BYTES * self.limit
             or self._cached.bytes >= _CACHED_BYTES * self.limit
+            or self._held >= max(_HELD * self.limit, _HELD_ANYWAY)
         ):
             self._start_anew()
         if self._gone or self._stale:
             self._let_go(_AT_A_TIME)
-        matches: list[tuple[Subscriber, Subscription]] = []
-        for node in self._nodes(name):
-            matches += node.subscriptions.items()
+        nodes = self._nodes(name)
+        for node in nodes:
             if node.wild and node.remember(topic, self._generation):
                 self._remembered += _REMEMBERED_PLACE + len(topic)
-        route = self[topic] = self._route(matches)
+        route = self._route(nodes)
+        if route.is_wide:
+            self.many[topic] = route
+        else:
+            self[topic] = route
         route.topics += 1
         self._cached.insert(topic)
-        self._work.done += len(matches) // _MATCHES_A_PACKET
         return route
 
     def _nodes(self, topic_name: str) -> list[Node[Subscriber]]:
@@ -286,10 +324,11 @@ class Routes(dict[bytes, Route]):
             self._gone.append(self._shared)  # A hundred thousand of them at once would be a tenth of a second.
             self._shared = {}
         self.clear()
+        self.many.clear()
         self._cached.clear()
         self._stale.clear()
         self._generation += 1
-        self._remembered = self._searched = 0
+        self._held = self._remembered = self._searched = 0
 
     def _let_go(self, most: int) -> None:
         """Free *most* of what was forgotten at once, and take as many names out of their files."""
@@ -301,19 +340,25 @@ class Routes(dict[bytes, Route]):
                 self._gone.pop()
         for _ in range(min(most, len(self._stale))):
             topic = self._stale.pop()
-            if topic not in self:  # Else it has been published again, and has a route.
+            if topic not in self and topic not in self.many:  # Else it has been published again, and has a route.
                 self._cached.remove(topic)
 
-    def _route(self, matches: list[tuple[Subscriber, Subscription]]) -> Route:
-        """Return the route of *matches*, the one that is there already if another topic has the same."""
-        if len(matches) > _MOST_SHARED:
-            return Route(matches)
-        # All that a route is made from: a subscriber who comes back as a client of another kind needs another.
-        key = tuple((id(s), id(o), s.v5, s.takes_shared_frames) for s, o in matches)
+    def _route(self, nodes: list[Node[Subscriber]], *, keep: bool = True) -> Route:
+        """Return the route to the subscriptions of *nodes*: the one that other topics have already, if there is one.
+
+        What is filed at a node does not change under its routes: a change forgets all of them.
+        """
+        nodes = [node for node in nodes if node.subscriptions]
+        key = tuple([id(node) for node in nodes])
         route = self._shared.get(key)
         if route is None:
-            route = self._shared[key] = Route(matches)
-            route.key = key
+            matches = [found for node in nodes for found in node.subscriptions.items()]
+            self._work.done += len(matches) // _MATCHES_A_PACKET
+            route = Route(matches)
+            if keep:
+                route.key, route.nodes = key, nodes
+                self._shared[key] = route
+                self._held += len(route.recipients)
         return route
 
     def subscribe(self, subscriber: Subscriber, subscription: Subscription) -> Subscription | None:
@@ -368,20 +413,21 @@ class Routes(dict[bytes, Route]):
             steps = self._cached.steps(topic_filter)
             self._searched += steps
             self._work.done += steps // _NAMES_A_PACKET
-            if self._searched > _STEPS_A_ROUTE * len(self):
+            if self._searched > _STEPS_A_ROUTE * (len(self) + len(self.many)):
                 self._start_anew()
                 return
             stale = self._cached.find(topic_filter)
-        if len(stale) > max(_MANY, len(self) // 2):
+        if len(stale) > max(_MANY, (len(self) + len(self.many)) // 2):
             self._start_anew()
             return
         for topic in stale:
-            route = self.pop(topic, None)
+            route = self.pop(topic, None) or self.many.pop(topic, None)
             if route is None:  # Remembered, or filed, longer than it was cached.
                 continue
             route.topics -= 1
             if route.topics == 0 and route.key is not None:  # It must not outlive its subscribers.
                 del self._shared[route.key]
+                self._held -= len(route.recipients)
             self._stale.append(topic)
         self._work.done += len(stale) // _NAMES_A_PACKET
         if self._stale:  # To take a name out of its files is nearly all that it costs: many of them go by and by.

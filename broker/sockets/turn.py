@@ -7,11 +7,13 @@ session it concerns, and the session, or the route that leads to many sessions, 
 that were ready in this turn have been read, `end` flushes every touched outbox once. A thousand messages to one
 subscriber cost one system call and one TLS record chain, not a thousand.
 
+What went to very many is written in rounds instead, with turns between them (`broker.sockets.rounds`).
+
 Hot: `routes.add` and `request` run once a read or message. Budget and measurement: docs/performance.md.
 
 Rules
 -----
-1. Between two turns every outbox is empty.
+1. Between two turns every outbox is empty, but for those that `rounds` is still to write.
 2. No I/O and no clock here: the loop's ``call_soon`` is passed in, and a session writes through its connection.
 """
 
@@ -20,31 +22,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from broker.sockets.rounds import VERY_MANY, Flushable, Rounds
 from broker.sockets.work import Work
 
 ALLOWANCE: Final = 512
 """Reads of one turn, beyond one each, that all connections share: about 2 ms of work."""
 
 
-class Flushable(Protocol):
-    """A session with an outbox."""
-
-    def flush(self) -> None:
-        """Write out the outbox and leave it empty."""
-
-
 class Touched(Protocol):
     """A route: it leads to the sessions that a message was appended to."""
 
     @property
-    def subscribers(self) -> tuple[Flushable, ...]:
-        """Whom to flush."""
+    def few(self) -> tuple[Flushable, ...]:
+        """Whom to flush; nobody, if they are so many that `rounds` does it."""
 
 
 class Turn:
     """What has been touched since the last flush."""
 
-    __slots__ = ("_call_soon", "_requested", "after", "allowance", "routes", "sessions", "work")
+    __slots__ = ("_call_soon", "_requested", "after", "allowance", "rounds", "routes", "sessions", "work")
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self._call_soon = call_soon
@@ -55,6 +51,8 @@ class Turn:
         """How many more reads all connections together may make in this turn, beyond one each."""
         self.after: Callable[[], None] | None = None
         """Called when everything is flushed: the store begins to write what the turn has changed."""
+        self.rounds = Rounds(call_soon)
+        """Very many, who are written to by and by."""
         self.routes: set[Touched] = set()
         self.sessions: set[Flushable] = set()
 
@@ -79,13 +77,16 @@ class Turn:
         if self.routes:
             routes, self.routes = self.routes, set()
             for route in routes:
-                for subscriber in route.subscribers:
+                for subscriber in route.few:
                     subscriber.flush()
         if self.sessions:
             if len(self.sessions) == 1:  # Somebody alone: no set is made for the next turn.
                 self.sessions.pop().flush()
             else:
                 sessions, self.sessions = self.sessions, set()
+                if len(sessions) > VERY_MANY:  # A batch is written that very many waited for.
+                    self.rounds.answer(sessions)
+                    sessions.clear()
                 for session in sessions:
                     session.flush()
         if self.after is not None:

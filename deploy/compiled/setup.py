@@ -80,6 +80,7 @@ HOT = [
     "broker/engine/session_quota.py",
     "broker/store/batch.py",
     "broker/store/journal.py",
+    "broker/sockets/rounds.py",
     "broker/sockets/slow_reader.py",
     "broker/door/strangers.py",
     "broker/sockets/tls_session.py",

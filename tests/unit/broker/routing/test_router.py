@@ -12,6 +12,7 @@ from broker.mqtt.message import Message
 from broker.mqtt.subscription import Subscription, encode_identifier
 from broker.routing.cached import CachedNames
 from broker.routing.router import LONGEST_CACHED, Routes
+from broker.sockets.rounds import VERY_MANY
 
 
 class Subscriber:
@@ -155,3 +156,76 @@ def test_a_merged_subscription_takes_the_best_of_each() -> None:
     first = Subscription("a/#", 0, no_local=True, retain_as_published=True, identifiers=b"1")
     merged = first.merge(Subscription("a/b", 1, identifiers=b"2"))
     assert (merged.qos, merged.no_local, merged.retain_as_published, merged.identifiers) == (1, False, True, b"12")
+
+
+def test_topics_of_the_same_filters_share_a_route_whatever_number_subscribes() -> None:
+    """Dashboards that read the whole fleet: else each of 200,000 topics would have its own list of all of them."""
+    routes = Routes(10_000)
+    dashboards = [Subscriber(v5=True) for _ in range(100)]
+    for dashboard in dashboards:
+        routes.subscribe(dashboard, Subscription("fleet/#", 1))
+    device = Subscriber()
+    routes.subscribe(device, Subscription("fleet/a/command", 1))
+    route = routes[b"fleet/a/state"]
+    tracemalloc.start()
+    try:
+        for number in range(1_000):
+            assert routes[b"fleet/%d/state" % number] is route
+        assert tracemalloc.get_traced_memory()[0] < 2_000_000, "2 KB a topic"
+    finally:
+        tracemalloc.stop()
+    assert route.topics == 1_001
+    assert routes[b"fleet/a/command"].subscribers == (*dashboards, device)
+    routes.unsubscribe(dashboards[0], "fleet/#")
+    assert routes[b"fleet/7/state"].subscribers == tuple(dashboards[1:])
+
+
+def test_the_subscribers_of_all_routes_are_bounded() -> None:
+    """Each device listens to its own topic, and a hundred dashboards to all: no two topics have the same filters."""
+    routes, most = Routes(10_000), 0
+    for _ in range(100):
+        routes.subscribe(Subscriber(), Subscription("fleet/#", 0))
+    for number in range(2_500):
+        own = Subscriber()
+        routes.subscribe(own, Subscription(f"fleet/{number}", 0))
+        assert own in routes[b"fleet/%d" % number].subscribers
+        assert routes._held == sum(len(each.recipients) for each in routes._shared.values())
+        most = max(most, routes._held)
+    assert 90_000 < most <= 100_000 + 101
+    for number in range(2_400, 2_500):
+        routes.subscribe(Subscriber(), Subscription(f"fleet/{number}", 0))
+    assert routes._held == sum(len(each.recipients) for each in routes._shared.values())
+
+
+def test_a_long_name_finds_the_route_that_others_have() -> None:
+    routes, subscriber = Routes(10), Subscriber()
+    routes.subscribe(subscriber, Subscription("a/#", 0))
+    longer = b"a/" + b"x" * LONGEST_CACHED
+    assert routes[longer] is not routes[longer]
+    assert routes[longer] is not routes[b"a/b"]
+    assert routes[longer] is routes[b"a/b"]
+    assert routes[b"a/b"].topics == 1
+
+
+@pytest.mark.parametrize("end", ["unsubscribe", "clear", "long"])
+def test_the_route_to_very_many_is_kept_and_forgotten_like_others(end: str) -> None:
+    routes = Routes(4)
+    many = [Subscriber() for _ in range(VERY_MANY + 1)]
+    for subscriber in many:
+        routes.subscribe(subscriber, Subscription("a/#", 0))
+    route = routes[b"a/b"]
+    assert route.is_wide
+    assert (len(routes), routes[b"a/b"], routes[b"a/c"]) == (0, route, route)
+    assert route.subscribers == tuple(many)
+    if end == "unsubscribe":
+        routes.unsubscribe(many[0], "a/#")
+        assert not routes.many
+        assert routes[b"a/b"].subscribers == tuple(many[1:])
+        assert set(routes) == {b"a/b"}
+    elif end == "clear":
+        for number in range(20):
+            assert routes[b"a/%d" % number].subscribers == tuple(many)
+            assert len(routes.many) <= 4
+    else:
+        assert routes[b"a/" + b"x" * LONGEST_CACHED].is_wide
+        assert len(routes.many) == 2

@@ -22,7 +22,7 @@ class Session:
 
 @dataclass(eq=False)
 class Route:
-    subscribers: tuple[Session, ...]
+    few: tuple[Session, ...]
 
 
 @pytest.fixture
