@@ -31,6 +31,7 @@ setup: $(VENV)/.installed                                   ## virtual environme
 ifneq ($(origin PYTHON),file)                               # Who names one is not to get another's in silence.
 	@deploy/same-python $(PYTHON) $(VENV)
 endif
+	@$(BIN)/python -m compileall -q $(PACKAGES)             # Services may not write here: else each start compiles all.
 
 .build/gmqtt/gmqtt: | $(VENV)/.installed-dev                # Apart: it brings a package "tests" that would hide ours.
 	@$(BIN)/pip install --quiet --no-deps --upgrade --target .build/gmqtt gmqtt==0.8.0

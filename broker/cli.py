@@ -167,4 +167,4 @@ def version() -> None:
     """Print the version, and how the hot path was built."""
     from broker.build import is_compiled  # And with it the hot path.
 
-    typer.echo(f"{product_version()} ({'compiled' if is_compiled() else 'plain Python'})")
+    typer.echo(f"fleet-broker {product_version()} ({'compiled' if is_compiled() else 'plain Python'})")

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+import structlog
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -13,6 +14,8 @@ from provisioning.pki.extension import UNREADABLE, extension
 from provisioning.pki.identity import InvalidIdentity, identity_of
 from provisioning.pki.tls import CredentialFiles, CredentialPem, TlsConfigurationError
 from provisioning.program.given_file import PEM_BYTES, contents_of
+
+log = structlog.get_logger()
 
 OF_NO_USE: Final = frozenset({"expired", "not yet valid"})
 """What `OwnCertificate.state_at` says of a certificate that no client believes."""
@@ -58,6 +61,22 @@ class OwnCertificate:
         self.certificate = certificate_of(credential)
         """None: one that OpenSSL presents, and others cannot read."""
 
+        self._warn_of_no_name()
+
+    def _warn_of_no_name(self) -> None:
+        if self.certificate is not None and not host_names(self.certificate):
+            log.warning(
+                "the broker's certificate names no host",
+                code="OWN_CERTIFICATE_NAMELESS",
+                detail=f"{self.files.certificate}: clients that check whom they talk to refuse the broker",
+                remedy="have it issued for the names by which clients come: token create --role broker --dns-name",
+            )
+
+    @property
+    def host_names(self) -> list[str]:
+        """The names and addresses by which clients may reach the broker; empty if none, or none that can be read."""
+        return host_names(self.certificate) if self.certificate is not None else []
+
     def state_at(self, now: datetime) -> str:
         """Return how it is: ``ok``, one of `OF_NO_USE`, or ``unreadable``."""
         own = self.certificate
@@ -76,6 +95,15 @@ def is_for_servers(certificate: x509.Certificate) -> bool:
         return False
     wanted = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
     return purposes is None or not wanted.isdisjoint(purposes)
+
+
+def host_names(certificate: x509.Certificate) -> list[str]:
+    """Return the DNS names and addresses that *certificate* is for; none if they cannot be read."""
+    try:
+        names = extension(certificate, x509.SubjectAlternativeName)
+        return [str(each.value) for each in names or () if isinstance(each, x509.DNSName | x509.IPAddress)]
+    except UNREADABLE:
+        return []
 
 
 def own_trust_domain(path: Path) -> str | None:

@@ -114,7 +114,7 @@ class BrokerServer:
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
         self._credential: BrokerCredential | None = None
-        self._has_no_token = False
+        self._no_token: str | None = None
         """Whether the log has been told that the token's file is not there."""
         self._plugins: Plugins | NoPlugins = NoPlugins()
 
@@ -286,7 +286,12 @@ class BrokerServer:
 
         enrolment = Enrolment(config.provisioning, config.cafile, config.name, self._token(), config.trust_domain)
         self._credential = BrokerCredential(config.state_dir, enrolment)
-        await self._credential.ensure()
+        try:
+            await self._credential.ensure()
+        except CredentialError as error:
+            if self._no_token is None or enrolment.token is not None:
+                raise
+            raise CredentialError(f"{error}; token_file is of no use: {self._no_token}") from error
         return self._credential.files
 
     def _token(self) -> str | None:
@@ -302,9 +307,9 @@ class BrokerServer:
                 token, why = "", "it is no text"
             if token:
                 return token
-            if not self._has_no_token:  # Once: it is asked for at each refusal of a feed, as it may be there again.
-                log.info("no token", detail=f"{self._config.token_file}: {why}")
-            self._has_no_token = True
+            is_told, self._no_token = self._no_token is not None, f"{self._config.token_file}: {why}"
+            if not is_told:  # Once: it is asked for at each refusal of a feed, as it may be there again.
+                log.info("no token", detail=self._no_token)
         return self._config.token.get_secret_value() if self._config.token is not None else None
 
     def _open_store(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> SqliteStore:

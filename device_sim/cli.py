@@ -20,7 +20,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from device_sim.attack.command import attack, attack_table, revocation
+from device_sim.attack.command import attack, attack_table, delivery, revocation
 from device_sim.attack.doctor import doctor
 from device_sim.bench.command import bench
 from device_sim.commands.ctl_command import ctl
@@ -46,6 +46,7 @@ def about(*, version: Annotated[bool, version_option("fleet-sim")] = False) -> N
 
 app.command()(attack)
 app.command()(revocation)
+app.command()(delivery)
 app.command()(attack_table)
 app.command("qualify")(qualify_device)
 app.command()(doctor)

@@ -229,6 +229,7 @@ def serve(
         --public-http-url http://ca.example.org:8080
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     with importing():
+        from provisioning.directory.files import AuthorityFiles
         from provisioning.program import core_dumps
         from provisioning.program.descriptors import take_all
         from provisioning.program.logs import configure_logging
@@ -253,6 +254,7 @@ def serve(
 
     with explained():
         settings = again()
+        AuthorityFiles(settings.directory).check_there()  # First: a port that is taken is not what is wrong then.
         if settings.workers == 1:
             run(lambda: serve_until_stopped(settings, again, as_json=as_json))
             return

@@ -60,6 +60,8 @@ from broker.reload.crl_trial import NoListsUsed, try_lists
 from broker.reload.reloader import Reloader
 from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.staple import Staple
+from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.revocation import certificate_key
 from provisioning.program.version import product_version
 
 log = structlog.get_logger("broker")
@@ -149,7 +151,8 @@ class AdminApi:
                 "certificate_not_after": (
                     f"{certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}" if certificate is not None else None
                 ),
-                "certificate": served.own.state_at(datetime.now(UTC)),
+                "certificate": self._own_state(),
+                "certificate_names": served.own.host_names,
                 "connected": engine.connected,
                 "sessions": len(engine.registry),
                 "subscriptions": engine.routes.subscription_count,
@@ -166,6 +169,18 @@ class AdminApi:
                 "plugins": [] if engine.extension is None else engine.extension.describe(),
             }
         )
+
+    def _own_state(self) -> str:
+        """Return how the broker's own certificate is: as `OwnCertificate` says, or ``revoked``, if that is known."""
+        own = self._served.own
+        state = own.state_at(datetime.now(UTC))
+        if state != "ok" or own.certificate is None:
+            return state
+        try:
+            key = certificate_key(own.certificate)
+        except UNREADABLE:  # OpenSSL presents what others cannot read.
+            return state
+        return "revoked" if self._served.engine.admission.status.index.find(key) is not None else state
 
     async def _list_sessions(self, request: Request) -> Response:
         query = dict(request.query)

@@ -8,7 +8,9 @@ from types import MappingProxyType
 REMEDIES: Mapping[str, str] = MappingProxyType(
     {
         # Before or in the TLS handshake.
-        "TLS_HANDSHAKE_FAILED": "read OpenSSL's words; who just closes is a scanner, or lost its network",
+        "TLS_HANDSHAKE_FAILED": "read OpenSSL's words; who just closes is a scanner, or lost its network. An alert is "
+        "the client's: mosquitto's programs send internal error where the broker's certificate does not have the name "
+        "that they connect to (fleet-broker status shows those that it has)",
         "HANDSHAKE_TIMEOUT": "the network loses packets, or the peer is no TLS client; see limits.handshake_timeout",
         "CONNECT_TIMEOUT": "the client finished TLS and sent no CONNECT: check the client, or limits.connect_timeout",
         "TOO_MANY_CONNECTIONS": "raise limits.max_connections, or find out who floods",
@@ -21,10 +23,11 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "sends no Origin, or that of the broker's own address. If it is not, somebody has tried to use the certificate",
         "UNSUPPORTED_TLS_VERSION": "the client needs TLS 1.3; allow_tls12 lets TLS 1.2 in",
         "BROKER_NOT_TRUSTED": "the client does not believe the broker's certificate: give it the right trust anchor, "
-        "and the host name that the certificate carries",
+        "and have it connect to a name that the certificate carries (fleet-broker status shows them)",
         "NO_CERTIFICATE": "give the client its certificate and key, with the chain below the trust anchor",
-        "UNTRUSTED_ISSUER": "the certificate's CA is not among the trust anchors (fleet-broker trust show), or the "
-        "client leaves out the intermediate certificate",
+        "UNTRUSTED_ISSUER": "the certificate's CA is not among the trust anchors (fleet-broker trust show): after a "
+        "rollover put the service's ca-bundle.crt in place of cafile; or the client leaves out the intermediate "
+        "certificate",
         "TRUST_FULL": "its bundle has met 1,024 paths of CAs, or 32 CAs of one name: name the issuers that you mean, "
         "or give some of them a bundle of their own; other anchors or terms begin anew",
         "WRONG_PURPOSE": "the certificate is not for clients: it needs the extended key usage clientAuth. One that "

@@ -16,7 +16,6 @@ import contextlib
 import json
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from broker.admin.unix_socket import OFF, socket_path
+from provisioning.program.hung_line import print_hung
 from provisioning.program.printable import LAID_OUT, printable
 from provisioning.program.starting import importing
 from provisioning.program.version_option import version_option
@@ -142,7 +142,6 @@ def print_json(document: Any) -> None:
 def print_facts(facts: dict[str, Any]) -> None:
     """Print *facts*, a line each; on a terminal what is longer goes on below where it began."""
     width = max(map(len, facts))
-    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     for name, value in facts.items():
         text = value
         if isinstance(value, dict):
@@ -151,11 +150,7 @@ def print_facts(facts: dict[str, Any]) -> None:
             text = " ".join(str(each["path"]) if isinstance(each, dict) else each for each in value) or "none"
         elif isinstance(value, bool):
             text = "yes" if value else "no"
-        line = f"{name.replace('_', ' '):<{width}}  {'-' if text is None else printable(str(text))}"
-        if len(line) > room >= 2 * width:
-            indent = " " * (width + 2)
-            line = textwrap.fill(line, room, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
-        sys.stdout.write(line + "\n")
+        print_hung(f"{name.replace('_', ' '):<{width}}  {'-' if text is None else printable(str(text))}", width + 2)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -219,7 +219,8 @@ def _list(
     answer = json.loads(b"".join(pieces))
     found = answer[f"{what}s"]
     if not found:
-        typer.echo(f"no {what} of that description", err=True)
+        asked = " of that description" if any(value is not None for value in query.values()) else ""
+        typer.echo(f"no {what}{asked}", err=True)
         return
     columns, row = table
     print_table(columns, map(row, found))

@@ -15,8 +15,10 @@ import typer
 
 from broker.commands.admin_command import Config, Json, Socket, StateDir, admin_client, print_json
 from provisioning.program.given_file import PEM_BYTES, contents_of
+from provisioning.program.hung_line import print_hung
 from provisioning.program.printable import LAID_OUT, printable
 
+_SET_IN = 4
 _MARKS = {True: "ok", False: "NO", None: "?"}
 
 
@@ -162,22 +164,24 @@ def _print_events(events: list[dict[str, Any]]) -> None:
             who += f", asked for by {printable(identity)},"
         serial = f" serial {event['serial']}" if event["serial"] else ""
         head = f"{_clock(event['last'])}  {event['event']:<8}  {event['code']}{often}"
-        sys.stdout.write(f"{head.rstrip()}  {who} from {event['address']}{serial}\n".replace("   from", "  from"))
+        print_hung(f"{head.rstrip()}  {who} from {event['address']}{serial}".replace("   from", "  from"), _SET_IN)
         if event["detail"]:
-            sys.stdout.write(f"    {printable(event['detail'])}\n")
+            print_hung(f"    {printable(event['detail'])}", _SET_IN)
         if event["remedy"] and last_of[event["code"]] == index:
-            sys.stdout.write(f"    what to do: {event['remedy']}\n")
+            print_hung(f"    what to do: {event['remedy']}", _SET_IN)
 
 
 def _print_verdict(answer: dict[str, Any]) -> None:
     sys.stdout.write(f"{printable(answer['subject'])}, serial {answer['serial']}\n")
     for step in answer["steps"]:
         code = f"{step['code']}: " if step["code"] and step["passed"] is False else ""
-        sys.stdout.write(f"  {_MARKS[step['passed']]:<3} {step['step']:<11} {code}{printable(step['detail'])}\n")
+        begin = f"  {_MARKS[step['passed']]:<3} {step['step']:<11} "
+        print_hung(f"{begin}{code}{printable(step['detail'])}", len(begin))
     if answer["admitted"]:
         sys.stdout.write(f"{answer['detail']}\n")
     else:
-        sys.stdout.write(f"refused: {answer['code']}: {printable(answer['detail'])}\nwhat to do: {answer['remedy']}\n")
+        print_hung(f"refused: {answer['code']}: {printable(answer['detail'])}", _SET_IN)
+        print_hung(f"what to do: {answer['remedy']}", _SET_IN)
 
 
 def _clock(moment: str) -> str:

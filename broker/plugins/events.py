@@ -106,8 +106,8 @@ class PluginEvents:
                 await self.call(event, self.handlers[event], **facts)
             self._idle.set()
 
-    async def call(self, event: str, handler: Handler, **facts: Any) -> bool:
-        """Call *handler* and wait for it, for as long as it may take; return whether it ended well."""
+    async def call(self, event: str, handler: Handler, **facts: Any) -> None:
+        """Call *handler* and wait for it, for as long as it may take."""
         try:
             async with asyncio.timeout(self._patience):
                 await self._watch.watched(self.name, event, handler(**facts))
@@ -119,9 +119,6 @@ class PluginEvents:
             if not is_a_plugin_s(error):
                 raise
             self._complaints.tell(RefusalCode.PLUGIN_FAILED, self.name, "plugin has raised", error, hook=event)
-        else:
-            return True
-        return False
 
     async def drained(self) -> None:
         """Wait until everything is told that waits, for as long as one event may take."""

@@ -91,15 +91,16 @@ class Questions:
             if waiting is not None:
                 waiting.append(answered)
             else:
+                room = len(self._asked) < self._most()
                 self._asked[question] = [answered]
-                self.start(self._find_out(hosted, question))
+                self.start(self._find_out(hosted, question, room=room))
         return inquiry
 
-    async def _find_out(self, hosted: HostedSession, question: Question) -> None:
+    async def _find_out(self, hosted: HostedSession, question: Question, *, room: bool) -> None:
         _, action, topic = question
         code: RefusalCode | None = RefusalCode.PLUGIN_FAILED
         try:
-            if len(self._asked) <= self._most():
+            if room:
                 code = await self._filter(hosted, action, topic)
         finally:
             seconds = _FAILURE_SECONDS if code is RefusalCode.PLUGIN_FAILED else None

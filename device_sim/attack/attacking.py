@@ -20,6 +20,7 @@ from device_sim.attack.against import Opened
 from device_sim.attack.capabilities import CapabilityError, Feature
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE, NoSuchCase, pick
+from device_sim.attack.delivery_list import OWED
 from device_sim.attack.run import CONTROLS, run, worst
 from device_sim.attack.target import Impossible, Target
 from device_sim.attack.verdict import OPEN, Outcome, Verdict
@@ -50,7 +51,6 @@ class _Tried:
 
 
 _NO_CERTIFICATE = "2-no-certificate"
-_EXIT_CODES = {Verdict.FAIL: ExitCode.SECURITY, Verdict.INVALID: ExitCode.INVALID}
 
 
 def _say_what_is_assumed(view: View, target: Target, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> None:
@@ -97,8 +97,13 @@ def judge(
     show_list: bool,
     json: Path | None,
     junit: Path | None,
+    *,
+    failed: ExitCode = ExitCode.SECURITY,
 ) -> None:
-    """Try those of *catalogue* that *only* picks, or *show_list* them; tell and write the outcomes; `typer.Exit`."""
+    """Try those of *catalogue* that *only* picks, or *show_list* them; tell and write the outcomes; `typer.Exit`.
+
+    *failed* is the exit code where a case has failed.
+    """
     out = report.console(sys.stdout)
     err = report.console(sys.stderr)
     try:
@@ -125,7 +130,8 @@ def judge(
                 if not err.is_terminal:
                     await stack.enter_async_context(view.watching(lambda: tried))
                 target = await stack.enter_async_context(opened(Path(directory)))
-                target.capabilities.check_cases(case.name for case in (*CATALOGUE, *revocation_list.chapter.cases))
+                known = (*CATALOGUE, *revocation_list.chapter.cases, *OWED)
+                target.capabilities.check_cases(case.name for case in known)
                 outcomes = await run(target, cases, told)
         report.show(out, f"{kind} {target.capabilities.name}", outcomes)
         _say_where_to_begin(view, outcomes)
@@ -133,7 +139,7 @@ def judge(
         await asyncio.to_thread(_write, kind, target, outcomes, json, junit)
         # Whom we have left behind is an error of ours, and no finding.
         well = ExitCode.OK if target.ended is None or not target.ended.left else ExitCode.ERROR
-        return _EXIT_CODES.get(worst(outcomes), well)
+        return {Verdict.FAIL: failed, Verdict.INVALID: ExitCode.INVALID}.get(worst(outcomes), well)
 
     with explained(view, also=(CapabilityError, Impossible)):
         code = run_story(story)

@@ -1,4 +1,4 @@
-"""The arguments of `fleet-sim attack`, `revocation` and `attack-table`; what they do is beside this."""
+"""The arguments of `fleet-sim attack`, `revocation`, `delivery` and `attack-table`; what they do is beside this."""
 
 from __future__ import annotations
 
@@ -120,8 +120,42 @@ def revocation(
     judge("revocation", chapter.cases, target, only, show_list, json, junit)
 
 
+def delivery(
+    against: AgainstOption = None,
+    broker: BrokerOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    server_name: NameOption = None,
+    cafile: CafileOption = None,
+    ca_cert: CaCertOption = None,
+    ca_key: CaKeyOption = None,
+    provisioning: ProvisioningOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
+    capabilities: CapabilitiesOption = None,
+    only: OnlyOption = None,
+    show_list: ListOption = False,
+    json: JsonOption = None,
+    junit: JunitOption = None,
+) -> None:
+    """Try what a broker owes to good devices: wills, quotas, exactly once, expiry, retained messages.
+
+    Exit code 99: one failed; 3: none did, and one could not be judged on this machine; 1: none tried.
+    """
+    with late_imports():
+        from device_sim.attack.attacking import judge
+        from device_sim.attack.choosing import Given, chosen
+        from device_sim.attack.delivery_list import OWED
+        from device_sim.report import ExitCode
+
+    where = named(broker, host, port)
+    given = Given(server_name, cafile, ca_cert, ca_key, provisioning, cert, key, capabilities)
+    target = chosen(against, where, given, tls12=False)
+    judge("delivery", OWED, target, only, show_list, json, junit, failed=ExitCode.THRESHOLD)
+
+
 def attack_table(
-    files: Annotated[list[Path], typer.Argument(help="JSON files of `attack` or `revocation`, one a broker.")],
+    files: Annotated[list[Path], typer.Argument(help="JSON files of `attack`, `revocation` or `delivery`.")],
 ) -> None:
     """Print one Markdown table that compares several runs."""
     with late_imports():
@@ -134,5 +168,5 @@ def attack_table(
         except OSError as error:
             raise typer.BadParameter(f"{path} cannot be read: {error.strerror}") from None
         except ValueError as error:
-            raise typer.BadParameter(f"{path} is no outcome of attack or revocation: {error}") from None
+            raise typer.BadParameter(f"{path} is no outcome of attack, revocation or delivery: {error}") from None
     typer.echo(report.markdown(documents), nl=False)

@@ -203,10 +203,10 @@ def doctor(
     findings = examine(look(), devices, sources)
     style = {State.OK: "green", State.ADVICE: "yellow", State.PROBLEM: "bold red"}
     for finding in findings:
-        console.print(f"[{style[finding.state]}]{finding.state.value:8}[/]{finding.what:16}", end="")
+        console.print(f"[{style[finding.state]}]{finding.state.value:8}[/]{finding.what:17}", end="")
         console.print(finding.detail, markup=False, highlight=False, soft_wrap=True)
         if finding.remedy:
-            console.print(f"{'':24}-> {finding.remedy}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{'':25}-> {finding.remedy}", markup=False, highlight=False, soft_wrap=True)
     problems = any(finding.state is State.PROBLEM for finding in findings)
     raise typer.Exit(ExitCode.ERROR if problems else ExitCode.OK)
 

@@ -22,9 +22,11 @@ from dataclasses import replace
 from device_sim.attack.capabilities import Capabilities, Feature
 from device_sim.attack.case import Case
 from device_sim.attack.scene import Scene, cores_of
-from device_sim.attack.target import Impossible, Starved, Target, TurnedAway
+from device_sim.attack.target import BrokenPromise, Impossible, Starved, Target, TurnedAway
 from device_sim.attack.verdict import (
+    BROKEN,
     DELIVERED,
+    NEVER_CAME,
     OPEN,
     STARVED,
     TURNED_AWAY,
@@ -169,6 +171,8 @@ async def _tried(scene: Scene, case: Case) -> Outcome:
     except (Starved, TurnedAway) as error:
         code = STARVED if isinstance(error, Starved) else TURNED_AWAY
         seen = Seen(Layer.MQTT, code, str(error), ClosedBy.NOBODY)
+    except BrokenPromise as error:
+        seen = Seen(Layer.MQTT, NEVER_CAME if error.never else BROKEN, str(error), ClosedBy.NOBODY)
     except (EnrolmentRefused, EnrolmentUnavailable, RequestRefused, ServiceUnavailable) as error:
         judgement = Judgement(Verdict.FAIL, f"the enrolment service did not play its part: {error}")
         return Outcome(case.name, case.description, expected, limit, judgement, None, time.monotonic() - started)

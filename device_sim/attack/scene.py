@@ -33,7 +33,7 @@ from device_sim.attack.capabilities import Feature
 from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.target import Impossible, Starved, Target, TurnedAway
-from device_sim.attack.verdict import DELIVERED, NOT_DELIVERED, OPEN, ClosedBy, Layer, Seen, is_answer, seen_in
+from device_sim.attack.verdict import CLOSED, DELIVERED, NOT_DELIVERED, OPEN, ClosedBy, Layer, Seen, is_answer, seen_in
 from device_sim.attack.watcher import Watcher
 from device_sim.core_wait import MOST_WAITING, CoreWatch
 from device_sim.link.closure import Closure
@@ -240,6 +240,9 @@ class Scene:
             until = time.monotonic() + within
             while True:
                 seen = (await self.show(paper)).since(started)
+                if seen.matches(CLOSED):
+                    # It may have been on its way in when the broker put out whoever was there: what is said of it now?
+                    seen = (await self.show(paper)).since(started)
                 if not seen.got_in or time.monotonic() > until:
                     return seen
 

@@ -36,6 +36,14 @@ class TurnedAway(Exception):
     """An innocent device was refused, or put out, with a reason; the text gives it."""
 
 
+class BrokenPromise(Exception):
+    """A broker has not done what it owes a good party; the text says what. *never*: what was due has not come."""
+
+    def __init__(self, what: str, *, never: bool = False) -> None:
+        super().__init__(what)
+        self.never = never
+
+
 class Registrar(Protocol):
     """Certifies good parties and revokes them."""
 

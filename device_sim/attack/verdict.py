@@ -46,6 +46,12 @@ TURNED_AWAY = "turned-away"
 SERVED = "served"
 PUT_OUT = "put-out"
 """An innocent device that was connected is so no longer."""
+KEPT = "kept"
+"""A good party was given all that it is owed."""
+BROKEN = "broken-promise"
+"""A good party was not given what it is owed, or was given something else."""
+NEVER_CAME = "never-came"
+"""What was owed has not come: on a starved machine it may still be on its way."""
 MALFORMED = "malformed"
 """The peer sent what is no MQTT packet."""
 UNANSWERED = "unanswered"
@@ -139,7 +145,7 @@ def judge(expected: tuple[str, ...], limit: float, seen: Seen, seconds: float) -
     """Return the verdict on *seen*, which took *seconds*, where one of *expected* was due within *limit* seconds."""
     if seen.code == UNANSWERED:
         return Judgement(Verdict.FAIL, "nobody answered")
-    if seen.code in {STARVED, TURNED_AWAY}:
+    if seen.code in {STARVED, TURNED_AWAY, BROKEN, NEVER_CAME}:
         return Judgement(Verdict.FAIL, seen.reason)
     if seen.code == MALFORMED:
         return Judgement(Verdict.FAIL, f"no refusal: {seen.reason}")
@@ -172,7 +178,7 @@ def on_this_machine(
     *waiting* is the share of the time in which attacker and broker, as far as that is known, were ready to run and had
     no core; *most* how much may be.
     """
-    only_slow = seen.code == STARVED or any(map(seen.matches, expected))
+    only_slow = seen.code in {STARVED, NEVER_CAME} or any(map(seen.matches, expected))
     who, share = max(waiting.items(), key=lambda item: item[1])
     if judgement.verdict is not Verdict.FAIL or not only_slow or share <= most:
         return judgement

@@ -15,13 +15,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import secrets
 import time
 from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
+from device_sim.bench.arrivals import Arrivals
 from device_sim.bench.keyring import Keyring, Party
-from device_sim.bench.payload import due_of, payload
+from device_sim.bench.payload import Stamp, payload, stamp_of
 from device_sim.bench.plan import Kind, Plan, topic_for
 from device_sim.fleet.schedule import Schedule
 from device_sim.interruption import Interruption
@@ -39,6 +41,7 @@ from provisioning.pki.tls import client_context
 _DRAIN_DEADLINE = 10.0
 _LOOK_AGAIN = 0.05
 _CLOSING_DEADLINE = 10.0
+_SHARED = "$share/"
 
 
 @dataclass(slots=True)
@@ -46,6 +49,8 @@ class Figures:
     """What a benchmark has counted and measured."""
 
     connected: int = 0
+    benchmark: int = field(default_factory=lambda: secrets.randbits(32))
+    """What tells its messages from those of another one."""
     leaving: bool = False
     """Whether it is over: who says goodbye now is not lost."""
     refused: Counter[str] = field(default_factory=Counter)
@@ -59,6 +64,8 @@ class Figures:
     held_back: int = 0
     skipped: int = 0
     received: int = 0
+    arrivals: list[Arrivals] = field(default_factory=list)
+    """What came to each subscriber, of the messages that are numbered."""
     subscribed: int = 0
     wanted: int = 0
     enough: asyncio.Event = field(default_factory=asyncio.Event)
@@ -76,11 +83,27 @@ class Figures:
 
     @property
     def troubled(self) -> bool:
-        """Whether somebody was refused or lost, or a message was not taken.
+        """Whether somebody was refused or lost, or a message was not taken, or came as its QoS does not allow.
 
         One that was held back has no latency: those of the others look better for it.
         """
-        return bool(self.refused or self.lost or self.rejected or self.unacknowledged or self.held_back)
+        promised = any(each.lost or each.forbidden or each.out_of_order for each in self.arrivals)
+        return bool(self.refused or self.lost or self.rejected or self.unacknowledged or self.held_back or promised)
+
+    @property
+    def missing(self) -> int:
+        """Messages that have not come to a subscriber, though a later one of their publisher has."""
+        return sum(each.missing for each in self.arrivals)
+
+    @property
+    def duplicated(self) -> int:
+        """Messages that came to a subscriber once more."""
+        return sum(each.duplicated for each in self.arrivals)
+
+    @property
+    def out_of_order(self) -> int:
+        """Messages that came to a subscriber behind a later one of their publisher."""
+        return sum(each.out_of_order for each in self.arrivals)
 
     @property
     def latencies(self) -> dict[str, Latency]:
@@ -95,10 +118,12 @@ class Figures:
 class Client:
     """One client: its link, its topic, and what it waits for."""
 
-    __slots__ = ("_figures", "link", "party", "pending", "topic")
+    __slots__ = ("_figures", "_number", "arrivals", "link", "party", "pending", "topic")
 
     def __init__(self, party: Party, topic: str, figures: Figures) -> None:
         self.party = party
+        self.arrivals = Arrivals(shared=topic.startswith(_SHARED))
+        self._number = 0
         self.topic = topic
         self.link: Link | None = None
         self.pending: dict[int, float] = {}
@@ -109,10 +134,12 @@ class Client:
         if self.link is None or self.link.closed.done():
             return False
         try:
-            packet_id = self.link.publish(self.topic, payload(due, plan.size), plan.qos, retain=plan.retain)
+            stamp = Stamp(due, self._figures.benchmark, self.party.number, self._number + 1, plan.qos)
+            packet_id = self.link.publish(self.topic, payload(stamp, plan.size), plan.qos, retain=plan.retain)
         except NotConnected:
             self._figures.held_back += 1
             return False
+        self._number += 1
         if plan.qos:
             self.pending[packet_id] = due
         self._figures.published += 1
@@ -134,9 +161,10 @@ class Client:
         self._figures.received += 1
         if self._figures.received == self._figures.wanted:
             self._figures.enough.set()
-        due = due_of(body)
-        if due is not None:
-            self._figures.end_to_end.record(max(time.monotonic() - due, 0.0))
+        stamp = stamp_of(body)
+        if stamp is not None:
+            self._figures.end_to_end.record(max(time.monotonic() - stamp.due, 0.0))
+            self.arrivals.came(stamp)
 
     def ended(self, closed: asyncio.Future[Closure]) -> None:
         """Take note of the end of the link."""
@@ -262,7 +290,9 @@ class Bench:
         figures.admitted.record(max(time.monotonic() - due, 0.0))
         if subscribing:
             try:
-                await link.subscribe(client.topic, self.plan.qos)
+                figures.arrivals.append(client.arrivals)
+                client.arrivals.qos = self.plan.qos  # A retained message may come before the answer.
+                client.arrivals.qos = await link.subscribe(client.topic, self.plan.qos)
                 figures.subscribed += 1
             except (SubscriptionRefused, NotConnected) as error:
                 figures.refused[str(error)] += 1

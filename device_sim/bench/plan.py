@@ -10,8 +10,9 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from device_sim.bench.payload import SHORT
+
 _PLACEHOLDER = re.compile(r"%(.)", re.DOTALL)
-_STAMP = 16
 
 
 class InvalidPlan(ValueError):
@@ -46,8 +47,8 @@ class Plan:
     def __post_init__(self) -> None:
         if self.kind is not Kind.CONN and not self.topic:
             raise InvalidPlan("-t: name a topic, as in -t fleet/%g/%c/telemetry")
-        if self.kind is Kind.PUB and self.size < _STAMP:
-            raise InvalidPlan(f"-s {self.size}: a payload carries its time, so it has at least {_STAMP} bytes")
+        if self.kind is Kind.PUB and self.size < SHORT:
+            raise InvalidPlan(f"-s {self.size}: a payload carries its time, so it has at least {SHORT} bytes")
         topic_for(self.topic, 0, "", "")
 
 

@@ -70,6 +70,9 @@ def summary(plan: Plan, figures: Figures) -> RenderableType:
     for what, count in (("published", figures.published), ("received", figures.received)):
         if count:
             parts.append(Text(f"  {count} messages {what}, {count / max(figures.seconds, 1e-9):.0f}/s"))
+    came = (("missing", figures.missing), ("duplicated", figures.duplicated), ("out of order", figures.out_of_order))
+    if any(count for _, count in came):
+        parts.append(Text("  " + ", ".join(f"{count} {what}" for what, count in came), "yellow"))
     if figures.unacknowledged:
         parts.append(Text(f"  {figures.unacknowledged} messages not acknowledged in time", "yellow"))
     if figures.rejected or figures.held_back:
@@ -96,6 +99,9 @@ def document(plan: Plan, figures: Figures) -> dict[str, Any]:
         "held_back": figures.held_back,
         "skipped": figures.skipped,
         "received": figures.received,
+        "missing": figures.missing,
+        "duplicated": figures.duplicated,
+        "out_of_order": figures.out_of_order,
         "refused": dict(figures.refused),
         "lost": dict(figures.lost),
         "invalid": figures.invalid,

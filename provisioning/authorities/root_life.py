@@ -96,7 +96,8 @@ class RootLife:
                 raise ConfigurationError(f"there is no root {name!r} to retire; there are {described(roots)}")
             under = _under(chosen, found)
             if under or len(roots) == 1:
-                what = f"{', '.join(under)} live under it" if under else "it is the only one"
+                live = "live" if len(under) > 1 else "lives"
+                what = f"{', '.join(under)} {live} under it" if under else "it is the only one"
                 raise ConfigurationError(f"{name} cannot be retired: {what}")
             for each in found:
                 if each is chosen or (each.kind is AuthorityKind.CROSS and chosen.name in each.name.split("-by-")):

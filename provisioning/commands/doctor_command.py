@@ -11,12 +11,15 @@ import logging
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from provisioning.commands.ceremony_command import PassphraseFile, PinFile
 from provisioning.commands.service_command import Directory, Json, fail
 from provisioning.errors import ConfigurationError
+from provisioning.program.hung_line import print_hung
 from provisioning.program.printable import printable
+
+_SET_IN: Final = 23
 
 if TYPE_CHECKING:
     from provisioning.config import Settings
@@ -51,11 +54,12 @@ def doctor(
         sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n")
     else:
         for finding in findings:
-            sys.stdout.write(f"{finding.verdict:<8} {finding.check:<13} {printable(finding.detail)}\n")
+            print_hung(f"{finding.verdict:<8} {finding.check:<13} {printable(finding.detail)}", _SET_IN)
             if finding.remedy:
-                sys.stdout.write(f"{'':<22} remedy: {printable(finding.remedy)}\n")
+                print_hung(f"{'':<22} remedy: {printable(finding.remedy)}", _SET_IN)
     failed = sum(finding.verdict is Verdict.FAILED for finding in findings)
     if failed:
+        sys.stdout.flush()  # Into one file or pipe, the sum comes last.
         raise fail(f"{failed} of {len(findings)} checks failed")
 
 

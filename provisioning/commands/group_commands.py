@@ -9,6 +9,7 @@ import typer
 
 from provisioning.commands.service_command import Connection, Json, connected, print_facts, print_json, print_list, span
 from provisioning.program.command_group import command_group
+from provisioning.program.durations import shown
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
@@ -259,7 +260,7 @@ def _row(group: EnrolmentGroup) -> tuple[str, ...]:
         group.name,
         ", ".join(group.ways) or "closed",
         group.profile,
-        f"{group.lifetime_seconds} s" if group.lifetime_seconds else "-",
+        shown(group.lifetime_seconds) if group.lifetime_seconds else "-",
         str(group.maximum_devices or "-"),
         group.new_key,
     )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from textwrap import indent
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
+from provisioning.program.hung_line import print_hung
 from provisioning.program.printable import printable
 
 if TYPE_CHECKING:
@@ -97,4 +98,4 @@ def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
     """Print a line for each of *pairs*, a name and what it is."""
     width = max(len(name) for name, _ in pairs)
     for name, shown in pairs:
-        sys.stdout.write(f"{name:<{width}}  {printable(shown)}\n")
+        print_hung(f"{name:<{width}}  {printable(shown)}".rstrip(), width + 2)

@@ -9,6 +9,7 @@ import typer
 
 from provisioning.commands.service_command import Connection, Json, connected, counted, print_json, span
 from provisioning.program.command_group import command_group
+from provisioning.program.durations import shown
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
@@ -45,7 +46,7 @@ def hasten(
             return
         whom = "every group" if outcome.group is None else f"group {outcome.group}"
         sys.stdout.write(
-            f"{counted(outcome.certificates, 'certificate')} of {whom}, to be renewed within {spread} s.\n"
+            f"{counted(outcome.certificates, 'certificate')} of {whom}, to be renewed within {shown(spread)}.\n"
         )
 
     connection.run(command)

@@ -143,6 +143,8 @@ def create_token(
             say(said)
             sys.stdout.write(f"{token.token}\n")
         await _say_if_new(client, group)
+        if role is Role.BROKER and not (dns_name or ip_address):
+            say(f"{whom} will be found under no name, and refused by clients that check it: give --dns-name")
 
     connection.run(command)
 

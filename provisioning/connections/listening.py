@@ -155,8 +155,9 @@ def _explained(settings: Settings, port: int, setting: str) -> Iterator[None]:
             ) from error
         if error.errno == errno.EADDRINUSE and (running := served(settings.directory)) is not None:
             raise ConfigurationError(f"{setting} {port} on {host} is in use: {running}") from error
+        whose = f" (ss -ltnp 'sport = :{port}' says by whom)" if error.errno == errno.EADDRINUSE else ""
         raise ConfigurationError(
-            f"{setting} {port} on {host} cannot be used: {error.strerror}; choose another, or 0 for a free one"
+            f"{setting} {port} on {host} cannot be used: {error.strerror}{whose}; choose another, or 0 for a free one"
         ) from error
     except TypeError as error:  # What cannot be looked up at all: a label of more than 63 characters, a null character.
         raise ConfigurationError(f"host: {host[:80]!r} is no name of a host ({error}): use an address") from error

@@ -29,6 +29,7 @@ from provisioning.authorities.authority import open_authority
 from provisioning.authorities.own_credentials import check_trust_domain_kept
 from provisioning.ca.signing import try_key
 from provisioning.config import SETTINGS_FILE, Settings
+from provisioning.directory import whereabouts
 from provisioning.directory.audit_key import read_audit_key
 from provisioning.directory.closed_directory import check_directory_closed
 from provisioning.directory.files import ISSUING_CA, OPERATOR, SERVER, AuthorityFiles, read_certificate
@@ -82,11 +83,16 @@ async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
     async for finding in _store(settings, files, now):
         yield finding
     ours = functools.cache(functools.partial(_presents, settings, files))
-    yield _port(settings.host, settings.port, "port", ours)
+    elsewhere = whereabouts.found(files.directory) if whereabouts.served(files.directory) is not None else None
+    yield _port(settings.host, settings.port, "port", ours, elsewhere)
     health = f"http://{_shown(settings.host)}:{settings.http_port}/healthz"
     # Another fleet's service is alive, too; where HTTPS has no fixed port, there is no better sign.
     yield _port(
-        settings.host, settings.http_port, "http_port", lambda: _is_alive(health) and (not settings.port or ours())
+        settings.host,
+        settings.http_port,
+        "http_port",
+        lambda: _is_alive(health) and (not settings.port or ours()),
+        elsewhere,
     )
 
 
@@ -269,7 +275,12 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
     except ConfigurationError:
         key = b""  # Said already.
     if settings.database_url is None and not (files.directory / "fleet.db").exists():
-        yield failed("database", f"{files.directory / 'fleet.db'} is missing", "restore it from the backup")
+        yield failed(
+            "database",
+            f"{files.directory / 'fleet.db'} is missing",
+            "restore it from the backup; or, if the store is on PostgreSQL, give database_url in "
+            f"{SETTINGS_FILE} or FLEET_PROVISIONING_DATABASE_URL",
+        )
         return
     database = Database(settings.resolved_database_url, key)
     where = database.shown_url
@@ -349,7 +360,7 @@ async def _records(settings: Settings, database: Database, now: datetime) -> Asy
         yield finding
 
 
-def _port(host: str, port: int, setting: str, is_ours: Callable[[], bool]) -> Finding:
+def _port(host: str, port: int, setting: str, is_ours: Callable[[], bool], elsewhere: str | None) -> Finding:
     if not port:
         return ok("ports", f"{setting} is 0: a free one is chosen at each start")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -363,6 +374,12 @@ def _port(host: str, port: int, setting: str, is_ours: Callable[[], bool]) -> Fi
     except OSError as error:
         if is_ours():
             return ok("ports", f"{setting} {port} on {host}: the service runs there")
+        if elsewhere is not None:
+            return warning(
+                "ports",
+                f"{setting} {port} on {host} is somebody else's, and the service runs at {elsewhere}",
+                f"write the {setting} that it was given on its command line or in its environment into {SETTINGS_FILE}",
+            )
         return failed(
             "ports",
             f"{setting} {port} on {host} cannot be used: {error.strerror}",

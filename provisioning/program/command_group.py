@@ -24,6 +24,7 @@ from typer.core import TyperArgument, TyperGroup, TyperOption
 
 from provisioning.program.given_file import EMPTY
 
+_BEGIN: Final = ("demo", "init", "serve", "run")
 _LIST: Final = re.compile(r"<list\[(.*)\]>")
 
 
@@ -46,6 +47,11 @@ class CommandGroup(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the options before the command's name, as those behind it."""
         return _parse_args(self, super().parse_args, ctx, args)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the commands' names: those first with which one begins, which a newcomer looks for."""
+        names: list[str] = super().list_commands(ctx)
+        return sorted(names, key=lambda name: _BEGIN.index(name) if name in _BEGIN else len(_BEGIN))
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the first paragraph of what each command says of itself."""

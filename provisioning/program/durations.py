@@ -30,11 +30,17 @@ def out_of_bounds(field: str, given: timedelta, least: timedelta, most: timedelt
     return f"{field} must be {_told(least)} to {_told(most)}, and is {_told(given)}"
 
 
+def shown(seconds: int) -> str:
+    """Return *seconds* as people write them, in the largest unit of which they are a whole number: ``7d``."""
+    unit = next(each for each in _BY_SIZE if not seconds % SECONDS_OF[each]) if seconds else "s"
+    return f"{seconds // int(SECONDS_OF[unit])}{unit}"
+
+
 def _told(time: timedelta) -> str:
     """Return the seconds of *time*, and beside them the largest unit that it is a whole number of."""
     seconds = int(time.total_seconds())
-    unit = next(each for each in _BY_SIZE if not seconds % SECONDS_OF[each])
-    return str(seconds) if not seconds or unit == "s" else f"{seconds} ({seconds // int(SECONDS_OF[unit])}{unit})"
+    short = shown(seconds)
+    return str(seconds) if short == f"{seconds}s" else f"{seconds} ({short})"
 
 
 def with_its_unit(value: object) -> object:

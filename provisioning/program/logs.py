@@ -37,6 +37,14 @@ def fit_for_terminal(_logger: object, _method: str, line: EventDict) -> EventDic
     return line
 
 
+def _with_written_times(_logger: object, _method: str, line: EventDict) -> EventDict:
+    """Write each time as the line's own is: what a terminal would show of a `datetime` is Python's, not a time."""
+    for name, value in line.items():
+        if type(value) is datetime:
+            line[name] = value.isoformat().replace("+00:00", "Z")
+    return line
+
+
 class _Lines(logging.Formatter):
     """What libraries say, as the lines that the service writes itself: whoever reads them reads JSON."""
 
@@ -72,6 +80,7 @@ def configure_logging(worker: int | None = None, *, least: int = logging.INFO) -
             *([] if worker is None else [say_who]),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _with_written_times,
             fit_for_terminal if watched else structlog.processors.format_exc_info,
             structlog.dev.ConsoleRenderer() if watched else structlog.processors.JSONRenderer(_as_json),
         ],

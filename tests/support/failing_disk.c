@@ -1,5 +1,6 @@
 /* A disk that fails: writes and syncs of files whose name has "broker.db" in it end with the error number that stands in
- * the file $FAILING_DISK names, as long as there is one. For LD_PRELOAD; tests/support/failing_disk.py builds it. */
+ * the file $FAILING_DISK names, as long as there is one; only the syncs if a minus sign stands before it.
+ * For LD_PRELOAD; tests/support/failing_disk.py builds it. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -9,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static int fails(int file)
+static int fails(int file, int is_sync)
 {
     char link[64], name[4096];
     const char *flag = getenv("FAILING_DISK");
@@ -29,7 +30,9 @@ static int fails(int file)
     if (fscanf(said, "%d", &number) != 1)
         number = 0;
     fclose(said);
-    return errno = number;
+    if (number < 0)
+        number = is_sync ? -number : 0;
+    return number != 0 && (errno = number);
 }
 
 #define REAL(name) __typeof__(name) *real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
@@ -37,29 +40,29 @@ static int fails(int file)
 ssize_t pwrite64(int file, const void *data, size_t size, off64_t place)
 {
     REAL(pwrite64);
-    return fails(file) ? -1 : real(file, data, size, place);
+    return fails(file, 0) ? -1 : real(file, data, size, place);
 }
 
 ssize_t pwrite(int file, const void *data, size_t size, off_t place)
 {
     REAL(pwrite);
-    return fails(file) ? -1 : real(file, data, size, place);
+    return fails(file, 0) ? -1 : real(file, data, size, place);
 }
 
 ssize_t write(int file, const void *data, size_t size)
 {
     REAL(write);
-    return fails(file) ? -1 : real(file, data, size);
+    return fails(file, 0) ? -1 : real(file, data, size);
 }
 
 int fsync(int file)
 {
     REAL(fsync);
-    return fails(file) ? -1 : real(file);
+    return fails(file, 1) ? -1 : real(file);
 }
 
 int fdatasync(int file)
 {
     REAL(fdatasync);
-    return fails(file) ? -1 : real(file);
+    return fails(file, 1) ? -1 : real(file);
 }

@@ -37,10 +37,10 @@ class FailingDisk:
         """What the process needs in its environment."""
         return {"LD_PRELOAD": str(self._library), "FAILING_DISK": str(self._flag)}
 
-    def fail(self, number: int) -> None:
-        """Let every write and sync end with error *number* from now on."""
+    def fail(self, number: int, *, only_syncs: bool = False) -> None:
+        """Let every write and sync end with error *number* from now on, or only the syncs."""
         new = self._flag.with_suffix(".new")
-        new.write_text(str(number))
+        new.write_text(str(-number if only_syncs else number))
         new.rename(self._flag)
 
     def recover(self) -> None:

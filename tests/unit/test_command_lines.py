@@ -40,6 +40,7 @@ FREE_OF = {
     "scenarios": ("smoke", CLIENTS | {"device_sim.run.runner", "device_sim.demo.demo", "device_sim.attack.catalogue"}),
     "doctor --devices 1": ("ports", CLIENTS | {"asyncio", "cryptography", "broker", "device_sim.attack.catalogue"}),
     "attack --list": ("1-good", {"paho", "cbor2", "hdrh", "device_sim.attack.nats_target", "device_sim.demo.demo"}),
+    "delivery --list": ("5-receive-maximum-qos1", {"paho", "cbor2", "hdrh", "device_sim.attack.nats_target"}),
     "qualify --list": (
         "server-expired",
         {"paho", "cbor2", "hdrh", "device_sim.attack.catalogue", "device_sim.demo.demo"},
@@ -293,3 +294,19 @@ def test_a_stream_that_is_closed_is_no_crash_and_no_other_file_s(
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     assert set((tmp_path / "told").read_text().split()) == {os.devnull}
     assert product_version() in done.stdout or 1 in closed
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_each_says_whose_version_it_tells(program: str) -> None:
+    told = CliRunner().invoke(PROGRAMS[program], ["version"], prog_name=program).stdout
+    assert told.startswith(f"{program} {product_version()}")
+
+
+@pytest.mark.parametrize(
+    ("program", "first"),
+    [("fleet-provisioning", ["init", "serve"]), ("fleet-broker", ["run"]), ("fleet-sim", ["demo"])],
+)
+def test_help_begins_with_what_one_begins_with(program: str, first: list[str]) -> None:
+    told = CliRunner().invoke(PROGRAMS[program], ["--help"], prog_name=program, env={"COLUMNS": "200"}).stdout
+    names = [line.split()[0] for line in told.partition("Commands:\n")[2].splitlines() if line[2:3].strip()]
+    assert names[: len(first)] == first

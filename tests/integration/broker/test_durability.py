@@ -182,15 +182,20 @@ def test_a_full_disk_is_said_and_costs_nothing_acknowledged(
         assert subscriber.got == sorted(set(subscriber.got))
 
 
-@pytest.mark.parametrize(("number", "qos"), [(errno.EIO, 1), (errno.EROFS, 2)], ids=["bad", "read-only"])
+@pytest.mark.parametrize(
+    ("number", "qos", "only_syncs"),
+    [(errno.EIO, 1, False), (errno.EROFS, 2, False), (errno.EIO, 1, True)],
+    ids=["bad", "read-only", "takes what it does not keep"],
+)
 def test_a_disk_that_fails_is_said_and_costs_nothing_acknowledged(
-    durable: BrokerProcess, pki: Pki, meter_held: Held, tmp_path: Path, number: int, qos: int
+    durable: BrokerProcess, pki: Pki, meter_held: Held, tmp_path: Path, number: int, qos: int, only_syncs: bool
 ) -> None:
+    """Nor where only a sync tells: what is acknowledged has been through it."""
     disk, usual = FailingDisk(tmp_path), durable.environment
     durable.environment = usual | disk.environment
     with durable, traffic(durable, pki, meter_held, qos) as (publisher, subscriber):
         wait_until(lambda: len(publisher.acknowledged) > 50, "messages are acknowledged")
-        disk.fail(number)
+        disk.fail(number, only_syncs=only_syncs)
         wait_until(lambda: durable.events("STORE_FAILED"), "the store fails")
         with TlsClient(durable.port, durable.dir / "anchors.pem", pki.device("new").credential) as newer:
             newer.connect(client_id="new")

@@ -22,6 +22,13 @@ from tests.support.provisioning import ProvisioningService
 from tests.support.tls_client import TlsClient
 
 
+def status(broker: BrokerProcess) -> dict[str, Any]:
+    """Return what ``fleet-broker status`` says."""
+    done = CliRunner().invoke(app, ["status", "--json", "--state-dir", str(broker.dir / "state")])
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
 def test_a_broker_that_enrolled_needs_no_token_to_start_again(service: ProvisioningService, tmp_path: Path) -> None:
     broker = BrokerProcess.enrolled(tmp_path / "b", service)
     with broker:
@@ -45,6 +52,10 @@ def test_a_broker_that_was_revoked_comes_back_with_a_token_made_since_then_and_n
     def refused() -> list[dict[str, Any]]:
         return [each for each in broker.events("OWN_CERTIFICATE_REVOKED") if "remedy" in each]
 
+    def shown() -> str:
+        """Return what `status` says of the certificate."""
+        return str(status(broker)["certificate"])
+
     with broker, TlsClient(broker.port, service.bundle, device.credential) as connected:
         connected.connect(client_id=device.name)
         revoked = read_certificate(state / "state" / "broker.pem")
@@ -54,6 +65,7 @@ def test_a_broker_that_was_revoked_comes_back_with_a_token_made_since_then_and_n
         assert "TOKEN_" in said["detail"]
         assert f"token create --role broker --device {name}" in said["remedy"]
         assert read_certificate(state / "state" / "broker.pem") == revoked
+        assert shown() == "revoked"
 
         if not running:
             broker.stop()
@@ -63,6 +75,7 @@ def test_a_broker_that_was_revoked_comes_back_with_a_token_made_since_then_and_n
         wait_until(lambda: len(broker.events("FEED_CURRENT")) == 2, "the feed")
         assert len(broker.events("ENROLLED")) == 2
         assert read_certificate(state / "state" / "broker.pem") != revoked
+        assert shown() == "ok"
         if running:
             connected.check_alive()
         with TlsClient(broker.port, service.bundle, newcomer.credential) as new:
@@ -94,9 +107,26 @@ def test_a_token_file_without_a_token_is_named(tmp_path: Path, anchors: Path, co
     ]
     code, said = BrokerProcess(tmp_path / "b", options).fail()
     assert code == 1
-    assert f"{tmp_path / 'token'}: {why}" in said
-    assert "give --token or --token-file (fleet-provisioning token create --role broker" in said
+    last = said.splitlines()[-1]  # What is read first must name it: not only a line of the log before.
+    assert "give --token or --token-file (fleet-provisioning token create --role broker" in last
+    assert f"token_file is of no use: {tmp_path / 'token'}: {why}" in last
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("names", [[], ["mqtt.example.org", "localhost"]], ids=["no name", "two names"])
+def test_one_that_is_for_no_host_is_told_and_the_names_of_another_are_shown(
+    service: ProvisioningService, tmp_path: Path, names: list[str]
+) -> None:
+    broker = BrokerProcess.enrolled(tmp_path / f"names-{len(names)}", service)
+    order = {"device": f"broker-names-{len(names)}", "role": "broker", "dns_names": names}
+    (broker.dir / "token").write_text(service.token(**order))
+    with broker:
+        assert status(broker)["certificate_names"] == names
+        listed = CliRunner().invoke(app, ["sessions", "--state-dir", str(broker.dir / "state")])
+        assert listed.stderr == "no session\n", "nobody has described one"
+    told = broker.events("OWN_CERTIFICATE_NAMELESS")
+    assert len(told) == (not names)
+    assert all("--dns-name" in each["remedy"] for each in told)
 
 
 def test_a_service_that_is_not_there_is_said(tmp_path: Path, anchors: Path) -> None:
@@ -245,9 +275,7 @@ def test_one_that_ended_while_the_service_was_away_is_told_and_replaced_by_a_tok
             def ready() -> tuple[int, str, str]:
                 """Return the status, what is said of the certificate there, and what the admin API says of it."""
                 answer = Curl(broker.urls[-1].removesuffix("/metrics")).run("/readyz")
-                status = CliRunner().invoke(app, ["status", "--json", "--state-dir", str(broker.dir / "state")])
-                told = json.loads(status.stdout)["certificate"]
-                return answer.status, json.loads(answer.body)["checks"]["certificate"], told
+                return answer.status, json.loads(answer.body)["checks"]["certificate"], status(broker)["certificate"]
 
             (said,) = wait_until(lambda: broker.events("OWN_CERTIFICATE_DATES"), "the end is told")
             assert "has expired on" in said["detail"]

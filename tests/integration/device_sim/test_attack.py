@@ -14,6 +14,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from device_sim.attack.catalogue import CATALOGUE
+from device_sim.attack.delivery_list import OWED
 from device_sim.attack.mosquitto_target import mosquitto
 from device_sim.attack.verdict import Verdict
 from provisioning.directory.files import pem_of
@@ -105,6 +106,18 @@ async def test_no_way_around_a_revocation_works_on_our_broker(tmp_path: Path) ->
     resumed = [case for case in json.loads(document.read_text())["cases"] if "-resumed-" in case["case"]]
     assert len(resumed) == 4
     assert all(case["observed"]["reason_string"].startswith("TLS session resumed; REVOKED") for case in resumed)
+
+
+@pytest.mark.timeout(700)
+async def test_our_broker_gives_good_devices_what_it_owes_them(tmp_path: Path) -> None:
+    work, document = tmp_path / "work", tmp_path / "delivery.json"
+    work.mkdir()
+    code, out, err = await simulator(work, "delivery", "--json", str(document))
+    found = verdicts(document)
+    assert (found["fail"], found["warn"], found["skip"]) == ([], [], []), out + err
+    assert code == (3 if found["invalid"] else 0)
+    assert {case.name for case in OWED} <= {name for names in found.values() for name in names}
+    assert names_in(work) == []
 
 
 @pytest.mark.timeout(700)

@@ -188,6 +188,31 @@ class ForgetsRevocations(OneFault):
         return admitted
 
 
+class CutsOffWhoIsOnItsWayIn(OneFault):
+    """No fault: a revocation ends all connections of a device, also the one that it is about to be told on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut: set[int] = set()
+
+    def admits(self, passage: Passage) -> bool:
+        admitted = super().admits(passage)
+        if not admitted and passage.serial not in self.cut:
+            self.cut.add(passage.serial)
+            passage.device.close()
+        return admitted
+
+
+class NeverSaysWhy(OneFault):
+    """It refuses a revoked device without a word."""
+
+    def admits(self, passage: Passage) -> bool:
+        admitted = super().admits(passage)
+        if not admitted:
+            passage.device.close()
+        return admitted
+
+
 class FeedsTheRevoked(OneFault):
     """It gives a revoked device that comes back what was queued for it, and lets it go."""
 
@@ -272,6 +297,24 @@ async def test_a_way_around_a_revocation_is_found(
     tmp_path: Path, fault: Callable[[], OneFault], only: str, expected: dict[str, str]
 ) -> None:
     assert failed(await tried(tmp_path, fault(), only, REVOCATIONS)) == expected
+
+
+@pytest.mark.parametrize(
+    ("fault", "verdict", "answer"),
+    [
+        (CutsOffWhoIsOnItsWayIn, Verdict.PASS, "mqtt CONNACK 0x87"),
+        (NeverSaysWhy, Verdict.WARN, "mqtt closed"),
+    ],
+)
+async def test_who_was_on_its_way_in_when_it_was_revoked_asks_once_more(
+    tmp_path: Path, fault: Callable[[], OneFault], verdict: Verdict, answer: str
+) -> None:
+    """nats-server ends its connections then; which attempt meets that is chance, and no finding."""
+    found = await tried(tmp_path, fault(), "1-full-handshake,8-kept-session", REVOCATIONS)
+    for name in ("1-full-handshake", "8-kept-session"):
+        seen = found[name].seen
+        assert seen is not None
+        assert (found[name].verdict, seen.text) == (verdict, answer)
 
 
 @pytest.mark.parametrize(("fault", "expected"), [(OneFault, {}), (HandsOutWhatItRetains, {"36-other-device": OUT})])

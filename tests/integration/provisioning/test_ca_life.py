@@ -294,7 +294,7 @@ def test_a_root_is_succeeded_and_each_reaches_what_is_under_the_other(
     assert Curl(service.https, service.dir / "root-ca.crt").run("/.well-known/est/cacerts").status == 200
     assert Curl(service.http).run("/crl/root-2.pem").status == 200
     done = ca_attempt(service, "root", "retire", "root-ca")
-    assert "root-ca cannot be retired: issuing-ca live under it" in done.stderr
+    assert "root-ca cannot be retired: issuing-ca lives under it" in done.stderr
 
 
 def test_a_transcript_that_was_changed_is_not_vouched_for(service: ProvisioningService) -> None:

@@ -75,6 +75,14 @@ def read(tokens: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(tokens.read_text().splitlines()))
 
 
+@pytest.mark.parametrize(("names", "is_told"), [((), True), (("--dns-name", "mqtt.example.org"), False)])
+def test_a_broker_s_token_that_names_no_host_is_told(command: Operator, names: tuple[str, ...], is_told: bool) -> None:
+    name = f"broker-found-{len(names)}"
+    code, token, said = command("token", "create", "--device", name, "--role", "broker", *names)
+    assert (code, token.count("\n")) == (0, 1)
+    assert (f"{name} will be found under no name" in said and "--dns-name" in said) is is_told
+
+
 def test_a_batch_of_tokens_goes_to_a_private_file(
     command: Operator, stranger: Curl, device: OpensslDevice, tmp_path: Path
 ) -> None:
@@ -147,6 +155,15 @@ def test_a_service_that_does_not_answer_is_named(service: ProvisioningService) -
     done = service.command("device", "list", "--dir", str(service.dir), "--url", "https://127.0.0.1:1")
     assert done.returncode == 1
     assert "https://127.0.0.1:1 does not answer" in done.stderr
+
+
+def test_a_directory_without_an_authority_is_said_before_a_port_that_is_taken(
+    service: ProvisioningService, tmp_path: Path
+) -> None:
+    taken = ("--port", str(service.port), "--http-port", "0")
+    done = service.command("serve", "--dir", str(tmp_path / "none"), *taken)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert f"{tmp_path / 'none'} holds no certificate authority: give the right --dir" in done.stderr
 
 
 def test_a_second_service_on_one_sqlite_directory_is_refused(service: ProvisioningService) -> None:

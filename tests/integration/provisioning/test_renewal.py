@@ -41,7 +41,7 @@ def test_anybody_is_told_when_to_renew_and_a_fleet_is_told_to_do_it_now(
     days = (datetime.fromisoformat(suggested["start"]) - datetime.now(UTC)).total_seconds() / 86400
     assert 18.5 < days < 21.5
     done = service.command("renewal", "hasten", "--group", name, "--dir", str(service.dir), "--url", service.https)
-    assert (done.returncode, done.stdout) == (0, f"1 certificate of group {name}, to be renewed within 0 s.\n")
+    assert (done.returncode, done.stdout) == (0, f"1 certificate of group {name}, to be renewed within 0s.\n")
     suggested = json.loads(stranger.run(path).body)["suggestedWindow"]
     assert datetime.fromisoformat(suggested["end"]) < datetime.now(UTC)
 

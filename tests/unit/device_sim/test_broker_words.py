@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from device_sim.broker_words import address_in, named, shown
 from device_sim.cli import app
 
-COMMANDS = ("run", "attack", "revocation", "bench conn", "bench pub", "bench sub")
+COMMANDS = ("run", "attack", "revocation", "delivery", "bench conn", "bench pub", "bench sub")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_every_command_that_dials_a_broker_knows_these_words(command: str) -> No
     assert all(word in shown_help for word in ("--broker <str>", "--host <str>", "--port <int range>"))
 
 
-@pytest.mark.parametrize("command", ["attack", "revocation"])
+@pytest.mark.parametrize("command", ["attack", "revocation", "delivery"])
 @pytest.mark.parametrize(
     ("options", "words"),
     [

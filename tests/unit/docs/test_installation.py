@@ -54,6 +54,22 @@ def test_who_names_a_python_is_not_given_another_s_environment_in_silence(tmp_pa
     assert said.startswith(f"{tmp_path} was made by Python 3.9, and {sys.executable} is Python 3.")
 
 
+def test_services_that_may_not_write_in_the_clone_find_byte_code_there(tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "Makefile", tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    packages = [tmp_path / name for name in ("provisioning", "broker", "device_sim")]
+    for package in packages:
+        package.mkdir()
+        (package / "__init__.py").touch()
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / ".venv" / ".installed").touch()
+    environment = {name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "PYTHON"}}
+    subprocess.run(["make", "--silent", "setup"], cwd=tmp_path, env=environment, check=True, timeout=60)
+    for package in packages:
+        assert list((package / "__pycache__").glob("*.pyc")), package.name
+
+
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_systemd_understands_the_units(unit: Path, tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -25,11 +25,12 @@ class Door:
         self.lobby = Lobby(loop, turn, self.admitted, Limits)
         self.newcomers: list[WatchedClient] = []
 
-    def comes(self, *, takes: float = 0.0) -> WatchedClient:
-        """Return a newcomer who takes that many seconds of a turn."""
+    def comes(self, *, takes: float = 0.0, does: Callable[[], object] = lambda: None) -> WatchedClient:
+        """Return a newcomer who takes that many seconds of a turn, and *does* something in it."""
 
         def act() -> None:
             self.now += takes
+            does()
 
         newcomer = WatchedClient(act)
         self.lobby.watch(newcomer.ours.fileno(), newcomer, READABLE)
@@ -101,3 +102,18 @@ def test_who_has_gone_meanwhile_is_not_called(door: Door) -> None:
     taking.ours.recv(1)
     door.lobby._ready()
     assert waiting.calls == 0
+
+
+def test_who_is_put_out_in_the_turn_in_which_he_would_have_been_left_leaves_nothing_to_whoever_gets_his_number(
+    door: Door,
+) -> None:
+    left = door.comes()
+    number = left.ours.fileno()
+    taking = door.comes(takes=0.02, does=lambda: door.lobby.forget(number))
+    taking.theirs.send(b"!")
+    door.lobby.again(number)
+    door.lobby._ready()
+    taking.ours.recv(1)
+    door.lobby.watch(number, left, READABLE)
+    door.lobby._ready()
+    assert left.calls == 0

@@ -113,6 +113,59 @@ async def test_a_full_queue_holds_until_somebody_gives_up_then_drops_and_counts(
     task.cancel()
 
 
+async def test_who_has_given_up_once_is_not_held_before_half_of_the_queue_is_empty() -> None:
+    """And not at all while there is room."""
+    told, go = asyncio.Queue[int](), asyncio.Queue[None]()
+
+    async def hear(*, number: int) -> None:
+        told.put_nowait(number)
+        await go.get()
+
+    events = events_of(Metrics(), most=4, hear=hear)
+    task = asyncio.create_task(events.run())
+    held = []
+    for number in range(4):
+        held.append(events.holds)
+        events.tell("hear", number=number)
+    assert (held, events.holds) == ([False] * 4, True)
+    events.give_up()
+    await told.get()
+    assert len(events) == 3
+    events.tell("hear", number=4)
+    assert not events.holds, "it is full, and more than half full since somebody gave up"
+    for _ in range(2):
+        go.put_nowait(None)
+        await told.get()
+    assert len(events) == 2
+    for number in (5, 6):
+        assert not events.holds
+        events.tell("hear", number=number)
+    assert events.holds
+    task.cancel()
+
+
+async def test_who_waits_for_room_goes_on_when_there_is_some_also_by_other_limits() -> None:
+    told, go, limit = asyncio.Queue[None](), asyncio.Queue[None](), [3]
+
+    async def hear() -> None:
+        told.put_nowait(None)
+        await go.get()
+
+    complaints = Complaints(Metrics(), asyncio.get_running_loop().time)
+    events = PluginEvents("Mine", {"hear": hear}, lambda: limit[0], 30.0, complaints, Watch(Metrics(), complaints))
+    room: list[int] = []
+    for _ in range(3):
+        events.tell("hear")
+    events.when_room(lambda: room.append(len(events)))
+    limit[0] = 1
+    task = asyncio.create_task(events.run())
+    for _ in range(3):
+        await told.get()
+        go.put_nowait(None)
+    assert room == [0]
+    task.cancel()
+
+
 class Unsayable(Exception):
     def __str__(self) -> str:
         raise LookupError("no words")
@@ -163,9 +216,30 @@ async def test_the_end_does_not_wait_for_ever() -> None:
         await asyncio.Event().wait()
 
     events = events_of(metrics, most=10, patience=0.05, hear=hear)
-    events.tell("hear")
     await events.drained()
+    assert metrics.plugin_outcomes == {}, "nobody has told it anything"
+    for _ in range(3):
+        events.tell("hear")
+    with capture_logs() as logs:
+        await events.drained()
     assert metrics.plugin_outcomes == {"PLUGIN_EVENT_DROPPED": 1}
+    assert [each["waiting"] for each in logs] == [3]
+    assert len(events) == 0
+
+
+async def test_who_blocks_while_it_is_told_is_named_with_what_it_was_told() -> None:
+    metrics, now = Metrics(), 0.0
+
+    async def hear() -> None:
+        nonlocal now
+        now += 0.2
+
+    complaints = Complaints(metrics, lambda: now)
+    watch = Watch(metrics, complaints, lambda: now)
+    events = PluginEvents("Mine", {"hear": hear}, lambda: 3, 30.0, complaints, watch)
+    with capture_logs() as logs:
+        await events.call("hear", hear)
+    assert [(each["plugin"], each["hook"]) for each in logs] == [("Mine", "hear")]
 
 
 @pytest.mark.parametrize("minutes", [1, 3])

@@ -9,12 +9,14 @@ from unittest.mock import Mock
 
 import pytest
 from amqtt.contexts import BaseContext
-from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
+from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
 from structlog.testing import capture_logs
 
+from broker.admission.inquiry import Inquiry
 from broker.admission.refusal import RefusalCode
 from broker.engine.extension import Action
 from broker.metrics import Metrics
+from broker.plugins import questions as asking
 from broker.plugins import watch
 from broker.plugins.logs import Complaints
 from broker.plugins.questions import Questions
@@ -88,11 +90,11 @@ def raising() -> bool:
     raise Unsayable
 
 
-def questions_of(plugin: Asked, patience: float = 30.0) -> Questions:
+def questions_of(*plugins: BasePlugin[Any], patience: float = 30.0, most: int = 10) -> Questions:
     metrics = Metrics()
     complaints = Complaints(metrics, asyncio.get_running_loop().time)
     watch = Watch(metrics, complaints)
-    return Questions([plugin], lambda: 10, complaints, watch, patience=patience, verdict_seconds=10.0)
+    return Questions(plugins, lambda: most, complaints, watch, patience=patience, verdict_seconds=10.0)
 
 
 def failures_in(logged: Sequence[MutableMapping[str, Any]]) -> list[MutableMapping[str, Any]]:
@@ -144,7 +146,7 @@ async def test_who_catches_its_cancellation_is_given_up_and_keeps_out(
 ) -> None:
     """Else whoever waits for its answer would wait for ever, and a hundred of them would leave nobody a turn."""
     monkeypatch.setattr(watch, "_CLEANING", 0.05)
-    failures = await failures_of(questions_of(plugin, 0.05))
+    failures = await failures_of(questions_of(plugin, patience=0.05))
     assert [each["event"] for each in failures] == ["plugin has not answered in 0.05 s"] * 2
     assert [each["plugin"] for each in failures] == [type(plugin).__name__] * 2
     task = asyncio.current_task()
@@ -158,3 +160,194 @@ async def test_the_broker_ends_though_a_plugin_catches_its_cancellation(monkeypa
     questions.ask([(HostedSession(), Action.PUBLISH, "t")])
     await asyncio.sleep(0)
     await questions.close()
+
+
+def saying(kind: type[BasePlugin[Any]], name: str, answer: Callable[[], Any]) -> BasePlugin[Any]:
+    """Return a plugin of *kind*, called *name*, that says *answer*; one that raises it if it is an exception."""
+
+    async def say(_self: object, **_: object) -> Any:
+        return answer()
+
+    hooks = {"authenticate": say, "topic_filtering": say}
+    made: BasePlugin[Any] = type(name, (kind,), hooks)(BaseContext())
+    return made
+
+
+YES, NO, NOTHING = (lambda: True), (lambda: False), (lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("answers", "authenticated", "permitted", "refusing"),
+    [
+        ([YES, NO], RefusalCode.REFUSED_BY_PLUGIN, RefusalCode.REFUSED_BY_PLUGIN, (["B"], ["B"])),
+        ([NOTHING, YES], None, RefusalCode.REFUSED_BY_PLUGIN, ([], ["A"])),
+        ([NOTHING, NOTHING], RefusalCode.REFUSED_BY_PLUGIN, RefusalCode.REFUSED_BY_PLUGIN, (["A", "B"], ["A", "B"])),
+        ([YES, raising], RefusalCode.PLUGIN_FAILED, RefusalCode.PLUGIN_FAILED, ([], [])),
+        ([raising, NO], RefusalCode.REFUSED_BY_PLUGIN, RefusalCode.REFUSED_BY_PLUGIN, (["B"], ["B"])),
+        ([raising, NOTHING], RefusalCode.PLUGIN_FAILED, RefusalCode.REFUSED_BY_PLUGIN, ([], ["B"])),
+    ],
+    ids=["one no", "one says nothing", "nobody says anything", "one fails", "one fails and one no", "no answer at all"],
+)
+async def test_all_are_asked_and_each_that_refuses_is_named(
+    answers: Sequence[Callable[[], Any]],
+    authenticated: RefusalCode | None,
+    permitted: RefusalCode | None,
+    refusing: tuple[list[str], list[str]],
+) -> None:
+    session = HostedSession()
+    for kind, outcome, named in zip(
+        (BaseAuthPlugin, BaseTopicPlugin), (authenticated, permitted), refusing, strict=True
+    ):
+        questions = questions_of(*(saying(kind, name, said) for name, said in zip("AB", answers, strict=True)))
+        with capture_logs() as logs:
+            if kind is BaseAuthPlugin:
+                assert await questions.authenticate(session) is outcome
+            else:
+                await answered(questions.ask([(session, Action.PUBLISH, "t")]))
+                assert questions.known(session, Action.PUBLISH, "t") is outcome
+        assert [each["plugin"] for each in logs if each["code"] == "REFUSED_BY_PLUGIN"] == named
+
+
+async def test_a_plugin_is_asked_what_those_of_its_kind_are_and_nothing_else() -> None:
+    session = HostedSession()
+    questions = questions_of(saying(BaseAuthPlugin, "Auth", YES), saying(BaseTopicPlugin, "Topic", NO))
+    assert await questions.authenticate(session) is None
+    await answered(questions.ask([(session, Action.PUBLISH, "t")]))
+    assert questions.known(session, Action.PUBLISH, "t") is RefusalCode.REFUSED_BY_PLUGIN
+    questions = questions_of(saying(BaseAuthPlugin, "Auth", NO), saying(BaseTopicPlugin, "Topic", YES))
+    assert await questions.authenticate(session) is RefusalCode.REFUSED_BY_PLUGIN
+    await answered(questions.ask([(session, Action.PUBLISH, "t")]))
+    assert questions.known(session, Action.PUBLISH, "t") is None
+
+
+async def answered(inquiry: Inquiry | None) -> None:
+    assert inquiry is not None
+    if not inquiry.done:
+        done = asyncio.Event()
+        inquiry.when_done(lambda _: done.set())
+        await done.wait()
+
+
+async def test_what_is_known_is_not_asked_and_what_is_being_asked_is_asked_once() -> None:
+    asked: list[str] = []
+    go = asyncio.Event()
+
+    class Slow(BaseTopicPlugin):
+        async def topic_filtering(self, *, topic: str, **_: object) -> bool:
+            asked.append(topic)
+            await go.wait()
+            return topic != "b"
+
+    questions, session = questions_of(Slow(BaseContext())), HostedSession()
+    wanted = [(Action.PUBLISH, "a"), (Action.RECEIVE, "a"), (Action.PUBLISH, "b")]
+    first = questions.ask([(session, action, topic) for action, topic in wanted])
+    second = questions.ask([(session, Action.PUBLISH, "a")])
+    assert first is not None
+    assert second is not None
+    assert questions.known(session, Action.PUBLISH, "a") is RefusalCode.PLUGIN_FAILED, "not known yet"
+    go.set()
+    await answered(second)
+    await answered(first)
+    assert asked == ["a", "a", "b"]
+    assert [questions.known(session, Action.PUBLISH, topic) for topic in "ab"] == [None, RefusalCode.REFUSED_BY_PLUGIN]
+    assert questions.ask([(session, Action.PUBLISH, "a"), (session, Action.PUBLISH, "b")]) is None
+    await answered(questions.ask([(session, Action.PUBLISH, "b"), (session, Action.PUBLISH, "c")]))
+    assert asked == ["a", "a", "b", "c"]
+    session.standing = object()
+    assert questions.known(session, Action.PUBLISH, "a") is RefusalCode.PLUGIN_FAILED, "another connection"
+    await answered(questions.ask([(session, Action.PUBLISH, "a")]))
+    assert asked[4:] == ["a"]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_who_comes_while_as_many_questions_wait_as_may_is_refused_and_nobody_else(at_once: bool) -> None:
+    """Also when all of them come in one turn, as those about the receivers of one message do."""
+    asked: list[str] = []
+    go = asyncio.Event()
+
+    class Slow(BaseTopicPlugin):
+        async def topic_filtering(self, *, topic: str, **_: object) -> bool:
+            asked.append(topic)
+            await go.wait()
+            return True
+
+    questions, session = questions_of(Slow(BaseContext()), most=2), HostedSession()
+    for topic in "ab":
+        assert questions.ask([(session, Action.PUBLISH, topic)]) is not None
+        if not at_once:
+            await asyncio.sleep(0)
+    await answered(questions.ask([(session, Action.PUBLISH, "c")]))
+    assert questions.known(session, Action.PUBLISH, "c") is RefusalCode.PLUGIN_FAILED
+    assert asked == ["a", "b"]
+    go.set()
+    await answered(questions.ask([(session, Action.PUBLISH, "b")]))
+    assert questions.known(session, Action.PUBLISH, "b") is None
+
+
+async def test_who_gets_no_turn_in_time_is_refused_and_a_turn_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "_AT_ONCE", 1)
+    go = asyncio.Event()
+
+    class Slow(BaseAuthPlugin):
+        async def authenticate(self, **_: object) -> bool:
+            await go.wait()
+            return True
+
+    questions = questions_of(Slow(BaseContext()), patience=0.1)
+    patient = questions_of(Slow(BaseContext()))
+    with capture_logs() as logs:
+        first = asyncio.create_task(patient.authenticate(HostedSession()))
+        questions._turn = patient._turn
+        await asyncio.sleep(0)
+        assert await questions.authenticate(HostedSession()) is RefusalCode.PLUGIN_FAILED
+    assert [(each["plugin"], each["event"]) for each in failures_in(logs)] == [
+        ("Slow", "no turn to ask plugins in 0.1 s")
+    ]
+    go.set()
+    assert await first is None
+    assert await patient.authenticate(HostedSession()) is None
+
+
+async def test_a_failure_is_an_answer_for_a_second_and_a_verdict_for_as_long_as_is_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    class Asking(BaseTopicPlugin):
+        async def topic_filtering(self, *, topic: str, **_: object) -> bool:
+            asked.append(topic)
+            if topic == "fails":
+                raise ValueError
+            return topic == "good"
+
+    questions, session, now = questions_of(Asking(BaseContext())), HostedSession(), 100.0
+    monkeypatch.setattr(questions, "_loop", Clocked(questions._loop, lambda: now))
+    topics = ["good", "bad", "fails"]
+    for now, left in ((100.0, topics), (100.9, []), (101.0, ["fails"]), (109.9, ["fails"]), (110.0, topics[:2])):
+        asked.clear()
+        for topic in topics:
+            if (inquiry := questions.ask([(session, Action.PUBLISH, topic)])) is not None:
+                await answered(inquiry)
+        assert asked == left, now
+
+
+class Clocked:
+    """An event loop whose clock is in the test's hand."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float]) -> None:
+        self.create_task = loop.create_task
+        self.time = clock
+
+
+async def test_who_still_waits_at_the_end_is_refused() -> None:
+    class Slow(BaseTopicPlugin):
+        async def topic_filtering(self, **_: object) -> bool:
+            await asyncio.Event().wait()
+            return True
+
+    questions, session = questions_of(Slow(BaseContext())), HostedSession()
+    inquiry = questions.ask([(session, Action.PUBLISH, "t")])
+    await asyncio.sleep(0)
+    await questions.close()
+    await answered(inquiry)
+    assert questions.known(session, Action.PUBLISH, "t") is RefusalCode.PLUGIN_FAILED

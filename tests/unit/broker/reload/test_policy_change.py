@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import pytest
 from structlog.testing import capture_logs
 
@@ -17,6 +20,7 @@ from broker.settings.config import BrokerConfig
 from broker.settings.trust_settings import TrustSettings
 from provisioning.pki.identity import Role
 from tests.support.pki import shared_device
+from tests.support.stored import StoredBroker
 from tests.support.wire import V5, MemoryBroker, WireClient, will
 
 OWN = "fleet/meters/meter-1"
@@ -118,6 +122,7 @@ async def test_a_will_that_may_not_be_published_any_more_is_not(broker: MemoryBr
     other = broker.device("meter-2", will=will("a"))
     effects = await apply(broker, ONLY_A)
     assert (effects.disconnected, effects.wills_dropped) == (0, 1)
+    assert not meter.closed
     meter.vanish()
     other.vanish()
     assert [message.topic for message in watcher.messages()] == ["a"]
@@ -131,6 +136,62 @@ async def test_a_delayed_will_that_waits_is_judged_too(broker: MemoryBroker) -> 
     assert (await apply(broker, ONLY_A)).wills_dropped == 1
     broker.advance(20)
     assert watcher.messages() == []
+
+
+@pytest.mark.parametrize("here", [True, False])
+async def test_a_will_that_was_dropped_does_not_come_back_with_a_restart_and_its_session_does(
+    tmp_path: Path, here: bool
+) -> None:
+    broker = StoredBroker(tmp_path)
+    watcher = broker.service(clean_start=False, session_expiry_interval=6000)
+    watcher.subscribe("#")
+    last = will("fleet/meters/meter-1/b", will_delay_interval=30)
+    meter = broker.device("meter-1", will=last, clean_start=False, session_expiry_interval=600)
+    if not here:
+        meter.vanish()
+        broker.advance(10)
+    assert (await apply(broker, policy(Rules(("a",), (), ("a",))))).wills_dropped == 1
+    after = broker.killed(away=20)
+    watcher = after.service(clean_start=False, session_expiry_interval=6000)
+    assert len(after.engine.registry) == 2
+    after.advance(600 - 30 - 2 if not here else 600 - 2)
+    assert len(after.engine.registry) == 2, "its time is what it was"
+    after.advance(4)
+    assert len(after.engine.registry) == 1
+    assert watcher.messages() == []
+    after.close()
+
+
+async def test_who_is_away_and_has_nothing_to_lose_loses_nothing_with_his_role(broker: MemoryBroker) -> None:
+    broker.device("meter-1", session_expiry_interval=600).leave()
+    assert await apply(broker, NO_DEVICES) == Effects(connected=0)
+
+
+async def test_who_has_ended_before_it_is_his_turn_is_not_judged_and_others_are_served_between(
+    broker: MemoryBroker,
+) -> None:
+    meters = [broker.device(f"meter-{number}") for number in range(1, 151)]
+    for meter in meters:
+        meter.subscribe("b")
+    turns = 0
+
+    async def served() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    def clock() -> float:
+        if turns == 1 and not meters[-1].closed:
+            meters[-1].vanish()
+        return broker.now
+
+    task = asyncio.create_task(served())
+    await asyncio.sleep(0)
+    effects = await change(broker.engine, ONLY_A, clock)
+    task.cancel()
+    assert (effects.connected, effects.disconnected, effects.subscriptions_ended) == (150, 149, 149)
+    assert turns >= 2, "a hundred at a time"
 
 
 async def test_a_role_that_is_not_admitted_any_more_is_put_out(broker: MemoryBroker) -> None:
@@ -161,11 +222,15 @@ async def test_nobody_who_loses_nothing_is_disturbed(broker: MemoryBroker) -> No
 
 
 async def test_sessions_from_before_a_restart_are_judged_at_the_start(broker: MemoryBroker) -> None:
-    meter = broker.device("meter-1", session_expiry_interval=600)
-    meter.subscribe("a", "b")
-    meter.leave()
+    for number, filters in ((1, ("a", "b")), (2, ("b", "c")), (3, ("a",))):
+        meter = broker.device(f"meter-{number}", session_expiry_interval=600)
+        meter.subscribe(*filters)
+        meter.leave()
     broker.engine.admission.policy = ONLY_A
-    enforce_at_start(broker.engine, broker.now)
+    for ended in ([3], []):
+        with capture_logs() as logs:
+            enforce_at_start(broker.engine, broker.now)
+        assert [each["subscriptions"] for each in logs if each["code"] == "POLICY_ENFORCED"] == ended
     assert set(broker.device("meter-1", clean_start=False).session.subscriptions) == {"a"}
 
 

@@ -1,18 +1,24 @@
-"""One reload of several parts: what becomes of the others when one of them cannot even be judged."""
+"""One reload of several parts: what becomes of each, what is said of it, and what makes the broker reload at all."""
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 from structlog.testing import capture_logs
 
-from broker.reload.parts import Candidate
-from broker.reload.reloader import Reloader
-from broker.reload.report import Effects, Outcome, Part
+from broker.reload import reloader as reloading
+from broker.reload.parts import Candidate, Unchanged
+from broker.reload.reloader import Reloader, keep_current
+from broker.reload.report import SHOWN, Affected, Effects, Outcome, Part, PartReport, ReloadReport
 from broker.settings.config import BrokerConfig
+from broker.settings.config_loading import ConfigError
+from provisioning.pki.tls import TlsConfigurationError
 
 
 class Always:
@@ -68,3 +74,257 @@ async def test_settings_that_cannot_be_read_for_a_defect_of_ours_leave_everythin
     assert [each.outcome for each in report.parts] == [Outcome.RELOADED, Outcome.REFUSED]
     assert limits.applied == 0
     assert [each["part"] for each in said if each.get("code") == "INTERNAL_ERROR"] == ["settings"]
+
+
+class Scripted:
+    """A part whose file, settings aside, holds what the test says: an error, `Unchanged`, or what is new."""
+
+    def __init__(self, part: Part, path: Path | None = None) -> None:
+        self.part = part
+        self.path = path
+        self.holds: object = Unchanged()
+        self.effects: Effects | None = None
+        self.asked: list[tuple[BrokerConfig, Candidate | None]] = []
+        self.looked_into: list[BrokerConfig] = []
+        self.done: list[str] = []
+
+    def files(self, config: BrokerConfig) -> Sequence[Path]:
+        self.looked_into.append(config)
+        return [] if self.path is None else [self.path]
+
+    def load(self, config: BrokerConfig, candidate: Candidate | None) -> object:
+        self.asked.append((config, candidate))
+        if isinstance(self.holds, Exception):
+            raise self.holds
+        return self.holds
+
+    async def preview(self, loaded: Any) -> tuple[str, Effects | None]:
+        self.done.append("previewed")
+        return loaded, self.effects
+
+    async def apply(self, loaded: Any) -> tuple[str, Effects | None]:
+        self.done.append("applied")
+        return loaded, self.effects
+
+
+class Told:
+    """A witness: what the audit log would take down."""
+
+    def __init__(self) -> None:
+        self.facts: list[dict[str, object]] = []
+
+    def saw(self, event: object) -> None: ...
+
+    def told(self, event: str, **facts: object) -> None:
+        self.facts.append({"event": event, **facts})
+
+
+def test_the_files_whose_change_counts_are_those_of_the_parts_and_of_the_settings(tmp_path: Path) -> None:
+    settings, policy, own = config(tmp_path), tmp_path / "policy.toml", tmp_path / "broker.toml"
+    parts = [Scripted(Part.POLICY, policy), Scripted(Part.LIMITS)]
+    assert Reloader(parts, settings, lambda: settings, Counter(), own, None).files() == [own, policy]
+    assert Reloader(parts, settings, lambda: settings, Counter(), None, None).files() == [policy]
+
+
+async def test_a_dry_run_asks_what_is_asked_for_and_keeps_nothing(tmp_path: Path) -> None:
+    before, now = config(tmp_path), config(tmp_path / "now")
+    trust, policy, limits = Scripted(Part.TRUST), Scripted(Part.POLICY), Scripted(Part.LIMITS)
+    policy.holds, policy.effects = "another", Effects(5, 1)
+    witness, reloads = Told(), Counter[str]()
+    reloader = Reloader([trust, policy, limits], before, lambda: now, reloads, None, witness)
+    report = await reloader.dry_run({Part.TRUST, Part.POLICY}, {Part.POLICY: "proposed"})
+    assert report.dry_run
+    assert [(each.part, each.outcome) for each in report.parts] == [
+        (Part.TRUST, Outcome.UNCHANGED),
+        (Part.POLICY, Outcome.RELOADED),
+    ]
+    assert (trust.asked, policy.asked, limits.asked) == ([(now, None)], [(now, "proposed")], [])
+    assert policy.done == ["previewed"]
+    assert (witness.facts, reloads) == ([], {})
+    reloader.files()
+    assert policy.looked_into == [before], "the settings of before count still"
+    await reloader.reload([Part.POLICY])
+    reloader.files()
+    assert policy.looked_into[1:] == [now]
+    assert policy.done == ["previewed", "applied"]
+    assert limits.asked == []
+
+
+async def test_what_was_replaced_or_refused_is_counted_logged_and_taken_down_and_what_did_not_change_is_not(
+    tmp_path: Path,
+) -> None:
+    trust, policy, limits = Scripted(Part.TRUST), Scripted(Part.POLICY), Scripted(Part.LIMITS)
+    trust.holds, policy.holds = TlsConfigurationError("no anchors"), "2 sections"
+    policy.effects = Effects(40, 3, 4, 1, (Affected("m", "spiffe://d/device/g/m", "why"),))
+    limits.holds = Unchanged("restart needed for: port")
+    witness, reloads = Told(), Counter[str]()
+    settings = config(tmp_path)
+    reloader = Reloader([trust, policy, limits], settings, lambda: settings, reloads, None, witness)
+    with capture_logs() as said:
+        report = await reloader.reload()
+    effects = {"disconnected": 3, "of": 40, "subscriptions_ended": 4, "wills_dropped": 1}
+    refused = {"code": "RELOAD_REFUSED", "part": "trust", "detail": "no anchors"}
+    reloaded = {"code": "RELOADED", "part": "policy", "detail": "2 sections", **effects}
+    unchanged = {"code": "RELOAD_UNCHANGED", "part": "limits", "detail": "restart needed for: port"}
+    assert report.refused
+    assert witness.facts == [{"event": "reload", **refused}, {"event": "reload", **reloaded}]
+    assert reloads == {"trust.refused": 1, "policy.reloaded": 1, "limits.unchanged": 1}
+    assert [{key: each[key] for key in each if key not in ("event", "log_level")} for each in said] == [
+        refused,
+        reloaded,
+        unchanged,
+    ]
+    assert [each["log_level"] for each in said] == ["error", "info", "info"]
+
+
+@pytest.mark.parametrize(("detail", "quiet", "said"), [("", True, 0), ("", False, 1), ("wait", True, 1)])
+async def test_that_nothing_has_changed_is_said_to_who_asks_and_to_others_only_if_there_is_more_to_say(
+    tmp_path: Path, detail: str, quiet: bool, said: int
+) -> None:
+    settings, limits = config(tmp_path), Scripted(Part.LIMITS)
+    limits.holds = Unchanged(detail)
+    reloader = Reloader([limits], settings, lambda: settings, Counter(), None, None)
+    with capture_logs() as logs:
+        await reloader.reload(quiet=quiet)
+    assert [each["code"] for each in logs] == ["RELOAD_UNCHANGED"] * said
+
+
+async def test_what_was_refused_is_put_right_by_what_is_in_use_or_by_what_is_new(tmp_path: Path) -> None:
+    settings, policy, trust = config(tmp_path), Scripted(Part.POLICY), Scripted(Part.TRUST)
+    witness, reloads = Told(), Counter[str]()
+    reloader = Reloader([policy, trust], settings, lambda: settings, reloads, None, witness)
+    back = "what was refused is gone, and what is in use is back"
+    details: list[str] = []
+    for holds in (OSError("no such file"), Unchanged(), Unchanged(), OSError("no such file"), "new", Unchanged("more")):
+        policy.holds = holds
+        report = await reloader.reload()
+        details.append(report.parts[0].detail)
+        assert report.parts[1].detail == ""
+    assert details == ["no such file", back, "", "no such file", "new", "more"]
+    assert [each["code"] for each in witness.facts] == [
+        "RELOAD_REFUSED",
+        "RELOAD_UNCHANGED",
+        "RELOAD_REFUSED",
+        "RELOADED",
+    ]
+    assert reloads == {"policy.refused": 2, "policy.unchanged": 3, "policy.reloaded": 1, "trust.unchanged": 6}
+    policy.holds = OSError("no such file")
+    await reloader.reload()
+    await reloader.reload([Part.TRUST])
+    policy.holds = Unchanged("more")
+    report = await reloader.reload()
+    assert report.parts[0].detail == f"{back}; more", "to look at another part puts nothing right"
+
+
+async def test_settings_that_cannot_be_used_cost_the_limits_alone_and_the_old_ones_count_for_the_others(
+    tmp_path: Path,
+) -> None:
+    def unusable() -> BrokerConfig:
+        raise ConfigError("limits.max_inflight: too small")
+
+    settings, policy, limits = config(tmp_path), Scripted(Part.POLICY), Scripted(Part.LIMITS)
+    trust = Scripted(Part.TRUST)
+    reloader = Reloader([limits, policy, trust], settings, unusable, Counter(), None, None)
+    report = await reloader.reload([Part.LIMITS, Part.POLICY])
+    assert [(each.part, each.outcome, each.detail) for each in report.parts] == [
+        (Part.LIMITS, Outcome.REFUSED, "limits.max_inflight: too small"),
+        (Part.POLICY, Outcome.UNCHANGED, ""),
+    ]
+    assert (limits.asked, policy.asked, trust.asked) == ([], [(settings, None)], [])
+
+
+class Reloads(Reloader):
+    """Tells when it has reloaded, and how it was asked to."""
+
+    asked: asyncio.Queue[bool]
+
+    async def reload(self, *arguments: Any, **options: Any) -> Any:
+        report = await super().reload(*arguments, **options)
+        self.asked.put_nowait(options.get("quiet", False))
+        return report
+
+
+@pytest.mark.parametrize("watch_files", [True, False])
+async def test_a_hangup_reloads_once_and_a_changed_file_where_files_are_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watch_files: bool
+) -> None:
+    monkeypatch.setattr(reloading, "_LOOK_SECONDS", 0.01)
+    settings, file = config(tmp_path), tmp_path / "policy.toml"
+    file.write_text("old")
+    reloader = Reloads([Scripted(Part.POLICY, file)], settings, lambda: settings, Counter(), None, None)
+    reloader.asked, hangup = asyncio.Queue(), asyncio.Event()
+    watching = asyncio.create_task(keep_current(reloader, hangup, watch_files=watch_files))
+    hangup.set()
+    assert await asyncio.wait_for(reloader.asked.get(), 30) is False
+    assert not hangup.is_set()
+    file.write_text("new, and longer")
+    if watch_files:
+        assert await asyncio.wait_for(reloader.asked.get(), 30) is True
+    passed = asyncio.Event()
+    asyncio.get_running_loop().call_later(20 * reloading._LOOK_SECONDS, passed.set)
+    await passed.wait()
+    assert reloader.asked.empty()
+    hangup.set()
+    assert await asyncio.wait_for(reloader.asked.get(), 30) is False, "to be told so does not depend on files"
+    assert reloader.asked.empty()
+    watching.cancel()
+    with suppress(asyncio.CancelledError):
+        await watching
+
+
+async def test_a_hangup_in_the_middle_of_a_reload_is_not_forgotten(tmp_path: Path) -> None:
+    """What was read before it may be older than what it is about."""
+    hangup = asyncio.Event()
+
+    class HungUp(Scripted):
+        async def apply(self, loaded: Any) -> tuple[str, Effects | None]:
+            if not self.done:
+                hangup.set()
+            return await super().apply(loaded)
+
+    settings, part = config(tmp_path), HungUp(Part.POLICY)
+    part.holds = "new"
+    reloader = Reloads([part], settings, lambda: settings, Counter(), None, None)
+    reloader.asked = asyncio.Queue()
+    watching = asyncio.create_task(keep_current(reloader, hangup, watch_files=False))
+    hangup.set()
+    for _ in range(2):
+        assert await asyncio.wait_for(reloader.asked.get(), 30) is False
+    watching.cancel()
+    with suppress(asyncio.CancelledError):
+        await watching
+
+
+def test_a_report_says_in_words_what_a_reload_did_or_would_do() -> None:
+    affected = (Affected("m-1", "spiffe://d/device/g/m-1", "why"), Affected("m\n2", "spiffe://d/device/g/m-2", "no"))
+    parts = (
+        PartReport(Part.CERTIFICATE, Outcome.UNCHANGED),
+        PartReport(Part.TRUST, Outcome.REFUSED, "no anchors"),
+        PartReport(Part.POLICY, Outcome.RELOADED, "", Effects(12_480, 3, 1, 2, affected)),
+        PartReport(Part.LIMITS, Outcome.RELOADED, "max_inflight", Effects(5, 0, 2, 1)),
+    )
+    done, dry = ReloadReport(parts), ReloadReport(parts, dry_run=True)
+    named = r"m-1 (why); m\n2 (no)"
+    assert str(done).splitlines() == [
+        "certificate: unchanged",
+        "trust: refused: no anchors",
+        f"policy: reloaded; disconnected 3 of 12,480 clients, ended 1 subscription, dropped 2 wills: {named}",
+        "limits: reloaded: max_inflight; disconnected 0 of 5 clients, ended 2 subscriptions, dropped 1 will",
+    ]
+    assert str(dry).splitlines() == [
+        "certificate: unchanged",
+        "trust: would be refused: no anchors",
+        f"policy: would be reloaded; would disconnect 3 of 12,480 clients, end 1 subscription, drop 2 wills: {named}",
+        "limits: would be reloaded: max_inflight; would disconnect 0 of 5 clients, end 2 subscriptions, drop 1 will",
+    ]
+    assert [each["text"] for each in dry.as_dict()["parts"]] == str(dry).splitlines()
+    assert (done.refused, done.as_dict()["refused"], ReloadReport(parts[2:]).refused) == (True, True, False)
+    many = PartReport(Part.POLICY, Outcome.RELOADED, "", Effects(40, 20, affected=affected[:1] * SHOWN))
+    assert str(ReloadReport((many,))).endswith("; m-1 (why); …")
+    assert "," not in str(ReloadReport((PartReport(Part.POLICY, Outcome.RELOADED, "", Effects(4)),)))
+
+
+def test_the_effects_of_two_changes_one_after_the_other_are_those_of_both() -> None:
+    first, second = (Affected(name, f"spiffe://d/device/g/{name}", "why") for name in ("first", "second"))
+    both = Effects(40, 3, 2, 1, (first,) * 6) + Effects(37, 30, 20, 10, (second,) * 6)
+    assert both == Effects(40, 33, 22, 11, (first,) * 6 + (second,) * (SHOWN - 6))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from broker.mqtt.message import Message, PersonalMessage
+from broker.store import journal as module
 from broker.store.batch import Batch, Moved, Otherwise
 from broker.store.journal import Journal
 
@@ -108,6 +109,19 @@ def test_answers_wait_and_leave_in_their_order(journal: Journal, ear: Ear) -> No
     assert journal.written() == {ear}
     assert ear.outbox == [b"1", b"2"]
     assert not journal.dirty
+
+
+def test_an_answer_that_waited_for_its_turn_alone_leaves_once(journal: Journal, ear: Ear) -> None:
+    journal.add(1, stored(1))
+    journal.take()
+    journal.answer(ear, b"1")
+    journal.written()
+    assert ear.outbox == [b"1"]
+    assert journal.written() == set()
+    journal.add(1, stored(2))
+    journal.take()
+    journal.written()
+    assert ear.outbox == [b"1"]
 
 
 def test_what_came_while_a_batch_was_written_waits_for_the_next(journal: Journal, ear: Ear) -> None:
@@ -343,6 +357,116 @@ def test_what_is_acknowledged_while_the_store_fails_need_not_be_written_and_is_a
     assert journal.take(probe=True) is not None, "a probe needs nothing to write"
     journal.written()
     assert not journal.failed
+
+
+def test_a_probe_that_succeeds_ends_the_failure_though_nothing_is_left_to_write(journal: Journal) -> None:
+    assert not journal.failed
+    message = Message(b"t", b"x", 1)
+    journal.add(1, stored(1, message))
+    journal.take()
+    journal.not_written(0.0)
+    journal.remove(1, 1, message)
+    assert not journal.open.changes
+    journal.take()
+    journal.written()
+    assert journal.failed, "nothing was written, so nobody knows that it can be"
+    journal.take(probe=True)
+    journal.written()
+    assert not journal.failed
+
+
+class Held:
+    """A publisher that is held."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.released = 0
+
+    def release(self) -> None:
+        self.released += 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_who_is_held_is_read_again_once_when_the_batch_is_out_of_the_way(journal: Journal, fails: bool) -> None:
+    journal.add(1, stored(1))
+    journal.take()
+    held = Held()
+    journal.hold(held)
+    assert held.released == 0
+    for _ in range(2):
+        if fails:
+            journal.not_written(0.0)
+        else:
+            journal.written()
+        assert held.released == 1
+
+
+def test_of_many_who_are_held_those_who_have_gone_are_let_go_of(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looked for now and then: as many come before the next look as there were at the last."""
+    monkeypatch.setattr(journal, "_sweep_at", 3)
+    monkeypatch.setattr(module, "_FEW_HELD", 3)
+    gone, stay = [Held(), Held()], [Held() for _ in range(8)]
+    for each in gone:
+        journal.hold(each)
+        each.closed = True
+    for each in stay:
+        journal.hold(each)
+    sizes = []
+    for _ in range(6):
+        more = Held()
+        journal.hold(more)
+        more.closed = True
+        sizes.append(len(journal._held))
+    assert sizes == [9, 10, 11, 12, 9, 10]
+    journal.written()
+    assert [each.released for each in gone] == [0, 0]
+    assert [each.released for each in stay] == [1] * 8
+
+
+def test_publishers_are_held_from_so_many_answers_and_retained_topics_on_while_the_store_works(
+    journal: Journal, ear: Ear, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_WAITING", 3)
+    journal.retain("a", None)
+    journal.answer(ear, b"1", Otherwise.WAIT)
+    assert not journal.crowded
+    journal.answer(ear, b"2", Otherwise.WAIT)
+    assert journal.crowded
+    journal.take()
+    assert not journal.crowded, "what is being written leaves room"
+    journal.not_written(0.0)
+    assert not journal.crowded, "what comes is refused, then"
+    journal.take(probe=True)
+    journal.written()
+    for topic in "abc":
+        assert not journal.crowded
+        journal.retain(topic, None)
+    assert journal.crowded
+
+
+def test_that_the_clock_was_set_is_to_be_written_though_nothing_else_is(journal: Journal) -> None:
+    journal.clock_set(5.0)
+    journal.turn_ended()  # There is nobody yet who would write it.
+    batch = journal.take()
+    assert batch is not None
+    assert batch.moved == Moved(5.0, frozenset(), 40, 0)
+
+
+def test_when_the_clock_is_set_what_this_process_has_stored_is_told_from_what_was_there(journal: Journal) -> None:
+    journal.earlier = {1, 2, 3}
+    journal.first_retained = 9
+    journal.save_session(1, ("client", "owner", True, 60, 90.0))
+    journal.remove_session(2)
+    journal.clock_set(5.0)
+    assert journal.dirty
+    assert journal.open.moved == Moved(5.0, frozenset({3}), 40, 9)
+    assert journal.open.sessions[1] == ("client", "owner", True, 60, 95.0)
+    journal.retain("t", Message(b"t", b"x", expires_at=50.0))
+    row = journal.open.retained["t"]
+    assert row is not None
+    assert row[5] == 155.0, "by the clock as it is now"
 
 
 def test_what_is_over_is_struck_from_a_batch_that_could_not_be_written(journal: Journal) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.mqtt.message import Message, PersonalMessage
-from broker.store.batch import Batch
+from broker.store.batch import Batch, Moved
 from broker.store.journal import Journal
 from broker.store.schema import MIGRATIONS
 from broker.store.sqlite import _GATHER_SECONDS, SqliteStore, StoreError
@@ -91,6 +92,73 @@ def test_everything_can_be_taken_away(store: SqliteStore) -> None:
     assert {table: len(rows) for table, rows in contents(store).items()} == dict.fromkeys(TABLES, 0) | {"sessions": 1}
 
 
+def test_a_session_that_changes_is_written_anew_with_all_that_it_has(store: SqliteStore) -> None:
+    """Its row is the same: what refers to it stays."""
+    store._apply(filled())
+    changed = ("backend", "spiffe://d/service/other", False, 61, 9.5, b"will", b"gone", 1, 1, b"p", 30, 5, "a:1", "a")
+    changed += ("b:2", "b")
+    store._apply(Batch(sessions={1: changed}))
+    assert store.rows("SELECT * FROM sessions") == [(1, *changed)]
+    assert len(store.rows("SELECT * FROM subscriptions")) == len(store.rows("SELECT * FROM deliveries")) == 1
+
+
+def test_what_changes_or_is_taken_away_is_that_and_nothing_beside_it(store: SqliteStore) -> None:
+    batch = filled()
+    batch.sessions[2] = ("other", *SESSION[1:])
+    for row in (1, 2):
+        for topic_filter in ("fleet/#", "other/#"):
+            batch.subscriptions[row, topic_filter] = batch.subscriptions[1, "fleet/#"]
+        for place in (8, 9, 10):
+            batch.deliveries[row, place] = batch.deliveries[1, 9]
+            batch.progress[row, place] = (70 + place, False)
+            batch.incoming[row, place] = True
+    for number in (4, 5, 6):
+        batch.messages[number] = batch.messages[5]
+    for topic in ("s", "t"):
+        batch.retained[topic] = batch.retained["t"]
+    store._apply(batch)
+    store._apply(
+        Batch(
+            subscriptions={(1, "fleet/#"): None, (1, "other/#"): (1, True, True, 2, b"7", 0)},
+            progress={(1, 8): (80, True)},
+            done=[(1, 9)],
+            unreferenced=[(5,)],
+            incoming={(1, 9): False},
+            retained={"t": None, "s": (b"s", b"new", 0, True, b"", None, "", 5)},
+        )
+    )
+    assert store.rows("SELECT session, topic_filter, qos, identifiers FROM subscriptions") == [
+        (1, "other/#", 1, b"7"),
+        (2, "fleet/#", 2, b""),
+        (2, "other/#", 2, b""),
+    ]
+    assert store.rows("SELECT session, sequence, packet_id, released FROM deliveries") == [
+        *((1, 8, 80, 1), (1, 10, 80, 0)),
+        *((2, 8, 78, 0), (2, 9, 79, 0), (2, 10, 80, 0)),
+    ]
+    assert store.rows("SELECT id FROM messages") == [(4,), (6,)]
+    assert store.rows("SELECT * FROM incoming") == [(1, 3), (1, 8), (1, 10), (2, 8), (2, 9), (2, 10)]
+    assert store.rows("SELECT topic_name, payload, number FROM retained") == [("s", b"new", 5)]
+
+
+def test_when_the_clock_is_set_what_this_process_has_stored_is_moved_once_and_nothing_older(store: SqliteStore) -> None:
+    batch = Batch()
+    for row, ended_at in ((1, 50.0), (2, 50.0), (3, None)):
+        batch.sessions[row] = (f"client-{row}", SESSION[1], True, 60, ended_at, *(None,) * 11)
+    for number, expires_at in ((5, 70.0), (6, 70.0), (7, None)):
+        batch.messages[number] = (b"t", b"x", 1, False, b"", expires_at)
+    for number, expires_at in ((3, 80.0), (4, 80.0), (5, None)):
+        batch.retained[f"t/{number}"] = (b"t", b"x", 1, True, b"", expires_at, "", number)
+    store._apply(batch)
+    later = Batch()
+    later.move(Moved(10.0, frozenset({1}), 5, 3))
+    for _ in range(2):
+        store._apply(later)
+        assert store.rows("SELECT id, ended_at FROM sessions") == [(1, 50.0), (2, 60.0), (3, None)]
+        assert store.rows("SELECT id, expires_at FROM messages") == [(5, 70.0), (6, 80.0), (7, None)]
+        assert store.rows("SELECT number, expires_at FROM retained") == [(3, 80.0), (4, 90.0), (5, None)]
+
+
 def test_another_schema_is_refused_with_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "broker.db"
     with contextlib.closing(sqlite3.connect(path)) as database:
@@ -105,7 +173,7 @@ def test_a_database_of_an_older_broker_is_brought_up_to_date(tmp_path: Path, sto
     schema = Path(__file__).with_name("schema_1.sql").read_text(encoding="utf-8")
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.executescript(f"BEGIN; {schema} PRAGMA user_version=1; COMMIT;")
-        database.execute("INSERT INTO sessions VALUES (1, 'm', 'o', 1, 60, NULL, NULL, NULL, 0, 0, NULL, NULL, NULL)")
+        database.execute("INSERT INTO sessions VALUES (1, 'm', 'o', 1, 60, NULL, x'74', x'01', 1, 0, x'', 90, 3)")
         database.execute("INSERT INTO subscriptions VALUES (1, 'fleet/#', 1, 0, 0, 0, x'')")
         database.execute("INSERT INTO messages VALUES (7, x'74', x'01', 1, 0, x'', NULL)")
         database.execute("INSERT INTO deliveries VALUES (1, 1, 7, 1, 0, x'', NULL, 0)")
@@ -114,6 +182,7 @@ def test_a_database_of_an_older_broker_is_brought_up_to_date(tmp_path: Path, sto
         database.commit()
     for _ in range(2):  # Once brought up to date, opened as it is.
         older = SqliteStore(path)
+        assert older.rows("SELECT will_topic, will_expiry_interval, will_delay FROM sessions") == [(b"t", 90, 3)]
         assert older.rows("SELECT * FROM subscriptions") == [(1, "fleet/#", 1, 0, 0, 0, b"", 0)]
         assert older.rows("SELECT * FROM deliveries") == [(1, 1, 7, 1, 0, b"", None, 0, "")]
         assert older.rows("SELECT topic_name, publisher, number FROM retained") == [("a", "", 1), ("t", "", 2)]
@@ -133,13 +202,14 @@ def test_a_database_of_the_very_first_brokers_is_brought_up_to_date_too(tmp_path
     )
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.executescript(f"BEGIN; {schema} PRAGMA user_version=1; COMMIT;")
-        database.execute("INSERT INTO sessions VALUES (1, 'm', 'o', 1, 60, NULL, x'74', x'01', 1, 0, x'', 12.5, 3)")
+        database.execute("INSERT INTO sessions VALUES (1, 'm', 'o', 1, 60, NULL, x'74', x'01', 1, 0, x'', 12, 3)")
         database.execute("INSERT INTO subscriptions VALUES (1, 'fleet/#', 1, 0, 0, 0, x'')")
         database.commit()
     for _ in range(2):
         older = SqliteStore(path)
         (row,) = older.rows("SELECT id, client_id, will_topic, will_expiry_interval, will_delay FROM sessions")
         assert row == (1, "m", b"t", None, 3)
+        assert older.rows("PRAGMA foreign_keys") == [(1,)], "off while that was done"
         assert older.rows("SELECT session, topic_filter FROM subscriptions") == [(1, "fleet/#")]
         for table in TABLES:
             assert older.rows(f"PRAGMA table_info({table})") == store.rows(f"PRAGMA table_info({table})")
@@ -169,6 +239,54 @@ def test_of_a_session_of_an_older_broker_it_is_not_known_who_stood_above_its_cer
     store._apply(Batch(sessions={1: (*SESSION[:-4], "ab:1f", "ab:cd", None, None)}))
     assert store.rows("SELECT certificate, authorities FROM sessions") == [("ab:1f", "ab:cd")]
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("version", "in_the_way"),
+    [
+        (1, "CREATE VIEW mine AS SELECT will_expires_at FROM sessions"),
+        (2, "CREATE TABLE replayed (session INTEGER)"),
+    ],
+    ids=["of the very first", "of an older"],
+)
+def test_an_upgrade_that_fails_in_the_middle_leaves_the_older_broker_s_database_as_it_was(
+    tmp_path: Path, version: int, in_the_way: str
+) -> None:
+    """As a full disk would, but at a known place. Its last statement fails; those before it have been undone."""
+    path = tmp_path / "broker.db"
+    schema = Path(__file__).with_name("schema_1.sql").read_text(encoding="utf-8")
+    if version == 1:
+        schema = schema.replace("will_expiry_interval INTEGER", "will_expires_at REAL")
+    upgrades = " ".join(MIGRATIONS[each] for each in range(1, version))
+
+    def dump() -> list[str]:
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            return [*database.iterdump(), str(database.execute("PRAGMA user_version").fetchone())]
+
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(f"BEGIN; {schema} {upgrades} PRAGMA user_version={version}; {in_the_way}; COMMIT;")
+        database.execute("INSERT INTO sessions VALUES (1, 'm', 'o', 1, 60, NULL, x'74', x'01', 1, 0, x'', 12, 3)")
+        database.execute("INSERT INTO messages VALUES (7, x'74', x'01', 1, 0, x'', NULL)")
+        database.execute("INSERT INTO deliveries VALUES (1, 1, 7, 1, 0, x'', NULL, 0)")
+        database.commit()
+    before = dump()
+    with pytest.raises(StoreError, match="cannot be used as the broker's database"):
+        SqliteStore(path)
+    assert dump() == before
+
+
+def test_a_commit_waits_for_the_disk_and_reads_of_others_wait_for_no_commit(store: SqliteStore, tmp_path: Path) -> None:
+    """FULL, not NORMAL, which in WAL mode loses what was committed last when the power fails."""
+    assert store.rows("PRAGMA synchronous") == [(2,)]
+    assert store.rows("PRAGMA journal_mode") == [("wal",)]
+    for made in ("broker.db", "broker.db-wal", "broker.lock"):
+        assert (tmp_path / made).stat().st_mode & 0o077 == 0, "the messages of all clients"
+
+
+def test_the_directory_that_a_database_needs_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "broker.db"
+    SqliteStore(path).close()
+    assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_what_was_being_replayed_by_an_older_broker_is_replayed_up_to_what_is_there(tmp_path: Path) -> None:
@@ -218,11 +336,35 @@ def test_another_programs_database_is_left_alone(tmp_path: Path, version: int) -
     assert sorted(each.name for each in tmp_path.iterdir()) == ["broker.db", "broker.lock"]
 
 
+def open_below(directory: Path) -> list[str]:
+    """Return the files in *directory* that this process has open."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # The directory's own, which is closed by now.
+            found.append(str(descriptor.readlink()))
+    return sorted(each for each in found if each.startswith(str(directory)))
+
+
 @pytest.mark.usefixtures("store")
 def test_only_one_broker_uses_a_database(tmp_path: Path) -> None:
+    before = open_below(tmp_path)
     with pytest.raises(StoreError, match="in use by another broker: give each its own state_dir"):
         SqliteStore(tmp_path / "broker.db")
+    assert open_below(tmp_path) == before
     assert (tmp_path / "broker.db").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("parent", [True, False])
+def test_a_place_where_no_database_can_be_is_said_with_the_remedy_and_let_go(tmp_path: Path, parent: bool) -> None:
+    path = tmp_path / "a" / "broker.db"
+    if parent:
+        path.parent.touch()
+    else:
+        path.mkdir(parents=True)
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"a/broker\.db cannot be used .*; see that this user can write it"):
+            SqliteStore(path)
+    assert open_below(tmp_path) == []
 
 
 class Reports:
@@ -302,14 +444,19 @@ async def test_a_batch_that_cannot_be_written_is_tried_again(store: SqliteStore,
     store.attach(journal, asyncio.get_running_loop(), reports.written, reports.failed)
     journal.retain("t", Message(b"t", b"x", 1, retain=True))
     if defect:
-        journal.open.incoming[1] = True  # type: ignore[index] - no key of ours
+        journal.open.messages[1] = 7  # type: ignore[assignment] - no row of ours
     else:
         journal.incoming(999, 1, known=True)  # No such session.
     batch = journal.open
-    store.begin()
-    await reports.wait_for("failed")
+    with capture_logs() as said:
+        store.begin()
+        await reports.wait_for("failed")
+    assert [(each["code"], each["exc_info"] is not None) for each in said] == [("STORE_FAILED", defect)]
+    assert store._retry is not None
+    assert store._retry.when() > asyncio.get_running_loop().time() + 0.1, "it is not tried without end"
     assert journal.failed
     batch.incoming.clear()
+    batch.messages.clear()
     await reports.wait_for("failed", "written")
     assert len(store.rows("SELECT * FROM retained")) == 1
     assert not journal.failed
@@ -326,6 +473,21 @@ async def test_closing_writes_what_is_left(tmp_path: Path) -> None:
     again = SqliteStore(tmp_path / "broker.db")
     assert len(again.rows("SELECT * FROM subscriptions")) == 1
     again.close()
+
+
+async def test_closing_waits_for_the_batch_that_is_being_written(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "broker.db")
+    journal, go, written = Journal(0.0), threading.Event(), threading.Event()
+    store.attach(journal, asyncio.get_running_loop(), lambda: None, lambda: None)
+
+    def slow() -> None:
+        go.wait(30)
+        written.set()
+
+    store._thread.submit(slow)
+    threading.Timer(0.1, go.set).start()
+    store.close()
+    assert written.is_set()
 
 
 async def test_a_turn_that_ends_after_closing_finds_nothing_to_do(tmp_path: Path) -> None:
@@ -348,4 +510,30 @@ async def test_a_turn_that_ends_after_closing_finds_nothing_to_do(tmp_path: Path
     assert (reports.said, defects) == ([], [])
     again = SqliteStore(tmp_path / "broker.db")
     assert len(again.rows("SELECT * FROM sessions")) == 1
+    again.close()
+
+
+@pytest.mark.parametrize("first_fails", [False, True])
+async def test_closing_writes_the_batch_that_is_under_way_before_what_came_after_it(
+    tmp_path: Path, first_fails: bool
+) -> None:
+    store = SqliteStore(tmp_path / "broker.db")
+    journal = Journal(0.0)
+    store.attach(journal, asyncio.get_running_loop(), lambda: None, lambda: None)
+    journal.save_session(1, SESSION)
+    for topic in ("kept", "cleared"):
+        journal.retain(topic, Message(topic.encode(), b"x", 1, retain=True))
+    batch = journal.open
+    if first_fails:
+        batch.incoming[999, 1] = True  # No such session.
+    store.begin()
+    store._write_gathered()
+    journal.retain("cleared", None)
+    journal.subscribe(1, "t", (1, False, False, 0, b"", False))
+    store._thread.submit(lambda: None).result()  # The thread is through with it, and the loop has not heard of it.
+    batch.incoming.clear()
+    store.close()
+    again = SqliteStore(tmp_path / "broker.db")
+    assert again.rows("SELECT topic_name FROM retained") == [("kept",)]
+    assert again.rows("SELECT topic_filter FROM subscriptions") == [("t",)]
     again.close()

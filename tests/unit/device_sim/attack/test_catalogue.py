@@ -8,6 +8,7 @@ import pytest
 
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE, NoSuchCase, pick
+from device_sim.attack.delivery_list import OWED
 from device_sim.attack.revocation_list import chapter
 from device_sim.attack.verdict import Layer, is_admission
 
@@ -19,7 +20,7 @@ def test_every_number_of_the_catalogue_has_a_case() -> None:
     assert {int(case.number) for case in CATALOGUE} == set(range(1, 46))
 
 
-@pytest.mark.parametrize("cases", [CATALOGUE, chapter.cases])
+@pytest.mark.parametrize("cases", [CATALOGUE, chapter.cases, OWED])
 def test_names_are_unique_and_every_case_expects_something(cases: Sequence[Case]) -> None:
     names = [case.name for case in cases]
     assert len(set(names)) == len(names)
@@ -41,6 +42,12 @@ def test_names_are_unique_and_every_case_expects_something(cases: Sequence[Case]
 )
 def test_cases_are_picked_by_number_name_or_pattern(patterns: list[str], names: list[str]) -> None:
     assert [case.name for case in pick(CATALOGUE, patterns)] == names
+
+
+def test_a_name_means_one_case_in_all_three_lists() -> None:
+    """A file of capabilities is for all of them."""
+    names = [{case.name for case in cases} for cases in (CATALOGUE, chapter.cases, OWED)]
+    assert len(set.union(*names)) == sum(map(len, names))
 
 
 def test_nothing_picked_means_all() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from device_sim.attack.verdict import (
+    BROKEN,
+    NEVER_CAME,
     OPEN,
     STARVED,
     UNANSWERED,
@@ -27,6 +29,8 @@ EXPIRED = Seen(Layer.TLS, "certificate_expired")
 IN = Seen(Layer.MQTT, "CONNACK 0x00", got_in=True)
 CLOSED = Seen(Layer.TCP, "reset")
 STILL_OPEN = Seen(Layer.MQTT, OPEN, closed_by=ClosedBy.NOBODY, got_in=True)
+NOT_COME = Seen(Layer.MQTT, NEVER_CAME, "its will was never sent", ClosedBy.NOBODY)
+WRONG = Seen(Layer.MQTT, BROKEN, "it came twice", ClosedBy.NOBODY)
 UNSERVED = Seen(Layer.MQTT, STARVED, "an innocent device was not served", ClosedBy.NOBODY)
 GONE = Seen(Layer.TCP, UNANSWERED, "Connection refused", ClosedBy.NOBODY)
 
@@ -63,6 +67,9 @@ def test_a_verdict_follows_from_answer_and_time(
     [
         (UNSERVED, 0.1, 0.16, Verdict.INVALID),
         (UNSERVED, 0.1, 0.15, Verdict.FAIL),
+        (NOT_COME, 0.1, 0.16, Verdict.INVALID),
+        (NOT_COME, 0.1, 0.15, Verdict.FAIL),
+        (WRONG, 0.1, 0.99, Verdict.FAIL),
         (EXPIRED, 3.5, 0.16, Verdict.INVALID),
         (EXPIRED, 3.5, 0.15, Verdict.FAIL),
         (EXPIRED, 0.1, 0.99, Verdict.PASS),

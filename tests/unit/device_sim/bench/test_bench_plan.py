@@ -4,7 +4,7 @@ import pytest
 
 from device_sim.bench.bench import Figures
 from device_sim.bench.benchmarking import _nobody
-from device_sim.bench.payload import due_of, payload
+from device_sim.bench.payload import Stamp, payload, stamp_of
 from device_sim.bench.plan import InvalidPlan, Kind, Plan, topic_for
 from device_sim.link.closure import Closure, Layer
 
@@ -31,16 +31,20 @@ def test_who_only_connects_needs_no_topic() -> None:
     assert Plan(Kind.CONN, 1, 1.0).topic == ""
 
 
-@pytest.mark.parametrize("size", [16, 17, 5000])
-def test_a_payload_says_when_it_was_due(size: int) -> None:
-    body = payload(12345.678901, size)
+@pytest.mark.parametrize(("size", "numbered"), [(16, False), (17, False), (31, False), (32, True), (5000, True)])
+def test_a_payload_says_when_it_was_due_and_which_it_is(size: int, numbered: bool) -> None:
+    body = payload(Stamp(12345.678901, 2**32 - 1, 70_000, 2**40, 2), size)
     assert len(body) == size
-    assert due_of(body) == pytest.approx(12345.678901, abs=1e-6)
+    stamp = stamp_of(body)
+    assert stamp is not None
+    assert stamp.due == pytest.approx(12345.678901, abs=1e-6)
+    told = (stamp.benchmark, stamp.client, stamp.number, stamp.qos)
+    assert told == ((2**32 - 1, 70_000, 2**40, 2) if numbered else (0, 0, 0, 0))
 
 
-@pytest.mark.parametrize("body", [b"", b"short", b"0123456789abcdef", b"fleetsim"])
+@pytest.mark.parametrize("body", [b"", b"short", b"0123456789abcdef", b"fleetsim", b"fleetseq" + bytes(23)])
 def test_other_peoples_payloads_have_no_time(body: bytes) -> None:
-    assert due_of(body) is None
+    assert stamp_of(body) is None
 
 
 def test_a_message_that_the_broker_left_no_room_for_is_trouble() -> None:

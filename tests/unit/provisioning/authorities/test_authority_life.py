@@ -294,7 +294,7 @@ async def test_the_first_operator_gets_back_what_he_had_while_another_admin_can_
 
 
 async def test_a_root_is_retired_when_nothing_lives_under_it(fleet_cas: Ceremonies) -> None:
-    with pytest.raises(ConfigurationError, match="root-ca cannot be retired: issuing-ca live under it"):
+    with pytest.raises(ConfigurationError, match="root-ca cannot be retired: issuing-ca lives under it"):
         await RootLife(fleet_cas.life).retire("root-ca")
     assert await RootLife(fleet_cas.life).begin() == "root-2"
     await fleet_cas.successor()
@@ -306,7 +306,7 @@ async def test_a_root_is_retired_when_nothing_lives_under_it(fleet_cas: Ceremoni
         "issuing-2": "active", "issuing-ca": "retired", "root-2": "active", "root-ca": "retired",
         "root-2-by-root-ca": "retired", "root-ca-by-root-2": "retired",
     }  # fmt: skip
-    with pytest.raises(ConfigurationError, match="root-2 cannot be retired: issuing-2 live under it"):
+    with pytest.raises(ConfigurationError, match="root-2 cannot be retired: issuing-2 lives under it"):
         await RootLife(fleet_cas.life).retire("root-2")
 
 

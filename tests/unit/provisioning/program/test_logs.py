@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -38,3 +39,28 @@ def test_what_libraries_say_is_json_too() -> None:
         for line in (ours, theirs, failed):
             assert line["timestamp"].endswith("Z")
             assert line.get("worker") == (int(worker) if worker else None)
+
+
+_TIMED = """
+import structlog
+from datetime import UTC, datetime
+from provisioning.program.logs import configure_logging
+
+configure_logging()
+structlog.get_logger().info("signed", not_after=datetime(2027, 1, 2, 3, 4, 5, tzinfo=UTC))
+"""
+
+
+def test_a_time_is_written_in_one_way_into_a_pipe_and_at_a_terminal() -> None:
+    command = [sys.executable, "-c", _TIMED]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert json.loads(done.stderr)["not_after"] == "2027-01-02T03:04:05Z"
+    ours, theirs = os.openpty()
+    try:
+        subprocess.run(command, cwd=REPOSITORY, stderr=theirs, check=True)
+        shown = os.read(ours, 65536).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "2027-01-02T03:04:05Z" in shown
+    assert "datetime" not in shown

@@ -1,0 +1,110 @@
+"""Case 9 of `fleet-sim delivery`: a message that has expired is not delivered, and one that waited says how long.
+
+MQTT 5 §3.3.2.3.3: [MQTT-3.3.2-5], [MQTT-3.3.2-6]. What is on its way to who does not read may come late: that is
+§3.3.2.3.3's business and not judged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from broker.mqtt.codes import QoS
+from broker.mqtt.packets import Publish
+from broker.mqtt.properties import Properties
+from device_sim.attack.capabilities import Feature
+from device_sim.attack.case import Chapter
+from device_sim.attack.good_client import GoodClient, Parties
+from device_sim.attack.owed import exactly, owed
+from device_sim.attack.target import BrokenPromise
+
+_SHORT = 1
+_LONG = 100
+_WAIT = 2.3
+"""Longer than the short life, and by two whole seconds and a bit, however a broker rounds."""
+_AT_LEAST = 2
+_PATIENT = 60
+"""Seconds that a run may take beyond that on a slow machine; a broker that does not count at all shows all of them."""
+_V5 = (Feature.MQTT5,)
+
+chapter = Chapter()
+
+
+def _lives(seconds: int) -> Properties:
+    return Properties(message_expiry_interval=seconds)
+
+
+def _counted_down(came: Publish) -> None:
+    left = came.properties.message_expiry_interval
+    if left is None or not _LONG - _AT_LEAST - _PATIENT <= left <= _LONG - _AT_LEAST:
+        raise BrokenPromise(f"it waited for {_WAIT} s of {_LONG}, and came with an expiry interval of {left}")
+
+
+async def _away(parties: Parties) -> tuple[GoodClient, GoodClient]:
+    """Return a device that has left its session behind, subscribed to its commands, and who sends them."""
+    device = await parties.device(keeps=True)
+    await device.subscribe(parties.topic(device, "cmd/#"), QoS.AT_LEAST_ONCE)
+    await device.say_goodbye()
+    return device, await parties.service("sender")
+
+
+@owed(chapter, "9-expired-queued", "comes back when a queued message has expired: it gets the others alone", needs=_V5)
+async def _expired_queued(parties: Parties) -> None:
+    device, sender = await _away(parties)
+    topic = parties.topic(device, "cmd/step")
+    await sender.publish(topic, b"expires", properties=_lives(_SHORT))
+    await sender.publish(topic, b"stays", properties=_lives(_LONG))
+    await sender.publish(topic, b"lasts")
+    await asyncio.sleep(_WAIT)
+    device = await parties.returned(device)
+    await exactly(device, [b"stays", b"lasts"], "what had not expired")
+
+
+@owed(chapter, "9-queued-counts-down", "comes back to a message that has waited: its expiry interval is that much less",
+      needs=_V5)  # fmt: skip
+async def _queued_counts_down(parties: Parties) -> None:
+    device, sender = await _away(parties)
+    await sender.publish(parties.topic(device, "cmd/step"), b"stays", properties=_lives(_LONG))
+    await asyncio.sleep(_WAIT)
+    device = await parties.returned(device)
+    await exactly(device, [b"stays"], "what had not expired")
+    _counted_down(device.came[0])
+
+
+@owed(chapter, "9-expired-retained", "retains a message that expires: who subscribes later gets nothing", needs=_V5)
+async def _expired_retained(parties: Parties) -> None:
+    device = await parties.device()
+    topic = parties.topic(device, "state")
+    await device.publish(topic, b"expires", retain=True, properties=_lives(_SHORT))
+    parties.retained(device, topic)
+    await asyncio.sleep(_WAIT)
+    listener = await parties.service()
+    await listener.subscribe(topic)
+    await listener.settled()
+    if listener.came:
+        raise BrokenPromise(f"a retained message was delivered {_WAIT} s after it was published to live for {_SHORT} s")
+
+
+@owed(chapter, "9-retained-counts-down", "retains a message that lives on: its expiry interval is shorter by the time "
+      "that it has waited", needs=_V5)  # fmt: skip
+async def _retained_counts_down(parties: Parties) -> None:
+    device = await parties.device()
+    topic = parties.topic(device, "state")
+    await device.publish(topic, b"stays", retain=True, properties=_lives(_LONG))
+    parties.retained(device, topic)
+    await asyncio.sleep(_WAIT)
+    listener = await parties.service()
+    await listener.subscribe(topic)
+    await listener.until(lambda: bool(listener.came), "what was retained never came")
+    _counted_down(listener.came[0])
+
+
+@owed(chapter, "9-delivered-at-once", "is connected: a message that expires soon comes at once, and says so", needs=_V5)
+async def _at_once(parties: Parties) -> None:
+    device = await parties.device()
+    await device.subscribe(parties.topic(device, "cmd/#"), QoS.AT_LEAST_ONCE)
+    sender = await parties.service("sender")
+    await sender.publish(parties.topic(device, "cmd/step"), b"soon", properties=_lives(_LONG))
+    await exactly(device, [b"soon"], "its message")
+    left = device.came[0].properties.message_expiry_interval
+    if left is None or not _LONG - _PATIENT <= left <= _LONG:
+        raise BrokenPromise(f"it was published to live for {_LONG} s, and came with an expiry interval of {left}")

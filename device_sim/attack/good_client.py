@@ -1,0 +1,297 @@
+"""Good parties of a case of `fleet-sim delivery`: they keep every packet that came, and answer only what they are told.
+
+Theory
+------
+What a broker owes is in the details that a client library swallows: which flags a message bore, under which packet
+identifier it came again, how many were on the wire at once. So a party is a `RawClient` that remembers each PUBLISH as
+it was, and whose acknowledgements a case can hold back.
+
+That nothing (more) comes is seen as by `device_sim.attack.scene.Scene.retains`: behind a PINGRESP, and a moment later.
+
+Rules
+-----
+1. `GoodClient.most_unfinished` counts by our own packets: the broker knows of our acknowledgements later than we, so
+   what it has under way by our count it has by its own.
+2. What a party must get is waited for as long as an innocent device is (`PATIENCE`); what never comes is
+   `BrokenPromise` with *never*: a starved machine excuses it, and nothing else does.
+3. All connections of a case are closed when it ends, and what it retained is cleared.
+
+Handles: MQTT 5 and 3.1.1, all QoS. Does not handle: topic aliases, keep alive (cases are shorter).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from broker.mqtt.codes import ProtocolVersion, QoS, ReasonCode, RetainHandling
+from broker.mqtt.connect import Will
+from broker.mqtt.packets import (
+    Disconnect,
+    Packet,
+    Pingreq,
+    Pingresp,
+    Puback,
+    Pubcomp,
+    Publish,
+    Pubrec,
+    Pubrel,
+    Suback,
+    Subscribe,
+    SubscriptionRequest,
+)
+from broker.mqtt.properties import NO_PROPERTIES, Properties
+from device_sim.attack.capabilities import Feature
+from device_sim.attack.issuer import Paper
+from device_sim.attack.raw_client import RawClient
+from device_sim.attack.scene import SOON, Scene
+from device_sim.attack.target import BrokenPromise, Impossible
+from device_sim.attack.verdict import Seen
+
+EVERYTHING: frozenset[type[Packet]] = frozenset({Puback, Pubrec, Pubcomp})
+NOTHING: frozenset[type[Packet]] = frozenset()
+_Answer = TypeVar("_Answer", bound=Packet)
+SESSION_SECONDS = 120
+"""For which a session is kept, where a case does not say."""
+
+
+class GoodClient:
+    """One connection of a good party. Made by `Parties`."""
+
+    def __init__(self, raw: RawClient, paper: Paper, patience: float) -> None:
+        self.raw = raw
+        self.paper = paper
+        self.came: list[Publish] = []
+        self.released: list[int] = []
+        """The packet identifiers of each PUBREL, in order."""
+        self.answers = EVERYTHING
+        """Which acknowledgements are sent unasked."""
+        self.most_unfinished = 0
+        """How many messages of QoS 1 and 2 were under way to it at once, at most (rule 1)."""
+        self.last_came = 0.0
+        """When the last PUBLISH came, `time.monotonic`."""
+        self._patience = patience
+        self._unfinished: set[int] = set()
+        self._next_id = 0
+
+    @property
+    def name(self) -> str:
+        """Its name and client identifier."""
+        return self.paper.name
+
+    @property
+    def session_present(self) -> bool:
+        """What CONNACK said."""
+        return self.raw.connack is not None and self.raw.connack.session_present
+
+    @property
+    def payloads(self) -> list[bytes]:
+        """What came, in order."""
+        return [each.payload for each in self.came]
+
+    async def send(self, packet: Packet) -> None:
+        """Send *packet*."""
+        await self.raw.send(packet.encode(self.raw.version))
+
+    async def answer(self, packet: Puback | Pubrec | Pubcomp) -> None:
+        """Acknowledge by *packet*."""
+        if not isinstance(packet, Pubrec):
+            self._unfinished.discard(packet.packet_id)
+        await self.send(packet)
+
+    async def take(self, within: float) -> Packet | None:
+        """Return the next packet, which is remembered, and acknowledged unless that is held back; None: none came.
+
+        Raises `BrokenPromise` at the end of the connection.
+        """
+        packet = await self.raw.receive(within)
+        if isinstance(packet, (Seen, Disconnect)):
+            seen = packet if isinstance(packet, Seen) else self.raw.seen(packet)
+            if seen.got_in:
+                return None
+            raise BrokenPromise(f"the good {self.name} was put out: {seen.text} {seen.reason}".rstrip())
+        if isinstance(packet, Publish):
+            await self._took(packet)
+        elif isinstance(packet, Pubrel):
+            self.released.append(packet.packet_id)
+            if Pubcomp in self.answers:
+                await self.answer(Pubcomp(packet.packet_id))
+        return packet
+
+    async def _took(self, packet: Publish) -> None:
+        self.came.append(packet)
+        self.last_came = time.monotonic()
+        if packet.packet_id is None:
+            return
+        self._unfinished.add(packet.packet_id)
+        self.most_unfinished = max(self.most_unfinished, len(self._unfinished))
+        kind = Puback if packet.qos is QoS.AT_LEAST_ONCE else Pubrec
+        if kind in self.answers:
+            await self.answer(kind(packet.packet_id))
+
+    async def until(self, condition: Callable[[], bool], what: str, within: float | None = None) -> None:
+        """Take packets until *condition* holds; raise `BrokenPromise` *what* if that is not so in time."""
+        until = time.monotonic() + (self._patience if within is None else within)
+        while not condition():
+            if await self.take(max(0.0, until - time.monotonic())) is None:
+                raise BrokenPromise(what, never=True)
+
+    async def answered(self, kind: type[_Answer], packet_id: int | None = None) -> _Answer:
+        """Return the next packet of *kind*, about *packet_id* if that is given; raise `BrokenPromise` if none comes."""
+        until = time.monotonic() + self._patience
+        while True:
+            packet = await self.take(max(0.0, until - time.monotonic()))
+            if packet is None:
+                raise BrokenPromise(f"no {kind.__name__.upper()} came", never=True)
+            if isinstance(packet, kind) and packet_id in {None, getattr(packet, "packet_id", None)}:
+                return packet
+
+    async def settled(self) -> None:
+        """Return when all that the broker has for it has come: behind a PINGRESP, and a moment later."""
+        await self.send(Pingreq())
+        await self.answered(Pingresp)
+        until = time.monotonic() + SOON
+        while await self.take(max(0.0, until - time.monotonic())) is not None:
+            pass
+
+    async def subscribe(
+        self,
+        topic_filter: str,
+        qos: QoS = QoS.AT_MOST_ONCE,
+        *,
+        as_published: bool = False,
+        handling: RetainHandling = RetainHandling.SEND,
+    ) -> QoS:
+        """Subscribe and return the QoS granted; raise `Impossible` if it is not."""
+        request = SubscriptionRequest(topic_filter, qos, retain_as_published=as_published, retain_handling=handling)
+        await self.send(Subscribe(self._new_id(), (request,)))
+        suback = await self.answered(Suback)
+        code = suback.reason_codes[0] if suback.reason_codes else ReasonCode.UNSPECIFIED_ERROR
+        if code.is_failure:
+            raise Impossible(f"{self.name} may not subscribe to {topic_filter} here: 0x{code:02x}")
+        return QoS(int(code))
+
+    async def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        qos: QoS = QoS.AT_LEAST_ONCE,
+        *,
+        retain: bool = False,
+        properties: Properties = NO_PROPERTIES,
+    ) -> None:
+        """Publish, and return when that is acknowledged, to the end; raise `Impossible` if it is refused."""
+        packet_id = self._new_id() if qos else None
+        await self.send(Publish(topic, payload, qos, retain, packet_id=packet_id, properties=properties))
+        if packet_id is None:
+            return
+        kind: type[Puback | Pubrec] = Puback if qos is QoS.AT_LEAST_ONCE else Pubrec
+        answer = await self.answered(kind, packet_id)
+        if answer.reason_code.is_failure:
+            raise Impossible(f"{self.name} may not publish to {topic} here: 0x{answer.reason_code:02x}")
+        if kind is Pubrec:
+            await self.send(Pubrel(packet_id))
+            await self.answered(Pubcomp, packet_id)
+
+    async def say_goodbye(self, reason: ReasonCode = ReasonCode.NORMAL_DISCONNECTION) -> None:
+        """Send DISCONNECT with *reason*, let the broker close for a moment, and close."""
+        await self.send(Disconnect(reason))
+        await self.raw.end(SOON)
+        self.raw.close()
+
+    def cut(self) -> None:
+        """End the connection as a network does, by a reset."""
+        self.raw.abort()
+
+    def _new_id(self) -> int:
+        self._next_id += 1
+        return self._next_id
+
+
+class Parties:
+    """The parties of one case. An async context manager."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self._clients: list[GoodClient] = []
+        self._retained: list[tuple[GoodClient, str]] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                for client, topic in self._retained:
+                    await client.publish(topic, b"", retain=True)
+        finally:
+            for client in self._clients:
+                client.raw.close()
+
+    @property
+    def is_v5(self) -> bool:
+        """Whether MQTT 5 is spoken."""
+        return self.scene.version is ProtocolVersion.V5
+
+    @property
+    def best_qos(self) -> QoS:
+        """The highest QoS that the broker claims."""
+        return QoS.EXACTLY_ONCE if Feature.QOS2 in self.scene.target.capabilities.supports else QoS.AT_LEAST_ONCE
+
+    def topic(self, device: GoodClient | Paper, suffix: str) -> str:
+        """Return a topic of *device*."""
+        return self.scene.topic(device.name, suffix)
+
+    async def device(self, paper: Paper | None = None, **fields: Any) -> GoodClient:
+        """Return a device that has just connected; *fields* as of `connected`."""
+        return await self.connected(paper or await self.scene.device(), **fields)
+
+    async def service(self, stem: str = "watcher") -> GoodClient:
+        """Return a service that has just connected: a *watcher*, who may hear everything, or a *sender* of commands."""
+        name = self.scene.fresh(stem)
+        return await self.connected(await self.scene.target.registrar.certify(self.scene.target.service(name)))
+
+    async def connected(
+        self,
+        paper: Paper,
+        *,
+        keeps: bool = False,
+        clean: bool = True,
+        will: Will | None = None,
+        seconds: int = SESSION_SECONDS,
+        answers: frozenset[type[Packet]] = EVERYTHING,
+        **properties: Any,
+    ) -> GoodClient:
+        """Return the connection of *paper*; with *keeps* its session outlives it by *seconds*, not *clean*: it returns.
+
+        What MQTT 3.1.1 cannot ask for is not asked for there.
+        """
+        if keeps and self.is_v5:
+            properties["session_expiry_interval"] = seconds
+        connect = self.scene.connect(
+            paper.name,
+            clean_start=clean and not (keeps and not self.is_v5),
+            keep_alive=600,
+            will=will,
+            properties=Properties(**properties) if self.is_v5 else NO_PROPERTIES,
+        )
+        client = GoodClient(await self.scene.admitted(paper, connect), paper, self.scene.patience)
+        client.answers = answers
+        self._clients.append(client)
+        return client
+
+    async def returned(self, client: GoodClient, **fields: Any) -> GoodClient:
+        """Return who has come back, to its session, in the place of *client*; raise `BrokenPromise` if that is gone."""
+        fields = {"keeps": True, "clean": False, **fields}
+        again = await self.connected(client.paper, **fields)
+        if not again.session_present:
+            raise BrokenPromise("it came back in time, and its session was gone (CONNACK without session present)")
+        return again
+
+    def retained(self, client: GoodClient, topic: str) -> None:
+        """Take note that *client* has retained something at *topic*, to be cleared."""
+        self._retained.append((client, topic))

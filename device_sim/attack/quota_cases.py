@@ -1,0 +1,110 @@
+"""Cases 5 and 6 of `fleet-sim delivery`: a device says how much it can take at once, and gets no more than that.
+
+MQTT 5 §3.1.2.11.3 (Receive Maximum), §3.1.2.11.4 (Maximum Packet Size), §4.9. All else that was sent comes in time.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from broker.mqtt.codes import QoS
+from broker.mqtt.packets import Puback, Pubcomp, Pubrec
+from device_sim.attack.capabilities import Feature
+from device_sim.attack.case import Chapter
+from device_sim.attack.good_client import EVERYTHING, NOTHING, GoodClient, Parties
+from device_sim.attack.owed import exactly, owed
+from device_sim.attack.target import BrokenPromise
+
+_MOST = 3
+_SENT = 12
+_PACKET_SIZE = 256
+_V5 = (Feature.MQTT5,)
+
+chapter = Chapter()
+
+
+def _numbered(count: int = _SENT) -> list[bytes]:
+    return [f"{number:02d}".encode() for number in range(count)]
+
+
+def _more_than(device: GoodClient, already: int) -> bool:
+    return len(device.came) > already
+
+
+async def _fed(parties: Parties, device: GoodClient, qos: QoS) -> list[bytes]:
+    """Send commands of *qos* to *device*, more than it takes at once; return their payloads."""
+    sender = await parties.service("sender")
+    payloads = _numbered()
+    for payload in payloads:
+        await sender.publish(parties.topic(device, "cmd/step"), payload, qos)
+    return payloads
+
+
+def _no_more(device: GoodClient, most: int = _MOST) -> None:
+    if device.most_unfinished > most:
+        raise BrokenPromise(
+            f"{device.most_unfinished} messages were under way at once to who had said Receive Maximum {most}"
+        )
+
+
+@owed(chapter, "5-receive-maximum-qos1", "takes three messages of QoS 1 at once: gets three, and the others as it "
+      "acknowledges", needs=_V5)  # fmt: skip
+async def _qos1(parties: Parties) -> None:
+    device = await parties.device(receive_maximum=_MOST, answers=NOTHING)
+    await device.subscribe(parties.topic(device, "cmd/#"), QoS.AT_LEAST_ONCE)
+    payloads = await _fed(parties, device, QoS.AT_LEAST_ONCE)
+    await device.settled()
+    _no_more(device)
+    await device.until(lambda: bool(device.came), "nothing came to who can take three messages at once")
+    freed = 0
+    while len(device.came) < _SENT:  # One by one: who frees one place gets one more.
+        more = partial(_more_than, device, len(device.came))
+        await device.answer(Puback(device.came[freed].packet_id or 0))
+        freed += 1
+        await device.until(more, "no more came to who had acknowledged")
+        _no_more(device)
+    await exactly(device, payloads, "its messages")
+
+
+@owed(chapter, "5-receive-maximum-qos2", "takes three messages of QoS 2 at once: one counts until its PUBCOMP",
+      needs=(*_V5, Feature.QOS2))  # fmt: skip
+async def _qos2(parties: Parties) -> None:
+    device = await parties.device(receive_maximum=_MOST, answers=frozenset({Pubrec}))
+    await device.subscribe(parties.topic(device, "cmd/#"), QoS.EXACTLY_ONCE)
+    payloads = await _fed(parties, device, QoS.EXACTLY_ONCE)
+    await device.settled()
+    _no_more(device)
+    await device.until(lambda: bool(device.released), "no PUBREL came for what was received")
+    held, device.answers = device.released[:], EVERYTHING
+    for packet_id in held:
+        await device.answer(Pubcomp(packet_id))
+    await exactly(device, payloads, "its messages")
+    _no_more(device)
+
+
+@owed(chapter, "5-receive-maximum-returns", "comes back to what was queued, and takes three at once: gets no more",
+      needs=_V5)  # fmt: skip
+async def _returns(parties: Parties) -> None:
+    away = await parties.device(keeps=True)
+    await away.subscribe(parties.topic(away, "cmd/#"), QoS.AT_LEAST_ONCE)
+    await away.say_goodbye()
+    payloads = await _fed(parties, away, QoS.AT_LEAST_ONCE)
+    device = await parties.returned(away, receive_maximum=_MOST, answers=NOTHING)
+    await device.settled()
+    _no_more(device)
+    device.answers = EVERYTHING
+    for packet in device.came[:]:
+        await device.answer(Puback(packet.packet_id or 0))
+    await exactly(device, payloads, "what was queued for it")
+    _no_more(device)
+
+
+@owed(chapter, "6-packet-size", "takes packets of 256 bytes: a larger one is not sent to it, and the next one is",
+      needs=_V5)  # fmt: skip
+async def _packet_size(parties: Parties) -> None:
+    device = await parties.device(maximum_packet_size=_PACKET_SIZE)
+    await device.subscribe(parties.topic(device, "cmd/#"), QoS.AT_LEAST_ONCE)
+    sender = await parties.service("sender")
+    await sender.publish(parties.topic(device, "cmd/step"), bytes(2 * _PACKET_SIZE))
+    await sender.publish(parties.topic(device, "cmd/step"), b"small")
+    await exactly(device, [b"small"], "what fits")

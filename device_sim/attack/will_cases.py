@@ -1,0 +1,233 @@
+"""Cases 1 to 4 of `fleet-sim delivery`: wills, which are sent when they must be, as they were left, and not otherwise.
+
+MQTT 5 §3.1.2.5, §3.1.3.2, §3.14.4; 3.1.1 §3.1.2.5. A will of who freezes is `41-will-of-frozen` of `fleet-sim attack`,
+one of who is revoked `38-will-of-revoked`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from broker.mqtt.codes import QoS, ReasonCode
+from broker.mqtt.connect import Will
+from broker.mqtt.packets import Publish
+from broker.mqtt.properties import Properties
+from device_sim.attack.capabilities import Feature
+from device_sim.attack.case import Chapter
+from device_sim.attack.good_client import SESSION_SECONDS, GoodClient, Parties
+from device_sim.attack.owed import exactly, not_delivered, owed
+from device_sim.attack.scene import SOON
+from device_sim.attack.target import BrokenPromise
+from device_sim.attack.verdict import Seen
+
+_NEVER = "its will was never sent"
+_DELAY = 2
+_EARLY = 0.2
+"""Of its delay, which is told in whole seconds, a broker's clock may be late by so many seconds when it begins."""
+_LONG_DELAY = 600
+_LIFE = 60
+_RESERVED_TYPE = b"\x00\x00"
+_V5 = (Feature.MQTT5,)
+
+chapter = Chapter()
+
+End = Callable[[Parties, GoodClient], Awaitable[None]]
+
+
+async def _left(
+    parties: Parties, *, keeps: bool = False, delay: int | None = None, seconds: int = SESSION_SECONDS
+) -> tuple[GoodClient, GoodClient, bytes]:
+    """Return who listens, a device with a will, and that will's payload."""
+    await parties.scene.watcher()  # Who hears what comes when the case is over.
+    paper = await parties.scene.device()
+    topic, payload = parties.topic(paper, "state"), f"will of {paper.name}".encode()
+    listener = await parties.service()
+    await listener.subscribe(topic, parties.best_qos)
+    will = Will(topic, payload, QoS.AT_LEAST_ONCE, properties=Properties(will_delay_interval=delay))
+    device = await parties.device(paper, will=will, keeps=keeps, seconds=seconds)
+    if keeps:  # A session without a subscription some brokers do not call one.
+        await device.subscribe(parties.topic(device, "cmd/#"), QoS.AT_LEAST_ONCE)
+    return listener, device, payload
+
+
+async def _once(listener: GoodClient, payload: bytes) -> None:
+    """Return when the will *payload* has come, once."""
+    await listener.until(lambda: bool(listener.came), _NEVER)
+    await exactly(listener, [payload], "its will")
+
+
+# 1: sent
+
+
+async def _reset(_parties: Parties, device: GoodClient) -> None:
+    device.cut()
+
+
+async def _close(_parties: Parties, device: GoodClient) -> None:
+    device.raw.close()
+
+
+async def _ask_for_it(_parties: Parties, device: GoodClient) -> None:
+    await device.say_goodbye(ReasonCode.DISCONNECT_WITH_WILL_MESSAGE)
+
+
+async def _break_the_protocol(_parties: Parties, device: GoodClient) -> None:
+    await device.raw.send(_RESERVED_TYPE)
+
+
+async def _come_twice(parties: Parties, device: GoodClient) -> None:
+    await parties.device(device.paper)
+
+
+def _sent(name: str, description: str, end: End, needs: tuple[Feature, ...] = ()) -> None:
+    @owed(chapter, name, description, needs=needs)
+    async def _(parties: Parties) -> None:
+        listener, device, payload = await _left(parties)
+        await end(parties, device)
+        await _once(listener, payload)
+
+
+_sent("1-will-cut", "is cut off by a reset: its will is sent, once", _reset)
+_sent("1-will-closed", "closes without DISCONNECT: its will is sent, once", _close)
+_sent("1-will-asked-for", "says DISCONNECT 0x04, with will: it is sent, once", _ask_for_it, _V5)
+_sent("1-will-protocol-error", "breaks the protocol and is put out: its will is sent, once", _break_the_protocol)
+_sent("1-will-taken-over", "comes a second time, which ends the first connection: its will is sent, once", _come_twice)
+
+
+# 2: not sent
+
+
+@owed(chapter, "2-goodbye", "says DISCONNECT 0x00: its will is not sent", withheld=True)
+async def _goodbye(parties: Parties) -> Seen:
+    listener, device, payload = await _left(parties)
+    await device.say_goodbye()
+    return await not_delivered(listener, payload, "its will was sent, though it had said DISCONNECT 0x00")
+
+
+@owed(chapter, "2-goodbye-returns", "comes back without a will and is cut off: the old will is not sent", withheld=True)
+async def _without(parties: Parties) -> Seen:
+    listener, device, payload = await _left(parties)
+    await device.say_goodbye()
+    (await parties.device(device.paper)).cut()
+    return await not_delivered(listener, payload, "the will of a connection was sent that had ended with DISCONNECT")
+
+
+# 3: delayed
+
+
+@owed(chapter, "3-delay-returns", "is cut off and comes back within its will delay: the will is not sent",
+      needs=_V5, withheld=True)  # fmt: skip
+async def _delay_returns(parties: Parties) -> Seen:
+    listener, device, payload = await _left(parties, keeps=True, delay=_DELAY)
+    device.cut()
+    await parties.returned(device)
+    await asyncio.sleep(_DELAY + SOON)
+    return await not_delivered(listener, payload, "its will was sent, though it had come back within the will delay")
+
+
+@owed(chapter, "3-delay-goodbye", "says DISCONNECT 0x00, with a will delay: the will is never sent",
+      needs=_V5, withheld=True)  # fmt: skip
+async def _delay_goodbye(parties: Parties) -> Seen:
+    listener, device, payload = await _left(parties, keeps=True, delay=1)
+    await device.say_goodbye()
+    await asyncio.sleep(1 + SOON)
+    return await not_delivered(listener, payload, "its will was sent, though it had said DISCONNECT 0x00")
+
+
+@owed(chapter, "3-delay-passes", "is cut off and stays away: its will is sent when the will delay has passed",
+      needs=_V5)  # fmt: skip
+async def _delay_passes(parties: Parties) -> None:
+    listener, device, payload = await _left(parties, keeps=True, delay=_DELAY)
+    cut = time.monotonic()
+    device.cut()
+    await listener.until(lambda: bool(listener.came), _NEVER)
+    waited = listener.last_came - cut
+    if waited < _DELAY - _EARLY:
+        raise BrokenPromise(f"its will was sent after {waited:.2f} s, with a will delay of {_DELAY} s")
+    await exactly(listener, [payload], "its will")
+
+
+# MQTT 5 §3.1.3.2.2: whichever comes first, that the delay has passed or that the session ends.
+def _session_ends(name: str, description: str, seconds: int) -> None:
+    @owed(chapter, name, description, needs=_V5)
+    async def _(parties: Parties) -> None:
+        listener, device, payload = await _left(parties, keeps=True, delay=_LONG_DELAY, seconds=seconds)
+        device.cut()
+        await _once(listener, payload)
+
+
+_session_ends(
+    "3-delay-session-ends", "is cut off, and its session ends before its will delay: its will is sent then", 1
+)
+_session_ends(
+    "3-delay-no-session", "is cut off with a will delay, and has no session to keep: its will is sent at once", 0
+)
+
+
+# 4: as it was left
+
+
+@owed(chapter, "4-will-as-left", "leaves a will with QoS and properties: all come as it left them", needs=_V5)
+async def _as_left(parties: Parties) -> None:
+    paper = await parties.scene.device()
+    topic, qos = parties.topic(paper, "state"), parties.best_qos
+    told = Properties(
+        payload_format_indicator=1,
+        message_expiry_interval=_LIFE,
+        content_type="text/plain",
+        response_topic=parties.topic(paper, "cmd/why"),
+        correlation_data=b"\x00\xff",
+        user_properties=(("why", "cut"), ("why", "again")),
+    )
+    listener = await parties.service()
+    granted = await listener.subscribe(topic, qos)
+    device = await parties.device(paper, will=Will(topic, b"as it was", qos, properties=told))
+    device.cut()
+    await listener.until(lambda: bool(listener.came), _NEVER)
+    as_told(listener.came[0], Publish(topic, b"as it was", min(qos, granted), properties=told))
+
+
+@owed(chapter, "4-will-retained", "leaves a will to be retained: who subscribes later gets it, with RETAIN")
+async def _retained(parties: Parties) -> None:
+    paper = await parties.scene.device()
+    topic = parties.topic(paper, "state")
+    listener = await parties.service()
+    await listener.subscribe(topic, QoS.AT_LEAST_ONCE)
+    device = await parties.device(paper, will=Will(topic, b"gone", QoS.AT_LEAST_ONCE, retain=True))
+    device.cut()
+    await listener.until(lambda: bool(listener.came), _NEVER)
+    parties.retained(await parties.device(paper), topic)
+    later = await parties.service()
+    await later.subscribe(topic, QoS.AT_LEAST_ONCE)
+    await later.until(lambda: bool(later.came), "its will was not retained")
+    if later.came[0].payload != b"gone" or not later.came[0].retain:
+        raise BrokenPromise("what was retained came without RETAIN, or is not its will")
+
+
+@owed(chapter, "4-will-not-retained", "leaves a will that is not to be retained: who subscribes later gets nothing")
+async def _not_retained(parties: Parties) -> None:
+    listener, device, payload = await _left(parties)
+    device.cut()
+    await _once(listener, payload)
+    later = await parties.service()
+    await later.subscribe(parties.topic(device, "state"), QoS.AT_LEAST_ONCE)
+    await later.settled()
+    if later.came:
+        raise BrokenPromise("its will was retained, though it had not asked for that")
+
+
+def as_told(came: Publish, told: Publish) -> None:
+    """Raise `BrokenPromise` if *came* is not what was *told*; of its expiry interval a little may have passed."""
+    for what in ("topic", "payload", "qos", "retain"):
+        if getattr(came, what) != getattr(told, what):
+            raise BrokenPromise(f"{what} {getattr(came, what)!r} came, {getattr(told, what)!r} was told")
+    left, life = came.properties.message_expiry_interval, told.properties.message_expiry_interval
+    if (left is None) != (life is None) or (left is not None and life is not None and not 0 <= left <= life):
+        raise BrokenPromise(f"an expiry interval of {left} came, {life} was told")
+    for what in ("payload_format_indicator", "content_type", "response_topic", "correlation_data", "user_properties"):
+        if getattr(came.properties, what) != getattr(told.properties, what):
+            raise BrokenPromise(
+                f"{what} {getattr(came.properties, what)!r} came, {getattr(told.properties, what)!r} was told"
+            )

@@ -1,0 +1,18 @@
+"""A line for people that is longer than their terminal is wide: it goes on below, set in, and is cut at spaces only.
+
+A terminal cuts where its edge is, in the middle of a word or a serial number, and goes on at the left as if that were
+another line. Into a file or a pipe a line goes as it is: programs go by lines.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+
+
+def print_hung(line: str, indent: int) -> None:
+    """Print *line*, one without line ends; at a terminal what does not fit goes on *indent* columns from the left."""
+    if sys.stdout.isatty() and len(line) > (room := shutil.get_terminal_size().columns) >= 2 * indent:
+        line = textwrap.fill(line, room, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False)
+    sys.stdout.write(f"{line}\n")

@@ -1,0 +1,261 @@
+"""`fleet-sim delivery` on a real broker behind a proxy with one fault: it is found, in the cases about it alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from broker.mqtt.codes import QoS, RetainHandling
+from broker.mqtt.properties import NO_PROPERTIES
+from device_sim.attack import run
+from device_sim.attack.catalogue import pick
+from device_sim.attack.delivery_list import OWED
+from device_sim.attack.mosquitto_target import mosquitto
+from device_sim.attack.scene import Scene
+from device_sim.attack.verdict import Outcome, Verdict
+from device_sim.report import ExitCode
+from provisioning.pki.keys import key_to_pem
+from tests.support.delivery_faults import (
+    ChangesLives,
+    ChangesRetain,
+    ChangesSubscriptions,
+    ChangesWills,
+    CountsUntilPubrec,
+    DeliversWhatComesAgain,
+    ForgetsAcknowledgements,
+    ForgetsSessions,
+    ForgetsTheRest,
+    IgnoresLimits,
+    KeepsSessions,
+    LosesReleases,
+    LosesWhatIsReleased,
+    NeverClears,
+    NeverCountsDown,
+    Overtakes,
+    RefusesReleases,
+    RetainsEverything,
+    SendsAgainUnderAnotherIdentifier,
+    SendsAgainWithoutDup,
+    SendsAGoodbyesWillLate,
+    SendsNoWillThatIsAskedFor,
+    SendsTheMessageForTheRelease,
+    SendsTheWillOfWhoReturned,
+    SendsWillsAnyway,
+    SendsWillsTwice,
+    SwallowsUsedIdentifiers,
+)
+from tests.support.one_fault import OneFault, with_fault
+from tests.support.programs import REPOSITORY, forking_python
+
+NO_SESSION = {"3-delay-no-session": "its will was never sent"}
+"""What mosquitto 2.0.21 does not do: without a session it sends a will when its delay has passed, and not at once."""
+IMPATIENT = 6.0
+
+
+@pytest.fixture(autouse=True)
+def _short_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else this machine does, it is the broker that is judged; and not for a minute."""
+    monkeypatch.setattr(run, "MOST_WAITING", 10.0)
+    monkeypatch.setattr(run, "Scene", partial(Scene, patience=IMPATIENT))
+
+
+async def failed(directory: Path, fault: OneFault, only: str) -> dict[str, str]:
+    async with mosquitto(directory) as target, with_fault(target, fault) as faulty:
+        found = await run.run(faulty, pick(OWED, [only]), lambda _: None)
+    return {outcome.name: outcome.judgement.why for outcome in found if is_against(outcome)}
+
+
+def is_against(outcome: Outcome) -> bool:
+    return outcome.verdict is not Verdict.PASS
+
+
+NEVER = "its will was never sent"
+TWICE = "its will: came more than once"
+GOODBYE = "its will was sent, though it had said DISCONNECT 0x00"
+RETURNED = "its will was sent, though it had come back within the will delay"
+AFTERWARDS = "delivered after all, later than what was sent later"
+NOT_RETAINED = "its will was not retained"
+GONE = "it came back in time, and its session was gone (CONNACK without session present)"
+ORDER = "came in another order"
+ONCE_MORE = "what was acknowledged to the end came once more after the next connection"
+SENT = ["1-will-cut", "1-will-closed", "1-will-asked-for", "1-will-protocol-error", "1-will-taken-over"]
+LATE = ["3-delay-passes", "3-delay-session-ends", "3-delay-no-session"]
+RETURNING = ["7-publish-again", "7-publish-unanswered", "7-release-again", "7-identifier-again", "8-qos1-again",
+             "8-qos2-again", "8-qos2-release-again", "8-queued", "8-in-order"]  # fmt: skip
+WILLS = "1,2,3,4"
+
+
+@pytest.mark.parametrize(
+    ("fault", "only", "expected"),
+    [
+        (OneFault, "*", NO_SESSION),
+        (
+            SendsWillsAnyway, WILLS,
+            NO_SESSION | dict.fromkeys(["2-goodbye", "3-delay-goodbye"], GOODBYE)
+            | {"2-goodbye-returns": "the will of a connection was sent that had ended with DISCONNECT"},
+        ),
+        (SendsAGoodbyesWillLate, "2", dict.fromkeys(["2-goodbye", "2-goodbye-returns"], AFTERWARDS)),
+        (SendsNoWillThatIsAskedFor, "1", {"1-will-asked-for": NEVER}),
+        (
+            lambda: ChangesWills(lambda _: None), WILLS,
+            dict.fromkeys([*SENT, *LATE, "4-will-as-left", "4-will-retained", "4-will-not-retained"], NEVER),
+        ),
+        (SendsWillsTwice, WILLS, NO_SESSION | dict.fromkeys([*SENT, *LATE[:2], "4-will-not-retained"], TWICE)),
+        (SendsTheWillOfWhoReturned, "3", NO_SESSION | {"3-delay-returns": RETURNED}),
+        (
+            lambda: ChangesWills(lambda will: replace(will, properties=NO_PROPERTIES)), "3,4",
+            {"3-delay-returns": RETURNED, "3-delay-passes": "after 0.", "4-will-as-left": "an expiry interval of None"},
+        ),
+        (
+            lambda: ChangesWills(
+                lambda will: replace(will, properties=replace(will.properties, user_properties=()))
+            ), "4", {"4-will-as-left": "user_properties () came"},
+        ),
+        (lambda: ChangesWills(lambda will: replace(will, qos=QoS.AT_MOST_ONCE)), "4", {"4-will-as-left": "qos <QoS."}),
+        (lambda: ChangesWills(lambda will: replace(will, retain=False)), "4", {"4-will-retained": NOT_RETAINED}),
+        (
+            lambda: ChangesWills(lambda will: replace(will, retain=True)), "4",
+            {"4-will-not-retained": "its will was retained, though it had not asked for that"},
+        ),
+        (
+            lambda: IgnoresLimits("receive_maximum"), "5,6",
+            dict.fromkeys(
+                ["5-receive-maximum-qos1", "5-receive-maximum-qos2", "5-receive-maximum-returns"],
+                "12 messages were under way at once to who had said Receive Maximum 3",
+            ),
+        ),
+        (CountsUntilPubrec, "5", {"5-receive-maximum-qos2": "12 messages were under way at once"}),
+        (lambda: IgnoresLimits("maximum_packet_size"), "5,6", {"6-packet-size": "what fits: b'\\x00\\x00"}),
+        (
+            ForgetsTheRest, "5",
+            {
+                "5-receive-maximum-qos1": "no more came to who had acknowledged",
+                "5-receive-maximum-qos2": "its messages: not all came",
+                "5-receive-maximum-returns": "what was queued for it: not all came",
+            },
+        ),
+        (
+            DeliversWhatComesAgain, "7",
+            dict.fromkeys(["7-publish-again", "7-publish-unanswered"], "its message: came more than once"),
+        ),
+        (
+            LosesWhatIsReleased, "7",
+            dict.fromkeys(["7-publish-again", "7-publish-unanswered"], "its message: not all came")
+            | {"7-identifier-again": "its messages: not all came"},
+        ),
+        (
+            RefusesReleases, "7",
+            dict.fromkeys(
+                ["7-publish-again", "7-publish-unanswered", "7-identifier-again"],
+                "PUBCOMP 0x92 was the answer to PUBREL",
+            ),
+        ),
+        (SwallowsUsedIdentifiers, "7", {"7-identifier-again": "its messages: not all came"}),
+        (ForgetsSessions, "7,8", dict.fromkeys(RETURNING, GONE)),
+        (KeepsSessions, "8-clean-start", {"8-clean-start": "it asked for a clean start, and got its old session"}),
+        (SendsAgainWithoutDup, "7,8", dict.fromkeys(["8-qos1-again", "8-qos2-again"], "sent again under packet")),
+        (
+            SendsAgainUnderAnotherIdentifier, "8",
+            dict.fromkeys(["8-qos1-again", "8-qos2-again"], "sent again under packet identifier 5001 with DUP 1")
+            | {"8-qos2-release-again": "PUBREL came again for [5001], and for 1 it was due"},
+        ),
+        (
+            SendsTheMessageForTheRelease, "8",
+            {"8-qos2-release-again": "the message came once more, though PUBREC had been received"},
+        ),
+        (LosesReleases, "8-qos2-release-again", {"8-qos2-release-again": "no PUBREL came again"}),
+        (
+            ForgetsAcknowledgements, "8",
+            dict.fromkeys(["8-qos1-again", "8-qos2-again", "8-queued"], ONCE_MORE),
+        ),
+        (
+            Overtakes, "8-queued,8-in-order",
+            {"8-queued": f"what was queued for it: {ORDER}", "8-in-order": f"what was not acknowledged: {ORDER}"},
+        ),
+        (
+            lambda: ChangesLives(None), "9",
+            {
+                "9-expired-queued": "what had not expired: b'expires' came too",
+                "9-queued-counts-down": "came with an expiry interval of None",
+                "9-expired-retained": "a retained message was delivered 2.3 s after",
+                "9-retained-counts-down": "came with an expiry interval of None",
+                "9-delivered-at-once": "came with an expiry interval of None",
+            },
+        ),
+        (
+            lambda: ChangesLives(1), "9",
+            {
+                "9-expired-queued": "what had not expired: not all came",
+                "9-queued-counts-down": "what had not expired: not all came",
+                "9-retained-counts-down": "what was retained never came",
+                "9-delivered-at-once": "came with an expiry interval of 1",
+            },
+        ),
+        (
+            NeverCountsDown, "9",
+            dict.fromkeys(["9-queued-counts-down", "9-retained-counts-down"], "came with an expiry interval of 100"),
+        ),
+        (
+            lambda: ChangesRetain(retain=True), "10",
+            {"10-live": "RETAIN was 1 1, and should have been 0 0", "10-live-as-published": "RETAIN was 1 1"},
+        ),
+        (
+            lambda: ChangesRetain(retain=False), "10,4-will-retained",
+            {
+                "4-will-retained": "what was retained came without RETAIN",
+                "10-live-as-published": "RETAIN was 0 0, and should have been 1 0",
+                "10-stored": "RETAIN was 0, and should have been 1",
+            },
+        ),
+        (lambda: ChangesSubscriptions(retain_as_published=False), "10", {"10-live-as-published": "RETAIN was 0 0"}),
+        (lambda: ChangesSubscriptions(retain_as_published=True), "10", {"10-live": "RETAIN was 1 0"}),
+        (
+            lambda: ChangesSubscriptions(retain_handling=RetainHandling.SEND), "10",
+            {"10-handling-1": "2 retained messages came", "10-handling-2": "1 retained messages came"},
+        ),
+        (
+            lambda: ChangesSubscriptions(retain_handling=RetainHandling.SEND_IF_NEW), "10",
+            {"10-handling-0": "what was retained never came", "10-handling-2": "1 retained messages came"},
+        ),
+        (
+            RetainsEverything, "10",
+            {"10-live-as-published": "RETAIN was 1 1", "10-stored": "what is retained: not all came"},
+        ),
+        (NeverClears, "10", {"10-cleared": "what was cleared is retained still"}),
+    ],
+)  # fmt: skip
+async def test_a_fault_is_found_where_it_is(
+    tmp_path: Path, fault: Callable[[], OneFault], only: str, expected: dict[str, str]
+) -> None:
+    found = await failed(tmp_path, fault(), only)
+    assert found.keys() == expected.keys(), found
+    for name, words in expected.items():
+        assert words in found[name]
+
+
+async def test_a_broken_promise_is_told_and_is_no_matter_of_security(tmp_path: Path) -> None:
+    """Exit code 4 says that somebody got in who must not."""
+    document = tmp_path / "delivery.json"
+    (tmp_path / "broker").mkdir()
+    async with mosquitto(tmp_path / "broker") as target, with_fault(target, SendsAgainWithoutDup()) as faulty:
+        (tmp_path / "ca.key").write_bytes(key_to_pem(target.issuer.key))
+        process = await asyncio.create_subprocess_exec(
+            forking_python(), "-m", "device_sim", "delivery", "--only", "8-qos1-again,10-stored",
+            "--json", str(document), "--broker", f"localhost:{faulty.endpoint.port}", "--cafile", str(target.anchors),
+            "--ca-cert", str(target.anchors), "--ca-key", str(tmp_path / "ca.key"),
+            cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, _ = await asyncio.wait_for(process.communicate(), 120)
+    assert process.returncode == ExitCode.THRESHOLD, out.decode()
+    told = {
+        case["case"]: (case["verdict"], case["observed"]["answer"])
+        for case in json.loads(document.read_text())["cases"]
+    }
+    assert told["8-qos1-again"] == ("fail", "mqtt broken-promise")
+    assert told["10-stored"] == ("pass", "mqtt kept")
