@@ -148,10 +148,14 @@ class GoodClient:
             if isinstance(packet, kind) and packet_id in {None, getattr(packet, "packet_id", None)}:
                 return packet
 
-    async def settled(self) -> None:
-        """Return when all that the broker has for it has come: behind a PINGRESP, and a moment later."""
+    async def pinged(self) -> None:
+        """Return when a PINGREQ is answered: what the broker had written before has come."""
         await self.send(Pingreq())
         await self.answered(Pingresp)
+
+    async def settled(self) -> None:
+        """Return when all that the broker has for it has come: behind a PINGRESP, and a moment later."""
+        await self.pinged()
         until = time.monotonic() + SOON
         while await self.take(max(0.0, until - time.monotonic())) is not None:
             pass

@@ -5,8 +5,6 @@ MQTT 5 §3.1.2.11.3 (Receive Maximum), §3.1.2.11.4 (Maximum Packet Size), §4.9
 
 from __future__ import annotations
 
-from functools import partial
-
 from broker.mqtt.codes import QoS
 from broker.mqtt.packets import Puback, Pubcomp, Pubrec
 from device_sim.attack.capabilities import Feature
@@ -27,8 +25,12 @@ def _numbered(count: int = _SENT) -> list[bytes]:
     return [f"{number:02d}".encode() for number in range(count)]
 
 
-def _more_than(device: GoodClient, already: int) -> bool:
-    return len(device.came) > already
+async def _next(device: GoodClient) -> None:
+    """Return when more has come to *device*, which has made room; raise `BrokenPromise` if that was too much."""
+    already = len(device.came)
+    await device.until(lambda: len(device.came) > already, "no more came to who had acknowledged")
+    await device.pinged()
+    _no_more(device)
 
 
 async def _fed(parties: Parties, device: GoodClient, qos: QoS) -> list[bytes]:
@@ -58,11 +60,9 @@ async def _qos1(parties: Parties) -> None:
     await device.until(lambda: bool(device.came), "nothing came to who can take three messages at once")
     freed = 0
     while len(device.came) < _SENT:  # One by one: who frees one place gets one more.
-        more = partial(_more_than, device, len(device.came))
         await device.answer(Puback(device.came[freed].packet_id or 0))
         freed += 1
-        await device.until(more, "no more came to who had acknowledged")
-        _no_more(device)
+        await _next(device)
     await exactly(device, payloads, "its messages")
 
 
@@ -75,11 +75,19 @@ async def _qos2(parties: Parties) -> None:
     await device.settled()
     _no_more(device)
     await device.until(lambda: bool(device.released), "no PUBREL came for what was received")
-    held, device.answers = device.released[:], EVERYTHING
-    for packet_id in held:
-        await device.answer(Pubcomp(packet_id))
+    while len(device.came) < _SENT:
+        await _completed(device)
+        await _next(device)
+    device.answers = EVERYTHING
+    await _completed(device)
     await exactly(device, payloads, "its messages")
-    _no_more(device)
+
+
+async def _completed(device: GoodClient) -> None:
+    """Answer each PUBREL that has come, and was not answered."""
+    due, device.released = device.released, []
+    for packet_id in due:
+        await device.answer(Pubcomp(packet_id))
 
 
 @owed(chapter, "5-receive-maximum-returns", "comes back to what was queued, and takes three at once: gets no more",
@@ -92,11 +100,13 @@ async def _returns(parties: Parties) -> None:
     device = await parties.returned(away, receive_maximum=_MOST, answers=NOTHING)
     await device.settled()
     _no_more(device)
-    device.answers = EVERYTHING
-    for packet in device.came[:]:
-        await device.answer(Puback(packet.packet_id or 0))
+    freed = 0
+    while len(device.came) < _SENT:
+        for packet in device.came[freed:]:
+            await device.answer(Puback(packet.packet_id or 0))
+            freed += 1
+        await _next(device)
     await exactly(device, payloads, "what was queued for it")
-    _no_more(device)
 
 
 @owed(chapter, "6-packet-size", "takes packets of 256 bytes: a larger one is not sent to it, and the next one is",

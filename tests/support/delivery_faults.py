@@ -172,6 +172,67 @@ class ForgetsTheRest(Changing):
         return [packet]
 
 
+class ForgetsTheLimit(Changing):
+    """It keeps to a Receive Maximum until something is acknowledged, and then sends all that it has."""
+
+    def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
+        if isinstance(packet, Connect) and packet.properties.receive_maximum is not None:
+            passage.memory["room"] = packet.properties.receive_maximum
+            passage.memory["held"] = []
+            return [connecting(packet, properties=replace(packet.properties, receive_maximum=None))]
+        if isinstance(packet, Puback | Pubcomp) and "held" in passage.memory:
+            passage.memory["room"] = 1000
+            for each in passage.memory.pop("held"):
+                passage.tell_device(each)
+        return [packet]
+
+    def came(self, passage: Passage, packet: Packet) -> list[Packet]:
+        if isinstance(packet, Publish) and packet.qos and "held" in passage.memory:
+            if not passage.memory["room"]:
+                passage.memory["held"].append(packet)
+                return []
+            passage.memory["room"] -= 1
+        return [packet]
+
+
+class ForgetsCompletions(Changing):
+    """It keeps what was completed, and releases it again on the next connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.completed: dict[str, int] = {}
+
+    def came(self, passage: Passage, packet: Packet) -> list[Packet]:
+        if isinstance(packet, Connack) and packet.session_present and passage.identity.name in self.completed:
+            return [packet, Pubrel(self.completed[passage.identity.name])]
+        return [packet]
+
+    def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
+        if isinstance(packet, Pubcomp) and passage.is_device:
+            self.completed[passage.identity.name] = packet.packet_id
+        return [packet]
+
+
+class ReleasesTwice(Changing):
+    """It delivers a message of QoS 2 once more when it is released once more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: dict[str, Publish] = {}
+        self.released: set[str] = set()
+
+    def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
+        name = passage.identity.name
+        if isinstance(packet, Publish) and packet.qos is QoS.EXACTLY_ONCE and passage.is_device:
+            self.messages[name] = packet
+            self.released.discard(name)
+        if isinstance(packet, Pubrel) and name in self.messages:
+            if name in self.released:
+                self.leak(self.messages[name])
+            self.released.add(name)
+        return [packet]
+
+
 class DeliversWhatComesAgain(Changing):
     """It delivers a message of QoS 2 that a device sends again as if it were another."""
 
@@ -336,13 +397,17 @@ class ChangesLives(Changing):
         return [packet]
 
 
-class NeverCountsDown(Changing):
-    """It drops what has expired, and tells everybody the interval that it was told."""
+class TellsOneLife(Changing):
+    """It drops what has expired, and tells everybody the same interval."""
+
+    def __init__(self, life: int) -> None:
+        super().__init__()
+        self.life = life
 
     def came(self, passage: Passage, packet: Packet) -> list[Packet]:
         del passage
         if isinstance(packet, Publish) and packet.properties.message_expiry_interval is not None:
-            return [replace(packet, properties=replace(packet.properties, message_expiry_interval=100))]
+            return [replace(packet, properties=replace(packet.properties, message_expiry_interval=self.life))]
         return [packet]
 
 

@@ -29,16 +29,18 @@ from tests.support.delivery_faults import (
     CountsUntilPubrec,
     DeliversWhatComesAgain,
     ForgetsAcknowledgements,
+    ForgetsCompletions,
     ForgetsSessions,
+    ForgetsTheLimit,
     ForgetsTheRest,
     IgnoresLimits,
     KeepsSessions,
     LosesReleases,
     LosesWhatIsReleased,
     NeverClears,
-    NeverCountsDown,
     Overtakes,
     RefusesReleases,
+    ReleasesTwice,
     RetainsEverything,
     SendsAgainUnderAnotherIdentifier,
     SendsAgainWithoutDup,
@@ -49,6 +51,7 @@ from tests.support.delivery_faults import (
     SendsWillsAnyway,
     SendsWillsTwice,
     SwallowsUsedIdentifiers,
+    TellsOneLife,
 )
 from tests.support.one_fault import OneFault, with_fault
 from tests.support.programs import REPOSITORY, forking_python
@@ -130,15 +133,21 @@ WILLS = "1,2,3,4"
                 "12 messages were under way at once to who had said Receive Maximum 3",
             ),
         ),
+        (
+            ForgetsTheLimit, "5",
+            dict.fromkeys(
+                ["5-receive-maximum-qos1", "5-receive-maximum-qos2", "5-receive-maximum-returns"],
+                "messages were under way at once to who had said Receive Maximum 3",
+            ),
+        ),
         (CountsUntilPubrec, "5", {"5-receive-maximum-qos2": "12 messages were under way at once"}),
         (lambda: IgnoresLimits("maximum_packet_size"), "5,6", {"6-packet-size": "what fits: b'\\x00\\x00"}),
         (
             ForgetsTheRest, "5",
-            {
-                "5-receive-maximum-qos1": "no more came to who had acknowledged",
-                "5-receive-maximum-qos2": "its messages: not all came",
-                "5-receive-maximum-returns": "what was queued for it: not all came",
-            },
+            dict.fromkeys(
+                ["5-receive-maximum-qos1", "5-receive-maximum-qos2", "5-receive-maximum-returns"],
+                "no more came to who had acknowledged",
+            ),
         ),
         (
             DeliversWhatComesAgain, "7",
@@ -156,6 +165,8 @@ WILLS = "1,2,3,4"
                 "PUBCOMP 0x92 was the answer to PUBREL",
             ),
         ),
+        (ReleasesTwice, "7", {"7-release-again": "its message: came more than once"}),
+        (ForgetsCompletions, "8", dict.fromkeys(["8-qos2-again", "8-qos2-release-again", "8-queued"], ONCE_MORE)),
         (SwallowsUsedIdentifiers, "7", {"7-identifier-again": "its messages: not all came"}),
         (ForgetsSessions, "7,8", dict.fromkeys(RETURNING, GONE)),
         (KeepsSessions, "8-clean-start", {"8-clean-start": "it asked for a clean start, and got its old session"}),
@@ -198,9 +209,17 @@ WILLS = "1,2,3,4"
             },
         ),
         (
-            NeverCountsDown, "9",
+            lambda: TellsOneLife(100), "9",
             dict.fromkeys(["9-queued-counts-down", "9-retained-counts-down"], "came with an expiry interval of 100"),
         ),
+        (
+            lambda: TellsOneLife(10), "9",
+            dict.fromkeys(
+                ["9-queued-counts-down", "9-retained-counts-down", "9-delivered-at-once"],
+                "came with an expiry interval of 10",
+            ),
+        ),
+        (lambda: ChangesRetain(retain=True), "4", {"4-will-as-left": "retain True came, False was told"}),
         (
             lambda: ChangesRetain(retain=True), "10",
             {"10-live": "RETAIN was 1 1, and should have been 0 0", "10-live-as-published": "RETAIN was 1 1"},
