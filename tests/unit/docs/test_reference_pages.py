@@ -203,3 +203,10 @@ def _name(requirement: str) -> str:
 def test_a_table_that_is_missing_is_noticed() -> None:
     with pytest.raises(AssertionError):
         table("| no | such |", "")
+
+
+def test_the_page_on_backups_says_of_each_schema_what_it_notes() -> None:
+    versions = REPOSITORY / "provisioning" / "store" / "migrations" / "versions"
+    there = {found[1] for path in versions.iterdir() if (found := re.match(r"r(\d{4})_", path.name))}
+    told = re.findall(r"^\| (\d{4}) \|", (REPOSITORY / "docs" / "backup.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert told == sorted(each for each in there if each >= told[0])
