@@ -19,6 +19,10 @@ from provisioning.program.hung_line import print_hung
 from provisioning.program.printable import LAID_OUT, printable
 
 _SET_IN = 4
+_ABOUT_TLS = (
+    "what to do: whom TLS refuses, for a certificate that has ended say, has named nobody: ask about its address, or "
+    "what would happen to its certificate: fleet-broker check FILE"
+)
 _MARKS = {True: "ok", False: "NO", None: "?"}
 
 
@@ -147,7 +151,12 @@ def _print_answer(answer: dict[str, Any]) -> None:
     if not answer["sessions"]:
         sys.stdout.write(f"{printable(about)} is not connected\n")
     if not answer["events"]:
-        sys.stdout.write(f"nothing else is known of it; the broker remembers {answer['remembered']} events\n")
+        remembered = answer["remembered"]
+        sys.stdout.write(
+            f"nothing else is known of it; the broker remembers {remembered} event{'' if remembered == 1 else 's'}\n"
+        )
+        if not answer["sessions"]:
+            print_hung(f"    {_ABOUT_TLS}", _SET_IN)
     _print_events(answer["events"])
     if answer["nearby"]:
         sys.stdout.write("\nrefused at the same address, before anybody was named; it may be the same device:\n")

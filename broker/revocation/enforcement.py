@@ -86,9 +86,12 @@ def renew(engine: Engine, connection: Client, peer: Peer, now: float) -> None:
     connection.examined(peer, now)
     engine.admission.stays(peer)
     session = connection.session
+    if (session.certificate, session.authorities) == (peer.certificate, peer.authorities):
+        return
     session.certificate, session.authorities = peer.certificate, peer.authorities
     if session.will is not None:
         session.will = replace(session.will, certificate=peer.certificate, authorities=peer.authorities)
+    engine.note(session, None)  # By what is stored he is judged if the broker is killed.
 
 
 def _put_out(

@@ -293,6 +293,7 @@ class TlsTransport(Readiness):
         if backlog is not None:
             if self.choked:  # Rare: a client that does not keep up.
                 packets = without_qos0(packets, self._metrics)
+            self._metrics.packets_sent += len(packets)
             for packet in packets:
                 backlog += packet
             self._choke_if_long(backlog)

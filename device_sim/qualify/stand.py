@@ -107,7 +107,8 @@ class Stand:
             self._listening = socket.create_server((self._host, self.port), family=family)
         except OSError as error:
             why = os.strerror(error.errno) if error.errno else str(error)
-            raise CannotListen(f"nothing can listen on {self._host} port {self.port}: {why}") from error
+            where = f"{self._host} port {self.port}"
+            raise CannotListen(f"nothing can listen on {where}: {why}; give others: --host, --port") from error
         self._listening.setblocking(False)
         self.port = self._listening.getsockname()[1]
         self._start(self._accept())

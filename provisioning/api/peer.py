@@ -1,7 +1,7 @@
 """Who is at the other end of a request: the certificate that the server's protocol put into the ASGI scope.
 
-The names follow the ASGI TLS extension (``scope["extensions"]["tls"]``, `client_cert_chain` in PEM), with the DER
-beside them: whoever serves the application fills them in, see `provisioning.service.server`.
+They are where the ASGI TLS extension has them (``scope["extensions"]["tls"]``), the certificate in DER: whoever serves
+the application fills them in, see `provisioning.connections.peer_certificate_protocol`.
 """
 
 from __future__ import annotations

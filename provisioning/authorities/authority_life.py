@@ -135,7 +135,10 @@ class AuthorityLife:
         return await self.database.write(transaction)
 
     async def write_bundle(self) -> None:
-        """Write the trust anchors as they are now; a running service does so too."""
+        """Write the trust anchors as they are now, as a running service does; raise `ConfigurationError` if that fails.
+
+        What has changed them is in the store by then.
+        """
         trusted = [each for each in await self.every() if each.state.trusted]
         anchors = [
             each.certificate
@@ -143,7 +146,14 @@ class AuthorityLife:
             for each in trusted
             if each.kind is kind
         ]
-        replace_file(self.files.bundle, pem_of(*anchors))
+        try:
+            replace_file(self.files.bundle, pem_of(*anchors))
+        except OSError as error:
+            raise ConfigurationError(
+                f"{self.files.bundle} cannot be written: {error.strerror}. What was done to the CA is done all the "
+                "same; the service writes the file as soon as it can, or when it starts: look at the disk, and at who "
+                "owns the directory"
+            ) from error
 
     async def newest_root(self) -> StoredAuthority:
         """Return the newest root, whose key must be here; raise `ConfigurationError`."""

@@ -5,16 +5,25 @@ Theory
 Whoever trusts the root hears of it by the root's CRL, so its key has to be here. The CA that issues has a successor
 first: a fleet without one could not certify anybody again, nor the operator who mends it.
 
+The CA is revoked by one short transaction, which is not undone by anything that goes wrong afterwards: the certificates
+that it has issued follow, here or by the running service (`provisioning.revocation.of_authority`)::
+
+    begin ─► the bundle without it ─► the first operator certified again ─► finish: all that it has issued, in portions
+
 Rules
 -----
 1. What a revoked CA has issued is revoked with it, one by one: every relying party has a way to hear of it.
 2. There is an admin with a good certificate afterwards; one who was suspended stays so while there is another.
+3. Asked again while something is left, it is gone on with.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+
+from sqlalchemy.engine import Connection
 
 from provisioning.authorities.authority_life import AuthorityLife
 from provisioning.authorities.ceremony_transcript import operator_name
@@ -24,10 +33,23 @@ from provisioning.errors import ConfigurationError
 from provisioning.pki.issued_by import is_issued_by
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.grounds import grounds_of
-from provisioning.revocation.of_authority import RevokedAuthority, revoke_authority
-from provisioning.store import operators
+from provisioning.revocation.of_authority import RevokedAuthority, begun, revoke_authority
+from provisioning.revocation.portions import Portions
+from provisioning.store import certificates_of_device, certificates_of_issuer, devices, operators
 from provisioning.store.authorities import AuthorityKind, AuthorityState, StoredAuthority, described
-from provisioning.store.devices import DeviceState
+from provisioning.store.certificates import StoredCertificate
+from provisioning.store.devices import Device, DeviceState
+
+
+@dataclass(frozen=True, slots=True)
+class BegunRevocation:
+    """A CA that is revoked, what it has issued to follow."""
+
+    authority: RevokedAuthority
+    operator: Device | None
+    """The first operator, as he was, if this has revoked what he has."""
+    again: bool = False
+    """Somebody has begun it before, and not finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +58,41 @@ class AuthorityRevocation:
 
     life: AuthorityLife
 
-    async def revoke(
+    async def begin(
         self, name: str, reason: RevocationReason, invalidity_date: datetime | None = None
-    ) -> RevokedAuthority:
-        """Revoke an issuing CA and all that it has issued; return what that was. The root's CRL says so next.
+    ) -> BegunRevocation:
+        """Revoke an issuing CA: nothing that it has issued is good from now on. The root's CRL says so next.
 
         *invalidity_date* is since when its key is known or suspected to be in other hands (RFC 5280 §5.3.2).
         """
         grounds = grounds_of(reason, invalidity_date, self.life.clock())
         await self.to_revoke(name)
         by = operator_name()
-        outcome = await self.life.database.write(
-            lambda connection: revoke_authority(connection, name, grounds, by=by, now=self.life.clock())
+
+        def transaction(connection: Connection) -> BegunRevocation:
+            found = begun(connection, name)
+            if found is not None:
+                return BegunRevocation(found, None, again=True)
+            now = self.life.clock()
+            first = devices.find(connection, OPERATOR_NAME)
+            held = [] if first is None else certificates_of_device.in_use(connection, first.id, now, timedelta())
+            authority = revoke_authority(connection, name, grounds, by=by, now=now)
+            loses = any(each.issuer_key_id == authority.issuer.key_id for each in held)
+            return BegunRevocation(authority, first if loses else None)
+
+        return await self.life.database.write(transaction)
+
+    async def finish(self, revocation: BegunRevocation) -> Sequence[StoredCertificate]:
+        """Revoke what the CA has issued, a portion at a time; return what that was, in the order of the feed."""
+        authority, database = revocation.authority, self.life.database
+        gives_way = database.url.get_backend_name() == "sqlite"
+        portions = Portions(database, self.life.clock, lambda _changed: None, gives_way=gives_way)
+        await portions.finish_authority(authority.issuer)
+        return await database.read(
+            lambda connection: certificates_of_issuer.revoked_since(
+                connection, authority.issuer.key_id, authority.sequence
+            )
         )
-        await self.life.write_bundle()
-        return outcome
 
     async def to_revoke(self, name: str) -> StoredAuthority:
         """Return the issuing CA called *name*; raise `ConfigurationError` if there is none, or it cannot be revoked."""
@@ -59,7 +101,9 @@ class AuthorityRevocation:
         if chosen is None:
             raise ConfigurationError(f"there is no issuing CA {name!r}; there are {described(found)}")
         if chosen.state is AuthorityState.REVOKED:
-            raise ConfigurationError(f"{name} is revoked already")
+            if await self.life.database.read(lambda connection: begun(connection, name)) is None:
+                raise ConfigurationError(f"{name} is revoked already")
+            return chosen
         if chosen.state is AuthorityState.ACTIVE:
             raise ConfigurationError(
                 f"{name} is the one that issues: begin a successor and activate it --without-waiting first, or end a "
@@ -79,13 +123,13 @@ class AuthorityRevocation:
             )
         return chosen
 
-    async def renew_operator(self, revoked: RevokedAuthority) -> bool:
-        """Issue the first operator's certificate again, if it was among what was revoked; return whether it was.
+    async def renew_operator(self, revocation: BegunRevocation) -> bool:
+        """Issue the first operator's certificate again, if this has revoked it; return whether it did.
 
         While another admin can get in, one who is suspended stays so, and the role stays what it is; else there has to
         be one who can.
         """
-        first = next((each.device for each in revoked.affected if each.device.name == OPERATOR_NAME), None)
+        first = revocation.operator
         if first is None:
             return False
         others = await self.life.database.write(

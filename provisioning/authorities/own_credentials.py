@@ -104,7 +104,7 @@ class OwnCredentials:
             stored = await self.database.read(lambda connection: certificates.find(connection, *key))
         except Refused:  # The store cannot be read now: it is asked again soon.
             return False
-        return stored is not None and (stored.revocation is not None or stored.key_ended_at is not None)
+        return stored is not None and (stored.revocation is not None or stored.ended_above is not None)
 
     def seconds_to_renewal(self) -> float:
         """Return how long the server's credential has until a third of its life is left; 0 if it does not fit.

@@ -6,7 +6,9 @@ commands need is imported by the command: `--help` starts without it.
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,11 +39,13 @@ from provisioning.commands.service_command import (
     shown_time,
 )
 from provisioning.directory.files import OPERATOR, AuthorityFiles, read_certificate
+from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.program.command_group import command_group
 
 if TYPE_CHECKING:
     from provisioning.authorities.authority_life import AuthorityLife
+    from provisioning.store.certificates import StoredCertificate
 
 ca_app = command_group(help="The fleet's CAs: list, succeed, revoke them; key ceremonies.")
 rollover_app = command_group(help="The next issuing CA: announced first, active later.")
@@ -261,7 +265,7 @@ def revoke(
     """  # noqa: D301
     from provisioning.authorities.authority_revocation import AuthorityRevocation
     from provisioning.revocation.of_authority import AUTHORITY_REASONS
-    from provisioning.store.certificates import good_of_issuer
+    from provisioning.store.certificates_of_issuer import count_good
 
     if reason not in AUTHORITY_REASONS:
         raise typer.BadParameter(f"of a CA it can be: {', '.join(AUTHORITY_REASONS)}", param_hint="--reason")
@@ -269,30 +273,47 @@ def revoke(
 
     async def look(life: AuthorityLife) -> int:
         chosen = await AuthorityRevocation(life).to_revoke(name)
-        good = await life.database.read(lambda connection: good_of_issuer(connection, chosen.key_id, now()))
-        return len(good)
+        return await life.database.read(lambda connection: count_good(connection, chosen.key_id, now()))
 
     if not yes:  # Not in the ceremony: while its loop runs, an interrupt does not reach who waits for an answer.
         whose = counted(ceremony.look(look), "certificate")
         ask(f"Revoke {name} and with it {whose} that it has issued, for ever?")
 
+    problems: list[str] = []
+
     async def work(life: AuthorityLife) -> Facts:
-        outcome = await AuthorityRevocation(life).revoke(name, reason, since)
+        revocation = AuthorityRevocation(life)
+        begun = await revocation.begin(name, reason, since)
         life.transcript.say(
-            f"{name} is revoked ({reason}), and {counted(len(outcome.affected), 'certificate')} with it:"
+            f"{name} is revoked already; what it has issued follows still."
+            if begun.again
+            else f"{name} is revoked ({reason}): nothing that it has issued is good from now on."
         )
-        for each in outcome.affected:
+        affected: list[StoredCertificate] = []
+        renewed = False
+        with _noted(problems):  # It is revoked: whatever cannot be done now, all else is.
+            await life.write_bundle()
+        with _noted(problems, "ca restore-operator certifies him when that is mended"):
+            if renewed := await revocation.renew_operator(begun):
+                life.transcript.say("The first operator (admin) has a new certificate in operator.crt.")
+        with _noted(problems, "the running service goes on with its certificates, or ca revoke, asked again"):
+            affected += await revocation.finish(begun)
+            life.transcript.say(f"{counted(len(affected), 'certificate')} with it:")
+        for each in affected:
             device = each.device
             life.transcript.say(f"  {device.role:<8} {device.group or '-'} {device.name} {each.serial}")
-        if renewed := await AuthorityRevocation(life).renew_operator(outcome):
-            life.transcript.say("The first operator (admin) has a new certificate in operator.crt.")
-        affected = [
+        for problem in problems:
+            life.transcript.say(f"Not done: {problem}")
+        revoked = [
             {"serial": each.serial, "device": each.device.name, "role": each.device.role, "group": each.device.group}
-            for each in outcome.affected
+            for each in affected
         ]
-        return {"name": name, "state": "revoked", "reason": reason, "revoked": affected, "operator_renewed": renewed}
+        facts = {"name": name, "state": "revoked", "reason": reason, "revoked": revoked, "operator_renewed": renewed}
+        return facts | ({"problems": problems} if problems else {})
 
     ceremony.hold("ca revoke", work)
+    if problems:
+        raise fail(f"{name} is revoked, but: {'; '.join(problems)}")
 
 
 @ca_app.command("restore-operator")
@@ -348,6 +369,17 @@ def verify_transcript(
         f"entry {entry.number} of {shown_time(entry.at)} by {entry.actor} vouches for {transcript}; "
         "audit verify vouches for the entry\n"
     )
+
+
+@contextlib.contextmanager
+def _noted(problems: list[str], remedy: str = "") -> Iterator[None]:
+    """Add what goes wrong in the block to *problems*, with its *remedy*, and go on."""
+    from provisioning.pki.keys import KeyFileError
+
+    try:
+        yield
+    except (ConfigurationError, Refused, KeyFileError, OSError) as error:
+        problems.append(f"{error}; {remedy}" if remedy else str(error))
 
 
 def _announced(life: AuthorityLife, name: str) -> Facts:

@@ -80,7 +80,10 @@ class Ceremony:
             told = await work(AuthorityLife(settings, database, now, transcript))
             transcript.say("")
             path = transcript.path_in(settings.directory)
-            transcript.write(path)
+            try:
+                transcript.write(path)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{error}; what it would tell, as above, is done all the same") from error
             facts = {"transcript": path.name, "transcript_sha256": transcript.digest}
 
             def vouch(connection: object) -> None:

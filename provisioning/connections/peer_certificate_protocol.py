@@ -1,8 +1,8 @@
 """HTTPS connections: who is connected.
 
 No released ASGI server tells the application which certificate the client presented. `PeerCertificateProtocol` reads it
-from the TLS object of every connection, full handshake or resumed, and puts it into the scope under the names of the
-ASGI TLS extension, so that this file can go when the library does the same.
+from the TLS object of every connection, full handshake or resumed, and puts it into the scope, in DER, where the ASGI
+TLS extension would have it in PEM, so that this file can go when the library does the same.
 
 Whoever changes his TLS keys without end is cut off: the event loop would do nothing else.
 """
@@ -28,11 +28,8 @@ class PeerCertificateProtocol(ConnectionProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Read the certificate once; on a resumed session it comes from the session."""
         tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
-        der = tls.getpeercert(binary_form=True)
-        chain = [] if der is None else [ssl.DER_cert_to_PEM_cert(der)]
         self._tls: dict[str, Any] = {
-            "client_cert_chain": chain,
-            "client_cert_der": der,
+            "client_cert_der": tls.getpeercert(binary_form=True),
             "tls_version": tls.version(),
             "tls_resumed": tls.session_reused,
         }
@@ -49,7 +46,7 @@ class PeerCertificateProtocol(ConnectionProtocol):
         super().connection_lost(exc)
 
     def connection_extensions(self) -> dict[str, Any]:
-        """Add the TLS facts, named as the ASGI TLS extension names them."""
+        """Add the TLS facts, where the ASGI TLS extension has them."""
         return super().connection_extensions() | {"tls": self._tls}
 
 

@@ -9,6 +9,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 import socket
@@ -37,6 +38,8 @@ from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
 from provisioning.doctor.doctor_manufacturers import manufacturer_findings
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki import open_to_all
+from provisioning.pki.issued_by import is_issued_by
+from provisioning.pki.keys import KeyFileError, load_key, spki_fingerprint
 from provisioning.pki.own_directory import quoted, user_argument, user_name
 from provisioning.program.given_file import SETTINGS_BYTES, contents_of
 from provisioning.store import audit_findings, schema
@@ -54,6 +57,8 @@ _FULL: Final = 1024 * 1024
 """With less than this nothing larger than a page is written for certain."""
 _PROBE_SECONDS: Final = 2.0
 _FIRST_UNPRIVILEGED: Final = 1024
+_TORN: Final = "tables"
+"""The check of a database that lacks some: nothing else in it is looked at."""
 
 
 async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
@@ -199,6 +204,9 @@ def _certificates(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:
         except ConfigurationError as error:
             yield failed("certificates", str(error), "restore the file from the backup")
             continue
+        if stranger := _of_others(files, name, certificate):
+            yield failed("certificates", stranger, remedy)
+            continue
         begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         if now < begin:
             yield failed("clock", f"it is {now:%Y-%m-%d %H:%M} UTC, before {name}.crt begins ({begin:%Y-%m-%d %H:%M})",
@@ -211,6 +219,25 @@ def _certificates(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:
             good.append(name)
     if good:
         yield ok("certificates", f"good for a while: {', '.join(good)}")
+
+
+def _of_others(files: AuthorityFiles, name: str, certificate: x509.Certificate) -> str | None:
+    """Return what is wrong with a certificate that is there under *name* and is not this service's, None if it is."""
+    ours = [path for path in files.directory.glob("*.crt") if path.stem not in {SERVER, OPERATOR}]
+    cas = []
+    for path in ours:
+        with contextlib.suppress(ConfigurationError):  # Said with the keys.
+            cas.append(read_certificate(path))
+    if not any(is_issued_by(certificate, each) for each in cas):
+        issuer = certificate.issuer.rfc4514_string()
+        return f"{name}.crt is none of this service's: no CA of {files.directory} has issued it, but {issuer!r}"
+    try:
+        key = load_key(files.key(name))
+    except KeyFileError:
+        return None  # Another one's to find.
+    if spki_fingerprint(key.public_key()) != spki_fingerprint(certificate.public_key()):
+        return f"{name}.crt is not for the key in {name}.key"
+    return None
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:
@@ -261,16 +288,11 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
         schema.check_there(database)
         state = await database.read(schema.state)
         if state is schema.SchemaState.CURRENT:
-            if await database.read(schema.takes_changes):
-                yield ok("database", f"{where} answers, its schema is current")
-            else:
-                yield failed(
-                    "database",
-                    f"{where} takes no changes: it is a standby, or its settings say so",
-                    "name the primary, or both: ?host=A&host=B&target_session_attrs=read-write",
-                )
-            async for finding in _records(settings, database, now):
-                yield finding
+            whole = await database.read(lambda connection: _whole(connection, where))
+            yield whole
+            if whole.check != _TORN:
+                async for finding in _records(settings, database, now):
+                    yield finding
         elif state is schema.SchemaState.NONE:
             yield failed("database", f"{where} is empty", "restore it from the backup, or name the right one")
         elif state is schema.SchemaState.OLDER:
@@ -294,6 +316,23 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
         )
     finally:
         await database.close()
+
+
+def _whole(connection: Connection, where: str) -> Finding:
+    """Return whether the database has what its schema says, and takes changes."""
+    if lost := schema.missing(connection):
+        return failed(
+            _TORN,
+            f"{where} lacks {', '.join(lost)}: what needs that is refused",
+            "find out who has removed it; stop the service and restore the store from the backup",
+        )
+    if not schema.takes_changes(connection):
+        return failed(
+            "database",
+            f"{where} takes no changes: it is a standby, or its settings say so",
+            "name the primary, or both: ?host=A&host=B&target_session_attrs=read-write",
+        )
+    return ok("database", f"{where} answers, its schema is current")
 
 
 async def _records(settings: Settings, database: Database, now: datetime) -> AsyncIterator[Finding]:

@@ -65,8 +65,8 @@ def known(
 
 
 def check_not_revoked(stored: StoredCertificate) -> None:
-    """Raise `Refused` if the certificate is revoked or on hold, or its key or its device as a whole."""
-    check_key_not_ended(stored)
+    """Raise `Refused` if the certificate is revoked or on hold, or its key, its CA, or its device as a whole."""
+    check_not_ended_above(stored)
     if stored.on_hold:
         raise Refused(
             Code.CERTIFICATE_SUSPENDED,
@@ -82,14 +82,28 @@ def check_not_revoked(stored: StoredCertificate) -> None:
         raise ended(stored.device)
 
 
-def check_key_not_ended(stored: StoredCertificate) -> None:
-    """Raise `Refused` if the certificate's key was reported as compromised, be it revoked itself or still to be."""
+def check_not_ended_above(stored: StoredCertificate) -> None:
+    """Raise `Refused` if the certificate's key was reported as compromised, be it revoked itself or still to be.
+
+    So if its CA was revoked, where it is not revoked itself.
+    """
     if stored.key_ended_at is not None:
         raise Refused(
             Code.CERTIFICATE_REVOKED,
             f"the key of certificate {stored.serial} of {stored.device.name} was reported as compromised: ask an "
             "operator for a new enrolment token, and make a new key",
         )
+    if stored.issuer_ended_at is not None and (stored.revocation is None or stored.on_hold):
+        raise issuer_ended(stored)
+
+
+def issuer_ended(stored: StoredCertificate) -> Refused:
+    """Return why what a revoked CA has issued is good for nothing."""
+    return Refused(
+        Code.CERTIFICATE_REVOKED,
+        f"the CA that has issued certificate {stored.serial} of {stored.device.name} was revoked: ask an operator for "
+        "a new enrolment token",
+    )
 
 
 def check_not_withdrawn(connection: Connection, device: Device) -> None:

@@ -156,7 +156,7 @@ def _succeeded_before(connection: Connection, attempt: Attempt, rules: Group, su
     if not rules.same_key_window:
         return None
     held = certificates.newest_with_key(connection, successor.device.name, attempt.request.key_fingerprint)
-    if held is None or held.id <= successor.presented or held.key_ended or held.revoked_for is not None:
+    if held is None or held.id <= successor.presented or held.ended_above or held.revoked_for is not None:
         return None  # None has come since; or one that is worth nothing, or on trial still.
     return held.der if _answers(held, rules, attempt.now) else None
 

@@ -88,8 +88,8 @@ class RenewalService:
             share = _share(issuer_key_id, serial)
             if stored.revocation is not None and stored.revocation.reason.final:
                 return _over(stored.revocation.revoked_at)
-            if stored.key_ended_at is not None:
-                return _over(stored.key_ended_at)
+            if stored.ended_above is not None:
+                return _over(stored.ended_above)
             order = renewals.concerning(connection, stored.device.group, stored.issued_at)
             # Not from notBefore: what is dated back by more than it lives would be renewed at once, without end.
             return window(stored.issued_at, stored.not_after, share, order)

@@ -21,10 +21,11 @@ from provisioning.ca.same_names import same_alternatives, same_subject
 from provisioning.enrolment.attempt import Attempt
 from provisioning.enrolment.authentication import (
     check_dates,
-    check_key_not_ended,
+    check_not_ended_above,
     check_not_revoked,
     check_not_withdrawn,
     ended,
+    issuer_ended,
     known,
 )
 from provisioning.enrolment.groups import rules_for
@@ -56,7 +57,7 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
     """Return whose certificate is to be succeeded; raise `Refused` unless it is good now and the names are its own."""
     certificate, request = attempt.certificate, attempt.request
     stored = known(connection, certificate, for_update=True)
-    check_key_not_ended(stored)
+    check_not_ended_above(stored)
     trial_of = claims.of_trial(connection, stored.id) if stored.on_hold else None
     on_trial = trial_of is not None
     if trial_of is None:
@@ -115,10 +116,6 @@ def _check_dates(connection: Connection, stored: StoredCertificate, attempt: Att
             "only: connect without resuming one",
         )
     if authorities.is_revoked(connection, bytes.fromhex(stored.issuer_key_id)):
-        raise Refused(
-            Code.CERTIFICATE_REVOKED,
-            f"the CA that has issued certificate {stored.serial} of {stored.device.name} was revoked: ask an operator "
-            "for a new enrolment token",
-        )
+        raise issuer_ended(stored)
     if stored.device.state is DeviceState.ACTIVE:  # Else its state is what is said.
         check_not_withdrawn(connection, stored.device)

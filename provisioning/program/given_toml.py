@@ -16,11 +16,16 @@ import re
 import tomllib
 from typing import Any, Final
 
+from provisioning.program.toml_twice import said_twice
+
 MOST_NESTED: Final = 32
 """Brackets within brackets, and parts of one key."""
 _MARK: Final = re.compile(
     r'"""(?:[^\\]|\\.)*?"""|\'\'\'.*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}.,=\n]', re.DOTALL
 )
+
+_TWICE: Final = ("overwrite", "twice", "immutable")
+"""What the parser says of a key or a table that was there before."""
 
 
 class NotToml(ValueError):
@@ -34,7 +39,9 @@ def toml_of(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except ValueError as error:  # TOML's own, and that of a number with thousands of digits.
-        raise NotToml(str(error)) from error
+        said = str(error)
+        twice = said_twice(text) if any(word in said for word in _TWICE) else None
+        raise NotToml(twice or said) from error
 
 
 def _refuse_nested(text: str) -> None:

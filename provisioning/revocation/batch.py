@@ -48,8 +48,6 @@ TOGETHER: Final = 2000
 """Certificates that the transaction of a batch looks at, some 0.1 ms each: those of more devices follow in portions."""
 
 _ABOVE_EVERY_ID: Final = 2**62
-IN_WHAT_FOLLOWS: Final = "in the entries that follow"
-"""What the audit log says of serial numbers that come in portions."""
 
 
 @dataclass(frozen=True, slots=True)

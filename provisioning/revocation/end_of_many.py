@@ -14,12 +14,12 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import Refusals
-from provisioning.revocation.batch import IN_WHAT_FOLLOWS, Batch, finish_later, look_up, told
+from provisioning.revocation.batch import Batch, finish_later, look_up, told
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.keys_of_many import KeysOfMany, finish_keys, keys_of
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_the_service_is_not_ended
-from provisioning.revocation.recording import Changed, RevocationOutcome, Revoked, record
+from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, Revoked, record
 from provisioning.revocation.taken import can_be_taken, facts_before, is_taken_with_its_device
 from provisioning.revocation.tokens_made import void_made_with
 from provisioning.store import audit, devices, revocations, tokens, unfinished_ends

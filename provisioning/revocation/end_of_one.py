@@ -31,13 +31,12 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import portions as portioned
-from provisioning.revocation.batch import IN_WHAT_FOLLOWS
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.issued_to import TooMany, first_of_key
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.portions_of_key import revoke_portion
 from provisioning.revocation.protection import check_an_admin_is_left
-from provisioning.revocation.recording import Changed, RevocationOutcome, facts_of, record
+from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, facts_of, record
 from provisioning.revocation.taken import can_be_taken, facts_before
 from provisioning.revocation.tokens_made import void_made_with
 from provisioning.store import audit, certificates, certificates_of_key, revocations, unfinished_key_ends

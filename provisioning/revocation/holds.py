@@ -42,9 +42,10 @@ def to_be_held(issued: Changed, now: datetime) -> Changed:
 def to_be_released(issued: Changed, trials: Collection[int]) -> Changed:
     """Return those that are good again when their device is resumed.
 
-    Those are not the ones that are on trial, by their ids, nor those that are still to be revoked for their key.
+    Those are not the ones that are on trial, by their ids, nor those that are still to be revoked for their key or with
+    their CA.
     """
-    return [each for each in issued if each.on_hold and each.key_ended_at is None and each.id not in trials]
+    return [each for each in issued if each.on_hold and each.ended_above is None and each.id not in trials]
 
 
 def hold(connection: Connection, fresh: Changed, now: datetime, by: str) -> list[Revoked]:

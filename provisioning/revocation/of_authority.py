@@ -4,37 +4,52 @@ Theory
 ------
 A CA's certificate is revoked like any other: as issued by its root, with a place in the feed, so that the root's CRL
 and every follower say so. Whoever holds the stolen key can certify serial numbers that nobody knows; against those
-helps only that relying parties ask about the CA. Those who do not hear of each certificate.
+helps only that relying parties ask about the CA. Those who do not hear of each certificate, in portions
+(`provisioning.revocation.portions`): there may be a hundred thousand::
+
+    the CA revoked, in one short transaction ─► portion ─ others ─ portion ─ others ─ … ─► nothing is left
+     nothing of it is good here, nor at a broker    feed, CRL of the CA follow each portion
 
 Rules
 -----
-1. One transaction: the CA first, then its certificates, devices before brokers and operators, in the feed's order.
-2. A reason that is said of CAs only is not said of what one has issued (RFC 5280 §5.3.1): nothing is known against
-   those keys. Nor is "superseded": no certificate has come in the place of any of them, as relying parties would take
-   it to mean, which keep the session of a device for its newer certificate.
-3. The CA stands among the devices under a name that no device can have, from then on only.
+1. From that transaction on the CA's state says it of all certificates that had not ended: none lets anybody in here, is
+   renewed, released or followed with, and OCSP calls each of them revoked (`provisioning.store.certificates`).
+2. Each has a row and an event all the same: a CRL names certificates, and so does the feed to whoever does not look at
+   CAs. Devices come first, brokers and operators last: a follower's feed ends with its own certificate.
+3. They are revoked since their CA was. A reason that is said of CAs only is not said of what one has issued (RFC 5280
+   §5.3.1): nothing is known against those keys. Nor is "superseded": no certificate has come in the place of any of
+   them, as relying parties would take it to mean, which keep the session of a device for its newer certificate.
+4. Nothing is added to what is left: a CA signs in a transaction that asks for its state, and writers come one after the
+   other. So it is looked up once by whoever finishes it, outside of transactions, and needs no place to go on from.
+5. The CA stands among the devices under a name that no device can have, from then on only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError
 from provisioning.pki.identity import AUTHORITY_PREFIX, Role
-from provisioning.pki.revocation import RevocationReason
+from provisioning.pki.revocation import RevocationReason, certificate_key
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.reasons import REASON_USES, ReasonUse
-from provisioning.store import audit, authorities, certificates, devices, revocations
+from provisioning.revocation.recording import IN_WHAT_FOLLOWS
+from provisioning.store import (
+    audit,
+    authorities,
+    certificates,
+    devices,
+    revocations,
+    unfinished_authority_ends,
+)
 from provisioning.store.audit import Action
 from provisioning.store.authorities import AuthorityKind, AuthorityState
-from provisioning.store.certificates import StoredCertificate
 from provisioning.store.devices import Device, DeviceState
-from provisioning.store.server_parameters import rest_longer
+from provisioning.store.unfinished_authority_ends import EndedIssuer, UnfinishedAuthorityEnd
 
 AUTHORITY_REASONS: Final = (
     RevocationReason.CA_COMPROMISE,
@@ -48,10 +63,12 @@ AUTHORITY_REASONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class RevokedAuthority:
-    """What was revoked."""
+    """A CA that is revoked, and what it has issued still to be."""
 
     name: str
-    affected: Sequence[StoredCertificate]
+    issuer: EndedIssuer
+    sequence: int
+    """Its own place in the feed: what it has issued comes behind that."""
 
 
 def device_name(authority: str) -> str:
@@ -67,7 +84,7 @@ def is_authority(device: Device) -> bool:
 def revoke_authority(
     connection: Connection, name: str, grounds: Grounds, *, by: str, now: datetime
 ) -> RevokedAuthority:
-    """Revoke the issuing CA called *name* and what it has issued; raise `ConfigurationError` if there is none."""
+    """Revoke the issuing CA called *name*, and have what it has issued follow; raise `ConfigurationError`."""
     ca = next(
         (
             each
@@ -80,23 +97,28 @@ def revoke_authority(
         raise ConfigurationError(f"{name} is revoked already" if ca else f"there is no issuing CA {name!r}")
     device = devices.add(connection, device_name(name), Role.SERVICE, None, now)
     identifier = certificates.add(connection, certificates.issued(ca.certificate), device.id, now)
-    rest_longer(connection)
-    why: dict[str, Any] = {"reason": grounds.reason, "revoked_by": by, "invalidity_date": grounds.invalidity_date}
-    revocations.add(connection, [identifier], revoked_at=now, **why)
-    devices.set_state(connection, [device.id], DeviceState.REVOKED, now)
-    # A follower's feed ends with its own certificate: those that follow come last.
-    affected = sorted(
-        certificates.good_of_issuer(connection, ca.key_id, now), key=lambda each: each.device.role is not Role.DEVICE
+    since = grounds.invalidity_date
+    (sequence,) = revocations.add(
+        connection, [identifier], reason=grounds.reason, revoked_at=now, revoked_by=by, invalidity_date=since
     )
-    why["reason"] = _below(grounds.reason)
-    if held := {each.id: each.revocation for each in affected if each.revocation is not None}:
-        revocations.finalise(connection, held, **why)
-    if fresh := [each.id for each in affected if each.revocation is None]:
-        revocations.add(connection, fresh, revoked_at=now, **why)
+    devices.set_state(connection, [device.id], DeviceState.REVOKED, now)
     authorities.set_state(connection, name, AuthorityState.REVOKED, now)
-    facts = {**grounds.facts, "certificates": len(affected)}
-    audit.append(connection, now, by, Action.CA_CHANGED, name, facts | {"state": AuthorityState.REVOKED})
-    return RevokedAuthority(name, affected)
+    issuer = EndedIssuer(ca.key_id.hex())
+    unfinished_authority_ends.begin(connection, issuer, UnfinishedAuthorityEnd(_below(grounds.reason), since, now, by))
+    facts = {**grounds.facts, "certificates": IN_WHAT_FOLLOWS, "state": AuthorityState.REVOKED}
+    audit.append(connection, now, by, Action.CA_CHANGED, name, facts)
+    return RevokedAuthority(name, issuer, sequence)
+
+
+def begun(connection: Connection, name: str) -> RevokedAuthority | None:
+    """Return the CA called *name* if it is revoked and what it has issued is still to be, else None."""
+    ca = next((each for each in authorities.every(connection) if each.name == name), None)
+    if ca is None or unfinished_authority_ends.of_issuer(connection, EndedIssuer(ca.key_id.hex())) is None:
+        return None
+    own = certificates.find(connection, *certificate_key(ca.certificate))
+    if own is None or own.revocation is None:
+        raise AssertionError("it is revoked in the transaction that begins this")
+    return RevokedAuthority(name, EndedIssuer(ca.key_id.hex()), own.revocation.sequence)
 
 
 def _below(reason: RevocationReason) -> RevocationReason:

@@ -1,4 +1,4 @@
-"""The certificates of a device, or for a key, that has very many, revoked, put on hold or released a portion at a time.
+"""The certificates of a device, for a key or of a CA that has very many, revoked, held or released a portion at a time.
 
 Theory
 ------
@@ -11,7 +11,8 @@ between::
      nobody of it gets or renews anything      feed, CRL, OCSP follow each portion
 
 A device that is resumed comes out the other way round: its certificates first, and its state with the last portion.
-A key that is compromised is ended as a device is (`provisioning.revocation.end_of_one`).
+A key that is compromised is ended as a device is (`provisioning.revocation.end_of_one`), and so is an issuing CA
+(`provisioning.revocation.of_authority`).
 
 Rules
 -----
@@ -22,6 +23,8 @@ Rules
 4. What is decided last is done: a suspension takes the place of a resumption that is not finished, the other way round,
    and an end that of both. An end is finished before another (`provisioning.revocation.service`).
 5. From the short transaction on nobody is told that a certificate of the device is good (`shut_out`).
+6. Whoever does it beside a running service, as a command, gives way after each portion: for SQLite's lock processes do
+   not queue, and who asks again at once has it again.
 """
 
 from __future__ import annotations
@@ -39,17 +42,19 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import Refused
 from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation import portions_of_authority, portions_of_key
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.holds import hold, release, to_be_held, to_be_released
-from provisioning.revocation.portions_of_key import revoke_portion
 from provisioning.revocation.recording import Changed, record
 from provisioning.revocation.taken import facts_before, is_taken_with_its_device
 from provisioning.store import (
     audit,
     certificates_of_device,
+    certificates_of_issuer,
     certificates_of_key,
     claims,
     devices,
+    unfinished_authority_ends,
     unfinished_ends,
     unfinished_key_ends,
 )
@@ -57,6 +62,7 @@ from provisioning.store.audit import Action
 from provisioning.store.certificates_of_key import DeviceKey
 from provisioning.store.database import Database
 from provisioning.store.devices import Device, DeviceState
+from provisioning.store.unfinished_authority_ends import EndedIssuer
 from provisioning.store.unfinished_ends import UnfinishedEnd
 
 log = structlog.get_logger(__name__)
@@ -67,9 +73,12 @@ PORTION: Final = 250
 _ROUND_SECONDS: Final = 30.0
 _AT_ONCE: Final = 8
 
+Many = str | DeviceKey | EndedIssuer
+"""Whose certificates they are: a device's, by its name, a key's or a CA's."""
+
 
 class Portions:
-    """Finishes ends of devices and of keys, those of processes that have died among them while `run` runs."""
+    """Finishes ends of devices, keys and CAs, those of processes that have died among them while `run` runs."""
 
     def __init__(
         self,
@@ -77,16 +86,20 @@ class Portions:
         clock: Callable[[], datetime],
         tell: Callable[[Changed], None],
         shut_out: Callable[[], None] = lambda: None,
+        *,
+        gives_way: bool = False,
     ) -> None:
         """*tell* is called with what each portion has changed, after its commit.
 
         *shut_out* is called when a device or a key is, before the first: who remembers good answers has to forget.
+        *gives_way* to another process on the store (rule 6).
         """
+        self._gives_way = gives_way
         self.shut_out: Final = shut_out
         self._database = database
         self._clock = clock
         self._tell = tell
-        self._tasks: Final[dict[str | DeviceKey, asyncio.Task[None]]] = {}
+        self._tasks: Final[dict[Many, asyncio.Task[None]]] = {}
 
     async def finish(self, name: str) -> None:
         """Return when nothing is left to do of the end of the device called *name*; raise `Refused` for the store."""
@@ -96,19 +109,22 @@ class Portions:
         """Return when nothing is left to do of the end of *key*; raise `Refused` for the store."""
         await self._finish_one(key)
 
-    async def _finish_one(self, which: str | DeviceKey) -> None:
+    async def finish_authority(self, issuer: EndedIssuer) -> None:
+        """Return when nothing is left to do of the end of the CA *issuer*; raise `Refused` for the store."""
+        await self._finish_one(issuer)
+
+    async def _finish_one(self, which: Many) -> None:
         while (others := self._tasks.get(which)) is not None:
             await self._wait_for(others)  # It may have seen that nothing was left before this was decided.
             if self._tasks.get(which) is others:
                 del self._tasks[which]
         # Without what is required of whoever asked for it: that was asked when it was decided.
-        work = self._finish(which) if isinstance(which, str) else self._finish_key(which)
-        task = asyncio.create_task(work, context=contextvars.Context())
+        task = asyncio.create_task(self._work(which), context=contextvars.Context())
         self._tasks[which] = task
         task.add_done_callback(lambda ended: self._forget(which, ended))
         await self._wait_for(task)
 
-    async def finish_all(self, several: Iterable[str | DeviceKey]) -> None:
+    async def finish_all(self, several: Iterable[Many]) -> None:
         """Do the same for several, a few at a time, which share commits; raise `Refused` for the store at the end."""
         waiting = iter(several)
 
@@ -127,7 +143,7 @@ class Portions:
             task.add_done_callback(_note)
             raise
 
-    def _forget(self, which: str | DeviceKey, ended: asyncio.Task[None]) -> None:
+    def _forget(self, which: Many, ended: asyncio.Task[None]) -> None:
         if self._tasks.get(which) is ended:
             del self._tasks[which]
 
@@ -150,7 +166,16 @@ class Portions:
         try:
             await self.finish_all(await self._database.read(_left))
         except Refused as refusal:
-            log.warning("ends of devices not finished", detail=refusal.detail)
+            log.warning("ends of devices, keys or CAs not finished", detail=refusal.detail)
+
+    async def _work(self, which: Many) -> None:
+        match which:
+            case str():
+                await self._finish(which)
+            case DeviceKey():
+                await self._finish_key(which)
+            case EndedIssuer():
+                await self._finish_authority(which)
 
     async def _finish(self, name: str) -> None:
         left = True
@@ -164,22 +189,42 @@ class Portions:
         left = await self._database.read(
             lambda connection: certificates_of_key.not_compromised(connection, key, self._clock())
         )
+        await self._revoke(left, partial(self._portion_of_key, key))
+
+    async def _finish_authority(self, issuer: EndedIssuer) -> None:
+        def look(connection: Connection) -> list[int]:
+            end = unfinished_authority_ends.of_issuer(connection, issuer)
+            return [] if end is None else certificates_of_issuer.not_revoked(connection, issuer.key_id, end.ended_at)
+
+        left = await self._database.read(look)  # Nothing is added to it either.
+        await self._revoke(left, partial(self._portion_of_authority, issuer))
+
+    async def _revoke(self, left: Sequence[int], portion: Callable[..., tuple[Changed, bool]]) -> None:
+        """Revoke what is *left*, by *portion*, until nothing is."""
+        loop = asyncio.get_running_loop()
         starts = range(0, max(len(left), 1), PORTION)
         for start in starts:
-            work = partial(
-                self._portion_of_key, key=key, chosen=left[start : start + PORTION], last=start == starts[-1]
-            )
+            begun = loop.time()
+            work = partial(portion, chosen=left[start : start + PORTION], last=start == starts[-1])
             revoked, unfinished = await self._database.write(work)
             if revoked:
                 self._tell(revoked)
             if not unfinished:
                 return
+            if self._gives_way:
+                await asyncio.sleep(loop.time() - begun)
 
     def _portion_of_key(
-        self, connection: Connection, key: DeviceKey, chosen: Sequence[int], *, last: bool
+        self, key: DeviceKey, connection: Connection, *, chosen: Sequence[int], last: bool
     ) -> tuple[Changed, bool]:
         """Revoke those *chosen*; return them, and whether something is left."""
-        return revoke_portion(connection, key, chosen, self._clock(), last=last)
+        return portions_of_key.revoke_portion(connection, key, chosen, self._clock(), last=last)
+
+    def _portion_of_authority(
+        self, issuer: EndedIssuer, connection: Connection, *, chosen: Sequence[int], last: bool
+    ) -> tuple[Changed, bool]:
+        """Do the same of a CA."""
+        return portions_of_authority.revoke_portion(connection, issuer, chosen, self._clock(), last=last)
 
     def _portion(self, connection: Connection, name: str) -> tuple[Changed, bool]:
         """Revoke the next certificates; return them, and whether there may be more."""
@@ -205,8 +250,12 @@ class Portions:
         return changed, left
 
 
-def _left(connection: Connection) -> list[str | DeviceKey]:
-    return [*unfinished_ends.names(connection), *unfinished_key_ends.every(connection)]
+def _left(connection: Connection) -> list[Many]:
+    return [  # CAs last: theirs are refused by the state of the CA, and may be many more.
+        *unfinished_ends.names(connection),
+        *unfinished_key_ends.every(connection),
+        *unfinished_authority_ends.every(connection),
+    ]
 
 
 def _revoke(connection: Connection, device: Device, issued: Changed, now: datetime, end: UnfinishedEnd) -> Changed:
@@ -238,4 +287,4 @@ def _release(connection: Connection, device: Device, issued: Changed, now: datet
 def _note(task: asyncio.Task[None]) -> None:
     """Say why a task has failed that nobody waits for; the next round goes on."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.warning("end of a device not finished", error=str(error))
+        log.warning("end of a device, a key or a CA not finished", error=str(error))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy.engine import Connection
 
@@ -40,6 +41,9 @@ class RevocationOutcome:
 
 Changed = Sequence[StoredCertificate]
 """Certificates whose status has just changed."""
+
+IN_WHAT_FOLLOWS: Final = "in the entries that follow"
+"""What the audit log says in the place of numbers, where they are told with each portion."""
 
 
 def record(connection: Connection, ended: Changed, grounds: Grounds, now: datetime, by: str) -> list[Revoked]:

@@ -33,7 +33,6 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
-from provisioning.revocation.batch import IN_WHAT_FOLLOWS
 from provisioning.revocation.end_of_many import End, EndOfMany
 from provisioning.revocation.end_of_one import EndOfOne
 from provisioning.revocation.grounds import Grounds, grounds_of
@@ -42,7 +41,7 @@ from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_an_admin_is_left, check_the_service_is_not_ended
 from provisioning.revocation.reasons import OPERATOR_REASONS, REASON_USES
-from provisioning.revocation.recording import Changed, RevocationOutcome, facts_of, record
+from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, facts_of, record
 from provisioning.revocation.taken import facts_before, is_taken_with_its_device
 from provisioning.revocation.tokens_made import void_made_with
 from provisioning.store import (

@@ -1,4 +1,4 @@
-"""Devices that another process on the store has shut out, before the feed tells of their certificates.
+"""Devices, keys and CAs that another process on the store has shut out, before the feed tells of their certificates.
 
 A device of very many certificates is shut out by one transaction, and they follow in portions
 (`provisioning.revocation.portions`). Whoever remembers that some of them are good has to forget it at once; the process
@@ -21,7 +21,7 @@ class ShutOut:
         """*forget* is called when there is another."""
         self._database = database
         self._forget = forget
-        self._known: frozenset[tuple[int, datetime]] = frozenset()
+        self._known: frozenset[tuple[int | str, datetime]] = frozenset()
 
     async def look(self) -> None:
         """Look whether there is another; raise `Refused` for the store."""

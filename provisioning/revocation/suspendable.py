@@ -27,7 +27,7 @@ def check_to_be_held(connection: Connection, certificate: StoredCertificate) -> 
     """Raise `Refused` for a certificate that is not to be put on hold by itself."""
     if certificate.revocation is not None and certificate.revocation.reason.final:
         raise _final(certificate)
-    _check_key_not_ended(certificate)
+    _check_not_ended_above(certificate)
     _check_not_on_trial(connection, certificate)
     _check_nothing_is_left(connection, certificate.device)
 
@@ -43,7 +43,7 @@ def check_to_be_released(
         return False
     if certificate.revocation.reason.final:
         raise _final(certificate)
-    _check_key_not_ended(certificate)
+    _check_not_ended_above(certificate)
     _check_not_on_trial(connection, certificate)
     device = certificate.device
     check_not_over(device)  # Its portion is still to come.
@@ -65,12 +65,17 @@ def _check_nothing_is_left(connection: Connection, device: Device) -> None:
         )
 
 
-def _check_key_not_ended(certificate: StoredCertificate) -> None:
-    """Raise `Refused` where a portion will revoke it for its key."""
+def _check_not_ended_above(certificate: StoredCertificate) -> None:
+    """Raise `Refused` where a portion will revoke it for its key, or with its CA."""
     if certificate.key_ended_at is not None:
         raise Refused(
             Code.REVOCATION_FINAL,
             f"the key of certificate {certificate.serial} was reported as compromised, which is final",
+        )
+    if certificate.issuer_ended_at is not None:
+        raise Refused(
+            Code.REVOCATION_FINAL,
+            f"the CA that has issued certificate {certificate.serial} was revoked, which is final",
         )
 
 

@@ -28,7 +28,6 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
-from provisioning.revocation.batch import IN_WHAT_FOLLOWS
 from provisioning.revocation.events_since import released_since
 from provisioning.revocation.holds import (
     ReleaseOutcome,
@@ -41,7 +40,7 @@ from provisioning.revocation.issued_to import TooMany, first_of_device
 from provisioning.revocation.occasion import AN_OPERATOR_S_WORD, Occasion
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_an_admin_is_left, check_the_service_is_not_ended
-from provisioning.revocation.recording import Changed, RevocationOutcome, facts_of
+from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, facts_of
 from provisioning.revocation.suspendable import (
     check_not_over,
     check_to_be_held,

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from provisioning.errors import Refusals
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import issued_to
-from provisioning.revocation.batch import IN_WHAT_FOLLOWS, Batch, finish_later, look_up, told
+from provisioning.revocation.batch import Batch, finish_later, look_up, told
 from provisioning.revocation.events_since import released_since
 from provisioning.revocation.holds import (
     Released,
@@ -28,7 +28,7 @@ from provisioning.revocation.holds import (
 )
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.protection import check_the_service_is_not_ended
-from provisioning.revocation.recording import Changed, RevocationOutcome, Revoked
+from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, Revoked
 from provisioning.revocation.suspendable import (
     check_not_over,
     check_to_be_held,

@@ -41,6 +41,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
 from provisioning.directory.audit_chain import BEGINNING, AuditHead, link, seal
+from provisioning.errors import Code, Refused
 from provisioning.program.flat_json import FlatJson
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import audit_entries, audit_head
@@ -190,7 +191,10 @@ def append_each(
     shared: _End | None = connection.info.get(_END)
     end = _End() if shared is None else shared
     if end.now is None:
-        last, mac, _ = _LOCK_HEAD.one(connection, {})
+        head = _LOCK_HEAD.first(connection, {})
+        if head is None or not isinstance(head[1], bytes):  # Somebody has removed it, or written it himself.
+            raise unwritable()
+        last, mac, _ = head
         if end.now is None:  # Works that are led side by side ask all at once, and append one after the other.
             end.now = AuditHead(last, mac)
     last, mac = end.now.number, end.now.mac
@@ -205,6 +209,16 @@ def append_each(
     _APPEND.run_each(connection, rows)
     if shared is None:
         _write(connection, end)
+
+
+def unwritable() -> Refused:
+    """Return what is said where no entry can be written: what would have one is not done."""
+    return Refused(Code.UNAVAILABLE, "the audit log cannot be written now, and nothing is done without it; try again")
+
+
+def concerns(statement: str | None) -> bool:
+    """Whether *statement* writes the log."""
+    return statement is not None and (audit_entries.name in statement or audit_head.name in statement)
 
 
 def ceremony_of(connection: Connection, digest: str) -> AuditEntry | None:

@@ -116,6 +116,15 @@ def described(found: Sequence[StoredAuthority]) -> str:
     return ", ".join(f"{each.name} ({each.state})" for each in found if each.kind is not AuthorityKind.CROSS) or "none"
 
 
+def name_of(connection: Connection, key_id: str) -> str:
+    """Return what the issuing CA is called whose key identifier, in hexadecimal, is *key_id*."""
+    statement = select(authorities.c.name).where(
+        authorities.c.key_id == key_id, authorities.c.kind == AuthorityKind.ISSUING.value
+    )
+    name: str = connection.execute(statement).scalar_one()
+    return name
+
+
 def key_ids(connection: Connection) -> dict[str, str]:
     """Return the key identifier of each CA in hexadecimal, by its name."""
     rows = connection.execute(select(authorities.c.name, authorities.c.key_id))

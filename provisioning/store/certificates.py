@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy import Join, Select, Table, bindparam, insert, select
+from sqlalchemy import Join, Select, Table, and_, bindparam, insert, select, text
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.keys import spki_fingerprint
@@ -23,9 +23,11 @@ from provisioning.store.prepared import Prepared
 from provisioning.store.serials import serial_text
 from provisioning.store.tables import (
     activations,
+    authorities,
     certificates,
     devices,
     revocations,
+    unfinished_authority_ends,
     unfinished_ends,
     unfinished_key_ends,
 )
@@ -70,6 +72,14 @@ class StoredCertificate:
     key_ended_at: datetime | None
     """When its key was reported as compromised, until all that are for the key are revoked for it; it is worth nothing
     since then, be it revoked itself or still to be."""
+    issuer_ended_at: datetime | None
+    """When the CA that has issued it was revoked, if that was before its own end; it is worth nothing since then, too,
+    and so for ever."""
+
+    @property
+    def ended_above(self) -> datetime | None:
+        """Since when it is worth nothing by the end of its key, or of its CA, be it revoked itself or still to be."""
+        return self.key_ended_at or self.issuer_ended_at
 
     @property
     def on_hold(self) -> bool:
@@ -95,13 +105,13 @@ class HeldCertificate:
     revoked_for: RevocationReason | None
     on_trial: bool
     """On hold because it waits for its activation, not by an operator's decision."""
-    key_ended: bool
-    """Its key was reported as compromised, and not all that are for it are revoked."""
+    ended_above: bool
+    """Its key was reported as compromised, and not all that are for it are revoked; or its CA was revoked."""
 
     @property
     def withdrawn(self) -> bool:
-        """Whether it was revoked, or suspended by an operator, or is still to be revoked for its key."""
-        if self.key_ended:
+        """Whether it was revoked, or suspended by an operator, or is still to be revoked for its key or its CA."""
+        if self.ended_above:
             return True
         held = self.on_trial and self.revoked_for is RevocationReason.CERTIFICATE_HOLD
         return not (self.revoked_for is None or held)
@@ -124,21 +134,35 @@ REVOCATION_FACTS: Final = [
 
 
 KEY_ENDED_AT: Final = unfinished_key_ends.c.ended_at.label("key_ended_at")
+ISSUER_ENDED_AT: Final = authorities.c.changed_at.label("issuer_ended_at")
+ENDS_ABOVE: Final = [KEY_ENDED_AT, ISSUER_ENDED_AT]
+# Written out: with parameters of its own a statement could not be put into one with others of its kind.
+_REVOKED_ISSUER: Final = text("authorities.kind = 'issuing' AND authorities.state = 'revoked'")
 
 
-def with_key_ends(certified: Join | Table) -> Join:
-    """Return *certified*, in which certificates are, with what is left to do of each one's key."""
+def with_ends_above(certified: Join | Table) -> Join:
+    """Return *certified*, in which certificates are, with what is left to do of each one's key, and its revoked CA.
+
+    What had ended before its CA was revoked is not revoked with it.
+    """
     return certified.outerjoin(
         unfinished_key_ends,
         (unfinished_key_ends.c.device_id == certificates.c.device_id)
         & (unfinished_key_ends.c.spki_sha256 == certificates.c.spki_sha256),
+    ).outerjoin(
+        authorities,
+        and_(
+            authorities.c.key_id == certificates.c.issuer_key_id,
+            _REVOKED_ISSUER,
+            authorities.c.changed_at < certificates.c.not_after,
+        ),
     )
 
 
 def selected(*, with_der: bool = False) -> Select[Any]:
     """Return the statement whose rows `from_row` reads; the DER, if it is asked for, comes last."""
-    facts = [*FACTS, *devices.c, *REVOCATION_FACTS, KEY_ENDED_AT, *([certificates.c.der] if with_der else [])]
-    return select(*facts).select_from(with_key_ends(certificates.join(devices).outerjoin(revocations)))
+    facts = [*FACTS, *devices.c, *REVOCATION_FACTS, *ENDS_ABOVE, *([certificates.c.der] if with_der else [])]
+    return select(*facts).select_from(with_ends_above(certificates.join(devices).outerjoin(revocations)))
 
 
 _ADD: Final = Prepared(insert(certificates).returning(certificates.c.id), told_by="serial")
@@ -172,9 +196,13 @@ _REVOCATION: Final = Prepared(
         revocations.c.revoked_at,
         _ENDED.where(unfinished_ends.c.ended_at < certificates.c.not_after).scalar_subquery().label("ended_at"),
         _ENDED.with_only_columns(unfinished_ends.c.reason).scalar_subquery().label("ended_for"),
-        KEY_ENDED_AT,
+        *ENDS_ABOVE,
+        select(unfinished_authority_ends.c.reason)
+        .where(unfinished_authority_ends.c.issuer_key_id == certificates.c.issuer_key_id)
+        .scalar_subquery()
+        .label("issuer_ended_for"),
     )
-    .select_from(with_key_ends(certificates.outerjoin(revocations)))
+    .select_from(with_ends_above(certificates.outerjoin(revocations)))
     .where(certificates.c.issuer_key_id == bindparam("issuer"), certificates.c.serial == bindparam("wanted"))
 )
 # A subquery, for the same reason.
@@ -199,10 +227,10 @@ _NEWEST_WITH_KEY: Final = Prepared(
         certificates.c.not_after,
         revocations.c.reason,
         activations.c.claim_id,
-        KEY_ENDED_AT,
+        *ENDS_ABOVE,
     )
     .select_from(
-        with_key_ends(
+        with_ends_above(
             certificates.outerjoin(revocations).outerjoin(
                 activations, activations.c.certificate_id == certificates.c.id
             )
@@ -220,9 +248,9 @@ _NEWEST_WITH_KEY: Final = Prepared(
 def from_row(row: Sequence[Any]) -> StoredCertificate:
     """Return the certificate in a row of `selected`."""
     width = len(FACTS)
-    sequence, reason, revoked_at, invalid, key_ended_at = row[width + DEVICE_WIDTH : width + DEVICE_WIDTH + 5]
+    sequence, reason, revoked_at, invalid, *ends = row[width + DEVICE_WIDTH : width + DEVICE_WIDTH + 6]
     revocation = None if sequence is None else StoredRevocation(sequence, RevocationReason(reason), revoked_at, invalid)
-    facts: list[Any] = [*row[:width], device_from(row[width:]), revocation, key_ended_at]
+    facts: list[Any] = [*row[:width], device_from(row[width:]), revocation, *ends]
     return StoredCertificate(*facts)
 
 
@@ -295,17 +323,20 @@ def revocation_of(
 ) -> tuple[bool, tuple[datetime, RevocationReason] | None]:
     """Return whether a certificate was issued, and since when and why it is revoked: all that an OCSP answer says.
 
-    That its device was ended or suspended, or its key reported as compromised, is enough, be it still to be revoked
-    itself.
+    That its device was ended or suspended, its key reported as compromised, or its CA revoked, is enough, be it still
+    to be revoked itself.
     """
     row = _REVOCATION.first(connection, {"issuer": issuer_key_id, "wanted": serial})
     if row is None:
         return False, None
-    sequence, reason, revoked_at, ended_at, ended_for, key_ended_at = row
+    sequence, reason, revoked_at, ended_at, ended_for, key_ended_at, issuer_ended_at, issuer_ended_for = row
     if sequence is not None:
         return True, (revoked_at, RevocationReason(reason))
     if key_ended_at is not None:
         return True, (key_ended_at.replace(microsecond=0), RevocationReason.KEY_COMPROMISE)
+    if issuer_ended_at is not None:
+        said = RevocationReason.UNSPECIFIED if issuer_ended_for is None else RevocationReason(issuer_ended_for)
+        return True, (issuer_ended_at.replace(microsecond=0), said)
     return True, None if ended_at is None else (ended_at.replace(microsecond=0), RevocationReason(ended_for))
 
 
@@ -341,17 +372,6 @@ def with_ids(connection: Connection, *identifiers: set[int]) -> list[StoredCerti
     return [from_row(row) for answer in answers for row in answer.rows]
 
 
-def good_of_issuer(connection: Connection, issuer_key_id: bytes, now: datetime) -> list[StoredCertificate]:
-    """Return what an issuer has certified and is neither expired nor revoked for ever; what is on hold is among it."""
-    statement = (
-        selected()
-        .where(certificates.c.issuer_key_id == issuer_key_id.hex(), certificates.c.not_after > now)
-        .order_by(certificates.c.id)
-    )
-    found = map(from_row, connection.execute(statement))
-    return [each for each in found if each.revocation is None or not each.revocation.reason.final]
-
-
 def key_compromised(connection: Connection, device_id: int, spki_sha256: bytes) -> bool:
     """Return whether a certificate for this key, the device's, was ever revoked because the key was compromised."""
     return _COMPROMISED.first(connection, {"of": device_id, "wanted": spki_sha256}) is not None
@@ -362,10 +382,10 @@ def newest_with_key(connection: Connection, device: str, spki_sha256: bytes) -> 
     row = _NEWEST_WITH_KEY.first(connection, {"key": spki_sha256, "wanted": device})
     if row is None:
         return None
-    identifier, der, issued_at, not_before, not_after, reason, claim, key_ended_at = row
+    identifier, der, issued_at, not_before, not_after, reason, claim, *ends = row
     revoked_for = None if reason is None else RevocationReason(reason)
     times = issued_at, not_before, not_after
-    return HeldCertificate(identifier, der, *times, revoked_for, claim is not None, key_ended_at is not None)
+    return HeldCertificate(identifier, der, *times, revoked_for, claim is not None, any(ends))
 
 
 def _lock_device(connection: Connection, serial: str) -> None:

@@ -17,13 +17,13 @@ from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store.certificates import (
+    ENDS_ABOVE,
     FACTS,
-    KEY_ENDED_AT,
     REVOCATION_FACTS,
     StoredCertificate,
     from_row,
+    with_ends_above,
     with_ids,
-    with_key_ends,
 )
 from provisioning.store.devices import Device
 from provisioning.store.prepared import Prepared
@@ -48,8 +48,8 @@ _NO_TRIAL: Final = (
     .is_(None)
 )
 _ALL: Final = (
-    select(*FACTS, *devices.c, *_REVOCATION_COLUMNS, KEY_ENDED_AT)
-    .select_from(with_key_ends(certificates.join(devices)))
+    select(*FACTS, *devices.c, *_REVOCATION_COLUMNS, *ENDS_ABOVE)
+    .select_from(with_ends_above(certificates.join(devices)))
     .where(certificates.c.device_id == bindparam("wanted"))
 )
 
@@ -87,8 +87,8 @@ _IN_USE: Final = Prepared(
     ).order_by(certificates.c.id)
 )
 _DECIDED: Final = Prepared(
-    select(certificates.c.id, certificates.c.serial, *_REVOCATION_COLUMNS, KEY_ENDED_AT)
-    .select_from(with_key_ends(certificates))
+    select(certificates.c.id, certificates.c.serial, *_REVOCATION_COLUMNS, *ENDS_ABOVE)
+    .select_from(with_ends_above(certificates))
     .where(
         certificates.c.device_id == bindparam("wanted"),
         certificates.c.id < bindparam("before"),
@@ -155,7 +155,7 @@ def end_behind(connection: Connection, device_id: int, newer: int) -> datetime |
 def in_use(connection: Connection, device_id: int, now: datetime, grace: timedelta) -> list[StoredCertificate]:
     """Return what a device has that may be good for anything, oldest first.
 
-    What is revoked for ever is not, nor what is still to be for its key.
+    What is revoked for ever is not, nor what is still to be for its key or its CA.
     A certificate that has ended may be renewed for up to *grace*; a trial that has ended is good for nothing.
     """
     found = _IN_USE.rows(connection, {"wanted": device_id, "since": now - grace, "now": now})
@@ -163,7 +163,7 @@ def in_use(connection: Connection, device_id: int, now: datetime, grace: timedel
     return [
         each
         for each in every
-        if each.key_ended_at is None and (each.revocation is None or not each.revocation.reason.final)
+        if each.ended_above is None and (each.revocation is None or not each.revocation.reason.final)
     ]
 
 
@@ -191,9 +191,11 @@ def _decided(connection: Connection, device_id: int) -> Iterator[tuple[int, str,
     """Yield the device's certificates but for trials on hold, newest first: id, serial number, reason and date."""
     before, most = _FIRST, 1  # The newest mostly decides: for a page, trials of any number would be passed over.
     while rows := _DECIDED.rows(connection, {"wanted": device_id, "before": before, "most": most}):
-        for identifier, serial, _sequence, reason, revoked_at, _invalid, key_ended_at in rows:
+        for identifier, serial, _sequence, reason, revoked_at, _invalid, key_ended_at, issuer_ended_at in rows:
             if key_ended_at is not None:  # It is revoked for that, or still to be.
                 yield identifier, serial, RevocationReason.KEY_COMPROMISE, key_ended_at
+            elif reason is None and issuer_ended_at is not None:  # It is still to be revoked with its CA.
+                yield identifier, serial, RevocationReason.UNSPECIFIED, issuer_ended_at
             else:
                 yield identifier, serial, None if reason is None else RevocationReason(reason), revoked_at
         before, most = rows[-1][0], _PAGE

@@ -16,8 +16,9 @@ Rules
 1. The queue is bounded; a caller who is cancelled waits for the end of his transaction and never goes on beside it.
 2. A work that fails undoes its own changes and nobody else's. If the transaction as a whole fails, everybody in it is
    refused, and nothing of it is in the store.
-3. A store that cannot be used is `Refused` with UNAVAILABLE, here and nowhere else. The reason goes to the log: it
-   names hosts and users, which are nobody's business outside.
+3. A store that cannot be used is `Refused` with UNAVAILABLE, here and nowhere else, and so is an audit log that cannot
+   be written, whatever keeps it from that. The reason goes to the log: it names hosts and users, which are nobody's
+   business outside.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from sqlalchemy.exc import DatabaseError, DataError, DBAPIError, InternalError, 
 
 from provisioning.errors import Code, Refused
 from provisioning.quick_values import quickly_made
+from provisioning.store import audit
 
 log = structlog.get_logger(__name__)
 
@@ -45,8 +47,9 @@ Apart = Callable[[], Collection[Hashable] | None]
 """Returns all that a work decides upon, None if it cannot say."""
 
 _WAITING: Final = 4096
-_NOT_ALLOWED: Final = frozenset({"42501", "3F000"})
-"""What PostgreSQL says to a user who lacks a right, on a table or on the schema: an operator can grant it."""
+_MENDABLE: Final = frozenset({"42501", "3F000", "42P01", "42703"})
+"""What PostgreSQL says to a user who lacks a right, on a table or on the schema, and of a table or a column that is not
+there: an operator can mend it. SQLite's word for the last is an OperationalError."""
 
 
 class Lane(ABC):
@@ -202,9 +205,14 @@ def explained(error: Exception) -> Exception:
     # InternalError: PostgreSQL's word for a server that has become a read-only replica. DatabaseError itself: SQLite's
     # for a file that is damaged, or no database.
     unusable = isinstance(error, OperationalError | InternalError) or type(error) is DatabaseError
-    if unusable or error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _NOT_ALLOWED:
+    if unusable or error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _MENDABLE:
         log.warning("store cannot be used", error=" ".join(str(error.orig).split()))
         refusal = Refused(Code.UNAVAILABLE, "the store cannot be used now; try again")
+        refusal.__cause__ = error
+        return refusal
+    if audit.concerns(error.statement):  # A trigger, a rule or a constraint of somebody's.
+        log.error("audit log cannot be written: nothing is issued or changed", error=" ".join(str(error.orig).split()))
+        refusal = audit.unwritable()
         refusal.__cause__ = error
         return refusal
     return error

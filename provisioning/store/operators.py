@@ -18,10 +18,10 @@ from sqlalchemy.engine import Connection
 
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
-from provisioning.store.certificates import with_key_ends
+from provisioning.store.certificates import ISSUER_ENDED_AT, KEY_ENDED_AT, with_ends_above
 from provisioning.store.devices import Device, DeviceState, device_from
 from provisioning.store.prepared import Prepared
-from provisioning.store.tables import certificates, devices, operators, revocations, unfinished_key_ends
+from provisioning.store.tables import certificates, devices, operators, revocations
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +95,12 @@ def every(connection: Connection, now: datetime) -> list[ShownOperator]:
 def _good_until(connection: Connection, now: datetime) -> dict[int, datetime]:
     statement = (
         select(devices.c.id, func.max(certificates.c.not_after))
-        .select_from(with_key_ends(certificates.join(devices).outerjoin(revocations)))
+        .select_from(with_ends_above(certificates.join(devices).outerjoin(revocations)))
         .where(
             devices.c.role == Role.OPERATOR.value,
             revocations.c.sequence.is_(None),
-            unfinished_key_ends.c.ended_at.is_(None),
+            KEY_ENDED_AT.is_(None),
+            ISSUER_ENDED_AT.is_(None),
             certificates.c.not_after > now,
         )
         .group_by(devices.c.id)
@@ -122,13 +123,14 @@ def usable_admins(connection: Connection, now: datetime) -> set[str]:
     ).scalars()
     good = (
         select(func.distinct(devices.c.name))
-        .select_from(with_key_ends(certificates.join(devices).outerjoin(revocations)))
+        .select_from(with_ends_above(certificates.join(devices).outerjoin(revocations)))
         .where(
             devices.c.name.in_(list(held)),
             devices.c.role == Role.OPERATOR.value,
             revocations.c.sequence.is_(None),
             certificates.c.not_after > now,
-            unfinished_key_ends.c.ended_at.is_(None),
+            KEY_ENDED_AT.is_(None),
+            ISSUER_ENDED_AT.is_(None),
             # A device that has ended may have certificates that are still to be revoked.
             devices.c.suspended_at.is_(None),
             devices.c.revoked_at.is_(None),

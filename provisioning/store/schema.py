@@ -25,7 +25,7 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError
 from provisioning.program.starting import importing
-from provisioning.store import audit, devices
+from provisioning.store import audit, devices, tables
 from provisioning.store.database import Database
 from provisioning.store.revision import CURRENT, Session, sessions_of_others
 from provisioning.store.tables import audit_entries
@@ -132,6 +132,20 @@ def check_has_audit_log(connection: Connection, database: Database) -> None:
             f"the database has schema {_revision(connection)}, from before there was an audit log: copy the store "
             "(docs/backup.md); the log begins when this version of the service starts"
         )
+
+
+def missing(connection: Connection) -> list[str]:
+    """Return the tables, and the columns as TABLE.COLUMN, that this program's schema has and the database has not."""
+    inspector = inspect(connection)
+    there = set(inspector.get_table_names())
+    lost = []
+    for each in tables.metadata.sorted_tables:
+        if each.name not in there:
+            lost.append(each.name)
+            continue
+        columns = {column["name"] for column in inspector.get_columns(each.name)}
+        lost += [f"{each.name}.{column.name}" for column in each.columns if column.name not in columns]
+    return lost
 
 
 def takes_changes(connection: Connection) -> bool:

@@ -183,6 +183,17 @@ unfinished_key_ends = Table(
 )
 """Keys of devices that were reported as compromised, some of whose certificates are still to be revoked for it."""
 
+unfinished_authority_ends = Table(
+    "unfinished_authority_ends",
+    metadata,
+    Column("issuer_key_id", String(40), primary_key=True),
+    Column("reason", String(24), nullable=False),
+    Column("invalidity_date", UtcDateTime),
+    Column("ended_at", UtcDateTime, nullable=False),
+    Column("ended_by", NAME, nullable=False),
+)
+"""Revoked CAs, some of whose certificates are still to be recorded as revoked, and for what reason."""
+
 tokens = Table(
     "tokens",
     metadata,
@@ -206,6 +217,15 @@ tokens = Table(
     Index("ix_tokens_group_name", "group_name", "id"),
     Index("ix_tokens_expires_at", "expires_at"),
 )
+
+voided_makers = Table(
+    "voided_makers",
+    metadata,
+    Column("operator", NAME, primary_key=True),
+    Column("through_id", BIG_ID, primary_key=True, autoincrement=False),
+    Column("voided_at", UtcDateTime, nullable=False),
+)
+"""Whose unused tokens are void, up to a number: his key was compromised (`provisioning.store.tokens`)."""
 
 enrolment_groups = Table(
     "enrolment_groups",

@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 from provisioning.pki.identity import Role
 from provisioning.store.prepared import Prepared
 from provisioning.store.tables import certificates, tokens
+from provisioning.store.tokens import VOIDED_AT
 
 
 class TokenState(StrEnum):
@@ -65,7 +66,7 @@ _KNOWN: Final = select(
     tokens.c.created_at,
     tokens.c.created_by,
     tokens.c.expires_at,
-    tokens.c.voided_at,
+    VOIDED_AT,
     tokens.c.used_at,
     certificates.c.serial,
 ).select_from(tokens.outerjoin(certificates, tokens.c.certificate_id == certificates.c.id))
@@ -111,12 +112,12 @@ def void(connection: Connection, numbers: Sequence[int], now: datetime) -> None:
 
 
 def _is(state: TokenState, now: datetime) -> ColumnElement[bool]:
-    unused = and_(tokens.c.used_at.is_(None), tokens.c.voided_at.is_(None))
+    unused = and_(tokens.c.used_at.is_(None), VOIDED_AT.element.is_(None))
     match state:
         case TokenState.USED:
             return tokens.c.used_at.is_not(None)
         case TokenState.VOID:
-            return and_(tokens.c.used_at.is_(None), tokens.c.voided_at.is_not(None))
+            return and_(tokens.c.used_at.is_(None), VOIDED_AT.element.is_not(None))
         case TokenState.EXPIRED:
             return and_(unused, tokens.c.expires_at <= now)
         case TokenState.OPEN:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from provisioning.pki.revocation import RevocationReason
 from provisioning.store import announcements
 from provisioning.store.prepared import Prepared
-from provisioning.store.tables import devices, unfinished_ends, unfinished_key_ends
+from provisioning.store.tables import devices, unfinished_authority_ends, unfinished_ends, unfinished_key_ends
 
 _ENDS: Final = unfinished_ends.c
 _ABOVE_EVERY_ID: Final = 2**62
@@ -106,8 +106,12 @@ def names(connection: Connection) -> list[str]:
     return list(connection.execute(statement).scalars())
 
 
-def shut_out(connection: Connection) -> frozenset[tuple[int, datetime]]:
-    """Return which devices were ended or suspended, or a key of them, and when, that have something left to do."""
+def shut_out(connection: Connection) -> frozenset[tuple[int | str, datetime]]:
+    """Return which devices were ended or suspended, or a key of them, and when, that have something left to do.
+
+    And which CAs were revoked, by their key identifiers.
+    """
     of_keys = select(unfinished_key_ends.c.device_id, unfinished_key_ends.c.ended_at)
     statement = select(_ENDS.device_id, _ENDS.ended_at).where(_ENDS.reason != RELEASE).union_all(of_keys)
-    return frozenset((device, at) for device, at in connection.execute(statement))
+    of_cas = select(unfinished_authority_ends.c.issuer_key_id, unfinished_authority_ends.c.ended_at)
+    return frozenset((which, at) for asked in (statement, of_cas) for which, at in connection.execute(asked))

@@ -1,4 +1,4 @@
-"""A device, or a key, with very many certificates, of which two are a few: and processes that die between portions."""
+"""A device, a key or a CA of very many certificates, of which two are a few; processes that die between portions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from provisioning.pki.identity import Role
 from provisioning.pki.keys import PrivateKey
 from provisioning.revocation import issued_to, portions
 from provisioning.revocation.portions import Portions
-from provisioning.store import revocations, unfinished_ends, unfinished_key_ends
+from provisioning.store import revocations, unfinished_authority_ends, unfinished_ends, unfinished_key_ends
 from provisioning.store.revocations import RevocationRecord
 from provisioning.store.serials import serial_text
 from tests.support.fleet import Fleet, successor_csr
@@ -62,6 +62,11 @@ async def unfinished_keys(fleet: Fleet) -> int:
     return len(await fleet.database.read(unfinished_key_ends.every))
 
 
+async def unfinished_authorities(fleet: Fleet) -> int:
+    """Return how many CAs have something left to do."""
+    return len(await fleet.database.read(unfinished_authority_ends.every))
+
+
 class Died(Exception):
     """The process has, between two portions."""
 
@@ -82,6 +87,6 @@ def dying_after(number: int) -> Iterator[None]:
         return counted
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_portion", "_portion_of_key"):
+        for name in ("_portion", "_portion_of_key", "_portion_of_authority"):
             patch.setattr(Portions, name, mortal(getattr(Portions, name)))
         yield

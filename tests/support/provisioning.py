@@ -110,6 +110,11 @@ class ProvisioningService:
     def _log_path(self) -> Path:
         return self.dir.with_name(self.dir.name + ".log")
 
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What processes are started with."""
+        return self._environment
+
     def unset(self, *variables: str) -> None:
         """Start processes without these environment variables from now on."""
         for name in variables:

@@ -127,6 +127,45 @@ def test_what_cannot_be_used_is_refused_with_the_reason_and_the_old_one_stays(ru
     running.check_flow()
 
 
+def test_limits_below_what_is_in_use_take_nothing_from_anybody(running: Reloaded, pki: Pki) -> None:
+    """Places, subscriptions, queued messages: who has more keeps it, and gets no more."""
+    filters, port, away = [f"fleet/meters/{number}/#" for number in range(3)], running.broker.port, pki.device("away")
+    running.service.subscribe(*filters)
+
+    def come() -> TlsClient:
+        return TlsClient(port, running.anchors, away.credential)
+
+    with come() as client:
+        client.connect(client_id="away", clean_start=False, session_expiry_interval=600)
+        client.subscribe("fleet/meters/away/cmd/#", qos=1)
+    wait_until(lambda: running.broker.events("closed", client="away"), "it has gone")
+    with TlsClient(port, running.anchors, pki.service("s-2").credential) as sender:
+        sender.connect(client_id="s-2")
+        for number in range(3):
+            sender.publish("fleet/meters/away/cmd/x", b"%d" % number, qos=1)
+            running.service.expect(Publish)
+        lowered = "max_connections = 2\nmax_subscriptions = 1\nmax_queued_messages = 1\nmax_instances = 1\n"
+        running.settings.write_text(f"[limits]\n{lowered}")
+        code, said = running.command("limits")
+        assert code == 0
+        assert "max_subscriptions 100 → 1" in said
+        sender.check_alive()
+        running.check_flow()
+        assert running.service.subscribe(*filters).reason_codes == (ReasonCode.SUCCESS,) * 3, "those that it has"
+        assert running.service.subscribe("fleet/other/#").reason_codes == (ReasonCode.QUOTA_EXCEEDED,)
+        sender.publish("fleet/meters/away/cmd/x", b"too much", qos=1)
+        running.service.expect(Publish)
+        with pytest.raises((Ended, OSError)), come() as client:
+            client.connect(client_id="away")
+        running.check_flow()
+    running.settings.write_text(f"[limits]\n{lowered.replace('max_connections = 2', 'max_connections = 4')}")
+    running.command("limits")
+    with come() as client:
+        client.connect(client_id="away", clean_start=False, session_expiry_interval=600)
+        assert [client.expect(Publish).payload for _ in range(3)] == [b"0", b"1", b"2"]
+        client.check_alive()
+
+
 def test_what_would_put_everybody_out_by_mistake_is_refused(running: Reloaded, pki: Pki) -> None:
     device = pki.device("m-9")
     running.new_certificate(device)

@@ -336,3 +336,19 @@ def test_each_listener_has_limits_of_its_own(tmp_path: Path, pki: Pki, anchors: 
         for port in (strict, open_to_all):
             with TlsClient(port, anchors, pki.device("m").credential) as client:
                 client.connect(client_id="m")
+
+
+def test_who_comes_too_often_is_told_so(tmp_path: Path, pki: Pki, anchors: Path) -> None:
+    """0x9F, which is in CONNACK alone: whoever is connected is read less often instead of being put out."""
+    with BrokerProcess.with_files(tmp_path / "b", pki, limits__max_connects_per_identity=3) as broker:
+        held = pki.device("m")
+        for _ in range(3):
+            with TlsClient(broker.port, anchors, held.credential) as client:
+                client.connect(client_id="m")
+        with TlsClient(broker.port, anchors, held.credential) as client:
+            client.connect(client_id="m", expect=ReasonCode.CONNECTION_RATE_EXCEEDED)
+            client.expect_end()
+        with TlsClient(broker.port, anchors, pki.device("n").credential) as other:
+            other.connect(client_id="n")
+        (event,) = broker.events("RATE_LIMITED", event="refused")
+        assert event["client"] == "m"

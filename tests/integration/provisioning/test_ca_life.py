@@ -435,3 +435,37 @@ def test_a_service_whose_issuing_key_is_away_starts_and_issues_when_it_is_back(t
             lambda: stranger.est("simpleenroll", device.another(), "--user", shown).status == 200, "a certificate"
         )
     assert "Traceback" not in service.log
+
+
+def test_a_ca_is_revoked_though_nothing_else_can_be_written_in_the_directory(
+    service: ProvisioningService, tmp_path: Path
+) -> None:
+    """What went wrong is said, and that the CA is revoked; the exit code is not 0."""
+    device = enrol(service, tmp_path, "meter-1")
+    serial = f"{x509.load_pem_x509_certificate(device.certificate.read_bytes()).serial_number:x}"
+    roll_over(service, "issuing-2")
+    service.stop()
+    before = service.bundle.read_bytes()
+    service.bundle.unlink()
+    service.bundle.mkdir()  # Nothing takes its place.
+    (service.dir / "operator.crt").unlink()
+    (service.dir / "operator.crt").mkdir()
+    done = ca_attempt(service, "revoke", "issuing-ca", "--yes")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "issuing-ca is revoked (cACompromise): nothing that it has issued is good from now on." in done.stdout
+    assert f"device   north meter-1 {serial}" in done.stdout
+    assert f"Not done: {service.bundle} cannot be written: Is a directory" in done.stdout
+    (said,) = done.stderr.splitlines()
+    assert said.startswith(f"fleet-provisioning: issuing-ca is revoked, but: {service.bundle} cannot be written: Is a")
+    assert "the service writes the file as soon as it can, or when it starts" in said
+    assert "ca restore-operator certifies him when that is mended" in said
+    assert states(service)["issuing-ca"] == "revoked"
+    for name in (service.bundle, service.dir / "operator.crt"):
+        name.rmdir()
+    ca(service, "restore-operator")
+    with service:
+        issuing = x509.load_pem_x509_certificate((service.dir / "issuing-ca.crt").read_bytes())
+        assert issuing in x509.load_pem_x509_certificates(before)
+        assert issuing not in x509.load_pem_x509_certificates(service.bundle.read_bytes())
+        assert service.api().get("/v1/devices").status_code == 200

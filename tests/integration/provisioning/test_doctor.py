@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import create_engine, text
 
 from provisioning.pki.own_directory import user_argument
@@ -347,3 +348,31 @@ def test_the_keys_have_another_passphrase(pristine: ProvisioningService, tmp_pat
     code, found = findings(ProvisioningService(tmp_path / "fleet", settings))
     assert (code, "the passphrase is wrong" in found["keys"][0]["detail"]) == (1, True)
     assert findings(ProvisioningService(tmp_path / "fleet", settings | {"passphrase": "another passphrase"}))[0] == 0
+
+
+def test_a_table_that_was_dropped_and_a_certificate_of_another_service_are_found(tmp_path: Path) -> None:
+    service = ProvisioningService.copied(tmp_path / "fleet", {"port": 0, "http_port": 0})
+    shutil.copy(service.dir / "operator.crt", service.dir / "server.crt")
+    code, found = findings(service)
+    (finding,) = found["certificates"]
+    assert (code, finding["detail"]) == (1, "server.crt is not for the key in server.key")
+    stranger = shared_pki().service("provisioning")
+    (service.dir / "server.crt").write_bytes(stranger.certificate.public_bytes(Encoding.PEM))
+    code, found = findings(service)
+    (finding,) = found["certificates"]
+    assert code == 1
+    assert finding["detail"].startswith(f"server.crt is none of this service's: no CA of {service.dir} has issued it")
+    assert finding["remedy"] == "restart the service: it renews its own certificate"
+    with service:
+        pass  # It does as it is told.
+    assert findings(service)[1]["certificates"] == []
+    with contextlib.closing(sqlite3.connect(service.dir / "fleet.db")) as connection:
+        connection.execute("DROP TABLE group_paces")
+        connection.execute("ALTER TABLE claims DROP COLUMN taken")
+        connection.commit()
+    code, found = findings(service)
+    (finding,) = found["tables"]
+    assert (code, finding["detail"].partition(" lacks ")[2]) == (
+        1, "claims.taken, group_paces: what needs that is refused"
+    )  # fmt: skip
+    assert "restore the store from the backup" in finding["remedy"]

@@ -12,10 +12,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from broker.admission.bundle import TrustBundle
 from broker.admission.bundle_terms import BundleTerms
+from broker.admission.peer import Peer
 from broker.admission.trust import Trust
 from broker.engine.returning import MOST
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
-from broker.revocation.enforcement import absent, forget_revoked, revoke
+from broker.revocation.enforcement import absent, forget_revoked, renew, revoke
 from broker.settings.trust_settings import TrustSettings
 from provisioning.pki.revocation import RevocationReason
 from tests.support.pki import DOMAIN, Held, Pki, shared_device, shared_pki, shared_service
@@ -183,6 +184,18 @@ def test_a_will_that_went_with_its_certificate_does_not_come_back_with_it(broker
     assert after.device("meter-1", **KEPT).session
 
 
+def test_whose_will_goes_with_his_certificate_keeps_his_session_for_as_long_as_before(broker: StoredBroker) -> None:
+    broker.device("meter-1", will=will("fleet/meters/meter-1/event"), **KEPT)
+    after = broker.killed(away=60)
+    held = shared_device("meter-1").revocation
+    after.engine.admission.status.index.add(replace(held, reason=RevocationReason.CERTIFICATE_HOLD))
+    (session,) = absent(after.engine)
+    forget_revoked(after.engine, session, after.now)
+    after.settle()
+    (again,) = after.killed(away=60).engine.registry.all()
+    assert again.expires_at == session.expires_at == after.now + 600
+
+
 def test_a_session_that_has_ended_before_it_is_judged_is_not_written_again(broker: StoredBroker) -> None:
     held = shared_pki().device("meter-1")
     broker.open(held).connect(client_id="meter-1", **KEPT)
@@ -285,6 +298,31 @@ def test_nor_does_he_if_they_are_others_before_it_is_due(broker: StoredBroker) -
     after.engine.admission.believed = believing(CROSS.root)
     after.advance(60)
     assert watcher.payloads() == []
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+def test_who_stayed_when_other_anchors_began_to_count_is_judged_by_them_after_the_restart(
+    broker: StoredBroker, revoked: bool
+) -> None:
+    held = PKI.device("meter-1", authority_key_id=b"as the CA's maker would have it")
+    broker.service(**KEPT).subscribe("fleet/#", qos=1)
+    meter = broker.open(held, path=[held.der, _der(CROSS.root)])
+    meter.connect(client_id="meter-1", will=will("fleet/meters/meter-1/event", qos=1), **KEPT)
+    now = believing(PKI.root)
+    broker.engine.admission.believe(now)
+    found = broker.engine.admission.examine(held.der, broker.wall, lambda: [*map(_der, (held, PKI.issuing, PKI.root))])
+    assert isinstance(found, Peer)
+    renew(broker.engine, meter.connection, found, broker.now)
+    broker.settle()
+    after = broker.killed()
+    after.engine.admission.believed = now
+    (stored,) = [each for each in absent(after.engine) if each.client_id == "meter-1"]
+    assert (stored.certificate, stored.authorities) == (found.certificate, found.authorities)
+    if revoked:
+        after.engine.admission.status.index.add(replace(held.revocation, issuer_key_id=found.certificate[0]))
+    watcher = after.service(**KEPT)
+    after.advance(60)
+    assert watcher.payloads() == ([] if revoked else [b"gone"])
 
 
 @pytest.mark.parametrize(("keeps", "left"), [(False, []), (True, [b"meter-1", b"meter-2"])])

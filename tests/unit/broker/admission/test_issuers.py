@@ -6,8 +6,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from broker.admission.bundle import TrustBundle
 from broker.admission.issuers import authorities_of
 from provisioning.pki.keys import generate_key, key_identifier
+from provisioning.pki.revocation import Revocation, RevocationIndex, RevocationReason
 from tests.support.pki import shared_pki
 
 KEY = generate_key()
@@ -41,3 +43,18 @@ def test_the_last_of_a_path_names_who_is_above_or_nothing_is_known(
 ) -> None:
     expected = () if above is None else (key_identifier(KEY.public_key()), *above)
     assert authorities_of([authority(subject, says)]) == expected
+
+
+@pytest.mark.parametrize("named", [key_identifier(KEY.public_key()), b"the root's"], ids=["as lists do", "as it says"])
+def test_a_ca_is_revoked_by_either_name_of_its_issuer_s_key_and_a_root_by_none(named: bytes) -> None:
+    root, below = authority(ROOT, None), authority(BELOW, BY_KEY)
+    issuer = TrustBundle("fleet", [root]).issuer_at([below, root])
+    assert issuer is not None
+    assert issuer.above is not None
+    index = RevocationIndex()
+    assert issuer.find_revoked(index) is None
+    index.add(Revocation(named, 5, RevocationReason.CA_COMPROMISE, shared_pki().now))
+    found = issuer.find_revoked(index)
+    assert found is not None
+    assert found[0] == "CN=Below"
+    assert issuer.above.find_revoked(index) is None

@@ -115,6 +115,15 @@ def test_a_renewed_certificate_of_the_ca_counts_for_who_comes_back() -> None:
     assert left(judge, HELD) == 600
 
 
+def test_who_stays_though_nobody_knows_what_is_above_him_stays() -> None:
+    judge = admission()
+    peer = judge.examine(HELD.der, NOW)
+    assert isinstance(peer, Peer)
+    assert peer.verified is None
+    judge.stays(peer)
+    assert not judge.stands_above(peer.certificate)
+
+
 def test_other_anchors_are_another_generation() -> None:
     judge = admission()
     left(judge, HELD, [RENEWED])

@@ -38,9 +38,11 @@ ADVISORY = StatusPolicy(None)
 A_MINUTE = StatusPolicy(60.0)
 
 
-def admission(lists: ListTerms | None = None, ocsp: OcspTerms | None = None, *more_anchors: Held) -> Admission:
+def admission(
+    lists: ListTerms | None = None, ocsp: OcspTerms | None = None, *more_anchors: Held, feed: bool = False
+) -> Admission:
     anchors = [each.certificate for each in (PKI.root, *more_anchors)]
-    trust = Trust([TrustBundle("ours", anchors, lists=lists, ocsp=ocsp, feed=False)])
+    trust = Trust([TrustBundle("ours", anchors, lists=lists, ocsp=ocsp, feed=feed)])
     return Admission(RevocationStatus(RevocationIndex(), Freshness(1.0)), DEFAULT_POLICY, DOMAIN, (), trust)
 
 
@@ -256,6 +258,20 @@ def test_who_is_asked_about_is_let_in_by_the_answer_alone() -> None:
     assert peer.inquiry is not None
     peer.inquiry.answer(None, 0.0)
     assert isinstance(judge.admit(peer, Connect(client_id="meter-1"), 0.0), Admitted)
+
+
+def test_what_was_found_out_elsewhere_does_not_stand_for_the_feed() -> None:
+    judge = admission(ListTerms(REQUIRE), feed=True)
+    judge.status.freshness.current(0.0)
+    judge.asker = Asked(Inquiry())
+    peer = examine(judge)
+    assert isinstance(peer, Peer)
+    assert peer.inquiry is not None
+    peer.inquiry.answer(None, 0.0)
+    assert isinstance(judge.admit(peer, Connect(client_id="meter-1"), 1.0), Admitted)
+    outcome = judge.admit(peer, Connect(client_id="meter-1"), 1.1)
+    assert isinstance(outcome, Refused)
+    assert outcome.code is RefusalCode.REVOCATION_STATUS_UNKNOWN
 
 
 def test_where_there_is_nobody_to_ask_the_refusal_stands() -> None:

@@ -76,6 +76,13 @@ async def test_of_others_nothing_is_kept_and_nothing_of_what_may_be_taken_back(
     assert not (tmp_path / FILE_NAME).exists()
 
 
+async def test_what_the_feed_says_anew_at_each_start_is_not_written_again(tmp_path: Path, servers: list[Held]) -> None:
+    await RevokedServices(tmp_path).note(revoked(servers[0]), PROVISIONING)
+    (tmp_path / FILE_NAME).chmod(0o400)
+    await RevokedServices(tmp_path).note(revoked(servers[0]), PROVISIONING)
+    assert stat.S_IMODE((tmp_path / FILE_NAME).stat().st_mode) == 0o400
+
+
 async def test_of_more_than_the_bound_the_newest_are_kept(
     tmp_path: Path, pki: Pki, servers: list[Held], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,7 +113,10 @@ async def test_a_disk_that_hangs_keeps_the_feed_waiting_for_a_moment_only(
     held = threading.Event()
     replace = revoked_services.replace_private
 
+    begun: list[None] = []
+
     def hang(path: Path, content: bytes) -> None:
+        begun.append(None)
         held.wait()
         replace(path, content)
 
@@ -114,9 +124,10 @@ async def test_a_disk_that_hangs_keeps_the_feed_waiting_for_a_moment_only(
     with capture_logs() as said:
         await kept.note(revoked(first), PROVISIONING)
         await kept.note(revoked(second), PROVISIONING)
-    assert [each["detail"] for each in said] == ["the disk has not answered"] * 2
-    assert all(kept.find(path_of(each, pki)) is not None for each in (first, second))
     held.set()
+    assert [each["detail"] for each in said] == ["the disk has not answered"] * 2
+    assert len(begun) == 1, "no second thread hangs beside the first"
+    assert all(kept.find(path_of(each, pki)) is not None for each in (first, second))
     assert kept._writing is not None
     await asyncio.wait([kept._writing])
     monkeypatch.setattr(revoked_services, "_PATIENCE", 60)

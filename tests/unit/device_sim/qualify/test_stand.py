@@ -15,7 +15,7 @@ async def test_a_port_that_is_taken_is_said_in_one_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
-            CannotListen, match=f"^nothing can listen on 127.0.0.1 port {port}: Address already in use$"
+            CannotListen, match=f"^nothing can listen on 127.0.0.1 port {port}: Address already in use; give"
         ):
             async with Stand(papers, Conduct(), "127.0.0.1", port):
                 pytest.fail("it listens")

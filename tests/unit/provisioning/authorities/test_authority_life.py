@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -53,7 +53,7 @@ from provisioning.store import (
     revocations,
 )
 from provisioning.store.authorities import AuthorityState
-from provisioning.store.certificates import IssuedCertificate
+from provisioning.store.certificates import IssuedCertificate, StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.groups import Group
 from tests.support.fleet import Clock
@@ -94,6 +94,16 @@ async def ceremonies(directory: Path, **settings: object) -> AsyncIterator[Cerem
 async def fleet_cas(tmp_path: Path) -> AsyncIterator[Ceremonies]:
     async with ceremonies(tmp_path / "fleet") as opened:
         yield opened
+
+
+async def revoked(
+    life: AuthorityLife, name: str, reason: RevocationReason, since: datetime | None = None
+) -> tuple[Sequence[StoredCertificate], bool]:
+    """Revoke a CA; return what it had issued, and whether the first operator has a new certificate."""
+    revocation = AuthorityRevocation(life)
+    begun = await revocation.begin(name, reason, since)
+    renewed = await revocation.renew_operator(begun)
+    return await revocation.finish(begun), renewed
 
 
 async def test_relying_parties_are_given_a_day(fleet_cas: Ceremonies) -> None:
@@ -157,7 +167,7 @@ async def test_one_successor_waits_at_a_time_unless_another_is_asked_for(fleet_c
             await again()
     assert not (fleet_cas.settings.directory / "issuing-3.key").exists()
     assert await NextAuthority(life).begin("meters") == "issuing-meters-1", "another line waits for nobody"
-    await AuthorityRevocation(life).revoke("issuing-2", RevocationReason.SUPERSEDED)
+    await revoked(life, "issuing-2", RevocationReason.SUPERSEDED)
     assert await NextAuthority(life).begin() == "issuing-3"
     await life.activate("issuing-3", waiting=False)
     assert await NextAuthority(life).begin() == "issuing-4"
@@ -180,7 +190,7 @@ async def test_one_root_waits_at_a_time_unless_another_is_asked_for(fleet_cas: C
 async def test_what_cannot_be_revoked_is_said_before_anything_is_done(fleet_cas: Ceremonies) -> None:
     life = fleet_cas.life
     await NextAuthority(life).begin()
-    await AuthorityRevocation(life).revoke("issuing-2", RevocationReason.SUPERSEDED)
+    await revoked(life, "issuing-2", RevocationReason.SUPERSEDED)
     for name, words in (("nosuch", "no issuing CA 'nosuch'"), ("issuing-2", "revoked already"), ("root-ca", "no issu")):
         with pytest.raises(ConfigurationError, match=words):
             await AuthorityRevocation(life).to_revoke(name)
@@ -192,7 +202,7 @@ async def test_a_ca_that_is_revoked_or_retired_signs_nothing_from_that_commit_on
     issuing = Issuing(Issuer(certificate, SignerPlaces(files, fleet_cas.settings).open("issuing-ca")))
     await fleet_cas.successor()
     await fleet_cas.database.read(issuing.check)  # A process that has not heard yet may end what it began.
-    await AuthorityRevocation(fleet_cas.life).revoke("issuing-ca", RevocationReason.CA_COMPROMISE)
+    await AuthorityRevocation(fleet_cas.life).begin("issuing-ca", RevocationReason.CA_COMPROMISE)
     with pytest.raises(Refused) as caught:
         await fleet_cas.database.read(issuing.check)
     assert caught.value.code is Code.UNAVAILABLE
@@ -201,8 +211,8 @@ async def test_a_ca_that_is_revoked_or_retired_signs_nothing_from_that_commit_on
 async def test_a_revoked_ca_is_first_in_the_feed_and_its_certificates_follow(fleet_cas: Ceremonies) -> None:
     await fleet_cas.successor()
     since = fleet_cas.clock() - timedelta(days=1)
-    outcome = await AuthorityRevocation(fleet_cas.life).revoke("issuing-ca", RevocationReason.SUPERSEDED, since)
-    assert {each.device.name for each in outcome.affected} == {"admin", "provisioning"}
+    affected, renewed = await revoked(fleet_cas.life, "issuing-ca", RevocationReason.SUPERSEDED, since)
+    assert {each.device.name for each in affected} == {"admin", "provisioning"}
     events = await fleet_cas.database.read(lambda connection: revocations.after(connection, 0, 100))
     assert events[0].device == "ca:issuing-ca"
     assert await fleet_cas.database.read(devices.count) == {
@@ -210,7 +220,7 @@ async def test_a_revoked_ca_is_first_in_the_feed_and_its_certificates_follow(fle
     }  # fmt: skip
     assert {each.invalidity_date for each in events} == {since.replace(microsecond=0)}
     assert [each.sequence for each in events] == list(range(1, len(events) + 1))
-    assert await AuthorityRevocation(fleet_cas.life).renew_operator(outcome)
+    assert renewed
     operator = AuthorityFiles(fleet_cas.settings.directory).certificate("operator")
     assert "issuing CA 2" in x509.load_pem_x509_certificate(operator.read_bytes()).issuer.rfc4514_string()
 
@@ -240,15 +250,15 @@ async def test_what_is_said_of_a_ca_only_is_not_said_of_what_it_has_issued(
         revocations.add(connection, [on_hold], reason=hold, revoked_at=now, revoked_by="admin")
 
     await fleet_cas.database.write(held)
-    outcome = await AuthorityRevocation(fleet_cas.life).revoke(ca.name, reason)
-    assert len(outcome.affected) == 3, "one on hold, and two fresh"
+    affected, _ = await revoked(fleet_cas.life, ca.name, reason)
+    assert len(affected) == 3, "one on hold, and two fresh"
     _, *events = await fleet_cas.database.read(lambda connection: revocations.after(connection, 0, 100))
     assert (events[0].device, events[0].reason) == (f"ca:{ca.name}", reason)
     assert [each.reason for each in events[1:]] == [below] * 3, "the feed"
     since = datetime(2020, 1, 1, tzinfo=UTC)
     entries = await fleet_cas.database.read(lambda connection: revocations.listed(connection, ca.key_id, None, since))
     assert [each.reason for each in entries] == [below] * 3, "the CRL"
-    for each in outcome.affected:
+    for each in affected:
         key, serial = each.issuer_key_id, each.serial
         _, said = await fleet_cas.database.read(
             lambda connection, key=key, serial=serial: certificates.revocation_of(connection, key, serial)
@@ -275,8 +285,8 @@ async def test_the_first_operator_gets_back_what_he_had_while_another_admin_can_
     await fleet_cas.database.write(another)
     if suspended:
         await SuspensionService(fleet_cas.database, fleet_cas.clock, ()).suspend_device("admin", by="boss")
-    outcome = await AuthorityRevocation(fleet_cas.life).revoke("issuing-ca", RevocationReason.CA_COMPROMISE)
-    assert await AuthorityRevocation(fleet_cas.life).renew_operator(outcome) is not suspended
+    _, renewed = await revoked(fleet_cas.life, "issuing-ca", RevocationReason.CA_COMPROMISE)
+    assert renewed is not suspended
     assert await fleet_cas.database.read(lambda connection: operators.role_of(connection, "admin")) == "auditor"
     stored = await fleet_cas.database.read(lambda connection: device_inventory.find(connection, "admin", now))
     assert stored is not None

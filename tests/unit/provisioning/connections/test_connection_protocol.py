@@ -506,6 +506,21 @@ async def test_who_sends_no_http_behind_what_he_does_not_take_is_cut_off() -> No
             await kept.gone.wait()
 
 
+async def test_who_takes_most_of_his_last_answer_and_then_no_more_is_cut_off() -> None:
+    state = ServerState()
+    state.connections = kept = Connections()
+    async with connected(state=state, stall_seconds=0.2) as (reader, writer):
+        writer.write(ANOTHER)
+        await reader.readuntil(b"ok")
+        (connection,) = kept
+        half = _LARGE // 2
+        connection.transport._transport.set_write_buffer_limits(high=half, low=half)
+        writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await reader.readexactly(half)
+        async with asyncio.timeout(20):
+            await kept.gone.wait()
+
+
 async def test_who_has_taken_his_answer_is_watched_no_longer() -> None:
     """He would be cut off while he rests."""
     state = ServerState()

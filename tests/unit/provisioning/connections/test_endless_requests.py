@@ -32,6 +32,19 @@ async def test_what_has_no_end_is_not_gathered(begun: bytes) -> None:
         assert (await asyncio.wait_for(answer, 10)).startswith(b"HTTP/1.1 400 ")
 
 
+@pytest.mark.parametrize("path", ["/", "/whole"])
+async def test_a_body_is_no_head_however_long_it_is(path: str) -> None:
+    body = b"a" * 100_000
+    async with connected(Whole()) as (reader, writer):
+        writer.write(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(body)))
+        for start in range(0, len(body), 4096):
+            writer.write(body[start : start + 4096])
+            for _ in range(4):  # As above.
+                await asyncio.sleep(0)
+        assert await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(len(b"ok" + body)) == b"ok" + body
+
+
 @pytest.mark.parametrize("size", [31_000, 33_000])
 async def test_a_target_counts_as_a_header_does(size: int) -> None:
     async with connected() as (reader, writer):

@@ -55,6 +55,18 @@ async def test_who_takes_none_of_his_answers_is_as_silent_as_who_asks_nothing(re
         await crowded(places, lost)
 
 
+async def test_who_asks_for_more_while_he_takes_none_keeps_it_no_longer() -> None:
+    lost = asyncio.Event()
+    places, place = full(lost)
+    async with connected(place=place) as (reader, writer), asyncio.timeout(PLENTY):
+        writer.write(LARGE)
+        assert await reader.readexactly(100)
+        writer.write(LARGE)
+        for _ in range(20):  # It is read: both are of one event loop.
+            await asyncio.sleep(0)
+        await crowded(places, lost)
+
+
 async def test_who_takes_them_after_all_keeps_it() -> None:
     lost = asyncio.Event()
     places, place = full(lost)

@@ -45,7 +45,8 @@ def test_a_port_where_anybody_listens_is_refused_whoever_has_workers(host: str, 
         taken = settings.model_copy(update={"http_port": port_of((places[0] if theirs == 2 else alone).http_url)})
         with pytest.raises(
             ConfigurationError,
-            match=f"^http_port {taken.http_port} on {host} cannot be used: Address already in use; choose",
+            match=f"^http_port {taken.http_port} on {host} cannot be used: Address already in use "
+            rf"\(ss -ltnp 'sport = :{taken.http_port}' says by whom\); choose",
         ):
             (bound(taken) if ours == 1 else bound_for(taken, 2)).__enter__()
 
@@ -75,7 +76,7 @@ def test_a_port_that_the_directorys_own_service_has_is_told_so(
     settings = Settings(directory=tmp_path, port=0, http_port=0)
     with bound(settings) as theirs:
         taken = settings.model_copy(update={"http_port": port_of(theirs.http_url)})
-        with pytest.raises(ConfigurationError, match=r"cannot be used: Address already in use; choose another"):
+        with pytest.raises(ConfigurationError, match=r"cannot be used: Address already in use \(.*\); choose another"):
             listen(taken).__enter__()
         with (
             in_charge(tmp_path, theirs.https_url, os.getpid(), alone=True),

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioning.program.given_toml import MOST_NESTED, NotToml, toml_of
+from provisioning.program.toml_twice import said_twice
 
 SAID_IN_STRINGS = """
 # [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[ a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a
@@ -31,6 +32,50 @@ a.b.c = 1
 
 def test_what_strings_and_comments_say_counts_for_nothing() -> None:
     assert toml_of(SAID_IN_STRINGS) == tomllib.loads(SAID_IN_STRINGS)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("port = 1\nhost = 'a'\nport = 2\n", "port is there twice, at lines 1 and 3: leave one of them"),
+        ('"port" = 1\nport = 2', "port is there twice, at lines 1 and 2: leave one of them"),
+        ("[x]\na = [1,\n2]\n\n# a = 3\na = [1,\n3]\n", "x.a is there twice, at lines 2 and 6: leave one of them"),
+        ("[[t]]\na = 1\n[[t]]\na = 1\na = 2", "t.a is there twice, at lines 4 and 5: leave one of them"),
+        (
+            "[[t]]\n[t.b]\nc = 1\n[[t]]\n[t.b]\nc = 1\nc = 2",
+            "t.b.c is there twice, at lines 6 and 7: leave one of them",
+        ),
+        (
+            's = """\na = 1\na = 2\n"""\nb = 1 # b = 2\nb = "c = 3"',
+            "b is there twice, at lines 5 and 6: leave one of them",
+        ),
+        (
+            "[x]\na = 1\n[y] # [x]\nb = 1\n[ x ]\nc = 1",
+            "[x] is there twice, at lines 1 and 5: put what is below both below one",
+        ),
+        ("a = 1\n[a]\nb = 1", "a is there as a key and as a table, at lines 1 and 2: leave one of them"),
+        ("a.b = 1\na = 2", "Cannot overwrite a value (at end of document)"),
+    ],
+)
+def test_what_is_there_twice_is_named_with_both_lines_and_the_remedy(text: str, said: str) -> None:
+    with pytest.raises(NotToml) as caught:
+        toml_of(text)
+    assert str(caught.value) == said
+
+
+_LINES = st.sampled_from(
+    ("a = 1", "b = [1,\n 2]", "[t]", "[[u]]", "[t.v]", "a.b = 2", "", "# a = 1", "c = {a = 1}", "'a' = 3")
+)
+
+
+@given(st.lists(_LINES, max_size=12).map("\n".join))
+def test_what_says_nothing_twice_is_not_said_to(text: str) -> None:
+    try:
+        tomllib.loads(text)
+    except ValueError:
+        said_twice(text)
+    else:
+        assert said_twice(text) is None
 
 
 def test_a_byte_order_mark_is_no_part_of_the_text() -> None:

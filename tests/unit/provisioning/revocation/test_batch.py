@@ -14,7 +14,7 @@ from provisioning.enrolment.attempt import TokenCredential
 from provisioning.errors import Code, Refused, RefusedItem, RefusedTogether
 from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
-from provisioning.revocation import batch
+from provisioning.revocation import batch, recording
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.service import RevocationService
 from provisioning.store import audit, devices
@@ -258,7 +258,7 @@ async def test_more_certificates_than_a_transaction_may_look_at_follow_in_portio
     assert [each.serial for each in suspended.revoked] == serials_of(issued)
     assert await audited(fleet, "suspended") == [
         *(("suspended", name, serials_of([each])) for name, each in zip(names[:3], issued, strict=False)),
-        *(("suspended", name, batch.IN_WHAT_FOLLOWS) for name in names[3:]),
+        *(("suspended", name, recording.IN_WHAT_FOLLOWS) for name in names[3:]),
         *(sorted(("suspended", name, serials_of([each])) for name, each in zip(names[3:], issued[3:], strict=True))),
     ]
     resumed = await fleet.suspension.resume_batch(names, [], by="anna")

@@ -36,6 +36,7 @@ async def test_the_issuing_ca_that_is_named_is_revoked_once(fleet: Fleet) -> Non
     await revoke(fleet, "issuing-ca")
     with pytest.raises(ConfigurationError, match="issuing-ca is revoked already"):
         await revoke(fleet, "issuing-ca")
+    await fleet.revocation.portions.finish_left()
     events = await fleet.database.read(lambda connection: revocations.after(connection, 0, 9))
     assert [(each.device, str(each.reason)) for each in events] == [
         (device_name("issuing-ca"), "cACompromise"),
@@ -46,5 +47,8 @@ async def test_the_issuing_ca_that_is_named_is_revoked_once(fleet: Fleet) -> Non
     told = [
         (each.actor, each.subject, json.loads(each.details)) for each in entries if each.action == Action.CA_CHANGED
     ]
-    facts = {"reason": "cACompromise", "certificates": 2, "state": "revoked"}
+    facts = {"reason": "cACompromise", "certificates": "in the entries that follow", "state": "revoked"}
     assert told[-1] == ("boss", "issuing-ca", facts)
+    (last,) = [each for each in entries if each.action == Action.REVOKED]
+    facts = {"reason": "unspecified", "serials": [each.serial for each in events[1:]]}
+    assert (last.actor, last.subject, json.loads(last.details)) == ("boss", "issuing-ca", facts)

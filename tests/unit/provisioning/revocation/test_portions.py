@@ -210,7 +210,7 @@ async def test_why_it_is_not_finished_is_said_where_nobody_waits_for_it(
         with pytest.raises(Died):
             await task
     assert [(event["event"], event["error"]) for event in logs] == [
-        ("end of a device not finished", "the disk is full")
+        ("end of a device, a key or a CA not finished", "the disk is full")
     ]
 
 

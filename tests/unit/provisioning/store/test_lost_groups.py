@@ -136,7 +136,9 @@ async def test_where_the_end_of_the_log_cannot_be_written_nothing_is_kept_and_ev
     await database.write(forbid)
     groups.clear()
     for each in await outcomes(database, entry("a"), entry("b"), short=short):
-        assert isinstance(each, IntegrityError)
+        assert isinstance(each, Refused)
+        assert each.code is Code.UNAVAILABLE
+        assert isinstance(each.__cause__, IntegrityError)
     assert groups == [2]
     assert await logged(database) == []
     await database.write(lambda connection: connection.execute(text("DROP TRIGGER no_move")))

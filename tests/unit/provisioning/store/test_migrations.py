@@ -33,6 +33,7 @@ from provisioning.store import (
     revocations,
     schema,
     tables,
+    tokens,
 )
 from provisioning.store.certificates import CertificateState
 from provisioning.store.database import Database
@@ -295,6 +296,7 @@ async def test_certificates_are_found_and_kept_apart_as_before_when_their_index_
             if connection.dialect.name == "sqlite":
                 assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
                 assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
+            as_of(connection, "head")
 
         await fleet.database.write(back_and_forth)
         await fleet.enrol("meter-2")
@@ -389,3 +391,22 @@ async def test_a_server_s_host_name_is_kept_from_devices_after_the_upgrade(store
             return {row[0]: row[1] for row in rows}
 
         assert await fleet.database.write(back_and_forth) == {"a.x.example": "mqtt-1", "b.x.example": "meter-1"}
+
+
+async def test_tokens_that_are_void_together_are_void_one_by_one_before(store_url: str) -> None:
+    async with open_fleet(store_url) as fleet:
+        orders = [("boss", "meter-1"), ("boss", "meter-2"), ("anna", "meter-3")]
+        for by, name in orders:
+            await fleet.token_service.create(TokenOrder([name], "north", Role.DEVICE), by=by)
+        voided_at = fleet.clock()
+        await fleet.database.write(lambda connection: tokens.void_made_by(connection, ["boss"], voided_at))
+        await fleet.token_service.create(TokenOrder(["meter-4"], "north", Role.DEVICE), by="boss")
+
+        def back_and_forth(connection: Connection) -> list[tuple[object, ...]]:
+            upgrade_from(connection, "0030", "0031")
+            rows = connection.execute(select(tables.tokens.c.device, tables.tokens.c.voided_at).order_by("id"))
+            return [tuple(row) for row in rows]
+
+        assert await fleet.database.write(back_and_forth) == [
+            ("meter-1", voided_at), ("meter-2", voided_at), ("meter-3", None), ("meter-4", None)
+        ]  # fmt: skip

@@ -1,0 +1,74 @@
+"""Queries about revoked CAs until every certificate of theirs is recorded as revoked, one by one.
+
+Whoever asks about such a certificate is told that it is revoked by the state of its CA, with this row or without
+(`provisioning.store.certificates`): this is what is left to be written for those who know certificates only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import bindparam, delete, insert, select
+from sqlalchemy.engine import Connection
+
+from provisioning.pki.revocation import RevocationReason
+from provisioning.store import announcements
+from provisioning.store.prepared import Prepared
+from provisioning.store.tables import unfinished_authority_ends
+
+_ENDS: Final = unfinished_authority_ends.c
+_FIND: Final = Prepared(
+    select(_ENDS.reason, _ENDS.invalidity_date, _ENDS.ended_at, _ENDS.ended_by).where(
+        _ENDS.issuer_key_id == bindparam("wanted")
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EndedIssuer:
+    """A CA that was revoked, by its key identifier in hexadecimal."""
+
+    key_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedAuthorityEnd:
+    """How what a CA has issued is to be revoked: for *reason*, since *ended_at*."""
+
+    reason: RevocationReason
+    invalidity_date: datetime | None
+    ended_at: datetime
+    ended_by: str
+
+
+def begin(connection: Connection, issuer: EndedIssuer, end: UnfinishedAuthorityEnd) -> None:
+    """Record that all that *issuer* has certified is to be revoked."""
+    connection.execute(
+        insert(unfinished_authority_ends).values(
+            issuer_key_id=issuer.key_id,
+            reason=end.reason.value,
+            invalidity_date=end.invalidity_date,
+            ended_at=end.ended_at,
+            ended_by=end.ended_by,
+        )
+    )
+    announcements.announce(connection)  # Whoever remembers what those were has to forget it.
+
+
+def of_issuer(connection: Connection, issuer: EndedIssuer) -> UnfinishedAuthorityEnd | None:
+    """Return what is left to do to what *issuer* has certified, None if nothing is."""
+    row = _FIND.first(connection, {"wanted": issuer.key_id})
+    return None if row is None else UnfinishedAuthorityEnd(RevocationReason(row[0]), *row[1:])
+
+
+def finish(connection: Connection, issuer: EndedIssuer) -> None:
+    """Note that nothing is left to do."""
+    connection.execute(delete(unfinished_authority_ends).where(_ENDS.issuer_key_id == issuer.key_id))
+
+
+def every(connection: Connection) -> list[EndedIssuer]:
+    """Return the CAs of which something is left to do, the earliest first."""
+    statement = select(_ENDS.issuer_key_id).order_by(_ENDS.ended_at, _ENDS.issuer_key_id)
+    return [EndedIssuer(key_id) for key_id in connection.execute(statement).scalars()]

@@ -1,0 +1,172 @@
+"""Who comes in by the service's own door: accepted, given a place, and told of when there is no room."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from provisioning.connections import door as door_module
+from provisioning.connections.door import Door
+from provisioning.connections.places import Place, Places
+from provisioning.pki.tls import ClientCertificate, server_context
+from tests.support.descriptors import a_shell_that_allows
+from tests.support.pki import shared_pki
+
+PATIENCE = 20
+FEW = 0.01
+
+
+class Greeting(asyncio.Protocol):
+    """Greets whoever comes, and gives the place back when he has gone."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(b"come in")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._place.leave()
+
+
+class Aborted(socket.socket):
+    """A listening socket whose first client has gone before he was accepted."""
+
+    told = False
+
+    def accept(self) -> Any:
+        if not self.told:
+            self.told = True
+            raise OSError(errno.ECONNABORTED, "Software caused connection abort")
+        return super().accept()
+
+
+@asynccontextmanager
+async def opened(
+    places: Places, kind: type[socket.socket] = socket.socket, **options: Any
+) -> AsyncIterator[tuple[Door, socket.socket]]:
+    """Yield an open door, and a client that has connected and was not accepted yet."""
+    with kind() as listening, socket.socket() as client:
+        listening.bind(("127.0.0.1", 0))
+        door = Door(listening, options.get("context"), Greeting, places)
+        door.open()
+        client.connect(listening.getsockname())  # The event loop has not gone round when it is.
+        client.setblocking(False)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                yield door, client
+        finally:
+            door.close()
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Let nothing more be opened."""
+    free = os.dup(0)
+    os.close(free)
+    with a_shell_that_allows(free):
+        yield
+
+
+async def greeted(client: socket.socket) -> bytes:
+    return await asyncio.get_running_loop().sock_recv(client, 100)
+
+
+async def empty(places: Places) -> None:
+    while len(places):  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(FEW)
+
+
+async def test_who_comes_has_a_place_until_he_goes_and_nobody_is_told() -> None:
+    places = Places(2)
+    with capture_logs() as logs:
+        async with opened(places) as (_, client):
+            assert await greeted(client) == b"come in"
+            assert len(places) == 1
+            client.shutdown(socket.SHUT_WR)
+            await empty(places)
+    assert logs == [], "that there is nobody else is no failure"
+
+
+async def test_one_who_has_gone_before_he_was_accepted_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door_module, "_PAUSE", PATIENCE * 2)
+    with capture_logs() as logs:
+        async with opened(Places(2), Aborted) as (_, client):
+            assert await greeted(client) == b"come in"
+    assert logs == []
+
+
+async def test_without_a_descriptor_nobody_is_accepted_for_a_moment_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(door_module, "_PAUSE", FEW)
+    with capture_logs() as logs:
+        async with opened(Places(2)) as (_, client):
+            with no_descriptors():
+                while not logs:  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(0)
+            assert await greeted(client) == b"come in"
+    assert {(each["code"], each["detail"]) for each in logs} == {("ACCEPT_FAILED", "Too many open files")}
+
+
+async def test_for_that_moment_it_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door_module, "_PAUSE", PATIENCE * 2)
+    with capture_logs() as logs:
+        async with opened(Places(2)):
+            with no_descriptors():
+                while not logs:  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(0)
+                for _ in range(20):
+                    await asyncio.sleep(0)
+    assert len(logs) == 1
+
+
+async def test_a_door_that_is_closed_meanwhile_stays_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door_module, "_PAUSE", FEW)
+    places = Places(2)
+    with capture_logs() as logs:
+        async with opened(places) as (door, client):
+            with no_descriptors():
+                while not logs:  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(0)
+                door.close()
+            await asyncio.sleep(10 * FEW)
+            assert len(places) == 0
+            with pytest.raises(BlockingIOError):
+                client.recv(1)
+
+
+async def test_who_fails_the_handshake_gives_his_place_back() -> None:
+    places = Places(2)
+    context = server_context(
+        shared_pki().broker().credential, shared_pki().anchors, client_certificate=ClientCertificate.OPTIONAL
+    )
+    async with opened(places, context=context) as (_, client):
+        while not len(places):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(FEW)
+        client.send(b"GET / HTTP/1.1\r\n\r\n")
+        await empty(places)
+
+
+async def test_that_somebody_had_no_room_is_said_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = Places(2)
+    with capture_logs() as logs:
+        async with opened(places) as (door, client):
+            assert await greeted(client) == b"come in"
+            loop = asyncio.get_running_loop()
+            monkeypatch.setattr(door_module, "_TELL_AGAIN", PATIENCE)
+            for told in (1, 1):
+                with socket.create_connection(door._listening.getsockname()) as other:
+                    other.setblocking(False)
+                    assert await loop.sock_recv(other, 100) == b"come in"
+                assert [each["code"] for each in logs] == ["CROWDED"] * told

@@ -1,0 +1,246 @@
+"""An issuing CA that is revoked: nothing that it has issued is good at once, and it is revoked in portions."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.x509 import ocsp
+
+from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.authentication import authenticate
+from provisioning.enrolment.renewal_info import RenewalService
+from provisioning.errors import Refused
+from provisioning.operator_role import OperatorRole
+from provisioning.pki.identity import Role
+from provisioning.pki.keys import generate_key
+from provisioning.pki.revocation import RevocationReason, certificate_key
+from provisioning.revocation.grounds import Grounds
+from provisioning.revocation.of_authority import RevokedAuthority, begun, device_name, revoke_authority
+from provisioning.revocation.portions import Portions
+from provisioning.revocation.service import RevocationService
+from provisioning.revocation.shut_out import ShutOut
+from provisioning.store import audit, certificates, certificates_of_device, certificates_of_issuer, devices, operators
+from provisioning.store.groups import Group
+from provisioning.store.revocations import EventKind
+from provisioning.store.serials import serial_text
+from tests.support.fleet import Fleet, successor_csr
+from tests.support.many_certificates import (
+    Died,
+    dying_after,
+    events,
+    make_portions_small,
+    serials_of,
+    unfinished_authorities,
+)
+from tests.support.requests import csr_der
+from tests.support.responding import Responding
+from tests.support.ways import claim, enrol, group
+
+COMPROMISED, UNSPECIFIED = RevocationReason.KEY_COMPROMISE, RevocationReason.UNSPECIFIED
+DAY = timedelta(days=1)
+
+
+@pytest.fixture(autouse=True)
+def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_portions_small(monkeypatch)
+
+
+async def begin(fleet: Fleet, reason: RevocationReason = RevocationReason.CA_COMPROMISE) -> RevokedAuthority:
+    """Revoke the issuing CA, and nothing that it has issued."""
+    return await fleet.database.write(
+        lambda connection: revoke_authority(connection, "issuing-ca", Grounds(reason), by="boss", now=fleet.clock())
+    )
+
+
+async def party(fleet: Fleet, name: str, role: Role) -> x509.Certificate:
+    token = TokenCredential(name, await fleet.token(name, None, role))
+    return await fleet.enrolment.enrol(csr_der(names=[name]), token)
+
+
+async def said_by_ocsp(fleet: Fleet, certificate: x509.Certificate) -> RevocationReason | None:
+    issuer, serial = certificate_key(certificate)
+    _, said = await fleet.database.read(
+        lambda connection: certificates.revocation_of(connection, issuer.hex(), serial_text(serial))
+    )
+    return None if said is None else said[1]
+
+
+def identifier_of(certificate: x509.Certificate) -> str:
+    issuer, serial = certificate_key(certificate)
+    parts = issuer, serial.to_bytes(20).lstrip(bytes(1))
+    return ".".join(base64.urlsafe_b64encode(each).rstrip(b"=").decode() for each in parts)
+
+
+async def test_from_the_first_moment_nothing_of_it_is_good(fleet: Fleet) -> None:
+    await fleet.groups.create(Group("north", same_key_window=DAY), by="admin")
+    key = generate_key()
+    device = await fleet.enrol("meter-1", csr_der(key, names=["meter-1"]))
+    broker, backend = await party(fleet, "broker-1", Role.BROKER), await party(fleet, "backend", Role.SERVICE)
+    boss = await party(fleet, "boss", Role.OPERATOR)
+    await fleet.database.write(
+        lambda connection: operators.grant(connection, "boss", OperatorRole.ADMIN, by="admin", now=fleet.clock())
+    )
+    every = (device, broker, backend, boss)
+    assert await fleet.database.write(lambda connection: operators.usable_admins(connection, fleet.clock())) == {"boss"}
+    await begin(fleet)
+    assert [each.device for each in await events(fleet)] == [device_name("issuing-ca")], "none is revoked itself"
+
+    for each in every:
+        with pytest.raises(Refused, match="CERTIFICATE_REVOKED: the CA that has issued certificate"):
+            await fleet.database.read(lambda connection, each=each: authenticate(connection, each, fleet.clock()))
+        with pytest.raises(Refused, match="CERTIFICATE_REVOKED: the CA that has issued certificate"):
+            await fleet.reenrol(each, successor_csr(each))
+        assert await said_by_ocsp(fleet, each) is UNSPECIFIED
+        info = await RenewalService(fleet.database, fleet.clock).info(identifier_of(each))
+        assert info.end < fleet.clock(), "whoever asks when to renew it is told now"
+        found = await fleet.database.read(lambda connection: operators.every(connection, fleet.clock()))
+        assert [(each.grant.name, each.good_until) for each in found] == [("boss", None)]
+    assert not await fleet.database.write(lambda connection: operators.usable_admins(connection, fleet.clock()))
+
+    def held(connection: Any) -> object:
+        found = devices.find(connection, "meter-1")
+        assert found is not None
+        assert not certificates_of_device.in_use(connection, found.id, fleet.clock(), DAY)
+        return certificates_of_device.withdrawn(connection, found)
+
+    withdrawn = await fleet.database.read(held)
+    assert withdrawn is not None
+    newest = await fleet.database.read(
+        lambda connection: certificates.newest_with_key(connection, "meter-1", certificates.issued(device).spki_sha256)
+    )
+    assert newest is not None
+    assert newest.withdrawn, "the same request is not answered with it again"
+
+
+async def test_what_is_remembered_of_it_is_forgotten_before_its_portion(fleet: Fleet) -> None:
+    device = await fleet.enrol("meter-1")
+    responding = await Responding.on(fleet)
+    there = ShutOut(fleet.database, responding.responder.forget_all)
+    await there.look()
+    assert (await responding.ask(device)).certificate_status == ocsp.OCSPCertStatus.GOOD
+    await begin(fleet)
+    await there.look()
+    said = await responding.ask(device)
+    assert said.certificate_status == ocsp.OCSPCertStatus.REVOKED
+    since = said.revocation_time_utc
+    await fleet.revocation.portions.finish_left()
+    responding.responder.forget_all()
+    assert (await responding.ask(device)).revocation_time_utc == since, "since the CA was revoked, then and now"
+
+
+async def test_devices_come_first_and_who_follows_the_feed_last_while_others_write(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = await party(fleet, "broker-1", Role.BROKER)
+    meters = [await fleet.enrol(f"meter-{number}") for number in range(6)]
+    boss = await party(fleet, "boss", Role.OPERATOR)
+    serials = serials_of(meters)
+    await fleet.suspension.suspend_serial(serials[4], by="anna")
+    await fleet.revocation.revoke_serial(serials[3], COMPROMISED, by="anna")
+    between: list[asyncio.Task[None]] = []
+    portion = Portions._portion_of_authority
+
+    def noted(self: Portions, *which: Any, **how: Any) -> tuple[Any, bool]:
+        found = portion(self, *which, **how)
+        loop.call_soon_threadsafe(lambda: between.append(asyncio.ensure_future(fleet.database.probe())))
+        return found
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(Portions, "_portion_of_authority", noted)
+    before = len(await events(fleet))
+    ended_at = fleet.clock()
+    authority = await begin(fleet)
+    fleet.clock.advance(timedelta(minutes=1))
+    fleet.told.clear()
+    await fleet.revocation.portions.finish_authority(authority.issuer)
+    await asyncio.gather(*between)
+    assert len(between) == 4
+    assert fleet.told == ["feed", "crl"] * 4, "after each transaction"
+    told = (await events(fleet))[before:]
+    in_feed = [serials[place] for place in (5, 2, 1, 0, 4)] + serials_of([boss, broker])
+    assert [each.serial for each in told[1:]] == in_feed
+    assert {each.reason for each in told[1:]} == {UNSPECIFIED}
+    assert {each.occurred_at for each in told} == {ended_at}, "since their CA was"
+    assert await unfinished_authorities(fleet) == 0
+    entries = await fleet.database.read(lambda connection: audit.about(connection, "boss", 99))
+    facts = [json.loads(each.details) for each in entries if each.subject == "issuing-ca"]
+    assert [each.get("serials") for each in facts] == [None, *([*in_feed[at : at + 2]] for at in (0, 2, 4, 6))]
+    found = await fleet.database.read(
+        lambda connection: certificates_of_issuer.revoked_since(connection, authority.issuer.key_id, authority.sequence)
+    )
+    assert [each.serial for each in found] == in_feed
+    assert await said_by_ocsp(fleet, meters[3]) is COMPROMISED, "what is final keeps its reason"
+
+
+async def test_what_a_process_has_left_is_done_by_the_next(fleet: Fleet) -> None:
+    every = [await fleet.enrol(f"meter-{number}") for number in range(6)]
+    await begin(fleet)
+    with dying_after(1), pytest.raises(Died):
+        await fleet.revocation.portions.finish_left()
+    assert len(await events(fleet)) == 3
+    assert await fleet.database.read(lambda connection: begun(connection, "issuing-ca")) is not None
+    serials = serials_of(every)
+    await fleet.revocation.revoke_serial(serials[0], COMPROMISED, by="anna")
+    await fleet.revocation.revoke_device("meter-1", RevocationReason.SUPERSEDED, by="anna")
+
+    started = RevocationService(fleet.database, fleet.clock, ())
+    await started.portions.finish_left()
+    told = await events(fleet)
+    assert [each.sequence for each in told] == list(range(1, 8))
+    assert sorted(each.serial for each in told[1:]) == sorted(serials), "each once"
+    reasons = {each.serial: each.reason for each in told[1:]}
+    assert (reasons[serials[0]], reasons[serials[1]]) == (COMPROMISED, RevocationReason.SUPERSEDED)
+    assert await unfinished_authorities(fleet) == 0
+    assert await fleet.database.read(lambda connection: begun(connection, "issuing-ca")) is None
+    await started.portions.finish_left()
+    assert len(await events(fleet)) == 7
+
+
+async def test_two_processes_at_once_do_each_once(fleet: Fleet) -> None:
+    every = [await fleet.enrol(f"meter-{number}") for number in range(7)]
+    authority = await begin(fleet)
+    both = (RevocationService(fleet.database, fleet.clock, ()) for _ in range(2))
+    await asyncio.gather(*(each.portions.finish_authority(authority.issuer) for each in both))
+    told = await events(fleet)
+    assert [each.sequence for each in told] == list(range(1, 9))
+    assert sorted(each.serial for each in told[1:]) == sorted(serials_of(every))
+
+
+async def test_what_had_ended_before_is_not_revoked_with_it(fleet: Fleet) -> None:
+    ended = await fleet.enrol("meter-1")
+    fleet.clock.now = ended.not_valid_after_utc + timedelta(seconds=1)
+    await begin(fleet)
+    await fleet.revocation.portions.finish_left()
+    assert len(await events(fleet)) == 1
+    assert await said_by_ocsp(fleet, ended) is None
+
+
+async def test_a_hold_is_not_ended_in_between(fleet: Fleet) -> None:
+    """Its release would let it in at a broker that does not look at CAs, until its portion."""
+    (held,) = serials_of([await fleet.enrol("meter-1")])
+    await fleet.suspension.suspend_device("meter-1", by="anna")
+    await fleet.enrol("meter-2")
+    (single,) = serials_of([await fleet.enrol("meter-3")])
+    await fleet.suspension.suspend_serial(single, by="anna")
+    await begin(fleet)
+    with pytest.raises(Refused, match=r"REVOCATION_FINAL: the CA that has issued certificate .* was revoked"):
+        await fleet.suspension.resume_serial(single, by="berta")
+    assert (await fleet.suspension.resume_device("meter-1", by="berta")).released == []
+    await fleet.revocation.portions.finish_left()
+    told = await events(fleet)
+    assert {each.kind for each in told} == {EventKind.REVOKED}
+    assert {each.serial for each in told if each.reason is UNSPECIFIED} >= {held, single}
+
+
+async def test_a_trial_of_a_revoked_ca_buys_nothing(fleet: Fleet) -> None:
+    await group(fleet, "claim", name="trials")
+    trial = await enrol(fleet, "meter-1", certificate=await claim(fleet, group_name="trials"))
+    await begin(fleet)
+    with pytest.raises(Refused, match="CERTIFICATE_REVOKED: the CA that has issued certificate"):
+        await fleet.reenrol(trial, successor_csr(trial))

@@ -1,0 +1,88 @@
+"""What an operator whose key is compromised has made is void by one row, however many tokens that are."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import func, select
+
+from provisioning.enrolment.attempt import TokenCredential
+from provisioning.enrolment.token_retention import TokenRetention
+from provisioning.enrolment.tokens import TokenOrder
+from provisioning.errors import Refused
+from provisioning.pki.identity import Role
+from provisioning.pki.revocation import RevocationReason
+from provisioning.store import token_inventory, tokens
+from provisioning.store.tables import tokens as token_rows
+from provisioning.store.token_inventory import TokenFilter, TokenState
+from tests.support.fleet import Fleet
+from tests.support.requests import csr_der
+
+COMPROMISED = RevocationReason.KEY_COMPROMISE
+DAY = timedelta(days=1)
+
+
+async def made(fleet: Fleet, by: str, *names: str) -> list[TokenCredential]:
+    found = await fleet.token_service.create(TokenOrder(list(names), "north", Role.DEVICE), by=by)
+    return [TokenCredential(name, each.token) for name, each in zip(names, found, strict=True)]
+
+
+async def boss_is_compromised(fleet: Fleet) -> None:
+    token = TokenCredential("boss", await fleet.token("boss", None, Role.OPERATOR))
+    certificate = await fleet.enrolment.enrol(csr_der(names=["boss"]), token)
+    await fleet.revocation.revoke_serial(f"{certificate.serial_number:x}", COMPROMISED, by="anna")
+
+
+async def states(fleet: Fleet) -> dict[str | None, TokenState]:
+    found = await fleet.database.read(
+        lambda connection: token_inventory.page(connection, TokenFilter(), limit=99, after=0, now=fleet.clock())
+    )
+    return {each.device: each.state for each in found}
+
+
+async def test_they_are_void_and_none_is_written(fleet: Fleet) -> None:
+    spent, kept, _ = await made(fleet, "boss", "meter-1", "meter-2", "meter-3")
+    (other,) = await made(fleet, "anna", "meter-4")
+    await fleet.enrolment.enrol(csr_der(names=["meter-1"]), spent)
+    await boss_is_compromised(fleet)
+    with pytest.raises(Refused, match="TOKEN_VOID"):
+        await fleet.enrolment.enrol(csr_der(names=["meter-2"]), kept)
+    assert await states(fleet) == {
+        "meter-1": TokenState.USED, "meter-2": TokenState.VOID, "meter-3": TokenState.VOID,
+        "meter-4": TokenState.OPEN, "boss": TokenState.USED,
+    }  # fmt: skip
+    void = TokenFilter(TokenState.VOID)
+    listed = await fleet.database.read(
+        lambda connection: token_inventory.page(connection, void, limit=99, after=0, now=fleet.clock())
+    )
+    assert [(each.device, each.voided_at) for each in listed] == [
+        (each, fleet.clock()) for each in ("meter-2", "meter-3")
+    ]
+    assert await fleet.database.read(lambda connection: tokens.count_open(connection, fleet.clock())) == 1
+    written = select(func.count()).where(token_rows.c.voided_at.is_not(None))
+    assert await fleet.database.read(lambda connection: connection.execute(written).scalar_one()) == 0
+    await fleet.enrolment.enrol(csr_der(names=["meter-4"]), other)
+
+    # What he makes with his next certificate is good, and void when that is compromised, too.
+    (again,) = await made(fleet, "boss", "meter-5")
+    assert (await states(fleet))["meter-5"] is TokenState.OPEN
+    fleet.clock.advance(DAY / 48)
+    await boss_is_compromised(fleet)
+    with pytest.raises(Refused, match="TOKEN_VOID"):
+        await fleet.enrolment.enrol(csr_der(names=["meter-5"]), again)
+    first = await fleet.database.read(lambda connection: token_inventory.find_all(connection, [2], fleet.clock()))
+    assert first[2].voided_at == fleet.clock() - DAY / 48, "since the first time"
+
+
+async def test_a_number_that_is_given_again_is_no_void_token_s(fleet: Fleet) -> None:
+    """SQLite gives the last one again when its row is removed."""
+    await made(fleet, "boss", "meter-1", "meter-2")
+    await boss_is_compromised(fleet)
+    await made(fleet, "boss", "meter-3")
+    await boss_is_compromised(fleet)
+    fleet.clock.advance(400 * DAY)
+    retention = TokenRetention(fleet.database, fleet.clock, DAY, "provisioning")
+    assert await retention.remove() == 3, "the last ones of each time stay"
+    (good,) = await made(fleet, "boss", "meter-4")
+    await fleet.enrolment.enrol(csr_der(names=["meter-4"]), good)
