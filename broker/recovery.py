@@ -118,7 +118,7 @@ def _deliveries(
     store: SqliteStore, journal: Journal, sessions: dict[int, Session], messages: dict[int, Message], now: float
 ) -> None:
     for row, sequence, number, qos, retain, identifiers, packet_id, released, share in store.rows(
-        "SELECT * FROM deliveries ORDER BY session, packet_id IS NULL, sequence"
+        "SELECT * FROM deliveries ORDER BY session, sequence"
     ):
         message = messages[number]
         message.row = number

@@ -130,10 +130,23 @@ def test_no_local_keeps_a_clients_own_messages_from_it(broker: MemoryBroker, qos
     assert other.payloads() == [b"cold", b"warm"]
 
 
+def test_what_a_client_publishes_itself_comes_by_its_filters_without_no_local(broker: MemoryBroker) -> None:
+    """Once, and as those alone ask; another's comes as all of them do [MQTT-3.3.4-2]."""
+    own, other = broker.service("one"), broker.service("two")
+    own.subscribe(request("fleet/#", 1, no_local=True), identifier=1)
+    own.subscribe(request("fleet/meters/m/cmd/+", 0), identifier=2)
+    own.publish("fleet/meters/m/cmd/x", b"mine")
+    other.publish("fleet/meters/m/cmd/x", b"theirs", qos=1)
+    own.publish("fleet/meters/m/cmd/x/y", b"by none of them")
+    got = [(each.payload, each.qos, each.properties.subscription_identifiers) for each in own.messages()]
+    assert got == [(b"mine", 0, (2,)), (b"theirs", 1, (1, 2))]
+
+
+@pytest.mark.parametrize("identifier", [None, 7])
 @pytest.mark.parametrize("qos", [0, 1])
-def test_without_no_local_a_client_hears_itself(broker: MemoryBroker, qos: int) -> None:
+def test_without_no_local_a_client_hears_itself(broker: MemoryBroker, qos: int, identifier: int | None) -> None:
     client = broker.service()
-    client.subscribe("fleet/#", qos=qos)
+    client.subscribe("fleet/#", qos=qos, identifier=identifier)
     client.send(Publish("fleet/meters/m/cmd/x", b"1", packet_id=None))
     assert client.payloads() == [b"1"]
 

@@ -286,6 +286,24 @@ def test_whose_anchors_are_others_after_the_restart_leaves_no_will(
     assert again.open(held).connect(client_id="meter-1", **KEPT).session_present, "his session has its time"
 
 
+@pytest.mark.parametrize("revoked", [False, True])
+def test_nor_does_he_if_an_older_broker_wrote_down_his_certificate_and_not_that_of_his_will(
+    broker: StoredBroker, revoked: bool
+) -> None:
+    held = PKI.device("meter-1")
+    broker.service(**KEPT).subscribe("fleet/#", qos=1)
+    meter = broker.open(held, path=[held.der, _der(PKI.issuing), _der(PKI.root)])
+    meter.connect(client_id="meter-1", will=will("fleet/meters/meter-1/event", qos=1), **KEPT)
+    broker.store._database.execute("UPDATE sessions SET will_certificate = NULL, will_authorities = NULL")
+    after = broker.killed()
+    after.engine.admission.believed = believing(PKI.root if revoked else CROSS.root)
+    if revoked:
+        revoke(after.engine, held.revocation, after.now)
+    watcher = after.service(**KEPT)
+    after.advance(60)
+    assert watcher.payloads() == []
+
+
 def test_nor_does_he_if_they_are_others_before_it_is_due(broker: StoredBroker) -> None:
     held = PKI.device("meter-1")
     broker.service(**KEPT).subscribe("fleet/#", qos=1)
@@ -374,6 +392,16 @@ def test_who_comes_back_with_another_certificate_finds_nothing_of_the_revoked_on
     assert answer.session_present is (good and not clean_start)
     after.advance(30)
     assert watcher.payloads() == ([b"gone"] if keeps and (connected or clean_start) else [])
+
+
+def test_sessions_that_are_kept_over_a_restart_take_places_of_their_service(broker: StoredBroker) -> None:
+    broker.limits |= {"max_instances": 2}
+    for number in range(2):
+        broker.service(client_id=f"backend-{number}", **KEPT)
+    after = broker.killed()
+    answer = after.open_service().connect(client_id="backend-7", expect=ReasonCode.QUOTA_EXCEEDED)
+    assert str(answer.properties.reason_string).startswith("TOO_MANY_SESSIONS")
+    assert after.service(client_id="backend-0", **KEPT).session.row == 1
 
 
 @pytest.mark.parametrize("has_will", [False, True])

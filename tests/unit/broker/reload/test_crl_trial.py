@@ -90,6 +90,8 @@ async def test_whose_certificate_or_ca_is_listed_would_go_and_nobody_else(listed
     assert [(each.client_id, each.why) for each in trial.affected] == [("below", "the CA CN=Plant CA revoked")]
     (trial,) = await listed.tried(crl(PLANT, [first, second], number=2))
     assert effect(trial) == (2, 2, 0, 3, 0), "the same number of another CA is another certificate"
+    (trial,) = await listed.tried(crl(PKI.issuing, [PLANT], number=2))
+    assert effect(trial) == (1, 1, 0, 3, 0), "and so it is for a CA's"
 
 
 async def test_whoever_is_revoked_already_is_not_counted_again_and_is_released_where_he_is_left_out(
@@ -149,6 +151,15 @@ async def test_each_list_that_would_not_be_used_says_why_and_the_others_are_trie
     assert trials[2].disconnected == 1
     (trial,) = await try_lists(listed.engine, b"no list")
     assert (trial.used, trial.code) == (False, "CRL_MALFORMED")
+    broken = b"-----BEGIN X509 CRL-----\nMAAA\n-----END X509 CRL-----\n"
+    malformed, trial = await try_lists(listed.engine, broken + pem(good))
+    assert (malformed.used, malformed.code, trial.used) == (False, "CRL_MALFORMED", True)
+
+
+async def test_it_is_enough_that_one_bundle_uses_lists(listed: Listed) -> None:
+    listed.engine.admission.believe(Trust([TrustBundle("other", [PKI.root.certificate]), *listed.trust.bundles]))
+    (trial,) = await try_lists(listed.engine, crl(PKI.root, number=2))
+    assert trial.used
 
 
 @pytest.mark.parametrize("trust", [None, Trust([TrustBundle("root", [PKI.root.certificate])])], ids=["cafile", "feed"])

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from broker.admission.policy_file import DEFAULT_POLICY_FILE, PolicyError
-from broker.reload.parts import ReloadedPolicy, Unchanged, describe_certificate
+from broker.own_certificate import OwnCertificate
+from broker.reload.parts import ReloadedCertificate, ReloadedPolicy, Unchanged, describe_certificate
 from broker.settings.config import BrokerConfig
-from provisioning.pki.tls import CredentialFiles, CredentialPem, TlsConfigurationError
+from broker.sources.staple import Staple
+from provisioning.pki.tls import (
+    ClientCertificate,
+    CredentialFiles,
+    CredentialPem,
+    TlsConfigurationError,
+    server_context,
+)
 from tests.support.pki import shared_device, shared_pki
 from tests.support.wire import MemoryBroker
 
@@ -84,3 +95,57 @@ def test_a_file_without_a_certificate_is_named(tmp_path: Path) -> None:
     (tmp_path / "own.pem").write_bytes(b"")
     with pytest.raises(TlsConfigurationError, match=r"own\.pem"):
         described(CredentialFiles(tmp_path / "own.pem", tmp_path / "own.pem"))
+
+
+class Noted(Staple):
+    """A staple that notes in which order it is used."""
+
+    order: list[object]
+
+    def adopt(self, context: ssl.SSLContext) -> None:
+        super().adopt(context)
+        self.order.append(("adopted", context))
+
+    async def tried(self) -> None:
+        await super().tried()
+        self.order.append("tried")
+
+
+async def test_another_certificate_counts_when_a_staple_for_it_was_asked_for(tmp_path: Path) -> None:
+    """Else the first who come get it without, and one that must be stapled is refused by them."""
+    second = PKI.broker()
+    files = PKI.broker().write(tmp_path)
+    anchors = PKI.write_anchors(tmp_path)
+    settings = BrokerConfig(cafile=anchors, certfile=files.certificate, keyfile=files.key, unsafe_no_revocation=True)
+    staple = Noted(settings, files.certificate, MemoryBroker().engine, asyncio.get_running_loop().time)
+    staple.order = []
+    before = CredentialPem.of(files)
+    own = OwnCertificate(files, before)
+
+    class Door:
+        """A listener, as far as it presents a certificate."""
+
+        def __setattr__(self, name: str, value: object) -> None:
+            staple.order.append((name, value))
+
+    def build(credential: CredentialPem) -> ssl.SSLContext:
+        return server_context(credential, anchors, client_certificate=ClientCertificate.REQUIRED)
+
+    doors: Any = [Door(), Door()]
+    part = ReloadedCertificate(own, build, doors, staple)
+    assert part.files(settings) == [files.certificate, files.key]
+    assert isinstance(part.load(settings, None), Unchanged)
+    second.write(tmp_path)
+    loaded = part.load(settings, None)
+    assert not isinstance(loaded, Unchanged)
+    detail, effects = await part.preview(loaded)
+    assert f"serial {second.certificate.serial_number:x}" in detail
+    assert (effects, own.credential, staple.order) == (None, before, [])
+    running = asyncio.create_task(staple.run())
+    assert await part.apply(loaded) == (detail, None)
+    presented = ("context", loaded[1])
+    assert own.credential == CredentialPem.of(files)
+    assert staple.order == [("adopted", loaded[1]), "tried", presented, presented]
+    assert isinstance(part.load(settings, None), Unchanged)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

@@ -42,19 +42,21 @@ def test_subscribers_are_sorted_by_what_they_need() -> None:
     old, new = Subscriber(), Subscriber(v5=True)
     reliable, small = Subscriber(v5=True), Subscriber(takes_shared_frames=False)
     named, shy = Subscriber(v5=True), Subscriber(v5=True)
+    certain = Subscriber()
     routes.subscribe(old, Subscription("a", 0))
     routes.subscribe(new, Subscription("a", 0))
     routes.subscribe(reliable, Subscription("a", 1))
     routes.subscribe(small, Subscription("a", 0))
     routes.subscribe(named, Subscription("a", 0, identifiers=encode_identifier(1)))
     routes.subscribe(shy, Subscription("a", 0, no_local=True))
+    routes.subscribe(certain, Subscription("a", 2))
     route = routes[b"a"]
-    assert route.appends_v4 == (old.outbox.append,)
+    assert route.appends_v4 == (old.outbox.append, certain.outbox.append)
     assert route.appends_v5 == (new.outbox.append, reliable.outbox.append)
-    assert route.reliable == (reliable,)
+    assert route.reliable == (reliable, certain)
     assert (route.best_effort_v4, route.best_effort_v5) == ((old.outbox.append,), (new.outbox.append,))
     assert [subscriber for subscriber, _ in route.individual] == [small, named, shy]
-    assert route.subscribers == (old, new, reliable, small, named, shy)
+    assert route.subscribers == (old, new, reliable, small, named, shy, certain)
 
 
 def test_the_slow_one_among_many_is_named() -> None:

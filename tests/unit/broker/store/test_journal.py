@@ -143,7 +143,10 @@ def test_a_message_for_many_sessions_is_written_once(journal: Journal) -> None:
         journal.add(row, stored(1, message))
     batch = journal.open
     assert batch.messages == {41: (b"t", b"x", 1, False, b"", 105.0)}
-    assert sorted(batch.deliveries) == [(1, 1), (2, 1), (3, 1)]
+    assert batch.deliveries == dict.fromkeys([(1, 1), (2, 1), (3, 1)], (41, 1, False, b"", ""))
+    shared = PersonalMessage(Message(b"t", b"x", 2), qos=2, retain=True, identifiers=b"7", share="$share/g/t")
+    journal.add(4, shared)
+    assert batch.deliveries[4, 0] == (42, 2, True, b"7", "$share/g/t")
 
 
 def test_what_is_acknowledged_before_it_is_written_is_never_written(journal: Journal, ear: Ear) -> None:
@@ -206,6 +209,19 @@ def test_a_packet_waits_for_what_it_promises(journal: Journal, ear: Ear) -> None
     journal.take()
     journal.written()
     assert ear.outbox == [b"pubrel"]
+
+
+def test_a_packet_that_waits_for_the_next_batch_holds_back_the_answers_behind_it(journal: Journal, ear: Ear) -> None:
+    journal.add(1, stored(1))
+    journal.take()
+    journal.send(ear, b"pubrel")
+    journal.answer(ear, b"answer")
+    journal.written()
+    assert ear.outbox == []
+    assert journal.dirty
+    journal.take()
+    journal.written()
+    assert ear.outbox == [b"pubrel", b"answer"]
 
 
 def test_what_waits_is_forgotten_with_its_connection(journal: Journal, ear: Ear) -> None:
@@ -452,6 +468,11 @@ def test_that_the_clock_was_set_is_to_be_written_though_nothing_else_is(journal:
     batch = journal.take()
     assert batch is not None
     assert batch.moved == Moved(5.0, frozenset(), 40, 0)
+    journal.clock_set(2.0)
+    journal.save_session(1, ("client", "owner", True, 60, 90.0, b"will", 1))
+    journal.clock_set(-4.0)
+    assert journal.open.moved == Moved(-2.0, frozenset(), 40, 0)
+    assert journal.open.sessions[1] == ("client", "owner", True, 60, 86.0, b"will", 1)
 
 
 def test_when_the_clock_is_set_what_this_process_has_stored_is_told_from_what_was_there(journal: Journal) -> None:
@@ -534,6 +555,7 @@ def test_what_was_replayed_is_struck_with_the_subscription_that_it_was_for(journ
             journal.subscribe(1, "a", ROW)
         case "unsubscribe":
             journal.unsubscribe(1, "a")
+            assert journal.open.subscriptions == {(1, "a"): None, (1, "b"): ROW}
         case _:
             journal.remove_session(1)
     assert journal.open.replayed == ({} if change == "remove_session" else {(1, "b"): [3]})
