@@ -27,6 +27,7 @@ from broker.settings.config import BrokerConfig
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
 from provisioning.pki.identity import parse_uri
+from provisioning.program.version import product_version
 
 if TYPE_CHECKING:
     from broker.revocation.revocation_feed import RevocationFeed
@@ -100,8 +101,10 @@ async def announce(
             if config.feed_terms.grace is None:
                 said = "everybody is admitted without the revocation feed (feed_policy is advisory)"
             log.warning(said, code="FEED_LOST")
-    urls = [listener.url for listener in listeners] + [*others]
-    sys.stdout.write(f"fleet-broker ready {' '.join(filter(None, urls))}\n")
+    urls = [*filter(None, [listener.url for listener in listeners] + [*others])]
+    # A log that is kept apart from standard output is to tell which version has served when.
+    log.info("serving", version=product_version(), listeners=urls)
+    sys.stdout.write(f"fleet-broker ready {' '.join(urls)}\n")
     sys.stdout.flush()
 
 

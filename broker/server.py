@@ -422,6 +422,7 @@ async def _call_off(listeners: list[Listener], tasks: list[asyncio.Task[Any]], p
 
 
 async def _send_away(engine: Engine, doors: Doors) -> None:
+    log.info("stopping", connected=engine.connected)
     engine.stop(asyncio.get_running_loop().time())
     await doors.drained(_STOP_PATIENCE)
 

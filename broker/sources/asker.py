@@ -76,13 +76,7 @@ class StatusAsker:
         key = issuer.key_id, certificate.serial_number
         wants_answer = bundle.ocsp is not None and not self._ocsp.is_current(key, datetime.now(UTC))
         if not wants_lists and not wants_answer:
-            # What is remembered will do; that the responder does not know the certificate, too.
-            refusal = self._admission.status.refuse_by_ocsp(issuer, self._ocsp.known(key), datetime.now(UTC))
-            if refusal is None:
-                return None
-            inquiry = Inquiry()
-            inquiry.answer(refusal, self._clock())
-            return inquiry
+            return None  # What is remembered will do.
         inquiry = Inquiry()
         self._begin(self._find_out(inquiry, certificate, issuer, urls if wants_lists else None, asks=wants_answer))
         return inquiry

@@ -48,6 +48,7 @@ from provisioning.directory.in_charge import in_charge
 from provisioning.errors import ConfigurationError, Refused
 from provisioning.program.descriptors import room_for
 from provisioning.program.out_of_memory import told
+from provisioning.program.version import product_version
 from provisioning.service.parts import build
 from provisioning.service.reloading import ReadAgain
 from provisioning.service.service_signals import ServiceSignals, service_signals
@@ -189,7 +190,7 @@ async def _running(
             ]
             await https.accepting.wait()
             await http.accepting.wait()
-            log.info("serving", https=listening.https_url, http=listening.http_url)
+            log.info("serving", version=product_version(), https=listening.https_url, http=listening.http_url)
             try:
                 yield
             finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from broker.admission.refusal import RefusalCode, Refused, unavailable
 from broker.settings.config import BrokerConfig
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.trust_files import load_trust
@@ -75,6 +76,33 @@ async def test_the_will_of_who_is_absent_waits_for_what_a_responder_says(
     await lists._asker.close()
     assert watcher.payloads() == ([] if answer in reasons else [b"gone"])
     assert len(after.engine.registry) == (1 if answer == "revoked" else 2)
+
+
+async def test_what_is_remembered_will_do_unless_lists_are_wanting_or_nobody_knows_the_certificate(
+    broker: StoredBroker, web: WebServer, tmp_path: Path
+) -> None:
+    held = shared_device("meter-1")
+    responder = web.pages["/ocsp"] = Responder(PKI.issuing, delegate(PKI), [held])
+    asker = asks_responder(broker, web, tmp_path, lambda: broker.now)._asker
+    assert broker.engine.admission.trust is not None
+    (issuer,) = broker.engine.admission.trust.bundles[0].anchors
+
+    async def found(refusal: Refused | None = None) -> Refused | None:
+        inquiry = asker.ask(held.certificate, issuer, refusal)
+        assert inquiry is not None
+        assert not inquiry.done
+        await asyncio.gather(*asker._tasks)
+        assert inquiry.done
+        return inquiry.refusal
+
+    assert await found() is None
+    assert asker.ask(held.certificate, issuer, None) is None
+    assert await found(unavailable(RefusalCode.CRL_MISSING, "no list")) is None, "there may be one now"
+    broker.now += 1e6
+    responder.unknown = True
+    for _ in range(2):
+        assert await found() is None, "advisory"
+    await asker.close()
 
 
 async def test_every_will_of_one_certificate_waits_for_the_one_answer(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
@@ -52,6 +54,16 @@ def saying(content: bytes) -> Mapping[str, Answer]:
     return {"figures": answer}
 
 
+def inherited() -> set[str]:
+    """Return the descriptors that a program would have that is started now."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):  # noqa: PTH208 - their numbers
+        with contextlib.suppress(OSError):  # That of the directory.
+            if os.get_inheritable(int(number)):
+                found.add(number)
+    return found
+
+
 async def test_everybody_answers_whole_however_long_it_is() -> None:
     async with workers(saying(b"one"), saying(LONG), saying(b"")) as (first, second, _):
         assert await first.ask("figures") == {2: LONG, 3: b""}
@@ -65,6 +77,18 @@ async def test_who_is_silent_or_has_no_answer_is_left_out_in_time(monkeypatch: p
         assert await first.ask("figures") == {2: None, 3: None}
         # Its inbox is full some time, which is no reason to wait for it.
         assert await asyncio.gather(*(first.ask("figures") for _ in range(300))) == [{2: None, 3: None}] * 300
+
+
+async def test_what_is_answered_through_is_no_program_s_that_is_started_meanwhile() -> None:
+    before, meanwhile = inherited(), set[str]()
+
+    async def answer() -> bytes:
+        meanwhile.update(inherited())
+        return b""
+
+    async with workers({}, {"figures": answer}) as (first, _):
+        assert await first.ask("figures") == {2: b""}
+    assert meanwhile == before
 
 
 async def test_one_that_was_silent_answers_again_once_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:

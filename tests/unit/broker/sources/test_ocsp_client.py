@@ -1,0 +1,169 @@
+"""What is remembered of a responder's answers, and what becomes of those whom it has called revoked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from broker.admission.bundle import OcspTerms, TrustBundle
+from broker.metrics import Metrics
+from broker.settings.trust_settings import REQUIRE
+from broker.sources import ocsp_client
+from broker.sources.ocsp_client import OcspClient, urls_of
+from provisioning.pki.ocsp import Answer
+from provisioning.pki.revocation import RevocationIndex, RevocationReason
+from tests.support.pki import shared_device, shared_pki
+from tests.support.responder import Responder, delegate
+from tests.support.web import WebServer
+
+PKI = shared_pki()
+HELD = shared_device("meter-1")
+SERIAL = HELD.certificate.serial_number
+KEY = HELD.revocation.key
+HOLD, FINAL = x509.ReasonFlags.certificate_hold, x509.ReasonFlags.key_compromise
+
+
+class Scene:
+    """A client, and the responder that it asks."""
+
+    def __init__(self, web: WebServer) -> None:
+        self.url = f"{web.url}/ocsp"
+        self.web = web
+        self.responder = web.pages["/ocsp"] = Responder(PKI.issuing, delegate(PKI), [HELD])
+        self.index = RevocationIndex()
+        self.now = 0.0
+        self.told: list[tuple[str, str]] = []
+        self.revoked = 0
+        self.client = OcspClient(self.index, Metrics(), self._tell, self._on_revoked, 60.0, lambda: self.now)
+        bundle = TrustBundle("ours", [PKI.issuing.certificate], ocsp=OcspTerms(REQUIRE, self.url))
+        (self.issuer,) = bundle.anchors
+
+    def _tell(self, what: str, **facts: Any) -> None:
+        self.told.append((what, facts["code"]))
+
+    def _on_revoked(self) -> None:
+        self.revoked += 1
+
+    async def ask(self) -> Answer | None:
+        return await self.client.ask(HELD.certificate, self.issuer)
+
+    @property
+    def reason(self) -> RevocationReason | None:
+        found = self.index.find(KEY)
+        return None if found is None else found.reason
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    with WebServer() as web:
+        yield Scene(web)
+
+
+async def test_who_is_revoked_is_so_until_he_is_called_good_and_not_until_nobody_knows_him(scene: Scene) -> None:
+    scene.responder.revoked[SERIAL] = HOLD
+    assert await scene.ask() is not None
+    assert scene.reason is RevocationReason.CERTIFICATE_HOLD
+    assert scene.client.holding == ["ours"]
+    scene.responder.unknown = True
+    answer = await scene.ask()
+    assert answer is not None
+    assert not answer.known
+    assert scene.reason is RevocationReason.CERTIFICATE_HOLD, "a responder that has lost its memory releases nobody"
+    assert scene.client.holding == ["ours"]
+    scene.responder.unknown = False
+    del scene.responder.revoked[SERIAL]
+    assert await scene.ask() is not None
+    assert scene.reason is None
+    assert scene.client.holding == []
+    assert scene.told == [("revoked", "REVOKED"), ("released", "RELEASED")]
+    assert scene.revoked == 1
+    await scene.client.close()
+
+
+async def test_a_hold_becomes_final_and_is_told_again(scene: Scene) -> None:
+    for flag, reason in (
+        (HOLD, RevocationReason.CERTIFICATE_HOLD),
+        (HOLD, RevocationReason.CERTIFICATE_HOLD),
+        (FINAL, RevocationReason.KEY_COMPROMISE),
+        (FINAL, RevocationReason.KEY_COMPROMISE),
+    ):
+        scene.responder.revoked[SERIAL] = flag
+        assert await scene.ask() is not None
+        assert scene.reason is reason
+    assert scene.told == [("revoked", "REVOKED")] * 2
+    assert scene.revoked == 2
+    assert scene.client.holding == []
+    await scene.client.close()
+
+
+async def test_what_is_known_is_asked_for_again_when_it_is_old_or_of_nobody(scene: Scene) -> None:
+    now = datetime.now(UTC)
+    assert scene.client.known(KEY) is None
+    assert scene.client.age(KEY, now) is None
+    assert not scene.client.is_current(KEY, now)
+    answer = await scene.ask()
+    assert answer is not None
+    assert scene.client.known(KEY) == answer
+    age = scene.client.age(KEY, answer.fresh_until)
+    assert age == (answer.fresh_until - answer.this_update).total_seconds()
+    assert scene.client.is_current(KEY, answer.this_update)
+    assert not scene.client.is_current(KEY, answer.fresh_until), "it has ended"
+    scene.now = 60.0
+    assert not scene.client.is_current(KEY, answer.this_update), "after so many seconds, however good it is"
+    scene.responder.unknown = True
+    await scene.ask()
+    assert not scene.client.is_current(KEY, answer.this_update), "it may have been issued since"
+    await scene.client.close()
+
+
+async def test_a_responder_that_is_not_there_is_said_once_and_left_alone_for_a_while(scene: Scene) -> None:
+    del scene.web.pages["/ocsp"]
+    for _ in range(3):
+        assert await scene.ask() is None
+    assert scene.told == [("OCSP lost", "OCSP_FAILED")]
+    assert scene.client.failing == {scene.url}
+    assert scene.client.is_silent(scene.url)
+    scene.now = ocsp_client._SILENCE
+    assert not scene.client.is_silent(scene.url)
+    assert await scene.ask() is None
+    scene.web.pages["/ocsp"] = scene.responder
+    assert await scene.ask() is None, "it was silent a moment ago"
+    scene.now *= 2
+    assert await scene.ask() is not None
+    assert scene.told == [("OCSP lost", "OCSP_FAILED"), ("OCSP answers", "OCSP_CURRENT")]
+    assert scene.client.failing == set()
+    await scene.client.close()
+
+
+async def test_the_answers_that_were_used_last_are_remembered(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ocsp_client, "_MOST_ANSWERS", 2)
+    first, second, third = scene.responder.certificates = [shared_device(f"meter-{number}") for number in (1, 2, 3)]
+    for held in (first, second, first, third):
+        await scene.client.ask(held.certificate, scene.issuer)
+    keys = [held.revocation.key for held in (first, second, third)]
+    assert [scene.client.known(key) is not None for key in keys] == [True, False, True]
+    assert scene.client.known(keys[0]) is not None
+    await scene.client.ask(second.certificate, scene.issuer)
+    assert [scene.client.known(key) is not None for key in keys] == [True, True, False], "a look counts, too"
+    await scene.client.close()
+
+
+def test_whom_to_ask_the_bundle_says_before_the_certificate() -> None:
+    anchors = [PKI.issuing.certificate]
+
+    def asked(terms: OcspTerms | None) -> list[str]:
+        (issuer,) = TrustBundle("ours", anchors, ocsp=terms).anchors
+        return list(urls_of(named, issuer))
+
+    places = [x509.UniformResourceIdentifier(f"{scheme}://named/") for scheme in ("ldap", "http", "https")]
+    access = [x509.AccessDescription(x509.oid.AuthorityInformationAccessOID.OCSP, place) for place in places]
+    named = PKI.device("meter-1", extensions=[x509.AuthorityInformationAccess(access)]).certificate
+    assert asked(None) == []
+    assert asked(OcspTerms(REQUIRE, "http://a/")) == ["http://a/"]
+    assert asked(OcspTerms(REQUIRE, "http://a/", from_certificates=True)) == ["http://a/"]
+    assert asked(OcspTerms(REQUIRE, None, from_certificates=True)) == ["http://named/"], "answers are signed: no TLS"
+    assert asked(OcspTerms(REQUIRE, None, from_certificates=False)) == []
