@@ -144,7 +144,7 @@ async def test_a_will_that_was_dropped_does_not_come_back_with_a_restart_and_its
 ) -> None:
     broker = StoredBroker(tmp_path)
     watcher = broker.service(clean_start=False, session_expiry_interval=6000)
-    watcher.subscribe("#")
+    watcher.subscribe("fleet/#")
     last = will("fleet/meters/meter-1/b", will_delay_interval=30)
     meter = broker.device("meter-1", will=last, clean_start=False, session_expiry_interval=600)
     if not here:
