@@ -10,8 +10,9 @@ That nothing (more) comes is seen as by `device_sim.attack.scene.Scene.retains`:
 
 Rules
 -----
-1. `GoodClient.most_unfinished` counts by our own packets: the broker knows of our acknowledgements later than we, so
-   what it has under way by our count it has by its own.
+1. `GoodClient.unfinished` counts by our own packets: the broker knows of our acknowledgements later than we, so what it
+   has under way by our count it has by its own. Who acknowledges as it reads sees one at a time, whatever the broker
+   has sent at once: a case that counts holds its acknowledgements back.
 2. What a party must get is waited for as long as an innocent device is (`PATIENCE`); what never comes is
    `BrokenPromise` with *never*: a starved machine excuses it, and nothing else does.
 3. All connections of a case are closed when it ends, and what it retained is cleared.
@@ -68,8 +69,6 @@ class GoodClient:
         """The packet identifiers of each PUBREL, in order."""
         self.answers = EVERYTHING
         """Which acknowledgements are sent unasked."""
-        self.most_unfinished = 0
-        """How many messages of QoS 1 and 2 were under way to it at once, at most (rule 1)."""
         self.last_came = 0.0
         """When the last PUBLISH came, `time.monotonic`."""
         self._patience = patience
@@ -80,6 +79,11 @@ class GoodClient:
     def name(self) -> str:
         """Its name and client identifier."""
         return self.paper.name
+
+    @property
+    def unfinished(self) -> int:
+        """How many messages of QoS 1 and 2 have come to it whose exchange is not over (rule 1)."""
+        return len(self._unfinished)
 
     @property
     def session_present(self) -> bool:
@@ -126,7 +130,6 @@ class GoodClient:
         if packet.packet_id is None:
             return
         self._unfinished.add(packet.packet_id)
-        self.most_unfinished = max(self.most_unfinished, len(self._unfinished))
         kind = Puback if packet.qos is QoS.AT_LEAST_ONCE else Pubrec
         if kind in self.answers:
             await self.answer(kind(packet.packet_id))

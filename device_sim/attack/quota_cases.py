@@ -43,9 +43,9 @@ async def _fed(parties: Parties, device: GoodClient, qos: QoS) -> list[bytes]:
 
 
 def _no_more(device: GoodClient, most: int = _MOST) -> None:
-    if device.most_unfinished > most:
+    if device.unfinished > most:
         raise BrokenPromise(
-            f"{device.most_unfinished} messages were under way at once to who had said Receive Maximum {most}"
+            f"{device.unfinished} messages were under way at once to who had said Receive Maximum {most}"
         )
 
 

@@ -301,6 +301,21 @@ class KeepsSessions(Changing):
         return [connecting(packet, clean_start=False)] if isinstance(packet, Connect) else [packet]
 
 
+class SaysThatASessionWasThere(Changing):
+    """It forgets a session as it was asked to, and says that it has kept it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: set[str] = set()
+
+    def came(self, passage: Passage, packet: Packet) -> list[Packet]:
+        if isinstance(packet, Connack):
+            was_there = passage.identity.name in self.known
+            self.known.add(passage.identity.name)
+            return [replace(packet, session_present=was_there)]
+        return [packet]
+
+
 class SendsAgainWithoutDup(Changing):
     """It does not say that a message may have come before."""
 

@@ -42,6 +42,7 @@ from tests.support.delivery_faults import (
     RefusesReleases,
     ReleasesTwice,
     RetainsEverything,
+    SaysThatASessionWasThere,
     SendsAgainUnderAnotherIdentifier,
     SendsAgainWithoutDup,
     SendsAGoodbyesWillLate,
@@ -170,6 +171,7 @@ WILLS = "1,2,3,4"
         (SwallowsUsedIdentifiers, "7", {"7-identifier-again": "its messages: not all came"}),
         (ForgetsSessions, "7,8", dict.fromkeys(RETURNING, GONE)),
         (KeepsSessions, "8-clean-start", {"8-clean-start": "it asked for a clean start, and got its old session"}),
+        (SaysThatASessionWasThere, "8", {"8-clean-start": "it asked for a clean start, and got its old session"}),
         (SendsAgainWithoutDup, "7,8", dict.fromkeys(["8-qos1-again", "8-qos2-again"], "sent again under packet")),
         (
             SendsAgainUnderAnotherIdentifier, "8",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from device_sim.behaviour.presence import OFFLINE, ONLINE
@@ -15,6 +17,7 @@ def test_what_a_broker_retained_of_the_fleet_s_other_devices_is_expected_and_not
         ("fleet/meters/meter-2/state", b"hello", 1),
         ("fleet/meters/meter-2/telemetry", b'{"seq":1,"due_ns":1,"sent_ns":1}', 2),
         ("fleet/meters/stranger/state", ONLINE, 3),
+        ("fleet/meters/meter-1/state", b"hello", 4),
     ):
         backend._received(topic, payload)
         assert backend.unexpected == unexpected, topic
@@ -35,6 +38,26 @@ class _Nobody:
 
     def publish(self, _topic: str, _payload: bytes, _qos: int) -> None:
         pass
+
+
+@pytest.mark.parametrize("answer", [b'"done":true,"detail":null', b'"done":false,"detail":"no"'])
+async def test_an_answer_that_comes_twice_is_one_too_many(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    backend = Backend("backend", ["meter-1", "meter-2"])
+    backend.connection = _Nobody()  # type: ignore[assignment]
+
+    async def is_back() -> None:
+        pass
+
+    monkeypatch.setattr(backend, "come_back", is_back)
+    commanding = asyncio.create_task(backend.command("meters", ["meter-1", "meter-2"], "identify", {}, 60.0))
+    while len(backend._commands) < 1:  # noqa: ASYNC110 - it is sent in the loop's next turn
+        await asyncio.sleep(0)
+    (identifier,) = backend._commands
+    for unexpected in (0, 1):
+        backend._received("fleet/meters/meter-1/ack", b'{"id":"%s",%s}' % (identifier.encode(), answer))
+        assert backend.unexpected == unexpected
+    backend._received("fleet/meters/meter-2/ack", b'{"id":"%s",%s}' % (identifier.encode(), answer))
+    assert not (await commanding).missing
 
 
 async def test_an_answer_that_comes_too_late_is_nobody_s_forgery(monkeypatch: pytest.MonkeyPatch) -> None:

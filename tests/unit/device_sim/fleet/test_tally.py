@@ -29,6 +29,8 @@ def received(*numbers: int) -> SequenceCheck:
         (Sent(2, frozenset(), (1, 1)), received(1, 2, 2), Tally(published=2, received=2, duplicated=1)),
         (Sent(2, frozenset(), (2,)), received(1, 2, 2, 2), Tally(published=2, received=2, duplicated=1)),
         (Sent(2, frozenset()), received(2, 1), Tally(published=2, received=2, out_of_order=1)),
+        # Of a gap that is filled from its end, what is left is one number, and missing still.
+        (Sent(4, frozenset()), received(1, 4, 3, 2), Tally(published=4, received=4, out_of_order=2)),
         # Nobody was cut off, and the broker swallowed it without a word.
         (Sent(3, frozenset({2}), kept_waiting=True), received(1, 3), Tally(published=3, received=2, lost=1)),
         # Delivered, and never acknowledged: nothing is lost.
