@@ -6,14 +6,16 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from broker.admission.bundle import ListTerms, OcspTerms
 from broker.settings.config import BrokerConfig
-from broker.settings.trust_settings import TrustSettings
-from broker.sources.trust_files import anchor_files, read_anchors
+from broker.settings.trust_settings import REQUIRE, StatusPolicy, TrustSettings
+from broker.sources.trust_files import anchor_files, load_trust, read_anchors
 from provisioning.pki.tls import TlsConfigurationError
 from tests.support.pki import pem_of, shared_pki
 
@@ -66,3 +68,39 @@ def test_a_directory_that_cannot_be_read_ends_nobody_who_looks_whether_it_has_ch
         with pytest.raises(TlsConfigurationError, match="cannot be read"):
             read_anchors([directory])
     directory.chmod(0o700)
+
+
+def test_each_bundle_is_judged_on_the_terms_of_its_own_table(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_bytes(FIRST)
+    asked = {"crlfile": "lists", "crl_policy": "grace 1h", "crl_from_certificates": True}
+    asked |= {"ocsp_responder": "http://a/", "ocsp_policy": "require", "ocsp_from_certificates": True}
+    tables = (
+        TrustSettings(name="asked", anchors=(file,), **asked),
+        TrustSettings(name="followed", anchors=(file,), feed=True, feed_policy="require"),
+    )
+    trust = load_trust(BrokerConfig(provisioning="https://localhost:8443", cafile=file, trust=tables), 7)
+    assert trust is not None
+    assert trust.generation == 7
+    first, second = trust.bundles
+    assert first.lists == ListTerms(StatusPolicy(3600.0), from_certificates=True)
+    assert first.ocsp == OcspTerms(REQUIRE, "http://a/", from_certificates=True)
+    assert (first.name, first.feed, first.feed_terms) == ("asked", False, None)
+    assert (second.lists, second.ocsp, second.feed) == (None, None, True)
+    assert second.feed_terms is not None
+    assert second.feed_terms.strict
+
+
+@pytest.mark.parametrize(
+    ("settings", "lists", "asks"),
+    [({}, False, False), ({"crlfile": "lists"}, True, False), ({"ocsp_responder": "http://a/"}, False, True)],
+)
+def test_cafile_is_a_bundle_where_lists_or_a_responder_say_who_is_revoked(
+    tmp_path: Path, settings: dict[str, Any], lists: bool, asks: bool
+) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_bytes(FIRST)
+    trust = load_trust(BrokerConfig(provisioning="https://localhost:8443", cafile=file, **settings))
+    assert (trust is None) is not (lists or asks)
+    for each in () if trust is None else trust.bundles:
+        assert (each.lists is not None, each.ocsp is not None) == (lists, asks)
