@@ -7,9 +7,10 @@ the same (`broker.sockets.turn`). A fleet that sends at its usual pace sends one
 broker just gone to sleep. Network cards have the same trouble, and wait some microseconds before they interrupt
 (interrupt coalescing, ``ethtool -C``). So does the broker: it finds a few ready, waits, and looks again.
 
-A wait is worth it only if others send meanwhile, and whether they do is known from the last ones: a wait that brought
-nobody is followed by one turn without, then three, seven, up to `_RAREST`; one that brought two or more, by none. So
-who talks to the broker alone, or awaits each answer, is delayed in one turn of 64.
+A wait is worth it only if many send meanwhile, and whether they do is known from the last ones: a wait that brought
+fewer than `_WORTH` is followed by one turn without, then three, seven, up to `_RAREST`; one that brought as many, by
+none. For a wait ends with a waking, too, and everybody feels it: a few that it brings are better served as they come.
+So who talks to the broker alone, or awaits each answer, is delayed in one turn of 256.
 
 A broker that has no time to lose does not wait either: if turn has followed turn, `_PRESSED` times, it is behind, and
 what waits for it comes together by itself.
@@ -29,10 +30,10 @@ from typing import Final
 
 _MANY: Final = 8
 """Ready clients that are enough for one turn."""
-_RAREST: Final = 63
-"""Turns without a wait after many that brought nobody."""
-_WORTH: Final = 2
-"""Clients that a wait has to bring so that the next turn waits, too: with one it costs as much as it saves."""
+_RAREST: Final = 255
+"""Turns without a wait after many that brought hardly anybody."""
+_WORTH: Final = 6
+"""Clients that a wait has to bring so that the next turn waits, too (docs/decisions/0109)."""
 
 _AT_ONCE: Final = 30e-6
 """Seconds between two turns in which nobody can have slept: the event loop's own way round."""
@@ -83,6 +84,6 @@ class Coalescing:
         """Say how many *more* were ready after a wait."""
         if more >= _WORTH:
             self._skip = 0
-        elif more <= 0:
+        else:
             self._skip = min(2 * self._skip + 1, _RAREST)
         self._left = self._skip
