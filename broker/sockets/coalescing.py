@@ -10,7 +10,7 @@ broker just gone to sleep. Network cards have the same trouble, and wait some mi
 A wait is worth it only if many send meanwhile, and whether they do is known from the last ones: a wait that brought
 fewer than `_WORTH` is followed by one turn without, then three, seven, up to `_RAREST`; one that brought as many, by
 none. For a wait ends with a waking, too, and everybody feels it: a few that it brings are better served as they come.
-So who talks to the broker alone, or awaits each answer, is delayed in one turn of 256.
+So who talks to the broker alone, or awaits each answer, is delayed in one turn of 1024.
 
 A broker that has no time to lose does not wait either: if turn has followed turn, `_PRESSED` times, it is behind, and
 what waits for it comes together by itself.
@@ -30,7 +30,7 @@ from typing import Final
 
 _MANY: Final = 8
 """Ready clients that are enough for one turn."""
-_RAREST: Final = 255
+_RAREST: Final = 1023
 """Turns without a wait after many that brought hardly anybody."""
 _WORTH: Final = 6
 """Clients that a wait has to bring so that the next turn waits, too (docs/decisions/0109)."""
