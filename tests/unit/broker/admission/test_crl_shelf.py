@@ -148,10 +148,11 @@ def test_a_trial_puts_lists_aside_and_tells_nobody(shelf: Shelf) -> None:
     trial = shelf.shelf.trial()
     with pytest.raises(CrlRefused):
         trial.prepare(parse(crl(CA, number=0)), (KEY, "CA"), "trial", shelf.now, lambda: None)
-    held = trial.prepare(parse(crl(CA, {2: None}, number=2)), (KEY, "CA"), "trial", shelf.now, lambda: None)
+    second = parse(crl(CA, {2: None}, number=2))  # Made once: its place is its number and its second.
+    held = trial.prepare(second, (KEY, "CA"), "trial", shelf.now, lambda: None)
     assert held is not None
     trial.set_aside(held)
-    assert trial.prepare(parse(crl(CA, number=2)), (KEY, "CA"), "trial", shelf.now, lambda: None) is None
+    assert trial.prepare(second, (KEY, "CA"), "trial", shelf.now, lambda: None) is None
     assert shelf.revoked == {1}
     assert [each.number for each in shelf.shelf.held] == [1]
     assert [each.number for each in trial.held] == [2]
