@@ -468,4 +468,5 @@ def test_a_ca_is_revoked_though_nothing_else_can_be_written_in_the_directory(
         issuing = x509.load_pem_x509_certificate((service.dir / "issuing-ca.crt").read_bytes())
         assert issuing in x509.load_pem_x509_certificates(before)
         assert issuing not in x509.load_pem_x509_certificates(service.bundle.read_bytes())
-        assert service.api().get("/v1/devices").status_code == 200
+        with service.api() as api:
+            assert api.get("/v1/devices").status_code == 200
