@@ -192,6 +192,12 @@ def _word(holder: object, offset: int) -> int:
     return ctypes.c_void_p.from_address(id(holder) + offset).value or 0
 
 
+def declare(library: ctypes.PyDLL, name: str, result: Any, arguments: list[Any]) -> None:
+    """Say what OpenSSL's function *name* takes and returns; raise AttributeError if there is none."""
+    function = getattr(library, name)
+    function.restype, function.argtypes = result, arguments
+
+
 def _open() -> tuple[ctypes.PyDLL, Any, type] | None:
     """Return the library that `ssl` uses, its handshake and the type of its sessions, if they are as they should be."""
     known = sys.implementation.name == "cpython" and _FIRST_KNOWN <= sys.version_info[:2] < _FIRST_UNKNOWN
@@ -238,8 +244,7 @@ def _open() -> tuple[ctypes.PyDLL, Any, type] | None:
             ("BIO_write", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]),
             ("BIO_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]),
         ):
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
+            declare(library, name, result, arguments)
         # By itself: to keep the errno of each call costs each call something.
         shake_hands = ctypes.PyDLL(_ssl.__file__, use_errno=True).SSL_do_handshake
         shake_hands.restype, shake_hands.argtypes = ctypes.c_int, [ctypes.c_void_p]

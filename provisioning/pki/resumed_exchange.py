@@ -34,7 +34,7 @@ import ssl
 import time
 from typing import Final
 
-from provisioning.pki.openssl import AVAILABLE, address_of_context, callback, library
+from provisioning.pki.openssl import AVAILABLE, address_of_context, callback, declare, library
 
 MOST_SECONDS: Final = 24 * 3600
 """How long a session is resumed, and those that are made of it, after the client has shown its certificate's key."""
@@ -168,8 +168,7 @@ def _open() -> bool:
             ("SSL_SESSION_set1_ticket_appdata", ctypes.c_int, [address, ctypes.c_char_p, count]),
             ("SSL_SESSION_get0_ticket_appdata", ctypes.c_int, [address, address, address]),
         ):
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
+            declare(library, name, result, arguments)
     except AttributeError:
         return False
     return True
