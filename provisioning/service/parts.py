@@ -146,7 +146,11 @@ async def build(
         live.changed(events)
 
     feed = RevocationFeed(
-        database, settings.feed_heartbeat_seconds, on_new, on_look=ShutOut(database, responder.forget_all).look
+        database,
+        settings.feed_heartbeat_seconds,
+        on_new,
+        on_look=ShutOut(database, responder.forget_all).look,
+        authorities=lambda: live.told.event,
     )
     await feed.start()
     told: tuple[Callable[[Changed], None], ...] = (
