@@ -163,6 +163,7 @@ PARAMETERS: Final = {
     "device": "Only of this device.",
     "expires_before": "Only what ends before this time.",
     "expires_from": "Only what ends at this time or later.",
+    "fewer": "The list may name however few of those that the one before named: they may enrol again.",
     "fingerprint": "Only the certificate with this SHA-256, hexadecimal.",
     "format": "How it is written.",
     "group": "Only of this group.",

@@ -132,6 +132,9 @@ def give_list(
     renumbered: Annotated[
         bool, typer.Option("--renumbered", help="The manufacturer numbers its lists anew: the number may be lower.")
     ] = False,
+    fewer: Annotated[
+        bool, typer.Option("--fewer", help="It may name however few of those that the one before named.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Give the newest list (CRL) of what a manufacturer has revoked: those certificates let nobody in.
@@ -146,7 +149,7 @@ def give_list(
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
 
     async def command(client: EnrolmentOperatorClient) -> None:
-        taken = await client.take_list(name, contents_of(file, PEM_BYTES), renumbered=renumbered)
+        taken = await client.take_list(name, contents_of(file, PEM_BYTES), renumbered=renumbered, fewer=fewer)
         if as_json:
             print_json(taken)
             return

@@ -176,18 +176,17 @@ async def test_our_own_client_follows_a_burst(service: ProvisioningService, oper
 
 
 def test_the_issuing_cas_are_told_and_only_a_broker_says_which_it_knows(
-    service: ProvisioningService, tmp_path: Path, name: str
+    service: ProvisioningService, stranger: Curl, device: OpensslDevice
 ) -> None:
     path = f"{FEED}/authorities"
-    stranger = Curl(service.https, service.bundle)
-    broker = enrolled_broker(service, stranger, OpensslDevice(tmp_path, name))
+    broker = enrolled_broker(service, stranger, device)
     with following(broker) as follower:
         while not follower.authorities:
             follower.next_event()
     (issuing,) = follower.authorities[0]["issuing"]
     assert (issuing["name"], issuing["line"], issuing["state"]) == ("issuing-ca", "default", "active")
     der = base64.b64decode(issuing["certificate"])
-    assert x509.load_der_x509_certificate(der).subject.rfc4514_string() == "CN=Fleetgate issuing CA"
+    assert "CN=Fleetgate issuing CA" in x509.load_der_x509_certificate(der).subject.rfc4514_string()
 
     json_body = ("--request", "PUT", "--header", "Content-Type: application/json", "--data")
     said = json.dumps({"known": {"issuing-ca": False, "of-nobody": True}})
@@ -196,15 +195,11 @@ def test_the_issuing_cas_are_told_and_only_a_broker_says_which_it_knows(
         told = api.get("/v1/status").json()["unknown_authorities"]
         refused = api.put(path, json={"known": {}})
         assert (refused.status_code, refused.json()["code"]) == (403, "ROLE")
-    assert [(each["broker"], each["authority"], each["state"]) for each in told] == [(name, "issuing-ca", "active")]
+    assert [(each["broker"], each["authority"], each["state"]) for each in told] == [
+        (device.name, "issuing-ca", "active")
+    ]
     assert stranger.run(path, *json_body, said).status == 401
-    for wrong in (
-        "{",
-        "{}",
-        '{"known": ["issuing-ca"]}',
-        '{"known": {"issuing-ca": "maybe"}}',
-        '{"known": {}, "a": 1}',
-    ):
+    for wrong in ("{", "{}", '{"known": ["issuing-ca"]}', '{"known": {"a": "maybe"}}', '{"known": {}, "more": 1}'):
         assert broker.run(path, *json_body, wrong).status == 400, wrong
     assert broker.run(path, *json_body, json.dumps({"known": {"issuing-ca": True}})).status == 204
     with service.api() as api:
