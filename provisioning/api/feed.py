@@ -22,7 +22,8 @@ from http import HTTPStatus
 from typing import Annotated, Final
 
 import structlog
-from fastapi import APIRouter, Query, Request, Response
+from cryptography import x509
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.engine import Connection
 from starlette.types import Receive, Scope, Send
@@ -80,19 +81,30 @@ def feed_routes(
         log.info("feed subscribed", subscriber=follower.device.name, after=start, subscribers=feed.subscribers)
         return _FeedStream(subscription, follower, known, clock, stall_seconds)
 
-    @router.put("/revocations/feed/authorities", status_code=HTTPStatus.NO_CONTENT)
+    def broker_of(connection: Connection, certificate: x509.Certificate | None) -> StoredCertificate:
+        follower = authenticate(connection, certificate, clock())
+        check_role(follower, {Role.BROKER})
+        return follower
+
+    async def check_broker(request: Request) -> None:
+        """Raise `Refused` unless a broker asks, before anything is said of the body."""
+        certificate = peer_certificate(request.scope)
+        await database.read(lambda connection: broker_of(connection, certificate))
+
+    @router.put(
+        "/revocations/feed/authorities", status_code=HTTPStatus.NO_CONTENT, dependencies=[Depends(check_broker)]
+    )
     async def tell_known(body: KnownAuthorities, request: Request) -> None:
         """Say which issuing CAs the calling broker would believe; it replaces what it has said before.
 
         Nobody is let in or refused for it: operators are shown it, and no CA that a broker would not believe is
         activated unless they say so.
         """
-        certificate, now = peer_certificate(request.scope), clock()
+        certificate = peer_certificate(request.scope)
 
         def transaction(connection: Connection) -> str:
-            follower = authenticate(connection, certificate, now)
-            check_role(follower, {Role.BROKER})
-            known_authorities.record(connection, follower.device.id, body.known, now)
+            follower = broker_of(connection, certificate)
+            known_authorities.record(connection, follower.device.id, body.known, clock())
             return follower.device.name
 
         name = await database.write(transaction)
