@@ -48,7 +48,7 @@ PREFIX = "fleet_broker"
 PATH = "/metrics"
 
 _LABELLED = {
-    "refused": ("refusals", "clients that were not let in, by stable code"),
+    "refused": ("refusals", "clients refused, by stable code"),
     "closed": ("closed", "connections of admitted clients that have ended, by stable code"),
     "revocation_alarms": (
         "revocation_alarms",
@@ -56,9 +56,9 @@ _LABELLED = {
     ),
     "audit_entries": ("audit_entries", "entries of the audit log that were written or lost, and writes that failed"),
     "anchor_fetches": ("anchor_fetches", "fetches of trust anchors from URLs: new, unchanged, or a stable code"),
-    "plugin_outcomes": ("plugin_outcomes", "what plugins refused, failed to do or were not told of, by stable code"),
+    "plugin_outcomes": ("plugin_outcomes", "refusals, failures and dropped events of plugins, by stable code"),
     "ocsp_rechecks": ("ocsp_rechecks", "questions to OCSP responders about connected clients: answered, failed"),
-    "reloads": ("reloads", "settings read anew, by part and outcome"),
+    "reloads": ("reloads", "settings reloaded, by part and outcome"),
 }
 _BEFORE_THEY_HAPPEN = {
     "revocation_alarms": (*CrlProblem, "OCSP_FAILED", "STAPLE_FAILED", "OWN_CERTIFICATE_REVOKED"),
@@ -80,20 +80,20 @@ _HELP = {
     "subscriptions_denied": "topic filters without permission",
     "publishers_held": "times that a publisher was not read because a subscriber, or the disk, was slow",
     "sessions_expired": "sessions whose clients did not come back in time",
-    "revocations": "certificates that the feed said were revoked",
+    "revocations": "certificates reported as revoked by the feed",
     "revocation_to_close_seconds": "from a revocation's record at provisioning to the end of a live session",
     "store_commit_seconds": "one batch of the store, fsync included",
     "loop_lag": "seconds that the event loop is late",
     "staple_this_update_timestamp": "when the OCSP response that is stapled was made; 0: none is",
     "staple_next_update_timestamp": "when the OCSP response that is stapled ends; 0: none is",
-    "anchors_confirmed_timestamp_seconds": "when the URL of a bundle's anchors last said what counts here",
+    "anchors_confirmed_timestamp_seconds": "when the URL of a bundle's anchors last confirmed the anchors in use",
     "ocsp_oldest_answer_seconds": "age of the oldest OCSP answer that a connected client stands on",
-    "ocsp_unanswered": "connected clients of which no OCSP responder has said anything",
+    "ocsp_unanswered": "connected clients about which no OCSP responder has answered",
     "expiry_notices": "connected clients whose certificate was found to end soon",
-    "clones_suspected": "certificates used from two addresses by turns",
+    "clones_suspected": "certificates used alternately from two addresses",
     "rests": "times that a client was not read for a while because it sends faster than it may",
     "plugin_blocked": "seconds for which a plugin has kept the event loop, and everybody waiting",
-    "accepts_paused": "times that newcomers were left in the kernel's queue",
+    "accepts_paused": "times that new connections were left in the kernel's queue",
 }
 
 
@@ -148,7 +148,7 @@ class _Figures(Collector):
         yield _gauge("connected", "clients connected", engine.connected)
         yield _gauge("subscriptions", "subscriptions", engine.routes.subscription_count)
         yield _gauge("retained_messages", "retained messages, without the broker's own", engine.retained.count)
-        yield _gauge("history_events", "events that fleet-broker why can tell of", len(engine.history))
+        yield _gauge("history_events", "events available to fleet-broker why", len(engine.history))
         failed = engine.journal is not None and engine.journal.failed
         yield _gauge("store_failed", "1 while the database cannot be written", int(failed))
         own = self._own.certificate

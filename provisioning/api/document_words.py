@@ -126,7 +126,7 @@ FIELDS: Final = {
     "voided_at": f"When it was voided ({_MOMENT}).",
     "ways": "Each is a way in that suffices; `a+b` needs both. None: the group is closed.",
     "webhook_timeout_seconds": "Within how many seconds it must answer.",
-    "webhook_url": "Whom the way `webhook` asks; null or empty: nobody.",
+    "webhook_url": "URL that the way `webhook` asks; null or empty: none.",
 }
 """By name."""
 

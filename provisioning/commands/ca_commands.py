@@ -303,7 +303,7 @@ def revoke(
         with _noted(problems, "ca restore-operator certifies him when that is mended"):
             if renewed := await revocation.renew_operator(begun):
                 life.transcript.say("The first operator (admin) has a new certificate in operator.crt.")
-        with _noted(problems, "the running service goes on with its certificates, or ca revoke, asked again"):
+        with _noted(problems, "the running service continues with its certificates, or ca revoke, run again"):
             affected += await revocation.finish(begun)
             life.transcript.say(f"{counted(len(affected), 'certificate')} with it:")
         for each in affected:
@@ -341,7 +341,7 @@ def restore_operator(
         await operator_restoration.restore_operator(life, name)
         certificate = read_certificate(life.files.certificate(OPERATOR))
         life.transcript.say(f"{name} is an admin, with a new key and certificate in operator.key and operator.crt.")
-        life.transcript.say("What he had before stays good until its end, or until it is revoked: revoke --serial")
+        life.transcript.say("Earlier certificates stay valid until they expire or are revoked: revoke --serial")
         return {"name": name, "serial": f"{certificate.serial_number:x}"}
 
     ceremony.hold("ca restore-operator", work)
