@@ -40,6 +40,7 @@ from broker.engine.engine import Engine
 from broker.histogram import Histogram
 from broker.metrics import Metrics
 from broker.own_certificate import OwnCertificate
+from broker.revocation.issuing_authorities import STATES, IssuingAuthorities
 from provisioning.pki.crl import CrlProblem
 from provisioning.program.version import product_version
 
@@ -99,11 +100,17 @@ _HELP = {
 class MetricsPage:
     """Answers GET /metrics for one engine."""
 
-    def __init__(self, engine: Engine, own: OwnCertificate, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        own: OwnCertificate,
+        clock: Callable[[], float] = monotonic,
+        authorities: IssuingAuthorities | None = None,
+    ) -> None:
         """*own* is the broker's certificate; *clock* is the event loop's: monotonic seconds."""
         self._clock = clock
         self._surveyor = Surveyor(engine, clock)
-        self._figures = _Figures(engine, own)
+        self._figures = _Figures(engine, own, authorities or IssuingAuthorities(engine, clock))
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self._figures)
         ProcessCollector(registry=self._registry)
@@ -121,9 +128,10 @@ class MetricsPage:
 
 
 class _Figures(Collector):
-    def __init__(self, engine: Engine, own: OwnCertificate) -> None:
+    def __init__(self, engine: Engine, own: OwnCertificate, authorities: IssuingAuthorities) -> None:
         self._engine = engine
         self._own = own
+        self._authorities = authorities
         self.survey = Survey()
         self.now = 0.0
 
@@ -185,6 +193,15 @@ class _Figures(Collector):
         for bundle, admitted in by_bundle.items():
             bundles.add_metric((bundle,), int(admitted))
         yield bundles
+        unknown = GaugeMetricFamily(
+            _named("unknown_issuing_cas"),
+            "provisioning's CAs under which a client would be refused, by what each does",
+            labels=("state",),
+        )
+        states = Counter(each.state for each in self._authorities.unknown)
+        for state in STATES:
+            unknown.add_metric((state,), states[state])
+        yield unknown
         paths = GaugeMetricFamily(
             _named("bundle_paths"), "paths of CAs that clients of a trust bundle have come by", labels=("bundle",)
         )

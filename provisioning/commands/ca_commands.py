@@ -187,6 +187,10 @@ def activate(
     without_waiting: Annotated[
         bool, typer.Option("--without-waiting", help="Do not give relying parties a day to fetch the bundle.")
     ] = False,
+    despite_brokers: Annotated[
+        bool,
+        typer.Option("--despite-brokers", help="Although brokers say that they would refuse who comes under it."),
+    ] = False,
 ) -> None:
     """Let the announced CA issue from now on. The previous one still publishes revocations of what it has issued.
 
@@ -196,7 +200,10 @@ def activate(
     """  # noqa: D301
 
     async def work(life: AuthorityLife) -> Facts:
-        chosen = await life.activate(name, waiting=not without_waiting)
+        chosen, doubts = await life.activate(name, waiting=not without_waiting, despite_brokers=despite_brokers)
+        for each in doubts:
+            what = f"has not said whether it knows {chosen}" if each.known is None else f"does not know {chosen}"
+            life.transcript.say(f"Broker {each.broker} {what}; heard of last at {shown_time(each.said_at)}.")
         life.transcript.say(f"{chosen} issues from now on; running services hear of it within seconds.")
         return {"name": chosen, "state": "active"}
 
