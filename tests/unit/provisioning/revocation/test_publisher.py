@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from sqlalchemy import select, text
+from sqlalchemy.engine import Connection
 
 from provisioning.ca.crl import CrlIssuer
 from provisioning.errors import Code, ConfigurationError, Refused
@@ -143,6 +144,36 @@ async def test_a_certificate_leaves_the_list_after_one_list_past_its_end(fleet: 
     fleet.clock.advance(timedelta(seconds=1))
     await publisher.publish()
     assert serials(publisher) == set()
+
+
+async def test_what_concerns_other_lists_is_looked_at_once(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every event wakes every list, and a CA of which nothing is revoked would read all of them again each time.
+    root = fleet.authority.root_ca
+    ours = plan(
+        fleet,
+        name="root-ca",
+        counter=crl_counter("root-ca"),
+        open_issuer=lambda: CrlIssuer(root.certificate, root.key),
+    )
+    publisher = CrlPublisher(fleet.database, ours, fleet.clock, passing(fleet))
+    await publisher.start()
+    first = await publisher.publish()
+    looked_at: list[range] = []
+    changes = revocations.changes
+
+    def noting(
+        connection: Connection, issuer_key_id: bytes, shard_id: int | None, after: int, through: int
+    ) -> list[ListedChange]:
+        looked_at.append(range(after, through))
+        return changes(connection, issuer_key_id, shard_id, after, through)
+
+    monkeypatch.setattr(revocations, "changes", noting)
+    for number in range(4):
+        await fleet.enrol(f"meter-{number}")
+        await fleet.revocation.revoke_device(f"meter-{number}", RevocationReason.SUPERSEDED, by="admin")
+        await publisher.publish_changes()
+    assert looked_at == [range(0, 1), range(1, 2), range(2, 3), range(3, 4)]
+    assert publisher.current == first
 
 
 async def test_a_burst_makes_one_list_and_a_failure_is_repeated(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
