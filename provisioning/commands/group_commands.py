@@ -140,7 +140,7 @@ def create_group(
         issuing_line=issuing_line,
     )
     if "ways" not in rules:
-        raise typer.BadParameter("give --way, or --closed for a group that lets nobody in")
+        raise typer.BadParameter("give --way, or --closed for a group that admits nobody")
 
     async def command(client: EnrolmentOperatorClient) -> None:
         _print(await client.create_group(name, rules), as_json=as_json)
