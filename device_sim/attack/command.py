@@ -14,9 +14,9 @@ from provisioning.program.gathered_options import with_options
 
 @with_options(Given)
 def attack(given: Given) -> None:
-    """Try every way in that a bad device has, and judge how each is refused.
+    """Try what a malicious device can do, and check how each attempt is refused.
 
-    Exit code 4: one failed; 3: none did, and one could not be judged on this machine; 1: none tried.
+    Exit code 4: a case failed; 3: none failed, and one could not be judged on this machine; 1: none was tried.
     """
     with late_imports():
         from device_sim.attack.attacking import judge
@@ -27,9 +27,9 @@ def attack(given: Given) -> None:
 
 @with_options(Given)
 def revocation(given: Given) -> None:
-    """Try every way around a revocation, and judge whether it holds.
+    """Try to circumvent a revocation in every way, and check that it holds.
 
-    Exit code 4: one failed; 3: none did, and one could not be judged on this machine; 1: none tried.
+    Exit code 4: a case failed; 3: none failed, and one could not be judged on this machine; 1: none was tried.
     """
     with late_imports():
         from device_sim.attack.attacking import judge
@@ -40,9 +40,9 @@ def revocation(given: Given) -> None:
 
 @with_options(Given)
 def delivery(given: Given) -> None:
-    """Try what a broker owes to good devices: wills, quotas, exactly once, expiry, retained messages.
+    """Test delivery guarantees: wills, quotas, exactly once, expiry, retained messages.
 
-    Exit code 99: one failed; 3: none did, and one could not be judged on this machine; 1: none tried.
+    Exit code 99: a case failed; 3: none failed, and one could not be judged on this machine; 1: none was tried.
     """
     with late_imports():
         from device_sim.attack.attacking import judge

@@ -30,18 +30,18 @@ class Given:
         str | None,
         typer.Option(
             "--server-name",
-            help="The name that the broker's certificate bears (default: that of --broker; of an address, localhost).",
+            help="The name in the broker's certificate (default: that of --broker; for an address, localhost).",
             show_default=False,
         ),
     ] = None
     cafile: Annotated[Path | None, typer.Option("--cafile", help="Trust anchors for its certificate, PEM.")] = None
-    ca_cert: Annotated[Path | None, typer.Option("--ca-cert", help="The CA whose devices it lets in, PEM.")] = None
+    ca_cert: Annotated[Path | None, typer.Option("--ca-cert", help="The CA whose devices it admits, PEM.")] = None
     ca_key: Annotated[Path | None, typer.Option("--ca-key", help="That CA's key, PEM, unencrypted.")] = None
     provisioning: Annotated[
         str | None,
         typer.Option(
             "--provisioning",
-            help="Its provisioning service, https://…: devices of the attack's own are enrolled there, and revoked.",
+            help="Its provisioning service, https://…: the attack enrols its own devices there, and revokes them.",
             show_default=False,
         ),
     ] = None
@@ -53,12 +53,12 @@ class Given:
         Path | None,
         typer.Option(
             "--capabilities",
-            help="What the broker claims, TOML; else everything, or with --provisioning what a Fleetgate does.",
+            help="What the broker supports, TOML (default: everything, or with --provisioning what a Fleetgate does).",
         ),
     ] = None
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", help="Only these cases: numbers, names, patterns; repeat or join by ','."),
+        typer.Option("--only", help="Only these cases: numbers, names, patterns; repeatable, or comma-separated."),
     ] = None
     show_list: Annotated[bool, typer.Option("--list", help="Show the cases and try none.")] = False
     json: Annotated[Path | None, typer.Option("--json", help="Write the outcomes to this JSON file.")] = None

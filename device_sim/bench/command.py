@@ -12,7 +12,7 @@ from provisioning.program.command_group import command_group
 from provisioning.program.gathered_options import with_options
 
 bench = command_group(
-    help="Benchmark a broker over TLS: conn, pub, sub. Clients have keys of their own (--fleet), or one for all."
+    help="Benchmark a broker over TLS: conn, pub, sub. Each client has its own key (--fleet), or all share one."
 )
 
 Topic = Annotated[str, typer.Option("-t", "--topic", help="With %i number, %c client identifier, %g group.")]
@@ -49,7 +49,7 @@ def pub(
     retain: Annotated[bool, typer.Option("-r", "--retain", help="Retained messages.")] = False,
     limit: Limit = 0,
 ) -> None:
-    """Connect and publish; a client that is late skips, and that is counted.
+    """Connect and publish; a late client skips messages, which is counted.
 
     \b
     Example:
@@ -66,7 +66,7 @@ def pub(
 @bench.command()
 @with_options(Given, behind=True)
 def sub(given: Given, topic: Topic, qos: Qos = 0, limit: Limit = 0) -> None:
-    """Connect and subscribe; messages of `bench pub` on this machine tell how long they took.
+    """Connect and subscribe; measures the latency of messages of `bench pub` on this machine.
 
     \b
     Example:

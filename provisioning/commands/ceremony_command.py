@@ -42,9 +42,7 @@ PinFile = Annotated[
         help="File with the PIN of the token with the CA keys; or set FLEET_PROVISIONING_PKCS11_PIN.",
     ),
 ]
-Another = Annotated[
-    bool, typer.Option("--another", help="Make it although the one before it has not taken its place yet.")
-]
+Another = Annotated[bool, typer.Option("--another", help="Create it although the previous one is not active yet.")]
 Output = Annotated[Path, typer.Option(help="Where to write it; an existing file is not overwritten.")]
 
 
@@ -60,7 +58,7 @@ class Ceremony:
     passphrase_file: PassphraseFile = None
     pin_file: PinFile = None
     witness: Annotated[
-        list[str] | None, typer.Option(help="Who watches the ceremony; repeat it. Goes into the transcript.")
+        list[str] | None, typer.Option(help="A witness of the ceremony, for the transcript; repeatable.")
     ] = None
     as_json: Json = False
 

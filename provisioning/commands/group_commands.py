@@ -21,7 +21,7 @@ WAYS: Final = ("token", "claim", "manufacturer", "listed", "approval", "webhook"
 NewKey = Literal["refuse", "approve", "replace"]
 """As the service calls them. Who calls it by these commands does not wait for the library of its database."""
 
-group_app = command_group(help="Say which ways lead into a group of devices.")
+group_app = command_group(help="Configure enrolment groups: how devices may enrol.")
 
 Name = Annotated[str, typer.Argument(help="The group's name, which is also its EST label.")]
 
@@ -34,11 +34,11 @@ class GivenRules:
         list[str] | None,
         typer.Option(
             "--way",
-            help=f"A way to be let in ({', '.join(WAYS)}), or several that are needed together (a+b); repeat it.",
+            help=f"A way to enrol ({', '.join(WAYS)}), or several that are all needed (a+b); repeatable.",
             show_default=False,
         ),
     ] = None
-    closed: Annotated[bool, typer.Option("--closed", help="No way: nobody new is let in.")] = False
+    closed: Annotated[bool, typer.Option("--closed", help="No way: no new device is admitted.")] = False
     profile: Annotated[
         str | None, typer.Option("--profile", help="Certificate profile (at first device).", show_default=False)
     ] = None
@@ -68,7 +68,7 @@ class GivenRules:
     new_key: Annotated[
         NewKey | None,
         typer.Option(
-            "--new-key", help="When a device comes back with another key (at first refuse).", show_default=False
+            "--new-key", help="When a device enrols again with another key (at first refuse).", show_default=False
         ),
     ] = None
     server_keys: Annotated[
@@ -85,13 +85,13 @@ class GivenRules:
             "--renewal-grace",
             metavar="TIME",
             parser=span,
-            help="How long after its end a certificate may still be renewed: 7d, or seconds (at first 0).",
+            help="How long after its expiry a certificate may still be renewed: 7d, or seconds (at first 0).",
             show_default=False,
         ),
     ] = None
     webhook_url: Annotated[
         str | None,
-        typer.Option(help="Whom the way webhook asks: https://…, or http:// on this machine.", show_default=False),
+        typer.Option(help="URL that the way webhook asks: https://…, or http:// on this machine.", show_default=False),
     ] = None
     webhook_timeout_seconds: Annotated[
         int | None,
@@ -102,7 +102,7 @@ class GivenRules:
     certificates_per_minute: Annotated[
         int | None,
         typer.Option(
-            min=0, help="How many certificates its devices get in a minute; 0 for no limit.", show_default=False
+            min=0, help="How many certificates its devices get per minute; 0 for no limit.", show_default=False
         ),
     ] = None
     issuing_line: Annotated[
@@ -122,7 +122,7 @@ class GivenRules:
 @connected
 @with_options(GivenRules)
 def create_group(given: GivenRules, connection: Connection, name: Name, as_json: Json = False) -> None:
-    """Make an enrolment group. A group that is not made lets devices in by token.
+    """Create an enrolment group. A group that was not created admits devices by token.
 
     \b
     Example:
@@ -142,7 +142,7 @@ def create_group(given: GivenRules, connection: Connection, name: Name, as_json:
 @connected
 @with_options(GivenRules)
 def change_group(given: GivenRules, connection: Connection, name: Name, as_json: Json = False) -> None:
-    """Change rules of a group, for what is decided from now on. What is not given stays as it is.
+    """Change a group's rules for future decisions. Rules that are not given stay as they are.
 
     \b
     Example:
@@ -164,7 +164,7 @@ def list_groups(
     connection: Connection,
     as_json: Json = False,
 ) -> None:
-    """List the groups that were made, in order of name.
+    """List the groups that were created, by name.
 
     \b
     Example:

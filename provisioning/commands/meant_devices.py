@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient
     from provisioning.client.operator_answers import EnrolledDevice
 
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before it is done to a group.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before changing a group.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +58,21 @@ class Named:
     # Lists, though one is usual: of an option that takes one, a second takes the first's place without a word.
     device: Annotated[
         list[str] | None,
-        typer.Option("--device", help="All certificates of this device; repeat it.", show_default=False),
+        typer.Option("--device", help="All certificates of this device; repeatable.", show_default=False),
     ] = None
     serial: Annotated[
         list[str] | None,
-        typer.Option("--serial", help="This certificate (hexadecimal); repeat it.", show_default=False),
+        typer.Option("--serial", help="This certificate (hexadecimal); repeatable.", show_default=False),
     ] = None
     devices_file: Annotated[
         Path | None,
-        typer.Option(help="The devices in this file, a name a line; - is standard input.", show_default=False),
+        typer.Option(help="The devices in this file, one name per line; - is standard input.", show_default=False),
     ] = None
     serials_file: Annotated[
         Path | None,
-        typer.Option(help="The certificates in this file, a serial a line; - is standard input.", show_default=False),
+        typer.Option(
+            help="The certificates in this file, one serial number per line; - is standard input.", show_default=False
+        ),
     ] = None
     group: Annotated[str | None, typer.Option(help="All devices of this group; asks first.", show_default=False)] = None
 
