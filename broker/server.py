@@ -51,6 +51,7 @@ from broker.reload.policy_change import enforce_at_start
 from broker.reload.reloader import Reloader, keep_current
 from broker.reload.report import Part
 from broker.reload.trust_change import ReloadedTrust, record_trust
+from broker.revocation.issuing_authorities import IssuingAuthorities
 from broker.revocation.revoked_services import RevokedServices
 from broker.settings.config import BrokerConfig
 from broker.sockets.coalescing import Coalescing
@@ -168,18 +169,20 @@ class BrokerServer:
             lists = RevocationLists(engine, self._config, loop.time)
             staple = self._staple(engine, files, context)
             reloader = self._reloader(engine, listeners, own, anchors, policy_text, lists, anchor_urls, staple)
+            authorities = IssuingAuthorities(engine)
             admin = AdminEndpoint(
-                Served(self._config.name, engine, listeners, own, reloader, anchor_urls, staple), self._config
+                Served(self._config.name, engine, listeners, own, reloader, anchor_urls, staple, authorities),
+                self._config,
             )
             opened.push_async_callback(admin.close)
             await admin.open()
-            metrics = await open_metrics(self._config, engine, own)
+            metrics = await open_metrics(self._config, engine, own, authorities)
             opened.push_async_callback(metrics.close)
             with contextlib.suppress(Stopped):  # Then what follows ends at once, in order.
                 await unless_stopped(self._stop, self._plugins.opened())
             look_rarely()
             stopped = asyncio.create_task(self._stop.wait())
-            feed = self._feed(engine, files, reloader)
+            feed = self._feed(engine, files, reloader, authorities)
             others = [metrics.url, admin.url]
             jobs: list[Coroutine[Any, Any, None]] = [
                 tick(engine, lists),
@@ -193,7 +196,8 @@ class BrokerServer:
                 announce(self._config, engine, listeners, feed, lists, staple, others),
             ]
             if feed is not None:
-                jobs.append(feed.run())
+                reread = partial(self._read_anchors, reloader, anchor_urls)
+                jobs += [feed.run(), authorities.run(reread, feed.tell_known)]
             if self._credential is not None:
                 jobs.append(_renewals(self._credential, reloader))
             tasks: list[asyncio.Task[Any]] = [stopped, *(told(asyncio.create_task(job)) for job in jobs)]
@@ -221,7 +225,15 @@ class BrokerServer:
         text = read_policy(self._config.policy_file)
         return text, parse_policy(text, str(self._config.policy_file))
 
-    def _feed(self, engine: Engine, files: CredentialFiles, reloader: Reloader) -> RevocationFeed | None:
+    async def _read_anchors(self, reloader: Reloader, anchor_urls: AnchorUrls) -> None:
+        """Take the anchors as they are now where the operator has them: the looks at files and URLs are far between."""
+        changed = await asyncio.gather(*map(anchor_urls.fetch, anchor_urls.followed))
+        if self._config.watch_files or any(changed):
+            await reloader.reload({Part.TRUST}, quiet=True)
+
+    def _feed(
+        self, engine: Engine, files: CredentialFiles, reloader: Reloader, authorities: IssuingAuthorities
+    ) -> RevocationFeed | None:
         config, clock = self._config, asyncio.get_running_loop().time
         if config.provisioning is None:
             return None
@@ -238,7 +250,7 @@ class BrokerServer:
             return True
 
         known = RevokedServices(config.state_dir)
-        return RevocationFeed(engine, config.provisioning, config.cafile, files, clock, replace_own, known)
+        return RevocationFeed(engine, config.provisioning, config.cafile, files, clock, replace_own, known, authorities)
 
     def _engine(self, admission: Admission, loop: asyncio.AbstractEventLoop, anchor_urls: AnchorUrls) -> Engine:
         engine = Engine(admission, self._config.limits, loop.call_soon, loop.time())

@@ -130,7 +130,7 @@ def create_group(given: GivenRules, connection: Connection, name: Name, as_json:
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     rules = given.asked()
     if "ways" not in rules:
-        raise typer.BadParameter("give --way, or --closed for a group that lets nobody in")
+        raise typer.BadParameter("give --way, or --closed for a group that admits nobody")
 
     async def command(client: EnrolmentOperatorClient) -> None:
         _print(await client.create_group(name, rules), as_json=as_json)
