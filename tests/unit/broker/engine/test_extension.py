@@ -227,6 +227,22 @@ def test_a_will_that_waits_for_an_answer_is_judged_by_the_policy_of_then(broker:
     assert backend.payloads() == [b"meter-2"]
 
 
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_what_a_member_of_a_share_may_not_get_another_gets(broker: MemoryBroker, qos: int) -> None:
+    judge = Judge(broker, "receive")
+    workers = [broker.service("w", client_id=f"w-{number}") for number in range(3)]
+    for worker in workers:
+        worker.subscribe("$share/g/fleet/#", qos=qos)
+    meter = broker.device("meter-1")
+    for number in range(6):
+        meter.send(publication(f"{OWN}/t", b"%d" % number, qos, packet_id=number + 1 if qos else None))
+        judge.answer(lambda question: question[0] != "w-1")
+    got = [worker.payloads() for worker in workers]
+    assert got[1] == []
+    assert sorted(got[0] + got[2]) == [b"%d" % number for number in range(6)]
+    assert (len(got[0]), len(got[2])) == (3, 3)
+
+
 def test_no_more_filters_are_asked_about_than_a_session_may_have() -> None:
     broker = MemoryBroker(max_subscriptions=3)
     judge = Judge(broker, "subscribe")
