@@ -379,9 +379,7 @@ def test_every_refusal_has_its_remedy() -> None:
         (Rules(("a", "b"), ("c",), ("d",), ("e",)), "role.device: publishes a, b; subscribes to d"),
     ],
 )
-def test_the_step_about_the_policy_says_what_sections_allow(
-    admission: Admission, rules: Rules, detail: str
-) -> None:
+def test_the_step_about_the_policy_says_what_sections_allow(admission: Admission, rules: Rules, detail: str) -> None:
     admission.policy = TopicPolicy([Section(Kind.ROLE, "device", rules), Section(Kind.ROLE, "service", Rules(("x",)))])
     (step,) = [each for each in verdict(admission, PKI.certify(METER)).steps if each.name == "policy"]
     assert (step.passed, step.detail) == (True, detail)
