@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.admission.policy import Rules, TopicPolicy
+from broker.admission.policy import Rules
 from broker.admission.refusal import RefusalCode
 from broker.door.packet_watch import PacketWatch
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
@@ -15,6 +15,7 @@ from broker.revocation.enforcement import revoke
 from provisioning.pki.identity import Role
 from tests.support.judge import Judge
 from tests.support.pki import shared_device
+from tests.support.policies import of_roles
 from tests.support.wire import V5, V311, MemoryBroker, connect_packet, publication, will
 
 OWN = "fleet/meters/meter-1"
@@ -221,7 +222,7 @@ def test_a_will_that_waits_for_an_answer_is_judged_by_the_policy_of_then(broker:
     for name in ("meter-1", "meter-2"):
         broker.device(name, will=will(f"fleet/meters/{name}/gone", name.encode())).vanish()
     only = Rules(publish_allow=("fleet/{group}/meter-2/#",))
-    broker.engine.admission.policy = TopicPolicy.of_roles({Role.DEVICE: only, Role.SERVICE: Rules()})
+    broker.engine.admission.policy = of_roles({Role.DEVICE: only, Role.SERVICE: Rules()})
     judge.answer()
     assert backend.payloads() == [b"meter-2"]
 
