@@ -5,11 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, case, func, select
+from sqlalchemy import ColumnElement, case, func, or_, select
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation import RevocationReason
-from provisioning.store.certificates import CertificateState, StoredCertificate, from_row, selected
+from provisioning.store.certificates import (
+    ENDED_ABOVE,
+    NOT_ENDED_ABOVE,
+    CertificateState,
+    StoredCertificate,
+    from_row,
+    selected,
+    with_ends_above,
+)
 from provisioning.store.tables import certificates, devices, revocations
 
 
@@ -47,12 +55,12 @@ class CertificateSearch:
 
 
 def _in_state(state: CertificateState, now: datetime) -> ColumnElement[bool]:
-    unrevoked = revocations.c.sequence.is_(None)
+    unrevoked = revocations.c.sequence.is_(None) & NOT_ENDED_ABOVE
     match state:
-        case CertificateState.REVOKED:
-            return revocations.c.reason != RevocationReason.CERTIFICATE_HOLD.value  # NULL is not different.
+        case CertificateState.REVOKED:  # Of NULL it is not known whether it is different.
+            return or_(revocations.c.reason != RevocationReason.CERTIFICATE_HOLD.value, ENDED_ABOVE)
         case CertificateState.SUSPENDED:
-            return revocations.c.reason == RevocationReason.CERTIFICATE_HOLD.value
+            return (revocations.c.reason == RevocationReason.CERTIFICATE_HOLD.value) & NOT_ENDED_ABOVE
         case CertificateState.ACTIVE:
             return unrevoked & (certificates.c.not_after > now)
         case CertificateState.EXPIRED:
@@ -78,7 +86,7 @@ def count(
         else_=CertificateState.EXPIRED.value,
     )
     conditions = () if search is None else search.conditions(now)
-    source = certificates.join(devices).outerjoin(revocations)
+    source = with_ends_above(certificates.join(devices).outerjoin(revocations))
     statement = select(state, func.count()).select_from(source).where(*conditions).group_by(state)
     found = {CertificateState(name): number for name, number in connection.execute(statement)}
     return {state: found.get(state, 0) for state in CertificateState}
