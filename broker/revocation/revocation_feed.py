@@ -12,7 +12,8 @@ Rules
    the feed names his certificate.
 6. A server whose certificate is revoked, or a CA's above it, is not the service: whoever has copied its key, or has
    that of a CA that is revoked, would say for ever that nobody is. That is known at the start, too
-   (`broker.revocation.revoked_services`).
+   (`broker.revocation.revoked_services`). A broker that has never read a feed to its end knows of none: until it has,
+   the service has to prove that its certificate is not revoked.
 7. A service that refuses because the broker's own certificate is revoked, or has ended, is asked again at once with
    another one, if there is one to be had.
 """
@@ -118,7 +119,13 @@ class RevocationFeed:
         self._taken = 0
         history, after = self._engine.history, self._after
         events = follow(
-            self._url, self._anchors, self._credential, self._after, mark=self._mark, refuse=self._refuse_server
+            self._url,
+            self._anchors,
+            self._credential,
+            self._after,
+            mark=self._mark,
+            refuse=self._refuse_server,
+            proven=not self._revoked_services.has_followed,
         )
         turn_ends = 0.0
         async with contextlib.aclosing(events):
@@ -137,6 +144,7 @@ class RevocationFeed:
                         history.told("feed current", code="FEED_CURRENT", **facts)
                         self._lost = False
                         self._history_read = True
+                        await self._revoked_services.followed()
                     self._engine.admission.status.freshness.current(now)
                     self.current.set()
                 elif isinstance(event, ReleaseEvent):
