@@ -199,17 +199,23 @@ def client_context(
     *,
     allow_tls12: bool = False,
     classic_key_exchange: bool = False,
+    caller_checks_dates: bool = False,
 ) -> ssl.SSLContext:
     """Return a client's context that verifies the server's certificate and name against *anchors* alone.
 
     *classic_key_exchange* offers X25519 alone, as a small device does: the hybrid key share that OpenSSL offers by
     default (X25519MLKEM768) costs a client 0.2 ms, and 8 KB for as long as the connection lives.
+
+    *caller_checks_dates* lets certificates through that have expired or have not begun: for a caller that does not know
+    yet what time it is, and judges the path when it does (`provisioning.client.service_time`).
     Raises `TlsConfigurationError`.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _restrict(context, allow_tls12=allow_tls12)
     if classic_key_exchange:
         context.set_ecdh_curve("X25519")
+    if caller_checks_dates:
+        context.verify_flags |= _NO_CHECK_TIME
     _load_anchors(context, anchors)
     if credential is not None:
         credential.load_into(context)
