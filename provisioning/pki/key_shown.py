@@ -69,8 +69,9 @@ def shown_at(session: int) -> float:
 
 def bound_tickets(context: ssl.SSLContext) -> None:
     """Have a server's *context* take no ticket that holds a session whose client has not shown its key for a day."""
-    if _ISSUE is not None and _TAKE is not None:
-        library.SSL_CTX_set_session_ticket_cb(address_of_context(context), _ISSUE, _TAKE, None)
+    address = address_of_context(context)
+    if address and _ISSUE is not None and _TAKE is not None:
+        library.SSL_CTX_set_session_ticket_cb(address, _ISSUE, _TAKE, None)
 
 
 def _issue(session: int, _argument: int | None) -> int:
