@@ -418,6 +418,7 @@ def test_a_broker_that_has_heard_of_nobody_believes_a_service_that_proves_that_i
             async with impostor(CredentialPem(b"".join(files)), anchors, port=port) as (_, heard):
                 broker.launch()
                 await asyncio.to_thread(wait_until, lambda: len(broker.events("FEED_LOST")) > 1, "it is led there")
+                await asyncio.to_thread(broker.stop)  # Before its connections' loop ends.
                 assert not any(heard), "it is asked for nothing"
 
         asyncio.run(pose())
