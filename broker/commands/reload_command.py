@@ -38,9 +38,9 @@ def reload(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Read certificate, trust anchors, policy and limits anew, as SIGHUP does.
+    """Reload certificate, trust anchors, policy and limits, as SIGHUP does.
 
-    What cannot be used is refused, and the old one stays: exit code 1.
+    A part that cannot be used is refused, and the old one stays: exit code 1.
     """
     if not dry_run and (policy is not None or anchors is not None):
         _fail("--policy and --anchors: only with --dry-run; a reload takes the broker's own files")

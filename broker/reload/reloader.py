@@ -162,8 +162,12 @@ def _put_right(each: PartReport) -> PartReport:
 
 
 async def keep_current(reloader: Reloader, hangup: asyncio.Event, *, watch_files: bool) -> None:
-    """Reload whenever *hangup* is set, and, with *watch_files*, when a file has changed. Runs until it is cancelled."""
-    watch = FileWatch(reloader.files())
+    """Reload whenever *hangup* is set, and, with *watch_files*, when a file has changed. Runs until it is cancelled.
+
+    With *watch_files*, once to begin with, too: that costs a look into each file, and what was changed while the broker
+    was starting counts.
+    """
+    watch = FileWatch(())  # What was read at the start may be older than what is there at the first look.
     while True:
         try:
             async with asyncio.timeout(_LOOK_SECONDS):

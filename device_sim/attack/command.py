@@ -19,18 +19,18 @@ NameOption = Annotated[
     str | None,
     typer.Option(
         "--server-name",
-        help="The name that the broker's certificate bears (default: that of --broker; of an address, localhost).",
+        help="The name in the broker's certificate (default: that of --broker; for an address, localhost).",
         show_default=False,
     ),
 ]
 CafileOption = Annotated[Path | None, typer.Option("--cafile", help="Trust anchors for its certificate, PEM.")]
-CaCertOption = Annotated[Path | None, typer.Option("--ca-cert", help="The CA whose devices it lets in, PEM.")]
+CaCertOption = Annotated[Path | None, typer.Option("--ca-cert", help="The CA whose devices it admits, PEM.")]
 CaKeyOption = Annotated[Path | None, typer.Option("--ca-key", help="That CA's key, PEM, unencrypted.")]
 ProvisioningOption = Annotated[
     str | None,
     typer.Option(
         "--provisioning",
-        help="Its provisioning service, https://…: devices of the attack's own are enrolled there, and revoked.",
+        help="Its provisioning service, https://…: the attack enrols its own devices there, and revokes them.",
         show_default=False,
     ),
 ]
@@ -42,12 +42,12 @@ CapabilitiesOption = Annotated[
     Path | None,
     typer.Option(
         "--capabilities",
-        help="What the broker claims, TOML; else everything, or with --provisioning what a Fleetgate does.",
+        help="What the broker supports, TOML (default: everything, or with --provisioning what a Fleetgate does).",
     ),
 ]
 OnlyOption = Annotated[
     list[str] | None,
-    typer.Option("--only", help="Only these cases: numbers, names, patterns; repeat or join by ','."),
+    typer.Option("--only", help="Only these cases: numbers, names, patterns; repeatable, or comma-separated."),
 ]
 ListOption = Annotated[bool, typer.Option("--list", help="Show the cases and try none.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the outcomes to this JSON file.")]
@@ -72,9 +72,9 @@ def attack(
     json: JsonOption = None,
     junit: JunitOption = None,
 ) -> None:
-    """Try every way in that a bad device has, and judge how each is refused.
+    """Try what a malicious device can do, and check how each attempt is refused.
 
-    Exit code 4: one failed; 3: none did, and one could not be judged on this machine; 1: none tried.
+    Exit code 4: a case failed; 3: none failed, and one could not be judged on this machine; 1: none was tried.
     """
     with late_imports():
         from device_sim.attack.attacking import judge
@@ -105,9 +105,9 @@ def revocation(
     json: JsonOption = None,
     junit: JunitOption = None,
 ) -> None:
-    """Try every way around a revocation, and judge whether it holds.
+    """Try to circumvent a revocation in every way, and check that it holds.
 
-    Exit code 4: one failed; 3: none did, and one could not be judged on this machine; 1: none tried.
+    Exit code 4: a case failed; 3: none failed, and one could not be judged on this machine; 1: none was tried.
     """
     with late_imports():
         from device_sim.attack.attacking import judge
@@ -138,9 +138,9 @@ def delivery(
     json: JsonOption = None,
     junit: JunitOption = None,
 ) -> None:
-    """Try what a broker owes to good devices: wills, quotas, exactly once, expiry, retained messages.
+    """Test delivery guarantees: wills, quotas, exactly once, expiry, retained messages.
 
-    Exit code 99: one failed; 3: none did, and one could not be judged on this machine; 1: none tried.
+    Exit code 99: a case failed; 3: none failed, and one could not be judged on this machine; 1: none was tried.
     """
     with late_imports():
         from device_sim.attack.attacking import judge

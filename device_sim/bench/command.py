@@ -13,7 +13,7 @@ from device_sim.link.driver import Driver
 from provisioning.program.command_group import command_group
 
 bench = command_group(
-    help="Benchmark a broker over TLS: conn, pub, sub. Clients have keys of their own (--fleet), or one for all."
+    help="Benchmark a broker over TLS: conn, pub, sub. Each client has its own key (--fleet), or all share one."
 )
 
 Host = Annotated[
@@ -88,7 +88,7 @@ def pub(
     cert: CertFile = None, key: KeyFile = None, server_name: ServerName = None, driver: WhichDriver = Driver.LIGHT,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """Connect and publish; a client that is late skips, and that is counted.
+    """Connect and publish; a late client skips messages, which is counted.
 
     \b
     Example:
@@ -115,7 +115,7 @@ def sub(
     ca: CaFile = None, cert: CertFile = None, key: KeyFile = None, server_name: ServerName = None,
     driver: WhichDriver = Driver.LIGHT, as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """Connect and subscribe; messages of `bench pub` on this machine tell how long they took.
+    """Connect and subscribe; measures the latency of messages of `bench pub` on this machine.
 
     \b
     Example:

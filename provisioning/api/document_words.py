@@ -167,7 +167,7 @@ PARAMETERS: Final = {
     "mark": "What the event `after` said of itself; 409 if there is another one now, as a store was restored.",
     "name": "The name.",
     "number": "The number.",
-    "renumbered": "The manufacturer numbers its lists anew: the number may be lower.",
+    "renumbered": "The manufacturer restarts its CRL numbers: the number may be lower.",
     "serial": "Serial number, hexadecimal.",
     "sha256": "SHA-256 of the list, hexadecimal.",
     "state": "Only in this state.",

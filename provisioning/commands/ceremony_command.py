@@ -41,12 +41,8 @@ PinFile = Annotated[
         help="File with the PIN of the token with the CA keys; or set FLEET_PROVISIONING_PKCS11_PIN.",
     ),
 ]
-Witness = Annotated[
-    list[str] | None, typer.Option(help="Who watches the ceremony; repeat it. Goes into the transcript.")
-]
-Another = Annotated[
-    bool, typer.Option("--another", help="Make it although the one before it has not taken its place yet.")
-]
+Witness = Annotated[list[str] | None, typer.Option(help="A witness of the ceremony, for the transcript; repeatable.")]
+Another = Annotated[bool, typer.Option("--another", help="Create it although the previous one is not active yet.")]
 Output = Annotated[Path, typer.Option(help="Where to write it; an existing file is not overwritten.")]
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient
     from provisioning.client.operator_answers import IssuedCertificate
 
-certificate_app = command_group(help="See which certificates were issued.")
+certificate_app = command_group(help="List, count and export certificates.")
 
 
 class ExportFormat(StrEnum):
@@ -57,13 +57,13 @@ ExpiresFrom = Annotated[
     typer.Option(
         metavar="TIME",
         parser=moment,
-        help="Ending at this time or later, in UTC: 2027-01-05, or 2027-01-05T08:00:00.",
+        help="Expiring at this time or later, in UTC: 2027-01-05, or 2027-01-05T08:00:00.",
         show_default=False,
     ),
 ]
 ExpiresBefore = Annotated[
     datetime | None,
-    typer.Option(metavar="TIME", parser=moment, help="Ending before this time, in UTC.", show_default=False),
+    typer.Option(metavar="TIME", parser=moment, help="Expiring before this time, in UTC.", show_default=False),
 ]
 
 
@@ -103,7 +103,7 @@ def expiring(
     group: Group = None,
     as_json: Json = False,
 ) -> None:
-    """List certificates that are good now and end soon, the next to end first.
+    """List valid certificates that expire soon, the next to expire first.
 
     The service's own are left out: it renews them itself.
 
@@ -169,7 +169,7 @@ def export(
     expires_before: ExpiresBefore = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """Write every certificate that fits to stdout, page by page, as CSV or as JSON, one object a line.
+    """Write every matching certificate to stdout, page by page, as CSV or as JSON, one object per line.
 
     \b
     Example:

@@ -19,18 +19,18 @@ WAYS: Final = ("token", "claim", "manufacturer", "listed", "approval", "webhook"
 NewKey = Literal["refuse", "approve", "replace"]
 """As the service calls them. Who calls it by these commands does not wait for the library of its database."""
 
-group_app = command_group(help="Say which ways lead into a group of devices.")
+group_app = command_group(help="Configure enrolment groups: how devices may enrol.")
 
 Name = Annotated[str, typer.Argument(help="The group's name, which is also its EST label.")]
 Ways = Annotated[
     list[str] | None,
     typer.Option(
         "--way",
-        help=f"A way to be let in ({', '.join(WAYS)}), or several that are needed together (a+b); repeat it.",
+        help=f"A way to enrol ({', '.join(WAYS)}), or several that are all needed (a+b); repeatable.",
         show_default=False,
     ),
 ]
-Closed = Annotated[bool, typer.Option("--closed", help="No way: nobody new is let in.")]
+Closed = Annotated[bool, typer.Option("--closed", help="No way: no new device is admitted.")]
 ProfileOption = Annotated[
     str | None, typer.Option("--profile", help="Certificate profile (at first device).", show_default=False)
 ]
@@ -57,7 +57,9 @@ SameKey = Annotated[
 ]
 NewKeyOption = Annotated[
     NewKey | None,
-    typer.Option("--new-key", help="When a device comes back with another key (at first refuse).", show_default=False),
+    typer.Option(
+        "--new-key", help="When a device enrols again with another key (at first refuse).", show_default=False
+    ),
 ]
 
 ServerKeys = Annotated[
@@ -73,13 +75,13 @@ Grace = Annotated[
     typer.Option(
         metavar="TIME",
         parser=span,
-        help="How long after its end a certificate may still be renewed: 7d, or seconds (at first 0).",
+        help="How long after its expiry a certificate may still be renewed: 7d, or seconds (at first 0).",
         show_default=False,
     ),
 ]
 WebhookUrl = Annotated[
     str | None,
-    typer.Option(help="Whom the way webhook asks: https://…, or http:// on this machine.", show_default=False),
+    typer.Option(help="URL that the way webhook asks: https://…, or http:// on this machine.", show_default=False),
 ]
 WebhookTimeout = Annotated[
     int | None, typer.Option(min=1, help="Seconds until it must have answered (at first 5).", show_default=False)
@@ -90,7 +92,7 @@ IssuingLine = Annotated[
 ]
 CertificatesPerMinute = Annotated[
     int | None,
-    typer.Option(min=0, help="How many certificates its devices get in a minute; 0 for no limit.", show_default=False),
+    typer.Option(min=0, help="How many certificates its devices get per minute; 0 for no limit.", show_default=False),
 ]
 
 
@@ -115,7 +117,7 @@ def create_group(
     issuing_line: IssuingLine = None,
     as_json: Json = False,
 ) -> None:
-    """Make an enrolment group. A group that is not made lets devices in by token.
+    """Create an enrolment group. A group that was not created admits devices by token.
 
     \b
     Example:
@@ -167,7 +169,7 @@ def change_group(
     issuing_line: IssuingLine = None,
     as_json: Json = False,
 ) -> None:
-    """Change rules of a group, for what is decided from now on. What is not given stays as it is.
+    """Change a group's rules for future decisions. Rules that are not given stay as they are.
 
     \b
     Example:
@@ -204,7 +206,7 @@ def list_groups(
     connection: Connection,
     as_json: Json = False,
 ) -> None:
-    """List the groups that were made, in order of name.
+    """List the groups that were created, by name.
 
     \b
     Example:

@@ -59,12 +59,12 @@ def revoke(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Revoke devices or certificates, finally. Live sessions are closed at once, the CRL follows.
+    """Revoke devices or certificates, finally. Open sessions are closed at once, the CRL follows.
 
-    A file or a group is revoked in steps of five hundred, each of them whole or, if it names somebody unknown, not at
-    all; what is revoked is printed after each. Running it again does no harm: who is revoked stays so, with the first
-    date and reason; only keyCompromise takes another reason's place, the date stays. A group that still lets devices in
-    is closed first: group set, with the ways that are to be left.
+    A file or a group is revoked in steps of five hundred; a step is done completely or, if it names an unknown
+    device, not at all; what was revoked is printed after each. Repeating it is harmless: what is revoked keeps its
+    first date and reason; only keyCompromise replaces another reason, the date stays. If a group still admits
+    devices, close it first, or leave it only the ways it is to keep: group set.
 
     \b
     Example:
@@ -108,10 +108,10 @@ def suspend(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Suspend devices or certificates until they are resumed. Live sessions are closed at once.
+    """Suspend devices or certificates until they are resumed. Open sessions are closed at once.
 
-    A file or a group is suspended in steps of five hundred, each of them whole: who cannot be suspended is named, and
-    the others are. Again does no harm.
+    A file or a group is suspended in steps of five hundred, each done completely: devices that cannot be suspended
+    are reported, the others are suspended. Repeating it is harmless.
 
     \b
     Example:
@@ -141,9 +141,9 @@ def resume(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """End a suspension, or those of many devices: the certificates are good again.
+    """End the suspension of devices or certificates: the certificates are valid again.
 
-    Of a group, those devices are resumed that are suspended as a whole.
+    In a group, only devices suspended as a whole are resumed.
 
     \b
     Example:
@@ -177,17 +177,17 @@ def resume(
 def decommission(
     connection: Connection,
     device: Annotated[
-        list[str] | None, typer.Option("--device", help="The device; repeat it.", show_default=False)
+        list[str] | None, typer.Option("--device", help="The device; repeatable.", show_default=False)
     ] = None,
     devices_file: DevicesFile = None,
     group: Group = None,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Revoke devices for ever: their names never get a certificate again.
+    """Revoke devices permanently: their names never get a certificate again.
 
-    A file or a group is done in steps of five hundred, each of them whole: who cannot be decommissioned is named, and
-    the others are. Again does no harm.
+    A file or a group is done in steps of five hundred, each done completely: devices that cannot be decommissioned
+    are reported, the others are decommissioned. Repeating it is harmless.
 
     \b
     Example:

@@ -33,7 +33,7 @@ from provisioning.program.given_file import LIST_BYTES, contents_of, lines_of
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
 
-listed_app = command_group(help="Say which devices a group expects.")
+listed_app = command_group(help="Register the devices that a group expects.")
 
 _BATCH: Final = 1000
 _COLUMNS: Final = {"name", "key_sha256"}
@@ -49,9 +49,9 @@ def import_devices(
     file: Annotated[Path, typer.Option(help="CSV file with the columns name and, if keys are known, key_sha256.")],
     as_json: Json = False,
 ) -> None:
-    """Put the devices of a CSV file on a group's list. Lines that are wrong are named, the others are imported.
+    """Add the devices of a CSV file to a group's list. Invalid lines are reported, the others are imported.
 
-    Running it again does no harm: a device that is on the list takes the key of its newest line.
+    Repeating it is harmless: a device on the list gets the key of its newest line.
 
     \b
     Example:

@@ -27,20 +27,23 @@ if TYPE_CHECKING:
 
 # Lists, though one is usual: of an option that takes one, a second takes the first's place without a word.
 Devices = Annotated[
-    list[str] | None, typer.Option("--device", help="All certificates of this device; repeat it.", show_default=False)
+    list[str] | None, typer.Option("--device", help="All certificates of this device; repeatable.", show_default=False)
 ]
 Serials = Annotated[
-    list[str] | None, typer.Option("--serial", help="This certificate (hexadecimal); repeat it.", show_default=False)
+    list[str] | None, typer.Option("--serial", help="This certificate (hexadecimal); repeatable.", show_default=False)
 ]
 DevicesFile = Annotated[
-    Path | None, typer.Option(help="The devices in this file, a name a line; - is standard input.", show_default=False)
+    Path | None,
+    typer.Option(help="The devices in this file, one name per line; - is standard input.", show_default=False),
 ]
 SerialsFile = Annotated[
     Path | None,
-    typer.Option(help="The certificates in this file, a serial a line; - is standard input.", show_default=False),
+    typer.Option(
+        help="The certificates in this file, one serial number per line; - is standard input.", show_default=False
+    ),
 ]
 Group = Annotated[str | None, typer.Option(help="All devices of this group; asks first.", show_default=False)]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before it is done to a group.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before changing a group.")]
 
 
 @dataclass(frozen=True, slots=True)

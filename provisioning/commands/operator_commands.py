@@ -33,7 +33,7 @@ from provisioning.program.command_group import command_group
 if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient
 
-device_app = command_group(help="See which devices have certificates.")
+device_app = command_group(help="List devices and their certificates.")
 
 Group = Annotated[str | None, typer.Option(help="Group.", show_default=False)]
 
@@ -51,7 +51,7 @@ def list_devices(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List devices in order of name: what was decided of each, and whether it has a certificate that is good.
+    """List devices by name: the state of each, and whether it has a valid certificate.
 
     \b
     Example:
@@ -119,7 +119,7 @@ def status(
     connection: Connection,
     as_json: Json = False,
 ) -> None:
-    """Count devices, certificates and open tokens, and say how fresh the CRLs are.
+    """Count devices, certificates and open tokens, and show the age of the CRLs.
 
     \b
     Example:

@@ -51,7 +51,7 @@ Directory = Annotated[
 Url = Annotated[
     str | None,
     typer.Option(
-        help="Where the service is (default: where that of DIR runs, or its configured port).", show_default=False
+        help="URL of the service (default: the running service of DIR, or its configured port).", show_default=False
     ),
 ]
 CaFile = Annotated[
@@ -221,7 +221,7 @@ InvalidityDate = Annotated[
     typer.Option(
         metavar="TIME",
         parser=moment,
-        help="Since when it is known or suspected not to be trusted, in UTC: 2027-01-05T08:00:00.",
+        help="Since when the key is known or suspected to be compromised, in UTC: 2027-01-05T08:00:00.",
         show_default=False,
     ),
 ]

@@ -77,6 +77,18 @@ class Judge:
     def ask_publish(self, session: Session, topic: str, receivers: Sequence[Subscriber]) -> Inquiry | None:
         return self._ask([(session.client_id, Action.PUBLISH, topic), *self._receiving(topic, receivers)])
 
+    def ask_will(self, session: Session, topic: str, receivers: Sequence[Subscriber]) -> Inquiry | None:
+        asked, will = self.ask_publish(session, topic, receivers), Inquiry()
+
+        def known(now: float) -> None:
+            will.answer(REFUSED if self.refusal(session, Action.PUBLISH, topic) else None, now)
+
+        if asked is None:
+            known(self._broker.now)
+        else:
+            asked.when_done(known)
+        return will
+
     def ask_receivers(self, topic: bytes, receivers: Sequence[Subscriber]) -> Inquiry | None:
         return self._ask(self._receiving(topic.decode(), receivers))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from broker.admission.policy import Rules, TopicPolicy
 from broker.admission.refusal import RefusalCode
 from broker.door.packet_watch import PacketWatch
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
@@ -11,6 +12,7 @@ from broker.mqtt.connect import Connack
 from broker.mqtt.message import Message
 from broker.mqtt.packets import Pingreq, Pingresp, Puback, Suback, Subscribe, SubscriptionRequest
 from broker.revocation.enforcement import revoke
+from provisioning.pki.identity import Role
 from tests.support.judge import Judge
 from tests.support.pki import shared_device
 from tests.support.wire import V5, V311, MemoryBroker, connect_packet, publication, will
@@ -198,6 +200,29 @@ def test_a_will_that_may_not_be_published_is_not(broker: MemoryBroker, delay: in
     broker.advance(delay + 2)
     assert backend.payloads() == []
     judge.answer(lambda question: question[0] == "meter-2")
+    assert backend.payloads() == [b"meter-2"]
+
+
+def test_a_will_goes_with_the_certificate_though_it_waits_for_an_answer(broker: MemoryBroker) -> None:
+    judge = Judge(broker, "publish")
+    backend = broker.service()
+    backend.subscribe("fleet/#")
+    for name in ("meter-1", "meter-2"):
+        broker.device(name, will=will(f"fleet/meters/{name}/gone", name.encode())).vanish()
+    revoke(broker.engine, shared_device("meter-1").revocation, broker.now)
+    judge.answer()
+    assert backend.payloads() == [b"meter-2"]
+
+
+def test_a_will_that_waits_for_an_answer_is_judged_by_the_policy_of_then(broker: MemoryBroker) -> None:
+    judge = Judge(broker, "publish")
+    backend = broker.service()
+    backend.subscribe("fleet/#")
+    for name in ("meter-1", "meter-2"):
+        broker.device(name, will=will(f"fleet/meters/{name}/gone", name.encode())).vanish()
+    only = Rules(publish_allow=("fleet/{group}/meter-2/#",))
+    broker.engine.admission.policy = TopicPolicy.of_roles({Role.DEVICE: only, Role.SERVICE: Rules()})
+    judge.answer()
     assert backend.payloads() == [b"meter-2"]
 
 
