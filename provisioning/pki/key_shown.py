@@ -84,10 +84,10 @@ def _issue(session: int, _argument: int | None) -> int:
     return 1
 
 
-def _take(_session: int, held: int, _name: int, _size: int, status: int, _argument: int | None) -> int:
-    """Say whether the session in a ticket is resumed: not if it could not be read, as without this."""
+def _take(_session: int, held: int | None, _name: int | None, _size: int, status: int, _argument: int | None) -> int:
+    """Say whether the session in a ticket is resumed: not if it could not be read, or there is none, as without this."""
     try:
-        if status in (_DECRYPTED, _DECRYPTED_AND_OLD) and is_recent(held, time.time()):
+        if held and status in (_DECRYPTED, _DECRYPTED_AND_OLD) and is_recent(held, time.time()):
             return _USE if status == _DECRYPTED else _USE_AND_RENEW
     except BaseException:  # noqa: BLE001, S110 - nothing can be raised through OpenSSL
         pass
