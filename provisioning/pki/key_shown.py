@@ -85,7 +85,7 @@ def _issue(session: int, _argument: int | None) -> int:
 
 
 def _take(_session: int, held: int | None, _name: int | None, _size: int, status: int, _argument: int | None) -> int:
-    """Say whether the session in a ticket is resumed: not if it could not be read, or there is none, as without this."""
+    """Say whether the session in a ticket is resumed: not if there is none, or it cannot be read, as without this."""
     try:
         if held and status in (_DECRYPTED, _DECRYPTED_AND_OLD) and is_recent(held, time.time()):
             return _USE if status == _DECRYPTED else _USE_AND_RENEW
