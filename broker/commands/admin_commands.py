@@ -98,7 +98,7 @@ def subscriptions(
         typer.Argument(help="Client identifier, device, serial number or address.", show_default=False),
     ] = None,
     topic: Annotated[
-        str | None, typer.Option(help="Only what matches this topic: who would get a message.", show_default=False)
+        str | None, typer.Option(help="Only those that match this topic: who would get a message.", show_default=False)
     ] = None,
     group: Group = None,
     limit: Annotated[

@@ -20,8 +20,8 @@ from provisioning.program.printable import LAID_OUT, printable
 
 _SET_IN = 4
 _ABOUT_TLS = (
-    "what to do: whom TLS refuses, for a certificate that has ended say, has named nobody: ask about its address, or "
-    "what would happen to its certificate: fleet-broker check FILE"
+    "what to do: a client that TLS refuses, for example for an expired certificate, has proved no identity: ask about "
+    "its address, or what would happen to its certificate: fleet-broker check FILE"
 )
 _MARKS = {True: "ok", False: "NO", None: "?"}
 

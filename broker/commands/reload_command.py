@@ -20,7 +20,9 @@ def reload(
     parts: Annotated[
         list[Part] | None, typer.Argument(help="certificate, trust, policy, limits (default: all).", show_default=False)
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen, and to whom.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would happen, and to which clients.")
+    ] = False,
     policy: Annotated[
         Path | None,
         typer.Option(help="With --dry-run: a policy file to try instead of the broker's.", show_default=False),

@@ -132,13 +132,15 @@ async def take_list(
     administration: Administration,
     *,
     renumbered: bool = False,
+    fewer: bool = False,
 ) -> dict[str, Any]:
     """Take a manufacturer's CRL: whom it names is not let in. 201 if it is new, 200 if it is in use already.
 
-    It is later than the one in use, by thisUpdate, and its number not lower unless *renumbered*.
+    It is later than the one in use, by thisUpdate, and its number not lower unless *renumbered*. One that names much
+    less than that is taken only if *fewer*.
     """
     taken = await administration.manufacturer_lists.take(
-        name, await request.body(), by=operator.device.name, renumbered=renumbered
+        name, await request.body(), by=operator.device.name, renumbered=renumbered, fewer=fewer
     )
     if not taken.changed:
         response.status_code = HTTPStatus.OK

@@ -23,9 +23,9 @@ from provisioning.commands.ceremony_command import (
     Output,
     ceremonial,
     ceremonial_without_keys,
+    look_into_store,
     now,
     read_file,
-    with_store,
 )
 from provisioning.commands.new_file import expect_new, write_new
 from provisioning.commands.service_command import (
@@ -68,7 +68,7 @@ def list_authorities(directory: Directory = None, as_json: Json = False) -> None
     from provisioning.store import authorities
     from provisioning.store.authorities import AuthorityKind
 
-    settings, found = with_store(directory, {}, lambda database: database.read(authorities.every), looks=True)
+    settings, found = look_into_store(directory, lambda database: database.read(authorities.every))
     places = SignerPlaces(AuthorityFiles(settings.directory), settings)
     rows = [
         {
@@ -187,6 +187,10 @@ def activate(
     without_waiting: Annotated[
         bool, typer.Option("--without-waiting", help="Do not give relying parties a day to fetch the bundle.")
     ] = False,
+    despite_brokers: Annotated[
+        bool,
+        typer.Option("--despite-brokers", help="Although brokers say that they would refuse who comes under it."),
+    ] = False,
 ) -> None:
     """Let the announced CA issue from now on. The previous one still publishes revocations of what it has issued.
 
@@ -196,7 +200,10 @@ def activate(
     """  # noqa: D301
 
     async def work(life: AuthorityLife) -> Facts:
-        chosen = await life.activate(name, waiting=not without_waiting)
+        chosen, doubts = await life.activate(name, waiting=not without_waiting, despite_brokers=despite_brokers)
+        for each in doubts:
+            what = f"has not said whether it knows {chosen}" if each.known is None else f"does not know {chosen}"
+            life.transcript.say(f"Broker {each.broker} {what}; heard of last at {shown_time(each.said_at)}.")
         life.transcript.say(f"{chosen} issues from now on; running services hear of it within seconds.")
         return {"name": chosen, "state": "active"}
 
@@ -296,7 +303,7 @@ def revoke(
         with _noted(problems, "ca restore-operator certifies him when that is mended"):
             if renewed := await revocation.renew_operator(begun):
                 life.transcript.say("The first operator (admin) has a new certificate in operator.crt.")
-        with _noted(problems, "the running service goes on with its certificates, or ca revoke, asked again"):
+        with _noted(problems, "the running service continues with its certificates, or ca revoke, run again"):
             affected += await revocation.finish(begun)
             life.transcript.say(f"{counted(len(affected), 'certificate')} with it:")
         for each in affected:
@@ -334,7 +341,7 @@ def restore_operator(
         await operator_restoration.restore_operator(life, name)
         certificate = read_certificate(life.files.certificate(OPERATOR))
         life.transcript.say(f"{name} is an admin, with a new key and certificate in operator.key and operator.crt.")
-        life.transcript.say("What he had before stays good until its end, or until it is revoked: revoke --serial")
+        life.transcript.say("Earlier certificates stay valid until they expire or are revoked: revoke --serial")
         return {"name": name, "serial": f"{certificate.serial_number:x}"}
 
     ceremony.hold("ca restore-operator", work)
@@ -354,11 +361,8 @@ def verify_transcript(
     from provisioning.store import audit
 
     digest = digest_of(read_file(transcript))
-    _, entry = with_store(
-        directory,
-        {},
-        lambda database: database.read(lambda connection: audit.ceremony_of(connection, digest)),
-        looks=True,
+    _, entry = look_into_store(
+        directory, lambda database: database.read(lambda connection: audit.ceremony_of(connection, digest))
     )
     if entry is None:
         raise fail(f"no entry of the audit log vouches for {transcript}: it was changed, or belongs to another fleet")

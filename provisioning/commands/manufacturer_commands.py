@@ -134,6 +134,9 @@ def give_list(
     renumbered: Annotated[
         bool, typer.Option("--renumbered", help="The manufacturer restarts its CRL numbers: the number may be lower.")
     ] = False,
+    fewer: Annotated[
+        bool, typer.Option("--fewer", help="It may name however few of those that the one before named.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Import a manufacturer's newest CRL: devices with a listed certificate cannot enrol.
@@ -148,7 +151,7 @@ def give_list(
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
 
     async def command(client: EnrolmentOperatorClient) -> None:
-        taken = await client.take_list(name, contents_of(file, PEM_BYTES), renumbered=renumbered)
+        taken = await client.take_list(name, contents_of(file, PEM_BYTES), renumbered=renumbered, fewer=fewer)
         if as_json:
             print_json(taken)
             return

@@ -141,6 +141,10 @@ def _status_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         numbers = found[what].items()
         yield what, ", ".join(f"{number} {state}{_of_these(found, what, state)}" for state, number in numbers)
     yield "feed", f"at {found['feed']['sequence']}, {counted(found['feed']['subscribers'], 'follower')}"
+    for each in found.get("unknown_authorities", ()):
+        said_at = shown_time(datetime.fromisoformat(each["said_at"]))
+        what = f"not believed by {each['broker']}, as of {said_at}: its cafile is of before; docs/ca-life.md"
+        yield f"{each['state']} {each['authority']}", what
     for name, crl in found["crls"].items():
         lapses = shown_time(datetime.fromisoformat(crl["next_update"]))
         yield f"CRL {name}", f"number {crl['number']}, {counted(crl['entries'], 'entry', 'entries')}, lapses {lapses}"
