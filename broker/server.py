@@ -40,12 +40,14 @@ from broker.loop_lag import measure_lag
 from broker.own_certificate import CredentialError, NotToday, OwnCertificate, own_trust_domain
 from broker.plugins.none import NoPlugins
 from broker.recovery import recover
+from broker.reload.file_watch import FileWatch
 from broker.reload.parts import (
     Reloadable,
     ReloadedCertificate,
     ReloadedLimits,
     ReloadedPolicy,
     describe_certificate,
+    files_of,
 )
 from broker.reload.policy_change import enforce_at_start
 from broker.reload.reloader import Reloader, keep_current
@@ -114,6 +116,8 @@ class BrokerServer:
         self._ending = ending
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
+        self._watch: FileWatch | None = None
+        """What the files looked like before any of them was read; None: they are not watched."""
         self._credential: BrokerCredential | None = None
         self._no_token: str | None = None
         """Whether the log has been told that the token's file is not there."""
@@ -128,6 +132,8 @@ class BrokerServer:
         loop = asyncio.get_running_loop()
         self._heed_signals(loop)
         state_directory.enter(self._config)
+        if self._config.watch_files:
+            self._watch = FileWatch(files_of(self._config, self._settings_file))
         policy_text, policy = self._policy()
         anchor_urls = AnchorUrls(self._config)
         try:
@@ -192,7 +198,7 @@ class BrokerServer:
                 staple.run(),
                 anchor_urls.run(partial(reloader.reload, {Part.TRUST}, quiet=True)),
                 self._plugins.run(),
-                keep_current(reloader, self._hangup, watch_files=self._config.watch_files),
+                keep_current(reloader, self._hangup, self._watch),
                 announce(self._config, engine, listeners, feed, lists, staple, others),
             ]
             if feed is not None:

@@ -23,9 +23,9 @@ from provisioning.commands.ceremony_command import (
     Output,
     ceremonial,
     ceremonial_without_keys,
+    look_into_store,
     now,
     read_file,
-    with_store,
 )
 from provisioning.commands.new_file import expect_new, write_new
 from provisioning.commands.service_command import (
@@ -68,7 +68,7 @@ def list_authorities(directory: Directory = None, as_json: Json = False) -> None
     from provisioning.store import authorities
     from provisioning.store.authorities import AuthorityKind
 
-    settings, found = with_store(directory, {}, lambda database: database.read(authorities.every), looks=True)
+    settings, found = look_into_store(directory, lambda database: database.read(authorities.every))
     places = SignerPlaces(AuthorityFiles(settings.directory), settings)
     rows = [
         {
@@ -361,11 +361,8 @@ def verify_transcript(
     from provisioning.store import audit
 
     digest = digest_of(read_file(transcript))
-    _, entry = with_store(
-        directory,
-        {},
-        lambda database: database.read(lambda connection: audit.ceremony_of(connection, digest)),
-        looks=True,
+    _, entry = look_into_store(
+        directory, lambda database: database.read(lambda connection: audit.ceremony_of(connection, digest))
     )
     if entry is None:
         raise fail(f"no entry of the audit log vouches for {transcript}: it was changed, or belongs to another fleet")

@@ -13,6 +13,7 @@ from broker.mqtt.connect import Connect
 from broker.mqtt.message import Message
 from broker.mqtt.publication import Publish
 from broker.routing.router import Subscriber
+from broker.routing.shared import ShareGroup
 from broker.session.session import Session
 from tests.support.wire import MemoryBroker
 
@@ -93,7 +94,9 @@ class Judge:
         return self._ask(self._receiving(topic.decode(), receivers))
 
     def _receiving(self, topic: str, receivers: Sequence[Subscriber]) -> list[Question]:
-        return [(each.client_id, Action.RECEIVE, topic) for each in receivers if isinstance(each, Session)]
+        all_of_them = [each.members if isinstance(each, ShareGroup) else (each,) for each in receivers]
+        sessions = [one for each in all_of_them for one in each if isinstance(one, Session)]
+        return [(each.client_id, Action.RECEIVE, topic) for each in sessions]
 
     def refusal(self, session: Session, action: Action, topic: str) -> tuple[ReasonCode, str] | None:
         refused = action in self.asks and not self.known.get((session.client_id, action, topic), False)

@@ -13,7 +13,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker.reload import reloader as reloading
-from broker.reload.parts import Candidate, ReloadedPolicy, Unchanged
+from broker.reload.file_watch import FileWatch
+from broker.reload.parts import Candidate, ReloadedPolicy, Unchanged, files_of
 from broker.reload.reloader import Reloader, keep_current
 from broker.reload.report import SHOWN, Affected, Effects, Outcome, Part, PartReport, ReloadReport
 from broker.settings.config import BrokerConfig
@@ -256,12 +257,10 @@ async def test_a_hangup_reloads_once_and_a_changed_file_where_files_are_watched(
     file.write_text("old")
     reloader = Reloads([Scripted(Part.POLICY, file)], settings, lambda: settings, Counter(), None, None)
     reloader.asked, hangup = asyncio.Queue(), asyncio.Event()
-    watching = asyncio.create_task(keep_current(reloader, hangup, watch_files=watch_files))
+    watching = asyncio.create_task(keep_current(reloader, hangup, FileWatch([file]) if watch_files else None))
     hangup.set()
     assert await asyncio.wait_for(reloader.asked.get(), 30) is False
     assert not hangup.is_set()
-    if watch_files:
-        assert await asyncio.wait_for(reloader.asked.get(), 30) is True, "it may have changed during the start"
     file.write_text("new, and longer")
     if watch_files:
         assert await asyncio.wait_for(reloader.asked.get(), 30) is True
@@ -284,12 +283,13 @@ async def test_what_was_changed_while_the_broker_was_starting_counts(
     monkeypatch.setattr(reloading, "_LOOK_SECONDS", 0.01)
     file = tmp_path / "policy.toml"
     file.write_text('[role.device]\npublish.allow = ["old"]\n')
-    part = ReloadedPolicy(broker.engine, file.read_text(), lambda: broker.now)
-    file.write_text('[role.device]\npublish.allow = ["new"]\n')
     settings = config(tmp_path).model_copy(update={"policy_file": file})
+    watch = FileWatch(files_of(settings, tmp_path / "broker.toml"))
+    part = ReloadedPolicy(broker.engine, file.read_text(), lambda: broker.now)
+    file.write_text('[role.device]\npublish.allow = ["new", "newer"]\n')
     reloader = Reloads([part], settings, lambda: settings, Counter(), None, None)
     reloader.asked = asyncio.Queue()
-    watching = asyncio.create_task(keep_current(reloader, asyncio.Event(), watch_files=True))
+    watching = asyncio.create_task(keep_current(reloader, asyncio.Event(), watch))
     assert await asyncio.wait_for(reloader.asked.get(), 30) is True
     meter = identity_of(shared_device("meter-1").certificate)
     assert broker.engine.admission.permissions(meter, "meter-1").may_publish("new")
@@ -312,7 +312,7 @@ async def test_a_hangup_in_the_middle_of_a_reload_is_not_forgotten(tmp_path: Pat
     part.holds = "new"
     reloader = Reloads([part], settings, lambda: settings, Counter(), None, None)
     reloader.asked = asyncio.Queue()
-    watching = asyncio.create_task(keep_current(reloader, hangup, watch_files=False))
+    watching = asyncio.create_task(keep_current(reloader, hangup, None))
     hangup.set()
     for _ in range(2):
         assert await asyncio.wait_for(reloader.asked.get(), 30) is False

@@ -16,7 +16,7 @@ from broker.mqtt.message import Message, PersonalMessage
 from broker.store.batch import Batch, Moved
 from broker.store.journal import Journal
 from broker.store.schema import MIGRATIONS
-from broker.store.sqlite import _GATHER_SECONDS, SqliteStore, StoreError
+from broker.store.sqlite import _GATHER_SECONDS, _KEPT_LOG_BYTES, SqliteStore, StoreError
 
 SESSION = ("backend", "spiffe://d/service/backend", True, 60, None, *(None,) * 11)
 TABLES = ("sessions", "subscriptions", "messages", "deliveries", "incoming", "retained", "replayed")
@@ -53,6 +53,21 @@ def test_writing_twice_is_writing_once(store: SqliteStore) -> None:
     assert once["deliveries"] == [(1, 9, 5, 2, 0, b"", 77, 1, "$share/g/t")]
     store._apply(filled())
     assert contents(store) == once
+
+
+def test_the_log_of_changes_shrinks_again_when_a_long_look_at_the_file_is_over(store: SqliteStore) -> None:
+    log = store.path.with_name("broker.db-wal")
+    with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as looking:
+        looking.execute("BEGIN")
+        looking.execute("SELECT count(*) FROM messages").fetchone()
+        for number in range(10):
+            batch = filled()
+            batch.messages[5] = (b"t", b"x" * 4_000_000 + b"%d" % number, 2, False, b"", None)
+            store._apply(batch)
+        assert log.stat().st_size > 40_000_000
+    for _ in range(2):  # The first one moves all of it into the file.
+        store._apply(filled())
+    assert log.stat().st_size <= _KEPT_LOG_BYTES
 
 
 def test_a_session_that_replaces_another_of_its_name_may_be_written_twice(store: SqliteStore) -> None:
@@ -460,6 +475,41 @@ async def test_a_batch_that_cannot_be_written_is_tried_again(store: SqliteStore,
     await reports.wait_for("failed", "written")
     assert len(store.rows("SELECT * FROM retained")) == 1
     assert not journal.failed
+
+
+class Asker:
+    """A connection and its session, that are to be answered."""
+
+    def __init__(self) -> None:
+        self.outbox: list[bytes] = []
+        self.session = self
+
+    def flush(self) -> None: ...
+
+    def unanswered(self, now: float) -> None:
+        raise AssertionError(now)
+
+    def send_again(self, now: float) -> None:
+        raise AssertionError(now)
+
+
+@pytest.mark.parametrize("promises", [True, False])
+async def test_while_the_store_fails_who_is_promised_nothing_is_answered_at_the_end_of_the_turn(
+    store: SqliteStore, promises: bool
+) -> None:
+    journal, asker = Journal(0.0), Asker()
+    reports = Reports(journal)
+    store.attach(journal, asyncio.get_running_loop(), reports.written, reports.failed)
+    journal.incoming(999, 1, known=True)  # No such session.
+    store.begin()
+    await reports.wait_for("failed")
+    if not promises:  # The client has gone meanwhile, with what was noted of it.
+        journal.open.incoming.clear()
+    journal.answer(asker, b"answer")
+    assert asker.outbox == []
+    store.begin()
+    assert asker.outbox == ([] if promises else [b"answer"])
+    assert journal.failed, "whether it can be written is not known yet"
 
 
 async def test_closing_writes_what_is_left(tmp_path: Path) -> None:
