@@ -1,4 +1,4 @@
-"""What may be wrong with the fleet's CAs, as the store knows them: their ends, their keys, their lists; and which brokers do not know them.
+"""What may be wrong with the fleet's CAs, as the store knows them: ends, keys, lists; brokers that do not know them.
 
 Rules
 -----
