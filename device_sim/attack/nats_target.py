@@ -87,7 +87,7 @@ def _permissions(identity: Identity) -> dict[str, dict[str, list[str]]]:
     own = f"fleet.{_GROUP}.{identity.name}"
     if identity.role is Role.SERVICE:
         return {
-            "publish": {"allow": ["fleet.*.*.cmd.>"]},
+            "publish": {"allow": ["fleet.*.*.cmd", "fleet.*.*.cmd.>"]},
             "subscribe": {"allow": ["fleet", "fleet.>", *_PLUMBING]},
         }
     return {

@@ -132,7 +132,7 @@ def _definitions() -> str:
                 for name in devices
             ),
             *(
-                {"user": name, **exchange, "write": "^fleet\\.[^.]+\\.[^.]+\\.cmd\\.", "read": "^fleet(\\.|$)"}
+                {"user": name, **exchange, "write": "^fleet\\.[^.]+\\.[^.]+\\.cmd(\\.|$)", "read": "^fleet(\\.|$)"}
                 for name in services
             ),
         ],

@@ -55,8 +55,14 @@ def line(outcome: Outcome) -> str:
     answer = seen.text if seen is not None else "-"
     if seen is not None and outcome.seconds:
         answer += f"  {outcome.seconds * 1000:.0f} ms"
-    why = f"  ({outcome.judgement.why})" if outcome.judgement.why else ""
+    why = f"  ({_promised(outcome)})" if outcome.judgement.why else ""
     return f"{outcome.verdict.value.upper():4}  {outcome.name:{_NAME_WIDTH}}  {answer}{why}"
+
+
+def _promised(outcome: Outcome) -> str:
+    """Return why the verdict is that, and where the standard promises otherwise."""
+    why, verdict = outcome.judgement.why, outcome.verdict
+    return f"{why}; {outcome.clause}" if outcome.clause and verdict in {Verdict.FAIL, Verdict.WARN} else why
 
 
 def totals(outcomes: Sequence[Outcome]) -> str:
@@ -95,7 +101,8 @@ def show(
         if outcome.judgement.why:
             answer.append(f"\n{outcome.judgement.why}", style="dim")
         if outcome.verdict in {Verdict.WARN, Verdict.FAIL, Verdict.INVALID}:
-            answer.append(f"\nexpected: {' or '.join(outcome.expected)}", style="dim")
+            right = f"expected: {' or '.join(outcome.expected)}"
+            answer.append(f"\n{f'promised by {outcome.clause}' if outcome.clause else right}", style="dim")
         style = _STYLE[outcome.verdict]
         figure = f"{outcome.seconds * 1000:.0f}" if seen is not None and outcome.seconds else ""
         table.add_row(Text(outcome.verdict.value, style=style), outcome.name, outcome.description, answer, figure)
