@@ -82,6 +82,8 @@ def _write(kind: str, target: Target, outcomes: Sequence[Outcome], json: Path | 
     name = target.capabilities.name
     if json is not None:
         document = report.as_dict(kind, name, outcomes, report.environment())
+        if target.version:
+            document["target_version"] = target.version
         if target.ended is not None:
             document["cleared_away"] = target.ended.as_dict()
         report.write_json(json, document)
@@ -112,7 +114,8 @@ def judge(
         raise typer.BadParameter(str(error)) from None
     if show_list:
         for case in cases:
-            out.print(f"{case.name:32}{case.description}  [{' or '.join(case.expected)}]", soft_wrap=True, markup=False)
+            right = case.clause or " or ".join(case.expected)
+            out.print(f"{case.name:32}{case.description}  [{right}]", soft_wrap=True, markup=False)
         return
     expect_file("--json", json)
     expect_file("--junit", junit)

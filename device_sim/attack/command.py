@@ -138,7 +138,10 @@ def delivery(
     json: JsonOption = None,
     junit: JunitOption = None,
 ) -> None:
-    """Try what a broker owes to good devices: wills, quotas, exactly once, expiry, retained messages.
+    """Try what a broker owes to good devices, promise by promise, by MQTT 5 and by 3.1.1.
+
+    Wills, quotas, exactly once, expiry, retained messages, topic aliases, shared subscriptions, identifiers,
+    properties, takeovers, matching, order. --list names the clause of each.
 
     Exit code 99: one failed; 3: none did, and one could not be judged on this machine; 1: none tried.
     """
@@ -156,6 +159,9 @@ def delivery(
 
 def attack_table(
     files: Annotated[list[Path], typer.Argument(help="JSON files of `attack`, `revocation` or `delivery`.")],
+    every: Annotated[
+        bool, typer.Option("--every", help="Of `delivery`, a row also for cases that nobody fails.")
+    ] = False,
 ) -> None:
     """Print one Markdown table that compares several runs."""
     with late_imports():
@@ -169,4 +175,4 @@ def attack_table(
             raise typer.BadParameter(f"{path} cannot be read: {error.strerror}") from None
         except ValueError as error:
             raise typer.BadParameter(f"{path} is no outcome of attack, revocation or delivery: {error}") from None
-    typer.echo(report.markdown(documents), nl=False)
+    typer.echo(report.markdown(documents, every=every), nl=False)

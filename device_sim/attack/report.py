@@ -168,13 +168,22 @@ def write_junit(path: Path, kind: str, name: str, outcomes: Sequence[Outcome]) -
     write(path, ET.tostring(suite, encoding="utf-8", xml_declaration=True).decode())
 
 
-def markdown(documents: Sequence[Mapping[str, Any]]) -> str:
-    """Return a table that compares runs of the same catalogue, each read from its JSON document."""
+_Rows = dict[str, list[Mapping[str, Any] | None]]
+
+
+def markdown(documents: Sequence[Mapping[str, Any]], *, every: bool = False) -> str:
+    """Return a table that compares runs of the same catalogue, each read from its JSON document.
+
+    Where cases are judged by clauses of a standard (`delivery`) it has a row for each that somebody does not keep, and
+    one that counts the others; with *every* a row for each.
+    """
     names = [str(document["target"]) for document in documents]
-    rows: dict[str, list[Mapping[str, Any] | None]] = {}
+    rows: _Rows = {}
     for position, document in enumerate(documents):
         for case in document["cases"]:
             rows.setdefault(case["case"], [None] * len(documents))[position] = case
+    if any("clause" in case for document in documents for case in document["cases"]):
+        return _promises(documents, rows, every=every)
     lines = [
         f"| case | a device that … | right answer | {' | '.join(names)} |",
         "|---|---|---|" + "---|" * len(names),
@@ -186,6 +195,34 @@ def markdown(documents: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"| {name} | {_escaped(first['description'])} | {expected} | {cells} |")
     lines.append("| **total** | | | " + " | ".join(_in_words(document["totals"]) for document in documents) + " |")
     return "\n".join(lines) + "\n"
+
+
+_KEPT = frozenset({Verdict.PASS, Verdict.SKIP})
+
+
+def _promises(documents: Sequence[Mapping[str, Any]], rows: _Rows, *, every: bool) -> str:
+    names = [f"{document['target']} {document.get('target_version', '')}".rstrip() for document in documents]
+    lines = [f"| case | a device that … | promised by | {' | '.join(names)} |", "|---|---|---|" + "---|" * len(names)]
+    others = [Counter[str]() for _ in documents]
+    for name, cases in rows.items():
+        if not every and all(case is None or case["verdict"] in _KEPT for case in cases):
+            for counted, case in zip(others, cases, strict=True):
+                counted.update([] if case is None else [str(case["verdict"])])
+            continue
+        first = next(case for case in cases if case is not None)
+        cells = " | ".join("" if case is None else _verdict(case) for case in cases)
+        lines.append(f"| {name} | {_escaped(first['description'])} | {first.get('clause', '')} | {cells} |")
+    if not every:
+        counts = (", ".join(f"{number} {verdict}" for verdict, number in counted.items()) for counted in others)
+        lines.append(f"| all others | | | {' | '.join(counts)} |")
+    lines.append("| **total** | | | " + " | ".join(_in_words(document["totals"]) for document in documents) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _verdict(case: Mapping[str, Any]) -> str:
+    verdict, why = case["verdict"], _escaped(case["why"])
+    shown = verdict if verdict in _KEPT else f"**{verdict}**"
+    return f"{shown}: {why}" if why else shown
 
 
 def _cell(case: Mapping[str, Any] | None) -> str:

@@ -26,6 +26,7 @@ from device_sim.attack.target import BrokenPromise, Impossible, Starved, Target,
 from device_sim.attack.verdict import (
     BROKEN,
     DELIVERED,
+    HELD_BACK,
     NEVER_CAME,
     OPEN,
     STARVED,
@@ -180,7 +181,8 @@ async def _tried(scene: Scene, case: Case) -> Outcome:
         code = STARVED if isinstance(error, Starved) else TURNED_AWAY
         seen = Seen(Layer.MQTT, code, str(error), ClosedBy.NOBODY)
     except BrokenPromise as error:
-        code = UNADVISED if error.advised else NEVER_CAME if error.never else BROKEN
+        codes = (UNADVISED, HELD_BACK) if error.advised else (BROKEN, NEVER_CAME)
+        code = codes[error.never]
         seen = Seen(Layer.MQTT, code, str(error), ClosedBy.NOBODY)
     except (EnrolmentRefused, EnrolmentUnavailable, RequestRefused, ServiceUnavailable) as error:
         judgement = Judgement(Verdict.FAIL, f"the enrolment service did not play its part: {error}")

@@ -139,10 +139,9 @@ async def _qos(parties: Parties) -> None:
     reliable = [member for member, qos in zip(members, granted, strict=True) if qos]
     await _heard(members, lambda: len(_all(members)) >= len(payloads) or not reliable, "what was shared")
     for member, qos in zip(members, granted, strict=True):
-        if any(each.qos is not qos for each in member.came):
-            raise BrokenPromise(
-                f"a message came at QoS {max(each.qos for each in member.came)} to who was granted {qos}"
-            )
+        other = next((each.qos for each in member.came if each.qos is not qos), None)
+        if other is not None:
+            raise BrokenPromise(f"a message came at QoS {other.value} to who was granted {qos.value}")
     once_each(_all(members), payloads, "what was shared")
 
 
@@ -245,7 +244,7 @@ async def _ends_qos1(parties: Parties) -> None:
         if not error.never:
             raise
         lost = "what was not acknowledged when a session ended went to nobody else of the group"
-        raise BrokenPromise(lost, advised=True) from error
+        raise BrokenPromise(lost, never=True, advised=True) from error
     await other.settled()
     once_each(other.payloads, payloads, "what another had not acknowledged")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from broker.mqtt.codes import QoS
+from broker.mqtt.codes import QoS, RetainHandling
 from broker.mqtt.packets import Suback, Subscribe, SubscriptionRequest
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import Chapter
@@ -128,6 +128,34 @@ async def _replaced(parties: Parties) -> None:
         await device.settled()
         if [each.qos for each in device.came if each.payload == payload] != [qos]:
             raise BrokenPromise(f"it did not come once and at QoS {qos.value}, as had been subscribed last")
+
+
+@owed(chapter, "15-replaced-no-local", "subscribes again with No Local, and without: what was asked last counts",
+      "MQTT-3.8.4-3, MQTT-3.8.3-3", needs=_V5)  # fmt: skip
+async def _replaced_no_local(parties: Parties) -> None:
+    speaker, _, topic = await _speaking(parties, no_local=False)
+    due: list[bytes] = []
+    for payload, no_local in ((b"not to itself", True), (b"to itself", False)):
+        await speaker.subscribe(topic, _ONCE, no_local=no_local)
+        await speaker.publish(topic, payload)
+        due += [] if no_local else [payload]
+        await exactly(speaker, due, f"what it said itself, {'with' if no_local else 'without'} No Local")
+
+
+@owed(chapter, "15-replaced-as-published", "subscribes again with Retain As Published, and without: what was asked "
+      "last counts", "MQTT-3.8.4-3, MQTT-3.3.1-13", needs=_V5)  # fmt: skip
+async def _replaced_as_published(parties: Parties) -> None:
+    device, listener = await parties.device(), await parties.service()
+    topic = parties.topic(device, "state")
+    asked = (False, True, False)
+    for number, as_published in enumerate(asked):
+        await listener.subscribe(topic, _ONCE, as_published=as_published, handling=RetainHandling.DO_NOT_SEND)
+        await device.publish(topic, f"{number}".encode(), retain=True)
+        parties.retained(device, topic)
+    await exactly(listener, [b"0", b"1", b"2"], "live messages")
+    if tuple(each.retain for each in listener.came) != asked:
+        flags = " ".join(str(int(each.retain)) for each in listener.came)
+        raise BrokenPromise(f"RETAIN was {flags}, and should have been 0 1 0")
 
 
 @owed(

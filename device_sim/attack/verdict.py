@@ -52,6 +52,8 @@ BROKEN = "broken-promise"
 """A good party was not given what it is owed, or was given something else."""
 UNADVISED = "unadvised"
 """A good party was not given what the standard advises to give: it says *should*, and the broker need not."""
+HELD_BACK = "held-back"
+"""The same, of what should come and has not: on a starved machine it may still be on its way."""
 NEVER_CAME = "never-came"
 """What was owed has not come: on a starved machine it may still be on its way."""
 MALFORMED = "malformed"
@@ -149,7 +151,7 @@ def judge(expected: tuple[str, ...], limit: float, seen: Seen, seconds: float) -
         return Judgement(Verdict.FAIL, "nobody answered")
     if seen.code in {STARVED, TURNED_AWAY, BROKEN, NEVER_CAME}:
         return Judgement(Verdict.FAIL, seen.reason)
-    if seen.code == UNADVISED:
+    if seen.code in {UNADVISED, HELD_BACK}:
         return Judgement(Verdict.WARN, seen.reason)
     if seen.code == MALFORMED:
         return Judgement(Verdict.FAIL, f"no refusal: {seen.reason}")
@@ -182,9 +184,10 @@ def on_this_machine(
     *waiting* is the share of the time in which attacker and broker, as far as that is known, were ready to run and had
     no core; *most* how much may be.
     """
-    only_slow = seen.code in {STARVED, NEVER_CAME} or any(map(seen.matches, expected))
+    only_slow = seen.code in {STARVED, NEVER_CAME, HELD_BACK} or any(map(seen.matches, expected))
     who, share = max(waiting.items(), key=lambda item: item[1])
-    if judgement.verdict is not Verdict.FAIL or not only_slow or share <= most:
+    spoilt = judgement.verdict is Verdict.FAIL or seen.code == HELD_BACK
+    if not spoilt or not only_slow or share <= most:
         return judgement
     return Judgement(
         Verdict.INVALID,
