@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from broker.mqtt.codes import ProtocolVersion, QoS
-from broker.mqtt.packets import Puback, Publish, Suback, Unsuback
+from broker.mqtt.packets import Disconnect, Packet, Puback, Publish, Suback, Unsuback
 from broker.mqtt.properties import Properties
 from device_sim.attack import run
 from device_sim.attack.scene import Scene
@@ -46,7 +46,7 @@ from tests.support.session_faults import (
     one_for_all,
     taking_nobody_over,
 )
-from tests.support.subscription_faults import ChangesMessages, Loses
+from tests.support.subscription_faults import ChangesMessages, GrantsOtherwise, Loses
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +86,24 @@ def without_what_is_empty(_: Passage, packet: Publish) -> Publish:
 
 def cut_short(_: Passage, packet: Publish) -> Publish:
     return replace(packet, payload=packet.payload[:200])
+
+
+def second_retained(passage: Passage, packet: Publish) -> bool:
+    passage.memory["retained"] = passage.memory.get("retained", 0) + packet.retain
+    return packet.retain and bool(passage.memory["retained"] > 1)
+
+
+class ForgetsWithTheSession(Loses):
+    """What a client has retained goes when it does: who comes back finds nothing either."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda _, packet: packet.retain and packet.topic in self.gone)
+        self.gone: set[str] = set()
+
+    def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
+        if isinstance(packet, Disconnect):
+            self.gone.update(f"fleet/meters/{passage.identity.name}/{suffix}" for suffix in ("state", "telemetry"))
+        return [packet]
 
 
 def to_older(passage: Passage, packet: Publish) -> bool:
@@ -151,6 +169,12 @@ OWN = own("18")
 @pytest.mark.parametrize(
     ("fault", "only", "expected"),
     [
+        (lambda: Loses(second_retained), "10-many,10-stored*,10-outlives", {"10-many": "at two topics: not all came"}),
+        (ForgetsWithTheSession, "10", {"10-outlives": "what is retained: not all came"}),
+        (
+            lambda: GrantsOtherwise(QoS.AT_MOST_ONCE), "10-stored-qos,10-many",
+            {"10-stored-qos": "it came at QoS 0 to who had subscribed at 2"},
+        ),
         (ForgetsAliases, "11", dict.fromkeys(["11-alias", "11-alias-each", "11-alias-remade"], BY_ALIAS)),
         (never_remade, "11-alias,11-alias-each,11-alias-remade", {"11-alias-remade": AT_TELEMETRY}),
         (

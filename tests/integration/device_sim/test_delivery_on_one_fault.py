@@ -226,17 +226,26 @@ WILLS = "1,2,3,4"
                 "4-will-retained": "what was retained came without RETAIN",
                 "10-live-as-published": "RETAIN was 0 0, and should have been 1 0",
                 "10-stored": "RETAIN was 0, and should have been 1",
+                "10-many": "RETAIN was 0 0, and should have been 1 1",
             },
         ),
         (lambda: ChangesSubscriptions(retain_as_published=False), "10", {"10-live-as-published": "RETAIN was 0 0"}),
         (lambda: ChangesSubscriptions(retain_as_published=True), "10", {"10-live": "RETAIN was 1 0"}),
         (
             lambda: ChangesSubscriptions(retain_handling=RetainHandling.SEND), "10",
-            {"10-handling-1": "2 retained messages came", "10-handling-2": "1 retained messages came"},
+            {
+                "10-handling-1": "2 retained messages came",
+                "10-handling-2": "1 retained messages came",
+                "10-handling-1-returns": "a subscription that was there: b'stored' came too",
+            },
         ),
         (
             lambda: ChangesSubscriptions(retain_handling=RetainHandling.SEND_IF_NEW), "10",
-            {"10-handling-0": "what was retained never came", "10-handling-2": "1 retained messages came"},
+            {
+                "10-handling-0": "what was retained never came",
+                "10-handling-2": "1 retained messages came",
+                "10-handling-1-returns": "a subscription that was there: b'stored' came too",
+            },
         ),
         (
             RetainsEverything, "10",
