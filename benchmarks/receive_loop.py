@@ -25,7 +25,7 @@ import structlog
 from broker.admission.admission import Admission
 from broker.admission.freshness import Freshness
 from broker.admission.peer import Peer
-from broker.admission.policy_file import DEFAULT_POLICY
+from broker.admission.policy_file import load_policy
 from broker.admission.status import RevocationStatus
 from broker.build import is_compiled
 from broker.connection.connection import ClientConnection
@@ -81,7 +81,7 @@ class Subject:
     def __init__(self, qos: int) -> None:
         loop = asyncio.get_running_loop()
         freshness = Freshness(0.0, always_acceptable=True)
-        admission = Admission(RevocationStatus(RevocationIndex(), freshness), DEFAULT_POLICY, None)
+        admission = Admission(RevocationStatus(RevocationIndex(), freshness), load_policy(None), None)
         self.engine = Engine(admission, Limits(), loop.call_soon, loop.time())
         self.read = b""
         self.qos = qos

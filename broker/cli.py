@@ -23,7 +23,7 @@ from provisioning.program.version import product_version
 
 app = command_group(
     name="fleet-broker",
-    help="An MQTT 3.1.1 and 5.0 broker that lets in only devices with a valid, unrevoked certificate.",
+    help="An MQTT 3.1.1 and 5.0 broker that admits only devices with a valid, unrevoked certificate.",
 )
 
 app.callback()(remote_options)
@@ -44,7 +44,7 @@ app.add_typer(policy, name="policy")
 )
 def run(
     config: Annotated[
-        Path | None, typer.Option(help="TOML file with these settings, and more; a flag overrules it.")
+        Path | None, typer.Option(help="TOML file with these settings, and more; flags override it.")
     ] = None,
     provisioning: Annotated[
         str | None, typer.Option(help="URL of the provisioning service: certificate and revocation feed.")
@@ -65,16 +65,17 @@ def run(
         int | None, typer.Option(help="Port for MQTT over WebSocket over TLS (default: none).")
     ] = None,
     websocket_origins: Annotated[
-        str | None, typer.Option(help="Origins of the web pages that may connect there, by commas (default: none).")
+        str | None,
+        typer.Option(help="Origins of the web pages that may connect there, comma-separated (default: none)."),
     ] = None,
     unsafe_any_websocket_origin: Annotated[
-        bool | None, typer.Option("--unsafe-any-websocket-origin", help="Let any web page connect there.")
+        bool | None, typer.Option("--unsafe-any-websocket-origin", help="Allow any web page to connect there.")
     ] = None,
     unsafe_plain_port: Annotated[
         int | None, typer.Option(help="Port without TLS on 127.0.0.1, for protocol test tools only (default: none).")
     ] = None,
     unsafe_plain_identity: Annotated[
-        str | None, typer.Option(help="Whom clients of that port are taken for: spiffe://…")
+        str | None, typer.Option(help="Identity of all clients of that port: spiffe://…")
     ] = None,
     trust_domain: Annotated[
         str | None, typer.Option(help="Admit only identities of this trust domain (default: that of its certificate).")
@@ -82,7 +83,7 @@ def run(
     watch_files: Annotated[
         bool | None,
         typer.Option(
-            "--watch-files/--no-watch-files", help="Reload certificate, trust, policy, limits on change (default: do)."
+            "--watch-files/--no-watch-files", help="Reload certificate, trust, policy, limits on change (default: on)."
         ),
     ] = None,
     policy_file: Annotated[
@@ -92,32 +93,32 @@ def run(
         str | None,
         typer.Option(
             metavar="TIME",
-            help="How long newcomers are admitted without the revocation feed: 5m, or seconds (default: 300).",
+            help="How long new connections are admitted without the revocation feed: 5m, or seconds (default: 300).",
         ),
     ] = None,
     feed_policy: Annotated[
         str | None, typer.Option(help="Without the revocation feed: require, 'grace 5m' or advisory.")
     ] = None,
     crlfile: Annotated[
-        str | None, typer.Option(help="CRLs: files or directories, PEM or DER; several by commas.")
+        str | None, typer.Option(help="CRLs: files or directories, PEM or DER; several comma-separated.")
     ] = None,
-    crl_urls: Annotated[str | None, typer.Option(help="CRLs at http URLs, by commas.")] = None,
+    crl_urls: Annotated[str | None, typer.Option(help="CRLs at http URLs, comma-separated.")] = None,
     crl_from_certificates: Annotated[
-        bool | None, typer.Option("--crl-from-certificates", help="Fetch the CRLs that certificates name.")
+        bool | None, typer.Option("--crl-from-certificates", help="Fetch the CRLs named in certificates.")
     ] = None,
     crl_policy: Annotated[
         str | None, typer.Option(help="Without a valid CRL: require, 'grace 12h' or advisory (default: require).")
     ] = None,
-    ocsp_responder: Annotated[str | None, typer.Option(help="OCSP responder that is asked about every client.")] = None,
+    ocsp_responder: Annotated[str | None, typer.Option(help="OCSP responder to ask about every client.")] = None,
     ocsp_from_certificates: Annotated[
-        bool | None, typer.Option("--ocsp-from-certificates", help="Ask the responder that a certificate names.")
+        bool | None, typer.Option("--ocsp-from-certificates", help="Ask the responder named in a certificate.")
     ] = None,
     ocsp_policy: Annotated[
         str | None, typer.Option(help="Without an answer: require, 'grace 12h' or advisory (default: require).")
     ] = None,
-    allow_tls12: Annotated[bool | None, typer.Option("--allow-tls12", help="Accept TLS 1.2 too.")] = None,
+    allow_tls12: Annotated[bool | None, typer.Option("--allow-tls12", help="Also accept TLS 1.2.")] = None,
     unsafe_no_revocation: Annotated[
-        bool | None, typer.Option("--unsafe-no-revocation", help="Run without any source of revocations.")
+        bool | None, typer.Option("--unsafe-no-revocation", help="Run without any source of revocation data.")
     ] = None,
     unsafe_public_listener: Annotated[
         bool | None, typer.Option("--unsafe-public-listener", help="Allow an address that is not loopback.")
@@ -140,14 +141,14 @@ def run(
         bool | None, typer.Option("--unsafe-public-metrics", help="Allow an address that is not loopback for it.")
     ] = None,
     presence_events: Annotated[
-        bool | None, typer.Option("--presence-events", help="Tell services who comes and goes, below $SYS.")
+        bool | None, typer.Option("--presence-events", help="Publish connects and disconnects to services, below $SYS.")
     ] = None,
     stamp_publisher: Annotated[
-        bool | None, typer.Option("--stamp-publisher", help="Write the publisher's certificate into each message.")
+        bool | None, typer.Option("--stamp-publisher", help="Add the publisher's certificate to each message.")
     ] = None,
     persistence: Annotated[
         bool | None,
-        typer.Option("--persistence/--no-persistence", help="Keep sessions and messages over a restart (default: do)."),
+        typer.Option("--persistence/--no-persistence", help="Keep sessions and messages over a restart (default: on)."),
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error (default: info).")] = None,
     test_config: Annotated[

@@ -68,7 +68,7 @@ class OwnCertificate:
             log.warning(
                 "the broker's certificate names no host",
                 code="OWN_CERTIFICATE_NAMELESS",
-                detail=f"{self.files.certificate}: clients that check whom they talk to refuse the broker",
+                detail=f"{self.files.certificate}: clients that check the server's name refuse the broker",
                 remedy="have it issued for the names by which clients come: token create --role broker --dns-name",
             )
 

@@ -40,17 +40,20 @@ from broker.loop_lag import measure_lag
 from broker.own_certificate import CredentialError, NotToday, OwnCertificate, own_trust_domain
 from broker.plugins.none import NoPlugins
 from broker.recovery import recover
+from broker.reload.file_watch import FileWatch
 from broker.reload.parts import (
     Reloadable,
     ReloadedCertificate,
     ReloadedLimits,
     ReloadedPolicy,
     describe_certificate,
+    files_of,
 )
 from broker.reload.policy_change import enforce_at_start
 from broker.reload.reloader import Reloader, keep_current
 from broker.reload.report import Part
 from broker.reload.trust_change import ReloadedTrust, record_trust
+from broker.revocation.issuing_authorities import IssuingAuthorities
 from broker.revocation.revoked_services import RevokedServices
 from broker.settings.config import BrokerConfig
 from broker.sockets.coalescing import Coalescing
@@ -113,6 +116,8 @@ class BrokerServer:
         self._ending = ending
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
+        self._watch: FileWatch | None = None
+        """What the files looked like before any of them was read; None: they are not watched."""
         self._credential: BrokerCredential | None = None
         self._no_token: str | None = None
         """Whether the log has been told that the token's file is not there."""
@@ -127,6 +132,8 @@ class BrokerServer:
         loop = asyncio.get_running_loop()
         self._heed_signals(loop)
         state_directory.enter(self._config)
+        if self._config.watch_files:
+            self._watch = FileWatch(files_of(self._config, self._settings_file))
         policy_text, policy = self._policy()
         anchor_urls = AnchorUrls(self._config)
         try:
@@ -168,18 +175,20 @@ class BrokerServer:
             lists = RevocationLists(engine, self._config, loop.time)
             staple = self._staple(engine, files, context)
             reloader = self._reloader(engine, listeners, own, anchors, policy_text, lists, anchor_urls, staple)
+            authorities = IssuingAuthorities(engine)
             admin = AdminEndpoint(
-                Served(self._config.name, engine, listeners, own, reloader, anchor_urls, staple), self._config
+                Served(self._config.name, engine, listeners, own, reloader, anchor_urls, staple, authorities),
+                self._config,
             )
             opened.push_async_callback(admin.close)
             await admin.open()
-            metrics = await open_metrics(self._config, engine, own)
+            metrics = await open_metrics(self._config, engine, own, authorities)
             opened.push_async_callback(metrics.close)
             with contextlib.suppress(Stopped):  # Then what follows ends at once, in order.
                 await unless_stopped(self._stop, self._plugins.opened())
             look_rarely()
             stopped = asyncio.create_task(self._stop.wait())
-            feed = self._feed(engine, files, reloader)
+            feed = self._feed(engine, files, reloader, authorities)
             others = [metrics.url, admin.url]
             jobs: list[Coroutine[Any, Any, None]] = [
                 tick(engine, lists),
@@ -189,11 +198,12 @@ class BrokerServer:
                 staple.run(),
                 anchor_urls.run(partial(reloader.reload, {Part.TRUST}, quiet=True)),
                 self._plugins.run(),
-                keep_current(reloader, self._hangup, watch_files=self._config.watch_files),
+                keep_current(reloader, self._hangup, self._watch),
                 announce(self._config, engine, listeners, feed, lists, staple, others),
             ]
             if feed is not None:
-                jobs.append(feed.run())
+                reread = partial(self._read_anchors, reloader, anchor_urls)
+                jobs += [feed.run(), authorities.run(reread, feed.tell_known)]
             if self._credential is not None:
                 jobs.append(_renewals(self._credential, reloader))
             tasks: list[asyncio.Task[Any]] = [stopped, *(told(asyncio.create_task(job)) for job in jobs)]
@@ -221,7 +231,15 @@ class BrokerServer:
         text = read_policy(self._config.policy_file)
         return text, parse_policy(text, str(self._config.policy_file))
 
-    def _feed(self, engine: Engine, files: CredentialFiles, reloader: Reloader) -> RevocationFeed | None:
+    async def _read_anchors(self, reloader: Reloader, anchor_urls: AnchorUrls) -> None:
+        """Take the anchors as they are now where the operator has them: the looks at files and URLs are far between."""
+        changed = await asyncio.gather(*map(anchor_urls.fetch, anchor_urls.followed))
+        if self._config.watch_files or any(changed):
+            await reloader.reload({Part.TRUST}, quiet=True)
+
+    def _feed(
+        self, engine: Engine, files: CredentialFiles, reloader: Reloader, authorities: IssuingAuthorities
+    ) -> RevocationFeed | None:
         config, clock = self._config, asyncio.get_running_loop().time
         if config.provisioning is None:
             return None
@@ -238,7 +256,7 @@ class BrokerServer:
             return True
 
         known = RevokedServices(config.state_dir)
-        return RevocationFeed(engine, config.provisioning, config.cafile, files, clock, replace_own, known)
+        return RevocationFeed(engine, config.provisioning, config.cafile, files, clock, replace_own, known, authorities)
 
     def _engine(self, admission: Admission, loop: asyncio.AbstractEventLoop, anchor_urls: AnchorUrls) -> Engine:
         engine = Engine(admission, self._config.limits, loop.call_soon, loop.time())

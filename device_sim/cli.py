@@ -62,17 +62,17 @@ def show_version() -> None:
 def demo(
     devices: Annotated[int, typer.Option(min=2, max=5000, help="How many devices.")] = 200,
     seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long to stream telemetry.")] = 15.0,
-    seed: Annotated[int, typer.Option(help="The same seed makes the same readings and the same choices.")] = 42,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same readings and random choices.")] = 42,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Afterwards leave service and broker running until Ctrl-C.")
+        bool, typer.Option("--keep", help="Keep service and broker running afterwards, until Ctrl-C.")
     ] = False,
     directory: Annotated[
         Path | None,
-        typer.Option("--dir", help="Work in this empty directory and leave it; otherwise in a temporary one."),
+        typer.Option("--dir", help="Work in this empty directory and keep it (default: a temporary one)."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
 ) -> None:
-    """Enrol a fleet, stream, revoke, and try to break in: the whole product on loopback, judged at the end."""
+    """Enrol a fleet, stream, revoke, and attack: the whole product on loopback, with a verdict at the end."""
     with late_imports():
         from device_sim.demo.demonstration import demonstrate
 

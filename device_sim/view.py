@@ -229,7 +229,7 @@ class View:
             mark = {Outcome.REFUSED: "[green]✓[/]", Outcome.REFUSED_OTHERWISE: "[yellow]![/]"}.get(
                 finding.outcome, "[red]✗[/]"
             )
-            told = Text("nobody: it got what it wanted")
+            told = Text("nobody: the attack succeeded")
             if finding.closure is not None:
                 told = Text(f"{finding.closure.layer} {finding.closure.code}")
                 told.append(f"\n{finding.closure.reason}" if finding.closure.reason else "", style="dim")

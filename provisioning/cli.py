@@ -84,7 +84,7 @@ Directory = Annotated[
 ]
 PublicHttpUrl = Annotated[
     str | None,
-    typer.Option(help="Where relying parties reach the plain HTTP port, as certificates will say it."),
+    typer.Option(help="Where relying parties reach the plain HTTP port, as written into certificates."),
 ]
 
 
@@ -136,7 +136,7 @@ def init(
     server_name: Annotated[
         list[str] | None,
         typer.Option(
-            help="DNS name or IP address of the HTTPS server; repeat it (default: localhost, 127.0.0.1, ::1).",
+            help="DNS name or IP address of the HTTPS server; repeatable (default: localhost, 127.0.0.1, ::1).",
             show_default=False,
         ),
     ] = None,
@@ -221,7 +221,7 @@ def serve(
 ) -> None:
     """Run the service until SIGINT or SIGTERM. One line on stdout says when and where it accepts connections.
 
-    SIGHUP has profiles, lives, key_blocklist and webhook_cafile read anew from provisioning.toml.
+    SIGHUP reloads profiles, lifetimes, key_blocklist and webhook_cafile from provisioning.toml.
 
     \b
     Example:

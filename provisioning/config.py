@@ -142,6 +142,8 @@ class Settings(BaseSettings):
     """How long a token that was spent, voided or has expired stays in the store."""
     manufacturer_list_refresh_seconds: float = Field(default=3600.0, ge=60, le=604_800)
     """How often a manufacturer's list is fetched at least where it has a URL; sooner, where it ends before."""
+    manufacturer_list_released_share: float = Field(default=0.5, ge=0, le=1)
+    """What a manufacturer's next list may release of those that the one before named; 1: all of them."""
     feed_heartbeat_seconds: float = Field(default=5.0, gt=0, le=60)
     feed_stall_seconds: float = Field(default=30.0, gt=0, le=600)
     """A subscriber that takes no byte for so long is cut off."""

@@ -58,6 +58,7 @@ from broker.engine.engine import Engine
 from broker.own_certificate import OwnCertificate
 from broker.reload.crl_trial import NoListsUsed, try_lists
 from broker.reload.reloader import Reloader
+from broker.revocation.issuing_authorities import IssuingAuthorities
 from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.staple import Staple
 from provisioning.pki.extension import UNREADABLE
@@ -83,6 +84,7 @@ class Served:
     reloader: Reloader
     anchor_urls: AnchorUrls
     staple: Staple
+    authorities: IssuingAuthorities
     begun: float = field(default_factory=time.monotonic)
     """When it began: since then the wall clock may have been set."""
 
@@ -165,6 +167,7 @@ class AdminApi:
                 "revoked_certificates": len(engine.admission.status.index),
                 "revocation_data_age_seconds": None if age is None else round(age, 1),
                 "newcomers_admitted": any(admits(engine.admission, now).values()),
+                "unknown_issuing_cas": served.authorities.documents(),
                 "store": store_state(engine),
                 "plugins": [] if engine.extension is None else engine.extension.describe(),
             }

@@ -3,8 +3,9 @@
 ``/healthz`` says that the event loop runs. ``/readyz`` is 503 while nobody new gets in, because what is known of
 revocations is too old or not there yet or an audit log that must be written cannot be, while the broker's own
 certificate has ended, so that no client believes it, and while the store takes no writes: a broker that cannot do its
-work gets no traffic, but is not killed for what a restart would not mend. Why, is in the log, and for operators in
-``fleet-broker crl status``; strangers get names. The same as provisioning's two paths.
+work gets no traffic, but is not killed for what a restart would not mend. ``issuing_cas`` is ``unknown`` while it would
+refuse whoever comes under one of provisioning's CAs; that is no reason to send the others away, and no 503. Why, is in
+the log, and for operators in ``fleet-broker crl status``; strangers get names. The same as provisioning's two paths.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from broker.admin.http_server import Request, Response, problem
 from broker.admin.newcomers import newcomers_facts
 from broker.engine.engine import Engine
 from broker.own_certificate import OF_NO_USE, OwnCertificate
+from broker.revocation.issuing_authorities import IssuingAuthorities
 
 HEALTH = "/healthz"
 READY = "/readyz"
@@ -26,8 +28,15 @@ READY = "/readyz"
 class Health:
     """Answers for the two paths of one engine."""
 
-    def __init__(self, engine: Engine, own: OwnCertificate, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        own: OwnCertificate,
+        clock: Callable[[], float] = monotonic,
+        authorities: IssuingAuthorities | None = None,
+    ) -> None:
         """*own* is the broker's certificate; *clock* is the event loop's: monotonic seconds."""
+        self._authorities = authorities or IssuingAuthorities(engine, clock)
         self._engine = engine
         self._own = own
         self._clock = clock
@@ -47,6 +56,7 @@ class Health:
             "newcomers": "ok" if facts["newcomers_admitted"] else "refused",
             "certificate": self._own.state_at(now),
             "store": store_state(self._engine),
+            "issuing_cas": self._authorities.state,
         }
         ended = checks["certificate"] in OF_NO_USE
         ready = checks["newcomers"] == "ok" and not ended and checks["store"] != "failed"

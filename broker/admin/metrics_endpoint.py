@@ -10,6 +10,7 @@ from broker.admin.http_server import HttpServer, Request, Response
 from broker.door.listening import ListenError
 from broker.engine.engine import Engine
 from broker.own_certificate import OwnCertificate
+from broker.revocation.issuing_authorities import IssuingAuthorities
 from broker.settings.config import BrokerConfig
 
 
@@ -26,14 +27,16 @@ class MetricsEndpoint:
             await self._server.close()
 
 
-async def open_metrics(config: BrokerConfig, engine: Engine, own: OwnCertificate) -> MetricsEndpoint:
+async def open_metrics(
+    config: BrokerConfig, engine: Engine, own: OwnCertificate, authorities: IssuingAuthorities
+) -> MetricsEndpoint:
     """Serve the page, and `Health`, where *config* says, if anywhere. Raises `ListenError`."""
     if config.metrics_port is None:
         return MetricsEndpoint()
     from broker.admin.metrics_page import PATH, MetricsPage  # Imports a library that only this page needs.
 
     listening = listen(config.metrics_host, config.metrics_port, "metrics_port")
-    page, health = MetricsPage(engine, own), Health(engine, own)
+    page, health = MetricsPage(engine, own, authorities=authorities), Health(engine, own, authorities=authorities)
 
     async def handle(request: Request) -> Response:
         return health.answer(request) or await page.handle(request)

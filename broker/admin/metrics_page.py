@@ -40,6 +40,7 @@ from broker.engine.engine import Engine
 from broker.histogram import Histogram
 from broker.metrics import Metrics
 from broker.own_certificate import OwnCertificate
+from broker.revocation.issuing_authorities import STATES, IssuingAuthorities
 from provisioning.pki.crl import CrlProblem
 from provisioning.program.version import product_version
 
@@ -47,7 +48,7 @@ PREFIX = "fleet_broker"
 PATH = "/metrics"
 
 _LABELLED = {
-    "refused": ("refusals", "clients that were not let in, by stable code"),
+    "refused": ("refusals", "clients refused, by stable code"),
     "closed": ("closed", "connections of admitted clients that have ended, by stable code"),
     "revocation_alarms": (
         "revocation_alarms",
@@ -55,9 +56,9 @@ _LABELLED = {
     ),
     "audit_entries": ("audit_entries", "entries of the audit log that were written or lost, and writes that failed"),
     "anchor_fetches": ("anchor_fetches", "fetches of trust anchors from URLs: new, unchanged, or a stable code"),
-    "plugin_outcomes": ("plugin_outcomes", "what plugins refused, failed to do or were not told of, by stable code"),
+    "plugin_outcomes": ("plugin_outcomes", "refusals, failures and dropped events of plugins, by stable code"),
     "ocsp_rechecks": ("ocsp_rechecks", "questions to OCSP responders about connected clients: answered, failed"),
-    "reloads": ("reloads", "settings read anew, by part and outcome"),
+    "reloads": ("reloads", "settings reloaded, by part and outcome"),
 }
 _BEFORE_THEY_HAPPEN = {
     "revocation_alarms": (*CrlProblem, "OCSP_FAILED", "STAPLE_FAILED", "OWN_CERTIFICATE_REVOKED"),
@@ -79,31 +80,37 @@ _HELP = {
     "subscriptions_denied": "topic filters without permission",
     "publishers_held": "times that a publisher was not read because a subscriber, or the disk, was slow",
     "sessions_expired": "sessions whose clients did not come back in time",
-    "revocations": "certificates that the feed said were revoked",
+    "revocations": "certificates reported as revoked by the feed",
     "revocation_to_close_seconds": "from a revocation's record at provisioning to the end of a live session",
     "store_commit_seconds": "one batch of the store, fsync included",
     "loop_lag": "seconds that the event loop is late",
     "staple_this_update_timestamp": "when the OCSP response that is stapled was made; 0: none is",
     "staple_next_update_timestamp": "when the OCSP response that is stapled ends; 0: none is",
-    "anchors_confirmed_timestamp_seconds": "when the URL of a bundle's anchors last said what counts here",
+    "anchors_confirmed_timestamp_seconds": "when the URL of a bundle's anchors last confirmed the anchors in use",
     "ocsp_oldest_answer_seconds": "age of the oldest OCSP answer that a connected client stands on",
-    "ocsp_unanswered": "connected clients of which no OCSP responder has said anything",
+    "ocsp_unanswered": "connected clients about which no OCSP responder has answered",
     "expiry_notices": "connected clients whose certificate was found to end soon",
-    "clones_suspected": "certificates used from two addresses by turns",
+    "clones_suspected": "certificates used alternately from two addresses",
     "rests": "times that a client was not read for a while because it sends faster than it may",
     "plugin_blocked": "seconds for which a plugin has kept the event loop, and everybody waiting",
-    "accepts_paused": "times that newcomers were left in the kernel's queue",
+    "accepts_paused": "times that new connections were left in the kernel's queue",
 }
 
 
 class MetricsPage:
     """Answers GET /metrics for one engine."""
 
-    def __init__(self, engine: Engine, own: OwnCertificate, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        own: OwnCertificate,
+        clock: Callable[[], float] = monotonic,
+        authorities: IssuingAuthorities | None = None,
+    ) -> None:
         """*own* is the broker's certificate; *clock* is the event loop's: monotonic seconds."""
         self._clock = clock
         self._surveyor = Surveyor(engine, clock)
-        self._figures = _Figures(engine, own)
+        self._figures = _Figures(engine, own, authorities or IssuingAuthorities(engine, clock))
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self._figures)
         ProcessCollector(registry=self._registry)
@@ -121,9 +128,10 @@ class MetricsPage:
 
 
 class _Figures(Collector):
-    def __init__(self, engine: Engine, own: OwnCertificate) -> None:
+    def __init__(self, engine: Engine, own: OwnCertificate, authorities: IssuingAuthorities) -> None:
         self._engine = engine
         self._own = own
+        self._authorities = authorities
         self.survey = Survey()
         self.now = 0.0
 
@@ -140,7 +148,7 @@ class _Figures(Collector):
         yield _gauge("connected", "clients connected", engine.connected)
         yield _gauge("subscriptions", "subscriptions", engine.routes.subscription_count)
         yield _gauge("retained_messages", "retained messages, without the broker's own", engine.retained.count)
-        yield _gauge("history_events", "events that fleet-broker why can tell of", len(engine.history))
+        yield _gauge("history_events", "events available to fleet-broker why", len(engine.history))
         failed = engine.journal is not None and engine.journal.failed
         yield _gauge("store_failed", "1 while the database cannot be written", int(failed))
         own = self._own.certificate
@@ -185,6 +193,15 @@ class _Figures(Collector):
         for bundle, admitted in by_bundle.items():
             bundles.add_metric((bundle,), int(admitted))
         yield bundles
+        unknown = GaugeMetricFamily(
+            _named("unknown_issuing_cas"),
+            "provisioning's CAs under which a client would be refused, by what each does",
+            labels=("state",),
+        )
+        states = Counter(each.state for each in self._authorities.unknown)
+        for state in STATES:
+            unknown.add_metric((state,), states[state])
+        yield unknown
         paths = GaugeMetricFamily(
             _named("bundle_paths"), "paths of CAs that clients of a trust bundle have come by", labels=("bundle",)
         )

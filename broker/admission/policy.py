@@ -30,7 +30,7 @@ Handles: permissions and the reason for each (`explain`). Does not handle: files
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -169,11 +169,6 @@ class TopicPolicy:
         self._kinds = {kind for kind, _ in self._sections}
         self._compiled: dict[tuple[Identity, str, bool], Permissions] = {}
         self.denied_publish = denied_publish
-
-    @classmethod
-    def of_roles(cls, rules: Mapping[Role, Rules]) -> TopicPolicy:
-        """Return a policy that only looks at roles."""
-        return cls(Section(Kind.ROLE, role, each) for role, each in rules.items())
 
     @property
     def for_ours_only(self) -> list[Section]:

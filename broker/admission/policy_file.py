@@ -143,6 +143,3 @@ def _explain(error: Any) -> str:
         return f"{key}: no such role; there are {', '.join(Role)}"
     message = _EXPECTED.get(kind, error["msg"])
     return f"{key}: {message[:1].lower()}{message[1:]}"
-
-
-DEFAULT_POLICY = load_policy(None)

@@ -8,79 +8,82 @@ from types import MappingProxyType
 REMEDIES: Mapping[str, str] = MappingProxyType(
     {
         # Before or in the TLS handshake.
-        "TLS_HANDSHAKE_FAILED": "read OpenSSL's words; who just closes is a scanner, or lost its network. An alert is "
-        "the client's: mosquitto's programs send internal error where the broker's certificate does not have the name "
-        "that they connect to (fleet-broker status shows those that it has)",
+        "TLS_HANDSHAKE_FAILED": "read OpenSSL's message; a peer that just closes is a scanner, or lost its network. An "
+        "alert comes from the client: mosquitto's programs send internal error if the broker's certificate does not "
+        "contain the name that they connect to (fleet-broker status shows its names)",
         "HANDSHAKE_TIMEOUT": "the network loses packets, or the peer is no TLS client; see limits.handshake_timeout",
         "CONNECT_TIMEOUT": "the client finished TLS and sent no CONNECT: check the client, or limits.connect_timeout",
-        "TOO_MANY_CONNECTIONS": "raise limits.max_connections, or find out who floods",
+        "TOO_MANY_CONNECTIONS": "raise limits.max_connections, or find out which client floods",
         "FLAPPING": "find out why its connections are lost; the ban ends by itself (limits.ban_seconds)",
         "CLONE_SUSPECTED": "find out who holds a copy of the key; if somebody does, revoke the certificate",
-        "RATE_LIMITED": "find out why so many attempts fail, or raise the limit that the detail is about",
-        "NOT_TLS": "the client speaks without TLS: switch TLS on in it",
-        "NOT_WEBSOCKET": "the listener is for MQTT over WebSocket; the sentence says what the HTTP request lacks",
+        "RATE_LIMITED": "find out why so many attempts fail, or raise the limit named in the detail",
+        "NOT_TLS": "the client does not use TLS: enable TLS in it",
+        "NOT_WEBSOCKET": "the listener is for MQTT over WebSocket; the detail says what the HTTP request lacks",
         "ORIGIN_NOT_ALLOWED": "if the page is yours, name its origin in websocket_origins; a client that is no browser "
-        "sends no Origin, or that of the broker's own address. If it is not, somebody has tried to use the certificate",
-        "UNSUPPORTED_TLS_VERSION": "the client needs TLS 1.3; allow_tls12 lets TLS 1.2 in",
-        "BROKER_NOT_TRUSTED": "the client does not believe the broker's certificate: give it the right trust anchor, "
-        "and have it connect to a name that the certificate carries (fleet-broker status shows them)",
+        "should send no Origin, or that of the broker's own address. If it is not yours, somebody has tried to use "
+        "the certificate",
+        "UNSUPPORTED_TLS_VERSION": "the client needs TLS 1.3; allow_tls12 allows TLS 1.2",
+        "BROKER_NOT_TRUSTED": "the client does not trust the broker's certificate: give it the right trust anchor, and "
+        "have it connect to a name in the certificate (fleet-broker status shows them)",
         "NO_CERTIFICATE": "give the client its certificate and key, with the chain below the trust anchor",
         "UNTRUSTED_ISSUER": "the certificate's CA is not among the trust anchors (fleet-broker trust show): after a "
-        "rollover put the service's ca-bundle.crt in place of cafile; or the client leaves out the intermediate "
+        "rollover replace cafile with the service's ca-bundle.crt; or the client does not send the intermediate "
         "certificate",
-        "TRUST_FULL": "its bundle has met 1,024 paths of CAs, or 32 CAs of one name: name the issuers that you mean, "
-        "or give some of them a bundle of their own; other anchors or terms begin anew",
-        "WRONG_PURPOSE": "the certificate is not for clients: it needs the extended key usage clientAuth. One that "
-        "names no purpose at all is let in by required_eku = [] in the [[trust]] table of its CA",
+        "TRUST_FULL": "its bundle has seen 1,024 paths of CAs, or 32 CAs of one name: name the permitted issuers, or "
+        "give some of them their own bundle; changed anchors or terms reset the count",
+        "WRONG_PURPOSE": "the certificate is not for clients: it needs the extended key usage clientAuth. A "
+        "certificate without any extended key usage is admitted by required_eku = [] in the [[trust]] table of its CA",
         "WEAK_CERTIFICATE": "the key or the hash of a certificate in the chain is too weak: have a new one issued",
         "PATH_TOO_LONG": "too many CAs below the anchor: make one of them an anchor, or raise the bundle's max_depth",
         # Admission.
-        "INVALID_IDENTITY": "the certificate names nobody of this fleet: it needs one URI "
+        "INVALID_IDENTITY": "the certificate contains no identity of this fleet: it needs one URI "
         "spiffe://domain/role/group/name, and that name as its Common Name",
-        "CA_CERTIFICATE": "a CA's certificate was presented: give the client one of its own",
-        "WRONG_TRUST_DOMAIN": "the certificate is of another fleet, or trust_domain is set wrongly",
-        "WRONG_ROLE": "no topic rules are for this role: use another certificate, or add rules to the policy; parties "
-        "of another trust domain it names by their URI",
-        "WRONG_GROUP": "the certificate's trust bundle may not vouch for this group: see the bundle's groups",
-        "EXPIRED": "renew the certificate; the device enrols again if it cannot renew any more",
-        "LIFETIME_OVER": "none: the client connects again; see limits.max_connection_lifetime",
-        "IDENTITY_CHANGED": "the settings of trust have changed: the client connects again, as whom they say now",
-        "TRUST_CHANGED": "none: the settings of trust have changed while the client was at the door; it connects again",
-        "NOT_YET_VALID": "compare the clocks of broker and CA; the certificate becomes good by itself",
+        "CA_CERTIFICATE": "a CA certificate was presented: give the client an end-entity certificate",
+        "WRONG_TRUST_DOMAIN": "the certificate is of another fleet, or trust_domain is set incorrectly",
+        "WRONG_ROLE": "the policy has no rules for this role: use another certificate, or add rules to the policy; "
+        "name clients of another trust domain by their URI",
+        "WRONG_GROUP": "the certificate's trust bundle does not allow this group: see the bundle's groups",
+        "EXPIRED": "renew the certificate; if that is not possible any more, enrol the device again",
+        "LIFETIME_OVER": "none: the client should reconnect; see limits.max_connection_lifetime",
+        "IDENTITY_CHANGED": "the trust settings have changed: the client should reconnect, under its new identity",
+        "TRUST_CHANGED": "none: the trust settings changed while the client was connecting; it should reconnect",
+        "NOT_YET_VALID": "compare the clocks of broker and CA; the certificate becomes valid by itself",
         "REVOKED": "revocation is final: if the device is good, enrol it again with a new token",
         "SUSPENDED": "resume it: fleet-provisioning resume",
-        "ISSUER_REVOKED": "the CA that issued it is revoked: enrol the device again under a CA that is not",
-        "AUDIT_UNAVAILABLE": "see to the disk of audit_log, or set audit_policy to count",
-        "REVOCATION_STATUS_UNKNOWN": "the broker's revocation data is too old: see to provisioning, or to the sources",
-        "CRL_MISSING": "no CRL of the issuer could be read: see to its source",
+        "ISSUER_REVOKED": "the CA that issued it is revoked: enrol the device again under another CA",
+        "AUDIT_UNAVAILABLE": "check the disk of audit_log, or set audit_policy to count",
+        "REVOCATION_STATUS_UNKNOWN": "the broker's revocation data is too old: check provisioning, or the other "
+        "sources",
+        "CRL_MISSING": "no CRL of the issuer could be read: check its source",
         "CRL_EXPIRED": "the issuer's CRL is past its nextUpdate: have a new one published",
-        "OCSP_UNAVAILABLE": "no OCSP responder has given an answer that can be believed: see OCSP_FAILED in the log",
+        "OCSP_UNAVAILABLE": "no OCSP responder has given a valid answer: see OCSP_FAILED in the log",
         "OCSP_UNKNOWN": "the OCSP responder does not know the certificate: ask the CA whether it has issued it",
         "CLIENT_ID_MISMATCH": "set the client identifier to the name in the certificate, or leave it empty",
-        "USERNAME_MISMATCH": "set the MQTT user name as the trust bundle's username asks, or leave it out",
+        "USERNAME_MISMATCH": "set the MQTT user name as the trust bundle's username requires, or leave it out",
         "CLIENT_ID_OF_ANOTHER": "another identity owns the session: use another client identifier, or end that session "
         "with fleet-broker kick --forget",
-        "TOO_MANY_SESSIONS": "end sessions that are not used any more, or raise limits.max_instances, or the bundle's "
-        "max_sessions, whichever the detail is about",
+        "TOO_MANY_SESSIONS": "end unused sessions, or raise limits.max_instances, or the bundle's max_sessions, "
+        "whichever the detail names",
         "WILL_NOT_PERMITTED": "the will's topic is not permitted to this client: see fleet-broker policy test",
         "PUBLISH_NOT_PERMITTED": "the topic is not permitted to this client: see fleet-broker policy test",
         "SUBSCRIPTION_NOT_PERMITTED": "the policy has changed, and no longer permits what was subscribed: see "
         "fleet-broker policy test",
-        "REFUSED_BY_PLUGIN": "a plugin says no: the log names it; see what it decides by (docs/plugins.md)",
-        "PLUGIN_FAILED": "a plugin that must be asked gave no answer, or raised: the log names it and its error",
-        "UNSUPPORTED": "the client asks for what this broker does not do; the sentence says what",
-        "BAD_PACKET": "a defect of the client, or no MQTT client at all; the sentence says which byte of the standard",
-        "SHUTTING_DOWN": "none: the client connects again when the broker is back",
+        "REFUSED_BY_PLUGIN": "a plugin refused: the log names it; see how it decides (docs/plugins.md)",
+        "PLUGIN_FAILED": "a plugin that must be asked gave no answer, or raised an exception: the log names it and its "
+        "error",
+        "UNSUPPORTED": "the client asks for something that this broker does not support; the detail says what",
+        "BAD_PACKET": "a defect of the client, or not an MQTT client; the detail names the statement of the standard",
+        "SHUTTING_DOWN": "none: the client should reconnect when the broker is back",
         # Ends of connections.
-        "CLIENT_DISCONNECTED": "none: the client said goodbye",
+        "CLIENT_DISCONNECTED": "none: the client sent DISCONNECT",
         "CLIENT_CLOSED": "none, unless it happens often: the client closed without DISCONNECT",
-        "CONNECTION_LOST": "the network, or a middlebox that forgets idle connections: a shorter keep alive helps",
+        "CONNECTION_LOST": "the network, or a middlebox that drops idle connections: a shorter keep alive helps",
         "ABORTED": "see the broker's log around that time",
         "KEEP_ALIVE_TIMEOUT": "the device fell silent: power, network, or a keep alive that its program does not keep",
-        "SESSION_TAKEN_OVER": "the same client connected again. In a loop: two programs share one certificate, or the "
-        "certificate was copied",
+        "SESSION_TAKEN_OVER": "the same client connected again. If that repeats, two programs share one certificate, "
+        "or it was copied",
         "KICKED": "an operator did it: see the log for who, and why",
-        "STORE_FAILED": "the broker's disk: full, most likely",
+        "STORE_FAILED": "the broker's disk, most likely full",
         "NOT_AUTHORIZED": "the topic is not permitted: see fleet-broker policy test",
     }
 )

@@ -178,7 +178,7 @@ class Trust:
                 "a trust bundle is full",
                 code=RefusalCode.TRUST_FULL,
                 bundle=name,
-                detail=f"its clients have come by {met}; whoever comes by another is refused",
+                detail=f"its clients have come by {met}; clients with another are refused",
             )
         detail = f"the trust bundle {name} has met {met}, and learns no more"
         # One of its own: an anchor is that of other paths too, which are known.

@@ -147,10 +147,15 @@ def print_facts(facts: dict[str, Any]) -> None:
         if isinstance(value, dict):
             text = ", ".join(f"{key} {count}" for key, count in value.items()) or "none"
         elif isinstance(value, list):
-            text = " ".join(str(each["path"]) if isinstance(each, dict) else each for each in value) or "none"
+            text = " ".join(_named(each) if isinstance(each, dict) else each for each in value) or "none"
         elif isinstance(value, bool):
             text = "yes" if value else "no"
         print_hung(f"{name.replace('_', ' '):<{width}}  {'-' if text is None else printable(str(text))}", width + 2)
+
+
+def _named(item: dict[str, Any]) -> str:
+    """Return what a plugin, or a CA, is called."""
+    return str(item["path"]) if "path" in item else f"{item['name']} ({item['state']})"
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 _SHOWN = 1000
 
-trust_app = command_group(help="See whom the broker trusts.")
+trust_app = command_group(help="Show the trust anchors.")
 
 Group = Annotated[str | None, typer.Option(help="Only of this group.", show_default=False)]
 
 
 def status(socket: Socket = None, state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
-    """Say how the broker is: where it listens, who is connected, who was refused, how old its revocation data is."""
+    """Show the broker's status: listeners, connected clients, refusals, age of the revocation data."""
     with admin_client(socket, state_dir, config) as client:
         facts = client.get("/v1/status")
     if as_json:
@@ -69,7 +69,7 @@ def sessions(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """List sessions: who, with which certificate, from where, since when, what waits for them.
+    """List sessions: identity, certificate, address, start, queued messages.
 
     \b
     Example:
@@ -98,7 +98,7 @@ def subscriptions(
         typer.Argument(help="Client identifier, device, serial number or address.", show_default=False),
     ] = None,
     topic: Annotated[
-        str | None, typer.Option(help="Only what matches this topic: who would get a message.", show_default=False)
+        str | None, typer.Option(help="Only those that match this topic: who would get a message.", show_default=False)
     ] = None,
     group: Group = None,
     limit: Annotated[
@@ -110,7 +110,7 @@ def subscriptions(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """List subscriptions: what a client has subscribed to, or who gets what is published to a topic.
+    """List the subscriptions of a client, or the clients that get what is published to a topic.
 
     \b
     Example:
@@ -133,14 +133,14 @@ def kick(
     ],
     reason: Annotated[str | None, typer.Option(help="What the client is told.", show_default=False)] = None,
     forget: Annotated[
-        bool, typer.Option("--forget", help="End kept sessions too: subscriptions and waiting messages are gone.")
+        bool, typer.Option("--forget", help="Also end kept sessions, with subscriptions and queued messages.")
     ] = False,
     socket: Socket = None,
     state_dir: StateDir = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Close the connections of a client, device, certificate or address. It may come back: to keep it out, revoke.
+    """Close the connections of a client, device, certificate or address. It may reconnect: to keep it out, revoke.
 
     An MQTT 5 client gets DISCONNECT 0x98 (Administrative action) with the reason.
 

@@ -39,13 +39,13 @@ def verify(
     ] = None,
     head: Annotated[
         str | None,
-        typer.Option(help="A head that an earlier run printed: finds an older log put back.", show_default=False),
+        typer.Option(help="A head that an earlier run printed: detects a restored older log.", show_default=False),
     ] = None,
     config: Config = None,
     state_dir: StateDir = None,
     as_json: Json = False,
 ) -> None:
-    """Check that no entry was changed, removed or cut off. Prints the head to note down; exit code 1 if it is not so.
+    """Check that no entry was changed, removed or truncated. Prints the head to record; exit code 1 if the check fails.
 
     \b
     Example:

@@ -27,7 +27,7 @@ from broker.commands.admin_command import (
 from provisioning.program.command_group import command_group
 from provisioning.program.given_file import LIST_BYTES, contents_of
 
-crl_app = command_group(help="See the revocation lists in use, and try another one.")
+crl_app = command_group(help="Show the CRLs in use, and try another one.")
 
 _NEWCOMERS = ("newcomers of", "by", "policy", "are", "because")
 _IN_TABLES = {"lists", "newcomers", "policies", "ocsp_policies", "feed_policy"}
@@ -65,7 +65,7 @@ def crl_try(
 ) -> None:
     """Say what a CRL would do if the broker had it now: whom it would disconnect, or why it would not be used.
 
-    Nothing changes by it.
+    Nothing is changed.
     """
     content = _contents(files)
     with admin_client(socket, state_dir, config) as client:

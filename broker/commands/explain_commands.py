@@ -20,8 +20,8 @@ from provisioning.program.printable import LAID_OUT, printable
 
 _SET_IN = 4
 _ABOUT_TLS = (
-    "what to do: whom TLS refuses, for a certificate that has ended say, has named nobody: ask about its address, or "
-    "what would happen to its certificate: fleet-broker check FILE"
+    "what to do: a client that TLS refuses, for example for an expired certificate, has proved no identity: ask about "
+    "its address, or what would happen to its certificate: fleet-broker check FILE"
 )
 _MARKS = {True: "ok", False: "NO", None: "?"}
 
@@ -33,7 +33,7 @@ def why(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Say what lately happened to a client at the broker's door, why, and what to do about it.
+    """Show what recently happened to a client, why, and what to do about it.
 
     \b
     Example:
@@ -55,7 +55,7 @@ def check(
         Path, typer.Argument(help="The certificate as PEM, then the CA certificates that the client sends.")
     ],
     offline: Annotated[
-        bool, typer.Option("--offline", help="Ask no broker: judge by --config, or by --cafile alone.")
+        bool, typer.Option("--offline", help="Do not ask the broker: decide by --config, or by --cafile alone.")
     ] = False,
     cafile: Annotated[Path | None, typer.Option(help="Trust anchors, with --offline.", show_default=False)] = None,
     socket: Socket = None,
@@ -63,7 +63,7 @@ def check(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Say what admission would say of a certificate now, step by step. Nobody is connected by it.
+    """Show whether a certificate would be admitted now, step by step. Nothing is connected.
 
     \b
     Example:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from broker.admission.policy import Action, Decision, TopicPolicy
     from provisioning.pki.identity import Identity
 
-policy = command_group(name="policy", help="Look at topic policies, and try them.")
+policy = command_group(name="policy", help="Show and test topic policies.")
 
 _DENIED = 1
 _USAGE = 2
@@ -85,14 +85,14 @@ def try_topics(
 def show(
     file: _PolicyFile = None,
     identity: Annotated[
-        str | None, typer.Option(help="Show what is left of it for this identity.", show_default=False)
+        str | None, typer.Option(help="Show only what applies to this identity.", show_default=False)
     ] = None,
     client_id: Annotated[
         str | None, typer.Option(help="Its client identifier, if that is not its name.", show_default=False)
     ] = None,
     trust_domain: _OwnDomain = None,
 ) -> None:
-    """Print a policy after checking it, the default one without --policy; or what one identity may do."""
+    """Check and print a policy (without --policy the default one), or what one identity may do."""
     from broker.admission.policy_file import PolicyError, parse_policy, read_policy
 
     if identity is None:

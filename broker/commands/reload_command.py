@@ -20,7 +20,9 @@ def reload(
     parts: Annotated[
         list[Part] | None, typer.Argument(help="certificate, trust, policy, limits (default: all).", show_default=False)
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen, and to whom.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would happen, and to which clients.")
+    ] = False,
     policy: Annotated[
         Path | None,
         typer.Option(help="With --dry-run: a policy file to try instead of the broker's.", show_default=False),
@@ -38,9 +40,9 @@ def reload(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Read certificate, trust anchors, policy and limits anew, as SIGHUP does.
+    """Reload certificate, trust anchors, policy and limits, as SIGHUP does.
 
-    What cannot be used is refused, and the old one stays: exit code 1.
+    A part that cannot be used is refused, and the old one stays: exit code 1.
     """
     if not dry_run and (policy is not None or anchors is not None):
         _fail("--policy and --anchors: only with --dry-run; a reload takes the broker's own files")

@@ -31,7 +31,6 @@ from broker.admission.refusal import RefusalCode, Refused, unauthorised
 from broker.engine.client import Client
 from broker.engine.deadlines import Deadlines
 from broker.engine.exchange import Exchange, when_known
-from broker.engine.extension import Action
 from broker.engine.history import LONGEST_SHOWN, Happened, History, named
 from broker.engine.live import LiveConnections
 from broker.engine.presence import Presence
@@ -344,21 +343,26 @@ class Engine(Exchange):
             self._publish_will(session, session.will, now)
 
     def _publish_will(self, session: Session, will: Will, now: float) -> None:
-        """Publish *will*, unless the certificate with which it was left has been withdrawn since."""
+        """Publish *will*, unless by then nobody vouches for who has left it, or the policy or plugins refuse it."""
         session.will = None
-        if self._is_withdrawn(session, will.certificate, will.authorities):
-            return
+        message = will.published(now)
+        topic_name = message.topic.decode()
+        inquiry = None
+        if self.extension is not None and self._may_be_published(session, will, topic_name):
+            inquiry = self.extension.ask_will(session, topic_name, self.routes[message.topic].subscribers)
 
         def publish(message: Message, later: float) -> None:
-            extension, topic_name = self.extension, message.topic.decode()
-            if extension is None or extension.refusal(session, Action.PUBLISH, topic_name) is None:
+            permitted = inquiry is None or inquiry.refusal is None
+            if permitted and self._may_be_published(session, will, topic_name):
                 self.publish(message, session, later)
 
-        message, inquiry = will.published(now), None
-        if self.extension is not None:
-            receivers = self.routes[message.topic].subscribers
-            inquiry = self.extension.ask_publish(session, message.topic.decode(), receivers)
         when_known(inquiry, message, now, publish)
+
+    def _may_be_published(self, session: Session, will: Will, topic_name: str) -> bool:
+        """Whether the certificate with which *will* was left counts still, and its topic is permitted still."""
+        if self._is_withdrawn(session, will.certificate, will.authorities):
+            return False
+        return self.admission.permissions(session.owner, session.client_id).may_publish(topic_name)
 
     # Who is here
 

@@ -241,7 +241,7 @@ def when_known(
     inquiry: Inquiry | None, message: Message, now: float, publish: Callable[[Message, float], None]
 ) -> None:
     """Call *publish* with *message*, for which no client waits, when *inquiry* about it is answered."""
-    if inquiry is None:
+    if inquiry is None or inquiry.done:
         publish(message, now)
     else:
         inquiry.when_done(lambda later: publish(message, later))

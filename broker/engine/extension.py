@@ -62,6 +62,12 @@ class Extension(Protocol):
     def ask_publish(self, session: Session, topic: str, receivers: Sequence[Subscriber]) -> Inquiry | None:
         """Ask whether the client of *session* may publish to *topic*, and *receivers* may get what it publishes."""
 
+    def ask_will(self, session: Session, topic: str, receivers: Sequence[Subscriber]) -> Inquiry | None:
+        """Ask the same of a will of *session*, whose client has gone, and may be another when the answer is there.
+
+        Its `refusal` is the answer, which counts for that will alone. None: it may be published.
+        """
+
     def ask_receivers(self, topic: bytes, receivers: Sequence[Subscriber]) -> Inquiry | None:
         """Ask whether *receivers* may get a message of *topic*."""
 

@@ -161,6 +161,24 @@ class PluginHost:
             return None
         return self._questions.ask([(self.hosted(session), Action.PUBLISH, topic), *self._receiving(topic, receivers)])
 
+    def ask_will(self, session: Session, topic: str, receivers: Sequence[Subscriber]) -> Inquiry | None:
+        """Ask the same of a will, of the client that has left it: who has come meanwhile is not whom it is of."""
+        if not self._questions.topic_plugins:
+            return None
+        hosted = self.hosted(session)
+        standing, receiving = hosted.standing, self._receiving(topic, receivers)
+        asked, will = self._questions.ask([(hosted, Action.PUBLISH, topic), *receiving]), Inquiry()
+
+        def known(now: float) -> None:
+            code = self._questions.known_of(standing, Action.PUBLISH, topic)
+            will.answer(None if code is None else unauthorised(code, _SAID[code]), now)
+
+        if asked is None:
+            known(self._loop.time())
+        else:
+            asked.when_done(known)
+        return will
+
     def _wait_for_room(self, holding: Sequence[PluginEvents]) -> Inquiry:
         room = Inquiry()
 

@@ -68,7 +68,11 @@ class Questions:
 
     def known(self, hosted: HostedSession, action: Action, topic: str) -> RefusalCode | None:
         """Return what was last found out; what never was is refused."""
-        return self._verdicts.known((hosted.standing, action, topic))
+        return self.known_of(hosted.standing, action, topic)
+
+    def known_of(self, standing: object, action: Action, topic: str) -> RefusalCode | None:
+        """Return the same of whoever has, or had, that *standing*."""
+        return self._verdicts.known((standing, action, topic))
 
     def ask(self, wanted: Sequence[Wanted]) -> Inquiry | None:
         """Return an inquiry that is done when all that is *wanted* is known; None if it is."""

@@ -12,16 +12,21 @@ Rules
 1. A file that has gone or become unreadable is in the middle of a change: it is waited for, so many looks. Then its
    absence is what has changed, so that whoever reads it says so; from then on no other file waits for it.
 2. Nobody is told twice of one change.
+3. What is looked at before it is read is known as it was then: a change between the two counts (`begin`).
+4. A pipe is read once, and does not change.
 """
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 _LOOKS_FOR_ABSENT: Final = 30
-_Look = dict[Path, tuple[int, int, int] | None]
+_Mark = tuple[int, int, int]
+_Look = dict[Path, _Mark | None]
+_READ_ONCE: Final = (0, 0, 0)
 
 
 class FileWatch:
@@ -30,6 +35,11 @@ class FileWatch:
     def __init__(self, paths: Iterable[Path]) -> None:
         self._known = self._last = _look(paths)
         self._stood = 0
+
+    def begin(self, paths: Iterable[Path]) -> None:
+        """Watch *paths* from now on: as they look now, those that were looked at before as they looked then."""
+        self._last = _look(paths)
+        self._known = {path: self._known.get(path, mark) for path, mark in self._last.items()}
 
     def changed(self, paths: Iterable[Path]) -> bool:
         """Look again; return whether *paths* differ from what was known, and have not moved since the last look."""
@@ -51,5 +61,6 @@ def _look(paths: Iterable[Path]) -> _Look:
         except OSError:
             seen[path] = None
         else:
-            seen[path] = (status.st_mtime_ns, status.st_ino, status.st_size)
+            is_file = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
+            seen[path] = (status.st_mtime_ns, status.st_ino, status.st_size) if is_file else _READ_ONCE
     return seen

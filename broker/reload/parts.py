@@ -32,6 +32,7 @@ from broker.settings.config import BrokerConfig
 from broker.settings.limits import Limits
 from broker.settings.origins import Origins
 from broker.sources.staple import Staple
+from broker.sources.trust_files import anchor_files
 from provisioning.pki.tls import CredentialPem, TlsConfigurationError
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
@@ -235,6 +236,12 @@ class ReloadedLimits:
             if origins != listener.origins:
                 listener.origins = origins
         return loaded.detail, None
+
+
+def files_of(config: BrokerConfig, settings_file: Path | None) -> list[Path]:
+    """Return the files that *config*, of *settings_file* among others, names and parts are made of."""
+    named = (settings_file, config.certfile, config.keyfile, config.policy_file)
+    return [*(path for path in named if path is not None), *anchor_files(config)]
 
 
 def _lasting(config: BrokerConfig, name: str) -> object:

@@ -152,29 +152,29 @@ async def _sweep(
     going: Mapping[Session, bool] = MappingProxyType({}),
 ) -> Effects:
     connected = engine.connected
-    disconnected = subscriptions = dropped = 0
+    losing = disconnected = subscriptions = dropped = 0
     here: list[Affected] = []
     away: list[Affected] = []
     sessions = engine.registry.all()
     for start in range(0, len(sessions), _SESSIONS_A_STEP):
         for session in sessions[start : start + _SESSIONS_A_STEP]:
-            if not engine.registry.has(session):
-                continue  # It has ended meanwhile.
             goes = session in going
             if goes and session.expiry_interval == 0:
                 continue  # It ends with its connection.
             ours, wills = admission.is_ours(session.owner), going.get(session, True)
             loss = judge(policy, session, ours=ours, goes=goes, wills=wills)
-            if loss is None:
+            if loss is None:  # Also of a session that has ended meanwhile: it has nothing.
                 continue
+            losing += 1
             subscriptions += len(loss.subscriptions)
             dropped += loss.will
             stays = session.connected and not goes
             disconnected += stays and loss.disconnects
-            named = here if stays else away
-            if len(named) < SHOWN:
-                named.append(Affected(session.client_id, session.owner.uri, loss.why(session)))
+            kind = here if stays else away
+            if len(kind) < SHOWN:
+                kind.append(Affected(session.client_id, session.owner.uri, loss.why(session)))
             if clock is not None:
                 enforce(engine, session, loss, clock())
         await asyncio.sleep(0)
-    return Effects(connected, disconnected, subscriptions, dropped, tuple([*here, *away][:SHOWN]))
+    named = [*here, *away][:SHOWN]
+    return Effects(connected, disconnected, subscriptions, dropped, tuple(named), losing - len(named))

@@ -161,15 +161,19 @@ def _put_right(each: PartReport) -> PartReport:
     return replace(each, detail="; ".join(filter(None, (_PUT_RIGHT, each.detail))))
 
 
-async def keep_current(reloader: Reloader, hangup: asyncio.Event, *, watch_files: bool) -> None:
-    """Reload whenever *hangup* is set, and, with *watch_files*, when a file has changed. Runs until it is cancelled."""
-    watch = FileWatch(reloader.files())
+async def keep_current(reloader: Reloader, hangup: asyncio.Event, watch: FileWatch | None) -> None:
+    """Reload whenever *hangup* is set, and, with a *watch*, when a file has changed. Runs until it is cancelled.
+
+    The *watch* has looked at the files before they were read: what was changed while the broker was starting counts.
+    """
+    if watch is not None:
+        watch.begin(reloader.files())
     while True:
         try:
             async with asyncio.timeout(_LOOK_SECONDS):
                 await hangup.wait()
         except TimeoutError:
-            if watch_files and watch.changed(reloader.files()):
+            if watch is not None and watch.changed(reloader.files()):
                 await reloader.reload(quiet=True)
         else:
             hangup.clear()

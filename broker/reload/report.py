@@ -54,15 +54,19 @@ class Effects:
     wills_dropped: int = 0
     affected: tuple[Affected, ...] = ()
     """The first sessions that lose something, connected ones before kept ones."""
+    more: int = 0
+    """How many others do."""
 
     def __add__(self, after: Effects) -> Effects:
         """Return what both do, one after the other."""
+        affected = self.affected + after.affected
         return Effects(
             self.connected,
             self.disconnected + after.disconnected,
             self.subscriptions_ended + after.subscriptions_ended,
             self.wills_dropped + after.wills_dropped,
-            (self.affected + after.affected)[:SHOWN],
+            affected[:SHOWN],
+            self.more + after.more + len(affected[SHOWN:]),
         )
 
 
@@ -113,7 +117,7 @@ class ReloadReport:
             text += f", {'drop' if self.dry_run else 'dropped'} {_count(effects.wills_dropped, 'will')}"
         if effects.affected:
             text += ": " + "; ".join(f"{printable(each.client_id)} ({each.why})" for each in effects.affected)
-            text += "; …" if len(effects.affected) == SHOWN else ""
+            text += "; …" if effects.more else ""
         return text
 
 

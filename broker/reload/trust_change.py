@@ -204,7 +204,8 @@ class ReloadedTrust:
             if change:
                 engine.turn.request()
             await asyncio.sleep(0)
-        return Effects(connected, disconnected, wills_dropped=wills, affected=tuple(affected))
+        more = disconnected - len(affected)
+        return Effects(connected, disconnected, wills_dropped=wills, affected=tuple(affected), more=more)
 
 
 def record_trust(engine: Engine, trust: Trust) -> None:

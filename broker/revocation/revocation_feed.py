@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,9 +31,19 @@ import structlog
 from broker.admission.path_ends import VerifiedPath
 from broker.engine.engine import Engine
 from broker.revocation.enforcement import revoke
+from broker.revocation.issuing_authorities import IssuingAuthorities
 from broker.revocation.revocation_rounds import judge_absent, judge_all
 from broker.revocation.revoked_services import RevokedServices
-from provisioning.client.feed import Current, FeedAhead, FeedLost, FeedRefused, ReleaseEvent, follow
+from provisioning.client.feed import (
+    Current,
+    FeedAhead,
+    FeedLost,
+    FeedRefused,
+    ReleaseEvent,
+    RevocationEvent,
+    follow,
+    tell_known,
+)
 from provisioning.pki.revocation import CertificateKey, Revocation
 from provisioning.pki.tls import Credential, TlsConfigurationError
 
@@ -58,8 +68,9 @@ class RevocationFeed:
         clock: Callable[[], float],
         replace_own: Callable[[str], Awaitable[bool]],
         revoked_services: RevokedServices,
+        authorities: IssuingAuthorities | None = None,
     ) -> None:
-        """Follow the service at *url*.
+        """Follow the service at *url*; *authorities* hears which issuing CAs there are.
 
         *replace_own* is told the code of a refusal, and returns whether there is another *credential* now.
         """
@@ -70,6 +81,7 @@ class RevocationFeed:
         self._clock = clock
         self._replace_own = replace_own
         self._revoked_services = revoked_services
+        self._authorities = authorities or IssuingAuthorities(engine, clock)
         self._after = 0
         self._mark: str | None = None
         """Of the event *_after*."""
@@ -118,7 +130,13 @@ class RevocationFeed:
         self._taken = 0
         history, after = self._engine.history, self._after
         events = follow(
-            self._url, self._anchors, self._credential, self._after, mark=self._mark, refuse=self._refuse_server
+            self._url,
+            self._anchors,
+            self._credential,
+            self._after,
+            mark=self._mark,
+            refuse=self._refuse_server,
+            hear=self._authorities.hear,
         )
         turn_ends = 0.0
         async with contextlib.aclosing(events):
@@ -130,13 +148,7 @@ class RevocationFeed:
                     turn_ends = now + _SECONDS_A_TURN
                 if isinstance(event, Current):
                     if not self._was_current:
-                        self._was_current = True
-                        await judge_absent(self._engine, self._clock)
-                        log.info("revocation feed current", code="FEED_CURRENT", sequence=event.sequence)
-                        facts = {"after": after, "sequence": event.sequence, "revoked": self._taken}
-                        history.told("feed current", code="FEED_CURRENT", **facts)
-                        self._lost = False
-                        self._history_read = True
+                        await self._caught_up(after, event.sequence)
                     self._engine.admission.status.freshness.current(now)
                     self.current.set()
                 elif isinstance(event, ReleaseEvent):
@@ -145,29 +157,53 @@ class RevocationFeed:
                         log.info("released", code="RELEASED", device=event.device, serial=f"{event.key[1]:x}")
                         history.told("released", code="RELEASED", **_named(event.key, event.device, event.sequence))
                 else:
-                    self._after, self._mark = event.sequence, event.mark
-                    closed = await self._put_out(event.revocation, now)
-                    await self._revoked_services.note(event.revocation, event.device)
-                    if closed:
-                        took = (datetime.now(UTC) - event.recorded_at).total_seconds()
-                        self._engine.metrics.revocation_to_close_seconds.observe(max(0.0, took), closed)
-                    self._taken += not self._was_current
-                    is_news = self._history_read and (self._was_current or self._taken <= _MOST_CAUGHT_UP)
-                    if closed or is_news:
-                        named = _named(event.revocation.key, event.device, event.sequence)
-                        reason = str(event.revocation.reason)
-                        history.told("revoked", code="REVOKED", **named, reason=reason, sessions_closed=closed)
-                    if not (closed or self._was_current):
-                        continue  # Old news, read again at the start: there may be a million.
-                    log.info(
-                        "revoked",
-                        code="REVOKED",
-                        device=event.device,
-                        serial=f"{event.revocation.serial:x}",
-                        reason=str(event.revocation.reason),
-                        sequence=event.sequence,
-                        sessions_closed=closed,
-                    )
+                    await self._revoked(event, now)
+
+    async def _revoked(self, event: RevocationEvent, now: float) -> None:
+        """Record a revocation, and put out whom it concerns; say so, unless it is old news."""
+        history = self._engine.history
+        self._after, self._mark = event.sequence, event.mark
+        closed = await self._put_out(event.revocation, now)
+        await self._revoked_services.note(event.revocation, event.device)
+        if closed:
+            took = (datetime.now(UTC) - event.recorded_at).total_seconds()
+            self._engine.metrics.revocation_to_close_seconds.observe(max(0.0, took), closed)
+        self._taken += not self._was_current
+        is_news = self._history_read and (self._was_current or self._taken <= _MOST_CAUGHT_UP)
+        if closed or is_news:
+            named = _named(event.revocation.key, event.device, event.sequence)
+            reason = str(event.revocation.reason)
+            history.told("revoked", code="REVOKED", **named, reason=reason, sessions_closed=closed)
+        if not (closed or self._was_current):
+            return  # Old news, read again at the start: there may be a million.
+        log.info(
+            "revoked",
+            code="REVOKED",
+            device=event.device,
+            serial=f"{event.revocation.serial:x}",
+            reason=str(event.revocation.reason),
+            sequence=event.sequence,
+            sessions_closed=closed,
+        )
+
+    async def _caught_up(self, after: int, sequence: int) -> None:
+        """Take note that all up to *sequence* has been read, from *after* on."""
+        self._was_current = True
+        await judge_absent(self._engine, self._clock)
+        log.info("revocation feed current", code="FEED_CURRENT", sequence=sequence)
+        facts = {"after": after, "sequence": sequence, "revoked": self._taken}
+        self._engine.history.told("feed current", code="FEED_CURRENT", **facts)
+        self._lost = False
+        self._history_read = True
+
+    async def tell_known(self, known: Mapping[str, bool]) -> bool:
+        """Tell the service which of its issuing CAs would be believed here; return whether it was asked."""
+        try:
+            await tell_known(self._url, self._anchors, self._credential, known, refuse=self._refuse_server)
+        except (FeedLost, TlsConfigurationError) as error:
+            log.info("provisioning not told which CAs are known here", code="ISSUING_CA_UNTOLD", detail=str(error))
+            return isinstance(error, FeedRefused)  # It takes it from no such certificate: no need to hurry.
+        return True
 
     def _refuse_server(self, path: Sequence[bytes]) -> str | None:
         """Return why a server with a certificate of *path* is not the service: it, or a CA's above it, is revoked."""

@@ -10,7 +10,8 @@ another member at QoS 1 (MQTT 5 §4.8.2), and at QoS 2 to nobody else [MQTT-4.8.
 
 Rules
 -----
-1. Each message goes to exactly one member [MQTT-4.8.2-4]; a member's own subscription options apply.
+1. Each message goes to exactly one member [MQTT-4.8.2-4], one that may get it; a member's own subscription options
+   apply.
 2. No I/O, no clock.
 """
 
@@ -28,6 +29,9 @@ class Member(Protocol):
     @property
     def connected(self) -> bool:
         """Whether its client is connected."""
+
+    def may_get(self, topic: bytes) -> bool:
+        """Whether its client may get a message of *topic*: plugins may refuse one what another gets."""
 
     def has_room(self, qos: int) -> bool:
         """Whether a message at *qos* would be written at once, and all before it has been."""
@@ -147,6 +151,8 @@ class ShareGroup:
         for step in range(count):
             index = (self._next + step) % count
             member = order[index]
+            if not member.may_get(message.topic):
+                continue
             if member.has_room(min(message.qos, self._members[member].qos)):
                 self._next = index + 1
                 return member

@@ -9,14 +9,15 @@ Rules
 2. A session without a connection lives for its Session Expiry Interval; NEVER keeps it. Zero ends it with the
    connection [MQTT-3.1.2-23].
 3. No I/O, no clock. `due` tells which sessions to look at; what is due is written on the session.
+4. A session that has ended is not held until the time at which it would have been looked at: a client that begins anew
+   each time, and asks for a week, would leave one behind with each connection, and all that waited for it.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Iterator
-from itertools import chain, count
+from itertools import chain
 
 from broker.metrics import Metrics
 from broker.session.queue import QueueLimits
@@ -27,15 +28,16 @@ from provisioning.pki.identity import Identity, Role
 class SessionRegistry:
     """Every session."""
 
-    __slots__ = ("_instances", "_left", "_metrics", "_order", "_schedule", "_sessions", "limits", "permits")
+    __slots__ = ("_instances", "_left", "_metrics", "_reached", "_schedule", "_sessions", "limits", "permits")
 
     def __init__(self, limits: QueueLimits, metrics: Metrics) -> None:
         self._sessions: dict[tuple[str, Role], dict[str, Session]] = {}
         """By trust domain and role, where there are any, then by client identifier."""
         self._instances: Counter[Identity] = Counter()
         self._left: set[Session] = set()
-        self._schedule: list[tuple[float, int, Session]] = []
-        self._order = count()
+        self._schedule: dict[int, dict[Session, None]] = {}
+        """By the second at which they are looked at."""
+        self._reached = 0.0
         self.limits = limits
         self._metrics = metrics
         self.permits: Permits | None = None
@@ -87,6 +89,7 @@ class SessionRegistry:
     def discard(self, session: Session) -> None:
         """Forget *session*."""
         owner = session.owner
+        self._unfile(session)
         if self.has(session):
             space = owner.trust_domain, owner.role
             del self._sessions[space][session.client_id]
@@ -105,17 +108,38 @@ class SessionRegistry:
         A session that flaps is filed once, however often it goes: it keeps its earliest place.
         """
         if session.scheduled_at is None or when < session.scheduled_at:
-            session.scheduled_at = when
-            heapq.heappush(self._schedule, (when, next(self._order), session))
+            self._unfile(session)
+            session.scheduled_at = when = max(when, self._reached)  # What should have been is due next.
+            self._schedule.setdefault(int(when), {})[session] = None
 
     def due(self, now: float) -> Iterator[Session]:
         """Yield the sessions to look at now; what is not due yet must be scheduled again.
 
         Each as it stands when it is its turn: between two of them others may come, go or be discarded.
         """
-        while self._schedule and self._schedule[0][0] <= now:
-            when, _, session = heapq.heappop(self._schedule)
-            if session.scheduled_at == when:
-                session.scheduled_at = None
-                if self.has(session):
-                    yield session
+        first, last = int(self._reached), int(now)
+        self._reached = max(self._reached, now)
+        if last - first > len(self._schedule):
+            seconds = sorted(second for second in self._schedule if second <= last)
+        else:
+            seconds = [second for second in range(first, last + 1) if second in self._schedule]
+        for second in seconds:
+            filed = [(each.scheduled_at, each) for each in self._schedule.get(second, ())]
+            for when, session in sorted(((when, each) for when, each in filed if when is not None), key=_first):
+                if when <= now and session.scheduled_at == when:
+                    self._unfile(session)
+                    if self.has(session):
+                        yield session
+
+    def _unfile(self, session: Session) -> None:
+        if session.scheduled_at is not None:
+            second = int(session.scheduled_at)
+            filed = self._schedule[second]
+            del filed[session]
+            if not filed:
+                del self._schedule[second]
+            session.scheduled_at = None
+
+
+def _first(filed: tuple[float, Session]) -> float:
+    return filed[0]

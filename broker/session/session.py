@@ -157,6 +157,10 @@ class Session:
         """Whether its client is connected."""
         return self.connection is not None
 
+    def may_get(self, topic: bytes) -> bool:
+        """Whether its client may get a message of *topic*, as far as `permits` says."""
+        return self.permits is None or self.permits(self, topic)
+
     def has_room(self, qos: int) -> bool:
         """Whether a message at *qos* would be written at once, and all before it has been."""
         connection = self.connection
@@ -242,7 +246,7 @@ class Session:
         *retained* says that it is sent because it was retained, not because it was published just now; *share* through
         which Shared Subscription it came.
         """
-        if self.permits is not None and not self.permits(self, message.topic):
+        if not self.may_get(message.topic):
             return False
         retain = retained or (message.retain and subscription.retain_as_published)  # [MQTT-3.3.1-12, -13]
         identifiers = subscription.identifiers if self.v5 else b""

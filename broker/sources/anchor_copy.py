@@ -22,23 +22,27 @@ Does not handle: lists of CAs that were withdrawn elsewhere; a URL whose server 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from broker.settings.trust_settings import TrustSettings
+from provisioning.pki.extension import UNREADABLE
 from provisioning.pki.keys import replace_private
 from provisioning.pki.tls import TlsConfigurationError
 
 MOST_BYTES = 1024 * 1024
 MOST_ANCHORS = 200
 _FOLDER = "anchors"
+UNUSABLE = (*UNREADABLE, UnsupportedAlgorithm)
+"""What is raised for what is no certificate, or one that cannot be read: the last for a key of a kind that is not
+known, and for PKCS #7 that holds something else."""
 
 
 class AnchorsRefused(ValueError):
@@ -96,11 +100,30 @@ def anchors_in(settings: TrustSettings, content: bytes, now: datetime | None) ->
     if settings.anchors_sha256:
         anchors = _pinned(settings, anchors)
     for each in anchors:
+        if why := unreadable(each):
+            raise AnchorsRefused(f"{named(each)} cannot be read: {why}")
         if not is_authority(each):
-            raise AnchorsRefused(f"{each.subject.rfc4514_string()} is not a CA's certificate")
+            raise AnchorsRefused(f"{named(each)} is not a CA's certificate")
     if now is not None and not any(each.not_valid_before_utc <= now <= each.not_valid_after_utc for each in anchors):
         raise AnchorsRefused(f"none of {len(anchors)} certificates is valid on {now.astimezone(UTC):%Y-%m-%d}")
     return anchors
+
+
+def unreadable(certificate: x509.Certificate) -> str:
+    """Return why *certificate* cannot be an anchor, whatever OpenSSL makes of it; empty: it can be read."""
+    try:
+        certificate.subject.rfc4514_string(), certificate.issuer, certificate.extensions, certificate.public_key()
+    except UNUSABLE as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+def named(certificate: x509.Certificate) -> str:
+    """Return the subject of *certificate*, or its fingerprint where that is no text."""
+    try:
+        return certificate.subject.rfc4514_string()
+    except UNREADABLE:
+        return f"SHA-256 {certificate.fingerprint(SHA256()).hex()}"
 
 
 def is_authority(certificate: x509.Certificate) -> bool:
@@ -142,9 +165,9 @@ def _certificates(content: bytes) -> list[x509.Certificate]:
         der = content if content[:1] == b"\x30" else base64.b64decode(b"".join(content.split()), validate=True)
         try:
             return [x509.load_der_x509_certificate(der)]
-        except ValueError:
+        except UNREADABLE:
             return pkcs7.load_der_pkcs7_certificates(der)
     except AnchorsRefused:
         raise
-    except (ValueError, binascii.Error) as error:
+    except UNUSABLE as error:  # By plain http whoever is on the way answers what he likes.
         raise AnchorsRefused("neither PEM nor PKCS #7 certificates") from error

@@ -131,7 +131,8 @@ class AnchorUrls:
             log.info("anchors fetched again", code="ANCHORS_CURRENT", bundle=settings.name, url=settings.anchors_url)
         self.outcomes["new" if changed else "unchanged"] += 1
         followed.problem, followed.pause, followed.current_at = "", _FIRST_PAUSE, time.time()
-        self.confirmed_at[settings.name] = followed.current_at
+        if self._followed.get(followed.copy) is followed:  # Else it was left meanwhile, and its bundle has another.
+            self.confirmed_at[settings.name] = followed.current_at
         followed.due = time.monotonic() + settings.anchors_refresh_seconds * _spread()
         return changed
 

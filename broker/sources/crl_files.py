@@ -2,8 +2,9 @@
 
 Rules
 -----
-1. A file that vanishes takes nothing back: its list stays until it expires, and that it is gone is logged. One file of
-   a directory that cannot be read concerns itself alone.
+1. A file that vanishes takes nothing back: its list stays until it expires, and that it is gone is logged; of the file
+   itself nothing is kept, for each list may come under a name of its own. One file of a directory that cannot be read
+   concerns itself alone.
 2. A file is looked at by its time, size and inode, so replacing it by a rename is seen, and a half-written one is read
    again when it is whole. One that could not be read is read as soon as it can be, changed or not.
 3. Files are read in a thread: a directory may lie on a disk that sleeps.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -72,6 +73,9 @@ class CrlFiles:
             marks, gone = await asyncio.to_thread(self._survey)
             for path, reason in gone.items():
                 self._unreadable(path, reason)
+            for path in self._vanished(marks, gone):
+                self._unreadable(path, "No such file or directory")
+                del self._marks[path]
             learned = self._intake.learned
             again = self._timely() | (self._unmatched if learned != self._learned else set())
             self._learned = learned
@@ -97,6 +101,12 @@ class CrlFiles:
         if self._marks.get(path) != _UNREAD:
             self._intake.complain(CrlProblem.CRL_UNREADABLE, f"cannot be read: {reason}", str(path))
         self._marks[path] = _UNREAD
+        self._unmatched.discard(path)  # It is read anyway, and nobody need wait for that before it can be.
+        self._untimely.pop(path, None)
+
+    def _vanished(self, marks: Mapping[Path, _Mark], gone: Mapping[Path, str]) -> list[Path]:
+        """Return the files of directories that were there and are not."""
+        return [each for each in self._marks if each not in marks and each not in gone and each not in self.paths]
 
     def _survey(self) -> tuple[dict[Path, _Mark], dict[Path, str]]:
         marks: dict[Path, _Mark] = {}
@@ -118,5 +128,4 @@ class CrlFiles:
                         marks[path] = (status.st_mtime_ns, status.st_size, status.st_ino)
             except OSError as error:
                 gone[named] = error.strerror or str(error)
-        known = {path for path in self._marks if path.parent in self.paths and path not in marks}
-        return marks, gone | {path: "No such file or directory" for path in known if path not in gone}
+        return marks, gone

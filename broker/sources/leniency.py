@@ -54,10 +54,10 @@ def warn_of_advisory(config: BrokerConfig) -> None:
     """Say in the log which sources may fail without anybody being refused for it."""
     if sources := advisory_sources(config):
         log.warning(
-            "revoked clients are let in while a source does not say that they are revoked",
+            "revoked clients are admitted while a source does not report them",
             code="ADVISORY",
             sources=sources,
-            detail="the policy is advisory: whoever keeps the source from the broker keeps its revocations from it",
+            detail="the policy is advisory: cutting the source off hides its revocations",
         )
 
 

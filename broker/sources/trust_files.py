@@ -13,7 +13,7 @@ from broker.admission.peer import DEFAULT_BUNDLE
 from broker.admission.trust import Trust
 from broker.settings.config import BrokerConfig
 from broker.settings.trust_settings import TrustSettings
-from broker.sources.anchor_copy import copy_of, is_authority, read_copy
+from broker.sources.anchor_copy import UNUSABLE, copy_of, is_authority, named, read_copy, unreadable
 from broker.sources.leniency import feed_terms
 from provisioning.pki.tls import TlsConfigurationError, certificates_in
 from provisioning.program.given_file import PEM_BYTES, contents_of
@@ -91,12 +91,15 @@ def read_anchors(paths: Sequence[Path], where: str = "") -> list[x509.Certificat
             found = [anchor for file in _files(path) for anchor in certificates_in(contents_of(file, PEM_BYTES))]
         except OSError as error:
             raise TlsConfigurationError(f"{where}{path} cannot be read: {error.strerror}") from error
-        except ValueError as error:
+        except UNUSABLE as error:
             raise TlsConfigurationError(
                 f"{where}{path} holds no certificate, neither PEM nor DER, or one that is cut off"
             ) from error
         if not found:
             raise TlsConfigurationError(f"{where}{path} holds no certificate file (.pem, .crt, .cer, .der)")
+        for anchor in found:
+            if why := unreadable(anchor):
+                raise TlsConfigurationError(f"{where}{path}: {named(anchor)} cannot be read: {why}; leave it out")
         anchors += found
     return anchors
 

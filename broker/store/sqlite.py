@@ -35,6 +35,8 @@ log = structlog.get_logger("broker")
 _COLUMNS = "PRAGMA table_info(sessions)"
 _RETRY_SECONDS = 1.0
 _GATHER_SECONDS = 0.002
+_KEPT_LOG_BYTES = 16 * 1024 * 1024
+"""Of the write-ahead log: large batches, or a backup that reads for long, make it grow, and it would never shrink."""
 _PLACE_IS_UNFIT = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_PERM", "SQLITE_BUSY")
 """What the names of those errors begin with that say nothing against the file itself."""
 
@@ -87,6 +89,7 @@ class SqliteStore:
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")
             self._database.execute("PRAGMA foreign_keys=ON")
+            self._database.execute(f"PRAGMA journal_size_limit={_KEPT_LOG_BYTES}")
             self._migrate()
         except sqlite3.Error as error:
             self.close()

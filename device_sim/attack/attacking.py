@@ -16,11 +16,12 @@ from rich.text import Text
 
 from device_sim.attack import capabilities as claims
 from device_sim.attack import report, revocation_list
-from device_sim.attack.against import Opened
 from device_sim.attack.capabilities import CapabilityError, Feature
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE, NoSuchCase, pick
+from device_sim.attack.choosing import chosen
 from device_sim.attack.delivery_list import OWED
+from device_sim.attack.given import Given
 from device_sim.attack.run import CONTROLS, run, worst
 from device_sim.attack.target import Impossible, Target
 from device_sim.attack.verdict import OPEN, Outcome, Verdict
@@ -78,47 +79,40 @@ def _say_where_to_begin(view: View, outcomes: Sequence[Outcome]) -> None:
             )
 
 
-def _write(kind: str, target: Target, outcomes: Sequence[Outcome], json: Path | None, junit: Path | None) -> None:
+def _write(kind: str, target: Target, outcomes: Sequence[Outcome], given: Given) -> None:
     name = target.capabilities.name
-    if json is not None:
+    if given.json is not None:
         document = report.as_dict(kind, name, outcomes, report.environment())
         if target.version:
             document["target_version"] = target.version
         if target.ended is not None:
             document["cleared_away"] = target.ended.as_dict()
-        report.write_json(json, document)
-    if junit is not None:
-        report.write_junit(junit, kind, name, outcomes)
+        report.write_json(given.json, document)
+    if given.junit is not None:
+        report.write_junit(given.junit, kind, name, outcomes)
 
 
 def judge(
-    kind: str,
-    catalogue: Sequence[Case],
-    opened: Opened,
-    only: list[str] | None,
-    show_list: bool,
-    json: Path | None,
-    junit: Path | None,
-    *,
-    failed: ExitCode = ExitCode.SECURITY,
+    kind: str, catalogue: Sequence[Case], given: Given, *, tls12: bool = False, failed: ExitCode = ExitCode.SECURITY
 ) -> None:
-    """Try those of *catalogue* that *only* picks, or *show_list* them; tell and write the outcomes; `typer.Exit`.
+    """Try those of *catalogue* that are *given*, or list them; tell and write the outcomes; `typer.Exit`.
 
-    *failed* is the exit code where a case has failed.
+    *tls12* has a broker that is started speak TLS 1.2 too. *failed* is the exit code where a case has failed.
     """
+    opened = chosen(given, tls12=tls12)
     out = report.console(sys.stdout)
     err = report.console(sys.stderr)
     try:
-        cases = pick(catalogue, only or ())
+        cases = pick(catalogue, given.only or ())
     except NoSuchCase as error:
         raise typer.BadParameter(str(error)) from None
-    if show_list:
+    if given.show_list:
         for case in cases:
             right = case.clause or " or ".join(case.expected)
             out.print(f"{case.name:32}{case.description}  [{right}]", soft_wrap=True, markup=False)
         return
-    expect_file("--json", json)
-    expect_file("--junit", junit)
+    expect_file("--json", given.json)
+    expect_file("--junit", given.junit)
 
     view, tried = View(), _Tried(len(cases) + len(CONTROLS))
 
@@ -139,7 +133,7 @@ def judge(
         report.show(out, f"{kind} {target.capabilities.name}", outcomes)
         _say_where_to_begin(view, outcomes)
         _say_what_is_assumed(view, target, cases, outcomes)
-        await asyncio.to_thread(_write, kind, target, outcomes, json, junit)
+        await asyncio.to_thread(_write, kind, target, outcomes, given)
         # Whom we have left behind is an error of ours, and no finding.
         well = ExitCode.OK if target.ended is None or not target.ended.left else ExitCode.ERROR
         return {Verdict.FAIL: failed, Verdict.INVALID: ExitCode.INVALID}.get(worst(outcomes), well)

@@ -79,18 +79,18 @@ async def _self_signed(scene: Scene) -> Seen:
     return await scene.show(issuer.issue(identity, key=key, subject=name, issuer_name=name))
 
 
-@case("9-wrong-ca", "certified by a CA that nobody trusts", "tls unknown_ca")
+@case("9-wrong-ca", "certified by an untrusted CA", "tls unknown_ca")
 async def _wrong_ca(scene: Scene) -> Seen:
     return await scene.show(Issuer.founded(common_name("Another CA")).issue(scene.target.device(scene.fresh())))
 
 
-@case("10-ca-name", "certified by a CA that only bears our CA's name", "tls unknown_ca", "tls decrypt_error")
+@case("10-ca-name", "certified by a CA with the same name as ours", "tls unknown_ca", "tls decrypt_error")
 async def _ca_name(scene: Scene) -> Seen:
     impostor = Issuer.founded(scene.target.ca_certificate.subject)
     return await scene.show(impostor.issue(scene.target.device(scene.fresh())))
 
 
-@case("10-ca-name-no-aki", "the same, naming no authority key", "tls decrypt_error", "tls unknown_ca")
+@case("10-ca-name-no-aki", "the same, without an Authority Key Identifier", "tls decrypt_error", "tls unknown_ca")
 async def _ca_name_without_key_id(scene: Scene) -> Seen:
     impostor = Issuer.founded(scene.target.ca_certificate.subject)
     return await scene.show(impostor.issue(scene.target.device(scene.fresh()), authority_key=False))
@@ -126,7 +126,7 @@ async def _issued_by_device(scene: Scene) -> Seen:
     return await scene.show(paper.presented_with(parent.certificate))
 
 
-@case("13-below-path-length", "certified by a CA below ours, which may have none", *BAD, "tls unknown_ca")
+@case("13-below-path-length", "certified by a CA below ours, against its path length", *BAD, "tls unknown_ca")
 async def _below_path_length(scene: Scene) -> Seen:
     constraints = scene.target.ca_certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     if constraints.path_length != 0:
@@ -224,7 +224,7 @@ async def _suspended(scene: Scene) -> Seen:
     return await scene.until_refused(paper)
 
 
-@case("22-renewed-old-one", "uses its old certificate within its life, after renewal (policy)", IN, *REVOKED)
+@case("22-renewed-old-one", "uses its old, unexpired certificate after renewal (policy)", IN, *REVOKED)
 async def _renewed_old_one(scene: Scene) -> Seen:
     desk = scene.target.desk
     if desk is None:
@@ -271,7 +271,7 @@ _serial("24-serial-negative", "its serial number is negative", b"\x80", IN, *BAD
 _serial("24-serial-long", "its serial number has 33 octets", b"\x01" * 33, IN, *BAD, NOT_OURS)
 
 
-@case("24-critical-extension", "has a critical extension that nobody knows", *BAD)
+@case("24-critical-extension", "has an unknown critical extension", *BAD)
 async def _critical_extension(scene: Scene) -> Seen:
     unknown = x509.UnrecognizedExtension(ObjectIdentifier("1.3.6.1.4.1.32473.1"), b"\x05\x00")
     return await scene.show(scene.target.issuer.issue(scene.target.device(scene.fresh()), extra=((unknown, True),)))

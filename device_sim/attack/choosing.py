@@ -9,43 +9,31 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import typer
 
 from device_sim.attack import capabilities as claims
 from device_sim.attack.against import Against, Opened
+from device_sim.attack.given import Given
 from device_sim.attack.issuer import Issuer
 from device_sim.attack.target import SigningRegistrar, Target
 from device_sim.broker_words import HOST as LOCALHOST
+from device_sim.broker_words import named
 from device_sim.link.endpoint import endpoint_of
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What the options say of a broker that runs already; each field is named after its option."""
-
-    server_name: str | None
-    cafile: Path | None
-    ca_cert: Path | None
-    ca_key: Path | None
-    provisioning: str | None
-    cert: Path | None
-    key: Path | None
-    capabilities: Path | None
-
-
-def chosen(against: Against | None, where: tuple[str, int] | None, given: Given, *, tls12: bool) -> Opened:
-    """Return the target that the options name: the broker at *where*, or one that is started. `typer.BadParameter`."""
+def chosen(given: Given, *, tls12: bool) -> Opened:
+    """Return the target that the options name: a broker that runs, or one that is started. `typer.BadParameter`."""
+    where = named(given.broker, given.host, given.port)
     if where is None:
-        if any(astuple(given)):
+        if given.tells_of_a_running_one:
             raise typer.BadParameter(
                 "--server-name, --cafile, --ca-cert, --ca-key, --provisioning, --cert, --key, --capabilities: "
                 "for a broker given by --broker"
             )
-        return (against or Against.FLEETGATE).opened(tls12=tls12)
-    if against is not None:
+        return (given.against or Against.FLEETGATE).opened(tls12=tls12)
+    if given.against is not None:
         raise typer.BadParameter("--against starts a broker, --broker names one that runs: leave one of them out")
     if (given.ca_cert is None) != (given.ca_key is None):
         raise typer.BadParameter("--ca-cert and --ca-key go together: name both")

@@ -1,4 +1,4 @@
-"""The arguments of `fleet-sim attack`, `revocation`, `delivery` and `attack-table`; what they do is beside this."""
+"""`fleet-sim attack`, `revocation`, `delivery` and `attack-table`; what they do is beside this."""
 
 from __future__ import annotations
 
@@ -7,154 +7,52 @@ from typing import Annotated
 
 import typer
 
-from device_sim.attack.against import Against
-from device_sim.broker_words import BrokerOption, HostOption, PortOption, named
+from device_sim.attack.given import Given
 from device_sim.late_imports import late_imports
-
-AgainstOption = Annotated[
-    Against | None,
-    typer.Option("--against", help="Start this one and attack it (default: fleetgate).", show_default=False),
-]
-NameOption = Annotated[
-    str | None,
-    typer.Option(
-        "--server-name",
-        help="The name that the broker's certificate bears (default: that of --broker; of an address, localhost).",
-        show_default=False,
-    ),
-]
-CafileOption = Annotated[Path | None, typer.Option("--cafile", help="Trust anchors for its certificate, PEM.")]
-CaCertOption = Annotated[Path | None, typer.Option("--ca-cert", help="The CA whose devices it lets in, PEM.")]
-CaKeyOption = Annotated[Path | None, typer.Option("--ca-key", help="That CA's key, PEM, unencrypted.")]
-ProvisioningOption = Annotated[
-    str | None,
-    typer.Option(
-        "--provisioning",
-        help="Its provisioning service, https://…: devices of the attack's own are enrolled there, and revoked.",
-        show_default=False,
-    ),
-]
-CertOption = Annotated[
-    Path | None, typer.Option("--cert", help="With --provisioning: operator certificate.", show_default=False)
-]
-KeyOption = Annotated[Path | None, typer.Option("--key", help="Its private key.", show_default=False)]
-CapabilitiesOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--capabilities",
-        help="What the broker claims, TOML; else everything, or with --provisioning what a Fleetgate does.",
-    ),
-]
-OnlyOption = Annotated[
-    list[str] | None,
-    typer.Option("--only", help="Only these cases: numbers, names, patterns; repeat or join by ','."),
-]
-ListOption = Annotated[bool, typer.Option("--list", help="Show the cases and try none.")]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the outcomes to this JSON file.")]
-JunitOption = Annotated[Path | None, typer.Option("--junit", help="Write the outcomes to this JUnit XML file.")]
+from provisioning.program.gathered_options import with_options
 
 
-def attack(
-    against: AgainstOption = None,
-    broker: BrokerOption = None,
-    host: HostOption = None,
-    port: PortOption = None,
-    server_name: NameOption = None,
-    cafile: CafileOption = None,
-    ca_cert: CaCertOption = None,
-    ca_key: CaKeyOption = None,
-    provisioning: ProvisioningOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
-    capabilities: CapabilitiesOption = None,
-    only: OnlyOption = None,
-    show_list: ListOption = False,
-    json: JsonOption = None,
-    junit: JunitOption = None,
-) -> None:
-    """Try every way in that a bad device has, and judge how each is refused.
+@with_options(Given)
+def attack(given: Given) -> None:
+    """Try what a malicious device can do, and check how each attempt is refused.
 
-    Exit code 4: one failed; 3: none did, and one could not be judged on this machine; 1: none tried.
+    Exit code 4: a case failed; 3: none failed, and one could not be judged on this machine; 1: none was tried.
     """
     with late_imports():
         from device_sim.attack.attacking import judge
         from device_sim.attack.catalogue import CATALOGUE
-        from device_sim.attack.choosing import Given, chosen
 
-    where = named(broker, host, port)
-    given = Given(server_name, cafile, ca_cert, ca_key, provisioning, cert, key, capabilities)
-    target = chosen(against, where, given, tls12=False)
-    judge("attack", CATALOGUE, target, only, show_list, json, junit)
+    judge("attack", CATALOGUE, given)
 
 
-def revocation(
-    against: AgainstOption = None,
-    broker: BrokerOption = None,
-    host: HostOption = None,
-    port: PortOption = None,
-    server_name: NameOption = None,
-    cafile: CafileOption = None,
-    ca_cert: CaCertOption = None,
-    ca_key: CaKeyOption = None,
-    provisioning: ProvisioningOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
-    capabilities: CapabilitiesOption = None,
-    only: OnlyOption = None,
-    show_list: ListOption = False,
-    json: JsonOption = None,
-    junit: JunitOption = None,
-) -> None:
-    """Try every way around a revocation, and judge whether it holds.
+@with_options(Given)
+def revocation(given: Given) -> None:
+    """Try to circumvent a revocation in every way, and check that it holds.
 
-    Exit code 4: one failed; 3: none did, and one could not be judged on this machine; 1: none tried.
+    Exit code 4: a case failed; 3: none failed, and one could not be judged on this machine; 1: none was tried.
     """
     with late_imports():
         from device_sim.attack.attacking import judge
-        from device_sim.attack.choosing import Given, chosen
         from device_sim.attack.revocation_list import chapter
 
-    where = named(broker, host, port)
-    given = Given(server_name, cafile, ca_cert, ca_key, provisioning, cert, key, capabilities)
-    target = chosen(against, where, given, tls12=True)
-    judge("revocation", chapter.cases, target, only, show_list, json, junit)
+    judge("revocation", chapter.cases, given, tls12=True)
 
 
-def delivery(
-    against: AgainstOption = None,
-    broker: BrokerOption = None,
-    host: HostOption = None,
-    port: PortOption = None,
-    server_name: NameOption = None,
-    cafile: CafileOption = None,
-    ca_cert: CaCertOption = None,
-    ca_key: CaKeyOption = None,
-    provisioning: ProvisioningOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
-    capabilities: CapabilitiesOption = None,
-    only: OnlyOption = None,
-    show_list: ListOption = False,
-    json: JsonOption = None,
-    junit: JunitOption = None,
-) -> None:
-    """Try what a broker owes to good devices, promise by promise, by MQTT 5 and by 3.1.1.
+@with_options(Given)
+def delivery(given: Given) -> None:
+    """Test delivery guarantees, clause by clause, with MQTT 5 and with MQTT 3.1.1.
 
-    Wills, quotas, exactly once, expiry, retained messages, topic aliases, shared subscriptions, identifiers,
-    properties, takeovers, matching, order. --list names the clause of each.
+    Wills, quotas, exactly once, expiry, retained messages, topic aliases, shared subscriptions, subscription
+    identifiers, properties, session takeover, topic matching, order. --list names the clause of each case.
 
-    Exit code 99: one failed; 3: none did, and one could not be judged on this machine; 1: none tried.
+    Exit code 99: a case failed; 3: none failed, and one could not be judged on this machine; 1: none was tried.
     """
     with late_imports():
         from device_sim.attack.attacking import judge
-        from device_sim.attack.choosing import Given, chosen
         from device_sim.attack.delivery_list import OWED
         from device_sim.report import ExitCode
 
-    where = named(broker, host, port)
-    given = Given(server_name, cafile, ca_cert, ca_key, provisioning, cert, key, capabilities)
-    target = chosen(against, where, given, tls12=False)
-    judge("delivery", OWED, target, only, show_list, json, junit, failed=ExitCode.THRESHOLD)
+    judge("delivery", OWED, given, failed=ExitCode.THRESHOLD)
 
 
 def attack_table(

@@ -193,10 +193,10 @@ def _programs(machine: Machine) -> list[Finding]:
 
 
 def doctor(
-    devices: Annotated[int, typer.Option("--devices", min=1, help="How many devices are to be connected.")] = 10_000,
-    sources: Annotated[int, typer.Option("--sources", min=1, help="From how many source addresses.")] = 1,
+    devices: Annotated[int, typer.Option("--devices", min=1, help="Number of devices to connect.")] = 10_000,
+    sources: Annotated[int, typer.Option("--sources", min=1, help="Number of source addresses.")] = 1,
 ) -> None:
-    """Check whether this machine can carry a fleet, and say what to do where it cannot. Exit code 1: it cannot."""
+    """Check whether this machine can run a fleet, and show remedies. Exit code 1: it cannot."""
     from rich.console import Console  # Late: `device_sim.cli`, rule 1.
 
     console = Console(width=None if sys.stdout.isatty() else 200)

@@ -223,13 +223,13 @@ async def _posts(scene: Scene, request: bytes, user: str, token: str) -> Seen:
 
 
 @case(
-    "45-stale-revocations", "connects when the broker has had no news of revocations for longer than its grace",
+    "45-stale-revocations", "connects when the broker's revocation data is older than its grace period",
     "mqtt CONNACK 0x88", limit=lambda _: _GRACE_PATIENCE, last=True,
 )  # fmt: skip
 async def _stale_revocations(scene: Scene) -> Seen:
     feed = scene.target.feed
     if feed is None:
-        raise Impossible("how the news reach this broker is not in our hands")
+        raise Impossible("the tester does not control how this broker learns of revocations")
     paper = await scene.device()
     feed.cut()
     try:

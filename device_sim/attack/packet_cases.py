@@ -166,7 +166,7 @@ async def _topic_alias(scene: Scene) -> Seen:
 
 
 @case(
-    "40-receive-maximum", "more unfinished QoS 2 messages than the broker takes",
+    "40-receive-maximum", "more unfinished QoS 2 messages than the broker allows",
     "mqtt DISCONNECT 0x93", needs=(Feature.MQTT5, Feature.QOS2),
 )  # fmt: skip
 async def _receive_maximum(scene: Scene) -> Seen:

@@ -36,7 +36,7 @@ chapter = Chapter()
 case = chapter.case
 
 
-@case("1-full-handshake", "connects anew after its revocation", *REVOKED, needs=_NEEDS, limit=revocation)
+@case("1-full-handshake", "connects again after its revocation", *REVOKED, needs=_NEEDS, limit=revocation)
 async def _full_handshake(scene: Scene) -> Seen:
     paper = await scene.device()
     await scene.target.registrar.revoke(paper)
@@ -105,14 +105,14 @@ async def _kept(scene: Scene, messages: int) -> tuple[Paper, str]:
     return paper, name
 
 
-@case("8-kept-session", "returns to a session that was kept for it", *REVOKED, needs=_NEEDS, limit=revocation)
+@case("8-kept-session", "resumes an MQTT session that was kept for it", *REVOKED, needs=_NEEDS, limit=revocation)
 async def _kept_session(scene: Scene) -> Seen:
     paper, _ = await _kept(scene, 0)
     await scene.target.registrar.revoke(paper)
     return await scene.until_refused(paper)
 
 
-@case("9-queued-messages", "returns for the messages that wait for it", "mqtt not-delivered", needs=_NEEDS)
+@case("9-queued-messages", "reconnects to fetch queued messages", "mqtt not-delivered", needs=_NEEDS)
 async def _queued_messages(scene: Scene) -> Seen:
     honest, honest_name = await _kept(scene, _QUEUE)
     if not (await _fetched(scene, honest, honest_name)).got_in:
@@ -154,7 +154,7 @@ async def _will(scene: Scene) -> Seen:
     return await session_cases.will_of_revoked(scene)
 
 
-@case("11-serial-of-other-issuer", "bears a revoked serial number, from another CA: let in", IN, needs=_NEEDS)
+@case("11-serial-of-other-issuer", "has a serial number that another CA revoked: admitted", IN, needs=_NEEDS)
 async def _serial_of_other_issuer(scene: Scene) -> Seen:
     other = scene.target.other_issuer
     if other is None:
@@ -166,12 +166,12 @@ async def _serial_of_other_issuer(scene: Scene) -> Seen:
     return await scene.show(namesake)
 
 
-@case("12-feed-lost", "is connected, and revoked while the broker has no news; then the news resume",
+@case("12-feed-lost", "is connected, and revoked while the feed is interrupted; then the feed resumes",
       "mqtt DISCONNECT 0x98", "mqtt DISCONNECT 0x87", needs=_NEEDS)  # fmt: skip
 async def _feed_lost(scene: Scene) -> Seen:
     feed = scene.target.feed
     if feed is None:
-        raise Impossible("how the news reach this broker is not in our hands")
+        raise Impossible("the tester does not control how this broker learns of revocations")
     paper = await scene.device()
     client = await scene.admitted(paper)
     try:
@@ -206,7 +206,7 @@ async def _revoked_meanwhile(scene: Scene) -> Seen:
 async def _restart(scene: Scene, revoked_meanwhile: Paper | None = None) -> None:
     stop, start = scene.target.stop_broker, scene.target.start_broker
     if stop is None or start is None:
-        raise Impossible("restarting this broker is not in our hands")
+        raise Impossible("the tester cannot restart this broker")
     await scene.close()
     await stop()
     try:

@@ -156,7 +156,7 @@ async def _stays(scene: Scene) -> Seen:
 
 
 CONTROLS = (
-    Case(ALIVE, "after all that, a good device is let in (control)", ("mqtt CONNACK 0x00",), _shows_itself),
+    Case(ALIVE, "after all that, a good device is admitted (control)", ("mqtt CONNACK 0x00",), _shows_itself),
     Case(STAYS, "does nothing, and is connected all the time (control)", ("mqtt served",), _stays),
 )
 """Tried behind all cases, and whichever were picked."""

@@ -86,7 +86,7 @@ _resumed("7-resumed", "is revoked, and resumes its TLS session", clean=True)
 _resumed("7-resumed-abrupt", "the same, after an abrupt end", clean=False)
 
 
-@case("18-clone", "two devices with one credential: the older is put out", "mqtt DISCONNECT 0x8e")
+@case("18-clone", "two devices with one credential: the older is disconnected", "mqtt DISCONNECT 0x8e")
 async def _clone(scene: Scene) -> Seen:
     paper = await scene.device()
     older = await scene.admitted(paper)
@@ -99,7 +99,7 @@ async def _clone(scene: Scene) -> Seen:
 
 
 # Within a minute, which is what brokers count by: EMQX bans after 15 times, ours after 60.
-@case("18-flapping", "two clones put each other out again and again", "mqtt CONNACK 0x8a",
+@case("18-flapping", "two clones disconnect each other repeatedly", "mqtt CONNACK 0x8a",
       needs=(Feature.FLAPPING_ALERT,), limit=patience)  # fmt: skip
 async def _flapping(scene: Scene) -> Seen:
     paper = await scene.device()

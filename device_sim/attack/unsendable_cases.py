@@ -112,7 +112,7 @@ async def _own_tls(scene: Scene) -> Seen:
 # The order of the handshake
 
 
-@case("2-skips-certificate", "says Finished where its certificate is due", "tls unexpected_message")
+@case("2-skips-certificate", "sends Finished instead of its certificate", "tls unexpected_message")
 async def _skips_certificate(scene: Scene) -> Seen:
     return await _sent(scene, await scene.device(), lambda _context, _transcript: iter(()))
 
@@ -147,7 +147,7 @@ def _malformed(name: str, description: str, *expected: str, made: Callable[[byte
 
 _malformed("16-malformed-der", "its certificate is noise", made=lambda _: _entry(bytes(range(256)) * 2))
 _malformed("16-truncated-der", "its certificate ends too soon", made=lambda good: _entry(good[:-20]))
-_malformed("16-trailing-garbage", "has garbage behind its certificate", made=lambda good: _entry(good + _GARBAGE))
+_malformed("16-trailing-garbage", "sends garbage after its certificate", made=lambda good: _entry(good + _GARBAGE))
 _malformed(
     "16-wrong-length", "its certificate claims one byte too many",
     made=lambda good: _entry(good[:2] + (int.from_bytes(good[2:4]) + 1).to_bytes(2) + good[4:]),
@@ -158,12 +158,12 @@ _malformed(
 )  # fmt: skip
 # BER: the same certificate, and what the CA has signed of it is unchanged. Who is lenient lets in whom it should.
 _malformed(
-    "16-indefinite-length", "its certificate is BER, and else the same (may be understood)", IN, *UNREADABLE,
+    "16-indefinite-length", "its certificate is encoded in BER (may be accepted)", IN, *UNREADABLE,
     made=lambda good: _entry(b"\x30\x80" + der.content(good) + b"\0\0"),
 )  # fmt: skip
-_malformed("16-empty-entry", "sends a certificate of no bytes", made=lambda _: _entry(b""))
+_malformed("16-empty-entry", "sends an empty certificate entry", made=lambda _: _entry(b""))
 _malformed("16-entry-too-long", "its certificate is longer than the list", made=lambda good: _entry(good, _MOST))
-_malformed("16-half-an-entry", "has half an entry behind its certificate", made=lambda good: _entry(good) + b"\0\0")
+_malformed("16-half-an-entry", "sends half an entry after its certificate", made=lambda good: _entry(good) + b"\0\0")
 
 
 @case("16-list-too-long", "its list of certificates is longer than the message", *UNREADABLE)
@@ -218,7 +218,7 @@ async def _no_proof(scene: Scene) -> Seen:
     return await _sent(scene, paper, lambda context, _: iter((_certificates(context, _entry(_der(paper))),)))
 
 
-@case("17-replayed-proof", "proves with what another handshake was proven with", "tls decrypt_error")
+@case("17-replayed-proof", "replays the proof of another handshake", "tls decrypt_error")
 async def _replayed_proof(scene: Scene) -> Seen:
     paper = await scene.device()
     proofs: list[bytes] = []
@@ -232,7 +232,7 @@ async def _replayed_proof(scene: Scene) -> Seen:
     return await _sent(scene, paper, sent) if control.got_in else control
 
 
-@case("17-empty-proof", "proves with a signature of no bytes", "tls decrypt_error", "tls decode_error")
+@case("17-empty-proof", "sends an empty signature as proof", "tls decrypt_error", "tls decode_error")
 async def _empty_proof(scene: Scene) -> Seen:
     paper = await scene.device()
 
@@ -243,7 +243,7 @@ async def _empty_proof(scene: Scene) -> Seen:
     return await _sent(scene, paper, sent)
 
 
-@case("17-weak-proof", "proves over SHA-1, as TLS 1.3 does not",
+@case("17-weak-proof", "signs its proof over SHA-1, which TLS 1.3 forbids",
       "tls illegal_parameter", "tls decrypt_error", "tls handshake_failure")  # fmt: skip
 async def _weak_proof(scene: Scene) -> Seen:
     paper = await scene.device()

@@ -159,7 +159,7 @@ def judge(expected: tuple[str, ...], limit: float, seen: Seen, seconds: float) -
     if any(map(seen.matches, expected)):
         return Judgement(Verdict.FAIL, late) if late else Judgement(Verdict.PASS)
     if seen.got_in:
-        return Judgement(Verdict.FAIL, "it got what it wanted" if seen.code != OPEN else "still open at the deadline")
+        return Judgement(Verdict.FAIL, "the attack succeeded" if seen.code != OPEN else "still open at the deadline")
     if all(map(is_admission, expected)):
         return Judgement(Verdict.FAIL, _missed(seen))
     if late:

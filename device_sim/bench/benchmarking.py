@@ -6,21 +6,22 @@ import ipaddress
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from broker.mqtt.codes import ProtocolVersion
 from device_sim.bench.bench import Bench, Figures
+from device_sim.bench.given import Given
 from device_sim.bench.keyring import FleetKeyring, Keyring, OnePair
 from device_sim.bench.plan import InvalidPlan, Kind, Plan
 from device_sim.bench.show import Meter, document, summary
-from device_sim.broker_words import shown
+from device_sim.broker_words import HOST, PORT, named, shown
 from device_sim.credentials.fleet_directory import FleetDirectory
 from device_sim.descriptors import TooFewDescriptors, have
 from device_sim.explanation import explained
 from device_sim.interruption import Interruption, run
 from device_sim.link.closure import Closure, Layer
-from device_sim.link.driver import Driver
 from device_sim.link.endpoint import endpoint_of
 from device_sim.link.link import Terms
 from device_sim.remedies import with_remedy
@@ -33,48 +34,25 @@ _LONG_ENOUGH = 10.0
 """Seconds after which it tells something that nobody was let in."""
 
 
-def planned(
-    kind: Kind, count: int, rate: float | None, interval: int, *, topic: str = "", qos: int = 0,
-    message_interval: int = 1000, size: int = 256, retain: bool = False, limit: int = 0, seconds: float = 0.0,
-) -> Plan:  # fmt: skip
-    """Return the plan that the options make, milliseconds as seconds. Raises `typer.BadParameter`."""
+def benchmark(given: Given, kind: Kind, **messages: Any) -> None:
+    """Do what is *given*, with *messages* as a `Plan` says them, and print the figures.
+
+    Raises `typer.BadParameter`, `typer.Exit`.
+    """
     try:
-        return Plan(
-            kind, count, rate or 1000.0 / interval, topic, qos, message_interval / 1000.0, size, retain, limit, seconds
-        )
+        plan = Plan(kind, given.count, given.rate or 1000.0 / given.interval, seconds=given.duration, **messages)
     except InvalidPlan as error:
         raise typer.BadParameter(str(error)) from error
-
-
-def keyring(
-    fleet: Path | None, service: bool, ca: Path | None, cert: Path | None, key: Path | None, prefix: str, first: int
-) -> Keyring:
-    """Return whom the clients are taken for. Raises `typer.BadParameter`."""
-    if (fleet is None) == (ca is None):
-        raise typer.BadParameter("say as whom: --fleet DIR, or --cacertfile with --certfile and --keyfile")
-    if ca is not None:
-        if (cert is None) != (key is None):
-            raise typer.BadParameter("--certfile and --keyfile go together: name both")
-        return OnePair(ca, CredentialFiles(cert, key) if cert is not None and key is not None else None, prefix, first)
+    ring = _keyring(given)
+    broker = named(given.broker, given.host, given.port) or (HOST, PORT)
     view = View()
-    with explained(view):
-        return FleetKeyring(FleetDirectory.read(fleet or Path()), service)
-    raise typer.Exit(ExitCode.ERROR)
-
-
-def benchmark(
-    plan: Plan, ring: Keyring, broker: tuple[str, int], server_name: str | None, version: int, keepalive: int,
-    driver: Driver, as_json: bool,
-) -> None:  # fmt: skip
-    """Carry out *plan* and print the figures. Raises `typer.Exit`."""
-    view = View()
-    terms = Terms(seconds_alive=keepalive, version=ProtocolVersion(version))
+    terms = Terms(seconds_alive=given.keepalive, version=ProtocolVersion(given.version))
 
     async def story(interruption: Interruption) -> Bench:
-        endpoint = await endpoint_of(*broker, server_name)
+        endpoint = await endpoint_of(*broker, given.server_name)
         loopback = ipaddress.ip_address(endpoint.host).is_loopback
         sources = loopback_addresses(sources_for(plan.clients)) if loopback else ()
-        played = Bench(plan, ring, endpoint, terms, driver, sources)
+        played = Bench(plan, ring, endpoint, terms, given.driver, sources)
         meter = Meter(played)
         async with view.watching(lambda: meter):
             await played.run(interruption)
@@ -87,7 +65,7 @@ def benchmark(
         except (InvalidPlan, TooFewDescriptors) as error:
             view.failed(error)
             raise typer.Exit(ExitCode.USAGE) from None
-    if as_json:
+    if given.as_json:
         view.result(json.dumps(document(plan, figures), indent=1))
     else:
         view.show(summary(plan, figures))
@@ -96,6 +74,20 @@ def benchmark(
     if figures.troubled or figures.admitted.count < plan.clients:
         raise typer.Exit(ExitCode.ERROR)
     raise typer.Exit(ExitCode.INVALID if figures.invalid else ExitCode.OK)
+
+
+def _keyring(given: Given) -> Keyring:
+    """Return whom the clients are taken for. Raises `typer.BadParameter`."""
+    if (given.fleet is None) == (given.ca is None):
+        raise typer.BadParameter("say as whom: --fleet DIR, or --cacertfile with --certfile and --keyfile")
+    if given.ca is not None:
+        if (given.cert is None) != (given.key is None):
+            raise typer.BadParameter("--certfile and --keyfile go together: name both")
+        pair = CredentialFiles(given.cert, given.key) if given.cert is not None and given.key is not None else None
+        return OnePair(given.ca, pair, given.prefix, given.first)
+    with explained(View()):
+        return FleetKeyring(FleetDirectory.read(given.fleet or Path()), given.service)
+    raise typer.Exit(ExitCode.ERROR)
 
 
 def _nobody(broker: str, figures: Figures) -> str:

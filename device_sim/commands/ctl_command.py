@@ -20,10 +20,10 @@ _WAITS = "the run is at it; Ctrl-C ends the waiting, not the run"
 def ctl(
     order: Annotated[list[str], typer.Argument(help=f"One of: {ORDERS}.")],
     process: Annotated[
-        int | None, typer.Option("--run", help="The run's process, where several are under way.", show_default=False)
+        int | None, typer.Option("--run", help="The run's process, if there are several.", show_default=False)
     ] = None,
 ) -> None:
-    """Change a run that is under way, from another terminal. It answers when it is done.
+    """Control a run from another terminal. Returns when the order is done.
 
     \b
     Example:

@@ -14,16 +14,16 @@ _MOST_PARALLEL = 256
 
 def enrol(
     directory: Annotated[Path, typer.Argument(help="The fleet's directory: new, or one to continue.")],
-    devices: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many devices the fleet shall have.")] = 100,
+    devices: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of devices of the fleet.")] = 100,
     group: Annotated[
         str | None,
         typer.Option(
-            help="Their group; of a fleet that is continued, the one it has. By default meters.", show_default=False
+            help="Their group (default: meters, or the existing group of a continued fleet).", show_default=False
         ),
     ] = None,
     prefix: Annotated[str, typer.Option(help="What their names begin with.")] = "meter",
     provisioning: Annotated[
-        str | None, typer.Option(help="Where the provisioning service is, https://…", show_default=False)
+        str | None, typer.Option(help="URL of the provisioning service, https://…", show_default=False)
     ] = None,
     cafile: Annotated[
         Path | None, typer.Option(help="Trust anchors (ca-bundle.crt of the service).", show_default=False)
@@ -33,7 +33,7 @@ def enrol(
     way: Annotated[
         str,
         typer.Option(
-            help="How the devices get in: token, claim, manufacturer, listed, approval, or several as claim+approval."
+            help="How the devices enrol: token, claim, manufacturer, listed, approval, or several as claim+approval."
         ),
     ] = "token",
     claim: Annotated[
@@ -48,7 +48,7 @@ def enrol(
         bool, typer.Option("--approve", help="--way approval: approve the fleet's own requests, as an operator.")
     ] = False,
     ca_cert: Annotated[
-        Path | None, typer.Option(help="Instead of a service: the certificate of a CA of yours.", show_default=False)
+        Path | None, typer.Option(help="Instead of a service: the certificate of your own CA.", show_default=False)
     ] = None,
     ca_key: Annotated[Path | None, typer.Option(help="The CA's private key.", show_default=False)] = None,
     trust_domain: Annotated[
@@ -59,11 +59,11 @@ def enrol(
     ] = None,
     parallel: Annotated[int, typer.Option(min=1, max=_MOST_PARALLEL, help="How many enrol at a time.")] = 16,
     cleanup: Annotated[
-        bool, typer.Option("--cleanup", help="Revoke the whole fleet and remove it; asks before, but for --yes.")
+        bool, typer.Option("--cleanup", help="Revoke the whole fleet and remove it; asks first, except with --yes.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="With --cleanup: do not ask.")] = False,
 ) -> None:
-    """Enrol a fleet: each device makes its own key, and has it certified. Run it again to continue after Ctrl-C.
+    """Enrol a fleet: each device generates its key and gets a certificate. Run it again to continue after Ctrl-C.
 
     \b
     Example:

@@ -14,7 +14,7 @@ def export(
     fleet: Annotated[Path, typer.Argument(help="The fleet's directory.")],
     output: Annotated[Path, typer.Argument(help="A new or empty directory.")],
     devices: Annotated[
-        int | None, typer.Option(min=1, help="Only so many (default: all that can be used).", show_default=False)
+        int | None, typer.Option(min=1, help="Only this many (default: all usable ones).", show_default=False)
     ] = None,
 ) -> None:
     """Copy a fleet's certificates and keys for other tools.

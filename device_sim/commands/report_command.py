@@ -17,7 +17,7 @@ def report(
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write it as an HTML page here.", show_default=False)] = None,
 ) -> None:
-    """Show a stored run, or what changed between two; of one that goes on, or was cut off, what is known so far.
+    """Show a stored run, or compare two; for a running or interrupted one, what is known so far.
 
     \b
     Example:

@@ -58,17 +58,19 @@ def run_scenario(
         typer.Option(help="With --self-hosted: the broker. mosquitto gets the same fleet, and each new CRL by SIGHUP."),
     ] = Contestant.FLEETGATE,
     devices: Annotated[
-        int | None, typer.Option(min=1, help="Another number of devices than the scenario's.", show_default=False)
+        int | None, typer.Option(min=1, help="Number of devices, instead of the scenario's.", show_default=False)
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Another seed than the scenario's.", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed, instead of the scenario's.", show_default=False)] = None,
     sources: Annotated[
         int,
-        typer.Option(min=0, max=250, help="Spread connections over so many loopback addresses; 0: as many as needed."),
+        typer.Option(
+            min=0, max=250, help="Spread connections over this many loopback addresses; 0: as many as needed."
+        ),
     ] = 0,
     driver: Annotated[
         Driver, typer.Option(help="The devices' MQTT client: paho-mqtt, or our own for very many devices.")
     ] = Driver.PAHO,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Spread the devices over so many processes.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Spread the devices over this many processes.")] = 1,
     hybrid_key_exchange: Annotated[
         bool,
         typer.Option("--hybrid-key-exchange", help="Offer OpenSSL's default (X25519MLKEM768) instead of X25519."),
@@ -79,10 +81,10 @@ def run_scenario(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON document.")] = False,
 ) -> None:
-    """Run a scenario and judge it. Ctrl-C once ends it early and reports; twice aborts.
+    """Run a scenario and check its thresholds. Ctrl-C once ends it early and reports; twice aborts.
 
-    Exit codes: 0 all thresholds hold; 1 error; 2 usage; 3 the generator was the bottleneck; 4 somebody got in, or was
-    kept out wrongly; 99 a threshold is crossed; 130 ended by Ctrl-C.
+    Exit codes: 0 all thresholds hold; 1 error; 2 usage; 3 the generator was the bottleneck; 4 a device was wrongly
+    admitted or refused; 99 a threshold is crossed; 130 ended by Ctrl-C.
 
     \b
     Example:

@@ -10,24 +10,26 @@ import typer
 from device_sim.late_imports import late_imports
 from device_sim.qualify.placeholders import PLACEHOLDERS
 
-_HELP = f"Start the device with this command, for each stage anew. {' '.join(f'{{{name}}}' for name in PLACEHOLDERS)}"
+_HELP = f"Start the device with this command, anew for each stage. {' '.join(f'{{{name}}}' for name in PLACEHOLDERS)}"
 
 
 def qualify_device(
     exec_: Annotated[str | None, typer.Option("--exec", metavar="CMD", help=_HELP)] = None,
     window: Annotated[
-        float, typer.Option(min=1, max=3600, help="Seconds that a stage takes at most, from when the device comes.")
+        float, typer.Option(min=1, max=3600, help="Maximum seconds of a stage, from when the device has connected.")
     ] = 20.0,
     parallel: Annotated[int, typer.Option(min=1, max=32, help="Stages at the same time, with --exec.")] = 1,
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="Only these stages: names, patterns; repeat or join by ','.")
+        list[str] | None,
+        typer.Option("--only", help="Only these stages: names, patterns; repeatable, or comma-separated."),
     ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="Show the stages and try none.")] = False,
     client_id: Annotated[str, typer.Option(help="The device's name, in its certificate.")] = "device-under-test",
     host: Annotated[str, typer.Option(help="Listen on this numeric address.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Listen on this port, without --exec.")] = 8883,
     server_name: Annotated[
-        list[str] | None, typer.Option(help="A further name or address by which the device knows the server; repeat.")
+        list[str] | None,
+        typer.Option(help="A further name or address by which the device knows the server; repeatable."),
     ] = None,
     directory: Annotated[
         Path | None, typer.Option("--dir", help="Keep credentials and the device's output here: a new directory.")
@@ -35,7 +37,10 @@ def qualify_device(
     json: Annotated[Path | None, typer.Option("--json", help="Write the verdict to this JSON file.")] = None,
     junit: Annotated[Path | None, typer.Option("--junit", help="Write the verdict to this JUnit XML file.")] = None,
 ) -> None:
-    """Judge a device: verification, backoff, redelivery, renewal. Exit code 4: it sends data to strangers; 1: other."""
+    """Test a device: verification, backoff, redelivery, renewal.
+
+    Exit code 4: it sends data to unauthenticated servers; 1: other.
+    """
     with late_imports():
         from device_sim.qualify.qualifying import judge_device
 

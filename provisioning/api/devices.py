@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from provisioning.api.operators import DEFAULT_PAGE, Limit, Name, Services, new_router, rfc3339
 from provisioning.errors import Code, Refused
-from provisioning.store import device_inventory, devices, inventory, tokens
+from provisioning.store import device_inventory, devices, inventory, known_authorities, tokens
 from provisioning.store.device_inventory import DeviceSearch, ShownDevice, Standing
 from provisioning.store.devices import DeviceState
 
@@ -47,12 +47,13 @@ async def show_device(name: str, services: Services) -> dict[str, Any]:
 async def status(services: Services) -> dict[str, Any]:
     """Count what there is, and say how fresh the CRLs are."""
     now = services.clock()
-    device_counts, uncertified, certificate_counts, open_tokens = await services.database.read(
+    device_counts, uncertified, certificate_counts, open_tokens, unknown = await services.database.read(
         lambda connection: (
             devices.count(connection),
             devices.count_without_certificate(connection, now),
             inventory.count(connection, now),
             tokens.count_open(connection, now),
+            known_authorities.unknown(connection),
         )
     )
     return {
@@ -61,6 +62,15 @@ async def status(services: Services) -> dict[str, Any]:
         "certificates": certificate_counts,
         "tokens": {"open": open_tokens},
         "feed": {"sequence": services.feed.newest, "subscribers": await services.followers()},
+        "unknown_authorities": [
+            {
+                "authority": each.authority,
+                "state": each.state,
+                "broker": each.broker,
+                "said_at": rfc3339(each.said_at),
+            }
+            for each in unknown
+        ],
         "crls": {
             name: {
                 "number": crl.number,

@@ -42,6 +42,12 @@ _SCHEME: Final = "certificate"
 _OPEN: Final = frozenset({"show_renewal_info"})
 """Operations that need no certificate."""
 _FOLLOWS: Final = "follow_revocations"
+_NEEDS: Final = {
+    "show_renewal_info": "Needs no certificate.",
+    _FOLLOWS: "Needs the certificate of a broker, a service or an operator.",
+    "tell_known_authorities": "Needs the certificate of a broker.",
+}
+"""Where it is no operator's role."""
 
 _DESCRIPTION: Final = """\
 The REST API of fleet-provisioning for operators and their programs.
@@ -210,9 +216,8 @@ def _tell(operation: dict[str, Any], told: Operation, schemas: dict[str, Any], m
     operation |= {"operationId": told.name, "tags": [told.tag], "summary": told.summary}
     if told.name in _OPEN:
         operation["security"] = []
-        needs = "Needs no certificate."
-    elif told.name == _FOLLOWS:
-        needs = "Needs the certificate of a broker, a service or an operator."
+    if told.name in _NEEDS:
+        needs = _NEEDS[told.name]
     else:
         role = needed_role(method, endpoint)
         operation["x-operator-role"] = role.value

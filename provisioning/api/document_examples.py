@@ -101,8 +101,12 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         "certificates": {"active": 1193, "suspended": 0, "revoked": 5, "expired": 310},
         "tokens": {"open": 12},
         "feed": {"sequence": 1042, "subscribers": 2},
+        "unknown_authorities": [
+            {"authority": "issuing-2", "state": "announced", "broker": "broker-1", "said_at": _NOW}
+        ],
         "crls": {"issuing-ca": {"number": 1795889921588, "entries": 5, "this_update": _FROM, "next_update": _NOW}},
     },
+    "KnownAuthorities": {"known": {"issuing-ca": True, "issuing-2": False}},
     "Problem": {
         "type": "about:blank", "title": "Not Found", "status": 404, "code": "DEVICE_UNKNOWN",
         "detail": "no device is called 'meter-17'",

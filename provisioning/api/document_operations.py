@@ -98,6 +98,9 @@ OPERATIONS: Final = {
         "decommission", _REVOCATION, "Decommission devices", RevokedCertificate, "revoked"
     ),
     "GET /v1/revocations/feed": Operation("follow_revocations", _REVOCATION, "Follow revocations"),
+    "PUT /v1/revocations/feed/authorities": Operation(
+        "tell_known_authorities", _REVOCATION, "Say which issuing CAs a broker would believe"
+    ),
     "POST /v1/groups": Operation("create_group", "groups", "Make a group", EnrolmentGroup),
     "GET /v1/groups": Operation("list_groups", "groups", "List groups", EnrolmentGroup, PAGE),
     "GET /v1/groups/{name}": Operation("show_group", "groups", "Show a group", EnrolmentGroup),

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from provisioning.api.closed_unread import is_closed_unread, without_text
 from provisioning.api.peer import peer_certificate, tls_connection
 from provisioning.api.request_text import decode_body
 from provisioning.authorities.told_authorities import ToldAuthorities
@@ -45,6 +46,7 @@ _PKCS8: Final = "application/pkcs8"
 _SEALED_KEY: Final = "application/pkcs7-mime; smime-type=server-generated-key"
 _CSR_ATTRIBUTES: Final = "application/csrattrs"
 _MAXIMUM_AUTHORIZATION: Final = 512
+_TRANSFER_ENCODING: Final = {"Content-Transfer-Encoding": "base64"}
 
 Answer = Callable[[str, Refused, Mapping[str, str] | None], Response]
 """Makes the response for a path, a refusal and headers."""
@@ -140,9 +142,10 @@ class EstResponder:
         try:
             return await operation.answer(EstRequest(scope, body), None if label is None else check_label(label))
         except Refused as refusal:
-            return self._answer(path, refusal, None)
+            response = self._answer(path, refusal, None)
         except Pending as waiting:
-            return pending_answer(waiting)
+            response = pending_answer(waiting)
+        return without_text(response) if is_closed_unread(response.status_code, dict(scope["headers"])) else response
 
     def _named(self, path: str) -> tuple[_Operation | None, str | None]:
         """Return the operation that *path* names, if it does, and the label, if there is one."""
@@ -173,11 +176,11 @@ class _Operations:
             told: Sequence[x509.Certificate] = authorities.everything
         else:
             told = authorities.of_line(await self._enrolment.issuing_line(label))
-        return Response(certs_only(told), media_type=_CERTS_ONLY)
+        return _in_base64(certs_only(told), _CERTS_ONLY)
 
     async def csrattrs(self, _request: EstRequest, label: str | None) -> Response:
         attributes = await self._enrolment.csr_attributes(label)
-        return Response(base64.encodebytes(attributes), media_type=_CSR_ATTRIBUTES)
+        return _in_base64(base64.encodebytes(attributes), _CSR_ATTRIBUTES)
 
     async def simpleenroll(self, request: EstRequest, label: str | None) -> Response:
         csr = _read_csr(request)
@@ -247,7 +250,12 @@ def _read_csr(request: EstRequest) -> bytes:
 
 
 def _issued(certificate: bytes) -> Response:
-    return Response(base64.encodebytes(certificate_message(certificate)), media_type=_CERTS_ONLY)
+    return _in_base64(base64.encodebytes(certificate_message(certificate)), _CERTS_ONLY)
+
+
+def _in_base64(body: bytes, media_type: str) -> Response:
+    """Return an answer that says that it is in base64: who knows RFC 8951 (§3) reads past it, older clients need it."""
+    return Response(body, media_type=media_type, headers=_TRANSFER_ENCODING)
 
 
 def _key_part(made: MadeKey, signer: Callable[[], EnvelopeSigner]) -> tuple[str, bytes]:

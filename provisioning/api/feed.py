@@ -6,7 +6,10 @@ Rules
 2. A subscriber that takes no byte for `stall_seconds` is cut off: his connection is aborted, and he resumes from the
    last number that he has.
 3. One party follows so often at most: `provisioning.revocation.feed`.
-4. The stream ends when the subscriber's own certificate is revoked or expires, and when the service stops. What
+4. A broker may say which of the issuing CAs that the feed tells of it would believe: `fleet-provisioning status` shows
+   which ones it would not, and no CA is activated that would have devices refused
+   (`provisioning.store.known_authorities`).
+5. The stream ends when the subscriber's own certificate is revoked or expires, and when the service stops. What
    happened to it before he was found good is history, a suspension that is over, and ends nothing.
 """
 
@@ -15,10 +18,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import datetime
+from http import HTTPStatus
 from typing import Annotated, Final
 
 import structlog
-from fastapi import APIRouter, Query, Request, Response
+from cryptography import x509
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.engine import Connection
 from starlette.types import Receive, Scope, Send
 
@@ -27,13 +33,22 @@ from provisioning.enrolment.authentication import authenticate, check_role
 from provisioning.errors import Code, Refused
 from provisioning.pki.identity import Role
 from provisioning.revocation.feed import RevocationFeed, Subscription
-from provisioning.store import revocations
+from provisioning.store import known_authorities, revocations
 from provisioning.store.certificates import StoredCertificate
 from provisioning.store.database import Database
 
 log = structlog.get_logger(__name__)
 
 SUBSCRIBER_ROLES: Final = frozenset({Role.OPERATOR, Role.BROKER, Role.SERVICE})
+_MOST_AUTHORITIES: Final = 1000
+
+
+class KnownAuthorities(BaseModel):
+    """Which issuing CAs, of those that the feed has told of, the caller would believe: by name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    known: Annotated[dict[Annotated[str, Field(max_length=64)], bool], Field(max_length=_MOST_AUTHORITIES)]
 
 
 def feed_routes(
@@ -65,6 +80,36 @@ def feed_routes(
         subscription = await feed.subscribe(start, mark, by=follower.device.name, host=host)
         log.info("feed subscribed", subscriber=follower.device.name, after=start, subscribers=feed.subscribers)
         return _FeedStream(subscription, follower, known, clock, stall_seconds)
+
+    def broker_of(connection: Connection, certificate: x509.Certificate | None) -> StoredCertificate:
+        follower = authenticate(connection, certificate, clock())
+        check_role(follower, {Role.BROKER})
+        return follower
+
+    async def check_broker(request: Request) -> None:
+        """Raise `Refused` unless a broker asks, before anything is said of the body."""
+        certificate = peer_certificate(request.scope)
+        await database.read(lambda connection: broker_of(connection, certificate))
+
+    @router.put(
+        "/revocations/feed/authorities", status_code=HTTPStatus.NO_CONTENT, dependencies=[Depends(check_broker)]
+    )
+    async def tell_known(body: KnownAuthorities, request: Request) -> None:
+        """Say which issuing CAs the calling broker would believe; it replaces what it has said before.
+
+        Nobody is let in or refused for it: operators are shown it, and no CA that a broker would not believe is
+        activated unless they say so.
+        """
+        certificate = peer_certificate(request.scope)
+
+        def transaction(connection: Connection) -> str:
+            follower = broker_of(connection, certificate)
+            known_authorities.record(connection, follower.device.id, body.known, clock())
+            return follower.device.name
+
+        name = await database.write(transaction)
+        unknown = sorted(authority for authority, known in body.known.items() if not known)
+        log.info("broker has compared CAs", broker=name, unknown=unknown)
 
     return router
 

@@ -68,7 +68,7 @@ class AnswerBook:
         now = self._clock()
 
         def transaction(connection: Connection) -> KnownRequest | None:
-            idempotency.remove_older(connection, now - KEPT)
+            idempotency.remove_older(connection, digest, now - KEPT)
             known = idempotency.begin(connection, digest, request_digest, now)
             if known is None or known.answer is not None or known.request_digest != request_digest:
                 return known

@@ -92,7 +92,7 @@ async def list_manufacturers(
 
 @router.get("/manufacturers/{name}")
 async def show_manufacturer(name: str, administration: Administration) -> dict[str, Any]:
-    """Show one manufacturer, with its lists of revoked certificates."""
+    """Show one manufacturer, with its CRLs."""
     return await _item(administration, await administration.manufacturers.find(name))
 
 
@@ -100,7 +100,7 @@ async def show_manufacturer(name: str, administration: Administration) -> dict[s
 async def change_manufacturer(
     name: str, body: ManufacturerTerms, operator: Operator, administration: Administration
 ) -> dict[str, Any]:
-    """Change a manufacturer's terms. Whom a list names is refused whatever they are, and however old it is."""
+    """Change a manufacturer's terms. A device on a CRL is always refused, however old that is."""
     change = ManufacturerChange(body.lapsed_lists, body.revoked_devices, body.list_urls)
     return await _item(administration, await administration.manufacturers.change(name, change, by=operator.device.name))
 
@@ -132,13 +132,15 @@ async def take_list(
     administration: Administration,
     *,
     renumbered: bool = False,
+    fewer: bool = False,
 ) -> dict[str, Any]:
     """Take a manufacturer's CRL: whom it names is not let in. 201 if it is new, 200 if it is in use already.
 
-    It is later than the one in use, by thisUpdate, and its number not lower unless *renumbered*.
+    It is later than the one in use, by thisUpdate, and its number not lower unless *renumbered*. One that names much
+    less than that is taken only if *fewer*.
     """
     taken = await administration.manufacturer_lists.take(
-        name, await request.body(), by=operator.device.name, renumbered=renumbered
+        name, await request.body(), by=operator.device.name, renumbered=renumbered, fewer=fewer
     )
     if not taken.changed:
         response.status_code = HTTPStatus.OK

@@ -37,7 +37,7 @@ from provisioning.enrolment.approvals import ApprovalService
 from provisioning.enrolment.claims import ClaimService
 from provisioning.enrolment.device_list import DeviceListService
 from provisioning.enrolment.groups import GroupService
-from provisioning.enrolment.manufacturer_lists import ManufacturerListService
+from provisioning.enrolment.manufacturer_lists import RELEASED_SHARE, ManufacturerListService
 from provisioning.enrolment.manufacturers import ManufacturerService
 from provisioning.enrolment.operator_roles import OperatorRoleService
 from provisioning.enrolment.renewal_info import RenewalService
@@ -90,8 +90,12 @@ def new_operator_application(
     publishers: dict[str, CrlPublisher],
     followers: Callable[[], Awaitable[int]],
     trust_changed: Callable[[], Awaitable[object]],
+    released_share: float = RELEASED_SHARE,
 ) -> FastAPI:
-    """Return the API. *stall_seconds*: `feed_routes`; *trust_changed* is awaited when TLS is to let others through."""
+    """Return the API. *stall_seconds*: `feed_routes`; *trust_changed* is awaited when TLS is to let others through.
+
+    *released_share*: `ManufacturerListService`.
+    """
     app = new_framework(version, answer)
     app.state.operator_services = OperatorServices(
         database,
@@ -110,7 +114,7 @@ def new_operator_application(
         GroupService(database, profiles, clock),
         ClaimService(database, clock, trust_changed),
         ManufacturerService(database, clock, trust_changed),
-        ManufacturerListService(database, clock),
+        ManufacturerListService(database, clock, released_share),
         DeviceListService(database, clock),
         ApprovalService(database, clock),
         RenewalService(database, clock),

@@ -14,7 +14,8 @@ first CA.
 
 Rules
 -----
-1. No step that would have a device refused is taken without being told so in words.
+1. No step that would have a device refused is taken without being told so in words. So no CA is activated while a
+   broker that follows the feed says that it would not believe it (`provisioning.store.known_authorities`).
 
 How a CA begins: `provisioning.authorities.next_authority`; how one is revoked:
 `provisioning.authorities.authority_revocation`.
@@ -22,7 +23,7 @@ How a CA begins: `provisioning.authorities.next_authority`; how one is revoked:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -36,13 +37,16 @@ from provisioning.config import Settings
 from provisioning.directory.files import AuthorityFiles, pem_of
 from provisioning.errors import ConfigurationError
 from provisioning.signers.places import SignerPlaces
-from provisioning.store import audit, authorities, groups, serials
+from provisioning.store import audit, authorities, groups, known_authorities, serials
 from provisioning.store.audit import Action
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority, described
 from provisioning.store.database import Database
+from provisioning.store.known_authorities import BrokersWord
 
 WAITING: Final = timedelta(days=1)
 """How long an announced CA waits until it is activated: relying parties fetch the bundle when they do."""
+
+_SHOWN: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +68,17 @@ class AuthorityLife:
         """Where the CAs' keys are."""
         return SignerPlaces(self.files, self.settings)
 
-    async def activate(self, name: str | None = None, *, waiting: bool = True) -> str:
-        """Let an announced CA issue from now on; the active one of its line retires. Return its name."""
+    async def activate(
+        self, name: str | None = None, *, waiting: bool = True, despite_brokers: bool = False
+    ) -> tuple[str, Sequence[BrokersWord]]:
+        """Let an announced CA issue from now on; the active one of its line retires.
+
+        *despite_brokers*: also where some have said that they would not believe it. Return its name, and what was said
+        by brokers of which it is not known that they would.
+        """
         now = self.clock()
 
-        def transaction(connection: Connection) -> str:
+        def transaction(connection: Connection) -> tuple[str, Sequence[BrokersWord]]:
             found = authorities.every(connection, for_update=True)
             chosen = only_one(found, name, AuthorityState.ANNOUNCED, "announced")
             ready = chosen.created_at + WAITING
@@ -77,6 +87,9 @@ class AuthorityLife:
                     f"{chosen.name} was announced {chosen.created_at:%Y-%m-%d %H:%M} UTC: give relying parties until "
                     f"{ready:%Y-%m-%d %H:%M} UTC to fetch the bundle, or say --without-waiting"
                 )
+            doubts = [each for each in known_authorities.of_authority(connection, chosen.name) if not each.known]
+            if not despite_brokers:
+                _check_believed(chosen.name, doubts, now)
             for each in found:
                 if (each.kind, each.state, each.line) == (
                     AuthorityKind.ISSUING, AuthorityState.ACTIVE, chosen.line
@@ -85,7 +98,7 @@ class AuthorityLife:
                     self.note(connection, Action.CA_CHANGED, each.name, {"state": AuthorityState.RETIRING})
             authorities.set_state(connection, chosen.name, AuthorityState.ACTIVE, now)
             self.note(connection, Action.CA_CHANGED, chosen.name, {"state": AuthorityState.ACTIVE})
-            return chosen.name
+            return chosen.name, doubts
 
         return await self.database.write(transaction)
 
@@ -182,6 +195,19 @@ class AuthorityLife:
     def note(self, connection: Connection, action: Action, name: str, facts: dict[str, object]) -> None:
         """Put an entry into the audit log, in the transaction of what it tells."""
         audit.append(connection, self.clock(), operator_name(), action, name, facts)
+
+
+def _check_believed(name: str, doubts: Sequence[BrokersWord], now: datetime) -> None:
+    """Raise `ConfigurationError` if a broker that was heard of lately would refuse who comes under the CA *name*."""
+    refusing = [each for each in doubts if each.known is False and each.is_recent(now)]
+    if refusing:
+        shown = ", ".join(f"{each.broker} ({each.said_at:%Y-%m-%d %H:%M} UTC)" for each in refusing[:_SHOWN])
+        more = f" and {len(refusing) - _SHOWN} more" if len(refusing) > _SHOWN else ""
+        raise ConfigurationError(
+            f"devices that come under {name} would be refused by {shown}{more}, which said so then: put the present "
+            "ca-bundle.crt where each has its cafile, and it says otherwise within seconds; decommission a broker that "
+            "is no more; or say --despite-brokers"
+        )
 
 
 def _last_use(connection: Connection, ca: StoredAuthority) -> tuple[datetime | None, datetime | None]:

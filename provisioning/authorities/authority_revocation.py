@@ -87,7 +87,7 @@ class AuthorityRevocation:
         authority, database = revocation.authority, self.life.database
         gives_way = database.url.get_backend_name() == "sqlite"
         portions = Portions(database, self.life.clock, lambda _changed: None, gives_way=gives_way)
-        await portions.finish_authority(authority.issuer)
+        await portions.finish(authority.issuer)
         return await database.read(
             lambda connection: certificates_of_issuer.revoked_since(
                 connection, authority.issuer.key_id, authority.sequence

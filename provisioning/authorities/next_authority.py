@@ -129,7 +129,7 @@ class NextAuthority:
             await self.life.database.write(transaction)
         except IntegrityError as error:
             raise ConfigurationError(
-                f"{name} was announced by somebody else at the same moment: look at ca list, and begin again"
+                f"{name} was announced by another command at the same time: see ca list, and start again"
             ) from error
         if new_root is not None:
             self.life.transcript.certificate("New root", new_root)

@@ -12,14 +12,19 @@ Rules
 1. With an issuing CA goes every root of the same name and the certificates between them: roots that succeed one
    another share their name, and a device may still trust the first one alone.
 2. The lists and mappings here are the same objects for ever; a change is seen between two awaits.
+3. Who follows the feed hears which issuing CAs there are, to compare them with the anchors that he has of his own
+   (`broker.revocation.issuing_authorities`). It is no trust: nobody adds what is said there to what he believes.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Sequence
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, StoredAuthority
 
@@ -36,6 +41,8 @@ class ToldAuthorities:
         """The certificates between roots."""
         self.everything: Final[list[x509.Certificate]] = []
         """What ``/cacerts`` tells without a label: all of these."""
+        self.event = b""
+        """What the feed says of the issuing CAs, whatever their lines: as a server-sent event."""
         self._lines: dict[str, list[x509.Certificate]] = {}
 
     def take(self, found: Sequence[StoredAuthority]) -> None:
@@ -48,6 +55,7 @@ class ToldAuthorities:
             (each.name, each.certificate) for each in trusted if each.kind is not AuthorityKind.CROSS
         )
         lines = {each.line for each in trusted if each.kind is AuthorityKind.ISSUING}
+        self.event = _event_of([each for each in trusted if each.kind is AuthorityKind.ISSUING])
         self._lines = {line: _concerning({line, DEFAULT_LINE}, trusted) for line in lines | {DEFAULT_LINE}}
 
     @property
@@ -58,6 +66,19 @@ class ToldAuthorities:
     def of_line(self, line: str) -> Sequence[x509.Certificate]:
         """Return what devices that *line* certifies are told."""
         return self._lines.get(line, self._lines[DEFAULT_LINE])
+
+
+def _event_of(issuing: Sequence[StoredAuthority]) -> bytes:
+    facts = [
+        {
+            "name": each.name,
+            "line": each.line,
+            "state": each.state,
+            "certificate": base64.b64encode(each.certificate.public_bytes(Encoding.DER)).decode(),
+        }
+        for each in issuing
+    ]
+    return f"event: authorities\ndata: {json.dumps({'issuing': facts})}\n\n".encode()
 
 
 def _concerning(lines: set[str], trusted: Sequence[StoredAuthority]) -> list[x509.Certificate]:

@@ -99,7 +99,7 @@ def _what_its_certificates_may(found: _Found, whose: str) -> Iterator[str]:
     for extension in found.values():
         match extension.value:
             case x509.ExtendedKeyUsage() as purposes if not set(purposes) >= _PURPOSES:
-                yield f"{whose} extended key usage lacks clientAuth or serverAuth, so that nobody would get through TLS"
+                yield f"{whose} extended key usage lacks clientAuth or serverAuth: TLS would refuse its certificates"
             case x509.NameConstraints(permitted_subtrees=permitted) if any(map(_is_a_directory_name, permitted or ())):
                 yield f"{whose} name constraints permit subjects that ours are not: a Common Name alone"
             case x509.UnrecognizedExtension() if extension.critical:

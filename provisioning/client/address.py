@@ -30,7 +30,7 @@ def check_address(url: str) -> None:
         raise NoAddress(str(error)) from error
     if not named:
         raise NoAddress("it names no host")
-    if port is not None and port > _HIGHEST_PORT:
+    if port is not None and not 0 <= port <= _HIGHEST_PORT:  # httpx takes -1 for one.
         raise NoAddress(f"there is no port {port}")
 
 

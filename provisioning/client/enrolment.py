@@ -91,10 +91,14 @@ class EnrolmentOperatorClient(OperatorClient):
         """Change the *terms* that are given, as ``PATCH /v1/manufacturers/{name}`` calls them."""
         return await self._call(Manufacturer, "PATCH", f"/v1/manufacturers/{quote(name, safe='')}", terms)
 
-    async def take_list(self, name: str, crl: bytes, *, renumbered: bool = False) -> TakenList:
-        """Give a manufacturer's CRL, in DER or PEM; its number may be lower than the last one's if *renumbered*."""
+    async def take_list(self, name: str, crl: bytes, *, renumbered: bool = False, fewer: bool = False) -> TakenList:
+        """Give a manufacturer's CRL, in DER or PEM; its number may be lower than the last one's if *renumbered*.
+
+        *fewer*: it may name however few of those that the last one named.
+        """
         path = f"/v1/manufacturers/{quote(name, safe='')}/lists"
-        query = {"renumbered": "true"} if renumbered else None
+        said = {"renumbered": renumbered, "fewer": fewer}
+        query = {each: "true" for each, is_said in said.items() if is_said} or None
         return self._read(TakenList, self._object(await self._send("POST", path, crl, query)))
 
     async def revoked_devices(self, name: str) -> AsyncIterator[RecalledDevice]:

@@ -17,8 +17,9 @@ Rules
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -30,9 +31,11 @@ from provisioning.pki.revocation import CertificateKey, Revocation, RevocationRe
 from provisioning.pki.tls import Credential, verified_path
 
 HEARTBEAT = 5.0
+_PATH = "/v1/revocations/feed"
 SILENT_HEARTBEATS = 3
 """So many that fail to come are the end of the connection."""
-_LONGEST_EVENT = 64 * 1024
+_LONGEST_EVENT = 1024 * 1024
+"""That which tells of the CAs has the certificate of each, about 1 KB."""
 
 
 class FeedLost(Exception):
@@ -85,6 +88,25 @@ class Current:
     sequence: int
 
 
+@dataclass(frozen=True, slots=True)
+class IssuingAuthority:
+    """One of the fleet's issuing CAs, as the service tells of it: to be compared with what is trusted, not to be it."""
+
+    name: str
+    line: str
+    state: str
+    """announced, active or retiring."""
+    certificate: bytes
+    """DER."""
+
+
+@dataclass(frozen=True, slots=True)
+class Authorities:
+    """Every issuing CA there is now; a service of before 0032 does not tell."""
+
+    issuing: tuple[IssuingAuthority, ...]
+
+
 FeedEvent = RevocationEvent | ReleaseEvent | Current
 
 Refuse = Callable[[Sequence[bytes]], str | None]
@@ -100,11 +122,13 @@ async def follow(
     mark: str | None = None,
     heartbeat: float = HEARTBEAT,
     refuse: Refuse = lambda _path: None,
+    hear: Callable[[Sequence[IssuingAuthority]], None] = lambda _issuing: None,
 ) -> AsyncGenerator[FeedEvent, None]:
     """Yield what happened after the sequence number *after*, for ever.
 
     *mark* is that of the event *after*: where a restored store has another one there, this is `FeedAhead`.
-    *heartbeat* is the service's interval in seconds; a server that *refuse* has something against is none. Raises
+    *heartbeat* is the service's interval in seconds; a server that *refuse* has something against is none.
+    *hear* is called with the fleet's issuing CAs, after the first `Current`, and again when they have changed. Raises
     `FeedLost` or `FeedAhead`. Close the iterator (`contextlib.aclosing`) when you stop before that.
     """
     silence = heartbeat * SILENT_HEARTBEATS
@@ -114,7 +138,7 @@ async def follow(
     try:
         async with (
             pool,
-            pool.stream("GET", "/v1/revocations/feed", params=place, headers=headers) as response,
+            pool.stream("GET", _PATH, params=place, headers=headers) as response,
         ):
             tls = response.extensions["network_stream"].get_extra_info("ssl_object")
             if (why := refuse(verified_path(tls))) is not None:
@@ -123,12 +147,53 @@ async def follow(
             reader = EventReader(after)
             async for chunk in response.aiter_bytes():
                 for event in reader.feed(chunk):
-                    yield event
+                    if isinstance(event, Authorities):
+                        hear(event.issuing)
+                    else:
+                        yield event
     except httpx.ReadTimeout as error:
         raise FeedLost(f"the revocation feed of {base_url} has been silent for {silence:g} s") from error
     except httpx.HTTPError as error:
         raise FeedLost(explain(base_url, error)) from error
     raise FeedLost(f"{base_url} ended the revocation feed")
+
+
+async def tell_known(
+    base_url: str,
+    anchors: Path | str,
+    credential: Credential,
+    known: Mapping[str, bool],
+    *,
+    refuse: Refuse = lambda _path: None,
+) -> None:
+    """Tell the service which of its issuing CAs, by name, a broker would believe. Raises `FeedLost` if it was not told.
+
+    A server that *refuse* has something against is none.
+    """
+    pool = open_pool(base_url, anchors, credential, connections=1)
+    try:
+        async with pool, pool.stream("PUT", f"{_PATH}/authorities", json={"known": dict(known)}) as response:
+            tls = response.extensions["network_stream"].get_extra_info("ssl_object")
+            if (why := refuse(verified_path(tls))) is not None:
+                raise FeedLost(f"the server at {base_url} is not believed: {why}")
+            if response.status_code == httpx.codes.NO_CONTENT:
+                return
+            await response.aread()
+            reason = f"{base_url} does not take which CAs are known here: {response.status_code} {response.text[:300]}"
+            raise FeedRefused(reason, str((problem_of(response) or {}).get("code", "")))
+    except httpx.HTTPError as error:
+        raise FeedLost(explain(base_url, error)) from error
+
+
+def _authorities(facts: dict[str, list[dict[str, str]]]) -> Authorities:
+    return Authorities(
+        tuple(
+            IssuingAuthority(
+                each["name"], each["line"], each["state"], base64.b64decode(each["certificate"], validate=True)
+            )
+            for each in facts["issuing"]
+        )
+    )
 
 
 async def _check(base_url: str, response: httpx.Response, after: int) -> None:
@@ -153,7 +218,7 @@ class EventReader:
         self._sequence = after
         self._pending = b""
 
-    def feed(self, chunk: bytes) -> Iterator[FeedEvent]:
+    def feed(self, chunk: bytes) -> Iterator[FeedEvent | Authorities]:
         """Yield the events that *chunk* completes."""
         *blocks, self._pending = (self._pending + chunk).replace(b"\r\n", b"\n").split(b"\n\n")
         if len(self._pending) > _LONGEST_EVENT:
@@ -163,7 +228,7 @@ class EventReader:
             if event is not None:
                 yield event
 
-    def _event(self, block: bytes) -> FeedEvent | None:
+    def _event(self, block: bytes) -> FeedEvent | Authorities | None:
         kind, data = "message", ""
         try:
             for line in block.decode().split("\n"):
@@ -179,6 +244,8 @@ class EventReader:
                     return self._released(json.loads(data))
                 case "current":
                     return self._current(json.loads(data))
+                case "authorities":
+                    return _authorities(json.loads(data))
                 case _:
                     return None
         except (ValueError, KeyError, TypeError) as error:

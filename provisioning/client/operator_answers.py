@@ -164,6 +164,15 @@ class FeedStatus(Answer):
     subscribers: int
 
 
+class UnknownAuthority(Answer):
+    """An issuing CA that a broker has said it would not believe: it would refuse whoever comes under it."""
+
+    authority: str
+    state: str
+    broker: str
+    said_at: datetime
+
+
 class CrlStatus(Answer):
     """The newest issue of one CRL."""
 
@@ -181,4 +190,5 @@ class ServiceStatus(Answer):
     certificates: dict[str, int]
     tokens: OpenTokens
     feed: FeedStatus
+    unknown_authorities: list[UnknownAuthority] = []  # A service of before does not tell.
     crls: dict[str, CrlStatus]

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 State = Literal["pending", "approved", "denied", "used"]
 """As the service calls them. Who calls it by these commands does not wait for the library of its database."""
 
-approval_app = command_group(help="Decide about requests for certificates.")
+approval_app = command_group(help="Approve or deny waiting certificate requests.")
 
-Number = Annotated[int, typer.Argument(min=1, help="The request's number, as the list says it.")]
+Number = Annotated[int, typer.Argument(min=1, help="The request's number, as the list shows it.")]
 
 
 @approval_app.command("list")
@@ -30,7 +30,7 @@ def list_approvals(
     state: Annotated[State, typer.Option(help="Which requests.")] = "pending",
     as_json: Json = False,
 ) -> None:
-    """List requests, oldest first: by default those that wait.
+    """List requests, oldest first; by default the waiting ones.
 
     \b
     Example:

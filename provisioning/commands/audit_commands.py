@@ -47,12 +47,12 @@ _FEW: Final = 8
 def verify(
     head: Annotated[
         str | None,
-        typer.Option(help="A head that an earlier run printed: finds a restored, older log.", show_default=False),
+        typer.Option(help="A head that an earlier run printed: detects a restored, older log.", show_default=False),
     ] = None,
     directory: Directory = None,
     as_json: Json = False,
 ) -> None:
-    """Check that no entry was changed, removed or cut off. Prints the head to note down; exit code 1 if it is not so.
+    """Check that no entry was changed, removed or truncated. Prints the head to record; exit code 1 if the check fails.
 
     \b
     Example:
@@ -93,7 +93,7 @@ def show(
     directory: Directory = None,
     as_json: Json = False,
 ) -> None:
-    """Show the last entries of the audit log, the oldest first. Of a long list in one the table has a few; JSON all.
+    """Show the last entries of the audit log, the oldest first. The table shortens long lists; JSON does not.
 
     \b
     Example:

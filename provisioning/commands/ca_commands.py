@@ -23,9 +23,9 @@ from provisioning.commands.ceremony_command import (
     Output,
     ceremonial,
     ceremonial_without_keys,
+    look_into_store,
     now,
     read_file,
-    with_store,
 )
 from provisioning.commands.new_file import expect_new, write_new
 from provisioning.commands.service_command import (
@@ -47,18 +47,18 @@ if TYPE_CHECKING:
     from provisioning.authorities.authority_life import AuthorityLife
     from provisioning.store.certificates import StoredCertificate
 
-ca_app = command_group(help="The fleet's CAs: list, succeed, revoke them; key ceremonies.")
+ca_app = command_group(help="Manage the CAs: list, roll over, revoke; key ceremonies.")
 rollover_app = command_group(help="The next issuing CA: announced first, active later.")
 ca_app.add_typer(rollover_app, name="rollover")
 ca_app.add_typer(root_app, name="root")
 
-Line = Annotated[str, typer.Option(help="Of which line of issuing CAs: one for each product that has a CA of its own.")]
-Name = Annotated[str | None, typer.Argument(help="The CA, where more than one could be meant.", show_default=False)]
+Line = Annotated[str, typer.Option(help="The line of issuing CAs, one for each product with its own CA.")]
+Name = Annotated[str | None, typer.Argument(help="The CA, if more than one is possible.", show_default=False)]
 
 
 @ca_app.command("list")
 def list_authorities(directory: Directory = None, as_json: Json = False) -> None:
-    """Show every CA: its state, where its key is, until when it is good.
+    """Show every CA: its state, where its key is, when it expires.
 
     \b
     Example:
@@ -68,7 +68,7 @@ def list_authorities(directory: Directory = None, as_json: Json = False) -> None
     from provisioning.store import authorities
     from provisioning.store.authorities import AuthorityKind
 
-    settings, found = with_store(directory, {}, lambda database: database.read(authorities.every), looks=True)
+    settings, found = look_into_store(directory, lambda database: database.read(authorities.every))
     places = SignerPlaces(AuthorityFiles(settings.directory), settings)
     rows = [
         {
@@ -109,7 +109,7 @@ def export_csr(
     line: Line = "default",
     another: Another = False,
 ) -> None:
-    """Make the key of the next issuing CA and write the request that a root elsewhere signs.
+    """Create the key of the next issuing CA and write a request for a root elsewhere to sign.
 
     \b
     Example:
@@ -136,7 +136,7 @@ def import_certificate(
     certificate: Annotated[Path, typer.Argument(help="The issuing CA's certificate, PEM.")],
     root: Annotated[Path | None, typer.Option(help="The root that signed it, if the fleet does not know it.")] = None,
 ) -> None:
-    """Take over the certificate that a root elsewhere has signed, and announce the new issuing CA.
+    """Import the certificate that a root elsewhere has signed, and announce the new issuing CA.
 
     \b
     Example:
@@ -164,7 +164,7 @@ def begin(
     ] = None,
     another: Another = False,
 ) -> None:
-    """Make the next issuing CA with the root's key that is here, and announce it. Nothing is issued by it yet.
+    """Create the next issuing CA with the root's key on this machine, and announce it. It does not issue yet.
 
     \b
     Example:
@@ -187,8 +187,12 @@ def activate(
     without_waiting: Annotated[
         bool, typer.Option("--without-waiting", help="Do not give relying parties a day to fetch the bundle.")
     ] = False,
+    despite_brokers: Annotated[
+        bool,
+        typer.Option("--despite-brokers", help="Although brokers say that they would refuse who comes under it."),
+    ] = False,
 ) -> None:
-    """Let the announced CA issue from now on. The one before it still says what is revoked of what it has issued.
+    """Let the announced CA issue from now on. The previous one still publishes revocations of what it has issued.
 
     \b
     Example:
@@ -196,7 +200,10 @@ def activate(
     """  # noqa: D301
 
     async def work(life: AuthorityLife) -> Facts:
-        chosen = await life.activate(name, waiting=not without_waiting)
+        chosen, doubts = await life.activate(name, waiting=not without_waiting, despite_brokers=despite_brokers)
+        for each in doubts:
+            what = f"has not said whether it knows {chosen}" if each.known is None else f"does not know {chosen}"
+            life.transcript.say(f"Broker {each.broker} {what}; heard of last at {shown_time(each.said_at)}.")
         life.transcript.say(f"{chosen} issues from now on; running services hear of it within seconds.")
         return {"name": chosen, "state": "active"}
 
@@ -206,7 +213,7 @@ def activate(
 @rollover_app.command("retire")
 @ceremonial_without_keys
 def retire(ceremony: Ceremony, name: Name = None) -> None:
-    """End a CA whose last certificate has ended: it leaves the bundle, its CRL and OCSP end.
+    """Retire a CA whose last certificate has expired: it leaves the bundle, its CRL and OCSP end.
 
     \b
     Example:
@@ -227,7 +234,7 @@ def end_line(
     ceremony: Ceremony,
     line: Annotated[str, typer.Argument(help="The line; no group may be bound to it.")],
 ) -> None:
-    """Let the CA of a line issue no more, with no successor. It is retired when its last certificate has ended.
+    """Stop the CA of a line from issuing, without a successor. Retire it when its last certificate has expired.
 
     \b
     Example:
@@ -296,7 +303,7 @@ def revoke(
         with _noted(problems, "ca restore-operator certifies him when that is mended"):
             if renewed := await revocation.renew_operator(begun):
                 life.transcript.say("The first operator (admin) has a new certificate in operator.crt.")
-        with _noted(problems, "the running service goes on with its certificates, or ca revoke, asked again"):
+        with _noted(problems, "the running service continues with its certificates, or ca revoke, run again"):
             affected += await revocation.finish(begun)
             life.transcript.say(f"{counted(len(affected), 'certificate')} with it:")
         for each in affected:
@@ -322,7 +329,7 @@ def restore_operator(
     ceremony: Ceremony,
     name: Annotated[str, typer.Argument(help="The operator, who becomes an admin.")] = "admin",
 ) -> None:
-    """Certify an admin where no operator can get in any more: into DIR/operator.crt and operator.key, without a token.
+    """Certify an admin if no operator can get in any more: into DIR/operator.crt and operator.key, without a token.
 
     \b
     Example:
@@ -334,7 +341,7 @@ def restore_operator(
         await operator_restoration.restore_operator(life, name)
         certificate = read_certificate(life.files.certificate(OPERATOR))
         life.transcript.say(f"{name} is an admin, with a new key and certificate in operator.key and operator.crt.")
-        life.transcript.say("What he had before stays good until its end, or until it is revoked: revoke --serial")
+        life.transcript.say("Earlier certificates stay valid until they expire or are revoked: revoke --serial")
         return {"name": name, "serial": f"{certificate.serial_number:x}"}
 
     ceremony.hold("ca restore-operator", work)
@@ -344,7 +351,7 @@ def restore_operator(
 def verify_transcript(
     transcript: Annotated[Path, typer.Argument(help="The file.")], directory: Directory = None, as_json: Json = False
 ) -> None:
-    """Say which entry of the audit log vouches for a transcript; exit code 1 if none does.
+    """Show which entry of the audit log confirms a transcript; exit code 1 if none does.
 
     \b
     Example:
@@ -354,11 +361,8 @@ def verify_transcript(
     from provisioning.store import audit
 
     digest = digest_of(read_file(transcript))
-    _, entry = with_store(
-        directory,
-        {},
-        lambda database: database.read(lambda connection: audit.ceremony_of(connection, digest)),
-        looks=True,
+    _, entry = look_into_store(
+        directory, lambda database: database.read(lambda connection: audit.ceremony_of(connection, digest))
     )
     if entry is None:
         raise fail(f"no entry of the audit log vouches for {transcript}: it was changed, or belongs to another fleet")

@@ -37,7 +37,7 @@ def begin_root(
     ceremony: Ceremony,
     another: Another = False,
 ) -> None:
-    """Make the next root, with the certificates that carry trust between it and the one before; all three are told.
+    """Create the next root, with the cross certificates between it and the previous one; all three are published.
 
     \b
     Example:
@@ -61,7 +61,7 @@ def retire_root(
     ceremony: Ceremony,
     name: Annotated[str, typer.Argument(help="The root.")],
 ) -> None:
-    """End a root under which no issuing CA is left.
+    """Retire a root under which no issuing CA is left.
 
     \b
     Example:

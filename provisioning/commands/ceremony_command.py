@@ -14,13 +14,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from provisioning.commands.service_command import Directory, Json, fail, print_document, say, warn_of_open, with_options
+from provisioning.commands.service_command import Directory, Json, fail, print_document, say, warn_of_open
 from provisioning.directory.files import ISSUING_CA, ROOT_CA, AuthorityFiles, read_certificate
 from provisioning.errors import ConfigurationError, Refused
+from provisioning.program.gathered_options import with_options
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
 if TYPE_CHECKING:
@@ -41,12 +42,7 @@ PinFile = Annotated[
         help="File with the PIN of the token with the CA keys; or set FLEET_PROVISIONING_PKCS11_PIN.",
     ),
 ]
-Witness = Annotated[
-    list[str] | None, typer.Option(help="Who watches the ceremony; repeat it. Goes into the transcript.")
-]
-Another = Annotated[
-    bool, typer.Option("--another", help="Make it although the one before it has not taken its place yet.")
-]
+Another = Annotated[bool, typer.Option("--another", help="Create it although the previous one is not active yet.")]
 Output = Annotated[Path, typer.Option(help="Where to write it; an existing file is not overwritten.")]
 
 
@@ -58,11 +54,13 @@ Facts = dict[str, object]
 class Ceremony:
     """Where the CAs are, what opens their keys, who watches, and how it is told: as the command line says it."""
 
-    directory: Path | None = None
-    passphrase_file: Path | None = None
-    pin_file: Path | None = None
-    witness: list[str] | None = None
-    as_json: bool = False
+    directory: Directory = None
+    passphrase_file: PassphraseFile = None
+    pin_file: PinFile = None
+    witness: Annotated[
+        list[str] | None, typer.Option(help="A witness of the ceremony, for the transcript; repeatable.")
+    ] = None
+    as_json: Json = False
 
     def hold(self, title: str, work: Callable[[AuthorityLife], Awaitable[Facts]]) -> None:
         """Run *work* as the ceremony called *title*, and leave its transcript; what goes wrong is one line.
@@ -121,43 +119,24 @@ class Ceremony:
         raise AssertionError("told")
 
 
-_OPTIONS: Final = {
-    "directory": Directory,
-    "passphrase_file": PassphraseFile,
-    "pin_file": PinFile,
-    "witness": Witness,
-    "as_json": Json,
-}
-_OF_KEYS: Final = frozenset({"passphrase_file", "pin_file"})
+ceremonial = with_options(Ceremony, behind=True)
+"""Gives a command the options of a ceremony that signs or makes a key; it takes a `Ceremony` first."""
+
+ceremonial_without_keys = with_options(Ceremony, without={"passphrase_file", "pin_file"}, behind=True)
+"""Gives a command the options of a ceremony that needs no key; it takes a `Ceremony` first."""
 
 
-def ceremonial(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of a ceremony that signs or makes a key; it takes a `Ceremony` first."""
-    return with_options(command, Ceremony, _OPTIONS)
-
-
-def ceremonial_without_keys(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of a ceremony that needs no key; it takes a `Ceremony` first."""
-    return with_options(command, Ceremony, {name: each for name, each in _OPTIONS.items() if name not in _OF_KEYS})
-
-
-def with_store(
-    directory: Path | None,
-    flags: dict[str, object],
-    work: Callable[[Database], Awaitable[ResultT]],
-    *,
-    looks: bool = False,
-) -> tuple[Settings, ResultT]:
+def look_into_store(directory: Path | None, work: Callable[[Database], Awaitable[ResultT]]) -> tuple[Settings, ResultT]:
     """Return the settings and what *work* returns; what goes wrong is one line.
 
-    A command that only *looks* is refused a store of an older schema, instead of bringing it up to date.
+    A store of an older schema is refused, instead of being brought up to date.
     """
     from provisioning.config import load_settings  # Late: `service_command`, rule 3.
 
     with _told():
-        settings = load_settings(directory, **flags)
+        settings = load_settings(directory)
         with _told(settings.directory):
-            return settings, asyncio.run(_open(settings, work, looks=looks))
+            return settings, asyncio.run(_open(settings, work, looks=True))
     raise AssertionError("told")
 
 

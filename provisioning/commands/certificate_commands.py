@@ -6,9 +6,10 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,12 +27,13 @@ from provisioning.commands.service_command import (
     shown_time,
 )
 from provisioning.program.command_group import command_group
+from provisioning.program.gathered_options import with_options
 
 if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient
     from provisioning.client.operator_answers import IssuedCertificate
 
-certificate_app = command_group(help="See which certificates were issued.")
+certificate_app = command_group(help="List, count and export certificates.")
 
 
 class ExportFormat(StrEnum):
@@ -41,44 +43,47 @@ class ExportFormat(StrEnum):
     JSON = "json"
 
 
-Device = Annotated[str | None, typer.Option(help="Of this device only.", show_default=False)]
 Group = Annotated[str | None, typer.Option(help="Of devices of this group only.", show_default=False)]
-Serial = Annotated[str | None, typer.Option(help="With this serial number (hexadecimal).", show_default=False)]
-Fingerprint = Annotated[str | None, typer.Option(help="With this SHA-256 fingerprint.", show_default=False)]
-IssuerKey = Annotated[
-    str | None,
-    typer.Option(
-        "--issuer", help="Of the CA with this name, as `ca list` shows it, or key identifier.", show_default=False
-    ),
-]
-State = Annotated[str | None, typer.Option(help="active, suspended, revoked or expired.", show_default=False)]
-ExpiresFrom = Annotated[
-    datetime | None,
-    typer.Option(
-        metavar="TIME",
-        parser=moment,
-        help="Ending at this time or later, in UTC: 2027-01-05, or 2027-01-05T08:00:00.",
-        show_default=False,
-    ),
-]
-ExpiresBefore = Annotated[
-    datetime | None,
-    typer.Option(metavar="TIME", parser=moment, help="Ending before this time, in UTC.", show_default=False),
-]
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Which certificates are meant, as the command line says it: all, where it says nothing."""
+
+    device: Annotated[str | None, typer.Option(help="Of this device only.", show_default=False)] = None
+    group: Group = None
+    serial: Annotated[str | None, typer.Option(help="With this serial number (hexadecimal).", show_default=False)] = (
+        None
+    )
+    fingerprint: Annotated[str | None, typer.Option(help="With this SHA-256 fingerprint.", show_default=False)] = None
+    issuer: Annotated[
+        str | None,
+        typer.Option(
+            "--issuer", help="Of the CA with this name, as `ca list` shows it, or key identifier.", show_default=False
+        ),
+    ] = None
+    state: Annotated[str | None, typer.Option(help="active, suspended, revoked or expired.", show_default=False)] = None
+    expires_from: Annotated[
+        datetime | None,
+        typer.Option(
+            metavar="TIME",
+            parser=moment,
+            help="Expiring at this time or later, in UTC: 2027-01-05, or 2027-01-05T08:00:00.",
+            show_default=False,
+        ),
+    ] = None
+    expires_before: Annotated[
+        datetime | None,
+        typer.Option(metavar="TIME", parser=moment, help="Expiring before this time, in UTC.", show_default=False),
+    ] = None
 
 
 @certificate_app.command("list")
 @connected
+@with_options(Search)
 def list_certificates(
+    search: Search,
     connection: Connection,
-    device: Device = None,
-    group: Group = None,
-    serial: Serial = None,
-    fingerprint: Fingerprint = None,
-    issuer: IssuerKey = None,
-    state: State = None,
-    expires_from: ExpiresFrom = None,
-    expires_before: ExpiresBefore = None,
     as_json: Json = False,
 ) -> None:
     """List certificates in order of issuance.
@@ -87,10 +92,9 @@ def list_certificates(
     Example:
       fleet-provisioning certificate list --state active --group north --json
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    search = _search(device, group, serial, fingerprint, issuer, state, expires_from, expires_before)
 
     async def command(client: OperatorClient) -> None:
-        _print([each async for each in client.certificates(**search)], as_json=as_json)
+        _print([each async for each in client.certificates(**asdict(search))], as_json=as_json)
 
     connection.run(command)
 
@@ -103,7 +107,7 @@ def expiring(
     group: Group = None,
     as_json: Json = False,
 ) -> None:
-    """List certificates that are good now and end soon, the next to end first.
+    """List valid certificates that expire soon, the next to expire first.
 
     The service's own are left out: it renews them itself.
 
@@ -127,13 +131,10 @@ def expiring(
 
 @certificate_app.command("count")
 @connected
+@with_options(Search, without={"serial", "fingerprint", "state"})
 def count(
+    search: Search,
     connection: Connection,
-    device: Device = None,
-    group: Group = None,
-    issuer: IssuerKey = None,
-    expires_from: ExpiresFrom = None,
-    expires_before: ExpiresBefore = None,
     as_json: Json = False,
 ) -> None:
     """Count certificates by state.
@@ -142,10 +143,9 @@ def count(
     Example:
       fleet-provisioning certificate count --group north
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    search = _search(device, group, None, None, issuer, None, expires_from, expires_before)
 
     async def command(client: OperatorClient) -> None:
-        counts = await client.count_certificates(**search)
+        counts = await client.count_certificates(**asdict(search))
         if as_json:
             print_document(counts)
         else:
@@ -156,26 +156,19 @@ def count(
 
 @certificate_app.command("export")
 @connected
+@with_options(Search)
 def export(
+    search: Search,
     connection: Connection,
     format_: Annotated[ExportFormat, typer.Option("--format", help="csv or json.")] = ExportFormat.CSV,
-    device: Device = None,
-    group: Group = None,
-    serial: Serial = None,
-    fingerprint: Fingerprint = None,
-    issuer: IssuerKey = None,
-    state: State = None,
-    expires_from: ExpiresFrom = None,
-    expires_before: ExpiresBefore = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """Write every certificate that fits to stdout, page by page, as CSV or as JSON, one object a line.
+    """Write every matching certificate to stdout, page by page, as CSV or as JSON, one object per line.
 
     \b
     Example:
       fleet-provisioning certificate export --format csv --state active > inventory.csv
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    search = _search(device, group, serial, fingerprint, issuer, state, expires_from, expires_before)
     csv_wanted = format_ is ExportFormat.CSV and not as_json
 
     from provisioning.client.operator_answers import IssuedCertificate  # Late: `service_command`, rule 3.
@@ -184,9 +177,9 @@ def export(
         writer = csv.DictWriter(sys.stdout, list(IssuedCertificate.model_fields))
         if csv_wanted:
             writer.writeheader()
-        total = sum((await client.count_certificates(**search)).values())
+        total = sum((await client.count_certificates(**asdict(search))).values())
         with progress("certificates written", total) as advance:
-            async for each in client.certificates(**search):
+            async for each in client.certificates(**asdict(search)):
                 item = each.model_dump(mode="json")
                 if csv_wanted:
                     writer.writerow(item)
@@ -216,28 +209,6 @@ def show_certificate(
         print_answer(certificate, as_json=as_json)
 
     connection.run(command)
-
-
-def _search(
-    device: str | None,
-    group: str | None,
-    serial: str | None,
-    fingerprint: str | None,
-    issuer: str | None,
-    state: str | None,
-    expires_from: datetime | None,
-    expires_before: datetime | None,
-) -> dict[str, Any]:
-    return {
-        "device": device,
-        "group": group,
-        "serial": serial,
-        "fingerprint": fingerprint,
-        "issuer": issuer,
-        "state": state,
-        "expires_from": expires_from,
-        "expires_before": expires_before,
-    }
 
 
 def _print(found: Sequence[IssuedCertificate], *, as_json: bool) -> None:

@@ -39,7 +39,7 @@ def create_claim(
     connection: Connection,
     name: Annotated[str, typer.Argument(help="The claim's name, for lists and logs.")],
     group: Annotated[str, typer.Option(help="The group that the devices enter; it must allow the way claim.")],
-    devices: Annotated[int, typer.Option(min=1, help="How many devices it may let in.")],
+    devices: Annotated[int, typer.Option(min=1, help="How many devices it may admit.")],
     output: Annotated[Path, typer.Option(help="PEM file to create with key and certificate, mode 0600.")],
     days: Annotated[int, typer.Option(min=1, help="Until it ends.")] = 30,
     activation: Annotated[
@@ -47,7 +47,7 @@ def create_claim(
         typer.Option(
             metavar="TIME",
             parser=span,
-            help="In which a device must activate its certificate: 15m, 12h, or seconds (default: 1h).",
+            help="How long a device has to activate its certificate: 15m, 12h, or seconds (default: 1h).",
         ),
     ] = None,
     as_json: Json = False,
@@ -111,7 +111,7 @@ def end_claim(
     name: Annotated[str, typer.Argument(help="The claim's name.")],
     as_json: Json = False,
 ) -> None:
-    """End a claim now: it lets nobody in any more. Devices that came in by it stay.
+    """End a claim now: it admits nobody any more. Devices that enrolled with it stay.
 
     \b
     Example:

@@ -32,7 +32,7 @@ def doctor(
     pin_file: PinFile = None,
     as_json: Json = False,
 ) -> None:
-    """Check files, keys, certificates, clock, database, CRLs and ports, and say what to do. Changes nothing.
+    """Check files, keys, certificates, clock, database, CRLs and ports, and show remedies. Changes nothing.
 
     Exit code 1 if anything has failed.
 

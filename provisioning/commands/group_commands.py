@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from provisioning.commands.service_command import Connection, Json, connected, print_facts, print_json, print_list, span
 from provisioning.program.command_group import command_group
 from provisioning.program.durations import shown
+from provisioning.program.gathered_options import with_options
 
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
@@ -19,126 +21,116 @@ WAYS: Final = ("token", "claim", "manufacturer", "listed", "approval", "webhook"
 NewKey = Literal["refuse", "approve", "replace"]
 """As the service calls them. Who calls it by these commands does not wait for the library of its database."""
 
-group_app = command_group(help="Say which ways lead into a group of devices.")
+group_app = command_group(help="Configure enrolment groups: how devices may enrol.")
 
 Name = Annotated[str, typer.Argument(help="The group's name, which is also its EST label.")]
-Ways = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--way",
-        help=f"A way to be let in ({', '.join(WAYS)}), or several that are needed together (a+b); repeat it.",
-        show_default=False,
-    ),
-]
-Closed = Annotated[bool, typer.Option("--closed", help="No way: nobody new is let in.")]
-ProfileOption = Annotated[
-    str | None, typer.Option("--profile", help="Certificate profile (at first device).", show_default=False)
-]
-Lifetime = Annotated[
-    int | None,
-    typer.Option(
-        metavar="TIME",
-        parser=span,
-        help="How long its certificates live, if shorter than the profile's: 8h, 30d, or seconds.",
-        show_default=False,
-    ),
-]
-MaximumDevices = Annotated[
-    int | None, typer.Option(min=0, help="How many devices it may have; 0 for no limit.", show_default=False)
-]
-SameKey = Annotated[
-    int | None,
-    typer.Option(
-        metavar="TIME",
-        parser=span,
-        help="How long the same request gets the same certificate again: 2h, or seconds (at first 1h).",
-        show_default=False,
-    ),
-]
-NewKeyOption = Annotated[
-    NewKey | None,
-    typer.Option("--new-key", help="When a device comes back with another key (at first refuse).", show_default=False),
-]
 
-ServerKeys = Annotated[
-    bool | None,
-    typer.Option(help="Make keys for devices that ask for it (/serverkeygen).", show_default=False),
-]
-TlsUnique = Annotated[
-    bool | None,
-    typer.Option(help="Requests must be linked to their TLS connection; TLS 1.2 only.", show_default=False),
-]
-Grace = Annotated[
-    int | None,
-    typer.Option(
-        metavar="TIME",
-        parser=span,
-        help="How long after its end a certificate may still be renewed: 7d, or seconds (at first 0).",
-        show_default=False,
-    ),
-]
-WebhookUrl = Annotated[
-    str | None,
-    typer.Option(help="Whom the way webhook asks: https://…, or http:// on this machine.", show_default=False),
-]
-WebhookTimeout = Annotated[
-    int | None, typer.Option(min=1, help="Seconds until it must have answered (at first 5).", show_default=False)
-]
-IssuingLine = Annotated[
-    str | None,
-    typer.Option(help="The line of issuing CAs that certifies its devices (at first default).", show_default=False),
-]
-CertificatesPerMinute = Annotated[
-    int | None,
-    typer.Option(min=0, help="How many certificates its devices get in a minute; 0 for no limit.", show_default=False),
-]
+
+@dataclass(frozen=True, slots=True)
+class GivenRules:
+    """Rules as the command line says them, named as the API names them; None where it says nothing of one."""
+
+    ways: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--way",
+            help=f"A way to enrol ({', '.join(WAYS)}), or several that are all needed (a+b); repeatable.",
+            show_default=False,
+        ),
+    ] = None
+    closed: Annotated[bool, typer.Option("--closed", help="No way: no new device is admitted.")] = False
+    profile: Annotated[
+        str | None, typer.Option("--profile", help="Certificate profile (at first device).", show_default=False)
+    ] = None
+    lifetime_seconds: Annotated[
+        int | None,
+        typer.Option(
+            "--lifetime",
+            metavar="TIME",
+            parser=span,
+            help="How long its certificates live, if shorter than the profile's: 8h, 30d, or seconds.",
+            show_default=False,
+        ),
+    ] = None
+    maximum_devices: Annotated[
+        int | None, typer.Option(min=0, help="How many devices it may have; 0 for no limit.", show_default=False)
+    ] = None
+    same_key_seconds: Annotated[
+        int | None,
+        typer.Option(
+            "--same-key",
+            metavar="TIME",
+            parser=span,
+            help="How long the same request gets the same certificate again: 2h, or seconds (at first 1h).",
+            show_default=False,
+        ),
+    ] = None
+    new_key: Annotated[
+        NewKey | None,
+        typer.Option(
+            "--new-key", help="When a device enrols again with another key (at first refuse).", show_default=False
+        ),
+    ] = None
+    server_keys: Annotated[
+        bool | None,
+        typer.Option(help="Make keys for devices that ask for it (/serverkeygen).", show_default=False),
+    ] = None
+    tls_unique: Annotated[
+        bool | None,
+        typer.Option(help="Requests must be linked to their TLS connection; TLS 1.2 only.", show_default=False),
+    ] = None
+    renewal_grace_seconds: Annotated[
+        int | None,
+        typer.Option(
+            "--renewal-grace",
+            metavar="TIME",
+            parser=span,
+            help="How long after its expiry a certificate may still be renewed: 7d, or seconds (at first 0).",
+            show_default=False,
+        ),
+    ] = None
+    webhook_url: Annotated[
+        str | None,
+        typer.Option(help="URL that the way webhook asks: https://…, or http:// on this machine.", show_default=False),
+    ] = None
+    webhook_timeout_seconds: Annotated[
+        int | None,
+        typer.Option(
+            "--webhook-timeout", min=1, help="Seconds until it must have answered (at first 5).", show_default=False
+        ),
+    ] = None
+    certificates_per_minute: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="How many certificates its devices get per minute; 0 for no limit.", show_default=False
+        ),
+    ] = None
+    issuing_line: Annotated[
+        str | None,
+        typer.Option(help="The line of issuing CAs that certifies its devices (at first default).", show_default=False),
+    ] = None
+
+    def asked(self) -> dict[str, Any]:
+        """Return those that are given, as the API takes them; raise `typer.BadParameter`."""
+        if self.ways and self.closed:
+            raise typer.BadParameter("--way and --closed contradict each other")
+        given = {**asdict(self), "ways": [] if self.closed else (self.ways or None)}
+        return {name: value for name, value in given.items() if name != "closed" and value is not None}
 
 
 @group_app.command("create")
 @connected
-def create_group(
-    connection: Connection,
-    name: Name,
-    way: Ways = None,
-    closed: Closed = False,
-    profile: ProfileOption = None,
-    lifetime: Lifetime = None,
-    maximum_devices: MaximumDevices = None,
-    same_key: SameKey = None,
-    new_key: NewKeyOption = None,
-    server_keys: ServerKeys = None,
-    tls_unique: TlsUnique = None,
-    renewal_grace: Grace = None,
-    webhook_url: WebhookUrl = None,
-    webhook_timeout: WebhookTimeout = None,
-    certificates_per_minute: CertificatesPerMinute = None,
-    issuing_line: IssuingLine = None,
-    as_json: Json = False,
-) -> None:
-    """Make an enrolment group. A group that is not made lets devices in by token.
+@with_options(GivenRules)
+def create_group(given: GivenRules, connection: Connection, name: Name, as_json: Json = False) -> None:
+    """Create an enrolment group. A group that was not created admits devices by token.
 
     \b
     Example:
       fleet-provisioning group create north --way token --maximum-devices 500
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    rules = _rules(
-        way,
-        closed,
-        profile=profile,
-        lifetime_seconds=lifetime,
-        maximum_devices=maximum_devices,
-        same_key_seconds=same_key,
-        new_key=new_key,
-        server_keys=server_keys,
-        tls_unique=tls_unique,
-        renewal_grace_seconds=renewal_grace,
-        webhook_url=webhook_url,
-        webhook_timeout_seconds=webhook_timeout,
-        certificates_per_minute=certificates_per_minute,
-        issuing_line=issuing_line,
-    )
+    rules = given.asked()
     if "ways" not in rules:
-        raise typer.BadParameter("give --way, or --closed for a group that lets nobody in")
+        raise typer.BadParameter("give --way, or --closed for a group that admits nobody")
 
     async def command(client: EnrolmentOperatorClient) -> None:
         _print(await client.create_group(name, rules), as_json=as_json)
@@ -148,47 +140,15 @@ def create_group(
 
 @group_app.command("set")
 @connected
-def change_group(
-    connection: Connection,
-    name: Name,
-    way: Ways = None,
-    closed: Closed = False,
-    profile: ProfileOption = None,
-    lifetime: Lifetime = None,
-    maximum_devices: MaximumDevices = None,
-    same_key: SameKey = None,
-    new_key: NewKeyOption = None,
-    server_keys: ServerKeys = None,
-    tls_unique: TlsUnique = None,
-    renewal_grace: Grace = None,
-    webhook_url: WebhookUrl = None,
-    webhook_timeout: WebhookTimeout = None,
-    certificates_per_minute: CertificatesPerMinute = None,
-    issuing_line: IssuingLine = None,
-    as_json: Json = False,
-) -> None:
-    """Change rules of a group, for what is decided from now on. What is not given stays as it is.
+@with_options(GivenRules)
+def change_group(given: GivenRules, connection: Connection, name: Name, as_json: Json = False) -> None:
+    """Change a group's rules for future decisions. Rules that are not given stay as they are.
 
     \b
     Example:
       fleet-provisioning group set north --closed
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    rules = _rules(
-        way,
-        closed,
-        profile=profile,
-        lifetime_seconds=lifetime,
-        maximum_devices=maximum_devices,
-        same_key_seconds=same_key,
-        new_key=new_key,
-        server_keys=server_keys,
-        tls_unique=tls_unique,
-        renewal_grace_seconds=renewal_grace,
-        webhook_url=webhook_url,
-        webhook_timeout_seconds=webhook_timeout,
-        certificates_per_minute=certificates_per_minute,
-        issuing_line=issuing_line,
-    )
+    rules = given.asked()
     if not rules:
         raise typer.BadParameter("give what shall change")
 
@@ -204,7 +164,7 @@ def list_groups(
     connection: Connection,
     as_json: Json = False,
 ) -> None:
-    """List the groups that were made, in order of name.
+    """List the groups that were created, by name.
 
     \b
     Example:
@@ -236,14 +196,6 @@ def show_group(
         _print(await client.group(name), as_json=as_json)
 
     connection.run(command)
-
-
-def _rules(ways: list[str] | None, closed: bool, **rules: object) -> dict[str, Any]:
-    """Return what was given, as the API names it."""
-    if ways and closed:
-        raise typer.BadParameter("--way and --closed contradict each other")
-    rules["ways"] = [] if closed else (ways or None)
-    return {name: value for name, value in rules.items() if value is not None}
 
 
 def _print(group: EnrolmentGroup, *, as_json: bool) -> None:

@@ -9,20 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 import typer
 
 from provisioning.commands.in_steps import check_none_refused, in_steps
-from provisioning.commands.meant_devices import (
-    Devices,
-    DevicesFile,
-    Doing,
-    Group,
-    Meant,
-    Named,
-    Serials,
-    SerialsFile,
-    Yes,
-)
+from provisioning.commands.meant_devices import Doing, Meant, Named, Yes
 from provisioning.commands.printed_rows import printed
 from provisioning.commands.service_command import Connection, InvalidityDate, Json, connected, say, shown_time
 from provisioning.pki.revocation import RevocationReason
+from provisioning.program.gathered_options import with_options
 from provisioning.revocation.reasons import OPERATOR_REASONS
 
 if TYPE_CHECKING:
@@ -45,13 +36,10 @@ def _reason(text: str) -> RevocationReason:
 
 
 @connected
+@with_options(Named)
 def revoke(
+    named: Named,
     connection: Connection,
-    device: Devices = None,
-    serial: Serials = None,
-    devices_file: DevicesFile = None,
-    serials_file: SerialsFile = None,
-    group: Group = None,
     reason: Annotated[
         RevocationReason, typer.Option(metavar="REASON", parser=_reason, help=f"Why: {_REASONS}.")
     ] = RevocationReason.UNSPECIFIED,
@@ -59,12 +47,12 @@ def revoke(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Revoke devices or certificates, finally. Live sessions are closed at once, the CRL follows.
+    """Revoke devices or certificates, finally. Open sessions are closed at once, the CRL follows.
 
-    A file or a group is revoked in steps of five hundred, each of them whole or, if it names somebody unknown, not at
-    all; what is revoked is printed after each. Running it again does no harm: who is revoked stays so, with the first
-    date and reason; only keyCompromise takes another reason's place, the date stays. A group that still lets devices in
-    is closed first: group set, with the ways that are to be left.
+    A file or a group is revoked in steps of five hundred; a step is done completely or, if it names an unknown
+    device, not at all; what was revoked is printed after each. Repeating it is harmless: what is revoked keeps its
+    first date and reason; only keyCompromise replaces another reason, the date stays. If a group still admits
+    devices, close it first, or leave it only the ways it is to keep: group set.
 
     \b
     Example:
@@ -73,7 +61,6 @@ def revoke(
       fleet-provisioning revoke --devices-file stolen.txt --reason keyCompromise
       fleet-provisioning revoke --group west --reason cessationOfOperation
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    named = Named(device, serial, devices_file, serials_file, group)
     named.check("device", "serial", "devices_file", "serials_file", "group")
     since = invalidity_date
     compromised = reason is RevocationReason.KEY_COMPROMISE  # Of who was revoked for another reason, that is news.
@@ -99,19 +86,17 @@ def revoke(
 
 
 @connected
+@with_options(Named, without={"serials_file"})
 def suspend(
+    named: Named,
     connection: Connection,
-    device: Devices = None,
-    serial: Serials = None,
-    devices_file: DevicesFile = None,
-    group: Group = None,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Suspend devices or certificates until they are resumed. Live sessions are closed at once.
+    """Suspend devices or certificates until they are resumed. Open sessions are closed at once.
 
-    A file or a group is suspended in steps of five hundred, each of them whole: who cannot be suspended is named, and
-    the others are. Again does no harm.
+    A file or a group is suspended in steps of five hundred, each done completely: devices that cannot be suspended
+    are reported, the others are suspended. Repeating it is harmless.
 
     \b
     Example:
@@ -119,7 +104,6 @@ def suspend(
       fleet-provisioning suspend --devices-file doubtful.txt
       fleet-provisioning suspend --group west
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    named = Named(device, serial, devices_file, group=group)
     named.check("device", "serial", "devices_file", "group")
     doing = Doing("suspend", lambda each: each.state == "active")
     meant = named.meant(named.in_group(connection, doing, yes=yes))
@@ -132,18 +116,16 @@ def suspend(
 
 
 @connected
+@with_options(Named, without={"serials_file"})
 def resume(
+    named: Named,
     connection: Connection,
-    device: Devices = None,
-    serial: Serials = None,
-    devices_file: DevicesFile = None,
-    group: Group = None,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """End a suspension, or those of many devices: the certificates are good again.
+    """End the suspension of devices or certificates: the certificates are valid again.
 
-    Of a group, those devices are resumed that are suspended as a whole.
+    In a group, only devices suspended as a whole are resumed.
 
     \b
     Example:
@@ -151,7 +133,6 @@ def resume(
       fleet-provisioning resume --devices-file doubtful.txt
       fleet-provisioning resume --group west
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    named = Named(device, serial, devices_file, group=group)
     named.check("device", "serial", "devices_file", "group")
     doing = Doing("resume", lambda each: each.state == "suspended")
     meant = named.meant(named.in_group(connection, doing, yes=yes))
@@ -167,27 +148,24 @@ def resume(
                     show(found)
 
             await _each(meant, client.resume, show_some, "resumed")
-        if not (total or group or as_json):
+        if not (total or named.group or as_json):
             say("fleet-provisioning: no certificate was on hold for a suspension")
 
     connection.run(command)
 
 
 @connected
+@with_options(Named, without={"serial", "serials_file"})
 def decommission(
+    named: Named,
     connection: Connection,
-    device: Annotated[
-        list[str] | None, typer.Option("--device", help="The device; repeat it.", show_default=False)
-    ] = None,
-    devices_file: DevicesFile = None,
-    group: Group = None,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Revoke devices for ever: their names never get a certificate again.
+    """Revoke devices permanently: their names never get a certificate again.
 
-    A file or a group is done in steps of five hundred, each of them whole: who cannot be decommissioned is named, and
-    the others are. Again does no harm.
+    A file or a group is done in steps of five hundred, each done completely: devices that cannot be decommissioned
+    are reported, the others are decommissioned. Repeating it is harmless.
 
     \b
     Example:
@@ -195,7 +173,6 @@ def decommission(
       fleet-provisioning decommission --devices-file scrapped.txt
       fleet-provisioning decommission --group west
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    named = Named(device, devices_file=devices_file, group=group)
     named.check("device", "devices_file", "group")
     doing = Doing("decommission", lambda each: each.state != "decommissioned", for_ever=True)
     meant = named.meant(named.in_group(connection, doing, yes=yes))

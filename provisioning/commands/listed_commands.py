@@ -33,7 +33,7 @@ from provisioning.program.given_file import LIST_BYTES, contents_of, lines_of
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
 
-listed_app = command_group(help="Say which devices a group expects.")
+listed_app = command_group(help="Register the devices that a group expects.")
 
 _BATCH: Final = 1000
 _COLUMNS: Final = {"name", "key_sha256"}
@@ -49,9 +49,9 @@ def import_devices(
     file: Annotated[Path, typer.Option(help="CSV file with the columns name and, if keys are known, key_sha256.")],
     as_json: Json = False,
 ) -> None:
-    """Put the devices of a CSV file on a group's list. Lines that are wrong are named, the others are imported.
+    """Add the devices of a CSV file to a group's list. Invalid lines are reported, the others are imported.
 
-    Running it again does no harm: a device that is on the list takes the key of its newest line.
+    Repeating it is harmless: a device on the list gets the key of its newest line.
 
     \b
     Example:
@@ -145,8 +145,11 @@ def _batches(
 ) -> Iterator[list[tuple[int, str, str | None]]]:
     """Yield batches of (line, name, key) of *content*, that of *path*; a name is what the service judges, not we.
 
-    *complain* is told of lines that say more than the columns hold: which of it is meant nobody can know.
+    *complain* is told of lines that say more than the columns hold: which of it is meant nobody can know. And of those
+    that end before their columns do, as where the file is cut off: its name may be another's beginning, and a key that
+    is not there would take the place of the one that is known.
     """
+    cut_off = "" if content.endswith((b"\n", b"\r")) else "the file ends without the end of its last line: "
     with io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="") as file:
         # Strict: a quote without its end would swallow the rest.
         reader = csv.DictReader(lines_of(file, str(path)), strict=True)
@@ -168,6 +171,14 @@ def _batches(
                     )
                     continue
                 name, key = (row.get("name") or "").strip(), (row.get("key_sha256") or "").strip()
+                is_last = cut_off and reader.line_num == content.count(b"\n") + 1
+                if len(header) > 1 and (None in row.values() or (is_last and not key)):
+                    complain(
+                        reader.line_num,
+                        f"{cut_off if is_last else ''}it has no cell for one of the columns; end it with a comma and a "
+                        "line end if it is whole and no key is known",
+                    )
+                    continue
                 batch.append((reader.line_num, name[:200], key[:200] or None))
                 if len(batch) == _BATCH:
                     yield batch

@@ -44,15 +44,17 @@ def add_manufacturer(
     connection: Connection,
     name: Annotated[str, typer.Argument(help="The manufacturer's name, for lists and logs.")],
     group: Annotated[str, typer.Option(help="The group that its devices enter; it must allow the way manufacturer.")],
-    certificate: Annotated[Path, typer.Option(help="PEM file with the CA that issues the device certificates itself.")],
+    certificate: Annotated[
+        Path, typer.Option(help="PEM file with the CA that directly issues the device certificates.")
+    ],
     name_prefix: Annotated[
-        str, typer.Option(help="A device is called this and its serialNumber; keeps manufacturers apart.")
+        str, typer.Option(help="A device's name is this followed by its serialNumber; it distinguishes manufacturers.")
     ] = "",
     as_json: Json = False,
 ) -> None:
     """Register the CA that issues a manufacturer's device certificates. No chain above it is followed.
 
-    A name that is registered takes another certificate of the same CA, and one that was ended is in force again.
+    A registered name accepts another certificate of the same CA; one that was ended is reactivated.
 
     \b
     Example:
@@ -110,7 +112,7 @@ def show_manufacturer(
     name: Name,
     as_json: Json = False,
 ) -> None:
-    """Show one manufacturer, with its lists of revoked certificates.
+    """Show one manufacturer, with its CRLs.
 
     \b
     Example:
@@ -128,16 +130,19 @@ def show_manufacturer(
 def give_list(
     connection: Connection,
     name: Name,
-    file: Annotated[Path, typer.Argument(help="The list: DER or PEM, signed by the registered CA, complete.")],
+    file: Annotated[Path, typer.Argument(help="The CRL: DER or PEM, signed by the registered CA, complete.")],
     renumbered: Annotated[
-        bool, typer.Option("--renumbered", help="The manufacturer numbers its lists anew: the number may be lower.")
+        bool, typer.Option("--renumbered", help="The manufacturer restarts its CRL numbers: the number may be lower.")
+    ] = False,
+    fewer: Annotated[
+        bool, typer.Option("--fewer", help="It may name however few of those that the one before named.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Give the newest list (CRL) of what a manufacturer has revoked: those certificates let nobody in.
+    """Import a manufacturer's newest CRL: devices with a listed certificate cannot enrol.
 
-    Once a manufacturer has a list, give the next one before it lapses, since its devices wait for that, or have it
-    fetched: see `set`.
+    Once a manufacturer has a CRL, import the next one before it lapses, since its devices must wait for that, or have
+    it fetched: see `set`.
 
     \b
     Example:
@@ -146,7 +151,7 @@ def give_list(
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
 
     async def command(client: EnrolmentOperatorClient) -> None:
-        taken = await client.take_list(name, contents_of(file, PEM_BYTES), renumbered=renumbered)
+        taken = await client.take_list(name, contents_of(file, PEM_BYTES), renumbered=renumbered, fewer=fewer)
         if as_json:
             print_json(taken)
             return
@@ -169,9 +174,9 @@ def remove_list(
     ],
     as_json: Json = False,
 ) -> None:
-    """Forget a list (CRL) that a manufacturer makes no more, and what it says.
+    """Remove a CRL that a manufacturer no longer publishes.
 
-    Whom no other list names may come in again. Without any list its devices are let in as if it had none.
+    Devices that no other CRL lists may enrol again. Without any CRL all its devices may.
 
     \b
     Example:
@@ -204,24 +209,26 @@ def change_manufacturer(
     name: Name,
     lapsed_lists: Annotated[
         LapsedLists | None,
-        typer.Option(help="What its devices get when no list about them holds any more, though it has lists."),
+        typer.Option(help="What its devices get when it has CRLs, but none that covers them is valid any more."),
     ] = None,
     revoked_devices: Annotated[
         RevokedDevices | None,
-        typer.Option(help="What becomes of devices that are in, when it has revoked what let them in."),
+        typer.Option(help="What happens to enrolled devices whose certificate the manufacturer has revoked."),
     ] = None,
     list_url: Annotated[
         list[str] | None,
-        typer.Option(help="http URL at which the service fetches its list from now on; repeat it for a list in parts."),
+        typer.Option(
+            help="http URL from which the service fetches its CRL from now on; repeatable, for a CRL in parts."
+        ),
     ] = None,
-    no_list_urls: Annotated[bool, typer.Option("--no-list-urls", help="Fetch its lists nowhere any more.")] = False,
+    no_list_urls: Annotated[bool, typer.Option("--no-list-urls", help="Stop fetching its CRLs.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Change a manufacturer's terms: where its lists are fetched, what lapsed ones mean, and what becomes of devices.
+    """Change a manufacturer's settings: URLs of its CRLs, what lapsed ones mean, what happens to revoked devices.
 
-    The URLs that are given are all that count from then on. A list that is fetched is judged as one that is given.
+    The given URLs replace all earlier ones. A fetched CRL is checked like an imported one.
 
-    Whom a list names is refused whatever they are, and however old it is.
+    A device on a CRL is always refused, however old that is.
 
     \b
     Example:
@@ -251,10 +258,10 @@ def list_revoked(
     name: Name,
     as_json: Json = False,
 ) -> None:
-    """List devices whose manufacturer has revoked the certificate (IDevID) that let them in.
+    """List devices whose manufacturer has revoked the certificate (IDevID) they enrolled with.
 
-    Those that are active are in all the same: revoke or suspend them, or see `set --revoked-devices`.
-    A device that has not enrolled since the service records what it came in by is not found.
+    Active ones are still admitted: revoke or suspend them, or see `set --revoked-devices`. Devices enrolled before
+    the service recorded that certificate are not found.
 
     \b
     Example:
@@ -288,7 +295,7 @@ def end_manufacturer(
     name: Name,
     as_json: Json = False,
 ) -> None:
-    """End the trust in a manufacturer: its certificates let nobody in any more. Devices that came in stay.
+    """End the trust in a manufacturer: its certificates admit nobody any more. Enrolled devices stay.
 
     \b
     Example:

@@ -25,22 +25,7 @@ if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient
     from provisioning.client.operator_answers import EnrolledDevice
 
-# Lists, though one is usual: of an option that takes one, a second takes the first's place without a word.
-Devices = Annotated[
-    list[str] | None, typer.Option("--device", help="All certificates of this device; repeat it.", show_default=False)
-]
-Serials = Annotated[
-    list[str] | None, typer.Option("--serial", help="This certificate (hexadecimal); repeat it.", show_default=False)
-]
-DevicesFile = Annotated[
-    Path | None, typer.Option(help="The devices in this file, a name a line; - is standard input.", show_default=False)
-]
-SerialsFile = Annotated[
-    Path | None,
-    typer.Option(help="The certificates in this file, a serial a line; - is standard input.", show_default=False),
-]
-Group = Annotated[str | None, typer.Option(help="All devices of this group; asks first.", show_default=False)]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before it is done to a group.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before changing a group.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +55,26 @@ class Meant:
 class Named:
     """What the command line names: exactly one of these is given, or `check` raises `typer.BadParameter`."""
 
-    device: list[str] | None = None
-    serial: list[str] | None = None
-    devices_file: Path | None = None
-    serials_file: Path | None = None
-    group: str | None = None
+    # Lists, though one is usual: of an option that takes one, a second takes the first's place without a word.
+    device: Annotated[
+        list[str] | None,
+        typer.Option("--device", help="All certificates of this device; repeatable.", show_default=False),
+    ] = None
+    serial: Annotated[
+        list[str] | None,
+        typer.Option("--serial", help="This certificate (hexadecimal); repeatable.", show_default=False),
+    ] = None
+    devices_file: Annotated[
+        Path | None,
+        typer.Option(help="The devices in this file, one name per line; - is standard input.", show_default=False),
+    ] = None
+    serials_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="The certificates in this file, one serial number per line; - is standard input.", show_default=False
+        ),
+    ] = None
+    group: Annotated[str | None, typer.Option(help="All devices of this group; asks first.", show_default=False)] = None
 
     def check(self, *options: str) -> None:
         """Raise unless one was given; *options* are those that the command has."""

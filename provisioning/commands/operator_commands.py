@@ -33,7 +33,7 @@ from provisioning.program.command_group import command_group
 if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient
 
-device_app = command_group(help="See which devices have certificates.")
+device_app = command_group(help="List devices and their certificates.")
 
 Group = Annotated[str | None, typer.Option(help="Group.", show_default=False)]
 
@@ -51,7 +51,7 @@ def list_devices(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List devices in order of name: what was decided of each, and whether it has a certificate that is good.
+    """List devices by name: the state of each, and whether it has a valid certificate.
 
     \b
     Example:
@@ -119,7 +119,7 @@ def status(
     connection: Connection,
     as_json: Json = False,
 ) -> None:
-    """Count devices, certificates and open tokens, and say how fresh the CRLs are.
+    """Count devices, certificates and open tokens, and show the age of the CRLs.
 
     \b
     Example:
@@ -141,6 +141,10 @@ def _status_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         numbers = found[what].items()
         yield what, ", ".join(f"{number} {state}{_of_these(found, what, state)}" for state, number in numbers)
     yield "feed", f"at {found['feed']['sequence']}, {counted(found['feed']['subscribers'], 'follower')}"
+    for each in found.get("unknown_authorities", ()):
+        said_at = shown_time(datetime.fromisoformat(each["said_at"]))
+        what = f"not believed by {each['broker']}, as of {said_at}: its cafile is of before; docs/ca-life.md"
+        yield f"{each['state']} {each['authority']}", what
     for name, crl in found["crls"].items():
         lapses = shown_time(datetime.fromisoformat(crl["next_update"]))
         yield f"CRL {name}", f"number {crl['number']}, {counted(crl['entries'], 'entry', 'entries')}, lapses {lapses}"

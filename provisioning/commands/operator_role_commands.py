@@ -13,7 +13,7 @@ from provisioning.program.command_group import command_group
 if TYPE_CHECKING:
     from provisioning.client.operator import OperatorClient
 
-operator_app = command_group(help="See who may do what, and grant it.")
+operator_app = command_group(help="List operators and grant roles.")
 
 
 @operator_app.command("list")
@@ -22,7 +22,7 @@ def list_operators(
     connection: Connection,
     as_json: Json = False,
 ) -> None:
-    """List operators: the role of each, what was decided of him, and until when he has a good certificate.
+    """List operators with role, state, and the expiry of their certificate.
 
     \b
     Example:
@@ -73,10 +73,10 @@ def show_me(
 def grant(
     connection: Connection,
     name: Annotated[str, typer.Argument(help="The operator's name.")],
-    role: Annotated[OperatorRole, typer.Option(help="What he may do: auditor reads, enroller makes device tokens.")],
+    role: Annotated[OperatorRole, typer.Option(help="The role: auditor reads, enroller makes device tokens.")],
     as_json: Json = False,
 ) -> None:
-    """Say what an operator may do from now on. The last admin with a good certificate stays one.
+    """Set an operator's role. The last admin with a valid certificate stays one.
 
     \b
     Example:

@@ -14,7 +14,7 @@ from provisioning.program.durations import shown
 if TYPE_CHECKING:
     from provisioning.client.enrolment import EnrolmentOperatorClient
 
-renewal_app = command_group(help="Have certificates renewed before their time.")
+renewal_app = command_group(help="Have certificates renewed early.")
 
 
 @renewal_app.command("hasten")
@@ -24,13 +24,13 @@ def hasten(
     group: Annotated[str | None, typer.Option(help="The devices of this group.", show_default=False)] = None,
     every_group: Annotated[bool, typer.Option("--every-group", help="All parties of the fleet.")] = False,
     spread: Annotated[
-        int, typer.Option(metavar="TIME", parser=span, help="Over which the renewals are spread: 6h, or seconds.")
+        int, typer.Option(metavar="TIME", parser=span, help="Time over which the renewals are spread: 6h, or seconds.")
     ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Tell devices, when they next ask for renewal information, that it is time to renew.
+    """Tell devices to renew, when they next ask for renewal information.
 
-    What they hold stays good until they have its successor: nobody is disconnected.
+    Their certificates stay valid until they are replaced: nobody is disconnected.
 
     \b
     Example:

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import inspect
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +26,7 @@ import typer
 from provisioning.commands.printed_rows import AnswerT, Table, print_pairs
 from provisioning.errors import ConfigurationError
 from provisioning.program.durations import seconds_in
+from provisioning.program.gathered_options import with_options
 from provisioning.program.printable import LAID_OUT, printable
 from provisioning.program.starting import importing
 
@@ -48,19 +47,6 @@ Directory = Annotated[
         "--dir", help="The service's directory, for port and credentials (default: fleet).", show_default=False
     ),
 ]
-Url = Annotated[
-    str | None,
-    typer.Option(
-        help="Where the service is (default: where that of DIR runs, or its configured port).", show_default=False
-    ),
-]
-CaFile = Annotated[
-    Path | None, typer.Option("--cafile", help="Trust anchors (default: DIR/ca-bundle.crt).", show_default=False)
-]
-Cert = Annotated[
-    Path | None, typer.Option(help="Operator certificate (default: DIR/operator.crt).", show_default=False)
-]
-Key = Annotated[Path | None, typer.Option(help="Its private key (default: DIR/operator.key).", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -89,11 +75,22 @@ def warn_of_open(*secrets: Path | None) -> None:
 class Connection:
     """Where the service is and who calls, as the command line says it."""
 
-    directory: Path | None = None
-    url: str | None = None
-    cafile: Path | None = None
-    cert: Path | None = None
-    key: Path | None = None
+    directory: Directory = None
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="URL of the service (default: the running service of DIR, or its configured port).", show_default=False
+        ),
+    ] = None
+    cafile: Annotated[
+        Path | None, typer.Option("--cafile", help="Trust anchors (default: DIR/ca-bundle.crt).", show_default=False)
+    ] = None
+    cert: Annotated[
+        Path | None, typer.Option(help="Operator certificate (default: DIR/operator.crt).", show_default=False)
+    ] = None
+    key: Annotated[
+        Path | None, typer.Option(help="Its private key (default: DIR/operator.key).", show_default=False)
+    ] = None
 
     def run(self, command: Callable[[EnrolmentOperatorClient], Awaitable[None]]) -> None:
         """Run *command* with a client of the service; turn what can go wrong into one line and exit code 1."""
@@ -131,38 +128,8 @@ class Connection:
             raise typer.Exit(130) from error
 
 
-_OPTIONS: Final = {"directory": Directory, "url": Url, "cafile": CaFile, "cert": Cert, "key": Key}
-
-
-def connected(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that every caller of the service has; it takes a `Connection` first."""
-    return with_options(command, Connection, _OPTIONS)
-
-
-def with_options(
-    command: Callable[..., None], gathered: Callable[..., object], named: Mapping[str, Any]
-) -> Callable[..., None]:
-    """Give a command options behind its own, by name and annotation; it takes them *gathered* as its first argument.
-
-    Their defaults are those of *gathered*.
-    """
-    defaults = {name: each.default for name, each in inspect.signature(gathered).parameters.items()}
-    signature = inspect.signature(command, eval_str=True)
-    _, *own = signature.parameters.values()
-    options = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotation)
-        for name, annotation in named.items()
-    ]
-
-    @functools.wraps(command)
-    def called(**given: Any) -> None:
-        command(gathered(**{name: given.pop(name) for name in named}), **given)
-
-    own = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
-    called.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
-    called.__annotations__ = {each.name: each.annotation for each in (*own, *options)}
-    del called.__wrapped__
-    return called
+connected = with_options(Connection, behind=True)
+"""Gives a command the options that every caller of the service has; it takes a `Connection` first."""
 
 
 async def _run(client: EnrolmentOperatorClient, command: Callable[[EnrolmentOperatorClient], Awaitable[None]]) -> None:
@@ -221,7 +188,7 @@ InvalidityDate = Annotated[
     typer.Option(
         metavar="TIME",
         parser=moment,
-        help="Since when it is known or suspected not to be trusted, in UTC: 2027-01-05T08:00:00.",
+        help="Since when the key is known or suspected to be compromised, in UTC: 2027-01-05T08:00:00.",
         show_default=False,
     ),
 ]

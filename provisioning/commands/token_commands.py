@@ -82,7 +82,7 @@ def create_token(
     group: Annotated[
         str | None,
         typer.Option(
-            help="The device's group (default: the one it is in, of a new one default); without --device: any new "
+            help="The device's group (default: its current one, for a new device `default`); without --device: any new "
             "device of that group.",
             show_default=False,
         ),
@@ -91,10 +91,10 @@ def create_token(
     ttl: Ttl = None,
     lifetime: Lifetime = None,
     dns_name: Annotated[
-        list[str] | None, typer.Option(help="DNS name of a broker; repeat it.", show_default=False)
+        list[str] | None, typer.Option(help="DNS name of a broker; repeatable.", show_default=False)
     ] = None,
     ip_address: Annotated[
-        list[str] | None, typer.Option(help="IP address of a broker; repeat it.", show_default=False)
+        list[str] | None, typer.Option(help="IP address of a broker; repeatable.", show_default=False)
     ] = None,
     operator_role: Annotated[
         OperatorRole | None,
@@ -164,7 +164,7 @@ def create_batch(
     group: Annotated[
         str | None,
         typer.Option(
-            help="The devices' group (default: the one that each is in, of new ones default).", show_default=False
+            help="The devices' group (default: each device's current one, for new ones `default`).", show_default=False
         ),
     ] = None,
     role: Annotated[Role, typer.Option(help="What the certificates are for.")] = Role.DEVICE,
@@ -262,11 +262,11 @@ def list_tokens(
     group: Annotated[str | None, typer.Option(help="Of this group only.", show_default=False)] = None,
     device: Annotated[str | None, typer.Option(help="For this device only.", show_default=False)] = None,
     expiring_within: Annotated[
-        str | None, typer.Option(help="Open ones that end so soon: 90m, 12h, 14d, 4w.", show_default=False)
+        str | None, typer.Option(help="Open ones that expire within: 90m, 12h, 14d, 4w.", show_default=False)
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List tokens, oldest first: what each is worth, not what it is.
+    """List tokens, oldest first, with their state but not their value.
 
     \b
     Example:
@@ -319,9 +319,10 @@ def void_token(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a group's tokens are voided.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make tokens worthless, say because a file of them was sent to the wrong person. Again does no harm.
+    """Void tokens, for example because a file of them was sent to the wrong person. Repeating it is harmless.
 
-    They are voided in steps of five hundred: who is unknown, or has bought a certificate, is named, and the others are.
+    They are voided in steps of five hundred: tokens that are unknown, or have bought a certificate, are reported, the
+    others are voided.
 
     \b
     Example:

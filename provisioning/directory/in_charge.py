@@ -88,7 +88,7 @@ def _open(path: Path) -> int:
 
 
 def _not_ours(path: Path) -> str:
-    why = "so that nobody can tell whether another service runs there, and on SQLite one runs at a time"
+    why = "so it is unknown whether another service runs there, and SQLite allows only one at a time"
     try:
         owner = user_name(path.stat().st_uid)
     except OSError:

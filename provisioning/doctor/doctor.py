@@ -193,7 +193,7 @@ def _certificates(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:
         OPERATOR: "enrol again with a token (token create --role operator), or fleet-provisioning ca restore-operator",
     }
     if not files.bundle.exists():
-        what = f"{files.bundle} is missing: commands and brokers have nobody to trust"
+        what = f"{files.bundle} is missing: commands and brokers have no trust anchors"
         yield failed("certificates", what, "restart the service: it writes it anew")
     good = []
     for name, remedy in remedies.items():
@@ -377,7 +377,7 @@ def _port(host: str, port: int, setting: str, is_ours: Callable[[], bool], elsew
         if elsewhere is not None:
             return warning(
                 "ports",
-                f"{setting} {port} on {host} is somebody else's, and the service runs at {elsewhere}",
+                f"{setting} {port} on {host} is used by another program, and the service runs at {elsewhere}",
                 f"write the {setting} that it was given on its command line or in its environment into {SETTINGS_FILE}",
             )
         return failed(

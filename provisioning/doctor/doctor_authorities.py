@@ -86,7 +86,8 @@ def _list(connection: Connection, ca: StoredAuthority, now: datetime) -> Iterato
     if now >= crl.next_update:
         yield failed(
             "CRL",
-            f"{ca.name}'s list lapsed on {crl.next_update:%Y-%m-%d %H:%M} UTC: who checks it refuses everybody",
+            f"{ca.name}'s list lapsed on {crl.next_update:%Y-%m-%d %H:%M} UTC: relying parties "
+            "that check it refuse every certificate",
             "start the service; if it runs, its log says why: CRL not published",
         )
     else:

@@ -266,7 +266,7 @@ def _add_device(
     try:
         return devices.add(connection, name, role, group, now, origin)
     except IntegrityError as error:  # PostgreSQL: another transaction added it since we looked.
-        raise Refused(Code.NAME_TAKEN, f"{name} has just been enrolled by somebody else") from error
+        raise Refused(Code.NAME_TAKEN, f"{name} has just been enrolled by another request") from error
 
 
 def _check_room(connection: Connection, rules: Group, now: datetime) -> None:

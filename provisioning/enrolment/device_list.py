@@ -68,7 +68,7 @@ class DeviceListService:
                 new = listed_devices.put(connection, group, list(entries.values()), by=by, now=now)
             except IntegrityError as error:  # PostgreSQL: somebody else lists the same names at this moment.
                 raise Refused(
-                    Code.UNAVAILABLE, "the same names are being listed by somebody else; try again"
+                    Code.UNAVAILABLE, "the same names are being listed by another request; try again"
                 ) from error
             if entries:
                 audit.append(connection, now, by, Action.DEVICES_LISTED, group, {"count": len(entries), "new": new})

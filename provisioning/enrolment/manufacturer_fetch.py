@@ -33,7 +33,7 @@ from provisioning.client.address import given_url
 from provisioning.client.list_download import Fetched, NotFetched, download
 from provisioning.client.neighbourhood import is_of_own_network
 from provisioning.client.plain_http import PlainHttp
-from provisioning.enrolment.manufacturer_lists import ManufacturerListService
+from provisioning.enrolment.manufacturer_lists import RELEASED_SHARE, ManufacturerListService
 from provisioning.errors import Code, Refused
 from provisioning.store import manufacturer_list_urls, manufacturer_lists
 from provisioning.store.database import Database
@@ -93,11 +93,12 @@ class ManufacturerFetcher:
         refresh_seconds: float,
         most_bytes: int,
         actor: str,
+        released_share: float = RELEASED_SHARE,
     ) -> None:
         """Fetch each URL so often at least; *actor* is who the audit log says gave the list: the service."""
         self._database = database
         self._clock = clock
-        self._lists = ManufacturerListService(database, clock)
+        self._lists = ManufacturerListService(database, clock, released_share)
         self._refresh = timedelta(seconds=refresh_seconds)
         self._longest = max(self._refresh, _LEAST_PAUSE) + _AHEAD  # Clocks of several machines differ a little.
         self._most_bytes = most_bytes

@@ -16,7 +16,9 @@ Rules
 4. A list about CAs only is what a CA above others may give: no device waits for the next.
 5. A delta is refused: the complete list says the same, and needs nothing beside it.
 6. It is read in a thread that gives way: a list may have as many entries as a request's size permits.
-7. A list that the manufacturer makes no more is removed by an operator's word only, and what it said with it. Who names
+7. A list that names much fewer than the one before is signed all the same, and would let in whoever was revoked: more
+   than a share of them is released by an operator's word only.
+8. A list that the manufacturer makes no more is removed by an operator's word only, and what it said with it. Who names
    it says which one by its SHA-256: the next list, taken meanwhile, is another.
 """
 
@@ -49,6 +51,10 @@ MAXIMUM_LISTS: Final = 256
 """Parts into which a manufacturer may divide its list."""
 _MAXIMUM_OCTETS: Final = 20
 """Of a serial number, and of a list's (RFC 5280 §4.1.2.2, §5.2.3)."""
+RELEASED_SHARE: Final = 0.5
+"""What the next list may release of those that the one before named, unless the settings say otherwise."""
+_RELEASED_ANYWAY: Final = 10
+"""So many it may whatever share that is: of a short list most may have ended, or come off hold."""
 _CLOCK_TOLERANCE: Final = timedelta(minutes=5)
 _PAUSE: Final = 0.0002
 """Seconds for which reading a list gives way, again and again."""
@@ -77,16 +83,28 @@ class Removed:
 class ManufacturerListService:
     """Takes manufacturers' CRLs, and removes those that nobody makes any more."""
 
-    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, database: Database, clock: Callable[[], datetime], released_share: float = RELEASED_SHARE
+    ) -> None:
+        """*released_share*: what a list may release of those that the one before named, from 0 to 1: all."""
         self._database = database
         self._clock = clock
+        self._released_share = released_share
 
     async def take(
-        self, name: str, content: bytes, *, by: str, renumbered: bool = False, source: str | None = None
+        self,
+        name: str,
+        content: bytes,
+        *,
+        by: str,
+        renumbered: bool = False,
+        fewer: bool = False,
+        source: str | None = None,
     ) -> Taken:
         """Use the list in *content*, DER or PEM, for the manufacturer called *name*; raise `Refused`.
 
-        *renumbered*: its number may be lower than that of the one before. *source*: the URL that it comes from.
+        *renumbered*: its number may be lower than that of the one before. *fewer*: it may release however many.
+        *source*: the URL that it comes from.
         """
         known = await self._database.read(lambda connection: _find(connection, name))
         try:
@@ -119,6 +137,8 @@ class ManufacturerListService:
             }
             rest_longer(connection)  # Hundreds of thousands of entries are compared with those of before.
             revoked, released = manufacturer_lists.put(connection, manufacturer.id, facts, listed.scope, entries)
+            if before is not None and not fewer:
+                self._check_released(before, released)
             told = {
                 "crl_number": str(listed.number),
                 "this_update": listed.this_update.isoformat(),
@@ -149,6 +169,14 @@ class ManufacturerListService:
                 by=by,
             )
         return taken
+
+    def _check_released(self, before: StoredList, released: int) -> None:
+        """Raise `Refused`, and undo the transaction, if a list has released too many of those that *before* named."""
+        if released > max(_RELEASED_ANYWAY, before.entries * self._released_share):
+            raise _invalid(
+                f"the list names {released} of the {before.entries} certificates no more that number {before.number} "
+                "says are revoked: they could enrol again. Ask the manufacturer; if it is meant so, say so (--fewer)"
+            )
 
     async def remove(self, name: str, sha256: bytes, *, by: str) -> Removed:
         """Forget the list with this SHA-256 of the manufacturer called *name*, and what it says; raise `Refused`."""

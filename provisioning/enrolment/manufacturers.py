@@ -87,7 +87,7 @@ class ManufacturerService:
 
         def record(connection: Connection) -> StoredManufacturer:
             if authorities.knows(connection, key_identifier(certificate.public_key())):
-                raise _invalid("certificate is a CA of this fleet: whom it certifies would come in again as a newcomer")
+                raise _invalid("certificate is a CA of this fleet: its devices would enrol again as new ones")
             known = manufacturers.find_named(connection, name)
             try:
                 if known is not None and _comes_again(known, certificate, group, name_prefix):

@@ -64,8 +64,8 @@ def _check_proof(rules: Group, ways: Sequence[Way], said: Sequence[Vouched]) -> 
     if not any(each.proves for each in said):
         raise Refused(
             Code.WAY_REFUSED,
-            f"{'+'.join(way.name for way in ways)} alone does not show who asks: the list of group {rules.name} needs "
-            "the device's public key, or another way has to be presented beside it",
+            f"{'+'.join(way.name for way in ways)} alone does not identify the caller: the list of group {rules.name} "
+            "needs the device's public key, or another way has to be presented beside it",
         )
 
 

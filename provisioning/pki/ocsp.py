@@ -120,12 +120,20 @@ def read_answer(der: bytes, question: Question, serial: int, issuer: x509.Certif
         raise OcspRefused(f"the answer ended on {fresh_until:%Y-%m-%d %H:%M:%S} UTC")
     reason = None
     if single.certificate_status is ocsp.OCSPCertStatus.REVOKED:
-        flag = single.revocation_reason
+        flag = _flag_of(single)
         reason = RevocationReason.UNSPECIFIED
         if flag is not None and flag is not x509.ReasonFlags.remove_from_crl:
             reason = RevocationReason(flag.value)
     known = single.certificate_status is not ocsp.OCSPCertStatus.UNKNOWN
     return Answer(known, reason, single.revocation_time_utc, this_update, fresh_until)
+
+
+def _flag_of(single: ocsp.OCSPSingleResponse) -> x509.ReasonFlags | None:
+    """Return why a certificate is revoked; None where that is not said, or by a number that RFC 5280 §5.3.1 lacks."""
+    try:
+        return single.revocation_reason
+    except ValueError:  # It is signed that it is revoked, whatever is wrong with the reason.
+        return None
 
 
 def _about(response: ocsp.OCSPResponse, serial: int, issuer: x509.Certificate) -> ocsp.OCSPSingleResponse:

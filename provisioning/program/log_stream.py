@@ -164,5 +164,5 @@ def _has_room(descriptor: int, seconds: float) -> bool:
 
 def _told(lost: int) -> bytes:
     at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    line = {"event": "log lines lost", "lines": lost, "detail": "whoever reads the log did not", "level": "warning"}
+    line = {"event": "log lines lost", "lines": lost, "detail": "the reader of the log did not", "level": "warning"}
     return (json.dumps(line | {"timestamp": at}) + "\n").encode()

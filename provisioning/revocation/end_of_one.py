@@ -33,8 +33,8 @@ from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import portions as portioned
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.issued_to import TooMany, first_of_key
+from provisioning.revocation.listed_end import revoke_portion
 from provisioning.revocation.portions import Portions
-from provisioning.revocation.portions_of_key import revoke_portion
 from provisioning.revocation.protection import check_an_admin_is_left
 from provisioning.revocation.recording import IN_WHAT_FOLLOWS, Changed, RevocationOutcome, facts_of, record
 from provisioning.revocation.taken import can_be_taken, facts_before
@@ -113,7 +113,7 @@ class EndOfOne:
         begun = await self._database.write(partial(self._begin, serial=serial, left=left, grounds=grounds, by=by))
         self._portions.shut_out()
         self._tell(begun.taken)
-        await self._portions.finish_key(begun.key)
+        await self._portions.finish(begun.key)
         every = await self._database.read(partial(certificates_of_key.every, key=begun.key))
         ended = [each for each in every if each.revocation is not None and each.revocation.sequence > begun.before]
         if begun.ends_key:

@@ -15,7 +15,8 @@ by the response (`provisioning.api.feed`) and resumes later from his last positi
 Rules
 -----
 1. A subscriber sees each sequence number after his own exactly once, in order, without a gap.
-2. He is told when he has caught up, and the newest number at every heartbeat.
+2. He is told when he has caught up, and the newest number at every heartbeat; after the first, and again when that has
+   changed, which issuing CAs there are (`provisioning.authorities.told_authorities`).
 3. Memory does not depend on how slow a subscriber is.
 4. A follower who says which event he has at his place is answered only if the store has the same one there. After an
    older store was restored, its numbers are given again to other revocations: whoever went on from his number would
@@ -106,11 +107,14 @@ class RevocationFeed:
         heartbeat_seconds: float,
         on_new: Callable[[Sequence[FeedEvent]], None] = lambda _events: None,
         on_look: Callable[[], Awaitable[None]] | None = None,
+        authorities: Callable[[], bytes] = bytes,
     ) -> None:
         """*on_new* is called with events as they are read, whichever process on the store made them.
 
         *on_look* is called when something was announced, be there events or none; it may raise `Refused`.
+        *authorities* returns the event that says which issuing CAs there are, the same object as long as they are.
         """
+        self.authorities: Final = authorities
         self._on_look = on_look
         self._database = database
         self._on_new = on_new
@@ -258,7 +262,7 @@ class Subscription:
     async def batches(self) -> AsyncIterator[tuple[list[FeedEvent], bytes]]:
         """Yield events with the bytes to send, as many as there are at once; heartbeats come without events."""
         loop = asyncio.get_running_loop()
-        told_current = False
+        told_current, told_authorities = False, b""
         heartbeat_at = loop.time() + self._heartbeat_seconds
         try:
             while not self._closed:
@@ -271,6 +275,9 @@ class Subscription:
                 if self._position >= self._feed.newest and (due or not told_current):
                     frames.append(current_frame(self._position))
                     told_current = True
+                if told_current and (authorities := self._feed.authorities()) is not told_authorities:
+                    frames.append(authorities)
+                    told_authorities = authorities
                 if due:
                     heartbeat_at = loop.time() + self._heartbeat_seconds
                 if frames:

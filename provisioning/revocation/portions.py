@@ -42,16 +42,14 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import Refused
 from provisioning.pki.revocation import RevocationReason
-from provisioning.revocation import portions_of_authority, portions_of_key
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.holds import hold, release, to_be_held, to_be_released
+from provisioning.revocation.listed_end import Listed, list_left, revoke_portion
 from provisioning.revocation.recording import Changed, record
 from provisioning.revocation.taken import facts_before, is_taken_with_its_device
 from provisioning.store import (
     audit,
     certificates_of_device,
-    certificates_of_issuer,
-    certificates_of_key,
     claims,
     devices,
     unfinished_authority_ends,
@@ -59,10 +57,8 @@ from provisioning.store import (
     unfinished_key_ends,
 )
 from provisioning.store.audit import Action
-from provisioning.store.certificates_of_key import DeviceKey
 from provisioning.store.database import Database
 from provisioning.store.devices import Device, DeviceState
-from provisioning.store.unfinished_authority_ends import EndedIssuer
 from provisioning.store.unfinished_ends import UnfinishedEnd
 
 log = structlog.get_logger(__name__)
@@ -73,7 +69,7 @@ PORTION: Final = 250
 _ROUND_SECONDS: Final = 30.0
 _AT_ONCE: Final = 8
 
-Many = str | DeviceKey | EndedIssuer
+Many = str | Listed
 """Whose certificates they are: a device's, by its name, a key's or a CA's."""
 
 
@@ -101,19 +97,8 @@ class Portions:
         self._tell = tell
         self._tasks: Final[dict[Many, asyncio.Task[None]]] = {}
 
-    async def finish(self, name: str) -> None:
-        """Return when nothing is left to do of the end of the device called *name*; raise `Refused` for the store."""
-        await self._finish_one(name)
-
-    async def finish_key(self, key: DeviceKey) -> None:
-        """Return when nothing is left to do of the end of *key*; raise `Refused` for the store."""
-        await self._finish_one(key)
-
-    async def finish_authority(self, issuer: EndedIssuer) -> None:
-        """Return when nothing is left to do of the end of the CA *issuer*; raise `Refused` for the store."""
-        await self._finish_one(issuer)
-
-    async def _finish_one(self, which: Many) -> None:
+    async def finish(self, which: Many) -> None:
+        """Return when nothing is left to do of the end of *which*; raise `Refused` for the store."""
         while (others := self._tasks.get(which)) is not None:
             await self._wait_for(others)  # It may have seen that nothing was left before this was decided.
             if self._tasks.get(which) is others:
@@ -130,7 +115,7 @@ class Portions:
 
         async def some() -> None:
             for each in waiting:
-                await self._finish_one(each)
+                await self.finish(each)
 
         for outcome in await asyncio.gather(*(some() for _ in range(_AT_ONCE)), return_exceptions=True):
             if outcome is not None:
@@ -169,43 +154,26 @@ class Portions:
             log.warning("ends of devices, keys or CAs not finished", detail=refusal.detail)
 
     async def _work(self, which: Many) -> None:
-        match which:
-            case str():
-                await self._finish(which)
-            case DeviceKey():
-                await self._finish_key(which)
-            case EndedIssuer():
-                await self._finish_authority(which)
+        if isinstance(which, str):
+            await self._finish_device(which)
+        else:
+            await self._finish_listed(which)
 
-    async def _finish(self, name: str) -> None:
+    async def _finish_device(self, name: str) -> None:
         left = True
         while left:
-            revoked, left = await self._database.write(lambda connection: self._portion(connection, name))
+            revoked, left = await self._database.write(lambda connection: self._device_portion(connection, name))
             if revoked:
                 self._tell(revoked)
 
-    async def _finish_key(self, key: DeviceKey) -> None:
-        # Nothing is added to what is left.
-        left = await self._database.read(
-            lambda connection: certificates_of_key.not_compromised(connection, key, self._clock())
-        )
-        await self._revoke(left, partial(self._portion_of_key, key))
-
-    async def _finish_authority(self, issuer: EndedIssuer) -> None:
-        def look(connection: Connection) -> list[int]:
-            end = unfinished_authority_ends.of_issuer(connection, issuer)
-            return [] if end is None else certificates_of_issuer.not_revoked(connection, issuer.key_id, end.ended_at)
-
-        left = await self._database.read(look)  # Nothing is added to it either.
-        await self._revoke(left, partial(self._portion_of_authority, issuer))
-
-    async def _revoke(self, left: Sequence[int], portion: Callable[..., tuple[Changed, bool]]) -> None:
-        """Revoke what is *left*, by *portion*, until nothing is."""
+    async def _finish_listed(self, whose: Listed) -> None:
+        left = await self._database.read(lambda connection: list_left(connection, whose, self._clock()))
         loop = asyncio.get_running_loop()
         starts = range(0, max(len(left), 1), PORTION)
         for start in starts:
             begun = loop.time()
-            work = partial(portion, chosen=left[start : start + PORTION], last=start == starts[-1])
+            chosen, last = left[start : start + PORTION], start == starts[-1]
+            work = partial(self._listed_portion, whose=whose, chosen=chosen, last=last)
             revoked, unfinished = await self._database.write(work)
             if revoked:
                 self._tell(revoked)
@@ -214,19 +182,12 @@ class Portions:
             if self._gives_way:
                 await asyncio.sleep(loop.time() - begun)
 
-    def _portion_of_key(
-        self, key: DeviceKey, connection: Connection, *, chosen: Sequence[int], last: bool
+    def _listed_portion(
+        self, connection: Connection, *, whose: Listed, chosen: Sequence[int], last: bool
     ) -> tuple[Changed, bool]:
-        """Revoke those *chosen*; return them, and whether something is left."""
-        return portions_of_key.revoke_portion(connection, key, chosen, self._clock(), last=last)
+        return revoke_portion(connection, whose, chosen, self._clock(), last=last)
 
-    def _portion_of_authority(
-        self, issuer: EndedIssuer, connection: Connection, *, chosen: Sequence[int], last: bool
-    ) -> tuple[Changed, bool]:
-        """Do the same of a CA."""
-        return portions_of_authority.revoke_portion(connection, issuer, chosen, self._clock(), last=last)
-
-    def _portion(self, connection: Connection, name: str) -> tuple[Changed, bool]:
+    def _device_portion(self, connection: Connection, name: str) -> tuple[Changed, bool]:
         """Revoke the next certificates; return them, and whether there may be more."""
         now = self._clock()
         device = devices.find(connection, name, for_update=True)

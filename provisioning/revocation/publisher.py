@@ -158,8 +158,7 @@ class CrlPublisher:
 
     async def publish_changes(self) -> None:
         """Publish if anything has changed in this list; a delta alone while a complete list is not affordable."""
-        news = self._owed or self._contents is None or await self._has_news(self._contents.through)
-        if not news:
+        if not (self._owed or self._contents is None or await self._has_news(self._contents)):
             return
         if self._plan.delta_url is None or self._contents is None or time.monotonic() >= self._complete_after:
             await self.publish()
@@ -241,14 +240,22 @@ class CrlPublisher:
         entries = contents.since(base.through_sequence)
         return _signed(issuer, replace(request, entries=entries, base_number=base.number), self._plan.name)
 
-    async def _has_news(self, through: int) -> bool:
+    async def _has_news(self, contents: CrlContents) -> bool:
+        """Whether anything of this list has changed since *contents*; events of other lists are looked at once.
+
+        Every event wakes every list, and one of whose certificates none is revoked is published twice in its life.
+        """
         issuer = await asyncio.to_thread(self._plan.open_issuer)
 
-        def read(connection: Connection) -> bool:
+        def read(connection: Connection) -> tuple[bool, int]:
             newest = revocations.newest(connection)
-            return bool(revocations.changes(connection, issuer.key_id, self._plan.shard_id, through, newest))
+            found = revocations.changes(connection, issuer.key_id, self._plan.shard_id, contents.through, newest)
+            return bool(found), newest
 
-        return await self._database.read(read)
+        news, newest = await self._database.read(read)
+        if not news:
+            contents.apply((), newest)
+        return news
 
     async def _everything(self, issuer: CrlIssuer) -> CrlContents:
         """Return what the list says now, read beside the store's one writer: it may be a hundred thousand rows.

@@ -146,7 +146,11 @@ async def build(
         live.changed(events)
 
     feed = RevocationFeed(
-        database, settings.feed_heartbeat_seconds, on_new, on_look=ShutOut(database, responder.forget_all).look
+        database,
+        settings.feed_heartbeat_seconds,
+        on_new,
+        on_look=ShutOut(database, responder.forget_all).look,
+        authorities=lambda: live.told.event,
     )
     await feed.start()
     told: tuple[Callable[[Changed], None], ...] = (
@@ -192,7 +196,12 @@ async def build(
     suspension = SuspensionService(database, utc_now, told, revocation.portions)
     recall = RecallWatch(database, utc_now, revocation, suspension, SERVER_NAME)
     fetcher = ManufacturerFetcher(
-        database, utc_now, settings.manufacturer_list_refresh_seconds, settings.maximum_body_bytes, SERVER_NAME
+        database,
+        utc_now,
+        settings.manufacturer_list_refresh_seconds,
+        settings.maximum_body_bytes,
+        SERVER_NAME,
+        settings.manufacturer_list_released_share,
     )
     collector = ManufacturersCollector(lambda: manufacturers.ends, lambda: recall.counts, fetcher.outcomes)
     metrics.registry.register(collector)
@@ -215,6 +224,7 @@ async def build(
             publishers=live.publishers,
             followers=functools.partial(_followers, feed, fellows),
             trust_changed=trust_changed,
+            released_share=settings.manufacturer_list_released_share,
         )
         whole: WholeRequests = https.state.whole
         whole.revocations = RevocationResponder(application.state.operator_services, settings.maximum_body_bytes)

@@ -63,12 +63,15 @@ class CompleteCrl:
 
 def record_complete(connection: Connection, name: str, crl: CompleteCrl, next_update: datetime, now: datetime) -> None:
     """Remember a complete list called *name*, and forget those that nobody may use any more."""
-    connection.execute(delete(crl_history).where(crl_history.c.list == name, crl_history.c.next_update <= now))
     connection.execute(
         insert(crl_history).values(
             list=name, number=crl.number, through_sequence=crl.through_sequence, next_update=next_update
         )
     )
+    oldest = oldest_in_use(connection, name, now)
+    if oldest is not None:  # By their numbers, not their ends: where a list is made each second, a day's are many.
+        gone = crl_history.c.list == name, crl_history.c.number < oldest.number
+        connection.execute(delete(crl_history).where(*gone))
 
 
 def oldest_in_use(connection: Connection, name: str, now: datetime) -> CompleteCrl | None:

@@ -55,6 +55,8 @@ _LATE_SECONDS: Final = 12.0
 _RESTED_SECONDS: Final = 1.0
 _RESTED_SINCE: Final = "rested_since"
 _BUSY_MILLISECONDS: Final = 10_000  # Only another process, such as a backup, can hold SQLite's lock.
+_KEPT_LOG_BYTES: Final = 16 * 1024 * 1024
+"""Of SQLite's write-ahead log: while somebody reads for long, a backup say, it grows, and would never shrink again."""
 
 
 class Database:
@@ -248,6 +250,7 @@ def _sqlite(url: URL, options: dict[str, Any], size: int) -> Engine:
             "journal_mode = WAL",
             "synchronous = FULL",
             "foreign_keys = ON",
+            f"journal_size_limit = {_KEPT_LOG_BYTES}",
             "temp_store = MEMORY",  # Where savepoints remember pages: a file each would be half of all writing.
         ):
             connection.execute(f"PRAGMA {pragma}").close()

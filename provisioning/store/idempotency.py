@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy import bindparam, delete, or_, select, update
 from sqlalchemy.engine import Connection
 
 from provisioning.store.either import insert_into
 from provisioning.store.tables import idempotency_keys
+
+PORTION: Final = 100
+"""Requests that are forgotten at a time."""
 
 _FIND: Final = select(idempotency_keys).where(idempotency_keys.c.digest == bindparam("wanted")).with_for_update()
 _FORGET: Final = delete(idempotency_keys).where(idempotency_keys.c.digest == bindparam("wanted"))
@@ -58,6 +61,12 @@ def forget(connection: Connection, digest: bytes) -> None:
     connection.execute(_FORGET, {"wanted": digest})
 
 
-def remove_older(connection: Connection, before: datetime) -> None:
-    """Forget requests that began *before* that time."""
-    connection.execute(delete(idempotency_keys).where(idempotency_keys.c.begun_at < before))
+def remove_older(connection: Connection, digest: bytes, before: datetime) -> None:
+    """Forget the request that has the key if it began *before* that time, and some others that did.
+
+    More than who calls adds, so that none are left in the end; not all at once, while everybody waits for the writer.
+    """
+    keys = idempotency_keys.c
+    some = select(keys.digest).where(keys.begun_at < before).order_by(keys.begun_at).limit(PORTION)
+    these = or_(keys.digest == digest, keys.digest.in_(some))
+    connection.execute(delete(idempotency_keys).where(these, keys.begun_at < before))

@@ -14,6 +14,7 @@ from __future__ import annotations
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -116,6 +117,16 @@ authorities = Table(
     Index("ix_authorities_key_id", "key_id"),
 )
 """The fleet's own CAs and what each may do now: see `provisioning.store.authorities`."""
+
+known_authorities = Table(
+    "known_authorities",
+    metadata,
+    Column("device_id", BIG_ID, ForeignKey("devices.id"), primary_key=True, autoincrement=False),
+    Column("authority_id", BIG_ID, ForeignKey("authorities.id"), primary_key=True, autoincrement=False),
+    Column("known", Boolean, nullable=False),
+    Column("said_at", UtcDateTime, nullable=False),
+)
+"""Which issuing CAs each broker has said it would believe, or not: see `provisioning.store.known_authorities`."""
 
 host_names = Table(
     "host_names",

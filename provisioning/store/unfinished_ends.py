@@ -102,7 +102,9 @@ def finish(connection: Connection, device_id: int) -> None:
 
 def names(connection: Connection) -> list[str]:
     """Return the names of devices with something left to do, the earliest first."""
-    statement = select(devices.c.name).select_from(unfinished_ends.join(devices)).order_by(_ENDS.ended_at, devices.c.id)
+    # Not joined: SQLite would go through all devices, to look for each whether anything is left of it.
+    name = select(devices.c.name).where(devices.c.id == _ENDS.device_id).scalar_subquery()
+    statement = select(name).select_from(unfinished_ends).order_by(_ENDS.ended_at, _ENDS.device_id)
     return list(connection.execute(statement).scalars())
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.admission.policy import Rules, TopicPolicy
+from broker.admission.policy import Rules
 from broker.mqtt.acks import Pubcomp, Pubrec, Pubrel
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
@@ -16,6 +16,7 @@ from broker.mqtt.wire import encode_frame, encode_two_byte_integer, encode_varia
 from broker.store.journal import Journal
 from provisioning.pki.identity import Role
 from tests.support.pki import shared_service
+from tests.support.policies import of_roles
 from tests.support.wire import V5, V31, MemoryBroker, WireClient, publication
 
 MALFORMED, PROTOCOL_ERROR = ReasonCode.MALFORMED_PACKET, ReasonCode.PROTOCOL_ERROR
@@ -23,7 +24,7 @@ MALFORMED, PROTOCOL_ERROR = ReasonCode.MALFORMED_PACKET, ReasonCode.PROTOCOL_ERR
 WILL_FLAG, USER_NAME_FLAG, PASSWORD_FLAG = 0x04, 0x80, 0x40
 
 _EVERYTHING = Rules(publish_allow=("#", "$SYS/#"), subscribe_allow=("#", "$SYS/#"))
-OPEN_POLICY = TopicPolicy.of_roles({Role.SERVICE: _EVERYTHING, Role.DEVICE: _EVERYTHING})
+OPEN_POLICY = of_roles({Role.SERVICE: _EVERYTHING, Role.DEVICE: _EVERYTHING})
 """The standard knows no permissions: here everybody may do everything."""
 
 ILL_FORMED = (b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80")

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioning.client.feed import Current, EventReader, FeedLost, ReleaseEvent, RevocationEvent
+from provisioning.client.feed import (
+    Authorities,
+    Current,
+    EventReader,
+    FeedLost,
+    IssuingAuthority,
+    ReleaseEvent,
+    RevocationEvent,
+)
 from provisioning.pki.revocation import Revocation, RevocationReason
 
 REVOKED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -44,9 +52,18 @@ def released(sequence: int) -> bytes:
     return f"id: {sequence}\nevent: released\ndata: {json.dumps(data)}\n\n".encode()
 
 
+CA = IssuingAuthority("issuing-2", "default", "announced", b"\x30\x00")
+
+
+def authorities(**different: object) -> bytes:
+    told = {"name": CA.name, "line": CA.line, "state": CA.state, "certificate": "MAA=", "more": 1} | different
+    return f"event: authorities\ndata: {json.dumps({'issuing': [told]})}\n\n".encode()
+
+
 STREAM = (
     b": hello\n\n"
     + current(4)
+    + authorities()
     + revoked(5)
     + revoked(6)
     + b"event: news\ndata: {}\n\n"
@@ -56,6 +73,7 @@ STREAM = (
 )
 EVENTS = [
     Current(4),
+    Authorities((CA,)),
     *(
         RevocationEvent(
             number,
@@ -95,7 +113,10 @@ def test_byte_by_byte() -> None:
         (b"event: revoked\ndata: [1]\n\n", "cannot be read"),
         (b"event: current\ndata: \xff\n\n", "cannot be read"),
         (b"event: current\n\n", "cannot be read"),
-        (b"x" * 100_000, "is longer than"),
+        (authorities(certificate="MA=A"), "cannot be read"),
+        (authorities(certificate=7), "cannot be read"),
+        (b"event: authorities\ndata: {}\n\n", "cannot be read"),
+        (b"x" * 2_000_000, "is longer than"),
     ],
 )
 def test_what_is_lost_or_unreadable_ends_the_feed(stream: bytes, reason: str) -> None:

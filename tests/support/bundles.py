@@ -16,7 +16,6 @@ from broker.admission.check import check
 from broker.admission.freshness import Freshness
 from broker.admission.peer import Peer
 from broker.admission.policy import TopicPolicy
-from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
@@ -24,6 +23,7 @@ from broker.settings.trust_settings import TrustSettings
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.revocation import RevocationIndex
 from tests.support.pki import DOMAIN, Held, shared_pki
+from tests.support.policies import DEFAULT_POLICY
 
 PKI = shared_pki()
 PLANT = PKI.authority("Plant CA", PKI.root)

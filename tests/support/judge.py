@@ -13,6 +13,7 @@ from broker.mqtt.connect import Connect
 from broker.mqtt.message import Message
 from broker.mqtt.publication import Publish
 from broker.routing.router import Subscriber
+from broker.routing.shared import ShareGroup
 from broker.session.session import Session
 from tests.support.wire import MemoryBroker
 
@@ -77,11 +78,25 @@ class Judge:
     def ask_publish(self, session: Session, topic: str, receivers: Sequence[Subscriber]) -> Inquiry | None:
         return self._ask([(session.client_id, Action.PUBLISH, topic), *self._receiving(topic, receivers)])
 
+    def ask_will(self, session: Session, topic: str, receivers: Sequence[Subscriber]) -> Inquiry | None:
+        asked, will = self.ask_publish(session, topic, receivers), Inquiry()
+
+        def known(now: float) -> None:
+            will.answer(REFUSED if self.refusal(session, Action.PUBLISH, topic) else None, now)
+
+        if asked is None:
+            known(self._broker.now)
+        else:
+            asked.when_done(known)
+        return will
+
     def ask_receivers(self, topic: bytes, receivers: Sequence[Subscriber]) -> Inquiry | None:
         return self._ask(self._receiving(topic.decode(), receivers))
 
     def _receiving(self, topic: str, receivers: Sequence[Subscriber]) -> list[Question]:
-        return [(each.client_id, Action.RECEIVE, topic) for each in receivers if isinstance(each, Session)]
+        all_of_them = [each.members if isinstance(each, ShareGroup) else (each,) for each in receivers]
+        sessions = [one for each in all_of_them for one in each if isinstance(one, Session)]
+        return [(each.client_id, Action.RECEIVE, topic) for each in sessions]
 
     def refusal(self, session: Session, action: Action, topic: str) -> tuple[ReasonCode, str] | None:
         refused = action in self.asks and not self.known.get((session.client_id, action, topic), False)

@@ -87,6 +87,6 @@ def dying_after(number: int) -> Iterator[None]:
         return counted
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_portion", "_portion_of_key", "_portion_of_authority"):
+        for name in ("_device_portion", "_listed_portion"):
             patch.setattr(Portions, name, mortal(getattr(Portions, name)))
         yield

@@ -23,7 +23,6 @@ from typing import Any
 from broker.admission.admission import Admission
 from broker.admission.freshness import Freshness
 from broker.admission.policy import TopicPolicy
-from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.status import RevocationStatus
 from broker.connection.connection import ClientConnection
 from broker.engine.engine import Engine
@@ -52,6 +51,7 @@ from broker.settings.limits import Limits
 from provisioning.pki.revocation import RevocationIndex
 from provisioning.pki.tls import CredentialFiles, CredentialPem
 from tests.support.pki import DOMAIN, Held, shared_device, shared_pki, shared_service
+from tests.support.policies import DEFAULT_POLICY
 
 V31, V311, V5 = ProtocolVersion.V31, ProtocolVersion.V311, ProtocolVersion.V5
 _ANY_SIZE = 268_435_460

@@ -267,7 +267,7 @@ def test_a_flag_of_the_broker_says_its_setting_s_default() -> None:
         default = field.default
         if name not in helps or default in (None, False, (), PydanticUndefined):
             continue
-        shown = "do" if default is True else f"{default:g}" if isinstance(default, float) else default
+        shown = "on" if default is True else f"{default:g}" if isinstance(default, float) else default
         assert f"(default: {shown})" in helps[name], name
         told += 1
     assert told > 8

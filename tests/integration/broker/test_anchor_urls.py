@@ -27,6 +27,8 @@ from tests.support.web import WebServer
 
 PAGE = "/anchors.pem"
 IN = (ReasonCode.SUCCESS, "")
+NOT_SIGNED = bytes.fromhex("300f06092a864886f70d010701a0020400")
+"""PKCS #7 that holds data, no certificates."""
 
 
 class Scene:
@@ -141,6 +143,7 @@ def test_a_broker_without_copy_and_without_answer_does_not_start(scene: Scene) -
     [
         (lambda _: b"", "an empty answer"),
         (lambda _: b"<html>maintenance</html>", "neither PEM nor PKCS #7"),
+        (lambda _: NOT_SIGNED, "neither PEM nor PKCS #7"),
         (lambda scene: scene.ours.anchors.encode()[:-200], "not whole"),
         (lambda scene: pem_of(scene.ours.device("x").certificate), "is not a CA's certificate"),
         (lambda scene: scene.ours.anchors.encode() + b" " * 1024 * 1024, "more than 1048576 bytes"),

@@ -54,6 +54,8 @@ def test_no_device_is_refused_while_the_issuing_ca_is_succeeded(
             case "announced":
                 ca(own_service, "rollover", "begin")
                 wait_for_state(own_service, "issuing-2", "announced")
+                # Whoever is at the door just then begins again: TRUST_CHANGED, which is nobody's refusal.
+                wait_until(lambda: own_broker.events("RELOADED", part="trust"), "the broker has the new bundle")
             case "active":
                 ca(own_service, "rollover", "activate", "--without-waiting")
                 wait_for_state(own_service, "issuing-2", "active")

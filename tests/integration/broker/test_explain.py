@@ -115,7 +115,7 @@ def test_why_tells_what_happened_to_a_device_and_what_to_do(
     assert f"  wrong, asked for by spiffe://{DOMAIN}/device/meters/{name}, from 127.0.0.1:" in said
     code, said = command(broker, "why", "nobody-at-all")
     assert code == 1
-    assert "whom TLS refuses" in said, "its device may be at the door under no name"
+    assert "a client that TLS refuses" in said, "its device may be at the door under no name"
 
 
 def test_a_revoked_device_is_explained_from_its_name_and_from_its_certificate(

@@ -150,6 +150,7 @@ def test_an_anchor_that_is_taken_out_of_cafile_puts_out_its_clients(tmp_path: Pa
                     "why": "UNTRUSTED_ISSUER: no trust bundle vouches for the issuer 'CN=Test Issuing CA'",
                 }
             ],
+            "more": 0,
         }
         goes.check_alive()
         scene.hangup()

@@ -245,7 +245,7 @@ class OtherKeepAlive(OneFault):
 
 
 TOPICS = "20,35,36-everything,37"
-OUT = "it got what it wanted"
+OUT = "the attack succeeded"
 AFTERWARDS = "delivered after all, later than what was sent later"
 NOT_CLOSED = "still open at the deadline"
 AGAIN = "let in again when all cases had been tried: mqtt CONNACK 0x00"

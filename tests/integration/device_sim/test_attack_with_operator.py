@@ -101,7 +101,7 @@ async def test_what_takes_an_operator_is_tried_and_all_is_cleared_away(tmp_path:
     # It gets in, where the broker does not ask who is registered, and does not claim to.
     assert judged(with_key, "skip") == {
         "21-unregistered": "not claimed: registry",
-        "45-stale-revocations": "how the news reach this broker is not in our hands",
+        "45-stale-revocations": "the tester does not control how this broker learns of revocations",
     }
     now = await states(stage)
     assert {name for name, state in now.items() if state == "active"} == OURS

@@ -85,7 +85,9 @@ def test_who_calls_is_told_by_the_certificate(document: dict[str, Any]) -> None:
     assert (roles["POST /v1/tokens"], roles["GET /v1/tokens"], roles["PATCH /v1/groups/{name}"]) == (
         "enroller", "auditor", "admin"
     )  # fmt: skip
-    assert [name for name, role in roles.items() if role is None] == ["GET /v1/revocations/feed", *open_to_all]
+    assert [name for name, role in roles.items() if role is None] == [
+        "GET /v1/revocations/feed", "PUT /v1/revocations/feed/authorities", *open_to_all
+    ]  # fmt: skip
     assert document["servers"][0]["url"] == "/"
 
 
@@ -128,7 +130,7 @@ def test_every_example_is_as_its_schema_says_and_no_schema_is_without(schemas: d
     assert [problem for name, value in EXAMPLES.items() for problem in wrong(schemas, schemas[name], value, name)] == []
     shown_elsewhere = ("Page", "Answer")
     parts = {"Expected", "ListError", "ManufacturerList", "ManufacturerListUrl", "RenewalWindow", "OpenTokens",
-             "FeedStatus", "CrlStatus"}  # fmt: skip
+             "FeedStatus", "CrlStatus", "UnknownAuthority"}  # fmt: skip
     without = {name for name, schema in schemas.items() if "properties" in schema and "examples" not in schema}
     assert {name for name in without if not name.endswith(shown_elsewhere)} == parts
 
@@ -240,5 +242,6 @@ def test_what_is_answered_is_what_is_told_to_the_last_field(
         ask("DELETE /v1/tokens/{number}", {"number": made["id"]})
         several = {"tokens": [made["id"], 1]}
         ask("POST /v1/voidings", json=several)
+        ask("PUT /v1/revocations/feed/authorities", json=EXAMPLES["KnownAuthorities"], refused=True)  # For brokers.
         assert ask("POST /v1/voidings", json={"tokens": [1, 999_999]}, refused=True)["items"][0]["token"] == 999_999
     assert set(OPERATIONS) - ask.asked == {"GET /v1/revocations/feed"}

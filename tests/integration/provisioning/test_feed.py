@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -12,6 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from cryptography import x509
 
 from provisioning.client.csr import build_csr
 from provisioning.client.est import EstClient
@@ -33,9 +36,10 @@ class Follower:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
         self._buffer = b""
+        self.authorities: list[dict[str, Any]] = []
 
     def next_event(self, seconds: float = 20) -> tuple[str, dict[str, Any]]:
-        """Return the next event's name and data."""
+        """Return the next event's name and data; those about CAs are passed over, and kept in `authorities`."""
         assert self.process.stdout is not None
         deadline = time.monotonic() + seconds
         while b"\n\n" not in self._buffer:
@@ -48,6 +52,9 @@ class Follower:
         block, _, self._buffer = self._buffer.partition(b"\n\n")
         fields = dict(line.split(": ", 1) for line in block.decode().split("\n"))
         data = json.loads(fields["data"])
+        if fields["event"] == "authorities":
+            self.authorities.append(data)
+            return self.next_event(seconds)
         assert fields["event"] == "current" or fields["id"] == str(data["sequence"])
         return fields["event"], data
 
@@ -166,6 +173,37 @@ async def test_our_own_client_follows_a_burst(service: ProvisioningService, oper
             if set(names) <= set(seen):
                 break
         await revocations
+
+
+def test_the_issuing_cas_are_told_and_only_a_broker_says_which_it_knows(
+    service: ProvisioningService, stranger: Curl, device: OpensslDevice
+) -> None:
+    path = f"{FEED}/authorities"
+    broker = enrolled_broker(service, stranger, device)
+    with following(broker) as follower:
+        while not follower.authorities:
+            follower.next_event()
+    (issuing,) = follower.authorities[0]["issuing"]
+    assert (issuing["name"], issuing["line"], issuing["state"]) == ("issuing-ca", "default", "active")
+    der = base64.b64decode(issuing["certificate"])
+    assert "CN=Fleetgate issuing CA" in x509.load_der_x509_certificate(der).subject.rfc4514_string()
+
+    json_body = ("--request", "PUT", "--header", "Content-Type: application/json", "--data")
+    said = json.dumps({"known": {"issuing-ca": False, "of-nobody": True}})
+    assert broker.run(path, *json_body, said).status == 204
+    with service.api() as api:
+        told = api.get("/v1/status").json()["unknown_authorities"]
+        refused = api.put(path, json={"known": {}})
+        assert (refused.status_code, refused.json()["code"]) == (403, "ROLE")
+    assert [(each["broker"], each["authority"], each["state"]) for each in told] == [
+        (device.name, "issuing-ca", "active")
+    ]
+    assert stranger.run(path, *json_body, said).status == 401
+    for wrong in ("{", "{}", '{"known": ["issuing-ca"]}', '{"known": {"a": "maybe"}}', '{"known": {}, "more": 1}'):
+        assert broker.run(path, *json_body, wrong).status == 400, wrong
+    assert broker.run(path, *json_body, json.dumps({"known": {"issuing-ca": True}})).status == 204
+    with service.api() as api:
+        assert api.get("/v1/status").json()["unknown_authorities"] == []
 
 
 def enrolled_broker(service: ProvisioningService, stranger: Curl, device: OpensslDevice) -> Curl:

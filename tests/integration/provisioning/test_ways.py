@@ -255,6 +255,13 @@ def test_a_list_is_imported_and_its_faults_are_named_by_line(
     assert f"{file}:6: has 4 cells for 2 columns: take out what is too much, or put quotation marks around" in said
     assert f"2 devices added to the list of {name}, 0 replaced, 3 lines wrong" in said
     assert name in command("listed", "list", name)
+    for cut in (f"{name},{digest}"[: -len(digest)], name, name[:-1]):
+        file.write_text(f"name,key_sha256\n{name}-e,\n{cut}")
+        said = command("listed", "import", name, "--file", str(file), code=1)
+        assert f"{file}:3: the file ends without the end of its last line: it has no cell for one of" in said
+        assert digest in command("listed", "list", name), "no key is forgotten"
+    file.write_text(f"name,key_sha256\n{name}\n{name}-e,\n")
+    assert f"{file}:2: it has no cell" in command("listed", "import", name, "--file", str(file), code=1)
     file.write_text(f"name,key_sha256\n{name},{digest}\n")
     assert json.loads(command("listed", "import", name, "--file", str(file), "--json"))["replaced"] == 1
     assert code_of(stranger.est(f"{name}/simpleenroll", device.request(subject=f"/CN={name}-c"))) == (

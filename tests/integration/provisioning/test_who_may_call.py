@@ -19,6 +19,7 @@ from tests.unit.provisioning.api.test_operator_roles import OPEN_TO_ENROLLERS
 
 PUBLIC = "/v1/renewal-info/{identifier}"
 FEED = "/v1/revocations/feed"
+KNOWN = f"{FEED}/authorities"
 FOLLOWERS = {"auditor", "enroller", "admin", "service", "broker"}
 REFUSED = {
     "nobody": "CERTIFICATE_MISSING",
@@ -95,6 +96,8 @@ def callers(
 
 def expected(caller: str, method: str, path: str) -> str | None:
     """Return the code with which *caller* is refused for who he is, None if he is not."""
+    if path == KNOWN and caller in {*FOLLOWERS, "device"}:
+        return None if caller == "broker" else "ROLE"
     if path == PUBLIC or caller == "admin":
         return None
     if path == FEED and caller in FOLLOWERS:

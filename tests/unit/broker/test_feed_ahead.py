@@ -40,7 +40,7 @@ async def test_a_feed_that_was_put_back_is_read_again_at_once(
     pauses: list[float] = []
     sleep = asyncio.sleep
 
-    async def follow(*followed: object, mark: str | None, refuse: Refuse) -> AsyncIterator[Current]:
+    async def follow(*followed: object, mark: str | None, refuse: Refuse, **_named: object) -> AsyncIterator[Current]:
         after = followed[3]
         assert isinstance(after, int)
         assert mark is None

@@ -66,6 +66,29 @@ def test_who_publishes_to_himself_does_not_fill_the_memory_with_small_messages()
     assert not client.closed
 
 
+def test_who_begins_anew_each_time_leaves_no_session_behind_until_it_would_have_ended() -> None:
+    # Each had a week, and what came for its client meanwhile: that a session has ended must not wait for its time.
+    broker = MemoryBroker(max_connects_per_identity=0, flapping_count=0)
+    backend = broker.service("backend")
+
+    def come_and_go() -> None:
+        client = broker.device("meter-1", clean_start=True, session_expiry_interval=7 * 24 * 3600)
+        client.subscribe(f"{MINE}#", qos=1)
+        client.leave()
+        backend.publish(f"{MINE}go", b"x" * 100_000, qos=1)
+        broker.advance(1)
+
+    come_and_go()
+    tracemalloc.start()
+    try:
+        for _ in range(50):
+            come_and_go()
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 1_000_000, "of 50 sessions with a message of 100 kB each, one is there"
+
+
 @pytest.mark.parametrize("version", [V311, V5])
 def test_a_client_identifier_is_no_longer_than_the_limit(version: ProtocolVersion) -> None:
     broker = MemoryBroker(max_client_id_length=30)

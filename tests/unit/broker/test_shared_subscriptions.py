@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.mqtt.packets import Pubrec
-from tests.support.wire import MemoryBroker, WireClient
+from tests.support.wire import MemoryBroker, WireClient, publication
 
 TOPIC = "fleet/meters/meter-1/telemetry"
 SHARED = "$share/workers/fleet/#"
@@ -200,3 +200,32 @@ def test_a_publisher_is_held_for_a_share_for_a_second_at_most() -> None:
             break
     broker.advance(2)
     assert not meter.transport.held
+
+
+def test_who_publishes_to_a_share_of_his_own_is_not_held_for_himself() -> None:
+    """What he would have to acknowledge for his queue to get short comes from him, who would not be read."""
+    broker = MemoryBroker(max_queued_messages=8)
+    (worker,) = workers(broker, 1, receive_maximum=1)
+    for number in range(6):
+        worker.send(publication("fleet/meters/meter-1/cmd/x", b"%d" % number, 1, packet_id=number + 1))
+    assert worker.session.congested
+    assert not worker.transport.held
+    meter = broker.device("meter-1")
+    publish(meter, 6)
+    assert meter.transport.held, "others are"
+
+
+def test_a_message_that_no_member_takes_is_dropped_and_the_next_waits_for_one_who_will(
+    broker: MemoryBroker, meter: WireClient
+) -> None:
+    kept = broker.service("k", session_expiry_interval=60)
+    kept.subscribe(SHARED, qos=0)
+    kept.vanish()
+    publish(meter, 1)
+    assert not meter.closed
+    other = broker.service("o", session_expiry_interval=60)
+    other.subscribe(SHARED, qos=1)
+    other.vanish()
+    publish(meter, 2, 3)
+    assert broker.service("o", clean_start=False).payloads() == [b"2", b"3"], "who gets it later, not who never would"
+    assert broker.service("k", clean_start=False).payloads() == []

@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from broker.admission.policy import Rules, TopicPolicy
+from broker.admission.policy import Rules
 from broker.mqtt.packets import Packet, Pingreq, Pingresp, Publish
 from broker.sockets.rounds import ROOM, VERY_MANY
 from provisioning.pki.identity import Role
+from tests.support.policies import of_roles
 from tests.support.wire import V5, V311, MemoryBroker, WireClient, publication
 
 ALL = "fleet/all"
-EVERYBODY = TopicPolicy.of_roles(
+EVERYBODY = of_roles(
     {
         Role.DEVICE: Rules(publish_allow=("fleet/#",), subscribe_allow=("fleet/#",)),
         Role.SERVICE: Rules(publish_allow=("fleet/#",), subscribe_allow=("fleet/#",)),

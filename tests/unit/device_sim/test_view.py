@@ -117,7 +117,7 @@ def test_what_did_not_happen_is_shown_too(capsys: pytest.CaptureFixture[str]) ->
     assert "12.0 ms" in err
     assert "-1.0 ms" in err
     assert "not in 5 s" in err
-    assert "nobody: it got what it wanted" in err
+    assert "nobody: the attack succeeded" in err
     assert "tls unknown_ca" in err
 
 

@@ -15,7 +15,7 @@ from broker.store.journal import Journal
 from tests.support.pki import Held, shared_pki
 from tests.support.wire import MemoryBroker, own_certificate
 
-CHECKS = {"newcomers": "ok", "certificate": "unreadable", "store": "off"}
+CHECKS = {"newcomers": "ok", "certificate": "unreadable", "store": "off", "issuing_cas": "off"}
 
 
 def asked(broker: MemoryBroker, path: str, method: str = "GET", own: Held | None = None) -> tuple[int, Any] | None:

@@ -13,7 +13,6 @@ from broker.admission.admission import Admission, Admitted
 from broker.admission.freshness import Freshness
 from broker.admission.peer import Peer
 from broker.admission.policy import Kind, Rules, Section, TopicPolicy
-from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.status import RevocationStatus
 from broker.mqtt.codes import ReasonCode
@@ -21,6 +20,7 @@ from broker.mqtt.connect import Connect
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.revocation import RevocationIndex
 from tests.support.pki import DOMAIN, Held, shared_device, shared_pki, shared_service
+from tests.support.policies import DEFAULT_POLICY
 from tests.support.wire import will
 
 PKI = shared_pki()

@@ -16,7 +16,6 @@ from broker.admission.admission import Admission, Admitted
 from broker.admission.bundle import TrustBundle
 from broker.admission.freshness import FeedTerms, Freshness
 from broker.admission.peer import Peer
-from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
@@ -38,6 +37,7 @@ from tests.support.bundles import (
     settings,
 )
 from tests.support.pki import DOMAIN, Held, Pki
+from tests.support.policies import DEFAULT_POLICY
 from tests.support.slow_keys import dsa_key, rsa_key
 
 OTHER = Pki()

@@ -15,12 +15,12 @@ from broker.admission.freshness import Freshness
 from broker.admission.issuers import revoked_as
 from broker.admission.path_ends import PathEnds
 from broker.admission.peer import Peer
-from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.status import RevocationStatus
 from provisioning.pki.identity import Identity, Role
 from provisioning.pki.revocation import RevocationIndex
 from tests.support.pki import DOMAIN, Held, shared_pki
+from tests.support.policies import DEFAULT_POLICY
 from tests.support.wire import MemoryBroker
 
 PKI = shared_pki()

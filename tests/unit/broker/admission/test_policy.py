@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from broker.admission.filter_template import FilterTemplate, InvalidFilter
 from broker.admission.policy import Action, Kind, Permissions, Rules, Section, TopicPolicy
-from broker.admission.policy_file import DEFAULT_POLICY
 from provisioning.pki.identity import Identity, Role
+from tests.support.policies import DEFAULT_POLICY, of_roles
 
 METER = DEFAULT_POLICY.permissions(Identity("d", Role.DEVICE, "meter-1", "meters"), "meter-1", ours=True)
 BACKEND = DEFAULT_POLICY.permissions(Identity("d", Role.SERVICE, "backend"), "backend-7", ours=True)
@@ -69,7 +69,7 @@ def test_a_role_without_rules_may_do_nothing() -> None:
 
 
 def test_a_policy_that_says_nothing_permits_nothing() -> None:
-    policy = TopicPolicy.of_roles({Role.DEVICE: Rules()})
+    policy = of_roles({Role.DEVICE: Rules()})
     device = Identity("d", Role.DEVICE, "x", "g")
     assert policy.knows(device, ours=True)
     assert not policy.permissions(device, "x", ours=True).may_publish("x")
@@ -172,7 +172,7 @@ def test_a_device_section_is_not_about_a_service_of_that_name() -> None:
 
 
 def test_what_is_compiled_is_remembered_in_bounds() -> None:
-    policy = TopicPolicy.of_roles({Role.DEVICE: Rules(("{client_id}",))})
+    policy = of_roles({Role.DEVICE: Rules(("{client_id}",))})
     first = policy.permissions(NORTH, "m-1", ours=True)
     assert policy.permissions(Identity("d", Role.DEVICE, "m-1", "north"), "m-1", ours=True) is first
     for number in range(255):

@@ -16,7 +16,6 @@ from broker.admission.freshness import Freshness
 from broker.admission.inquiry import Inquiry
 from broker.admission.issuers import Issuer
 from broker.admission.peer import Peer
-from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
@@ -30,6 +29,7 @@ from provisioning.pki.ocsp import Answer
 from provisioning.pki.revocation import RevocationIndex, RevocationReason
 from tests.support.crl import at, crl, scope
 from tests.support.pki import DOMAIN, Held, shared_pki
+from tests.support.policies import DEFAULT_POLICY
 
 PKI = shared_pki()
 NOW = datetime.now(UTC)

@@ -14,7 +14,6 @@ from broker.admission.admission import Admission
 from broker.admission.bundle import TrustBundle
 from broker.admission.bundle_terms import BundleTerms
 from broker.admission.freshness import Freshness
-from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
@@ -23,6 +22,7 @@ from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import RevocationIndex
 from tests.support.bundles import settings
 from tests.support.pki import DOMAIN, Held, Pki, shared_pki
+from tests.support.policies import DEFAULT_POLICY
 
 PKI, OTHER = shared_pki(), Pki()
 PLANT = PKI.authority("Plant CA", PKI.root)

@@ -8,7 +8,6 @@ from broker.admission.admission import Admission
 from broker.admission.bundle import TrustBundle
 from broker.admission.freshness import Freshness
 from broker.admission.peer import Peer
-from broker.admission.policy_file import DEFAULT_POLICY
 from broker.admission.status import RevocationStatus
 from broker.admission.trust import Trust
 from provisioning.pki.identity import Identity, Role
@@ -16,6 +15,7 @@ from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import RevocationIndex
 from tests.support.bundles import PLANT_DOMAIN, bundle, path
 from tests.support.pki import DOMAIN, Held, Pki, shared_pki
+from tests.support.policies import DEFAULT_POLICY
 
 PKI, OTHER = shared_pki(), Pki()
 METER = PKI.device("meter-1")

@@ -9,6 +9,7 @@ from broker.mqtt.acks import Puback, Pubrec
 from broker.mqtt.codes import ProtocolVersion, QoS, ReasonCode
 from provisioning.pki.identity import Role
 from tests.support.pki import shared_device
+from tests.support.policies import of_roles
 from tests.support.wire import V5, MemoryBroker, publication, request, will
 
 V311 = ProtocolVersion.V311
@@ -68,7 +69,7 @@ def test_a_topic_of_too_many_levels_is_not_a_question_of_policy() -> None:
 
 def test_permissions_follow_the_assigned_client_identifier() -> None:
     rules = Rules((), (), ("own/{client_id}/#",))
-    broker = MemoryBroker(policy=TopicPolicy.of_roles({Role.SERVICE: rules}))
+    broker = MemoryBroker(policy=of_roles({Role.SERVICE: rules}))
     service = broker.service(client_id="")
     name = service.session.client_id
     assert name.startswith("backend-")

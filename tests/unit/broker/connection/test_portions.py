@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from broker.admission.policy import Rules, TopicPolicy
+from broker.admission.policy import Rules
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.packets import Packet, Pingreq, Pingresp, Puback, Publish, Suback, Subscribe, Unsubscribe
 from broker.mqtt.properties import Properties
 from broker.sockets.work import PORTION
 from provisioning.pki.identity import Role
 from tests.support.pki import shared_device
+from tests.support.policies import of_roles
 from tests.support.wire import V5, V311, MemoryBroker, WireClient, publication, request
 
 OWN = "fleet/meters/meter-1/state"
@@ -133,7 +134,7 @@ def test_portions_of_one_read_are_all_paid_for_by_the_rate() -> None:
     assert greedy.transport.rests[-1] == pytest.approx(9.0, abs=0.1)
 
 
-TALKS_TO_ITSELF = TopicPolicy.of_roles(
+TALKS_TO_ITSELF = of_roles(
     {Role.DEVICE: Rules(publish_allow=(f"{OWN}/#",), subscribe_allow=(f"{OWN}/#",)), Role.SERVICE: Rules()}
 )
 """Of a device that may read what it says: what it chooses meets what it chooses."""

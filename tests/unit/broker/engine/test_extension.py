@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from broker.admission.policy import Rules
 from broker.admission.refusal import RefusalCode
 from broker.door.packet_watch import PacketWatch
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
@@ -11,8 +12,10 @@ from broker.mqtt.connect import Connack
 from broker.mqtt.message import Message
 from broker.mqtt.packets import Pingreq, Pingresp, Puback, Suback, Subscribe, SubscriptionRequest
 from broker.revocation.enforcement import revoke
+from provisioning.pki.identity import Role
 from tests.support.judge import Judge
 from tests.support.pki import shared_device
+from tests.support.policies import of_roles
 from tests.support.wire import V5, V311, MemoryBroker, connect_packet, publication, will
 
 OWN = "fleet/meters/meter-1"
@@ -199,6 +202,45 @@ def test_a_will_that_may_not_be_published_is_not(broker: MemoryBroker, delay: in
     assert backend.payloads() == []
     judge.answer(lambda question: question[0] == "meter-2")
     assert backend.payloads() == [b"meter-2"]
+
+
+def test_a_will_goes_with_the_certificate_though_it_waits_for_an_answer(broker: MemoryBroker) -> None:
+    judge = Judge(broker, "publish")
+    backend = broker.service()
+    backend.subscribe("fleet/#")
+    for name in ("meter-1", "meter-2"):
+        broker.device(name, will=will(f"fleet/meters/{name}/gone", name.encode())).vanish()
+    revoke(broker.engine, shared_device("meter-1").revocation, broker.now)
+    judge.answer()
+    assert backend.payloads() == [b"meter-2"]
+
+
+def test_a_will_that_waits_for_an_answer_is_judged_by_the_policy_of_then(broker: MemoryBroker) -> None:
+    judge = Judge(broker, "publish")
+    backend = broker.service()
+    backend.subscribe("fleet/#")
+    for name in ("meter-1", "meter-2"):
+        broker.device(name, will=will(f"fleet/meters/{name}/gone", name.encode())).vanish()
+    only = Rules(publish_allow=("fleet/{group}/meter-2/#",))
+    broker.engine.admission.policy = of_roles({Role.DEVICE: only, Role.SERVICE: Rules()})
+    judge.answer()
+    assert backend.payloads() == [b"meter-2"]
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_what_a_member_of_a_share_may_not_get_another_gets(broker: MemoryBroker, qos: int) -> None:
+    judge = Judge(broker, "receive")
+    workers = [broker.service("w", client_id=f"w-{number}") for number in range(3)]
+    for worker in workers:
+        worker.subscribe("$share/g/fleet/#", qos=qos)
+    meter = broker.device("meter-1")
+    for number in range(6):
+        meter.send(publication(f"{OWN}/t", b"%d" % number, qos, packet_id=number + 1 if qos else None))
+        judge.answer(lambda question: question[0] != "w-1")
+    got = [worker.payloads() for worker in workers]
+    assert got[1] == []
+    assert sorted(got[0] + got[2]) == [b"%d" % number for number in range(6)]
+    assert (len(got[0]), len(got[2])) == (3, 3)
 
 
 def test_no_more_filters_are_asked_about_than_a_session_may_have() -> None:

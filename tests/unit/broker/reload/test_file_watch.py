@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,3 +78,29 @@ def test_another_list_of_files_is_a_change(path: Path, tmp_path: Path) -> None:
     other.write_text("x")
     watch = FileWatch([path])
     assert [watch.changed([path, other]) for _ in range(3)] == [False, True, False]
+
+
+def test_what_was_looked_at_before_it_was_read_is_known_as_it_was_then(path: Path, tmp_path: Path) -> None:
+    steady, other = tmp_path / "steady", tmp_path / "other"
+    for each in (steady, other):
+        each.write_text("x")
+    watch = FileWatch([path, steady])
+    watch.begin([path, steady, other])
+    assert [watch.changed([path, steady, other]) for _ in range(2)] == [False] * 2, "one more is no change"
+    watch = FileWatch([path, steady])
+    path.write_text("new, and longer")
+    watch.begin([path, steady, other])
+    assert [watch.changed([path, steady, other]) for _ in range(3)] == [True, False, False]
+
+
+def test_a_pipe_does_not_change() -> None:
+    """A shell's ``<(…)``: what has been read of it is not there again."""
+    reading, writing = os.pipe()
+    os.utime(reading, (1, 1))
+    pipe = Path(f"/dev/fd/{reading}")
+    watch = FileWatch([pipe])
+    os.write(writing, b"[role.device]")
+    os.close(writing)
+    os.utime(reading, (2, 2))  # A kernel may do so by itself, or not.
+    assert [watch.changed([pipe]) for _ in range(3)] == [False] * 3
+    os.close(reading)

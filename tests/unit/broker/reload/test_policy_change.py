@@ -15,7 +15,7 @@ from broker.admission.trust import Trust
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.reload.parts import ReloadedPolicy, Unchanged
 from broker.reload.policy_change import change, enforce_at_start, preview
-from broker.reload.report import Affected, Effects
+from broker.reload.report import SHOWN, Affected, Effects
 from broker.settings.config import BrokerConfig
 from broker.settings.trust_settings import TrustSettings
 from provisioning.pki.identity import Role
@@ -192,6 +192,37 @@ async def test_who_has_ended_before_it_is_his_turn_is_not_judged_and_others_are_
     task.cancel()
     assert (effects.connected, effects.disconnected, effects.subscriptions_ended) == (150, 149, 149)
     assert turns >= 2, "a hundred at a time"
+
+
+async def test_a_will_is_judged_by_the_new_policy_though_it_is_left_before_it_is_his_turn(broker: MemoryBroker) -> None:
+    watcher = broker.service()
+    watcher.subscribe("#")
+    broker.device("meter-1").subscribe("b")
+    late = broker.device("meter-2", will=will("b"), session_expiry_interval=600)
+
+    def clock() -> float:
+        if not late.closed:
+            late.vanish()
+        return broker.now
+
+    effects = await change(broker.engine, ONLY_A, clock)
+    broker.settle()
+    assert (effects.connected, effects.disconnected, effects.subscriptions_ended) == (3, 1, 1)
+    assert watcher.payloads() == []
+
+
+@pytest.mark.parametrize("number", [SHOWN, SHOWN + 3])
+async def test_those_who_are_connected_are_named_first_and_of_how_many_others_there_are_it_is_told(
+    broker: MemoryBroker, number: int
+) -> None:
+    for each in range(1, number):
+        meter = broker.device(f"away-{each}", session_expiry_interval=600)
+        meter.subscribe("b")
+        meter.leave()
+    broker.device("here").subscribe("b")
+    effects = await apply(broker, ONLY_A)
+    assert [each.client_id for each in effects.affected] == ["here", *(f"away-{each}" for each in range(1, SHOWN))]
+    assert (effects.disconnected, effects.subscriptions_ended, effects.more) == (1, number, number - SHOWN)
 
 
 async def test_a_role_that_is_not_admitted_any_more_is_put_out(broker: MemoryBroker) -> None:

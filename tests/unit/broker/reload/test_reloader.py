@@ -13,12 +13,16 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker.reload import reloader as reloading
-from broker.reload.parts import Candidate, Unchanged
+from broker.reload.file_watch import FileWatch
+from broker.reload.parts import Candidate, ReloadedPolicy, Unchanged, files_of
 from broker.reload.reloader import Reloader, keep_current
 from broker.reload.report import SHOWN, Affected, Effects, Outcome, Part, PartReport, ReloadReport
 from broker.settings.config import BrokerConfig
 from broker.settings.config_loading import ConfigError
+from provisioning.pki.identity import identity_of
 from provisioning.pki.tls import TlsConfigurationError
+from tests.support.pki import shared_device
+from tests.support.wire import MemoryBroker
 
 
 class Always:
@@ -253,7 +257,7 @@ async def test_a_hangup_reloads_once_and_a_changed_file_where_files_are_watched(
     file.write_text("old")
     reloader = Reloads([Scripted(Part.POLICY, file)], settings, lambda: settings, Counter(), None, None)
     reloader.asked, hangup = asyncio.Queue(), asyncio.Event()
-    watching = asyncio.create_task(keep_current(reloader, hangup, watch_files=watch_files))
+    watching = asyncio.create_task(keep_current(reloader, hangup, FileWatch([file]) if watch_files else None))
     hangup.set()
     assert await asyncio.wait_for(reloader.asked.get(), 30) is False
     assert not hangup.is_set()
@@ -267,6 +271,28 @@ async def test_a_hangup_reloads_once_and_a_changed_file_where_files_are_watched(
     hangup.set()
     assert await asyncio.wait_for(reloader.asked.get(), 30) is False, "to be told so does not depend on files"
     assert reloader.asked.empty()
+    watching.cancel()
+    with suppress(asyncio.CancelledError):
+        await watching
+
+
+async def test_what_was_changed_while_the_broker_was_starting_counts(
+    tmp_path: Path, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between what is read first and the first look there may be an enrolment, plugins, a store: many seconds."""
+    monkeypatch.setattr(reloading, "_LOOK_SECONDS", 0.01)
+    file = tmp_path / "policy.toml"
+    file.write_text('[role.device]\npublish.allow = ["old"]\n')
+    settings = config(tmp_path).model_copy(update={"policy_file": file})
+    watch = FileWatch(files_of(settings, tmp_path / "broker.toml"))
+    part = ReloadedPolicy(broker.engine, file.read_text(), lambda: broker.now)
+    file.write_text('[role.device]\npublish.allow = ["new", "newer"]\n')
+    reloader = Reloads([part], settings, lambda: settings, Counter(), None, None)
+    reloader.asked = asyncio.Queue()
+    watching = asyncio.create_task(keep_current(reloader, asyncio.Event(), watch))
+    assert await asyncio.wait_for(reloader.asked.get(), 30) is True
+    meter = identity_of(shared_device("meter-1").certificate)
+    assert broker.engine.admission.permissions(meter, "meter-1").may_publish("new")
     watching.cancel()
     with suppress(asyncio.CancelledError):
         await watching
@@ -286,7 +312,7 @@ async def test_a_hangup_in_the_middle_of_a_reload_is_not_forgotten(tmp_path: Pat
     part.holds = "new"
     reloader = Reloads([part], settings, lambda: settings, Counter(), None, None)
     reloader.asked = asyncio.Queue()
-    watching = asyncio.create_task(keep_current(reloader, hangup, watch_files=False))
+    watching = asyncio.create_task(keep_current(reloader, hangup, None))
     hangup.set()
     for _ in range(2):
         assert await asyncio.wait_for(reloader.asked.get(), 30) is False
@@ -319,12 +345,14 @@ def test_a_report_says_in_words_what_a_reload_did_or_would_do() -> None:
     ]
     assert [each["text"] for each in dry.as_dict()["parts"]] == str(dry).splitlines()
     assert (done.refused, done.as_dict()["refused"], ReloadReport(parts[2:]).refused) == (True, True, False)
-    many = PartReport(Part.POLICY, Outcome.RELOADED, "", Effects(40, 20, affected=affected[:1] * SHOWN))
-    assert str(ReloadReport((many,))).endswith("; m-1 (why); …")
+    for more, end in ((0, "; m-1 (why)"), (1, "; m-1 (why); …")):
+        effects = Effects(40, SHOWN + more, affected=affected[:1] * SHOWN, more=more)
+        assert str(ReloadReport((PartReport(Part.POLICY, Outcome.RELOADED, "", effects),))).endswith(end)
     assert "," not in str(ReloadReport((PartReport(Part.POLICY, Outcome.RELOADED, "", Effects(4)),)))
 
 
 def test_the_effects_of_two_changes_one_after_the_other_are_those_of_both() -> None:
     first, second = (Affected(name, f"spiffe://d/device/g/{name}", "why") for name in ("first", "second"))
-    both = Effects(40, 3, 2, 1, (first,) * 6) + Effects(37, 30, 20, 10, (second,) * 6)
-    assert both == Effects(40, 33, 22, 11, (first,) * 6 + (second,) * (SHOWN - 6))
+    both = Effects(40, 3, 2, 1, (first,) * 6) + Effects(37, 30, 20, 10, (second,) * 6, 24)
+    assert both == Effects(40, 33, 22, 11, (first,) * 6 + (second,) * (SHOWN - 6), 2 + 24)
+    assert (Effects(1, affected=(first,) * 6) + Effects(1, affected=(second,) * 4)).more == 0

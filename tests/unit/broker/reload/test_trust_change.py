@@ -255,7 +255,7 @@ async def test_not_all_who_have_to_go_are_named(
     scene.believe(PKI.root)
     _, effects = await scene.trust.preview(scene.load())
     assert effects is not None
-    assert (effects.disconnected, len(effects.affected)) == (3, 2)
+    assert (effects.disconnected, len(effects.affected), effects.more) == (3, 2, 1)
 
 
 async def test_a_few_are_judged_at_a_time_each_once_and_others_are_served_between(

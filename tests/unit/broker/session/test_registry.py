@@ -81,6 +81,32 @@ def test_a_discarded_session_is_not_due(registry: SessionRegistry) -> None:
     assert list(registry.due(100.0)) == []
 
 
+def test_a_discarded_session_is_not_held_until_it_would_have_been_due(registry: SessionRegistry) -> None:
+    for number in range(50):
+        session = registry.create("meter-1", METER)
+        for when in (900_000.0 + number, 600_000.0 + number):  # Its end, then a will that is to be sent before.
+            registry.schedule(session, when)
+        registry.discard(session)
+    assert len(registry._schedule) == 0
+
+
+def test_what_should_have_been_is_due_next(registry: SessionRegistry) -> None:
+    late, later = registry.create("meter-1", METER), registry.create("meter-2", METER)
+    assert list(registry.due(1000.5)) == []
+    registry.schedule(late, 20.0)
+    registry.schedule(later, 1000.9)
+    assert list(registry.due(1000.6)) == [late]
+    assert list(registry.due(1000.9)) == [later]
+
+
+def test_after_a_long_sleep_all_are_due_whose_time_has_come(registry: SessionRegistry) -> None:
+    sessions = [registry.create(f"meter-{number}", SERVICE) for number in range(3)]
+    for session, when in zip(sessions, (7_000_000.5, 70.0, 7_000_000.6), strict=True):
+        registry.schedule(session, when)
+    assert list(registry.due(7_000_000.5)) == [sessions[1], sessions[0]]
+    assert list(registry.due(7_000_001.0)) == [sessions[2]]
+
+
 def test_a_session_is_due_as_it_stands_when_it_is_its_turn(registry: SessionRegistry) -> None:
     sessions = [registry.create(f"meter-{number}", SERVICE) for number in range(3)]
     for session in sessions:

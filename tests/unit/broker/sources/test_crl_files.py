@@ -114,3 +114,28 @@ async def test_a_list_that_was_refused_for_its_dates_is_read_again_when_they_all
             assert files.undecided is (window[0] <= now <= window[1] and not intake.taken)
             await files.look()
         assert intake.taken == ([b"list"] if window[0] <= now <= window[1] else [])
+
+
+async def test_of_a_file_that_has_gone_nothing_is_kept_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    """Where each list has a name of its own, there would be more of them for ever."""
+    said: list[str] = []
+    intake = SlowIntake()
+    intake.go_on.set()
+    intake.complain = lambda _code, _detail, source: said.append(source)  # type: ignore[method-assign]
+    files = CrlFiles(cast("CrlIntake", intake), [tmp_path], 60.0)
+    now, hour = datetime.now(UTC), timedelta(hours=1)
+    paths = [tmp_path / f"{number}.crl" for number in range(5)]
+    for path in paths:
+        path.write_bytes(b"list")
+        intake.outcome = Taken(unmatched=True, untimely=((now - hour, now + hour),))
+        await files.look()
+        assert files.undecided
+        path.unlink()
+        for _ in range(2):
+            await files.look()
+    assert said == [str(path) for path in paths], "of each once"
+    assert (files._marks, files.undecided) == ({}, False)
+    paths[0].write_bytes(b"another")
+    intake.outcome = Taken()
+    await files.look()
+    assert intake.taken[-1] == b"another"

@@ -1,10 +1,11 @@
-"""The staple of a broker where there can be none: nothing breaks, and an operator is told why."""
+"""The staple of a broker as an operator is told of it; where there can be none nothing breaks, and it is said why."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,17 @@ from broker.sources.staple import Staple
 from provisioning.pki import openssl, stapling
 from provisioning.pki.tls import ClientCertificate, server_context
 from tests.support.pki import Held, Pki, pem_of, shared_pki
+from tests.support.responder import Responder
+from tests.support.web import WebServer
 from tests.support.wire import MemoryBroker
 
 NOWHERE = "http://127.0.0.1:9/ocsp"
 """The discard port: nobody listens there."""
 
 
-def staple(directory: Path, own: Held, anchors: str, **settings: Any) -> tuple[Staple, MemoryBroker, ssl.SSLContext]:
+def staple(
+    directory: Path, own: Held, anchors: str, clock: Callable[[], float] | None = None, **settings: Any
+) -> tuple[Staple, MemoryBroker, ssl.SSLContext]:
     files = own.write(directory)
     cafile = directory / "anchors.pem"
     cafile.write_text(anchors)
@@ -31,7 +36,8 @@ def staple(directory: Path, own: Held, anchors: str, **settings: Any) -> tuple[S
     )
     context = server_context(files, cafile, client_certificate=ClientCertificate.REQUIRED)
     broker = MemoryBroker()
-    return Staple(config, files.certificate, broker.engine, asyncio.get_running_loop().time), broker, context
+    clock = clock or asyncio.get_running_loop().time
+    return Staple(config, files.certificate, broker.engine, clock), broker, context
 
 
 async def document(made: Staple) -> dict[str, Any]:
@@ -132,3 +138,50 @@ async def test_it_ends_when_it_is_cancelled_while_it_is_woken(tmp_path: Path, tu
     done, _ = await asyncio.wait([running], timeout=5)
     running.cancel()
     assert done
+
+
+class Witness:
+    """Whoever writes the audit log."""
+
+    def __init__(self) -> None:
+        self.heard_of_loss = asyncio.Event()
+
+    def told(self, event: str, **_facts: object) -> None:
+        if event == "staple lost":
+            self.heard_of_loss.set()
+
+    def saw(self, event: object) -> None:
+        """Hear what happened to a client."""
+
+
+async def test_what_is_told_of_a_staple_is_how_old_it_is_for_how_long_it_is_good_and_if_the_next_is_late(
+    tmp_path: Path,
+) -> None:
+    pki, now = shared_pki(), 0.0
+    own, minute = pki.broker(), timedelta(minutes=1)
+    with WebServer() as web:
+        web.pages["/ocsp"] = Responder(pki.issuing, pki.issuing, [own], nonce=False, life=60 * minute)
+        url = f"{web.url}/ocsp"
+        made, broker, context = staple(tmp_path, own, pki.anchors, lambda: now, ocsp_stapling_responder=url)
+        witness = broker.engine.history.witness = Witness()
+        made.adopt(context)
+        running = asyncio.create_task(made.run())
+        await made.tried()
+        this_update = datetime.fromtimestamp(broker.metrics.staple_this_update_timestamp, UTC)
+        about = {"serial": f"{own.certificate.serial_number:x}", "responder": url}
+        dates = {
+            "this_update": f"{this_update:%Y-%m-%dT%H:%M:%SZ}",
+            "next_update": f"{this_update + 60 * minute:%Y-%m-%dT%H:%M:%SZ}",
+        }
+        ages = {"age_seconds": 600, "seconds_left": 3000}
+        assert made.document(this_update + 10 * minute) == {"state": "current", **about, **dates, **ages}
+        assert made.document(this_update + 31 * minute)["state"] == "current", "nothing has failed"
+        web.pages.clear()
+        now += 3600
+        made.adopt(context)  # Wakes it, for now.
+        await witness.heard_of_loss.wait()
+        await asyncio.sleep(0)
+        states = [made.document(this_update + minutes * minute)["state"] for minutes in (29, 31)]
+        assert states == ["current", "late"], "there is still half of its time to get the next"
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

@@ -17,6 +17,7 @@ from broker.settings.config import BrokerConfig
 from broker.settings.trust_settings import REQUIRE, StatusPolicy, TrustSettings
 from broker.sources.trust_files import anchor_files, load_trust, read_anchors
 from provisioning.pki.tls import TlsConfigurationError
+from tests.support.manufacturer import Manufacturer
 from tests.support.pki import pem_of, shared_pki
 
 FIRST, SECOND = (pem_of(held.certificate) for held in (shared_pki().root, shared_pki().issuing))
@@ -40,6 +41,21 @@ def test_a_whole_file_is_read_with_what_else_it_holds(tmp_path: Path) -> None:
         b"# ours\n" + FIRST + b"\n" + SECOND + b"-----BEGIN DH PARAMETERS-----\nAA==\n-----END DH PARAMETERS-----\n"
     )
     assert len(read_anchors([file])) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (FIRST + Manufacturer().unreadable_ca().encode(), r"CN=Acme.* cannot be read: error parsing .*; leave it out$"),
+        (shared_pki().root.der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x04"), "holds no certificate"),
+    ],
+    ids=["an issuer whose name is no text", "version 5"],
+)
+def test_a_certificate_that_cannot_be_read_is_no_anchor_and_named(tmp_path: Path, content: bytes, why: str) -> None:
+    file = tmp_path / "anchors.pem"
+    file.write_bytes(content)
+    with pytest.raises(TlsConfigurationError, match=rf"anchors\.pem:? {why}"):
+        read_anchors([file])
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from broker.mqtt.message import Message, PersonalMessage
 from broker.store.batch import Batch, Moved
 from broker.store.journal import Journal
 from broker.store.schema import MIGRATIONS
-from broker.store.sqlite import _GATHER_SECONDS, SqliteStore, StoreError
+from broker.store.sqlite import _GATHER_SECONDS, _KEPT_LOG_BYTES, SqliteStore, StoreError
 
 SESSION = ("backend", "spiffe://d/service/backend", True, 60, None, *(None,) * 11)
 TABLES = ("sessions", "subscriptions", "messages", "deliveries", "incoming", "retained", "replayed")
@@ -53,6 +53,21 @@ def test_writing_twice_is_writing_once(store: SqliteStore) -> None:
     assert once["deliveries"] == [(1, 9, 5, 2, 0, b"", 77, 1, "$share/g/t")]
     store._apply(filled())
     assert contents(store) == once
+
+
+def test_the_log_of_changes_shrinks_again_when_a_long_look_at_the_file_is_over(store: SqliteStore) -> None:
+    log = store.path.with_name("broker.db-wal")
+    with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as looking:
+        looking.execute("BEGIN")
+        looking.execute("SELECT count(*) FROM messages").fetchone()
+        for number in range(10):
+            batch = filled()
+            batch.messages[5] = (b"t", b"x" * 4_000_000 + b"%d" % number, 2, False, b"", None)
+            store._apply(batch)
+        assert log.stat().st_size > 40_000_000
+    for _ in range(2):  # The first one moves all of it into the file.
+        store._apply(filled())
+    assert log.stat().st_size <= _KEPT_LOG_BYTES
 
 
 def test_a_session_that_replaces_another_of_its_name_may_be_written_twice(store: SqliteStore) -> None:

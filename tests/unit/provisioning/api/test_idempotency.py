@@ -7,12 +7,15 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from fastapi import APIRouter, FastAPI, HTTPException, Request
-from sqlalchemy import text
+from sqlalchemy import func, select, text
+from sqlalchemy.engine import Connection
 from starlette.responses import JSONResponse
 
 from provisioning.api.idempotency import HEADER, KEPT, AnswerBook, IdempotentRoute, _checked
 from provisioning.errors import Code, Refused
 from provisioning.store import conditions
+from provisioning.store.idempotency import PORTION, begin
+from provisioning.store.tables import idempotency_keys
 from tests.support.fleet import Fleet
 
 SECRET = b"s" * 32
@@ -40,6 +43,28 @@ async def test_the_first_answer_is_given_again_and_a_key_serves_one_request(flee
         assert await book.begin(book.digest_of(*other), b"r" * 32) is None, "another operator, path or key"
     fleet.clock.advance(KEPT + timedelta(seconds=1))
     assert await book.begin(key, b"x" * 32) is None, "forgotten after a day"
+
+
+async def test_what_is_over_is_forgotten_by_and_by_and_is_over_all_the_same(fleet: Fleet) -> None:
+    book = AnswerBook(fleet.database, SECRET, fleet.clock)
+    keys = [bytes([number // 256, number % 256]) * 16 for number in range(3 * PORTION)]
+
+    def of_a_busy_day(connection: Connection) -> None:
+        for key in keys:
+            assert begin(connection, key, b"r" * 32, fleet.clock()) is None
+
+    await fleet.database.write(of_a_busy_day)
+    fleet.clock.advance(KEPT + timedelta(seconds=1))
+    assert await book.begin(keys[-1], b"x" * 32) is None, "its turn has not come"
+
+    async def left() -> int:
+        count = select(func.count()).select_from(idempotency_keys)
+        return await fleet.database.read(lambda connection: connection.execute(count).scalar_one())
+
+    assert await left() == 2 * PORTION
+    for number in range(3):
+        assert await book.begin(book.digest_of("admin", "/v1/tokens", f"{number}"), b"r" * 32) is None
+    assert await left() == 1 + 3, "those of now"
 
 
 async def test_the_database_alone_does_not_give_an_answer_away(fleet: Fleet) -> None:

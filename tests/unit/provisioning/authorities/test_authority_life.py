@@ -49,6 +49,7 @@ from provisioning.store import (
     device_inventory,
     devices,
     groups,
+    known_authorities,
     operators,
     revocations,
 )
@@ -56,6 +57,7 @@ from provisioning.store.authorities import AuthorityState
 from provisioning.store.certificates import IssuedCertificate, StoredCertificate
 from provisioning.store.database import Database
 from provisioning.store.groups import Group
+from provisioning.store.known_authorities import LATELY
 from tests.support.fleet import Clock
 
 
@@ -74,7 +76,7 @@ class Ceremonies:
         """Begin and activate the next issuing CA, a day later."""
         await NextAuthority(self.life).begin()
         self.clock.advance(WAITING)
-        return await self.life.activate()
+        return (await self.life.activate())[0]
 
 
 @contextlib.asynccontextmanager
@@ -111,7 +113,7 @@ async def test_relying_parties_are_given_a_day(fleet_cas: Ceremonies) -> None:
     with pytest.raises(ConfigurationError, match=r"until 2027-03-02 12:00 UTC to fetch the bundle, or say --without"):
         await fleet_cas.life.activate()
     fleet_cas.clock.advance(WAITING)
-    assert await fleet_cas.life.activate() == "issuing-2"
+    assert await fleet_cas.life.activate() == ("issuing-2", [])
     assert await fleet_cas.states() == {"issuing-2": "active", "issuing-ca": "retiring", "root-ca": "active"}
 
 
@@ -152,7 +154,7 @@ async def test_who_is_meant_is_asked_where_it_is_not_clear(fleet_cas: Ceremonies
     await NextAuthority(fleet_cas.life).begin(another=True)
     with pytest.raises(ConfigurationError, match=r"issuing-2 \(announced\), issuing-3 \(announced\): name the one"):
         await fleet_cas.life.activate(waiting=False)
-    assert await fleet_cas.life.activate("issuing-3", waiting=False) == "issuing-3"
+    assert await fleet_cas.life.activate("issuing-3", waiting=False) == ("issuing-3", [])
 
 
 async def test_one_successor_waits_at_a_time_unless_another_is_asked_for(fleet_cas: Ceremonies) -> None:
@@ -410,3 +412,39 @@ async def test_what_tells_a_ca_apart_is_no_other_ca_s(fleet_cas: Ceremonies) -> 
         pem = sign_issuing_ca(authority, wanted, serial, fleet_cas.clock()).public_bytes(Encoding.PEM)
         with pytest.raises(ConfigurationError, match=words):
             await NextAuthority(life).announce(pem)
+
+
+async def test_no_ca_is_activated_that_a_broker_would_not_believe(fleet_cas: Ceremonies) -> None:
+    async def says(name: str, known: dict[str, bool]) -> None:
+        now = fleet_cas.clock()
+
+        def transaction(connection: Connection) -> None:
+            broker = devices.find(connection, name) or devices.add(connection, name, Role.BROKER, None, now)
+            known_authorities.record(connection, broker.id, known, now)
+
+        await fleet_cas.database.write(transaction)
+
+    await NextAuthority(fleet_cas.life).begin()
+    fleet_cas.clock.advance(WAITING)
+    await says("broker-1", {"issuing-ca": True, "issuing-2": False})
+    await says("broker-2", {"issuing-ca": True})
+    refusal = r"under issuing-2 would be refused by broker-1 \(2027-03-02 12:00 UTC\), which said so.*--despite-brokers"
+    with pytest.raises(ConfigurationError, match=refusal):
+        await fleet_cas.life.activate()
+    assert (await fleet_cas.states())["issuing-2"] == "announced"
+    with pytest.raises(ConfigurationError, match=refusal):
+        await fleet_cas.life.activate(waiting=False)
+
+    fleet_cas.clock.advance(LATELY + timedelta(seconds=1))
+    name, doubts = await fleet_cas.life.activate()
+    assert name == "issuing-2", "who was not heard of for a week may be gone"
+    assert [(each.broker, each.known) for each in doubts] == [("broker-1", False), ("broker-2", None)]
+
+    await NextAuthority(fleet_cas.life).begin()
+    await says("broker-1", {"issuing-3": False})
+    with pytest.raises(ConfigurationError, match=r"would be refused by broker-1"):
+        await fleet_cas.life.activate(waiting=False)
+    assert (await fleet_cas.life.activate(waiting=False, despite_brokers=True))[0] == "issuing-3"
+    await NextAuthority(fleet_cas.life).begin()
+    await says("broker-1", {"issuing-4": True})
+    assert (await fleet_cas.life.activate(waiting=False))[1][0].broker == "broker-2"

@@ -33,6 +33,7 @@ async def plain() -> AsyncIterator[PlainHttp]:
         ("http://[::1/x.crl", "Invalid port"),
         ("http:///x.crl", "names no host"),
         ("http://ca.example:99999/x.crl", "no port 99999"),
+        ("http://127.0.0.1:-1/x.crl", "no port -1"),
         ("http://" + "a" * 70_000, "URL too long"),
     ],
 )

@@ -301,3 +301,28 @@ async def test_the_service_says_once_that_a_list_is_awaited(fleet: Fleet, acme: 
     assert await said() == ["all"]
     await ManufacturerService(fleet.database, fleet.clock, nothing).end("acme", by="admin")
     assert (await said(), watch.ends) == ([], {})
+
+
+async def test_a_list_that_releases_most_of_those_before_needs_an_operators_word(
+    fleet: Fleet, acme: Manufacturer
+) -> None:
+    serials = range(1, 41)
+    first = listed(acme, *serials)
+    await give_list(fleet, first)
+    refused = r"no more that number 1 says are revoked: they could enrol again\. .*\(--fewer\)"
+    for left in ((), serials[:19], (*serials[:10], *range(100, 200))):
+        with pytest.raises(Refused, match=refused):
+            await give_list(fleet, listed(acme, *left, number=2))
+    again = await give_list(fleet, first)
+    assert (again.changed, again.stored.entries) == (False, 40), "nothing of what was refused is kept"
+    taken = await give_list(fleet, listed(acme, *serials[:20], number=2))
+    assert (taken.changed, taken.released) == (True, 20)
+    assert (await give_list(fleet, listed(acme, *serials[:10], number=3))).released == 10, "so few may be, of any list"
+    await give_list(fleet, listed(acme, *serials[:21], number=4))
+    with pytest.raises(Refused, match=r"names 11 of the 21 certificates no more"):
+        await give_list(fleet, listed(acme, *serials[:10], number=5))
+    assert (await give_list(fleet, listed(acme, number=5), fewer=True)).released == 21
+
+    generous = ManufacturerListService(fleet.database, fleet.clock, released_share=1.0)
+    await give_list(fleet, listed(acme, *serials, number=6))
+    assert (await generous.take("acme", listed(acme, number=7), by="admin")).released == 40

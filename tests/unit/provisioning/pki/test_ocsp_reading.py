@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
@@ -50,6 +52,22 @@ def test_who_is_revoked_for_no_reason_that_counts_is_revoked(reason: x509.Reason
     answer = read(responder(revoked={SERIAL: reason}))
     assert (answer.known, answer.reason) == (True, RevocationReason.UNSPECIFIED)
     assert answer.revoked_at == answer.this_update
+
+
+@pytest.mark.parametrize("number", [7, 11, 99])
+def test_who_is_revoked_for_a_reason_that_nobody_knows_is_revoked(number: int) -> None:
+    question = ask(SERIAL, PKI.issuing.certificate)
+    der = responder(revoked={SERIAL: x509.ReasonFlags.key_compromise})(question.der)
+    assert der is not None
+    response = ocsp.load_der_ocsp_response(der)
+    said = response.tbs_response_bytes
+    changed = said.replace(b"\xa0\x03\x0a\x01\x01", b"\xa0\x03\x0a\x01" + bytes([number]))
+    assert changed != said
+    signature = b""
+    while len(signature) != len(response.signature):  # Which differs by a byte or two.
+        signature = PKI.issuing.key.sign(changed, ec.ECDSA(hashes.SHA256()))
+    answer = read(responder(), question, der.replace(said, changed).replace(response.signature, signature))
+    assert (answer.known, answer.reason) == (True, RevocationReason.UNSPECIFIED)
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ async def test_devices_come_first_and_who_follows_the_feed_last_while_others_wri
     await fleet.suspension.suspend_serial(serials[4], by="anna")
     await fleet.revocation.revoke_serial(serials[3], COMPROMISED, by="anna")
     between: list[asyncio.Task[None]] = []
-    portion = Portions._portion_of_authority
+    portion = Portions._listed_portion
 
     def noted(self: Portions, *which: Any, **how: Any) -> tuple[Any, bool]:
         found = portion(self, *which, **how)
@@ -152,13 +152,13 @@ async def test_devices_come_first_and_who_follows_the_feed_last_while_others_wri
         return found
 
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(Portions, "_portion_of_authority", noted)
+    monkeypatch.setattr(Portions, "_listed_portion", noted)
     before = len(await events(fleet))
     ended_at = fleet.clock()
     authority = await begin(fleet)
     fleet.clock.advance(timedelta(minutes=1))
     fleet.told.clear()
-    await fleet.revocation.portions.finish_authority(authority.issuer)
+    await fleet.revocation.portions.finish(authority.issuer)
     await asyncio.gather(*between)
     assert len(between) == 4
     assert fleet.told == ["feed", "crl"] * 4, "after each transaction"
@@ -206,7 +206,7 @@ async def test_two_processes_at_once_do_each_once(fleet: Fleet) -> None:
     every = [await fleet.enrol(f"meter-{number}") for number in range(7)]
     authority = await begin(fleet)
     both = (RevocationService(fleet.database, fleet.clock, ()) for _ in range(2))
-    await asyncio.gather(*(each.portions.finish_authority(authority.issuer) for each in both))
+    await asyncio.gather(*(each.portions.finish(authority.issuer) for each in both))
     told = await events(fleet)
     assert [each.sequence for each in told] == list(range(1, 9))
     assert sorted(each.serial for each in told[1:]) == sorted(serials_of(every))

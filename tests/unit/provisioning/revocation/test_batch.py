@@ -246,13 +246,13 @@ async def test_more_certificates_than_a_transaction_may_look_at_follow_in_portio
     issued = [await fleet.enrol(name) for name in names]
     monkeypatch.setattr(batch, "TOGETHER", 3)
     portions: list[str] = []
-    portion = Portions._portion
+    portion = Portions._device_portion
 
     def noted(self: Portions, connection: Connection, name: str) -> object:
         portions.append(name)
         return portion(self, connection, name)
 
-    monkeypatch.setattr(Portions, "_portion", noted)
+    monkeypatch.setattr(Portions, "_device_portion", noted)
     suspended = await fleet.suspension.suspend_batch(names, [], by="anna")
     assert sorted(portions) == names[3:]
     assert [each.serial for each in suspended.revoked] == serials_of(issued)

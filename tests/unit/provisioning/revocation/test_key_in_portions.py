@@ -92,7 +92,7 @@ async def test_all_are_revoked_the_named_one_first_while_others_write(
     every = serials_of(await many_for_key(fleet, key, more=6))
     other = await fleet.enrol("meter-1")
     between: list[asyncio.Task[None]] = []
-    portion = Portions._portion_of_key
+    portion = Portions._listed_portion
 
     def noted(self: Portions, *which: Any, **how: Any) -> tuple[Any, bool]:
         found = portion(self, *which, **how)
@@ -100,7 +100,7 @@ async def test_all_are_revoked_the_named_one_first_while_others_write(
         return found
 
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(Portions, "_portion_of_key", noted)
+    monkeypatch.setattr(Portions, "_listed_portion", noted)
     fleet.told.clear()
     invalid = fleet.clock() - DAY
     outcome = await fleet.revocation.revoke_serial(every[1], COMPROMISED, by="anna", invalidity_date=invalid)

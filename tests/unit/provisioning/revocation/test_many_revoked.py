@@ -15,7 +15,15 @@ from sqlalchemy.engine import Connection
 from provisioning.ca.crl import CrlIssuer
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
-from provisioning.store import certificates, certificates_of_key, devices, revocations, unfinished_key_ends
+from provisioning.store import (
+    certificates,
+    certificates_of_key,
+    devices,
+    recalls,
+    revocations,
+    unfinished_ends,
+    unfinished_key_ends,
+)
 from provisioning.store.certificates_of_key import key_of
 from provisioning.store.counters import crl_counter
 from tests.support.fleet import Fleet
@@ -83,6 +91,17 @@ async def test_what_is_new_for_a_list_is_looked_up_by_its_place_and_not_searched
 
     asked, found = await noted(fleet.database.write(look))
     assert found == ([29_999, 30_000, 30_001], 0)
+    assert await fleet.database.read(lambda connection: scanned(connection, asked)) == set()
+
+
+@pytest.mark.parametrize("asked_for", [recalls.count_in, unfinished_ends.names, unfinished_ends.shut_out])
+async def test_what_is_asked_every_few_seconds_is_not_searched_for(
+    fleet: Fleet, asked_for: Callable[[Connection], object]
+) -> None:
+    """For ever, in a fleet in which nothing is left to do; also while PostgreSQL has no statistics."""
+    await fleet.database.write(lambda connection: fill(connection, fleet.issuer.key_id, 30_000, fleet.clock()))
+    asked, found = await noted(fleet.database.read(asked_for))
+    assert not found
     assert await fleet.database.read(lambda connection: scanned(connection, asked)) == set()
 
 

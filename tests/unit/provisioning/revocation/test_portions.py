@@ -45,7 +45,7 @@ async def test_all_is_revoked_newest_first_while_others_write(fleet: Fleet, monk
     every = await many_of(fleet)
     between: list[asyncio.Task[None]] = []
     where: set[str] = set()
-    portion = Portions._portion
+    portion = Portions._device_portion
 
     def noted(self: Portions, connection: Connection, name: str) -> object:
         where.add(threading.current_thread().name[:12])
@@ -54,7 +54,7 @@ async def test_all_is_revoked_newest_first_while_others_write(fleet: Fleet, monk
         return found
 
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(Portions, "_portion", noted)
+    monkeypatch.setattr(Portions, "_device_portion", noted)
     fleet.told.clear()
     outcome = await fleet.revocation.revoke_device("meter-1", COMPROMISED, by="anna")
     assert len(between) == 3
@@ -150,7 +150,7 @@ async def test_who_asked_for_it_may_go_and_lose_his_role_meanwhile(
     permitted = True
     begun = asyncio.Event()
     loop = asyncio.get_running_loop()
-    portion = Portions._portion
+    portion = Portions._device_portion
 
     def noted(self: Portions, connection: Connection, name: str) -> object:
         loop.call_soon_threadsafe(begun.set)
@@ -160,7 +160,7 @@ async def test_who_asked_for_it_may_go_and_lose_his_role_meanwhile(
         if not permitted:
             raise Refused(Code.OPERATOR_ROLE, "he may not any more")
 
-    monkeypatch.setattr(Portions, "_portion", noted)
+    monkeypatch.setattr(Portions, "_device_portion", noted)
     with conditions.of_one_request():
         conditions.require(check)
         asked = asyncio.create_task(fleet.revocation.revoke_device("meter-1", COMPROMISED, by="anna"))
@@ -198,7 +198,7 @@ async def test_why_it_is_not_finished_is_said_where_nobody_waits_for_it(
         go_on.wait(20)
         raise Died("the disk is full")
 
-    monkeypatch.setattr(Portions, "_portion", failing)
+    monkeypatch.setattr(Portions, "_device_portion", failing)
     asked = asyncio.create_task(fleet.revocation.revoke_device("meter-1", COMPROMISED, by="anna"))
     await begun.wait()
     (task,) = fleet.revocation.portions._tasks.values()
@@ -222,13 +222,13 @@ async def test_what_a_process_has_left_another_ends_unless_it_ends_itself(
         await fleet.revocation.revoke_device("meter-1", COMPROMISED, by="anna")
     begun = asyncio.Event()
     loop = asyncio.get_running_loop()
-    portion = Portions._portion
+    portion = Portions._device_portion
 
     def noted(self: Portions, connection: Connection, name: str) -> object:
         loop.call_soon_threadsafe(begun.set)
         return portion(self, connection, name)
 
-    monkeypatch.setattr(Portions, "_portion", noted)
+    monkeypatch.setattr(Portions, "_device_portion", noted)
     for is_to_end in (True, False):
         started = RevocationService(fleet.database, fleet.clock, ())
         running = asyncio.create_task(started.run())

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from sqlalchemy import select, text
+from sqlalchemy.engine import Connection
 
 from provisioning.ca.crl import CrlIssuer
 from provisioning.errors import Code, ConfigurationError, Refused
@@ -19,6 +20,7 @@ from provisioning.store.counters import crl_counter
 from provisioning.store.revocations import ListedChange
 from tests.support.fleet import Fleet
 from tests.support.requests import NOON
+from tests.support.searched import noted
 
 FIRST = int(NOON.timestamp() * 1000) + 1
 """Of a store's first list."""
@@ -143,6 +145,64 @@ async def test_a_certificate_leaves_the_list_after_one_list_past_its_end(fleet: 
     fleet.clock.advance(timedelta(seconds=1))
     await publisher.publish()
     assert serials(publisher) == set()
+
+
+async def test_lists_that_nobody_may_use_any_more_are_found_by_their_numbers(fleet: Fleet) -> None:
+    # Where one is made each second, a day's are 80,000: to look at the end of each, with each, would take longer.
+    publisher = CrlPublisher(fleet.database, plan(fleet, delta_url=DELTA_URL), fleet.clock, passing(fleet))
+    await publisher.start()
+
+    async def kept() -> list[int]:
+        numbers = select(tables.crl_history.c.number).order_by(tables.crl_history.c.number)
+        return list(await fleet.database.read(lambda connection: connection.execute(numbers).scalars().all()))
+
+    made = []
+    for _ in range(4):
+        fleet.clock.advance(timedelta(minutes=25))
+        made.append((await publisher.publish()).number)
+    assert await kept() == made[1:], "that of an hour and a quarter before is over"
+    asked, _ = await noted(publisher.publish())
+    forgotten = [each for each in asked if each[0].startswith("DELETE FROM crl_history")]
+
+    def explained(connection: Connection) -> str:
+        return "\n".join(
+            str(row[-1])
+            for statement in forgotten
+            for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement[0]}", statement[1])
+        )
+
+    if fleet.database.url.get_backend_name() == "sqlite":
+        assert "(list=? AND number<?)" in await fleet.database.read(explained)
+
+
+async def test_what_concerns_other_lists_is_looked_at_once(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every event wakes every list, and a CA of which nothing is revoked would read all of them again each time.
+    root = fleet.authority.root_ca
+    ours = plan(
+        fleet,
+        name="root-ca",
+        counter=crl_counter("root-ca"),
+        open_issuer=lambda: CrlIssuer(root.certificate, root.key),
+    )
+    publisher = CrlPublisher(fleet.database, ours, fleet.clock, passing(fleet))
+    await publisher.start()
+    first = await publisher.publish()
+    looked_at: list[range] = []
+    changes = revocations.changes
+
+    def noting(
+        connection: Connection, issuer_key_id: bytes, shard_id: int | None, after: int, through: int
+    ) -> list[ListedChange]:
+        looked_at.append(range(after, through))
+        return changes(connection, issuer_key_id, shard_id, after, through)
+
+    monkeypatch.setattr(revocations, "changes", noting)
+    for number in range(4):
+        await fleet.enrol(f"meter-{number}")
+        await fleet.revocation.revoke_device(f"meter-{number}", RevocationReason.SUPERSEDED, by="admin")
+        await publisher.publish_changes()
+    assert looked_at == [range(1), range(1, 2), range(2, 3), range(3, 4)]
+    assert publisher.current == first
 
 
 async def test_a_burst_makes_one_list_and_a_failure_is_repeated(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,14 +61,14 @@ async def test_a_device_is_suspended_and_resumed_in_portions_while_others_write(
 ) -> None:
     every = await many_of(fleet)
     between: list[asyncio.Task[None]] = []
-    portion = Portions._portion
+    portion = Portions._device_portion
     loop = asyncio.get_running_loop()
 
     def noted(self: Portions, connection: Connection, name: str) -> object:
         loop.call_soon_threadsafe(lambda: between.append(asyncio.ensure_future(fleet.database.probe())))
         return portion(self, connection, name)
 
-    monkeypatch.setattr(Portions, "_portion", noted)
+    monkeypatch.setattr(Portions, "_device_portion", noted)
     suspended = await fleet.suspension.suspend_device("meter-1", by="anna")
     assert (suspended.changed, len(between)) == (True, 3)
     assert sorted(each.serial for each in suspended.revoked) == sorted(serials_of(every))

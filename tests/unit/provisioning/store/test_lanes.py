@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from provisioning.errors import Refused
 from provisioning.store import sqlite_lane
-from provisioning.store.database import Database
+from provisioning.store.database import _KEPT_LOG_BYTES, Database
 from provisioning.store.group import Group
 
 
@@ -139,6 +140,27 @@ async def test_a_disk_that_is_full_refuses_the_group_and_keeps_what_was_answered
     assert await noted(database) == {"before"}
     await database.write(lambda connection: limit_pages(connection, 10_000))
     assert await together(database, *big, short=short) == big
+
+
+async def test_the_log_of_changes_shrinks_again_when_a_long_look_at_the_file_is_over(database: Database) -> None:
+    path = Path(database.url.database or "")
+    log = path.with_name(f"{path.name}-wal")
+
+    def fill(connection: Connection) -> None:
+        connection.exec_driver_sql("UPDATE filling SET content = randomblob(4000000)")
+
+    await database.write(lambda connection: connection.exec_driver_sql("CREATE TABLE filling (content)"))
+    await database.write(lambda connection: connection.exec_driver_sql("INSERT INTO filling VALUES (1)"))
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as looking:
+        looking.execute("BEGIN")
+        looking.execute("SELECT count(*) FROM filling").fetchone()
+        for _ in range(10):
+            await database.write(fill)
+        assert log.stat().st_size > 40_000_000
+    for statement in ("UPDATE filling SET content = 1", "UPDATE filling SET content = 2"):
+        # The first one moves all of the log into the file.
+        await database.write(partial(Connection.exec_driver_sql, statement=statement))
+    assert log.stat().st_size <= _KEPT_LOG_BYTES
 
 
 async def test_a_connection_that_broke_is_taken_anew(database: Database, short: bool) -> None:

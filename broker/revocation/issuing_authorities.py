@@ -1,0 +1,192 @@
+"""Which issuing CAs provisioning has, and which of them this broker would not believe: said before anybody is refused.
+
+Theory
+------
+A fleet's next issuing CA is announced a day or more before it issues (docs/ca-life.md). A broker whose anchors are a
+copy that nobody has replaced would refuse whoever comes under it. The feed tells which CAs there are; they are compared
+with the anchors that count here at this moment. What is missing is a warning, a figure, a line of ``fleet-broker
+status``, and is told to provisioning, which activates no such CA without being told so in words.
+
+A CA is believed here in one of two ways: it is an anchor, or an anchor vouches for it and clients send its certificate
+with their own. The second counts only where no other CA of that name above is an anchor: who has named roots alone has
+meant it so.
+
+Rules
+-----
+1. What the feed says adds nothing to what is trusted: the anchors are those that the operator has named. What it says
+   is a reason to read those again, files and URLs, before anything is called missing.
+2. Once per change: the log does not repeat what it has said.
+3. With ``[[trust]]`` tables a line of CAs none of which any bundle knows is not meant to be known. ``cafile`` alone is
+   for all of them.
+4. Nothing here keeps the feed waiting, nor ends anything: it is for operators.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from enum import Enum, auto
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from broker.admission.trust import Trust
+from broker.engine.engine import Engine
+from provisioning.pki.extension import UNREADABLE
+
+if TYPE_CHECKING:
+    from provisioning.client.feed import IssuingAuthority
+
+log = structlog.get_logger("broker")
+
+STATES: Final = ("announced", "active", "retiring")
+_LOOK_SECONDS = 1.0
+_AGAIN_SECONDS = 3600.0
+"""Provisioning hears the same again after so long: it goes by who was heard of lately."""
+_RETRY_SECONDS = 30.0
+_REMEDY = (
+    "put provisioning's present ca-bundle.crt where this broker's cafile, or the anchors of its bundle, are; where a "
+    "bundle names issuers, name this one"
+)
+
+
+class _Way(Enum):
+    """How the path of a CA's clients ends at an anchor."""
+
+    ANCHOR = auto()
+    VOUCHED = auto()
+    """Only if its certificate comes with the client's."""
+    NONE = auto()
+
+
+class IssuingAuthorities:
+    """The CAs that the feed has told of, compared with the anchors of one engine."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], float] = monotonic) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._told: tuple[IssuingAuthority, ...] | None = None
+        self._news = asyncio.Event()
+        self._judged_by: Trust | None = None
+        self._known: dict[str, bool] = {}
+        """By name: what provisioning is to be told. A CA that is not meant to be known is not in it."""
+        self._said: set[tuple[str, str]] = set()
+        """Names and states of those that the log has called unknown."""
+        self._has_told: tuple[dict[str, bool], float] = {}, -_AGAIN_SECONDS
+
+    @property
+    def unknown(self) -> list[IssuingAuthority]:
+        """Those under which a client would be refused here."""
+        return [each for each in self._told or () if self._known.get(each.name) is False]
+
+    @property
+    def state(self) -> str:
+        """``off`` where nobody tells of CAs, ``ok``, or ``unknown``."""
+        if self._told is None:
+            return "off"
+        return "unknown" if self.unknown else "ok"
+
+    def documents(self) -> list[dict[str, Any]] | None:
+        """Return what an operator is shown of those that are unknown; None where nobody tells of CAs."""
+        if self._told is None:
+            return None
+        return [{"name": each.name, "line": each.line, "state": each.state} for each in self.unknown]
+
+    def hear(self, issuing: Iterable[IssuingAuthority]) -> None:
+        """Take note of which CAs there are now."""
+        self._told = tuple(issuing)
+        self._news.set()
+
+    async def run(
+        self, reread: Callable[[], Awaitable[object]], tell: Callable[[Mapping[str, bool]], Awaitable[bool]]
+    ) -> None:
+        """Compare whatever changes, until cancelled.
+
+        *reread* reads the anchors anew where the operator has them; *tell* tells provisioning what is known here, and
+        returns whether it could.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+            if self._told is None:
+                continue
+            if self._news.is_set():
+                self._news.clear()
+                if not all(self._compare().values()):
+                    await reread()
+                self._look()
+            elif self._judged_by is not self._engine.admission.believed:
+                self._look()
+            before, again_at = self._has_told
+            if self._known != before or self._clock() >= again_at:
+                self._has_told = await self._tell(tell)
+
+    async def _tell(self, tell: Callable[[Mapping[str, bool]], Awaitable[bool]]) -> tuple[dict[str, bool], float]:
+        """Return what provisioning knows now, and when it is to be told again whether or not it has changed."""
+        known = dict(self._known)
+        if await tell(known):
+            return known, self._clock() + _AGAIN_SECONDS
+        return known, self._clock() + _RETRY_SECONDS
+
+    def _look(self) -> None:
+        """Judge every CA, and say what is other than before."""
+        self._known = self._compare()
+        unknown = self.unknown
+        for each in unknown:
+            if (each.name, each.state) not in self._said:
+                facts = {"ca": each.name, "line": each.line, "state": each.state, "sha256": _sha256(each)}
+                log.warning(
+                    "clients under an issuing CA would be refused", code="ISSUING_CA_UNKNOWN", **facts, remedy=_REMEDY
+                )
+                self._engine.history.told("issuing CA unknown", code="ISSUING_CA_UNKNOWN", **facts)
+        for name in {name for name, _ in self._said} - {each.name for each in unknown}:
+            log.info("an issuing CA is unknown no more", code="ISSUING_CA_KNOWN", ca=name)
+            self._engine.history.told("issuing CA known", code="ISSUING_CA_KNOWN", ca=name)
+        self._said = {(each.name, each.state) for each in unknown}
+
+    def _compare(self) -> dict[str, bool]:
+        """Return which CAs would be believed here, by name, without those that are not meant to be."""
+        trust = self._judged_by = self._engine.admission.believed
+        told = self._told or ()
+        if trust is None:
+            return {}
+        ways = {each.name: _way(trust, each.certificate) for each in told}
+        lines = {each.line for each in told if ways[each.name] is not _Way.NONE}
+        is_for_all = self._engine.admission.trust is None or all(each.terms.settings is None for each in trust.bundles)
+        anchored = {_above(each) for each in told if ways[each.name] is _Way.ANCHOR}
+        return {
+            each.name: ways[each.name] is _Way.ANCHOR
+            or (ways[each.name] is _Way.VOUCHED and _above(each) not in anchored)
+            for each in told
+            if is_for_all or each.line in lines
+        }
+
+
+def _way(trust: Trust, der: bytes) -> _Way:
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        found = [each.issuer_at([certificate]) for each in trust.bundles if each.feed]
+    except UNREADABLE:
+        return _Way.NONE
+    believed = [each for each in found if each is not None and each.fault is None]
+    if any(each.is_anchor for each in believed):
+        return _Way.ANCHOR
+    return _Way.VOUCHED if believed else _Way.NONE
+
+
+def _above(authority: IssuingAuthority) -> bytes:
+    """Return who has certified *authority*: roots that succeed one another share their name."""
+    return x509.load_der_x509_certificate(authority.certificate).issuer.public_bytes()
+
+
+def _sha256(authority: IssuingAuthority) -> str:
+    try:
+        return x509.load_der_x509_certificate(authority.certificate).fingerprint(SHA256()).hex()
+    except UNREADABLE:
+        return ""

@@ -1,0 +1,96 @@
+"""One portion of what is revoked for a key that was reported as compromised, or with a CA.
+
+Nothing is added to what is left of such an end, so it is listed once, outside of transactions. Whose key it is, is
+locked in each portion; of a CA's certificates nothing is decided meanwhile, since writers come one after the other, on
+either store. What another process, an operator, or whoever has ended the device, has done before, is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy.engine import Connection
+
+from provisioning.pki.revocation import RevocationReason
+from provisioning.revocation.grounds import Grounds
+from provisioning.revocation.recording import Changed, record
+from provisioning.revocation.taken import can_be_taken, facts_before
+from provisioning.store import (
+    audit,
+    authorities,
+    certificates,
+    certificates_of_issuer,
+    certificates_of_key,
+    devices,
+    unfinished_authority_ends,
+    unfinished_key_ends,
+)
+from provisioning.store.audit import Action
+from provisioning.store.certificates_of_key import DeviceKey
+from provisioning.store.unfinished_authority_ends import EndedIssuer
+
+Listed = DeviceKey | EndedIssuer
+"""Whose certificates they are: a key's or a CA's."""
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    name: str
+    """What the audit log calls it: the device, or the CA."""
+    grounds: Grounds
+    since: datetime
+    by: str
+
+
+def list_left(connection: Connection, whose: Listed, now: datetime) -> list[int]:
+    """Return the ids of what is still to be revoked, in the order in which that is to be done."""
+    if isinstance(whose, DeviceKey):
+        return certificates_of_key.not_compromised(connection, whose, now)
+    end = unfinished_authority_ends.of_issuer(connection, whose)
+    return [] if end is None else certificates_of_issuer.not_revoked(connection, whose.key_id, end.ended_at)
+
+
+def revoke_portion(
+    connection: Connection, whose: Listed, chosen: Sequence[int], now: datetime, *, last: bool
+) -> tuple[Changed, bool]:
+    """Revoke those *chosen*, by their ids and in their order; return them, and whether something is left.
+
+    *last* says that these are the last ones.
+    """
+    end = _end_of_key(connection, whose, now) if isinstance(whose, DeviceKey) else _end_of_issuer(connection, whose)
+    if end is None:
+        return [], False
+    by_id = {each.id: each for each in certificates.with_ids(connection, set(chosen))}
+    taken = [each for each in (by_id[identifier] for identifier in chosen) if can_be_taken(each, end.grounds)]
+    if taken:
+        record(connection, taken, end.grounds, end.since, end.by)
+        facts = {**end.grounds.facts, "serials": [each.serial for each in taken], **facts_before(taken)}
+        audit.append(connection, now, end.by, Action.REVOKED, end.name, facts)
+    if last:
+        _finish(connection, whose)
+    return taken, not last
+
+
+def _end_of_key(connection: Connection, key: DeviceKey, now: datetime) -> _End | None:
+    end = unfinished_key_ends.of_key(connection, key)
+    if end is None:
+        return None
+    devices.find(connection, end.device, for_update=True)
+    return _End(end.device, Grounds(RevocationReason.KEY_COMPROMISE, end.invalidity_date), now, end.ended_by)
+
+
+def _end_of_issuer(connection: Connection, issuer: EndedIssuer) -> _End | None:
+    end = unfinished_authority_ends.of_issuer(connection, issuer)
+    if end is None:
+        return None
+    name = authorities.name_of(connection, issuer.key_id)
+    return _End(name, Grounds(end.reason, end.invalidity_date), end.ended_at, end.ended_by)
+
+
+def _finish(connection: Connection, whose: Listed) -> None:
+    if isinstance(whose, DeviceKey):
+        unfinished_key_ends.finish(connection, whose)
+    else:
+        unfinished_authority_ends.finish(connection, whose)

@@ -1,0 +1,99 @@
+"""Queries about what brokers have said: which of the fleet's issuing CAs each of them would believe.
+
+Theory
+------
+A broker that follows the feed is told of every issuing CA that is announced, active or retiring, compares them with
+its own trust anchors, and says what it finds: at each beginning, whenever it changes, and again every hour. So what is
+here is an hour old at most for a broker that is up; what an older one has said may have been put right since.
+
+Rules
+-----
+1. What a broker says replaces all that it has said before.
+2. It is asked by nobody who lets devices in: it is for operators, and for whoever is about to activate a CA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import delete, insert, select
+from sqlalchemy.engine import Connection
+
+from provisioning.store.tables import authorities, devices, known_authorities
+
+LATELY: Final = timedelta(days=7)
+"""A broker that has been silent for longer may be gone; who comes back after that says so again."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokersWord:
+    """What one broker has said of one CA; *known* is None if it spoke of others only: it has not heard of this one."""
+
+    broker: str
+    authority: str
+    state: str
+    known: bool | None
+    said_at: datetime
+
+    def is_recent(self, now: datetime) -> bool:
+        """Whether the broker has been heard of lately."""
+        return now - self.said_at <= LATELY
+
+
+def record(connection: Connection, device_id: int, known: Mapping[str, bool], now: datetime) -> None:
+    """Record which CAs, by name, a broker would believe and which not; a name that there is not is passed over."""
+    connection.execute(delete(known_authorities).where(known_authorities.c.device_id == device_id))
+    found = connection.execute(
+        select(authorities.c.id, authorities.c.name).where(authorities.c.name.in_(sorted(known)))
+    )
+    rows = [{"device_id": device_id, "authority_id": row.id, "known": known[row.name], "said_at": now} for row in found]
+    if rows:
+        connection.execute(insert(known_authorities), rows)
+
+
+def unknown(connection: Connection) -> Sequence[BrokersWord]:
+    """Return which brokers have said that they would not believe a CA which issues, or is to; of brokers in force."""
+    statement = (
+        select(devices.c.name, authorities.c.name, authorities.c.state, known_authorities.c.said_at)
+        .select_from(known_authorities.join(devices).join(authorities))
+        .where(
+            known_authorities.c.known.is_(False),
+            authorities.c.state.in_(["announced", "active", "retiring"]),
+            *_IN_FORCE,
+        )
+        .order_by(authorities.c.id, devices.c.name)
+    )
+    return [
+        BrokersWord(broker, authority, state, known=False, said_at=said_at)
+        for broker, authority, state, said_at in connection.execute(statement)
+    ]
+
+
+def of_authority(connection: Connection, name: str) -> Sequence[BrokersWord]:
+    """Return what every broker in force that has ever spoken says of the CA called *name*."""
+    statement = (
+        select(
+            devices.c.name, authorities.c.name, authorities.c.state, known_authorities.c.known,
+            known_authorities.c.said_at,
+        )
+        .select_from(known_authorities.join(devices).join(authorities))
+        .where(*_IN_FORCE)
+        .order_by(devices.c.name)
+    )  # fmt: skip
+    words: dict[str, BrokersWord] = {}
+    for broker, authority, state, known, said_at in connection.execute(statement):
+        if authority == name:
+            words[broker] = BrokersWord(broker, name, state, known, said_at)
+        else:
+            words.setdefault(broker, BrokersWord(broker, name, "", None, said_at))
+    return list(words.values())
+
+
+_IN_FORCE: Final = (
+    devices.c.revoked_at.is_(None),
+    devices.c.suspended_at.is_(None),
+    devices.c.decommissioned_at.is_(None),
+)
