@@ -203,7 +203,7 @@ async def _queued(parties: Parties) -> None:
 @owed(
     chapter,
     "8-in-order",
-    "is cut off with three unacknowledged messages and comes back: they come in their order",
+    "is cut off with three unacknowledged messages and reconnects: they arrive in order",
     "MQTT-4.6.0-1",
     older="MQTT-4.6.0-1",
 )

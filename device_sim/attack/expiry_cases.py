@@ -84,7 +84,7 @@ async def _queued_counts_down(parties: Parties) -> None:
 @owed(
     chapter,
     "9-expired-retained",
-    "retains a message that expires: who subscribes later gets nothing",
+    "retains a message that expires: a later subscriber gets nothing",
     "MQTT-3.3.2-5",
     needs=_V5,
 )

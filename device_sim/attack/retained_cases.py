@@ -42,7 +42,7 @@ async def _live(parties: Parties, *, as_published: bool) -> None:
 @owed(
     chapter,
     "10-live",
-    "publishes with RETAIN and without to who is subscribed already: both come without RETAIN",
+    "publishes with and without RETAIN to an existing subscriber: both arrive without RETAIN",
     "MQTT-3.3.1-12",
     older="MQTT-3.3.1-9",
 )
@@ -53,7 +53,7 @@ async def _live_plain(parties: Parties) -> None:
 @owed(
     chapter,
     "10-live-as-published",
-    "the same to who asks for it as published: RETAIN is as it was sent",
+    "the same with retain as published: RETAIN is as it was sent",
     "MQTT-3.3.1-13",
     needs=_V5,
 )
@@ -64,7 +64,7 @@ async def _live_as_published(parties: Parties) -> None:
 @owed(
     chapter,
     "10-stored",
-    "retains a message: who subscribes afterwards gets the last one, with RETAIN",
+    "retains a message: a later subscriber gets the last one, with RETAIN",
     "MQTT-3.3.1-5, §3.8.3.1",
     older="MQTT-3.3.1-6, MQTT-3.3.1-8",
 )
@@ -84,7 +84,7 @@ async def _stored(parties: Parties) -> None:
 @owed(
     chapter,
     "10-cleared",
-    "clears what it retained, by an empty message: who subscribes afterwards gets nothing",
+    "clears what it retained, by an empty message: a later subscriber gets nothing",
     "MQTT-3.3.1-6, MQTT-3.3.1-7",
     older="MQTT-3.3.1-10, MQTT-3.3.1-11",
 )
@@ -129,7 +129,7 @@ async def _handled(parties: Parties, handling: RetainHandling, *counts: int) -> 
 @owed(
     chapter,
     "10-handling-0",
-    "retains a message: who subscribes twice gets it twice",
+    "retains a message: a client that subscribes twice gets it twice",
     "MQTT-3.3.1-9, MQTT-3.8.4-4",
     older="MQTT-3.8.4-3",
 )
@@ -140,7 +140,7 @@ async def _handling_send(parties: Parties) -> None:
 @owed(
     chapter,
     "10-handling-1",
-    "retains a message: who asks for it with new subscriptions only gets it once",
+    "retains a message: a client that asks for it with new subscriptions only gets it once",
     "MQTT-3.3.1-10",
     needs=_V5,
 )
@@ -148,7 +148,7 @@ async def _handling_new(parties: Parties) -> None:
     await _handled(parties, RetainHandling.SEND_IF_NEW, 1, 1)
 
 
-@owed(chapter, "10-handling-2", "retains a message: who asks for none gets none", "MQTT-3.3.1-11", needs=_V5)
+@owed(chapter, "10-handling-2", "retains a message: a client that asks for none gets none", "MQTT-3.3.1-11", needs=_V5)
 async def _handling_none(parties: Parties) -> None:
     await _handled(parties, RetainHandling.DO_NOT_SEND, 0, 0)
 

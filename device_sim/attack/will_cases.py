@@ -235,7 +235,7 @@ async def _as_left(parties: Parties) -> None:
 @owed(
     chapter,
     "4-will-retained",
-    "leaves a will to be retained: who subscribes later gets it, with RETAIN",
+    "leaves a will to be retained: a later subscriber gets it, with RETAIN",
     "MQTT-3.1.2-15",
     older="MQTT-3.1.2-17",
 )
@@ -258,7 +258,7 @@ async def _retained(parties: Parties) -> None:
 @owed(
     chapter,
     "4-will-not-retained",
-    "leaves a will that is not to be retained: who subscribes later gets nothing",
+    "leaves a will that is not to be retained: a later subscriber gets nothing",
     "MQTT-3.1.2-14",
     older="MQTT-3.1.2-16",
 )

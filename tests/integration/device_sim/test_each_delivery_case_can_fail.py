@@ -1,4 +1,4 @@
-"""A case that nothing can break proves nothing: each of `fleet-sim delivery` is broken by a planted fault or mosquitto."""
+"""A case that nothing breaks proves nothing: each of `fleet-sim delivery` is broken by a planted fault or mosquitto."""
 
 from __future__ import annotations
 
