@@ -32,8 +32,8 @@ from provisioning.store.counters import crl_counter
 from provisioning.store.devices import Device
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.many_certificates import events, stored
+from tests.support.operators import operator
 from tests.support.requests import csr_der
-from tests.unit.provisioning.api.test_operator_checks import operator
 
 SUPERSEDED, COMPROMISED = RevocationReason.SUPERSEDED, RevocationReason.KEY_COMPROMISE
 DAY = timedelta(days=1)
