@@ -43,7 +43,7 @@ test-servers:
 sslyze: | test-servers                                      # An environment of its own, made beside the other one.
 	@deploy/install-sslyze $(PYTHON)
 
-setup-tests: $(VENV)/.installed-dev .build/gmqtt/gmqtt test-servers sslyze  ## what the tests need beside Python: Debian's servers and clients
+setup-tests: $(VENV)/.installed-dev .build/gmqtt/gmqtt test-servers sslyze  ## what the tests need besides Python: Debian's servers and clients
 
 check: $(VENV)/.installed-dev                               ## ruff, mypy strict, import contracts
 	$(BIN)/ruff check .
@@ -55,10 +55,10 @@ check: $(VENV)/.installed-dev                               ## ruff, mypy strict
 test: setup-tests                                           ## everything the tests need, then all tests
 	$(BIN)/$(PYTEST) $(PYTEST_ARGS)
 
-demo: setup                                                 ## the whole product in one story of 20 seconds, on loopback
+demo: setup                                                 ## the whole product in a run of 20 seconds, on loopback
 	@$(BIN)/fleet-sim demo $(DEMO_ARGS)
 
-demo-oldest:                                                ## a short one with the oldest Python that is supported, where there is one
+demo-oldest:                                                ## a short one with the oldest supported Python, if installed
 	@if $(OLDEST) -c 'import ensurepip, venv'; then $(MAKE) PYTHON=$(OLDEST) VENV=.build/oldest DEMO_ARGS='--devices 20 --seconds 2' demo; fi
 
 compiled: $(COMPILED)                                       ## the hot path compiled: .build/compiled, and a wheel in .build/dist

@@ -215,7 +215,7 @@ class AdminApi:
         except OfAnotherDomain as error:
             return problem(HTTPStatus.NOT_FOUND, "NO_SUCH_SESSION", str(error))
         if not ended:
-            return problem(HTTPStatus.NOT_FOUND, "NO_SUCH_SESSION", "nobody of that description is connected")
+            return problem(HTTPStatus.NOT_FOUND, "NO_SUCH_SESSION", "no client of that description is connected")
         return Response.json({"kicked": ended})
 
     async def _reload(self, request: Request) -> Response:

@@ -119,7 +119,7 @@ def warn_of_idle_names(admission: Admission) -> str:
     """Say in the log which names in the policy can mean nobody, if there are such; return what was said."""
     idle = admission.idle_names(admission.policy)
     if idle:
-        log.warning("names in the topic policy mean nobody", code="POLICY_NAMES_NOBODY", detail=idle)
+        log.warning("names in the topic policy match nobody", code="POLICY_NAMES_NOBODY", detail=idle)
     return idle
 
 

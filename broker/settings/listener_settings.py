@@ -77,4 +77,4 @@ class ListenerSettings(BaseModel):
 def check_origins(named: tuple[str, ...] | None, *, unsafe_any: bool) -> None:
     """Raise ValueError if *named* and *unsafe_any* contradict each other."""
     if named and unsafe_any:
-        raise ValueError("unsafe_any_websocket_origin: it lets in every page, and websocket_origins some; give one")
+        raise ValueError("unsafe_any_websocket_origin: it admits every page, and websocket_origins some; give one")

@@ -38,7 +38,7 @@ _ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._~-]+|\[[0-9a-f:.]+
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _PAGES: Final = {"ws": "http", "wss": "https", "mqtt": "http", "mqtts": "https"}
 _MOST_PORT: Final = 65_535
-_ANY: Final = "unsafe_any_websocket_origin lets in any page"
+_ANY: Final = "unsafe_any_websocket_origin admits any page"
 
 MOST_SHOWN: Final = 300
 """Characters of an origin in the log: it is as long as who sends it likes."""

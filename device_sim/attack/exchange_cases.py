@@ -182,7 +182,7 @@ async def _queued(parties: Parties) -> None:
     await _nothing_left(parties, device)
 
 
-@owed(chapter, "8-in-order", "is cut off with three unacknowledged messages and comes back: they come in their order")
+@owed(chapter, "8-in-order", "is cut off with three unacknowledged messages and reconnects: they arrive in order")
 async def _in_order(parties: Parties) -> None:
     device = await parties.device(keeps=True, answers=NOTHING)
     await device.subscribe(parties.topic(device, "cmd/#"), QoS.AT_LEAST_ONCE)

@@ -70,7 +70,7 @@ async def _queued_counts_down(parties: Parties) -> None:
     _counted_down(device.came[0])
 
 
-@owed(chapter, "9-expired-retained", "retains a message that expires: who subscribes later gets nothing", needs=_V5)
+@owed(chapter, "9-expired-retained", "retains a message that expires: a later subscriber gets nothing", needs=_V5)
 async def _expired_retained(parties: Parties) -> None:
     device = await parties.device()
     topic = parties.topic(device, "state")

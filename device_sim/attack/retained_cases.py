@@ -39,17 +39,17 @@ async def _live(parties: Parties, *, as_published: bool) -> None:
     _flagged(listener, as_published, False)
 
 
-@owed(chapter, "10-live", "publishes with RETAIN and without to who is subscribed already: both come without RETAIN")
+@owed(chapter, "10-live", "publishes with and without RETAIN to an existing subscriber: both arrive without RETAIN")
 async def _live_plain(parties: Parties) -> None:
     await _live(parties, as_published=False)
 
 
-@owed(chapter, "10-live-as-published", "the same to who asks for it as published: RETAIN is as it was sent", needs=_V5)
+@owed(chapter, "10-live-as-published", "the same with retain as published: RETAIN is as it was sent", needs=_V5)
 async def _live_as_published(parties: Parties) -> None:
     await _live(parties, as_published=True)
 
 
-@owed(chapter, "10-stored", "retains a message: who subscribes afterwards gets the last one, with RETAIN")
+@owed(chapter, "10-stored", "retains a message: a later subscriber gets the last one, with RETAIN")
 async def _stored(parties: Parties) -> None:
     device = await parties.device()
     topic = parties.topic(device, "state")
@@ -63,7 +63,7 @@ async def _stored(parties: Parties) -> None:
     _flagged(listener, True)
 
 
-@owed(chapter, "10-cleared", "clears what it retained, by an empty message: who subscribes afterwards gets nothing")
+@owed(chapter, "10-cleared", "clears what it retained, by an empty message: a later subscriber gets nothing")
 async def _cleared(parties: Parties) -> None:
     device, listener = await parties.device(), await parties.service()
     topic = parties.topic(device, "state")
@@ -102,18 +102,21 @@ async def _handled(parties: Parties, handling: RetainHandling, *counts: int) -> 
             )
 
 
-@owed(chapter, "10-handling-0", "retains a message: who subscribes twice gets it twice", needs=_V5)
+@owed(chapter, "10-handling-0", "retains a message: a client that subscribes twice gets it twice", needs=_V5)
 async def _handling_send(parties: Parties) -> None:
     await _handled(parties, RetainHandling.SEND, 1, 2)
 
 
 @owed(
-    chapter, "10-handling-1", "retains a message: who asks for it with new subscriptions only gets it once", needs=_V5
+    chapter,
+    "10-handling-1",
+    "retains a message: a client that asks for it with new subscriptions only gets it once",
+    needs=_V5,
 )
 async def _handling_new(parties: Parties) -> None:
     await _handled(parties, RetainHandling.SEND_IF_NEW, 1, 1)
 
 
-@owed(chapter, "10-handling-2", "retains a message: who asks for none gets none", needs=_V5)
+@owed(chapter, "10-handling-2", "retains a message: a client that asks for none gets none", needs=_V5)
 async def _handling_none(parties: Parties) -> None:
     await _handled(parties, RetainHandling.DO_NOT_SEND, 0, 0)

@@ -189,7 +189,7 @@ async def _as_left(parties: Parties) -> None:
     as_told(listener.came[0], Publish(topic, b"as it was", min(qos, granted), properties=told))
 
 
-@owed(chapter, "4-will-retained", "leaves a will to be retained: who subscribes later gets it, with RETAIN")
+@owed(chapter, "4-will-retained", "leaves a will to be retained: a later subscriber gets it, with RETAIN")
 async def _retained(parties: Parties) -> None:
     paper = await parties.scene.device()
     topic = parties.topic(paper, "state")
@@ -206,7 +206,7 @@ async def _retained(parties: Parties) -> None:
         raise BrokenPromise("what was retained came without RETAIN, or is not its will")
 
 
-@owed(chapter, "4-will-not-retained", "leaves a will that is not to be retained: who subscribes later gets nothing")
+@owed(chapter, "4-will-not-retained", "leaves a will that is not to be retained: a later subscriber gets nothing")
 async def _not_retained(parties: Parties) -> None:
     listener, device, payload = await _left(parties)
     device.cut()

@@ -79,7 +79,7 @@ def benchmark(given: Given, kind: Kind, **messages: Any) -> None:
 def _keyring(given: Given) -> Keyring:
     """Return whom the clients are taken for. Raises `typer.BadParameter`."""
     if (given.fleet is None) == (given.ca is None):
-        raise typer.BadParameter("say as whom: --fleet DIR, or --cacertfile with --certfile and --keyfile")
+        raise typer.BadParameter("name a credential: --fleet DIR, or --cacertfile with --certfile and --keyfile")
     if given.ca is not None:
         if (given.cert is None) != (given.key is None):
             raise typer.BadParameter("--certfile and --keyfile go together: name both")

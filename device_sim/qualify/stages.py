@@ -111,7 +111,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("good", "all is well", lambda seen: judging.habits(seen.attempts, seen.ending)),
     _bad_server("server-expired", "the server's certificate has expired", ServerPaper.EXPIRED),
     _bad_server("server-wrong-name", "the server's certificate is for another name", ServerPaper.WRONG_NAME),
-    _bad_server("server-other-ca", "the server's certificate is of a CA that nobody trusts", ServerPaper.OTHER_CA),
+    _bad_server("server-other-ca", "the server's certificate is of an untrusted CA", ServerPaper.OTHER_CA),
     Stage("server-revoked-ca", "the CA that certified the server is revoked", _revoked_ca,
           Conduct(ServerPaper.REVOKED_CA), failing=True),
     Stage("old-tls", "the server speaks TLS 1.1 and nothing newer",
@@ -136,7 +136,7 @@ STAGES: tuple[Stage, ...] = (
     _puts_off("renew-503", "the enrolment service is down for a moment (503, Retry-After)",
               HTTPStatus.SERVICE_UNAVAILABLE),
     _puts_off("renew-202", "the enrolment service wants to think (202, Retry-After)", HTTPStatus.ACCEPTED),
-    Stage("renew-other-ca", "the enrolment service shows a certificate of a CA that nobody trusts",
+    Stage("renew-other-ca", "the enrolment service has a certificate of an untrusted CA",
           lambda seen: judging.trusts_no_other_service(seen.asked, came=seen.came_to_enrol),
           enrols=True, enrolment_paper=ServerPaper.OTHER_CA),
 )  # fmt: skip

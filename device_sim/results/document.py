@@ -134,7 +134,7 @@ def _unfinished(path: Path, so_far: Callable[[Path], Document]) -> Document:
 def remarks(document: Document) -> list[str]:
     """Return what a reader of the verdict has to know beside it."""
     unjudged = not document["scenario"]["thresholds"]
-    told = ["the scenario sets no thresholds: only who gets in was judged"] if unjudged else []
+    told = ["the scenario sets no thresholds: only admission was judged"] if unjudged else []
     told += [document["unfinished"]] if "unfinished" in document else []
     return told + [
         f"{marker['kind']}: {marker['what']}"

@@ -16,9 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from provisioning.ca.der import children
 from provisioning.pki.extension import UNREADABLE
 
-PRIVATE_KEY: Final = (
-    "a private key, which somebody else has seen now: make a new key, and send a request for that, never the key"
-)
+PRIVATE_KEY: Final = "a private key, which is exposed now: make a new key, and send a request for that, never the key"
 
 _PRINTED: Final = b"Certificate Request:"
 _PEM: Final = b"-----BEGIN "

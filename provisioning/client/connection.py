@@ -103,7 +103,7 @@ def explain(base_url: str, error: httpx.HTTPError) -> str:
         if isinstance(cause, ssl.SSLError) and cause.reason in SPEAKS_NO_TLS:
             return f"the server at {base_url} is not the provisioning service: it speaks no TLS; {NAME_THE_ADDRESS}"
         if isinstance(cause, ConnectionRefusedError):
-            why = f"nobody listens there; start it, or {NAME_THE_ADDRESS}"
+            why = f"nothing listens there; start it, or {NAME_THE_ADDRESS}"
             return f"the provisioning service at {base_url} does not answer: {why}"
     reason = "it takes too long to connect" if isinstance(error, httpx.ConnectTimeout) else str(error)
     return f"the provisioning service at {base_url} does not answer: {reason or type(error).__name__}"

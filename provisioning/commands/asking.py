@@ -29,6 +29,6 @@ def ask(question: str) -> None:
         raise typer.Exit(130) from None
     if not answer:
         say("")
-        raise fail("nobody answered, and nothing was done: --yes does it without asking")
+        raise fail("no answer, and nothing was done: --yes does it without asking")
     if answer.strip().lower() not in {"y", "yes"}:
         raise fail("nothing was done")

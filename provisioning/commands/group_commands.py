@@ -204,7 +204,7 @@ def _print(group: EnrolmentGroup, *, as_json: bool) -> None:
         return
     print_facts(group)
     if not group.ways:
-        sys.stdout.write(f"Group {group.name} is closed: nobody new is let in.\n")
+        sys.stdout.write(f"Group {group.name} is closed: no new device is admitted.\n")
 
 
 def _row(group: EnrolmentGroup) -> tuple[str, ...]:

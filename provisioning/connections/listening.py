@@ -150,7 +150,7 @@ def _explained(settings: Settings, port: int, setting: str) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
             raise ConfigurationError(
-                f"host: nobody can listen on {host}: {error.strerror}; give an address that this machine has, such as "
+                f"host: cannot listen on {host}: {error.strerror}; give an address that this machine has, such as "
                 "127.0.0.1 or ::1, or 0.0.0.0 or :: for all of them"
             ) from error
         if error.errno == errno.EADDRINUSE and (running := served(settings.directory)) is not None:

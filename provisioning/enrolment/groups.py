@@ -161,7 +161,7 @@ def _alternative(text: str) -> Alternative:
             names[WayName(word.strip())] = None
         except ValueError:
             raise _invalid(
-                f"ways: {word.strip()[:40]!r} is no way to be let in: use {', '.join(WayName)}, "
+                f"ways: {word.strip()[:40]!r} is no way to enrol: use {', '.join(WayName)}, "
                 "joined by + where several are needed together"
             ) from None
     # What costs a person or a call comes last, and the webhook is not asked about who is refused anyway.

@@ -239,7 +239,7 @@ def _unfit(extensions: x509.Extensions) -> str | None:
     if isinstance(purposes, x509.ExtendedKeyUsage) and ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
         return "is that of a CA which may certify no TLS clients: its Extended Key Usage lacks clientAuth"
     if unknown:
-        return f"has a critical extension that nobody here understands, {unknown[0]}"
+        return f"has an unknown critical extension, {unknown[0]}"
     return None
 
 

@@ -88,7 +88,7 @@ def nothing_shown(besides: str) -> Refused:
 
 def _no_way(rules: Group, presented: Sequence[str], besides: str) -> Refused:
     if not rules.ways:
-        return Refused(Code.WAY_REFUSED, f"group {rules.name} lets nobody in: an operator has closed it")
+        return Refused(Code.WAY_REFUSED, f"group {rules.name} admits nobody: an operator has closed it")
     if not presented and (WayName.TOKEN,) in rules.ways:
         return nothing_shown(besides)
     return Refused(

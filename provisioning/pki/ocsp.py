@@ -175,7 +175,7 @@ def _signer(response: ocsp.OCSPResponse, issuer: x509.Certificate, now: datetime
             named = response.responder_name == candidate.subject
         if named and _may_answer(candidate, issuer, now):
             return candidate
-    raise OcspRefused("the responder is neither the issuer nor somebody whom it certified for OCSP signing, in date")
+    raise OcspRefused("the responder is neither the issuer nor one that it certified for OCSP signing, in date")
 
 
 def _may_answer(candidate: x509.Certificate, issuer: x509.Certificate, now: datetime) -> bool:

@@ -256,7 +256,7 @@ def test_an_answer_that_has_ended_is_not_stapled(scene: Scene) -> None:
         ("another", "the answer is about another certificate"),
         ("unknown", "the responder does not know the certificate"),
         ("old", "the answer ended on "),
-        ("signer", "neither the issuer nor somebody whom it certified for OCSP signing"),
+        ("signer", "neither the issuer nor one that it certified for OCSP signing"),
     ],
 )
 def test_what_cannot_be_believed_is_not_stapled(scene: Scene, case: str, words: str) -> None:

@@ -166,7 +166,7 @@ async def test_messages_that_the_broker_rejects_fail_a_benchmark(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("conn",), "say as whom"),
+        (("conn",), "name a credential"),
         (("conn", "--cacertfile", "x", "--certfile", "y"), "go together"),
         (("pub", "-t", "%z", "--cacertfile", "x"), "%z is not known"),
         (("pub", "--cacertfile", "x"), "--topic"),

@@ -38,7 +38,7 @@ def test_a_group_is_made_listed_changed_and_closed(
     code, listed, _ = run(service, "list", "--json")
     assert (code, [each["maximum_devices"] for each in json.loads(listed) if each["name"] == name]) == (0, [1])
     code, shown, _ = run(service, "set", name, "--closed", "--maximum-devices", "0")
-    assert (code, shown.splitlines()[-1]) == (0, f"Group {name} is closed: nobody new is let in.")
+    assert (code, shown.splitlines()[-1]) == (0, f"Group {name} is closed: no new device is admitted.")
     assert ["ways", "none"] in [line.split() for line in shown.splitlines()]
     closed = stranger.est("simpleenroll", other.request(), "--user", f"{other.name}:{token}")
     assert (closed.status, closed.text.split(":")[0]) == (403, "WAY_REFUSED")

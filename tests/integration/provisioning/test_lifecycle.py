@@ -66,7 +66,7 @@ def test_serve_explains_why_it_cannot_start(tmp_path: Path) -> None:
         (("--dir", str(service.dir), "--passphrase-file", str(tmp_path / "wrong")), "passphrase is wrong"),
         (
             ("--dir", str(service.dir), "--host", "192.0.2.1", "--public-listener"),
-            "host: nobody can listen on 192.0.2.1: ",
+            "host: cannot listen on 192.0.2.1: ",
         ),
     ):
         failed = service.command("serve", *arguments, "--port", "0", "--http-port", "0")

@@ -90,4 +90,4 @@ def test_others_may_connect_only_if_that_was_said(own_service: ProvisioningServi
     assert done.returncode == 1
     assert "host: 0.0.0.0 is not a loopback address, so others can connect" in done.stderr
     done = own_service.command("serve", "--host", "192.0.2.1", "--public-listener", *ports)
-    assert "host: nobody can listen on 192.0.2.1: Cannot assign requested address; give an address" in done.stderr
+    assert "host: cannot listen on 192.0.2.1: Cannot assign requested address; give an address" in done.stderr

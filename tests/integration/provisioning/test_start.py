@@ -49,7 +49,7 @@ def test_commands_import_what_they_do(tmp_path: Path) -> None:
     asking = telling(prepared())
     status = asking.command("status", "--dir", str(asking.dir), "--url", "https://127.0.0.1:1")
     assert (
-        "does not answer: nobody listens there; start it, or name the first address of its ready line\n"
+        "does not answer: nothing listens there; start it, or name the first address of its ready line\n"
         in status.stderr
     )
     assert modules_in(status.stderr) & (NEVER | {"fastapi", "starlette", "uvicorn", "sqlalchemy", "structlog"}) == set()

@@ -151,4 +151,4 @@ async def test_a_broker_that_died_gets_no_pass_from_a_scenario_without_threshold
     result = await judged(authority, tmp_path, Lie.DIES, bare)
     assert [str(one.threshold.metric) for one in result.thresholds if not one.passed] == ["unreached"]
     assert result.exit_code == ExitCode.THRESHOLD
-    assert "the scenario sets no thresholds: only who gets in was judged" in remarks(document_of(result))
+    assert "the scenario sets no thresholds: only admission was judged" in remarks(document_of(result))

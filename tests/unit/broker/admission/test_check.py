@@ -15,6 +15,7 @@ from broker.admission.freshness import FeedTerms, Freshness
 from broker.admission.inquiry import Inquiry
 from broker.admission.issuers import Issuer
 from broker.admission.peer import Peer
+from broker.admission.policy import Kind, Rules, Section, TopicPolicy
 from broker.admission.policy_file import load_policy
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.remedy import REMEDIES
@@ -369,3 +370,31 @@ def test_of_a_cas_certificate_that_is_the_verdict(
 
 def test_every_refusal_has_its_remedy() -> None:
     assert set(RefusalCode) <= set(REMEDIES)
+
+
+@pytest.mark.parametrize(
+    ("rules", "detail"),
+    [
+        (Rules(), "role.device: publishes nothing; subscribes to nothing"),
+        (Rules(("a", "b"), ("c",), ("d",), ("e",)), "role.device: publishes a, b; subscribes to d"),
+    ],
+)
+def test_the_step_about_the_policy_says_what_sections_allow(admission: Admission, rules: Rules, detail: str) -> None:
+    admission.policy = TopicPolicy([Section(Kind.ROLE, "device", rules), Section(Kind.ROLE, "service", Rules(("x",)))])
+    (step,) = [each for each in verdict(admission, PKI.certify(METER)).steps if each.name == "policy"]
+    assert (step.passed, step.detail) == (True, detail)
+
+
+@pytest.mark.parametrize("domain", [DOMAIN, "plant-7.example"])
+def test_whom_a_bare_name_would_admit_if_he_were_ours_is_told_so(domain: str) -> None:
+    policy = TopicPolicy([Section(Kind.DEVICE, "meter-1", Rules(("a",), (), ("b",)))])
+    admission = Admission(RevocationStatus(RevocationIndex(), Freshness(300.0)), policy, DOMAIN)
+    terms = BundleTerms.of(TrustSettings(name="plant", anchors="-", trust_domain=domain, unsafe_no_revocation=True))
+    admission.believe(Trust([TrustBundle("plant", [PKI.root.certificate], terms=terms)]))
+    held = PKI.certify(Identity(domain, Role.DEVICE, "meter-1", "meters"))
+    (step,) = [each for each in verdict(admission, held).steps if each.name == "policy"]
+    if domain == DOMAIN:
+        assert (step.passed, step.detail) == (True, "device.meter-1: publishes a; subscribes to b")
+    else:
+        allows = "device.meter-1 allows only those of our own trust domain: name others by their URI"
+        assert (step.passed, step.detail) == (False, f"no topic rules for role device; {allows}")

@@ -162,6 +162,39 @@ async def test_the_broker_ends_though_a_plugin_catches_its_cancellation(monkeypa
     await questions.close()
 
 
+async def test_who_waits_for_an_answer_when_nobody_is_asked_any_more_is_refused_at_once() -> None:
+    never = asyncio.Event()
+
+    class Thinks(Asked):
+        async def topic_filtering(self, **_: object) -> Any:
+            await never.wait()
+
+    questions, session = questions_of(Thinks(bool)), HostedSession()
+    inquiry = questions.ask([(session, Action.PUBLISH, "t")])
+    assert inquiry is not None
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(questions.close())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert closing.done(), "it waits for nobody's patience"
+    assert inquiry.done
+    assert questions.known(session, Action.PUBLISH, "t") is RefusalCode.PLUGIN_FAILED
+
+
+@pytest.mark.parametrize("is_defect", [True, False])
+async def test_a_defect_in_finding_out_is_told_and_nothing_else_is(is_defect: bool) -> None:
+    async def find_out() -> None:
+        if is_defect:
+            raise LookupError("a defect")
+
+    questions = questions_of(Asked(bool))
+    with capture_logs() as logged:
+        questions.start(find_out())
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert [each["code"] for each in logged] == ["INTERNAL_ERROR"] * is_defect
+
+
 def saying(kind: type[BasePlugin[Any]], name: str, answer: Callable[[], Any]) -> BasePlugin[Any]:
     """Return a plugin of *kind*, called *name*, that says *answer*; one that raises it if it is an exception."""
 

@@ -20,6 +20,7 @@ from broker.admission.peer import Peer
 from broker.admission.policy import Kind, Rules, Section, TopicPolicy
 from broker.admission.refusal import RefusalCode, Refused
 from broker.admission.trust import Trust
+from broker.door.unsafe_plain import UnsafePeer
 from broker.mqtt.codes import ReasonCode
 from broker.reload.parts import ProposedAnchors, Unchanged
 from broker.reload.report import Affected, Effects
@@ -31,6 +32,7 @@ from broker.sources.anchor_urls import AnchorUrls
 from broker.sources.revocation_lists import RevocationLists
 from broker.sources.staple import Staple
 from broker.sources.trust_files import trust_of_cafile
+from provisioning.pki.identity import identity_of
 from provisioning.pki.keys import key_identifier
 from provisioning.pki.tls import ClientCertificate, TlsConfigurationError, server_context
 from tests.support.pki import DOMAIN, Held, pem_of, shared_device, shared_pki, shared_service
@@ -242,6 +244,22 @@ async def test_who_is_vouched_for_no_more_goes_and_a_preview_changes_nothing(
     assert not stays.closed
     assert isinstance(scene.trust.load(scene.config, None), Unchanged), "what counts is no news"
     assert scene.trust.files(scene.config) == [scene.anchors]
+
+
+async def test_who_has_no_certificate_is_judged_by_none(broker: MemoryBroker, tmp_path: Path) -> None:
+    """A listener for test tools says who comes by it (`broker.door.unsafe_plain`), whatever is trusted."""
+    scene = Scene(tmp_path, broker)
+    plain = broker.open(None)
+    UnsafePeer(plain.connection, identity_of(shared_device("meter-1").certificate)).secured(
+        None, broker.now, broker.wall, list
+    )
+    plain.connection.refusal = None  # Of the door with TLS, which that one stands in front of.
+    plain.connect(client_id="meter-1")
+    scene.believe(OTHER)
+    for outcome in (scene.trust.preview, scene.trust.apply):
+        _, effects = await outcome(scene.load())
+        assert effects == Effects(connected=1)
+    assert not plain.closed
 
 
 async def test_not_all_who_have_to_go_are_named(

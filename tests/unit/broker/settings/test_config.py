@@ -313,7 +313,7 @@ def test_a_listener_can_keep_out_the_pages_that_the_broker_lets_in_anywhere_else
         ),
         (
             "websocket_origins = ['https://a']\nunsafe_any_websocket_origin = true",
-            "{path}: unsafe_any_websocket_origin: it lets in every page, and websocket_origins some; give one",
+            "{path}: unsafe_any_websocket_origin: it admits every page, and websocket_origins some; give one",
         ),
         ('[[listener]]\nport = 1\nprotocol = "mqtt"', "{path}: listener[1].protocol: input should be 'mqtts' or 'wss'"),
         (

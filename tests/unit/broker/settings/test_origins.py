@@ -33,8 +33,8 @@ def test_an_origin_is_written_as_browsers_write_it(said: str, canonical: str) ->
 @pytest.mark.parametrize(
     ("said", "remedy"),
     [
-        ("*", "name each; or unsafe_any_websocket_origin lets in any page"),
-        ("null", "serve it from somewhere; or unsafe_any_websocket_origin lets in any page"),
+        ("*", "name each; or unsafe_any_websocket_origin admits any page"),
+        ("null", "serve it from somewhere; or unsafe_any_websocket_origin admits any page"),
         ("", "write the scheme too, as in https://example.com"),
         ("dash.example", "write the scheme too, as in https://dash.example"),
         ("https://dash.example/", "an origin has no path: write https://dash.example"),

@@ -303,6 +303,41 @@ async def test_a_batch_that_cannot_be_written_is_tried_again(store: SqliteStore,
     assert not journal.failed
 
 
+class Asker:
+    """A connection and its session, that are to be answered."""
+
+    def __init__(self) -> None:
+        self.outbox: list[bytes] = []
+        self.session = self
+
+    def flush(self) -> None: ...
+
+    def unanswered(self, now: float) -> None:
+        raise AssertionError(now)
+
+    def send_again(self, now: float) -> None:
+        raise AssertionError(now)
+
+
+@pytest.mark.parametrize("promises", [True, False])
+async def test_while_the_store_fails_who_is_promised_nothing_is_answered_at_the_end_of_the_turn(
+    store: SqliteStore, promises: bool
+) -> None:
+    journal, asker = Journal(0.0), Asker()
+    reports = Reports(journal)
+    store.attach(journal, asyncio.get_running_loop(), reports.written, reports.failed)
+    journal.incoming(999, 1, known=True)  # No such session.
+    store.begin()
+    await reports.wait_for("failed")
+    if not promises:  # The client has gone meanwhile, with what was noted of it.
+        journal.open.incoming.clear()
+    journal.answer(asker, b"answer")
+    assert asker.outbox == []
+    store.begin()
+    assert asker.outbox == ([] if promises else [b"answer"])
+    assert journal.failed, "whether it can be written is not known yet"
+
+
 async def test_closing_writes_what_is_left(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "broker.db")
     journal = Journal(0.0)

@@ -218,7 +218,7 @@ def test_a_run_without_thresholds_and_one_whose_receiver_was_away_say_so() -> No
     document["scenario"]["thresholds"] = {}
     document["markers"] = [{"at": 1.0, "kind": "lost receiver", "what": "backend: tcp <closed>"}]
     without, away = remarks(document)
-    assert without == "the scenario sets no thresholds: only who gets in was judged"
+    assert without == "the scenario sets no thresholds: only admission was judged"
     assert away == "lost receiver: backend: tcp <closed>"
     page, console = page_of(document), Console(file=io.StringIO(), width=60)
     console.print(summary_of(document))

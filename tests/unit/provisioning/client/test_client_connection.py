@@ -190,4 +190,4 @@ async def test_a_port_of_nobody_and_one_without_tls_are_told_of_with_what_to_do(
     async with await asyncio.start_server(http, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         assert "it speaks no TLS; name the first address of its ready line" in await told_of(port)
-    assert "nobody listens there; start it, or name the first address of its ready line" in await told_of(port)
+    assert "nothing listens there; start it, or name the first address of its ready line" in await told_of(port)

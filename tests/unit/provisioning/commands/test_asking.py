@@ -33,7 +33,7 @@ def do_it() -> None:
         ("y\n", 0, "nothing was done\n"),
         ("n\n", 1, "fleet-provisioning: nothing was done\n"),
         ("\n", 1, "fleet-provisioning: nothing was done\n"),
-        ("", 1, "\nfleet-provisioning: nobody answered, and nothing was done: --yes does it without asking\n"),
+        ("", 1, "\nfleet-provisioning: no answer, and nothing was done: --yes does it without asking\n"),
     ],
     ids=["yes", "no", "as it is proposed", "nobody"],
 )

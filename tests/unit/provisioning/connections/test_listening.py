@@ -60,8 +60,8 @@ def test_what_cannot_be_bound_is_said_by_its_setting(
         with pytest.raises(ConfigurationError, match=f"^port {port} on 127.0.0.1 cannot be used"):
             listen(Settings(port=port, http_port=0)).__enter__()
     for host, said in (
-        ("a..b", r"^host: nobody can listen on a\.\.b: [\w ]+; give an address that this machine has"),
-        ("192.0.2.1", "^host: nobody can listen on 192.0.2.1: Cannot assign requested address; give an address"),
+        ("a..b", r"^host: cannot listen on a\.\.b: [\w ]+; give an address that this machine has"),
+        ("192.0.2.1", "^host: cannot listen on 192.0.2.1: Cannot assign requested address; give an address"),
         ("ä" * 64, "^host: 'ä+' is no name of a host"),
         ("a\0", "^host: .* is no name of a host"),
     ):

@@ -119,7 +119,7 @@ async def test_who_shows_something_good_is_told_what_it_lacks(fleet: Fleet) -> N
     refusal = await refused(fleet, "meter-1", token=token)
     assert (refusal.code, type(refusal)) == (Code.NOT_LISTED, Refused)
     await fleet.groups.change("north", {"ways": ()}, by="admin")
-    assert "north lets nobody in" in (await refused(fleet, "meter-1", token=token)).detail
+    assert "north admits nobody" in (await refused(fleet, "meter-1", token=token)).detail
     assert (await refused(fleet, "meter-1", token=token, label="south")).code is Code.TOKEN_GROUP
     await group(fleet, "claim", name="south")
     acme = Manufacturer(begin=NOON)

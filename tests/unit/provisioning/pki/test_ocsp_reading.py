@@ -95,15 +95,15 @@ def test_an_answer_is_fresh_for_no_longer_than_its_signer_is_good() -> None:
     [
         (responder(forged=True), "not that of the responder"),
         (responder(delegate(PKI), forged=True), "not that of the responder"),
-        (responder(delegate(PKI, purposes=None)), "neither the issuer nor somebody"),
-        (responder(delegate(Pki())), "neither the issuer nor somebody"),
-        (responder(delegate(PKI, not_after=PKI.now - timedelta(minutes=1))), "neither the issuer nor somebody"),
-        (responder(shared_device("meter-2")), "neither the issuer nor somebody"),
+        (responder(delegate(PKI, purposes=None)), "neither the issuer nor one"),
+        (responder(delegate(Pki())), "neither the issuer nor one"),
+        (responder(delegate(PKI, not_after=PKI.now - timedelta(minutes=1))), "neither the issuer nor one"),
+        (responder(shared_device("meter-2")), "neither the issuer nor one"),
         (responder(another=True), "about another certificate"),
         (responder(age=2 * HOUR), "the answer ended on"),
         (responder(age=timedelta(minutes=6), life=None), "the answer ended on"),
         (responder(age=-timedelta(minutes=6)), "yet to come"),
-        (responder(delegate(PKI, not_before=PKI.now + 12 * HOUR)), "neither the issuer nor somebody"),
+        (responder(delegate(PKI, not_before=PKI.now + 12 * HOUR)), "neither the issuer nor one"),
     ],
 )
 def test_what_is_not_to_be_believed_is_refused(answering: Responder, words: str) -> None:
