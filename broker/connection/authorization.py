@@ -51,11 +51,14 @@ def refuse_topic(engine: Engine, session: Session, topic_name: str) -> Refusal |
     return None
 
 
-def introduce(engine: Engine, connection: Client, topic: bytes, size: int, now: float) -> Route | None:
+def introduce(
+    engine: Engine, connection: Client, topic: bytes, size: int, now: float, *, reliably: bool
+) -> Route | None:
     """Return the route of *topic*, to which the client has not published lately, and remember that it may.
 
-    None: it may not, or that is not known here. To a topic that very many subscribe to it comes here each time; see
-    `Exchange.widen` for *size*. Raises `Waits` if too much is unwritten that went to very many.
+    None: it may not, or that is not known here. To a topic whose messages are costly it comes here each time, with
+    their *size* and whether they go at QoS 1 (`Exchange.weigh`). Raises `Waits` if too much is unwritten that went to
+    very many.
     """
     session = connection.session
     if session is None or engine.inlines_nothing:
@@ -69,10 +72,10 @@ def introduce(engine: Engine, connection: Client, topic: bytes, size: int, now: 
             return None
         connection.topics.permit(topic, engine.limits.max_allowed_topics)
     route = engine.routes[topic]
-    if route.is_wide:
-        if engine.turn.rounds.full:
+    if route.is_costly:
+        if route.is_wide and engine.turn.rounds.full:
             wait_for_room(connection, None, engine.turn, now)
-        engine.widen(route, size)
+        engine.weigh(route, len(route.individual) + (len(route.reliable) if reliably else 0), size)
     return route
 
 

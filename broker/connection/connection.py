@@ -122,7 +122,7 @@ class ClientConnection(ClientLife):
                     plain = topic_end < end and not data[topic_end] if v5 else topic_end <= end
                     route = known.get(topic) if plain and topic in allowed else None
                     if route is None and plain and work.done < most:
-                        route = introduce(engine, self, topic, 0, now)
+                        route = introduce(engine, self, topic, length, now, reliably=False)
                     if route is not None:
                         messages += 1
                         if v5:
@@ -157,7 +157,7 @@ class ClientConnection(ClientLife):
                         packet_id = data[topic_end:payload]
                         route = known.get(topic) if topic in allowed else None
                         if route is None and work.done < most:
-                            route = introduce(engine, self, topic, length, now)
+                            route = introduce(engine, self, topic, length, now, reliably=True)
                         if route is not None and packet_id != b"\0\0":
                             messages += 1
                             if route.subscribers:

@@ -155,21 +155,23 @@ class Exchange:
         self.turn.request()
 
     def _give(self, route: Route, message: Message, sender: Session | None, now: float) -> Subscriber | None:
-        if route.is_wide:
-            self.widen(route, message.size if message.qos else 0)
-            if message.qos == 0 and not message.retain:
-                return route.deliver_once(message, sender, now)
-        else:
+        plain = message.qos == 0 and not message.retain
+        self.weigh(route, len(route.individual) if plain else len(route.subscribers), message.size)
+        if not route.is_wide:
             self.turn.routes.add(route)
+        elif plain:
+            return route.deliver_once(message, sender, now)
         return route.deliver(message, sender, now)
 
-    def widen(self, route: Route, size: int) -> None:
-        """Have the very many whom *route* leads to written to by and by, and add up what the message costs.
+    def weigh(self, route: Route, own: int, size: int) -> None:
+        """Add up what a message costs whose packet *own* of the subscribers get each for himself, of *size* bytes.
 
-        *size*: of the packet that each gets for himself, in bytes; 0: all of them get the same, at QoS 0.
+        The others get the same, at QoS 0. If they are very many, have them written to by and by.
         """
-        self.turn.rounds.add(route, size + PACKET if size else PLACE)
-        self.turn.work.done += len(route.subscribers) // (_DELIVERIES_A_PACKET if size else _APPENDS_A_PACKET)
+        others = len(route.subscribers) - own
+        if route.is_wide:
+            self.turn.rounds.add(route, own * (size + PACKET) + others * PLACE)
+        self.turn.work.done += own // _DELIVERIES_A_PACKET + others // _APPENDS_A_PACKET
 
     # The store
 

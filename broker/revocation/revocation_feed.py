@@ -12,7 +12,8 @@ Rules
    the feed names his certificate.
 6. A server whose certificate is revoked, or a CA's above it, is not the service: whoever has copied its key, or has
    that of a CA that is revoked, would say for ever that nobody is. That is known at the start, too
-   (`broker.revocation.revoked_services`).
+   (`broker.revocation.revoked_services`). A broker that has never read a feed to its end knows of none: until it has,
+   the service has to prove that its certificate is not revoked.
 7. A service that refuses because the broker's own certificate is revoked, or has ended, is asked again at once with
    another one, if there is one to be had.
 """
@@ -136,6 +137,7 @@ class RevocationFeed:
             self._after,
             mark=self._mark,
             refuse=self._refuse_server,
+            proven=not self._revoked_services.has_followed,
             hear=self._authorities.hear,
         )
         turn_ends = 0.0
@@ -195,6 +197,7 @@ class RevocationFeed:
         self._engine.history.told("feed current", code="FEED_CURRENT", **facts)
         self._lost = False
         self._history_read = True
+        await self._revoked_services.followed()
 
     async def tell_known(self, known: Mapping[str, bool]) -> bool:
         """Tell the service which of its issuing CAs would be believed here; return whether it was asked."""

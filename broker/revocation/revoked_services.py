@@ -15,6 +15,8 @@ Rules
 3. It decides whom to believe, and nothing else. Clients are judged by the index, which is whole before any is admitted.
 4. A file that is not as it was kept ends the start: it would be a way to be believed again.
 5. Bounded: of more than `MOST` the newest.
+6. A broker for which nothing is kept yet has heard of nobody: it believes a service that proves that it is not revoked
+   (`provisioning.client.genuine_server`), and keeps, when it has read its feed, that it has.
 
 Does not handle: a database that was restored from before such a revocation (docs/backup.md says what to do).
 """
@@ -54,6 +56,8 @@ class RevokedServices:
         self._path: Final = state_dir / FILE_NAME
         self._known: Final[dict[CertificateKey, Revocation]] = {}
         self._writing: asyncio.Future[None] | None = None
+        self.has_followed = self._path.exists()
+        """Whether this broker, or one before it, has read a feed to its end: what that said is kept."""
         for revocation in _kept(self._path):
             self._add(revocation)
 
@@ -74,6 +78,15 @@ class RevokedServices:
         if not revocation.reason.final or revocation.key in self._known:
             return
         self._add(revocation)
+        await self._keep()
+
+    async def followed(self) -> None:
+        """Take note that a feed was read to its end."""
+        if not self.has_followed:
+            self.has_followed = True
+            await self._keep()
+
+    async def _keep(self) -> None:
         if self._writing is None or self._writing.done():
             written = _written(self._known.values())
             self._writing = asyncio.ensure_future(asyncio.to_thread(self._write, written))

@@ -29,8 +29,10 @@ Invariants
 4. To search for stale routes never costs more than a few times what it would to make all routes anew: then the cache
    starts anew instead. So a publication pays for one match and some searches, and a subscription for nothing that no
    publication has paid for, whatever filters clients choose (decision 0095). What either costs is added to `Work`.
-5. The route of a topic that very many subscribe to is in `many` and not in the dict itself: the data path does not find
-   it there, and is told by `broker.connection.authorization` what else is to be done (`broker.sockets.rounds`).
+5. The route of a topic whose messages are costly, because many subscribe to it and get packets of their own, or very
+   many do, is in `many` and not in the dict itself: the data path does not find it there, and has
+   `broker.connection.authorization` add up what is done, so that a read full of them is cut, and the very many are
+   written to by and by (`broker.sockets.rounds`).
 6. One change takes few names out of their files, however many routes it makes stale; the others go with later ones
    (decision 0172). A name that is filed and has no route is found in vain.
 """
@@ -84,6 +86,10 @@ class Subscriber(Protocol):
 
 Append = Callable[[bytes], None]
 
+_COSTLY = 32
+"""Deliveries of one message that are each a packet, beyond which they are counted: 2 µs each, and a read may hold
+hundreds of messages."""
+
 _HELD = 4
 _HELD_ANYWAY = 100_000
 """Subscribers that all routes lead to, for each route that may be kept, and anyway: 250 bytes each."""
@@ -133,6 +139,8 @@ class Route:
         "best_effort_v5",
         "few",
         "individual",
+        "is_costly",
+        "is_wide",
         "key",
         "nodes",
         "own",
@@ -174,10 +182,10 @@ class Route:
             s.outbox.append for s, o in shared.items() if o.qos == 0 and s.v5
         )
 
-    @property
-    def is_wide(self) -> bool:
+        self.is_wide = len(merged) > VERY_MANY
         """Whether they are very many."""
-        return bool(self.subscribers) and not self.few
+        self.is_costly = self.is_wide or len(self.individual) + len(self.reliable) > _COSTLY
+        """Whether what is done for one message counts (`broker.sockets.work`)."""
 
     def deliver(self, message: Message, sender: object, now: float) -> Subscriber | None:
         """Give *message* to each recipient, one by one: the obvious way, for all that the data path does not inline.
@@ -250,7 +258,7 @@ class Routes(dict[bytes, Route]):
         """Keep *limit* routes at most, and add to *work* what is done to make them, and to find the stale ones."""
         super().__init__()
         self.many: dict[bytes, Route] = {}
-        """Routes that lead to very many."""
+        """Routes whose messages are costly."""
         self._work = Work() if work is None else work
         self._tree: SubscriptionTree[Subscriber] = SubscriptionTree()
         self._cached = CachedNames()
@@ -303,7 +311,7 @@ class Routes(dict[bytes, Route]):
             if node.wild and node.remember(topic, self._generation):
                 self._remembered += _REMEMBERED_PLACE + len(topic)
         route = self._route(nodes)
-        if route.is_wide:
+        if route.is_costly:
             self.many[topic] = route
         else:
             self[topic] = route

@@ -89,9 +89,9 @@ class Rounds:
         """Whether a message to very many has to wait until all is written, see `wait`."""
 
     def add(self, route: Wide, size: int) -> None:
-        """Write to the subscribers of *route*, to each of whom so many bytes are appended before the next round."""
+        """Write to the subscribers of *route*, to whom together *size* bytes are appended before the next round."""
         self._queue[route] = None
-        self._unwritten += len(route.subscribers) * size
+        self._unwritten += size
         self.full = self.full or self._unwritten >= ROOM
         self._more = True
         self._request()

@@ -33,6 +33,7 @@ HOT = [
     "provisioning/pki/extension.py",
     "provisioning/pki/identity.py",
     "provisioning/pki/handshake_bounds.py",
+    "provisioning/pki/key_shown.py",
     "provisioning/pki/key_updates.py",
     "provisioning/pki/resumed_exchange.py",
     "provisioning/pki/resumption.py",

@@ -132,7 +132,8 @@ async def _once(request: Request, key: str, handle: Callable[[Request], Coroutin
     operator = await services.authorise_whole(request)
     book: AnswerBook = services.answers
     digest = book.digest_of(operator.device.name, request.url.path, key)
-    request_digest = hashlib.sha256(await request.body()).digest()
+    query = request.url.query.encode()  # Of one without any what was kept before stays good.
+    request_digest = hashlib.sha256(b"?%b\0" % query + await request.body() if query else await request.body()).digest()
     answer = await book.begin(digest, request_digest)
     if answer is not None:
         return answer

@@ -220,7 +220,10 @@ def _hexadecimal(text: str) -> str:
 
 
 def _certificate_item(stored: StoredCertificate, now: datetime) -> dict[str, Any]:
-    revocation = stored.revocation
+    revocation, state = stored.revocation, stored.state(now)
+    since = None if revocation is None else revocation.revoked_at
+    if state is CertificateState.REVOKED and (revocation is None or stored.on_hold):
+        since = stored.ended_above  # It is still to be recorded, with its place in the feed and its reason.
     return {
         "serial": stored.serial,
         "device": stored.device.name,
@@ -230,8 +233,8 @@ def _certificate_item(stored: StoredCertificate, now: datetime) -> dict[str, Any
         "fingerprint_sha256": stored.fingerprint_sha256,
         "not_before": rfc3339(stored.not_before),
         "not_after": rfc3339(stored.not_after),
-        "state": stored.state(now),
-        "revoked_at": None if revocation is None else rfc3339(revocation.revoked_at),
+        "state": state,
+        "revoked_at": None if since is None else rfc3339(since),
         "reason": None if revocation is None else revocation.reason,
         "sequence": None if revocation is None else revocation.sequence,
         "invalidity_date": None

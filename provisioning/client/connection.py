@@ -47,12 +47,12 @@ def open_pool(
     timeout: float = DEFAULT_TIMEOUT,
     connections: int = DEFAULT_CONNECTIONS,
     trust_domain: str | None = None,
-    takes_tokens: bool = False,
+    proven: bool = False,
 ) -> httpx.AsyncClient:
     """Return a client of the service at *base_url*; *timeout* bounds each wait for the network, in seconds.
 
-    The service is that of *trust_domain*; None: that of the identity in *credential*, or any where there is none. If it
-    *takes_tokens*, it has to prove in each handshake that its certificate is not revoked.
+    The service is that of *trust_domain*; None: that of the identity in *credential*, or any where there is none. One
+    that has to be *proven* shows in each handshake that its certificate is not revoked.
     Raises `provisioning.pki.tls.TlsConfigurationError` when a file, or the address, cannot be used.
     """
     if (wrong := misnamed(base_url)) is not None:
@@ -66,8 +66,8 @@ def open_pool(
     context = client_context(anchors, credential, allow_tls12=True)
     if trust_domain is None and credential is not None:
         trust_domain = trust_domain_of(credential)
-    proves = takes_tokens and ask_for_staple(context)
-    context.sslobject_class = genuine_server(trust_domain, takes_tokens=proves)
+    proves = proven and ask_for_staple(context)
+    context.sslobject_class = genuine_server(trust_domain, proves=proves)
     look_for_no_other()
     return httpx.AsyncClient(
         base_url=base_url,

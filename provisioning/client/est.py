@@ -91,7 +91,7 @@ class EstClient:
     ) -> None:
         self._base_url = base_url
         self._pool = open_pool(
-            base_url, anchors, credential, connections=connections, trust_domain=trust_domain, takes_tokens=True
+            base_url, anchors, credential, connections=connections, trust_domain=trust_domain, proven=True
         )
 
     async def __aenter__(self) -> Self:

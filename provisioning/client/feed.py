@@ -122,17 +122,19 @@ async def follow(
     mark: str | None = None,
     heartbeat: float = HEARTBEAT,
     refuse: Refuse = lambda _path: None,
+    proven: bool = False,
     hear: Callable[[Sequence[IssuingAuthority]], None] = lambda _issuing: None,
 ) -> AsyncGenerator[FeedEvent, None]:
     """Yield what happened after the sequence number *after*, for ever.
 
     *mark* is that of the event *after*: where a restored store has another one there, this is `FeedAhead`.
-    *heartbeat* is the service's interval in seconds; a server that *refuse* has something against is none.
+    *heartbeat* is the service's interval in seconds; a server that *refuse* has something against is none. One that has
+    to be *proven* shows that its certificate is not revoked (`provisioning.client.genuine_server`), or is none either.
     *hear* is called with the fleet's issuing CAs, after the first `Current`, and again when they have changed. Raises
     `FeedLost` or `FeedAhead`. Close the iterator (`contextlib.aclosing`) when you stop before that.
     """
     silence = heartbeat * SILENT_HEARTBEATS
-    pool = open_pool(base_url, anchors, credential, timeout=silence, connections=1)
+    pool = open_pool(base_url, anchors, credential, timeout=silence, connections=1, proven=proven)
     place = {"after": str(after)} | ({} if mark is None else {"mark": mark})
     headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
     try:

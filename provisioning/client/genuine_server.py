@@ -12,9 +12,10 @@ Rules
 -----
 1. The identity is looked at after every handshake, resumed or not.
 2. A server that is somebody else meets the same error as one whose certificate does not chain.
-3. Where a token may be sent, the server proves that its certificate is not revoked, by an OCSP response that its CA has
-   signed within the hour. Whoever has copied the service's key, and is in the way, has none an hour after the service
-   was told of it (docs/decisions/0192-who-takes-a-token-proves-that-it-is-not-revoked.md).
+3. Where a token may be sent, or a feed is followed for the first time, the server proves that its certificate is not
+   revoked, by an OCSP response that its CA has signed within the hour. Whoever has copied the service's key, and is in
+   the way, has none an hour after the service was told of it
+   (docs/decisions/0192-who-takes-a-token-proves-that-it-is-not-revoked.md).
 4. A client that knows its trust domain takes no other's service for its own; one that does not, as before it is first
    enrolled, takes that of any fleet below its anchors.
 
@@ -50,24 +51,24 @@ class GenuineServer(ssl.SSLObject):
 
     trust_domain: ClassVar[str | None] = None
     """Of which fleet it has to be; None: of any."""
-    takes_tokens: ClassVar[bool] = False
-    """Whether a token may be sent to it."""
+    proves: ClassVar[bool] = False
+    """Whether it has to show that its certificate is not revoked."""
 
     def do_handshake(self) -> None:
         """Go on with the handshake; raise `ssl.SSLCertVerificationError` if it has ended with somebody else."""
         super().do_handshake()
         wrong = _wrong_with(self.getpeercert(binary_form=True) or b"", self.trust_domain)
-        if wrong is None and self.takes_tokens:
+        if wrong is None and self.proves:
             wrong = unproven(verified_path(self), staple_in(self), datetime.now(UTC))
         if wrong is not None:
             raise _not_verified(wrong)
 
 
 @functools.lru_cache(_DOMAINS)
-def genuine_server(trust_domain: str | None, *, takes_tokens: bool = False) -> type[GenuineServer]:
-    """Return the same for the service of *trust_domain* alone, None: of any, to which a token may be sent or not."""
+def genuine_server(trust_domain: str | None, *, proves: bool = False) -> type[GenuineServer]:
+    """Return the same for the service of *trust_domain* alone, None: of any; *proves*: that shows that it is good."""
     # A class of its own: OpenSSL's objects are made by the context, which has nothing to hand to them.
-    return type("GenuineServer", (GenuineServer,), {"trust_domain": trust_domain, "takes_tokens": takes_tokens})
+    return type("GenuineServer", (GenuineServer,), {"trust_domain": trust_domain, "proves": proves})
 
 
 def unproven(path: Sequence[bytes], response: bytes, now: datetime) -> str | None:

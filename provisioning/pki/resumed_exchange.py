@@ -8,8 +8,8 @@ and has a quantum computer later does not get that secret by breaking X25519, an
 So a fresh X25519 is enough when a session is resumed, for a client that sends one along, as OpenSSL's do: ML-KEM once
 more is a quarter of what OpenSSL does for a return (docs/decisions/0197).
 
-The secret goes on from session to session, though nobody shows a key for it. So it has an end (RFC 8446 §4.6.1
-recommends one): a day after the certificate's key was last shown there is a full handshake, hybrid and signed.
+The secret goes on from session to session, though nobody shows a key for it. So it has an end: a day after the
+certificate's key was last shown (`provisioning.pki.key_shown`) there is a full handshake, hybrid and signed.
 
 OpenSSL asks for secrets that it does not know before it looks for its own, with the name in the ticket: the one moment
 at which the session is known and the key exchange is not chosen yet. Here its own is looked up in its own table, and
@@ -34,10 +34,9 @@ import ssl
 import time
 from typing import Final
 
-from provisioning.pki.openssl import AVAILABLE, address_of_context, callback, declare, library
+from provisioning.pki import key_shown
+from provisioning.pki.openssl import address_of_context, callback, declare, library
 
-MOST_SECONDS: Final = 24 * 3600
-"""How long a session is resumed, and those that are made of it, after the client has shown its certificate's key."""
 _NAME_SIZE: Final = 32
 _TLS13: Final = 0x0304
 _SET_GROUPS: Final = 92
@@ -75,12 +74,6 @@ def exchange_less(context: ssl.SSLContext, *, hybrid: bool) -> None:
     found = _FIND if hybrid or not _ORDER else _FIND_AND_ORDER
     if found is not None:
         library.SSL_CTX_set_psk_find_session_callback(address_of_context(context), found)
-
-
-def key_was_shown(address: int) -> None:
-    """Take note that the client of the session at *address*, whose handshake is complete, has signed in it."""
-    if CAN_EXCHANGE_LESS:
-        library.SSL_SESSION_set1_ticket_appdata(library.SSL_get_session(address), int(time.time()).to_bytes(8), 8)
 
 
 def begin(address: int) -> None:
@@ -124,7 +117,7 @@ def _prepare(session: int, name: int, *, order: bool) -> None:
     if not found:
         return
     now = time.time()
-    if now - _shown_at(found) > MOST_SECONDS:
+    if not key_shown.is_recent(found, now):
         library.SSL_CTX_remove_session(context, found)
         return
     # Of another hash, or at its end, it would not be taken.
@@ -142,17 +135,11 @@ def _remembered(context: int, name: int | bytes) -> int:
     return library.OPENSSL_LH_retrieve(library.SSL_CTX_sessions(context), _named) or 0
 
 
-def _shown_at(found: int) -> float:
-    """Return when the key was shown for the session at *found*; 0 where nobody knows."""
-    library.SSL_SESSION_get0_ticket_appdata(found, _noted_place, _noted_size)
-    return int.from_bytes(ctypes.string_at(_noted, 8)) if _noted_length.value == 8 else 0  # noqa: PLR2004
-
-
 def _open() -> bool:
     """Make what is asked of OpenSSL callable; return whether there is all of it."""
-    if not AVAILABLE or ssl.OPENSSL_VERSION_INFO < (3, 5):
+    if not key_shown.CAN_NOTE or ssl.OPENSSL_VERSION_INFO < (3, 5):
         return False
-    address, count = ctypes.c_void_p, ctypes.c_size_t
+    address = ctypes.c_void_p
     try:
         for name, result, arguments in (
             ("SSL_CTX_set_psk_find_session_callback", None, [address, FindCallback]),
@@ -165,8 +152,6 @@ def _open() -> bool:
             ("SSL_get_pending_cipher", address, [address]),
             ("SSL_SESSION_get_time_ex", ctypes.c_int64, [address]),
             ("SSL_SESSION_get_timeout", ctypes.c_long, [address]),
-            ("SSL_SESSION_set1_ticket_appdata", ctypes.c_int, [address, ctypes.c_char_p, count]),
-            ("SSL_SESSION_get0_ticket_appdata", ctypes.c_int, [address, address, address]),
         ):
             declare(library, name, result, arguments)
     except AttributeError:
@@ -213,8 +198,5 @@ _ordered: Final[dict[int, bytes]] = {}
 """The sessions whose groups are in another order, and what their client's ticket names."""
 _named: Final[int] = library.SSL_SESSION_new() if CAN_EXCHANGE_LESS else 0
 """A session that has a name alone, to look one up by."""
-_noted, _noted_length = ctypes.c_void_p(), ctypes.c_size_t()
-_noted_place, _noted_size = ctypes.byref(_noted), ctypes.byref(_noted_length)
-"""Where OpenSSL puts what it is asked for: one place, because nothing else runs in between."""
 if CAN_EXCHANGE_LESS:
     library.SSL_SESSION_set_protocol_version(_named, _TLS13)

@@ -12,8 +12,8 @@ Rules
 2. A ticket is used once: who came with it is given another one.
 3. Who is let into TLS and no further is given none, and leaves nothing: it would be 6 KB for each time that it comes,
    and the sessions of those who are let in would have to go for it. What it came with it keeps.
-4. A session is resumed for a day after its client has shown its certificate's key, in TLS 1.3, and exchanges keys for
-   less than the first time (`provisioning.pki.resumed_exchange`).
+4. A session is resumed for a day after its client has shown its certificate's key (`provisioning.pki.key_shown`), in
+   TLS 1.3, and exchanges keys for less than the first time (`provisioning.pki.resumed_exchange`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from __future__ import annotations
 import ssl
 from typing import Final
 
+from provisioning.pki import key_shown
 from provisioning.pki.openssl import AVAILABLE, address_of_context, library
-from provisioning.pki.resumed_exchange import exchange_less, key_was_shown
+from provisioning.pki.resumed_exchange import exchange_less
 
 CAN_REMEMBER: Final = AVAILABLE and ssl.OPENSSL_VERSION_INFO >= (3, 3)
 """Whether sessions can be kept in memory: older versions may let them pile up beyond any bound (CVE-2024-2511)."""
@@ -54,7 +55,7 @@ def offer_ticket(address: int, *, resumed: bool) -> None:
     if resumed:
         came_with = library.SSL_get_session(address)
     else:
-        key_was_shown(address)
+        key_shown.note(library.SSL_get_session(address))
     if library.SSL_new_session_ticket(address) and came_with:
         library.SSL_CTX_remove_session(library.SSL_get_SSL_CTX(address), came_with)
 

@@ -24,6 +24,7 @@ from typing import Any, Self
 from cryptography import x509
 
 from provisioning.pki.handshake_bounds import bound_chain
+from provisioning.pki.key_shown import bound_tickets
 from provisioning.pki.openssl import prefer
 from provisioning.pki.resumption import remember_sessions
 from provisioning.program.given_file import PEM_BYTES, contents_of
@@ -167,8 +168,9 @@ def server_context(
     *caller_checks_dates* lets certificates through that have expired or have not begun: for a caller that judges each
     of them itself and answers with a sentence where TLS has an alert.
 
-    *anchors* is a PEM file of trust anchors, or PEM text, for clients' certificates. Session tickets stay on: the
-    caller checks the peer certificate after every handshake, resumed or not (rule 3).
+    *anchors* is a PEM file of trust anchors, or PEM text, for clients' certificates. Session tickets stay on, for a
+    day after the client has shown its key (`provisioning.pki.key_shown`): the caller checks the peer certificate after
+    every handshake, resumed or not (rule 3).
     Raises `TlsConfigurationError`.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -179,6 +181,7 @@ def server_context(
     prefer(context, _SERVER_SUITES)
     bound_chain(context)
     context.num_tickets = 1  # OpenSSL sends two by default; a device has one connection and uses one.
+    bound_tickets(context)
     if remembered_sessions:
         remember_sessions(context, remembered_sessions, hybrid=hybrid_resumption)
     # Every certificate in *anchors* is an anchor, an issuing CA too: its own signature need not be verified each time.
@@ -196,17 +199,23 @@ def client_context(
     *,
     allow_tls12: bool = False,
     classic_key_exchange: bool = False,
+    caller_checks_dates: bool = False,
 ) -> ssl.SSLContext:
     """Return a client's context that verifies the server's certificate and name against *anchors* alone.
 
     *classic_key_exchange* offers X25519 alone, as a small device does: the hybrid key share that OpenSSL offers by
     default (X25519MLKEM768) costs a client 0.2 ms, and 8 KB for as long as the connection lives.
+
+    *caller_checks_dates* lets certificates through that have expired or have not begun: for a caller that does not know
+    yet what time it is, and judges the path when it does (`provisioning.client.service_time`).
     Raises `TlsConfigurationError`.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _restrict(context, allow_tls12=allow_tls12)
     if classic_key_exchange:
         context.set_ecdh_curve("X25519")
+    if caller_checks_dates:
+        context.verify_flags |= _NO_CHECK_TIME
     _load_anchors(context, anchors)
     if credential is not None:
         credential.load_into(context)

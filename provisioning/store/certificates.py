@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy import Join, Select, Table, and_, bindparam, insert, select, text
+from sqlalchemy import Join, Select, Table, and_, bindparam, insert, or_, select, text
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.keys import spki_fingerprint
@@ -87,7 +87,10 @@ class StoredCertificate:
         return self.revocation is not None and not self.revocation.reason.final
 
     def state(self, now: datetime) -> CertificateState:
-        """Return what the certificate is worth *now*."""
+        """Return what the certificate is worth *now*: revoked, too, where it is still to be for its key or its CA."""
+        above = self.ended_above
+        if above is not None and above < self.not_after:
+            return CertificateState.REVOKED
         if self.revocation is not None:
             return CertificateState.REVOKED if self.revocation.reason.final else CertificateState.SUSPENDED
         return CertificateState.ACTIVE if now < self.not_after else CertificateState.EXPIRED
@@ -136,6 +139,12 @@ REVOCATION_FACTS: Final = [
 KEY_ENDED_AT: Final = unfinished_key_ends.c.ended_at.label("key_ended_at")
 ISSUER_ENDED_AT: Final = authorities.c.changed_at.label("issuer_ended_at")
 ENDS_ABOVE: Final = [KEY_ENDED_AT, ISSUER_ENDED_AT]
+ENDED_ABOVE: Final = or_(unfinished_key_ends.c.ended_at < certificates.c.not_after, authorities.c.id.is_not(None))
+"""That a certificate is worth nothing by the end of its key or its CA, over `with_ends_above`; NULL is no, too."""
+NOT_ENDED_ABOVE: Final = and_(
+    or_(unfinished_key_ends.c.ended_at.is_(None), unfinished_key_ends.c.ended_at >= certificates.c.not_after),
+    authorities.c.id.is_(None),
+)
 # Written out: with parameters of its own a statement could not be put into one with others of its kind.
 _REVOKED_ISSUER: Final = text("authorities.kind = 'issuing' AND authorities.state = 'revoked'")
 

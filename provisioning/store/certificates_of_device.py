@@ -16,7 +16,9 @@ from sqlalchemy import Integer, bindparam, func, or_, select
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation import RevocationReason
+from provisioning.store import unfinished_authority_ends
 from provisioning.store.certificates import (
+    ENDED_ABOVE,
     ENDS_ABOVE,
     FACTS,
     REVOCATION_FACTS,
@@ -92,7 +94,7 @@ _DECIDED: Final = Prepared(
     .where(
         certificates.c.device_id == bindparam("wanted"),
         certificates.c.id < bindparam("before"),
-        or_(func.coalesce(_REASON, "") != RevocationReason.CERTIFICATE_HOLD.value, _NO_TRIAL),
+        or_(func.coalesce(_REASON, "") != RevocationReason.CERTIFICATE_HOLD.value, _NO_TRIAL, ENDED_ABOVE),
     )
     .order_by(certificates.c.id.desc())
     .limit(bindparam("most", type_=Integer)),
@@ -104,6 +106,19 @@ _WITHDRAWN_TRIAL: Final = Prepared(
     .where(
         activations.c.device_id == bindparam("wanted"), activations.c.withdrawn_at > datetime(1970, 1, 1, tzinfo=UTC)
     )
+    .limit(1)
+)
+
+
+# By itself: nearly always there is no such CA, and then no trial is looked at.
+_TRIAL_OF_ENDED_ISSUER: Final = Prepared(
+    select(certificates.c.id)
+    .where(
+        certificates.c.device_id == bindparam("wanted"),
+        certificates.c.issuer_key_id == bindparam("issuer"),
+        certificates.c.not_after > bindparam("ended_at", type_=UtcDateTime),
+    )
+    .order_by(certificates.c.id.desc())
     .limit(1)
 )
 
@@ -170,10 +185,11 @@ def in_use(connection: Connection, device_id: int, now: datetime, grace: timedel
 def withdrawn(connection: Connection, device: Device) -> Withdrawal | None:
     """Return that what the device had last was taken from it, None if it was not.
 
-    Trials that wait for their activation are passed over, and so is what was revoked as superseded by a certificate
-    that came in its place. What somebody has revoked for that reason without giving another is withdrawn like all else.
+    Trials that wait for their activation are passed over, but those of a revoked CA, and so is what was revoked as
+    superseded by a certificate that came in its place. What somebody has revoked for that reason without giving another
+    is withdrawn like all else.
     """
-    if device.trial_ends_at is not None and _WITHDRAWN_TRIAL.first(connection, {"wanted": device.id}) is None:
+    if device.trial_ends_at is not None and not _trial_was_withdrawn(connection, device.id):
         return None  # Trials are all that it ever had, and nobody has ended one.
     last = newest(connection, device.id)
     if last is None:
@@ -185,6 +201,17 @@ def withdrawn(connection: Connection, device: Device) -> Withdrawal | None:
         if reason is not RevocationReason.SUPERSEDED or not replaced:
             return Withdrawal(serial, reason)
     return None
+
+
+def _trial_was_withdrawn(connection: Connection, device_id: int) -> bool:
+    """Whether a trial of the device was revoked for ever, or is still to be with its CA."""
+    if _WITHDRAWN_TRIAL.first(connection, {"wanted": device_id}) is not None:
+        return True
+    return any(
+        _TRIAL_OF_ENDED_ISSUER.first(connection, {"wanted": device_id, "issuer": key_id, "ended_at": ended_at})
+        is not None
+        for key_id, ended_at in unfinished_authority_ends.since(connection)
+    )
 
 
 def _decided(connection: Connection, device_id: int) -> Iterator[tuple[int, str, RevocationReason | None, datetime]]:

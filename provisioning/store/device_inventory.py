@@ -28,6 +28,7 @@ from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.engine import Connection
 
 from provisioning.pki.revocation import RevocationReason
+from provisioning.store.certificates import ENDED_ABOVE, NOT_ENDED_ABOVE, with_ends_above
 from provisioning.store.devices import WIDTH, Device, DeviceState, device_from
 from provisioning.store.tables import certificates, devices, revocations
 from provisioning.store.utc_date_time import UtcDateTime
@@ -79,9 +80,11 @@ class ShownDevice:
 _ENDS: Final = func.coalesce(certificates.c.not_after, certificates.c.issued_at)
 _REASON: Final = select(revocations.c.reason).where(revocations.c.certificate_id == certificates.c.id).scalar_subquery()
 _OF_DEVICE: Final = certificates.c.device_id == devices.c.id
+# What is still to be recorded as revoked, for its key or its CA, is worth nothing already.
 _GOOD_UNTIL: Final = (
     select(_ENDS)
-    .where(_OF_DEVICE, bindparam("now", type_=UtcDateTime) < _ENDS, _REASON.is_(None))
+    .select_from(with_ends_above(certificates))
+    .where(_OF_DEVICE, bindparam("now", type_=UtcDateTime) < _ENDS, _REASON.is_(None), NOT_ENDED_ABOVE)
     .order_by(certificates.c.id.desc())
     .limit(1)
     .scalar_subquery()
@@ -91,8 +94,14 @@ _SHOWN: Final = select(
     select(func.count()).where(_OF_DEVICE).scalar_subquery().label("issued"),
     _GOOD_UNTIL.label("good_until"),
     *(
-        select(what).where(_OF_DEVICE).order_by(certificates.c.id.desc()).limit(1).scalar_subquery().label(name)
-        for what, name in ((_ENDS, "newest_until"), (_REASON, "newest_reason"))
+        select(what)
+        .select_from(with_ends_above(certificates))
+        .where(_OF_DEVICE)
+        .order_by(certificates.c.id.desc())
+        .limit(1)
+        .scalar_subquery()
+        .label(name)
+        for what, name in ((_ENDS, "newest_until"), (_REASON, "newest_reason"), (ENDED_ABOVE, "newest_ended_above"))
     ),
 ).order_by(devices.c.name)
 
@@ -133,16 +142,20 @@ def page(
 
 def _shown(connection: Connection, statement: Select[Any], now: datetime) -> Iterator[ShownDevice]:
     for row in connection.execute(statement, {"now": now}):
-        issued, good_until, newest_until, reason = row[WIDTH:]
-        standing = _standing(good_until, newest_until, reason)
+        issued, good_until, newest_until, reason, ended_above = row[WIDTH:]
+        standing = _standing(good_until, newest_until, reason, ended_above=bool(ended_above))
         yield ShownDevice(device_from(row), issued, standing, good_until or newest_until)
 
 
-def _standing(good_until: datetime | None, newest_until: datetime | None, reason: str | None) -> Standing:
+def _standing(
+    good_until: datetime | None, newest_until: datetime | None, reason: str | None, *, ended_above: bool
+) -> Standing:
     if good_until is not None:
         return Standing.VALID
     if newest_until is None:
         return Standing.NONE
+    if ended_above:
+        return Standing.REVOKED
     if reason is None:
         return Standing.EXPIRED
     return Standing.REVOKED if RevocationReason(reason).final else Standing.SUSPENDED

@@ -24,6 +24,7 @@ _FIND: Final = Prepared(
         _ENDS.issuer_key_id == bindparam("wanted")
     )
 )
+_SINCE: Final = Prepared(select(_ENDS.issuer_key_id, _ENDS.ended_at))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,11 @@ def of_issuer(connection: Connection, issuer: EndedIssuer) -> UnfinishedAuthorit
 def finish(connection: Connection, issuer: EndedIssuer) -> None:
     """Note that nothing is left to do."""
     connection.execute(delete(unfinished_authority_ends).where(_ENDS.issuer_key_id == issuer.key_id))
+
+
+def since(connection: Connection) -> list[tuple[str, datetime]]:
+    """Return the key identifiers of the CAs of which something is left to do, each with when it was revoked."""
+    return [(row[0], row[1]) for row in _SINCE.rows(connection, {})]
 
 
 def every(connection: Connection) -> list[EndedIssuer]:

@@ -17,6 +17,7 @@ from cryptography import x509
 from broker.mqtt.codes import ProtocolVersion, ReasonCode
 from broker.mqtt.connect import Connack
 from broker.mqtt.publication import Publish
+from broker.revocation.revoked_services import FILE_NAME
 from provisioning.client.feed import EventReader, FeedLost
 from provisioning.directory.files import read_certificate
 from provisioning.pki.identity import identity_of
@@ -397,6 +398,33 @@ def test_a_server_whose_certificate_is_revoked_is_not_believed(tmp_path: Path, w
     assert any("is revoked" in event["detail"] for event in broker.events("FEED_LOST"))
     assert "revoked-services.json" in broker.events("FEED_LOST")[-1]["detail"]
     assert len(broker.events("FEED_CURRENT")) == 1, "nobody but the service is believed"
+
+
+def test_a_broker_that_has_heard_of_nobody_believes_a_service_that_proves_that_it_is_not_revoked(
+    tmp_path: Path,
+) -> None:
+    """Whoever has copied the service's key, and was in the way when the broker came first, said that nobody is."""
+    with contextlib.ExitStack() as stack:
+        with ProvisioningService.copied(tmp_path / "fleet", {"feed_heartbeat_seconds": 0.2}) as service:
+            files = [(service.dir / f"server.{kind}").read_bytes() for kind in ("key", "crt")]
+            broker = stack.enter_context(BrokerProcess.enrolled(tmp_path / "b", service))
+            kept = broker.dir / "state" / FILE_NAME
+            assert kept.read_bytes() == b"[]\n", "it has read a feed to its end"
+            assert broker.stop() == 0
+            kept.unlink()
+            anchors, port = service.bundle.read_bytes().decode(), service.port
+
+        async def pose() -> None:
+            async with impostor(CredentialPem(b"".join(files)), anchors, port=port) as (_, heard):
+                broker.launch()
+                await asyncio.to_thread(wait_until, lambda: len(broker.events("FEED_LOST")) > 1, "it is led there")
+                await asyncio.to_thread(broker.stop)  # Before its connections' loop ends.
+                assert not any(heard), "it is asked for nothing"
+
+        asyncio.run(pose())
+        assert {"does not prove" in each["detail"] for each in broker.events("FEED_LOST")} == {True}
+        assert len(broker.events("FEED_CURRENT")) == 1
+        assert not kept.exists()
 
 
 def test_rev_42_a_gap_in_the_feed_is_a_lost_feed_and_nothing_behind_it_counts() -> None:

@@ -8,6 +8,7 @@ assert not any(heard)
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -33,6 +34,8 @@ async def impostor(
         heard.append(await reader.read(1000))
         writer.write(_FEED % sequence)
         writer.close()
+        with contextlib.suppress(OSError):  # It has gone.
+            await writer.wait_closed()
 
     context = server_context(credential, anchors, client_certificate=ClientCertificate.OPTIONAL)
     assert staple(context, response, math.inf)

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from broker.sockets.tls_session import open_tls
-from provisioning.pki import openssl, resumed_exchange
-from provisioning.pki.resumed_exchange import MOST_SECONDS
+from provisioning.pki import key_shown, openssl, resumed_exchange
+from provisioning.pki.key_shown import MOST_SECONDS
 from provisioning.pki.tls import ClientCertificate, client_context, server_context
 from tests.support.pki import shared_device, shared_pki
 from tests.support.tls_server import Server, Told
@@ -74,7 +74,7 @@ class Visit:
 
     @property
     def shown_at(self) -> float:
-        return resumed_exchange._shown_at(self.kept)
+        return key_shown.shown_at(self.kept)
 
 
 @asynccontextmanager

@@ -348,6 +348,29 @@ async def test_a_dry_run_counts_once_whom_both_the_bundles_and_the_policy_put_ou
     assert expected == effects
 
 
+async def test_a_dry_run_says_of_those_who_go_by_the_trust_no_more_than_what_the_policy_does_then(
+    tmp_path: Path,
+) -> None:
+    allows = Rules(publish_allow=("w",), subscribe_allow=("a",))
+    policy = TopicPolicy([Section(Kind.DEVICE, f"meter-{number}", allows) for number in range(3)])
+    broker = MemoryBroker(trust_domain=None, policy=policy)
+    broker.engine.keeps_revoked = True  # Wills are left, at once or when their delay is over.
+    scene = Scene(tmp_path, broker)
+    wills = ({}, {"will": will("w")}, {"will": will("w", will_delay_interval=60)})
+    for number, left in enumerate(wills):
+        held = shared_device(f"meter-{number}")
+        client = broker.open(held, path=path(held, PKI.issuing, PKI.root))
+        client.connect(client_id=f"meter-{number}", session_expiry_interval=600, **left)
+    bundle = settings("plant", scene.anchors).model_copy(update={"trust_domain": DOMAIN, "groups": ("others",)})
+    scene.config = scene.config.model_copy(update={"trust": (bundle,)})
+    loaded = scene.load()
+    _, expected = await scene.trust.preview(loaded)
+    _, effects = await scene.trust.apply(loaded)
+    assert effects is not None
+    assert (effects.disconnected, effects.subscriptions_ended, effects.wills_dropped) == (3, 0, 1)
+    assert expected == effects
+
+
 @pytest.mark.parametrize(
     ("why", "keeps", "sent"),
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.mqtt.subscription import Subscription
-from broker.routing.tree import SubscriptionTree
+from broker.routing.tree import Node, SubscriptionTree
 
 Tree = SubscriptionTree[str]
 
@@ -65,3 +65,39 @@ def test_no_empty_node_is_left_behind() -> None:
         assert tree.remove("you", topic_filter)
     assert len(tree) == 0
     assert tree._root.children == {}
+
+
+def test_a_node_of_a_wildcard_knows_what_was_matched_there_in_this_generation_of_the_cache() -> None:
+    node: Node[str] = Node(wild=True)
+    node.subscriptions["one"] = Subscription("+", 0)
+    assert not node.remember(b"a", 1)
+    assert node.remembered(1) is None, "what was matched before is not known"
+    assert [node.remember(topic, 1) for topic in (b"a", b"b", b"a")] == [True, True, False]
+    assert node.remembered(1) == {b"a", b"b"}
+    assert node.remembered(1) == set(), "they were forgotten, and all that come from now on are known"
+    assert node.remember(b"c", 1)
+    assert [node.remember(topic, 2) for topic in (b"d", b"e")] == [True, True]
+    assert node.remembered(2) == {b"d", b"e"}, "the cache has begun anew"
+    assert node.remember(b"f", 2)
+    assert node.remembered(3) == set()
+    node.subscriptions.clear()
+    assert node.remembered(3) == set()
+    assert not node.remember(b"g", 3), "nobody will ask"
+    assert node.remembered(3) is None
+
+
+def test_only_a_filter_with_a_wildcard_remembers_and_only_while_somebody_has_it() -> None:
+    tree: SubscriptionTree[str] = SubscriptionTree()
+    for topic_filter, wild in (("a/b", False), ("a/+", True), ("a/#", True), ("+/b/c", True), ("a/+/b/c", True)):
+        tree.insert("one", Subscription(topic_filter, 0))
+        node = tree.find(topic_filter)
+        assert node is not None
+        assert node.wild is wild, topic_filter
+    above = tree.find("a/+")
+    assert above is not None
+    assert above.remembered(1) is None
+    assert above.remember(b"a/x", 1)
+    tree.remove("one", "a/+")
+    tree.insert("two", Subscription("a/+", 0))
+    assert above is tree.find("a/+"), "another filter is below it"
+    assert above.remembered(1) is None, "what was matched meanwhile is not known"

@@ -54,7 +54,7 @@ class Loop:
 
     def bring(self, route: Route, packet: bytes, size: int = 8) -> None:
         route.append(packet)
-        self.rounds.add(route, size)
+        self.rounds.add(route, len(route.subscribers) * size)
 
 
 @pytest.fixture

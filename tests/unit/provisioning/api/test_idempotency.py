@@ -118,7 +118,8 @@ class Asked:
         self._database = fleet.database
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ca.example")
 
-    async def _do(self) -> int:
+    async def _do(self, *, renumbered: bool = False) -> int:
+        del renumbered
         if self.refuses:
             raise HTTPException(400)
         await self._database.write(lambda _: None)
@@ -138,8 +139,8 @@ class Asked:
         if not self.may:
             raise HTTPException(403)
 
-    async def post(self, body: str = "x") -> tuple[int, str, bool]:
-        answer = await self.client.post("/things", content=body, headers={HEADER: "k"})
+    async def post(self, body: str = "x", query: str = "") -> tuple[int, str, bool]:
+        answer = await self.client.post(f"/things{query}", content=body, headers={HEADER: "k"})
         return answer.status_code, answer.text, "idempotency-replayed" in answer.headers
 
 
@@ -153,6 +154,16 @@ async def test_what_is_sent_again_is_not_done_again_and_only_who_may_ask_hears_t
         answer = await asked.client.request(method, "/things", headers=headers)
         assert answer.status_code == 200, "a key is for what changes something"
     assert asked.done == 3
+
+
+async def test_what_stands_in_the_query_is_of_the_request(fleet: Fleet) -> None:
+    asked = Asked(fleet)
+    assert await asked.post(query="?renumbered=true") == (200, "1", False)
+    assert await asked.post(query="?renumbered=true") == (200, "1", True)
+    for query in ("", "?renumbered=false"):
+        with pytest.raises(Refused, match="IDEMPOTENCY_MISMATCH"):
+            await asked.post(query=query)
+    assert asked.done == 1
 
 
 async def test_who_was_refused_may_correct_himself_under_the_same_key(fleet: Fleet) -> None:

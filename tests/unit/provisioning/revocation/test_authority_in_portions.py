@@ -14,7 +14,7 @@ from cryptography.x509 import ocsp
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.enrolment.authentication import authenticate
 from provisioning.enrolment.renewal_info import RenewalService
-from provisioning.errors import Refused
+from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.pki.keys import generate_key
@@ -23,8 +23,21 @@ from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import RevokedAuthority, begun, device_name, revoke_authority
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.shut_out import ShutOut
-from provisioning.store import audit, certificates, certificates_of_device, certificates_of_issuer, devices, operators
-from provisioning.store.groups import Group
+from provisioning.store import (
+    audit,
+    certificates,
+    certificates_of_device,
+    certificates_of_issuer,
+    device_inventory,
+    devices,
+    inventory,
+    operators,
+)
+from provisioning.store.certificates import CertificateState
+from provisioning.store.certificates_of_device import Withdrawal
+from provisioning.store.device_inventory import DeviceSearch
+from provisioning.store.groups import Group, NewKey
+from provisioning.store.inventory import CertificateSearch
 from provisioning.store.revocations import EventKind
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.many_certificates import (
@@ -39,7 +52,7 @@ from tests.support.many_certificates import (
 )
 from tests.support.requests import csr_der
 from tests.support.responding import Responding
-from tests.support.ways import claim, enrol, group
+from tests.support.ways import HOUR, claim, enrol, group, refusal
 
 COMPROMISED, UNSPECIFIED = RevocationReason.KEY_COMPROMISE, RevocationReason.UNSPECIFIED
 DAY = timedelta(days=1)
@@ -218,3 +231,98 @@ async def test_a_trial_of_a_revoked_ca_buys_nothing(fleet: Fleet) -> None:
     await begin(fleet)
     with pytest.raises(Refused, match="CERTIFICATE_REVOKED: the CA that has issued certificate"):
         await fleet.reenrol(trial, successor_csr(trial))
+
+
+@pytest.mark.parametrize("lived", [True, False])
+async def test_a_device_with_trials_of_a_revoked_ca_alone_needs_a_token_before_its_portion_as_after(
+    fleet: Fleet, *, lived: bool
+) -> None:
+    """What a trial that ended unused leaves free, the revocation of its CA takes, if that came before its end."""
+    await group(fleet, "claim", name="trials")
+    shared = await claim(fleet, group_name="trials")
+    await enrol(fleet, "meter-1", certificate=shared)
+    if not lived:
+        fleet.clock.advance(2 * HOUR)
+    await begin(fleet)
+    fleet.clock.advance(2 * HOUR)
+
+    async def codes() -> str:
+        def look(connection: Any) -> object:
+            found = devices.find(connection, "meter-1")
+            assert found is not None
+            return certificates_of_device.withdrawn(connection, found)
+
+        withdrawn = await fleet.database.read(look)
+        return "needs a token" if withdrawn else "is free"
+
+    expected = "needs a token" if lived else "is free"
+    assert await codes() == expected
+    if lived:
+        assert await refusal(fleet, "meter-1", certificate=shared) is Code.CERTIFICATE_REVOKED
+    await fleet.revocation.portions.finish_left()
+    assert await codes() == expected
+    if lived:
+        assert await refusal(fleet, "meter-1", certificate=shared) is Code.CERTIFICATE_REVOKED
+
+
+async def test_a_trial_of_a_revoked_ca_is_the_last_word_before_its_portion_as_after(fleet: Fleet) -> None:
+    """A device whose former life is over, and that waits for its activation once more."""
+    await group(fleet, "token", "token+claim", name="trials", new_key=NewKey.REPLACE)
+    shared = await claim(fleet, group_name="trials")
+
+    async def token() -> TokenCredential:
+        return TokenCredential("meter-1", await fleet.token("meter-1", "trials"))
+
+    await enrol(fleet, "meter-1", token=await token())
+    fleet.clock.advance(400 * DAY)
+    claimed = await claim(fleet, name="again", group_name="trials")
+    trial = await enrol(fleet, "meter-1", token=await token(), certificate=claimed)
+    assert shared != claimed
+    await begin(fleet)
+
+    def look(connection: Any) -> Withdrawal | None:
+        found = devices.find(connection, "meter-1")
+        assert found is not None
+        return certificates_of_device.withdrawn(connection, found)
+
+    expected = Withdrawal(f"{trial.serial_number:x}", UNSPECIFIED)
+    assert await fleet.database.read(look) == expected
+    await fleet.revocation.portions.finish_left()
+    assert await fleet.database.read(look) == expected
+
+
+async def test_what_is_shown_of_it_is_what_it_is_worth_before_its_portion(fleet: Fleet) -> None:
+    await fleet.enrol("ended")
+    fleet.clock.advance(400 * DAY)
+    for name in ("good", "held", "revoked"):
+        await fleet.enrol(name)
+    await fleet.suspension.suspend_device("held", by="boss")
+    await fleet.revocation.revoke_device("revoked", COMPROMISED, by="boss")
+
+    async def shown() -> tuple[dict[str, str], dict[str, str]]:
+        now = fleet.clock()
+
+        def look(connection: Any) -> tuple[dict[str, str], dict[str, str]]:
+            everything = inventory.page(connection, CertificateSearch(), limit=99, after=None, now=now)
+            for state in CertificateState:
+                search = CertificateSearch(state=state)
+                of_it = inventory.page(connection, search, limit=99, after=None, now=now)
+                assert [each.id for each in of_it] == [each.id for each in everything if each.state(now) is state]
+                assert inventory.count(connection, now)[state] == len(of_it)
+                assert inventory.count(connection, now, search)[state] == len(of_it)
+            every, _ = device_inventory.page(connection, DeviceSearch(), limit=99, after=None, now=now)
+            return (
+                {each.device.name: each.state(now).value for each in everything},
+                {each.device.name: each.certificate.value for each in every},
+            )
+
+        return await fleet.database.read(look)
+
+    own = device_name("issuing-ca")
+    before = {"ended": "expired", "good": "active", "held": "suspended", "revoked": "revoked"}
+    after = {"ended": "expired", "good": "revoked", "held": "revoked", "revoked": "revoked", own: "revoked"}
+    assert await shown() == (before, before | {"good": "valid"})
+    await begin(fleet)
+    assert await shown() == (after, after)
+    await fleet.revocation.portions.finish_left()
+    assert await shown() == (after, after)

@@ -1,0 +1,155 @@
+"""The time, from the service of its own fleet: for a device that has no clock, or one that is wrong.
+
+Theory
+------
+A device without a clock of its own begins in 1970. By that no certificate is valid yet, so it enrols nowhere; and if it
+looked at no dates, whoever has the key of a certificate that has ended could be the service. NTP says what time it is,
+and anybody on the way can answer it (RFC 8915 is the exception). Who cannot be asked about by the way is the fleet's
+own CA: what its OCSP responder answers to a question with a nonce was signed after the question was asked (RFC 9654),
+so the time that stands in it has come. By that time everything is judged that a clock would have judged: the path from
+the service's certificate to the pinned anchors, and the responder's. Then the device sets its clock, and enrols as
+others do; nothing here is asked for by itself.
+
+Rules
+-----
+1. No clock is read. Nothing is sent to the service, nor believed of it, but its certificates.
+2. An answer counts if it repeats the nonce, is signed by the CA that has certified the service or by whom that lets
+   answer, and says that the service's certificate is good.
+3. It is not earlier than the device knows for certain (*at_least*): the date of its firmware, or the last time it kept.
+
+Handles: whoever is on the way to the service, or to its responder, with whatever he has kept of both. Does not handle:
+who has the key of an OCSP signer, of a few days' life, or of a CA, *and* that of a certificate of the service: he says
+a time at which those were valid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.x509 import ocsp
+
+from provisioning.client.address import misnamed
+from provisioning.client.genuine_server import genuine_server
+from provisioning.client.plain_http import OK, AnswerRefused, HttpFailed, PlainHttp, body_of
+from provisioning.pki.extension import UNREADABLE
+from provisioning.pki.ocsp import OcspRefused, Question, ask, read_answer, responders
+from provisioning.pki.tls import TlsConfigurationError, client_context, verified_path
+
+_HTTPS: Final = 443
+_WITH_ISSUER: Final = 2
+_MOST_ANSWER: Final = 64 * 1024
+_HEADERS: Final = {"Content-Type": "application/ocsp-request"}
+
+
+class TimeUnknown(Exception):
+    """Nobody who can be believed has said what time it is; the text says why."""
+
+
+async def service_time(
+    base_url: str,
+    anchors: Path | str,
+    *,
+    trust_domain: str | None = None,
+    at_least: datetime | None = None,
+    responder: str | None = None,
+    patience: float = 10.0,
+) -> datetime:
+    """Return what time it is by the fleet's CA, to the second, and some seconds late where the network is slow.
+
+    *anchors* are those by which the device knows its service, at *base_url*; *trust_domain* says of which fleet that
+    has to be, if it is known. *at_least* is a time that has passed for certain. *responder* is asked, or, without it,
+    those that the service's certificate names. The service and its responder have *patience* seconds each.
+    Raises `TimeUnknown`, and `provisioning.pki.tls.TlsConfigurationError` where a file, or the address, cannot be used.
+    """
+    if (wrong := misnamed(base_url)) is not None:
+        raise TlsConfigurationError(wrong)
+    path = await _path_of(base_url, anchors, trust_domain, patience)
+    if len(path) < _WITH_ISSUER:
+        raise TimeUnknown(f"the certificate of {base_url} is an anchor itself: no CA says what time it is")
+    own, issuer = path[:_WITH_ISSUER]
+    question = ask(own.serial_number, issuer)
+    urls = responders(own) if responder is None else (responder,)
+    now = told(await _answer_to(question, urls, patience), question, path)
+    if at_least is not None and now < at_least:
+        raise TimeUnknown(f"it is said to be {_shown(now)}, and {_shown(at_least)} has passed")
+    return now
+
+
+def told(response: bytes, question: Question, path: Sequence[x509.Certificate]) -> datetime:
+    """Return what time the OCSP *response* to *question* says that it is.
+
+    *path* leads from the service's certificate, about which the question is, to an anchor. Raises `TimeUnknown`.
+    """
+    own, issuer = path[:_WITH_ISSUER]
+    try:
+        read = ocsp.load_der_ocsp_response(response)
+        now = read.produced_at_utc
+        nonce = read.extensions.get_extension_for_class(x509.OCSPNonce).value.nonce
+        if nonce != question.nonce:
+            raise TimeUnknown("the OCSP responder has answered another question than this one")
+        answer = read_answer(response, question, own.serial_number, issuer, now)
+    except x509.ExtensionNotFound:
+        raise TimeUnknown("the OCSP responder does not repeat what tells a fresh answer from an old one") from None
+    except (OcspRefused, *UNREADABLE) as error:
+        raise TimeUnknown(f"what the OCSP responder answers cannot be believed: {error}") from error
+    if not answer.known or answer.reason is not None:
+        why = "its CA does not know it" if not answer.known else f"it is revoked ({answer.reason})"
+        raise TimeUnknown(f"the certificate of the service is not good: {why}")
+    for each in path:
+        if not each.not_valid_before_utc <= now <= each.not_valid_after_utc:
+            name = each.subject.rfc4514_string()
+            raise TimeUnknown(
+                f"it is said to be {_shown(now)}, and the certificate of {name} is valid from "
+                f"{_shown(each.not_valid_before_utc)} to {_shown(each.not_valid_after_utc)}"
+            )
+    return now
+
+
+async def _path_of(
+    base_url: str, anchors: Path | str, trust_domain: str | None, patience: float
+) -> list[x509.Certificate]:
+    """Return the path that the service's certificate has to an anchor, whatever its dates."""
+    parts = urlsplit(base_url)
+    context = client_context(anchors, allow_tls12=True, caller_checks_dates=True)
+    context.sslobject_class = genuine_server(trust_domain)
+    try:
+        async with asyncio.timeout(patience):
+            _, writer = await asyncio.open_connection(
+                parts.hostname, parts.port or _HTTPS, ssl=context, server_hostname=parts.hostname
+            )
+    except (OSError, TimeoutError, ssl.SSLError) as error:
+        why = error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else str(error)
+        raise TimeUnknown(f"the service at {base_url} cannot be asked: {why or 'it takes too long'}") from error
+    try:
+        return [x509.load_der_x509_certificate(each) for each in verified_path(writer.get_extra_info("ssl_object"))]
+    finally:
+        writer.transport.abort()
+
+
+async def _answer_to(question: Question, urls: Sequence[str], patience: float) -> bytes:
+    """Return what the first of the responders at *urls* that answers has to say."""
+    why = "the service's certificate names no OCSP responder: say where there is one"
+    http = PlainHttp(patience)
+    try:
+        for url in urls:
+            try:
+                async with asyncio.timeout(patience), http.asked("POST", url, _HEADERS, question.der) as response:
+                    if response.status_code == OK:
+                        return await body_of(response, _MOST_ANSWER)
+                    why = f"the OCSP responder at {url} answered {response.status_code}"
+            except (HttpFailed, AnswerRefused, TimeoutError) as error:
+                why = f"the OCSP responder at {url} cannot be asked: {str(error) or 'it takes too long'}"
+    finally:
+        await http.close()
+    raise TimeUnknown(why)
+
+
+def _shown(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
