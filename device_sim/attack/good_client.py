@@ -147,9 +147,9 @@ class GoodClient:
         if kind in self.answers:
             await self.answer(kind(packet.packet_id))
 
-    async def until(self, condition: Callable[[], bool], what: str) -> None:
+    async def until(self, condition: Callable[[], bool], what: str, within: float | None = None) -> None:
         """Take packets until *condition* holds; raise `BrokenPromise` *what* if that is not so in time."""
-        until = time.monotonic() + self.patience
+        until = time.monotonic() + (self.patience if within is None else within)
         while not condition():
             if await self.take(max(0.0, until - time.monotonic())) is None:
                 raise BrokenPromise(what, never=True)
