@@ -66,9 +66,9 @@ def owed(
     return add
 
 
-def kept(what: str = "") -> Seen:
-    """Return that a party was given what it is owed: *what*."""
-    return Seen(Layer.MQTT, KEPT, what, ClosedBy.NOBODY)
+def kept() -> Seen:
+    """Return that a party was given what it is owed."""
+    return Seen(Layer.MQTT, KEPT, "", ClosedBy.NOBODY)
 
 
 async def not_delivered(listener: GoodClient, payload: bytes, broken: str) -> Seen:

@@ -21,10 +21,6 @@ _V5 = (Feature.MQTT5,)
 chapter = Chapter()
 
 
-def _numbered(count: int = _SENT) -> list[bytes]:
-    return [f"{number:02d}".encode() for number in range(count)]
-
-
 async def _next(device: GoodClient) -> None:
     """Return when more has come to *device*, which has made room; raise `BrokenPromise` if that was too much."""
     already = len(device.came)
@@ -36,16 +32,16 @@ async def _next(device: GoodClient) -> None:
 async def _fed(parties: Parties, device: GoodClient, qos: QoS) -> list[bytes]:
     """Send commands of *qos* to *device*, more than it takes at once; return their payloads."""
     sender = await parties.service("sender")
-    payloads = _numbered()
+    payloads = [f"{number:02d}".encode() for number in range(_SENT)]
     for payload in payloads:
         await sender.publish(parties.topic(device, "cmd/step"), payload, qos)
     return payloads
 
 
-def _no_more(device: GoodClient, most: int = _MOST) -> None:
-    if device.unfinished > most:
+def _no_more(device: GoodClient) -> None:
+    if device.unfinished > _MOST:
         raise BrokenPromise(
-            f"{device.unfinished} messages were under way at once to who had said Receive Maximum {most}"
+            f"{device.unfinished} messages were under way at once to who had said Receive Maximum {_MOST}"
         )
 
 
