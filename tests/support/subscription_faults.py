@@ -193,7 +193,10 @@ class UnsubscribesToReplace(Changing):
 
 
 class ForgetsOptions(Changing):
-    """It forgets the options of subscriptions when a client comes back to its session."""
+    """It forgets the options of subscriptions when a client comes back to its session.
+
+    Behind this proxy the client is let in when that is done: else a message could come before.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -202,8 +205,6 @@ class ForgetsOptions(Changing):
     def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
         if isinstance(packet, Subscribe):
             self.known.setdefault(passage.identity.name, set()).update(each.filter for each in packet.requests)
-        if isinstance(packet, Unsubscribe):
-            self.known[passage.identity.name].difference_update(packet.filters)
         return [packet]
 
     def came(self, passage: Passage, packet: Packet) -> list[Packet]:
@@ -212,7 +213,11 @@ class ForgetsOptions(Changing):
             requests = tuple(SubscriptionRequest(each, QoS.AT_LEAST_ONCE) for each in filters)
             passage.tell_broker(Unsubscribe(_OURS, tuple(filters)))  # mosquitto keeps the options of a filter it knows.
             passage.tell_broker(Subscribe(_OURS, requests))
-        return [] if isinstance(packet, Suback | Unsuback) and packet.packet_id == _OURS else [packet]
+            passage.memory["connack"] = packet
+            return []
+        if isinstance(packet, Suback | Unsuback) and packet.packet_id == _OURS:
+            return [passage.memory["connack"]] if isinstance(packet, Suback) else []
+        return [packet]
 
 
 class NoOwnBesideAShare(Changing):
