@@ -391,5 +391,8 @@ def _announced(life: AuthorityLife, name: str) -> Facts:
         f"{name} is announced: in the bundle and in /cacerts, with CRL and OCSP. When relying parties have fetched the "
         f"bundle (a day): ca rollover activate {name}"
     )
-    life.transcript.say("A broker whose cafile is a copy of ca-bundle.crt needs the one of now before that.")
+    life.transcript.say(
+        "A broker whose cafile is a copy of ca-bundle.crt needs the one of now before that: fleet-provisioning status "
+        "names those that lack it."
+    )
     return {"name": name, "state": "announced"}

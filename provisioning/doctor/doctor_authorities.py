@@ -1,4 +1,4 @@
-"""What may be wrong with the fleet's CAs, as the store knows them: their ends, their keys, their lists.
+"""What may be wrong with the fleet's CAs, as the store knows them: ends, keys, lists; brokers that do not know them.
 
 Rules
 -----
@@ -21,7 +21,7 @@ from provisioning.directory.files import AuthorityFiles
 from provisioning.doctor.doctor_finding import Finding, failed, ok, warning
 from provisioning.errors import ConfigurationError
 from provisioning.signers.places import SignerPlaces
-from provisioning.store import authorities, crls
+from provisioning.store import authorities, crls, known_authorities
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority
 
 _DUE: Final = 3
@@ -52,6 +52,14 @@ def authority_findings(connection: Connection, settings: Settings, now: datetime
         elif each.state is not AuthorityState.REVOKED:
             good.append(f"{each.name} ({each.state})")
         yield from _list(connection, each, now)
+    for word in known_authorities.unknown(connection):
+        if word.is_recent(now):
+            yield warning(
+                "brokers",
+                f"{word.broker} refuses who comes under {word.authority} ({word.state}), as it said "
+                f"{word.said_at:%Y-%m-%d %H:%M} UTC",
+                "put the present ca-bundle.crt where that broker has its cafile; decommission a broker that is no more",
+            )
     if good:
         yield ok("CAs", f"good for a while: {', '.join(good)}")
 

@@ -159,6 +159,13 @@ def may_be_forgotten(connection: Connection) -> bool:
 
 
 def _not_founded(database: Database) -> ConfigurationError:
+    file = Path(database.url.database or "")
+    if database.url.get_backend_name() == "sqlite" and not file.exists():  # As where nobody has said which one it is.
+        return ConfigurationError(
+            f"the fleet's store {file} is not there: if it is on PostgreSQL, give its database_url in "
+            "provisioning.toml or as FLEET_PROVISIONING_DATABASE_URL; if not, restore the file from the backup: with "
+            "an empty one nobody would be revoked"
+        )
     return ConfigurationError(
         f"database_url: {database.shown_url} holds no records of this authority: restore it from the "
         "backup, or name the right one; with an empty one nobody would be revoked"

@@ -216,10 +216,11 @@ def test_what_was_restored_by_half_is_named_and_nothing_is_made_in_its_place(tmp
         refused("from before there was an audit log", "audit verify", "audit show")
 
     (directory / "fleet.db").unlink()
-    refused("holds no records of this authority: restore it from the backup", "serve", "ca list", "audit verify")
+    missing = "fleet.db is not there: if it is on PostgreSQL, give its database_url in provisioning.toml or as"
+    refused(missing, "serve", "ca list", "audit verify")
     named = {"port": 0, "http_port": 0, "database_url": f"sqlite:///{directory / 'fleet.db'}"}
     code, wrong = findings(ProvisioningService(directory, named))
-    assert (code, "holds no records" in wrong["database"][0]["detail"]) == (1, True)
+    assert (code, "is not there" in wrong["database"][0]["detail"]) == (1, True)
     assert not list(directory.glob("fleet.db*"))
     (directory / "fleet.db").write_bytes(b"no database at all " * 1000)
     refused("cannot be used", "serve", "ca list", "audit verify")
