@@ -29,7 +29,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -52,7 +51,7 @@ _MAX_PARAMETERS = 32
 _MAX_CONNECTIONS = 32
 _REQUEST_SECONDS = 15.0
 """For a whole request to arrive, and for the next one to begin."""
-_TLS_SECONDS = 10.0
+_CLOSE_SECONDS = 10.0
 _WRITE_SECONDS = 30.0
 """For the asker to take what was written to it."""
 _READ = 16 * 1024
@@ -165,21 +164,10 @@ class HttpServer:
         self._waiting: dict[asyncio.Task[None], None] = {}
         """Those whose request is not whole yet, or who take no answer, whoever has waited longest first."""
 
-    async def listen(self, listening: socket.socket, context: ssl.SSLContext | None = None) -> None:
-        """Serve on *listening*, over TLS with a *context*."""
-        tls_seconds = _TLS_SECONDS if context is not None else None
+    async def listen(self, listening: socket.socket) -> None:
+        """Serve on *listening*."""
         start = asyncio.start_unix_server if listening.family == socket.AF_UNIX else asyncio.start_server
-        self._servers.append(
-            await start(
-                self.connected,
-                sock=listening,
-                ssl=context,
-                ssl_handshake_timeout=tls_seconds,
-                ssl_shutdown_timeout=tls_seconds,
-                limit=_READ,
-                backlog=_MAX_CONNECTIONS,
-            )
-        )
+        self._servers.append(await start(self.connected, sock=listening, limit=_READ, backlog=_MAX_CONNECTIONS))
 
     async def close(self) -> None:
         """Stop accepting, and end what is under way."""
@@ -215,7 +203,7 @@ class HttpServer:
             self._waiting.pop(task, None)
             writer.close()
             try:
-                async with asyncio.timeout(_TLS_SECONDS):
+                async with asyncio.timeout(_CLOSE_SECONDS):
                     await writer.wait_closed()
             except (OSError, TimeoutError):
                 pass

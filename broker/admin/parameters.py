@@ -19,6 +19,7 @@ from typing import Any, Final
 from broker.admin.http_server import Request
 from broker.reload.parts import Candidate, ProposedAnchors
 from broker.reload.report import Part
+from provisioning.program.printable import is_text
 
 MOST_REASON: Final = 200
 """Characters of what a client is told."""
@@ -77,7 +78,7 @@ def _candidates(asked: dict[str, Any], *, dry_run: bool) -> dict[Part, Candidate
         value = asked.get(name)
         if value is not None and not (isinstance(value, str) and dry_run):
             raise InvalidRequest(f"{name}: {what}, and only for a dry run")
-        if value is not None and not _is_text(value):
+        if value is not None and not is_text(value):
             raise InvalidRequest(f"{name}: has half of a character in it, \\ud800 to \\udfff")
     if bundle is not None and anchors is None:
         raise InvalidRequest("bundle: names whose anchors are tried; give anchors")
@@ -87,15 +88,6 @@ def _candidates(asked: dict[str, Any], *, dry_run: bool) -> dict[Part, Candidate
     if anchors is not None:
         candidates[Part.TRUST] = ProposedAnchors(anchors, bundle)
     return candidates
-
-
-def _is_text(text: str) -> bool:
-    """Whether *text* can be written: JSON may spell what no encoding has."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def limit_of(text: str | None) -> int | None:

@@ -1,1 +1,1 @@
-"""One connection of a client: what its packets mean, what it is answered, how it begins and ends. No I/O."""
+"""One client connection: the meaning of each packet, the answers, admission, and how a connection ends. No I/O."""

@@ -1,12 +1,12 @@
-"""What a client is answered: to a PUBLISH when it is stored, or while nothing can be; and why not, in words.
+"""Answers to a client: the acknowledgement of a stored PUBLISH, refusals while the store fails, and reasons in words.
 
 Rules
 -----
-1. Nothing is acknowledged that is not stored (decision 0013); what was routed is never refused, what is refused was
-   never routed (decision 0094).
-2. A reason string goes to who asks for it and takes that many bytes.
+1. Nothing is acknowledged before it is stored (decision 0013). A message that was routed is never refused, and a
+   refused message was never routed (decision 0094).
+2. A reason string is sent only to a client that asks for it, and only within its Maximum Packet Size.
 
-Does not handle: what an answer waits for, and what becomes of it (`broker.store.journal`).
+Does not handle: what delays an answer, and what happens to it then (`broker.store.journal`).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from broker.store.batch import Otherwise
 
 
 def pinged(engine: Engine, session: Session | None, data: bytes) -> bool:
-    """Answer *data*, two bytes of a client without a meter, if they are a PINGREQ and nothing else is due; say whether.
+    """Answer *data*, two bytes from a client without a meter, if it is a lone PINGREQ; return whether it was.
 
-    Hot: what an idle fleet sends, each time to a processor that has forgotten everything. It does what
-    `broker.connection.connection` does with a PINGREQ among other packets, without preparing for others.
+    Hot: this is what an idle fleet sends, and the CPU caches are cold each time. It does what
+    `broker.connection.connection` does with a PINGREQ among other packets, without that function's preparations.
     """
     journal = engine.journal
     if data != PINGREQ or session is None or engine.replays.waiting or (journal is not None and journal.dirty):
@@ -44,17 +44,17 @@ def pinged(engine: Engine, session: Session | None, data: bytes) -> bool:
 def acknowledge(
     engine: Engine, connection: Client, session: Session, packet_id: int, refusal: Refusal | None, *, exactly_once: bool
 ) -> None:
-    """Answer a PUBLISH when what it changed is stored; see `broker.store.journal` for what happens if it cannot be."""
+    """Answer a PUBLISH when its effects are stored; see `broker.store.journal` for what happens if they cannot be."""
     v5 = connection.version is ProtocolVersion.V5
     kind = Pubrec if exactly_once else Puback
-    # MQTT 3.1.1 cannot say no: a message that is not permitted is acknowledged and goes nowhere (3.1.1 §3.3.5.2).
+    # MQTT 3.1.1 cannot refuse: a message without permission is acknowledged and discarded (3.1.1 §3.3.5.2).
     refused = v5 and refusal is not None
     otherwise: bytes | Otherwise = Otherwise.CLOSE
     if exactly_once and not refused:
         session.note_incoming(packet_id, known=True)
         otherwise = Otherwise.WAIT
     elif v5 and not refused:
-        otherwise = Otherwise.WAIT  # It was routed: whoever is refused it would see it delivered all the same.
+        otherwise = Otherwise.WAIT  # It was routed: a client told of a refusal would see it delivered all the same.
     elif v5:
         otherwise = kind(packet_id, ReasonCode.QUOTA_EXCEEDED).encode(connection.version)
     engine.answer(connection, explained_packet(connection, session, kind(packet_id), refusal), otherwise)
@@ -63,9 +63,9 @@ def acknowledge(
 def explained_packet(
     connection: Client, session: Session, packet: Puback | Pubrec | Suback, refusal: Refusal | None
 ) -> bytes:
-    """Return *packet* with the reason of *refusal*, in words where the client asks for them and takes that many bytes.
+    """Return *packet* with the reason of *refusal*; in words if the client asks for them and the packet is not too big.
 
-    A SUBACK has its reason codes already.
+    A SUBACK already has its reason codes.
     """
     version = connection.version
     if refusal is None or version is not ProtocolVersion.V5:
@@ -82,10 +82,10 @@ def explained_packet(
 
 
 def answer_unstorable(engine: Engine, connection: Client, session: Session, packet: Publish, now: float) -> bool:
-    """Say whether *packet* is not to be routed while the store fails, and answer it then.
+    """Answer *packet* and return True if the failing store prevents it from being routed.
 
-    What comes again at QoS 1 may have been routed before: it is not refused, but waits, and is routed once more
-    (decision 0094).
+    A QoS 1 message that is sent again may have been routed before. So it is not refused: its answer waits, and it is
+    routed once more (decision 0094).
     """
     journal, packet_id = engine.journal, packet.packet_id
     if journal is None or packet_id is None:
@@ -101,7 +101,7 @@ def answer_unstorable(engine: Engine, connection: Client, session: Session, pack
 
 
 def _refuse(connection: Client, session: Session, packet: Publish, now: float) -> None:
-    """Refuse a message while the store cannot be written: nothing is acknowledged that is not stored (D6)."""
+    """Refuse a message while the store cannot be written: nothing is acknowledged before it is stored (D6)."""
     if connection.version is not ProtocolVersion.V5 or packet.packet_id is None:
         session.unanswered(now)
         return

@@ -1,14 +1,14 @@
-"""What an admitted client may do with a topic: the checks of PUBLISH and SUBSCRIBE, and what a denied PUBLISH leads to.
+"""Whether an admitted client may use a topic: the checks of PUBLISH and SUBSCRIBE, and what a denied PUBLISH leads to.
 
 Rules
 -----
-1. Limits are asked before the policy: a topic of a thousand levels is not compared.
-2. Each denial is counted and, the first few times of a connection, logged. MQTT 5 gets the reason code and a sentence;
-   where there is no answer to put it in, the policy says whether the client is disconnected
+1. Limits are checked before the policy, so a topic with a thousand levels is never matched.
+2. Each denial is counted; the first few of a connection are also logged. An MQTT 5 client gets the reason code and a
+   sentence; where no answer can carry them, the policy decides whether the client is disconnected
    (`TopicPolicy.denied_publish`).
-3. Plugins are asked about what the policy permits, and can only refuse it (`broker.engine.extension`). A packet that
-   waits for their verdicts is acted on anew when they are there, as if it came then; what became known too late is
-   refused.
+3. Plugins are asked only about what the policy permits, and can only refuse it (`broker.engine.extension`). A packet
+   that waits for their verdicts is then handled afresh, as if it had just arrived. If something it needs became known
+   too late to be asked about, it is refused.
 4. No I/O, no clock.
 """
 
@@ -33,13 +33,13 @@ from broker.routing.router import Route
 from broker.session.session import Session
 
 Refusal = tuple[ReasonCode, str]
-"""Why a PUBLISH or a filter is refused: for the client's program, and in words."""
+"""Why a PUBLISH or a filter is refused: the reason code, and the reason in words."""
 
 UNSTORABLE: Refusal = (ReasonCode.QUOTA_EXCEEDED, "the store cannot be written; try again later")
 _MOST_WAITS = 3
-"""How often in a row a packet waits, when others subscribe meanwhile of whom nothing is known yet."""
+"""How many times in a row a packet waits when new subscribers appear meanwhile, about whom plugins must be asked."""
 SHOWN = 200
-"""Characters of a topic that a log line or a reason string shows."""
+"""Characters of a topic shown in a log line or a reason string."""
 
 
 def refuse_topic(engine: Engine, session: Session, topic_name: str) -> Refusal | None:
@@ -54,11 +54,11 @@ def refuse_topic(engine: Engine, session: Session, topic_name: str) -> Refusal |
 def introduce(
     engine: Engine, connection: Client, topic: bytes, size: int, now: float, *, reliably: bool
 ) -> Route | None:
-    """Return the route of *topic*, to which the client has not published lately, and remember that it may.
+    """Return the route of *topic*, which is not in the connection's cache, and remember that the client may publish.
 
-    None: it may not, or that is not known here. To a topic whose messages are costly it comes here each time, with
-    their *size* and whether they go at QoS 1 (`Exchange.weigh`). Raises `Waits` if too much is unwritten that went to
-    very many.
+    None: it may not, or the slow path has to decide. A topic with costly messages comes here for each message, with its
+    *size* and whether it is QoS 1 (`Exchange.weigh`). Raises `Waits` if too much for very wide routes is still
+    unwritten.
     """
     session = connection.session
     if session is None or engine.inlines_nothing:
@@ -80,7 +80,7 @@ def introduce(
 
 
 def deny_publish(engine: Engine, connection: Client, refusal: Refusal, topic_name: str, qos: QoS, now: float) -> bool:
-    """Count and log a PUBLISH that *refusal* is about; return True if the client was disconnected for it."""
+    """Count and log a PUBLISH denied with *refusal*; return True if the client was disconnected for it."""
     reason, text = refusal
     engine.metrics.publishes_denied += 1
     connection.complain("publish denied", code=reason.name, topic=topic_name[:SHOWN])
@@ -96,7 +96,7 @@ def refuse_filter(engine: Engine, session: Session, request: SubscriptionRequest
     limits = engine.limits
     try:
         shared = SharedSubscription.parse(request.filter)
-    except MalformedPacket as error:  # Before MQTT 5 it only looks like one, and is no error of the packet.
+    except MalformedPacket as error:  # Before MQTT 5, "$share" had no meaning, so the packet itself is not malformed.
         return ReasonCode.TOPIC_FILTER_INVALID, str(error)
     topic_filter = request.filter if shared is None else shared.topic_filter
     if request.filter.count("/") >= limits.max_topic_levels:
@@ -113,7 +113,7 @@ def refuse_filter(engine: Engine, session: Session, request: SubscriptionRequest
 
 
 def plain_filter(topic_filter: str) -> str:
-    """Return *topic_filter* without what makes it a shared one."""
+    """Return *topic_filter* without the prefix of a Shared Subscription."""
     try:
         shared = SharedSubscription.parse(topic_filter)
     except MalformedPacket:
@@ -138,7 +138,7 @@ def refuse_subscription(engine: Engine, session: Session, request: SubscriptionR
 
 
 def ask_about_publish(engine: Engine, connection: Client, session: Session, packet: Publish, topic_name: str) -> None:
-    """Ask plugins, where there are some, about a PUBLISH that the policy permits; raise `Waits` until they answer."""
+    """Ask plugins, if any, about a PUBLISH that the policy permits; raise `Waits` until they answer."""
     extension = engine.extension
     if extension is not None and refuse_topic(engine, session, topic_name) is None:
         receivers = engine.routes[topic_name.encode()].subscribers
@@ -148,7 +148,7 @@ def ask_about_publish(engine: Engine, connection: Client, session: Session, pack
 def wait_if_many(
     engine: Engine, connection: Client, session: Session, packet: Publish, topic_name: str, now: float
 ) -> None:
-    """Let a PUBLISH wait that very many are to get, while too much is unwritten that went to very many."""
+    """Delay a PUBLISH to very many subscribers while too much for very wide routes is still unwritten."""
     if (
         engine.turn.rounds.full
         and refuse_topic(engine, session, topic_name) is None
@@ -166,7 +166,7 @@ def ask_about_filters(engine: Engine, connection: Client, session: Session, pack
 
 
 def tell_subscribed(engine: Engine, session: Session, packet: Subscribe, reasons: Sequence[ReasonCode]) -> None:
-    """Tell plugins, where there are some, which filters were granted."""
+    """Tell plugins, if any, which filters were granted."""
     if engine.extension is not None:
         for request, reason in zip(packet.requests, reasons, strict=True):
             if not reason.is_failure:
@@ -174,7 +174,7 @@ def tell_subscribed(engine: Engine, session: Session, packet: Subscribe, reasons
 
 
 def _wait_for(connection: Client, packet: Packet, inquiry: Inquiry | None) -> None:
-    """Let *packet* wait for *inquiry*, if there is one; raise `Waits` then."""
+    """Make *packet* wait for *inquiry*, if there is one, by raising `Waits`."""
     if inquiry is not None and connection.waits < _MOST_WAITS:
         connection.waits += 1
         connection.wait(inquiry, packet)

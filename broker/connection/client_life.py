@@ -1,19 +1,19 @@
-"""One client from accept to close: who it is, when it is admitted, how long it lasts, and the words it ends with.
+"""One client from accept to close: its identity, its admission, how long it lasts, and what it is told at the end.
 
 Theory
 ------
-A stranger until TLS is up and its certificate is examined; a peer until its CONNECT is admitted; the connection of a
-session until it ends. How it ends depends on whose word it was: the client's (`left`), the transport's (`lost`), a
-packet's that the standard forbids (`fail`), or ours (`refuse` before it is admitted, `disconnect` after). Every end
-goes through one place, which tells the engine once.
+A client is a stranger until TLS is up and its certificate has been examined, a peer until its CONNECT is admitted, and
+then the connection of a session until it ends. Who ends it decides how: the client (`left`), the transport (`lost`), a
+packet that the standard forbids (`fail`), or the broker (`refuse` before admission, `disconnect` after). Every end goes
+through one place, which tells the engine once.
 
 Rules
 -----
 1. No I/O and no clock: the time is passed in.
 2. After the connection has ended nothing is written or changed through it.
-3. A client that can be told why it ends is told: `broker.connection.farewell`.
+3. A client that can be told why its connection ends is told: `broker.connection.farewell`.
 
-Does not handle: what it reads, and when it is not read (`broker.connection.connection`, which builds on this).
+Does not handle: reading, and pauses in reading (`broker.connection.connection`, which builds on this).
 """
 
 from __future__ import annotations
@@ -70,15 +70,15 @@ class ClientLife(ABC):
         self._transport = transport
         self._complaints: Complaints | None = None
         self._meter: Meter | None = None
-        """What it may send, where that is limited."""
+        """Enforces the client's send rate, where that is limited."""
         self.bucket = self.waits = 0
         self.closed = False
-        """Whether it has ended: nothing is read, written or changed through it any more."""
+        """Whether the connection has ended: nothing is read, written or changed through it any more."""
         self.consulted: Inquiry | None = None
         self.expires_at = 0.0
         self.warned = False
         self.explains = True
-        """Whether the client wants reasons in words, beside those of CONNACK and DISCONNECT."""
+        """Whether the client wants reason strings in packets other than CONNACK and DISCONNECT."""
         self.keep_alive = 0.0
         self.last_received = now
         self.peer: Peer | None = None
@@ -92,13 +92,13 @@ class ClientLife(ABC):
 
     @property
     def address(self) -> str:
-        """Where the client is, for logs."""
+        """The client's address, for logs."""
         return self._transport.address
 
     def secured(
         self, certificate: bytes | None, now: float, wall_now: datetime, path: Callable[[], Sequence[bytes]] = tuple
     ) -> None:
-        """Take note that TLS is up, with the client's DER *certificate*; a refusal is the answer to its CONNECT."""
+        """Take note that TLS is up, with the client's DER *certificate*; a refusal is sent in answer to its CONNECT."""
         outcome = self.engine.admission.examine(certificate, wall_now, path)
         if isinstance(outcome, Refused):
             self.refusal = outcome
@@ -107,12 +107,12 @@ class ClientLife(ABC):
             self.identified(outcome, now)
 
     def identified(self, peer: Peer, now: float) -> None:
-        """Take note of who the client is."""
+        """Take note of the client's identity."""
         self.peer, self.expires_at = peer, now + peer.seconds_left
         self.engine.deadlines.file(self, now + self.engine.limits.connect_timeout)
 
     def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
-        """Return the client's certificate, and the path that its handshake has verified."""
+        """Return the client's certificate, and the certification path that its handshake has verified."""
         return self._transport.presented()
 
     def examined(self, peer: Peer, now: float) -> None:
@@ -122,7 +122,7 @@ class ClientLife(ABC):
 
     @property
     def unsent(self) -> bool:
-        """Whether something that was sent before waits for the socket."""
+        """Whether data sent earlier still waits for the socket."""
         return self._transport.unsent
 
     def reply(self, packet: bytes) -> None:
@@ -132,7 +132,7 @@ class ClientLife(ABC):
             self.engine.turn.sessions.add(self.session)
 
     def complain(self, event: str, **details: object) -> None:
-        """Log what the client may not do, the first few times."""
+        """Log that the client did something it may not; only the first few times."""
         self._complain().denied(event, details, self.last_received)
 
     def _complain(self) -> Complaints:
@@ -158,7 +158,7 @@ class ClientLife(ABC):
             self._end(code, detail, now, publish_will=True)
 
     def refuse(self, refusal: Refused, maximum_packet_size: int, now: float, claimed: str = "") -> None:
-        """Answer the CONNECT with *refusal*, explained where the client takes that many bytes (0: any), and close.
+        """Answer the CONNECT with *refusal* and close; with words if they fit *maximum_packet_size* (0: no limit).
 
         *claimed* is the client identifier that it asked for.
         """
@@ -183,14 +183,14 @@ class ClientLife(ABC):
         self._close(code, detail, now, publish_will=publish_will)
 
     def left(self, now: float, *, publish_will: bool) -> None:
-        """End the connection because the client said DISCONNECT."""
+        """End the connection because the client sent DISCONNECT."""
         if not self.closed:
             if self.session is not None:
-                self.session.flush()  # What it sent before DISCONNECT is acknowledged.
+                self.session.flush()  # Acknowledge what it sent before DISCONNECT.
             self._close("CLIENT_DISCONNECTED", "", now, publish_will=publish_will)
 
     def fail(self, error: PacketError, now: float) -> None:
-        """End the connection for a packet that the standard forbids."""
+        """End the connection because of a packet that the standard forbids."""
         if self.session is not None:
             self.disconnect(RefusalCode.BAD_PACKET, reason_for(error), str(error), now)
         elif (refusal := refusal_for(error, self.refusal)) is not None:
@@ -212,7 +212,7 @@ class ClientLife(ABC):
         self.engine.deadlines.cancel(self)
         self.engine.ended(self, code, detail, now, publish_will=publish_will, claimed=claimed)
 
-    # Of whoever reads and writes
+    # Implemented by the class that reads and writes
 
     @abstractmethod
     def send(self, packets: list[bytes]) -> None:
@@ -220,15 +220,15 @@ class ClientLife(ABC):
 
     @abstractmethod
     def wait(self, inquiry: Inquiry, packet: Packet | None) -> None:
-        """Read no more until *inquiry* is answered; then act on *packet*, if any, and on what was read behind it."""
+        """Stop reading until *inquiry* is answered; then handle *packet*, if any, and what was read behind it."""
 
     @abstractmethod
     def hold(self, slow: Holder, now: float) -> None:
-        """Read no more until *slow* has caught up, or a second has passed."""
+        """Stop reading until *slow* has caught up, or a second has passed."""
 
     @abstractmethod
     def release(self) -> None:
-        """Read again."""
+        """Resume reading."""
 
     @abstractmethod
     def on_deadline(self, now: float) -> None:

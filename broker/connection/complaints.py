@@ -1,11 +1,11 @@
-"""What the log says of one client that asks for what it may not have, or does not keep up.
+"""What the log says about a client that asks for what it may not have, or does not keep up.
 
 Rules
 -----
-1. The first few times each is a line of its own; after that, denials are counted and told by number
-   (`broker.engine.denials`): a client can try for ever, and the log is not its to fill. Few are those of a connection,
-   and those of an identity in a minute, however often it connects. So it is with clients that are too slow or too fast,
-   which metrics count.
+1. The first few denials get a line each; further ones are counted, and the log gets the count
+   (`broker.engine.denials`): a client can try for ever and must not fill the log. "Few" is per connection, and also per
+   identity and minute, however often it connects. The same goes for clients that are too slow or too fast, which
+   metrics count.
 2. Most clients give no cause: their connections have no `Complaints`.
 3. No I/O, no clock: the time is passed in.
 """
@@ -24,12 +24,12 @@ log = structlog.get_logger("broker")
 
 
 class Complaints:
-    """What has been said of one connection."""
+    """What has been logged about one connection."""
 
     __slots__ = ("_client_id", "_denials", "_history", "_party", "_told", "_told_fast")
 
     def __init__(self, history: History, party: Party, client_id: str) -> None:
-        """Say it in the log and to *history*, of *party*, the connection, with its client identifier."""
+        """Report to the log and to *history* about the connection *party*, whose client identifier is *client_id*."""
         self._history = history
         self._party = party
         self._client_id = client_id
@@ -38,7 +38,7 @@ class Complaints:
         self._denials: Denials | None = None
 
     def denied(self, event: str, details: Mapping[str, object], now: float) -> None:
-        """Log and record that the client may not do what it wanted to."""
+        """Log and record that the client was denied something."""
         if self._told < MOST_DENIED and self._history.tells_of_denials(self._party, now):
             self._told += 1
             self._history.denied(self._party, event, details, self._client_id, now)
@@ -55,14 +55,14 @@ class Complaints:
             self._warn("client does not keep up", code="SLOW_CONSUMER")
 
     def fast(self, limits: Limits, now: float) -> None:
-        """Log, once, that the client sends faster than it may."""
+        """Log, once, that the client sends faster than its limits allow."""
         if not self._told_fast and self._history.tells_of_pace(self._party, now):
             self._told_fast = True
             rates = {"max_packet_rate": limits.max_packet_rate, "max_byte_rate": limits.max_byte_rate}
             self._warn("client sends too fast", code="TOO_FAST", **rates)
 
     def end(self, now: float) -> None:
-        """Tell what has been counted only: the connection has ended."""
+        """Report the denials that were only counted: the connection has ended."""
         if self._denials is not None:
             self._history.denied_more(self._party, self._denials, self._client_id, now)
 

@@ -1,18 +1,18 @@
-"""What CONNECT means: a client is let in and has its session, or is refused.
+"""Handling CONNECT: the client is admitted and gets its session, or is refused.
 
 Theory
 ------
-Who the client is, the handshake has said, and admission decides whether that is good here. What CONNECT asks for is
-granted as far as the limits reach, and CONNACK says what is not as it was asked. A client whose certificate, or whom a
-plugin, is still being asked about, waits: its CONNECT is handled again, from the start, when the answer is there.
+The handshake has established the client's identity; admission decides whether that is good enough here. What CONNECT
+asks for is granted within the limits, and CONNACK states every difference. While its certificate is still being looked
+up, or a plugin is being asked, the client waits; its CONNECT is then handled again from the start.
 
 Rules
 -----
-1. Nothing of a session is touched before everybody has agreed, and while the certificate is still good: it may have
-   ended since the handshake.
-2. CONNACK is the first packet that the client gets, and fits what it takes [MQTT-3.1.2-24].
+1. No session is touched before everybody has agreed and the certificate is known to be still valid: it may have
+   expired since the handshake.
+2. CONNACK is the first packet to the client, and fits its Maximum Packet Size [MQTT-3.1.2-24].
 
-Does not handle: enhanced authentication, which is refused as the standard says; the certificate authenticates.
+Does not handle: enhanced authentication, which is refused as the standard requires; the certificate authenticates.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from broker.settings.limits import Limits
 log = structlog.get_logger("broker")
 
 RECEIVE_MAXIMUM_DEFAULT = 65535
-"""What a client that says nothing takes (MQTT 5 §3.1.2.11.3)."""
+"""The Receive Maximum of a client that does not state one (MQTT 5 §3.1.2.11.3)."""
 
 
 def connect(engine: Engine, connection: Client, packet: Connect, now: float) -> None:
@@ -66,9 +66,9 @@ def _enter(engine: Engine, connection: Client, packet: Connect, now: float) -> R
     expiry = packet.properties.session_expiry_interval or 0
     keep_alive = min(packet.keep_alive or limits.max_keepalive, limits.max_keepalive)
     if packet.protocol_version is not ProtocolVersion.V5:
-        keep_alive = packet.keep_alive  # There is no way to tell an older client another one.
+        keep_alive = packet.keep_alive  # An older client cannot be told another value.
         if not packet.clean_start:
-            expiry = NEVER  # MQTT 3.1.1 §3.1.2.4 has no other end; the limit below gives it one.
+            expiry = NEVER  # MQTT 3.1.1 §3.1.2.4 knows no expiry; the limit below sets one.
     granted_expiry = min(expiry, limits.max_session_expiry)
     told_expiry = None if granted_expiry == expiry else granted_expiry
     taken = packet.properties.maximum_packet_size
@@ -127,7 +127,7 @@ def _welcome(
     *,
     present: bool,
 ) -> bytes:
-    """Return the CONNACK: with Response Information, if the client asks for it and takes so long a packet."""
+    """Return the CONNACK, with Response Information if the client asks for it and the packet does not get too big."""
     known = engine.response_information
     if known is not None and packet.properties.request_response_information:  # [MQTT-3.1.2-28]
         response = known.of(admitted.peer.identity, admitted.client_id)
@@ -138,16 +138,16 @@ def _welcome(
 
 
 def _lapsed(engine: Engine, connection: Client, now: float) -> Refused | None:
-    """Return why what the handshake has found good is not any more: it waits for CONNECT, or for what is asked."""
+    """Return the refusal if what the handshake found valid no longer is: time passes until CONNECT and its answers."""
     if now >= connection.expires_at:
         return unauthorised(RefusalCode.EXPIRED, EXPIRED_SINCE)
     return engine.admission.refuse_before(connection.terms.generation)
 
 
 def _judge(engine: Engine, connection: Client, admitted: Admitted, packet: Connect, now: float) -> Refused | None:
-    """Return why who is admitted comes too often, or is refused by plugins; raise `Waits` while those are asked."""
+    """Return the refusal if the client connects too often or plugins refuse it; raise `Waits` while they are asked."""
     inquiry = connection.consulted
-    if inquiry is None:  # Else it was counted when it came.
+    if inquiry is None:  # Otherwise this connection was counted the first time.
         refusal = engine.guard.judge(admitted.peer, admitted.client_id, now)
         if refusal is not None or engine.extension is None:
             return refusal
@@ -176,7 +176,7 @@ def _attach(
     receive_maximum = min(asked.receive_maximum or RECEIVE_MAXIMUM_DEFAULT, limits.max_inflight)
     session.connect(connection, written, receive_maximum=receive_maximum)
     if before != (session.v5, session.takes_shared_frames):
-        for topic_filter in session.subscriptions:  # Its routes hold it among clients of the other kind.
+        for topic_filter in session.subscriptions:  # Cached routes hold the session among clients of the other kind.
             engine.routes.invalidate(topic_filter)
     connection.explains = asked.request_problem_information != 0  # [MQTT-3.1.2-29]
     connection.admitted(session, keep_alive, now)

@@ -1,25 +1,25 @@
-"""One client's connection: bytes in, packets acted on, bytes out. The data path.
+"""One client's connection: bytes in, packets handled, bytes out. The data path.
 
 Theory
 ------
-A read usually carries several whole packets and at most one unfinished one. `receive` walks the bytes once. The common
-packets are handled in the loop itself, by offsets, without an object a packet: a PUBLISH at QoS 0 or 1 to a topic that
-this client is known to be allowed, and a PUBACK. Everything else (the first PUBLISH to a topic, flags, properties, all
-other packets) goes through `broker.mqtt.packets` and `broker.connection.handlers`, which do the same things the obvious
-way.
+A read usually brings several whole packets and at most one unfinished one. `receive` walks the bytes once. It handles
+the common packets in the loop itself, by offsets, without creating an object per packet: a PUBLISH at QoS 0 or 1 to a
+topic that this client is known to be allowed, and a PUBACK. Everything else (the first PUBLISH to a topic, flags,
+properties, all other packets) goes through `broker.mqtt.packets` and `broker.connection.handlers`, which do the same
+things in the straightforward way.
 
-Hot: `receive`. Budget: 3 µs a QoS 0 message, TLS apart; benchmarks/side_by_side.py measures it, docs/performance.md
+Hot: `receive`. Budget: 3 µs per QoS 0 message without TLS; benchmarks/side_by_side.py measures it, docs/performance.md
 holds the figures. Slow twin: `broker.connection.handlers.publish`; tests/properties feeds both the same packets.
 
 Rules
 -----
 1. No I/O and no clock: `transport` reads and writes, the time is passed in.
-2. Limits come before allocation: a packet is refused when its length is known, and a packet that trickles in byte by
-   byte costs its length, not the square.
-3. What stands before a bad packet in the same read is acted on; nothing behind it is.
+2. Limits come before allocation: a packet is refused as soon as its length is known, and a packet that trickles in byte
+   by byte costs time linear in its length, not quadratic.
+3. Packets before a malformed one in the same read are handled; nothing behind it is.
 4. After the connection has ended nothing is read, written or changed through it.
 
-Does not handle: who the client is, how long it lasts and how it ends (`broker.connection.client_life`).
+Does not handle: the client's identity, how long the connection lasts and how it ends (`broker.connection.client_life`).
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ _PUBACK: Final = 0x40
 _PINGREQ: Final = 0xC0
 _V5: Final = ProtocolVersion.V5
 _HOLD_SECONDS: Final = 1.0
-_SILENCE: Final = 10.0  # After so many seconds who pings says nothing for long: it dozes (`broker.sockets.doze`).
-_MUCH: Final = 1000  # Bytes of a packet that shows that somebody is there before it is whole (decision 0135).
-_NEVER: Final = 1 << 60  # More bytes than are ever read: what is behind a packet that waits is not looked at.
+_SILENCE: Final = 10.0  # Seconds of silence after which a client that pings counts as idle (`broker.sockets.doze`).
+_MUCH: Final = 1000  # Bytes of an unfinished packet that prove that the client is alive (decision 0135).
+_NEVER: Final = 1 << 60  # More bytes than are ever read: what is behind a waiting packet is not looked at.
 
 
 class ClientConnection(ClientLife):
-    """A client's connection: what is read is acted on, unless it is not to be read for a while."""
+    """A client's connection: handles what is read, and can pause reading."""
 
     __slots__ = ("_holder", "_moved", "_needed", "_tail", "_waiting", "dozes")
 
@@ -71,12 +71,12 @@ class ClientConnection(ClientLife):
         self._waiting = False
         self._moved = 0
         self.dozes = False
-        """Whether it says nothing but that it is there (`broker.sockets.doze`)."""
+        """Whether the client only sends pings (`broker.sockets.doze`)."""
 
     # Reading
 
     def receive(self, data: bytes, now: float) -> None:
-        """Act on *data*, just read. Hot."""
+        """Handle *data*, just read. Hot."""
         if self._tail is not None:  # Rare: the previous read ended inside a packet.
             self._tail += data
             if len(self._tail) < self._needed:
@@ -111,14 +111,14 @@ class ClientConnection(ClientLife):
                     length, body = decode_length(data, position + 1)
                     if body == 0:
                         break
-                    check_packet_size(body + length - position, maximum)  # Never below 256: nothing shorter needs it.
+                    check_packet_size(body + length - position, maximum)  # Never below 256: shorter packets always fit.
                 end = body + length
                 if end > limit:
                     break
                 if first == _PUBLISH_QOS0 and length > 2:
                     topic_end = body + 2 + (data[body] << 8 | data[body + 1])
                     topic = data[body + 2 : topic_end]
-                    # Best case: known to be allowed, no properties. Else: the packet pays for a whole decode below.
+                    # Best case: known to be allowed, no properties. Otherwise the packet is decoded fully below.
                     plain = topic_end < end and not data[topic_end] if v5 else topic_end <= end
                     route = known.get(topic) if plain and topic in allowed else None
                     if route is None and plain and work.done < most:
@@ -176,7 +176,7 @@ class ClientConnection(ClientLife):
                                 if route.individual:
                                     slow = route.deliver_individually(message, session, now) or slow
                                 touch(route)
-                            if journal is not None and journal.dirty:  # It waits until it is true.
+                            if journal is not None and journal.dirty:  # The answer waits until the message is stored.
                                 otherwise = Otherwise.WAIT if v5 else Otherwise.CLOSE
                                 journal.open.answers.append((self, PUBACK_HEAD + packet_id, otherwise))
                                 stores += 1
@@ -187,7 +187,7 @@ class ClientConnection(ClientLife):
                             continue
                 elif first == _PUBACK and length == 2 and session is not None:
                     session.acknowledged(data[body] << 8 | data[body + 1], now)
-                    acknowledged += 1  # What waited for its place may be in the outbox now.
+                    acknowledged += 1  # Messages that waited for a send quota may be in the outbox now.
                     position = end
                     continue
                 elif first == _PINGREQ and length == 0 and session is not None:
@@ -211,17 +211,17 @@ class ClientConnection(ClientLife):
                 allowed = self.topics.permitted
                 v5 = self.version is _V5
         except PacketError as error:
-            if session is None and error.reason_code is ReasonCode.PACKET_TOO_LARGE:  # Not decoded, not to come whole.
+            if session is None and error.reason_code is ReasonCode.PACKET_TOO_LARGE:  # Not decoded, nor fully read.
                 error.version = announced_version(data, position)
             self.fail(error, now)
         except Waits:
             self._tail, self._needed = bytearray(data[position:]), _NEVER
             limit = position
         metrics.messages_received += messages
-        metrics.bytes_received += position  # What has not come whole counts with its packet, once.
+        metrics.bytes_received += position  # An unfinished packet counts once, when it is whole.
         if acknowledged and session is not None:
             engine.turn.sessions.add(session)
-            if engine.replays.waiting:  # Rare: somebody is still being sent retained messages.
+            if engine.replays.waiting:  # Rare: a session is still being sent retained messages.
                 engine.replays.wake(session, now)
         if stores and journal is not None and journal.crowded:
             slow = journal
@@ -234,7 +234,7 @@ class ClientConnection(ClientLife):
             self._needed = bytes_needed(data, position)
 
     def choke(self, now: float) -> None:
-        """Take note that too much is unsent: the session keeps what is not sent yet in its bounded queue."""
+        """Take note that too much is unsent: the session keeps further messages in its bounded queue."""
         if self.session is not None:
             self.session.choked, self._moved = True, -self._transport.untaken
             self._complain().slow(now)
@@ -246,7 +246,7 @@ class ClientConnection(ClientLife):
             self.engine.turn.sessions.add(self.session)
 
     def drained(self, now: float) -> None:
-        """Take note that the client has taken all that waited for it."""
+        """Take note that the client has taken everything that was waiting for it."""
         if self.session is not None:
             self.engine.replays.wake(self.session, now)
 
@@ -263,10 +263,10 @@ class ClientConnection(ClientLife):
             self.dozes = dozes
             self._transport.settle(dozes=dozes)
 
-    # Not reading, for a while
+    # Pauses in reading
 
     def wait(self, inquiry: Inquiry, packet: Packet | None) -> None:
-        """Read no more until *inquiry* is answered; then act on *packet*, if any, and on what was read behind it."""
+        """Stop reading until *inquiry* is answered; then handle *packet*, if any, and what was read behind it."""
         self._waiting = True
         if self._holder is None:
             self._transport.hold()
@@ -274,7 +274,7 @@ class ClientConnection(ClientLife):
 
     def _go_on(self, packet: Packet | None, now: float) -> None:
         self._waiting = False
-        if self.closed:  # The client has gone meanwhile, or `connect_timeout` has passed.
+        if self.closed:  # The client has left meanwhile, or `connect_timeout` has expired.
             return
         behind, self._tail = bytes(self._tail or b""), None
         self.last_received = now
@@ -285,7 +285,7 @@ class ClientConnection(ClientLife):
                 handle(self.engine, self, packet, now)
         except PacketError as error:
             self.fail(error, now)
-        except Waits:  # For something else.
+        except Waits:  # For another reason.
             self._tail, self._needed = bytearray(behind), _NEVER
             return
         if behind and not self.closed:
@@ -293,8 +293,8 @@ class ClientConnection(ClientLife):
         self.engine.turn.request()
 
     def hold(self, slow: Holder, now: float) -> None:
-        """Read no more until *slow* has caught up, or a second has passed."""
-        # Not for its own session: the acknowledgements that it waits for are among what would not be read.
+        """Stop reading until *slow* has caught up, or a second has passed."""
+        # Never for its own session: the acknowledgements that the session waits for would not be read.
         if self._holder is None and not self.closed and slow is not self.session:
             self._holder = slow
             if not self._waiting:
@@ -304,16 +304,16 @@ class ClientConnection(ClientLife):
             self.engine.deadlines.file(self, now + _HOLD_SECONDS)
 
     def _rest(self, meter: Meter, packets: int, size: int, now: float) -> None:
-        """Read nothing for a while, if what was read is more than the client may send."""
+        """Stop reading for a while if the client has sent more than its rate allows."""
         seconds = meter.spend(packets, size, self.engine.limits, now)
         if seconds > 0 and not self.closed:
             self.engine.metrics.rests += 1
             self._complain().fast(self.engine.limits, now)
-            self.last_received = now + seconds  # It may speak meanwhile; nobody listens.
+            self.last_received = now + seconds  # It may send meanwhile, but is not read.
             self._transport.rest(seconds)
 
     def release(self) -> None:
-        """Read again."""
+        """Resume reading."""
         self._holder = None
         if not self._waiting:
             self._transport.release()
@@ -325,14 +325,14 @@ class ClientConnection(ClientLife):
         if self._holder is not None or self._waiting or self._moves():
             if self._holder is not None:
                 self._holder.give_up()
-            self.last_received = now  # It may have spoken; nobody listened. Or it is still about it.
+            self.last_received = now  # It may have sent something unread, or is in the middle of a packet.
         if (over := lifetime.over(self, self.engine.limits, now)) is not None:
             self.disconnect(*over, now)
         else:
             lifetime.file(self, now)
 
     def _moves(self) -> bool:
-        """Whether much of a packet has come since this was asked last, or of what a client takes that is not read."""
+        """Whether, since the last call, much of a packet arrived, or a choked client took much of what it was sent."""
         choked = self.session is not None and self.session.choked
         before, self._moved = self._moved, len(self._tail or b"") - (self._transport.untaken if choked else 0)
         return self._moved - before >= _MUCH

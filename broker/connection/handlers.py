@@ -1,16 +1,16 @@
-"""What each packet of a client that is in means: one function a packet type.
+"""Handling the packets of an admitted client: one function per packet type.
 
 Theory
 ------
-A handler gets the engine, the connection and a packet that is well-formed (`broker.mqtt.packets`), and acts. These are
-the cold ways: the data path inlines the common PUBLISH and PUBACK (`broker.connection.connection`) and must do exactly
+A handler gets the engine, the connection and a well-formed packet (`broker.mqtt.packets`), and acts on it. These are
+the slow paths: the data path inlines the common PUBLISH and PUBACK (`broker.connection.connection`) and must do exactly
 what `publish` and `puback` do here.
 
 Rules
 -----
 1. The first packet is CONNECT (`broker.connection.connect_handler`), and only the first [MQTT-3.1.0-1], [MQTT-3.1.0-2].
-2. A handler answers through `reply`, so that answers leave in order and together.
-3. A packet that the standard forbids raises `PacketError`; the connection turns it into the wire answer.
+2. A handler answers through `reply`, so that answers are sent in order and together.
+3. A packet that the standard forbids raises `PacketError`; the connection turns that into the answer on the wire.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ from broker.mqtt.topics import SharedSubscription, check_topic_name
 from broker.session.session import Session
 
 _QUOTAS_KEPT = 2
-"""Open QoS 2 exchanges of a session, in receive maxima: those of this connection, and as many of those before."""
+"""Open QoS 2 exchanges of a session, in receive maxima: one for this connection, one for all earlier ones."""
 
 
 def handle(engine: Engine, connection: Client, packet: Packet, now: float) -> None:
-    """Act on *packet*; raise `PacketError` if it may not come now."""
+    """Handle *packet*; raise `PacketError` if it is not allowed now."""
     if isinstance(packet, Connect):
         if connection.session is not None:
             raise ProtocolError("a second CONNECT packet")  # [MQTT-3.1.0-2]
@@ -69,7 +69,7 @@ def handle(engine: Engine, connection: Client, packet: Packet, now: float) -> No
 
 
 def publish(engine: Engine, connection: Client, session: Session, packet: Publish, now: float) -> None:
-    """Route a message that is permitted; acknowledge it at QoS 1. Slow twin of `broker.connection.connection`."""
+    """Route a permitted message; acknowledge it at QoS 1. Slow twin of `broker.connection.connection`."""
     if packet.properties.subscription_identifiers:  # [MQTT-3.3.4-6]
         raise ProtocolError("a client does not send a subscription identifier")
     topic = packet.topic.encode()
@@ -82,7 +82,7 @@ def publish(engine: Engine, connection: Client, session: Session, packet: Publis
     wait_if_many(engine, connection, session, packet, topic_name, now)
     engine.metrics.messages_received += 1
     if packet.qos is QoS.EXACTLY_ONCE and packet.packet_id is not None and _seen(connection, session, packet.packet_id):
-        # Sent again: it was routed already.
+        # A retransmission: it was routed already.
         engine.answer(connection, Pubrec(packet.packet_id).encode(connection.version))
         return
     journal = engine.journal
@@ -117,14 +117,14 @@ def _permitted(engine: Engine, connection: Client, session: Session, packet: Pub
 
 
 def _seen(connection: Client, session: Session, packet_id: int) -> bool:
-    """Say whether a QoS 2 message was routed before; raise `ProtocolError` if there are too many open exchanges."""
+    """Return whether a QoS 2 message was routed before; raise `ProtocolError` if too many exchanges are open."""
     incoming = session.incoming
     if incoming is None:
         return False
     if packet_id in incoming:
         return True
     quota = connection.terms.limits.max_inflight
-    opened = len(incoming) - len(session.carried or ())  # MQTT 5 §4.9: another connection, a new quota.
+    opened = len(incoming) - len(session.carried or ())  # MQTT 5 §4.9: each connection has a new quota.
     if opened >= quota:  # [MQTT-3.3.4-8]: we announced this Receive Maximum.
         raise ProtocolError("more QoS 2 messages than the receive maximum", ReasonCode.RECEIVE_MAXIMUM_EXCEEDED)
     if len(incoming) >= _QUOTAS_KEPT * quota:
@@ -141,14 +141,14 @@ def _expiry(properties: Properties, now: float) -> float | None:
 
 
 def puback(engine: Engine, _connection: Client, session: Session, packet: Puback, now: float) -> None:
-    """Let go of the message, and send what waited for its place."""
+    """Release the message, and send what waited for the send quota."""
     session.acknowledged(packet.packet_id, now)
     engine.turn.sessions.add(session)
     engine.replays.wake(session, now)
 
 
 def pubrec(engine: Engine, connection: Client, session: Session, packet: Pubrec, now: float) -> None:
-    """Answer with PUBREL, or let go of a message that the client refuses (MQTT 5 §4.3.3)."""
+    """Answer with PUBREL, or release a message that the client refuses (MQTT 5 §4.3.3)."""
     failed = packet.reason_code.is_failure
     known = session.received(packet.packet_id, now, failed=failed)
     engine.turn.sessions.add(session)
@@ -173,7 +173,7 @@ def pubrel(engine: Engine, connection: Client, session: Session, packet: Pubrel,
 
 
 def pubcomp(engine: Engine, _connection: Client, session: Session, packet: Pubcomp, now: float) -> None:
-    """Let go of the packet identifier, and send what waited for its place."""
+    """Release the packet identifier, and send what waited for the send quota."""
     session.completed(packet.packet_id, now)
     engine.turn.sessions.add(session)
     engine.replays.wake(session, now)
@@ -205,12 +205,12 @@ def subscribe(engine: Engine, connection: Client, session: Session, packet: Subs
                 identifiers,
             )
             existed = engine.subscribe(session, subscription)
-            shared = SharedSubscription.parse(request.filter) is not None  # Gets no retained messages (§4.8.2).
+            shared = SharedSubscription.parse(request.filter) is not None  # It gets no retained messages (§4.8.2).
             if not shared and (request.retain_handling == 0 or (request.retain_handling == 1 and not existed)):
                 wanted.append(subscription)
             reasons.append(ReasonCode(request.qos))
     suback = explained_packet(connection, session, Suback(packet.packet_id, tuple(reasons)), first_refusal)
-    if session.journal is None or session.journal.failed:  # Nothing of it is to be stored.
+    if session.journal is None or session.journal.failed:  # Nothing is stored, so there is nothing to wait for.
         connection.reply(suback)
     else:
         engine.answer(connection, suback)
@@ -219,7 +219,7 @@ def subscribe(engine: Engine, connection: Client, session: Session, packet: Subs
 
 
 def _check_answer_fits(session: Session, answer: Suback | Unsuback) -> None:
-    """Raise `ProtocolError` where the client asks for more than it takes in an answer, which grows with the filters."""
+    """Raise `ProtocolError` if the answer, which grows with the filters, would exceed the client's packet size."""
     size = session.framing.maximum_packet_size
     if size and len(answer.encode(ProtocolVersion.V5)) > size:  # [MQTT-3.1.2-24]
         raise ProtocolError(
@@ -229,7 +229,7 @@ def _check_answer_fits(session: Session, answer: Suback | Unsuback) -> None:
 
 
 def unsubscribe(engine: Engine, connection: Client, session: Session, packet: Unsubscribe, now: float) -> None:
-    """Take the subscriptions away."""
+    """Remove the subscriptions."""
     _check_answer_fits(session, Unsuback(packet.packet_id, (ReasonCode.SUCCESS,) * len(packet.filters)))
     if session.journal is not None and session.journal.failed:
         if connection.version is ProtocolVersion.V5:
@@ -254,12 +254,12 @@ def unsubscribe(engine: Engine, connection: Client, session: Session, packet: Un
 
 
 def pingreq(_engine: Engine, connection: Client, _session: Session, _packet: Pingreq, _now: float) -> None:
-    """Answer."""
+    """Answer with PINGRESP."""
     connection.reply(PINGRESP)
 
 
 def disconnect(_engine: Engine, connection: Client, session: Session, packet: Disconnect, now: float) -> None:
-    """End the connection; a normal one forgets the will, any other reason sends it [MQTT-3.14.4-3]."""
+    """End the connection; a normal DISCONNECT discards the will, any other reason sends it [MQTT-3.14.4-3]."""
     if packet.reason_code not in CLIENT_REASONS:
         raise ProtocolError(f"reason code: {packet.reason_code:#04x} is a server's")
     expiry = packet.properties.session_expiry_interval

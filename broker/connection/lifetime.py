@@ -1,11 +1,11 @@
-"""How long a connection may last: to the end of its certificate, of the operator's time for it, or of its silence.
+"""How long a connection may last: until its certificate ends, the operator's lifetime limit, or a keep-alive timeout.
 
 Rules
 -----
-1. Some time before a certificate ends that is said, once a connection, in the log, a counter and, where there are any,
-   the presence events: a device that does not renew needs somebody.
-2. Silence is that no Control Packet comes [MQTT-3.1.2-22], and no more of one that is on its way.
-3. The deadline is the earliest of the three; after a reconnection the operator's time begins anew.
+1. Some time before a certificate ends, this is reported once per connection: in the log, a counter and, where enabled,
+   the presence events. A device that does not renew needs attention.
+2. Silence means that no Control Packet arrives [MQTT-3.1.2-22], and no more bytes of one that has begun.
+3. The deadline is the earliest of the three; a reconnection restarts the operator's limit.
 4. No I/O, no clock.
 """
 
@@ -32,15 +32,15 @@ class Lasting(Client, Protocol):
 
     engine: Engine
     keep_alive: float
-    """Seconds of silence that are one too many; 0 for any number."""
+    """Seconds of silence after which it is closed; 0: never."""
     since: float
-    """When it was admitted; until then, when it came."""
+    """When it was admitted; before that, when it was accepted."""
     warned: bool
-    """Whether the end of its certificate was announced in the log."""
+    """Whether the end of its certificate has been announced."""
 
 
 def file(connection: Lasting, now: float) -> None:
-    """File when to look at *connection* again, if ever, after what is due to be said by *now*."""
+    """Announce what is due by *now*, and file the time at which *connection* must be checked next, if ever."""
     limits = connection.engine.limits
     announce(connection, limits, now)
     when = _deadline(connection, limits)
@@ -56,7 +56,7 @@ def _deadline(connection: Lasting, limits: Limits) -> float:
 
 
 def over(connection: Lasting, limits: Limits, now: float) -> tuple[str, ReasonCode, str] | None:
-    """Return why *connection* is to be closed, if it is."""
+    """Return why *connection* must be closed now, or None."""
     if connection.session is None:
         secured = connection.peer is not None or connection.refusal is not None
         code = RefusalCode.CONNECT_TIMEOUT if secured else RefusalCode.HANDSHAKE_TIMEOUT
@@ -72,7 +72,7 @@ def over(connection: Lasting, limits: Limits, now: float) -> tuple[str, ReasonCo
 
 
 def announce(connection: Lasting, limits: Limits, now: float) -> None:
-    """Say that the certificate ends soon, if it does, and was not said before."""
+    """Report once that the certificate ends soon, if it does."""
     left = connection.expires_at - now
     peer = connection.peer
     if not connection.warned and left <= limits.expiry_notice and peer is not None:

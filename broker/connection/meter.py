@@ -1,15 +1,15 @@
-"""How fast one client may send: packets and bytes a second; who is faster is read less often, and loses nothing.
+"""How fast one client may send: packets and bytes per second. A faster client is read less often and loses nothing.
 
 Theory
 ------
-Two buckets fill by their rate and hold one second's worth. Each read takes what it brought. When a bucket is overdrawn
-the transport *rests*: it does not read until the debt is paid, TCP tells the client to wait, and no message is dropped.
-Nothing is counted for a connection without limits: it has no meter.
+Two buckets refill at their rates and hold one second's worth each. Every read is deducted from them. When a bucket is
+overdrawn the transport *rests*: it does not read until the debt is repaid, TCP makes the client wait, and no message is
+dropped. A connection without limits has no meter, and nothing is counted for it.
 
 Rules
 -----
-1. No I/O, no clock. One call a read, not one a packet.
-2. A rest has an end: what is owed beyond it is paid after the next read.
+1. No I/O, no clock. One call per read, not per packet.
+2. A rest is bounded: any remaining debt is repaid after the next read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LONGEST_REST = 60.0
 
 
 class Meter:
-    """What one client has left."""
+    """What is left of one client's rates."""
 
     __slots__ = ("_at", "_bytes", "_packets")
 
@@ -30,7 +30,7 @@ class Meter:
         self._at = now
 
     def spend(self, packets: int, size: int, limits: Limits, now: float) -> float:
-        """Take what a read brought; return for how many seconds nothing more should be read."""
+        """Deduct what a read brought; return for how many seconds nothing more should be read."""
         gone, self._at = now - self._at, now
         rest = 0.0
         rate = limits.max_packet_rate

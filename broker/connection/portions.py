@@ -1,17 +1,17 @@
-"""A client that asks for much at once gets it in portions, with a turn for everybody else between two.
+"""A client that asks for much at once is served in portions, with a turn for all other clients between two.
 
 Theory
 ------
-A read brings 16 KB at most, a turn 64 of them. Of packets that the data path acts on by itself a read is some
-milliseconds; of small ones that it does not, PUBLISH packets without permission say, or to topics that nobody has
-published to, it would be hundreds, in which nobody else is served. So after so much work (`broker.sockets.work`) the
-rest waits for the event loop to come round, as a packet waits that somebody is asked about, and nothing behind it is
-read meanwhile; nor is another read of that connection begun (`broker.sockets.transport`). The order stays.
+A read brings at most 16 KB, a turn at most 64 reads. For packets that the data path handles itself, a read takes some
+milliseconds. For small packets that it does not handle, such as PUBLISH without permission or to topics not published
+to before, it would take hundreds, during which no other client is served. So after a certain amount of work
+(`broker.sockets.work`) the rest waits for the next round of the event loop, just as a packet waits for an inquiry.
+Meanwhile nothing behind it is handled, and that connection is not read (`broker.sockets.transport`). Order is kept.
 
 Rules
 -----
-1. What is waited for is one round of the loop: who is alone loses some microseconds.
-2. No I/O, no clock: by when it is acted on, the time of the read has passed by as long as the others took.
+1. The wait is one round of the loop: a client that is alone loses some microseconds.
+2. No I/O, no clock: the portion is handled with the time of its read, which is older by as long as the others took.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from broker.sockets.turn import Turn
 
 
 def work_of(packet: Packet, length: int) -> int:
-    """Return how many packets *packet* counts as (`broker.sockets.work`); *length*: of its body, in bytes.
+    """Return how many packets *packet* counts as (`broker.sockets.work`); *length* is that of its body, in bytes.
 
-    Of a PUBLISH its properties count, and its payload does not; of others, each filter or property as much as a packet.
+    In a PUBLISH the properties count, the payload does not; in other packets each filter or property counts as one.
     """
     if isinstance(packet, Publish):
         return 1 + (len(packet.properties.user_properties) >> 4)
@@ -36,10 +36,10 @@ def work_of(packet: Packet, length: int) -> int:
 
 
 def wait_a_turn(connection: Client, packet: Packet, turn: Turn, now: float) -> NoReturn:
-    """Let *packet*, and what is behind it, wait until everybody has had a turn. Raises `Waits`.
+    """Delay *packet*, and what is behind it, until all other clients have had a turn. Raises `Waits`.
 
-    It is acted on as of *now*, the time of the read: a client that has to rest (`broker.connection.meter`) is not taken
-    to have done so in between.
+    It is handled as of *now*, the time of the read, so that a client that has to rest (`broker.connection.meter`) gets
+    no credit for the delay.
     """
     inquiry = Inquiry()
     connection.wait(inquiry, packet)
@@ -48,7 +48,7 @@ def wait_a_turn(connection: Client, packet: Packet, turn: Turn, now: float) -> N
 
 
 def wait_for_room(connection: Client, packet: Packet | None, turn: Turn, now: float) -> NoReturn:
-    """Let *packet* (None: what is not decoded yet), and what is behind it, wait until `Turn.rounds` has room again.
+    """Delay *packet* (None: not decoded yet), and what is behind it, until `Turn.rounds` has room again.
 
     Raises `Waits`. For *now* see `wait_a_turn`.
     """

@@ -1,11 +1,11 @@
-"""The CONNACK of a client that is admitted.
+"""The CONNACK of an admitted client.
 
 Theory
 ------
-To an older client it says hardly anything; one of MQTT 5 is told the limits, and where it did not get what it asked
-for. The devices of a fleet ask for the same few things, so what was encoded once is remembered.
+To an older client it says hardly anything; an MQTT 5 client is told the limits, and each value that differs from its
+request. The devices of a fleet ask for the same few things, so encoded packets are cached.
 
-No I/O, no clock. Hot: once a connection.
+No I/O, no clock. Hot: once per connection.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def welcome(
 ) -> bytes:
     """Return the answer to *packet*.
 
-    *keep_alive* (seconds) is what counts; *session_expiry* (seconds) is None where the client got what it asked for;
+    *keep_alive* (seconds) is what applies; *session_expiry* (seconds) is None where the client got what it asked for;
     *response* is its Response Information.
     """
     if packet.protocol_version is not ProtocolVersion.V5:

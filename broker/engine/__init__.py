@@ -1,1 +1,1 @@
-"""The state that outlives a connection: sessions, messages, wills, who is there. No I/O, no clock."""
+"""The state that outlives a connection: sessions, messages, wills, presence. No I/O, no clock."""

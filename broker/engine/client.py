@@ -1,6 +1,6 @@
-"""A connection, as all see it that act on one: the engine, the packet handlers, the sources, the plugins.
+"""The interface of a connection for everything that acts on one: the engine, packet handlers, sources, plugins.
 
-`broker.connection.connection.ClientConnection` is the only one in production.
+In production `broker.connection.connection.ClientConnection` is the only implementation.
 """
 
 from __future__ import annotations
@@ -19,44 +19,44 @@ from broker.session.session import Session
 
 
 class Holder(Protocol):
-    """Something that takes what publishers bring slower than they bring it: a session, a share, the store."""
+    """A receiver that may take messages more slowly than publishers bring them: a session, a share, the store."""
 
     def hold(self, publisher: Any) -> None:
-        """Remember that *publisher* is not read; release it when it may go on."""
+        """Remember that *publisher* is not read; release it when it may continue."""
 
     def give_up(self) -> None:
-        """Take note that a second has passed: hold nobody for what may never catch up."""
+        """Take note that a second has passed: release all publishers, as this may never catch up."""
 
 
 class Client(Protocol):
     """A client's connection, from accept to close."""
 
     bucket: int
-    """What `broker.engine.deadlines` has it filed under."""
+    """The bucket in which `broker.engine.deadlines` has filed it."""
     consulted: Inquiry | None
-    """What plugins were asked about the CONNECT, once they were."""
+    """The question to plugins about the CONNECT, once they were asked."""
     expires_at: float
     """When its certificate ends, in seconds of the monotonic clock."""
     explains: bool
     last_received: float
-    """When it was read last, in seconds of the monotonic clock."""
+    """When it last sent something, in seconds of the monotonic clock."""
     peer: Peer | None
     refusal: Refused | None
     session: Session | None
     terms: Terms
-    """What counted when it began, and what it is told in CONNACK, of limits and anchors."""
+    """The limits and anchors that applied when it began, as far as CONNACK states them."""
     topics: PublisherTopics
     version: ProtocolVersion
     waits: int
-    """How often in a row its packet has waited for the verdicts of plugins."""
+    """How many times in a row its packet has waited for plugins' verdicts."""
 
     @property
     def address(self) -> str:
-        """Where the client is, for logs."""
+        """The client's address, for logs."""
 
     @property
     def unsent(self) -> bool:
-        """Whether something that was sent before waits for the socket."""
+        """Whether data sent earlier still waits for the socket."""
 
     def admitted(self, session: Session, keep_alive: int, now: float) -> None:
         """Become the connection of *session*."""
@@ -76,28 +76,28 @@ class Client(Protocol):
     def disconnect(
         self, code: str, reason_code: ReasonCode, detail: str, now: float, *, publish_will: bool = True
     ) -> None:
-        """End the connection from our side, saying why to a client that can be told."""
+        """End the connection from our side; tell the client why if it can be told."""
 
     def left(self, now: float, *, publish_will: bool) -> None:
-        """End the connection because the client said so."""
+        """End the connection because the client sent DISCONNECT."""
 
     def refuse(self, refusal: Refused, maximum_packet_size: int, now: float, claimed: str = "") -> None:
         """Answer the CONNECT with *refusal* and close; *claimed* is the client identifier that it asked for."""
 
     def wait(self, inquiry: Inquiry, packet: Packet | None) -> None:
-        """Read no more from the client until *inquiry* is answered; then act on *packet* again.
+        """Stop reading from the client until *inquiry* is answered; then handle *packet* again.
 
-        None: on the one that is being read, which is not decoded yet.
+        None: the packet at which decoding stopped.
         """
 
     def hold(self, slow: Holder, now: float) -> None:
-        """Read no more from the client until *slow* has caught up, or a second has passed."""
+        """Stop reading from the client until *slow* has caught up, or a second has passed."""
 
     def release(self) -> None:
-        """Read again from the client, if it was held."""
+        """Resume reading from the client, if it was held."""
 
     def on_deadline(self, now: float) -> None:
         """Close the connection if a limit has passed, or file the next deadline."""
 
     def complain(self, event: str, **details: object) -> None:
-        """Log what the client may not do, the first few times."""
+        """Log that the client did something it may not; only the first few times."""

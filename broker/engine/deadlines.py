@@ -1,16 +1,16 @@
-"""Deadlines of many connections and sessions, a second apart, at O(1) each.
+"""Deadlines of many connections and sessions, to the second, at O(1) each.
 
 Theory
 ------
-A handshake, a CONNECT, a keep alive, a certificate's end: each is a moment at which something may have to be closed,
-and nearly all of them pass without it. So a deadline is filed once in the bucket of its second; when the bucket is
-due, its owner looks whether the deadline still stands and files the next. Receiving a packet therefore costs one
-attribute, not a timer.
+A handshake, a CONNECT, a keep alive, the end of a certificate: each is a time at which something may have to be closed,
+and nearly always it need not be. So a deadline is filed once, in the bucket of its second. When the bucket is due, the
+owner checks whether the deadline still stands and files the next one. Receiving a packet therefore costs one attribute
+assignment, not a timer.
 
 Rules
 -----
-1. An owner has at most one deadline filed. Filing again moves it; cancelling what is not filed does nothing.
-2. `due` never calls an owner early; at most one second late, plus the caller's own delay.
+1. An owner has at most one deadline filed. Filing again moves it; cancelling one that is not filed does nothing.
+2. `due` never calls an owner early; it calls at most one second late, plus the caller's own delay.
 3. No I/O, no clock: the time is passed in.
 """
 
@@ -26,7 +26,7 @@ log = structlog.get_logger("broker")
 
 
 class Owner(Protocol):
-    """Something with a deadline. *bucket* belongs to `Deadlines`; it starts as 0, which means none."""
+    """Something with a deadline. *bucket* belongs to `Deadlines`; 0 (its initial value) means none."""
 
     bucket: int
 
@@ -38,7 +38,7 @@ OwnerT = TypeVar("OwnerT", bound=Owner)
 
 
 class Deadlines(Generic[OwnerT]):
-    """Owners by the second in which they are due."""
+    """Owners, by the second in which they are due."""
 
     __slots__ = ("_buckets", "_reached")
 
@@ -47,7 +47,7 @@ class Deadlines(Generic[OwnerT]):
         self._reached = int(now)
 
     def file(self, owner: OwnerT, when: float) -> None:
-        """Call *owner* when the time is *when* or up to a second later."""
+        """Call *owner* at *when*, or up to a second later."""
         bucket = max(math.ceil(when), self._reached + 1)
         if bucket != owner.bucket:
             self.cancel(owner)
@@ -69,10 +69,9 @@ class Deadlines(Generic[OwnerT]):
         return [owner for owners in self._buckets.values() for owner in owners]
 
     def due(self, now: float) -> Iterator[None]:
-        """Call every owner whose second has come, the earliest first: one a step, for there may be ten thousand.
+        """Call every owner whose second has come, the earliest first: one per step, since ten thousand may be due.
 
-        To be gone through to its end. Who is filed or cancelled between two steps is called, or is not, as he stands
-        then.
+        The caller must exhaust the iterator. Deadlines filed or cancelled between two steps are respected.
         """
         until = int(now)
         if until - self._reached > len(self._buckets):
@@ -88,8 +87,8 @@ class Deadlines(Generic[OwnerT]):
                 owner.bucket = 0
                 try:
                     owner.on_deadline(now)
-                except MemoryError:  # It is nobody's in particular: `provisioning.program.out_of_memory`.
+                except MemoryError:  # Not the fault of this owner: `provisioning.program.out_of_memory`.
                     raise
-                except Exception:  # A defect met by one owner must not take the others with it.
+                except Exception:  # A bug that one owner meets must not affect the others.
                     log.exception("deadline failed", code="INTERNAL_ERROR")
                 yield

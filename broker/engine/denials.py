@@ -1,7 +1,7 @@
-"""What one client is denied beyond what is told of at once: counted by kind, told once a minute and at its end.
+"""Denials of one client beyond those reported at once: counted by kind, reported once a minute and at its end.
 
-A client can publish without permission as fast as it can write. The first few times are told one by one; of the others
-it is told how many there were, so that the counts of metrics, log and audit log add up.
+A client can publish without permission as fast as it can write. The first few denials are reported one by one; of the
+rest only the number is, so that the counts of metrics, log and audit log add up.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 _PERIOD = 60.0
 
 Kind = tuple[str, str]
-"""What was denied, and the code that says why."""
+"""What was denied, and the reason code."""
 
 
 class Denials:
-    """The count of one connection."""
+    """The counts of one connection."""
 
     __slots__ = ("_counts", "_since")
 
@@ -22,11 +22,11 @@ class Denials:
         self._since = now
 
     def add(self, kind: Kind, now: float) -> bool:
-        """Count one more; return whether it is time to tell."""
+        """Count one more; return whether it is time to report."""
         self._counts[kind] = self._counts.get(kind, 0) + 1
         return now - self._since >= _PERIOD
 
     def taken(self, now: float) -> dict[Kind, int]:
-        """Return what was counted, and begin anew."""
+        """Return the counts, and reset them."""
         counts, self._counts, self._since = self._counts, {}, now
         return counts

@@ -2,20 +2,20 @@
 
 Theory
 ------
-`connection` turns bytes into packets, `handlers` say what each packet means, and both act on the engine: the routes,
-the sessions, the retained messages, the live connections by certificate, the turn. It is built once and handed to every
-connection.
+A `connection` turns bytes into packets, `handlers` define what each packet does, and both act on the engine: the
+routes, the sessions, the retained messages, the live connections by certificate, the turn. One engine is built, and
+every connection gets it.
 
 The life of a session here: `open` (admitted client: created or resumed, an older connection taken over) → messages →
-`detach` (connection gone: will published or delayed, session discarded or kept until it expires) → `tick`. The messages
-and subscriptions meanwhile are in `broker.engine.exchange`, which this builds on.
+`detach` (connection gone: will published or delayed, session discarded or kept until it expires) → `tick`. Messages and
+subscriptions are in `broker.engine.exchange`, which this builds on.
 
 Rules
 -----
-1. No I/O and no clock: transports do the one, the time is passed in.
-2. Nothing of an existing session changes before the newcomer is `Admitted` and owns it, or it has the newcomer's own
-   name and not its owner's.
-3. Each change that an operator cares about is one log event with a stable code, and a counter.
+1. No I/O and no clock: transports do the I/O, the time is passed in.
+2. An existing session changes only once the newcomer is `Admitted` and either owns the session, or the session bears
+   the newcomer's own name while belonging to another identity.
+3. Each change that matters to an operator is one log event with a stable code, and a counter.
 """
 
 from __future__ import annotations
@@ -90,22 +90,22 @@ class Engine(Exchange):
             QueueLimits(limits.max_queued_messages, limits.max_queued_bytes, limits.max_inflight_bytes), self.metrics
         )
         self.presence: Presence | None = None
-        """Who tells services who comes and goes; None: nobody."""
+        """Publishes presence events for services; None: disabled."""
         self.live = LiveConnections()
-        """Who is connected with which certificate."""
+        """The connections by certificate."""
         self.returning = Returning(now)
-        """Whose wills wait for them after a start."""
+        """Sessions restored at the start whose wills still wait for their clients."""
         self.stopping = False
-        """Whether the broker is about to end: wills wait for the next start."""
+        """Whether the broker is stopping: wills wait for the next start."""
         self.keeps_revoked = False
-        """Whether a revoked client's will is sent, and its session kept, as if the connection had just broken."""
+        """Whether a revoked client's will is sent and its session kept, as after a broken connection."""
         self.logs_clients = True
-        """Whether the log takes a line for each client that comes or goes."""
+        """Whether each client that connects or disconnects gets a line in the log."""
         self.connected = 0
         """How many clients are admitted and connected."""
 
     def limit(self, limits: Limits) -> None:
-        """Let *limits* count for what is asked from now on; what exists and exceeds them stays."""
+        """Apply *limits* from now on; existing state that exceeds them stays."""
         self.limits = self.guard.limits = limits
         self.routes.limit = limits.max_cached_routes
         self.retained.limit = limits.max_retained
@@ -116,7 +116,7 @@ class Engine(Exchange):
         self.registry.limits.inflight_bytes = limits.max_inflight_bytes
 
     def stamp(self, peer: Peer | None) -> bytes:
-        """Return what is written into the messages of *peer* about its certificate; empty where nothing is."""
+        """Return what is added to the messages of *peer* about its certificate; empty if nothing is."""
         return stamp_of(self.admission, peer) if self.stamps and peer is not None else b""
 
     # Clients coming and going
@@ -131,7 +131,7 @@ class Engine(Exchange):
         will: Will | None,
         now: float,
     ) -> tuple[Session, bool] | Refused:
-        """Return the session of an admitted client and whether it was present before [MQTT-3.2.2-2], or the refusal.
+        """Return an admitted client's session and whether it was present before [MQTT-3.2.2-2], or the refusal.
 
         An older connection of the same session is taken over [MQTT-3.1.4-3].
         """
@@ -139,7 +139,7 @@ class Engine(Exchange):
         session = self._session_of(admitted, now)
         if isinstance(session, Refused):
             return session
-        # It ended with another broker process, and its client may have come before its will was sent.
+        # The session ended with an earlier broker process; its client may be back before its will was sent.
         only_a_will = session is not None and session.connection is None and session.expiry_interval == 0
         if session is None or only_a_will:
             refusal = refuse_another(self.registry, self.limits, admitted, replaces=only_a_will)
@@ -160,24 +160,24 @@ class Engine(Exchange):
             for_good = revoked and before is not None and self.admission.status.is_ended(before)
             ends = clean_start or only_a_will or for_good
             if ends or not self.registry.has(session):
-                self.forget(session, now)  # Unless it has ended with the older connection.
+                self.forget(session, now)  # Unless it ended together with the older connection.
                 session = None
         present = session is not None
         if session is None:
             session = self.registry.create(admitted.client_id, peer.identity)
         session.expiry_interval = expiry_interval
         session.certificate, session.authorities = peer.certificate, peer.authorities
-        session.will = will  # A delayed will is not sent when its client is back in time [MQTT-3.1.3-9].
+        session.will = will  # A delayed will is not sent if its client is back in time [MQTT-3.1.3-9].
         self.live.add(peer.certificate, connection)
         self.connected += 1
         self.metrics.admitted += 1
         return session, present
 
     def _session_of(self, admitted: Admitted, now: float) -> Session | Refused | None:
-        """Return the session that is there for *admitted*, or the refusal if it is another identity's.
+        """Return the existing session for *admitted*, or the refusal if it belongs to another identity.
 
-        Whoever comes by its own name has the better right to that than one who may use it, too, as the name of an
-        instance, say: what that one has is ended.
+        A client that connects under its own name has priority over one that may also use that name, as the name of an
+        instance, say: the other's session is ended.
         """
         identity, client_id = admitted.peer.identity, admitted.client_id
         session = self.registry.find(identity.trust_domain, identity.role, client_id)
@@ -193,7 +193,7 @@ class Engine(Exchange):
         return None
 
     def _taken_over(self, peer: Peer, session: Session, connection: Client, now: float) -> Refused | None:
-        """Refuse a client that takes over *session* with its own certificate, where that looks like a copied key."""
+        """Refuse a client that takes over *session* with its own certificate, if that looks like a copied key."""
         for older in self.live.of(peer.certificate):
             if older.session is session:
                 return self.guard.taken_over(peer, _host(older), _host(connection), now)
@@ -202,9 +202,9 @@ class Engine(Exchange):
     def ended(
         self, connection: Client, code: str, detail: str, now: float, *, publish_will: bool, claimed: str = ""
     ) -> None:
-        """Count and tell that *connection* has ended, and let go of it if it was admitted.
+        """Count and report that *connection* has ended, and detach it if it was admitted.
 
-        *claimed* is the client identifier that it asked for in vain.
+        *claimed* is the client identifier that a refused client asked for.
         """
         session = connection.session
         client_id = claimed[:LONGEST_SHOWN] if session is None else session.client_id
@@ -225,13 +225,13 @@ class Engine(Exchange):
                 self.extension.disconnected(session)
 
     def detach(self, connection: Client, now: float, *, publish_will: bool) -> None:
-        """Let go of a connection that was admitted: its will, and its session or what is left of it."""
+        """Detach a connection that was admitted: handle its will, and keep or discard its session."""
         peer, session = connection.peer, connection.session
         if peer is None or session is None:
             return
         connection.session = None
         if not self.stopping:
-            session.certificate = None  # What is revoked from now on concerns nobody who is here.
+            session.certificate = None  # A later revocation does not concern a client that has left.
         self.connected -= 1
         self.live.remove(peer.certificate, connection)
         session.disconnect()
@@ -258,9 +258,9 @@ class Engine(Exchange):
         self.note(session, now)
 
     def stop(self, now: float) -> None:
-        """Send everybody away. Wills are sent when their clients are not back soon after the next start.
+        """Disconnect all clients. Wills are sent if their clients are not back soon after the next start.
 
-        MQTT 5 §3.1.2.5 lets a server that stops defer them. Without a store they are gone with all else.
+        MQTT 5 §3.1.2.5 lets a stopping server defer them. Without a store they are lost like everything else.
         """
         self.stopping = True
         reason = ReasonCode.SERVER_SHUTTING_DOWN
@@ -268,34 +268,33 @@ class Engine(Exchange):
             connection.disconnect(RefusalCode.SHUTTING_DOWN, reason, "the broker is stopping", now)
 
     def counts_no_more(self, session: Session) -> bool:
-        """Whether the certificate of *session* is withdrawn, and nobody has put its client out yet."""
+        """Whether the certificate of *session* is no longer trusted, though its client is not disconnected yet."""
         return self._is_withdrawn(session, session.certificate, session.authorities)
 
     def _is_withdrawn(
         self, session: Session, certificate: CertificateKey | None, authorities: tuple[bytes, ...]
     ) -> bool:
-        """Whether *certificate* is revoked by now, or the *authorities* that vouched for it are no anchors any more."""
+        """Whether *certificate* is revoked by now, or the *authorities* that vouched for it are no longer anchors."""
         admission = self.admission
         if self.keeps_revoked or certificate is None:
             return False
         return admission.is_revoked(certificate) or not admission.vouches(authorities, session.owner)
 
     def forget(self, session: Session, now: float) -> None:
-        """End *session*, which has no connection, before its time."""
+        """End *session*, which has no connection, before it expires."""
         if session.connection is None and self.registry.has(session):
             self._discard(session, now)
 
     def tick(self, now: float) -> None:
-        """Do what has become due; call it about once a second."""
+        """Do everything that is due; call it about once a second."""
         for _ in self.duties(now):
             pass
         self.turn.request()
 
     def duties(self, now: float) -> Iterator[None]:
-        """Do the same, one client's or session's a step, and flush nothing: whoever asks may let others have a turn.
+        """Do the same in steps of one client or session, without flushing, so that the caller can serve others between.
 
-        Ten thousand may be due in one second: whose network has gone, who was at the door when it had, whose sessions
-        end.
+        Ten thousand may be due in one second: clients whose network failed, newcomers cut off by it, expired sessions.
         """
         self.replays.now = now
         yield from self.deadlines.due(now)
@@ -326,7 +325,7 @@ class Engine(Exchange):
                 self._discard(session, now)
 
     def _discard(self, session: Session, now: float) -> None:
-        """End *session*: its subscriptions, its queue; a will that still waits is sent now [MQTT-3.1.2-10]."""
+        """End *session*: its subscriptions and queue; a will that still waits is sent now [MQTT-3.1.2-10]."""
         for topic_filter in list(session.subscriptions):
             self.unsubscribe(session, topic_filter)
         self.registry.discard(session)
@@ -343,7 +342,7 @@ class Engine(Exchange):
             self._publish_will(session, session.will, now)
 
     def _publish_will(self, session: Session, will: Will, now: float) -> None:
-        """Publish *will*, unless by then nobody vouches for who has left it, or the policy or plugins refuse it."""
+        """Publish *will*, unless its owner's certificate is no longer trusted or the policy or plugins refuse it."""
         session.will = None
         message = will.published(now)
         topic_name = message.topic.decode()
@@ -359,12 +358,12 @@ class Engine(Exchange):
         when_known(inquiry, message, now, publish)
 
     def _may_be_published(self, session: Session, will: Will, topic_name: str) -> bool:
-        """Whether the certificate with which *will* was left counts still, and its topic is permitted still."""
+        """Whether the certificate under which *will* was left is still trusted, and its topic still permitted."""
         if self._is_withdrawn(session, will.certificate, will.authorities):
             return False
         return self.admission.permissions(session.owner, session.client_id).may_publish(topic_name)
 
-    # Who is here
+    # Admitted connections
 
     def connections(self) -> list[Client]:
         """Return every admitted connection."""

@@ -1,18 +1,18 @@
-"""What clients exchange: subscriptions, messages, what is kept of them, and what of it the store has to know.
+"""What clients exchange: subscriptions and messages, retained messages, and which changes the store must record.
 
 Theory
 ------
-A message goes to the route of its topic, which leads to the sessions that subscribe it, and is retained if it says so.
-The data path does the first by itself (`broker.connection.connection`); here is the obvious way, for whatever is not
-the best case, and for the messages of the broker's own. With a journal each change of a session or of what is retained
-is noted, and an answer that promises something is sent when it is on disk.
+A message goes to the route of its topic, which leads to the subscribing sessions, and is retained if its flag says so.
+The data path does the former itself (`broker.connection.connection`); this is the straightforward way, for everything
+but the best case and for the broker's own messages. With a journal, each change of a session or of retained messages is
+recorded, and an answer that promises something is sent once it is on disk.
 
 Rules
 -----
 1. No I/O and no clock: the journal is written by `broker.store`, the time is passed in.
-2. What a session has subscribed stands in its own list and in the routes, always in both.
+2. Every subscription is in its session's own list and in the routes, always in both.
 
-Does not handle: whose sessions there are, when they begin and end (`broker.engine.engine`, which builds on this).
+Does not handle: which sessions exist, and when they begin and end (`broker.engine.engine`, which builds on this).
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from broker.store.journal import Journal
 
 _APPENDS_A_PACKET = 1024
 _DELIVERIES_A_PACKET = 16
-"""To how many subscribers a message may be appended, or delivered at QoS 1 or 2, that cost as much as a packet
+"""How many appends of a message (first constant), or deliveries at QoS 1 or 2 (second), cost as much as one packet
 (`broker.sockets.work`)."""
 
 
 class Exchange:
-    """What is published, to whom it goes, and what is kept."""
+    """What is published, who receives it, and what is kept."""
 
     __slots__ = (
         "extension",
@@ -70,15 +70,15 @@ class Exchange:
         self.stamps = False
         """Whether each message is stamped with its publisher's certificate, see `broker.engine.vouched`."""
         self.response_information: ResponseInformation | None = None
-        """What clients that ask are told of where to have their answers sent; None: nothing."""
+        """Tells clients that ask where to have their responses sent; None: tells nothing."""
         self.extension: Extension | None = None
-        """Who else is asked and told (plugins); None: nobody, and nothing of it is done."""
+        """The host of plugins, asked and notified; None: no plugins, and no cost."""
         self.journal: Journal | None = None
-        """Where persistent state is noted for the store; None: nothing outlives the process."""
+        """Where changes of persistent state are recorded for the store; None: nothing outlives the process."""
 
     @property
     def inlines_nothing(self) -> bool:
-        """Whether each message needs what the data path does not do: a stamp, or the look of a plugin."""
+        """Whether each message needs something that the data path does not do: a stamp, or a plugin's check."""
         return self.stamps or (self.extension is not None and self.extension.looks_at_messages)
 
     # Subscriptions
@@ -97,7 +97,7 @@ class Exchange:
         return self.routes.join(session.owner.trust_domain, shared.share_name, session, plain)
 
     def unsubscribe(self, session: Session, topic_filter: str) -> bool:
-        """Take the subscription away; return whether there was one."""
+        """Remove the subscription; return whether it existed."""
         if session.subscriptions.pop(topic_filter, None) is None:
             return False
         session.subscription_bytes -= text_bytes(topic_filter)
@@ -113,9 +113,9 @@ class Exchange:
     # Messages
 
     def publish(self, message: Message, sender: Session, now: float) -> Subscriber | None:
-        """Retain *message* if it says so, and give it to every subscriber: the obvious way, beside the hot path.
+        """Retain *message* if its flag says so, and deliver it to every subscriber: the slow twin of the hot path.
 
-        Returns a subscriber for which the sender should be held, if there is one.
+        Returns a subscriber for which the publisher should be held, or None.
         """
         route = self.routes[message.topic]
         if message.retain:
@@ -125,12 +125,12 @@ class Exchange:
         return slow
 
     def retain(self, message: Message, sender: Session | None, now: float) -> bool:
-        """Keep *message* of *sender* for those who subscribe later, on disk too; return False if there is no room."""
+        """Keep *message* of *sender* for later subscribers, on disk too; return False if there is no room."""
         self.metrics.messages_retained += 1
         topic_name, name = message.topic.decode(), sender.name if sender is not None else ""
         replaces = self.retained.has(topic_name)
         kept = self.retained.retain(topic_name, message, name)
-        if self.journal is not None and (replaces or (kept and message.payload)):  # Else there is nothing to forget.
+        if self.journal is not None and (replaces or (kept and message.payload)):  # Otherwise nothing has changed.
             number = self.retained.last_number
             self.journal.retain(topic_name, message if kept and message.payload else None, name, number)
             self.turn.request()
@@ -142,7 +142,7 @@ class Exchange:
         return kept
 
     def publish_own(self, message: Message, now: float) -> None:
-        """Publish a message of the broker's own; a retained one is not stored on disk."""
+        """Publish one of the broker's own messages; a retained one is not stored on disk."""
         if message.retain:
             self.retained.retain(message.topic.decode(), message)
         inquiry = None
@@ -164,9 +164,9 @@ class Exchange:
         return route.deliver(message, sender, now)
 
     def weigh(self, route: Route, own: int, size: int) -> None:
-        """Add up what a message costs whose packet *own* of the subscribers get each for himself, of *size* bytes.
+        """Add the cost of a message of *size* bytes for which *own* subscribers each need a packet of their own.
 
-        The others get the same, at QoS 0. If they are very many, have them written to by and by.
+        The others share one packet at QoS 0. Very many subscribers are scheduled to be written to in rounds.
         """
         others = len(route.subscribers) - own
         if route.is_wide:
@@ -176,9 +176,9 @@ class Exchange:
     # The store
 
     def note(self, session: Session, ended_at: float | None) -> None:
-        """Note the state of *session* for the store, if it outlives its connection or has a will that must.
+        """Record the state of *session* for the store, if the session outlives its connection or its will must.
 
-        *ended_at* is the monotonic time at which its connection ended, None while there is one.
+        *ended_at* is the monotonic time at which its connection ended, None while it has one.
         """
         journal = self.journal
         if journal is None:
@@ -193,7 +193,7 @@ class Exchange:
             journal.save_session(session.row, session_row(session, ended_at, journal.wall_offset))
 
     def answer(self, connection: Client, packet: bytes, otherwise: bytes | Otherwise = Otherwise.CLOSE) -> None:
-        """Send *packet* when what it promises is stored; *otherwise* if that fails."""
+        """Send *packet* once what it promises is stored; do *otherwise* if storing fails."""
         if self.journal is None:
             connection.reply(packet)
         else:
@@ -211,7 +211,7 @@ class Exchange:
             self.turn.request()
 
     def _resume(self, now: float) -> None:
-        """Let a portion of those who have come back send again, and see to the rest when others were served."""
+        """Let some of the returned sessions resume sending, and continue once other clients were served."""
         if self.journal is not None:
             self.turn.sessions.update(self.journal.resume_some(now))
             if self.journal.resuming:
@@ -219,13 +219,13 @@ class Exchange:
             self.turn.request()
 
     def not_stored(self, now: float) -> None:
-        """Take note that a batch could not be written; it is tried again."""
+        """Take note that a batch could not be written; it will be retried."""
         if self.journal is not None:
             self.turn.sessions.update(self.journal.not_written(now))
             self.turn.request()
 
     def forget_stored(self, session: Session) -> None:
-        """Forget on disk what *session* was, and what it still had to be sent."""
+        """Delete *session* and its unsent messages from the store."""
         journal, session.journal = self.journal, None
         if journal is None:
             return
@@ -242,7 +242,7 @@ class Exchange:
 def when_known(
     inquiry: Inquiry | None, message: Message, now: float, publish: Callable[[Message, float], None]
 ) -> None:
-    """Call *publish* with *message*, for which no client waits, when *inquiry* about it is answered."""
+    """Call *publish* with *message*, for which no client waits, once *inquiry* about it is answered."""
     if inquiry is None or inquiry.done:
         publish(message, now)
     else:

@@ -1,20 +1,20 @@
-"""What lately became of each client at the door: admitted, refused, closed, and why. For ``fleet-broker why``.
+"""What recently happened to each client: admitted, refused, closed, and why. For ``fleet-broker why``.
 
 Theory
 ------
-Two shelves. On the *known* one an event is filed under the identity that a verified certificate names; on the
-*strangers'* one under the address, because a client that TLS refuses has not proved to be anybody. A stranger may come
-as often, and from as many addresses, as it likes: it pushes out other strangers' events, never those of the fleet.
+There are two shelves. On the *known* shelf an event is filed under the identity in a verified certificate; on the
+*strangers'* shelf under the address, because a client that TLS refuses has not proved any identity. However often a
+stranger comes, and from however many addresses, it displaces only other strangers' events, never those of the fleet.
 
-A shelf is bounded in all, and each key of it is; what has to go is the oldest of the key that has been silent longest.
-The same thing happening again is one event with a count, so that a device that tries every second for a week is still
-one line with a first and a last time.
+Each shelf is bounded in total, and so is each key on it. The event that must go is the oldest of the key that has been
+silent longest. A repeated event is stored once with a count, so a device that tries every second for a week is one
+line with a first and a last time.
 
 Rules
 -----
-1. No I/O, no clock: the time is passed in. Nothing on the data path: events are of connections, not of messages.
-2. At most *most* events on the known shelf and a quarter of that on the other, whatever anybody does.
-3. Nothing of a message, no key, no token.
+1. No I/O, no clock: the time is passed in. Nothing on the data path: events concern connections, not messages.
+2. At most *most* events on the known shelf and a quarter of that on the other, in all circumstances.
+3. No message content, no key, no token is recorded.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from provisioning.program.printable import printable
 log = structlog.get_logger("broker")
 
 MOST_OF_ONE = 16
-"""Events of one identity or address."""
+"""Events kept per identity or address."""
 MOST_DENIED = 10
-"""Denials that are told one by one: of one connection, and of one identity in `_DENIED_SECONDS`."""
+"""Denials reported one by one: per connection, and per identity within `_DENIED_SECONDS`."""
 _DENIED_SECONDS = 60.0
 LONGEST_SHOWN = 300
-"""Characters kept of what a client may choose the length of."""
+"""Characters kept of a text whose length the client chooses."""
 _STRANGERS_PART = 4
 
 
 class Happened(StrEnum):
-    """What an event is."""
+    """The kind of an event."""
 
     ADMITTED = "admitted"
     REFUSED = "refused"
@@ -56,7 +56,7 @@ class Happened(StrEnum):
 
 @dataclass(slots=True, init=False)
 class Event:
-    """One thing that happened, and how often in a row. Times are monotonic."""
+    """One event, and how often it happened in a row. Times are monotonic."""
 
     what: Happened
     code: str
@@ -65,7 +65,7 @@ class Event:
     identity: Identity | str | None
     serial: str
     client_id: str
-    """Of one who is refused: the one that he asked for, which need not be his."""
+    """For a refused client: the client identifier it asked for, which need not be its own."""
     first: float
     last: float
     times: int
@@ -94,7 +94,7 @@ class Event:
 
     @property
     def name(self) -> str:
-        """The name in the certificate, empty if none is known."""
+        """The name in the certificate, empty if unknown."""
         if isinstance(self.identity, Identity):
             return self.identity.name
         return self.identity.rpartition("/")[2] if self.identity else ""
@@ -105,9 +105,9 @@ class Event:
         return self.address.rpartition(":")[0]
 
     def is_about(self, text: str, serial: str) -> bool:
-        """Whether *text* is the client, name, identity, serial number (also as *serial*) or address of it.
+        """Whether *text* is the event's client, name, identity, address or serial number (then also as *serial*).
 
-        Of client and name with or without the trust domain before it; of the client also as it is shown.
+        Client and name match with or without the trust domain before them; the client also in its printable form.
         """
         return bool(text) and (
             text
@@ -129,9 +129,9 @@ class Event:
         return f"{domain}/{self.client_id}", f"{domain}/{printable(self.client_id)}", f"{domain}/{self.name}"
 
     def repeats(self, other: Event) -> bool:
-        """Whether it is *other* again.
+        """Whether this event repeats *other*.
 
-        Who is refused may have asked for another client identifier each time, as libraries do that make one up.
+        A refused client may ask for another client identifier each time, as libraries that generate one do.
         """
         return (self.what, self.code, self.detail, self.serial) == (
             *(other.what, other.code, other.detail, other.serial),
@@ -139,18 +139,18 @@ class Event:
 
 
 class Party(Protocol):
-    """Whom an event is about: a connection."""
+    """The subject of an event: a connection."""
 
     @property
     def address(self) -> str:
-        """Where it is."""
+        """Its address."""
 
     peer: Peer | None
     refusal: Refused | None
 
 
 def named(party: Party) -> dict[str, str]:
-    """Return who *party* is, for the log, as far as a verified certificate says."""
+    """Return the identity of *party* for the log, as far as a verified certificate states it."""
     peer, refusal = party.peer, party.refusal
     if peer is not None:
         return {"identity": peer.identity.uri, "serial": peer.serial}
@@ -158,13 +158,13 @@ def named(party: Party) -> dict[str, str]:
 
 
 class Witness(Protocol):
-    """Whoever else is told of each event, at once: the audit log."""
+    """Another recipient of each event, at once: the audit log."""
 
     def saw(self, event: Event) -> None:
-        """Take *event* down now; it may change afterwards."""
+        """Record *event* now; it may change afterwards."""
 
     def told(self, event: str, **facts: object) -> None:
-        """Take down something that is not a client's."""
+        """Record something that does not concern a client."""
 
 
 class History:
@@ -185,7 +185,7 @@ class History:
     def note(
         self, what: Happened, party: Party, code: str, detail: str, client_id: str, now: float, times: int = 1
     ) -> None:
-        """Record that *what* happened to *party*, so many *times*."""
+        """Record that *what* happened to *party*, *times* times."""
         peer, refusal = party.peer, party.refusal
         identity: Identity | str | None = None
         serial = ""
@@ -203,30 +203,30 @@ class History:
             self._strangers.add(event.host, event)
 
     def tells_of_denials(self, party: Party, now: float) -> bool:
-        """Whether another denial of *party* is told by itself; if so, count that it is: some a minute of an identity.
+        """Whether another denial of *party* is reported individually; if so, count it against the identity's minute.
 
-        Who connects again for every few of them would otherwise fill the log as fast as it can connect.
+        Otherwise a client that reconnects after every few denials could fill the log as fast as it can connect.
         """
         return _tells(self._denied, party, now)
 
     def tells_of_pace(self, party: Party, now: float) -> bool:
-        """Whether it is told that *party* is too slow, or too fast; likewise."""
+        """Whether it is reported that *party* is too slow or too fast; counted likewise."""
         return _tells(self._pace, party, now)
 
     def denied(self, party: Party, event: str, details: Mapping[str, object], client_id: str, now: float) -> None:
-        """Log and record that the client may not do what it wanted to."""
+        """Log and record that the client was denied something."""
         log.warning(event, client=client_id, address=party.address, **details, **named(party))
         said = f"{event}: {details.get('topic') or details.get('topic_filter') or ''}"
         self.note(Happened.DENIED, party, str(details.get("code", "")), said, client_id, now)
 
     def denied_more(self, party: Party, denials: Denials, client_id: str, now: float) -> None:
-        """Log and record what *denials* has counted, one line for each kind, and begin to count anew."""
+        """Log and record what *denials* has counted, one line per kind, and reset its counts."""
         for (event, code), times in denials.taken(now).items():
             log.warning(event, client=client_id, address=party.address, code=code, more=times, **named(party))
             self.note(Happened.DENIED, party, code, f"{event}: and more", client_id, now, times)
 
     def told(self, event: str, **facts: object) -> None:
-        """Tell the audit log, where there is one, of something that is not a client's."""
+        """Tell the audit log, if there is one, of something that does not concern a client."""
         if self.witness is not None:
             self.witness.told(event, **facts)
 
@@ -242,7 +242,7 @@ class History:
         return iter(self._known.copy())
 
     def strangers(self, host: str) -> list[Event]:
-        """Return the events of those at *host* who have not proved to be anybody."""
+        """Return the events of unidentified clients at *host*."""
         return self._strangers.find(host)
 
 
@@ -257,7 +257,7 @@ def _tells(told: WindowCount, party: Party, now: float) -> bool:
 
 
 class _Shelf:
-    """Events by key, bounded in all and each."""
+    """Events by key, bounded in total and per key."""
 
     __slots__ = ("_events", "_most", "_size")
 
@@ -265,13 +265,13 @@ class _Shelf:
         self._most = most
         self._size = 0
         self._events: dict[str, list[Event]] = {}
-        """By key; the key with the newest event is the last."""
+        """By key; the key with the newest event comes last."""
 
     def __len__(self) -> int:
         return self._size
 
     def add(self, key: str, event: Event) -> None:
-        """File *event*, and drop what is one too many."""
+        """File *event*, and drop one if there are too many."""
         if self._most < 1:
             return
         events = self._events.pop(key, None)
@@ -304,5 +304,5 @@ class _Shelf:
         return list(self._events.get(key, ()))
 
     def copy(self) -> list[list[Event]]:
-        """Return the events of every key, in lists that may change."""
+        """Return the events of every key, in copied lists."""
         return list(self._events.values())

@@ -1,8 +1,8 @@
-"""Who is connected with which certificate: those whom a revocation concerns.
+"""The connections by certificate: those that a revocation affects.
 
 Rules
 -----
-1. A certificate may be on several connections (a service's instances, a clone); none that has gone is kept.
+1. A certificate may be used on several connections (a service's instances, a clone); closed ones are removed.
 2. No I/O, no clock.
 """
 
@@ -25,7 +25,7 @@ class LiveConnections:
         self._by_certificate.setdefault(certificate, []).append(connection)
 
     def remove(self, certificate: CertificateKey, connection: Client) -> None:
-        """Let go of *connection*."""
+        """Remove *connection*."""
         connections = self._by_certificate.get(certificate)
         if connections is not None and connection in connections:
             connections.remove(connection)
@@ -33,7 +33,7 @@ class LiveConnections:
                 del self._by_certificate[certificate]
 
     def of(self, certificate: CertificateKey) -> list[Client]:
-        """Return the connections of *certificate*, in a list of their own: they may go while it is read."""
+        """Return the connections of *certificate*, as a copy: they may close while the caller iterates."""
         return list(self._by_certificate.get(certificate, ()))
 
     def all(self) -> list[Client]:

@@ -1,18 +1,18 @@
-"""Who comes and goes, as messages: for services that want to know, with what the certificate vouches for.
+"""Presence events: messages that tell services who connects and disconnects, as vouched for by the certificates.
 
 Theory
 ------
-A will says that a device is gone, if the device has set one, and says what the device has chosen. Here the broker says
-it, of everybody, with the reason: ``$SYS/broker/presence/<role>/<group>/<name>/connected`` and ``…/disconnected``
-(``-`` where there is no group); and ``…/expiring`` when the certificate of somebody who is connected ends soon. The
-payload is JSON; the user properties are those of `broker.engine.vouched`. The topic has a party's name whatever its
-trust domain; these, and ``identity``, say which it is of.
+A will reports that a device is gone, but only if the device has set one, and only what the device chose to say. Here
+the broker reports it, for every client, with the reason: ``$SYS/broker/presence/<role>/<group>/<name>/connected`` and
+``…/disconnected`` (``-`` where there is no group); and ``…/expiring`` when the certificate of a connected client ends
+soon. The payload is JSON; the user properties are those of `broker.engine.vouched`. The topic contains the party's
+name in any trust domain; the user properties, and ``identity``, tell which domain it is.
 
 Rules
 -----
-1. Numbered without a gap since the broker started, at QoS 1, never retained: who misses one sees it by the number.
-2. Who may read them is the policy's to say (``$SYS/#``: services and operators by default).
-3. None while the broker stops: everybody goes then. None for who was never admitted: that is the log's.
+1. Numbered without gaps since the broker started, at QoS 1, never retained: the numbers reveal a missed event.
+2. The policy decides who may read them (``$SYS/#``: services and operators by default).
+3. None while the broker stops, since every client leaves then. None for clients that were never admitted: see the log.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ TOPICS = "$SYS/broker/presence"
 
 
 class Party(Protocol):
-    """Whom an event is about: a connection."""
+    """The subject of an event: a connection."""
 
     peer: Peer | None
 
     @property
     def address(self) -> str:
-        """Where it is."""
+        """Its address."""
 
 
 class Presence:
@@ -52,23 +52,23 @@ class Presence:
     def __init__(
         self, admission: Admission, publish: Callable[[Message, float], None], clock: Callable[[], datetime]
     ) -> None:
-        """*publish* gives a message to its subscribers; *clock* says the time in UTC; *admission* knows who is ours."""
+        """*publish* delivers a message to subscribers; *clock* returns the UTC time; *admission* knows who is ours."""
         self._admission = admission
         self._publish = publish
         self._clock = clock
         self._sequence = 0
 
     def connected(self, party: Party, session: Session, now: float) -> None:
-        """Tell that the client of *session* has connected."""
+        """Report that the client of *session* has connected."""
         self._tell("connected", party, session, {}, now)
 
     def disconnected(self, party: Party, session: Session, code: str, detail: str, now: float) -> None:
-        """Tell that it is gone, and why."""
+        """Report that it has disconnected, and why."""
         if code != RefusalCode.SHUTTING_DOWN:
             self._tell("disconnected", party, session, {"code": str(code), "detail": detail}, now)
 
     def ends_soon(self, party: Party, session: Session, seconds_left: float, now: float) -> None:
-        """Tell that the certificate of a connected client ends in *seconds_left*: it should have renewed."""
+        """Report that the certificate of a connected client ends in *seconds_left*: it should have renewed."""
         facts: dict[str, str | int] = {"code": "CERTIFICATE_ENDS", "seconds_left": round(seconds_left)}
         self._tell("expiring", party, session, facts, now)
 

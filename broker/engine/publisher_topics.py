@@ -1,12 +1,12 @@
-"""The topics that one client publishes to: those that it is known to be allowed, and what its aliases stand for.
+"""The topics that one client publishes to: those known to be permitted, and its Topic Aliases.
 
 Rules
 -----
-1. Both are bounded in number, and what is remembered in length too; they belong to the Network Connection, and end with
-   it [MQTT-3.3.2-7].
-2. Whether a topic may be remembered as allowed is the caller's to know (`broker.connection.authorization`); here it is
-   kept, and forgotten when the policy is another one.
-3. A client that publishes nothing costs no set: most of ten thousand connections are such clients most of the time.
+1. Both are bounded in number, and the remembered topics in length too; they belong to the Network Connection, and end
+   with it [MQTT-3.3.2-7].
+2. The caller decides whether a topic may be remembered as permitted (`broker.connection.authorization`); this only
+   keeps it, and forgets it when the policy changes.
+3. A client that publishes nothing has no set: most of ten thousand connections are in that state most of the time.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class PublisherTopics:
 
     def __init__(self) -> None:
         self.permitted: AbstractSet[bytes] = _NONE
-        """Topics to which the client may publish on the fast path. Hot: it is asked for each PUBLISH."""
+        """Topics to which the client may publish on the fast path. Hot: checked for each PUBLISH."""
         self._aliases: IncomingAliases | None = None
 
     def permit(self, topic: bytes, most: int) -> None:
-        """Remember that the client may publish to *topic*; of *most* topics none is forgotten yet."""
+        """Remember that the client may publish to *topic*; nothing is forgotten until there are *most* topics."""
         if len(topic) > LONGEST_CACHED:
             return
         permitted = self.permitted
@@ -39,13 +39,13 @@ class PublisherTopics:
         permitted.add(topic)
 
     def of_alias(self, alias: int, topic: bytes, maximum: int) -> bytes:
-        """Return what *alias*, at most *maximum*, stands for, after giving it *topic* if that is not empty."""
+        """Return the topic of *alias*, at most *maximum*, after setting it to *topic* if that is not empty."""
         if self._aliases is None:
             self._aliases = IncomingAliases(maximum)
         return self._aliases.resolve(alias, topic)
 
     def forget_permissions(self) -> None:
-        """Let the policy be asked again at the next PUBLISH to any topic."""
+        """Make the policy be consulted again at the next PUBLISH to any topic."""
         self.permitted = _NONE
 
     def clear(self) -> None:

@@ -1,23 +1,23 @@
-"""Retained messages on their way to those who have just subscribed: a few at a time, however many there are.
+"""Sending retained messages to new subscribers: a few at a time, however many there are.
 
 Theory
 ------
-A wide filter may match a hundred thousand retained messages. To write them all at once would take as many bytes of
-memory as they have, again for each subscriber, and the whole broker as long as it takes to encode them. So a `Replay`
-is a walk over the retained messages that holds nothing, and each step sends one portion of it: the first at once, as
-if it were all (for most filters it is), the next when the client has taken the last. What a client does not take waits
-where it is already, in the retained messages.
+A wide filter may match a hundred thousand retained messages. To send them all at once would take as much memory again
+as they have, for each subscriber, and block the broker while they are encoded. So a `Replay` is a walk over the
+retained messages that stores none of them, and each step sends one portion: the first at once (for most filters that
+is everything), the next when the client has taken the previous one. What a client does not take stays where it already
+is, among the retained messages.
 
 Rules
 -----
-1. The first portion, which all filters of one SUBSCRIBE share, goes before whatever is published later. Behind it
-   nothing is sent while something sent before waits for the socket, and at QoS 1 and 2 nothing that would queue.
-2. One portion of one session a turn, by turns: many wide subscriptions slow one another down, and nobody else.
-3. A replay ends with its subscription, or with another SUBSCRIBE to the same filter. When the connection goes, one at
-   QoS 0 is over; one at QoS 1 or 2 goes on when the client comes back to its session. When the broker was restarted in
-   between it begins anew, but for what was sent at QoS 2.
-4. Where somebody decides who may receive what (`ask`), a message waits for the answer, and what is behind it too.
-5. No I/O, no clock: the time of the last `wake`, at most a second old (`Engine.tick`), is good enough for expiry.
+1. The first portion, shared by all filters of one SUBSCRIBE, is sent before anything published later. After it, nothing
+   is sent while earlier data waits for the socket, nor, at QoS 1 and 2, anything that would have to be queued.
+2. Per turn one session gets one portion, in rotation: many wide subscriptions slow each other down, and nothing else.
+3. A replay ends with its subscription, or with another SUBSCRIBE to the same filter. When the connection ends, a replay
+   at QoS 0 is over; one at QoS 1 or 2 continues when the client returns to its session. If the broker restarted in
+   between, it starts over, except for what was sent at QoS 2.
+4. Where plugins decide who may receive a message (`ask`), it waits for the answer, and so does everything behind it.
+5. No I/O, no clock: expiry uses the time of the last `wake`, at most a second old (`Engine.tick`).
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from broker.session.session import Session
 from broker.sockets.turn import Turn
 
 PORTION = 64 * 1024
-"""Bytes that one step sends, before the last message of it."""
+"""Bytes that one step sends before its last message."""
 _LOOKS = 512
-"""Places that one step looks at."""
+"""Entries that one step looks at."""
 _LOOKS_A_PACKET = 8
-"""Places that cost as much as a packet (`broker.sockets.work`), with the messages that are found there."""
+"""Entries, with the messages found there, that cost as much as one packet (`broker.sockets.work`)."""
 _OVERHEAD = 32
-"""Bytes that a message costs beside its own."""
+"""Bytes that a message costs beyond its own size."""
 
 
 class Replays:
-    """Every session that has not got all retained messages of its subscriptions yet."""
+    """All sessions that have not yet received every retained message of their subscriptions."""
 
     __slots__ = ("_asked", "_call_soon", "_ready", "_retained", "_turn", "ask", "now", "waiting")
 
@@ -59,19 +59,19 @@ class Replays:
         self._ready: dict[Session, None] = {}
         self._asked = False
         self.ask: Callable[[Session, Message], Inquiry | None] | None = None
-        """Asked about each message, and returns what has to be found out first; None: nobody is asked."""
+        """Asked about each message; returns the question to wait for. None: no plugin has to be asked."""
         self.waiting: dict[Session, deque[Replay]] = {}
-        """What is left for each, the oldest subscription first."""
+        """The unfinished replays of each session, the oldest subscription first."""
         self.now = now
 
     def begin(self, session: Session, subscriptions: Iterable[Subscription], now: float) -> None:
-        """Send the first portion of what *subscriptions*, of one SUBSCRIBE, match, and see to the rest."""
+        """Send the first portion of what *subscriptions*, of one SUBSCRIBE, match, and schedule the rest."""
         self.now = now
         new = [Replay(self._retained, subscription, session.name) for subscription in subscriptions]
         if not new:
             return
         older = self.waiting.get(session)
-        # What is left of a filter that is subscribed to again comes anew.
+        # An unfinished replay of a filter that is subscribed to again starts over.
         filters = {replay.subscription.topic_filter for replay in new}
         kept = [replay for replay in older or () if replay.subscription.topic_filter not in filters]
         self.waiting[session] = deque([*kept, *new])
@@ -82,22 +82,22 @@ class Replays:
                 self._note(session, replay.subscription, pending=replay.newest)
 
     def resume(self, session: Session, subscription: Subscription, newest: int, sent: frozenset[int]) -> None:
-        """Go on with what the broker had not finished when it was restarted; the client is not back yet.
+        """Continue what was unfinished when the broker restarted; the client is not back yet.
 
-        What is *sent*, by number, was sent at QoS 2 and is not sent again; what was sent at QoS 1 is. What was retained
-        after *newest* reached the subscription when it was published.
+        Messages numbered in *sent* were sent at QoS 2 and are not sent again; those sent at QoS 1 are. Those
+        retained after *newest* reached the subscription when they were published.
         """
         replay = Replay(self._retained, subscription, session.name, newest=newest, sent=sent)
         self.waiting.setdefault(session, deque()).append(replay)
 
     def wake(self, session: Session, now: float) -> None:
-        """Go on for *session*, which may have room again: it took what was sent, acknowledged, or came back."""
+        """Continue for *session*, which may have room: it took what was sent, acknowledged, or came back."""
         self.now = now
         if session in self.waiting:
             self._soon(session)
 
     def parted(self, session: Session) -> None:
-        """Take note that the client of *session* has gone."""
+        """Take note that the client of *session* has disconnected."""
         self._ready.pop(session, None)
         replays = self.waiting.pop(session, None)
         kept = deque(replay for replay in replays or () if replay.subscription.qos > 0)
@@ -123,7 +123,7 @@ class Replays:
         session = next(iter(self._ready))
         del self._ready[session]
         self._turn.sessions.add(session)
-        self._turn.request()  # Before the next portion is asked for: one is written before the next is made.
+        self._turn.request()  # Before scheduling the next portion: each is written before the next is prepared.
         self._step(session)
         if self._ready and not self._asked:
             self._asked = True
@@ -141,7 +141,7 @@ class Replays:
                 replays.popleft()
                 continue
             if session.choked or not (first or session.has_room(subscription.qos)):
-                return  # It wakes us.
+                return  # The session wakes us.
             if size >= PORTION or looks == 0:
                 self._soon(session)
                 return
@@ -163,7 +163,7 @@ class Replays:
         del self.waiting[session]
 
     def _must_wait(self, session: Session, replay: Replay, message: Message) -> bool:
-        """Say whether *message* has to wait; it is the next one again when it is known who may receive it."""
+        """Return whether *message* has to wait until it is known who may receive it; it is then put back."""
         inquiry = self.ask(session, message) if self.ask is not None else None
         if inquiry is not None:
             replay.put_back(message)
@@ -171,7 +171,7 @@ class Replays:
         return inquiry is not None
 
     def _note(self, session: Session, subscription: Subscription, *, pending: int = 0) -> None:
-        """Let the store know whether *subscription*, at QoS 1 or 2, still waits for retained messages."""
+        """Record in the store whether *subscription*, at QoS 1 or 2, still waits for retained messages."""
         journal = session.journal
         if journal is not None and subscription.qos > 0:
             note = journal.replays if pending else journal.subscribe

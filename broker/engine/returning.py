@@ -1,17 +1,17 @@
-"""Clients that lost their connection because the broker ended: how long their wills wait for them.
+"""Clients that lost their connection because the broker stopped: how long their wills wait for them.
 
 Theory
 ------
-A fleet comes back through one door, a handshake of a millisecond or two each, and for the first seconds the door may be
-shut (`broker.server`, until the revocation feed has been read). A will that is sent meanwhile says of somebody who
-waits at the door that he is gone (docs/decisions/0124).
+A whole fleet reconnects through one door, at one or two milliseconds per handshake, and for the first seconds the door
+may be shut (`broker.server`, until the revocation feed has been read). A will sent during that time would report as
+gone a client that is waiting at the door (docs/decisions/0124).
 
 Rules
 -----
-1. No such will is sent before the doors have been open for `GRACE` seconds, nor as long as others come back: `GRACE`
-   seconds after the latest of them, and `MOST` seconds after the doors were opened at most.
-2. Nor before it was asked, where somebody can be, whether the certificate with which he was connected is revoked by now
-   (`broker.sources.asker`): a responder tells nobody who does not ask.
+1. No such will is sent before the doors have been open for `GRACE` seconds, nor while others are still returning: it
+   waits `GRACE` seconds after the latest return, but at most `MOST` seconds after the doors opened.
+2. Nor is it sent before the revocation of the client's certificate was checked, where a responder can be asked
+   (`broker.sources.asker`): a responder reports a revocation only when asked.
 3. No I/O, no clock: the time is passed in.
 """
 
@@ -24,20 +24,20 @@ from broker.session.session import Session
 from provisioning.pki.revocation import CertificateKey
 
 GRACE: Final = 10.0
-"""Seconds in which a client comes back that can."""
+"""Seconds within which a client that can come back does."""
 MOST: Final = 300.0
-"""Seconds after which nobody waits for who comes back any more."""
+"""Seconds after which no will waits for its client any more."""
 
 
 class Returning:
-    """The sessions with a will that were read from the store, and whose clients have not come back."""
+    """Sessions with a will that were restored from the store and whose clients are not back yet."""
 
     __slots__ = ("_awaited", "_last", "_until", "ask")
 
     def __init__(self, now: float) -> None:
         self._awaited: set[Session] = set()
         self.ask: Callable[[CertificateKey], float] | None = None
-        """Asks about a certificate, and says for how many seconds to wait for the answer; None: there is nobody."""
+        """Asks about a certificate and returns how many seconds to wait for the answer; None: there is no responder."""
         self.opened(now)
 
     def expect(self, session: Session) -> None:
@@ -45,23 +45,23 @@ class Returning:
         self._awaited.add(session)
 
     def opened(self, now: float) -> None:
-        """Take note that whoever comes is let in from *now* on; a moment to come is when that will be at the latest."""
+        """Take note that clients are admitted from *now* on; a future time is the latest at which they will be."""
         self._until = now + GRACE
         self._last = now + MOST
 
     def came(self, session: Session, now: float) -> None:
-        """Take note that the client of *session* is there: others are on their way, then."""
+        """Take note that the client of *session* is back: others are likely on their way."""
         if session in self._awaited:
             self._awaited.remove(session)
             if now < self._until:
                 self._until = max(self._until, min(now + GRACE, self._last))
 
     def forget(self, session: Session) -> None:
-        """Take note that *session*, or its will, is no more."""
+        """Take note that *session*, or its will, no longer exists."""
         self._awaited.discard(session)
 
     def waits(self, session: Session, now: float) -> float | None:
-        """Return until when the will of *session* waits, at least; None: no longer."""
+        """Return the time until which the will of *session* waits at least; None: it waits no longer."""
         if session not in self._awaited:
             return None
         if now < self._until:

@@ -1,6 +1,6 @@
-"""How many sessions there may be: of one identity beside its own name's, and of all parties of a bundle's trust domain.
+"""How many sessions there may be: of one identity besides that of its own name, and of a bundle's trust domain.
 
-Kept ones count. Whom a foreign CA certifies has a bound of his own, but a CA can certify as many as it likes.
+Kept sessions count. Each identity certified by a foreign CA is limited, but such a CA can certify any number of them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from broker.settings.limits import Limits
 
 
 def refuse_another(registry: SessionRegistry, limits: Limits, admitted: Admitted, *, replaces: bool) -> Refused | None:
-    """Return why *admitted* may not have a session that is not there yet, or None.
+    """Return why *admitted* may not have a new session, or None.
 
-    *replaces*: it takes the place of one that has ended but for its will.
+    *replaces*: it replaces a session of which only the will is left.
     """
     peer, identity = admitted.peer, admitted.peer.identity
     if admitted.client_id != identity.name and registry.instances(identity) >= limits.max_instances:

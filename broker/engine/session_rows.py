@@ -1,4 +1,4 @@
-"""A session and its subscriptions as the store keeps them; `broker.recovery` reads what is written here."""
+"""A session and its subscriptions as rows of the store; `broker.recovery` reads what is written here."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def _certificate_columns(certificate: CertificateKey | None, authorities: tuple[
 
 
 def certificate_text(key: CertificateKey) -> str:
-    """Return how a certificate is named in the store: its issuer's key identifier and its serial number, in hex."""
+    """Return the text that names a certificate in the store: its issuer's key identifier and serial number, in hex."""
     return f"{key[0].hex()}:{key[1]:x}"
 
 
 def certificate_of(text: str | None, authorities: str | None) -> tuple[CertificateKey | None, tuple[bytes, ...]]:
-    """Return which certificate two columns name, and which CAs stood above it. Raises ValueError."""
+    """Return the certificate that two columns name, and the CAs above it. Raises ValueError."""
     above = () if authorities is None else tuple(map(bytes.fromhex, authorities.split(":")))
     if text is None:
         return None, above
@@ -53,9 +53,9 @@ def certificate_of(text: str | None, authorities: str | None) -> tuple[Certifica
 
 
 def subscription_row(subscription: Subscription, *, pending: int = 0) -> Row:
-    """Return the columns of *subscription*, but for its filter.
+    """Return the columns of *subscription*, except its filter.
 
-    *pending*: retained messages are still to be sent, up to that number.
+    *pending*: retained messages up to that number are still to be sent.
     """
     return (
         subscription.qos,

@@ -2,15 +2,15 @@
 
 Theory
 ------
-The figures are the counters that there are anyway (`broker.metrics`), read every few seconds. ``load/…`` are what
-mosquitto makes of them: how many a minute, as moving averages over one, five and fifteen minutes.
+The figures are the existing counters (`broker.metrics`), read every few seconds. ``load/…`` are computed as mosquitto
+does: events per minute, as moving averages over one, five and fifteen minutes.
 
 Rules
 -----
-1. Retained, at QoS 0, every few seconds, and only what has changed. Never stored on disk.
-2. Who may read them is the policy's to say: services and operators.
-3. A plugin may publish under the same names (amqtt's ``$SYS`` plugin does): then its figure is the only one.
-4. The data path counts nothing for them. Names of mosquitto for which that would be needed are in `NOT_OFFERED`.
+1. Retained, at QoS 0, every few seconds, and only those that have changed. Never stored on disk.
+2. The policy decides who may read them: services and operators.
+3. A plugin may publish under the same names (amqtt's ``$SYS`` plugin does): its figure then replaces ours.
+4. The data path counts nothing for them. Mosquitto's names that would need it are in `NOT_OFFERED`.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ NOT_OFFERED: Final = frozenset(
         *(f"load/publish/sent/{minutes}min" for minutes in (1, 5, 15)),
     }
 )
-"""Figures of mosquitto that nobody counts here; those of stored messages are Prometheus' (`broker.admin.survey`)."""
+"""Figures of mosquitto that are not counted here; those of stored messages are Prometheus' (`broker.admin.survey`)."""
 _MINUTE = 60.0
 _PAGE_BYTES = resource.getpagesize()
 
 
 class _Load:
-    """How many a minute, smoothed over one, five and fifteen minutes, as mosquitto does it."""
+    """Events per minute, smoothed over one, five and fifteen minutes, as in mosquitto."""
 
     def __init__(self) -> None:
         self._averages = dict.fromkeys((1, 5, 15), 0.0)
@@ -139,10 +139,10 @@ class SysTopics:
 
 
 def _memory() -> tuple[int, int]:
-    """Return the bytes that the process holds, and has held at most."""
+    """Return how many bytes the process holds now, and the most it has held."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     try:
         held = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
-        return held, max(held, most)  # The kernel counts what a thread has just got late, in the one or the other.
+        return held, max(held, most)  # The kernel adds a thread's newest pages late to one or the other.
     except (OSError, IndexError, ValueError):  # Not Linux.
         return most, most

@@ -1,14 +1,14 @@
-"""The terms under which a connection began; they hold as long as it lasts, whatever a reload replaces meanwhile.
+"""The terms under which a connection began; they apply until it ends, whatever a reload replaces meanwhile.
 
 Theory
 ------
-CONNACK tells a client its Receive Maximum, Maximum Packet Size and Topic Alias Maximum (MQTT 5 §3.2.2.3), and there is
-no packet that could tell it others later. A client that keeps to what it was told must not be closed for it.
+CONNACK tells a client its Receive Maximum, Maximum Packet Size and Topic Alias Maximum (MQTT 5 §3.2.2.3), and no packet
+can change them later. A client that keeps to what it was told must not be disconnected for it.
 
 Rules
 -----
-1. Terms are never changed. All connections that began under the same ones share one object: ten thousand connected
-   devices hold one of them, not numbers each.
+1. Terms are immutable. All connections that began under the same terms share one object, so ten thousand connected
+   devices do not hold copies of the numbers.
 2. No I/O, no clock.
 """
 
@@ -18,19 +18,19 @@ from broker.settings.limits import Limits
 
 
 class Terms:
-    """What counted when a connection began."""
+    """What applied when a connection began."""
 
     __slots__ = ("generation", "limits")
 
     def __init__(self, generation: int, limits: Limits) -> None:
         self.generation = generation
-        """The generation of trust whose anchors TLS believed."""
+        """The generation of trust whose anchors TLS used."""
         self.limits = limits
-        """The limits: what CONNACK tells of them is judged by these, everything else by the engine's present ones."""
+        """The limits: those stated in CONNACK apply as they are here, all others as they are in the engine."""
 
 
 class CurrentTerms:
-    """The terms of the connections that begin now."""
+    """The terms of connections that begin now."""
 
     __slots__ = ("_terms",)
 
@@ -38,7 +38,7 @@ class CurrentTerms:
         self._terms = Terms(generation, limits)
 
     def at(self, generation: int, limits: Limits) -> Terms:
-        """Return the terms with these, the same object as before if nothing was replaced."""
+        """Return the terms with these values; the same object as before if nothing has changed."""
         terms = self._terms
         if terms.generation != generation or terms.limits is not limits:
             terms = self._terms = Terms(generation, limits)

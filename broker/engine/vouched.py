@@ -1,19 +1,19 @@
-"""What the broker vouches for in a message's user properties: whose certificate stands behind it.
+"""What the broker vouches for in a message's user properties: the certificate of its publisher.
 
 Theory
 ------
-A backend that reads a message wants to know who sent it, and may not believe what the message says of itself. With
-`stamp_publisher` the broker writes it into the MQTT 5 user properties of each message, from the certificate of the
-connection: ``fleet-device`` (or ``fleet-service``, ``fleet-operator``: a service's name is no device's),
-``fleet-group``, ``fleet-serial``, ``fleet-fingerprint`` (SHA-256 of the certificate). Presence events
-(`broker.engine.presence`) carry the same. A name is one of the broker's own trust domain; whoever is of another is
-named by the URI, lest a foreign CA's ``backend`` be taken for ours.
+A backend that reads a message wants to know who sent it, and must not believe what the message claims. With
+`stamp_publisher` the broker adds that to the MQTT 5 user properties of each message, from the connection's certificate:
+``fleet-device`` (or ``fleet-service``, ``fleet-operator``, since a service's name is not a device's), ``fleet-group``,
+``fleet-serial``, ``fleet-fingerprint`` (SHA-256 of the certificate). Presence events (`broker.engine.presence`) carry
+the same. A bare name always belongs to the broker's own trust domain; a party of another domain is given as its URI, so
+that a foreign CA's ``backend`` cannot be mistaken for ours.
 
 Rules
 -----
-1. These names are the broker's: what a client sends under one of them, in whatever case, of which a ligature and a
-   long s are some, is taken out, also where the broker stamps nothing. So a backend can be told to believe them, once
-   and for all.
+1. These names are reserved for the broker: a client's properties with one of them are removed, in any letter case
+   (case folding also covers ligatures and the long s), even where the broker stamps nothing. So a backend can always
+   rely on them.
 2. Everything else passes unchanged and in order [MQTT-3.3.2-17], [MQTT-3.3.2-18].
 3. No I/O, no clock. A message without properties costs nothing unless it is stamped.
 """
@@ -37,7 +37,7 @@ RESERVED = frozenset({f"{_PREFIX}{name}" for name in (*Role, "group", "serial", 
 
 
 def without_reserved(properties: Properties) -> Properties:
-    """Return *properties* without what only the broker may say."""
+    """Return *properties* without the reserved ones."""
     if not properties.user_properties:
         return properties
     kept = tuple(pair for pair in properties.user_properties if pair[0].casefold() not in RESERVED)
@@ -45,12 +45,12 @@ def without_reserved(properties: Properties) -> Properties:
 
 
 def stamp_of(admission: Admission, peer: Peer) -> bytes:
-    """Return what vouches for *peer*, as user properties on the wire."""
+    """Return the stamp that vouches for *peer*, as user properties on the wire."""
     return _stamp(peer.identity, admission.name_of(peer.identity), peer.serial, peer.fingerprint)
 
 
 def forwarded(properties: Properties, owner: Owner, stamp: bytes) -> bytes:
-    """Return the properties that subscribers get, without their length, and with *stamp*, if there is one."""
+    """Return the properties for subscribers, without their length field, plus *stamp*, if there is one."""
     if not properties:
         return stamp
     kept = without_reserved(properties)
@@ -60,7 +60,7 @@ def forwarded(properties: Properties, owner: Owner, stamp: bytes) -> bytes:
 
 @lru_cache(_MOST_REMEMBERED)
 def _stamp(identity: Identity, name: str, serial: str, fingerprint: bytes) -> bytes:
-    """Return what a certificate says, as user properties on the wire; the same for all its messages."""
+    """Return a certificate's stamp as user properties on the wire; cached, as all its messages have the same."""
     facts = {
         str(identity.role): name,
         "group": identity.group,

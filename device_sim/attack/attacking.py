@@ -83,6 +83,8 @@ def _write(kind: str, target: Target, outcomes: Sequence[Outcome], given: Given)
     name = target.capabilities.name
     if given.json is not None:
         document = report.as_dict(kind, name, outcomes, report.environment())
+        if target.version:
+            document["target_version"] = target.version
         if target.ended is not None:
             document["cleared_away"] = target.ended.as_dict()
         report.write_json(given.json, document)
@@ -106,7 +108,8 @@ def judge(
         raise typer.BadParameter(str(error)) from None
     if given.show_list:
         for case in cases:
-            out.print(f"{case.name:32}{case.description}  [{' or '.join(case.expected)}]", soft_wrap=True, markup=False)
+            right = case.clause or " or ".join(case.expected)
+            out.print(f"{case.name:32}{case.description}  [{right}]", soft_wrap=True, markup=False)
         return
     expect_file("--json", given.json)
     expect_file("--junit", given.junit)

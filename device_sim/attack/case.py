@@ -38,7 +38,10 @@ def patience(_: TimeLimits) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One case. *idle* ones only wait, and are tried at the same time; *last* ones leave the target changed."""
+    """One case. *idle* ones only wait, and are tried at the same time; *last* ones leave the target changed.
+
+    *clause*: what of the standard it is judged by, where its description does not say.
+    """
 
     name: str
     description: str
@@ -48,6 +51,7 @@ class Case:
     limit: Limit = lambda _: _SECONDS
     idle: bool = False
     last: bool = False
+    clause: str = ""
 
     @property
     def number(self) -> str:
@@ -90,6 +94,7 @@ class Chapter:
         limit: Limit = lambda _: _SECONDS,
         idle: bool = False,
         last: bool = False,
+        clause: str = "",
     ) -> None:
         """Add an attempt that is one of a family."""
-        self.cases.append(Case(name, description, expected, attempt, frozenset(needs), limit, idle, last))
+        self.cases.append(Case(name, description, expected, attempt, frozenset(needs), limit, idle, last, clause))

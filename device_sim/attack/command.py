@@ -40,7 +40,10 @@ def revocation(given: Given) -> None:
 
 @with_options(Given)
 def delivery(given: Given) -> None:
-    """Test delivery guarantees: wills, quotas, exactly once, expiry, retained messages.
+    """Test delivery guarantees, clause by clause, with MQTT 5 and with MQTT 3.1.1.
+
+    Wills, quotas, exactly once, expiry, retained messages, topic aliases, shared subscriptions, subscription
+    identifiers, properties, session takeover, topic matching, order. --list names the clause of each case.
 
     Exit code 99: a case failed; 3: none failed, and one could not be judged on this machine; 1: none was tried.
     """
@@ -54,6 +57,9 @@ def delivery(given: Given) -> None:
 
 def attack_table(
     files: Annotated[list[Path], typer.Argument(help="JSON files of `attack`, `revocation` or `delivery`.")],
+    every: Annotated[
+        bool, typer.Option("--every", help="Of `delivery`, a row also for cases that nobody fails.")
+    ] = False,
 ) -> None:
     """Print one Markdown table that compares several runs."""
     with late_imports():
@@ -67,4 +73,4 @@ def attack_table(
             raise typer.BadParameter(f"{path} cannot be read: {error.strerror}") from None
         except ValueError as error:
             raise typer.BadParameter(f"{path} is no outcome of attack, revocation or delivery: {error}") from None
-    typer.echo(report.markdown(documents), nl=False)
+    typer.echo(report.markdown(documents, every=every), nl=False)

@@ -1,4 +1,4 @@
-"""What a broker owes to good devices: wills, quotas, exactly once, expiry, retained messages.
+"""What a broker owes to good devices: wills, quotas, exactly once, expiry, retained messages, aliases, shares, order.
 
 `fleet-sim delivery` tries it, a party and a promise at a time, where a fleet's run counts many messages and does not
 look at their flags.
@@ -6,9 +6,44 @@ look at their flags.
 
 from __future__ import annotations
 
-from device_sim.attack import exchange_cases, expiry_cases, quota_cases, retained_cases, will_cases
+from device_sim.attack import (
+    alias_cases,
+    content_cases,
+    exchange_cases,
+    expiry_cases,
+    identifier_cases,
+    matching_cases,
+    order_cases,
+    quota_cases,
+    retained_cases,
+    share_cases,
+    stay_cases,
+    subscription_cases,
+    takeover_cases,
+    will_cases,
+)
 from device_sim.attack.case import Case
 
-_CHAPTERS = (will_cases, quota_cases, exchange_cases, expiry_cases, retained_cases)
+_CHAPTERS = (
+    will_cases,
+    quota_cases,
+    exchange_cases,
+    expiry_cases,
+    retained_cases,
+    alias_cases,
+    share_cases,
+    identifier_cases,
+    subscription_cases,
+    content_cases,
+    stay_cases,
+    takeover_cases,
+    matching_cases,
+    order_cases,
+)
 
-OWED: tuple[Case, ...] = tuple(case for chapter in _CHAPTERS for case in chapter.chapter.cases)
+
+def _order(case: Case) -> int:
+    return int(case.number)
+
+
+OWED: tuple[Case, ...] = tuple(sorted((case for chapter in _CHAPTERS for case in chapter.chapter.cases), key=_order))

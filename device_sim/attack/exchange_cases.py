@@ -51,7 +51,7 @@ async def _completed(device: GoodClient, *codes: ReasonCode) -> None:
 
 
 @owed(chapter, "7-publish-again", "is cut off behind PUBREC, comes back and sends its QoS 2 message again: it is "
-      "delivered once", needs=_QOS2)  # fmt: skip
+      "delivered once", "MQTT-4.3.3-10", older="MQTT-4.3.3-2", needs=_QOS2)  # fmt: skip
 async def _publish_again(parties: Parties) -> None:
     listener, device, message = await _publisher(parties)
     await _received(device, message)
@@ -63,7 +63,7 @@ async def _publish_again(parties: Parties) -> None:
 
 
 @owed(chapter, "7-publish-unanswered", "is cut off before PUBREC, comes back and sends its QoS 2 message again: it is "
-      "delivered once", needs=_QOS2)  # fmt: skip
+      "delivered once", "MQTT-4.3.3-10", older="MQTT-4.3.3-2", needs=_QOS2)  # fmt: skip
 async def _publish_unanswered(parties: Parties) -> None:
     listener, device, message = await _publisher(parties)
     await device.send(message)
@@ -75,7 +75,7 @@ async def _publish_unanswered(parties: Parties) -> None:
 
 
 @owed(chapter, "7-release-again", "is cut off behind PUBREL, comes back and sends it again: PUBCOMP, and its message "
-      "is delivered once", needs=_QOS2)  # fmt: skip
+      "is delivered once", "MQTT-4.3.3-11", older="MQTT-4.3.3-2", needs=_QOS2)  # fmt: skip
 async def _release_again(parties: Parties) -> None:
     listener, device, message = await _publisher(parties)
     await _received(device, message)
@@ -88,7 +88,7 @@ async def _release_again(parties: Parties) -> None:
 
 
 @owed(chapter, "7-identifier-again", "uses a packet identifier again when its exchange is over: both messages are "
-      "delivered", needs=_QOS2)  # fmt: skip
+      "delivered", "MQTT-4.3.3-12", older="MQTT-4.3.3-2", needs=_QOS2)  # fmt: skip
 async def _identifier_again(parties: Parties) -> None:
     listener, device, message = await _publisher(parties)
     for payload in (b"once", b"twice"):
@@ -139,19 +139,31 @@ async def _nothing_left(parties: Parties, device: GoodClient) -> None:
         raise BrokenPromise("what was acknowledged to the end came once more after the next connection")
 
 
-@owed(chapter, "8-qos1-again", "is cut off before its PUBACK and comes back: the message comes again, with DUP")
+@owed(
+    chapter,
+    "8-qos1-again",
+    "is cut off before its PUBACK and comes back: the message comes again, with DUP",
+    "MQTT-4.4.0-1, MQTT-3.3.1-1",
+    older="MQTT-4.4.0-1, MQTT-3.3.1-1",
+)
 async def _qos1_again(parties: Parties) -> None:
     await _sent_again(parties, QoS.AT_LEAST_ONCE)
 
 
-@owed(chapter, "8-qos2-again", "is cut off before its PUBREC and comes back: the message comes again, with DUP",
-      needs=_QOS2)  # fmt: skip
+@owed(
+    chapter,
+    "8-qos2-again",
+    "is cut off before its PUBREC and comes back: the message comes again, with DUP",
+    "MQTT-4.4.0-1, MQTT-3.3.1-1",
+    older="MQTT-4.4.0-1, MQTT-3.3.1-1",
+    needs=_QOS2,
+)
 async def _qos2_again(parties: Parties) -> None:
     await _sent_again(parties, QoS.EXACTLY_ONCE)
 
 
 @owed(chapter, "8-qos2-release-again", "is cut off before its PUBCOMP and comes back: PUBREL comes again, and not the "
-      "message", needs=_QOS2)  # fmt: skip
+      "message", "MQTT-4.4.0-1, MQTT-4.3.3-6", older="MQTT-4.4.0-1", needs=_QOS2)  # fmt: skip
 async def _qos2_release_again(parties: Parties) -> None:
     device, first = await _commanded(parties, QoS.EXACTLY_ONCE, frozenset({Pubrec}))
     await device.until(lambda: bool(device.released), "no PUBREL came for what was received")
@@ -167,7 +179,13 @@ async def _qos2_release_again(parties: Parties) -> None:
     await _nothing_left(parties, device)
 
 
-@owed(chapter, "8-queued", "comes back to what was queued: all of it comes, once, in order, and not again afterwards")
+@owed(
+    chapter,
+    "8-queued",
+    "comes back to what was queued: all of it comes, once, in order, and not again afterwards",
+    "MQTT-4.5.0-1, MQTT-4.6.0-5",
+    older="MQTT-3.1.2-5, MQTT-4.6.0-6",
+)
 async def _queued(parties: Parties) -> None:
     qos = parties.best_qos
     device = await parties.device(keeps=True)
@@ -182,7 +200,13 @@ async def _queued(parties: Parties) -> None:
     await _nothing_left(parties, device)
 
 
-@owed(chapter, "8-in-order", "is cut off with three unacknowledged messages and reconnects: they arrive in order")
+@owed(
+    chapter,
+    "8-in-order",
+    "is cut off with three unacknowledged messages and reconnects: they arrive in order",
+    "MQTT-4.6.0-1",
+    older="MQTT-4.6.0-1",
+)
 async def _in_order(parties: Parties) -> None:
     device = await parties.device(keeps=True, answers=NOTHING)
     await device.subscribe(parties.topic(device, "cmd/#"), QoS.AT_LEAST_ONCE)
@@ -198,7 +222,13 @@ async def _in_order(parties: Parties) -> None:
     await exactly(device, [b"1", b"3"], "what was not acknowledged")
 
 
-@owed(chapter, "8-clean-start", "comes back with a clean start: its old session is gone, and nothing of it comes")
+@owed(
+    chapter,
+    "8-clean-start",
+    "comes back with a clean start: its old session is gone, and nothing of it comes",
+    "MQTT-3.1.2-4",
+    older="MQTT-3.1.2-6",
+)
 async def _clean_start(parties: Parties) -> None:
     device, _ = await _commanded(parties, QoS.AT_LEAST_ONCE, NOTHING)
     device.cut()

@@ -47,7 +47,13 @@ async def _away(parties: Parties) -> tuple[GoodClient, GoodClient]:
     return device, await parties.service("sender")
 
 
-@owed(chapter, "9-expired-queued", "comes back when a queued message has expired: it gets the others alone", needs=_V5)
+@owed(
+    chapter,
+    "9-expired-queued",
+    "comes back when a queued message has expired: it gets the others alone",
+    "MQTT-3.3.2-5",
+    needs=_V5,
+)
 async def _expired_queued(parties: Parties) -> None:
     device, sender = await _away(parties)
     topic = parties.topic(device, "cmd/step")
@@ -59,8 +65,13 @@ async def _expired_queued(parties: Parties) -> None:
     await exactly(device, [b"stays", b"lasts"], "what had not expired")
 
 
-@owed(chapter, "9-queued-counts-down", "comes back to a message that has waited: its expiry interval is that much less",
-      needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "9-queued-counts-down",
+    "comes back to a message that has waited: its expiry interval is that much less",
+    "MQTT-3.3.2-6",
+    needs=_V5,
+)
 async def _queued_counts_down(parties: Parties) -> None:
     device, sender = await _away(parties)
     await sender.publish(parties.topic(device, "cmd/step"), b"stays", properties=_lives(_LONG))
@@ -70,7 +81,13 @@ async def _queued_counts_down(parties: Parties) -> None:
     _counted_down(device.came[0])
 
 
-@owed(chapter, "9-expired-retained", "retains a message that expires: a later subscriber gets nothing", needs=_V5)
+@owed(
+    chapter,
+    "9-expired-retained",
+    "retains a message that expires: a later subscriber gets nothing",
+    "MQTT-3.3.2-5",
+    needs=_V5,
+)
 async def _expired_retained(parties: Parties) -> None:
     device = await parties.device()
     topic = parties.topic(device, "state")
@@ -85,7 +102,7 @@ async def _expired_retained(parties: Parties) -> None:
 
 
 @owed(chapter, "9-retained-counts-down", "retains a message that lives on: its expiry interval is shorter by the time "
-      "that it has waited", needs=_V5)  # fmt: skip
+      "that it has waited", "MQTT-3.3.2-6", needs=_V5)  # fmt: skip
 async def _retained_counts_down(parties: Parties) -> None:
     device = await parties.device()
     topic = parties.topic(device, "state")
@@ -98,7 +115,13 @@ async def _retained_counts_down(parties: Parties) -> None:
     _counted_down(listener.came[0])
 
 
-@owed(chapter, "9-delivered-at-once", "is connected: a message that expires soon comes at once, and says so", needs=_V5)
+@owed(
+    chapter,
+    "9-delivered-at-once",
+    "is connected: a message that expires soon comes at once, and says so",
+    "MQTT-3.3.2-6",
+    needs=_V5,
+)
 async def _at_once(parties: Parties) -> None:
     device = await parties.device()
     await device.subscribe(parties.topic(device, "cmd/#"), QoS.AT_LEAST_ONCE)

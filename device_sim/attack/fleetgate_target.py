@@ -26,6 +26,7 @@ from provisioning.client.operator import OperatorClient
 from provisioning.pki.identity import Role
 from provisioning.pki.keys import write_private
 from provisioning.pki.tls import CredentialFiles
+from provisioning.program.version import product_version
 
 _START = 30.0
 _LOOPBACK = "127.0.0.1"
@@ -122,6 +123,7 @@ async def fleetgate(directory: Path, *, tls12: bool = False) -> AsyncIterator[Ta
             anchors,
             Issuer.load(ca / "issuing-ca.crt", ca / "issuing-ca.key", secret),
             EnrollingRegistrar(desk),
+            version=product_version(),
             desk=desk,
             feed=Feed(lambda: way.set(Trouble(reset=True)), lambda: way.set(NONE)),
             stop_broker=broker.stop,

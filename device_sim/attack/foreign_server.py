@@ -36,7 +36,14 @@ class Papers:
         write_private(self.key, key_to_pem(self.server.key))
 
     def target(
-        self, capabilities: Capabilities, port: int, registrar: Registrar, process: Process, *, tls12: bool
+        self,
+        capabilities: Capabilities,
+        port: int,
+        registrar: Registrar,
+        process: Process,
+        version: str,
+        *,
+        tls12: bool,
     ) -> Target:
         """Return what is attacked: a server that has these papers, on *port*; with *tls12* it takes TLS 1.2 too."""
         if tls12:
@@ -47,6 +54,7 @@ class Papers:
             self.ca,
             self.issuer,
             registrar,
+            version=version,
             broker_pid=process.pid,
             other_issuer=self.other,
         )

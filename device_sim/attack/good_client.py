@@ -16,8 +16,10 @@ Rules
 2. What a party must get is waited for as long as an innocent device is (`PATIENCE`); what never comes is
    `BrokenPromise` with *never*: a starved machine excuses it, and nothing else does.
 3. All connections of a case are closed when it ends, and what it retained is cleared.
+4. A topic alias that the party has not allowed, or has not been told the topic of on this connection, is a broken
+   promise in every case (`device_sim.attack.told_aliases`). What is remembered bears the whole topic.
 
-Handles: MQTT 5 and 3.1.1, all QoS. Does not handle: topic aliases, keep alive (cases are shorter).
+Handles: MQTT 5 and 3.1.1, all QoS, topic aliases. Does not handle: keep alive (`device_sim.attack.stay_cases`).
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ from broker.mqtt.packets import (
     Suback,
     Subscribe,
     SubscriptionRequest,
+    Unsuback,
+    Unsubscribe,
 )
 from broker.mqtt.properties import NO_PROPERTIES, Properties
 from device_sim.attack.capabilities import Feature
@@ -49,11 +53,13 @@ from device_sim.attack.issuer import Paper
 from device_sim.attack.raw_client import RawClient
 from device_sim.attack.scene import SOON, Scene
 from device_sim.attack.target import BrokenPromise, Impossible
+from device_sim.attack.told_aliases import ToldAliases
 from device_sim.attack.verdict import Seen
 
 EVERYTHING: frozenset[type[Packet]] = frozenset({Puback, Pubrec, Pubcomp})
 NOTHING: frozenset[type[Packet]] = frozenset()
 _Answer = TypeVar("_Answer", bound=Packet)
+_KEEP_ALIVE = 600
 SESSION_SECONDS = 120
 """For which a session is kept, where a case does not say."""
 
@@ -61,9 +67,10 @@ SESSION_SECONDS = 120
 class GoodClient:
     """One connection of a good party. Made by `Parties`."""
 
-    def __init__(self, raw: RawClient, paper: Paper, patience: float) -> None:
+    def __init__(self, raw: RawClient, paper: Paper, patience: float, most_aliases: int = 0) -> None:
         self.raw = raw
         self.paper = paper
+        self.aliases = ToldAliases(most_aliases)
         self.came: list[Publish] = []
         self.released: list[int] = []
         """The packet identifiers of each PUBREL, in order."""
@@ -71,7 +78,8 @@ class GoodClient:
         """Which acknowledgements are sent unasked."""
         self.last_came = 0.0
         """When the last PUBLISH came, `time.monotonic`."""
-        self._patience = patience
+        self.patience = patience
+        """For how many seconds what must come is waited for."""
         self._unfinished: set[int] = set()
         self._next_id = 0
 
@@ -89,6 +97,11 @@ class GoodClient:
     def session_present(self) -> bool:
         """What CONNACK said."""
         return self.raw.connack is not None and self.raw.connack.session_present
+
+    @property
+    def told(self) -> Properties:
+        """The properties of CONNACK."""
+        return NO_PROPERTIES if self.raw.connack is None else self.raw.connack.properties
 
     @property
     def payloads(self) -> list[bytes]:
@@ -117,7 +130,7 @@ class GoodClient:
                 return None
             raise BrokenPromise(f"the good {self.name} was put out: {seen.text} {seen.reason}".rstrip())
         if isinstance(packet, Publish):
-            await self._took(packet)
+            await self._took(self.aliases.resolved(packet))
         elif isinstance(packet, Pubrel):
             self.released.append(packet.packet_id)
             if Pubcomp in self.answers:
@@ -136,14 +149,14 @@ class GoodClient:
 
     async def until(self, condition: Callable[[], bool], what: str, within: float | None = None) -> None:
         """Take packets until *condition* holds; raise `BrokenPromise` *what* if that is not so in time."""
-        until = time.monotonic() + (self._patience if within is None else within)
+        until = time.monotonic() + (self.patience if within is None else within)
         while not condition():
             if await self.take(max(0.0, until - time.monotonic())) is None:
                 raise BrokenPromise(what, never=True)
 
     async def answered(self, kind: type[_Answer], packet_id: int | None = None) -> _Answer:
         """Return the next packet of *kind*, about *packet_id* if that is given; raise `BrokenPromise` if none comes."""
-        until = time.monotonic() + self._patience
+        until = time.monotonic() + self.patience
         while True:
             packet = await self.take(max(0.0, until - time.monotonic()))
             if packet is None:
@@ -155,6 +168,20 @@ class GoodClient:
         """Return when a PINGREQ is answered: what the broker had written before has come."""
         await self.send(Pingreq())
         await self.answered(Pingresp)
+
+    async def taken(self, packet: Packet) -> Pingresp | Disconnect | Seen:
+        """Send *packet*, which it must not, and return what comes of it: PINGRESP where its sender may go on.
+
+        Raises `BrokenPromise` if the broker neither goes on nor closes.
+        """
+        await self.send(packet)
+        await self.send(Pingreq())  # Packets are handled in their order: who has closed answers it no more.
+        while True:
+            answer = await self.raw.receive(self.patience)
+            if isinstance(answer, Seen) and answer.got_in:
+                raise BrokenPromise("neither an answer nor the end of the connection came", never=True)
+            if isinstance(answer, (Pingresp, Disconnect, Seen)):
+                return answer
 
     async def settled(self) -> None:
         """Return when all that the broker has for it has come: behind a PINGRESP, and a moment later."""
@@ -170,15 +197,27 @@ class GoodClient:
         *,
         as_published: bool = False,
         handling: RetainHandling = RetainHandling.SEND,
+        no_local: bool = False,
+        identifier: int | None = None,
     ) -> QoS:
         """Subscribe and return the QoS granted; raise `Impossible` if it is not."""
-        request = SubscriptionRequest(topic_filter, qos, retain_as_published=as_published, retain_handling=handling)
-        await self.send(Subscribe(self._new_id(), (request,)))
-        suback = await self.answered(Suback)
+        request = SubscriptionRequest(topic_filter, qos, no_local, as_published, handling)
+        identifiers = Properties(subscription_identifiers=() if identifier is None else (identifier,))
+        packet_id = self.new_id()
+        await self.send(Subscribe(packet_id, (request,), identifiers))
+        suback = await self.answered(Suback, packet_id)
         code = suback.reason_codes[0] if suback.reason_codes else ReasonCode.UNSPECIFIED_ERROR
         if code.is_failure:
             raise Impossible(f"{self.name} may not subscribe to {topic_filter} here: 0x{code:02x}")
         return QoS(int(code))
+
+    async def unsubscribe(self, topic_filter: str) -> None:
+        """Unsubscribe; raise `BrokenPromise` if the answer is that it had not subscribed."""
+        packet_id = self.new_id()
+        await self.send(Unsubscribe(packet_id, (topic_filter,)))
+        answer = await self.answered(Unsuback, packet_id)
+        if any(code is not ReasonCode.SUCCESS for code in answer.reason_codes):
+            raise BrokenPromise(f"UNSUBACK 0x{answer.reason_codes[0]:02x} was the answer to who had subscribed")
 
     async def publish(
         self,
@@ -190,7 +229,7 @@ class GoodClient:
         properties: Properties = NO_PROPERTIES,
     ) -> None:
         """Publish, and return when that is acknowledged, to the end; raise `Impossible` if it is refused."""
-        packet_id = self._new_id() if qos else None
+        packet_id = self.new_id() if qos else None
         await self.send(Publish(topic, payload, qos, retain, packet_id=packet_id, properties=properties))
         if packet_id is None:
             return
@@ -202,9 +241,11 @@ class GoodClient:
             await self.send(Pubrel(packet_id))
             await self.answered(Pubcomp, packet_id)
 
-    async def say_goodbye(self, reason: ReasonCode = ReasonCode.NORMAL_DISCONNECTION) -> None:
+    async def say_goodbye(
+        self, reason: ReasonCode = ReasonCode.NORMAL_DISCONNECTION, properties: Properties = NO_PROPERTIES
+    ) -> None:
         """Send DISCONNECT with *reason*, let the broker close for a moment, and close."""
-        await self.send(Disconnect(reason))
+        await self.send(Disconnect(reason, properties))
         await self.raw.end(SOON)
         self.raw.close()
 
@@ -212,7 +253,8 @@ class GoodClient:
         """End the connection as a network does, by a reset."""
         self.raw.abort()
 
-    def _new_id(self) -> int:
+    def new_id(self) -> int:
+        """Return a packet identifier that it has not used on this connection."""
         self._next_id += 1
         return self._next_id
 
@@ -220,8 +262,10 @@ class GoodClient:
 class Parties:
     """The parties of one case. An async context manager."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, version: ProtocolVersion | None = None) -> None:
+        """*version*: the one that all of them speak, None for the newest that the target claims."""
         self.scene = scene
+        self.version = version or scene.version
         self._clients: list[GoodClient] = []
         self._retained: list[tuple[GoodClient, str]] = []
 
@@ -242,7 +286,7 @@ class Parties:
     @property
     def is_v5(self) -> bool:
         """Whether MQTT 5 is spoken."""
-        return self.scene.version is ProtocolVersion.V5
+        return self.version is ProtocolVersion.V5
 
     @property
     def best_qos(self) -> QoS:
@@ -257,10 +301,14 @@ class Parties:
         """Return a device that has just connected; *fields* as of `connected`."""
         return await self.connected(paper or await self.scene.device(), **fields)
 
-    async def service(self, stem: str = "watcher") -> GoodClient:
-        """Return a service that has just connected: a *watcher*, who may hear everything, or a *sender* of commands."""
+    async def service(self, stem: str = "watcher", **fields: Any) -> GoodClient:
+        """Return a service that has just connected: a *watcher*, who may hear everything, or a *sender* of commands.
+
+        *fields* as of `connected`.
+        """
         name = self.scene.fresh(stem)
-        return await self.connected(await self.scene.target.registrar.certify(self.scene.target.service(name)))
+        paper = await self.scene.target.registrar.certify(self.scene.target.service(name))
+        return await self.connected(paper, **fields)
 
     async def connected(
         self,
@@ -271,22 +319,29 @@ class Parties:
         will: Will | None = None,
         seconds: int = SESSION_SECONDS,
         answers: frozenset[type[Packet]] = EVERYTHING,
+        keep_alive: int = _KEEP_ALIVE,
+        name: str | None = None,
+        version: ProtocolVersion | None = None,
         **properties: Any,
     ) -> GoodClient:
         """Return the connection of *paper*; with *keeps* its session outlives it by *seconds*, not *clean*: it returns.
 
-        What MQTT 3.1.1 cannot ask for is not asked for there.
+        *name* is its client identifier, None for that of *paper*. What MQTT 3.1.1 cannot ask is left out there.
         """
-        if keeps and self.is_v5:
+        version = version or self.version
+        is_v5 = version is ProtocolVersion.V5
+        if keeps and is_v5:
             properties["session_expiry_interval"] = seconds
         connect = self.scene.connect(
-            paper.name,
-            clean_start=clean and not (keeps and not self.is_v5),
-            keep_alive=600,
+            paper.name if name is None else name,
+            version=version,
+            clean_start=clean and not (keeps and not is_v5),
+            keep_alive=keep_alive,
             will=will,
-            properties=Properties(**properties) if self.is_v5 else NO_PROPERTIES,
+            properties=Properties(**properties) if is_v5 else NO_PROPERTIES,
         )
-        client = GoodClient(await self.scene.admitted(paper, connect), paper, self.scene.patience)
+        raw = await self.scene.admitted(paper, connect)
+        client = GoodClient(raw, paper, self.scene.patience, properties.get("topic_alias_maximum", 0))
         client.answers = answers
         self._clients.append(client)
         return client

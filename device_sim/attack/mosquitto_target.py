@@ -1,7 +1,8 @@
 """Debian's mosquitto as a target, configured as well as it can be: mutual TLS, a CRL, an ACL by the certificate's name.
 
 mosquitto reads the CRL and the ACL again on SIGHUP; a session that is connected it leaves alone. What it does
-not claim is not in its `CAPABILITIES`.
+not claim is not in its `CAPABILITIES`. Without `allow_duplicate_messages`, whose default is another than its manual
+says, it sends a message of which two subscriptions match once, at the QoS of either.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from device_sim.attack.capabilities import Capabilities, CrlFile, Feature, TimeLimits
 from device_sim.attack.foreign_server import Papers, expected_names
 from device_sim.attack.target import SigningRegistrar, Target
-from device_sim.stage.foreign_process import free_port, program, serving
+from device_sim.stage.foreign_process import free_port, program, serving, version_in
 
 CAPABILITIES = Capabilities(
     name="mosquitto",
@@ -39,6 +40,7 @@ require_certificate true
 use_identity_as_username true
 tls_version {tls}
 max_queued_bytes 1048576
+allow_duplicate_messages true
 max_packet_size 1048576
 """
 # %u is the Common Name. Services are named, since mosquitto knows no roles.
@@ -68,7 +70,8 @@ async def mosquitto(directory: Path, *, tls12: bool = False) -> AsyncIterator[Ta
         config += "user root\n"
     (directory / "mosquitto.conf").write_text(config)
     arguments = [found, "-v", "-c", str(directory / "mosquitto.conf")]
-    async with serving("mosquitto", arguments, log=directory / "mosquitto.log", ready="running") as process:
+    log = directory / "mosquitto.log"
+    async with serving("mosquitto", arguments, log=log, ready="running") as process:
         reload = CrlFile(crl_file=papers.crl, reload=("kill", "-HUP", str(process.pid)))
         registrar = SigningRegistrar(papers.issuer, reload, other_crls=papers.other.crl(()))
-        yield papers.target(CAPABILITIES, port, registrar, process, tls12=tls12)
+        yield papers.target(CAPABILITIES, port, registrar, process, version_in(log, "version"), tls12=tls12)

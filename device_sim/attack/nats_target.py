@@ -19,7 +19,7 @@ from device_sim.attack.capabilities import Capabilities, Feature, TimeLimits
 from device_sim.attack.foreign_server import DOMAIN, Papers, expected_names
 from device_sim.attack.issuer import Issuer, Paper
 from device_sim.attack.target import Target
-from device_sim.stage.foreign_process import free_port, program, serving
+from device_sim.stage.foreign_process import free_port, program, serving, version_in
 from provisioning.pki.identity import Identity, Role
 
 CAPABILITIES = Capabilities(
@@ -87,7 +87,7 @@ def _permissions(identity: Identity) -> dict[str, dict[str, list[str]]]:
     own = f"fleet.{_GROUP}.{identity.name}"
     if identity.role is Role.SERVICE:
         return {
-            "publish": {"allow": ["fleet.*.*.cmd.>"]},
+            "publish": {"allow": ["fleet.*.*.cmd", "fleet.*.*.cmd.>"]},
             "subscribe": {"allow": ["fleet", "fleet.>", *_PLUMBING]},
         }
     return {
@@ -107,6 +107,7 @@ async def nats_server(directory: Path, *, tls12: bool = False) -> AsyncIterator[
     tls = "1.2" if tls12 else "1.3"
     config.write_text(_CONFIG.format(port=free_port(), mqtt=mqtt, directory=directory, papers=papers, tls=tls))
     arguments = [found, "-c", str(config)]
-    async with serving("nats-server", arguments, log=directory / "nats.log", ready="Server is ready") as process:
+    log = directory / "nats.log"
+    async with serving("nats-server", arguments, log=log, ready="Server is ready") as process:
         users.pid = process.pid
-        yield papers.target(CAPABILITIES, mqtt, users, process, tls12=tls12)
+        yield papers.target(CAPABILITIES, mqtt, users, process, version_in(log, "Version:"), tls12=tls12)

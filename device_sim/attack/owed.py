@@ -1,44 +1,74 @@
-"""What the cases of `fleet-sim delivery` have in common: how what a good party is owed, and got, is written down."""
+"""What the cases of `fleet-sim delivery` have in common: how what a good party is owed, and got, is written down.
+
+Rules
+-----
+1. Each case names the statement of MQTT 5 that it is judged by, and where 3.1.1 promises the same, that one's too: then
+   there is a second case, by the older protocol, whose name ends in ``-311``.
+2. What a standard says that a broker *should* do, and does not, is a warning (`BrokenPromise`, *advised*).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from broker.mqtt.codes import ProtocolVersion
+from broker.mqtt.packets import Publish
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import NOWHERE, Chapter, patience
 from device_sim.attack.good_client import GoodClient, Parties
 from device_sim.attack.scene import Scene
-from device_sim.attack.target import BrokenPromise
+from device_sim.attack.target import BrokenPromise, Impossible
 from device_sim.attack.verdict import KEPT, NOT_DELIVERED, ClosedBy, Layer, Seen
 
 _KEPT = f"mqtt {KEPT}"
+OLDER = "-311"
+"""What the name of a case ends with that is tried by MQTT 3.1.1."""
 
 Owed = Callable[[Parties], Awaitable[Seen | None]]
 
 
 def owed(
-    chapter: Chapter, name: str, description: str, *, needs: tuple[Feature, ...] = (), withheld: bool = False
+    chapter: Chapter,
+    name: str,
+    description: str,
+    clause: str,
+    *,
+    older: str = "",
+    needs: tuple[Feature, ...] = (),
+    withheld: bool = False,
 ) -> Callable[[Owed], Owed]:
     """Add the decorated case to *chapter*: it raises `BrokenPromise`, or returns what it has seen; None: all is well.
 
-    *withheld*: right is that something is not delivered. All cases wait most of the time, and are tried at once.
+    *clause* of MQTT 5 and *older* of 3.1.1 promise it (rule 1). *withheld*: right is that something is not delivered.
+    All cases wait most of the time, and are tried many at once.
     """
+    expected = (NOWHERE if withheld else _KEPT,)
 
     def add(tried: Owed) -> Owed:
         async def attempt(scene: Scene) -> Seen:
             async with Parties(scene) as parties:
                 return await tried(parties) or kept()
 
-        expected = (NOWHERE if withheld else _KEPT,)
-        chapter.add(name, description, expected, attempt, needs=needs, limit=patience, idle=True)
+        async def attempt_older(scene: Scene) -> Seen:
+            if Feature.MQTT5 not in scene.target.capabilities.supports:
+                raise Impossible(f"this broker speaks MQTT 3.1.1 alone: {name} was tried by that")
+            async with Parties(scene, ProtocolVersion.V311) as parties:
+                return await tried(parties) or kept()
+
+        both = f"{clause}; 3.1.1: {older}" if older else clause
+        chapter.add(name, description, expected, attempt, needs=needs, limit=patience, idle=True, clause=both)
+        if older and Feature.MQTT5 not in needs:
+            words, clause_311 = f"{description} (MQTT 3.1.1)", f"3.1.1: {older}"
+            twin = name + OLDER
+            chapter.add(twin, words, expected, attempt_older, needs=needs, limit=patience, idle=True, clause=clause_311)
         return tried
 
     return add
 
 
-def kept(what: str = "") -> Seen:
-    """Return that a party was given what it is owed: *what*."""
-    return Seen(Layer.MQTT, KEPT, what, ClosedBy.NOBODY)
+def kept() -> Seen:
+    """Return that a party was given what it is owed."""
+    return Seen(Layer.MQTT, KEPT, "", ClosedBy.NOBODY)
 
 
 async def not_delivered(listener: GoodClient, payload: bytes, broken: str) -> Seen:
@@ -59,9 +89,30 @@ async def exactly(listener: GoodClient, payloads: list[bytes], what: str) -> Non
     """
     await listener.until(lambda: set(payloads) <= set(listener.payloads), f"{what}: not all came")
     await listener.settled()
-    came = listener.payloads
-    if sorted(came) != sorted(payloads):
-        more = next((each for each in came if came.count(each) > payloads.count(each)), b"")
-        raise BrokenPromise(f"{what}: {'came more than once' if more in payloads else f'{more[:40]!r} came too'}")
-    if came != payloads:
+    once_each(listener.payloads, payloads, what)
+    if listener.payloads != payloads:
         raise BrokenPromise(f"{what}: came in another order")
+
+
+def once_each(came: list[bytes], payloads: list[bytes], what: str) -> None:
+    """Raise `BrokenPromise` if *came* is not each of *payloads*, called *what*, once, in any order."""
+    if sorted(came) != sorted(payloads):
+        more = next((each for each in came if came.count(each) > payloads.count(each)), None)
+        if more is None:
+            raise BrokenPromise(f"{what}: not all came", never=True)
+        raise BrokenPromise(f"{what}: {'came more than once' if more in payloads else f'{more[:40]!r} came too'}")
+
+
+def as_told(came: Publish, told: Publish) -> None:
+    """Raise `BrokenPromise` if *came* is not what was *told*; of its expiry interval a little may have passed."""
+    for what in ("topic", "payload", "qos", "retain"):
+        if getattr(came, what) != getattr(told, what):
+            raise BrokenPromise(f"{what} {getattr(came, what)!r} came, {getattr(told, what)!r} was told")
+    left, life = came.properties.message_expiry_interval, told.properties.message_expiry_interval
+    if (left is None) != (life is None) or (left is not None and life is not None and not 0 <= left <= life):
+        raise BrokenPromise(f"an expiry interval of {left} came, {life} was told")
+    for what in ("payload_format_indicator", "content_type", "response_topic", "correlation_data", "user_properties"):
+        if getattr(came.properties, what) != getattr(told.properties, what):
+            raise BrokenPromise(
+                f"{what} {getattr(came.properties, what)!r} came, {getattr(told.properties, what)!r} was told"
+            )

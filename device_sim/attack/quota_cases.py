@@ -21,10 +21,6 @@ _V5 = (Feature.MQTT5,)
 chapter = Chapter()
 
 
-def _numbered(count: int = _SENT) -> list[bytes]:
-    return [f"{number:02d}".encode() for number in range(count)]
-
-
 async def _next(device: GoodClient) -> None:
     """Return when more has come to *device*, which has made room; raise `BrokenPromise` if that was too much."""
     already = len(device.came)
@@ -36,21 +32,21 @@ async def _next(device: GoodClient) -> None:
 async def _fed(parties: Parties, device: GoodClient, qos: QoS) -> list[bytes]:
     """Send commands of *qos* to *device*, more than it takes at once; return their payloads."""
     sender = await parties.service("sender")
-    payloads = _numbered()
+    payloads = [f"{number:02d}".encode() for number in range(_SENT)]
     for payload in payloads:
         await sender.publish(parties.topic(device, "cmd/step"), payload, qos)
     return payloads
 
 
-def _no_more(device: GoodClient, most: int = _MOST) -> None:
-    if device.unfinished > most:
+def _no_more(device: GoodClient) -> None:
+    if device.unfinished > _MOST:
         raise BrokenPromise(
-            f"{device.unfinished} messages were under way at once to who had said Receive Maximum {most}"
+            f"{device.unfinished} messages were under way at once to who had said Receive Maximum {_MOST}"
         )
 
 
 @owed(chapter, "5-receive-maximum-qos1", "takes three messages of QoS 1 at once: gets three, and the others as it "
-      "acknowledges", needs=_V5)  # fmt: skip
+      "acknowledges", "MQTT-3.3.4-9", needs=_V5)  # fmt: skip
 async def _qos1(parties: Parties) -> None:
     device = await parties.device(receive_maximum=_MOST, answers=NOTHING)
     await device.subscribe(parties.topic(device, "cmd/#"), QoS.AT_LEAST_ONCE)
@@ -66,8 +62,13 @@ async def _qos1(parties: Parties) -> None:
     await exactly(device, payloads, "its messages")
 
 
-@owed(chapter, "5-receive-maximum-qos2", "takes three messages of QoS 2 at once: one counts until its PUBCOMP",
-      needs=(*_V5, Feature.QOS2))  # fmt: skip
+@owed(
+    chapter,
+    "5-receive-maximum-qos2",
+    "takes three messages of QoS 2 at once: one counts until its PUBCOMP",
+    "MQTT-3.3.4-9, §4.9",
+    needs=(*_V5, Feature.QOS2),
+)
 async def _qos2(parties: Parties) -> None:
     device = await parties.device(receive_maximum=_MOST, answers=frozenset({Pubrec}))
     await device.subscribe(parties.topic(device, "cmd/#"), QoS.EXACTLY_ONCE)
@@ -90,8 +91,13 @@ async def _completed(device: GoodClient) -> None:
         await device.answer(Pubcomp(packet_id))
 
 
-@owed(chapter, "5-receive-maximum-returns", "comes back to what was queued, and takes three at once: gets no more",
-      needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "5-receive-maximum-returns",
+    "comes back to what was queued, and takes three at once: gets no more",
+    "MQTT-3.3.4-9",
+    needs=_V5,
+)
 async def _returns(parties: Parties) -> None:
     away = await parties.device(keeps=True)
     await away.subscribe(parties.topic(away, "cmd/#"), QoS.AT_LEAST_ONCE)
@@ -109,8 +115,13 @@ async def _returns(parties: Parties) -> None:
     await exactly(device, payloads, "what was queued for it")
 
 
-@owed(chapter, "6-packet-size", "takes packets of 256 bytes: a larger one is not sent to it, and the next one is",
-      needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "6-packet-size",
+    "takes packets of 256 bytes: a larger one is not sent to it, and the next one is",
+    "MQTT-3.1.2-24, MQTT-3.1.2-25",
+    needs=_V5,
+)
 async def _packet_size(parties: Parties) -> None:
     device = await parties.device(maximum_packet_size=_PACKET_SIZE)
     await device.subscribe(parties.topic(device, "cmd/#"), QoS.AT_LEAST_ONCE)
@@ -118,3 +129,41 @@ async def _packet_size(parties: Parties) -> None:
     await sender.publish(parties.topic(device, "cmd/step"), bytes(2 * _PACKET_SIZE))
     await sender.publish(parties.topic(device, "cmd/step"), b"small")
     await exactly(device, [b"small"], "what fits")
+
+
+@owed(
+    chapter,
+    "6-packet-size-queued",
+    "takes packets of 256 bytes, one at a time, and comes back to what was queued: what "
+    "fits comes, and what does not takes no place",
+    "MQTT-3.1.2-24, MQTT-3.1.2-25",
+    needs=_V5,
+)
+async def _packet_size_queued(parties: Parties) -> None:
+    away = await parties.device(keeps=True)
+    await away.subscribe(parties.topic(away, "cmd/#"), parties.best_qos)
+    await away.say_goodbye()
+    sender = await parties.service("sender")
+    for payload in (b"first", bytes(2 * _PACKET_SIZE), bytes(3 * _PACKET_SIZE), b"second", b"third"):
+        await sender.publish(parties.topic(away, "cmd/step"), payload, parties.best_qos)
+    device = await parties.returned(away, maximum_packet_size=_PACKET_SIZE, receive_maximum=1)
+    await exactly(device, [b"first", b"second", b"third"], "what fits of what was queued")
+
+
+@owed(
+    chapter,
+    "6-packet-size-retained",
+    "takes packets of 256 bytes, and subscribes to a retained message that is larger: "
+    "it does not come, and what is sent then does",
+    "MQTT-3.1.2-24, MQTT-3.1.2-25",
+    needs=_V5,
+)
+async def _packet_size_retained(parties: Parties) -> None:
+    device = await parties.device()
+    topic = parties.topic(device, "state")
+    await device.publish(topic, bytes(2 * _PACKET_SIZE), retain=True)
+    parties.retained(device, topic)
+    listener = await parties.service(maximum_packet_size=_PACKET_SIZE, receive_maximum=1)
+    await listener.subscribe(topic, QoS.AT_LEAST_ONCE)
+    await device.publish(topic, b"small")
+    await exactly(listener, [b"small"], "what fits")

@@ -22,7 +22,7 @@ from device_sim.attack.foreign_server import Papers, expected_names
 from device_sim.attack.issuer import Issuer, Paper
 from device_sim.attack.own_command import CommandFailed, carried_out
 from device_sim.attack.target import Impossible, Target
-from device_sim.stage.foreign_process import LOOPBACK, free_port, program, serving
+from device_sim.stage.foreign_process import LOOPBACK, free_port, program, serving, version_in
 from provisioning.pki.identity import Identity
 
 CAPABILITIES = Capabilities(
@@ -115,14 +115,16 @@ def _definitions() -> str:
     devices, services = expected_names("device", "victim"), expected_names("watcher", "sender")
     own = f"^fleet\\.{_GROUP}\\.{{username}}\\."
     exchange = {"vhost": "/", "exchange": "amq.topic"}
+    # A will with a delay waits in a queue of its own, to which it goes by the default exchange.
+    queues = "mqtt-(subscription|will)-.*"
     return json.dumps({
         "vhosts": [{"name": "/"}],
         # An empty hash is no password: nobody can log in but by certificate.
         "users": [{"name": name, "password_hash": "", "tags": []} for name in devices + services],
         "permissions": [
             {
-                "user": name, "vhost": "/", "configure": "^mqtt-(subscription|will)-.*",
-                "write": "^(mqtt-(subscription|will)-.*|amq\\.topic)$", "read": "^(mqtt-subscription-.*|amq\\.topic)$",
+                "user": name, "vhost": "/", "configure": f"^{queues}$",
+                "write": f"^({queues}|amq\\.(topic|default))$", "read": f"^({queues}|amq\\.topic)$",
             }
             for name in devices + services
         ],
@@ -132,7 +134,7 @@ def _definitions() -> str:
                 for name in devices
             ),
             *(
-                {"user": name, **exchange, "write": "^fleet\\.[^.]+\\.[^.]+\\.cmd\\.", "read": "^fleet(\\.|$)"}
+                {"user": name, **exchange, "write": "^fleet\\.[^.]+\\.[^.]+\\.cmd(\\.|$)", "read": "^fleet(\\.|$)"}
                 for name in services
             ),
         ],
@@ -165,7 +167,7 @@ async def rabbitmq(directory: Path, *, tls12: bool = False) -> AsyncIterator[Tar
         serving("epmd", registry, log=directory / "epmd.log", ready="epmd running"),
         serving("rabbitmq-server", [server], log=log, ready=_READY, environment=environment) as process,
     ):
-        yield papers.target(CAPABILITIES, port, operator, process, tls12=tls12)
+        yield papers.target(CAPABILITIES, port, operator, process, version_in(log, "RabbitMQ"), tls12=tls12)
 
 
 def _environment(directory: Path, names_port: int) -> dict[str, str]:

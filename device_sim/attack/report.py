@@ -55,8 +55,14 @@ def line(outcome: Outcome) -> str:
     answer = seen.text if seen is not None else "-"
     if seen is not None and outcome.seconds:
         answer += f"  {outcome.seconds * 1000:.0f} ms"
-    why = f"  ({outcome.judgement.why})" if outcome.judgement.why else ""
+    why = f"  ({_promised(outcome)})" if outcome.judgement.why else ""
     return f"{outcome.verdict.value.upper():4}  {outcome.name:{_NAME_WIDTH}}  {answer}{why}"
+
+
+def _promised(outcome: Outcome) -> str:
+    """Return why the verdict is that, and where the standard promises otherwise."""
+    why, verdict = outcome.judgement.why, outcome.verdict
+    return f"{why}; {outcome.clause}" if outcome.clause and verdict in {Verdict.FAIL, Verdict.WARN} else why
 
 
 def totals(outcomes: Sequence[Outcome]) -> str:
@@ -95,7 +101,8 @@ def show(
         if outcome.judgement.why:
             answer.append(f"\n{outcome.judgement.why}", style="dim")
         if outcome.verdict in {Verdict.WARN, Verdict.FAIL, Verdict.INVALID}:
-            answer.append(f"\nexpected: {' or '.join(outcome.expected)}", style="dim")
+            right = f"expected: {' or '.join(outcome.expected)}"
+            answer.append(f"\n{f'promised by {outcome.clause}' if outcome.clause else right}", style="dim")
         style = _STYLE[outcome.verdict]
         figure = f"{outcome.seconds * 1000:.0f}" if seen is not None and outcome.seconds else ""
         table.add_row(Text(outcome.verdict.value, style=style), outcome.name, outcome.description, answer, figure)
@@ -161,13 +168,22 @@ def write_junit(path: Path, kind: str, name: str, outcomes: Sequence[Outcome]) -
     write(path, ET.tostring(suite, encoding="utf-8", xml_declaration=True).decode())
 
 
-def markdown(documents: Sequence[Mapping[str, Any]]) -> str:
-    """Return a table that compares runs of the same catalogue, each read from its JSON document."""
+_Rows = dict[str, list[Mapping[str, Any] | None]]
+
+
+def markdown(documents: Sequence[Mapping[str, Any]], *, every: bool = False) -> str:
+    """Return a table that compares runs of the same catalogue, each read from its JSON document.
+
+    Where cases are judged by clauses of a standard (`delivery`) it has a row for each that somebody does not keep, and
+    one that counts the others; with *every* a row for each.
+    """
     names = [str(document["target"]) for document in documents]
-    rows: dict[str, list[Mapping[str, Any] | None]] = {}
+    rows: _Rows = {}
     for position, document in enumerate(documents):
         for case in document["cases"]:
             rows.setdefault(case["case"], [None] * len(documents))[position] = case
+    if any("clause" in case for document in documents for case in document["cases"]):
+        return _promises(documents, rows, every=every)
     lines = [
         f"| case | a device that … | right answer | {' | '.join(names)} |",
         "|---|---|---|" + "---|" * len(names),
@@ -179,6 +195,34 @@ def markdown(documents: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"| {name} | {_escaped(first['description'])} | {expected} | {cells} |")
     lines.append("| **total** | | | " + " | ".join(_in_words(document["totals"]) for document in documents) + " |")
     return "\n".join(lines) + "\n"
+
+
+_KEPT = frozenset({Verdict.PASS, Verdict.SKIP})
+
+
+def _promises(documents: Sequence[Mapping[str, Any]], rows: _Rows, *, every: bool) -> str:
+    names = [f"{document['target']} {document.get('target_version', '')}".rstrip() for document in documents]
+    lines = [f"| case | a device that … | promised by | {' | '.join(names)} |", "|---|---|---|" + "---|" * len(names)]
+    others = [Counter[str]() for _ in documents]
+    for name, cases in rows.items():
+        if not every and all(case is None or case["verdict"] in _KEPT for case in cases):
+            for counted, case in zip(others, cases, strict=True):
+                counted.update([] if case is None else [str(case["verdict"])])
+            continue
+        first = next(case for case in cases if case is not None)
+        cells = " | ".join("" if case is None else _verdict(case) for case in cases)
+        lines.append(f"| {name} | {_escaped(first['description'])} | {first.get('clause', '')} | {cells} |")
+    if not every:
+        counts = (", ".join(f"{number} {verdict}" for verdict, number in counted.items()) for counted in others)
+        lines.append(f"| all others | | | {' | '.join(counts)} |")
+    lines.append("| **total** | | | " + " | ".join(_in_words(document["totals"]) for document in documents) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _verdict(case: Mapping[str, Any]) -> str:
+    verdict, why = case["verdict"], _escaped(case["why"])
+    shown = verdict if verdict in _KEPT else f"**{verdict}**"
+    return f"{shown}: {why}" if why else shown
 
 
 def _cell(case: Mapping[str, Any] | None) -> str:

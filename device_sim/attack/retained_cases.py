@@ -11,7 +11,7 @@ from broker.mqtt.codes import QoS, RetainHandling
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import Chapter
 from device_sim.attack.good_client import GoodClient, Parties
-from device_sim.attack.owed import exactly, owed
+from device_sim.attack.owed import exactly, once_each, owed
 from device_sim.attack.target import BrokenPromise
 
 _V5 = (Feature.MQTT5,)
@@ -39,17 +39,35 @@ async def _live(parties: Parties, *, as_published: bool) -> None:
     _flagged(listener, as_published, False)
 
 
-@owed(chapter, "10-live", "publishes with and without RETAIN to an existing subscriber: both arrive without RETAIN")
+@owed(
+    chapter,
+    "10-live",
+    "publishes with and without RETAIN to an existing subscriber: both arrive without RETAIN",
+    "MQTT-3.3.1-12",
+    older="MQTT-3.3.1-9",
+)
 async def _live_plain(parties: Parties) -> None:
     await _live(parties, as_published=False)
 
 
-@owed(chapter, "10-live-as-published", "the same with retain as published: RETAIN is as it was sent", needs=_V5)
+@owed(
+    chapter,
+    "10-live-as-published",
+    "the same with retain as published: RETAIN is as it was sent",
+    "MQTT-3.3.1-13",
+    needs=_V5,
+)
 async def _live_as_published(parties: Parties) -> None:
     await _live(parties, as_published=True)
 
 
-@owed(chapter, "10-stored", "retains a message: a later subscriber gets the last one, with RETAIN")
+@owed(
+    chapter,
+    "10-stored",
+    "retains a message: a later subscriber gets the last one, with RETAIN",
+    "MQTT-3.3.1-5, §3.8.3.1",
+    older="MQTT-3.3.1-6, MQTT-3.3.1-8",
+)
 async def _stored(parties: Parties) -> None:
     device = await parties.device()
     topic = parties.topic(device, "state")
@@ -63,7 +81,13 @@ async def _stored(parties: Parties) -> None:
     _flagged(listener, True)
 
 
-@owed(chapter, "10-cleared", "clears what it retained, by an empty message: a later subscriber gets nothing")
+@owed(
+    chapter,
+    "10-cleared",
+    "clears what it retained, by an empty message: a later subscriber gets nothing",
+    "MQTT-3.3.1-6, MQTT-3.3.1-7",
+    older="MQTT-3.3.1-10, MQTT-3.3.1-11",
+)
 async def _cleared(parties: Parties) -> None:
     device, listener = await parties.device(), await parties.service()
     topic = parties.topic(device, "state")
@@ -102,7 +126,13 @@ async def _handled(parties: Parties, handling: RetainHandling, *counts: int) -> 
             )
 
 
-@owed(chapter, "10-handling-0", "retains a message: a client that subscribes twice gets it twice", needs=_V5)
+@owed(
+    chapter,
+    "10-handling-0",
+    "retains a message: a client that subscribes twice gets it twice",
+    "MQTT-3.3.1-9, MQTT-3.8.4-4",
+    older="MQTT-3.8.4-3",
+)
 async def _handling_send(parties: Parties) -> None:
     await _handled(parties, RetainHandling.SEND, 1, 2)
 
@@ -111,12 +141,84 @@ async def _handling_send(parties: Parties) -> None:
     chapter,
     "10-handling-1",
     "retains a message: a client that asks for it with new subscriptions only gets it once",
+    "MQTT-3.3.1-10",
     needs=_V5,
 )
 async def _handling_new(parties: Parties) -> None:
     await _handled(parties, RetainHandling.SEND_IF_NEW, 1, 1)
 
 
-@owed(chapter, "10-handling-2", "retains a message: a client that asks for none gets none", needs=_V5)
+@owed(chapter, "10-handling-2", "retains a message: a client that asks for none gets none", "MQTT-3.3.1-11", needs=_V5)
 async def _handling_none(parties: Parties) -> None:
     await _handled(parties, RetainHandling.DO_NOT_SEND, 0, 0)
+
+
+@owed(chapter, "10-many", "retains messages at two topics: who subscribes to both by a wildcard gets both, with RETAIN",
+      "MQTT-3.3.1-9, §3.8.4", older="MQTT-3.3.1-6")  # fmt: skip
+async def _many(parties: Parties) -> None:
+    device, listener = await parties.device(), await parties.service()
+    for suffix in ("state", "telemetry"):
+        topic = parties.topic(device, suffix)
+        await device.publish(topic, suffix.encode(), retain=True)
+        parties.retained(device, topic)
+    await listener.subscribe(parties.topic(device, "+"), _ONCE)
+    await listener.until(lambda: _at_least(listener, 2), "what was retained at two topics: not all came")
+    await listener.settled()
+    once_each(listener.payloads, [b"state", b"telemetry"], "what was retained at two topics")
+    _flagged(listener, True, True)
+
+
+@owed(
+    chapter,
+    "10-stored-qos",
+    "retains a message at its highest QoS: who subscribes at QoS 0 and at that one gets it at the lower of both",
+    "MQTT-3.3.1-5, MQTT-3.8.4-8",
+    older="MQTT-3.3.1-5, MQTT-3.8.4-6",
+)
+async def _stored_qos(parties: Parties) -> None:
+    device = await parties.device()
+    topic = parties.topic(device, "state")
+    await device.publish(topic, b"stored", parties.best_qos, retain=True)
+    parties.retained(device, topic)
+    for qos in (QoS.AT_MOST_ONCE, parties.best_qos):
+        listener = await parties.service()
+        await listener.subscribe(topic, qos)
+        await exactly(listener, [b"stored"], "what is retained")
+        if listener.came[0].qos is not qos:
+            raise BrokenPromise(f"it came at QoS {listener.came[0].qos.value} to who had subscribed at {qos.value}")
+
+
+@owed(chapter, "10-outlives", "retains a message, and its session ends: who subscribes then gets it", "§4.1",
+      older="MQTT-3.1.2-7")  # fmt: skip
+async def _outlives(parties: Parties) -> None:
+    device = await parties.device()
+    topic = parties.topic(device, "state")
+    await device.publish(topic, b"stored", retain=True)
+    await device.say_goodbye()
+    parties.retained(await parties.device(device.paper), topic)
+    listener = await parties.service()
+    await listener.subscribe(topic, _ONCE)
+    await exactly(listener, [b"stored"], "what is retained")
+
+
+@owed(
+    chapter,
+    "10-handling-1-returns",
+    "has subscribed, comes back to its session and asks for retained messages with new "
+    "subscriptions only: it gets none, and one when it has unsubscribed",
+    "MQTT-3.3.1-10",
+    needs=_V5,
+)
+async def _handling_new_returns(parties: Parties) -> None:
+    device, listener = await parties.device(), await parties.service(keeps=True)
+    topic = parties.topic(device, "state")
+    await device.publish(topic, b"stored", retain=True)
+    parties.retained(device, topic)
+    await listener.subscribe(topic, _ONCE, handling=RetainHandling.DO_NOT_SEND)
+    await listener.say_goodbye()
+    listener = await parties.returned(listener)
+    await listener.subscribe(topic, _ONCE, handling=RetainHandling.SEND_IF_NEW)
+    await exactly(listener, [], "a subscription that was there")
+    await listener.unsubscribe(topic)
+    await listener.subscribe(topic, _ONCE, handling=RetainHandling.SEND_IF_NEW)
+    await exactly(listener, [b"stored"], "a subscription that is new")

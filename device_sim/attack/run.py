@@ -26,10 +26,12 @@ from device_sim.attack.target import BrokenPromise, Impossible, Starved, Target,
 from device_sim.attack.verdict import (
     BROKEN,
     DELIVERED,
+    HELD_BACK,
     NEVER_CAME,
     OPEN,
     STARVED,
     TURNED_AWAY,
+    UNADVISED,
     ClosedBy,
     Judgement,
     Layer,
@@ -49,6 +51,8 @@ from provisioning.client.operator import RequestRefused, ServiceUnavailable
 ALIVE = "0-alive"
 STAYS = "0-stays"
 _FOREVER = 60.0
+_AT_ONCE = 50
+"""How many idle cases are tried at the same time: a broker and a tester on one small machine have to serve them all."""
 _LATE = 1.0
 """For how many seconds a message is waited for that should not come; what has come until then was waited for longer."""
 
@@ -64,14 +68,19 @@ async def run(target: Target, cases: Sequence[Case], told: Told) -> list[Outcome
     """
     scene = Scene(target)
     outcomes: dict[str, Outcome] = {}
+    places = asyncio.Semaphore(_AT_ONCE)
 
     async def one(case: Case) -> None:
         watch = cores_of(target)
-        outcome = await _tried(scene, case)
+        outcome = replace(await _tried(scene, case), clause=case.clause)
         if not case.idle:
             outcome = _with_harm(outcome, await scene.bystander.harmed(case.name), watch)
         outcomes[case.name] = outcome
         told(outcome)
+
+    async def one_of_many(case: Case) -> None:
+        async with places:
+            await one(case)
 
     try:
         try:
@@ -81,7 +90,7 @@ async def run(target: Target, cases: Sequence[Case], told: Told) -> list[Outcome
         idle = [case for case in cases if case.idle]
         async with asyncio.TaskGroup() as together:
             for case in idle:
-                together.create_task(one(case), name=case.name)
+                together.create_task(one_of_many(case), name=case.name)
         if idle:
             await scene.bystander.harmed(f"one of {', '.join(case.name for case in idle)}")
         for case in sorted((case for case in cases if not case.idle), key=lambda case: case.last):
@@ -172,7 +181,9 @@ async def _tried(scene: Scene, case: Case) -> Outcome:
         code = STARVED if isinstance(error, Starved) else TURNED_AWAY
         seen = Seen(Layer.MQTT, code, str(error), ClosedBy.NOBODY)
     except BrokenPromise as error:
-        seen = Seen(Layer.MQTT, NEVER_CAME if error.never else BROKEN, str(error), ClosedBy.NOBODY)
+        codes = (UNADVISED, HELD_BACK) if error.advised else (BROKEN, NEVER_CAME)
+        code = codes[error.never]
+        seen = Seen(Layer.MQTT, code, str(error), ClosedBy.NOBODY)
     except (EnrolmentRefused, EnrolmentUnavailable, RequestRefused, ServiceUnavailable) as error:
         judgement = Judgement(Verdict.FAIL, f"the enrolment service did not play its part: {error}")
         return Outcome(case.name, case.description, expected, limit, judgement, None, time.monotonic() - started)

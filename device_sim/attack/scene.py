@@ -16,11 +16,10 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import itertools
 import ssl
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,10 +68,11 @@ def cores_of(target: Target) -> CoreWatch:
 class Scene:
     """One run against one target."""
 
-    def __init__(self, target: Target, numbers: Iterator[int] | None = None, patience: float = PATIENCE) -> None:
+    def __init__(self, target: Target, named: Counter[str] | None = None, patience: float = PATIENCE) -> None:
         self.target = target
         self.patience = patience
-        self._numbers = itertools.count(1) if numbers is None else numbers
+        self._named: Counter[str] = Counter() if named is None else named
+        """How many names of each stem have been given."""
         self.heard: Counter[bytes] = Counter()
         """What devices have said, in this whole run, and somebody who may has received; and how often."""
         self.kept_out: dict[str, Paper] = {}
@@ -95,13 +95,14 @@ class Scene:
 
     def at(self, endpoint: Endpoint) -> Scene:
         """Return the same at another broker of the fleet; the names go on, and its `close` is the caller's to call."""
-        return Scene(replace(self.target, endpoint=endpoint), self._numbers, self.patience)
+        return Scene(replace(self.target, endpoint=endpoint), self._named, self.patience)
 
     # Parties
 
     def fresh(self, stem: str = "device") -> str:
         """Return a name that nobody has."""
-        return f"{self.target.prefix}{stem}-{next(self._numbers):03d}"
+        self._named[stem] += 1
+        return f"{self.target.prefix}{stem}-{self._named[stem]:03d}"
 
     async def device(self, name: str = "") -> Paper:
         """Return a good device."""

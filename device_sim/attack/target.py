@@ -37,11 +37,15 @@ class TurnedAway(Exception):
 
 
 class BrokenPromise(Exception):
-    """A broker has not done what it owes a good party; the text says what. *never*: what was due has not come."""
+    """A broker has not done what it owes a good party; the text says what.
 
-    def __init__(self, what: str, *, never: bool = False) -> None:
+    *never*: what was due has not come. *advised*: the standard says that it should, and not that it must.
+    """
+
+    def __init__(self, what: str, *, never: bool = False, advised: bool = False) -> None:
         super().__init__(what)
         self.never = never
+        self.advised = advised
 
 
 class Registrar(Protocol):
@@ -101,6 +105,8 @@ class Target:
     registrar: Registrar
     trust_domain: str = "fleet.internal"
     group: str = "meters"
+    version: str = ""
+    """Of the broker, as it says itself."""
     prefix: str = ""
     """What the names of all parties begin with, where others have names too."""
     desk: EnrolmentDesk | None = None

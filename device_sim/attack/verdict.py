@@ -50,6 +50,10 @@ KEPT = "kept"
 """A good party was given all that it is owed."""
 BROKEN = "broken-promise"
 """A good party was not given what it is owed, or was given something else."""
+UNADVISED = "unadvised"
+"""A good party was not given what the standard advises to give: it says *should*, and the broker need not."""
+HELD_BACK = "held-back"
+"""The same, of what should come and has not: on a starved machine it may still be on its way."""
 NEVER_CAME = "never-came"
 """What was owed has not come: on a starved machine it may still be on its way."""
 MALFORMED = "malformed"
@@ -147,6 +151,8 @@ def judge(expected: tuple[str, ...], limit: float, seen: Seen, seconds: float) -
         return Judgement(Verdict.FAIL, "nobody answered")
     if seen.code in {STARVED, TURNED_AWAY, BROKEN, NEVER_CAME}:
         return Judgement(Verdict.FAIL, seen.reason)
+    if seen.code in {UNADVISED, HELD_BACK}:
+        return Judgement(Verdict.WARN, seen.reason)
     if seen.code == MALFORMED:
         return Judgement(Verdict.FAIL, f"no refusal: {seen.reason}")
     late = f"after {seconds:.1f} s, {limit:g} s at most" if seconds > limit else ""
@@ -178,9 +184,10 @@ def on_this_machine(
     *waiting* is the share of the time in which attacker and broker, as far as that is known, were ready to run and had
     no core; *most* how much may be.
     """
-    only_slow = seen.code in {STARVED, NEVER_CAME} or any(map(seen.matches, expected))
+    only_slow = seen.code in {STARVED, NEVER_CAME, HELD_BACK} or any(map(seen.matches, expected))
     who, share = max(waiting.items(), key=lambda item: item[1])
-    if judgement.verdict is not Verdict.FAIL or not only_slow or share <= most:
+    spoilt = judgement.verdict is Verdict.FAIL or seen.code == HELD_BACK
+    if not spoilt or not only_slow or share <= most:
         return judgement
     return Judgement(
         Verdict.INVALID,
@@ -242,6 +249,8 @@ class Outcome:
     judgement: Judgement
     seen: Seen | None = None
     seconds: float = 0.0
+    clause: str = ""
+    """Of the standard, where the case is judged by one."""
 
     @property
     def verdict(self) -> Verdict:
@@ -262,9 +271,11 @@ class Outcome:
                 "closed_by": seen.closed_by.value,
                 "ms": round(self.seconds * 1000, 1),
             }
+        clause = {"clause": self.clause} if self.clause else {}
         return {
             "case": self.name,
             "description": self.description,
+            **clause,
             "expected": {"any_of": list(self.expected), "within_ms": round(self.limit * 1000)},
             "observed": observed,
             "verdict": self.verdict.value,

@@ -17,7 +17,7 @@ from broker.mqtt.properties import Properties
 from device_sim.attack.capabilities import Feature
 from device_sim.attack.case import Chapter
 from device_sim.attack.good_client import SESSION_SECONDS, GoodClient, Parties
-from device_sim.attack.owed import exactly, not_delivered, owed
+from device_sim.attack.owed import as_told, exactly, not_delivered, owed
 from device_sim.attack.scene import SOON
 from device_sim.attack.target import BrokenPromise
 from device_sim.attack.verdict import Seen
@@ -81,8 +81,14 @@ async def _come_twice(parties: Parties, device: GoodClient) -> None:
     await parties.device(device.paper)
 
 
-def _sent(name: str, description: str, end: End, needs: tuple[Feature, ...] = ()) -> None:
-    @owed(chapter, name, description, needs=needs)
+_ENDS = "MQTT-3.1.2-8"
+_ENDS_OR_EXPIRES = f"{_ENDS}, §3.1.3.2.2"
+
+
+def _sent(
+    name: str, description: str, end: End, *, clause: str = _ENDS, older: str = _ENDS, needs: tuple[Feature, ...] = ()
+) -> None:
+    @owed(chapter, name, description, clause, older=older, needs=needs)
     async def _(parties: Parties) -> None:
         listener, device, payload = await _left(parties)
         await end(parties, device)
@@ -91,22 +97,42 @@ def _sent(name: str, description: str, end: End, needs: tuple[Feature, ...] = ()
 
 _sent("1-will-cut", "is cut off by a reset: its will is sent, once", _reset)
 _sent("1-will-closed", "closes without DISCONNECT: its will is sent, once", _close)
-_sent("1-will-asked-for", "says DISCONNECT 0x04, with will: it is sent, once", _ask_for_it, _V5)
+_sent(
+    "1-will-asked-for", "says DISCONNECT 0x04, with will: it is sent, once", _ask_for_it, clause="§3.14.2.1", older="",
+    needs=_V5,
+)  # fmt: skip
 _sent("1-will-protocol-error", "breaks the protocol and is put out: its will is sent, once", _break_the_protocol)
-_sent("1-will-taken-over", "comes a second time, which ends the first connection: its will is sent, once", _come_twice)
+_sent(
+    "1-will-taken-over", "comes a second time, which ends the first connection: its will is sent, once", _come_twice,
+    clause=_ENDS_OR_EXPIRES,
+)  # fmt: skip
 
 
 # 2: not sent
 
 
-@owed(chapter, "2-goodbye", "says DISCONNECT 0x00: its will is not sent", withheld=True)
+@owed(
+    chapter,
+    "2-goodbye",
+    "says DISCONNECT 0x00: its will is not sent",
+    "MQTT-3.14.4-3",
+    older="MQTT-3.14.4-3",
+    withheld=True,
+)
 async def _goodbye(parties: Parties) -> Seen:
     listener, device, payload = await _left(parties)
     await device.say_goodbye()
     return await not_delivered(listener, payload, "its will was sent, though it had said DISCONNECT 0x00")
 
 
-@owed(chapter, "2-goodbye-returns", "comes back without a will and is cut off: the old will is not sent", withheld=True)
+@owed(
+    chapter,
+    "2-goodbye-returns",
+    "comes back without a will and is cut off: the old will is not sent",
+    "MQTT-3.1.2-10",
+    older="MQTT-3.1.2-10",
+    withheld=True,
+)
 async def _without(parties: Parties) -> Seen:
     listener, device, payload = await _left(parties)
     await device.say_goodbye()
@@ -117,8 +143,14 @@ async def _without(parties: Parties) -> Seen:
 # 3: delayed
 
 
-@owed(chapter, "3-delay-returns", "is cut off and comes back within its will delay: the will is not sent",
-      needs=_V5, withheld=True)  # fmt: skip
+@owed(
+    chapter,
+    "3-delay-returns",
+    "is cut off and comes back within its will delay: the will is not sent",
+    "MQTT-3.1.3-9",
+    needs=_V5,
+    withheld=True,
+)
 async def _delay_returns(parties: Parties) -> Seen:
     listener, device, payload = await _left(parties, keeps=True, delay=_DELAY)
     device.cut()
@@ -127,7 +159,7 @@ async def _delay_returns(parties: Parties) -> Seen:
     return await not_delivered(listener, payload, "its will was sent, though it had come back within the will delay")
 
 
-@owed(chapter, "3-delay-goodbye", "says DISCONNECT 0x00, with a will delay: the will is never sent",
+@owed(chapter, "3-delay-goodbye", "says DISCONNECT 0x00, with a will delay: the will is never sent", "MQTT-3.14.4-3",
       needs=_V5, withheld=True)  # fmt: skip
 async def _delay_goodbye(parties: Parties) -> Seen:
     listener, device, payload = await _left(parties, keeps=True, delay=1)
@@ -136,8 +168,13 @@ async def _delay_goodbye(parties: Parties) -> Seen:
     return await not_delivered(listener, payload, "its will was sent, though it had said DISCONNECT 0x00")
 
 
-@owed(chapter, "3-delay-passes", "is cut off and stays away: its will is sent when the will delay has passed",
-      needs=_V5)  # fmt: skip
+@owed(
+    chapter,
+    "3-delay-passes",
+    "is cut off and stays away: its will is sent when the will delay has passed",
+    "MQTT-3.1.2-8, §3.1.3.2.2",
+    needs=_V5,
+)
 async def _delay_passes(parties: Parties) -> None:
     listener, device, payload = await _left(parties, keeps=True, delay=_DELAY)
     cut = time.monotonic()
@@ -151,7 +188,7 @@ async def _delay_passes(parties: Parties) -> None:
 
 # MQTT 5 §3.1.3.2.2: whichever comes first, that the delay has passed or that the session ends.
 def _session_ends(name: str, description: str, seconds: int) -> None:
-    @owed(chapter, name, description, needs=_V5)
+    @owed(chapter, name, description, _ENDS_OR_EXPIRES, needs=_V5)
     async def _(parties: Parties) -> None:
         listener, device, payload = await _left(parties, keeps=True, delay=_LONG_DELAY, seconds=seconds)
         device.cut()
@@ -169,7 +206,13 @@ _session_ends(
 # 4: as it was left
 
 
-@owed(chapter, "4-will-as-left", "leaves a will with QoS and properties: all come as it left them", needs=_V5)
+@owed(
+    chapter,
+    "4-will-as-left",
+    "leaves a will with QoS and properties: all come as it left them",
+    "MQTT-3.1.2-9, MQTT-3.1.3-10",
+    needs=_V5,
+)
 async def _as_left(parties: Parties) -> None:
     paper = await parties.scene.device()
     topic, qos = parties.topic(paper, "state"), parties.best_qos
@@ -189,7 +232,13 @@ async def _as_left(parties: Parties) -> None:
     as_told(listener.came[0], Publish(topic, b"as it was", min(qos, granted), properties=told))
 
 
-@owed(chapter, "4-will-retained", "leaves a will to be retained: a later subscriber gets it, with RETAIN")
+@owed(
+    chapter,
+    "4-will-retained",
+    "leaves a will to be retained: a later subscriber gets it, with RETAIN",
+    "MQTT-3.1.2-15",
+    older="MQTT-3.1.2-17",
+)
 async def _retained(parties: Parties) -> None:
     paper = await parties.scene.device()
     topic = parties.topic(paper, "state")
@@ -206,7 +255,13 @@ async def _retained(parties: Parties) -> None:
         raise BrokenPromise("what was retained came without RETAIN, or is not its will")
 
 
-@owed(chapter, "4-will-not-retained", "leaves a will that is not to be retained: a later subscriber gets nothing")
+@owed(
+    chapter,
+    "4-will-not-retained",
+    "leaves a will that is not to be retained: a later subscriber gets nothing",
+    "MQTT-3.1.2-14",
+    older="MQTT-3.1.2-16",
+)
 async def _not_retained(parties: Parties) -> None:
     listener, device, payload = await _left(parties)
     device.cut()
@@ -216,18 +271,3 @@ async def _not_retained(parties: Parties) -> None:
     await later.settled()
     if later.came:
         raise BrokenPromise("its will was retained, though it had not asked for that")
-
-
-def as_told(came: Publish, told: Publish) -> None:
-    """Raise `BrokenPromise` if *came* is not what was *told*; of its expiry interval a little may have passed."""
-    for what in ("topic", "payload", "qos", "retain"):
-        if getattr(came, what) != getattr(told, what):
-            raise BrokenPromise(f"{what} {getattr(came, what)!r} came, {getattr(told, what)!r} was told")
-    left, life = came.properties.message_expiry_interval, told.properties.message_expiry_interval
-    if (left is None) != (life is None) or (left is not None and life is not None and not 0 <= left <= life):
-        raise BrokenPromise(f"an expiry interval of {left} came, {life} was told")
-    for what in ("payload_format_indicator", "content_type", "response_topic", "correlation_data", "user_properties"):
-        if getattr(came.properties, what) != getattr(told.properties, what):
-            raise BrokenPromise(
-                f"{what} {getattr(came.properties, what)!r} came, {getattr(told.properties, what)!r} was told"
-            )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -81,6 +82,12 @@ async def _until_ready(name: str, process: asyncio.subprocess.Process, log: Path
                     return
                 await asyncio.sleep(_POLL)
     raise ChildFailed(f"{name} did not start:\n{_said(log)[-_TAIL:]}")
+
+
+def version_in(log: Path, before: str) -> str:
+    """Return the version that a server has said in *log* behind the word *before*; nothing where it has not."""
+    found = re.search(rf"{re.escape(before)}\s+v?(\d[\w.-]*)", _said(log))
+    return found[1] if found else ""
 
 
 def _said(log: Path) -> str:

@@ -23,6 +23,7 @@ import typer
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
 from provisioning.program.given_file import EMPTY
+from provisioning.program.printable import is_text
 
 _BEGIN: Final = ("demo", "init", "serve", "run")
 _LIST: Final = re.compile(r"<list\[(.*)\]>")
@@ -98,17 +99,9 @@ def _invoke(command: Any, invoke: Callable[[Any], Any], ctx: Any) -> Any:
     """Run *command*; raise `typer.BadParameter` if what was given as text is none."""
     for each in command.params:
         for text in _all(ctx.params.get(each.name)):
-            if isinstance(text, str) and not _is_whole(text):
+            if isinstance(text, str) and not is_text(text):
                 raise typer.BadParameter(f"{text!r} is not UTF-8 text: write it in UTF-8", ctx=ctx, param=each)
     return invoke(ctx)
-
-
-def _is_whole(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _summary(text: str) -> str:

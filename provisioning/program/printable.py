@@ -23,3 +23,12 @@ def printable(text: str, also: str = "") -> str:
         each if (each.isprintable() and each != "\\") or each in also else each.encode("unicode_escape").decode()
         for each in text
     )
+
+
+def is_text(given: str) -> bool:
+    """Whether *given* can be written as UTF-8: half of a character cannot, as JSON and arguments may have it."""
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

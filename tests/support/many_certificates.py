@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,13 +15,25 @@ from sqlalchemy.engine import Connection
 from provisioning.enrolment.attempt import TokenCredential
 from provisioning.pki.identity import Role
 from provisioning.pki.keys import PrivateKey
+from provisioning.pki.revocation import RevocationReason, certificate_key
 from provisioning.revocation import issued_to, portions
 from provisioning.revocation.portions import Portions
-from provisioning.store import revocations, unfinished_authority_ends, unfinished_ends, unfinished_key_ends
+from provisioning.store import (
+    certificates,
+    certificates_of_device,
+    devices,
+    revocations,
+    unfinished_authority_ends,
+    unfinished_ends,
+    unfinished_key_ends,
+)
+from provisioning.store.certificates import StoredCertificate
 from provisioning.store.revocations import RevocationRecord
 from provisioning.store.serials import serial_text
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.requests import csr_der
+
+_PORTIONS = ("_device_portion", "_listed_portion")
 
 
 def make_portions_small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +62,34 @@ def serials_of(every: list[x509.Certificate]) -> list[str]:
     return [serial_text(each.serial_number) for each in every]
 
 
+async def stored(fleet: Fleet, name: str = "meter-1") -> list[StoredCertificate]:
+    """Return all that a device has, as the store has it."""
+
+    def look(connection: Connection) -> list[StoredCertificate]:
+        device = devices.find(connection, name)
+        assert device is not None
+        return certificates_of_device.every(connection, device.id)
+
+    return await fleet.database.read(look)
+
+
+async def said_by_ocsp(fleet: Fleet, certificate: x509.Certificate) -> RevocationReason | None:
+    """Return why *certificate* is revoked by what the responder reads."""
+    issuer, serial = certificate_key(certificate)
+    known, said = await fleet.database.read(
+        lambda connection: certificates.revocation_of(connection, issuer.hex(), serial_text(serial))
+    )
+    assert known
+    return None if said is None else said[1]
+
+
+def identifier_of(certificate: x509.Certificate) -> str:
+    """Return by what its renewal information is asked for."""
+    issuer, serial = certificate_key(certificate)
+    parts = issuer, serial.to_bytes(20).lstrip(bytes(1))
+    return ".".join(base64.urlsafe_b64encode(each).rstrip(b"=").decode() for each in parts)
+
+
 async def events(fleet: Fleet) -> list[RevocationRecord]:
     """Return the feed."""
     return await fleet.database.read(lambda connection: revocations.after(connection, 0, 99))
@@ -65,6 +108,27 @@ async def unfinished_keys(fleet: Fleet) -> int:
 async def unfinished_authorities(fleet: Fleet) -> int:
     """Return how many CAs have something left to do."""
     return len(await fleet.database.read(unfinished_authority_ends.every))
+
+
+class Between:
+    """Who else has written after each portion, and in which threads those were done."""
+
+    def __init__(self, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.others: list[asyncio.Task[None]] = []
+        self.threads: set[str] = set()
+        loop = asyncio.get_running_loop()
+
+        def noted(portion: Callable[..., object]) -> Callable[..., object]:
+            def done(*which: object, **how: object) -> object:
+                self.threads.add(threading.current_thread().name[:12])
+                found = portion(*which, **how)
+                loop.call_soon_threadsafe(lambda: self.others.append(asyncio.ensure_future(fleet.database.probe())))
+                return found
+
+            return done
+
+        for name in _PORTIONS:
+            monkeypatch.setattr(Portions, name, noted(getattr(Portions, name)))
 
 
 class Died(Exception):
@@ -87,6 +151,6 @@ def dying_after(number: int) -> Iterator[None]:
         return counted
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_device_portion", "_listed_portion"):
+        for name in _PORTIONS:
             patch.setattr(Portions, name, mortal(getattr(Portions, name)))
         yield

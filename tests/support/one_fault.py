@@ -79,6 +79,11 @@ class OneFault:
         del passage
         return [packet]
 
+    def unreadable(self, passage: Passage, frame: bytes) -> bytes:
+        """Return what the broker gets of a device's *frame* that is no packet."""
+        del passage
+        return frame
+
     async def from_broker(self, passage: Passage, packet: Packet) -> list[Packet]:
         """Return what the device gets of *packet*."""
         del passage
@@ -191,7 +196,7 @@ class _Proxy:
                     try:
                         packet = self._read(passage, frame)
                     except PacketError:
-                        writer.write(frame)
+                        writer.write(self._fault.unreadable(passage, frame) if writer is passage.broker else frame)
                         continue
                     for each in await changed(passage, packet):
                         writer.write(frame if each is packet else each.encode(passage.version))

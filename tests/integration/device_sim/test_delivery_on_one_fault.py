@@ -14,11 +14,8 @@ import pytest
 from broker.mqtt.codes import QoS, RetainHandling
 from broker.mqtt.properties import NO_PROPERTIES
 from device_sim.attack import run
-from device_sim.attack.catalogue import pick
-from device_sim.attack.delivery_list import OWED
 from device_sim.attack.mosquitto_target import mosquitto
 from device_sim.attack.scene import Scene
-from device_sim.attack.verdict import Outcome, Verdict
 from device_sim.report import ExitCode
 from provisioning.pki.keys import key_to_pem
 from tests.support.delivery_faults import (
@@ -54,12 +51,12 @@ from tests.support.delivery_faults import (
     SwallowsUsedIdentifiers,
     TellsOneLife,
 )
+from tests.support.judged_delivery import IMPATIENT, OF_MOSQUITTO, assert_found, found_in
 from tests.support.one_fault import OneFault, with_fault
 from tests.support.programs import REPOSITORY, forking_python
 
-NO_SESSION = {"3-delay-no-session": "its will was never sent"}
-"""What mosquitto 2.0.21 does not do: without a session it sends a will when its delay has passed, and not at once."""
-IMPATIENT = 6.0
+NO_SESSION = {"3-delay-no-session": OF_MOSQUITTO["3-delay-no-session"]}
+"""Without a session mosquitto sends a will when its delay has passed, and not at once."""
 
 
 @pytest.fixture(autouse=True)
@@ -67,16 +64,6 @@ def _short_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever else this machine does, it is the broker that is judged; and not for a minute."""
     monkeypatch.setattr(run, "MOST_WAITING", 10.0)
     monkeypatch.setattr(run, "Scene", partial(Scene, patience=IMPATIENT))
-
-
-async def failed(directory: Path, fault: OneFault, only: str) -> dict[str, str]:
-    async with mosquitto(directory) as target, with_fault(target, fault) as faulty:
-        found = await run.run(faulty, pick(OWED, [only]), lambda _: None)
-    return {outcome.name: outcome.judgement.why for outcome in found if is_against(outcome)}
-
-
-def is_against(outcome: Outcome) -> bool:
-    return outcome.verdict is not Verdict.PASS
 
 
 NEVER = "its will was never sent"
@@ -98,7 +85,7 @@ WILLS = "1,2,3,4"
 @pytest.mark.parametrize(
     ("fault", "only", "expected"),
     [
-        (OneFault, "*", NO_SESSION),
+        (OneFault, "*", OF_MOSQUITTO),
         (
             SendsWillsAnyway, WILLS,
             NO_SESSION | dict.fromkeys(["2-goodbye", "3-delay-goodbye"], GOODBYE)
@@ -142,7 +129,14 @@ WILLS = "1,2,3,4"
             ),
         ),
         (CountsUntilPubrec, "5", {"5-receive-maximum-qos2": "12 messages were under way at once"}),
-        (lambda: IgnoresLimits("maximum_packet_size"), "5,6", {"6-packet-size": "what fits: b'\\x00\\x00"}),
+        (
+            lambda: IgnoresLimits("maximum_packet_size"), "5,6",
+            {
+                "6-packet-size": "what fits: b'\\x00\\x00",
+                "6-packet-size-queued": "what fits of what was queued: b'\\x00\\x00",
+                "6-packet-size-retained": "what fits: b'\\x00\\x00",
+            },
+        ),
         (
             ForgetsTheRest, "5",
             dict.fromkeys(
@@ -232,17 +226,26 @@ WILLS = "1,2,3,4"
                 "4-will-retained": "what was retained came without RETAIN",
                 "10-live-as-published": "RETAIN was 0 0, and should have been 1 0",
                 "10-stored": "RETAIN was 0, and should have been 1",
+                "10-many": "RETAIN was 0 0, and should have been 1 1",
             },
         ),
         (lambda: ChangesSubscriptions(retain_as_published=False), "10", {"10-live-as-published": "RETAIN was 0 0"}),
         (lambda: ChangesSubscriptions(retain_as_published=True), "10", {"10-live": "RETAIN was 1 0"}),
         (
             lambda: ChangesSubscriptions(retain_handling=RetainHandling.SEND), "10",
-            {"10-handling-1": "2 retained messages came", "10-handling-2": "1 retained messages came"},
+            {
+                "10-handling-1": "2 retained messages came",
+                "10-handling-2": "1 retained messages came",
+                "10-handling-1-returns": "a subscription that was there: b'stored' came too",
+            },
         ),
         (
             lambda: ChangesSubscriptions(retain_handling=RetainHandling.SEND_IF_NEW), "10",
-            {"10-handling-0": "what was retained never came", "10-handling-2": "1 retained messages came"},
+            {
+                "10-handling-0": "what was retained never came",
+                "10-handling-2": "1 retained messages came",
+                "10-handling-1-returns": "a subscription that was there: b'stored' came too",
+            },
         ),
         (
             RetainsEverything, "10",
@@ -254,10 +257,30 @@ WILLS = "1,2,3,4"
 async def test_a_fault_is_found_where_it_is(
     tmp_path: Path, fault: Callable[[], OneFault], only: str, expected: dict[str, str]
 ) -> None:
-    found = await failed(tmp_path, fault(), only)
-    assert found.keys() == expected.keys(), found
-    for name, words in expected.items():
-        assert words in found[name]
+    assert_found(await found_in(tmp_path, fault(), only), expected)
+
+
+OLDER = {f"{name}-311": words for name, words in OF_MOSQUITTO.items() if name == "18-taken-over-will-at-once"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "only", "expected"),
+    [
+        (OneFault, "*-311", OLDER),
+        (
+            SendsAgainWithoutDup, "8-*,18-*",
+            OLDER
+            | dict.fromkeys(["8-qos1-again-311", "8-qos2-again-311"], "sent again under packet")
+            | dict.fromkeys(["18-taken-over-qos1-311", "18-taken-over-qos2-311"], "and DUP has to be 1"),
+        ),
+        (lambda: ChangesWills(lambda _: None), "1-will-cut-311", {"1-will-cut-311": NEVER}),
+        (lambda: ChangesRetain(retain=True), "10-live-311", {"10-live-311": "RETAIN was 1 1, and should have been"}),
+    ],
+)  # fmt: skip
+async def test_what_mqtt_3_1_1_promises_is_tried_too(
+    tmp_path: Path, fault: Callable[[], OneFault], only: str, expected: dict[str, str]
+) -> None:
+    assert_found(await found_in(tmp_path, fault(), only, older=True), expected)
 
 
 async def test_a_broken_promise_is_told_and_is_no_matter_of_security(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ async def is_cut_off(asking: socket.socket) -> bool:
 
 async def test_who_takes_no_answer_does_not_keep_its_descriptor(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "_WRITE_SECONDS", 0.05)
-    monkeypatch.setattr(http_server, "_TLS_SECONDS", 0.05)
+    monkeypatch.setattr(http_server, "_CLOSE_SECONDS", 0.05)
     with await asking_and_taking_nothing(path) as asking:
         assert await is_cut_off(asking)
 

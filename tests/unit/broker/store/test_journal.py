@@ -10,41 +10,7 @@ from broker.mqtt.message import Message, PersonalMessage
 from broker.store import journal as module
 from broker.store.batch import Batch, Moved, Otherwise
 from broker.store.journal import Journal
-
-
-class Ear:
-    """A connection and its session in one."""
-
-    def __init__(self) -> None:
-        self.outbox: list[bytes] = []
-        self.session: Ear | None = self
-        self.closed_at: float | None = None
-        self.resumed_at: float | None = None
-
-    def flush(self) -> None: ...
-
-    def unanswered(self, now: float) -> None:
-        self.closed_at = now
-        self.session = None
-
-    def send_again(self, now: float) -> None:
-        self.resumed_at = now
-
-
-@pytest.fixture
-def journal() -> Journal:
-    return Journal(100.0, last_session=7, last_message=40)
-
-
-@pytest.fixture
-def ear() -> Ear:
-    return Ear()
-
-
-def stored(sequence: int, message: Message | None = None, qos: int = 1) -> PersonalMessage:
-    personal = PersonalMessage(message or Message(b"t", b"x", qos), qos=qos)
-    personal.sequence = sequence
-    return personal
+from tests.support.batches import Ear, stored
 
 
 def test_an_answer_leaves_at_once_when_nothing_is_unwritten(journal: Journal, ear: Ear) -> None:
@@ -271,126 +237,6 @@ def test_of_many_who_come_back_a_portion_sends_again_at_once(journal: Journal) -
     assert (many[2].outbox, journal.resume_some(1.0)) == ([], [])
 
 
-def test_a_batch_that_fails_is_kept_and_its_answers_become_what_they_said(journal: Journal) -> None:
-    refused, closed, waiting = Ear(), Ear(), Ear()
-    journal.add(1, stored(1))
-    journal.answer(refused, b"yes", b"no")
-    journal.answer(closed, b"yes")
-    journal.answer(waiting, b"yes", Otherwise.WAIT)
-    journal.send(waiting, b"packet")
-    batch = journal.take()
-    journal.add(1, stored(2))
-    assert journal.not_written(3.0) == {refused}
-    assert journal.failed
-    assert (refused.outbox, closed.outbox, waiting.outbox) == ([b"no"], [], [])
-    assert closed.closed_at == 3.0
-    assert journal.writing is None
-    assert journal.open is batch
-    assert sorted(journal.open.deliveries) == [(1, 1), (1, 2)]
-    journal.not_written(4.0)
-    assert refused.outbox == [b"no"], "refused once"
-    assert journal.take() is batch
-    journal.written()
-    assert not journal.failed
-    assert waiting.outbox == [b"packet", b"yes"]
-    assert closed.outbox == []
-
-
-def test_a_batch_that_fails_and_what_was_noted_meanwhile_become_what_one_batch_would_be(
-    journal: Journal, ear: Ear
-) -> None:
-    def note(noted: Journal, row: int) -> None:
-        noted.clock_set(5.0)
-        noted.save_session(row, ("client", "owner", True, 60, 90.0))
-        noted.subscribe(row, "a", (1,))
-        noted.replayed(row, "a", 3)
-        noted.add(row, stored(1, Message(b"t", b"x", 2, expires_at=50.0), qos=2))
-        noted.advance(row, 1, 9, released=True)
-        before = Message(b"t", b"before")
-        before.row, before.references = row, 1
-        noted.remove(row, 99, before)
-        noted.incoming(row, 8, known=True)
-        noted.retain(f"t/{row}", Message(b"t", b"x", expires_at=50.0), "", row)
-        noted.retain(f"for ever/{row}", Message(b"t", b"x"), "", row)
-        noted.retain(f"gone/{row}", None)
-        noted.send(ear, b"packet %d" % row)
-        noted.answer(ear, b"answer %d" % row, Otherwise.WAIT)
-        noted.resume(ear)
-
-    expected = Journal(100.0, last_session=7, last_message=40)
-    for row in (1, 2):
-        note(journal, row)
-        note(expected, row)
-        if row == 1:
-            assert journal.take() is not None
-    journal.not_written(0.0)
-    assert journal.open == expected.open
-
-
-def test_who_has_gone_when_a_batch_fails_is_told_nothing(journal: Journal, ear: Ear) -> None:
-    journal.add(1, stored(1))
-    for otherwise in (b"failed", Otherwise.CLOSE, Otherwise.WAIT):
-        journal.answer(ear, b"a", otherwise)
-    ear.session = None
-    assert journal.take() is not None
-    assert journal.not_written(1.0) == set()
-    assert (ear.outbox, ear.closed_at, journal.open.answers) == ([], None, [])
-
-
-def test_answers_behind_a_failed_batch_are_refused_too(journal: Journal, ear: Ear) -> None:
-    journal.add(1, stored(1))
-    journal.take()
-    journal.answer(ear, b"yes", b"no")
-    journal.not_written(0.0)
-    journal.written()
-    assert ear.outbox == [b"no"]
-
-
-def test_what_is_acknowledged_while_the_store_fails_need_not_be_written_and_is_answered(
-    journal: Journal, ear: Ear
-) -> None:
-    older, message = Message(b"t", b"x", 1), Message(b"t", b"x", 1)
-    journal.add(1, stored(1, older))
-    journal.take()
-    journal.written()
-    journal.add(1, stored(2, message))
-    journal.answer(ear, b"yes", Otherwise.WAIT)
-    journal.take()
-    journal.not_written(0.0)
-    journal.remove(1, 1, older)
-    journal.written()
-    assert ear.outbox == []
-    journal.remove(1, 2, message)
-    assert journal.open.changes, "that the first is over has to be written, but nobody is promised that"
-    assert not journal.open.promises
-    journal.written()
-    assert ear.outbox == [b"yes"]
-    assert journal.failed, "nothing was written, so nobody knows that it can be"
-    assert journal.dirty
-    journal.take(probe=True)
-    journal.written()
-    assert not journal.dirty
-    assert journal.take(probe=True) is not None, "a probe needs nothing to write"
-    journal.written()
-    assert not journal.failed
-
-
-def test_a_probe_that_succeeds_ends_the_failure_though_nothing_is_left_to_write(journal: Journal) -> None:
-    assert not journal.failed
-    message = Message(b"t", b"x", 1)
-    journal.add(1, stored(1, message))
-    journal.take()
-    journal.not_written(0.0)
-    journal.remove(1, 1, message)
-    assert not journal.open.changes
-    journal.take()
-    journal.written()
-    assert journal.failed, "nothing was written, so nobody knows that it can be"
-    journal.take(probe=True)
-    journal.written()
-    assert not journal.failed
-
-
 class Held:
     """A publisher that is held."""
 
@@ -490,30 +336,6 @@ def test_when_the_clock_is_set_what_this_process_has_stored_is_told_from_what_wa
     assert row[5] == 155.0, "by the clock as it is now"
 
 
-def test_what_is_over_is_struck_from_a_batch_that_could_not_be_written(journal: Journal) -> None:
-    first, second = Message(b"t", b"x", 2), Message(b"t", b"y", 1)
-    row, other = journal.new_session(), journal.new_session()
-    journal.save_session(row, ("s",))
-    journal.subscribe(row, "t", ())
-    journal.incoming(row, 5, known=True)
-    journal.add(row, stored(1, first, 2))
-    journal.add(other, stored(1, second))
-    journal.advance(other, 1, 3, released=False)
-    journal.retain("t", first)
-    journal.take()
-    journal.remove(row, 1, first)
-    journal.remove_session(row)
-    journal.remove(other, 1, second)
-    journal.retain("t", None)
-    journal.not_written(0.0)
-    batch = journal.open
-    assert batch.sessions == {row: None}
-    assert batch.retained == {"t": None}
-    assert (batch.subscriptions, batch.messages, batch.deliveries, batch.progress) == ({}, {}, {}, {})
-    assert batch.incoming == {}
-    assert (batch.done, batch.unreferenced) == ([(row, 1)], [])
-
-
 def test_what_came_again_is_owed_once_until_it_is_answered(journal: Journal, ear: Ear) -> None:
     assert journal.owe(ear, 5)
     assert not journal.owe(ear, 5)
@@ -559,20 +381,3 @@ def test_what_was_replayed_is_struck_with_the_subscription_that_it_was_for(journ
         case _:
             journal.remove_session(1)
     assert journal.open.replayed == ({} if change == "remove_session" else {(1, "b"): [3]})
-
-
-@pytest.mark.parametrize(("again", "left"), [(False, [3, 4, 5]), (True, [5])])
-def test_a_batch_that_could_not_be_written_keeps_what_was_replayed_to_the_same_subscription(
-    journal: Journal, again: bool, left: list[int]
-) -> None:
-    journal.replays(1, "a", ROW)
-    journal.replayed(1, "a", 3)
-    journal.replayed(1, "a", 4)
-    journal.take()
-    if again:
-        journal.subscribe(1, "a", ROW)
-        journal.replays(1, "a", ROW)
-    journal.replayed(1, "a", 5)
-    journal.not_written(0.0)
-    assert journal.open.replayed == {(1, "a"): left}
-    assert journal.open.subscriptions == {(1, "a"): ROW}

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,35 +14,8 @@ from structlog.testing import capture_logs
 from broker.mqtt.message import Message, PersonalMessage
 from broker.store.batch import Batch, Moved
 from broker.store.journal import Journal
-from broker.store.schema import MIGRATIONS
 from broker.store.sqlite import _GATHER_SECONDS, _KEPT_LOG_BYTES, SqliteStore, StoreError
-
-SESSION = ("backend", "spiffe://d/service/backend", True, 60, None, *(None,) * 11)
-TABLES = ("sessions", "subscriptions", "messages", "deliveries", "incoming", "retained", "replayed")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqliteStore]:
-    opened = SqliteStore(tmp_path / "broker.db")
-    yield opened
-    opened.close()
-
-
-def filled() -> Batch:
-    batch = Batch()
-    batch.sessions[1] = SESSION
-    batch.subscriptions[1, "fleet/#"] = (2, False, False, 0, b"", 4)
-    batch.messages[5] = (b"t", b"x", 2, False, b"", None)
-    batch.deliveries[1, 9] = (5, 2, False, b"", "$share/g/t")
-    batch.progress[1, 9] = (77, True)
-    batch.incoming[1, 3] = True
-    batch.retained["t"] = (b"t", b"x", 1, True, b"", 12.5, "device/m", 3)
-    batch.replayed[1, "fleet/#"] = [3]
-    return batch
-
-
-def contents(store: SqliteStore) -> dict[str, list[tuple[object, ...]]]:
-    return {table: store.rows(f"SELECT * FROM {table}") for table in TABLES}  # noqa: S608 - our own names
+from tests.support.batches import SESSION, TABLES, contents, filled
 
 
 def test_writing_twice_is_writing_once(store: SqliteStore) -> None:
@@ -174,122 +146,6 @@ def test_when_the_clock_is_set_what_this_process_has_stored_is_moved_once_and_no
         assert store.rows("SELECT number, expires_at FROM retained") == [(3, 80.0), (4, 90.0), (5, None)]
 
 
-def test_another_schema_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    path = tmp_path / "broker.db"
-    with contextlib.closing(sqlite3.connect(path)) as database:
-        database.execute("PRAGMA user_version=99")
-    with pytest.raises(StoreError, match=r"broker\.db has schema 99, this broker knows 6: use the broker that made it"):
-        SqliteStore(path)
-    SqliteStore(tmp_path / "other.db").close()
-
-
-def test_a_database_of_an_older_broker_is_brought_up_to_date(tmp_path: Path, store: SqliteStore) -> None:
-    path = tmp_path / "older.db"
-    schema = Path(__file__).with_name("schema_1.sql").read_text(encoding="utf-8")
-    with contextlib.closing(sqlite3.connect(path)) as database:
-        database.executescript(f"BEGIN; {schema} PRAGMA user_version=1; COMMIT;")
-        database.execute("INSERT INTO sessions VALUES (1, 'm', 'o', 1, 60, NULL, x'74', x'01', 1, 0, x'', 90, 3)")
-        database.execute("INSERT INTO subscriptions VALUES (1, 'fleet/#', 1, 0, 0, 0, x'')")
-        database.execute("INSERT INTO messages VALUES (7, x'74', x'01', 1, 0, x'', NULL)")
-        database.execute("INSERT INTO deliveries VALUES (1, 1, 7, 1, 0, x'', NULL, 0)")
-        for topic in ("t", "a"):
-            database.execute("INSERT INTO retained VALUES (?, ?, x'01', 1, 1, x'', NULL)", (topic, topic.encode()))
-        database.commit()
-    for _ in range(2):  # Once brought up to date, opened as it is.
-        older = SqliteStore(path)
-        assert older.rows("SELECT will_topic, will_expiry_interval, will_delay FROM sessions") == [(b"t", 90, 3)]
-        assert older.rows("SELECT * FROM subscriptions") == [(1, "fleet/#", 1, 0, 0, 0, b"", 0)]
-        assert older.rows("SELECT * FROM deliveries") == [(1, 1, 7, 1, 0, b"", None, 0, "")]
-        assert older.rows("SELECT topic_name, publisher, number FROM retained") == [("a", "", 1), ("t", "", 2)]
-        assert older.rows("PRAGMA user_version") == [(6,)]
-        for table in TABLES:
-            assert older.rows(f"PRAGMA table_info({table})") == store.rows(f"PRAGMA table_info({table})")
-            assert older.rows(f"PRAGMA foreign_key_list({table})") == store.rows(f"PRAGMA foreign_key_list({table})")
-        older.close()
-
-
-def test_a_database_of_the_very_first_brokers_is_brought_up_to_date_too(tmp_path: Path, store: SqliteStore) -> None:
-    # Schema 1 was another on its first day: opened by a later broker, it could not be written any more.
-    path = tmp_path / "first.db"
-    schema = Path(__file__).with_name("schema_1.sql").read_text(encoding="utf-8")
-    schema = schema.replace("will_expiry_interval INTEGER", "will_expires_at REAL").replace(
-        "client_id TEXT NOT NULL,", "client_id TEXT NOT NULL UNIQUE,"
-    )
-    with contextlib.closing(sqlite3.connect(path)) as database:
-        database.executescript(f"BEGIN; {schema} PRAGMA user_version=1; COMMIT;")
-        database.execute("INSERT INTO sessions VALUES (1, 'm', 'o', 1, 60, NULL, x'74', x'01', 1, 0, x'', 12, 3)")
-        database.execute("INSERT INTO subscriptions VALUES (1, 'fleet/#', 1, 0, 0, 0, x'')")
-        database.commit()
-    for _ in range(2):
-        older = SqliteStore(path)
-        (row,) = older.rows("SELECT id, client_id, will_topic, will_expiry_interval, will_delay FROM sessions")
-        assert row == (1, "m", b"t", None, 3)
-        assert older.rows("PRAGMA foreign_keys") == [(1,)], "off while that was done"
-        assert older.rows("SELECT session, topic_filter FROM subscriptions") == [(1, "fleet/#")]
-        for table in TABLES:
-            assert older.rows(f"PRAGMA table_info({table})") == store.rows(f"PRAGMA table_info({table})")
-            assert older.rows(f"PRAGMA foreign_key_list({table})") == store.rows(f"PRAGMA foreign_key_list({table})")
-        assert len(older.rows("PRAGMA index_list(sessions)")) == len(store.rows("PRAGMA index_list(sessions)"))
-        older.close()
-    with contextlib.closing(sqlite3.connect(path)) as database:  # Those that refer to it go with it.
-        database.execute("PRAGMA foreign_keys=ON")
-        database.execute("DELETE FROM sessions")
-        assert database.execute("SELECT count(*) FROM subscriptions").fetchone() == (0,)
-
-
-def test_of_a_session_of_an_older_broker_it_is_not_known_who_stood_above_its_certificate(tmp_path: Path) -> None:
-    """As the broker before this one left its database, with a client that is connected and has a will."""
-    path = tmp_path / "broker.db"
-    schema = Path(__file__).with_name("schema_1.sql").read_text(encoding="utf-8")
-    upgrades = " ".join(MIGRATIONS[version] for version in (1, 2, 3))
-    with contextlib.closing(sqlite3.connect(path)) as database:
-        database.executescript(f"BEGIN; {schema} {upgrades} PRAGMA user_version=4; COMMIT;")
-        row = (1, "m", "o", 1, 60, None, b"t", b"x", 1, 0, b"", None, 30, "ab:1f")
-        database.execute("INSERT INTO sessions VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)", row)
-        database.commit()
-    store = SqliteStore(path)
-    assert store.rows("SELECT will_topic, will_delay, certificate, authorities FROM sessions") == [
-        (b"t", 30, "ab:1f", None)
-    ]
-    store._apply(Batch(sessions={1: (*SESSION[:-4], "ab:1f", "ab:cd", None, None)}))
-    assert store.rows("SELECT certificate, authorities FROM sessions") == [("ab:1f", "ab:cd")]
-    store.close()
-
-
-@pytest.mark.parametrize(
-    ("version", "in_the_way"),
-    [
-        (1, "CREATE VIEW mine AS SELECT will_expires_at FROM sessions"),
-        (2, "CREATE TABLE replayed (session INTEGER)"),
-    ],
-    ids=["of the very first", "of an older"],
-)
-def test_an_upgrade_that_fails_in_the_middle_leaves_the_older_broker_s_database_as_it_was(
-    tmp_path: Path, version: int, in_the_way: str
-) -> None:
-    """As a full disk would, but at a known place. Its last statement fails; those before it have been undone."""
-    path = tmp_path / "broker.db"
-    schema = Path(__file__).with_name("schema_1.sql").read_text(encoding="utf-8")
-    if version == 1:
-        schema = schema.replace("will_expiry_interval INTEGER", "will_expires_at REAL")
-    upgrades = " ".join(MIGRATIONS[each] for each in range(1, version))
-
-    def dump() -> list[str]:
-        with contextlib.closing(sqlite3.connect(path)) as database:
-            return [*database.iterdump(), str(database.execute("PRAGMA user_version").fetchone())]
-
-    with contextlib.closing(sqlite3.connect(path)) as database:
-        database.executescript(f"BEGIN; {schema} {upgrades} PRAGMA user_version={version}; {in_the_way}; COMMIT;")
-        database.execute("INSERT INTO sessions VALUES (1, 'm', 'o', 1, 60, NULL, x'74', x'01', 1, 0, x'', 12, 3)")
-        database.execute("INSERT INTO messages VALUES (7, x'74', x'01', 1, 0, x'', NULL)")
-        database.execute("INSERT INTO deliveries VALUES (1, 1, 7, 1, 0, x'', NULL, 0)")
-        database.commit()
-    before = dump()
-    with pytest.raises(StoreError, match="cannot be used as the broker's database"):
-        SqliteStore(path)
-    assert dump() == before
-
-
 def test_a_commit_waits_for_the_disk_and_reads_of_others_wait_for_no_commit(store: SqliteStore, tmp_path: Path) -> None:
     """FULL, not NORMAL, which in WAL mode loses what was committed last when the power fails."""
     assert store.rows("PRAGMA synchronous") == [(2,)]
@@ -302,24 +158,6 @@ def test_the_directory_that_a_database_needs_is_made_for_its_owner_alone(tmp_pat
     path = tmp_path / "a" / "b" / "broker.db"
     SqliteStore(path).close()
     assert path.parent.stat().st_mode & 0o777 == 0o700
-
-
-def test_what_was_being_replayed_by_an_older_broker_is_replayed_up_to_what_is_there(tmp_path: Path) -> None:
-    path = tmp_path / "broker.db"
-    schema = Path(__file__).with_name("schema_1.sql").read_text(encoding="utf-8")
-    with contextlib.closing(sqlite3.connect(path)) as database:
-        database.executescript(f"BEGIN; {schema} {MIGRATIONS[1]} PRAGMA user_version=2; COMMIT;")
-        database.execute("INSERT INTO sessions VALUES (1, 'm', 'o', 1, 60, NULL, NULL, NULL, 0, 0, NULL, NULL, NULL)")
-        database.execute(
-            "INSERT INTO subscriptions VALUES (1, 'a/#', 1, 0, 0, 0, x'', 1), (1, 'b', 1, 0, 0, 0, x'', 0)"
-        )
-        database.executemany(
-            "INSERT INTO retained VALUES (?, x'74', x'01', 1, 1, x'', NULL, '')", [(f"a/{n}",) for n in range(9)]
-        )
-        database.commit()
-    store = SqliteStore(path)
-    assert store.rows("SELECT topic_filter, pending FROM subscriptions") == [("a/#", 9), ("b", 0)]
-    store.close()
 
 
 def test_what_was_replayed_is_forgotten_with_the_subscription_or_when_it_is_replaced(store: SqliteStore) -> None:
@@ -337,18 +175,6 @@ def test_what_is_no_database_is_refused_and_let_go(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(StoreError, match="cannot be used as the broker's database: file is not a database"):
             SqliteStore(path)
-
-
-@pytest.mark.parametrize("version", [0, 1, 4])
-def test_another_programs_database_is_left_alone(tmp_path: Path, version: int) -> None:
-    path = tmp_path / "broker.db"
-    with contextlib.closing(sqlite3.connect(path)) as database:
-        database.executescript(f"CREATE TABLE users (name); PRAGMA user_version={version};")
-    before = path.read_bytes()
-    with pytest.raises(StoreError, match="it is another program's; move it away, or put back a backup"):
-        SqliteStore(path)
-    assert path.read_bytes() == before
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["broker.db", "broker.lock"]
 
 
 def open_below(directory: Path) -> list[str]:

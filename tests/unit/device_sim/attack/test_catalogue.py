@@ -9,8 +9,10 @@ import pytest
 from device_sim.attack.case import Case
 from device_sim.attack.catalogue import CATALOGUE, NoSuchCase, pick
 from device_sim.attack.delivery_list import OWED
+from device_sim.attack.owed import OLDER
 from device_sim.attack.revocation_list import chapter
 from device_sim.attack.verdict import Layer, is_admission
+from tests.conformance.statements import MQTT5, MQTT311
 
 # What an answer may begin with.
 LAYERS = {*Layer, "closed"}
@@ -42,6 +44,22 @@ def test_names_are_unique_and_every_case_expects_something(cases: Sequence[Case]
 )
 def test_cases_are_picked_by_number_name_or_pattern(patterns: list[str], names: list[str]) -> None:
     assert [case.name for case in pick(CATALOGUE, patterns)] == names
+
+
+@pytest.mark.parametrize("case", OWED, ids=lambda case: case.name)
+def test_what_is_owed_is_promised_by_a_clause_that_there_is(case: Case) -> None:
+    """A numbered statement by its number, what has none by its section."""
+    newer, _, older = case.clause.partition("3.1.1: ")
+    assert bool(newer) is not case.name.endswith(OLDER)
+    assert bool(older) or not case.name.endswith(OLDER)
+    for clauses, statements in ((newer, MQTT5), (older, MQTT311)):
+        for clause in filter(None, clauses.rstrip("; ").split(", ")):
+            assert clause.startswith("§") or clause.removeprefix("MQTT-") in statements, clause
+
+
+def test_each_case_of_mqtt_3_1_1_is_the_twin_of_one_of_mqtt_5() -> None:
+    names = {case.name for case in OWED}
+    assert {name.removesuffix(OLDER) for name in names if name.endswith(OLDER)} < names
 
 
 def test_a_name_means_one_case_in_all_three_lists() -> None:

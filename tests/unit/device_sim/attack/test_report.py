@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -61,6 +62,30 @@ def test_one_table_compares_runs_and_leaves_a_gap_where_one_has_no_such_case() -
         "| 5-d | d | tls x | **skip** cannot |  |",
         "| **total** | | | 1 pass, 1 warn, 1 fail, 1 skip | 1 pass, 0 warn, 0 fail, 0 skip |",
     ]
+
+
+def test_of_promises_the_table_shows_those_that_somebody_does_not_keep_and_counts_the_others() -> None:
+    promised = [replace(outcome, clause="MQTT-1.2-3") for outcome in ALL]
+    ours = as_dict("delivery", "ours", [replace(RIGHT, name=each.name, clause="MQTT-1.2-3") for each in ALL], {})
+    theirs = as_dict("delivery", "theirs", promised, {}) | {"target_version": "1.0"}
+    head = ["| case | a device that … | promised by | ours | theirs 1.0 |", "|---|---|---|---|---|"]
+    total = "| **total** | | | 4 pass, 0 warn, 0 fail, 0 skip | 1 pass, 1 warn, 1 fail, 1 skip |"
+    unkept = [
+        "| 3-b | a | MQTT-1.2-3 | pass | **warn**: otherwise |",
+        "| 4-c | a | MQTT-1.2-3 | pass | **fail**: it \\| got in |",
+    ]
+    assert markdown([ours, theirs]).splitlines() == [
+        *head, *unkept, "| all others | | | 2 pass | 1 pass, 1 skip |", total
+    ]  # fmt: skip
+    assert markdown([ours, theirs], every=True).splitlines() == [
+        *head, "| 2-a | a | MQTT-1.2-3 | pass | pass |", *unkept,
+        "| 5-d | a | MQTT-1.2-3 | pass | skip: cannot |", total,
+    ]  # fmt: skip
+
+
+def test_a_line_names_the_clause_of_a_promise_that_is_not_kept() -> None:
+    assert line(replace(WRONG, clause="MQTT-1.2-3")).endswith("(it | got in; MQTT-1.2-3)")
+    assert "MQTT" not in line(replace(RIGHT, clause="MQTT-1.2-3"))
 
 
 def test_a_line_says_verdict_answer_and_why() -> None:

@@ -6,9 +6,11 @@ import pytest
 
 from device_sim.attack.verdict import (
     BROKEN,
+    HELD_BACK,
     NEVER_CAME,
     OPEN,
     STARVED,
+    UNADVISED,
     UNANSWERED,
     ClosedBy,
     Judgement,
@@ -31,6 +33,8 @@ CLOSED = Seen(Layer.TCP, "reset")
 STILL_OPEN = Seen(Layer.MQTT, OPEN, closed_by=ClosedBy.NOBODY, got_in=True)
 NOT_COME = Seen(Layer.MQTT, NEVER_CAME, "its will was never sent", ClosedBy.NOBODY)
 WRONG = Seen(Layer.MQTT, BROKEN, "it came twice", ClosedBy.NOBODY)
+NOT_ADVISED = Seen(Layer.MQTT, UNADVISED, "closed without a DISCONNECT", ClosedBy.NOBODY)
+NOT_PASSED_ON = Seen(Layer.MQTT, HELD_BACK, "it went to nobody else", ClosedBy.NOBODY)
 UNSERVED = Seen(Layer.MQTT, STARVED, "an innocent device was not served", ClosedBy.NOBODY)
 GONE = Seen(Layer.TCP, UNANSWERED, "Connection refused", ClosedBy.NOBODY)
 
@@ -70,6 +74,9 @@ def test_a_verdict_follows_from_answer_and_time(
         (NOT_COME, 0.1, 0.16, Verdict.INVALID),
         (NOT_COME, 0.1, 0.15, Verdict.FAIL),
         (WRONG, 0.1, 0.99, Verdict.FAIL),
+        (NOT_ADVISED, 0.1, 0.99, Verdict.WARN),
+        (NOT_PASSED_ON, 0.1, 0.15, Verdict.WARN),
+        (NOT_PASSED_ON, 0.1, 0.16, Verdict.INVALID),
         (EXPIRED, 3.5, 0.16, Verdict.INVALID),
         (EXPIRED, 3.5, 0.15, Verdict.FAIL),
         (EXPIRED, 0.1, 0.99, Verdict.PASS),

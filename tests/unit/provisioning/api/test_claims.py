@@ -11,11 +11,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from provisioning.pki.keys import spki_fingerprint
+from tests.support.asgi import through
 from tests.support.fleet import Fleet
 from tests.support.requests import NOON
 from tests.support.ways import HOUR, group
 from tests.unit.provisioning.api.test_still_operator import api_of, caller, scope_of
-from tests.unit.provisioning.api.test_whole_requests import through
 
 ORDER = {"name": "batch", "group": "line", "maximum_devices": 5, "life_seconds": 3600}
 

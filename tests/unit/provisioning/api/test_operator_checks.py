@@ -13,14 +13,11 @@ from sqlalchemy.engine import Connection
 
 from provisioning.api.operator_checks import OperatorChecks
 from provisioning.enrolment.authentication import AuthenticatedOperator, authenticate_operator
-from provisioning.enrolment.service import TokenCredential
-from provisioning.enrolment.tokens import TokenOrder
 from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
-from provisioning.pki.identity import Role
 from provisioning.pki.revocation import RevocationReason
 from tests.support.fleet import Fleet
-from tests.support.requests import csr_der
+from tests.support.operators import operator
 
 ResultT = TypeVar("ResultT")
 
@@ -46,11 +43,6 @@ def checks_of(fleet: Fleet) -> tuple[OperatorChecks, Gate]:
     gate = Gate(fleet)
     database: Any = gate
     return OperatorChecks(database, fleet.clock), gate
-
-
-async def operator(fleet: Fleet, name: str, role: OperatorRole = OperatorRole.ADMIN) -> x509.Certificate:
-    (token,) = await fleet.token_service.create(TokenOrder([name], None, Role.OPERATOR, operator_role=role), by="admin")
-    return await fleet.enrolment.enrol(csr_der(names=[name]), TokenCredential(name, token.token))
 
 
 def ask(checks: OperatorChecks, certificate: x509.Certificate | None) -> asyncio.Task[AuthenticatedOperator]:

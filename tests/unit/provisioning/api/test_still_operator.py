@@ -28,13 +28,13 @@ from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.feed import RevocationFeed
 from provisioning.store import conditions
 from provisioning.store.tables import audit_entries
+from tests.support.asgi import through
 from tests.support.crl import crl
 from tests.support.fleet import Fleet
 from tests.support.manufacturer import Manufacturer
+from tests.support.operators import operator
 from tests.support.ways import is_good, nothing, register
-from tests.unit.provisioning.api.test_operator_checks import operator
 from tests.unit.provisioning.api.test_operator_roles import operator_routes
-from tests.unit.provisioning.api.test_whole_requests import through
 
 ACME = Manufacturer()
 CHANGES: dict[tuple[str, str], dict[str, Any] | bytes] = {

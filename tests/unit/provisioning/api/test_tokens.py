@@ -11,9 +11,9 @@ from sqlalchemy.engine import Connection
 
 from provisioning.api.operators import PREFIX
 from provisioning.pki.revocation import RevocationReason
+from tests.support.asgi import through
 from tests.support.fleet import Fleet
-from tests.unit.provisioning.api.test_operator_checks import operator
-from tests.unit.provisioning.api.test_whole_requests import through
+from tests.support.operators import operator
 from tests.unit.provisioning.api.test_whole_revocations import api_of
 
 PATIENCE = 20

@@ -20,10 +20,10 @@ from provisioning.connections.written_answer import ReadyAnswer
 from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation import ocsp as ocsp_module
+from tests.support.asgi import through
 from tests.support.fleet import Fleet
 from tests.support.ocsp import SHA1, SHA256, request_der
 from tests.support.responding import DAY, Responding
-from tests.unit.provisioning.api.test_whole_requests import through
 
 TYPE = (b"content-type", b"application/ocsp-request")
 

@@ -15,6 +15,7 @@ from provisioning.api.metrics import Metrics
 from provisioning.api.whole_requests import WholeRequests
 from provisioning.config import Settings
 from provisioning.errors import Code, Refused
+from tests.support.asgi import through
 
 PATH = "/.well-known/est/simpleenroll"
 CREDENTIAL = b"Basic " + base64.b64encode(b"meter-1:fgt_token")
@@ -55,22 +56,6 @@ async def answer(whole: WholeRequests, asked: Scope, body: bytes) -> Response:
     answering = whole.answering(asked, body)
     assert answering is not None
     return await answering
-
-
-async def through(app: Any, asked: Scope, body: bytes) -> Response:
-    """Return the application's answer."""
-    sent: list[Any] = []
-
-    async def receive() -> Any:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    await app({"query_string": b""} | asked | {"raw_path": asked["path"].encode(), "state": {}}, receive, send)
-    told = Response(sent[1]["body"], sent[0]["status"])
-    told.raw_headers = sent[0]["headers"]
-    return told
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,9 @@ from provisioning.config import Settings
 from provisioning.enrolment.operator_roles import OperatorRoleService
 from provisioning.operator_role import OperatorRole
 from provisioning.revocation.feed import RevocationFeed
+from tests.support.asgi import through
 from tests.support.fleet import Fleet
-from tests.unit.provisioning.api.test_operator_checks import operator
-from tests.unit.provisioning.api.test_whole_requests import through
+from tests.support.operators import operator
 
 JSON = (b"content-type", b"application/json")
 

@@ -1,108 +1,16 @@
+"""HTTP as one connection speaks it: heads in time, answers in their order, an end that is told."""
+
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import uvicorn
-from starlette.responses import Response
 from uvicorn.server import ServerState
 
 from provisioning.connections import connection_protocol
-from provisioning.connections.connection_protocol import ConnectionProtocol
 from provisioning.connections.places import Places
-from provisioning.connections.written_answer import Answering, ReadyAnswer
-
-_LARGE = 32 * 1024 * 1024
-"""More than the kernel keeps for a client that reads nothing."""
-_MUCH = 256 * 1024
-
-
-LISTENS = b"GET /listen HTTP/1.1\r\nHost: x\r\n\r\n"
-ANOTHER = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-async def application(scope: Any, receive: Any, send: Any) -> None:
-    assert callable(scope["extensions"]["connection"]["abort"])
-    if scope["path"] == "/listen":
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"listening", "more_body": True})
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        scope["state"]["left"].set()
-        return
-    body = b""
-    while scope["method"] == "POST":
-        message = await receive()
-        body += message.get("body", b"")
-        if not message.get("more_body", False):
-            break
-    answer = b"ok" + body if scope["path"] != "/large" else bytes(_LARGE)
-    if scope["path"] == "/headers":
-        answer = b" ".join(name for name, _ in scope["headers"])
-    headers = [(b"content-length", str(len(answer)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": answer})
-
-
-class Whole:
-    """Answers what is posted to ``/whole``, with its body; a body of ``wait`` when it is told to go on.
-
-    A body of ``odd`` is the application's after all. What is asked of ``/ready`` is answered at once, with its method
-    and how often it was asked.
-    """
-
-    def __init__(self) -> None:
-        self.go_on = asyncio.Event()
-        self.began = asyncio.Event()
-        self.finished = asyncio.Event()
-        self.asked = 0
-
-    def takes(self, method: bytes, target: bytes, size: int) -> bool:
-        return target == b"/ready" or (method == b"POST" and target == b"/whole" and size <= 100)
-
-    def answering(self, scope: Any, body: bytes) -> Answering | None:
-        if scope["path"] == "/ready":
-            self.asked += 1
-            content = f"{scope['method']} {self.asked}".encode().ljust(_MUCH if body == b"much" else 0)
-            return ReadyAnswer.of(200, [(b"content-length", b"%d" % len(content))], content)
-        return None if body == b"odd" else self._answer(scope, body)
-
-    async def _answer(self, scope: Any, body: bytes) -> Response:
-        assert (scope["method"], scope["path"]) == ("POST", "/whole")
-        assert callable(scope["extensions"]["connection"]["abort"])
-        self.began.set()
-        if body == b"wait":
-            await self.go_on.wait()
-            self.finished.set()
-        return Response(b"whole " + body, headers={"Connection": "close"} if body == b"go" else None)
-
-
-@contextlib.asynccontextmanager
-async def connected(
-    whole: Whole | None = None,
-    state: ServerState | None = None,
-    app_state: dict[str, Any] | None = None,
-    **options: Any,
-) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    config = uvicorn.Config(application, log_config=None, lifespan="off", timeout_keep_alive=60)
-    config.load()
-    loop = asyncio.get_running_loop()
-    kept = state or ServerState()
-    kept.default_headers = [(b"x-default", b"yes")]
-    server = await loop.create_server(
-        lambda: ConnectionProtocol(config, kept, app_state or {}, whole=whole, **options), "127.0.0.1", 0
-    )
-    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        await writer.wait_closed()
-        server.close()
-        await server.wait_closed()
+from tests.support.one_connection import ANOTHER, LARGE_SIZE, LISTENS, Whole, answered, connected, post
 
 
 @pytest.mark.parametrize("first", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n"], ids=["silent", "begun", "half"])
@@ -184,18 +92,6 @@ async def test_nobody_is_told_to_continue_in_the_older_version() -> None:
         head, body = await answered(reader)
         assert head.startswith(b"HTTP/1.0 200 OK\r\n")
         assert body.startswith(b"ok")
-
-
-def post(body: bytes, target: str = "/whole", *headers: str) -> bytes:
-    lines = [f"POST {target} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
-    return "\r\n".join([*lines, "", ""]).encode() + body
-
-
-async def answered(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
-    """Return the head and the body of the next answer."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    (length,) = (int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-    return head, await reader.readexactly(length)
 
 
 async def test_what_comes_whole_is_answered_without_the_application() -> None:
@@ -487,7 +383,7 @@ async def test_who_takes_nothing_of_his_answer_is_cut_off(monkeypatch: pytest.Mo
         async with asyncio.timeout(20):
             await kept.gone.wait()
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-            await reader.readexactly(_LARGE)
+            await reader.readexactly(LARGE_SIZE)
 
 
 async def test_who_sends_no_http_behind_what_he_does_not_take_is_cut_off() -> None:
@@ -497,7 +393,9 @@ async def test_who_sends_no_http_behind_what_he_does_not_take_is_cut_off() -> No
         writer.write(post(b"", "/ready"))
         await answered(reader)
         (connection,) = kept
-        connection.transport._transport.set_write_buffer_limits(high=_LARGE)  # So little waits that nobody watches it.
+        connection.transport._transport.set_write_buffer_limits(
+            high=LARGE_SIZE
+        )  # So little waits that nobody watches it.
         while not connection.transport.get_write_buffer_size():
             writer.write(post(b"much", "/ready"))
             await asyncio.sleep(0)
@@ -513,7 +411,7 @@ async def test_who_takes_most_of_his_last_answer_and_then_no_more_is_cut_off() -
         writer.write(ANOTHER)
         await reader.readuntil(b"ok")
         (connection,) = kept
-        half = _LARGE // 2
+        half = LARGE_SIZE // 2
         connection.transport._transport.set_write_buffer_limits(high=half, low=half)
         writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         await reader.readexactly(half)
@@ -529,7 +427,7 @@ async def test_who_has_taken_his_answer_is_watched_no_longer() -> None:
         await reader.readuntil(b"\r\n\r\n")
         (connection,) = state.connections
         assert connection._taken._look is not None
-        await reader.readexactly(_LARGE)
+        await reader.readexactly(LARGE_SIZE)
         assert connection._taken._look is None
 
 
@@ -540,7 +438,7 @@ async def test_who_takes_his_answer_slowly_gets_all_of_it(monkeypatch: pytest.Mo
         await reader.readuntil(b"\r\n\r\n")
         for _ in range(8):
             await asyncio.sleep(0.1)  # Three such are as long as he may take nothing.
-            await reader.readexactly(_LARGE // 8)
+            await reader.readexactly(LARGE_SIZE // 8)
         assert await reader.read() == b""
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.unit.provisioning.connections.test_connection_protocol import ANOTHER, Whole, connected
+from tests.support.one_connection import ANOTHER, Whole, connected
 
 ENDLESS = {
     "target": b"GET /",

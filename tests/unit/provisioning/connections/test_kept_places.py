@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from provisioning.connections.places import Place, Places
-from tests.unit.provisioning.connections.test_connection_protocol import _LARGE, ANOTHER, LISTENS, connected
+from tests.support.one_connection import ANOTHER, LARGE_SIZE, LISTENS, connected
 
 LARGE = b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"
 PLENTY = 20
@@ -74,7 +74,7 @@ async def test_who_takes_them_after_all_keeps_it() -> None:
         async with asyncio.timeout(PLENTY):
             writer.write(LARGE + LISTENS)
             await reader.readuntil(b"\r\n\r\n")
-            await reader.readexactly(_LARGE)
+            await reader.readexactly(LARGE_SIZE)
             await reader.readuntil(b"listening")
         assert places.take("192.0.2.3", lambda: None) is None
         assert not lost.is_set()

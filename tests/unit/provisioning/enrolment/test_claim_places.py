@@ -15,8 +15,8 @@ from provisioning.store import claim_places, claims, groups, tables
 from provisioning.store.utc_date_time import UtcDateTime
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.many import fill
+from tests.support.searched import Statement, noted
 from tests.support.ways import HOUR, claim, enrol, group, refusal
-from tests.unit.provisioning.revocation.test_many_revoked import Statement, noted
 
 MANY = 20_000
 FEW = {"sqlite": 4000, "postgresql": 200}

@@ -18,8 +18,8 @@ from provisioning.store import certificates_of_device, claims, devices, groups
 from provisioning.store.utc_date_time import UtcDateTime
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.many import fill
+from tests.support.searched import noted, scanned
 from tests.support.ways import HOUR, claim, enrol, group, refusal
-from tests.unit.provisioning.revocation.test_many_revoked import noted, scanned
 
 MANY = 30_000
 ANY = 10**6

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from datetime import timedelta
 from typing import Any
@@ -19,10 +18,9 @@ from provisioning.errors import Code, Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.pki.keys import generate_key
-from provisioning.pki.revocation import RevocationReason, certificate_key
+from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.grounds import Grounds
 from provisioning.revocation.of_authority import RevokedAuthority, begun, device_name, revoke_authority
-from provisioning.revocation.portions import Portions
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.shut_out import ShutOut
 from provisioning.store import (
@@ -41,13 +39,14 @@ from provisioning.store.device_inventory import DeviceSearch
 from provisioning.store.groups import Group, NewKey
 from provisioning.store.inventory import CertificateSearch
 from provisioning.store.revocations import EventKind
-from provisioning.store.serials import serial_text
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.many_certificates import (
+    Between,
     Died,
     dying_after,
     events,
-    make_portions_small,
+    identifier_of,
+    said_by_ocsp,
     serials_of,
     unfinished_authorities,
 )
@@ -59,9 +58,7 @@ COMPROMISED, UNSPECIFIED = RevocationReason.KEY_COMPROMISE, RevocationReason.UNS
 DAY = timedelta(days=1)
 
 
-@pytest.fixture(autouse=True)
-def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_portions_small(monkeypatch)
+pytestmark = pytest.mark.usefixtures("small_portions")
 
 
 async def begin(fleet: Fleet, reason: RevocationReason = RevocationReason.CA_COMPROMISE) -> RevokedAuthority:
@@ -74,20 +71,6 @@ async def begin(fleet: Fleet, reason: RevocationReason = RevocationReason.CA_COM
 async def party(fleet: Fleet, name: str, role: Role) -> x509.Certificate:
     token = TokenCredential(name, await fleet.token(name, None, role))
     return await fleet.enrolment.enrol(csr_der(names=[name]), token)
-
-
-async def said_by_ocsp(fleet: Fleet, certificate: x509.Certificate) -> RevocationReason | None:
-    issuer, serial = certificate_key(certificate)
-    _, said = await fleet.database.read(
-        lambda connection: certificates.revocation_of(connection, issuer.hex(), serial_text(serial))
-    )
-    return None if said is None else said[1]
-
-
-def identifier_of(certificate: x509.Certificate) -> str:
-    issuer, serial = certificate_key(certificate)
-    parts = issuer, serial.to_bytes(20).lstrip(bytes(1))
-    return ".".join(base64.urlsafe_b64encode(each).rstrip(b"=").decode() for each in parts)
 
 
 async def test_from_the_first_moment_nothing_of_it_is_good(fleet: Fleet) -> None:
@@ -156,24 +139,15 @@ async def test_devices_come_first_and_who_follows_the_feed_last_while_others_wri
     serials = serials_of(meters)
     await fleet.suspension.suspend_serial(serials[4], by="anna")
     await fleet.revocation.revoke_serial(serials[3], COMPROMISED, by="anna")
-    between: list[asyncio.Task[None]] = []
-    portion = Portions._listed_portion
-
-    def noted(self: Portions, *which: Any, **how: Any) -> tuple[Any, bool]:
-        found = portion(self, *which, **how)
-        loop.call_soon_threadsafe(lambda: between.append(asyncio.ensure_future(fleet.database.probe())))
-        return found
-
-    loop = asyncio.get_running_loop()
-    monkeypatch.setattr(Portions, "_listed_portion", noted)
+    between = Between(fleet, monkeypatch)
     before = len(await events(fleet))
     ended_at = fleet.clock()
     authority = await begin(fleet)
     fleet.clock.advance(timedelta(minutes=1))
     fleet.told.clear()
     await fleet.revocation.portions.finish(authority.issuer)
-    await asyncio.gather(*between)
-    assert len(between) == 4
+    await asyncio.gather(*between.others)
+    assert len(between.others) == 4
     assert fleet.told == ["feed", "crl"] * 4, "after each transaction"
     told = (await events(fleet))[before:]
     in_feed = [serials[place] for place in (5, 2, 1, 0, 4)] + serials_of([boss, broker])

@@ -12,7 +12,6 @@ from datetime import timedelta
 
 import pytest
 from cryptography import x509
-from sqlalchemy.engine import Connection
 
 from provisioning.ca.crl import CrlIssuer
 from provisioning.enrolment.attempt import TokenCredential
@@ -27,35 +26,21 @@ from provisioning.revocation.of_authority import device_name, revoke_authority
 from provisioning.revocation.publisher import CrlPlan, CrlPublisher
 from provisioning.revocation.reasons import OPERATOR_REASONS
 from provisioning.revocation.recording import RevocationOutcome
-from provisioning.store import audit, certificates_of_device, devices, revocations
+from provisioning.store import audit
 from provisioning.store.audit import Action
-from provisioning.store.certificates import StoredCertificate
 from provisioning.store.counters import crl_counter
 from provisioning.store.devices import Device
-from provisioning.store.revocations import RevocationRecord
 from tests.support.fleet import Fleet, successor_csr
+from tests.support.many_certificates import events, stored
+from tests.support.operators import operator
 from tests.support.requests import csr_der
-from tests.unit.provisioning.api.test_operator_checks import operator
 
 SUPERSEDED, COMPROMISED = RevocationReason.SUPERSEDED, RevocationReason.KEY_COMPROMISE
 DAY = timedelta(days=1)
 
 
-async def stored(fleet: Fleet, name: str = "meter-17") -> list[StoredCertificate]:
-    def look(connection: Connection) -> list[StoredCertificate]:
-        device = devices.find(connection, name)
-        assert device is not None
-        return certificates_of_device.every(connection, device.id)
-
-    return await fleet.database.read(look)
-
-
 async def device(fleet: Fleet, name: str = "meter-17") -> Device:
     return (await stored(fleet, name))[0].device
-
-
-async def events(fleet: Fleet) -> list[RevocationRecord]:
-    return await fleet.database.read(lambda connection: revocations.after(connection, 0, 99))
 
 
 async def audited(fleet: Fleet) -> list[dict[str, object]]:
@@ -86,7 +71,7 @@ async def test_what_is_revoked_and_then_reported_as_compromised_says_so_from_the
     key = generate_key()
     certificate = await fleet.enrol(csr=csr_der(key, names=["meter-17"]))
     await revoking(fleet, way, certificate, SUPERSEDED)
-    (before,) = await stored(fleet)
+    (before,) = await stored(fleet, "meter-17")
     assert before.revocation is not None
     fleet.clock.advance(40 * DAY if ended else DAY)
     fleet.told.clear()
@@ -96,7 +81,7 @@ async def test_what_is_revoked_and_then_reported_as_compromised_says_so_from_the
     assert outcome.changed
     assert [(each.reason, each.revoked_at, each.sequence) for each in outcome.revoked] == [(COMPROMISED, since, 2)]
     assert fleet.told == ["feed", "crl"]
-    (now,) = await stored(fleet)
+    (now,) = await stored(fleet, "meter-17")
     assert now.revocation is not None
     assert (now.revocation.reason, now.revocation.revoked_at, now.revocation.sequence) == (COMPROMISED, since, 2)
     assert now.device == before.device, "the device is what it was, since when it was"

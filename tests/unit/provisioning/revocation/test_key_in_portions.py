@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from cryptography import x509
 from cryptography.x509 import ocsp
 from sqlalchemy.engine import Connection
 
@@ -21,23 +19,23 @@ from provisioning.errors import Refused
 from provisioning.operator_role import OperatorRole
 from provisioning.pki.identity import Role
 from provisioning.pki.keys import PrivateKey, generate_key
-from provisioning.pki.revocation import RevocationReason, certificate_key
-from provisioning.revocation.portions import Portions
+from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.recording import RevocationOutcome
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.shut_out import ShutOut
 from provisioning.store import audit, certificates, certificates_of_device, certificates_of_key, devices, operators
-from provisioning.store.certificates import StoredCertificate
 from provisioning.store.revocations import EventKind
-from provisioning.store.serials import serial_text
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.many_certificates import (
+    Between,
     Died,
     dying_after,
     events,
-    make_portions_small,
+    identifier_of,
     many_for_key,
+    said_by_ocsp,
     serials_of,
+    stored,
     unfinished_keys,
 )
 from tests.support.requests import csr_der
@@ -53,9 +51,7 @@ WAYS: Ways = {
 }
 
 
-@pytest.fixture(autouse=True)
-def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_portions_small(monkeypatch)
+pytestmark = pytest.mark.usefixtures("small_portions")
 
 
 @pytest.fixture
@@ -63,49 +59,17 @@ def key() -> PrivateKey:
     return generate_key()
 
 
-async def stored(fleet: Fleet, name: str = "meter-1") -> list[StoredCertificate]:
-    def look(connection: Connection) -> list[StoredCertificate]:
-        device = devices.find(connection, name)
-        assert device is not None
-        return certificates_of_device.every(connection, device.id)
-
-    return await fleet.database.read(look)
-
-
-async def said_by_ocsp(fleet: Fleet, certificate: x509.Certificate) -> RevocationReason | None:
-    issuer, serial = certificate_key(certificate)
-    _, said = await fleet.database.read(
-        lambda connection: certificates.revocation_of(connection, issuer.hex(), serial_text(serial))
-    )
-    return None if said is None else said[1]
-
-
-def identifier_of(certificate: x509.Certificate) -> str:
-    issuer, serial = certificate_key(certificate)
-    parts = issuer, serial.to_bytes(20).lstrip(bytes(1))
-    return ".".join(base64.urlsafe_b64encode(each).rstrip(b"=").decode() for each in parts)
-
-
 async def test_all_are_revoked_the_named_one_first_while_others_write(
     fleet: Fleet, key: PrivateKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     every = serials_of(await many_for_key(fleet, key, more=6))
     other = await fleet.enrol("meter-1")
-    between: list[asyncio.Task[None]] = []
-    portion = Portions._listed_portion
-
-    def noted(self: Portions, *which: Any, **how: Any) -> tuple[Any, bool]:
-        found = portion(self, *which, **how)
-        loop.call_soon_threadsafe(lambda: between.append(asyncio.ensure_future(fleet.database.probe())))
-        return found
-
-    loop = asyncio.get_running_loop()
-    monkeypatch.setattr(Portions, "_listed_portion", noted)
+    between = Between(fleet, monkeypatch)
     fleet.told.clear()
     invalid = fleet.clock() - DAY
     outcome = await fleet.revocation.revoke_serial(every[1], COMPROMISED, by="anna", invalidity_date=invalid)
-    await asyncio.gather(*between)
-    assert len(between) == 2
+    await asyncio.gather(*between.others)
+    assert len(between.others) == 2
     assert fleet.told == ["feed", "crl"] * 3, "after each transaction"
     in_feed = [every[1], *[each for each in reversed(every) if each != every[1]]]
     told = await events(fleet)

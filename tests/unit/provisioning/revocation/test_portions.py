@@ -22,10 +22,10 @@ from provisioning.store.revocations import EventKind
 from provisioning.store.serials import serial_text
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.many_certificates import (
+    Between,
     Died,
     dying_after,
     events,
-    make_portions_small,
     many_of,
     serials_of,
     unfinished,
@@ -36,31 +36,18 @@ COMPROMISED = RevocationReason.KEY_COMPROMISE
 HOLD = RevocationReason.CERTIFICATE_HOLD
 
 
-@pytest.fixture(autouse=True)
-def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_portions_small(monkeypatch)
+pytestmark = pytest.mark.usefixtures("small_portions")
 
 
 async def test_all_is_revoked_newest_first_while_others_write(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     every = await many_of(fleet)
-    between: list[asyncio.Task[None]] = []
-    where: set[str] = set()
-    portion = Portions._device_portion
-
-    def noted(self: Portions, connection: Connection, name: str) -> object:
-        where.add(threading.current_thread().name[:12])
-        found = portion(self, connection, name)
-        loop.call_soon_threadsafe(lambda: between.append(asyncio.ensure_future(fleet.database.probe())))
-        return found
-
-    loop = asyncio.get_running_loop()
-    monkeypatch.setattr(Portions, "_device_portion", noted)
+    between = Between(fleet, monkeypatch)
     fleet.told.clear()
     outcome = await fleet.revocation.revoke_device("meter-1", COMPROMISED, by="anna")
-    assert len(between) == 3
+    assert len(between.others) == 3
     assert fleet.told == ["feed", "crl"] * 3, "after each portion"
-    await asyncio.gather(*between)
-    assert where == {"store-writer"}, "not on the event loop"
+    await asyncio.gather(*between.others)
+    assert between.threads == {"store-writer"}, "not on the event loop"
     assert outcome.changed
     assert sorted(each.serial for each in outcome.revoked) == sorted(serials_of(every))
     told = await events(fleet)

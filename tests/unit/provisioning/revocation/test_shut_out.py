@@ -13,15 +13,13 @@ from provisioning.revocation.service import RevocationService
 from provisioning.revocation.shut_out import ShutOut
 from provisioning.revocation.suspension import SuspensionService
 from tests.support.fleet import Fleet
-from tests.support.many_certificates import Died, dying_after, events, make_portions_small, many_of
+from tests.support.many_certificates import Died, dying_after, events, many_of
 from tests.support.responding import Responding
 
 COMPROMISED = RevocationReason.KEY_COMPROMISE
 
 
-@pytest.fixture(autouse=True)
-def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_portions_small(monkeypatch)
+pytestmark = pytest.mark.usefixtures("small_portions")
 
 
 Doing = Callable[[RevocationService, SuspensionService], Coroutine[Any, Any, object]]

@@ -6,27 +6,26 @@ import asyncio
 import threading
 
 import pytest
-from cryptography import x509
 from sqlalchemy.engine import Connection
 
 from provisioning.enrolment.authentication import authenticate
 from provisioning.errors import Refused
-from provisioning.pki.revocation import RevocationReason, certificate_key
+from provisioning.pki.revocation import RevocationReason
 from provisioning.revocation.portions import Portions
 from provisioning.revocation.service import RevocationService
 from provisioning.revocation.suspension import SuspensionService
-from provisioning.store import audit, certificates, devices, unfinished_ends
+from provisioning.store import audit, devices, unfinished_ends
 from provisioning.store.database import Database
 from provisioning.store.devices import DeviceState
 from provisioning.store.revocations import EventKind
-from provisioning.store.serials import serial_text
 from tests.support.fleet import Fleet, successor_csr
 from tests.support.many_certificates import (
+    Between,
     Died,
     dying_after,
     events,
-    make_portions_small,
     many_of,
+    said_by_ocsp,
     serials_of,
     unfinished,
 )
@@ -35,9 +34,7 @@ COMPROMISED = RevocationReason.KEY_COMPROMISE
 HOLD = RevocationReason.CERTIFICATE_HOLD
 
 
-@pytest.fixture(autouse=True)
-def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_portions_small(monkeypatch)
+pytestmark = pytest.mark.usefixtures("small_portions")
 
 
 async def state(fleet: Fleet) -> DeviceState:
@@ -46,31 +43,13 @@ async def state(fleet: Fleet) -> DeviceState:
     return device.state
 
 
-async def said_by_ocsp(fleet: Fleet, certificate: x509.Certificate) -> RevocationReason | None:
-    """Return why *certificate* is revoked by what the responder reads."""
-    key_id, serial = certificate_key(certificate)
-    known, said = await fleet.database.read(
-        lambda connection: certificates.revocation_of(connection, key_id.hex(), serial_text(serial))
-    )
-    assert known
-    return None if said is None else said[1]
-
-
 async def test_a_device_is_suspended_and_resumed_in_portions_while_others_write(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     every = await many_of(fleet)
-    between: list[asyncio.Task[None]] = []
-    portion = Portions._device_portion
-    loop = asyncio.get_running_loop()
-
-    def noted(self: Portions, connection: Connection, name: str) -> object:
-        loop.call_soon_threadsafe(lambda: between.append(asyncio.ensure_future(fleet.database.probe())))
-        return portion(self, connection, name)
-
-    monkeypatch.setattr(Portions, "_device_portion", noted)
+    between = Between(fleet, monkeypatch)
     suspended = await fleet.suspension.suspend_device("meter-1", by="anna")
-    assert (suspended.changed, len(between)) == (True, 3)
+    assert (suspended.changed, len(between.others)) == (True, 3)
     assert sorted(each.serial for each in suspended.revoked) == sorted(serials_of(every))
     assert {each.reason for each in suspended.revoked} == {HOLD}
     assert await state(fleet) is DeviceState.SUSPENDED
@@ -86,7 +65,7 @@ async def test_a_device_is_suspended_and_resumed_in_portions_while_others_write(
     assert await unfinished(fleet) == []
     again_resumed = await fleet.suspension.resume_device("meter-1", by="berta")
     assert (again_resumed.changed, again_resumed.released) == (False, [])
-    await asyncio.gather(*between)
+    await asyncio.gather(*between.others)
     entries = await fleet.database.read(lambda connection: audit.about(connection, "meter-1", 99))
     assert [each.action for each in entries if each.actor != "meter-1"][-8:] == ["suspended"] * 4 + ["resumed"] * 4
 

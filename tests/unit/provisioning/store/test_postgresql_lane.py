@@ -71,6 +71,13 @@ def short(request: pytest.FixtureRequest) -> bool:
     return chosen
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group ends when all have had their turn, and by no clock."""
+    for name in ("_ALONE_SECONDS", "_GROUP_SECONDS"):
+        monkeypatch.setattr(postgresql_lane, name, PATIENCE)
+
+
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[PostgresqlServer]:
     """One that may be stopped; running again after each test."""
@@ -113,6 +120,27 @@ async def cut(database: Database) -> None:
         ended = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = current_database()"
         other.execute(f"{ended} AND pid <> pg_backend_pid()".encode())
     await asyncio.sleep(0)
+
+
+def cut_off(database: Database, connection: Connection) -> None:
+    """End the session of *connection*, as an administrator may."""
+    with somebody_else(database) as other:
+        other.execute("SELECT pg_terminate_backend(%s, 5000)", [driver_of(connection).info.backend_pid])
+
+
+async def of_a_group_that_is_cut(
+    database: Database, short: bool, fails: Callable[[Connection], None], next_one: Callable[[Connection], Any]
+) -> Any:
+    """Return what the *next_one* gets of works that wait together; who is in the group that *fails* is refused."""
+    with lock(database):
+        works = [lambda connection: note(connection, "a"), fails, next_one]
+        waiting = [asyncio.create_task(database.write(work, short=short)) for work in works]
+        await asyncio.sleep(0.05)
+    *refused, last = await asyncio.gather(*waiting, return_exceptions=True)
+    for each in refused:
+        assert isinstance(each, Refused)
+        assert each.code is Code.UNAVAILABLE
+    return last
 
 
 async def test_short_works_run_on_the_event_loop_and_others_do_not(database: Database) -> None:
@@ -190,11 +218,10 @@ async def test_a_transaction_that_does_not_end_is_late(
 
 
 @pytest.mark.parametrize("contended", [False, True])
+@pytest.mark.usefixtures("patient")
 async def test_a_work_that_is_undone_does_not_give_the_writers_lock_away(
     database: Database, short: bool, contended: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("_ALONE_SECONDS", "_GROUP_SECONDS"):
-        monkeypatch.setattr(postgresql_lane, name, PATIENCE)
     alone: list[bool] = []
     begin = SharedTransaction.begin
 
@@ -336,65 +363,40 @@ async def test_a_socket_that_speaks_while_nobody_listens_does_not_keep_the_loop_
             await asyncio.sleep(0)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_connection_that_is_cut_after_a_change_refuses_its_group_and_keeps_nothing(
-    database: Database, short: bool, monkeypatch: pytest.MonkeyPatch
+    database: Database, short: bool
 ) -> None:
-    for name in ("_ALONE_SECONDS", "_GROUP_SECONDS"):
-        monkeypatch.setattr(postgresql_lane, name, PATIENCE)
-
-    def cut_off(connection: Connection) -> None:
+    def fails(connection: Connection) -> None:
         note(connection, "lost")
-        pid = driver_of(connection).info.backend_pid
-        with somebody_else(database) as other:
-            other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+        cut_off(database, connection)
         note(connection, "never")
 
-    calls = [lambda c: note(c, "a"), cut_off, lambda c: note(c, "b")]
-    with lock(database):
-        waiting = [asyncio.create_task(database.write(call, short=short)) for call in calls]
-        await asyncio.sleep(0.05)
-    first, second, third = await asyncio.gather(*waiting, return_exceptions=True)
-    for each in (first, second):
-        assert isinstance(each, Refused)
-        assert each.code is Code.UNAVAILABLE
-    assert third == "b"
+    assert await of_a_group_that_is_cut(database, short, fails, lambda c: note(c, "b")) == "b"
     assert await database.look(noted) == {"b"}
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_connection_that_is_cut_when_a_work_has_failed_refuses_its_group_as_any_other(
-    database: Database, short: bool, monkeypatch: pytest.MonkeyPatch
+    database: Database, short: bool
 ) -> None:
     """What was wrong with the one is nothing that the others could do anything about."""
-    for name in ("_ALONE_SECONDS", "_GROUP_SECONDS"):
-        monkeypatch.setattr(postgresql_lane, name, PATIENCE)
 
-    def fails_and_is_cut_off(connection: Connection) -> None:
+    def fails(connection: Connection) -> None:
         try:
             note(connection, "a")
         finally:
-            pid = driver_of(connection).info.backend_pid
-            with somebody_else(database) as other:
-                other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+            cut_off(database, connection)
 
-    calls = [lambda c: note(c, "a"), fails_and_is_cut_off, lambda c: (note(c, "b"), thread_of(c))]
-    with lock(database):
-        waiting = [asyncio.create_task(database.write(call, short=short)) for call in calls]
-        await asyncio.sleep(0.05)
-    first, second, third = await asyncio.gather(*waiting, return_exceptions=True)
-    for each in (first, second):
-        assert isinstance(each, Refused)
-        assert each.code is Code.UNAVAILABLE
-    assert isinstance(third, tuple)
-    assert (third[0], third[1] == HERE) == ("b", False), "where a new connection may be opened"
+    got = await of_a_group_that_is_cut(database, short, fails, lambda c: (note(c, "b"), thread_of(c)))
+    assert (got[0], got[1] == HERE) == ("b", False), "where a new connection may be opened"
     assert await database.look(noted) == {"b"}
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_work_that_goes_on_after_a_statement_has_failed_fails_and_nobody_else(
-    database: Database, short: bool, monkeypatch: pytest.MonkeyPatch
+    database: Database, short: bool
 ) -> None:
-    for name in ("_ALONE_SECONDS", "_GROUP_SECONDS"):
-        monkeypatch.setattr(postgresql_lane, name, PATIENCE)
-
     def heedless(connection: Connection) -> str:
         note(connection, "heedless")
         with suppress(IntegrityError):
@@ -429,12 +431,8 @@ async def test_what_the_server_rolls_back_at_the_commit_is_not_called_committed(
         await asyncio.to_thread(commit_what_has_failed)
 
 
-async def test_if_the_commit_fails_everybody_is_told_and_nothing_is_kept(
-    database: Database, short: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("_ALONE_SECONDS", "_GROUP_SECONDS"):
-        monkeypatch.setattr(postgresql_lane, name, PATIENCE)
-
+@pytest.mark.usefixtures("patient")
+async def test_if_the_commit_fails_everybody_is_told_and_nothing_is_kept(database: Database, short: bool) -> None:
     def tables(connection: Connection) -> None:
         connection.execute(text("CREATE TABLE parents (id INTEGER PRIMARY KEY)"))
         child = "CREATE TABLE children (parent INTEGER REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED)"

@@ -1,0 +1,164 @@
+"""Case 16 of `fleet-sim delivery`: what a message bears comes as it was sent, and CONNECT's two requests are kept.
+
+MQTT 5 §3.3.2.3, §3.1.2.11.6 (Request Response Information), §3.1.2.11.7 (Request Problem Information).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from broker.mqtt.codes import ProtocolVersion, QoS
+from broker.mqtt.packets import Packet, Puback, Publish, Suback, Subscribe, SubscriptionRequest, Unsuback, Unsubscribe
+from broker.mqtt.properties import NO_PROPERTIES, Properties
+from device_sim.attack.capabilities import Feature
+from device_sim.attack.case import Chapter
+from device_sim.attack.good_client import GoodClient, Parties
+from device_sim.attack.owed import as_told, exactly, owed
+from device_sim.attack.target import BrokenPromise
+
+_V5 = (Feature.MQTT5,)
+_ONCE = QoS.AT_LEAST_ONCE
+_LIFE = 90
+_LARGE = 100_000
+_UNALTERED = ", ".join(f"MQTT-3.3.2-{number}" for number in (4, 15, 16, 17, 18, 20))
+
+chapter = Chapter()
+
+
+def _told(parties: Parties, device: GoodClient) -> Properties:
+    # The order of user properties is neither that of their names nor of their values, and one comes twice.
+    pairs = (("z", "1"), ("a", "3"), ("z", "1"), ("a", "2"), ("größe", "ü €"))
+    return Properties(
+        payload_format_indicator=1,
+        message_expiry_interval=_LIFE,
+        content_type="application/json; charset=utf-8",
+        response_topic=parties.topic(device, "telemetry"),
+        correlation_data=bytes(range(256)),
+        user_properties=pairs,
+    )
+
+
+@owed(
+    chapter,
+    "16-properties",
+    "is sent a message with all properties, at each QoS: all come unaltered, user properties in their order",
+    _UNALTERED,
+    needs=_V5,
+)
+async def _live(parties: Parties) -> None:
+    device, sender = await parties.device(), await parties.service("sender")
+    topic, told = parties.topic(device, "cmd/step"), _told(parties, device)
+    granted = await device.subscribe(topic, parties.best_qos)
+    for qos in (each for each in QoS if each <= granted):
+        await sender.publish(topic, f"at {qos.value}".encode(), qos, properties=told)
+        await device.until(lambda qos=qos: len(device.came) > qos.value, "its command never came")  # type: ignore[misc]
+        as_told(device.came[-1], Publish(topic, f"at {qos.value}".encode(), qos, properties=told))
+
+
+@owed(
+    chapter,
+    "16-properties-queued",
+    "comes back to a message with all properties that was queued: all come unaltered",
+    _UNALTERED,
+    needs=_V5,
+)
+async def _queued(parties: Parties) -> None:
+    device, sender = await parties.device(keeps=True), await parties.service("sender")
+    topic, told = parties.topic(device, "cmd/step"), _told(parties, device)
+    granted = await device.subscribe(topic, parties.best_qos)
+    await device.say_goodbye()
+    await sender.publish(topic, b"queued", granted, properties=told)
+    device = await parties.returned(device)
+    await exactly(device, [b"queued"], "what was queued for it")
+    as_told(device.came[0], Publish(topic, b"queued", granted, properties=told))
+
+
+@owed(chapter, "16-properties-retained", "retains a message with all properties: all come unaltered to who subscribes "
+      "later", _UNALTERED, needs=_V5)  # fmt: skip
+async def _retained(parties: Parties) -> None:
+    device, listener = await parties.device(), await parties.service()
+    topic, told = parties.topic(device, "state"), _told(parties, device)
+    await device.publish(topic, b"stored", retain=True, properties=told)
+    parties.retained(device, topic)
+    granted = await listener.subscribe(topic, _ONCE)
+    await exactly(listener, [b"stored"], "what is retained")
+    as_told(listener.came[0], Publish(topic, b"stored", granted, retain=True, properties=told))
+
+
+@owed(
+    chapter,
+    "16-properties-empty",
+    "is sent a message whose content type, correlation data and user property are there, and empty: they come so",
+    "MQTT-3.3.2-16, MQTT-3.3.2-17, MQTT-3.3.2-20",
+    needs=_V5,
+)
+async def _empty(parties: Parties) -> None:
+    device, sender = await parties.device(), await parties.service("sender")
+    topic = parties.topic(device, "cmd/step")
+    told = Properties(content_type="", correlation_data=b"", user_properties=(("", ""), ("a", "")))
+    await device.subscribe(topic, _ONCE)
+    await sender.publish(topic, b"step", properties=told)
+    await exactly(device, [b"step"], "its command")
+    as_told(device.came[0], Publish(topic, b"step", _ONCE, properties=told))
+
+
+@owed(chapter, "16-payload", "is sent nothing, every byte there is, and 100 kB: each comes as it was sent", "§3.3.3",
+      older="§3.3.3")  # fmt: skip
+async def _payload(parties: Parties) -> None:
+    device, sender = await parties.device(), await parties.service("sender")
+    topic = parties.topic(device, "cmd/step")
+    await device.subscribe(topic, _ONCE)
+    payloads = [b"", bytes(range(256)), bytes(range(256)) * (_LARGE // 256)]
+    for payload in payloads:
+        await sender.publish(topic, payload)
+    await exactly(device, payloads, "what was sent")
+
+
+@owed(chapter, "16-to-older", "speaks MQTT 5 to who speaks 3.1.1, and is spoken to: both come, without properties",
+      "MQTT-4.5.0-1, §3.3.4", needs=_V5)  # fmt: skip
+async def _to_older(parties: Parties) -> None:
+    device, older = await parties.device(), await parties.service("sender", version=ProtocolVersion.V311)
+    topic, command = parties.topic(device, "telemetry"), parties.topic(device, "cmd/step")
+    await older.subscribe(topic, _ONCE)
+    await device.subscribe(command, _ONCE)
+    await device.publish(topic, b"said", properties=_told(parties, device))
+    await exactly(older, [b"said"], "what was said")
+    await older.publish(command, b"step")
+    await exactly(device, [b"step"], "its command")
+    if device.came[0].properties != NO_PROPERTIES:
+        raise BrokenPromise(f"what MQTT 3.1.1 cannot bear came: {device.came[0].properties}")
+
+
+@owed(chapter, "16-no-response-information", "asks for no response information, and says nothing of it: it gets none",
+      "MQTT-3.1.2-28", needs=_V5)  # fmt: skip
+async def _no_response_information(parties: Parties) -> None:
+    asked: tuple[dict[str, Any], ...] = ({}, {"request_response_information": False})
+    for asks in asked:
+        device = await parties.device(**asks)
+        if device.told.response_information is not None:
+            raise BrokenPromise(f"response information came unasked: {device.told.response_information!r}")
+
+
+@owed(chapter, "16-no-problem-information", "wants no problem information: SUBACK, UNSUBACK and PUBACK have no reason "
+      "string and no user properties", "MQTT-3.1.2-29", needs=_V5)  # fmt: skip
+async def _no_problem_information(parties: Parties) -> None:
+    device = await parties.device(request_problem_information=False)
+    commands, others = parties.topic(device, "cmd/#"), "fleet/others/nobody/cmd/#"
+    answers: list[Packet] = []
+    await device.send(Subscribe(packet_id := device.new_id(), (SubscriptionRequest(commands, _ONCE),)))
+    answers.append(await device.answered(Suback, packet_id))
+    for topic_filter in (commands, "fleet/never/subscribed"):
+        await device.send(Unsubscribe(packet_id := device.new_id(), (topic_filter,)))
+        answers.append(await device.answered(Unsuback, packet_id))
+    said = Publish(parties.topic(device, "telemetry"), b"said", _ONCE, packet_id=device.new_id())
+    await device.send(said)
+    answers.append(await device.answered(Puback, said.packet_id))
+    # What it may not subscribe to comes last: a broker may close for that, and DISCONNECT may say why.
+    await device.send(Subscribe(device.new_id(), (SubscriptionRequest(others, _ONCE),)))
+    refusal = await device.raw.receive(device.patience)
+    if isinstance(refusal, Suback):
+        answers.append(refusal)
+    for answer in answers:
+        told: Properties = getattr(answer, "properties", NO_PROPERTIES)
+        if told.reason_string is not None or told.user_properties:
+            raise BrokenPromise(f"{answer.packet_type.name} came with {told} to who wanted no problem information")

@@ -1,0 +1,71 @@
+"""Case 19 of `fleet-sim delivery`: which topics a filter matches, level by level and character by character.
+
+MQTT 5 §4.7; 3.1.1 §4.7. A device's filters are below its commands: what begins with ``$`` or a wildcard is not for it.
+"""
+
+from __future__ import annotations
+
+from broker.mqtt.codes import QoS
+from device_sim.attack.case import Chapter
+from device_sim.attack.good_client import Parties
+from device_sim.attack.owed import owed
+from device_sim.attack.target import BrokenPromise
+
+_COMPOSED, _DECOMPOSED = "cmd/\u00e9", "cmd/e\u0301"
+
+chapter = Chapter()
+
+
+def _matching(
+    name: str, description: str, clause: str, topic_filter: str, matched: tuple[str, ...], others: tuple[str, ...]
+) -> None:
+    @owed(chapter, name, description, clause, older=clause)
+    async def _(parties: Parties) -> None:
+        device, sender = await parties.device(), await parties.service("sender")
+        await device.subscribe(parties.topic(device, topic_filter), QoS.AT_LEAST_ONCE)
+        for topic in (*matched, *others):
+            await sender.publish(parties.topic(device, topic), topic.encode())
+        await device.until(lambda: len(device.came) >= len(matched), f"not all came that {topic_filter} matches")
+        await device.settled()
+        for each in device.came:
+            if each.payload.decode() not in matched:
+                raise BrokenPromise(f"{topic_filter} does not match {each.payload.decode()}, which came")
+            if each.topic != parties.topic(device, each.payload.decode()):
+                raise BrokenPromise(f"published to {each.payload.decode()}, it came at {each.topic}")
+        if len(device.came) != len(matched):
+            raise BrokenPromise(f"{len(device.came)} messages came, and {topic_filter} matches {len(matched)} of them")
+
+
+_matching(
+    "19-one-level", "subscribes to cmd/+: it gets what is one level below, also an empty one, and nothing else",
+    "§4.7.1.3", "cmd/+", ("cmd/a", "cmd/"), ("cmd", "cmd/a/b", "cmd//"),
+)  # fmt: skip
+_matching(
+    "19-all-levels", "subscribes to cmd/#: it gets what is below, at any depth, and at cmd itself", "§4.7.1.2", "cmd/#",
+    ("cmd", "cmd/a", "cmd/a/b/c/d/e", "cmd/", "cmd//"), (),
+)  # fmt: skip
+_matching(
+    "19-level-between", "subscribes to cmd/+/c: one level is between, also an empty one", "§4.7.1.3", "cmd/+/c",
+    ("cmd/a/c", "cmd//c"), ("cmd/c", "cmd/a/c/d", "cmd/a/b/c", "cmd/a/C"),
+)  # fmt: skip
+_matching(
+    "19-both-wildcards", "subscribes to cmd/+/c/#: both hold", "§4.7.1", "cmd/+/c/#",
+    ("cmd/a/c", "cmd/b/c/d", "cmd/b/c/d/e"), ("cmd/c", "cmd/a/d", "cmd/a/cc"),
+)  # fmt: skip
+_matching(
+    "19-exact", "subscribes to cmd/open: it gets what is published there, and to no topic that is like it",
+    "MQTT-4.7.3-4, §4.7.3", "cmd/open", ("cmd/open",),
+    ("cmd/Open", "cmd/open/", "cmd/ope", "cmd/opens", "cmd//open"),
+)  # fmt: skip
+_matching(
+    "19-space", "subscribes to a topic with a space, which is a character like any: it gets what is published there",
+    "§4.7.3", "cmd/open door", ("cmd/open door",), ("cmd/open", "cmd/opendoor", "cmd/open  door"),
+)  # fmt: skip
+_matching(
+    "19-no-normalising", "subscribes to a letter with an accent: it gets nothing of the same letter written otherwise",
+    "MQTT-4.7.3-4", _COMPOSED, (_COMPOSED,), (_DECOMPOSED, "cmd/e", "cmd/\u00c9"),
+)  # fmt: skip
+_matching(
+    "19-dollar-inside", "subscribes to cmd/+: a level that begins with $, and is not the first, is a level like any",
+    "MQTT-4.7.2-1", "cmd/+", ("cmd/$open", "cmd/$"), (),
+)  # fmt: skip

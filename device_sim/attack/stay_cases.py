@@ -1,0 +1,191 @@
+"""Cases 17 and 21 of `fleet-sim delivery`: who may stay connected, under which name, and how long a session is kept.
+
+MQTT 5 §3.1.2.10 (Keep Alive), §3.1.3.1 (Client Identifier), §3.1.2.11.2 and §3.14.2.2.2 (Session Expiry Interval);
+3.1.1 §3.1.2.10, §3.1.3.1, §3.1.2.4. Who is silent for too long is `41-freezes` of `fleet-sim attack`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from broker.mqtt.codes import QoS
+from broker.mqtt.packets import Publish
+from broker.mqtt.properties import Properties
+from device_sim.attack.capabilities import Feature
+from device_sim.attack.case import Chapter
+from device_sim.attack.good_client import SESSION_SECONDS, GoodClient, Parties
+from device_sim.attack.owed import exactly, owed
+from device_sim.attack.target import BrokenPromise, Impossible, TurnedAway
+
+_V5 = (Feature.MQTT5,)
+_ONCE = QoS.AT_LEAST_ONCE
+_KEEP_ALIVE = 3
+_OFTEN = 0.7
+"""Of a keep alive, how much passes between two packets of who keeps to it; a busy machine has the rest, and half a keep
+alive that the standard gives."""
+_ROUNDS = 4
+_LONG = 6.0
+_SHORT = 1
+_WAIT = 3.3
+"""Longer than the short life, by two whole seconds and a bit, however a broker rounds and when it looks."""
+
+chapter = Chapter()
+
+
+# 17: who may stay, and under which name
+
+
+@owed(
+    chapter,
+    "17-keep-alive",
+    "sends a PINGREQ or a message within each keep alive, its own or the broker's: it stays, and is answered",
+    "MQTT-3.1.2-21, MQTT-3.1.2-22, MQTT-3.12.4-1",
+    older="MQTT-3.1.2-24, MQTT-3.12.4-1",
+)
+async def _keeps_alive(parties: Parties) -> None:
+    device = await parties.device(keep_alive=_KEEP_ALIVE)
+    interval = device.raw.keep_alive
+    if interval > _LONG:  # The broker's own, which is what counts: then silence for its own must be no harm.
+        await asyncio.sleep(_LONG)
+        await device.pinged()
+        return
+    for number in range(_ROUNDS):
+        await asyncio.sleep(interval * _OFTEN)
+        if number % 2:
+            await device.send(Publish(parties.topic(device, "telemetry"), b"alive"))
+        else:
+            await device.pinged()
+    await device.pinged()
+
+
+@owed(
+    chapter,
+    "17-assigned",
+    "has no client identifier, as another who comes: both stay, each is told its own, and what is "
+    "said to one does not put the other out",
+    "MQTT-3.1.3-6, MQTT-3.1.3-7, MQTT-3.2.2-16",
+    older="MQTT-3.1.3-6",
+)
+async def _assigned(parties: Parties) -> None:
+    known = await parties.service()  # So that a refusal of who has no identifier means nothing else.
+    nameless = []
+    for _ in range(2):
+        try:
+            nameless.append(await parties.service(name=""))
+        except TurnedAway as error:
+            raise Impossible(
+                f"the broker takes nobody without a client identifier, which it need not: {error}"
+            ) from error
+    if parties.is_v5:
+        names = [each.told.assigned_client_identifier for each in nameless]
+        if not all(names):
+            raise BrokenPromise("CONNACK did not tell the client identifier that was assigned")
+        if len({*names, known.name}) != len(nameless) + 1:
+            raise BrokenPromise(f"the client identifiers that were assigned are not new: {', '.join(map(str, names))}")
+    device = await parties.device()
+    topic = parties.topic(device, "telemetry")
+    for each in nameless:
+        await each.subscribe(topic, _ONCE)
+    await device.publish(topic, b"said")
+    for each in nameless:
+        await exactly(each, [b"said"], "what was said to both")
+
+
+@owed(chapter, "17-assigned-returns", "was assigned a client identifier, and comes back by it: to its session",
+      "MQTT-3.1.3-7", needs=_V5)  # fmt: skip
+async def _assigned_returns(parties: Parties) -> None:
+    await parties.service()
+    try:
+        nameless = await parties.service(name="", keeps=True)
+    except TurnedAway as error:
+        raise Impossible(f"the broker takes nobody without a client identifier, which it need not: {error}") from error
+    device = await parties.device()
+    await nameless.subscribe(parties.topic(device, "telemetry"), _ONCE)
+    await nameless.say_goodbye()
+    await device.publish(parties.topic(device, "telemetry"), b"said")
+    nameless = await parties.returned(nameless, name=nameless.told.assigned_client_identifier)
+    await exactly(nameless, [b"said"], "what was queued for it")
+
+
+# 21: how long a session is kept
+
+
+async def _leaving(parties: Parties, seconds: int) -> GoodClient:
+    """Return a device whose session is to be kept for *seconds*; raise `Impossible` where the broker says otherwise."""
+    device = await parties.device(keeps=True, seconds=seconds)
+    told = device.told.session_expiry_interval
+    if told not in {None, seconds}:
+        raise Impossible(f"the broker keeps sessions for {told} s, whoever asks for {seconds} s")
+    await device.subscribe(parties.topic(device, "cmd/#"), _ONCE)
+    return device
+
+
+async def _command(parties: Parties, device: GoodClient) -> None:
+    sender = await parties.service("sender")
+    await sender.publish(parties.topic(device, "cmd/step"), b"queued")
+
+
+async def _gone(parties: Parties, device: GoodClient) -> None:
+    """Raise `BrokenPromise` if *device* comes back to anything."""
+    again = await parties.device(device.paper, keeps=True, clean=False)
+    await again.settled()
+    if again.session_present or again.came:
+        raise BrokenPromise("its session was there still (CONNACK with session present), or what had been sent to that")
+
+
+@owed(chapter, "21-session-ends", "comes back when its session has expired: it is gone, and what was queued with it",
+      "MQTT-4.1.0-2", needs=_V5)  # fmt: skip
+async def _expires(parties: Parties) -> None:
+    device = await _leaving(parties, _SHORT)
+    device.cut()
+    await _command(parties, device)
+    await asyncio.sleep(_WAIT)
+    await _gone(parties, device)
+
+
+@owed(chapter, "21-session-ends-at-once", "has no session to keep, is cut off and comes back: nothing is left of it",
+      "MQTT-3.1.2-23, MQTT-4.1.0-2", older="MQTT-3.1.2-6")  # fmt: skip
+async def _ends_at_once(parties: Parties) -> None:
+    device = await parties.device()
+    await device.subscribe(parties.topic(device, "cmd/#"), _ONCE)
+    device.raw.close()
+    await _command(parties, device)
+    await _gone(parties, device)
+
+
+@owed(chapter, "21-session-ended-at-goodbye", "says in DISCONNECT that its session is over: it is gone",
+      "§3.14.2.2.2", needs=_V5)  # fmt: skip
+async def _ended_at_goodbye(parties: Parties) -> None:
+    device = await _leaving(parties, SESSION_SECONDS)
+    await device.say_goodbye(properties=Properties(session_expiry_interval=0))
+    await _command(parties, device)
+    await _gone(parties, device)
+
+
+@owed(
+    chapter,
+    "21-session-prolonged-at-goodbye",
+    "says in DISCONNECT that its session be kept for longer: it is there, with what was queued",
+    "§3.14.2.2.2",
+    needs=_V5,
+)
+async def _prolonged_at_goodbye(parties: Parties) -> None:
+    device = await _leaving(parties, _SHORT)
+    await device.say_goodbye(properties=Properties(session_expiry_interval=SESSION_SECONDS))
+    await _command(parties, device)
+    await asyncio.sleep(_WAIT)
+    device = await parties.returned(device)
+    await exactly(device, [b"queued"], "what was queued for it")
+
+
+@owed(chapter, "21-session-prolonged", "comes back in time and asks for longer: what counts is what it asked last",
+      "MQTT-3.1.2-23", needs=_V5)  # fmt: skip
+async def _prolonged(parties: Parties) -> None:
+    device = await _leaving(parties, _SHORT + 2)
+    device.cut()
+    device = await parties.returned(device)
+    device.cut()
+    await _command(parties, device)
+    await asyncio.sleep(_WAIT + 2)
+    device = await parties.returned(device)
+    await exactly(device, [b"queued"], "what was queued for it")

@@ -1,0 +1,291 @@
+"""Case 15 of `fleet-sim delivery`: subscriptions that overlap, are replaced, ended, granted less; no local.
+
+MQTT 5 §3.3.4, §3.8, §3.10; 3.1.1 §3.3.5, §3.8, §3.10. Where several subscriptions of one client match, a message comes
+once, or once for each: both are right, if the highest QoS is among them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from broker.mqtt.codes import QoS, RetainHandling
+from broker.mqtt.packets import Suback, Subscribe, SubscriptionRequest
+from device_sim.attack.capabilities import Feature
+from device_sim.attack.case import Chapter
+from device_sim.attack.good_client import EVERYTHING, NOTHING, GoodClient, Parties
+from device_sim.attack.owed import exactly, owed
+from device_sim.attack.target import BrokenPromise
+
+_V5 = (Feature.MQTT5,)
+_ONCE = QoS.AT_LEAST_ONCE
+_MEANWHILE = 40
+
+chapter = Chapter()
+
+
+async def _overlapping(parties: Parties, wide: QoS, exact: QoS) -> None:
+    device, sender = await parties.device(), await parties.service("sender")
+    topic = parties.topic(device, "cmd/step")
+    await device.subscribe(parties.topic(device, "cmd/#"), wide)
+    await device.subscribe(topic, exact)
+    await sender.publish(topic, b"step", parties.best_qos)
+    await device.until(lambda: bool(device.came), "its command never came")
+    await device.settled()
+    came = sorted(each.qos for each in device.came)
+    if len(came) > 2 or came[-1] is not max(wide, exact) or not set(came) <= {wide, exact}:  # noqa: PLR2004
+        told = " and ".join(str(each.value) for each in came)
+        raise BrokenPromise(f"it came at QoS {told}, to who had subscribed at {wide.value} and {exact.value}")
+
+
+@owed(
+    chapter,
+    "15-overlapping",
+    "has two subscriptions that match: a message comes at the higher QoS of the two, whichever was made first",
+    "MQTT-3.3.4-2",
+    older="MQTT-3.3.5-1",
+)
+async def _highest(parties: Parties) -> None:
+    await _overlapping(parties, QoS.AT_MOST_ONCE, parties.best_qos)
+    await _overlapping(parties, parties.best_qos, QoS.AT_MOST_ONCE)
+
+
+@owed(chapter, "15-overlapping-ended", "ends one of two subscriptions that match: a message comes by the other, once",
+      "MQTT-3.10.4-1", older="MQTT-3.10.4-1")  # fmt: skip
+async def _one_ended(parties: Parties) -> None:
+    device, sender = await parties.device(), await parties.service("sender")
+    topic = parties.topic(device, "cmd/step")
+    await device.subscribe(parties.topic(device, "cmd/#"), _ONCE)
+    await device.subscribe(topic, _ONCE)
+    await device.unsubscribe(topic)
+    await sender.publish(topic, b"step")
+    await exactly(device, [b"step"], "its command")
+
+
+@owed(chapter, "15-granted", "is sent QoS 0, 1 and 2 by subscriptions at each: it comes at the lower of both",
+      "MQTT-3.8.4-8", older="MQTT-3.8.4-6")  # fmt: skip
+async def _granted(parties: Parties) -> None:
+    device = await parties.device()
+    topic = parties.topic(device, "telemetry")
+    listeners: list[tuple[GoodClient, QoS]] = []
+    for qos in QoS:
+        listener = await parties.service()
+        granted = await listener.subscribe(topic, qos)
+        if granted > qos:
+            raise BrokenPromise(f"QoS {granted.value} was granted to who had asked for {qos.value}")
+        listeners.append((listener, granted))
+    levels = [qos for qos in QoS if qos <= parties.best_qos]
+    for qos in levels:
+        await device.publish(topic, f"at {qos.value}".encode(), qos)
+    for listener, granted in listeners:
+        await listener.until(lambda listener=listener: len(listener.came) >= len(levels), "what was said: not all came")  # type: ignore[misc]
+        for each in listener.came:
+            right = min(granted, QoS(int(each.payload[-1:])))
+            if each.qos is not right:
+                raise BrokenPromise(
+                    f"QoS {each.qos.value} came to who was granted {granted.value}, said {each.payload.decode()}"
+                )
+
+
+@owed(
+    chapter,
+    "15-many-filters",
+    "subscribes by one packet to three topics at three QoS: one SUBACK, a code for each in their order, and each holds",
+    "MQTT-3.8.4-5, MQTT-3.9.3-1",
+    older="MQTT-3.8.4-4, MQTT-3.9.3-1",
+)
+async def _many(parties: Parties) -> None:
+    device, sender = await parties.device(), await parties.service("sender")
+    asked = (QoS.AT_LEAST_ONCE, QoS.AT_MOST_ONCE, parties.best_qos)
+    topics = [parties.topic(device, f"cmd/{number}") for number in range(len(asked))]
+    packet_id = device.new_id()
+    await device.send(Subscribe(packet_id, tuple(map(SubscriptionRequest, topics, asked))))
+    suback = await device.answered(Suback, packet_id)
+    if [int(code) for code in suback.reason_codes] != [qos.value for qos in asked]:
+        codes = " ".join(f"0x{code:02x}" for code in suback.reason_codes)
+        raise BrokenPromise(
+            f"SUBACK {codes} was the answer to who had asked for {' '.join(str(q.value) for q in asked)}"
+        )
+    for topic in topics:
+        await sender.publish(topic, topic[-1:].encode(), parties.best_qos)
+    await device.until(lambda: len(device.came) >= len(topics), "its commands: not all came")
+    for each in device.came:
+        if each.qos is not asked[int(each.payload)]:
+            raise BrokenPromise(
+                f"QoS {each.qos.value} came by the filter that was granted {asked[int(each.payload)].value}"
+            )
+
+
+@owed(chapter, "15-replaced", "subscribes again at a lower QoS: the new subscription counts, and a message comes once",
+      "MQTT-3.8.4-3", older="MQTT-3.8.4-3")  # fmt: skip
+async def _replaced(parties: Parties) -> None:
+    device, sender = await parties.device(), await parties.service("sender")
+    topic = parties.topic(device, "cmd/step")
+    for number, qos in enumerate((parties.best_qos, QoS.AT_MOST_ONCE, _ONCE)):
+        await device.subscribe(topic, qos)
+        payload = f"{number}".encode()
+        await sender.publish(topic, payload, parties.best_qos)
+        await device.until(lambda payload=payload: payload in device.payloads, "its command never came")  # type: ignore[misc]
+        await device.settled()
+        if [each.qos for each in device.came if each.payload == payload] != [qos]:
+            raise BrokenPromise(f"it did not come once and at QoS {qos.value}, as had been subscribed last")
+
+
+@owed(chapter, "15-replaced-no-local", "subscribes again with No Local, and without: what was asked last counts",
+      "MQTT-3.8.4-3, MQTT-3.8.3-3", needs=_V5)  # fmt: skip
+async def _replaced_no_local(parties: Parties) -> None:
+    speaker, _, topic = await _speaking(parties, no_local=False)
+    due: list[bytes] = []
+    for payload, no_local in ((b"not to itself", True), (b"to itself", False)):
+        await speaker.subscribe(topic, _ONCE, no_local=no_local)
+        await speaker.publish(topic, payload)
+        due += [] if no_local else [payload]
+        await exactly(speaker, due, f"what it said itself, {'with' if no_local else 'without'} No Local")
+
+
+@owed(chapter, "15-replaced-as-published", "subscribes again with Retain As Published, and without: what was asked "
+      "last counts", "MQTT-3.8.4-3, MQTT-3.3.1-13", needs=_V5)  # fmt: skip
+async def _replaced_as_published(parties: Parties) -> None:
+    device, listener = await parties.device(), await parties.service()
+    topic = parties.topic(device, "state")
+    asked = (False, True, False)
+    for number, as_published in enumerate(asked):
+        await listener.subscribe(topic, _ONCE, as_published=as_published, handling=RetainHandling.DO_NOT_SEND)
+        await device.publish(topic, f"{number}".encode(), retain=True)
+        parties.retained(device, topic)
+    await exactly(listener, [b"0", b"1", b"2"], "live messages")
+    if tuple(each.retain for each in listener.came) != asked:
+        flags = " ".join(str(int(each.retain)) for each in listener.came)
+        raise BrokenPromise(f"RETAIN was {flags}, and should have been 0 1 0")
+
+
+@owed(
+    chapter,
+    "15-replaced-meanwhile",
+    "subscribes again and again while messages come: none is missed, and none doubled",
+    "MQTT-3.8.4-4",
+    older="MQTT-3.8.4-3",
+)
+async def _replaced_meanwhile(parties: Parties) -> None:
+    device, sender = await parties.device(), await parties.service("sender")
+    topic = parties.topic(device, "cmd/step")
+    await device.subscribe(topic, _ONCE)
+    payloads = [f"{number:02d}".encode() for number in range(_MEANWHILE)]
+
+    async def send() -> None:
+        for payload in payloads:
+            await sender.publish(topic, payload)
+
+    sending = asyncio.create_task(send())
+    try:
+        while not sending.done():
+            await device.subscribe(topic, _ONCE)
+        await sending
+    finally:
+        sending.cancel()
+    await exactly(device, payloads, "what was sent meanwhile")
+
+
+# Ended
+
+
+@owed(chapter, "15-ended", "unsubscribes: nothing comes any more, nor when it comes back to its session",
+      "MQTT-3.10.4-2", older="MQTT-3.10.4-2")  # fmt: skip
+async def _ended(parties: Parties) -> None:
+    device, sender = await parties.device(keeps=True), await parties.service("sender")
+    topic, other = parties.topic(device, "cmd/step"), parties.topic(device, "cmd/other")
+    await device.subscribe(other, _ONCE)
+    await device.subscribe(topic, _ONCE)
+    await device.unsubscribe(topic)
+    await sender.publish(topic, b"live")
+    await exactly(device, [], "who has unsubscribed")
+    device.cut()
+    await sender.publish(topic, b"away")
+    device = await parties.returned(device)
+    await sender.publish(other, b"other")
+    await exactly(device, [b"other"], "the subscription that is left")
+
+
+@owed(
+    chapter,
+    "15-ended-under-way",
+    "unsubscribes with a message unacknowledged, is cut off and comes back: that one comes again",
+    "MQTT-3.10.4-3",
+    older="MQTT-3.10.4-3",
+)
+async def _under_way(parties: Parties) -> None:
+    device, sender = await parties.device(keeps=True, answers=NOTHING), await parties.service("sender")
+    topic = parties.topic(device, "cmd/step")
+    await device.subscribe(parties.topic(device, "cmd/other"), _ONCE)
+    await device.subscribe(topic, parties.best_qos)
+    await sender.publish(topic, b"step", parties.best_qos)
+    await device.until(lambda: bool(device.came), "its command never came")
+    await device.unsubscribe(topic)
+    device.cut()
+    device = await parties.returned(device, answers=EVERYTHING)
+    await exactly(device, [b"step"], "what was under way")
+
+
+# What one has said oneself
+
+
+async def _speaking(parties: Parties, *, no_local: bool, keeps: bool = False) -> tuple[GoodClient, GoodClient, str]:
+    """Return who commands a device and has subscribed to what is commanded, another who commands it, and the topic."""
+    device = await parties.device()
+    topic = parties.topic(device, "cmd/step")
+    speaker, other = await parties.service("sender", keeps=keeps), await parties.service("sender")
+    await speaker.subscribe(topic, _ONCE, no_local=no_local)
+    return speaker, other, topic
+
+
+@owed(
+    chapter, "15-local", "has subscribed to what it says itself: that comes, once", "MQTT-4.5.0-1", older="MQTT-4.5.0-1"
+)
+async def _local(parties: Parties) -> None:
+    speaker, other, topic = await _speaking(parties, no_local=False)
+    await speaker.publish(topic, b"own")
+    await other.publish(topic, b"other")
+    await exactly(speaker, [b"own", b"other"], "what itself and another said")
+
+
+@owed(
+    chapter,
+    "15-no-local",
+    "has subscribed with No Local: what it says itself does not come, and what others say does",
+    "MQTT-3.8.3-3",
+    needs=_V5,
+)
+async def _no_local(parties: Parties) -> None:
+    speaker, other, topic = await _speaking(parties, no_local=True)
+    await other.subscribe(topic, _ONCE)
+    await speaker.publish(topic, b"own")
+    await other.publish(topic, b"other")
+    await exactly(speaker, [b"other"], "what others said")
+    await exactly(other, [b"own", b"other"], "what both said, to who has not asked for No Local")
+
+
+@owed(chapter, "15-no-local-returns", "has subscribed with No Local and comes back to its session: that holds still",
+      "MQTT-3.8.3-3, §4.1", needs=_V5)  # fmt: skip
+async def _no_local_returns(parties: Parties) -> None:
+    speaker, other, topic = await _speaking(parties, no_local=True, keeps=True)
+    await speaker.say_goodbye()
+    speaker = await parties.returned(speaker)
+    await speaker.publish(topic, b"own")
+    await other.publish(topic, b"other")
+    await exactly(speaker, [b"other"], "what others said")
+
+
+@owed(chapter, "15-as-published-returns", "has subscribed with Retain As Published and comes back to its session: that "
+      "holds still", "MQTT-3.3.1-13, §4.1", needs=_V5)  # fmt: skip
+async def _as_published_returns(parties: Parties) -> None:
+    device, listener = await parties.device(), await parties.service(keeps=True)
+    topic = parties.topic(device, "state")
+    await listener.subscribe(topic, _ONCE, as_published=True)
+    await listener.say_goodbye()
+    listener = await parties.returned(listener)
+    await device.publish(topic, b"retained", retain=True)
+    parties.retained(device, topic)
+    await device.publish(topic, b"passing")
+    await exactly(listener, [b"retained", b"passing"], "live messages")
+    if [each.retain for each in listener.came] != [True, False]:
+        flags = " ".join(str(int(each.retain)) for each in listener.came)
+        raise BrokenPromise(f"RETAIN was {flags}, and should have been 1 0")

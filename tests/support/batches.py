@@ -1,0 +1,54 @@
+"""A batch that has something of everything, all that a database has, and who waits for a journal."""
+
+from __future__ import annotations
+
+from broker.mqtt.message import Message, PersonalMessage
+from broker.store.batch import Batch
+from broker.store.sqlite import SqliteStore
+
+SESSION = ("backend", "spiffe://d/service/backend", True, 60, None, *(None,) * 11)
+
+
+TABLES = ("sessions", "subscriptions", "messages", "deliveries", "incoming", "retained", "replayed")
+
+
+def filled() -> Batch:
+    batch = Batch()
+    batch.sessions[1] = SESSION
+    batch.subscriptions[1, "fleet/#"] = (2, False, False, 0, b"", 4)
+    batch.messages[5] = (b"t", b"x", 2, False, b"", None)
+    batch.deliveries[1, 9] = (5, 2, False, b"", "$share/g/t")
+    batch.progress[1, 9] = (77, True)
+    batch.incoming[1, 3] = True
+    batch.retained["t"] = (b"t", b"x", 1, True, b"", 12.5, "device/m", 3)
+    batch.replayed[1, "fleet/#"] = [3]
+    return batch
+
+
+def contents(store: SqliteStore) -> dict[str, list[tuple[object, ...]]]:
+    return {table: store.rows(f"SELECT * FROM {table}") for table in TABLES}  # noqa: S608 - our own names
+
+
+class Ear:
+    """A connection and its session in one."""
+
+    def __init__(self) -> None:
+        self.outbox: list[bytes] = []
+        self.session: Ear | None = self
+        self.closed_at: float | None = None
+        self.resumed_at: float | None = None
+
+    def flush(self) -> None: ...
+
+    def unanswered(self, now: float) -> None:
+        self.closed_at = now
+        self.session = None
+
+    def send_again(self, now: float) -> None:
+        self.resumed_at = now
+
+
+def stored(sequence: int, message: Message | None = None, qos: int = 1) -> PersonalMessage:
+    personal = PersonalMessage(message or Message(b"t", b"x", qos), qos=qos)
+    personal.sequence = sequence
+    return personal

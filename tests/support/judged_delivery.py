@@ -1,0 +1,45 @@
+"""`fleet-sim delivery` tried on mosquitto behind a proxy with one fault: what it finds, and who is not accused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from device_sim.attack import run
+from device_sim.attack.catalogue import pick
+from device_sim.attack.delivery_list import OWED
+from device_sim.attack.mosquitto_target import mosquitto
+from device_sim.attack.owed import OLDER
+from device_sim.attack.verdict import Outcome, Verdict
+from tests.support.one_fault import OneFault, with_fault
+
+IMPATIENT = 6.0
+OF_MOSQUITTO = {
+    "3-delay-no-session": "its will was never sent",
+    "6-packet-size-queued": "what fits of what was queued: not all came",
+    "6-packet-size-retained": "what fits: not all came",
+    "13-share-ends-qos1": "went to nobody else of the group",
+    "15-replaced-no-local": "what it said itself, with No Local: b'not to itself' came too",
+    "15-replaced-as-published": "RETAIN was 0 0 0, and should have been 0 1 0",
+    "18-taken-over-will-at-once": "its will was never sent",
+    "18-taken-over-will-clean": "its will was never sent",
+}
+"""What mosquitto 2.0.21 does not do itself (docs/delivery.md)."""
+
+
+async def found_in(directory: Path, fault: OneFault, only: str, *, older: bool = False) -> dict[str, str]:
+    """Return the words about each case of *only* that is not passed: those of MQTT 5, or the *older* ones."""
+    cases = [case for case in pick(OWED, [only]) if case.name.endswith(OLDER) is older]
+    async with mosquitto(directory) as target, with_fault(target, fault) as faulty:
+        found = await run.run(faulty, cases, lambda _: None)
+    return {outcome.name: outcome.judgement.why for outcome in found if is_against(outcome)}
+
+
+def is_against(outcome: Outcome) -> bool:
+    return outcome.verdict is not Verdict.PASS
+
+
+def assert_found(found: dict[str, str], expected: dict[str, str]) -> None:
+    """*found* are the *expected* cases, each with its words."""
+    assert found.keys() == expected.keys(), found
+    for name, words in expected.items():
+        assert words in found[name], (name, found[name])
