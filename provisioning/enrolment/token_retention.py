@@ -35,7 +35,7 @@ class TokenRetention:
     """Removes ended tokens once an hour."""
 
     def __init__(self, database: Database, clock: Callable[[], datetime], retention: timedelta, actor: str) -> None:
-        """The audit log names *actor*, the service, as the one who removed them."""
+        """Remove them in the name of *actor*, the service, in the audit log."""
         self._database = database
         self._clock = clock
         self._retention = retention

@@ -162,7 +162,7 @@ def record(connection: Connection, request: ApprovalRequest, now: datetime) -> i
         return found.id if found.request == request else approvals.put(connection, request, now)
     approvals.remove_stale(connection, request.group, now - PENDING_DAYS)
     waiting, from_here = approvals.count_pending(connection, request.group, request.asked_from)
-    if from_here >= MAXIMUM_PENDING - waiting:  # So an address that asks for all leaves half, and the next one half of that.
+    if from_here >= MAXIMUM_PENDING - waiting:  # So one address leaves half of all, and the next half of that.
         whose = f", {from_here} of them from your address: it has its share" if from_here else ""
         raise Refused(
             Code.APPROVALS_FULL, f"{waiting} requests of group {request.group} wait for a decision{whose}; try later"
