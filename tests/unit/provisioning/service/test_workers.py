@@ -213,3 +213,31 @@ sys.exit(supervise(work, first_pause_seconds=0.001))
     assert code == 0
     assert [line for line in said if line.startswith("start")] == ["start 4"]
     assert logged.count("worker cannot be forked") == 2
+
+
+def test_one_hangup_reloads_once_whatever_else_happens_then() -> None:
+    code, said, logged = outcome("""
+parent = os.getpid()
+go, tell = os.pipe()
+
+def reloaded():
+    say("reloaded")
+    os.write(tell, b"x")
+
+def work(place):
+    place.say_ready()
+    if place.number == 2 and place.starts == 1:
+        os.kill(parent, signal.SIGHUP)
+        os.read(go, 1)
+    if place.number == 2 and place.starts < 4:
+        return 7
+    if place.starts == 4:
+        os.kill(parent, signal.SIGTERM)
+    live(place)
+    return 0
+
+sys.exit(supervise(work, on_hangup=reloaded, first_pause_seconds=0.001))
+""")
+    assert code == 0
+    assert said.count("reloaded") == 1
+    assert logged.count("worker ended, another takes its place") == 3
