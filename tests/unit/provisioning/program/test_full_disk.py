@@ -38,7 +38,7 @@ def small(tmp_path: Path) -> Iterator[SmallDisk]:
     """A file system that is smaller than an authority."""
     place = tmp_path / "small"
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", place]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", place]
     if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode != 0:
         pytest.skip("a small file system can only be mounted by root")
     try:
