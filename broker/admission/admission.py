@@ -1,25 +1,25 @@
-"""Who is let in: a verified certificate and a CONNECT packet become `Admitted` or `Refused`, never anything else.
+"""Admission: a verified certificate and a CONNECT packet become `Admitted` or `Refused`, never anything else.
 
 Theory
 ------
-OpenSSL has checked the chain, the purpose and the dates when a *full* handshake completes; on a resumed TLS session it
-has checked nothing but that the session is one of ours. So everything that must hold is checked again here, after every
-handshake, in two steps: `examine` the certificate when TLS is up, `admit` when the CONNECT packet has said who the
-client wants to be. Until `Admitted` exists nothing of an existing session is touched.
+When a *full* handshake completes, OpenSSL has checked the chain, the purpose and the dates; for a resumed TLS session
+it has only checked that the session is one of ours. So everything that must hold is checked again here, after every
+handshake, in two steps: `examine` the certificate when TLS is up, and `admit` when CONNECT has named the client
+identifier. Until `Admitted` exists, no existing session is touched.
 
 Rules
 -----
-1. Order of `examine`: issuer, identity, an end entity, trust domain, role, validity, revocation, how well that is
-   known. Of `admit`: revocation once more (time has passed), what was being asked elsewhere, revocation data fresh
-   enough, client identifier, will. The first that fails is the answer.
-   Between the two the policy may have become another one, so whether it knows the identity is asked twice.
+1. Order of `examine`: issuer, identity, an end entity, trust domain, role, validity, revocation, whether revocation
+   status is known well enough. Of `admit`: revocation again (time has passed), the outcome of an inquiry, freshness of
+   the revocation data, client identifier, will. The first failed check is the answer. The policy may have changed
+   between the two, so both check that it knows the identity.
 2. A client identifier is the device's name, or empty. A service may run several instances: ``<name>-<anything>``.
-3. No I/O; the time is passed in. What has to be fetched is asked of an `Asker`, and the client waits for its answer.
-4. Without a `Trust` every anchor is as good as the other and revocations come from the feed alone: of the CAs above
-   only their ends count then, and whether the feed has revoked them; they are remembered
-   (`broker.admission.path_ends`).
+3. No I/O; the time is passed in. What must be fetched is requested from an `Asker`, and the client waits for its
+   answer.
+4. Without a `Trust` all anchors are equal and revocations come from the feed alone. Of the CAs above a certificate only
+   their expiry counts then, and whether the feed has revoked them; both are remembered (`broker.admission.path_ends`).
 
-Does not handle: who owns an existing session (`broker.session.registry`), rate limits.
+Does not handle: the owner of an existing session (`broker.session.registry`), rate limits.
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ from provisioning.pki.revocation import CertificateKey
 
 _MOST_ISSUERS = 1024
 _NO_PATH: Callable[[], Sequence[bytes]] = tuple
-"""The path of a resumed session, and of a caller that has none."""
+"""The path for a resumed session, and for a caller without one."""
 
 
 class Asker(Protocol):
-    """Whoever can find out what is not known here."""
+    """Finds out what is not known here."""
 
     def ask(self, certificate: x509.Certificate, issuer: Issuer, refusal: Refused | None) -> Inquiry | None:
-        """Ask about *certificate*, which *refusal* would be the answer to; None: there is nobody to ask."""
+        """Ask about *certificate*; *refusal* is the verdict if nothing is found out. None: there is nobody to ask."""
 
     @property
     def failing(self) -> Collection[str]:
-        """The responders that give no answer that can be believed."""
+        """The responders that currently give no credible answer."""
 
 
 @dataclass(slots=True, init=False)
 class Admitted:
-    """The only thing that opens a session. Never changed."""
+    """The only thing that opens a session. Immutable."""
 
     peer: Peer
     client_id: str
@@ -81,7 +81,7 @@ class Admitted:
 
 
 class Admission:
-    """Decides, from whom trust vouches for, what is known of revocation, and the policy."""
+    """Decides, based on the trust anchors, what is known of revocation, and the policy."""
 
     def __init__(
         self,
@@ -91,32 +91,32 @@ class Admission:
         any_client_id: Iterable[str] = (),
         trust: Trust | None = None,
     ) -> None:
-        """Let in only identities of *trust_domain*; None accepts whatever domain the trust anchors vouch for.
+        """Let in only identities of *trust_domain*; None accepts every domain that the trust anchors vouch for.
 
         Identities of our own domain (`is_ours`) with a name in *any_client_id* may use any client identifier that is
-        not another's session; whom another domain calls so may not.
+        not another identity's session; identities of other domains with such a name may not.
         """
         self.status = status
         self.trust = trust
         self.believed: Trust | None = None
-        """Whose anchors count where `cafile` alone says so, too; None: nobody has said."""
+        """The anchors that apply even where `cafile` alone judges; None: not set."""
         self.trust_generation = 1
-        """Counts up whenever other anchors, bundles or terms begin to count."""
+        """Incremented whenever anchors, bundles or terms change."""
         self.asker: Asker | None = None
         self.shut: Refused | None = None
-        """What every newcomer is told while nobody may be let in, whatever his certificate; None: who is good may."""
+        """The refusal for every newcomer while nobody may be let in, whatever the certificate; None: open."""
         self.fingerprints = False
-        """Whether peers are to have the fingerprint of their certificate."""
+        """Whether peers carry the fingerprint of their certificate."""
         self._any_client_id = frozenset(any_client_id)
         self.policy = policy
-        """Which topics; may be replaced by another one, see `broker.reload.policy_change`."""
+        """The topic policy; may be replaced, see `broker.reload.policy_change`."""
         self.trust_domain = trust_domain
         self._issuers: dict[bytes, bytes] = {}
         self._ends = PathEnds()
         self._reader = CertificateReader()
 
     def judging_by(self, trust: Trust | None) -> Admission:
-        """Return an admission that knows what this one knows, judges by *trust*, and asks nobody else."""
+        """Return an admission with the same knowledge that judges by *trust* and has no `Asker`."""
         other = Admission(self.status, self.policy, self.trust_domain, self._any_client_id, trust)
         other.fingerprints = self.fingerprints
         return other
@@ -131,8 +131,8 @@ class Admission:
     ) -> Peer | Refused:
         """Judge the DER *certificate* of a completed handshake at *now* (UTC).
 
-        *path* tells the path that OpenSSL has verified, if it did: DER, the client's own certificate first. Without
-        *status*, not knowing whether it is revoked is no reason to refuse it, nor to ask: it is in already.
+        *path* returns the path that OpenSSL has verified, if any: DER, the client's own certificate first. Without
+        *status*, an unknown revocation status is neither refused nor asked about: the client is connected already.
         """
         if not certificate:
             return unauthorised(RefusalCode.NO_CERTIFICATE, "no client certificate was presented")
@@ -158,7 +158,7 @@ class Admission:
             verified = self._verified_path(issuer_key_id, certificate, path())
             if verified is not None:
                 not_after, authorities = min(not_after, verified.ends), verified.authorities
-        else:  # Not what the certificate says of its issuer: its issuer's own key.
+        else:  # The issuer's own key, not what the certificate claims about its issuer.
             issuer_key_id, authorities = issuer.key_id, issuer.authorities
             not_after = min(not_after, issuer.not_after)
         fingerprint = hashlib.sha256(certificate).digest() if self.fingerprints else b""
@@ -181,7 +181,7 @@ class Admission:
     def _refuse_or_ask(
         self, certificate: x509.Certificate, issuer: Issuer, now: datetime
     ) -> tuple[Refused | None, Inquiry | None]:
-        """Return the refusal for want of revocation data, or what is being asked to get it."""
+        """Return the refusal for lack of revocation data, or the inquiry that is to get the data."""
         refusal = self.status.refuse_by_lists(certificate, issuer, now)
         if self.asker is None:
             return refusal or self.status.refuse_by_ocsp(issuer, None, now), None
@@ -207,7 +207,7 @@ class Admission:
         return self.status.refuse_revoked(peer)
 
     def is_revoked(self, certificate: CertificateKey) -> bool:
-        """Whether a *certificate* of which nothing more is known, or the CA that issued it, is revoked by now."""
+        """Whether *certificate*, of which only this key is known, or the CA that issued it, is revoked by now."""
         index = self.status.index
         if index.find(certificate) is not None:
             return True
@@ -217,16 +217,16 @@ class Admission:
         return any(issuer.find_revoked(index) is not None for issuer in issuers)
 
     def stands_above(self, certificate: CertificateKey) -> bool:
-        """Whether a *certificate* of which nothing more is known is a CA's by whose path somebody has come."""
+        """Whether *certificate*, of which only this key is known, belongs to a CA in the path of a client seen here."""
         return certificate in (self._ends.revoked_as if self.trust is None else self.trust.revoked_as)
 
     def stays(self, peer: Peer) -> None:
-        """Take note that *peer*, who came in a generation of trust before this, is still here: so are the CAs above."""
+        """Take note that *peer*, admitted in an earlier generation of trust, is still connected, below the same CAs."""
         if self.trust is None and peer.verified is not None:
             self._ends.revoked_as.update(peer.verified.revoked_as)
 
     def vouches(self, authorities: tuple[bytes, ...], identity: Identity) -> bool:
-        """Whether one of *authorities* is still an anchor for whom *identity* names; also where that is not known."""
+        """Whether one of *authorities* is still an anchor for *identity*; also true if that is not known."""
         if not authorities or self.believed is None:
             return True
         return any(
@@ -235,22 +235,22 @@ class Admission:
         )
 
     def _is_of(self, identity: Identity, domain: str | None) -> bool:
-        """Whether *identity* is one of those for whom a bundle for *domain* vouches; None: of our own."""
+        """Whether *identity* is in the domain of a bundle for *domain*; None: our own domain."""
         return self.is_ours(identity) if domain is None else identity.trust_domain == domain
 
     def refuse_before(self, generation: int) -> Refused | None:
-        """Return the refusal if TLS has begun in another *generation* of trust: what it believed may count no more."""
+        """Return the refusal if TLS began in another *generation* of trust: its anchors may no longer be trusted."""
         if generation == self.trust_generation:
             return None
         return unavailable(RefusalCode.TRUST_CHANGED, "the trust settings have changed since TLS began; connect again")
 
     def refuse_now(self, peer: Peer, now: float) -> Refused | None:
-        """Return the refusal if *peer*, which `examine` has found good, is not good, or not known to be, at *now*."""
+        """Return the refusal if *peer*, which passed `examine`, is no longer valid at *now*, or not known to be."""
         refusal = self.status.refuse_revoked(peer) or self.shut
         if refusal is not None:
             return refusal
         if peer.inquiry is not None:
-            if not peer.inquiry.done:  # Nobody asks before; if somebody did, the answer would be this.
+            if not peer.inquiry.done:  # No caller asks this early; if one did, this would be the answer.
                 return unavailable(RefusalCode.REVOCATION_STATUS_UNKNOWN, "the certificate is still being looked up")
             if peer.inquiry.refusal is not None:
                 return peer.inquiry.refusal
@@ -284,30 +284,30 @@ class Admission:
     def is_ours(self, identity: Identity) -> bool:
         """Whether *identity* is of the broker's own trust domain, so that a bare name in the configuration means it.
 
-        A broker that has none takes for ours whatever domain no trust bundle has for its own.
+        A broker without a trust domain counts every domain as its own that no trust bundle names as its domain.
         """
         if self.trust_domain is not None:
             return identity.trust_domain == self.trust_domain
         return self.trust is None or identity.trust_domain not in self.trust.domains
 
     def _stands_apart(self, identity: Identity) -> bool:
-        """Whether *identity* is of another trust domain, whose groups are to be kept apart from those of others."""
+        """Whether *identity* is of another trust domain, whose groups must be kept apart from ours."""
         if self.trust is None or self.is_ours(identity):
             return False
         return self.trust_domain is not None or len(self.trust.domains) > 1
 
     def idle_names(self, policy: TopicPolicy) -> str:
-        """Return what to say of names in *policy* that can mean nobody here."""
+        """Return the warning about bare names in *policy* that can match no client here."""
         return idle_names(policy, self.trust_domain, None if self.trust is None else self.trust.domains)
 
     def name_of(self, identity: Identity) -> str:
-        """Return what to tell others who *identity* is: its name, which is one of ours, or its URI."""
+        """Return how to name *identity* to others: by its name if it is one of ours, else by its URI."""
         return identity.name if self.is_ours(identity) else identity.uri
 
     def client_of(self, identity: Identity, client_id: str) -> str:
-        """Return what to tell others who go by client identifiers, of which each trust domain has its own (0141).
+        """Return how to name a client to others that know client identifiers, which are unique per trust domain (0141).
 
-        It is *client_id* of one of ours, and with the trust domain before it of anybody else.
+        It is *client_id* for one of ours; otherwise the trust domain is prefixed.
         """
         return client_id if self.is_ours(identity) else f"{identity.trust_domain}/{client_id}"
 
@@ -330,17 +330,17 @@ class Admission:
         return replace(refusal, aside=aside)
 
     def _verified_path(self, issuer_key_id: bytes, certificate: bytes, path: Sequence[bytes]) -> VerifiedPath | None:
-        """Return the CAs above *certificate*, by this handshake or one of before, if they are known."""
+        """Return the CAs above *certificate*, from this handshake or an earlier one, if they are known."""
         return self._ends.verified(issuer_key_id, path) if path else self._ends.known(issuer_key_id, certificate)
 
     def believe(self, trust: Trust | None) -> None:
-        """Let *trust*, or other anchors in `cafile`, count from now on: another generation."""
+        """Begin another generation: apply *trust*, or other anchors in `cafile`, from now on."""
         self.trust = trust
         self.trust_generation += 1
         self._ends = PathEnds()
 
     def _shared(self, issuer_key_id: bytes) -> bytes:
-        """Return the one copy of *issuer_key_id* that all connections share."""
+        """Return the shared copy of *issuer_key_id* that all connections use."""
         if len(self._issuers) >= _MOST_ISSUERS:
             self._issuers.clear()
         return self._issuers.setdefault(issuer_key_id, issuer_key_id)
@@ -359,7 +359,7 @@ def _untrusted(certificate: x509.Certificate) -> Refused:
 def _as_whom(peer: Peer, connect: Connect, terms: BundleTerms) -> Admitted:
     identity = peer.identity
     if connect.client_id == identity.name:
-        return Admitted(peer, identity.name, assigned=False)  # One string less to keep.
+        return Admitted(peer, identity.name, assigned=False)  # Reuses the string, to save memory.
     if connect.client_id:
         return Admitted(peer, connect.client_id, assigned=False)
     assigned = f"{identity.name}-{secrets.token_hex(8)}" if terms.names_anew(identity) else identity.name

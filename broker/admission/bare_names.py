@@ -1,7 +1,7 @@
-"""Bare names in a policy that mean nobody: of parties of our own trust domain, where no bundle vouches for any.
+"""Bare names in a policy that match no client: they mean our own trust domain, for which no bundle vouches.
 
-What a bare name allows, it allows those of the broker's own trust domain (`broker.admission.policy`). Whoever has trust
-bundles of other domains only, and names their parties so, has written rules that allow nobody anything.
+A bare name allows something only to the broker's own trust domain (`broker.admission.policy`). If there are bundles of
+other domains only, rules that name their parties by bare names allow nothing to anybody.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _SHOWN = 3
 
 
 def idle_names(policy: TopicPolicy, own: str | None, vouched: Collection[str | None] | None) -> str:
-    """Return what to say of the bare names of *policy*; nothing if they can mean somebody, or if there are none.
+    """Return the warning about bare names in *policy*; empty if they can match a client, or if there are none.
 
-    *own* is the broker's own trust domain, if it has one; *vouched* are those of its bundles, None standing for its
-    own; None instead of them: there are no bundles.
+    *own* is the broker's own trust domain, if it has one; *vouched* are the domains of its bundles, where None stands
+    for its own. None instead of a collection: there are no bundles.
     """
     if vouched is None or None in vouched or own in vouched:
         return ""

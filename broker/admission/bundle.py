@@ -1,11 +1,11 @@
-"""A trust bundle: the anchors of one sort of clients, and the terms on which they are believed.
+"""A trust bundle: the anchors for one kind of clients, and the terms on which they are trusted.
 
 Rules
 -----
-1. A bundle never trusts what it was not given: its anchors are the certificates in its files, nothing of the system.
-2. A path ends at the first anchor that it meets. Where an anchor is a renewed certificate of a CA in the path (the same
-   name and key, a later end), the path meets that one. An anchor whose own issuer is an anchor too is still looked up
-   in that issuer's lists: it is trusted, and can be revoked.
+1. A bundle trusts only what it was given: its anchors are the certificates in its files, none of the system's.
+2. A path ends at the first anchor in it. If an anchor is a renewed certificate of a CA in the path (same name and key,
+   later end), the path ends there with that anchor. An anchor whose own issuer is also an anchor is still looked up in
+   that issuer's CRLs: it is trusted, and can be revoked.
 3. Immutable; no I/O, no clock.
 """
 
@@ -31,7 +31,7 @@ class ListTerms:
 
     policy: StatusPolicy
     from_certificates: bool = False
-    """Whether lists are fetched from where the clients' certificates say they are."""
+    """Whether CRLs are fetched from the distribution points in the clients' certificates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,12 @@ class OcspTerms:
 
     policy: StatusPolicy
     responder: str | None = None
-    """Who is asked, whatever a certificate says."""
+    """The responder to ask, whatever a certificate says."""
     from_certificates: bool = False
 
 
 class TrustBundle:
-    """One bundle; *lists* is None where no CRLs are used, *feed* says whether the feed knows its revocations."""
+    """One bundle; *lists* is None if no CRLs are used, *feed* says whether the feed covers its revocations."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class TrustBundle:
         self.ocsp = ocsp
         self.feed = feed
         self.feed_terms = feed_terms
-        """How closely the feed must be followed; None: as the broker's own setting says."""
+        """How closely the feed must be followed; None: as in the broker's own setting."""
         self._anchors: dict[bytes, Issuer] = {}
         for certificate in sorted(anchors, key=_is_self_issued, reverse=True):
             above = self._anchor_above(certificate)
@@ -78,7 +78,7 @@ class TrustBundle:
         return list(self._anchors.values())
 
     def issuer_at(self, path: Sequence[x509.Certificate]) -> Issuer | None:
-        """Return the issuer that *path* begins with, the CA certificates of a verified path upwards; None: not ours."""
+        """Return the issuer at the start of *path*, the CA certificates of a verified path upwards; None: not ours."""
         below: list[x509.Certificate] = []
         issuer: Issuer | None = None
         for certificate in path:
@@ -86,7 +86,7 @@ class TrustBundle:
             if issuer is not None:
                 break
             below.append(certificate)
-        if issuer is None and below:  # It ended at another bundle's anchor, which one of ours may have certified.
+        if issuer is None and below:  # It ended at another bundle's anchor, which one of ours may have cross-certified.
             issuer = self._anchor_above(below[-1])
         if issuer is None or not self.terms.accepts_issuer(below[0] if below else issuer.certificate):
             return None
@@ -97,7 +97,7 @@ class TrustBundle:
         return issuer
 
     def _renewed(self, authority: x509.Certificate) -> Issuer | None:
-        """Return the anchor that has renewed *authority*: what was signed with its key is signed with the anchor's."""
+        """Return the anchor that has renewed *authority*: it has the same key, so signatures of one are the other's."""
         key, ends = spki_of(authority.public_key()), authority.not_valid_after_utc
         renewals = [
             each

@@ -1,10 +1,10 @@
-"""The terms of a trust bundle: what its paths and certificates must be like, what its clients may call themselves.
+"""The terms of a trust bundle: conditions on paths and certificates, and the client identifiers clients may use.
 
-Each `refuse_…` returns the refusal, or None.
+Each `refuse_…` method returns the refusal, or None.
 
 Rules
 -----
-1. What holds for every client of an issuer is judged once, with the issuer; what is left here is a few look-ups.
+1. What applies to every client of an issuer is judged once, with the issuer; a few look-ups per client remain here.
 2. No I/O, no clock.
 """
 
@@ -35,7 +35,7 @@ _WORDS = {purpose: word for word, purpose in _PURPOSES.items()}
 
 @dataclass(frozen=True, slots=True)
 class BundleTerms:
-    """What the configuration says of one bundle. The default is what `cafile` alone means: OpenSSL's own checks."""
+    """The configured terms of one bundle. The default is that of `cafile` alone: OpenSSL's own checks."""
 
     settings: TrustSettings | None = None
     pipeline: IdentityPipeline | None = None
@@ -43,7 +43,7 @@ class BundleTerms:
 
     @classmethod
     def of(cls, settings: TrustSettings) -> BundleTerms:
-        """Compile *settings*. Raises ValueError naming what cannot be used."""
+        """Compile *settings*. Raises ValueError naming the unusable setting."""
         purposes = frozenset(_PURPOSES.get(each) or x509.ObjectIdentifier(each) for each in settings.required_eku)
         pipeline = None
         if settings.identity and settings.trust_domain is not None:
@@ -52,16 +52,16 @@ class BundleTerms:
 
     @property
     def trust_domain(self) -> str | None:
-        """The only trust domain of its clients; None: the broker's own."""
+        """The only trust domain allowed to its clients; None: the broker's own."""
         return self.settings.trust_domain if self.settings is not None else None
 
     @property
     def max_sessions(self) -> int:
-        """How many sessions all parties of its trust domain may have; 0: any number."""
+        """How many sessions all parties of its trust domain may have together; 0: no limit."""
         return self.settings.max_sessions if self.settings is not None else 0
 
     def accepts_issuer(self, certificate: x509.Certificate) -> bool:
-        """Whether *certificate* is that of a CA which may have issued a client's."""
+        """Whether *certificate* belongs to a CA that may issue client certificates."""
         allowed = self.settings.issuers if self.settings is not None else ()
         if not allowed:
             return True
@@ -70,7 +70,7 @@ class BundleTerms:
         return any(each == subject or each.replace(":", "").lower() == fingerprint for each in allowed)
 
     def identify(self, certificate: x509.Certificate) -> Identity:
-        """Return whom *certificate* names; raise `InvalidIdentity`."""
+        """Return the identity in *certificate*; raise `InvalidIdentity`."""
         return identity_of(certificate) if self.pipeline is None else self.pipeline.identify(certificate)
 
     def refuse_path(self, below_anchor: Iterable[x509.Certificate], anchor: x509.Certificate) -> Refused | None:
@@ -89,7 +89,7 @@ class BundleTerms:
     def refuse_client(self, certificate: x509.Certificate, identity: Identity, *, apart: bool) -> Refused | None:
         """Judge a client's certificate, which names *identity*.
 
-        *apart*: of another trust domain than the broker's own, whose groups the bundle does not get by saying nothing.
+        *apart*: it is of another trust domain than the broker's own, so groups must be granted explicitly.
         """
         settings = self.settings
         if settings is None:
@@ -120,7 +120,7 @@ class BundleTerms:
         return not apart or group is None or group in settings.named_groups
 
     def may_use(self, identity: Identity, client_id: str) -> bool:
-        """Whether *identity* may be the client *client_id*."""
+        """Whether *identity* may use the client identifier *client_id*."""
         rule = self.settings.client_id if self.settings is not None else "equal"
         if not client_id:
             return True
@@ -133,7 +133,7 @@ class BundleTerms:
         return (rule == "prefix" or identity.role is Role.SERVICE) and client_id.startswith(f"{identity.name}-")
 
     def client_ids_of(self, identity: Identity) -> str:
-        """Say which client identifiers *identity* may use."""
+        """Describe which client identifiers *identity* may use."""
         rule = self.settings.client_id if self.settings is not None else "equal"
         if rule == "assigned":
             return "none: one is assigned"
@@ -141,14 +141,14 @@ class BundleTerms:
         return f"{identity.name!r}" + (f", or one that begins with '{identity.name}-'" if several else "")
 
     def names_anew(self, identity: Identity) -> bool:
-        """Whether an empty client identifier becomes a new one [MQTT-3.2.2-16]; else it is the identity's name.
+        """Whether an empty client identifier is replaced by a new one [MQTT-3.2.2-16]; else by the identity's name.
 
-        Where a device may have one session only, that is the one which its certificate names.
+        Where a device may have one session only, it is the one that its certificate names.
         """
         return identity.role is not Role.DEVICE or (self.settings is not None and self.settings.client_id == "prefix")
 
     def refuse_username(self, identity: Identity, connect: Connect) -> Refused | None:
-        """Judge the MQTT user name, if it matters."""
+        """Judge the MQTT user name, if the terms use it."""
         rule = self.settings.username if self.settings is not None else "ignore"
         if rule == "ignore":
             return None

@@ -1,20 +1,20 @@
-"""What admission would say of a certificate now, step by step: for a person who holds the file and not the key.
+"""What admission would say about a certificate now, step by step: for a person who has the file but not the key.
 
 Theory
 ------
 Two gates stand between a certificate and its session: OpenSSL's check of the path, which ends in a TLS alert, and
-`Admission`, which ends in a reason code. The second is asked itself. The first cannot be asked without the private key,
-so the path is walked here as OpenSSL walks it: issuer by name and signature, up to an anchor; every CA a CA, everything
-in date, no path longer than a CA allows.
+`Admission`, which ends in a reason code. The second is called directly. The first cannot be run without the private
+key, so the path is walked here as OpenSSL walks it: issuer by name and signature, up to an anchor; every issuer a CA,
+everything in date, no path longer than a CA allows.
 
 Rules
 -----
-1. Every step is taken, whatever the one before says: a certificate may be wrong in several ways, and the owner wants
-   to know all of them. The verdict is that of the first gate that refuses; of a CA's certificate, which is no client's
-   whatever a gate says of it first, it is that.
+1. Every step is taken, whatever the previous one found: a certificate may be wrong in several ways, and its owner wants
+   to know all of them. The verdict is that of the first gate that refuses. For a CA's certificate, which no client may
+   use, that fact is the verdict, whichever gate refuses first.
 2. No I/O and no clock. Nothing is remembered, and nobody is admitted by being checked.
 
-Does not handle: the client identifier, whose session it is, limits: they are decided when a client connects.
+Does not handle: client identifier, session owner, limits: they are decided when a client connects.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that is looked at; *passed* is None where it cannot be known."""
+    """One check; *passed* is None where it cannot be known."""
 
     name: str
     passed: bool | None
@@ -76,7 +76,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What would happen to a client that comes with this certificate and its key."""
+    """What would happen to a client that connects with this certificate and its key."""
 
     admitted: bool
     code: str
@@ -97,10 +97,10 @@ def check(
     wall_now: datetime,
     outcome: Peer | Refused | None = None,
 ) -> Verdict:
-    """Return what would become of the first certificate of *chain*, presented with the others of it.
+    """Return the verdict on the first certificate of *chain*, presented together with the others.
 
-    *anchors* are those of the listener; *now* is the engine's time, *wall_now* the same in UTC. *outcome* is what `ask`
-    has found, where something had to be asked elsewhere.
+    *anchors* are those of the listener; *now* is the engine's time, *wall_now* the same in UTC. *outcome* is the result
+    of `ask`, where something had to be asked elsewhere.
     """
     certificate = chain[0]
     walked, path = _path(chain, anchors, wall_now)
@@ -139,10 +139,10 @@ def ask(
     *,
     status: bool = True,
 ) -> Peer | Refused:
-    """Return what *admission* says of the first of *chain*, perhaps with an inquiry under way, as at the door.
+    """Return *admission*'s result for the first of *chain*, perhaps with an inquiry under way, as for a client.
 
-    Nobody is asked about a certificate that no anchor vouches for. Without *status*, not knowing whether it is revoked
-    is no reason to refuse it.
+    Nothing is asked about a certificate that no anchor vouches for. Without *status*, an unknown revocation status is
+    not refused.
     """
     walked, path = _path(chain, anchors, now)
     return _ask(admission, chain[0], path, now, admission.asker if walked.passed else None, status=status)
@@ -157,7 +157,7 @@ def _ask(
     *,
     status: bool = True,
 ) -> Peer | Refused:
-    """Ask *admission*, by a copy of it that learns no CA from *path* and asks nobody but *asker*."""
+    """Ask a copy of *admission* that learns no CA from *path* and uses no asker but *asker*."""
     trust = admission.trust
     copied = admission.judging_by(None if trust is None else Trust(trust.bundles, trust.generation))
     copied.asker = asker
@@ -168,13 +168,13 @@ def _ask(
 def _path(
     chain: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], now: datetime
 ) -> tuple[Step, list[x509.Certificate]]:
-    """Walk from the first of *chain* to an anchor; return how that went, and the path if it is one."""
+    """Walk from the first of *chain* to an anchor; return the step, and the path if it is valid."""
     path = [chain[0]]
     while True:
         current = path[-1]
         if current in anchors and len(path) > 1:
             return Step("chain", True, " <- ".join(map(_name, path))), path
-        # One that is in it already leads nowhere: a root's issuer is itself, and two CAs may certify each other.
+        # A certificate already in the path leads nowhere: a root issues itself, and two CAs may certify each other.
         candidates = [each for each in (*anchors, *chain[1:]) if each not in path]
         issuer = next((each for each in candidates if is_issued_by(current, each)), None)
         if issuer is None:
@@ -187,7 +187,7 @@ def _path(
 
 
 def _without_issuer(certificate: x509.Certificate, candidates: Sequence[x509.Certificate]) -> str:
-    """Say why none of *candidates* has issued *certificate*."""
+    """Explain why none of *candidates* has issued *certificate*."""
     if is_issued_by(certificate, certificate):
         return "is self-signed: no trust anchor vouches for it"
     named = any(each.subject == certificate.issuer for each in candidates)
@@ -196,7 +196,7 @@ def _without_issuer(certificate: x509.Certificate, candidates: Sequence[x509.Cer
 
 
 def _flaw(issuer: x509.Certificate, below: int, now: datetime) -> tuple[RefusalCode, str] | None:
-    """Return what keeps *issuer* from having issued a path with *below* CAs under it."""
+    """Return why *issuer* cannot have issued a path with *below* CAs under it, or None."""
     if issuer.not_valid_after_utc < now:
         return RefusalCode.EXPIRED, f"expired on {_shown(issuer.not_valid_after_utc)}"
     if issuer.not_valid_before_utc > now:
@@ -250,7 +250,7 @@ def _may_certify(certificate: x509.Certificate) -> bool:
 
 
 def _identity(certificate: x509.Certificate, outcome: Peer | Refused) -> Identity | str:
-    """Return whom admission takes the certificate for, or why for nobody."""
+    """Return the identity that admission sees in the certificate, or why it sees none."""
     if isinstance(outcome, Peer):
         return outcome.identity
     try:
@@ -293,7 +293,7 @@ def _policy(identity: Identity | str, admission: Admission) -> Step:
 
 
 def _bundle(outcome: Peer | Refused, path: Sequence[x509.Certificate]) -> Step:
-    """Tell which trust bundle judges, and whether its own terms are met."""
+    """Return the step that names the judging trust bundle, and whether its own terms are met."""
     if isinstance(outcome, Peer):
         return Step("bundle", True, outcome.bundle)
     if path and outcome.code in _TERMS_OF_A_BUNDLE:

@@ -1,18 +1,18 @@
-"""Every CRL that is believed, by issuer and scope: what it says is in the revocation index, how fresh it is, here.
+"""All accepted CRLs, by issuer and scope. Their entries are in the revocation index; their freshness is tracked here.
 
 Theory
 ------
 For each issuer and scope there is one complete list, and perhaps a delta that continues it; together they are as good
-as a complete list with the delta's number and nextUpdate (RFC 5280 §5.2.4). A newcomer is prepared beside the event
-loop (`prepare`: a hundred thousand entries, say) and put up on it (`put`: two assignments).
+as a complete list with the delta's number and nextUpdate (RFC 5280 §5.2.4). A new list (of a hundred thousand entries,
+say) is prepared outside the event loop (`prepare`) and installed inside it (`put`: two assignments).
 
 Rules
 -----
-1. A list is replaced by a newer one only: by its number, then by thisUpdate. Somebody who plays an old list back, still
-   valid, releases nobody.
-2. A list that is expired replaces only what is expired too.
-3. Entries of an expired list still count as revoked. That nothing is known beyond them is `overdue`'s to say, and the
-   bundle's policy what to make of it.
+1. A list is replaced only by a newer one: by its number, then by thisUpdate. Replaying an old, still valid list
+   releases nobody.
+2. An expired list replaces only an expired one.
+3. Entries of an expired list still count as revoked. `overdue` reports that nothing newer is known, and the bundle's
+   policy decides what follows.
 4. No I/O, no clock.
 """
 
@@ -27,12 +27,12 @@ from provisioning.pki.revocation import Entries, RevocationIndex
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
 _LATE_FRACTION = 1 / 4
-"""A list is late when less than this part of its life is left: its issuer should have made the next one."""
+"""A list is late when less than this part of its lifetime is left: its issuer should have published the next one."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeldList:
-    """A complete list, with the delta that continues it."""
+    """A complete list, with the delta that continues it, if any."""
 
     issuer_key_id: bytes
     issuer: str
@@ -41,33 +41,33 @@ class HeldList:
     complete_entries: Entries
     delta: CertificateList | None
     entries: Entries
-    """What is revoked, with the delta."""
+    """What is revoked, the delta included."""
 
     @property
     def key(self) -> tuple[bytes, Scope]:
-        """What it is held under."""
+        """The key under which it is held."""
         return self.issuer_key_id, self.complete.scope
 
     @property
     def number(self) -> int:
-        """Of the delta, if there is one."""
+        """The CRL number; that of the delta, if there is one."""
         return self.complete.number if self.delta is None else self.delta.number
 
     @property
     def this_update(self) -> datetime:
-        """When it was made; with a delta, when that was."""
+        """When it was issued; when the delta was, if there is one."""
         return self.complete.this_update if self.delta is None else self.delta.this_update
 
     @property
     def fresh_until(self) -> datetime:
-        """When the next one should be here at the latest."""
+        """The time by which the next one should be available."""
         if self.delta is None:
             return self.complete.next_update
         return max(self.complete.next_update, self.delta.next_update)
 
     @property
     def late_from(self) -> datetime:
-        """When it is to be said that the next one is late."""
+        """The time from which it is reported that the next one is late."""
         return self.fresh_until - (self.fresh_until - self.this_update) * _LATE_FRACTION
 
 
@@ -80,13 +80,13 @@ class CrlShelf:
         self._said: dict[tuple[bytes, Scope], CrlProblem] = {}
 
     def trial(self) -> CrlShelf:
-        """Return a shelf with the same lists, on which others can be put without anybody being revoked by it."""
+        """Return a shelf with the same lists for trials: lists put on it revoke nobody."""
         other = CrlShelf(self._index)
         other._held = {issuer: dict(lists) for issuer, lists in self._held.items()}
         return other
 
     def set_aside(self, held: HeldList) -> None:
-        """Hold *held* for what is prepared next; the index is not told of it. For a `trial` shelf."""
+        """Hold *held* for later calls of `prepare` without updating the index. For a `trial` shelf."""
         self._held.setdefault(held.issuer_key_id, {})[held.complete.scope] = held
 
     @property
@@ -102,7 +102,7 @@ class CrlShelf:
         now: datetime,
         pause: Callable[[], None],
     ) -> HeldList | None:
-        """Return what would be held with *listed*, whose *issuer* (key identifier, name) has signed it; None: known.
+        """Return what to hold for *listed*, signed by *issuer* (key identifier, name); None: it is held already.
 
         Raises `CrlRefused`. May run in a thread, as long as nothing is `put` meanwhile.
         """
@@ -127,12 +127,12 @@ class CrlShelf:
         entries = read_entries(listed, pause)
         held = HeldList(key_id, name, source, listed, entries, None, entries)
         delta = current.delta if current is not None else None
-        if delta is not None and listed.number < delta.number:  # Its base is no later than the list that is replaced.
+        if delta is not None and listed.number < delta.number:  # The delta's base is no later than the replaced list.
             held = replace(held, delta=delta, entries=read_entries(delta, pause, entries))
         return held
 
     def put(self, held: HeldList) -> tuple[set[int], int]:
-        """Hold *held*; return the serial numbers that are revoked from now on, and how many are no longer."""
+        """Hold *held*; return the newly revoked serial numbers, and how many are no longer revoked."""
         before = self._index.listed(held.issuer_key_id, held.complete.scope)
         self._index.publish(held.issuer_key_id, held.complete.scope, held.entries)
         self._held.setdefault(held.issuer_key_id, {})[held.complete.scope] = held
@@ -143,7 +143,7 @@ class CrlShelf:
     def overdue(
         self, issuer_key_id: bytes, now: datetime, *, is_authority: bool, names: frozenset[str]
     ) -> float | None:
-        """Return for how many seconds a certificate's status has been out of date, 0 if it is not; None: no list."""
+        """Return for how many seconds a certificate's status has been out of date (0: it is current); None: no list."""
         least: float | None = None
         for scope, held in self._held.get(issuer_key_id, {}).items():
             if scope.covers(is_authority=is_authority, names=names):
@@ -154,7 +154,7 @@ class CrlShelf:
         return least
 
     def overdue_by_list(self, issuer_key_id: bytes, now: datetime) -> list[float]:
-        """Return for how many seconds each list of the issuer about clients has been out of date; 0: it is not."""
+        """Return for how many seconds each client CRL of the issuer has been out of date; 0: it is current."""
         return [
             max(0.0, (now - held.fresh_until).total_seconds())
             for scope, held in self._held.get(issuer_key_id, {}).items()
@@ -162,12 +162,12 @@ class CrlShelf:
         ]
 
     def alarms(self, now: datetime) -> list[tuple[HeldList, CrlProblem]]:
-        """Return the lists that have become late or have expired since the last call."""
+        """Return the lists that have become late or expired since the last call."""
         found = []
         for held in self.held:
             key = held.key
             if now < held.late_from:
-                self._said.pop(key, None)  # The clock was set back: when it is late, that is to be said.
+                self._said.pop(key, None)  # The clock was set back: report it again when it becomes late.
                 continue
             problem = CrlProblem.CRL_LATE if now <= held.fresh_until else CrlProblem.CRL_EXPIRED
             if self._said.get(key) is not problem:

@@ -1,7 +1,7 @@
-"""A topic filter of a policy, with placeholders: checked once, filled in for each client.
+"""A topic filter of a policy, with placeholders: checked once, filled in per client.
 
-``{device}``, ``{group}`` and ``{client_id}`` become the client's own names. What is missing, an allow filter cannot be
-without (`FilterTemplate.fill`); a deny filter takes any level for it (`FilterTemplate.fill_widely`).
+``{device}``, ``{group}`` and ``{client_id}`` become the client's own names. If one is missing, an allow filter does not
+apply (`FilterTemplate.fill`); a deny filter matches any level in its place (`FilterTemplate.fill_widely`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PLACEHOLDER = re.compile(r"\{(\w*)\}")
 
 
 class InvalidFilter(ValueError):
-    """A rule's topic filter cannot be used; the text says why."""
+    """A rule's topic filter is unusable; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +46,14 @@ class FilterTemplate:
         object.__setattr__(self, "_pattern", _PLACEHOLDER.sub(r"%(\1)s", self.text.replace("%", "%%")))
 
     def fill(self, names: Mapping[str, str]) -> str | None:
-        """Return the filter for a client of these *names*, or None if one that it needs is missing."""
+        """Return the filter for a client with these *names*, or None if one it needs is missing."""
         try:
             return self._pattern % names
         except KeyError:
             return None
 
     def fill_widely(self, names: Mapping[str, str]) -> str:
-        """Return the filter with any level where a name is missing."""
+        """Return the filter with a wildcard level where a name is missing."""
         filled = self.fill(names)
         if filled is not None:
             return filled

@@ -1,8 +1,8 @@
-"""Groups that a bundle of another trust domain may claim: topics go by them, so by default none that it does not name.
+"""Groups that a bundle of another trust domain may claim: topics depend on them, so by default only those it names.
 
-A CA writes the group into its certificates. One of the broker's own trust domain may choose; one of another gets the
-groups that its ``[[trust]]`` table names, in ``groups`` or in ``identity``: else it could put a device into any of
-our groups, whose topics it would have (docs/decisions/0141). What an operator must know of that is said here.
+A CA writes the group into its certificates. A CA of the broker's own trust domain may choose it freely; one of another
+domain is limited to the groups named in its ``[[trust]]`` table, in ``groups`` or in ``identity``. Otherwise it could
+put a device into any of our groups and use its topics (docs/decisions/0141). The warnings for operators are made here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = structlog.get_logger("broker")
 def _apart(own: str | None, bundles: Sequence[TrustSettings]) -> list[TrustSettings]:
     """Return the bundles whose groups are kept apart; *own* is the broker's trust domain, None if it has none.
 
-    Where it has none, and there is one domain only, there is nobody to keep apart.
+    If it has none, and there is only one domain, there are no others to keep apart.
     """
     domains = {bundle.trust_domain for bundle in bundles}
     alone = own is None and len(domains) == 1
@@ -28,7 +28,7 @@ def _apart(own: str | None, bundles: Sequence[TrustSettings]) -> list[TrustSetti
 
 
 def unnamed_groups(own: str | None, bundles: Sequence[TrustSettings]) -> list[str]:
-    """Return what to say of each of *bundles* whose devices are refused because it does not name their groups."""
+    """Return the warnings about *bundles* whose devices are refused because their groups are not named."""
     return [_said(bundle) for bundle in _open(own, bundles) if Role.DEVICE in bundle.roles]
 
 
@@ -47,9 +47,9 @@ def _said(bundle: TrustSettings) -> str:
 
 
 def warn_of_groups(own: str | None, bundles: Sequence[TrustSettings]) -> None:
-    """Say in the log who is refused for want of a group, and who may claim any group of ours.
+    """Log which clients are refused for lack of a group, and which may claim any of our groups.
 
-    Services rarely have groups: of a bundle without devices it is said, and is no warning.
+    Services rarely have groups: for a bundle without devices it is logged, but not as a warning.
     """
     for bundle in _open(own, bundles):
         say = log.warning if Role.DEVICE in bundle.roles else log.info

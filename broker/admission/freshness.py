@@ -1,33 +1,33 @@
-"""How fresh the revocation data is, and whether that is fresh enough to let newcomers in.
+"""How fresh the revocation data is, and whether that is fresh enough to admit newcomers.
 
 Theory
 ------
-A broker that has lost the revocation feed does not know who was revoked since. Connected devices stay (they were good
-when last known); newcomers are a question of policy: within the grace time they are admitted, beyond it they are
-refused as *unavailable*, so that they try again, and never as unauthorised. Before the feed has been read to its end
-once, nobody is admitted: the index is empty then, not clean.
+A broker that has lost the revocation feed does not know which certificates were revoked since. Connected devices stay
+(they were valid when last checked). For newcomers policy decides: within the grace time they are admitted; after it
+they are refused as *unavailable*, so that they try again, and never as unauthorised. Before the feed has been read to
+its end once, nobody is admitted: the index is empty because it is unread, not because nothing is revoked.
 
 Rules
 -----
 1. No I/O, no clock: the time is passed in.
-2. A broker without any revocation source is told so in its configuration; it is `always_acceptable` then. So is one
-   whose operator has chosen `advisory`: who is known to be revoked is refused all the same.
+2. A broker configured without any revocation source is `always_acceptable`. So is one whose operator has chosen
+   `advisory`: clients known to be revoked are still refused.
 3. Under `require` nobody is admitted from the moment at which the feed is known to be lost.
-4. There is one feed, and how far it must be followed is each trust bundle's to say: `FeedTerms`.
+4. There is one feed; each trust bundle says how closely it must be followed: `FeedTerms`.
 """
 
 from __future__ import annotations
 
 
 class FeedTerms:
-    """How fresh the data must be for a newcomer to be let in."""
+    """How fresh the data must be for newcomers to be admitted."""
 
     __slots__ = ("always", "grace", "policy", "strict")
 
     def __init__(self, grace: float, *, always: bool = False, strict: bool = False, policy: str = "") -> None:
-        """Accept data that was complete within the last *grace* seconds; *strict*: and whose source is not lost.
+        """Accept data that was complete within the last *grace* seconds; if *strict*, its source must also not be lost.
 
-        *always*: whatever there is. *policy* is how the operator has said it, for those who ask.
+        *always*: accept any data. *policy* is the operator's setting, for display.
         """
         self.grace = grace
         self.always = always
@@ -43,9 +43,9 @@ class Freshness:
     def __init__(
         self, grace: float, *, always_acceptable: bool = False, strict: bool = False, policy: str = ""
     ) -> None:
-        """Take these terms (`FeedTerms`) where a bundle has none of its own.
+        """Use these terms (`FeedTerms`) where a bundle has none of its own.
 
-        Without a *policy*, *always_acceptable* means that there is no source, and no bundle to wait for one.
+        Without a *policy*, *always_acceptable* means that there is no source, and no bundle has to wait for one.
         """
         self.terms = FeedTerms(grace, always=always_acceptable, strict=strict, policy=policy)
         self._lost = False
@@ -53,7 +53,7 @@ class Freshness:
 
     @property
     def policy(self) -> str:
-        """How the operator has said the broker's own terms."""
+        """The operator's setting for the broker's own terms."""
         return self.terms.policy
 
     @property
@@ -63,20 +63,20 @@ class Freshness:
 
     @property
     def is_lost(self) -> bool:
-        """Whether its source does not answer."""
+        """Whether its source does not respond."""
         return self._lost
 
     def current(self, now: float) -> None:
-        """Note that everything revoked until *now* is in the index."""
+        """Take note that everything revoked until *now* is in the index."""
         self._last_current = now
         self._lost = False
 
     def lost(self) -> None:
-        """Note that the source does not answer any more."""
+        """Take note that the source no longer responds."""
         self._lost = True
 
     def age(self, now: float) -> float | None:
-        """Return for how many seconds the data may have been incomplete; None if it never was complete."""
+        """Return for how many seconds the data may have been incomplete; None if it was never complete."""
         return None if self._last_current is None else max(0.0, now - self._last_current)
 
     def acceptable(self, now: float, terms: FeedTerms | None = None) -> bool:

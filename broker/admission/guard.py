@@ -1,27 +1,27 @@
-"""What an identity may not do too often: connect, lose its connection, be in two places. Judged after admission.
+"""Limits per identity on connecting, losing connections, and being in two places. Judged after admission.
 
 Theory
 ------
-Before TLS there is only an address (`broker.door.strangers`). After admission there is a certificate, and what somebody
-does with a good one is counted against the identity that it names:
+Before TLS only an address is known (`broker.door.strangers`). After admission a certificate is, and what a client does
+with a valid one is counted against its identity:
 
-*Rate.* Connections of one identity in `_RATE_SECONDS`: a program that connects for every message costs a handshake
-each. A service has many instances, so it may as many times as it may have sessions.
+*Rate.* Connections of one identity in `_RATE_SECONDS`: a program that connects for every message costs one handshake
+each. A service has many instances, so its limit is at least the number of sessions it may have.
 
-*Flapping.* A client that is admitted and lost, again and again, without a DISCONNECT: a bad line, a crash loop, two
+*Flapping.* A client that is admitted and lost again and again without a DISCONNECT: a bad line, a crash loop, two
 devices with one client identifier. After `flapping_count` times in `_FLAPPING_SECONDS` it is banned for `ban_seconds`.
-One that says DISCONNECT each time is only subject to the rate.
+One that sends DISCONNECT each time is subject to the rate only.
 
-*Clones.* A session that is taken over with the same certificate from another address, then from the first again, then
-from the other: somebody has copied the key, or moved between two networks remarkably often. After `_CLONE_RETURNS`
-returns in `_CLONE_SECONDS` it is said in the log and counted; with `quarantine_clones` the certificate is banned, which
-puts both out. Two behind one address look like one that flaps.
+*Clones.* A session is taken over with the same certificate from another address, then from the first again, then from
+the other: the key was copied, or a client moves between two networks remarkably often. After `_CLONE_RETURNS` returns
+in `_CLONE_SECONDS` this is logged and counted; with `quarantine_clones` the certificate is banned, which disconnects
+both. Two clones behind one address look like one flapping client.
 
 Rules
 -----
-1. No I/O, no clock. One dict access an admission, nothing on the data path.
-2. Every table is bounded: counts are forgotten with their window, bans with their end.
-3. Bans end by themselves: nobody is locked out for ever by a mistake of ours.
+1. No I/O, no clock. One dict access per admission, nothing on the data path.
+2. Every table is bounded: counts are forgotten with their window, bans when they end.
+3. Bans end by themselves: a mistake of ours locks nobody out for ever.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ _CLONE_RETURNS = 3
 _MOST_KEYS = 200_000
 _MOST_PLACES = 10_000
 _LOST = frozenset({"CONNECTION_LOST", "CLIENT_CLOSED", "KEEP_ALIVE_TIMEOUT", "SESSION_TAKEN_OVER", "BAD_PACKET"})
-"""Ends that a client brings about without saying DISCONNECT."""
+"""Codes with which a client's connection ends without DISCONNECT from it."""
 
 
 class WindowCount:
-    """How often each key was counted in about the last *seconds*: this window, and what is left of the one before."""
+    """How often each key was counted in about the last *seconds*: this window, and a share of the one before."""
 
     __slots__ = ("_before", "_now", "_seconds", "_since")
 
@@ -72,21 +72,21 @@ class WindowCount:
         return self._now.get(key, 0) + self._before.get(key, 0) * (1.0 - gone / self._seconds)
 
     def add(self, key: Hashable, now: float) -> float:
-        """Count *key* once more, and return how often that makes."""
+        """Count *key* once more, and return the new count."""
         count = self.of(key, now) + 1.0
         if len(self._now) < _MOST_KEYS or key in self._now:
             self._now[key] = self._now.get(key, 0) + 1
         return count
 
     def forget(self, key: Hashable) -> None:
-        """Begin again with *key*."""
+        """Reset the count of *key*."""
         self._now.pop(key, None)
         self._before.pop(key, None)
 
 
 @dataclass(slots=True)
 class _Places:
-    """From where a certificate has taken its session over."""
+    """The places from which a certificate has taken over its session."""
 
     since: float
     displaced: str
@@ -94,7 +94,7 @@ class _Places:
 
 
 class Guard:
-    """What is counted, and who is banned."""
+    """The counts and bans of all identities."""
 
     __slots__ = ("_bans", "_connects", "_losses", "_metrics", "_places", "limits")
 
@@ -108,7 +108,7 @@ class Guard:
         self._bans: dict[Hashable, tuple[float, Refused]] = {}
 
     def judge(self, peer: Peer, client_id: str, now: float) -> Refused | None:
-        """Say why the admitted *peer* may not connect as *client_id* now, or None; count that it has come."""
+        """Return why the admitted *peer* may not connect as *client_id* now, or None; count the attempt."""
         if self._bans:
             for key in ((peer.identity, client_id), peer.certificate):
                 refusal = self._banned(key, now)
@@ -149,7 +149,7 @@ class Guard:
     def taken_over(self, peer: Peer, before: str, after: str, now: float) -> Refused | None:
         """Take note that *peer*, at the host *after*, takes over its own session from the host *before*.
 
-        Returns a refusal if the certificate is quarantined for it: whoever is there at *before* has to go too.
+        Returns a refusal if the certificate is quarantined: the connection from *before* has to be closed too.
         """
         if before == after:
             return None

@@ -1,16 +1,16 @@
-"""Whom a foreign CA's certificate names: ordered sources, each with a pattern that captures name, group and role.
+"""The identity in a foreign CA's certificate: ordered sources, each with a pattern that captures name, group and role.
 
 Theory
 ------
-Our own certificates say it in one URI, and `provisioning.pki.identity` reads that. Other CAs put the name where they
-like. A source takes the values from one place of the certificate; the first source of which a value matches decides.
-What is captured becomes an `Identity` under the bundle's trust domain, by the same rules as any other: a name is one
-safe topic level, nothing is repaired.
+Our own certificates state it in one URI, which `provisioning.pki.identity` reads. Other CAs put the name elsewhere. A
+source takes the values from one place of the certificate; the first source with a matching value decides. What is
+captured becomes an `Identity` in the bundle's trust domain, under the same rules as any other: a name is one safe topic
+level, and nothing is repaired.
 
 Rules
 -----
-1. A pattern must match a whole value. Two values of one source that name different parties are refused.
-2. Values are bounded before a pattern sees them.
+1. A pattern must match a whole value. If two values of one source name different parties, the certificate is refused.
+2. The length of values is bounded before a pattern is applied.
 3. No I/O, no clock.
 """
 
@@ -31,14 +31,14 @@ _LONGEST_VALUE = 1024
 
 
 class IdentityPipeline:
-    """The sources of one bundle, compiled."""
+    """The compiled sources of one bundle."""
 
     def __init__(self, trust_domain: str, sources: Sequence[IdentitySource]) -> None:
         self._trust_domain = trust_domain
         self._sources = [(source, re.compile(source.pattern)) for source in sources]
 
     def identify(self, certificate: x509.Certificate) -> Identity:
-        """Return whom *certificate* names; raise `InvalidIdentity` where no source says, or one says two things."""
+        """Return the identity in *certificate*; raise `InvalidIdentity` if no source has one, or one has two."""
         tried = []
         for source, pattern in self._sources:
             if source.source == "spiffe":

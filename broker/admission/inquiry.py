@@ -1,9 +1,9 @@
-"""A question that is being asked elsewhere, while its client waits: at the door, or with the packet it is about.
+"""A question asked elsewhere while its client waits: before admission, or with the packet that it concerns.
 
 Rules
 -----
-1. Until it is answered nobody is let in, and a packet that it is about is not acted on; the client is not read.
-2. It is answered once. No I/O, no clock: whoever asks has both, and passes the time with the answer.
+1. Until it is answered the client is not admitted, or its packet is not handled; the client is not read.
+2. It is answered once. No I/O, no clock: the party that answers has both, and passes the time with the answer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from broker.admission.refusal import Refused
 
 
 class Waits(Exception):
-    """The packet cannot be acted on yet; the rest of what was read is kept until it can."""
+    """The packet cannot be handled yet; the rest of what was read is kept until it can be."""
 
 
 class Inquiry:
@@ -28,7 +28,7 @@ class Inquiry:
         self._waiting: Callable[[float], None] | None = None
 
     def answer(self, refusal: Refused | None, now: float) -> None:
-        """Say what was found out, at monotonic time *now*."""
+        """Record the answer, at monotonic time *now*."""
         if self.done:
             return
         self.done = True

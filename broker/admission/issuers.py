@@ -1,12 +1,12 @@
-"""The certification path above a client's certificate: which CA issued it, who vouches for that CA, up to an anchor.
+"""The certification path above a client's certificate: which CA issued it, and which CAs vouch for that one.
 
 Theory
 ------
-OpenSSL has verified a path in a full handshake, and tells which; in a resumed one it tells nothing. What depends on the
-issuer (which bundle judges, whose list the serial number is in, whether a CA between was revoked) needs the CA
-certificate itself, not what the client's certificate says of it: an authority key identifier is whatever the issuer
-wrote. So an `Issuer` is made of the CA certificates of a verified path, once, and shared by all that it certified; its
-key identifier is computed from its key, so that no other CA can have the same.
+In a full handshake OpenSSL has verified a path and returns it; in a resumed one it returns nothing. What depends on the
+issuer (which bundle judges, whose list contains the serial number, whether a CA in between was revoked) needs the CA
+certificate itself, not what the client's certificate says about it: an authority key identifier is whatever the issuer
+wrote. So an `Issuer` is built once from the CA certificates of a verified path and shared by all clients that it
+certified. Its key identifier is computed from its key, so no other CA can have the same.
 
 Rules
 -----
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Issuer:
-    """A CA that certifies clients here, or certifies one that does."""
+    """A CA that certifies clients here, or certifies a CA that does."""
 
     __slots__ = (
         "above",
@@ -51,31 +51,31 @@ class Issuer:
     def __init__(
         self, certificate: x509.Certificate, bundle: TrustBundle, above: Issuer | None, *, is_anchor: bool
     ) -> None:
-        """Take the CA *certificate*, vouched for by *above*; an anchor needs nobody, and may have somebody."""
+        """Take the CA *certificate*, vouched for by *above*; an anchor needs no such CA, but may have one."""
         self.certificate = certificate
         self.bundle = bundle
         self.above = above
         self.is_anchor = is_anchor
         self.key_id = key_identifier(certificate.public_key())
         self.fault: Refused | None = None
-        """Why nobody whom it has certified is let in: what the bundle's terms say of the path."""
+        """Why all clients that it has certified are refused: what the bundle's terms say about the path."""
         self.names = frozenset(distribution_points(certificate))
         self.authorities = authorities_of([each.certificate for each in self.path()])
-        """Which CAs stand above its clients, for who knows nothing else of them later."""
+        """The CAs above its clients, for callers that know nothing else of them later."""
         self.revoked_as = revoked_as(certificate, None if above is None else above.key_id)
-        """How the index of revocations names it."""
+        """How the revocation index identifies it."""
         self.not_after: datetime = certificate.not_valid_after_utc
-        """When it ends, or before it a CA above it that no anchor stands for."""
+        """When it expires, or earlier, when a CA above it does that no anchor replaces."""
         if above is not None and not is_anchor:
             self.not_after = min(self.not_after, above.not_after)
 
     @property
     def subject(self) -> str:
-        """Its name, for people."""
+        """Its name, for display."""
         return self.certificate.subject.rfc4514_string()
 
     def path(self) -> Iterator[Issuer]:
-        """Yield itself, and who stands above it."""
+        """Yield this issuer, and every CA above it."""
         issuer: Issuer | None = self
         while issuer is not None:
             yield issuer
@@ -91,10 +91,10 @@ class Issuer:
 
 
 def revoked_as(certificate: x509.Certificate, above: bytes | None) -> tuple[CertificateKey, ...]:
-    """Return how the index of revocations names a CA's *certificate*, issued by the key with the identifier *above*.
+    """Return how the revocation index identifies a CA's *certificate*, issued by the key with the identifier *above*.
 
-    By that key, if it is known, as lists do, and by what the certificate says of its issuer, as the feed does: a root
-    that was imported may name its key otherwise. A root has been certified by nobody.
+    By that key, if it is known, as CRLs do; and by what the certificate says about its issuer, as the feed does: an
+    imported root may identify its key differently. A root has no issuer.
     """
     keys = [] if above is None else [(above, certificate.serial_number)]
     if certificate.issuer != certificate.subject:
@@ -103,9 +103,9 @@ def revoked_as(certificate: x509.Certificate, above: bytes | None) -> tuple[Cert
 
 
 def authorities_of(path: Sequence[x509.Certificate]) -> tuple[bytes, ...]:
-    """Return the key identifiers of the CAs in *path*, upwards, and of whoever has certified the last of them.
+    """Return the key identifiers of the CAs in *path*, upwards, and of the CA that certified the last one, if any.
 
-    Empty if there is such a one and the certificate does not say who: then nobody can tell whether he is an anchor.
+    Empty if there is such a CA and the certificate does not identify it: whether it is an anchor cannot be known then.
     """
     keys = [key_identifier(each.public_key()) for each in path]
     if path[-1].issuer != path[-1].subject:

@@ -1,23 +1,24 @@
-"""Which CAs stand above a client's certificate and when they end, where `cafile` alone says who is believed.
+"""The CAs above a client's certificate and when they expire, where `cafile` alone says who is trusted.
 
 Theory
 ------
-A full handshake verifies the dates of every certificate of a path; a resumed one verifies nothing, and a connection
-lasts as long as it is let. So what the path of a full handshake says is remembered by CA: a device that comes back to
-its TLS session is judged by the dates of the CA that issued its certificate, and nothing is read again for that. Which
-CA that is, its certificate says (the authority key identifier). Where two CAs that were seen share what it says, the
-signature decides. When other anchors begin to count, who came back so is judged by that path (`broker.reload`).
+A full handshake verifies the dates of every certificate in a path; a resumed one verifies nothing, and a connection
+may last indefinitely. So the path of a full handshake is remembered by CA: a device that resumes its TLS session is
+judged by the dates of the CA that issued its certificate, without reading anything again. The certificate tells which
+CA that is (the authority key identifier); if several known CAs share that identifier, the signature decides. When the
+anchors change, clients admitted in this way are judged by that path (`broker.reload`).
 
-A CA in the path may be revoked, of which the feed tells: whoever has its stolen key certifies what nobody has recorded,
-so that no list names it, and shows the CA's own certificate with it; a root that is trusted still vouches for that.
+The feed may report that a CA in the path is revoked. With its stolen key, certificates can be issued that were never
+recorded, so that no list names them; presented with the CA's own certificate, they verify up to a root that is still
+trusted.
 
 Rules
 -----
-1. Only CAs of paths that OpenSSL has verified are learned: so many paths, the one learned first goes first. Of a CA
-   that is not known nothing is said: its clients end with their own certificates.
-2. The certificate of a path that ends first ends it; of several paths above one CA, a renewed certificate of it say,
-   the one that lasts longest counts for those who come back.
-3. Belongs to one generation of trust: what anchors of before vouched for counts no more. No I/O, no clock.
+1. Only CAs of paths that OpenSSL has verified are learned. Their number is limited; the one learned first is dropped
+   first. An unknown CA imposes nothing: its clients end with their own certificates.
+2. A path ends with the first of its certificates to expire. Of several paths above one CA (it was renewed, say), the
+   one that lasts longest counts for resumed sessions.
+3. It belongs to one generation of trust: what earlier anchors vouched for no longer counts. No I/O, no clock.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class VerifiedPath:
 
     @property
     def revoked_as(self) -> list[CertificateKey]:
-        """How the index of revocations names its CAs."""
+        """How the revocation index identifies its CAs."""
         return [key for key, _ in self._revocable]
 
     def find_revoked(self, index: RevocationIndex) -> tuple[str, Revocation] | None:
@@ -67,23 +68,23 @@ class VerifiedPath:
 
 
 class PathEnds:
-    """The paths that were verified, by what clients' certificates say of their issuer."""
+    """The verified paths, by what clients' certificates say about their issuer."""
 
     __slots__ = ("_ends", "_paths", "revoked_as")
 
     def __init__(self) -> None:
         self._paths: dict[tuple[bytes, ...], VerifiedPath] = {}
         self._ends: dict[bytes, dict[bytes, VerifiedPath]] = {}
-        """By the identifier in certificates, and the CA's own key: the path that lasts longest."""
+        """By the identifier in certificates, then by the CA's own key: the path that lasts longest."""
         self.revoked_as: set[CertificateKey] = set()
-        """How the index of revocations names the CAs of all paths."""
+        """How the revocation index identifies the CAs of all paths."""
 
     def __len__(self) -> int:
-        """Return how many paths are remembered."""
+        """Return the number of remembered paths."""
         return len(self._paths)
 
     def verified(self, issuer_key_id: bytes, path: Sequence[bytes]) -> VerifiedPath | None:
-        """Return the CAs of *path* (DER, the client's own first; just verified); None: there is none."""
+        """Return the CAs of *path* (DER, the client's own first; just verified), and remember them; None: no path."""
         above = path[1:]
         if not above:
             return None
@@ -98,7 +99,7 @@ class PathEnds:
         return known
 
     def known(self, issuer_key_id: bytes, certificate: bytes) -> VerifiedPath | None:
-        """Return the CAs above *certificate* (DER), which was verified before; None: they are not known."""
+        """Return the CAs above *certificate* (DER), verified earlier; None: they are not known."""
         paths = self._ends.get(issuer_key_id)
         if paths is None:
             return None
@@ -108,7 +109,7 @@ class PathEnds:
         return next((each for each in paths.values() if is_issued_by(parsed, each.authority)), None)
 
     def find_revoked(self, issuer_key_id: bytes, index: RevocationIndex) -> Revocation | None:
-        """Return the revocation of a CA above a certificate of which only that is known: what it says of its issuer."""
+        """Return the revocation of a CA above a certificate of which only its stated issuer is known."""
         paths = self._ends.get(issuer_key_id, {}).values()
         return next((found[1] for each in paths if (found := each.find_revoked(index)) is not None), None)
 

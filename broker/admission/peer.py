@@ -1,4 +1,4 @@
-"""Whom a handshake has let as far as a CONNECT packet: what is kept of a certificate while its connection lives."""
+"""A client whose handshake has succeeded: what is kept of its certificate while the connection lasts."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from provisioning.pki.identity import Identity
 from provisioning.pki.revocation import CertificateKey
 
 DEFAULT_BUNDLE: Final = "cafile"
-"""The name of the bundle that `cafile` is."""
+"""The name of the bundle that `cafile` forms."""
 
 
 @dataclass(slots=True, init=False)
 class Peer:
-    """Whom a certificate names, and what must be remembered of it while its connection lives. Never changed."""
+    """The identity in a certificate, and what must be remembered of it while its connection lasts. Immutable."""
 
     identity: Identity
     certificate: CertificateKey
     seconds_left: float
-    """How long the certificate, and every CA's above it, was still valid when it was examined."""
+    """How long the certificate and every CA certificate above it were still valid when examined."""
     issuer: Issuer | None
-    """Who issued it, where that matters; None: judged by `cafile` alone."""
+    """Its issuer, where bundles judge; None: judged by `cafile` alone."""
     inquiry: Inquiry | None
     """What is still being asked about it."""
     fingerprint: bytes
-    """SHA-256 of the certificate, where `Admission.fingerprints` asks for it."""
+    """SHA-256 of the certificate, where `Admission.fingerprints` requires it."""
     ends_at: float
-    """When the first of those certificates ends, in seconds since 1970; infinity where there is none."""
+    """When the first of those certificates expires, in seconds since 1970; infinity where there is none."""
     verified: VerifiedPath | None
-    """The CAs above it, by a handshake that has verified them, where `cafile` alone judges and they are known."""
+    """The CAs above it, from a handshake that verified them, where `cafile` alone judges and they are known."""
     authorities: tuple[bytes, ...]
-    """Which CAs stand above it (`broker.admission.issuers.authorities_of`); empty: not known."""
+    """The CAs above it (`broker.admission.issuers.authorities_of`); empty: not known."""
 
     def __init__(  # Written out for mypyc to compile.
         self,
@@ -61,10 +61,10 @@ class Peer:
 
     @property
     def bundle(self) -> str:
-        """The name of the trust bundle that judged."""
+        """The name of the trust bundle that judged it."""
         return DEFAULT_BUNDLE if self.issuer is None else self.issuer.bundle.name
 
     @property
     def serial(self) -> str:
         """The serial number, in hex, as provisioning writes it."""
-        return format(self.certificate[1], "x")  # Of an f-string's format mypyc makes one that is read each time.
+        return format(self.certificate[1], "x")  # mypyc would compile an f-string to a format that is parsed each time.

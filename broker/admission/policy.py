@@ -1,28 +1,28 @@
-"""Who may publish and subscribe what: rules with placeholders, compiled for one client, asked at every new topic.
+"""Who may publish and subscribe to what: rules with placeholders, compiled per client, consulted for each new topic.
 
 Theory
 ------
-A policy is a list of *sections*, each about a role, a group, a device or an identity, and each holding topic filters to
-allow and to deny, for publishing and for subscribing. For a client all sections that name it count together, whatever
-their order: what an *allow* filter matches and no *deny* filter does is permitted, everything else is not. A
-subscription is granted only if the allow filters cover every topic that it can match and no deny filter touches one of
-them; so what is delivered needs no check.
+A policy is a list of *sections*, each about a role, a group, a device or an identity, and each with topic filters to
+allow and to deny, for publishing and for subscribing. All sections that name a client apply together, in any order:
+what an *allow* filter matches and no *deny* filter does is permitted, everything else is not. A subscription is granted
+only if the allow filters cover every topic that it can match and no deny filter touches one of them; so deliveries need
+no check.
 
-``{device}``, ``{group}`` and ``{client_id}`` become the client's own. What they stand for must be one safe topic level.
-Where it is not (a client identifier with a slash, an identity without a group) an allow filter says nothing and a deny
-filter takes any level: whatever is missing, nobody gets more.
+``{device}``, ``{group}`` and ``{client_id}`` become the client's own names, each of which must be one safe topic level.
+Where one is not (a client identifier with a slash, an identity without a group) an allow filter does not apply and a
+deny filter matches any level there: a missing name never gives anybody more.
 
-A bare name, in a section of a device or an identity, is one of the broker's own trust domain (*ours*): what such a
-section allows, it allows nobody of another domain, whose CA may call its parties what it likes. What it denies, it
-denies everybody of that name. Of another domain a party is named by its whole URI.
+A bare name, in a section of a device or an identity, means the broker's own trust domain (*ours*): such a section
+allows nothing to another domain, whose CA may name its parties as it likes. What it denies, it denies to every party of
+that name. A party of another domain is named by its whole URI.
 
 Rules
 -----
 1. No I/O, no clock. One topic matcher: `broker.mqtt.topics`, through `broker.mqtt.filter_set`.
-2. Receiving is decided at SUBSCRIBE, never per message; publishing once a topic, then remembered by the connection.
-3. The door: a client that no section of its role, device or identity names is not admitted (`knows`). A group's
-   section gives rights; it admits nobody. A bare name admits nobody of another trust domain.
-4. A policy does not change; another one is another object, and what was compiled goes with the old one.
+2. Receiving is decided at SUBSCRIBE, never per message; publishing once per topic, then remembered by the connection.
+3. Admission: a client that no section names by role, device or identity is not admitted (`knows`). A group's section
+   gives rights but admits nobody. A bare name admits nobody of another trust domain.
+4. A policy is immutable; a changed one is another object, and whatever was compiled from the old one is dropped.
 
 Handles: permissions and the reason for each (`explain`). Does not handle: files (`broker.admission.policy_file`).
 """
@@ -61,7 +61,7 @@ class Action(StrEnum):
 
 
 class DeniedPublish(StrEnum):
-    """What becomes of a PUBLISH without permission that has no reason code in its answer: QoS 0, and MQTT 3.1.1."""
+    """What happens to a denied PUBLISH whose answer cannot carry a reason code: QoS 0, and MQTT 3.1.1."""
 
     DROP = "drop"
     DISCONNECT = "disconnect"
@@ -69,7 +69,7 @@ class DeniedPublish(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What one section says, as it is written."""
+    """The contents of one section, as written."""
 
     publish_allow: tuple[str, ...] = ()
     publish_deny: tuple[str, ...] = ()
@@ -83,12 +83,12 @@ class Section:
 
     kind: Kind
     name: str
-    """A role, a group, a device's name; of an identity its name, or its whole URI. No order, no precedence."""
+    """A role, a group, a device's name; for an identity its name, or its whole URI. No order, no precedence."""
     rules: Rules
 
     @property
     def has_bare_name(self) -> bool:
-        """Whether it names parties by what any CA may call its own: it allows then only those of our trust domain."""
+        """Whether it uses names that any CA may assign: then it allows only parties of our own trust domain."""
         return self.kind is Kind.DEVICE or (self.kind is Kind.IDENTITY and not self.name.startswith(SCHEME))
 
     def __str__(self) -> str:
@@ -98,7 +98,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """What one client may do: the rules that concern it with its names filled in."""
+    """What one client may do: the rules that apply to it, with its names filled in."""
 
     publish_allow: FilterSet
     publish_deny: FilterSet
@@ -106,17 +106,17 @@ class Permissions:
     subscribe_deny: FilterSet
 
     def may_publish(self, topic_name: str) -> bool:
-        """Whether a message may be published to *topic_name*."""
+        """Whether the client may publish to *topic_name*."""
         return self.publish_allow.matches(topic_name) and not self.publish_deny.matches(topic_name)
 
     def may_subscribe(self, topic_filter: str) -> bool:
-        """Whether every topic that *topic_filter*, which is not a shared one, matches may be read."""
+        """Whether the client may read every topic matched by *topic_filter*, which is not a shared one."""
         return self.subscribe_allow.covers(topic_filter) and not self.subscribe_deny.overlaps(topic_filter)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether something is permitted, and by which rule, in words for a person."""
+    """Whether something is permitted, and by which rule, in words."""
 
     allowed: bool
     because: str
@@ -124,7 +124,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class _Templates:
-    """The rules of one section, checked."""
+    """The checked rules of one section."""
 
     section: Section
     bare: bool
@@ -159,7 +159,7 @@ class _Templates:
 
 
 class TopicPolicy:
-    """All sections. What it is asked of an identity goes with whether that is of our own trust domain: *ours*."""
+    """All sections. Each question about an identity also says whether it is of our own trust domain: *ours*."""
 
     __slots__ = ("_compiled", "_kinds", "_sections", "denied_publish")
 
@@ -172,15 +172,15 @@ class TopicPolicy:
 
     @property
     def for_ours_only(self) -> list[Section]:
-        """The sections that can only be of use to parties of our own trust domain: all but deny filters are."""
+        """The sections that only serve parties of our own trust domain; their deny filters apply to all."""
         return [each.section for each in self._sections.values() if each.bare and not each.only_denies]
 
     def knows(self, identity: Identity, *, ours: bool) -> bool:
-        """Whether a section names *identity* by role, device or itself: without any, it is not admitted (rule 3)."""
+        """Whether a section names *identity* by role, device or itself: otherwise it is not admitted (rule 3)."""
         return any(each.section.kind is not Kind.GROUP and (ours or not each.bare) for each in self._about(identity))
 
     def permissions(self, identity: Identity, client_id: str, *, ours: bool) -> Permissions:
-        """Return what *identity* may do under *client_id*; remembered for those that came last."""
+        """Return what *identity* may do under *client_id*; the most recent results are cached."""
         compiled = self._compiled
         found = compiled.get((identity, client_id, ours))
         if found is None:
@@ -194,7 +194,7 @@ class TopicPolicy:
     def explain(self, identity: Identity, client_id: str, action: Action, topic: str, *, ours: bool) -> Decision:
         """Return what `permissions` would say of *topic* (a name to publish to, or a plain filter), and why.
 
-        The obvious way, rule by rule: a test compares it with the fast one.
+        The straightforward way, rule by rule: a test compares it with the fast one.
         """
         decision = self._explain(identity, client_id, action, topic, ours)
         if not ours and not decision.allowed:
@@ -229,7 +229,7 @@ class TopicPolicy:
         return Decision(False, f"no {action}.allow filter {'matches' if publishes else 'covers'} it")
 
     def sections_about(self, identity: Identity) -> list[Section]:
-        """Return the sections that name *identity*; those with a bare name can only deny it something if not ours."""
+        """Return the sections that name *identity*; if not ours, sections with a bare name only count for denials."""
         return [each.section for each in self._about(identity)]
 
     def _about(self, identity: Identity) -> list[_Templates]:
@@ -266,7 +266,7 @@ def _filters(filled: Sequence[str | None]) -> FilterSet:
 
 
 def names_of(identity: Identity, client_id: str) -> dict[str, str]:
-    """Return what the placeholders stand for; what is not one safe topic level is missing."""
+    """Return the values of the placeholders; those that are not one safe topic level are missing."""
     names = {"device": identity.name, "client_id": client_id}
     if identity.group is not None:
         names["group"] = identity.group

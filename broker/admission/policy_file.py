@@ -1,7 +1,7 @@
-"""A topic policy as a TOML file, and the one that a broker has when it is given none.
+"""Reads a topic policy from a TOML file; without one, the default policy.
 
-The format is told where its users look: in the comments of ``default_policy.toml`` beside this module, which is the
-default policy. An error names the file, the key and the remedy, and all of them come at once.
+The format is documented where its users look: in the comments of ``default_policy.toml`` beside this module, which is
+the default policy. An error names the file, the key and the remedy; all errors are reported at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DEPTH_OF_LISTS = 3
 
 
 class PolicyError(Exception):
-    """The policy file cannot be used; the text names the file, the key and the remedy."""
+    """The policy file is unusable; the text names the file, the key and the remedy."""
 
 
 def _checked(text: str) -> str:
@@ -78,12 +78,12 @@ class _File(_Model):
 
 
 def load_policy(path: Path | None) -> TopicPolicy:
-    """Return the policy in the file *path*; None: the default one. Raises `PolicyError`."""
+    """Return the policy in the file *path*; None: the default policy. Raises `PolicyError`."""
     return parse_policy(read_policy(path), str(path or DEFAULT_POLICY_FILE.name))
 
 
 def read_policy(path: Path | None) -> str:
-    """Return the text of the file *path*; None: of the default policy. Raises `PolicyError`."""
+    """Return the text of the file *path*; None: that of the default policy. Raises `PolicyError`."""
     path = path or DEFAULT_POLICY_FILE
     try:
         with path.open("rb") as file:
@@ -99,7 +99,7 @@ def read_policy(path: Path | None) -> str:
 
 
 def parse_policy(text: str, name: str) -> TopicPolicy:
-    """Return the policy that *text*, of the file *name*, says. Raises `PolicyError`."""
+    """Return the policy in *text*, read from the file *name*. Raises `PolicyError`."""
     try:
         values = toml_of(text)
     except NotToml as error:

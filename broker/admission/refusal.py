@@ -1,4 +1,4 @@
-"""Why somebody is not let in, or is put out: one stable code, the same in log, metric, reason string and test."""
+"""Why a client is refused or disconnected: one stable code, the same in log, metric, reason string and test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from broker.mqtt.properties import Properties
 
 
 class RefusalCode(StrEnum):
-    """Stable codes. Never renamed: operators' alerts and dashboards are made of them."""
+    """Stable codes. Never renamed: operators' alerts and dashboards depend on them."""
 
     TLS_HANDSHAKE_FAILED = "TLS_HANDSHAKE_FAILED"
     HANDSHAKE_TIMEOUT = "HANDSHAKE_TIMEOUT"
@@ -65,7 +65,7 @@ class RefusalCode(StrEnum):
 
 
 RETRY_AFTER = "retry-after"
-"""The user property of CONNACK and DISCONNECT that says after how many seconds to come again, as HTTP's header does."""
+"""The user property of CONNACK and DISCONNECT that says after how many seconds to reconnect, like HTTP's header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +76,16 @@ class Refused:
     reason_code: ReasonCode
     detail: str
     identity: str = ""
-    """Whom the refused certificate names, if that could be read; for the log."""
+    """The identity in the refused certificate, if it could be read; for the log."""
     serial: str = ""
     retry_after: float | None = None
-    """After how many seconds it makes sense to come again; None: what is usual for the code."""
+    """After how many seconds to reconnect; None: what is usual for the code."""
     aside: str = ""
-    """What more there is to say, for the operator alone: whoever is refused is not told what the settings say."""
+    """Additional details for the operator alone: a refused client is not told what the settings say."""
 
     @property
     def recorded(self) -> str:
-        """What the operator is told: log, history, audit log."""
+        """What the operator sees: in log, history, audit log."""
         return f"{self.detail}: {self.aside}" if self.aside else self.detail
 
     @property
@@ -95,22 +95,22 @@ class Refused:
 
 
 def unauthorised(code: RefusalCode, detail: str) -> Refused:
-    """Return the refusal of who may not do this, and need not try again."""
+    """Return the refusal of a client that may not do this and need not try again."""
     return Refused(code, ReasonCode.NOT_AUTHORIZED, detail)
 
 
 def unavailable(code: RefusalCode, detail: str) -> Refused:
-    """Return the refusal of who may do this, perhaps, but not now."""
+    """Return the refusal of a client that may perhaps do this, but not now."""
     return Refused(code, ReasonCode.SERVER_UNAVAILABLE, detail)
 
 
 EXPIRED_SINCE = "the certificate, or a CA's above it, has expired"
-"""What is said of one that was good in the handshake."""
+"""Said of a certificate that was valid in the handshake."""
 
 _UNKNOWN_NOW = 30.0
-"""Seconds: revocation data that is missing is looked for at least so often."""
+"""Seconds: missing revocation data is looked for at least this often."""
 _RETURNS_A_SECOND = 500
-"""When the broker stops, its clients are told to come back one after the other, so many a second."""
+"""When the broker stops, its clients are told to reconnect one after the other, this many per second."""
 _RETRY_AFTER: dict[str, float] = {
     RefusalCode.RATE_LIMITED: 10.0,
     RefusalCode.CRL_MISSING: _UNKNOWN_NOW,
@@ -125,10 +125,10 @@ _RETRY_AFTER: dict[str, float] = {
 
 
 def told(code: str, detail: str, connected: int = 0, after: float | None = None) -> Properties:
-    """Return what CONNACK or DISCONNECT say beside the reason code: *code* and *detail*, and when to come again.
+    """Return the properties of CONNACK or DISCONNECT: *code* and *detail*, and when to reconnect.
 
-    *after* so many seconds, or what is usual for *code*; nothing where coming again helps nothing, or nobody knows when
-    it will. The *connected*, who are put out one after the other when the broker stops, are spread.
+    That is after *after* seconds, or what is usual for *code*; absent where reconnecting does not help or the time is
+    unknown. The *connected* clients that are disconnected in turn when the broker stops are spread over time.
     """
     if after is None:
         stops = code == RefusalCode.SHUTTING_DOWN

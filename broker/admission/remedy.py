@@ -1,4 +1,4 @@
-"""What to do about each stable code: one sentence for the person who asks why."""
+"""What to do about each stable code: one sentence for the person who looks into it."""
 
 from __future__ import annotations
 
@@ -87,4 +87,4 @@ REMEDIES: Mapping[str, str] = MappingProxyType(
         "NOT_AUTHORIZED": "the topic is not permitted: see fleet-broker policy test",
     }
 )
-"""By stable code. A test holds it to `RefusalCode`, and to the codes with which connections end."""
+"""By stable code. A test compares it with `RefusalCode`, and with the codes with which connections end."""

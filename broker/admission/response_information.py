@@ -1,12 +1,12 @@
-"""Where a client may have its answers sent: Response Information, for those that ask for it (MQTT 5 §4.10).
+"""Where a client should have its responses sent: Response Information, for clients that ask for it (MQTT 5 §4.10).
 
-A client that makes requests names a Response Topic in each, and has to know one that is its own: whose, the broker's
-operator says once for all clients, with the names of each filled in as in the topic policy.
+A client that makes requests names a Response Topic in each, and needs one of its own. The broker's operator defines it
+once for all clients, with placeholders filled in per client as in the topic policy.
 
 Rules
 -----
-1. It is told, and grants nothing: the topic policy does.
-2. Who lacks a name that the text needs (a service has no group) is told nothing.
+1. It informs and grants nothing: the topic policy grants.
+2. A client that lacks a name used in the text (a service has no group) is told nothing.
 3. No I/O, no clock.
 """
 
@@ -21,7 +21,7 @@ _WILDCARDS = "+#"
 
 
 class ResponseInformation:
-    """A topic below which clients find their answers, with placeholders. Raises `PolicyError`."""
+    """The topic below which clients receive their responses, with placeholders. Raises `PolicyError`."""
 
     def __init__(self, text: str) -> None:
         try:
@@ -32,5 +32,5 @@ class ResponseInformation:
             raise PolicyError(f"response_information: {text!r}: a topic has no wildcards; leave + and # out")
 
     def of(self, identity: Identity, client_id: str) -> str | None:
-        """Return what the client *client_id* of *identity* is told, None for nothing."""
+        """Return the Response Information of *identity*'s client *client_id*, None for none."""
         return self._template.fill(names_of(identity, client_id))

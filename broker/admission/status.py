@@ -1,16 +1,16 @@
-"""What is known here of who is revoked: the index, and how far it can be believed.
+"""What is known about revocation here: the index, and how far it can be relied on.
 
 Theory
 ------
-Three sources say who is revoked, and each may be silent: the feed of the provisioning service, CRLs, and OCSP
-responders. What a source has said stands in the index; whether it has said enough lately, each bundle's terms decide,
-source by source. A certificate that is in the index is refused for good. One of which nobody knows is refused as
+There are three sources of revocations, and each may fail to answer: the provisioning service's feed, CRLs, and OCSP
+responders. What a source has said is in the index; each bundle's terms decide, source by source, whether it has said
+enough recently. A certificate in the index is refused for good. One whose status is unknown is refused as
 *unavailable*, so that its client tries again.
 
 Rules
 -----
-1. No I/O; the time is passed in. What is not known is found out by `broker.admission.admission.Asker`.
-2. Several admissions may judge by one of these: it knows nothing of who is trusted.
+1. No I/O; the time is passed in. An unknown status is looked up by `broker.admission.admission.Asker`.
+2. Several admissions may share one of these: it does not know who is trusted.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _MAY_COME_BACK = frozenset({RevocationReason.CERTIFICATE_HOLD, RevocationReason.
 
 
 class RevocationStatus:
-    """Who is revoked, which lists say so, and how fresh the feed is."""
+    """The revoked certificates, the CRLs they come from, and how fresh the feed is."""
 
     __slots__ = ("freshness", "index", "lists")
 
     def __init__(self, index: RevocationIndex, freshness: Freshness) -> None:
-        """Take the *index* that every source writes into, and how fresh the feed must be."""
+        """Take the *index* that every source writes to, and the feed's freshness."""
         self.index = index
         self.lists = CrlShelf(index)
         self.freshness = freshness
@@ -56,14 +56,14 @@ class RevocationStatus:
         return unauthorised(RefusalCode.ISSUER_REVOKED, f"the CA {name} is revoked ({revocation.reason})")
 
     def is_ended(self, certificate: CertificateKey) -> bool:
-        """Whether *certificate* is revoked for good: who is suspended, has a newer one or lost its CA may come back."""
+        """Whether *certificate* is revoked for good; a suspended or superseded one, or one whose CA is, may return."""
         revocation = self.index.find(certificate)
         return revocation is not None and revocation.reason not in _MAY_COME_BACK
 
     def refuse_by_feed(self, issuer: Issuer | None, now: float) -> Refused | None:
-        """Return the refusal if the feed is to say whether a certificate of *issuer* is revoked, and is too old to.
+        """Return the refusal if the feed decides about certificates of *issuer*, and is too old to.
 
-        *now* is monotonic. None for *issuer*: `cafile` alone has judged.
+        *now* is monotonic. None for *issuer*: `cafile` alone judges.
         """
         bundle = None if issuer is None else issuer.bundle
         terms = None if bundle is None else bundle.feed_terms
@@ -75,7 +75,7 @@ class RevocationStatus:
         )
 
     def refuse_by_lists(self, certificate: x509.Certificate, issuer: Issuer, now: datetime) -> Refused | None:
-        """Return the refusal if lists are to say whether *certificate* is revoked, and none is fresh enough to."""
+        """Return the refusal if CRLs decide whether *certificate* is revoked, and none is fresh enough."""
         terms = issuer.bundle.lists
         if terms is None or terms.policy.grace is None:
             return None
@@ -91,7 +91,7 @@ class RevocationStatus:
         return None
 
     def refuse_by_ocsp(self, issuer: Issuer, answer: Answer | None, now: datetime) -> Refused | None:
-        """Return the refusal if a responder is to say whether a certificate of *issuer* is revoked, and does not."""
+        """Return the refusal if a responder decides about certificates of *issuer*, and does not answer."""
         terms = issuer.bundle.ocsp
         if terms is None or terms.policy.grace is None:
             return None
@@ -104,7 +104,7 @@ class RevocationStatus:
 
 
 def revoked(revocation: Revocation) -> Refused:
-    """Return the refusal of a revoked certificate, or of one that is on hold."""
+    """Return the refusal of a certificate that is revoked, or on hold."""
     if revocation.reason is RevocationReason.CERTIFICATE_HOLD:
         return Refused(RefusalCode.SUSPENDED, ReasonCode.BANNED, "the certificate is suspended (certificateHold)")
     return unauthorised(RefusalCode.REVOKED, f"certificate revoked ({revocation.reason})")

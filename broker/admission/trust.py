@@ -1,24 +1,24 @@
-"""One generation of trust: every bundle, and what has been learned of the CAs under them.
+"""One generation of trust: all bundles, and what has been learned about the CAs below them.
 
 Theory
 ------
-OpenSSL verifies a client's path against the anchors of all bundles together; which bundle it belongs to is found here,
-from that very path. CAs are few and clients are many, so what is found for a path is kept: after the first client that
-has come by it the answer is one dict access. There are several paths above one issuing CA while a CA above it is
-renewed; each ends with its own certificates, and who comes by the new one is not judged by what has ended.
+OpenSSL verifies a client's path against the anchors of all bundles together; which bundle the path belongs to is found
+here, from that very path. CAs are few and clients are many, so the result for a path is kept: after the first client
+the answer is one dict access. While a CA is being renewed there are several paths above one issuing CA. Each expires
+with its own certificates, and a client that uses the new path is not judged by the expired one.
 
 Rules
 -----
-1. The first bundle, in the order of the configuration, that vouches for the path judges, and its word is final.
-2. Only CA certificates from a path that OpenSSL has verified are learned, and of each bundle at most `_MOST_PATHS`
-   paths, and `_MOST_NAMESAKES` CAs of one name: whoever comes by one more is refused (`TRUST_FULL`), and that is said
-   in the log, once a bundle. Who has a CA of one bundle cannot use up what is another's.
-3. A resumed session brings no path: the issuer is then the CA, learned or an anchor, whose key has signed the
-   certificate. Any CA can certify another's key. So bundles of the broker's own trust domain are asked first, then the
-   others in their order: what a foreign CA says of a key of ours counts for nobody who is ours. Of several paths in one
-   bundle that counts which was learned first, or another one that lasts longer or has no fault. Right below an anchor
-   that several bundles share rule 1 says whose it is, as in a full handshake.
-4. Immutable but for what it learns; another configuration is another generation. No I/O but the log, no clock.
+1. The first bundle, in configuration order, that vouches for the path judges, and its word is final.
+2. Only CA certificates from a path that OpenSSL has verified are learned, and per bundle at most `_MOST_PATHS` paths,
+   and `_MOST_NAMESAKES` CAs of one name. Clients of any further path are refused (`TRUST_FULL`), which is logged once
+   per bundle. So a CA in one bundle cannot use up the room of another.
+3. A resumed session brings no path: its issuer is then the CA, learned or an anchor, whose key signed the certificate.
+   Any CA can certify another CA's key. So bundles of the broker's own trust domain are searched first, then the others
+   in order: what a foreign CA says about a key of ours affects none of ours. Of several paths in one bundle the first
+   learned counts, unless another lasts longer or has no fault. Directly below an anchor that several bundles share,
+   rule 1 decides, as in a full handshake.
+4. Immutable except for what it learns; another configuration is another generation. No I/O but the log, no clock.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ log = structlog.get_logger("broker")
 
 _MOST_PATHS = 1024
 _MOST_NAMESAKES = 32
-"""CAs of one name in one bundle: whoever comes back is looked for among them by their signatures, 0.1 ms each."""
+"""CAs of one name in one bundle: a resumed session is tried against each of their keys, at 0.1 ms per signature."""
 _SHOWN = 200
 
 
 class Trust:
-    """Who is believed."""
+    """All trusted anchors, and the paths learned below them."""
 
     def __init__(self, bundles: Sequence[TrustBundle], generation: int = 1) -> None:
         self.bundles = tuple(bundles)
@@ -53,27 +53,27 @@ class Trust:
         self.domains = frozenset(bundle.terms.trust_domain for bundle in self.bundles)
         """The trust domains that bundles vouch for; None: the broker's own."""
         self._full: set[str] = set()
-        """The bundles of which it was said that they are."""
+        """The bundles that have been reported as full."""
         self._paths: dict[tuple[bytes, ...], Issuer] = {}
-        """What each path begins with, by its CA certificates."""
+        """The issuer at the start of each path, by the path's CA certificates."""
         self._issuers: dict[tuple[bytes, str], Issuer] = {}
-        """Of those, one for each CA that issues to clients, and bundle: what counts where there is no path."""
+        """One of those issuers per issuing CA and bundle, used where there is no path."""
         anchors = (anchor for bundle in self.bundles for anchor in bundle.anchors)
         self.revoked_as = {key for anchor in anchors for each in anchor.path() for key in each.revoked_as}
-        """How the index of revocations names every CA that is known."""
+        """How the revocation index identifies every known CA."""
 
     @property
     def learned(self) -> int:
-        """How many paths are known; it grows, and a list that found no issuer may find one then."""
+        """How many paths are known; when it grows, a CRL that found no issuer before may find one."""
         return len(self._paths)
 
     def paths_of(self, bundle: TrustBundle) -> int:
-        """Return how many of them are of *bundle*."""
+        """Return how many of them belong to *bundle*."""
         return sum(each.bundle is bundle for each in self._paths.values())
 
     @property
     def anchors_pem(self) -> str:
-        """Every bundle's anchors, as OpenSSL reads them."""
+        """Every bundle's anchors in PEM, for OpenSSL."""
         ders = {
             issuer.certificate.public_bytes(Encoding.PEM): None for bundle in self.bundles for issuer in bundle.anchors
         }
@@ -81,14 +81,14 @@ class Trust:
 
     @property
     def fingerprints(self) -> dict[str, list[str]]:
-        """The SHA-256 of every bundle's anchors: who is trusted, for the record."""
+        """The SHA-256 of every bundle's anchors, for the record."""
         return {
             bundle.name: [anchor.certificate.fingerprint(SHA256()).hex() for anchor in bundle.anchors]
             for bundle in self.bundles
         }
 
     def issuer_of(self, certificate: x509.Certificate, path: Sequence[bytes], own: str | None = None) -> Issuer | None:
-        """Return who issued *certificate*, from the verified *path* (DER, the client's own first; empty if resumed).
+        """Return the issuer of *certificate*, from the verified *path* (DER, the client's own first; empty if resumed).
 
         *own* is the broker's trust domain, if it has one.
         """
@@ -97,7 +97,7 @@ class Trust:
             known = self._paths.get(above)
             return known if known is not None else self._learn(above)
         if path:
-            return None  # The client's own certificate is an anchor; nobody has issued it.
+            return None  # The client's own certificate is an anchor; it has no issuer.
         for bundle in self._in_order(own):
             for each in self._issuers.values():
                 if each.bundle is bundle and _has_issued(each, certificate):
@@ -108,24 +108,24 @@ class Trust:
         return None
 
     def _first_at(self, path: Sequence[x509.Certificate]) -> Issuer | None:
-        """Return what *path* begins with, of the first bundle that vouches for it (rule 1)."""
+        """Return the issuer at the start of *path*, in the first bundle that vouches for it (rule 1)."""
         return next(filter(None, (bundle.issuer_at(path) for bundle in self.bundles)), None)
 
     def _in_order(self, own: str | None) -> list[TrustBundle]:
-        """Return the bundles as they are asked about a certificate whose path is not known (rule 3)."""
+        """Return the bundles in the order of search for a certificate without a path (rule 3)."""
         return sorted(self.bundles, key=lambda bundle: bundle.terms.trust_domain not in {None, own})
 
     def issuing(self, bundle: TrustBundle) -> list[Issuer]:
-        """Return the CAs of *bundle* that issue to clients: those of whom one has come, else its anchors."""
+        """Return the CAs of *bundle* that issue to clients: those of clients seen here, or else its anchors."""
         seen = [each for each in self._issuers.values() if each.bundle is bundle]
         known = {each.key_id for each in seen}
         above = {each.key_id for issuer in [*seen, *bundle.anchors] for each in issuer.path() if each is not issuer}
         return seen + [anchor for anchor in bundle.anchors if anchor.key_id not in above | known]
 
     def issuers_with(self, key_id: bytes, own: str | None = None) -> list[Issuer]:
-        """Return the CAs with a key of that identifier which may issue to clients, anchors, and those learned.
+        """Return the CAs with that key identifier which may issue to clients: anchors, and those learned.
 
-        They are those of the first bundle that knows one, in the order of rule 3; *own* as there.
+        They are those of the first bundle that has one, in the order of rule 3; *own* as there.
         """
         for bundle in self._in_order(own):
             learned = (each for each in self._issuers.values() if each.bundle is bundle)
@@ -135,7 +135,7 @@ class Trust:
         return []
 
     def authorities(self, name: x509.Name) -> list[Issuer]:
-        """Return every CA of that name: anchors, and those that were learned."""
+        """Return every CA of that name: anchors, and those learned."""
         found = {
             each.certificate.public_bytes(Encoding.DER): each
             for issuer in [*self._paths.values(), *(anchor for bundle in self.bundles for anchor in bundle.anchors)]
@@ -167,7 +167,7 @@ class Trust:
         )
 
     def _one_too_many(self, issuer: Issuer, met: str) -> Issuer:
-        """Return the like of *issuer*, which is not learned, whose clients are refused; it is said once a bundle.
+        """Return a copy of *issuer* that is not learned and whose clients are refused; log it once per bundle.
 
         *met*: how many there are already.
         """
@@ -181,7 +181,7 @@ class Trust:
                 detail=f"its clients have come by {met}; clients with another are refused",
             )
         detail = f"the trust bundle {name} has met {met}, and learns no more"
-        # One of its own: an anchor is that of other paths too, which are known.
+        # A copy, because the original, an anchor, belongs to other, known paths too.
         refused = Issuer(issuer.certificate, issuer.bundle, issuer.above, is_anchor=issuer.is_anchor)
         refused.fault = Refused(RefusalCode.TRUST_FULL, ReasonCode.QUOTA_EXCEEDED, detail)
         return refused
@@ -192,5 +192,5 @@ def _has_issued(issuer: Issuer, certificate: x509.Certificate) -> bool:
 
 
 def _counts_before(issuer: Issuer, other: Issuer) -> bool:
-    """Whether the path of *issuer* is the better one of two above one CA."""
+    """Whether the path of *issuer* is the better one of two above the same CA."""
     return (issuer.fault is None, issuer.not_after) > (other.fault is None, other.not_after)

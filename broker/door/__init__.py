@@ -1,1 +1,1 @@
-"""Where clients come in: listeners, newcomers, who has a place and who waits for one."""
+"""Where clients arrive: listeners, newcomers, and who has a place or waits for one."""

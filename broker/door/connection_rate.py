@@ -1,10 +1,10 @@
-"""How many connections a listener accepts in a second; more of them wait in the kernel's queue and are not refused."""
+"""How many connections a listener accepts per second; others wait in the kernel's queue and are not refused."""
 
 from __future__ import annotations
 
 
 class ConnectionRate:
-    """A bucket that fills by *rate* a second and holds one second's worth."""
+    """A bucket that refills at *rate* per second and holds one second's worth."""
 
     __slots__ = ("_at", "_left")
 
@@ -20,7 +20,7 @@ class ConnectionRate:
 
     def take(self) -> None:
         """Accept one."""
-        self._left = max(self._left - 1.0, 0.0)  # Nobody refills it while there is no limit.
+        self._left = max(self._left - 1.0, 0.0)  # Without a limit the bucket is never refilled.
 
     def pause(self, rate: float) -> float:
         """Return in how many seconds there will be one more."""

@@ -1,27 +1,26 @@
-"""Whose place a newcomer has when all are taken: of the network that has most of them.
+"""Whose place a newcomer gets when all are taken: one of the network that has most of them.
 
 Theory
 ------
-Who is silent on purpose holds a place until `handshake_timeout`, and looks like a good device on a slow link. So it is
-not the silent who make room but those of whom there are too many. A network that has more than its fair share loses its
-oldest newcomer to one from a network that has fewer, until they have the same; and within a network that has more, an
-address to an address. An honest fleet behind one address that fills all places loses one of them for each device that
-comes from elsewhere, and that one comes again.
+A client that is silent on purpose holds a place until `handshake_timeout`, and looks like a good device on a slow link.
+So it is not silent clients that are displaced, but those from networks with too many places. A network with more than
+its fair share loses its oldest newcomer to one from a network with fewer, until both have the same; within a network
+with more than its share, the same applies between addresses. An honest fleet behind one address that fills all places
+loses one of them for each device that arrives from elsewhere, and the displaced one reconnects.
 
-Somebody may have so many networks that each keeps within its share. So where none has more, those are counted who have
-had `PATIENCE` to say who they are: the network with most of them loses its oldest to one from a network that has fewer.
-A fleet that comes back through many networks is through its handshakes before that, and loses nobody.
+An attacker may have so many networks that each keeps within its share. So where none exceeds it, only clients that have
+had `PATIENCE` to identify themselves are counted: the network with most of those loses its oldest to one from a network
+with fewer. A fleet that reconnects through many networks finishes its handshakes before that, and loses nobody.
 
-The places are looked through when somebody comes whom there is none for, once a turn at most: nobody else pays.
+The places are searched when a newcomer finds none free, at most once per turn: other turns cost nothing.
 
 Rules
 -----
-1. A network's fair share is one of `SHARES`: nobody in it is put out within `PATIENCE` as long as it has no more.
-2. Nobody is put out for one who would then be in the same place: the difference must be two. Who is not late is not
-   counted there: else some who always come anew would stand before all the others.
-3. Who has come since that moment is put out by nobody: his descriptor is not known here.
-4. However many networks and addresses there are, a newcomer is answered in the same time (`broker.door.most`).
-5. No I/O, no clock.
+1. A network's fair share is one of `SHARES`: within it, nobody is displaced before `PATIENCE` has passed.
+2. Nobody is displaced for a newcomer who would then be in the same position: the difference must be two. Where late
+   clients are counted, others are not: otherwise a network with a steady stream of new ones would always come first.
+3. A client that arrived after this snapshot cannot be displaced: its descriptor is not known here.
+4. A newcomer is answered in constant time, however many networks and addresses there are (`broker.door.most`).
 """
 
 from __future__ import annotations
@@ -35,24 +34,24 @@ from broker.door.strangers import Network, Source
 
 SHARES: Final = 32
 PATIENCE: Final = 1.0
-"""Seconds in which a handshake is over, on all but the slowest links."""
+"""Seconds within which a handshake completes, on all but the slowest links."""
 
 
 class Crowd:
-    """All places of one moment: where those who have them are from, the oldest first."""
+    """A snapshot of all places: where their holders come from, the oldest first."""
 
     __slots__ = ("_addresses", "_fair", "_heavy", "_late", "_most_late", "_most_of", "_sizes", "_waited")
 
     def __init__(self, places: Mapping[int, tuple[Source, float]], now: float) -> None:
-        """Take of each descriptor where it is from and since when it has its place."""
+        """Take each descriptor's source, and the time since which it has its place."""
         self._fair = len(places) // SHARES
         self._sizes: dict[Network, int] = {}
         self._addresses: dict[Network, dict[Source, deque[int]]] = {}
         self._most_of: dict[Network, Most[Source]] = {}
-        """Which of its addresses has most, of the networks that were asked about."""
+        """For each network asked about: which of its addresses has most places."""
         self._late: dict[Network, deque[tuple[int, Source]]] = {}
         self._waited: set[int] = set()
-        """The descriptors of those who are late, and still here."""
+        """The descriptors of late clients that still have a place."""
         before = now - PATIENCE
         for descriptor, (source, since) in places.items():
             network = source.network
@@ -66,12 +65,12 @@ class Crowd:
 
     @property
     def may_make_room(self) -> bool:
-        """Whether there is anybody whose place a newcomer could have, from wherever he comes."""
+        """Whether a newcomer could get a place at all, wherever it comes from."""
         late = self._most_late.first()
         return self._heaviest() is not None or (late is not None and self._most_late.of(late) > 1)
 
     def may_make_room_for(self, ours: Network) -> bool:
-        """Whether there may be anybody whose place an address of *ours* could have; if not, `makes_room` finds none."""
+        """Whether an address of *ours* may get a place; if False, `makes_room` finds none."""
         theirs, has = self._heaviest(), self._sizes.get(ours, 0)
         if theirs is not None:
             return self._sizes[theirs] >= has + 2 or has > self._fair
@@ -79,14 +78,14 @@ class Crowd:
         return late is not None and self._most_late.of(late) >= has + 2
 
     def makes_room(self, source: Source) -> int | None:
-        """Return the descriptor of who is to go for a newcomer from *source*, who then has that place, or None."""
+        """Return the descriptor to displace for a newcomer from *source*, who is counted in its place, or None."""
         ours, theirs = source.network, self._heaviest()
         if not self.may_make_room_for(ours):
             return None
         if theirs is None:
             return self._latest_of_most(ours)
         if self._sizes[theirs] < self._sizes.get(ours, 0) + 2:
-            theirs = ours  # Which has more than is fair.
+            theirs = ours  # It has more than its fair share.
         most = self._most(theirs)
         first = most.first()
         if first is None or (theirs is ours and most.of(first) < most.of(source) + 2):
@@ -94,7 +93,7 @@ class Crowd:
         return self._takes(ours, theirs, first)
 
     def _latest_of_most(self, ours: Network) -> int | None:
-        """Take out who is late for longest in the network with most of those, if there is any."""
+        """Take out the longest-late client of the network with most of those, if there is one."""
         theirs = self._most_late.first()
         if theirs is None:
             return None
@@ -104,7 +103,7 @@ class Crowd:
         return self._takes(ours, theirs, late[0][1])
 
     def _takes(self, ours: Network, theirs: Network, source: Source) -> int:
-        """Give the oldest place of *source*, in *theirs*, to *ours*; return its descriptor."""
+        """Transfer the oldest place of *source*, in *theirs*, to *ours*; return its descriptor."""
         self._sizes[theirs] -= 1
         self._sizes[ours] = self._sizes.get(ours, 0) + 1
         self._most(theirs).take(source)
@@ -122,6 +121,6 @@ class Crowd:
         return most
 
     def _heaviest(self) -> Network | None:
-        """Return the network with most places, of those that have more than is fair: there are fewer than `SHARES`."""
+        """Return the network with most places among those above their fair share: there are fewer than `SHARES`."""
         heavy = [each for each in self._heavy if self._sizes[each] > self._fair]
         return max(heavy, key=lambda each: self._sizes[each], default=None)

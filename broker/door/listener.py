@@ -1,19 +1,19 @@
-"""The listening socket: accepts, counts, and hands each connection its transport.
+"""The listening socket: accepts and counts connections, and gives each its transport.
 
 Rules
 -----
-1. At most `max_connections` in all: what exceeds it is closed before TLS, and counted, one of those who only wait for a
-   place before a newcomer. So is whoever comes from an address or a network of which too many have led to nothing
-   (`broker.door.strangers`).
-2. At most `max_unadmitted` have a place before they are let in: who else comes is looked at, and waits
-   (`broker.door.reception`). At most `max_connection_rate` come in a second: the others wait in the kernel's queue,
-   where they cost nothing. So they wait while the broker is busy with those who are connected (`max_loop_lag`), but for
-   one every tenth of a second: a broker that is always busy admits slowly, and not never.
-3. Nobody comes in while newcomers who have spoken wait to be served: they wait in the kernel's queue, where no deadline
-   runs and no limit counts. A bounded number of connections is accepted a turn, so that connected devices are served
-   between two of them; when the process has no descriptors left, none for a second.
-4. Nobody comes in before the first `begin`: the server calls it when it knows who is revoked.
-5. The TLS context can be replaced at any time; it takes effect for the next connection, and the old context's sessions
+1. At most `max_connections` in all: what exceeds it is closed before TLS, and counted; clients that only wait for a
+   place are closed before newcomers are. Also closed are connections from an address or a network from which too many
+   have led to nothing (`broker.door.strangers`).
+2. At most `max_unadmitted` have a place before they are admitted; further ones are accepted and wait
+   (`broker.door.reception`). At most `max_connection_rate` are accepted per second: the others wait in the kernel's
+   queue, where they cost nothing. They also wait there while connected clients keep the broker busy (`max_loop_lag`),
+   except for one every tenth of a second: a broker that is always busy admits slowly rather than never.
+3. Nobody is accepted while newcomers who have sent data wait to be served: new ones wait in the kernel's queue, where
+   no deadline runs and no limit counts. A bounded number of connections is accepted per turn, so that connected devices
+   are served in between; when the process has no descriptors left, none for a second.
+4. Nobody is accepted before the first `begin`: the server calls it when it knows which certificates are revoked.
+5. The TLS context can be replaced at any time; the new one applies to the next connection, and the old one's sessions
    are forgotten.
 """
 
@@ -56,7 +56,7 @@ log = structlog.get_logger("broker")
 
 _ACCEPTS_A_TURN = 32
 _LOOKS_A_TURN = 256
-"""Who is accepted when there is no place and is not served costs some microseconds."""
+"""Connections accepted per turn that get no place and are not served; each costs some microseconds."""
 _BACKLOG = 4096
 _PAUSE = 1.0
 _FULL_PAUSE = 0.02
@@ -65,7 +65,7 @@ _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Speaks(Enum):
-    """What is spoken on a listener."""
+    """The protocol of a listener."""
 
     MQTT = "mqtts"
     WEBSOCKET = "wss"
@@ -73,7 +73,7 @@ class Speaks(Enum):
 
 
 class Doors:
-    """Everybody who is connected: those who are admitted, some of whom doze, and the newcomers of each listener."""
+    """All connections: those that are admitted, some of whom doze, and the newcomers of each listener."""
 
     def __init__(self, admitted: Poller, doze: Doze) -> None:
         self._admitted = admitted
@@ -81,24 +81,24 @@ class Doors:
         self._lobbies: list[Lobby] = []
 
     def open(self, loop: asyncio.AbstractEventLoop, turn: Turn, limits: Callable[[], Limits]) -> Lobby:
-        """Return the lobby of one more listener."""
+        """Return the lobby for one more listener."""
         lobby = Lobby(loop, turn, self._admitted, limits)
         self._lobbies.append(lobby)
         return lobby
 
     @property
     def connections(self) -> int:
-        """How many there are, admitted or not, those who wait for a place among them."""
+        """How many connections there are, admitted or not, including those that wait for a place."""
         newcomers = sum(len(each) + len(each.waiting) for each in self._lobbies)
         return len(self._admitted) + len(self._doze) + newcomers
 
     def gives_way(self, lobby: Lobby, source: Source) -> Waiting | None:
-        """Take out who waits where most do, for a newcomer to *lobby* from *source*; None if he is to go himself."""
+        """Take out a waiting client for a newcomer to *lobby* from *source*; None: the newcomer has to go itself."""
         rooms = [lobby.waiting, *(each.waiting for each in self._lobbies)]
         return max(rooms, key=len).gives_way(source)
 
     async def drained(self, patience: float) -> None:
-        """Close everybody politely; who is not gone after *patience* seconds is cut off."""
+        """Close all connections cleanly; those not gone after *patience* seconds are aborted."""
         await asyncio.gather(*(poller.drained(patience) for poller in (self._admitted, self._doze, *self._lobbies)))
 
 
@@ -116,9 +116,9 @@ class Listener:
         limits: Callable[[Limits], Limits] = lambda common: common,
         origins: Origins = NO_PAGES,
     ) -> None:
-        """Serve with *context*; *unsafe_identity* is whom the clients of a plain listener are taken for.
+        """Serve with *context*; *unsafe_identity* is the identity given to all clients of a plain listener.
 
-        *limits* returns this listener's own, given those of the broker; pages of *origins* may open a WebSocket.
+        *limits* returns this listener's limits, given the broker's; web pages of *origins* may open a WebSocket.
         """
         self._loop = loop
         self._engine = engine
@@ -126,7 +126,7 @@ class Listener:
         self._common = engine.limits
         self._websocket: type[WebSocket] | None = None
         if speaks is Speaks.WEBSOCKET:
-            from broker.sockets.websocket import WebSocket  # And with it wsproto and h11, for who has such a listener.
+            from broker.sockets.websocket import WebSocket  # Imports wsproto and h11, which other listeners don't need.
 
             self._websocket = WebSocket
         self._held = limits(engine.limits)
@@ -149,13 +149,13 @@ class Listener:
 
     @property
     def context(self) -> ssl.SSLContext:
-        """What the next connection is served with."""
+        """The TLS context of the next connection."""
         return self._context
 
     @context.setter
     def context(self, context: ssl.SSLContext) -> None:
         if context is not self._context:
-            forget_sessions(self._context)  # They would stay as long as one connection of that time does.
+            forget_sessions(self._context)  # Otherwise they would stay as long as any connection that uses it.
         self._context = context
 
     @property
@@ -171,22 +171,22 @@ class Listener:
 
     def _limits(self) -> Limits:
         common = self._engine.limits
-        if common is not self._common:  # Asked thrice a connection, and others only after a reload.
+        if common is not self._common:  # Called three times per connection; changes only after a reload.
             self._common, self._held = common, self._own_limits(common)
         return self._held
 
     def open(self, host: str, port: int) -> None:
-        """Listen on *host* and *port* (0: any free one); `url` says where.
+        """Listen on *host* and *port* (0: any free one); `url` gives the result.
 
         Raises `OSError`, and `TypeError` for a name that cannot be looked up at all.
 
-        Who comes waits in the kernel's queue, until `begin`.
+        Connections wait in the kernel's queue until `begin`.
         """
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.socket(family, socket.SOCK_STREAM)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # What is set here holds for every connection that is accepted (tcp(7)), and costs each of them nothing.
+            # Options set here apply to every accepted connection (tcp(7)), at no cost per connection.
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             listening.setblocking(False)
@@ -200,12 +200,12 @@ class Listener:
         self.url = f"{self._speaks.value}://{f'[{host}]' if ':' in host else host}:{bound}"
 
     def begin(self) -> None:
-        """Accept from now on."""
+        """Accept connections from now on."""
         if self._socket is not None:
             self._loop.add_reader(self._socket.fileno(), self._accept)
 
     def stop_accepting(self) -> None:
-        """Close the listening socket, and who waits for a place; connections stay."""
+        """Close the listening socket and the connections that wait for a place; others stay."""
         if self._socket is not None:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
@@ -215,9 +215,9 @@ class Listener:
     def _accept(self) -> None:
         lobby = self._lobby
         if lobby.behind:
-            lobby.behind = False  # The loop asks again at once, and the lobby says so again if it is so still.
+            lobby.behind = False  # The loop asks again at once, and the lobby sets it again if it still applies.
             if lobby.waiting:
-                self._pause(SECONDS_A_TURN)  # Those wake nobody. Until then the lobby has had a turn, and says it anew.
+                self._pause(SECONDS_A_TURN)  # They trigger no event. By then the lobby has had a turn and updated it.
             return
         now = self._loop.time()
         busy = self._engine.metrics.loop_lag > self._limits().max_loop_lag
@@ -229,14 +229,14 @@ class Listener:
             log.warning("accept failed", code="ACCEPT_FAILED", detail=error.strerror, retry_in=_PAUSE)
             self._pause(_PAUSE)
             return
-        if left and room < _ACCEPTS_A_TURN:  # Whoever is left in the queue would wake us at once, for nothing.
+        if left and room < _ACCEPTS_A_TURN:  # Otherwise those left in the queue would wake us at once, in vain.
             self._engine.metrics.accepts_paused += 1
             self._pause(pause)
         elif lobby.waiting:
             self._pause(pause)
 
     def _take_in(self, room: int, now: float) -> bool:
-        """Accept *room* at most; return whether more may be left. Raises `OSError` if the process has no descriptor."""
+        """Accept at most *room*; return whether more may be left. Raises `OSError` if no descriptor is left."""
         served = 0
         for _ in range(room):
             if self._socket is None:
@@ -248,7 +248,7 @@ class Listener:
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     raise
-                continue  # The peer has gone before it was accepted.
+                continue  # The peer left before it was accepted.
             self._engine.metrics.connections_accepted += 1
             self._rate.take()
             served += self._reception.receive(accepted, address[:2], now)
@@ -257,7 +257,7 @@ class Listener:
         return True
 
     def _room(self, now: float, *, busy: bool) -> tuple[int, float]:
-        """Return how many may be accepted now, and after what pause to look again if that is not all."""
+        """Return how many may be accepted now, and after what pause to check again if some are left."""
         limits, lobby = self._limits(), self._lobby
         room, pause = _ACCEPTS_A_TURN, _FULL_PAUSE
         if self._reception.full:
@@ -274,7 +274,7 @@ class Listener:
         return room, pause
 
     def _pause(self, seconds: float) -> None:
-        """Accept nobody for a moment."""
+        """Accept nobody for *seconds*."""
         if self._socket is not None:
             self._loop.remove_reader(self._socket.fileno())
             self._loop.call_later(seconds, self._go_on)
@@ -292,7 +292,7 @@ class Listener:
                 tls = UnsafePlainSession(accepted)
             else:
                 accepted, tls = open_tls(self._context, accepted)
-        except OSError:  # The peer has gone between accept and here.
+        except OSError:  # The peer left between accept and here.
             accepted.close()
             return
         transport = TlsTransport(

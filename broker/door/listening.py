@@ -1,4 +1,4 @@
-"""An address that cannot be listened on: which setting asks for it, and what to do."""
+"""The error for an address that cannot be listened on: which setting names it, and the remedy."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _REMEDIES = {
 
 
 class ListenError(Exception):
-    """The address cannot be listened on; the text names the setting, and says what to do."""
+    """The address cannot be listened on; the text names the setting and the remedy."""
 
     @classmethod
     def of(cls, setting: str, host: str, port: int, error: OSError | TypeError) -> ListenError:
-        """Return what *error* means where *setting* asked for *host* and *port*.
+        """Return the error for *error*, where *setting* requested *host* and *port*.
 
-        A `TypeError` is of a name that cannot be looked up at all: with a null character, or a label that is too long.
+        A `TypeError` means a name that cannot be looked up at all: it has a null character, or too long a label.
         """
         said, remedy = str(error), _NO_ADDRESS
         if isinstance(error, OSError):
             said = error.strerror or ""
-            if not isinstance(error, socket.gaierror):  # Its numbers are another list's.
+            if not isinstance(error, socket.gaierror):  # Its error numbers are a different set.
                 remedy = _REMEDIES.get(error.errno or 0, "")
         where = host if host.isprintable() else repr(host)
         return cls(f"{setting}: {where} port {port} cannot be listened on: {'; '.join(filter(None, (said, remedy)))}")

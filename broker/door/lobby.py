@@ -1,14 +1,14 @@
-"""The epoll set of one listener's newcomers: handshakes and CONNECTs, apart from those who are admitted.
+"""The epoll set of one listener's newcomers: handshakes and CONNECTs, separate from admitted clients.
 
 Theory
 ------
-A handshake costs a millisecond of processor, a message some microseconds. In one set, a reconnecting fleet would fill
-every batch with handshakes, and whoever is connected already would wait for hundreds of them. So newcomers have a set
-of their own, and of each turn of the event loop they get `SECONDS_A_TURN`: a few handshakes, or very many connections
-that lead to nothing. That is what a connected device waits, however many are at the door. The newcomers lose nothing,
-since they wait for the processor anyway. Once admitted, a transport moves to the other set (`TlsTransport.settle`).
+A handshake costs a millisecond of CPU, a message some microseconds. In one common set, a reconnecting fleet would fill
+every batch with handshakes, and connected clients would wait for hundreds of them. So newcomers have a set of their
+own, and get `SECONDS_A_TURN` of each turn of the event loop: enough for a few handshakes, or very many connections that
+lead to nothing. That bounds a connected device's wait, however many newcomers there are. The newcomers lose nothing,
+since they wait for the CPU anyway. Once admitted, a transport moves to the other set (`TlsTransport.settle`).
 
-It is also where newcomers are counted, by address (`broker.door.strangers`), and where those are who wait for a place
+Newcomers are also counted here, by address (`broker.door.strangers`), and those that wait for a place are kept here
 (`broker.door.waiting_room`, `broker.door.crowd`).
 """
 
@@ -34,19 +34,19 @@ class Lobby(Poller):
     __slots__ = ("_admitted", "_limits", "_sources", "behind", "strangers", "waiting")
 
     def __init__(self, loop: AbstractEventLoop, turn: Turn, admitted: Poller, limits: Callable[[], Limits]) -> None:
-        """Let those who are admitted move on to *admitted*; *limits* says what counts at the moment."""
+        """Move clients to *admitted* when they are admitted; *limits* returns the present limits."""
         super().__init__(loop, turn)
         self.behind = False
-        """Whether some who have spoken were not served in the last turn: whoever came in now would only wait."""
+        """Whether some who have sent data were not served in the last turn: new arrivals would only wait."""
         self._admitted = admitted
         self._limits = limits
         self.strangers = Strangers(loop.time())
         self.waiting = WaitingRoom()
         self._sources: dict[int, tuple[Source, float]] = {}
-        """Of who has a place, the longest first: where from, and since when."""
+        """For each descriptor with a place, the longest-held first: its source, and since when it has it."""
 
     def _events(self) -> Iterator[tuple[int, int]]:
-        """Yield whom to call now, and why, until the turn's time is over."""
+        """Yield the descriptors to call now, with their events, until the turn's time is over."""
         until = self._loop.time() + SECONDS_A_TURN
         self.behind = False
         inside = self._again
@@ -54,14 +54,14 @@ class Lobby(Poller):
         for served, each in enumerate(batch, 1):
             yield each
             if self._loop.time() >= until:
-                self.behind = True  # The kernel tells of the others again, but for bytes that it does not have.
+                self.behind = True  # epoll reports the others again, except for bytes inside OpenSSL.
                 for left, _ in batch[served:]:
                     if left in inside and left in self._watched:
                         self.again(left)
                 break
 
     def crowd(self) -> Crowd:
-        """Return whose the places are at this moment."""
+        """Return a snapshot of who has the places."""
         return Crowd(self._sources, self._loop.time())
 
     def put_out(self, descriptor: int, code: str, detail: str) -> None:
@@ -77,14 +77,14 @@ class Lobby(Poller):
         super().watch(descriptor, transport, events)
 
     def forget(self, descriptor: int) -> None:
-        """Stop watching *descriptor*, which is still open: its client was not admitted."""
+        """Stop watching *descriptor*, which is still open and whose client was not admitted."""
         place = self._sources.pop(descriptor, None)
         if place is not None:
             place[0].leave(admitted=False)
         super().forget(descriptor)
 
     def settled(self, descriptor: int, transport: Watched, events: int, *, dozes: bool) -> Poller:
-        """Let go of *descriptor*, whose client is admitted; return the set that watches it now."""
+        """Release *descriptor*, whose client is admitted; return the set that watches it now."""
         del dozes
         place = self._sources.pop(descriptor, None)
         if place is not None:

@@ -1,14 +1,14 @@
-"""Who has most of something that is counted one by one.
+"""Which key has the highest of many counts that change by one.
 
 Theory
 ------
-Somebody with very many addresses decides how many there are to choose from, so they are not looked through: beside its
-count, each is filed under it. A count changes by one, so that the highest moves by one at most, and is always known.
+A client with very many addresses decides how many counts there are, so they are never searched: each key is also filed
+under its count. A count changes by one, so the highest count moves by at most one and is always known.
 
 Rules
 -----
-1. Every call takes the same time, however many there are.
-2. Of those who have the same, the one who has had it longest is named.
+1. Every call takes constant time.
+2. Among equal counts, the key that reached its count first is named.
 3. No I/O, no clock.
 """
 
@@ -22,15 +22,15 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Most(Generic[Key]):
-    """Counts, and whose is the highest."""
+    """Counts, and which of them is the highest."""
 
     __slots__ = ("_counts", "_levels")
 
     def __init__(self, counts: Mapping[Key, int] | None = None) -> None:
-        """Begin with *counts*, of those who have one at least; of the same, the first of them has had it longest."""
+        """Begin with *counts*, each at least one; among equals, the first in the mapping is taken as the earliest."""
         self._counts: dict[Key, int] = {} if counts is None else dict(counts)
         self._levels: list[OrderedDict[Key, None]] = [OrderedDict()]
-        """Who has so many, by how many; the last is of the highest count. (A dict's first is behind all it had.)"""
+        """The keys by count; the last has the highest. (In a plain dict the first key lies behind all deleted ones.)"""
         for key, count in self._counts.items():
             while count >= len(self._levels):
                 self._levels.append(OrderedDict())
@@ -63,5 +63,5 @@ class Most(Generic[Key]):
             self._levels.pop()  # One at most: *key* has just come to the next one.
 
     def first(self) -> Key | None:
-        """Return who has most; None: nobody has any."""
+        """Return the key with the highest count; None: there are no counts."""
         return next(iter(self._levels[-1]), None)

@@ -1,15 +1,15 @@
-"""Tells plugins of each packet, in and out: between a connection and what it stands on, only where one wants to know.
+"""Reports each packet, in and out, to plugins: a layer between a connection and its stream, only if a plugin needs it.
 
 Theory
 ------
-The data path counts messages, and looks at packets where they lie. A plugin that wants each packet would cost it that
-for everybody. So nothing there knows of it: this is a byte stream above the transport, as a WebSocket is, which reads
-the lengths of what passes. Without such a plugin there is none.
+The data path counts messages, and parses packets in place. Reporting each packet there would cost every installation.
+So it is done in a byte stream above the transport, as for a WebSocket, which reads the lengths of what passes. Without
+a plugin that needs it, there is no such stream.
 
 Rules
 -----
-1. Everything passes unchanged, and in order; what cannot be read as packets passes untold.
-2. Only a packet's first byte and its size are told, when its last byte is there and before it is acted on.
+1. Everything passes unchanged, and in order; what cannot be parsed as packets passes unreported.
+2. Only a packet's first byte and its size are reported, after its last byte arrived and before it is handled.
 3. A packet that trickles in byte by byte costs its length; nothing is copied but its first five bytes.
 """
 
@@ -54,7 +54,7 @@ class PacketWatch(PassesOn):
         if not self._blind:
             try:
                 self._look(data)
-            except MalformedPacket:  # The connection will say what it thinks of it.
+            except MalformedPacket:  # The connection will deal with it.
                 self._blind = True
         super().receive(data, now)
 
@@ -86,12 +86,12 @@ class PacketWatch(PassesOn):
 
     @property
     def unsent(self) -> bool:
-        """Whether something that was sent before waits for the socket."""
+        """Whether written data still waits for the socket."""
         return self._stream.unsent
 
     @property
     def untaken(self) -> int:
-        """How many bytes the peer has not taken."""
+        """How many written bytes the peer has not acknowledged."""
         return self._stream.untaken
 
     def write(self, packets: list[bytes]) -> None:
@@ -111,15 +111,15 @@ class PacketWatch(PassesOn):
         return self._stream.presented()
 
     def hold(self) -> None:
-        """Read nothing more until `release`."""
+        """Stop reading until `release`."""
         self._stream.hold()
 
     def release(self) -> None:
-        """Read again."""
+        """Resume reading."""
         self._stream.release()
 
     def rest(self, seconds: float) -> None:
-        """Read nothing for so long."""
+        """Stop reading for *seconds*."""
         self._stream.rest(seconds)
 
     def settle(self, *, dozes: bool = False) -> None:

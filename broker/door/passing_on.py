@@ -1,4 +1,4 @@
-"""What stands between a stream of bytes and a connection, and passes on whatever it does not concern itself with."""
+"""A layer between a byte stream and a connection that passes on everything it does not handle itself."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from broker.connection.connection import ClientConnection
 
 
 class PassesOn:
-    """Told by the stream, as a connection is; its own connection is told the same."""
+    """Receives what the stream reports, and passes it on to its own connection."""
 
     __slots__ = ("_connection",)
 
@@ -22,13 +22,13 @@ class PassesOn:
         self._connection.choke(now)
 
     def unchoke(self, now: float) -> None:
-        """Pass on that the peer takes what is sent again."""
+        """Pass on that the peer accepts data again."""
         self._connection.unchoke(now)
 
     def drained(self, now: float) -> None:
-        """Pass on that the peer has taken all that waited for it."""
+        """Pass on that the peer has taken everything that waited for it."""
         self._connection.drained(now)
 
     def lost(self, code: str, now: float, detail: str = "") -> None:
-        """Pass on that the peer is gone."""
+        """Pass on that the peer is lost."""
         self._connection.lost(code, now, detail)

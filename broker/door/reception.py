@@ -1,15 +1,15 @@
-"""What becomes of a connection that was just accepted: served, made to wait for a place, or closed before TLS.
+"""What happens to a connection just accepted: it is served, waits for a place, or is closed before TLS.
 
 Rules
 -----
-1. An address has `max_unadmitted_per_address` places at most; who comes from there then waits for one.
-2. When all `max_unadmitted` are taken, the newcomer has the place of one of whom there are too many
-   (`broker.door.crowd`), or waits. For those who wait that is asked again a few times a second: who has a place may be
-   late by then. Who waits is served before anybody is accepted (`broker.door.waiting_room`): where more places are free
-   than can be given in one turn, who is accepted in that turn waits behind them.
-3. When there are `max_connections`, the newcomer has the room of one who waits: who only waits shuts out nobody.
-4. Those of one address that have led to nothing are bounded, and of one network (`broker.door.strangers`).
-5. What is closed here is counted, and told in the log once a minute and address.
+1. An address has at most `max_unadmitted_per_address` places; further connections from there wait for one.
+2. When all `max_unadmitted` are taken, the newcomer gets the place of one from a network or address with too many
+   (`broker.door.crowd`), or waits. For those that wait this is checked again a few times a second, since the holders of
+   places may be late by then. Waiting clients are served before new ones are accepted (`broker.door.waiting_room`):
+   where more places are free than can be given in one turn, those accepted in that turn wait behind them.
+3. At `max_connections`, the newcomer takes the room of a waiting client: one that only waits keeps nobody out.
+4. Connections that led to nothing are limited per address, and per network (`broker.door.strangers`).
+5. What is closed here is counted, and logged once per minute and address.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from broker.settings.limits import Limits
 log = structlog.get_logger("broker")
 
 Address = tuple[str, int]
-"""Of a peer: host and port."""
+"""A peer's host and port."""
 
 _WAITING: Final = 5
-"""So many times the places may wait: a fleet of ten thousand behind one address, by default."""
+"""How many times the number of places may wait: a fleet of ten thousand behind one address, by default."""
 _SHARE_OF_DESCRIPTORS: Final = 4
-"""One of so many is for those who wait."""
+"""One in this many descriptors is for waiting clients."""
 _TELL_AGAIN: Final = 60.0
 _LOOK_AGAIN: Final = 0.25
-"""Seconds from one look at whose place those who wait might have to the next."""
+"""Seconds between two checks whether waiting clients can displace others."""
 _PUT_OUT: Final = "all places are taken, most by its network"
 
 
 class Reception:
-    """Of one listener."""
+    """The reception of one listener."""
 
     def __init__(
         self,
@@ -56,9 +56,9 @@ class Reception:
         gives_way: Callable[[Source], Waiting | None],
         serve: Callable[[socket.socket, Address], None],
     ) -> None:
-        """Let *serve* begin TLS with who has a place in *lobby*; there are so many *connections*, all listeners'.
+        """Use *serve* to begin TLS for those with a place in *lobby*; *connections* returns the total of all listeners.
 
-        *gives_way* takes out one who waits, at any listener, for a newcomer here; None if he is to go himself.
+        *gives_way* takes out a waiting client, at any listener, for a newcomer here; None: the newcomer has to go.
         """
         self._engine = engine
         self._lobby = lobby
@@ -70,15 +70,15 @@ class Reception:
         self._crowd: Crowd | None = None
         self._looks_at = 0.0
         self._behind = False
-        """Whether places are free for some who wait: whoever comes in this turn has none before them."""
+        """Whether places are free for clients that wait: new arrivals of this turn may not overtake them."""
 
     @property
     def full(self) -> bool:
-        """Whether whoever comes now can only be left in the kernel's queue."""
+        """Whether new arrivals can only be left in the kernel's queue."""
         return len(self._lobby) >= self._limits().max_unadmitted and self._lobby.waiting.is_full(self._most_waiting)
 
     def begin_turn(self, most: int, now: float) -> None:
-        """Serve *most* of those who wait, as far as there are places; what is known of these is asked anew."""
+        """Serve up to *most* of the waiting clients, as far as places are free; drop what was cached about places."""
         self._crowd = None
         self._behind = False
         lobby, limits = self._lobby, self._limits()
@@ -99,7 +99,7 @@ class Reception:
         self._behind = bool(lobby.waiting)
 
     def _relieve(self, most: int, now: float) -> None:
-        """Serve *most* of those who wait, in the places of others."""
+        """Serve up to *most* of the waiting clients in places taken from others."""
         if now < self._looks_at:
             return
         lobby, limits = self._lobby, self._limits()
@@ -153,7 +153,7 @@ class Reception:
         return min(_WAITING * self._limits().max_unadmitted, self._descriptors // _SHARE_OF_DESCRIPTORS)
 
     def _has_place(self, source: Source, limits: Limits) -> bool:
-        """Whether there is a place for a newcomer from *source*, perhaps since it was taken from another."""
+        """Whether there is a place for a newcomer from *source*, perhaps taken from another."""
         if source.under_way >= limits.max_unadmitted_per_address:
             return False
         if len(self._lobby) < limits.max_unadmitted:

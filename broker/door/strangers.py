@@ -1,21 +1,21 @@
-"""Who has come and is not admitted yet, by where it came from: what is refused before TLS is begun.
+"""Clients that are not admitted yet, by address: which are refused before TLS begins.
 
 Theory
 ------
-Before TLS there is nothing to know a newcomer by but its address, and a whole fleet may share one (NAT, a gateway). So
-it is not connections that are counted against an address but connections that led to *nothing*: each newcomer takes one
-from its address' allowance, and gives it back when it is admitted. Ten thousand good devices that reconnect at once
-from one address use none of it; somebody without a certificate uses it up, and then costs an accept and a close.
+Before TLS nothing is known of a newcomer but its address, and a whole fleet may share one (NAT, a gateway). So an
+address is not charged for connections but for connections that led to *nothing*: each newcomer takes one from its
+address' allowance, and returns it when admitted. Ten thousand good devices that reconnect at once from one address use
+none of it; a client without a certificate uses it up, and then costs an accept and a close.
 
-The allowance is a bucket that leaks: an attempt is forgotten after a while (`failed_attempt_recovery`). A network has
-one, too, of `ADDRESSES_OF_NETWORK` addresses: whoever has a site of IPv6 has 65,536 addresses, and a rack has a /24.
+The allowance is a leaky bucket: an attempt is forgotten after a while (`failed_attempt_recovery`). A network has one
+too, of `ADDRESSES_OF_NETWORK` addresses: an IPv6 site has 65,536 addresses, and a rack has a /24.
 
 Rules
 -----
-1. An IPv6 address counts as its /64: that is what one subscriber gets. An IPv4 address in IPv6 clothes is an IPv4 one.
-   Its network is its /48 in IPv6, its /24 in IPv4.
-2. Bounded: addresses without newcomers, in places or waiting for one, and without failures are forgotten; beyond
-   `_MOST` addresses, all others share one allowance. A network is known as long as one of its addresses is, or it has
+1. An IPv6 address counts as its /64, which is what one subscriber gets. An IPv4-mapped IPv6 address is an IPv4 one. The
+   network is the /48 in IPv6, the /24 in IPv4.
+2. Bounded: an address is forgotten once it has no failures and no newcomers, in places or waiting; beyond `_MOST`
+   addresses, all others share one allowance. A network is known as long as one of its addresses is, or it has
    failures.
 3. No I/O, no clock.
 """
@@ -28,27 +28,27 @@ from broker.settings.limits import Limits
 from provisioning.pki.address_key import address_key, network_of
 
 ADDRESSES_OF_NETWORK: Final = 4
-"""As many attempts that lead to nothing as so many addresses have, all addresses of a network have together."""
+"""All addresses of a network together may fail as often as this many single addresses."""
 
 _MOST = 50_000
 _SWEEP_SECONDS = 10.0
 
 
 class _Tally:
-    """How many have come from somewhere, and led to nothing."""
+    """How many have come from one source, and how many of them led to nothing."""
 
     __slots__ = ("_addresses", "_failures", "_since", "under_way")
 
     def __init__(self, addresses: int, now: float) -> None:
-        """Have as much forgotten as of so many *addresses*."""
+        """Recover at the rate of *addresses* addresses."""
         self._addresses = addresses
         self.under_way = 0
-        """How many have a place, and are not admitted yet."""
+        """How many have a place and are not admitted yet."""
         self._failures = 0.0
         self._since = now
 
     def failures(self, limits: Limits, now: float) -> float:
-        """Return how many attempts have led to nothing, less what is forgotten; those under way are among them."""
+        """Return how many attempts have led to nothing, less those forgotten; those under way are included."""
         left = self._failures - (now - self._since) * limits.failed_attempt_recovery * self._addresses
         self._failures = max(left, float(self.under_way))
         self._since = now
@@ -60,14 +60,14 @@ class _Tally:
         self.under_way += 1
 
     def leave(self, *, admitted: bool) -> None:
-        """Take note that it is under way no more; one that is *admitted* gives back what it took."""
+        """Take note that one is no longer under way; an *admitted* one returns what it took."""
         self.under_way -= 1
         if admitted:
             self._failures -= 1.0
 
 
 class Network(_Tally):
-    """All addresses of one network, together."""
+    """All addresses of one network together."""
 
     __slots__ = ("name",)
 
@@ -77,7 +77,7 @@ class Network(_Tally):
 
 
 class Source(_Tally):
-    """One address, or what counts as one, in its network."""
+    """One address, or what counts as one, within its network."""
 
     __slots__ = ("network", "told_at", "waiting")
 
@@ -87,12 +87,12 @@ class Source(_Tally):
         self.waiting = 0
         """How many wait for a place."""
         self.told_at = -1e9
-        """When the log was told last of those who are closed."""
+        """When the log last reported that its connections are closed."""
 
     def refuses(self, limits: Limits, now: float) -> str | None:
-        """Return why nobody from here is let near now, or None."""
+        """Return why connections from here are refused now, or None."""
         failures = self.failures(limits, now)
-        if failures > limits.max_failed_attempts - 1:  # A whole one must be left.
+        if failures > limits.max_failed_attempts - 1:  # A whole attempt must be left.
             return f"{failures:.0f} connections from this address have led to nothing"
         failures = self.network.failures(limits, now)
         if failures > limits.max_failed_attempts * ADDRESSES_OF_NETWORK - 1:
@@ -100,18 +100,18 @@ class Source(_Tally):
         return None
 
     def arrive(self, limits: Limits, now: float) -> None:
-        """Take one from the allowance, and one from the network's."""
+        """Take one from this allowance, and one from the network's."""
         super().arrive(limits, now)
         self.network.arrive(limits, now)
 
     def leave(self, *, admitted: bool) -> None:
-        """Take note that it is under way no more; one that is *admitted* gives back what it took."""
+        """Take note that one is no longer under way; an *admitted* one returns what it took."""
         super().leave(admitted=admitted)
         self.network.leave(admitted=admitted)
 
 
 class Strangers:
-    """Every address from which somebody has come lately."""
+    """All addresses with recent newcomers."""
 
     __slots__ = ("_networks", "_others", "_sources", "_swept_at")
 

@@ -1,7 +1,7 @@
-"""A listener without TLS, for protocol test tools only: loopback, off by default, its identity from the configuration.
+"""A listener without TLS, for protocol test tools only: loopback, off by default, with a configured identity.
 
-Whoever connects *is* the configured identity: there is no certificate, no admission by one, and nothing to revoke. The
-broker refuses to open such a listener on any address but loopback, and says in its log that it is open.
+Every client *is* the configured identity: no certificate, no admission by one, and nothing to revoke. The broker
+refuses to open such a listener on any address but loopback, and logs that it is open.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from provisioning.pki.identity import Identity
 
 
 class UnsafePlainSession:
-    """No TLS, with the methods of a TLS session that the transport uses."""
+    """No TLS: has the methods of a TLS session that the transport uses."""
 
     __slots__ = ("read", "write")
 
@@ -53,6 +53,6 @@ class UnsafePeer(PassesOn):
     def secured(
         self, certificate: bytes | None, now: float, wall_now: datetime, path: Callable[[], Sequence[bytes]]
     ) -> None:
-        """Take the configured identity for the peer's."""
+        """Take the configured identity as the peer's."""
         del certificate, wall_now, path
         self._connection.identified(Peer(self._identity, (b"", 0), math.inf), now)

@@ -1,21 +1,21 @@
-"""Who is accepted and has no place yet: the kernel's queue continued, but by where they come from.
+"""Accepted connections without a place: an extension of the kernel's queue, ordered fairly by source.
 
 Theory
 ------
-The kernel hands over whoever came first. As long as there are places that is fair; when somebody takes all of them and
-fills the queue behind them, a good device waits for everybody before it. So who finds no place is taken out of the
-queue and waits here, without TLS and without a deadline, as he would there; and when a place is free, networks have it
-by turns, and in a network its addresses.
+The kernel returns connections in order of arrival. That is fair while there are places; but if one source takes all of
+them and fills the queue behind them, a good device waits behind all of its connections. So a connection that finds no
+place is taken out of the queue and waits here, without TLS and without a deadline, as it would there. When a place
+becomes free, networks take turns, and within a network its addresses do.
 
 Rules
 -----
-1. Bounded. When it is full, who came last from the network that has most here is turned away, and so is whoever comes
-   from one that has as many as others. Where none has more than a few, the listener leaves the others in the kernel's
-   queue (`is_full`).
-2. Who has given up meanwhile is found out when he has a place.
-3. To let somebody wait takes the same time however many networks and addresses there are (`broker.door.most`): that is
-   an attacker's to choose.
-4. No clock, and no I/O but to close the socket of who is turned away.
+1. Bounded. When it is full, the latest arrival of the network with most waiting is turned away, and so is a newcomer
+   from a network that already has its equal share. Where no network has more than a few, the listener leaves
+   further ones in the kernel's queue (`is_full`).
+2. A client that has given up is only noticed when it gets a place.
+3. Queueing takes constant time, however many networks and addresses there are (`broker.door.most`), since an attacker
+   chooses their number.
+4. No clock, and no I/O except closing the sockets of those turned away.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FEW: Final = 4
 
 
 class Waiting:
-    """One who waits."""
+    """One waiting connection."""
 
     __slots__ = ("accepted", "address", "source")
 
@@ -43,7 +43,7 @@ class Waiting:
 
 
 class _Line:
-    """Those of one network, by address: whose turn is next first, and none without anybody."""
+    """The waiting connections of one network, by address in order of turns; no empty entries."""
 
     __slots__ = ("addresses", "most")
 
@@ -53,13 +53,13 @@ class _Line:
 
 
 class WaitingRoom:
-    """All who wait at one listener."""
+    """All connections that wait at one listener."""
 
     __slots__ = ("_lines", "_most", "_size")
 
     def __init__(self) -> None:
         self._lines: dict[Network, _Line] = {}
-        """Whose turn is next first, and none without anybody."""
+        """By network in order of turns; no empty entries."""
         self._most: Most[Network] = Most()
         self._size = 0
 
@@ -67,11 +67,11 @@ class WaitingRoom:
         return self._size
 
     def is_full(self, most: int) -> bool:
-        """Return whether *most* wait, and of no network too many."""
+        """Return whether *most* are waiting and no network has too many."""
         return self._size >= most and self._size <= _FEW * len(self._lines)
 
     def add(self, newcomer: Waiting, most: int) -> Waiting | None:
-        """Let *newcomer* wait; return who is to be turned away where *most* do already, perhaps himself."""
+        """Queue *newcomer*; if *most* are waiting already, return the one to turn away, perhaps the newcomer."""
         away = None
         if self._size >= most:
             away = self.gives_way(newcomer.source)
@@ -92,7 +92,7 @@ class WaitingRoom:
         return away
 
     def gives_way(self, source: Source) -> Waiting | None:
-        """Take out who is to be turned away for a newcomer from *source*; None if that is the newcomer himself."""
+        """Take out the one to turn away for a newcomer from *source*; None if it is the newcomer itself."""
         ours = self._most.of(source.network)
         if ours and ours * len(self._lines) >= self._size:
             return None
@@ -101,9 +101,9 @@ class WaitingRoom:
     def next(
         self, may: Callable[[Source], bool], of_network: Callable[[Network], bool] = lambda _: True
     ) -> Waiting | None:
-        """Take out whose turn it is of those whose address *may* have a place; None if there is nobody.
+        """Take out the next one whose address *may* have a place; None if there is none.
 
-        A network that *of_network* says no of is passed over at once, however many of its addresses wait.
+        A network that *of_network* rejects is skipped at once, however many of its addresses wait.
         """
         for network, line in self._lines.items():
             if not of_network(network):
@@ -121,7 +121,7 @@ class WaitingRoom:
         return None
 
     def close(self) -> None:
-        """Turn everybody away."""
+        """Turn all away."""
         for line in self._lines.values():
             for waiting in line.addresses.values():
                 for each in waiting:
@@ -131,7 +131,7 @@ class WaitingRoom:
         self._size = 0
 
     def _last_of_most(self) -> Waiting | None:
-        """Take out who came last of the network that has most, from the address in it that has."""
+        """Take out the latest arrival of the network with most, from its address with most."""
         network = self._most.first()
         if network is None:
             return None
@@ -149,7 +149,7 @@ class WaitingRoom:
         return last
 
     def _gone(self, line: _Line, source: Source) -> None:
-        """Count one from *source*, of *line*, no more."""
+        """Uncount one from *source*, of *line*."""
         line.most.take(source)
         self._most.take(source.network)
         self._size -= 1

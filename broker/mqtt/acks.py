@@ -32,7 +32,7 @@ _RELEASE_REASONS: Final = frozenset({ReasonCode.SUCCESS, ReasonCode.PACKET_IDENT
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """What the four have in common; only they are packets."""
+    """What the four have in common; only the subclasses are packets."""
 
     packet_type: ClassVar[PacketType]
     fixed_flags: ClassVar[int] = 0

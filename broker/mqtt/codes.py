@@ -115,7 +115,7 @@ class ReasonCode(IntEnum):
 
 
 class ConnectReturnCode(IntEnum):
-    """What a CONNACK of MQTT 3.1 and 3.1.1 can say (3.1.1 §3.2.2.3)."""
+    """What a CONNACK of MQTT 3.1 and 3.1.1 can express (3.1.1 §3.2.2.3)."""
 
     ACCEPTED = 0
     UNACCEPTABLE_PROTOCOL_VERSION = 1
@@ -125,8 +125,8 @@ class ConnectReturnCode(IntEnum):
     NOT_AUTHORIZED = 5
 
 
-# A client that is told "server unavailable" tries again; one that is told "not authorized" should not. Every reason
-# that passes with time is therefore the former, and every reason without an entry the latter.
+# A client told "server unavailable" tries again; one told "not authorized" should not. So every reason that passes with
+# time maps to the former, and every reason without an entry to the latter.
 _RETURN_CODES: Final = MappingProxyType(
     {
         ReasonCode.SUCCESS: ConnectReturnCode.ACCEPTED,

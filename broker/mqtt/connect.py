@@ -2,13 +2,13 @@
 
 Rules
 -----
-1. A CONNECT says which version it is written in; no other packet does. `protocol_version_of` reads only that, so that
-   a server can answer a CONNECT it cannot accept in the client's own version.
+1. A CONNECT states its version; no other packet does. `protocol_version_of` reads only that, so that a server can
+   answer a CONNECT it cannot accept in the client's own version.
 2. A CONNACK of MQTT 3.1.1 has a return code in place of a reason code; `Connack.reason_code` is a `ReasonCode` in
    every version.
-3. No password and no payload of a Will is in a `repr`.
+3. A `repr` contains no password and no Will payload.
 
-Does not handle: whether the client may have the identifier (an empty one included), whether it is who it says it is.
+Does not handle: whether the client may use the identifier (an empty one included), and whether it is who it claims.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ CONNACK_REASONS: Final = frozenset(
 
 
 def protocol_version_of(body: bytes) -> ProtocolVersion:
-    """Return the version that the CONNECT with this *body* is written in.
+    """Return the version in which the CONNECT with this *body* is written.
 
-    Raises `ProtocolError` with ``UNSUPPORTED_PROTOCOL_VERSION`` for a version or protocol nobody here speaks; answer
-    it with a CONNACK of MQTT 3.1.1, the shortest and the one that clients of any version have long understood.
+    Raises `ProtocolError` with ``UNSUPPORTED_PROTOCOL_VERSION`` for an unsupported version or protocol; answer it with
+    a CONNACK of MQTT 3.1.1, the shortest one, which clients of any version understand.
     """
     return _read_protocol_version(Reader(body))
 
@@ -110,7 +110,7 @@ class Will:
 
 @dataclass(slots=True, init=False)
 class Connect:
-    """A client asks for a connection. ``clean_start`` is called Clean Session in 3.1.1. Never changed."""
+    """A client asks for a connection. ``clean_start`` is called Clean Session in 3.1.1. Immutable."""
 
     packet_type: ClassVar[PacketType] = PacketType.CONNECT
 
@@ -156,7 +156,7 @@ class Connect:
         client_id = reader.string("client identifier")  # [MQTT-3.1.3-1] fixes the order from here on.
         will = _read_will(reader, flags, version) if flags & _WILL else None
         if version is ProtocolVersion.V31 and not reader.remaining:
-            # MQTT 3.1 §3.1: the Remaining Length has precedence over the flags, and a missing user name is valid.
+            # MQTT 3.1 §3.1: the Remaining Length overrides the flags, and a missing user name is valid.
             flags &= ~(_USER_NAME | _PASSWORD)
         return Connect(
             client_id=client_id,
@@ -170,7 +170,7 @@ class Connect:
         )
 
     def encode(self, _version: ProtocolVersion | None = None) -> bytes:
-        """Return the packet in its own version, whatever the argument."""
+        """Return the packet in its own version, regardless of the argument."""
         version, will = self.protocol_version, self.will
         v5 = version is ProtocolVersion.V5
         flags = _CLEAN_START if self.clean_start else 0

@@ -2,8 +2,8 @@
 
 Before MQTT 5 it has no content and only a client sends it.
 
-Does not handle: the direction. `CLIENT_REASONS` and `SERVER_REASONS` say which side may use which reason code; either
-is well-formed.
+Does not handle: the direction. `CLIENT_REASONS` and `SERVER_REASONS` say which side may use which reason code; both
+are well-formed.
 """
 
 from __future__ import annotations

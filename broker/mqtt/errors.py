@@ -1,7 +1,7 @@
-"""What can be wrong with a packet that the peer sent; each error carries the reason code to answer with.
+"""Errors in packets from the peer; each carries the reason code to answer with.
 
-``PacketError`` is the peer's doing, always. A packet of our own that does not fit the wire (a string over 65,535
-bytes, a packet identifier of 0) is a `ValueError` of the encoder: our defect, never an answer to the peer.
+A ``PacketError`` is always the peer's fault. A packet of our own that cannot be encoded (a string over 65,535 bytes, a
+packet identifier of 0) is a `ValueError` from the encoder: our bug, never an answer to the peer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class PacketError(Exception):
         super().__init__(text)
         self.reason_code = reason_code
         self.version: ProtocolVersion | None = None
-        """That of a CONNECT whose version can be read, though the rest is bad; None for every other packet."""
+        """The version of a CONNECT if it can be read, though the rest is bad; None for every other packet."""
 
 
 class MalformedPacket(PacketError):
@@ -27,7 +27,7 @@ class MalformedPacket(PacketError):
 
 
 class ProtocolError(PacketError):
-    """The packet was parsed, and says what the protocol does not allow."""
+    """The packet was parsed, but the protocol does not allow its content."""
 
     def __init__(self, text: str, reason_code: ReasonCode = ReasonCode.PROTOCOL_ERROR) -> None:
         super().__init__(text, reason_code)

@@ -1,19 +1,19 @@
-"""A few topic filters asked together: does one match, do they cover, do they touch.
+"""A few topic filters evaluated together: whether one matches, they cover, or one overlaps.
 
 Theory
 ------
-Permissions are sets of filters. Nearly all of them are names, or ``a/b/#`` without ``+``: those are one look-up and one
-comparison of prefixes. The others go to `broker.mqtt.topics`, which stays the only matcher; tests/properties compares
-the two.
+Permissions are sets of filters. Nearly all of them are names, or ``a/b/#`` without ``+``: these take one look-up and
+one comparison of prefixes. The rest goes to `broker.mqtt.topics`, which stays the only matcher; tests/properties
+compares the two.
 
-*Covering* is exact, also where it takes several filters together: ``a/#`` is covered by ``a`` and ``a/+/#``. A ``+`` of
-the covered filter stands for texts that no filter names, so it takes one ``+`` or ``#`` on the other side; only a final
-``#`` has cases, one for each number of levels, and beyond the longest filter they are all alike.
+*Covering* is exact, even where it takes several filters together: ``a/#`` is covered by ``a`` and ``a/+/#``. A ``+`` in
+the covered filter includes texts that no filter names, so it requires a ``+`` or ``#`` on the other side. Only a final
+``#`` has cases, one per number of levels, and beyond the longest filter they are all alike.
 
 Rules
 -----
 1. Immutable; no I/O, no clock.
-2. Filters are plain: `SharedSubscription.parse` comes before.
+2. Filters are plain: `SharedSubscription.parse` comes first.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ANY_BELOW = f"{SEPARATOR}{ANY_LEVELS}"
 
 
 class FilterSet:
-    """Topic filters, any of which may answer."""
+    """Topic filters, any of which may match."""
 
     __slots__ = ("_exact", "_prefixes", "_wild", "filters")
 
@@ -46,7 +46,7 @@ class FilterSet:
         self._wild = tuple(wild)
 
     def matches(self, topic_name: str) -> bool:
-        """Say whether a filter matches *topic_name*. On the way of each first PUBLISH to a topic."""
+        """Return whether a filter matches *topic_name*. Runs for each first PUBLISH to a topic."""
         if topic_name in self._exact or topic_name.startswith(self._prefixes):
             return True
         wild = self._wild

@@ -1,12 +1,12 @@
-"""Split a byte stream into MQTT Control Packets: the plain reading of the standard.
+"""Split a byte stream into MQTT Control Packets, straight by the standard.
 
-`broker.connection.connection` does the same inline for speed; this is its slow twin in the property tests, and what
-test clients and the simulator use.
+`broker.connection.connection` does the same inline for speed; this is its slow twin in the property tests, and is used
+by test clients and the simulator.
 
 Rules
 -----
 1. No I/O, no clock, no session state: bytes in, offsets out; nothing is copied.
-2. A remaining length is at most four bytes, and no longer than it need be [MQTT-1.5.5-1].
+2. A remaining length has at most four bytes, and no more than it needs [MQTT-1.5.5-1].
 3. The packet size limit is checked as soon as the length is known, before the body has arrived.
 4. An unfinished packet stays in place, for the caller to prepend to the next read.
 """
@@ -63,7 +63,7 @@ def split_frames(data: bytes, maximum_packet_size: int) -> tuple[list[Frame], in
 
 
 def bytes_needed(data: bytes, position: int) -> int:
-    """Return how many bytes, from *position*, the unfinished packet there needs before it is worth another look."""
+    """Return how many bytes, from *position*, the unfinished packet there needs before another look is worthwhile."""
     if len(data) - position < _SHORTEST:
         return _SHORTEST
     length, body = decode_length(data, position + 1)

@@ -1,16 +1,16 @@
-"""An Application Message on its way through the broker, with encodings that are made once and shared.
+"""An Application Message on its way through the broker, with encodings that are created once and shared.
 
 Theory
 ------
 One message goes to many subscribers that differ only in protocol version, granted QoS, packet identifier and a few
-flags. Everything but the packet identifier is encoded once a variety and kept on the message; a delivery is then one
-concatenation (QoS 1) or one append of shared bytes (QoS 0). What a subscriber needs for itself alone (RETAIN flag,
-subscription identifiers) is a `PersonalMessage` around the shared one, with the same interface.
+flags. Everything but the packet identifier is encoded once per variant and kept on the message; a delivery is then one
+concatenation (QoS 1) or one append of shared bytes (QoS 0). What one subscriber alone needs (RETAIN flag, subscription
+identifiers) is a `PersonalMessage` around the shared one, with the same interface.
 
 Hot: `Message.frame`. Rules
 -----
-1. A message is never changed after it is made, except by filling its caches.
-2. No I/O, no clock: the time that is left before expiry is passed in.
+1. A message is immutable, except for filling its caches.
+2. No I/O, no clock: the time left before expiry is passed in.
 
 Handles: versions, QoS 0, 1 and 2, topic aliases, expiry counted down, properties forwarded in order. Does not handle:
 choosing QoS, packet identifiers or aliases (the session does).
@@ -27,7 +27,7 @@ from broker.mqtt.publish import PUBREL_HEAD, encode_publish, split_publish
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """A Topic Alias to send a message with: its encoded property, and whether the topic must go with it once more."""
+    """A Topic Alias to send a message with: its encoded property, and whether the topic must be sent along again."""
 
     encoded: bytes
     known: bool
@@ -50,7 +50,7 @@ class Deliverable(Protocol):
 
     @property
     def size(self) -> int:
-        """Bytes that it holds in a queue."""
+        """Bytes that it takes in a queue."""
 
     def frame(
         self, packet_id: bytes, *, v5: bool, dup: bool = False, now: float | None = None, alias: Alias | None = None
@@ -59,7 +59,7 @@ class Deliverable(Protocol):
 
 
 class Message:
-    """One Application Message as it was received."""
+    """One Application Message as received."""
 
     __slots__ = (
         "_plain_v4",
@@ -101,7 +101,7 @@ class Message:
         self.properties = properties
         self.expires_at = expires_at
         self.row = 0
-        """Its row in the store, 0 for none, and how many deliveries need it there; the journal's to change."""
+        """Its row in the store, 0 for none, and how many deliveries need it there; changed only by the journal."""
         self.references = 0
         self._plain_v4: bytes | None = None
         self._plain_v5: bytes | None = None
@@ -110,14 +110,14 @@ class Message:
 
     @property
     def size(self) -> int:
-        """Bytes that it holds in a queue."""
+        """Bytes that it takes in a queue."""
         return len(self.topic) + len(self.payload) + len(self.properties)
 
     def frame(
         self, packet_id: bytes, *, v5: bool, dup: bool = False, now: float | None = None, alias: Alias | None = None
     ) -> bytes:
         """Return the PUBLISH packet; see `Deliverable.frame`."""
-        if dup or alias is not None or (v5 and self.expires_at is not None):  # Rare: nothing that could be shared.
+        if dup or alias is not None or (v5 and self.expires_at is not None):  # Rare: nothing can be shared.
             return self.personal_frame(packet_id, v5=v5, dup=dup, now=now, alias=alias)
         if not packet_id:
             plain = self._plain_v5 if v5 else self._plain_v4
@@ -159,13 +159,13 @@ class Message:
             properties += alias.encoded
             topic = b"" if alias.known else topic
         if self.expires_at is not None and now is not None:
-            # The interval is what is left of it [MQTT-3.3.2-6].
+            # The interval is the time that is left [MQTT-3.3.2-6].
             properties += b"\x02" + max(0, round(self.expires_at - now)).to_bytes(4, "big")
         return encode_publish(first, topic, packet_id, properties, self.payload)
 
 
 class PersonalMessage:
-    """A message as one subscriber alone gets it: QoS 2, RETAIN flag, Subscription Identifiers, or a share's member."""
+    """A message for one subscriber alone: QoS 2, RETAIN flag, Subscription Identifiers, or a share's member."""
 
     __slots__ = ("exactly_once", "identifiers", "message", "retain", "sequence", "share")
 
@@ -183,7 +183,7 @@ class PersonalMessage:
         self.retain = retain
         self.identifiers = identifiers
         self.share = share
-        """The Shared Subscription (``$share/…``) through which it came, empty for none.
+        """The Shared Subscription (``$share/…``) that it came through, empty for none.
 
         Another member gets it if this session ends.
         """
@@ -202,7 +202,7 @@ class PersonalMessage:
 
     @property
     def size(self) -> int:
-        """Bytes that it holds in a queue."""
+        """Bytes that it takes in a queue."""
         message = self.message
         return len(message.topic) + len(message.payload) + len(message.properties)
 
@@ -210,7 +210,7 @@ class PersonalMessage:
         self, packet_id: bytes, *, v5: bool, dup: bool = False, now: float | None = None, alias: Alias | None = None
     ) -> bytes:
         """Return the PUBLISH packet; see `Deliverable.frame`."""
-        if not (self.exactly_once or self.retain or self.identifiers):  # Personal only in its place in the store.
+        if not (self.exactly_once or self.retain or self.identifiers):  # Personal only because of its row in the store.
             return self.message.frame(packet_id, v5=v5, dup=dup, now=now, alias=alias)
         return self.message.personal_frame(
             packet_id,

@@ -2,16 +2,16 @@
 
 Theory
 ------
-Each packet is a frozen dataclass with ``encode(version)`` and a ``read`` classmethod, in the module of its noun; this
-module gathers them and dispatches by packet type. Versions differ by an argument, not by a class: what a version
-cannot say (properties before MQTT 5, say) is left out when writing, and has its default when reading.
+Each packet is a frozen dataclass with ``encode(version)`` and a ``read`` classmethod, in the module named after it;
+this module gathers them and dispatches by packet type. Versions differ by an argument, not by a class: what a version
+cannot express (properties before MQTT 5, say) is left out when writing, and has its default when reading.
 
 Rules
 -----
 1. Whatever the bytes, `decode_packet` returns a packet that the standard allows, or raises `PacketError`.
-2. A body is used up: bytes behind the last field are malformed.
-3. ``decode_packet(first_byte, body, version).encode(version)`` means the same as the bytes it came from, and is never
-   longer than they could be.
+2. A body is consumed completely: bytes after the last field are malformed.
+3. ``decode_packet(first_byte, body, version).encode(version)`` means the same as the original bytes, and is never
+   longer than they were.
 
 Handles: the form of each packet, in both directions.
 Does not handle: the order of packets, the direction, the session, limits on size and number.
@@ -108,9 +108,9 @@ _LONGEST_VERSION: Final = 9
 def decode_packet(
     first_byte: int, body: bytes, version: ProtocolVersion, most_items: int = MAXIMUM_VARIABLE_INTEGER
 ) -> Packet:
-    """Return the packet with this first byte and body; a CONNECT is read in its own version, whatever *version* says.
+    """Return the packet with this first byte and body; a CONNECT is read in its own version, regardless of *version*.
 
-    Of topic filters and properties it has *most_items*, or is refused when there are more, before the rest is read.
+    It may have *most_items* topic filters and properties; with more it is refused before the rest is read.
     Raises `PacketError` with the reason code to answer with, and with the version to answer a CONNECT in.
     """
     try:
@@ -122,7 +122,7 @@ def decode_packet(
 
 
 def announced_version(data: bytes, position: int) -> ProtocolVersion | None:
-    """Return the version of the CONNECT that begins at *position*, however little of it has come; None for none."""
+    """Return the version of the CONNECT at *position*, however little of it has arrived; None if there is none."""
     if data[position] >> 4 != PacketType.CONNECT:
         return None
     _, body = decode_length(data, position + 1)

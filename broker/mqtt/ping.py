@@ -11,7 +11,7 @@ from broker.mqtt.wire import Reader, encode_frame
 
 @dataclass(frozen=True, slots=True)
 class Pingreq:
-    """A client shows that it is there."""
+    """A client shows that it is alive."""
 
     packet_type: ClassVar[PacketType] = PacketType.PINGREQ
 
@@ -27,7 +27,7 @@ class Pingreq:
 
 @dataclass(frozen=True, slots=True)
 class Pingresp:
-    """The server shows that it is there."""
+    """The server shows that it is alive."""
 
     packet_type: ClassVar[PacketType] = PacketType.PINGRESP
 

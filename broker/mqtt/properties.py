@@ -1,4 +1,4 @@
-"""MQTT 5 properties: one table says of each what it is called, how it is written, and where it may appear.
+"""MQTT 5 properties: one table with the name, the encoding and the allowed packets of each.
 
 Theory
 ------
@@ -8,11 +8,11 @@ none at all: they share `NO_PROPERTIES`.
 
 Rules
 -----
-1. `PROPERTY_RULES` is Table 2-4 of the standard; nothing about a property is written down anywhere else.
-2. A property where it may not be, of a wrong type or unknown: `MalformedPacket` (§2.2.2.2). Twice where once is
-   allowed, or outside its range: `ProtocolError`.
+1. `PROPERTY_RULES` is Table 2-4 of the standard; nothing about a property is defined anywhere else.
+2. A property in the wrong packet, of a wrong type or unknown: `MalformedPacket` (§2.2.2.2). Twice where once is
+   allowed, or out of range: `ProtocolError`.
 3. User Properties keep their order [MQTT-3.3.2-18].
-4. Encoding writes what it is given, so that a test or a simulated bad device can send a forbidden value; only a
+4. The encoder writes what it is given, so that a test or a simulated bad device can send a forbidden value; only a
    property that the packet has no place for is a `ValueError`.
 
 Does not handle: which side may send it (a client's PUBLISH with a Subscription Identifier [MQTT-3.3.4-6], a server's
@@ -79,7 +79,7 @@ class Properties:
         return self is not NO_PROPERTIES and self != NO_PROPERTIES
 
     def __repr__(self) -> str:
-        """Show what is present, and of a secret that it is there."""
+        """Show what is present; of a secret only that it is there."""
         parts = []
         for each in fields(self):
             value = getattr(self, each.name)
@@ -154,7 +154,7 @@ class PropertyRule:
 
     @property
     def name(self) -> str:
-        """The property's name, as an error says it."""
+        """The property's name, as used in errors."""
         return self.attribute.replace("_", " ")
 
     @property

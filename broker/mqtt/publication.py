@@ -1,8 +1,8 @@
-"""PUBLISH as an object: for clients, tests, and the paths of the broker where a packet a time is fast enough.
+"""PUBLISH as an object: for clients, tests, and the paths of the broker where one object per packet is fast enough.
 
-The broker's data path reads PUBLISH by offsets instead (`broker.mqtt.publish`) and has to agree with this module.
+The broker's data path reads PUBLISH by offsets instead (`broker.mqtt.publish`) and must agree with this module.
 
-Does not handle: what a Topic Alias stands for; whether the payload is UTF-8 when the Payload Format Indicator says so.
+Does not handle: resolving a Topic Alias; whether the payload is UTF-8 when the Payload Format Indicator says so.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""PUBLISH and PUBACK by offsets and ready-made bytes: the part of the codec that runs once a message.
+"""PUBLISH and PUBACK by offsets and prepared bytes: the part of the codec that runs once per message.
 
 Hot. Measured by benchmarks/side_by_side.py (fan-in, fan-out); docs/performance.md holds the figures. The slow twin is
-`broker.mqtt.packets`; tests/properties holds the two to the same bytes.
+`broker.mqtt.packets`; tests/properties requires the same bytes from both.
 
 Rules
 -----
@@ -34,7 +34,7 @@ def encode_publish(first: int, topic: bytes, packet_id: bytes, properties: bytes
 def split_publish(
     first: int, topic: bytes, properties: bytes | None, payload: bytes, packet_id_size: int = 2
 ) -> tuple[bytes, bytes]:
-    """Return what stands before and behind the packet identifier of a PUBLISH packet."""
+    """Return what comes before and after the packet identifier in a PUBLISH packet."""
     tail = payload if properties is None else encode_remaining_length(len(properties)) + properties + payload
     length = 2 + len(topic) + packet_id_size + len(tail)
     head = b"%c%b%b%b" % (first, encode_remaining_length(length), len(topic).to_bytes(2, "big"), topic)

@@ -2,8 +2,8 @@
 
 Rules
 -----
-1. Filters and reason codes keep their order, and their number: reason code *n* answers filter *n* [MQTT-3.9.3-1].
-2. A SUBACK before MQTT 5 has one word for every failure, 0x80; so has MQTT 3.1 here, although its own text has none.
+1. Filters and reason codes keep their order and number: reason code *n* answers filter *n* [MQTT-3.9.3-1].
+2. A SUBACK before MQTT 5 has a single code for every failure, 0x80; here also in MQTT 3.1, although that defines none.
 3. An UNSUBACK before MQTT 5 has no reason codes at all.
 
 Does not handle: whether the client may subscribe; how many filters are too many.
@@ -207,7 +207,7 @@ def _read_filter(reader: Reader, version: ProtocolVersion) -> str:
     reader.count("topic filters")
     topic_filter = check_topic_filter(reader.string("topic filter"))  # [MQTT-3.8.3-1], [MQTT-3.10.3-1]
     if version is ProtocolVersion.V5:
-        SharedSubscription.parse(topic_filter)  # Refuses what only looks like one [MQTT-4.8.2-1], [MQTT-4.8.2-2].
+        SharedSubscription.parse(topic_filter)  # Refuses a malformed one [MQTT-4.8.2-1], [MQTT-4.8.2-2].
     return topic_filter
 
 

@@ -1,4 +1,4 @@
-"""Topic Names and Topic Filters: the rules of their text, and the only matcher of the repository.
+"""Topic Names and Topic Filters: their syntax, and the only matcher of the repository.
 
 Theory
 ------
@@ -6,15 +6,15 @@ A topic is a list of levels between slashes; a level may be empty, so ``/a`` has
 any one level and a final ``#`` for any number of levels, its parent included: ``a/#`` matches ``a``. A wildcard in the
 first level does not match a name that begins with ``$`` [MQTT-4.7.2-1].
 
-`matches` is the slow, obvious reference that any faster structure has to agree with. `covers` and `overlaps` compare
-the *sets* of names that two filters match; they decide whether a permission includes a subscription, and whether a
-prohibition touches it.
+`matches` is the slow, straightforward reference that any faster structure must agree with. `covers` and `overlaps`
+compare the *sets* of names that two filters match; they decide whether a permission includes a subscription, and
+whether a prohibition affects it.
 
 Rules
 -----
-1. `matches`, `covers` and `overlaps` expect text that the checks accepted.
+1. `matches`, `covers` and `overlaps` expect text that has passed the checks.
 2. A name is compared level by level, code point by code point: nothing is normalised [MQTT-4.7.3-4].
-3. A Shared Subscription's filter is taken apart by `SharedSubscription.parse` before it is matched or compared.
+3. A Shared Subscription's filter is split by `SharedSubscription.parse` before it is matched or compared.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _WIDEST: Final = 4
 
 
 def check_topic_name(topic_name: str) -> str:
-    """Return *topic_name* if one may publish to it; raise `MalformedPacket` saying why not otherwise."""
+    """Return *topic_name* if it is valid for publishing; otherwise raise `MalformedPacket` saying why."""
     _check_text("topic name", topic_name)
     if ONE_LEVEL in topic_name or ANY_LEVELS in topic_name:  # [MQTT-4.7.0-1], [MQTT-3.3.2-2]
         raise MalformedPacket(f"topic name {topic_name[:_SHOWN]!r}: a wildcard may only be in a topic filter")
@@ -45,7 +45,7 @@ def check_topic_name(topic_name: str) -> str:
 
 
 def check_topic_filter(topic_filter: str) -> str:
-    """Return *topic_filter* if one may subscribe with it; raise `MalformedPacket` saying why not otherwise."""
+    """Return *topic_filter* if it is valid for subscribing; otherwise raise `MalformedPacket` saying why."""
     _check_text("topic filter", topic_filter)
     levels = topic_filter.split(SEPARATOR)
     if ANY_LEVELS in levels[:-1]:  # [MQTT-4.7.1-1]
@@ -70,10 +70,10 @@ def _check_text(field: str, text: str) -> None:
 
 
 def text_bytes(text: str) -> int:
-    """Return how many bytes *text* takes at most as long as it is kept.
+    """Return how many bytes *text* takes in memory at most.
 
-    A topic is kept as text, one byte a character; but if one of them is not ASCII, each may take four (an emoji among
-    65,000 letters), whatever UTF-8 makes of them on the wire.
+    A topic is kept as text, one byte per character; but if one of them is not ASCII, each may take four (an emoji among
+    65,000 letters), whatever its size in UTF-8 on the wire.
     """
     return _TEXT_HEAD + (len(text) if text.isascii() else _WIDEST * len(text))
 
@@ -126,7 +126,7 @@ def overlaps(one: str, other: str) -> bool:
             return False
     if len(one_levels) == len(other_levels):
         return True
-    # The longer one may still match the parent of its '#'; that must be a name, and the empty text is none.
+    # The longer one may still match the parent of its '#'; that must be a name, and the empty text is not one.
     longer = max(one_levels, other_levels, key=len)
     return len(longer) == shared + 1 and longer[shared] == ANY_LEVELS and not (shared == 1 and longer[0] == "")
 
@@ -142,7 +142,7 @@ class SharedSubscription:
     def parse(cls, topic_filter: str) -> Self | None:
         """Return the parts of *topic_filter*, or None if it is an ordinary one.
 
-        Raises `MalformedPacket` when the text begins like a Shared Subscription and is not one.
+        Raises `MalformedPacket` if the text begins like a Shared Subscription but is not one.
         """
         if not topic_filter.startswith(_SHARE_PREFIX):
             return None

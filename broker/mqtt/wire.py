@@ -2,10 +2,10 @@
 
 Rules
 -----
-1. A `Reader` takes fields from the front of one packet's body. Whatever is missing, too long or not UTF-8 raises
+1. A `Reader` takes fields from the front of one packet's body. A field that is missing, too long or not UTF-8 raises
    `MalformedPacket` naming the field.
-2. What a packet may hold any number of, topic filters and properties, costs a hundred times its bytes: a `Reader` takes
-   so many of it and no more, where its maker says so.
+2. Topic filters and properties, of which a packet may hold any number, cost a hundred times their bytes: a `Reader`
+   accepts only as many as its creator allows.
 3. An encoder raises `ValueError` for a value that its data type cannot hold; it never writes a wrong length.
 
 Does not handle: what a field means, or splitting a stream into packets.
@@ -28,8 +28,8 @@ _VARIABLE_INTEGER_SHIFTS: Final = (0, 7, 14, 21)
 def decode_utf8(data: bytes, field: str) -> str:
     """Return *data* as text; raise `MalformedPacket` for what a UTF-8 Encoded String may not hold.
 
-    Control characters and non-characters are let through: the standard leaves them to the receiver (§1.5.4), and
-    whoever prints a string has to quote it anyway.
+    Control characters and non-characters are accepted: the standard leaves them to the receiver (§1.5.4), and code that
+    prints a string must quote it anyway.
     """
     try:
         text = (
@@ -48,7 +48,7 @@ class Reader:
     __slots__ = ("_data", "_end", "_position", "items_left")
 
     def __init__(self, data: bytes, most_items: int = MAXIMUM_VARIABLE_INTEGER) -> None:
-        """Read *data*, and *most_items* topic filters and properties of it."""
+        """Read *data*, with at most *most_items* topic filters and properties."""
         self._data = data
         self._position = 0
         self._end = len(data)
@@ -69,7 +69,7 @@ class Reader:
         return self._data[start:end]
 
     def count(self, field: str) -> None:
-        """Take note of one more topic filter or property."""
+        """Count one more topic filter or property."""
         self.items_left -= 1
         if self.items_left < 0:
             raise ProtocolError(f"{field}: more of them than this server takes in a packet", ReasonCode.QUOTA_EXCEEDED)
@@ -91,7 +91,7 @@ class Reader:
         return int.from_bytes(self.take(4, field))
 
     def variable_integer(self, field: str) -> int:
-        """Return a Variable Byte Integer: four bytes at most, no more than it needs."""
+        """Return a Variable Byte Integer: at most four bytes, and no more than it needs."""
         value = 0
         for shift in _VARIABLE_INTEGER_SHIFTS:
             byte = self.byte(field)

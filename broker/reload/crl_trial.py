@@ -1,16 +1,16 @@
-"""What a CRL would do if it were put in place now: whom it would disconnect, or why it would not be used.
+"""What a CRL would do if it were installed now: whom it would disconnect, or why it would not be used.
 
 Theory
 ------
-The list goes through the same checks as one that is read or fetched (`broker.sources.crl_intake`), up to the moment
-where it would be held. Then every connection is asked whether its certificate, or a CA's above it, is in the list and
-not revoked already. Nothing is held, nobody is disconnected, nothing is counted.
+The list goes through the same checks as one that is read or fetched (`broker.sources.crl_intake`), up to the point
+where it would be held. Then every connection is checked: whether its certificate, or a CA's above it, is in the list
+and not already revoked. Nothing is held, nobody is disconnected, nothing is counted.
 
 Rules
 -----
-1. Lists that are tried together are tried in order, complete ones before deltas: a delta continues the base that comes
-   with it, and what is told of it is what both would do.
-2. A thousand connections at a time, with the event loop between.
+1. Lists tried together are tried in order, complete ones before deltas: a delta continues the base that comes with it,
+   and its result is what both would do.
+2. A thousand connections at a time, with the event loop in between.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CONNECTIONS_A_STEP = 1000
 
 
 class NoListsUsed(ValueError):
-    """The broker uses no CRLs, so that none can be tried; the text says which setting changes that."""
+    """The broker uses no CRLs, so none can be tried; the text names the setting that changes that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +41,14 @@ class Trial:
     """What one list would do."""
 
     used: bool
-    """Whether it would be held from now on."""
+    """Whether it would be held."""
     code: str = ""
-    """Why not: CRL_… as in the log, or CRL_KNOWN."""
+    """If not, why: CRL_… as in the log, or CRL_KNOWN."""
     detail: str = ""
     issuer: str = ""
     number: int | None = None
     base_number: int | None = None
-    """Number of the complete list that it continues, if it is a delta: what is told is what both do."""
+    """Number of the complete list that a delta continues: the result is what both do."""
     entries: int = 0
     next_update: datetime | None = None
     newly_revoked: int = 0
@@ -141,7 +141,7 @@ async def _try(engine: Engine, trust: Trust, shelf: CrlShelf, listed: Certificat
 
 
 def _named(engine: Engine, held: HeldList, peer: Peer) -> str | None:
-    """Return why *peer*, who is good now, would be put out by *held*, or None."""
+    """Return why *peer*, who is valid now, would be disconnected because of *held*, or None."""
     if engine.admission.status.refuse_revoked(peer) is not None:
         return None
     issuer_key_id, serial = peer.certificate

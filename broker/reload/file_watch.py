@@ -1,18 +1,18 @@
-"""Noticing that files have changed, by looking at them once a second.
+"""Detects that files have changed, by checking them once a second.
 
 Theory
 ------
 Certificates are renewed and policies edited in every way there is: written in place, replaced by a rename, by a
-symbolic link that points elsewhere (as Kubernetes mounts secrets), two files one after the other. What all of them
-change is what ``stat`` says of the path. A change counts when it has stood for a whole look, so that a file is not read
-while it is being written.
+symbolic link that points elsewhere (as Kubernetes mounts secrets), two files one after the other. All of them change
+what ``stat`` returns for the path. A change counts once it has been stable for a whole interval, so that a file is not
+read while it is being written.
 
 Rules
 -----
-1. A file that has gone or become unreadable is in the middle of a change: it is waited for, so many looks. Then its
-   absence is what has changed, so that whoever reads it says so; from then on no other file waits for it.
-2. Nobody is told twice of one change.
-3. What is looked at before it is read is known as it was then: a change between the two counts (`begin`).
+1. A file that is missing or unreadable is in the middle of a change: it is waited for, for a number of checks. After
+   that its absence counts as the change, so that the reader reports it; from then on no other file waits for it.
+2. A change is reported once.
+3. A file checked before it is read is known as it was then, so a change between the two counts (`begin`).
 4. A pipe is read once, and does not change.
 """
 
@@ -30,19 +30,19 @@ _READ_ONCE: Final = (0, 0, 0)
 
 
 class FileWatch:
-    """What some files looked like."""
+    """The last known state of some files."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._known = self._last = _look(paths)
         self._stood = 0
 
     def begin(self, paths: Iterable[Path]) -> None:
-        """Watch *paths* from now on: as they look now, those that were looked at before as they looked then."""
+        """Watch *paths* from now on: in their present state, or as they were if they were checked before."""
         self._last = _look(paths)
         self._known = {path: self._known.get(path, mark) for path, mark in self._last.items()}
 
     def changed(self, paths: Iterable[Path]) -> bool:
-        """Look again; return whether *paths* differ from what was known, and have not moved since the last look."""
+        """Check again; return whether *paths* differ from what was known, and are the same as at the last check."""
         now = _look(paths)
         self._stood = self._stood + 1 if now == self._last else 0
         self._last = now

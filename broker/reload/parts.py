@@ -2,13 +2,14 @@
 
 Rules
 -----
-1. `load` reads and checks, and changes nothing; it may run in a thread. What it raises is the reason why the old part
-   stays. It returns `Unchanged` where nothing is new.
+1. `load` reads and checks, and changes nothing; it may run in a thread. The error it raises is the reason why the old
+   part stays. It returns `Unchanged` if nothing is new.
 2. `apply` cannot fail.
-3. A new certificate or trust anchor is a new TLS context: it counts for the next handshake, open connections stay, and
-   TLS sessions of the old context are not resumed. So nothing is swapped where no byte has changed.
-4. What counts is kept in memory, each part by itself: a context for other anchors presents the certificate that was
-   taken last, and not what its file holds by now, which may have been refused, or is being written; and the other way.
+3. A new certificate or trust anchor is a new TLS context: it applies from the next handshake, open connections stay,
+   and TLS sessions of the old context are not resumed. So nothing is replaced if no byte has changed.
+4. What is in use is kept in memory, separately for each part: a context for other anchors presents the certificate that
+   was last accepted, not the present content of its file, which may have been refused or is being written; and vice
+   versa.
 """
 
 from __future__ import annotations
@@ -69,19 +70,19 @@ class Reloadable(Protocol):
 
     @property
     def part(self) -> Part:
-        """Which one."""
+        """Which part it is."""
 
     def files(self, config: BrokerConfig) -> Sequence[Path]:
-        """Return the files whose change is a reason to reload."""
+        """Return the files whose change triggers a reload."""
 
     def load(self, config: BrokerConfig, candidate: Candidate | None) -> Any:
-        """Return what is new, checked, or `Unchanged`; *candidate* stands for the file's content."""
+        """Return what is new, checked, or `Unchanged`; *candidate* replaces the file's content."""
 
     async def preview(self, loaded: Any) -> tuple[str, Effects | None]:
-        """Say what is new, and what `apply` would do."""
+        """Describe what is new, and what `apply` would do."""
 
     async def apply(self, loaded: Any) -> tuple[str, Effects | None]:
-        """Replace the part; say what is new, and what that did."""
+        """Replace the part; describe what is new, and the effects."""
 
 
 class ReloadedPolicy:
@@ -90,7 +91,7 @@ class ReloadedPolicy:
     part = Part.POLICY
 
     def __init__(self, engine: Engine, text: str, clock: Callable[[], float]) -> None:
-        """Begin with the policy that *text* says, which the engine has."""
+        """Begin with the policy in *text*, which the engine has."""
         self._engine = engine
         self._text = text
         self._clock = clock
@@ -112,14 +113,14 @@ class ReloadedPolicy:
         return self._engine.admission.idle_names(loaded[1]), await preview(self._engine, loaded[1])
 
     async def apply(self, loaded: tuple[str, TopicPolicy]) -> tuple[str, Effects | None]:
-        """Let the new policy count."""
+        """Activate the new policy."""
         self._text, policy = loaded
         effects = await change(self._engine, policy, self._clock)
         return warn_of_idle_names(self._engine.admission), effects
 
 
 class ReloadedCertificate:
-    """The broker's own certificate: the listeners get another context. Its anchors: `broker.reload.trust_change`."""
+    """The broker's own certificate: the listeners get a new context. For anchors see `broker.reload.trust_change`."""
 
     part = Part.CERTIFICATE
 
@@ -130,7 +131,7 @@ class ReloadedCertificate:
         listeners: Sequence[Listener],
         staple: Staple,
     ) -> None:
-        """Begin with *own*; *build* makes a context that presents another, or raises."""
+        """Begin with *own*; *build* creates a context that presents another one, or raises."""
         self._own = own
         self._build = build
         self._listeners = listeners
@@ -143,7 +144,7 @@ class ReloadedCertificate:
     def load(
         self, _config: BrokerConfig, _candidate: Candidate | None
     ) -> tuple[CredentialPem, ssl.SSLContext, str] | Unchanged:
-        """Return what the files hold, and a context. Raises `TlsConfigurationError`."""
+        """Return the content of the files, and a context. Raises `TlsConfigurationError`."""
         files = self._own.files
         now = CredentialPem.of(files)
         if now == self._own.credential:
@@ -151,7 +152,7 @@ class ReloadedCertificate:
         return now, self._build(now), describe_certificate(now, files.certificate)
 
     async def preview(self, loaded: tuple[CredentialPem, ssl.SSLContext, str]) -> tuple[str, Effects | None]:
-        """Say what the files hold."""
+        """Describe the content of the files."""
         return loaded[2], None
 
     async def apply(self, loaded: tuple[CredentialPem, ssl.SSLContext, str]) -> tuple[str, Effects | None]:
@@ -159,7 +160,7 @@ class ReloadedCertificate:
         credential, context, detail = loaded
         self._own.use(credential)
         self._staple.adopt(context)
-        await self._staple.tried()  # A moment, so that nobody gets the new certificate without its staple.
+        await self._staple.tried()  # A moment, so that no client gets the new certificate without its staple.
         for listener in self._listeners:
             listener.context = context
         return detail, None
@@ -167,7 +168,7 @@ class ReloadedCertificate:
 
 @dataclass(frozen=True, slots=True)
 class NewLimits:
-    """What may be asked from now on."""
+    """The limits from now on."""
 
     limits: Limits
     origins: tuple[Origins, ...]
@@ -176,12 +177,12 @@ class NewLimits:
 
 
 class ReloadedLimits:
-    """The limits, and whose web pages may connect; and a word about the settings that only a restart changes."""
+    """The limits, and whose web pages may connect; also warns about settings that need a restart."""
 
     part = Part.LIMITS
 
     def __init__(self, engine: Engine, started_with: BrokerConfig, listeners: Sequence[Listener] = ()) -> None:
-        """Change *listeners*: those of the settings, in their order, and behind them any that have no web pages."""
+        """Change *listeners*: those in the settings, in order, followed by those that serve no web pages, if any."""
         self._engine = engine
         self._started_with = started_with
         self._listeners = listeners
@@ -189,18 +190,18 @@ class ReloadedLimits:
         self._origins = tuple(each.origins(started_with.origins) for each in started_with.listeners)
 
     def files(self, _config: BrokerConfig) -> Sequence[Path]:
-        """Return none: the settings' own file is the reloader's business."""
+        """Return none: the reloader watches the settings file itself."""
         return []
 
     def load(self, config: BrokerConfig, _candidate: Candidate | None) -> NewLimits | Unchanged:
-        """Return the limits, and which of them differ."""
+        """Return the limits if some differ."""
         old, new = self._engine.limits, config.limits
         changed = [
             f"{each.name} {getattr(old, each.name)} → {getattr(new, each.name)}"
             for each in fields(Limits)
             if getattr(old, each.name) != getattr(new, each.name)
         ]
-        # Where there is provisioning, its clients go on with the file of the start.
+        # With provisioning, its clients keep using the file of the start.
         reloaded = _RELOADED_SETTINGS if config.provisioning is not None else _RELOADED_SETTINGS | {"cafile"}
         waiting = [
             name
@@ -216,7 +217,7 @@ class ReloadedLimits:
         return NewLimits(new, origins, "; ".join(filter(None, (", ".join(changed), restart))))
 
     def _origins_in(self, config: BrokerConfig) -> tuple[Origins, ...]:
-        """Return those of each listener that runs, by *config*: of one that is not in it any more, what they were."""
+        """Return the origins of each running listener, by *config*; unchanged for one that is no longer in it."""
         wanted = [each.origins(config.origins) for each in config.listeners]
         places = [each.place for each in config.listeners]
         if places == self._places:
@@ -225,11 +226,11 @@ class ReloadedLimits:
         return tuple(named.get(place, was) for place, was in zip(self._places, self._origins, strict=True))
 
     async def preview(self, loaded: NewLimits) -> tuple[str, Effects | None]:
-        """Say which."""
+        """Describe which."""
         return loaded.detail, None
 
     async def apply(self, loaded: NewLimits) -> tuple[str, Effects | None]:
-        """Let them count: for what is asked from now on, and for nothing that exists."""
+        """Activate them: for new requests only, not for existing state."""
         self._engine.limit(loaded.limits)
         self._origins = loaded.origins
         for listener, origins in zip(self._listeners, loaded.origins, strict=False):
@@ -239,20 +240,20 @@ class ReloadedLimits:
 
 
 def files_of(config: BrokerConfig, settings_file: Path | None) -> list[Path]:
-    """Return the files that *config*, of *settings_file* among others, names and parts are made of."""
+    """Return the files that *config* (read from *settings_file* among others) consists of or names."""
     named = (settings_file, config.certfile, config.keyfile, config.policy_file)
     return [*(path for path in named if path is not None), *anchor_files(config)]
 
 
 def _lasting(config: BrokerConfig, name: str) -> object:
-    """Return the setting *name* as far as only a restart changes it."""
+    """Return the part of setting *name* that only a restart changes."""
     return tuple(each.lasting for each in config.listener) if name == "listener" else getattr(config, name)
 
 
 def describe_certificate(credential: CredentialPem, file: Path) -> str:
-    """Return which certificate *credential*, of *file*, has.
+    """Return a description of the certificate of *credential*, from *file*.
 
-    Raises `TlsConfigurationError` if nobody would accept it: of that `NotToday`, if only the dates are against it.
+    Raises `TlsConfigurationError` if no client would accept it: its subclass `NotToday` if only because of the dates.
     """
     certificate = certificate_of(credential)
     if certificate is None:
@@ -277,7 +278,7 @@ def describe_anchors(context: ssl.SSLContext) -> str:
 
 
 def digest(files: Sequence[Path]) -> bytes:
-    """Return what changes when a byte of *files* does; what cannot be read counts as empty."""
+    """Return a value that changes when a byte of *files* does; unreadable files count as empty."""
     summary = hashlib.sha256()
     for path in files:
         try:

@@ -1,20 +1,20 @@
-"""Another topic policy for those who are here already.
+"""Applying a changed topic policy to existing sessions.
 
 Theory
 ------
-What a client may publish is asked again at its next PUBLISH, once the connections have forgotten what they remember.
-A subscription was granted once and for all; so after a change every session, also one that is kept for a client that
-is away, is judged again. What it may not have any more is taken from it, and a client that is connected is then
-disconnected with 0x87 and a sentence that names the filter: MQTT has no other way to say that a subscription is gone,
-and a client that waits for messages in silence is worse off than one that comes back and reads its SUBACK.
+What a client may publish is checked again at its next PUBLISH, once the connections have dropped their caches. A
+subscription, however, was granted permanently; so after a change every session, even one kept for a client that is
+away, is judged again. It loses what it may no longer have, and if its client is connected, that is disconnected with
+0x87 and a sentence that names the filter. MQTT has no other way to say that a subscription is gone, and a client that
+waits for messages in silence is worse off than one that reconnects and reads its SUBACK.
 
 Rules
 -----
-1. The new policy counts for everybody at once; the sessions are looked at in small steps afterwards, with the event
-   loop between two, so that messages flow meanwhile.
-2. The session stays, with its other subscriptions and with the messages that it was granted. Its will goes if it may
-   not be published any more.
-3. `judge` changes nothing: a dry run and the change itself agree.
+1. The new policy applies to all at once; afterwards the sessions are judged in small steps, with the event loop in
+   between, so that messages keep flowing.
+2. The session stays, with its other subscriptions and with the messages that it was granted. Its will is dropped if it
+   may not be published any more.
+3. `judge` changes nothing: a dry run and the real change agree.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Loss:
 def judge(policy: TopicPolicy, session: Session, *, ours: bool, goes: bool = False, wills: bool = True) -> Loss | None:
     """Return what *session* would lose under *policy*, or None; *ours*: its owner is of our own trust domain.
 
-    *goes*: as if its client had been disconnected before, and its will left by that (*wills*), or not.
+    *goes*: as if its client had been disconnected before, leaving its will (*wills*) or not.
     """
     permissions = policy.permissions(session.owner, session.client_id, ours=ours)
     withdrawn = []
@@ -88,7 +88,7 @@ def judge(policy: TopicPolicy, session: Session, *, ours: bool, goes: bool = Fal
 
 
 def enforce(engine: Engine, session: Session, loss: Loss, now: float) -> None:
-    """Take from *session* what it may not have any more, and disconnect its client if that needs to know."""
+    """Take from *session* what it may no longer have, and disconnect its client if that has to know."""
     for topic_filter in loss.subscriptions:
         engine.unsubscribe(session, topic_filter)
     if loss.will:
@@ -103,7 +103,7 @@ def enforce(engine: Engine, session: Session, loss: Loss, now: float) -> None:
 
 
 def enforce_at_start(engine: Engine, now: float) -> None:
-    """Judge the sessions that were recovered: the policy may have changed while there was no broker."""
+    """Judge the recovered sessions: the policy may have changed while the broker was down."""
     warn_of_idle_names(engine.admission)
     ended = 0
     for session in engine.registry.all():
@@ -116,7 +116,7 @@ def enforce_at_start(engine: Engine, now: float) -> None:
 
 
 def warn_of_idle_names(admission: Admission) -> str:
-    """Say in the log which names in the policy can mean nobody, if there are such; return what was said."""
+    """Log which names in the policy can match no client, if any; return the message."""
     idle = admission.idle_names(admission.policy)
     if idle:
         log.warning("names in the topic policy match nobody", code="POLICY_NAMES_NOBODY", detail=idle)
@@ -129,15 +129,15 @@ async def preview(
     admission: Admission | None = None,
     going: Mapping[Session, bool] = MappingProxyType({}),
 ) -> Effects:
-    """Return what `change` would do; with *admission*, once that says who is of our own trust domain.
+    """Return what `change` would do; *admission*, if given, decides who is of our own trust domain.
 
-    *going*: whose clients would have been disconnected before, for another reason, and whether that leaves their wills.
+    *going*: sessions whose clients would have been disconnected before, for another reason; whether their wills stay.
     """
     return await _sweep(engine, policy, None, admission or engine.admission, going)
 
 
 async def change(engine: Engine, policy: TopicPolicy, clock: Callable[[], float]) -> Effects:
-    """Let *policy* count from now on, for everybody; return what it did."""
+    """Apply *policy* from now on, to all sessions; return what it did."""
     engine.admission.policy = policy
     for connection in engine.connections():
         connection.topics.forget_permissions()
@@ -160,10 +160,10 @@ async def _sweep(
         for session in sessions[start : start + _SESSIONS_A_STEP]:
             goes = session in going
             if goes and session.expiry_interval == 0:
-                continue  # It ends with its connection.
+                continue  # It ended with its connection.
             ours, wills = admission.is_ours(session.owner), going.get(session, True)
             loss = judge(policy, session, ours=ours, goes=goes, wills=wills)
-            if loss is None:  # Also of a session that has ended meanwhile: it has nothing.
+            if loss is None:  # Also for a session that has ended meanwhile: it has nothing left.
                 continue
             losing += 1
             subscriptions += len(loss.subscriptions)

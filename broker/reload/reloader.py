@@ -2,11 +2,11 @@
 
 Rules
 -----
-1. A part that cannot be used is refused with the reason; the old one stays, and so do all the others.
-2. One reload at a time. Nothing of it stops the event loop for long: files are read in a thread.
-3. Settings come from where they came from at the start: flags, environment, file.
-4. A dry run goes the same way and stops before anything changes.
-5. A defect of ours in reading a part costs that part: it is refused, and the broker goes on with the old one.
+1. A part that is unusable is refused with the reason; the old one stays, and so do all others.
+2. One reload at a time. None of it blocks the event loop for long: files are read in a thread.
+3. Settings are read from the same places as at the start: flags, environment, file.
+4. A dry run does the same and stops before anything changes.
+5. A bug of ours in reading a part only affects that part: it is refused, and the broker continues with the old one.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _DEFECT = "it cannot be read, and a defect keeps us from saying why; the broker'
 
 
 class Reloader:
-    """Everything that can be replaced, and how."""
+    """All replaceable parts, and how to replace them."""
 
     def __init__(
         self,
@@ -57,9 +57,9 @@ class Reloader:
         settings_file: Path | None,
         witness: Witness | None,
     ) -> None:
-        """Begin with *config*; *settings* reads it anew, from *settings_file* among others, or raises `ConfigError`.
+        """Begin with *config*; *settings* reads it again, from *settings_file* among others, or raises `ConfigError`.
 
-        *reloads* counts ``part.outcome``; *witness* is told of what was replaced, or refused.
+        *reloads* counts ``part.outcome``; *witness* is told what was replaced or refused.
         """
         self._witness = witness
         self._settings_file = settings_file
@@ -69,15 +69,15 @@ class Reloader:
         self._reloads = reloads
         self._one = asyncio.Lock()
         self._refused: set[Part] = set()
-        """What was refused when it was looked at last."""
+        """The parts refused in the last attempt."""
 
     def files(self) -> list[Path]:
-        """Return the files whose change is a reason to reload."""
+        """Return the files whose change triggers a reload."""
         own = [self._settings_file] if self._settings_file is not None else []
         return own + [path for each in self._parts for path in each.files(self._config)]
 
     async def reload(self, parts: Collection[Part] = ALL, *, quiet: bool = False) -> ReloadReport:
-        """Replace what has changed of *parts*. *quiet*: do not log what has not changed."""
+        """Replace those of *parts* that have changed. *quiet*: do not log unchanged parts."""
         async with self._one:
             report = await self._go(parts, {}, dry_run=False)
             before = self._note_refusals(report)
@@ -104,14 +104,14 @@ class Reloader:
         return report
 
     def _note_refusals(self, report: ReloadReport) -> frozenset[Part]:
-        """Take note of what *report* refuses; return what was refused before it."""
+        """Record the refusals in *report*; return the previous ones."""
         before = frozenset(self._refused)
         self._refused.difference_update(each.part for each in report.parts)
         self._refused.update(each.part for each in report.parts if each.outcome is Outcome.REFUSED)
         return before
 
     async def dry_run(self, parts: Collection[Part], candidates: Mapping[Part, Candidate]) -> ReloadReport:
-        """Say what `reload` would do; as if *candidates* stood in the files of their parts."""
+        """Return what `reload` would do if *candidates* were in the files of their parts."""
         async with self._one:
             return await self._go(parts, candidates, dry_run=True)
 
@@ -145,7 +145,7 @@ class Reloader:
             loaded = await asyncio.to_thread(each.load, config, candidate)
         except _UNUSABLE as error:
             return PartReport(each.part, Outcome.REFUSED, str(error))
-        except Exception:  # What is read may be whatever: that we cannot say what is wrong with it ends no broker.
+        except Exception:  # The file may contain anything: failing to explain what is wrong must not end the broker.
             log.exception("reload failed", code="INTERNAL_ERROR", part=each.part.value)
             return PartReport(each.part, Outcome.REFUSED, _DEFECT)
         if isinstance(loaded, Unchanged):
@@ -155,16 +155,16 @@ class Reloader:
 
 
 def _put_right(each: PartReport) -> PartReport:
-    """Return *each*, of a part that was refused before, saying so if what is in use stands there again."""
+    """Return *each*, of a previously refused part, saying so if the file again contains what is in use."""
     if each.outcome is not Outcome.UNCHANGED:
         return each
     return replace(each, detail="; ".join(filter(None, (_PUT_RIGHT, each.detail))))
 
 
 async def keep_current(reloader: Reloader, hangup: asyncio.Event, watch: FileWatch | None) -> None:
-    """Reload whenever *hangup* is set, and, with a *watch*, when a file has changed. Runs until it is cancelled.
+    """Reload whenever *hangup* is set, and, with a *watch*, when a file has changed. Runs until cancelled.
 
-    The *watch* has looked at the files before they were read: what was changed while the broker was starting counts.
+    The *watch* checked the files before they were read, so a change during the broker's start counts.
     """
     if watch is not None:
         watch.begin(reloader.files())

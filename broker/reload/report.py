@@ -27,7 +27,7 @@ class Part(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What became of a part."""
+    """What happened to a part."""
 
     RELOADED = "reloaded"
     UNCHANGED = "unchanged"
@@ -45,7 +45,7 @@ class Affected:
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """What a change means for those who are connected, and for sessions that are kept for clients that are away."""
+    """What a change means for connected clients, and for sessions kept for clients that are away."""
 
     connected: int
     """How many clients were connected."""
@@ -55,10 +55,10 @@ class Effects:
     affected: tuple[Affected, ...] = ()
     """The first sessions that lose something, connected ones before kept ones."""
     more: int = 0
-    """How many others do."""
+    """How many others lose something."""
 
     def __add__(self, after: Effects) -> Effects:
-        """Return what both do, one after the other."""
+        """Return the combined effects of both, one after the other."""
         affected = self.affected + after.affected
         return Effects(
             self.connected,
@@ -72,7 +72,7 @@ class Effects:
 
 @dataclass(frozen=True, slots=True)
 class PartReport:
-    """What became of one part."""
+    """What happened to one part."""
 
     part: Part
     outcome: Outcome
@@ -83,14 +83,14 @@ class PartReport:
 
 @dataclass(frozen=True, slots=True)
 class ReloadReport:
-    """What became of all parts that were asked for."""
+    """What happened to all requested parts."""
 
     parts: tuple[PartReport, ...]
     dry_run: bool = False
 
     @property
     def refused(self) -> bool:
-        """Whether a part was refused: the old one goes on."""
+        """Whether a part was refused: the old one stays in use."""
         return any(each.outcome is Outcome.REFUSED for each in self.parts)
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,21 +1,21 @@
-"""Other trust anchors, bundles or terms for a running broker: a new generation of trust, and everybody judged by it.
+"""Other trust anchors, bundles or terms for a running broker: a new generation of trust, applied to all connections.
 
 Theory
 ------
-The new generation is built whole, from the files and settings as they are now; what is wrong with it is the reason why
-the old one stays. When it counts, the listeners get a TLS context with its anchors, so that no TLS session of before is
-resumed, and every connection is examined again, with the certificate that its socket still has: whom nobody vouches for
-any more, or who would be somebody else by now, is disconnected. The others do not notice.
+The new generation is built completely from the present files and settings; an error in it is the reason why the old one
+stays. When it is activated, the listeners get a TLS context with its anchors, so that no earlier TLS session is
+resumed, and every connection is examined again, with the certificate that its socket still has. A client that no anchor
+vouches for any more, or whose identity would be another by now, is disconnected. The others notice nothing.
 
 Rules
 -----
-1. A few connections at a time, with the event loop between: an examination costs as much as at the door.
-2. That a revocation status is not known is no reason to put out somebody who is in; that it is known, is.
-3. A session that is kept for a client that is away is judged when the client comes. Its subscriptions are judged at
-   once where the bundles say whom the policy means by a name, as those of everybody are.
-4. Who is at the door, TLS complete or not, has begun in another generation, and is sent to begin again (`TRUST_CHANGED`
-   in `broker.connection.connect_handler`): what TLS believed then is not believed now.
-5. `preview` goes the same way and changes nothing.
+1. A few connections at a time, with the event loop in between: an examination costs as much as at admission.
+2. An unknown revocation status is no reason to disconnect a client; a known revocation is.
+3. A kept session is judged when its client returns. Its subscriptions, like all others, are judged at once where the
+   bundles determine whom a name in the policy means.
+4. A client that is not admitted yet, with TLS complete or not, began in another generation and is told to reconnect
+   (`TRUST_CHANGED` in `broker.connection.connect_handler`): what TLS trusted then may not be trusted now.
+5. `preview` does the same and changes nothing.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class NewTrust:
     context: ssl.SSLContext
     config: BrokerConfig
     trust: Trust | None
-    """What admission gets."""
+    """The trust for admission."""
     judge: Trust
-    """What those who are connected are judged by: the same, or `cafile` as a bundle."""
+    """The trust to judge connected clients by: the same, or `cafile` as a bundle."""
 
 
 class ReloadedTrust:
@@ -90,7 +90,7 @@ class ReloadedTrust:
         staple: Staple,
         clock: Callable[[], float],
     ) -> None:
-        """Begin with *config* and *anchors* (PEM); *build* makes a context that believes such, or raises."""
+        """Begin with *config* and *anchors* (PEM); *build* creates a context that trusts given anchors, or raises."""
         self._engine = engine
         self._build = build
         self._listeners = listeners
@@ -100,14 +100,14 @@ class ReloadedTrust:
         self._clock = clock
         self._mark = self._mark_of(config)
         self.anchors = anchors
-        """What contexts believe at present, in PEM, whatever the files hold by now."""
+        """The anchors of the present contexts, in PEM, whatever the files contain by now."""
 
     def files(self, config: BrokerConfig) -> Sequence[Path]:
         """Return the files with anchors, and the directories of such files."""
         return anchor_files(config)
 
     def load(self, config: BrokerConfig, candidate: Candidate | None) -> NewTrust | Unchanged:
-        """Return the next generation, whole. Raises `TlsConfigurationError`."""
+        """Return the complete next generation. Raises `TlsConfigurationError`."""
         if not isinstance(candidate, ProposedAnchors):
             return self._load(config)
         with tempfile.TemporaryDirectory(prefix="fleet-broker-") as folder:
@@ -115,7 +115,7 @@ class ReloadedTrust:
             proposed.write_text(candidate.pem)
             try:
                 return self._load(_with_anchors(config, candidate.bundle, proposed))
-            except TlsConfigurationError as error:  # Whoever asks has not heard of our folder.
+            except TlsConfigurationError as error:  # The caller does not know our temporary folder.
                 raise TlsConfigurationError(str(error).replace(str(proposed), "what is proposed")) from error
 
     def _load(self, config: BrokerConfig) -> NewTrust | Unchanged:
@@ -138,7 +138,7 @@ class ReloadedTrust:
         return self._detail(loaded, describe_anchors(loaded.context), judging.idle_names(policy)), effects
 
     async def apply(self, loaded: NewTrust) -> tuple[str, Effects | None]:
-        """Let the new generation count."""
+        """Activate the new generation."""
         admission = self._engine.admission
         self._mark, self.anchors = loaded.mark, loaded.anchors
         admission.believe(loaded.trust)
@@ -158,13 +158,13 @@ class ReloadedTrust:
         return self._detail(loaded, what, idle), effects
 
     def _detail(self, loaded: NewTrust, what: str, idle: str) -> str:
-        """Return *what* is new, and what goes with it: names that are *idle* now, groups that are not named."""
+        """Return *what* is new, and its consequences: names that are *idle* now, groups that are not named."""
         said = unnamed_groups(self._engine.admission.trust_domain, loaded.config.trust)
         return "; ".join(filter(None, (what, *said, idle)))
 
     @property
     def _others_may_be_ours(self) -> bool:
-        """Whether the bundles say whom the policy means by a bare name: the broker has no trust domain of its own."""
+        """Whether the bundles determine whom a bare name in the policy means: the broker has no trust domain."""
         return self._engine.admission.trust_domain is None
 
     def _mark_of(self, config: BrokerConfig) -> tuple[object, ...]:
@@ -175,7 +175,7 @@ class ReloadedTrust:
     async def _sweep(self, loaded: NewTrust, going: dict[Session, bool], *, change: bool) -> Effects:
         """Judge every connection by the new generation.
 
-        *going* gets the sessions of those that have to go, and whether their wills are left.
+        *going* gets the sessions of those that have to disconnect, and whether their wills are left.
         """
         engine = self._engine
         admission = engine.admission.judging_by(loaded.judge)
@@ -209,20 +209,20 @@ class ReloadedTrust:
 
 
 def record_trust(engine: Engine, trust: Trust) -> None:
-    """Let what was stored of whom nobody saw be judged by *trust* from now on, and have it in the audit log."""
+    """Judge stored state of clients that are away by *trust* from now on, and record it in the audit log."""
     engine.admission.believed = trust
     engine.history.told("trust", generation=engine.admission.trust_generation, anchors=trust.fingerprints)
 
 
 def judge(admission: Admission, connection: Client, wall: datetime) -> Peer | Refused | None:
-    """Return what *admission* makes of a connection's certificate today; None where there is none: a plain listener."""
+    """Return *admission*'s present verdict on a connection's certificate; None without one: a plain listener."""
     certificate, verified = connection.presented()
     peer, session = connection.peer, connection.session
     if certificate is None or peer is None or session is None:
         return None
 
     def path() -> Sequence[bytes]:
-        # A resumed session has none of its own; its issuer is known from the full handshake before.
+        # A resumed session brings no path; the issuer is known from the full handshake before.
         above = () if len(verified) > 1 else _known_above(certificate, peer)
         return [certificate, *above] if above else verified
 
@@ -233,9 +233,9 @@ def judge(admission: Admission, connection: Client, wall: datetime) -> Peer | Re
 
 
 def _under_cafile(before: Peer, outcome: Peer) -> Peer:
-    """Return the *outcome* for whoever was *before* as admission has it where `cafile` alone judges: without an issuer.
+    """Return the *outcome* for *before* in the form used where `cafile` alone judges: without an issuer.
 
-    If it did before, only when it ends is news; CAs may have been renewed.
+    If `cafile` judged before too, only the expiry may be new; CAs may have been renewed.
     """
     if before.issuer is None:
         return replace(before, seconds_left=outcome.seconds_left, ends_at=outcome.ends_at)
@@ -249,12 +249,12 @@ def _above(issuer: Issuer | None) -> tuple[bytes, ...]:
 
 
 def _known_above(certificate: bytes, peer: Peer) -> Sequence[bytes]:
-    """Return the CAs above *certificate*, in DER, as far as they were learned from a handshake of before."""
+    """Return the CAs above *certificate*, in DER, as far as they were learned from an earlier handshake."""
     if peer.issuer is not None:
         return _above(peer.issuer)
     if peer.verified is None:
         return ()
-    # Found by what the certificate says of its issuer; now it is a reason to stay, so the signature is to say it.
+    # Found by the issuer that the certificate states; here that is a reason to stay, so the signature must confirm it.
     verified = peer.verified
     return verified.above if is_issued_by(x509.load_der_x509_certificate(certificate), verified.authority) else ()
 

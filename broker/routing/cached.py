@@ -1,22 +1,22 @@
-"""The topic names that have a route, found by topic filter: at once where one of its words is rare.
+"""The topic names that have a route, searchable by topic filter: quickly if one of its words is rare.
 
 Theory
 ------
-A changed subscription makes the routes stale that its filter matches. To walk a tree of names from the left costs as
+A changed subscription makes stale the routes that its filter matches. Walking a tree of names from the left takes as
 many steps as there are names below the filter's first wildcard: for ``fleet/meters/+/m17/#`` every device of the group,
-though ``m17`` stands in three names. When each of ten thousand devices has such a filter of its own, that is quadratic.
-So each name is filed under each of its words, by place, and under the number of its levels. What a filter matches is
-in all files that the filter names, and to find it costs as many steps as the smallest of them has names (`steps`).
+though ``m17`` occurs in three names. If each of ten thousand devices has such a filter, that is quadratic. So each name
+is filed under each of its words, by position, and under its number of levels. What a filter matches is in the
+intersection of those files, and finding it takes as many steps as the smallest of them has names (`steps`).
 
 Rules
 -----
 1. No I/O, no clock.
 2. `find` yields exactly the names that `broker.mqtt.topics.matches` accepts (property-tested).
 3. A removed name leaves no empty file behind.
-4. What `clear` forgets is let go by and by, twice as much with each new name as that adds: to free the files of 14,000
-   names that share no word takes half a second, and 60 files of 60,000 names that share all of them a tenth; whoever
-   publishes chooses the names. A name in a file counts as much as a file.
-5. `bytes` is what the names take, reckoned and not measured: never much less than it is (decision 0184).
+4. What `clear` drops is freed gradually, twice as much with each new name as that name adds. Freeing the files of
+   14,000 names that share no word takes half a second, and 60 files of 60,000 names that share all words a tenth; and
+   publishers choose the names. A name in a file counts as much as a file.
+5. `bytes` is an estimate of the memory that names take: never much less than the real value (decision 0184).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from typing import Any, Final
 from broker.mqtt.topics import text_bytes
 
 NAME_BYTES: Final = 150
-"""What a name takes beside its own bytes: its head, and its places among the routes and by its number of levels."""
+"""What a name takes besides its own bytes: its object, its place among the routes and under its number of levels."""
 LEVEL_BYTES: Final = 45
 """What it takes in the file of each of its words."""
 WORD_BYTES: Final = 290
-"""What a word takes beside its text: its file, and its place among the words."""
+"""What a word takes besides its text: its file, and its place among the words."""
 _Files = list[set[bytes]]
 
 
@@ -43,24 +43,24 @@ class CachedNames:
         self.bytes = 0
         """What the names and their files take in memory."""
         self.words = 0
-        """How many files there are by word."""
+        """The number of files by word."""
         self._places: list[dict[str, set[bytes]]] = []
-        """For each place in a name: which names have which word there."""
+        """For each position in a name: the names that have each word there."""
         self._depths: dict[int, set[bytes]] = {}
-        """Which names have how many levels."""
+        """The names with each number of levels."""
         self._gone: list[dict[Any, set[bytes]]] = []
-        """Files that were forgotten, and are in memory still."""
+        """Dropped files that are still in memory."""
 
     @property
     def forgotten(self) -> int:
-        """How many files were forgotten and are in memory still."""
+        """How many dropped files are still in memory."""
         return sum(map(len, self._gone))
 
     def __len__(self) -> int:
         return sum(map(len, self._depths.values()))
 
     def insert(self, topic: bytes) -> None:
-        """File *topic*, unless it is."""
+        """File *topic*, if it is not filed yet."""
         words = topic.decode().split("/")
         if self._gone:
             self._let_go(2 * len(words))
@@ -81,7 +81,7 @@ class CachedNames:
         self._depths.setdefault(len(words), set()).add(topic)
 
     def remove(self, topic: bytes) -> None:
-        """Take *topic* out of every file, if it is there."""
+        """Remove *topic* from every file, if it is there."""
         words = topic.decode().split("/")
         if topic not in self._depths.get(len(words), ()):
             return
@@ -118,7 +118,7 @@ class CachedNames:
             found = [topic for depth in self._depths.values() for topic in depth]
         if levels[0] in {"+", "#"}:  # [MQTT-4.7.2-1]
             found = [topic for topic in found if not topic.startswith(b"$")]
-        if levels[-1] == "#":  # Which matches the level above it too (MQTT 5 §4.7.1.2).
+        if levels[-1] == "#":  # It also matches the parent level (MQTT 5 §4.7.1.2).
             least = len(levels) - 2
             found = [topic for topic in found if topic.count(b"/") >= least]
         return found
@@ -135,7 +135,7 @@ class CachedNames:
         while files and left > 0:
             word, file = files.popitem()
             size = max(1, len(file))
-            if size > left:  # Each place of names that share a word has one file, of all of them.
+            if size > left:  # Names that share a word have a single, large file for that position.
                 for _ in range(left):
                     file.pop()
                 files[word] = file
@@ -144,7 +144,7 @@ class CachedNames:
             self._gone.pop()
 
     def _files(self, levels: list[str]) -> _Files | None:
-        """Return the files in all of which a name is that *levels* match; None if one of them does not exist."""
+        """Return the files whose intersection contains the names that *levels* match; None if one does not exist."""
         files: _Files = []
         for place, level in enumerate(levels):
             if level == "#":

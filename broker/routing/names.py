@@ -1,9 +1,9 @@
-"""Topic names with a value each, found by topic filter: the subscription tree's mirror.
+"""Topic names with a value each, searchable by topic filter: the mirror image of the subscription tree.
 
 Theory
 ------
-Which retained messages a new subscription gets is asked from a filter to names. The walk looks at the part of the tree
-that the filter can reach, and may stop and go on. Cached routes are found another way, by their rarest word
+Which retained messages a new subscription gets is a search from a filter to names. The walk visits the part of the tree
+that the filter can reach, and can pause. Cached routes are searched another way, by their rarest word
 (`broker.routing.cached`, whose slow twin this is).
 
 Rules
@@ -65,7 +65,7 @@ class TopicNames(Generic[V]):
         return replaced
 
     def remove(self, topic_name: str) -> V | None:
-        """Take *topic_name* away; return its value, or None if it was not here."""
+        """Remove *topic_name*; return its value, or None if it was not here."""
         path = [self._root]
         levels = topic_name.split("/")
         for level in levels:
@@ -89,14 +89,14 @@ class TopicNames(Generic[V]):
         return [value for value in _found(self._root, topic_filter.split("/"), 0) if value is not None]
 
     def walk(self, topic_filter: str) -> Iterator[V | None]:
-        """Yield the same one by one, while names come and go: one that is gone when its turn comes is not yielded.
+        """Yield the same one by one, while names come and go: one that is removed before its turn is not yielded.
 
-        Yields None for what it has looked at in vain, so that whoever counts its steps bounds its work.
+        Yields None for a step without a result, so that a caller that counts steps can bound its work.
         """
         yield from _found(self._root, topic_filter.split("/"), 0)
 
     def everywhere(self) -> Iterator[V | None]:
-        """Walk as `walk` does past every name, also those that begin with ``$``."""
+        """Walk like `walk` through every name, including those that begin with ``$``."""
         yield from _below(self._root, at_root=False)
 
     def all(self) -> list[V]:
@@ -129,7 +129,7 @@ def _found(node: _Node[V], levels: list[str], depth: int) -> Iterator[V | None]:
 
 
 def _below(top: _Node[V], *, at_root: bool) -> Iterator[V | None]:
-    # Iterative: a client chooses the depth of its topics, and Python's stack is not its to spend.
+    # Iterative: clients choose the depth of topics, and must not be able to exhaust Python's stack.
     yield top.value
     if at_root:
         pending = [child for name, child in top.children.items() if not name.startswith("$")]
@@ -145,6 +145,6 @@ def _below(top: _Node[V], *, at_root: bool) -> Iterator[V | None]:
 
 
 def _copied(children: int) -> Iterator[None]:
-    """Yield a step in vain for so many *children* as are copied in the time of one."""
+    """Yield empty steps, one for each batch of *children* that takes as long to copy as a step."""
     for _ in range(children >> 7):
         yield None

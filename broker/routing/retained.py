@@ -1,15 +1,15 @@
-"""Retained messages: the last one of each topic, for those who subscribe later (MQTT 5 §3.3.1.3).
+"""Retained messages: the last one of each topic, for later subscribers (MQTT 5 §3.3.1.3).
 
 Rules
 -----
-1. No I/O, no clock: the time is passed in; an expired message is never given out, and `sweep` makes its room free.
-2. Bounded in number and bytes, the broker's own figures apart, which are few: clients that fill their room do not push
-   `$SYS` out, nor does it take room of theirs. So is what one device has retained: it does not take the room of all. A
-   message that does not fit is not retained, nor is the one that it replaces, and it still goes to the present
-   subscribers. A topic of many levels counts for what the tree of names needs for them, which may be a hundred times
-   what is in the message (decision 0180), and a long one for its words (decision 0184).
-3. A message remembers its publisher, for subscriptions with No Local [MQTT-3.8.3-3], and its place in the order in
-   which messages were retained, so that a `Replay` gives out what was there when it began, and nothing else.
+1. No I/O, no clock: the time is passed in; an expired message is never returned, and `sweep` frees its room.
+2. Bounded in number and bytes, except for the broker's own few `$SYS` figures: clients that fill their room do not
+   displace those, nor do those use clients' room. What one device may retain is bounded too, so it cannot use all the
+   room. A message that does not fit is not retained, and neither is the one that it replaces; it still goes to the
+   present subscribers. A topic of many levels counts for its nodes in the tree of names, which may take a hundred times
+   as much as the message (decision 0180), and a long one for its words (decision 0184).
+3. A message remembers its publisher, for subscriptions with No Local [MQTT-3.8.3-3], and its number in the order in
+   which messages were retained, so that a `Replay` returns exactly what was there when it began.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from provisioning.pki.identity import Role
 log = structlog.get_logger("broker")
 
 SWEPT_AT_ONCE = 2_000
-"""Places that one `sweep` looks at: a millisecond."""
+"""Entries that one `sweep` looks at: a millisecond."""
 _A_DEVICE = f"/{Role.DEVICE}/"
 _COMPLAINT_PAUSE = 60.0
 _SHOWN = 200
 _USUAL_LEVELS = 8
-"""Levels of a topic that cost nothing beside its bytes: nearly all topics have fewer, and most of them are shared."""
+"""Levels of a topic that are free: nearly all topics have fewer, and most levels are shared."""
 _LEVEL_BYTES = 320
-"""What each further one costs in memory, with its word, where no other topic has it: measured, in Python 3.13."""
+"""What each further level costs in memory, with its word, if no other topic shares it: measured in Python 3.13."""
 _USUAL_TEXT = 512
-"""Bytes of a topic as text (`broker.mqtt.topics.text_bytes`) that cost nothing beside its own in the message."""
+"""Bytes of a topic as text (`broker.mqtt.topics.text_bytes`) that are free besides its bytes in the message."""
 
 
 @dataclass(slots=True)
 class Room:
-    """What one device has retained, or may."""
+    """What one device has retained, or may retain."""
 
     messages: int
     bytes: int
@@ -52,7 +52,7 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Retained:
-    """A retained message, who published it (`broker.session.session.Session.name`; empty: the broker), its number."""
+    """A retained message, its publisher (`broker.session.session.Session.name`; empty: the broker), its number."""
 
     message: Message
     publisher: str
@@ -85,25 +85,25 @@ class RetainedMessages:
         self._round: Iterator[Retained | None] = iter(())
         self._complained_at = -math.inf
         self._full = ""
-        """The limit that the last message exceeded which did not fit."""
+        """The limit exceeded by the last message that did not fit."""
         self._of_devices: dict[str, Room] = {}
         self.limit = limit
         self.bytes_limit = bytes_limit
         self.device_limit = Room(limit, bytes_limit)
         self.last_number = 0
-        """That of the message that was retained last."""
+        """The number of the latest retained message."""
 
     def __len__(self) -> int:
         return len(self._messages)
 
     @property
     def bytes(self) -> int:
-        """How many bytes those messages hold that count, with their places in the tree of names."""
+        """How many bytes the counted messages hold, with their places in the tree of names."""
         return self._bytes
 
     @property
     def count(self) -> int:
-        """How many messages count: the broker's own figures do not."""
+        """How many messages are counted: all but the broker's own figures."""
         return self._count
 
     def has(self, topic_name: str) -> bool:
@@ -111,11 +111,11 @@ class RetainedMessages:
         return self._messages.get(topic_name) is not None
 
     def retain(self, topic_name: str, message: Message, publisher: str = "", number: int = 0) -> bool:
-        """Keep *message*; an empty payload forgets the topic's message [MQTT-3.3.1-6]. Return False if it does not fit.
+        """Keep *message*; an empty payload deletes the topic's message [MQTT-3.3.1-6]. Return False if it does not fit.
 
-        It has the next number, unless it comes from the store with its own: it was kept, so no bound refuses it now.
+        It gets the next number, unless it comes from the store with its own: no limit applies to such a message.
 
-        What the topic had retained is gone in any case: it is out of date [MQTT-3.3.1-5], 3.1.1 [MQTT-3.3.1-7].
+        The topic's previous message is removed in any case: it is out of date [MQTT-3.3.1-5], 3.1.1 [MQTT-3.3.1-7].
         """
         self._remove(topic_name)
         if not message.payload:
@@ -138,7 +138,7 @@ class RetainedMessages:
         return True
 
     def _exceeded(self, publisher: str, size: int) -> str:
-        """Return which limit a message that costs *size* bytes would exceed, empty for none."""
+        """Return the limit that a message of *size* bytes would exceed, empty for none."""
         if self._count >= self.limit:
             return "max_retained"
         if self._bytes + size > self.bytes_limit:
@@ -151,14 +151,14 @@ class RetainedMessages:
         return ""
 
     def complain(self, topic_name: str, who: Mapping[str, str], now: float) -> None:
-        """Log, once a minute at most, that what *who* has published to *topic_name* did not fit, and why."""
+        """Log, at most once a minute, that what *who* published to *topic_name* did not fit, and why."""
         if now - self._complained_at > _COMPLAINT_PAUSE:
             self._complained_at = now
             facts = {**who, "topic": topic_name[:_SHOWN], "limit": self._full}
             log.warning("not retained", code="RETAINED_FULL", **facts, retained=self._count, bytes=self._bytes)
 
     def walk(self, topic_filter: str) -> Iterator[Retained | None]:
-        """Yield what *topic_filter* matches, expired or not, while messages come and go; None for a step in vain."""
+        """Yield what *topic_filter* matches, expired or not, while messages come and go; None for an empty step."""
         return self._messages.walk(topic_filter)
 
     def get(self, topic_name: str, now: float) -> Message | None:
@@ -169,13 +169,13 @@ class RetainedMessages:
         return found.message
 
     def all(self) -> list[Message]:
-        """Return every message, expired or not, of topics that begin with ``$`` too."""
+        """Return every message, expired or not, also of topics that begin with ``$``."""
         return [found.message for found in self._messages.all()]
 
     def sweep(self, now: float) -> list[str]:
-        """Forget what has expired at *now* among the next few messages, in a round that goes on; return their topics.
+        """Remove those of the next few messages that have expired at *now*, in a continuing round; return their topics.
 
-        Nothing is looked at while no message expires.
+        Nothing is looked at while no message has an expiry.
         """
         gone: list[str] = []
         if not self._expiring:
@@ -209,7 +209,7 @@ class RetainedMessages:
 
 
 def _cost(topic_name: str, message: Message) -> int:
-    """Return how many bytes *message* counts for: what it holds, and what is unusual of its topic in the tree."""
+    """Return the bytes that *message* counts for: its content, and anything unusual about its topic in the tree."""
     deep = _LEVEL_BYTES * max(0, topic_name.count("/") + 1 - _USUAL_LEVELS)
     return message.size + deep + max(0, text_bytes(topic_name) - _USUAL_TEXT)
 
@@ -219,9 +219,9 @@ def _counts(topic_name: str, publisher: str) -> bool:
 
 
 class Replay:
-    """What was retained when a client subscribed, given out one by one: a walk that may take long, and holds nothing.
+    """What was retained when a client subscribed, returned one by one: a walk that may take long and stores nothing.
 
-    A message that replaces another meanwhile reached the subscription when it was published, and is left out.
+    A message that replaced another meanwhile reached the subscription when it was published, and is left out.
     """
 
     __slots__ = ("_again", "_reader", "_retained", "_sent", "_walk", "newest", "number", "subscription")
@@ -237,14 +237,14 @@ class Replay:
     ) -> None:
         """Begin for *subscription* of the session whose name is *reader*.
 
-        One that was under way when the broker was restarted goes on with what was there then, up to the number
-        *newest*, but for what was *sent*.
+        One that was under way when the broker restarted continues with what was there then, up to number *newest*,
+        except for what is in *sent*.
         """
         self._retained = retained
         self.newest = retained.last_number if newest is None else newest
-        """The number of the last message that was there when it began."""
+        """The number of the last message that existed when it began."""
         self.number = 0
-        """That of the message which `look` has returned last."""
+        """The number of the message that `look` returned last."""
         self._sent = sent
         self._reader = reader
         self._walk = retained.walk(subscription.topic_filter)
@@ -252,11 +252,11 @@ class Replay:
         self.subscription = subscription
 
     def put_back(self, message: Message) -> None:
-        """Let *message* be the next one again, unless another replaces it meanwhile."""
+        """Make *message* the next one again, unless another replaces it meanwhile."""
         self._again = message
 
     def look(self, now: float) -> Message | None:
-        """Return the next message, or None if this step has found none; raise `StopIteration` at the end."""
+        """Return the next message, or None if this step found none; raise `StopIteration` at the end."""
         again, self._again = self._again, None
         if again is not None and self._retained.get(again.topic.decode(), now) is again:
             return again

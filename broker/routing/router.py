@@ -1,40 +1,40 @@
-"""Topic name to route: a tree for truth, a dict for speed.
+"""Topic name to route: a tree as the source of truth, a dict for speed.
 
 Theory
 ------
 A `Route` is everything the data path needs to know about one topic name: the ``append`` of each outbox that gets a
-QoS 0 message unchanged, by protocol version; who gets a QoS 1 message reliably; and the few that need a frame of their
-own. Publishing to a warm topic is then one dict look-up and a loop of appends.
+QoS 0 message unchanged, by protocol version; the subscribers of QoS 1; and the few that need a frame of their own.
+Publishing to a cached topic is then one dict look-up and a loop of appends.
 
-A fleet publishes to many topics that few subscribers read, so topics that match the same filters share one Route: the
-second device's first message finds it made, and a turn that carries a thousand devices' messages flushes it once. It is
-found by the nodes of the tree that stand for those filters: they are few, whatever number of subscribers each of them
-has (decision 0199).
+A fleet publishes to many topics that few subscribers read, so topics that match the same filters share one Route: it
+exists already when the second device sends its first message, and a turn with messages of a thousand devices flushes it
+once. It is found by the tree nodes of those filters, which are few, however many subscribers each of them has
+(decision 0199).
 
-A route changes only when a subscription that matches it does. Whether a subscriber is connected is not part of it: its
-outbox lives as long as its session. When a filter is added or removed, the cached names that it matches are found by
-their rarest word (`broker.routing.cached`) and forgotten; a device that subscribes to its own topics touches no route
-of anybody else. Where others have the same filter already, its node knows those names (`broker.routing.tree`).
+A route changes only when a matching subscription does. It does not depend on whether a subscriber is connected, since
+an outbox lives as long as its session. When a filter is added or removed, the cached names that it matches are found by
+their rarest word (`broker.routing.cached`) and dropped; a device that subscribes to its own topics affects no other
+device's routes. If other subscribers have the same filter already, its node knows those names (`broker.routing.tree`).
 
 Hot: `Routes.__missing__` is cold, a hit is a C look-up. Slow twin: `Route.recipients` delivered one by one.
 
 Invariants
 ----------
-1. A Route is immutable, its count of topics apart; a change of subscriptions replaces it, never edits it. It says
-   nothing about its topic.
-2. ``routes[topic]`` always equals what the tree answers (property-tested, with and without the cache).
-3. Never more than *limit* routes are kept, and never much more memory than so many with usual names take, nor for names
-   at the nodes of wildcards, nor for subscribers: clients choose the names (decision 0184), and how many of them
-   subscribe to what (decision 0199). A name longer than `LONGEST_CACHED` bytes is matched each time.
-4. To search for stale routes never costs more than a few times what it would to make all routes anew: then the cache
-   starts anew instead. So a publication pays for one match and some searches, and a subscription for nothing that no
-   publication has paid for, whatever filters clients choose (decision 0095). What either costs is added to `Work`.
-5. The route of a topic whose messages are costly, because many subscribe to it and get packets of their own, or very
-   many do, is in `many` and not in the dict itself: the data path does not find it there, and has
-   `broker.connection.authorization` add up what is done, so that a read full of them is cut, and the very many are
-   written to by and by (`broker.sockets.rounds`).
-6. One change takes few names out of their files, however many routes it makes stale; the others go with later ones
-   (decision 0172). A name that is filed and has no route is found in vain.
+1. A Route is immutable, except for its count of topics; a change of subscriptions replaces it, never edits it. It does
+   not contain its topic.
+2. ``routes[topic]`` always equals the tree's answer (property-tested, with and without the cache).
+3. At most *limit* routes are kept, and memory is bounded to little more than that many routes with usual names take;
+   this includes names at wildcard nodes, and subscribers. Clients choose the names (decision 0184), and how many of
+   them subscribe to what (decision 0199). A name longer than `LONGEST_CACHED` bytes is matched each time.
+4. Searching for stale routes never costs more than a few times as much as rebuilding all routes: beyond that the cache
+   is cleared instead. So a publication pays for one match and some searches, and a subscription for nothing that no
+   publication has paid for, whatever filters clients choose (decision 0095). Both costs are added to `Work`.
+5. The route of a costly topic, because many subscribers each need their own packet, or there are very many, is in
+   `many` and not in the dict itself. So the data path does not find it; `broker.connection.authorization` then adds up
+   the work, so that a read full of such messages is divided, and very many subscribers are written to in rounds
+   (`broker.sockets.rounds`).
+6. One change removes few names from their files, however many routes it makes stale; the rest is removed by later
+   changes (decision 0172). Until then a search finds a filed name without a route, in vain.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from broker.sockets.work import Work
 
 
 class Subscriber(Protocol):
-    """What a route leads to: a session."""
+    """The destination of a route: a session."""
 
     outbox: list[bytes]
 
@@ -66,19 +66,19 @@ class Subscriber(Protocol):
 
     @property
     def takes_shared_frames(self) -> bool:
-        """Whether it gets the very bytes that others get."""
+        """Whether it gets the same bytes as others."""
 
     def deliver(self, message: Message, subscription: Subscription, now: float) -> bool:
         """Send or queue *message* as *subscription* asks; return whether to hold the publisher."""
 
     def deliver_reliably(self, message: Message, now: float) -> bool:
-        """Send or queue *message* at QoS 1, with no flag of its own; return whether to hold the publisher."""
+        """Send or queue *message* at QoS 1, without other flags; return whether to hold the publisher."""
 
     def hold(self, publisher: Any) -> None:
         """Remember that *publisher* is not read until the queue is short again."""
 
     def give_up(self) -> None:
-        """Hold nobody any more."""
+        """Hold no publishers any more."""
 
     def flush(self) -> None:
         """Write out the outbox."""
@@ -87,42 +87,42 @@ class Subscriber(Protocol):
 Append = Callable[[bytes], None]
 
 _COSTLY = 32
-"""Deliveries of one message that are each a packet, beyond which they are counted: 2 µs each, and a read may hold
+"""Deliveries of one message, each a packet of its own, beyond which they are counted: 2 µs each, and a read may hold
 hundreds of messages."""
 
 _HELD = 4
 _HELD_ANYWAY = 100_000
-"""Subscribers that all routes lead to, for each route that may be kept, and anyway: 250 bytes each."""
+"""Subscribers in all routes: allowed per route that may be kept, and in any case; 250 bytes each."""
 
 _REMEMBERED_BYTES = 640
-"""Bytes of names that the nodes of wildcards remember, for each route that may be kept: some six names of 40 bytes."""
+"""Bytes of names remembered by wildcard nodes, per route that may be kept: some six names of 40 bytes."""
 
 _REMEMBERED_PLACE = 64
-"""What such a name takes beside its own bytes."""
+"""What such a name takes besides its own bytes."""
 
 _CACHED_BYTES = 1_280
-"""Bytes of cached names with their words, for each route that may be kept: a usual one takes 470 to 800."""
+"""Bytes of cached names with their words, per route that may be kept: a usual one takes 470 to 800."""
 
 LONGEST_CACHED = 512
-"""Bytes of a topic name that is remembered: a client may choose 65,535 of them, and another name each time."""
+"""Bytes of a topic name that is cached: a client may use 65,535 of them, and another name each time."""
 
 _STEPS_A_ROUTE = 64
-"""Steps of a search that cost about half as much as to match one topic name."""
+"""Steps of a search that cost about half as much as matching one topic name."""
 
 _NODES_A_PACKET = 64
 _MATCHES_A_PACKET = 32
 _NAMES_A_PACKET = 256
 _CHARACTERS_A_PACKET = 8192
-"""How many nodes of the tree, subscriptions of a route, names of a search, characters of a topic name cost as much as a
+"""How many tree nodes, subscriptions of a route, names of a search, or characters of a topic name cost as much as one
 packet (`broker.sockets.work`)."""
 
 _AT_ONCE = 64
-"""Names that a change of subscriptions takes out of their files; what is left goes by the next, or `_AT_A_TIME`."""
+"""Names that a change of subscriptions removes from their files; later changes, or `_AT_A_TIME`, remove the rest."""
 _AT_A_TIME = 2
-"""What each new route lets go of: twice as much as it adds."""
+"""What each new route frees: twice as much as it adds."""
 
 _MANY = 4096
-"""Stale names that are forgotten one by one, though they be most of the cache."""
+"""Stale names that are dropped one by one, even if they are most of the cache."""
 
 _Key = tuple[int, ...]
 
@@ -130,7 +130,7 @@ _NOBODY: Mapping[Subscriber, Subscription | None] = MappingProxyType({})
 
 
 class Route:
-    """Who gets the messages of one topic name."""
+    """The recipients of the messages of one topic name."""
 
     __slots__ = (
         "appends_v4",
@@ -152,23 +152,23 @@ class Route:
 
     def __init__(self, matches: list[tuple[Subscriber, Subscription]]) -> None:
         self.key: _Key | None = None
-        """What it is found by while topics share it."""
+        """The key under which it is found while topics share it."""
         self.nodes: list[Node[Subscriber]] = []
-        """Where its subscriptions are filed: kept, so that nothing else can have their identity while it is found."""
+        """The nodes of its subscriptions: kept alive, so that no other object can get their identity meanwhile."""
         self.topics = 0
         """How many cached topics it serves."""
         merged = _merge(matches)
         self.recipients = tuple(merged.items())
-        """Every subscriber once, overlapping subscriptions merged."""
+        """Every subscriber once, with overlapping subscriptions merged."""
         shy = {subscriber for subscriber, subscription in matches if subscription.no_local}
         self.own: Mapping[Subscriber, Subscription | None] = _NOBODY
-        """Of those that asked for No Local: what their own messages match besides, which is often nothing."""
+        """For subscribers with No Local: their other subscriptions that match their own messages, often none."""
         if shy:  # Rare.
             public = _merge([(s, o) for s, o in matches if s in shy and not o.no_local])
             self.own = {subscriber: public.get(subscriber) for subscriber in shy}
         self.subscribers = tuple(merged)
         self.few = self.subscribers if len(merged) <= VERY_MANY else ()
-        """The same, if they are so few that the end of a turn writes to all of them."""
+        """The same, if there are few enough for the end of a turn to write to all of them."""
         shared = {s: o for s, o in merged.items() if not o.identifiers and s not in shy and s.takes_shared_frames}
         self.individual = tuple((s, o) for s, o in merged.items() if s not in shared)
         """Those that need a frame, or a decision, of their own."""
@@ -183,19 +183,19 @@ class Route:
         )
 
         self.is_wide = len(merged) > VERY_MANY
-        """Whether they are very many."""
+        """Whether there are very many."""
         self.is_costly = self.is_wide or len(self.individual) + len(self.reliable) > _COSTLY
-        """Whether what is done for one message counts (`broker.sockets.work`)."""
+        """Whether the work for one message counts (`broker.sockets.work`)."""
 
     def deliver(self, message: Message, sender: object, now: float) -> Subscriber | None:
-        """Give *message* to each recipient, one by one: the obvious way, for all that the data path does not inline.
+        """Deliver *message* to each recipient, one by one: the straightforward way, for what the data path leaves out.
 
-        Returns a recipient for which *sender* should be held, if there is one.
+        Returns a recipient for which *sender* should be held, or None.
         """
         return self._deliver(self.recipients, message, sender, now)
 
     def deliver_once(self, message: Message, sender: object, now: float) -> Subscriber | None:
-        """Do the same for *message* at QoS 0 that is not retained, with one packet for all who take the same."""
+        """Do the same for a QoS 0 message that is not retained, with one packet for all that take the same."""
         if self.appends_v4:
             frame = message.frame(b"", v5=False, now=now)
             for append in self.appends_v4:
@@ -207,7 +207,7 @@ class Route:
         return self.deliver_individually(message, sender, now)
 
     def deliver_individually(self, message: Message, sender: object, now: float) -> Subscriber | None:
-        """Do the same for those recipients only that need a frame of their own."""
+        """Do the same only for recipients that need a frame of their own."""
         return self._deliver(self.individual, message, sender, now)
 
     def _deliver(
@@ -255,24 +255,24 @@ class Routes(dict[bytes, Route]):
     )
 
     def __init__(self, limit: int, work: Work | None = None) -> None:
-        """Keep *limit* routes at most, and add to *work* what is done to make them, and to find the stale ones."""
+        """Keep at most *limit* routes; add to *work* the cost of building them, and of finding stale ones."""
         super().__init__()
         self.many: dict[bytes, Route] = {}
-        """Routes whose messages are costly."""
+        """The routes of costly topics."""
         self._work = Work() if work is None else work
         self._tree: SubscriptionTree[Subscriber] = SubscriptionTree()
         self._cached = CachedNames()
         self._generation = 1
         self._held = 0
-        """How many subscriptions the routes of the cache lead to."""
+        """How many subscriptions the cached routes lead to."""
         self._remembered = 0
         self._searched = 0
         self.limit = limit
         self._shared: dict[_Key, Route] = {}
         self._gone: list[dict[_Key, Route]] = []
-        """Routes that were forgotten with the cache, and are in memory still."""
+        """Routes that were dropped with the cache and are still in memory."""
         self._stale: list[bytes] = []
-        """Names that are filed still, though their routes were forgotten."""
+        """Names that are still filed, though their routes were dropped."""
         self._groups: dict[tuple[str, str, str], ShareGroup] = {}
         """By trust domain, share name and topic filter."""
 
@@ -287,7 +287,7 @@ class Routes(dict[bytes, Route]):
         return sum(map(len, self._groups.values()))
 
     def __missing__(self, topic: bytes) -> Route:
-        """Match *topic*; raise `MalformedPacket` if it is no topic name."""
+        """Match *topic*; raise `MalformedPacket` if it is not a topic name."""
         if (known := self.many.get(topic)) is not None:
             return known
         try:
@@ -329,7 +329,7 @@ class Routes(dict[bytes, Route]):
 
     def _start_anew(self) -> None:
         if self._shared:
-            self._gone.append(self._shared)  # A hundred thousand of them at once would be a tenth of a second.
+            self._gone.append(self._shared)  # Freeing a hundred thousand at once would take a tenth of a second.
             self._shared = {}
         self.clear()
         self.many.clear()
@@ -339,7 +339,7 @@ class Routes(dict[bytes, Route]):
         self._held = self._remembered = self._searched = 0
 
     def _let_go(self, most: int) -> None:
-        """Free *most* of what was forgotten at once, and take as many names out of their files."""
+        """Free *most* of the routes that were dropped at once, and remove as many names from their files."""
         if self._gone:
             routes = self._gone[-1]
             for _ in range(min(most, len(routes))):
@@ -348,13 +348,13 @@ class Routes(dict[bytes, Route]):
                 self._gone.pop()
         for _ in range(min(most, len(self._stale))):
             topic = self._stale.pop()
-            if topic not in self and topic not in self.many:  # Else it has been published again, and has a route.
+            if topic not in self and topic not in self.many:  # Otherwise it was published again, and has a route.
                 self._cached.remove(topic)
 
     def _route(self, nodes: list[Node[Subscriber]], *, keep: bool = True) -> Route:
-        """Return the route to the subscriptions of *nodes*: the one that other topics have already, if there is one.
+        """Return the route to the subscriptions of *nodes*: an existing one of other topics, if possible.
 
-        What is filed at a node does not change under its routes: a change forgets all of them.
+        The subscriptions at a node do not change under its routes: a change drops all of them.
         """
         nodes = [node for node in nodes if node.subscriptions]
         key = tuple([id(node) for node in nodes])
@@ -383,9 +383,9 @@ class Routes(dict[bytes, Route]):
         return existed
 
     def join(self, trust_domain: str, share_name: str, member: Member, subscription: Subscription) -> bool:
-        """Make *member*, of *trust_domain*, one of the share *share_name* of its filter; return whether it was before.
+        """Add *member*, of *trust_domain*, to the share *share_name* of its filter; return whether it was in it before.
 
-        A share is among parties of one trust domain: who joins another's would take messages away from it.
+        A share belongs to one trust domain: a member from another domain would take messages away from it.
         """
         key = trust_domain, share_name, subscription.topic_filter
         group = self._groups.get(key)
@@ -397,13 +397,13 @@ class Routes(dict[bytes, Route]):
     def share(self, trust_domain: str, topic_filter: str) -> ShareGroup | None:
         """Return the Shared Subscription of *topic_filter* (``$share/…``) in *trust_domain*.
 
-        None: it has no members, or is none.
+        None: it has no members, or is not a Shared Subscription.
         """
         shared = SharedSubscription.parse(topic_filter)
         return None if shared is None else self._groups.get((trust_domain, shared.share_name, shared.topic_filter))
 
     def leave(self, trust_domain: str, share_name: str, member: Member, topic_filter: str) -> bool:
-        """Take *member* out of the share; return whether it was one."""
+        """Remove *member* from the share; return whether it was a member."""
         key = trust_domain, share_name, topic_filter
         group = self._groups.get(key)
         if group is None or not group.leave(member):
@@ -414,7 +414,7 @@ class Routes(dict[bytes, Route]):
         return True
 
     def invalidate(self, topic_filter: str) -> None:
-        """Forget the routes that a change under *topic_filter* may have altered."""
+        """Drop the routes that a change under *topic_filter* may have altered."""
         node = self._tree.find(topic_filter)
         stale: Collection[bytes] | None = node.remembered(self._generation) if node is not None and node.wild else None
         if stale is None:
@@ -430,7 +430,7 @@ class Routes(dict[bytes, Route]):
             return
         for topic in stale:
             route = self.pop(topic, None) or self.many.pop(topic, None)
-            if route is None:  # Remembered, or filed, longer than it was cached.
+            if route is None:  # It was remembered, or filed, longer than it was cached.
                 continue
             route.topics -= 1
             if route.topics == 0 and route.key is not None:  # It must not outlive its subscribers.
@@ -438,5 +438,5 @@ class Routes(dict[bytes, Route]):
                 self._held -= len(route.recipients)
             self._stale.append(topic)
         self._work.done += len(stale) // _NAMES_A_PACKET
-        if self._stale:  # To take a name out of its files is nearly all that it costs: many of them go by and by.
+        if self._stale:  # Removing a name from its files is nearly all of the cost: many are removed gradually.
             self._let_go(_AT_ONCE)

@@ -1,16 +1,16 @@
-"""A Shared Subscription: one subscriber to the routes, many members behind it, each message to one of them.
+"""A Shared Subscription: a single subscriber for the routes, with many members, each message going to one of them.
 
 Theory
 ------
-The group stands in the subscription tree like any subscriber, so that routes, caches and invalidation know nothing of
-sharing. It gives each message to the next member in turn that is connected and takes messages; where nobody is
-connected, to the next whose session will come back. Nothing is decided before the message is there, so a member that
-leaves takes nothing with it that was not sent to it; what was sent and not acknowledged when its *session* ends goes to
-another member at QoS 1 (MQTT 5 §4.8.2), and at QoS 2 to nobody else [MQTT-4.8.2-5].
+The group is in the subscription tree like any subscriber, so routes, caches and invalidation need not know about
+sharing. It gives each message to the next member in turn that is connected and takes messages; if none is connected, to
+the next whose session persists. Nothing is decided before the message arrives, so a member that leaves takes along only
+what was sent to it. If its *session* ends, what it has not acknowledged goes to another member at QoS 1 (MQTT 5
+§4.8.2), and at QoS 2 to no other [MQTT-4.8.2-5].
 
 Rules
 -----
-1. Each message goes to exactly one member [MQTT-4.8.2-4], one that may get it; a member's own subscription options
+1. Each message goes to exactly one member that may receive it [MQTT-4.8.2-4]; that member's own subscription options
    apply.
 2. No I/O, no clock.
 """
@@ -24,17 +24,17 @@ from broker.mqtt.subscription import Subscription
 
 
 class Member(Protocol):
-    """A session, as its share sees it."""
+    """A session, as seen by its share."""
 
     @property
     def connected(self) -> bool:
         """Whether its client is connected."""
 
     def may_get(self, topic: bytes) -> bool:
-        """Whether its client may get a message of *topic*: plugins may refuse one what another gets."""
+        """Whether its client may receive a message of *topic*: plugins may refuse it to one member alone."""
 
     def has_room(self, qos: int) -> bool:
-        """Whether a message at *qos* would be written at once, and all before it has been."""
+        """Whether a message at *qos* would be written at once, and nothing before it still waits."""
 
     @property
     def persistent(self) -> bool:
@@ -51,7 +51,7 @@ class Member(Protocol):
         """Remember that *publisher* is not read until the queue is short again."""
 
     def give_up(self) -> None:
-        """Hold nobody any more."""
+        """Hold no publishers any more."""
 
     def flush(self) -> None:
         """Write out the outbox."""
@@ -67,7 +67,7 @@ class ShareGroup:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        """The topic filter of its members' subscriptions, ``$share/`` and all."""
+        """The full topic filter of its members' subscriptions, including ``$share/``."""
         self._members: dict[Member, Subscription] = {}
         self._order: list[Member] = []
         self._next = 0
@@ -79,7 +79,7 @@ class ShareGroup:
 
     @property
     def members(self) -> tuple[Member, ...]:
-        """Who may get the next message."""
+        """The members that may get the next message."""
         return tuple(self._members)
 
     def join(self, member: Member, subscription: Subscription) -> bool:
@@ -100,10 +100,9 @@ class ShareGroup:
     def deliver(self, message: Message, subscription: Subscription, now: float) -> bool:
         """Give *message* to the member whose turn it is; return whether to hold the publisher.
 
-        It is held when all members that are connected have fallen behind, and this one so far that its queue is half
-        full.
+        It is held when all connected members have fallen behind, and this one so far that its queue is half full.
         """
-        del subscription  # The group's own says nothing: each member has its options.
+        del subscription  # The group's own has no meaning: each member has its options.
         member = self._choose(message)
         if member is None:
             return False
@@ -111,12 +110,12 @@ class ShareGroup:
         return member.deliver(message, self._members[member], now, share=self.name)
 
     def deliver_again(self, message: Message, now: float) -> None:
-        """Give *message*, which a member that has ended did not acknowledge, to another."""
+        """Give *message*, which a member whose session ended did not acknowledge, to another."""
         self.deliver(message, _ANY, now)
         self.flush()
 
     def deliver_reliably(self, message: Message, now: float) -> bool:
-        """Never called: a group has no part in shared frames."""
+        """Never called: a group does not take shared frames."""
         raise AssertionError(message, now)
 
     def hold(self, publisher: Any) -> None:
@@ -128,7 +127,7 @@ class ShareGroup:
         publisher.release()
 
     def give_up(self) -> None:
-        """Hold nobody any more for the members that have fallen behind."""
+        """Hold no publishers any more for the members that have fallen behind."""
         for member in self._members:
             if member.congested:
                 member.give_up()
@@ -140,9 +139,9 @@ class ShareGroup:
             member.flush()
 
     def _choose(self, message: Message) -> Member | None:
-        """Return the next member in turn that takes messages; else one that is connected; else one that returns.
+        """Return the next member in turn that takes messages; else one that is connected; else one that may return.
 
-        Each of the two others in turn too, so that no queue fills up beside one that has room.
+        The latter two are also chosen in turn, so that no queue fills up beside one with room.
         """
         order = self._order
         count = len(order)

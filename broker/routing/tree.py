@@ -1,21 +1,21 @@
-"""The subscription tree: which subscribers a topic name reaches. The truth; `router` is its cache.
+"""The subscription tree: which subscribers a topic name reaches. The source of truth; `router` is its cache.
 
 Theory
 ------
-One node a topic level, as in nats-server's sublist. A match walks the levels of one topic name, so its cost grows with
-the depth of the topic and the number of matches, not with the number of subscriptions.
+One node per topic level, as in nats-server's sublist. A match walks the levels of one topic name, so its cost grows
+with the depth of the topic and the number of matches, not with the number of subscriptions.
 
-The node of a filter with a wildcard also remembers which names were matched through it. When one more client subscribes
-to a filter that others have, the cache need not look for the names which that changes: in a connect storm, every device
-subscribes to the same few wildcards, and to search among the names of all others each time would be quadratic.
+The node of a filter with a wildcard also remembers the names matched through it. When one more client subscribes to a
+filter that others already have, the cache need not search for the affected names. In a connect storm every device
+subscribes to the same few wildcards, and searching the names of all others each time would be quadratic.
 
 Rules
 -----
-1. No I/O, no clock, no knowledge of what a subscriber is: it is an object with a hash.
+1. No I/O, no clock, no knowledge of subscribers: each is an object with a hash.
 2. ``match(name)`` finds exactly the filters that `broker.mqtt.topics.matches` accepts (property-tested).
 3. A removed filter leaves no empty node behind.
 4. What a node remembers is complete while it has subscriptions and belongs to the present *generation* of the cache;
-   otherwise it is nothing (`Node.remembered`). It may be too much: names that the cache has forgotten since.
+   otherwise it is unusable (`Node.remembered`). It may include names that the cache has dropped since.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ S = TypeVar("S")
 
 
 class Node(Generic[S]):
-    """One level of a filter; *wild*: it or one above it is a wildcard."""
+    """One level of a filter; *wild*: it or a level above it is a wildcard."""
 
     __slots__ = ("_generation", "_names", "children", "subscriptions", "wild")
 
@@ -40,10 +40,10 @@ class Node(Generic[S]):
         self._generation = 0
 
     def remember(self, topic: bytes, generation: int) -> bool:
-        """Take note that *topic* was matched here; return whether that is new."""
+        """Remember that *topic* was matched here; return whether that is new."""
         names = self._names
         if names is None:
-            return False  # Incomplete in any case.
+            return False  # It is incomplete anyway.
         if self._generation != generation:
             self._generation = generation
             names.clear()
@@ -53,7 +53,7 @@ class Node(Generic[S]):
         return True
 
     def remembered(self, generation: int) -> set[bytes] | None:
-        """Return every name matched here in this *generation*, and forget them; None if that is not known."""
+        """Return and forget every name matched here in this *generation*; None if that is not known."""
         names = self._names
         complete = names is not None
         known = names if names is not None and self._generation == generation else set()
@@ -72,7 +72,7 @@ class SubscriptionTree(Generic[S]):
         self._root: Node[S] = Node()
         self._count = 0
         self.looked = 0
-        """How many nodes all searches for a topic name have looked at."""
+        """How many nodes all searches for topic names have visited."""
 
     def __len__(self) -> int:
         """Return the number of subscriptions."""
@@ -92,7 +92,7 @@ class SubscriptionTree(Generic[S]):
         return replaced
 
     def remove(self, subscriber: S, topic_filter: str) -> bool:
-        """Take the subscription away; return whether there was one."""
+        """Remove the subscription; return whether it existed."""
         path = [self._root]
         levels = topic_filter.split("/")
         for level in levels:
@@ -122,11 +122,11 @@ class SubscriptionTree(Generic[S]):
         return node
 
     def match(self, topic_name: str) -> list[tuple[S, Subscription]]:
-        """Return every subscription that *topic_name* matches; a subscriber may be in it more than once."""
+        """Return every subscription that matches *topic_name*; a subscriber may occur more than once."""
         return [found for node in self.nodes(topic_name) for found in node.subscriptions.items()]
 
     def nodes(self, topic_name: str) -> list[Node[S]]:
-        """Return the nodes of every filter that *topic_name* matches; some have no subscriptions."""
+        """Return the nodes of every filter that matches *topic_name*; some have no subscriptions."""
         found: list[Node[S]] = []
         nodes = [self._root]
         # A wildcard in the first level does not match a name beginning with "$" [MQTT-4.7.2-1].

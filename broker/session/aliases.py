@@ -1,4 +1,4 @@
-"""Topic Aliases, those that a client has introduced and those that it was told of (MQTT 5 §3.3.2.3.4).
+"""Topic Aliases, those that a client has introduced and those that were introduced to it (MQTT 5 §3.3.2.3.4).
 
 They belong to the Network Connection, not to the session [MQTT-3.3.2-7]. No I/O, no clock.
 """
@@ -13,7 +13,7 @@ _TOPIC_ALIAS = b"\x23"
 
 
 class IncomingAliases:
-    """What each alias stands for."""
+    """The topic of each alias."""
 
     __slots__ = ("_maximum", "_topics")
 
@@ -22,7 +22,7 @@ class IncomingAliases:
         self._topics: dict[int, bytes] = {}
 
     def resolve(self, alias: int, topic: bytes) -> bytes:
-        """Return the topic that *alias* stands for, after giving it *topic* if that is not empty."""
+        """Return the topic of *alias*, after setting it to *topic* if that is not empty."""
         if alias > self._maximum:  # [MQTT-3.3.2-9]
             raise ProtocolError(
                 f"topic alias {alias} is over the maximum of {self._maximum}", ReasonCode.TOPIC_ALIAS_INVALID
@@ -35,7 +35,7 @@ class IncomingAliases:
 
 
 class OutgoingAliases:
-    """The topics that a client knows by an alias: the first ones that were sent to it, up to its maximum."""
+    """The topics that a client knows by an alias: the first ones sent to it, up to its maximum."""
 
     __slots__ = ("_aliases", "_maximum")
 
@@ -44,11 +44,11 @@ class OutgoingAliases:
         self._aliases: dict[bytes, Alias] = {}
 
     def known(self, topic: bytes) -> Alias | None:
-        """Return the alias by which the client knows *topic*, if it does."""
+        """Return the alias by which the client knows *topic*, or None."""
         return self._aliases.get(topic)
 
     def introduce(self, topic: bytes) -> Alias | None:
-        """Return the alias of *topic*, which is to be sent with it the first time; None if there is no more room."""
+        """Return a new alias for *topic*, to be sent together with it; None if no alias is left."""
         alias = self._aliases.get(topic)
         if alias is None and len(self._aliases) < self._maximum:
             encoded = _TOPIC_ALIAS + (len(self._aliases) + 1).to_bytes(2, "big")
@@ -57,5 +57,5 @@ class OutgoingAliases:
         return alias
 
     def forget(self, topic: bytes) -> None:
-        """Forget the alias of *topic*, just introduced: the client was not told of it."""
+        """Forget the alias of *topic*, just introduced: it was not sent to the client."""
         del self._aliases[topic]

@@ -1,6 +1,6 @@
-"""How a session reaches its client: what it asks of a connection.
+"""How a session reaches its client: the part of a connection that it uses.
 
-`broker.connection.connection.ClientConnection` is the only one in production.
+In production `broker.connection.connection.ClientConnection` is the only implementation.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ class Connection(Protocol):
 
     @property
     def unsent(self) -> bool:
-        """Whether something that was sent before waits for the socket."""
+        """Whether data sent earlier still waits for the socket."""
 
     def send(self, packets: list[bytes]) -> None:
-        """Write *packets* out; the list is the caller's again afterwards."""
+        """Write *packets* out; the caller may reuse the list afterwards."""
 
     def disconnect(
         self, code: str, reason_code: ReasonCode, detail: str, now: float, *, publish_will: bool = True
     ) -> None:
-        """End the connection, saying why."""
+        """End the connection, with the reason."""
 
     def release(self) -> None:
-        """Read again from the client, which was held because it publishes faster than a subscriber takes."""
+        """Resume reading from the client, which was held because it publishes faster than a subscriber takes."""

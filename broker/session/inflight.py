@@ -1,13 +1,14 @@
-"""Messages sent and not acknowledged yet, by packet identifier: one object a direction.
+"""Messages sent and not yet acknowledged, by packet identifier: one object per direction.
 
 Rules
 -----
 1. A packet identifier is 1 to 65535 and not in use while its message is unacknowledged [MQTT-2.2.1-3].
-2. Messages are sent again in the order in which they were sent first [MQTT-4.6.0-1].
-3. Never more than *receive_maximum* messages are sent and unacknowledged [MQTT-3.3.4-9]: a client that comes back with
-   a smaller one gets those that it has not acknowledged a few at a time, too.
-4. Nothing new is sent while large messages of more than `QueueLimits.inflight_bytes` are unacknowledged: a client that
-   takes a thousand megabytes and acknowledges none does not have the broker keep them. Small ones are not counted.
+2. Messages are retransmitted in the order in which they were first sent [MQTT-4.6.0-1].
+3. Never more than *receive_maximum* messages are sent and unacknowledged [MQTT-3.3.4-9]: a client that reconnects with
+   a smaller one gets its unacknowledged messages a few at a time, too.
+4. Nothing new is sent while large messages of more than `QueueLimits.inflight_bytes` in total are unacknowledged: a
+   client that takes a thousand megabytes and acknowledges nothing cannot make the broker keep them. Small messages are
+   not counted.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ M = TypeVar("M")
 
 HIGHEST_PACKET_ID = 65535
 LARGE: Final = 4096
-"""Bytes from which on a message counts as large."""
+"""Bytes from which a message counts as large."""
 
 
 class Inflight(Generic[M]):
@@ -38,7 +39,7 @@ class Inflight(Generic[M]):
         self._again: dict[int, None] | None = None
         self._last_id = 0
         self._receive_maximum = receive_maximum
-        self._quota = receive_maximum  # 0 while messages wait to be sent again: nothing new overtakes them.
+        self._quota = receive_maximum  # 0 while messages wait for retransmission, so that nothing new overtakes them.
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -52,11 +53,11 @@ class Inflight(Generic[M]):
 
     @property
     def sends_again(self) -> bool:
-        """Whether messages wait to be sent again."""
+        """Whether messages wait for retransmission."""
         return self._quota == 0
 
     def add(self, message: M) -> int:
-        """Hold *message*, when there is `room`, until it is acknowledged; return its packet identifier."""
+        """Hold *message*, if there is `room`, until it is acknowledged; return its packet identifier."""
         packet_id = self._last_id
         while True:
             packet_id = packet_id % HIGHEST_PACKET_ID + 1
@@ -67,7 +68,7 @@ class Inflight(Generic[M]):
         return packet_id
 
     def weigh(self, packet_id: int, size: int) -> None:
-        """Take note of how many bytes the message has that *packet_id* names, if it is large."""
+        """Record the size of message *packet_id*, if it is large."""
         if size >= LARGE:
             if self._large is None:
                 self._large = {}
@@ -75,11 +76,11 @@ class Inflight(Generic[M]):
             self._large[packet_id] = size
 
     def get(self, packet_id: int) -> M | None:
-        """Return the message that *packet_id* names, or None."""
+        """Return message *packet_id*, or None."""
         return self._messages.get(packet_id)
 
     def replace(self, packet_id: int, message: M) -> None:
-        """Put *message* in the place of the one that *packet_id* names; the order stays."""
+        """Replace message *packet_id* with *message*, at the same place in the order."""
         self._messages[packet_id] = message
 
     def values(self) -> Iterator[M]:
@@ -87,7 +88,7 @@ class Inflight(Generic[M]):
         yield from self._messages.values()
 
     def acknowledge(self, packet_id: int) -> M | None:
-        """Let go of the message that *packet_id* names; None if there is no such message."""
+        """Release message *packet_id*; None if there is no such message."""
         if self._again:
             self._again.pop(packet_id, None)
         if self._large:
@@ -95,13 +96,13 @@ class Inflight(Generic[M]):
         return self._messages.pop(packet_id, None)
 
     def restart(self, receive_maximum: int) -> None:
-        """Begin a connection with this *receive_maximum*: every message is to be sent again."""
+        """Begin a connection with this *receive_maximum*: every message is to be retransmitted."""
         self._receive_maximum = receive_maximum
         self._again = dict.fromkeys(self._messages)
         self._quota = 0 if self._again else receive_maximum
 
     def send_again(self) -> Iterator[tuple[int, M]]:
-        """Yield those to be sent again now, as far as the Receive Maximum allows, with their packet identifiers."""
+        """Yield the messages to retransmit now, within the Receive Maximum, with their packet identifiers."""
         while self._again and len(self._messages) - len(self._again) < self._receive_maximum:
             packet_id = next(iter(self._again))
             del self._again[packet_id]

@@ -1,11 +1,12 @@
-"""Messages that wait for a client that is away or slow: bounded, in order, forgetting what has expired.
+"""Messages that wait for a client that is away or slow: bounded, in order, without expired ones.
 
 Rules
 -----
-1. Bounded in bytes always, and in messages for a client that is away. What does not fit is refused, the newest first.
-   What has expired leaves when its turn comes, or when its room is wanted (`expired`): it keeps nothing out. What a
-   client that is here has beyond the bound in messages counts for its objects too, which are thirty times as much as a
-   message of a few bytes: who publishes to himself holds nobody, and would have a million of them.
+1. The bytes are always bounded; the number of messages is for a client that is away. What does not fit is refused,
+   newest first. Expired messages leave when their turn comes, or when their room is needed (`expired`): they keep
+   nothing out. For a connected client, messages beyond the limit in number also count for their objects, which take
+   thirty times as much as a message of a few bytes: a client that publishes to itself is never held as a publisher, and
+   could otherwise queue a million.
 2. First in, first out. No I/O, no clock: the time is passed in.
 """
 
@@ -20,14 +21,14 @@ from broker.mqtt.message import Deliverable
 
 _LOOK_AGAIN = 1.0
 _LOOKS_A_SECOND = 1_000
-"""A full queue is asked for room with each message, and searched at most once a second; a long one less often."""
+"""A full queue is searched for expired messages at most once a second; a long one less often."""
 OBJECTS = 400
-"""Bytes that a message takes beside those that it holds: measured, in Python 3.11."""
+"""Bytes that a message takes besides its content: measured in Python 3.11."""
 
 
 @dataclass(slots=True)
 class QueueLimits:
-    """How much a session may hold for a client that is away or slow: one object, which all sessions ask."""
+    """How much a session may hold for a client that is away or slow: one object, shared by all sessions."""
 
     messages: int
     bytes: int
@@ -45,7 +46,7 @@ class MessageQueue:
         self._bytes = 0
         self._limits = limits
         self._expires_at = math.inf
-        """When a message expires first, or before."""
+        """When the first message expires, or earlier."""
         self._look_at = -math.inf
         self.refused = 0
         """How many messages did not fit."""
@@ -72,7 +73,7 @@ class MessageQueue:
         return True
 
     def expired(self, now: float) -> list[Deliverable]:
-        """Take out what has expired at *now*, for the sake of its room; see `_LOOKS_A_SECOND`."""
+        """Take out what has expired at *now*, to make room; see `_LOOKS_A_SECOND`."""
         if now < self._expires_at or now < self._look_at:
             return []
         self._look_at = now + max(_LOOK_AGAIN, len(self.messages) / _LOOKS_A_SECOND)
@@ -93,12 +94,12 @@ class MessageQueue:
 
     @property
     def full(self) -> dict[str, object]:
-        """Which limit refuses more, and how much there is, for the log."""
+        """The limit that is exhausted, and how much is queued, for the log."""
         limit = "max_queued_messages" if len(self.messages) >= self._limits.messages else "max_queued_bytes"
         return {"queued": len(self.messages), "bytes": self._bytes, "limit": limit}
 
     def restore(self, message: Deliverable) -> None:
-        """Add *message*, which the store has kept: it was acknowledged, so no bound refuses it now."""
+        """Add *message* from the store: it was acknowledged, so no limit applies now."""
         self.messages.append(message)
         self._bytes += message.size
         if message.expires_at is not None and message.expires_at < self._expires_at:
@@ -112,10 +113,10 @@ class MessageQueue:
 
     @property
     def half_full(self) -> bool:
-        """Whether it is time to hold the publishers."""
+        """Whether publishers should be held."""
         return len(self.messages) >= self._limits.messages // 2 or self._bytes >= self._limits.bytes // 2
 
     @property
     def short(self) -> bool:
-        """Whether held publishers may go on."""
+        """Whether held publishers may continue."""
         return len(self.messages) <= self._limits.messages // 8 and self._bytes <= self._limits.bytes // 8

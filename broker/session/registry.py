@@ -1,16 +1,16 @@
-"""Client identifier to session: created, resumed, taken over, expired.
+"""Maps client identifiers to sessions: created, resumed, taken over, expired.
 
 Rules
 -----
-1. One session a trust domain, role and client identifier [MQTT-3.1.4-3]; it belongs to the identity that created it,
-   and to no other, ever (decision D5). The role is part of the name, so that instance ``meter-1`` of a service
-   ``meter`` does not shut out the device ``meter-1``; the domain is, so that nobody of another one does, whose CA calls
-   its parties what it likes (docs/decisions/0141). `find` and `create` are only called for an admitted client.
-2. A session without a connection lives for its Session Expiry Interval; NEVER keeps it. Zero ends it with the
+1. One session per trust domain, role and client identifier [MQTT-3.1.4-3]; it belongs to the identity that created it,
+   and never to another (decision D5). The role is part of the key, so that instance ``meter-1`` of a service ``meter``
+   does not shut out the device ``meter-1``; the domain is, because a CA of another domain may name its parties as it
+   likes (docs/decisions/0141). `find` and `create` are only called for an admitted client.
+2. A session without a connection lives for its Session Expiry Interval; with NEVER it is kept. Zero ends it with the
    connection [MQTT-3.1.2-23].
-3. No I/O, no clock. `due` tells which sessions to look at; what is due is written on the session.
-4. A session that has ended is not held until the time at which it would have been looked at: a client that begins anew
-   each time, and asks for a week, would leave one behind with each connection, and all that waited for it.
+3. No I/O, no clock. `due` returns the sessions to look at; what is due is stored in the session.
+4. A session that has ended is not kept until it is scheduled: a client that starts afresh each time, with an expiry of
+   a week, would leave one behind with each connection, together with its queue.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ class SessionRegistry:
 
     def __init__(self, limits: QueueLimits, metrics: Metrics) -> None:
         self._sessions: dict[tuple[str, Role], dict[str, Session]] = {}
-        """By trust domain and role, where there are any, then by client identifier."""
+        """By trust domain and role (no empty entries), then by client identifier."""
         self._instances: Counter[Identity] = Counter()
         self._left: set[Session] = set()
         self._schedule: dict[int, dict[Session, None]] = {}
-        """By the second at which they are looked at."""
+        """By the second in which they are to be looked at."""
         self._reached = 0.0
         self.limits = limits
         self._metrics = metrics
         self.permits: Permits | None = None
-        """What new sessions ask before they take a message, see `Session.permits`."""
+        """What new sessions use to decide whether they may get a message, see `Session.permits`."""
 
     def __len__(self) -> int:
         return sum(map(len, self._sessions.values()))
 
     def find(self, trust_domain: str, role: Role, client_id: str) -> Session | None:
-        """Return the session that *client_id* names among those of *role* in *trust_domain*, or None."""
+        """Return the session of *client_id* among those of *role* in *trust_domain*, or None."""
         sessions = self._sessions.get((trust_domain, role))
         return None if sessions is None else sessions.get(client_id)
 
     def called(self, client_id: str) -> list[Session]:
-        """Return the sessions that *client_id* names, of every trust domain and role."""
+        """Return the sessions of *client_id* in all trust domains and roles."""
         return [sessions[client_id] for sessions in self._sessions.values() if client_id in sessions]
 
     def has(self, session: Session) -> bool:
@@ -65,17 +65,17 @@ class SessionRegistry:
         return sum(len(sessions) for (domain, _), sessions in self._sessions.items() if domain == trust_domain)
 
     def all(self) -> list[Session]:
-        """Return every session, in a list of its own."""
+        """Return every session, as a copy."""
         return list(chain.from_iterable(sessions.values() for sessions in self._sessions.values()))
 
     def instances(self, owner: Identity) -> int:
-        """Return how many sessions *owner* has beside the one of its own name, and those of which a will is left."""
+        """Return how many sessions *owner* has besides that of its own name and those of which only a will is left."""
         return self._instances[owner]
 
     def create(self, client_id: str, owner: Identity, *, left: bool = False) -> Session:
-        """Return a new session; whatever had its client identifier was discarded before.
+        """Return a new session; any with the same client identifier was discarded before.
 
-        *left*: it has ended, with another broker process, and only its will is left.
+        *left*: it ended with an earlier broker process, and only its will is left.
         """
         session = Session(client_id, owner, self.limits, self._metrics)
         self._sessions.setdefault((owner.trust_domain, owner.role), {})[client_id] = session
@@ -93,7 +93,7 @@ class SessionRegistry:
         if self.has(session):
             space = owner.trust_domain, owner.role
             del self._sessions[space][session.client_id]
-            if not self._sessions[space]:  # A CA whose domain nobody has named may make up any number of them.
+            if not self._sessions[space]:  # A CA not limited to one domain may make up any number of them.
                 del self._sessions[space]
             if session in self._left:
                 self._left.remove(session)
@@ -103,19 +103,19 @@ class SessionRegistry:
                     del self._instances[owner]
 
     def schedule(self, session: Session, when: float) -> None:
-        """Make `due` name *session* at *when*, or before: a delayed will, or its end.
+        """Make `due` return *session* at *when* or earlier: for a delayed will, or its expiry.
 
-        A session that flaps is filed once, however often it goes: it keeps its earliest place.
+        A session that flaps is filed once, however often it disconnects: it keeps its earliest time.
         """
         if session.scheduled_at is None or when < session.scheduled_at:
             self._unfile(session)
-            session.scheduled_at = when = max(when, self._reached)  # What should have been is due next.
+            session.scheduled_at = when = max(when, self._reached)  # If overdue, it is due next.
             self._schedule.setdefault(int(when), {})[session] = None
 
     def due(self, now: float) -> Iterator[Session]:
-        """Yield the sessions to look at now; what is not due yet must be scheduled again.
+        """Yield the sessions to look at now; those that are not due yet must be scheduled again.
 
-        Each as it stands when it is its turn: between two of them others may come, go or be discarded.
+        Each is yielded as it then is: between two of them others may connect, disconnect or be discarded.
         """
         first, last = int(self._reached), int(now)
         self._reached = max(self._reached, now)

@@ -1,30 +1,29 @@
-"""A Session: what the broker keeps for a client identifier, longer than one connection where the client asks for it.
+"""A Session: what the broker keeps for a client identifier, beyond one connection if the client asks for it.
 
 Theory
 ------
-A session belongs to a device *identity* (`owner`), not to a connection or a certificate: renewal keeps it, nobody else
-can take it. Its outbox is a list that lives as long as the session, so routes may hold its ``append``: going offline
-or coming back changes no route. What stands in the outbox at the end of the turn is written by `flush`, or forgotten if
-nobody is connected (only QoS 0 messages can be in it then).
+A session belongs to a device *identity* (`owner`), not to a connection or a certificate: renewal keeps it, and no other
+identity can take it over. Its outbox is a list that lives as long as the session, so routes may hold its ``append``:
+disconnecting or reconnecting changes no route. At the end of the turn `flush` writes the outbox, or clears it if no
+client is connected (it can only contain QoS 0 messages then).
 
-A QoS 1 message is *inflight* once written, until its PUBACK; a QoS 2 message until its PUBCOMP, from PUBREC on as the
-PUBREL that stands in its place; what exceeds the client's Receive Maximum, or comes while nobody is connected, waits in
-the queue.
+A QoS 1 message is *inflight* from being written until its PUBACK; a QoS 2 message until its PUBCOMP, from PUBREC on as
+the PUBREL that replaces it. Messages beyond the client's Receive Maximum, or for a client that is away, wait in the
+queue.
 
 Rules
 -----
 1. No I/O, no clock: the connection writes, the time is passed in.
-2. The queue is bounded, in messages and in bytes; what does not fit is dropped, the newest first, counted, and said in
-   the log once for each time that it fills up. While somebody is connected who takes messages, if slowly, the
-   publishers are *held* before that happens (`congested`): their packets are not read until the queue is short again,
-   and what they had sent already may exceed the bound in messages. A subscriber that takes nothing holds nobody for
-   longer than a second (`give_up`).
-3. Messages leave in the order in which they came; retransmission happens on reconnection only [MQTT-4.4.0-1].
+2. The queue is bounded, in messages and in bytes; what does not fit is dropped, newest first, counted, and logged once
+   each time the queue fills up. While a client is connected and takes messages, however slowly, the publishers are
+   *held* before that happens (`congested`): they are not read until the queue is short again; what they had sent before
+   may exceed the limit in messages. A subscriber that takes nothing holds publishers for at most a second (`give_up`).
+3. Messages are sent in order of arrival; they are retransmitted on reconnection only [MQTT-4.4.0-1].
 4. Every element of the outbox is one whole packet.
 
 Handles: QoS 0, 1 and 2 deliveries, receive maximum, queue, expiry of queued messages, retransmission.
-Does not handle: how a packet is written (`broker.session.framing`), who may subscribe (admission), which messages reach
-it (routing), writing to disk (it tells the journal what must be there).
+Does not handle: encoding packets (`broker.session.framing`), who may subscribe (admission), which messages reach it
+(routing), writing to disk (it tells the journal what must be stored).
 """
 
 from __future__ import annotations
@@ -53,11 +52,11 @@ NEVER = 0xFFFFFFFF
 """Session Expiry Interval of a session that does not expire (MQTT 5 §3.1.2.11.2)."""
 
 Permits = Callable[["Session", bytes], bool]
-"""Says whether the client of a session may get a message of a topic."""
+"""Returns whether the client of a session may receive a message of a topic."""
 
 
 class Session:
-    """State of one client identifier."""
+    """The state of one client identifier."""
 
     __slots__ = (
         "_given_up",
@@ -95,18 +94,18 @@ class Session:
         self.owner = owner
         self.connection: Connection | None = None
         self.certificate: CertificateKey | None = None
-        """With which its client is connected, or was when the broker of before ended; None: it has gone before that."""
+        """Its client's certificate while connected, or when the previous broker process ended; None: neither."""
         self.authorities: tuple[bytes, ...] = ()
-        """Which CAs stand above that certificate, by their keys; empty: not known."""
+        """The CAs above that certificate, by their keys; empty: not known."""
         self.framing = PLAIN_V4
-        """How packets are written for its client, or were for the last one."""
+        """How packets are encoded for its present or latest client."""
         self.expiry_interval = 0
         self.expires_at = 0.0
         self.scheduled_at: float | None = None
-        """When the registry will look at this session next."""
+        """When the registry will look at it next."""
         self.subscriptions: dict[str, Subscription] = {}
         self.subscription_bytes = 0
-        """What their topic filters take (`broker.mqtt.topics.text_bytes`)."""
+        """The size of its topic filters (`broker.mqtt.topics.text_bytes`)."""
         self.inflight: Inflight[Deliverable] | None = None
         self._receive_maximum = 1
         self.outbox: list[bytes] = []
@@ -116,13 +115,13 @@ class Session:
         self.incoming: set[int] | None = None
         """Packet identifiers of QoS 2 messages from the client, between PUBLISH and PUBREL."""
         self.carried: set[int] | None = None
-        """Those of them that came through an earlier connection: they are not of this one's Receive Maximum."""
+        """Those that came over an earlier connection: they do not count against the present Receive Maximum."""
         self.journal: Journal | None = None
-        """Where its state is noted, while it is persistent; None for a session that ends with its connection."""
+        """Where its state is recorded, if it is persistent; None for a session that ends with its connection."""
         self.row = 0
         """Its row in the store, 0 for none."""
         self.permits: Permits | None = None
-        """Asked whether the client may get a message of a topic, where somebody else decides that; None: it may."""
+        """Whether the client may receive a message of a topic, if plugins decide that; None: it may."""
         self._last_sequence = 0
         self._queue: MessageQueue | None = None
         self.choked = False
@@ -134,22 +133,22 @@ class Session:
 
     @property
     def name(self) -> str:
-        """What is one session's only: its role, trust domain and client identifier."""
+        """A unique name: role, trust domain and client identifier."""
         return f"/{self.owner.role}/{self.owner.trust_domain}/{self.client_id}"
 
     @property
     def who(self) -> dict[str, str]:
-        """Who it is, for the log: its client identifier is another trust domain's too."""
+        """Its identity for the log: another trust domain may have the same client identifier."""
         return {"client": self.client_id, "identity": self.owner.uri}
 
     @property
     def v5(self) -> bool:
-        """Whether its client speaks MQTT 5, or did."""
+        """Whether its present or latest client speaks MQTT 5."""
         return self.framing.v5
 
     @property
     def takes_shared_frames(self) -> bool:
-        """Whether it gets the very bytes that others get: no Maximum Packet Size, no Topic Aliases, nobody to ask."""
+        """Whether it gets the same bytes as others: no Maximum Packet Size, no Topic Aliases, no plugin to ask."""
         return self.framing.takes_shared_frames and self.permits is None
 
     @property
@@ -158,11 +157,11 @@ class Session:
         return self.connection is not None
 
     def may_get(self, topic: bytes) -> bool:
-        """Whether its client may get a message of *topic*, as far as `permits` says."""
+        """Whether its client may receive a message of *topic*, according to `permits`."""
         return self.permits is None or self.permits(self, topic)
 
     def has_room(self, qos: int) -> bool:
-        """Whether a message at *qos* would be written at once, and all before it has been."""
+        """Whether a message at *qos* would be written at once, and nothing before it still waits."""
         connection = self.connection
         if connection is None or self.choked or connection.unsent:
             return False
@@ -179,8 +178,8 @@ class Session:
         return len(self._queue) if self._queue is not None else 0
 
     def connect(self, connection: Connection, written: Framing, *, receive_maximum: int) -> None:
-        """Attach *connection*, for which packets are *written* so."""
-        self.outbox.clear()  # QoS 0 messages of this very turn: CONNACK comes first.
+        """Attach *connection*, whose packets are encoded as *written* says."""
+        self.outbox.clear()  # QoS 0 messages of this turn: CONNACK must come first.
         self.carried = set(self.incoming) if self.incoming else None
         self.connection = connection
         self.framing = written
@@ -190,7 +189,7 @@ class Session:
             self.inflight.restart(receive_maximum)
 
     def disconnect(self) -> None:
-        """Detach the connection; what was not written is forgotten (QoS 0) or stays inflight (QoS 1)."""
+        """Detach the connection; what was not written is dropped (QoS 0) or stays inflight (QoS 1)."""
         self.connection = None
         self.outbox.clear()
         self._given_up = False
@@ -198,7 +197,7 @@ class Session:
 
     @property
     def congested(self) -> bool:
-        """Whether publishers should be held: somebody is connected, and the queue is half full."""
+        """Whether publishers should be held: a client is connected, and the queue is half full."""
         queue = self._queue
         return queue is not None and self.connection is not None and not self._given_up and queue.half_full
 
@@ -215,7 +214,7 @@ class Session:
         self._held.append(publisher)
 
     def give_up(self) -> None:
-        """Hold nobody any more until the queue has been short once: the client takes nothing."""
+        """Hold no publishers until the queue has been short once: the client takes nothing."""
         self._given_up = True
         self._release()
 
@@ -243,8 +242,8 @@ class Session:
     ) -> bool:
         """Send or queue *message* at the lower of its QoS and the granted one; return whether to hold the publisher.
 
-        *retained* says that it is sent because it was retained, not because it was published just now; *share* through
-        which Shared Subscription it came.
+        *retained*: it is sent as a retained message, not because it was just published; *share*: the Shared
+        Subscription that it came through.
         """
         if not self.may_get(message.topic):
             return False
@@ -257,7 +256,7 @@ class Session:
         if qos > 0:
             return self.deliver_reliably(deliverable, now)
         if self.connection is not None:
-            # While the client takes nothing QoS 0 messages are dropped: none of them is what later ones count on.
+            # While the client takes nothing QoS 0 messages are dropped, except those that introduce an alias.
             frame = self.framing.encode(deliverable, b"", now, introduces=not self.choked)
             if self._fits(frame):
                 self.outbox.append(frame)
@@ -266,10 +265,10 @@ class Session:
     def deliver_reliably(self, message: Deliverable, now: float | None = None) -> bool:
         """Send or queue *message* at QoS 1; return whether the publisher should be held. Hot.
 
-        *now* is needed for a message that expires, and to take what has expired out of a full queue.
+        *now* is needed for a message that expires, and to remove expired ones from a full queue.
         """
         inflight = self.inflight
-        if inflight is None:  # Most devices never get a QoS 1 message: it is made for those that do.
+        if inflight is None:  # Created on demand: most devices never get a QoS 1 message.
             inflight = self.inflight = Inflight(self._receive_maximum, self._limits)
         if self.journal is not None:
             return self._deliver_durably(message, inflight, self.journal, now)
@@ -295,14 +294,14 @@ class Session:
 
     def _transmit(self, message: Deliverable, inflight: Inflight[Deliverable], now: float | None) -> None:
         packet_id = inflight.add(message)
-        # A packet that waits for the store introduces no alias: another that uses it would overtake it.
+        # A packet that waits for the store may not introduce an alias: one that uses the alias could overtake it.
         introduces = self.journal is None or not message.exactly_once
         frame = self.framing.encode(message, packet_id.to_bytes(2, "big"), now, introduces=introduces)
         if self._fits(frame):
             if len(frame) >= LARGE:
                 inflight.weigh(packet_id, len(frame))
             if self.journal is not None and isinstance(message, PersonalMessage) and message.exactly_once:
-                # Sent again after a crash, it must have the packet identifier by which the client knows it.
+                # If retransmitted after a crash, it must have the packet identifier that the client knows.
                 self.journal.advance(self.row, message.sequence, packet_id, released=False)
                 if self.connection is not None:
                     self.journal.send(self.connection, frame)
@@ -317,7 +316,7 @@ class Session:
         if framing.takes(frame):
             return True
         self._metrics.dropped_too_large += 1
-        if not framing.told_too_large:  # Once a connection; the metrics count the rest.
+        if not framing.told_too_large:  # Logged once per connection; the metrics count the rest.
             framing.told_too_large = True
             sizes = {"size": len(frame), "maximum": framing.maximum_packet_size}
             log.warning("client takes no such packet", code="MESSAGE_TOO_LARGE", **self.who, **sizes)
@@ -327,7 +326,7 @@ class Session:
         queue = self._queue
         if queue is None:
             if self.connection is None and self.expiry_interval == 0:
-                return False  # The session ends with its connection: nobody will come back for the message.
+                return False  # The session ends with its connection: no client will return for the message.
             queue = self._queue = MessageQueue(self._limits)
         away = self.connection is None or self._given_up
         if queue.append(message, away=away):
@@ -340,19 +339,19 @@ class Session:
                 return True
         queue.refused += 1
         self._metrics.dropped_queue_full += 1
-        if queue.refused == 1:  # Once for each time that it fills up; the metrics count the rest.
+        if queue.refused == 1:  # Logged once each time it fills up; the metrics count the rest.
             log.warning("queue is full", code="QUEUE_FULL", **self.who, **queue.full)
         return False
 
     def _over(self, message: Deliverable) -> None:
-        """Forget *message* in the store: it was acknowledged, or will never be."""
+        """Remove *message* from the store: it was acknowledged, or never will be."""
         if self.journal is not None and isinstance(message, PersonalMessage | Released) and message.message is not None:
             self.journal.remove(self.row, message.sequence, message.message)
 
-    # What the client says of messages that it got
+    # Acknowledgements from the client
 
     def acknowledged(self, packet_id: int, now: float) -> bool:
-        """Take note of a PUBACK; send what waited for its place. Return False if *packet_id* names no QoS 1 message."""
+        """Handle a PUBACK; send what waited for the quota. Return False if *packet_id* names no QoS 1 message."""
         inflight = self.inflight
         if inflight is None:
             return False
@@ -363,9 +362,9 @@ class Session:
         return True
 
     def received(self, packet_id: int, now: float, *, failed: bool) -> bool:
-        """Take note of a PUBREC; return False if *packet_id* names no QoS 2 message.
+        """Handle a PUBREC; return False if *packet_id* names no QoS 2 message.
 
-        A failure ends the exchange (MQTT 5 §4.3.3); otherwise PUBREL stands in the message's place until PUBCOMP.
+        A failure ends the exchange (MQTT 5 §4.3.3); otherwise PUBREL replaces the message until PUBCOMP.
         """
         inflight = self.inflight
         message = inflight.get(packet_id) if inflight is not None else None
@@ -380,7 +379,7 @@ class Session:
         return True
 
     def completed(self, packet_id: int, now: float) -> bool:
-        """Take note of a PUBCOMP; return False if *packet_id* names no released message."""
+        """Handle a PUBCOMP; return False if *packet_id* names no released message."""
         inflight = self.inflight
         message = inflight.get(packet_id) if inflight is not None else None
         if inflight is None or not isinstance(message, Released):
@@ -396,9 +395,9 @@ class Session:
             self._drain(inflight, now)
 
     def resume(self, now: float) -> None:
-        """Send again what was not acknowledged, in its order and with DUP set, then what was queued [MQTT-4.4.0-1].
+        """Retransmit what was not acknowledged, in order and with DUP set, then send what was queued [MQTT-4.4.0-1].
 
-        At QoS 2 that waits for the store: what the last connection was about to send may not be written yet.
+        With QoS 2 messages this waits for the store: packet identifiers of the last connection may be unwritten yet.
         """
         journal, connection = self.journal, self.connection
         if journal is not None and connection is not None and journal.dirty and self._exactly_once_inflight():
@@ -410,12 +409,12 @@ class Session:
         return self.inflight is not None and any(message.exactly_once for message in self.inflight.values())
 
     def send_again(self, now: float) -> None:
-        """Do it now."""
+        """Do so now."""
         if self.inflight is not None:
             self._drain(self.inflight, now)
 
     def _drain(self, inflight: Inflight[Deliverable], now: float) -> None:
-        """Send again, then what is queued, as far as the quota reaches; what has expired is dropped [MQTT-3.3.2-5]."""
+        """Retransmit, then send what is queued, within the quota; drop what has expired [MQTT-3.3.2-5]."""
         if inflight.sends_again:
             for packet_id, message in inflight.send_again():
                 frame = message.frame(packet_id.to_bytes(2, "big"), v5=self.v5, dup=True, now=now)
@@ -428,7 +427,7 @@ class Session:
         if queue is None:
             return
         messages = queue.messages
-        while messages and not self.choked and inflight.room > 0:  # What does not fit the client takes no room.
+        while messages and not self.choked and inflight.room > 0:  # A message too large for the client uses no quota.
             message = queue.popleft()
             if message.expires_at is not None and message.expires_at <= now:
                 self._metrics.dropped_expired += 1
@@ -442,7 +441,7 @@ class Session:
             self._release()
 
     def note_incoming(self, packet_id: int, *, known: bool) -> None:
-        """Remember the packet identifier of a QoS 2 message from the client, or that it is free again."""
+        """Record the packet identifier of a QoS 2 message from the client, or that it is free again."""
         if self.incoming is None:
             self.incoming = set()
         if known:
@@ -455,7 +454,7 @@ class Session:
             self.journal.incoming(self.row, packet_id, known=known)
 
     def unanswered(self, now: float) -> None:
-        """Close the connection: what the client waits for cannot be stored, and it cannot be told in a packet."""
+        """Close the connection: the client's message cannot be stored, and MQTT 3.1.1 has no way to say so."""
         if self.connection is not None:
             self.connection.disconnect(
                 "STORE_FAILED", ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, "the store cannot be written", now
@@ -468,7 +467,7 @@ class Session:
         yield from self._queue or ()
 
     def restore(self, stored: PersonalMessage | Released, packet_id: int | None) -> None:
-        """Put back a delivery that the store has kept; those with a *packet_id* are inflight, at QoS 2."""
+        """Put back a delivery from the store; one with a *packet_id* is inflight, at QoS 2."""
         self._last_sequence = max(self._last_sequence, stored.sequence)
         if self.inflight is None:
             self.inflight = Inflight(self._receive_maximum, self._limits)
@@ -483,8 +482,8 @@ class Session:
     def shared_messages(self) -> Iterator[PersonalMessage]:
         """Yield the messages of Shared Subscriptions that may go to another member, the oldest first.
 
-        Those at QoS 1 that the client has not acknowledged, and those that it was never sent. A message at QoS 2 that
-        was on its way may have arrived [MQTT-4.8.2-5].
+        These are messages at QoS 1 that the client has not acknowledged, and those never sent to it. A QoS 2 message
+        that was sent may have arrived [MQTT-4.8.2-5].
         """
         if self.inflight is not None:
             for message in self.inflight.values():

@@ -1,4 +1,4 @@
-"""The will: what is published for a client that goes without saying goodbye (MQTT 5 §3.1.2.5)."""
+"""The will: the message published for a client that disconnects abnormally (MQTT 5 §3.1.2.5)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from provisioning.pki.revocation import CertificateKey
 
 @dataclass(frozen=True, slots=True)
 class Will:
-    """A message without an expiry yet, and what the client asked for besides. Intervals in seconds."""
+    """A message without an expiry yet, and the client's other requests. Intervals in seconds."""
 
     message: Message
     delay: int = 0
     expiry_interval: int | None = None
     certificate: CertificateKey | None = None
-    """With which it was left; None: not known."""
+    """The certificate under which it was left; None: not known."""
     authorities: tuple[bytes, ...] = ()
-    """Which CAs stood above that, by their keys; empty: not known."""
+    """The CAs above that, by their keys; empty: not known."""
 
     def published(self, now: float) -> Message:
         """Return the message as it is published at *now*: its expiry is counted from here (MQTT 5 §3.1.3.2.4)."""

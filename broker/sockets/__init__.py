@@ -1,1 +1,1 @@
-"""Sockets, TLS and WebSocket in turns of the event loop: bytes in and out, for the connections above."""
+"""Sockets, TLS and WebSocket, driven in turns of the event loop: bytes in and out for the connections above."""

@@ -1,4 +1,4 @@
-"""What a connection stands on: the bytes that `broker.sockets.transport` and `.websocket` provide, secured."""
+"""The interface below a connection: a secured byte stream, from `broker.sockets.transport` or `.websocket`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class ByteStream(Protocol):
 
     @property
     def unsent(self) -> bool:
-        """Whether something that was written waits for the socket."""
+        """Whether written data still waits for the socket."""
 
     @property
     def untaken(self) -> int:
-        """How many bytes that were written the peer has not taken, the kernel's buffer included."""
+        """How many written bytes the peer has not acknowledged, those in the kernel's buffer included."""
 
     def write(self, packets: list[bytes]) -> None:
-        """Write *packets*, or keep what the socket does not take."""
+        """Write *packets*; keep what the socket does not accept."""
 
     def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
         """Return the peer's certificate, and the path that the handshake has verified."""
@@ -32,40 +32,40 @@ class ByteStream(Protocol):
         """Write what is left, close TLS cleanly, then the socket."""
 
     def hold(self) -> None:
-        """Read nothing more until `release`."""
+        """Stop reading until `release`."""
 
     def release(self) -> None:
-        """Read again."""
+        """Resume reading."""
 
     def rest(self, seconds: float) -> None:
-        """Read nothing for so long."""
+        """Stop reading for *seconds*."""
 
     def settle(self, *, dozes: bool = False) -> None:
         """Take note that the client is admitted: it is served before newcomers.
 
-        Whether it *dozes* may change: what says nothing but that it is there may be served a little later.
+        Whether it *dozes* may change: a client that only sends pings may be served a little later.
         """
 
 
 class Receiver(Protocol):
-    """What a transport serves: a connection."""
+    """What a transport delivers to: a connection."""
 
     def secured(
         self, certificate: bytes | None, now: float, wall_now: datetime, path: Callable[[], Sequence[bytes]]
     ) -> None:
-        """Take note that TLS is up, with this client certificate (DER); *path* tells its verified path."""
+        """Take note that TLS is up, with this client certificate (DER); *path* returns its verified path."""
 
     def receive(self, data: bytes, now: float) -> None:
-        """Act on bytes that were read."""
+        """Handle bytes that were read."""
 
     def lost(self, code: str, now: float, detail: str = "") -> None:
-        """Take note that the peer is gone."""
+        """Take note that the connection to the peer is lost."""
 
     def choke(self, now: float) -> None:
         """Take note that too much is unsent."""
 
     def unchoke(self, now: float) -> None:
-        """Take note that the peer takes what is sent again."""
+        """Take note that the peer accepts data again."""
 
     def drained(self, now: float) -> None:
-        """Take note that all that waited for the socket is sent."""
+        """Take note that everything that waited for the socket has been sent."""

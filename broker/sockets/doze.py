@@ -1,22 +1,22 @@
-"""The epoll set of clients that say nothing but that they are there.
+"""The epoll set of idle clients: those that only send pings.
 
 Theory
 ------
-An idle fleet wakes the broker once for each ping: ten thousand devices with a keep alive of a minute do so every 6 ms,
-and each ping finds a processor that has slept and forgotten everything. Nobody waits for an answer to a ping, and who
-has said nothing else for ten seconds seldom will in the next moment. So such clients *doze*: they have a set of
-their own, and when they come fast one upon another the set is looked at in intervals, and each look serves all who have
-come. Network drivers do the same when interrupts come too often (Linux calls it NAPI).
+An idle fleet wakes the broker once per ping: ten thousand devices with a keep alive of a minute do so every 6 ms, and
+each ping finds a CPU with cold caches. No client waits for the answer to a ping, and one that has sent nothing else for
+ten seconds is unlikely to in the next moment. So such clients *doze*: they have an epoll set of their own. When pings
+arrive in quick succession the set is polled at intervals, and each poll serves all that have arrived. Linux's network
+drivers do the same when interrupts are too frequent (NAPI).
 
-While they come seldom each is served at once, as everybody is: a small fleet gains nothing by waiting. A dozing client
-that says anything else, or is sent anything but the answer to its ping, is awake again, and back in the other set.
+While pings are rare, each is served at once: a small fleet would gain nothing by waiting. A dozing client that sends
+anything else, or is sent anything but the answer to its ping, wakes up and returns to the other set.
 
 Rules
 -----
-1. A dozing client is served `doze_milliseconds` later than another at most; 0 switches intervals off.
-2. Intervals begin when two are there at once, or one comes within an interval after the last; they end with the first
-   look that finds fewer than two.
-3. More than a batch does not wait for the next interval.
+1. A dozing client is served at most `doze_milliseconds` later than others; 0 disables intervals.
+2. Intervals begin when two pings are there at once, or one arrives within an interval after the last; they end with the
+   first poll that finds fewer than two.
+3. If there is more than one batch, the rest does not wait for the next interval.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from broker.sockets.turn import Turn
 
 
 class Doze(Poller):
-    """Where a client is watched that does nothing but ping."""
+    """Watches clients that only ping."""
 
     __slots__ = ("_admitted", "_brought", "_interval", "_last", "_often", "_timer")
 
     def __init__(self, loop: AbstractEventLoop, turn: Turn, admitted: Poller, interval: Callable[[], float]) -> None:
-        """Let those of *admitted* doze here, to be looked at every *interval()* seconds when they come often."""
+        """Let clients of *admitted* doze here; poll them every *interval()* seconds when their pings are frequent."""
         super().__init__(loop, turn)
         self._admitted = admitted
         self._brought = 0
         self._interval = interval
         self._last = 0.0
         self._often = False
-        """Whether the set is looked at in intervals, and the event loop does not watch it."""
+        """Whether the set is polled at intervals, and not watched by the event loop."""
         self._timer: TimerHandle | None = None
         admitted.doze = self
 
     def settled(self, descriptor: int, transport: Watched, events: int, *, dozes: bool) -> Poller:
-        """Let go of *descriptor* if its client is awake; return the set that watches it now."""
+        """Release *descriptor* if its client is awake; return the set that watches it now."""
         return self if dozes else self._pass(descriptor, transport, events, self._admitted)
 
     def close(self) -> None:
-        """Give the epoll set back."""
+        """Close the epoll set."""
         if self._timer is not None:
             self._timer.cancel()
         super().close()
@@ -62,7 +62,7 @@ class Doze(Poller):
 
     def _ready(self) -> None:
         super()._ready()
-        if self._timer is not None:  # Between two looks, for bytes inside.
+        if self._timer is not None:  # Between two polls, for bytes inside OpenSSL.
             return
         now, interval = self._loop.time(), self._interval()
         follows = not self._often and self._brought == 1 and now - self._last < interval

@@ -2,21 +2,21 @@
 
 Theory
 ------
-The loop's own ``add_reader`` makes objects for each socket and wraps each readiness in a handle and a context. Here one
-``epoll_wait`` returns up to a few hundred ready sockets as plain integers, a dict finds each transport, and when all
-have been served the turn ends at once: what was read is answered before the loop sees anything else. epoll sets nest,
-so the loop watches the set's descriptor as it would a socket. Figures: docs/decisions/0002.
+The loop's own ``add_reader`` creates objects per socket and wraps each readiness event in a handle and a context. Here
+one ``epoll_wait`` returns up to a few hundred ready sockets as plain integers, a dict maps each to its transport, and
+when all have been served the turn ends at once: what was read is answered before the loop does anything else. epoll
+sets nest, so the loop watches the set's descriptor as it would a socket. Figures: docs/decisions/0002.
 
 Hot: `_ready`.
 
 Rules
 -----
 1. A transport is called only while it is watched: one that another of the same batch has closed is skipped.
-   Bytes that OpenSSL has read ahead are not in the kernel, so epoll does not tell of them: a transport that leaves some
-   there says so (`again`), and is called once more in the next turn.
+   Bytes that OpenSSL has read ahead are no longer in the kernel, so epoll does not report them: a transport that leaves
+   some there requests (`again`) another call in the next turn.
 2. An unexpected error closes the connection that met it, with its traceback in the log, and no other.
-3. A batch is bounded, so that timers, the feed and the listener get their time between two.
-4. Between many clients who send one by one, a turn may wait a moment for more (`broker.sockets.coalescing`).
+3. A batch is bounded, so that timers, the feed and the listener get their time in between.
+4. When many clients send one by one, a turn may wait a moment for more (`broker.sockets.coalescing`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ log = structlog.get_logger("broker")
 READABLE: Final = select.EPOLLIN
 WRITABLE: Final = select.EPOLLOUT
 BATCH: Final = 256
-"""Transports that are called in one turn, at most."""
+"""The most transports called in one turn."""
 
 
 class Watched(Protocol):
@@ -53,13 +53,13 @@ class Watched(Protocol):
         """Read: there are bytes, the end, or an error."""
 
     def on_writable(self) -> None:
-        """Write: the socket takes bytes again."""
+        """Write: the socket accepts bytes again."""
 
     def close(self) -> None:
         """Write what is left, and close."""
 
     def abort(self, code: str = "ABORTED", detail: str = "") -> None:
-        """Close at once, and tell why."""
+        """Close at once, and report why."""
 
 
 class Poller:
@@ -68,7 +68,7 @@ class Poller:
     __slots__ = ("_again", "_coalescing", "_empty", "_epoll", "_loop", "_turn", "_watched", "doze")
 
     def __init__(self, loop: AbstractEventLoop, turn: Turn, coalescing: Coalescing | None = None) -> None:
-        """Let *coalescing* say when to wait for more before those who are ready are called."""
+        """Use *coalescing* to decide when to wait for more before calling those that are ready."""
         self._coalescing = coalescing
         self._loop = loop
         self._turn = turn
@@ -77,7 +77,7 @@ class Poller:
         self._again: set[int] = set()
         self._empty = asyncio.Event()
         self.doze: Poller | None = None
-        """Who watches clients that say nothing but that they are there; None: this set."""
+        """The set for clients that only ping; None: this set."""
         loop.add_reader(self._epoll.fileno(), self._ready)
 
     def watch(self, descriptor: int, transport: Watched, events: int) -> None:
@@ -86,36 +86,36 @@ class Poller:
         self._watched[descriptor] = transport
 
     def change(self, descriptor: int, events: int) -> None:
-        """Watch *descriptor* for other *events*; 0 still tells of errors."""
+        """Watch *descriptor* for other *events*; errors are reported even for 0."""
         self._epoll.modify(descriptor, events)
 
     def forget(self, descriptor: int) -> None:
         """Stop watching *descriptor*, which is still open."""
         if self._watched.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
-            self._again.discard(descriptor)  # The number may be another's soon.
+            self._again.discard(descriptor)  # The number may soon be reused.
             if not self._watched:
                 self._empty.set()
 
     def again(self, descriptor: int) -> None:
-        """Call the transport of *descriptor* in the next turn, whatever the kernel says: it has bytes inside."""
+        """Call the transport of *descriptor* in the next turn regardless of epoll: OpenSSL holds bytes for it."""
         if not self._again:
             self._loop.call_soon(self._look_again)
         self._again.add(descriptor)
 
     def enough(self, descriptor: int) -> None:
-        """Do not: it is to be read no more for now."""
+        """Cancel that: it is not to be read for now."""
         self._again.discard(descriptor)
 
     def settled(self, descriptor: int, transport: Watched, events: int, *, dozes: bool) -> Poller:
         """Take note that the client of *transport* is admitted; return the set that watches *descriptor* from now on.
 
-        Here: this one, unless it *dozes*. Newcomers are in `broker.door.lobby`.
+        That is this one, unless it *dozes*. Newcomers are in `broker.door.lobby`.
         """
         return self._pass(descriptor, transport, events, self.doze) if dozes and self.doze is not None else self
 
     def _pass(self, descriptor: int, transport: Watched, events: int, to: Poller) -> Poller:
-        """Let *to* watch *descriptor* from now on, and return it."""
+        """Move *descriptor* to the set *to*, and return that."""
         has_more = descriptor in self._again
         Poller.forget(self, descriptor)
         to.watch(descriptor, transport, events)
@@ -133,7 +133,7 @@ class Poller:
             transport.abort()
 
     async def drained(self, patience: float) -> None:
-        """Close every transport politely, wait *patience* seconds at most until all are gone, then close the rest."""
+        """Close all transports cleanly, wait up to *patience* seconds until they are gone, then abort the rest."""
         self._empty.clear()
         for transport in list(self._watched.values()):
             transport.close()
@@ -145,27 +145,27 @@ class Poller:
         self.close()
 
     def close(self) -> None:
-        """Give the epoll set back."""
+        """Close the epoll set."""
         self._loop.remove_reader(self._epoll.fileno())
         self._again.clear()
         self._epoll.close()
 
     def _look_again(self) -> None:
-        if self._again:  # Else they have been served, are to be read no more, or the set is closed.
+        if self._again:  # Otherwise they have been served, are not to be read, or the set is closed.
             self._ready()
 
     def _events(self) -> Iterable[tuple[int, int]]:
-        """Return whom to call now, and why."""
+        """Return the descriptors to call now, with their events."""
         return self._batch()
 
     def _batch(self) -> list[tuple[int, int]]:
-        """Return who is ready, and why."""
+        """Return the descriptors that are ready, with their events."""
         events = self._epoll.poll(0, BATCH)
         coalescing = self._coalescing
         if coalescing is not None and coalescing.waited(ready := len(events), monotonic()):
             events = self._epoll.poll(0, BATCH)
             coalescing.brought(len(events) - ready)
-        if self._again:  # Rare: somebody has sent more than one turn reads.
+        if self._again:  # Rare: a peer has sent more than one turn reads.
             again, self._again = self._again, set()
             events += [(descriptor, READABLE) for descriptor in again.difference([each[0] for each in events])]
         return events
@@ -184,9 +184,9 @@ class Poller:
                     if events == WRITABLE or descriptor not in watched:
                         continue
                 transport.on_readable()
-            except MemoryError:  # It is nobody's in particular: `provisioning.program.out_of_memory`.
+            except MemoryError:  # Not the fault of this connection: `provisioning.program.out_of_memory`.
                 raise
-            except Exception:  # A defect met by one connection must not take the others with it.
+            except Exception:  # A bug that one connection meets must not affect the others.
                 log.exception("connection failed", code="INTERNAL_ERROR")
                 transport.abort()
         turn.end()

@@ -1,20 +1,20 @@
-"""Very many outboxes are written in rounds, with a turn for everybody else between two.
+"""Very many outboxes are written in rounds, with a turn for all other clients between two.
 
 Theory
 ------
-To write one message to one subscriber takes some 15 µs, most of it TLS and the kernel. So the end of a turn writes what
-went to a few hundred; a message to ten thousand would be 150 ms in which nobody else is served, and so would be the
-answers of a batch that ten thousand waited for. Those are written here, so many at a time. Meanwhile their messages
-stay in their outboxes, and whatever comes behind is appended there: the order stays as it was.
+Writing one message to one subscriber takes some 15 µs, most of it TLS and the kernel. The end of a turn therefore
+writes to at most a few hundred; ten thousand would take 150 ms in which no other client is served, and so would the
+answers of a batch that ten thousand clients waited for. Those are written here, some at a time. Meanwhile their
+messages stay in their outboxes, and later ones are appended there, so order is kept.
 
-What makes the many cheap is that messages share a write a subscriber, as they do within a turn. So while more comes
-turn by turn it is not begun at once; what has come by then, and comes meanwhile, is one cycle. What is appended in one
-is bounded: beyond `ROOM` bytes whoever publishes to very many waits until all is written.
+Large numbers are cheap because messages share a write per subscriber, as they do within a turn. So while every turn
+adds more, writing is postponed; what accumulates before and during the writing forms one cycle. The bytes appended in
+one cycle are bounded: beyond `ROOM`, publishers to very many subscribers wait until everything is written.
 
 Rules
 -----
-1. Answers go first: they are one packet each, and somebody waits for them.
-2. A round is so much of what is done: an outbox that is written counts, and so do its bytes; an empty one hardly.
+1. Answers go first: they are one packet each, and a client waits for each.
+2. A round is a fixed amount of work: each written outbox counts, and so do its bytes; an empty one hardly counts.
 3. No I/O and no clock here, as in `broker.sockets.turn`.
 """
 
@@ -25,18 +25,18 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Final, Protocol
 
 VERY_MANY: Final = 512
-"""Whom the end of a turn still writes to at once: some 7 ms."""
+"""How many subscribers the end of a turn still writes to at once: some 7 ms."""
 ROOM: Final = 16 * 1024 * 1024
-"""Bytes that are appended and not written, to all of them together, beyond which publishers to very many wait."""
+"""Bytes appended and not yet written, to all subscribers together, beyond which publishers to very many wait."""
 PLACE: Final = 8
-"""Bytes that a packet takes in an outbox if others have the same."""
+"""Bytes that a packet shared with others takes in an outbox."""
 PACKET: Final = 48
-"""What one takes of which each has his own, beside its bytes."""
+"""Bytes that a packet of one subscriber alone takes, besides its content."""
 _PATIENCE: Final = 8
-"""Turns for which it is not begun while each brings more."""
+"""Turns for which writing is postponed while each adds more."""
 _ROUND: Final = 4096
 _WRITE: Final = 16
-"""What an outbox that is written counts in a round, beside its kilobytes: one that is empty counts 1."""
+"""What a written outbox counts in a round, besides its kilobytes; an empty one counts 1."""
 
 
 class Flushable(Protocol):
@@ -49,15 +49,15 @@ class Flushable(Protocol):
 
 
 class Wide(Protocol):
-    """A route that leads to very many."""
+    """A route to very many subscribers."""
 
     @property
     def subscribers(self) -> tuple[Flushable, ...]:
-        """Whom to flush."""
+        """The sessions to flush."""
 
 
 class Rounds:
-    """Whose outboxes are still to be written."""
+    """The outboxes still to be written."""
 
     __slots__ = (
         "_answers",
@@ -76,20 +76,20 @@ class Rounds:
         self._call_soon = call_soon
         self._requested = False
         self._more = False
-        """Whether something was added since the last round."""
+        """Whether anything was added since the last round."""
         self._patience = _PATIENCE
         self._answers: set[Flushable] = set()
         self._queue: dict[Wide, None] = {}
         """Routes whose turn has not come, in the order in which they were touched."""
         self._now: Iterator[Flushable] | None = None
-        """Who is still to be written to, of the route whose turn it is."""
+        """The remaining subscribers of the route being written."""
         self._unwritten = 0
         self._waiting: deque[Callable[[], None]] = deque()
         self.full = False
-        """Whether a message to very many has to wait until all is written, see `wait`."""
+        """Whether messages to very many subscribers must wait until all is written, see `wait`."""
 
     def add(self, route: Wide, size: int) -> None:
-        """Write to the subscribers of *route*, to whom together *size* bytes are appended before the next round."""
+        """Schedule the subscribers of *route*; *size* bytes in total are appended to their outboxes before then."""
         self._queue[route] = None
         self._unwritten += size
         self.full = self.full or self._unwritten >= ROOM
@@ -97,12 +97,12 @@ class Rounds:
         self._request()
 
     def answer(self, sessions: Collection[Flushable]) -> None:
-        """Write to *sessions*, before all others."""
+        """Schedule *sessions* before all others."""
         self._answers.update(sessions)
         self._request()
 
     def wait(self, call: Callable[[], None]) -> None:
-        """Call *call* when there is room again; those who wait are called one by one, a turn each."""
+        """Call *call* when there is room again; waiting calls are made one per turn."""
         self._waiting.append(call)
         self._request()
 
@@ -131,15 +131,15 @@ class Rounds:
             self._request()
 
     def _begin(self) -> bool:
-        """Say whether there is a route whose turn it is."""
+        """Begin with the next route, if there is one; return whether a route is being written."""
         if self._now is None and self._queue:
             route = next(iter(self._queue))
-            del self._queue[route]  # If it is touched from now on, its turn comes once more.
+            del self._queue[route]  # If touched from now on, it is written once more.
             self._now = iter(route.subscribers)
         return self._now is not None
 
     def _write(self, left: int) -> int:
-        """Write to some of whom it is the turn of; return what is left of the round."""
+        """Write some outboxes of the current route; return what is left of the round."""
         for subscriber in self._now or ():
             left -= 1
             if subscriber.outbox:

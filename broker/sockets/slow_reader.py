@@ -1,6 +1,6 @@
-"""A client that does not keep up: what it is not sent, and what it has not taken yet.
+"""A client that does not keep up: what is dropped for it, and what it has not acknowledged.
 
-Hot where somebody is slow: `without_qos0`, once a write to such a client.
+Hot for slow clients: `without_qos0`, once per write to one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NUMBER: Final = struct.Struct("i")
 def without_qos0(packets: list[bytes], metrics: Metrics) -> list[bytes]:
     """Return *packets* without the QoS 0 messages, which are counted as dropped.
 
-    One that introduces a Topic Alias stays: others that follow have no other topic.
+    A packet that introduces a Topic Alias is kept: later packets rely on it.
     """
     kept = [
         packet for packet in packets if packet[0] & _RETAIN_BIT != _QOS0_PUBLISH or isinstance(packet, Introduction)
@@ -31,6 +31,6 @@ def without_qos0(packets: list[bytes], metrics: Metrics) -> list[bytes]:
 
 
 def in_kernel(descriptor: int) -> int:
-    """Return how many bytes of those that the socket has taken its peer has not acknowledged (tcp(7), SIOCOUTQ)."""
+    """Return how many bytes accepted by the socket the peer has not acknowledged (tcp(7), SIOCOUTQ)."""
     (count,) = _NUMBER.unpack(ioctl(descriptor, termios.TIOCOUTQ, bytes(_NUMBER.size)))
     return int(count)

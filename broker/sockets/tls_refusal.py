@@ -1,10 +1,10 @@
-"""Why TLS failed, as a stable code and in words: what OpenSSL says in fifty ways, in the words of admission.
+"""Why TLS failed, as a stable code and in words: maps OpenSSL's fifty reasons to those of admission.
 
 Rules
 -----
-1. The code is the true one: an expired certificate is `EXPIRED` whether OpenSSL finds it in the handshake or
-   admission after a resumed one.
-2. What is not in the table is `TLS_HANDSHAKE_FAILED`, with OpenSSL's own words.
+1. The code states the cause: an expired certificate is `EXPIRED` whether OpenSSL finds it in the handshake or admission
+   finds it after a resumed one.
+2. A reason that is not in the table is `TLS_HANDSHAKE_FAILED`, with OpenSSL's own words.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _REASONS = {
     "HTTPS_PROXY_REQUEST": RefusalCode.NOT_TLS,
     "UNKNOWN_PROTOCOL": RefusalCode.NOT_TLS,
     "BAD_RECORD_TYPE": RefusalCode.NOT_TLS,
-    # Alerts that the client sends: it does not believe the broker's certificate.
+    # Alerts from the client: it does not trust the broker's certificate.
     "TLSV1_ALERT_UNKNOWN_CA": RefusalCode.BROKER_NOT_TRUSTED,
     "SSLV3_ALERT_BAD_CERTIFICATE": RefusalCode.BROKER_NOT_TRUSTED,
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": RefusalCode.BROKER_NOT_TRUSTED,
@@ -45,7 +45,7 @@ _REASONS = {
 
 
 def code_of(error: OSError) -> RefusalCode:
-    """Return the stable code of a handshake that has failed with *error*."""
+    """Return the stable code for a handshake that failed with *error*."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return _VERIFY.get(error.verify_code, RefusalCode.TLS_HANDSHAKE_FAILED)
     if isinstance(error, ssl.SSLError) and error.reason is not None:
@@ -61,7 +61,7 @@ def words_of(error: OSError) -> str:
         return "the peer has closed the connection"
     if isinstance(error, ssl.SSLError):
         if not error.reason and getattr(error, "library", "") == "SYS":
-            return _RESET  # While writing: before Python 3.12.3 `ssl` does not pass on what the system said.
+            return _RESET  # On a write, `ssl` before Python 3.12.3 does not pass on the system's error.
         return (error.reason or str(error)).lower().replace("_", " ")
     if isinstance(error, (ConnectionResetError, BrokenPipeError)):
         return _RESET

@@ -1,20 +1,20 @@
-"""The TLS session of one accepted socket: OpenSSL's object, without `ssl.SSLSocket` around it.
+"""The TLS session of one accepted socket: the inner `ssl` object, without `ssl.SSLSocket` around it.
 
 Theory
 ------
 `ssl.SSLSocket` wraps the object that holds OpenSSL's session in a Python layer for blocking callers. Under an event
-loop that layer only costs: a frame and three checks a read or write, five system calls a connection (the options and
-the peer's name are asked again, and the time-out is set anew at each step of the handshake), and a dict a connection.
-`SSLContext._wrap_socket` is how the standard library itself makes the inner object. It is not documented, but has been
-the same from Python 3.7 to 3.14, and other event loops stand on it. Figures: docs/decisions/0016.
+loop that layer only costs: a frame and three checks per read or write, five system calls per connection (the options
+and the peer's name are queried again, and the time-out is set at each step of the handshake), and a dict per
+connection. The standard library itself creates the inner object by `SSLContext._wrap_socket`. It is not documented, but
+unchanged from Python 3.7 to 3.14, and other event loops rely on it. Figures: docs/decisions/0016.
 
-Where it is missing or has changed, `open_tls` takes `ssl.SSLSocket` instead, which behaves the same: the slow twin;
-tests/integration/broker/test_tls_session.py holds both to the same answers.
+Where it is missing or has changed, `open_tls` uses `ssl.SSLSocket` instead, which behaves the same: the slow twin;
+tests/integration/broker/test_tls_session.py requires the same results from both.
 
 Rules
 -----
 1. The socket must outlive its session: OpenSSL's object holds it by a weak reference.
-2. No policy: the context says who is verified and how.
+2. No policy: the context defines who is verified and how.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from provisioning.pki import handshake_bounds, openssl
 
 
 class TlsSession(Protocol):
-    """What a transport does with TLS. Each call raises `ssl.SSLError` as `ssl.SSLSocket` does."""
+    """What a transport uses of TLS. Each call raises `ssl.SSLError` as `ssl.SSLSocket` does."""
 
     @property
     def session_reused(self) -> bool | None:
         """Whether the TLS session was resumed."""
 
     def do_handshake(self) -> None:
-        """Go on with the handshake."""
+        """Continue the handshake."""
 
     def getpeercert(self, binary_form: bool, /) -> Any:
         """Return the peer's certificate (DER), or None."""
 
     def read(self, size: int, /) -> bytes:
-        """Return what one record holds; empty at the end. May raise `ssl.SSLEOFError` where the end is not TLS's."""
+        """Return the content of one record; empty at the end. May raise `ssl.SSLEOFError` without close_notify."""
 
     def write(self, data: bytes | bytearray | memoryview, /) -> int:
-        """Write; return how many bytes were taken."""
+        """Write; return how many bytes were accepted."""
 
     def version(self) -> str | None:
         """Return the protocol version."""
@@ -53,7 +53,7 @@ class TlsSession(Protocol):
 def open_tls(context: ssl.SSLContext, accepted: socket.socket) -> tuple[socket.socket, TlsSession]:
     """Return the socket to keep, and the server's side of a TLS session on it, before its handshake.
 
-    *accepted* is non-blocking; it is the caller's no more. Raises `OSError` if the peer has gone.
+    *accepted* is non-blocking, and must not be used by the caller any more. Raises `OSError` if the peer has gone.
     """
     if _WRAP is None:
         return open_public_tls(context, accepted)
@@ -61,15 +61,15 @@ def open_tls(context: ssl.SSLContext, accepted: socket.socket) -> tuple[socket.s
 
 
 def open_public_tls(context: ssl.SSLContext, accepted: socket.socket) -> tuple[socket.socket, TlsSession]:
-    """Do the same by documented means alone."""
+    """Do the same using only documented functions."""
     wrapped = context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
     return wrapped, cast("TlsSession", wrapped)
 
 
 def accept(listening: socket.socket) -> tuple[socket.socket, Any]:
-    """Return what ``listening.accept()`` does, a non-blocking socket and its peer's address; raise what that raises.
+    """Return what ``listening.accept()`` does, a non-blocking socket and its peer's address, with the same errors.
 
-    `socket.socket.accept` looks for the family and the type of each socket among the members of their enumerations.
+    `socket.socket.accept` looks up the family and the type of each socket in their enumerations.
     """
     if _ACCEPT is None:
         accepted, address = listening.accept()
@@ -81,9 +81,9 @@ def accept(listening: socket.socket) -> tuple[socket.socket, Any]:
 
 
 def shake_hands(session: TlsSession, inside: int, connected: socket.socket) -> int:
-    """Go on with the handshake of *session*, which OpenSSL keeps at *inside*, where that is known; else 0.
+    """Continue the handshake of *session*; OpenSSL's session is at address *inside*, 0 if that is unknown.
 
-    In the first case by a portion of what *connected* holds, for which `handshake_bounds.begin` was called.
+    If it is known, this handles a portion of what *connected* holds, for which `handshake_bounds.begin` was called.
 
     Returns `openssl.COMPLETE`, `openssl.WANTS_READ` or `openssl.WANTS_WRITE`. Raises `ssl.SSLError` or `OSError`.
     """
@@ -99,7 +99,7 @@ def shake_hands(session: TlsSession, inside: int, connected: socket.socket) -> i
 
 
 def _inner_wrap() -> Any:
-    """Return `SSLContext._wrap_socket` if it is what it was, or None."""
+    """Return `SSLContext._wrap_socket` if it is as expected, else None."""
     wrap = getattr(ssl.SSLContext, "_wrap_socket", None)
     if wrap is None:
         return None

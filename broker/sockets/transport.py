@@ -2,31 +2,31 @@
 
 Theory
 ------
-The TLS transports of asyncio and uvloop lose the alert that tells a refused device why, and keep large buffers a
-connection (docs/decisions/0002). OpenSSL on the socket itself does neither.
+The TLS transports of asyncio and uvloop lose the alert that tells a refused device why, and keep large buffers per
+connection (docs/decisions/0002). Using OpenSSL on the socket directly avoids both.
 
-Where OpenSSL can be told to (`provisioning.pki.openssl`), one system call reads as many records as are there, and they
-are taken one by one; what a turn leaves inside is taken in the next (`Poller.again`). Of a peer that was silent for a
-second, or has said nothing yet, one record is read, and nothing ahead (docs/decisions/0127). Elsewhere, the slow twin,
-each readiness reads one record, in two system calls, and another only of a peer that was readable a moment ago too: it
-is sending a burst. Two bounds keep a greedy publisher from starving the others: so many records a connection, and so
-many beyond the first of all connections together (`Turn.allowance`). Writing happens once a turn
-(`broker.sockets.turn`); what the socket does not take is the backlog.
+Where OpenSSL can be configured so (`provisioning.pki.openssl`), one system call reads all records that are there, and
+they are decrypted one by one; what a turn leaves is taken in the next (`Poller.again`). From a peer that was silent for
+a second, or has sent nothing yet, one record is read without reading ahead (docs/decisions/0127). Elsewhere (the slow
+twin) each readiness event reads one record, in two system calls, and another one only from a peer that was also
+readable a moment ago, since it is sending a burst. Two bounds keep a greedy publisher from starving the others: a
+number of records per connection, and a number beyond the first for all connections together (`Turn.allowance`). Writing
+happens once per turn (`broker.sockets.turn`); what the socket does not accept forms the backlog.
 
 Hot: `on_readable`, `_read`, `write`.
 
 Rules
 -----
-1. A refusal is polite: what was written (the alert, the CONNACK, the DISCONNECT) is followed by a shut-down of the
-   write side, and what the peer still sends is thrown away for a moment. Closing with unread bytes resets a connection.
-2. A peer that leaves so has its say: what it had sent before a write failed is read, its DISCONNECT and what it
-   acknowledged among it.
+1. A refusal is closed cleanly: after what was written (the alert, the CONNACK, the DISCONNECT) the write side is shut
+   down, and what the peer still sends is discarded for a moment. Closing with unread bytes would reset the connection.
+2. A peer that leaves is heard out: what it had sent before a write failed is still read, including its DISCONNECT and
+   its acknowledgements.
 3. The backlog is bounded. Beyond the bound the transport is *choked*: QoS 0 messages are dropped and counted, the
-   session keeps the others in its own bounded queue, and the peer is not read: it must take its answers first.
+   session keeps the others in its own bounded queue, and the peer is not read: it must accept its answers first.
 4. Whatever happens to the socket ends in `_close`, once, and the receiver has been told.
 
-Does not handle: what the bytes mean, deadlines (`broker.connection.connection` files them), who may connect, when the
-peer is not read (`broker.sockets.readiness`).
+Does not handle: the meaning of the bytes, deadlines (`broker.connection.connection` files them), who may connect, when
+the peer is not read (`broker.sockets.readiness`).
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ RECORD: Final = 16384
 
 _BURST_SECONDS: Final = 0.003
 _QUIET_SECONDS: Final = 1.0
-"""After so long a silence a record comes alone, and is read without reading ahead."""
+"""After this much silence a single record is expected, and it is read without reading ahead."""
 _READS_A_TURN: Final = 64
 _LINGER_SECONDS: Final = 1.0
 _DRAIN_SECONDS: Final = 5.0
 _DISCARD: Final = 65536
 _NO_PATH: Final[Callable[[], list[bytes]]] = list
-"""What a handshake has verified that resumed a session."""
+"""The verified path of a resumed session: none."""
 
 
 class TlsTransport(Readiness):
@@ -102,9 +102,9 @@ class TlsTransport(Readiness):
         turn: Turn,
         max_backlog: int,
     ) -> None:
-        """Take over the non-blocking socket *connected* from the peer's *address*; *tls* has made no handshake yet."""
+        """Take over the non-blocking socket *connected* from the peer's *address*, before the handshake of *tls*."""
         super().__init__(loop, poller, connected.fileno(), address_of(tls))
-        self._host, self._port = sys.intern(address[0]), address[1]  # A fleet comes from few addresses.
+        self._host, self._port = sys.intern(address[0]), address[1]  # A fleet has few addresses.
         self._socket = connected
         self._tls: TlsSession | None = tls
         self._ahead = False
@@ -117,7 +117,7 @@ class TlsTransport(Readiness):
         self._failure = ""
         self._timer: TimerHandle | None = None
         self._settled = False
-        """Whether its client was admitted."""
+        """Whether its client has been admitted."""
         self._owes_ticket = False
 
     @property
@@ -132,16 +132,16 @@ class TlsTransport(Readiness):
 
     @property
     def unsent(self) -> bool:
-        """Whether something that was written waits for the socket."""
+        """Whether written data still waits for the socket."""
         return self._backlog is not None
 
     @property
     def untaken(self) -> int:
-        """How many bytes that were written the peer has not taken, the kernel's buffer included."""
+        """How many written bytes the peer has not acknowledged, those in the kernel's buffer included."""
         return 0 if self._state is CLOSED else in_kernel(self._fd) + len(self._backlog or b"")
 
     def start(self, receiver: Receiver) -> None:
-        """Begin the handshake; *receiver* is told what comes of it."""
+        """Begin the handshake; *receiver* is told the result."""
         self._receiver = receiver
         if self._inside:
             handshake_bounds.begin(self._inside)
@@ -149,7 +149,7 @@ class TlsTransport(Readiness):
         self._poller.watch(self._fd, self, READABLE)
 
     def settle(self, *, dozes: bool = False) -> None:
-        """Take note that the client is admitted: it is served before newcomers, and if it *dozes* a little later."""
+        """Take note that the client is admitted: it is served before newcomers, and if it *dozes*, a little later."""
         if not self._settled:
             self._settled, self._owes_ticket = True, bool(self._inside) and resumption.CAN_REMEMBER
         if self._state is not CLOSED:
@@ -158,7 +158,7 @@ class TlsTransport(Readiness):
     # Reading
 
     def on_readable(self) -> None:
-        """Read, or go on with the handshake, or throw away what comes after the end."""
+        """Read, or continue the handshake, or discard what arrives after the end."""
         if self._state is OPEN:
             self._read()
         elif self._state is HANDSHAKE:
@@ -167,7 +167,7 @@ class TlsTransport(Readiness):
             self._discard()
         elif self._state is MUTE:
             self._hear_out()
-        else:  # An error while the last bytes are being written: epoll tells of it unasked.
+        else:  # An error while the last bytes are being written: epoll reports it unasked.
             self._close()
 
     def _handshake(self) -> None:
@@ -209,7 +209,7 @@ class TlsTransport(Readiness):
         return certificate, self.verified_path()
 
     def verified_path(self) -> list[bytes]:
-        """Return the path that the handshake has verified, in DER, the peer's own certificate first; [] if resumed."""
+        """Return the path verified in the handshake, in DER, the peer's own certificate first; [] if resumed."""
         return verified_path(self._tls) if self._tls is not None else []
 
     def _read(self) -> None:
@@ -230,7 +230,7 @@ class TlsTransport(Readiness):
             receiver.receive(data, now)
             turn.allowance -= 1
             if self._state is not OPEN or not self._events & READABLE:
-                return  # Whoever lets it read again looks inside.
+                return  # The call that resumes reading looks for bytes inside OpenSSL.
             if not (has_pending(inside) if ahead else burst):
                 if ahead and silent > _QUIET_SECONDS:
                     self._ahead = read_on(inside, ahead=False)
@@ -241,12 +241,12 @@ class TlsTransport(Readiness):
             self._poller.again(self._fd)
 
     def _take(self, tls: TlsSession, receiver: Receiver, now: float) -> bytes:
-        """Return what the next record holds; empty where there is none, or where *receiver* was told of the end."""
+        """Return the content of the next record; empty if there is none, or if *receiver* was told of the end."""
         try:
             data = tls.read(RECORD)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
             return b""
-        except ssl.SSLEOFError:  # Without close_notify. MQTT has its own end, and nobody else does better.
+        except ssl.SSLEOFError:  # No close_notify. MQTT has its own end, and other brokers are no stricter.
             data = b""
         except (ssl.SSLError, OSError) as error:
             openssl.forget_errors()
@@ -260,7 +260,7 @@ class TlsTransport(Readiness):
         return data
 
     def _hear_out(self) -> None:
-        """Read one record more of a peer that is lost. Who may not be read now (held, resting) has had its say."""
+        """Read one more record from a peer that is lost, unless it may not be read now (held, resting)."""
         data = b""
         if self._tls is not None and self._events & READABLE:
             try:
@@ -285,7 +285,7 @@ class TlsTransport(Readiness):
     # Writing
 
     def write(self, packets: list[bytes]) -> None:
-        """Write *packets*, each a whole one; keep what the socket does not take."""
+        """Write *packets*, each a whole one; keep what the socket does not accept."""
         tls = self._tls
         if self._state is not OPEN or tls is None:
             return
@@ -301,9 +301,9 @@ class TlsTransport(Readiness):
         data, metrics = packets[0] if len(packets) == 1 else b"".join(packets), self._metrics
         metrics.packets_sent += len(packets)
         size = len(data)
-        if self._owes_ticket:  # The first that is written.
+        if self._owes_ticket:  # The first write.
             sent = self._send_first(tls, data)
-        elif size <= RECORD:  # Best case: one record, one system call, all of it.
+        elif size <= RECORD:  # Best case: one record, one system call, everything accepted.
             try:
                 sent = tls.write(data)
             except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
@@ -320,7 +320,7 @@ class TlsTransport(Readiness):
             self._choke_if_long(backlog)
 
     def _send_first(self, tls: TlsSession, data: bytes) -> int:
-        """Write as `_send` does, behind a TLS session ticket and in one segment with it."""
+        """Write like `_send`, after a TLS session ticket and in one segment with it."""
         self._owes_ticket = False
         cork = self._socket.setsockopt
         cork(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
@@ -344,11 +344,11 @@ class TlsTransport(Readiness):
             self._receiver.unchoke(self._loop.time())
 
     def _send(self, tls: TlsSession, data: bytes | bytearray) -> int:
-        """Write as much of *data* as the socket takes; return how many bytes."""
+        """Write as much of *data* as the socket accepts; return how many bytes."""
         sent, size = 0, len(data)
         try:
             with memoryview(data) as view:
-                while sent < size:  # By records: of what it has taken part of, OpenSSL tells nothing.
+                while sent < size:  # Record by record: OpenSSL does not report a partly accepted call.
                     with view[sent : sent + RECORD] as record:
                         sent += tls.write(record)
         except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
@@ -361,7 +361,7 @@ class TlsTransport(Readiness):
 
     def _fail(self, error: OSError) -> None:
         openssl.forget_errors()
-        # Who is told of it is told later, whoever writes is in the middle of a flush; and not for ever heard out.
+        # The receiver is told later, since the caller is in the middle of a flush; and the peer is not heard for ever.
         self._backlog = None
         if self._state is not OPEN:
             self._loop.call_soon(self._close)
@@ -373,7 +373,7 @@ class TlsTransport(Readiness):
         self._timer = self._loop.call_later(_LINGER_SECONDS, self.abort, "CONNECTION_LOST", self._failure)
 
     def on_writable(self) -> None:
-        """Write on."""
+        """Continue writing."""
         if self._state is HANDSHAKE:
             self._handshake()
             return
@@ -400,7 +400,7 @@ class TlsTransport(Readiness):
     # Closing
 
     def close(self) -> None:
-        """Write what is left, close TLS and the socket; what has not gone after a few seconds is given up."""
+        """Write what is left, close TLS and the socket; after a few seconds the rest is given up."""
         if self._state in (HANDSHAKE, MUTE):
             self._close()
         elif self._state is OPEN:
@@ -412,7 +412,7 @@ class TlsTransport(Readiness):
                 self._timer = self._loop.call_later(_DRAIN_SECONDS, self._close)
 
     def abort(self, code: str = "ABORTED", detail: str = "") -> None:
-        """Close the socket at once, and tell why."""
+        """Close the socket at once, and report why."""
         if self._receiver is not None:
             self._receiver.lost(code, self._loop.time(), detail)
         self._close()
@@ -421,7 +421,7 @@ class TlsTransport(Readiness):
         """Send close_notify, so that the peer knows that nothing was cut off (RFC 8446 §6.1), and linger."""
         if self._tls is not None:
             openssl.say_goodbye(self._tls)
-            if self._inside:  # A peer that was gone already comes back nevertheless.
+            if self._inside:  # A peer that has already gone may still resume the session later.
                 resumption.stay_resumable(self._inside)
         self._linger()
 
@@ -429,7 +429,7 @@ class TlsTransport(Readiness):
         if self._state is CLOSED:
             return
         self._state = LINGERING
-        self._let_go()  # What comes now is thrown away unread.
+        self._let_go()  # What arrives from now on is discarded unread.
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
@@ -443,7 +443,7 @@ class TlsTransport(Readiness):
     def _close(self) -> None:
         if self._state is CLOSED:
             return
-        if self._inside and self._state in (OPEN, MUTE, CLOSING):  # Whose handshake was completed.
+        if self._inside and self._state in (OPEN, MUTE, CLOSING):  # The handshake was completed.
             resumption.stay_resumable(self._inside)
         self._state = CLOSED
         self._let_go()

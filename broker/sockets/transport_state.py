@@ -1,7 +1,7 @@
-"""How far a TLS connection has come.
+"""The state of a TLS connection.
 
-The states have names of their own beside the enumeration's members: a member is looked up in its class each time, and
-on Python 3.11 through a function of the class.
+The states also have module-level names: looking up an enumeration member in its class costs time on each access, on
+Python 3.11 through a function of the class.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Final
 
 
 class State(Enum):
-    """What is done with bytes that come, and with those that are to go."""
+    """How incoming and outgoing bytes are treated."""
 
     HANDSHAKE = auto()
     OPEN = auto()
-    MUTE = auto()  # A write has failed: nothing more is written, and what the peer had sent before is read.
+    MUTE = auto()  # A write has failed: nothing more is written, but what the peer had sent before is read.
     CLOSING = auto()  # Nothing more is read; the backlog is still being written.
-    LINGERING = auto()  # Everything is written; the peer's last bytes are thrown away.
+    LINGERING = auto()  # Everything is written; the peer's last bytes are discarded.
     CLOSED = auto()
 
 

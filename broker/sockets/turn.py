@@ -1,19 +1,19 @@
-"""One turn of the event loop: everything that was read is answered with one write a connection.
+"""One turn of the event loop: everything that was read is answered with one write per connection.
 
 Theory
 ------
 What a read produces (messages for subscribers, acknowledgements for the publisher) is appended to the *outbox* of each
-session it concerns, and the session, or the route that leads to many sessions, is marked as touched. When all sockets
+session concerned, and the session, or the route that leads to many sessions, is marked as touched. When all sockets
 that were ready in this turn have been read, `end` flushes every touched outbox once. A thousand messages to one
-subscriber cost one system call and one TLS record chain, not a thousand.
+subscriber cost one system call and one series of TLS records, not a thousand.
 
-What went to very many is written in rounds instead, with turns between them (`broker.sockets.rounds`).
+Messages to very many subscribers are written in rounds instead, with turns in between (`broker.sockets.rounds`).
 
-Hot: `routes.add` and `request` run once a read or message. Budget and measurement: docs/performance.md.
+Hot: `routes.add` and `request` run once per read or message. Budget and measurement: docs/performance.md.
 
 Rules
 -----
-1. Between two turns every outbox is empty, but for those that `rounds` is still to write.
+1. Between two turns every outbox is empty, except those that `rounds` still has to write.
 2. No I/O and no clock here: the loop's ``call_soon`` is passed in, and a session writes through its connection.
 """
 
@@ -26,15 +26,15 @@ from broker.sockets.rounds import VERY_MANY, Flushable, Rounds
 from broker.sockets.work import Work
 
 ALLOWANCE: Final = 512
-"""Reads of one turn, beyond one each, that all connections share: about 2 ms of work."""
+"""Reads of one turn, beyond one per connection, that all connections share: about 2 ms of work."""
 
 
 class Touched(Protocol):
-    """A route: it leads to the sessions that a message was appended to."""
+    """A route: it leads to the sessions to which a message was appended."""
 
     @property
     def few(self) -> tuple[Flushable, ...]:
-        """Whom to flush; nobody, if they are so many that `rounds` does it."""
+        """The sessions to flush; empty if there are so many that `rounds` does it."""
 
 
 class Turn:
@@ -46,18 +46,18 @@ class Turn:
         self._call_soon = call_soon
         self._requested = False
         self.work = Work()
-        """What all clients have had done so far that costs more than its bytes."""
+        """The work done so far for all clients that costs more than its bytes."""
         self.allowance = ALLOWANCE
         """How many more reads all connections together may make in this turn, beyond one each."""
         self.after: Callable[[], None] | None = None
-        """Called when everything is flushed: the store begins to write what the turn has changed."""
+        """Called when everything is flushed: the store begins to write the changes of the turn."""
         self.rounds = Rounds(call_soon)
-        """Very many, who are written to by and by."""
+        """Writes to very many subscribers, a part at a time."""
         self.routes: set[Touched] = set()
         self.sessions: set[Flushable] = set()
 
     def begin(self) -> None:
-        """Say that the caller will call `end` itself: requests until then need nothing."""
+        """Say that the caller will call `end` itself: until then `request` does nothing."""
         self._requested = True
 
     def request(self) -> None:
@@ -67,7 +67,7 @@ class Turn:
             self._call_soon(self.end)
 
     def later(self, call: Callable[[], None]) -> None:
-        """Call *call* when the event loop has gone round: everybody else is served before."""
+        """Call *call* after one round of the event loop, when all others have been served."""
         self._call_soon(call)
 
     def end(self) -> None:
@@ -80,11 +80,11 @@ class Turn:
                 for subscriber in route.few:
                     subscriber.flush()
         if self.sessions:
-            if len(self.sessions) == 1:  # Somebody alone: no set is made for the next turn.
+            if len(self.sessions) == 1:  # A single client: avoids a new set for the next turn.
                 self.sessions.pop().flush()
             else:
                 sessions, self.sessions = self.sessions, set()
-                if len(sessions) > VERY_MANY:  # A batch is written that very many waited for.
+                if len(sessions) > VERY_MANY:  # A batch was written for which very many were waiting.
                     self.rounds.answer(sessions)
                     sessions.clear()
                 for session in sessions:

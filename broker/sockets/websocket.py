@@ -2,19 +2,21 @@
 
 Theory
 ------
-`broker.sockets.websocket_upgrade` reads the HTTP request, and `wsproto` the frames that follow, both without I/O. This
-layer is the transport's receiver on one side and the connection's transport on the other; admission, limits and
-deadlines are those of the connection, unchanged.
+`broker.sockets.websocket_upgrade` reads the HTTP request, and `wsproto` the frames after it, both without I/O. This
+layer is the receiver for the transport and the transport for the connection; admission, limits and deadlines are those
+of the connection, unchanged.
 
 Rules
 -----
-1. The client offers the subprotocol ``mqtt`` and gets it, or is refused [MQTT-6.0.0-3], [MQTT-6.0.0-4]; so is whoever
-   asks in a way that RFC 6455 does not allow, or for a web page that may not (`broker.sockets.websocket_upgrade`).
-2. MQTT packets travel in binary frames, cut anywhere [MQTT-6.0.0-1], [MQTT-6.0.0-2]; a text frame ends the
+1. The client offers the subprotocol ``mqtt`` and gets it, or is refused [MQTT-6.0.0-3], [MQTT-6.0.0-4]. A request that
+   violates RFC 6455, or comes from a web page that is not allowed, is also refused
+   (`broker.sockets.websocket_upgrade`).
+2. MQTT packets travel in binary frames, split anywhere [MQTT-6.0.0-1], [MQTT-6.0.0-2]; a text frame ends the
    connection.
-3. A frame is handed on as its bytes arrive, never gathered.
-4. A read may hold thousands of frames of a few bytes. They are taken in portions, with a turn for everybody else in
-   between (`broker.connection.portions`); of the pings in one only the last is answered, as RFC 6455 §5.5.3 allows.
+3. A frame is passed on as its bytes arrive, never assembled.
+4. A read may hold thousands of frames of a few bytes. They are handled in portions, with a turn for all other clients
+   in between (`broker.connection.portions`); of several pings in a portion only the last is answered, as RFC 6455
+   §5.5.3 allows.
 
 Does not handle: compression (not offered).
 """
@@ -51,7 +53,7 @@ class Underlying(ByteStream, Protocol):
 
 
 class WebSocket:
-    """One WebSocket, as a server."""
+    """The server side of one WebSocket."""
 
     __slots__ = ("_above", "_frames", "_held", "_metrics", "_pauses", "_pinged", "_request", "_transport", "_turn")
 
@@ -61,7 +63,7 @@ class WebSocket:
         self._turn = turn
         self._request = UpgradeRequest(origins)
         self._frames: Connection | None = None
-        """What takes frames apart; None: the client has not been upgraded."""
+        """The frame decoder; None: the client has not been upgraded."""
         self._above: Receiver | None = None
         self._held = False
         self._pauses = False
@@ -69,7 +71,7 @@ class WebSocket:
         self._pinged: Ping | None = None
 
     def serve(self, connection: Receiver) -> None:
-        """Hand what arrives to *connection*."""
+        """Pass what arrives to *connection*."""
         self._above = connection
 
     # Towards the connection
@@ -82,7 +84,7 @@ class WebSocket:
             self._above.secured(certificate, now, wall_now, path)
 
     def receive(self, data: bytes, now: float) -> None:
-        """Take frames apart, once the client is upgraded."""
+        """Decode frames, once the client is upgraded."""
         if self._frames is None:
             outcome = self._request.receive(data)
             if outcome is None:
@@ -100,8 +102,8 @@ class WebSocket:
             self._fail(f"not a WebSocket: {error}", now)
 
     def _take(self, frames: Connection, now: float) -> None:
-        """Act on the next portion of what was read; see to the rest."""
-        left = PORTION  # Frames count by their number, what is in them by what it costs.
+        """Handle the next portion of what was read; schedule the rest."""
+        left = PORTION  # Frames count by their number, their contents by what they cost.
         work = self._turn.work
         before = work.done
         for event in frames.events():
@@ -136,17 +138,17 @@ class WebSocket:
             self._above.choke(now)
 
     def unchoke(self, now: float) -> None:
-        """Pass on that the peer takes what is sent again."""
+        """Pass on that the peer accepts data again."""
         if self._above is not None:
             self._above.unchoke(now)
 
     def drained(self, now: float) -> None:
-        """Pass on that all that waited is sent."""
+        """Pass on that everything that waited has been sent."""
         if self._above is not None:
             self._above.drained(now)
 
     def lost(self, code: str, now: float, detail: str = "") -> None:
-        """Pass on that the peer is gone; frames that wait go nowhere."""
+        """Pass on that the peer is lost; waiting frames are discarded."""
         above, self._above = self._above, None
         if above is not None:
             above.lost(code, now, detail)
@@ -183,24 +185,24 @@ class WebSocket:
 
     @property
     def unsent(self) -> bool:
-        """Whether something that was written waits for the socket."""
+        """Whether written data still waits for the socket."""
         return self._transport.unsent
 
     @property
     def untaken(self) -> int:
-        """How many bytes the peer has not taken."""
+        """How many written bytes the peer has not acknowledged."""
         return self._transport.untaken
 
     def write(self, packets: list[bytes]) -> None:
         """Write *packets* as one binary frame."""
-        if self._transport.choked:  # Seen from here only: inside a frame the transport cannot tell packets apart.
+        if self._transport.choked:  # Checked here, because the transport cannot see packets inside a frame.
             packets = without_qos0(packets, self._metrics)
         frames = self._frames
         if packets and frames is not None and frames.state is ConnectionState.OPEN:
             self._send(frames, BytesMessage(data=b"".join(packets)))
 
     def close(self) -> None:
-        """Say goodbye, and close; frames of the same read that are left go nowhere."""
+        """Send a close frame, and close; remaining frames of the same read are discarded."""
         self._above, frames = None, self._frames
         if frames is not None and frames.state is ConnectionState.OPEN:
             self._send(frames, CloseConnection(code=_NORMAL))
@@ -211,7 +213,7 @@ class WebSocket:
         self._transport.settle(dozes=dozes)
 
     def rest(self, seconds: float) -> None:
-        """Read nothing for so long."""
+        """Stop reading for *seconds*."""
         self._transport.rest(seconds)
 
     def presented(self) -> tuple[bytes | None, Sequence[bytes]]:
@@ -219,13 +221,13 @@ class WebSocket:
         return self._transport.presented()
 
     def hold(self) -> None:
-        """Read nothing more until `release`."""
+        """Stop reading until `release`."""
         if not self._held and not self._pauses:
             self._transport.hold()
         self._held = True
 
     def release(self) -> None:
-        """Read again."""
+        """Resume reading."""
         self._held = False
         if not self._pauses:
             self._transport.release()

@@ -1,17 +1,17 @@
-"""The HTTP request that becomes a WebSocket: what RFC 6455 §4.2.1 asks of it, and MQTT (MQTT 5 §6).
+"""The HTTP request that becomes a WebSocket: the requirements of RFC 6455 §4.2.1 and of MQTT (MQTT 5 §6).
 
 Theory
 ------
-``bytes → h11 → request → Upgraded | Declined``. Whoever is declined gets an HTTP answer that says in words what is
-wrong: it is read by somebody with a browser, with curl, or with a library whose log has the status and little else. The
-broker's log says the same, and of a web page whose it is.
+``bytes → h11 → request → Upgraded | Declined``. A declined client gets an HTTP answer that says in words what is wrong,
+because it is read by a person with a browser, with curl, or with a library whose log shows the status and little else.
+The broker's log says the same, and for a web page also which one.
 
 Rules
 -----
 1. The request is bounded by h11's limit, and has no body.
-2. No I/O. No word of the request is repeated in the answer.
+2. No I/O. The answer repeats nothing of the request.
 
-Does not handle: extensions (none is offered), several paths (any will do); which origins may
+Does not handle: extensions (none is offered), several paths (any will do), which origins are allowed
 (`broker.settings.origins`).
 """
 
@@ -48,7 +48,7 @@ _Headers = Sequence[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Upgraded:
-    """The client's request is granted by *answer*; *rest* is what came behind it: frames."""
+    """The request is granted with *answer*; *rest* is what followed it: frames."""
 
     answer: bytes
     rest: bytes
@@ -56,7 +56,7 @@ class Upgraded:
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """The client's request is declined by *answer*; *recorded* is why, for the operator."""
+    """The request is declined with *answer*; *recorded* is the reason for the operator."""
 
     answer: bytes
     code: RefusalCode
@@ -65,18 +65,18 @@ class Declined:
 
 @dataclass(frozen=True, slots=True)
 class _Fault:
-    """What is wrong with a request: the status, and a sentence that says what to do."""
+    """What is wrong with a request: the HTTP status, and a sentence with the remedy."""
 
     status: HTTPStatus
     why: str
     headers: _Headers = ()
     code: RefusalCode = RefusalCode.NOT_WEBSOCKET
     aside: str = ""
-    """What more the operator is told."""
+    """Additional details for the operator."""
 
 
 class UpgradeRequest:
-    """A request while it comes."""
+    """A request that is being received."""
 
     __slots__ = ("_begun", "_http", "_origins", "_request")
 
@@ -87,7 +87,7 @@ class UpgradeRequest:
         self._request: h11.Request | None = None
 
     def receive(self, data: bytes) -> Upgraded | Declined | None:
-        """Return what becomes of the request now that *data* has come; None: it has not come whole."""
+        """Return the result for the request after *data*; None: it is not complete yet."""
         if not self._begun and data[0] == _MQTT_CONNECT:
             return self._decline(_bad(_NOT_ALONE))
         self._begun = True
@@ -133,7 +133,7 @@ class UpgradeRequest:
 
 
 def _fault_of(request: h11.Request) -> _Fault | None:
-    """Return what is wrong with *request*, the first thing that makes it no WebSocket for MQTT; None: nothing."""
+    """Return the first thing that makes *request* invalid as a WebSocket for MQTT; None: nothing."""
     if request.method != b"GET":
         return _Fault(HTTPStatus.METHOD_NOT_ALLOWED, "a WebSocket is opened with GET", ((b"Allow", b"GET"),))
     if request.http_version < b"1.1":
@@ -147,7 +147,7 @@ def _fault_of(request: h11.Request) -> _Fault | None:
         subprotocols = _tokens(request, b"sec-websocket-protocol", fold=False)
     except UnicodeError:
         return _bad("a header is no text")
-    if not hosts:  # h11 sees to it in HTTP/1.1, where there may be one; later versions of HTTP/1 come here.
+    if not hosts:  # h11 ensures it for HTTP/1.1, where there may be one; later versions of HTTP/1 get here.
         return _bad("a Host header is needed")
     if "websocket" not in upgrades or "upgrade" not in options:
         return _Fault(HTTPStatus.UPGRADE_REQUIRED, _NO_UPGRADE, _UPGRADE)
@@ -164,8 +164,8 @@ def _fault_of(request: h11.Request) -> _Fault | None:
 
 
 def _foreign(request: h11.Request, origins: Origins) -> _Fault | None:
-    """Return that *request*, in which nothing else is wrong, is of a page that may not connect; None: it may."""
-    (host,), pages = _values(request, b"host"), _values(request, b"origin")  # h11 takes no second Host.
+    """Return the fault of an otherwise valid *request* from a web page that may not connect; None: it may."""
+    (host,), pages = _values(request, b"host"), _values(request, b"origin")  # h11 refuses a second Host.
     if len(pages) > 1:  # RFC 6454 §7.3
         return _bad("Origin may be said once")
     if not pages or origins.admit(pages[0], host):
@@ -179,12 +179,12 @@ def _bad(why: str, headers: _Headers = ()) -> _Fault:
 
 
 def _values(request: h11.Request, name: bytes) -> list[str]:
-    """Return what the headers of that *name* say. Raises UnicodeError for what is no ASCII."""
+    """Return the values of all headers called *name*. Raises UnicodeError if one is not ASCII."""
     return [value.decode("ascii") for key, value in request.headers if key == name]
 
 
 def _tokens(request: h11.Request, name: bytes, *, fold: bool = True) -> list[str]:
-    """Return the members of the list that the headers of that *name* are together; *fold*: in lower case."""
+    """Return the members of the list formed by all headers called *name*; *fold*: in lower case."""
     listed = ",".join(_values(request, name))
     return [token.strip() for token in (listed.lower() if fold else listed).split(",")]
 

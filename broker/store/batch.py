@@ -1,4 +1,4 @@
-"""What is written in one transaction, and what waits until it is: answers, packets, sessions that send again."""
+"""What is written in one transaction, and what waits for it: answers, packets, sessions that retransmit."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any, Protocol
 Row = tuple[Any, ...]
 
 _EXPIRES_AT = 5
-"""Of a message's row."""
+"""The column in a message's row."""
 _ENDED_AT = 4
-"""Of a session's."""
+"""The column in a session's row."""
 
 
 class Otherwise(Enum):
-    """What becomes of an answer whose batch cannot be written, where no other answer takes its place."""
+    """What happens to an answer whose batch cannot be written, if no other answer replaces it."""
 
     CLOSE = auto()
     WAIT = auto()
 
 
 class Outbox(Protocol):
-    """A session, as far as answers go."""
+    """A session, as far as answers are concerned."""
 
     outbox: list[bytes]
 
@@ -30,14 +30,14 @@ class Outbox(Protocol):
         """Write out the outbox."""
 
     def unanswered(self, now: float) -> None:
-        """Close the connection: the store has failed, and the client's protocol has no word for it."""
+        """Close the connection: the store has failed, and the client's protocol version cannot say so."""
 
     def send_again(self, now: float) -> None:
-        """Send again what the client has not acknowledged: all that was noted of it is stored."""
+        """Retransmit what the client has not acknowledged: everything recorded about it is stored."""
 
 
 class Answerable(Protocol):
-    """A connection, as far as answers go."""
+    """A connection, as far as answers are concerned."""
 
     @property
     def session(self) -> Outbox | None:
@@ -46,11 +46,11 @@ class Answerable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """How far the wall clock was set, and what is stored by the clock as it was."""
+    """By how much the wall clock was set, and which stored rows have times of the clock before that."""
 
     seconds: float
     earlier: frozenset[int]
-    """Not sessions of these rows: they ended before this process began, by whatever clock there was then."""
+    """Rows of sessions that are excluded: they ended before this process began, by the clock of that time."""
     message: int
     """Messages with a higher number."""
     retained: int
@@ -62,27 +62,27 @@ class Batch:
     """Changes that are written in one transaction, by table; None stands for a removal."""
 
     moved: Moved | None = None
-    """What becomes of that which is stored already, before these are written, which are by the clock as it is."""
+    """A shift of times already stored, before these changes are written, which have the present clock's times."""
 
     sessions: dict[int, Row | None] = field(default_factory=dict)
     subscriptions: dict[tuple[int, str], Row | None] = field(default_factory=dict)
     messages: dict[int, Row] = field(default_factory=dict)
     deliveries: dict[tuple[int, int], Row] = field(default_factory=dict)
     progress: dict[tuple[int, int], tuple[int, bool]] = field(default_factory=dict)
-    """(session, sequence) to (packet identifier, released): how far a QoS 2 exchange has come."""
+    """(session, sequence) to (packet identifier, released): the progress of a QoS 2 exchange."""
     done: list[tuple[int, int]] = field(default_factory=list)
     unreferenced: list[tuple[int]] = field(default_factory=list)
     incoming: dict[tuple[int, int], bool] = field(default_factory=dict)
     retained: dict[str, Row | None] = field(default_factory=dict)
     replayed: dict[tuple[int, str], list[int]] = field(default_factory=dict)
-    """(session, topic filter) to the numbers of retained messages that were sent at QoS 2 while more are to come."""
+    """(session, topic filter) to the numbers of retained messages sent at QoS 2 while more are to come."""
     answers: list[tuple[Answerable, bytes, bytes | Otherwise]] = field(default_factory=list)
-    """Connection, what it is answered, and what instead if the batch cannot be written."""
+    """Connection, its answer, and the answer instead if the batch cannot be written."""
     packets: list[tuple[Answerable, bytes]] = field(default_factory=list)
     resumed: list[Answerable] = field(default_factory=list)
-    """Connections whose session sends again what was not acknowledged, as soon as this is written."""
+    """Connections whose sessions retransmit unacknowledged messages as soon as this is written."""
     probe: bool = False
-    """Whether it is written to find out if the store can be written, though nothing may be left of it."""
+    """Whether it must be written even if empty, to find out whether the store can be written."""
 
     @property
     def changes(self) -> bool:
@@ -91,9 +91,9 @@ class Batch:
 
     @property
     def promises(self) -> bool:
-        """Whether there is anything of which an answer says that it is stored.
+        """Whether it contains anything that an answer promises to be stored.
 
-        None says so of a delivery that is over: it would be made again. Nor of a session's own row, beside what it has.
+        No answer promises that a delivery is over: it would be repeated. Nor, on its own, a session's row.
         """
         return bool(
             self.deliveries or self.messages or self.progress or self.incoming or self.subscriptions or self.retained
@@ -101,11 +101,11 @@ class Batch:
 
     @property
     def holds_answers(self) -> bool:
-        """Whether its answers have to wait until it is written."""
+        """Whether its answers must wait until it is written."""
         return bool(self.promises or self.packets or self.resumed)
 
     def take_in(self, later: Batch) -> None:
-        """Add what was noted after this batch, which could not be written; what is over by then is struck."""
+        """Add the changes made after this batch, which could not be written; drop what is obsolete by then."""
         if later.moved is not None:
             self.move(later.moved)
         for row, values in later.sessions.items():
@@ -134,7 +134,7 @@ class Batch:
         self.resumed += later.resumed
 
     def move(self, moved: Moved) -> None:
-        """Have what is stored moved, and move what is noted here, which is by the clock as it was."""
+        """Record that stored times are shifted, and shift those in this batch, which are by the clock before that."""
         before, self.moved = self.moved, moved
         if before is not None:
             self.moved = Moved(before.seconds + moved.seconds, before.earlier, before.message, before.retained)
@@ -142,7 +142,7 @@ class Batch:
             _add(table, column, moved.seconds)
 
     def forget(self, row: int) -> None:
-        """Strike what was noted for session *row*, which has ended."""
+        """Drop the changes of session *row*, which has ended."""
         by_session: tuple[dict[Any, Any], ...] = (self.subscriptions, self.deliveries, self.progress, self.incoming)
         for table in (*by_session, self.replayed):
             for key in [key for key in table if key[0] == row]:

@@ -1,30 +1,31 @@
-"""What must be on disk, gathered turn by turn; and what may be said only when it is.
+"""What must be written to disk, collected turn by turn; and what may be sent only when it is.
 
 Theory
 ------
-Decision D6: a QoS 1 or 2 message is acknowledged only when every persistent session that must get it has it on disk.
-While a turn is handled, changes of persistent state are noted in the *open batch*, and the answers that depend on them
-(PUBACK, PUBREC, PUBCOMP, SUBACK, UNSUBACK) are held back with it. The store writes one batch at a time; whatever
-happens meanwhile goes into the next. So many messages share one fsync, and a message that its subscriber acknowledges
-before its batch is written is never written at all.
+Decision D6: a QoS 1 or 2 message is acknowledged only when every persistent session that must receive it has it on
+disk. During a turn, changes of persistent state are recorded in the *open batch*, and the answers that depend on them
+(PUBACK, PUBREC, PUBCOMP, SUBACK, UNSUBACK) are held back with it. The store writes one batch at a time; changes made
+meanwhile go into the next. So many messages share one fsync, and a message that its subscriber acknowledges before its
+batch is written is never written at all.
 
-Exactly once across a crash needs more: a PUBLISH at QoS 2 leaves only when its packet identifier is stored, and a
-PUBREL only when it is stored that the PUBREC was received. Those packets are held back likewise.
+Exactly-once delivery across a crash needs more: a QoS 2 PUBLISH is sent only after its packet identifier is stored, and
+a PUBREL only after the receipt of PUBREC is stored. Those packets are held back likewise.
 
 Rules
 -----
-1. Answers leave in the order in which they were given [MQTT-4.6.0-2]: while anything is unwritten, all of them wait.
-2. A batch that cannot be written becomes part of the open one, and is tried again. What was routed is never refused:
-   its answer goes on waiting, until it is written, or until nothing that an answer promises is left in the batch,
-   because every subscriber has acknowledged. An answer that is not about a message ends its connection. What comes
-   while the store fails is refused before it is routed, so that no refused message is ever delivered (decision 0094).
-3. What waits belongs to one *connection*: it is forgotten with it, and never comes out of the next one of the same
-   session, whose client uses the packet identifiers anew.
+1. Answers are sent in the order in which they were given [MQTT-4.6.0-2]: while anything is unwritten, all of them wait.
+2. A batch that cannot be written is merged into the open one, and retried. A message that was routed is never refused:
+   its answer keeps waiting until it is written, or until the batch contains nothing that an answer promises, because
+   every subscriber has acknowledged. An answer that does not concern a message ends its connection. Messages that
+   arrive while the store fails are refused before they are routed, so that no refused message is ever delivered
+   (decision 0094).
+3. What waits belongs to one *connection*: it is dropped with it, and never sent on the next connection of the same
+   session, whose client starts its packet identifiers afresh.
 4. What waits is bounded, however long a write takes: beyond `MOST_WAITING` answers and retained topics publishers are
-   *held*, their packets are not read until the batch is written, or is known to have failed.
-5. No I/O, no clock: `sqlite` writes, times are converted by an offset to the wall clock. When that is set, what this
-   process has stored is moved with it: an hour is an hour, also for whoever reads it after a restart. What was stored
-   before this process stays, as by the clock of then.
+   *held*: they are not read until the batch is written, or is known to have failed.
+5. No I/O, no clock: `sqlite` writes, times are converted by an offset to the wall clock. When that clock is set, the
+   times stored by this process are shifted with it, so that an interval is still right after a restart. Times stored
+   before this process stay as they were.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ from broker.mqtt.message import Message
 from broker.store.batch import Answerable, Batch, Moved, Otherwise, Outbox, Row
 
 MOST_WAITING = 65_536
-"""Answers and retained topics of one batch from which on publishers are held: some megabytes."""
+"""Answers and retained topics of one batch beyond which publishers are held: some megabytes."""
 _PORTION: Final = 128
-"""Packets that are sent again before others are served: more only of one session, up to its Receive Maximum."""
+"""Packets retransmitted before others are served; one session may exceed it, up to its Receive Maximum."""
 _FEW_HELD = 1024
-"""Held publishers among whom nobody looks for those that have gone."""
+"""Number of held publishers up to which those that have disconnected are not searched for."""
 
 
 class Publisher(Protocol):
@@ -50,7 +51,7 @@ class Publisher(Protocol):
     closed: bool
 
     def release(self) -> None:
-        """Read again from the client."""
+        """Resume reading from the client."""
 
 
 class Stored(Protocol):
@@ -89,21 +90,21 @@ class Journal:
         """Start with the highest row numbers in use; *wall_offset* plus monotonic time is the wall clock."""
         self._first_message = last_message
         self.earlier: set[int] = set()
-        """Rows of sessions that ended before this process began, and have not been noted since."""
+        """Rows of sessions that ended before this process began, and have not been recorded since."""
         self.first_retained = 0
-        """The highest number of a retained message that was there before."""
+        """The highest number of a retained message that existed before."""
         self.open = Batch()
         self.writing: Batch | None = None
         self.begin: Callable[[], None] | None = None
-        """Begins to write the open batch; None: whoever has the journal asks for it himself."""
+        """Begins to write the open batch; None: the owner of the journal calls `take` itself."""
         self.failed = False
         """Whether the last write failed: nothing durable is accepted until one succeeds."""
         self.dirty = False
         """Whether anything is unwritten, so that answers have to wait."""
         self.owed: dict[Outbox, set[int]] = {}
-        """What came again at QoS 1 while the store fails, and is answered when all else is: not to be routed twice."""
+        """QoS 1 messages sent again while the store fails; answered when it recovers, and not to be routed twice."""
         self.resuming: deque[Answerable] = deque()
-        """Who may send again what was not acknowledged, a fleet perhaps that has come back: see `resume_some`."""
+        """Connections that may retransmit, perhaps a whole fleet that has come back: see `resume_some`."""
         self.wall_offset = wall_offset
         self._held: list[Publisher] = []
         self._sweep_at = _FEW_HELD
@@ -111,20 +112,20 @@ class Journal:
         self._last_message = last_message
 
     def clock_set(self, seconds: float) -> None:
-        """Take note that the wall clock was set ahead by so many *seconds*."""
+        """Take note that the wall clock was set ahead by *seconds*."""
         self.dirty = True
         self.open.move(Moved(seconds, frozenset(self.earlier), self._first_message, self.first_retained))
         self.wall_offset += seconds
 
     def turn_ended(self) -> None:
-        """Have what the turn has changed written. Hot: a turn that changed nothing costs the store nothing."""
+        """Have the changes of the turn written. Hot: a turn without changes costs the store nothing."""
         if self.dirty and self.begin is not None:
             self.begin()
 
     # Answers and packets
 
     def answer(self, connection: Answerable, packet: bytes, otherwise: bytes | Otherwise = Otherwise.CLOSE) -> None:
-        """Send *packet* when all that was noted so far is written; *otherwise* if that fails."""
+        """Send *packet* when everything recorded so far is written; do *otherwise* if that fails."""
         session = connection.session
         if self.dirty:
             self.open.answers.append((connection, packet, otherwise))
@@ -132,30 +133,30 @@ class Journal:
             session.outbox.append(packet)
 
     def send(self, connection: Answerable, packet: bytes) -> None:
-        """Send *packet*, which promises what was just noted, when that is written."""
+        """Send *packet*, which depends on what was just recorded, when that is written."""
         self.dirty = True
         self.open.packets.append((connection, packet))
 
     def resume(self, connection: Answerable) -> None:
-        """Let the session send again what was not acknowledged when all that was noted so far is written."""
+        """Let the session retransmit unacknowledged messages when everything recorded so far is written."""
         self.open.resumed.append(connection)
 
-    # Publishers that bring more than is written
+    # Publishers that send more than can be written
 
     @property
     def crowded(self) -> bool:
-        """Whether publishers should be held; not while writing fails: then what they bring is refused."""
+        """Whether publishers should be held; not while writing fails: their messages are refused then."""
         return not self.failed and len(self.open.answers) + len(self.open.retained) >= MOST_WAITING
 
     def hold(self, publisher: Publisher) -> None:
-        """Remember that *publisher* is not read until the batch that is being written is out of the way."""
-        if len(self._held) >= self._sweep_at:  # Whoever is held long goes and comes again: who has gone is let go of.
+        """Remember that *publisher* is not read until the batch being written is done."""
+        if len(self._held) >= self._sweep_at:  # A long hold sees reconnects: drop publishers that have disconnected.
             self._held = [each for each in self._held if not each.closed]
             self._sweep_at = max(_FEW_HELD, 2 * len(self._held))
         self._held.append(publisher)
 
     def give_up(self) -> None:
-        """Take note that a second has passed. Nothing can be taken meanwhile, however long the disk needs."""
+        """Take note that a second has passed. Ignored: nothing can be accepted, however long the disk takes."""
 
     def _release_held(self) -> None:
         held, self._held = self._held, []
@@ -170,44 +171,44 @@ class Journal:
         return self._last_session
 
     def save_session(self, row: int, values: Row) -> None:
-        """Note the state of a session."""
+        """Record the state of a session."""
         self.dirty = True
         self.earlier.discard(row)
         self.open.sessions[row] = values
 
     def remove_session(self, row: int) -> None:
-        """Note that a session has ended; its subscriptions and deliveries go with it."""
+        """Record that a session has ended; its subscriptions and deliveries are removed with it."""
         self.dirty = True
         self.earlier.discard(row)
         self.open.forget(row)
         self.open.sessions[row] = None
 
     def subscribe(self, row: int, topic_filter: str, values: Row) -> None:
-        """Note a subscription, of whose retained messages none has been sent, or all have."""
+        """Record a subscription of whose retained messages none has been sent, or all have."""
         self.dirty = True
         self.open.replayed.pop((row, topic_filter), None)
         self.open.subscriptions[row, topic_filter] = values
 
     def unsubscribe(self, row: int, topic_filter: str) -> None:
-        """Note that a subscription is gone."""
+        """Record that a subscription was removed."""
         self.dirty = True
         self.open.replayed.pop((row, topic_filter), None)
         self.open.subscriptions[row, topic_filter] = None
 
     def replays(self, row: int, topic_filter: str, values: Row) -> None:
-        """Note that some of a subscription's retained messages have been sent, and the rest will be."""
+        """Record that some of a subscription's retained messages have been sent, and more will be."""
         self.dirty = True
         self.open.subscriptions[row, topic_filter] = values
 
     def replayed(self, row: int, topic_filter: str, number: int) -> None:
-        """Note that the retained message *number* has been sent to a subscription: not to be sent again."""
+        """Record that the retained message *number* has been sent to a subscription: not to be sent again."""
         self.dirty = True
         self.open.replayed.setdefault((row, topic_filter), []).append(number)
 
     # Messages on their way out
 
     def add(self, row: int, stored: Stored) -> None:
-        """Note that session *row* must get *stored*."""
+        """Record that session *row* must receive *stored*."""
         self.dirty = True
         message = stored.message
         if message.row == 0:
@@ -224,12 +225,12 @@ class Journal:
         )
 
     def advance(self, row: int, sequence: int, packet_id: int, *, released: bool) -> None:
-        """Note the packet identifier of a QoS 2 delivery, and whether its PUBREC was received."""
+        """Record the packet identifier of a QoS 2 delivery, and whether its PUBREC was received."""
         self.dirty = True
         self.open.progress[row, sequence] = packet_id, released
 
     def remove(self, row: int, sequence: int, message: Message) -> None:
-        """Note that a delivery is over; what was never written need not be removed."""
+        """Record that a delivery is over; what was never written need not be removed."""
         batch = self.open
         key = row, sequence
         batch.progress.pop(key, None)
@@ -239,7 +240,7 @@ class Journal:
         self.release(message)
 
     def release(self, message: Message) -> None:
-        """Note that one delivery less needs *message*."""
+        """Record that one delivery less needs *message*."""
         message.references -= 1
         if message.references == 0:
             if self.open.messages.pop(message.row, None) is None:
@@ -249,9 +250,9 @@ class Journal:
     # Messages on their way in, and retained ones
 
     def owe(self, session: Outbox, packet_id: int) -> bool:
-        """Note that the QoS 1 message *packet_id*, sent again while the store fails, waits; False if it did already.
+        """Record that QoS 1 message *packet_id*, sent again while the store fails, waits; False if it already did.
 
-        Whether it was routed before, nobody knows: it may come twice, but must not be refused.
+        Whether it was routed before is unknown: it may arrive twice, but must not be refused.
         """
         known = self.owed.setdefault(session, set())
         if packet_id in known:
@@ -260,17 +261,17 @@ class Journal:
         return True
 
     def use_anew(self, session: Outbox, packet_id: int) -> None:
-        """Take note that *packet_id* names another message of *session* now."""
+        """Take note that *packet_id* now names another message of *session*."""
         if session in self.owed:
             self.owed[session].discard(packet_id)
 
     def incoming(self, row: int, packet_id: int, *, known: bool) -> None:
-        """Note a packet identifier between PUBLISH and PUBREL, or that it is free again."""
+        """Record a packet identifier between PUBLISH and PUBREL, or that it is free again."""
         self.dirty = True
         self.open.incoming[row, packet_id] = known
 
     def retain(self, topic_name: str, message: Message | None, publisher: str = "", number: int = 0) -> None:
-        """Note the retained message of a topic, who published it and its *number*, or that there is none."""
+        """Record a topic's retained message, its publisher and *number*, or that it has none."""
         self.dirty = True
         row = None if message is None else (*self._message_row(message), publisher, number)
         self.open.retained[topic_name] = row
@@ -278,9 +279,9 @@ class Journal:
     # The store's side
 
     def take(self, *, probe: bool = False) -> Batch | None:
-        """Return the batch to write next, or None if one is being written or there is nothing left to write.
+        """Return the batch to write next, or None if one is being written or there is nothing to write.
 
-        To *probe* a store that has failed there always is one.
+        To *probe* a store that has failed, there is always one.
         """
         if self.writing is not None or not (self.dirty or probe):
             return None
@@ -289,16 +290,16 @@ class Journal:
         return self.writing
 
     def written(self) -> set[Outbox]:
-        """Release what waited for the batch, or for nothing any more; return whose outbox to flush.
+        """Release what waited for the batch, or for nothing any more; return the sessions to flush.
 
-        Who was to send again is in `resuming` then.
+        Sessions that must retransmit are in `resuming` then.
         """
         batch, self.writing = self.writing, None
         self._release_held()
         self.owed.clear()
         touched: set[Outbox] = set()
         if batch is not None:
-            if batch.changes or batch.probe:  # Else nothing was written: whether it can be is not known.
+            if batch.changes or batch.probe:  # Otherwise nothing was written: the store may still be failing.
                 self.failed = False
             for connection, packet in batch.packets:
                 session = connection.session
@@ -308,19 +309,19 @@ class Journal:
             _release(batch.answers, touched)
             self.resuming.extend(batch.resumed)
         batch = self.open
-        if not batch.holds_answers:  # They waited only for their turn.
+        if not batch.holds_answers:  # They waited only to keep the order.
             _release(batch.answers, touched)
             batch.answers.clear()
             self.dirty = batch.changes
         return touched
 
     def resume_some(self, now: float) -> list[Outbox]:
-        """Let some of `resuming` send again, a portion of packets in all; return whose outbox to flush."""
+        """Let some of `resuming` retransmit, a portion of packets in total; return the sessions to flush."""
         touched: list[Outbox] = []
         packets = 0
         while self.resuming and packets < _PORTION:
             session = self.resuming.popleft().session
-            if session is not None:  # Else the connection has ended; another one would be further behind.
+            if session is not None:  # Otherwise the connection has ended; a newer one comes later in the queue.
                 before = len(session.outbox)
                 session.send_again(now)
                 packets += 1 + len(session.outbox) - before
@@ -328,7 +329,7 @@ class Journal:
         return touched
 
     def not_written(self, now: float) -> set[Outbox]:
-        """Let the batch be open again, to be tried again; return whose outbox to flush."""
+        """Merge the batch into the open one, to be retried; return the sessions to flush."""
         self.failed = True
         self._release_held()
         batch = self.writing
@@ -337,7 +338,7 @@ class Journal:
             batch.probe = False
             self.open, self.writing = batch, None
         touched: set[Outbox] = set()
-        # Closing a connection may note more: it is behind what stands here.
+        # Closing a connection may record more: it comes after what is here.
         answers, self.open.answers = self.open.answers, []
         waiting: list[tuple[Answerable, bytes, bytes | Otherwise]] = []
         for connection, packet, otherwise in answers:

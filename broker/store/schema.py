@@ -101,7 +101,7 @@ ALTER TABLE sessions ADD COLUMN will_certificate TEXT;
 ALTER TABLE sessions ADD COLUMN will_authorities TEXT;
 """,
 }
-"""What makes the next schema of each older one."""
+"""The statements that upgrade each older schema to the next."""
 
 FIRST_DAY = "will_expires_at"
 """A column of sessions that only the very first brokers with schema 1 had."""
@@ -122,4 +122,4 @@ INSERT INTO sessions_anew SELECT id, client_id, owner, v5, expiry_interval, ende
 DROP TABLE sessions;
 ALTER TABLE sessions_anew RENAME TO sessions;
 """
-"""What makes of theirs what schema 1 was from then on: with foreign keys off, or what refers to sessions goes too."""
+"""Upgrades theirs to the final schema 1: with foreign keys off, or rows that refer to sessions would be lost."""

@@ -1,14 +1,14 @@
-"""The broker's database: SQLite in WAL mode, one writing thread, one transaction a batch.
+"""The broker's database: SQLite in WAL mode, one writing thread, one transaction per batch.
 
 Rules
 -----
 1. ``synchronous=FULL``: when a commit returns, the batch has been through fsync, so that kill -9 and a power failure
    lose nothing that was acknowledged.
-2. One process at a time: a lock file beside the database is held while it is open, and goes with the process.
-3. The event loop never waits for the disk: batches are written in one thread of their own, one at a time.
+2. One process at a time: a lock file beside the database is held while it is open, and released with the process.
+3. The event loop never waits for the disk: batches are written in a thread of their own, one at a time.
 4. A write that fails (full disk, I/O error, read-only file system) changes nothing: the transaction is rolled back, the
-   batch is open again, and tried every second until it succeeds, even if nothing is left of it: whether the store can
-   be written has to be found out. `on_failure` and `on_written` tell the engine.
+   batch is reopened, and retried every second until it succeeds, even if it is empty by then: only a write shows
+   whether the store can be written. `on_failure` and `on_written` tell the engine.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _COLUMNS = "PRAGMA table_info(sessions)"
 _RETRY_SECONDS = 1.0
 _GATHER_SECONDS = 0.002
 _KEPT_LOG_BYTES = 16 * 1024 * 1024
-"""Of the write-ahead log: large batches, or a backup that reads for long, make it grow, and it would never shrink."""
+"""Size of the write-ahead log: large batches, or a long backup, make it grow, and by itself it never shrinks."""
 _PLACE_IS_UNFIT = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_PERM", "SQLITE_BUSY")
-"""What the names of those errors begin with that say nothing against the file itself."""
+"""Prefixes of error names that do not mean that the file itself is damaged."""
 
 
 class StoreError(Exception):
-    """The database cannot be opened; the text names the file and says what to do."""
+    """The database cannot be opened; the text names the file and the remedy."""
 
 
 def unusable(path: Path, error: Exception | str) -> StoreError:
@@ -61,7 +61,7 @@ class SqliteStore:
         """Open or create *path*; raise `StoreError` if that cannot be done."""
         self.path = path
         self.commit_seconds = Histogram()
-        """How long batches have taken."""
+        """How long writing batches has taken."""
         self._journal: Journal | None = None
         self._on_written: Callable[[], None] = lambda: None
         self._on_failure: Callable[[], None] = lambda: None
@@ -96,7 +96,7 @@ class SqliteStore:
             raise unusable(path, error) from error
 
     def _refuse_foreign(self) -> None:
-        """Raise `sqlite3.DatabaseError` for another program's database, before anything of it is changed."""
+        """Raise `sqlite3.DatabaseError` for another program's database, before changing anything in it."""
         (tables,) = self._database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         (ours,) = self._database.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'deliveries'").fetchone()
         if tables and not ours:
@@ -135,7 +135,7 @@ class SqliteStore:
     ) -> None:
         """Write what *journal* gathers; call back on the loop after each batch. Raises `StoreError`."""
         try:
-            # Now: later there may be no thread to be had, and a batch would be neither written nor tried again.
+            # Started now: later no thread may be available, and a batch would be neither written nor retried.
             self._thread.submit(_begin)
         except RuntimeError as error:
             limits = "the limit of threads or of memory, the user's or the unit's, is too low"
@@ -148,13 +148,13 @@ class SqliteStore:
     def begin(self) -> None:
         """Write the open batch soon, if none is being written; called at the end of each turn.
 
-        A subscriber that is there acknowledges within a millisecond or two, and what is acknowledged need not be
-        written: so a batch is gathered that long, and if nothing is left of it, its answers leave at once.
+        A connected subscriber acknowledges within a millisecond or two, and what is acknowledged need not be written.
+        So a batch is collected for that long; if nothing is left of it, its answers are sent at once.
         """
         journal = self._journal
         if journal is None or self._loop is None or not journal.dirty or journal.writing is not None:
             return
-        if journal.failed:  # It is tried again every second; meanwhile answers may have lost what they promise.
+        if journal.failed:  # It is retried every second; meanwhile the promises of answers may have become obsolete.
             if journal.open.answers and not journal.open.holds_answers:
                 self._on_written()
         elif not journal.open.changes:
@@ -183,7 +183,7 @@ class SqliteStore:
     def _done(self, future: Future[float]) -> None:
         error = future.exception()
         if self._journal is None:
-            return  # Closed meanwhile, which has written what was left.
+            return  # Closed meanwhile, which has written the rest.
         if error is None:
             self.commit_seconds.observe(future.result())
             if self._journal.failed:
@@ -191,7 +191,7 @@ class SqliteStore:
             self._on_written()
             self.begin()
         elif self._loop is not None:
-            # Another error than SQLite's is a defect. It must not cost an acknowledged message either.
+            # Any error but SQLite's is a bug. It must not cost an acknowledged message either.
             defect = None if isinstance(error, sqlite3.Error) else error
             log.error(
                 "the store cannot be written",
@@ -210,7 +210,7 @@ class SqliteStore:
             self._write(batch)
 
     def close(self) -> None:
-        """Write what is left, and close the file. Blocks. Turns that end later find nothing to do."""
+        """Write what is left, and close the file. Blocks. Later turns find nothing to do."""
         for timer in (self._retry, self._gathering):
             if timer is not None:
                 timer.cancel()
@@ -232,13 +232,13 @@ class SqliteStore:
         return time.perf_counter() - started
 
     def _apply(self, batch: Batch) -> None:
-        """Write *batch* in one transaction. Writing a batch twice does what writing it once does."""
+        """Write *batch* in one transaction. Idempotent."""
         database = self._database
         database.execute("BEGIN IMMEDIATE")
         try:
             if batch.changes:
                 self._apply_changes(database, batch)
-            else:  # Something must be written to find out whether it can be.
+            else:  # Something must be written, to find out whether it can be.
                 database.execute(f"PRAGMA user_version={VERSION}")
             database.execute("COMMIT")
             batch.moved = None
@@ -279,7 +279,7 @@ class SqliteStore:
             "INSERT OR REPLACE INTO subscriptions VALUES (?,?,?,?,?,?,?,?)",
             [(*key, *values) for key, values in batch.subscriptions.items() if values is not None],
         )
-        many(  # Behind the subscriptions: to replace one forgets what was replayed to it.
+        many(  # After the subscriptions: replacing one deletes what was replayed to it.
             "INSERT OR IGNORE INTO replayed VALUES (?,?,?)",
             [(*key, number) for key, numbers in batch.replayed.items() for number in numbers],
         )
@@ -313,4 +313,4 @@ class SqliteStore:
 
 
 def _begin() -> None:
-    """Be what a thread is started for."""
+    """Do nothing: the task for which the thread is started."""
