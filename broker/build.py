@@ -8,5 +8,5 @@ from broker.connection import connection
 
 
 def is_compiled() -> bool:
-    """Whether the hot path is machine code: the same behaviour, faster (docs/decisions/0017)."""
+    """Whether the hot path is machine code: same behaviour, but faster (docs/decisions/0017)."""
     return str(connection.__file__).endswith(tuple(EXTENSION_SUFFIXES))

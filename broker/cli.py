@@ -1,9 +1,9 @@
-"""The command line of the broker: ``fleet-broker run``, ``policy``, and the commands that speak to a running one.
+"""The command line of the broker: ``fleet-broker run``, ``policy``, and the commands that talk to a running one.
 
 Data goes to standard output (the ready line), logs to standard error. Exit codes: 0 stopped, 1 failed, 2 usage.
-What a command needs beside its arguments it imports when it is called: the broker itself takes a second, and neither
-``--help`` nor a shell that completes a word should wait for it (`tests/unit/test_command_lines.py`). Nor does it import
-``annotations`` from ``__future__``: Typer would compile those of `run` from text, twice, at every start.
+A command imports what it needs when it is called: importing the broker takes a second, and neither ``--help`` nor shell
+completion should wait for it (`tests/unit/test_command_lines.py`). ``annotations`` from ``__future__`` is not used:
+Typer would compile those of `run` from text, twice, at every start.
 """
 
 from pathlib import Path
@@ -158,7 +158,7 @@ def run(
     """Run the broker until Ctrl-C or SIGTERM."""
     flags = {key: value for key, value in locals().items() if value is not None}
     with importing():
-        from broker.running import run_broker  # The broker: what takes a second to import.
+        from broker.running import run_broker  # Imports the broker, which takes a second.
 
     run_broker(flags, config, only_test=test_config)
 
@@ -166,6 +166,6 @@ def run(
 @app.command()
 def version() -> None:
     """Print the version, and how the hot path was built."""
-    from broker.build import is_compiled  # And with it the hot path.
+    from broker.build import is_compiled  # Imports the hot path.
 
     typer.echo(f"fleet-broker {product_version()} ({'compiled' if is_compiled() else 'plain Python'})")

@@ -1,21 +1,21 @@
-"""The broker's own certificate: enrolled at the first start, renewed before it ends, never a dropped connection.
+"""The broker's own certificate: enrolled at the first start, renewed before it expires, without dropping a connection.
 
 Theory
 ------
-With a provisioning service the broker is a client of it like any device: a one-time token buys the first certificate;
-each renewal is authenticated by the certificate in use and takes a new key. Key, certificate and chain live in one file
-that is replaced by a rename, so that a crash leaves either the old credential or the new one, whole.
+With a provisioning service the broker is a client like any device: a one-time token buys the first certificate; each
+renewal is authenticated by the present certificate and uses a new key. Key, certificate and chain are in one file that
+is replaced by a rename, so that a crash leaves either the old credential or the new one, whole.
 
 Rules
 -----
 1. The private key never leaves this file; mode 0600.
-2. Renewal begins at two thirds of the certificate's life, and is tried again with growing pauses until it succeeds, of
-   a tenth at most of what is left: a service that comes back before the end is asked before the end. A certificate that
-   is so short, and dated back so far, that this was before it came is renewed at two thirds of what is left of it: a
-   successor is as short, and would be renewed at once, without end.
-3. What exists and is valid is used: a token is spent only where there is no usable certificate, or the service says
-   that it is revoked or has ended, and where one can be kept. Who was revoked gets in again with a token made since
-   then, and no older one: that is the service's to know.
+2. Renewal begins at two thirds of the certificate's lifetime, and is retried with growing pauses until it succeeds. A
+   pause is at most a tenth of the time left, so a service that returns before the expiry is asked before it. If a
+   certificate is so short-lived, and backdated so far, that this time had passed when it arrived, it is renewed at two
+   thirds of the time it had left: its successor is just as short, and would otherwise be renewed at once, endlessly.
+3. An existing valid certificate is used: a token is spent only if there is no usable certificate, or the service says
+   that it is revoked or expired, and if a new one could be stored. A revoked broker gets in again only with a token
+   created after the revocation; the service enforces that.
 """
 
 from __future__ import annotations
@@ -48,31 +48,31 @@ _LONGEST_PAUSE = 300.0
 _SHARE_OF_LEFT = 0.1
 _LOOK_SECONDS = 60.0
 _ROOM = 64 * 1024
-"""Bytes that a key, a certificate and its chain take, at most."""
+"""The most bytes that a key, a certificate and its chain take."""
 
 _REFUSED_FOR = {
     Code.CERTIFICATE_REVOKED: ("the broker's own certificate is revoked", "OWN_CERTIFICATE_REVOKED"),
     Code.CERTIFICATE_EXPIRED: ("no client will believe the broker", "OWN_CERTIFICATE_DATES"),
 }
-"""Why the service refuses a certificate that a token replaces: the alarm and its code."""
+"""Reasons for which the service refuses a certificate that a token then replaces: the alarm and its code."""
 
 _RENEWAL_ERRORS = (EnrolmentRefused, EnrolmentUnavailable, InvalidIdentity, TlsConfigurationError, CredentialError)
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolment:
-    """Where and as whom the broker enrols."""
+    """Where the broker enrols, and under which name."""
 
     url: str
     anchors: Path
     name: str
     token: str | None
     trust_domain: str | None = None
-    """Of whose service it takes its first certificate; None: of any that the anchors vouch for."""
+    """The trust domain of the service that may issue its first certificate; None: any that the anchors vouch for."""
 
 
 def renewal_due(certificate: x509.Certificate, obtained: datetime | None) -> datetime:
-    """Return when *certificate* is to be renewed, if it came at *obtained* (None: long ago), by rule 2."""
+    """Return when to renew *certificate*, which arrived at *obtained* (None: long ago), by rule 2."""
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     due = begin + (end - begin) * _RENEW_AT
     return due if obtained is None or obtained < due else obtained + (end - obtained) * _RENEW_AT
@@ -86,15 +86,15 @@ class BrokerCredential:
         self._path = state_dir / "broker.pem"
         self._draft = self._path.with_suffix(".new")
         self._obtained: datetime | None = None
-        """When the present certificate came; None: before this process began."""
+        """When the present certificate arrived; None: before this process began."""
         self._of_no_use: str | None = None
-        """A token that has been spent, or was refused: it is not shown again."""
+        """A token that was spent or refused: it is not used again."""
         self._told_ended: x509.Certificate | None = None
-        """Of which certificate it was said that it has ended."""
+        """The certificate whose expiry has been reported."""
 
     @property
     def files(self) -> CredentialFiles:
-        """What TLS contexts load."""
+        """The files for TLS contexts."""
         return CredentialFiles(self._path, self._path)
 
     @property
@@ -102,11 +102,11 @@ class BrokerCredential:
         return f"fleet-provisioning token create --role broker --device {self._enrolment.name} --dns-name localhost"
 
     def certificate(self) -> x509.Certificate | None:
-        """Return the present certificate, or None where there is none that can be read."""
+        """Return the present certificate, or None if none can be read."""
         return read_certificate(self._path)
 
     async def ensure(self) -> None:
-        """Make sure of a valid credential, enrolling with the token if need be. Raises `CredentialError`."""
+        """Ensure a valid credential, enrolling with the token if necessary. Raises `CredentialError`."""
         certificate = self.certificate()
         now = datetime.now(UTC)
         if certificate is not None and certificate.not_valid_after_utc > now:
@@ -126,17 +126,17 @@ class BrokerCredential:
 
     @staticmethod
     def is_replaced(refusal: str) -> bool:
-        """Whether a certificate that the service refuses with that code is replaced by a token."""
+        """Whether a certificate that the service refuses with this code is replaced by means of a token."""
         return refusal in _REFUSED_FOR
 
     async def replace(self, refusal: str, token: str | None) -> bool:
-        """Enrol with *token* in place of a certificate with that *refusal*; return whether there is another one now."""
+        """Enrol with *token* to replace a certificate with that *refusal*; return whether there is a new one."""
         if token is None or token == self._of_no_use:
             return False
         try:
             await self._enrol(token)
         except EnrolmentUnavailable:
-            return False  # It is tried again with the next refusal.
+            return False  # It is retried at the next refusal.
         except (EnrolmentRefused, InvalidIdentity, CredentialError) as error:
             self._of_no_use = token
             self._alarm(refusal, str(error), "another")
@@ -149,7 +149,7 @@ class BrokerCredential:
         log.error(alarm, code=code, detail=detail, remedy=remedy)
 
     def _tell_end(self) -> None:
-        """Say once that the present certificate has ended, if it has."""
+        """Report once that the present certificate has expired, if it has."""
         certificate, now = self.certificate(), datetime.now(UTC)
         if certificate is None or now < certificate.not_valid_after_utc or certificate == self._told_ended:
             return
@@ -163,14 +163,14 @@ class BrokerCredential:
         asked = self._enrolment
         async with EstClient(asked.url, asked.anchors, trust_domain=asked.trust_domain) as client:
             key = generate_key()
-            chain = await client.ca_certificates()  # First: it may fail, and no token is spent yet.
+            chain = await client.ca_certificates()  # First: it may fail while the token is still unspent.
             certificate = await client.enrol(
                 build_csr(key, self._enrolment.name), user=self._enrolment.name, token=token
             )
             self._of_no_use = token
             identity = identity_of(certificate)
             chain = await _current(chain, certificate, client)
-        if identity.role is not Role.BROKER:  # Clients would not take it for a server's, nor the feed for a broker's.
+        if identity.role is not Role.BROKER:  # Neither clients nor the feed would accept it as a broker's.
             raise CredentialError(
                 f"the enrolment token is for role {identity.role}, and is spent now: ask for another one "
                 f"({self._token_command})"
@@ -179,7 +179,7 @@ class BrokerCredential:
         log.info("enrolled", code="ENROLLED", identity=identity.uri, serial=_serial(certificate))
 
     async def renew(self) -> None:
-        """Replace key and certificate, or leave the old ones.
+        """Replace key and certificate; on failure keep the old ones.
 
         Raises `EnrolmentRefused`, `EnrolmentUnavailable` or `CredentialError`.
         """
@@ -196,10 +196,10 @@ class BrokerCredential:
         log.info("renewed", code="RENEWED", serial=_serial(certificate), not_after=str(certificate.not_valid_after_utc))
 
     async def until_renewed(self) -> None:
-        """Wait until renewal is due, and renew, however long that takes."""
+        """Wait until renewal is due, then renew, however long that takes."""
         pause = _FIRST_PAUSE
         while True:
-            await _sleep_until(self._due())  # A token may have bought another one meanwhile.
+            await _sleep_until(self._due())  # A token may have bought a newer one meanwhile.
             try:
                 await self.renew()
             except _RENEWAL_ERRORS as error:
@@ -237,7 +237,7 @@ class BrokerCredential:
             ) from error
 
     def _make_room(self) -> None:
-        """Find out whether a certificate could be kept, before one is asked for. Raises `CredentialError`."""
+        """Check that a certificate could be stored, before one is requested. Raises `CredentialError`."""
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._write_draft(bytes(_ROOM))
@@ -257,7 +257,7 @@ class BrokerCredential:
 async def _current(
     chain: list[x509.Certificate], certificate: x509.Certificate, client: EstClient
 ) -> list[x509.Certificate]:
-    """Return *chain*, asked for again if *certificate* is of a CA that has begun to issue since."""
+    """Return *chain*, fetched again if *certificate* comes from a CA that has begun to issue since."""
     if any(is_issued_by(certificate, each) for each in chain):
         return chain
     return await client.ca_certificates()
@@ -280,13 +280,13 @@ def _serial(certificate: x509.Certificate) -> str:
 
 
 async def _sleep_until(when: datetime) -> None:
-    # The wall clock may be set while we sleep, beyond the certificate's end, say: look again every now and then.
+    # The wall clock may be set while we sleep, perhaps beyond the certificate's end: check it now and then.
     while (left := when - datetime.now(UTC)) > timedelta(0):  # noqa: ASYNC110
         await asyncio.sleep(min(left.total_seconds(), _LOOK_SECONDS))
 
 
 def _why_of_no_use(path: Path, certificate: x509.Certificate | None, now: datetime) -> str:
-    """Return what is wrong with the file; raise `CredentialError` where another one could not be put there either."""
+    """Return what is wrong with the file; raise `CredentialError` if it could not be replaced either."""
     if certificate is not None:
         ended = certificate.not_valid_after_utc
         return f"has expired on {ended:%Y-%m-%d} (the clock here says {now:%Y-%m-%d %H:%M} UTC)"
@@ -302,11 +302,11 @@ def _why_of_no_use(path: Path, certificate: x509.Certificate | None, now: dateti
 
 
 def _remedy(error: Exception) -> str:
-    """Return what an operator can do about *error*, where it does not say that itself."""
+    """Return what an operator can do about *error*, if it does not say so itself."""
     match error:
         case EnrolmentRefused(code=Code.TOKEN_DEVICE):
             return "; the broker's name is given by --name"
-        case EnrolmentUnavailable() if error.__cause__ is not None:  # It gave no answer that says anything.
+        case EnrolmentUnavailable() if error.__cause__ is not None:  # There was no meaningful answer.
             return "; is the service running (fleet-provisioning serve), and are --provisioning and --cafile right?"
         case _:
             return ""

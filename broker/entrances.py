@@ -1,12 +1,12 @@
-"""Where clients come in: every listener of the settings, opened all or none, and when they are let in.
+"""The listeners of the settings: opened all or none, and when clients are admitted through them.
 
 Theory
 ------
-``listen_everywhere → (the rest of the broker starts) → let_in → ready line``. A listener that is open holds who comes
-in the kernel's queue; nobody is accepted before it can be said who is revoked. Whoever reads the ready line may connect
-and is judged by all there is to know, or has been told on the log what is not known.
+``listen_everywhere → (the rest of the broker starts) → let_in → ready line``. An open listener keeps arriving clients
+in the kernel's queue; none is accepted before it is known which certificates are revoked. A client that connects after
+the ready line is judged by everything there is to know, or the log has said what is not known.
 
-Does not handle: the admin API and the page of metrics, which have sockets of their own and ask no revocations to open.
+Does not handle: the admin API and the metrics page, which have their own sockets and do not wait for revocations.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def listen_everywhere(
 
 
 def _settings(config: BrokerConfig) -> Iterator[str]:
-    """Yield what each of the listeners is called in the settings."""
+    """Yield the name of each listener in the settings."""
     if config.listener:
         yield from ("listener" for _ in config.listener)
         return
@@ -84,7 +84,7 @@ async def announce(
     staple: Staple,
     others: Iterable[str],
 ) -> None:
-    """Let in whoever has come, and write the ready line: the addresses of *listeners*, and *others*."""
+    """Accept waiting clients, and write the ready line: the addresses of *listeners*, and *others*."""
     clock = asyncio.get_running_loop().time
     patience = clock() + _FEED_PATIENCE
     engine.returning.opened(patience)
@@ -102,7 +102,7 @@ async def announce(
                 said = "everybody is admitted without the revocation feed (feed_policy is advisory)"
             log.warning(said, code="FEED_LOST")
     urls = [*filter(None, [listener.url for listener in listeners] + [*others])]
-    # A log that is kept apart from standard output is to tell which version has served when.
+    # A log stored separately from standard output must also show which version was running.
     log.info("serving", version=product_version(), listeners=urls)
     sys.stdout.write(f"fleet-broker ready {' '.join(urls)}\n")
     sys.stdout.flush()
@@ -115,9 +115,9 @@ async def _let_in(
     lists: RevocationLists,
     patience: float,
 ) -> None:
-    """Let in whoever has come, once it can be said who is revoked, or at *patience*, a time of the loop's clock.
+    """Accept waiting clients once revocations are known, or at *patience*, a time of the loop's clock.
 
-    A fleet comes back to a broker that restarts before the feed has: it would be sent away, for long.
+    When the broker restarts, a fleet is back before the feed is: it would be turned away, for long.
     """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout_at(patience):

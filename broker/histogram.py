@@ -1,4 +1,4 @@
-"""A histogram: how often a value fell between two bounds. For durations that are measured beside the data path."""
+"""A histogram: how often a value fell between two bounds. For durations measured outside the data path."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 DURATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
-"""Upper bounds in seconds: from a turn of the loop to what somebody should have noticed."""
+"""Upper bounds in seconds: from one turn of the loop to delays that an operator should notice."""
 
 
 class Histogram:
@@ -25,7 +25,7 @@ class Histogram:
         self.sum += value * times
 
     def buckets(self) -> Iterator[tuple[str, float]]:
-        """Yield upper bound and how many values were no larger, as Prometheus counts them."""
+        """Yield each upper bound and the number of values not above it, as Prometheus counts them."""
         total = 0
         for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
             total += count

@@ -1,11 +1,11 @@
-"""How late the event loop is: what everybody who is connected waits at the moment, on top of everything else.
+"""How late the event loop is: the delay that all connected clients experience, on top of everything else.
 
-A task sleeps for a twentieth of a second and looks how much longer it took. The figure is the worst of the last few
-looks, fading: an overload is seen at once, and over when it has been over for a second. The listeners let fewer
-newcomers in while it is above `max_loop_lag` (`broker.door.listener`).
+A task sleeps for a twentieth of a second and measures how much longer it took. The figure is the worst of the last few
+measurements, fading: an overload shows at once, and disappears a second after it has ended. The listeners accept fewer
+newcomers while it is above `max_loop_lag` (`broker.door.listener`).
 
-While nobody comes and nothing is late, it looks twice a second only: ten thousand idle devices are to cost the broker
-nothing, and twenty looks a second are a fifth of a percent of a core.
+While there are no newcomers and nothing is late, it measures only twice a second: ten thousand idle devices should cost
+the broker nothing, and twenty measurements a second are a fifth of a percent of a core.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from broker.metrics import Metrics
 _LOOK_SECONDS = 0.05
 _IDLE_SECONDS = 0.5
 _IDLE_LAG = 0.02
-"""Seconds of lag below which nothing is late."""
+"""Seconds of lag below which the loop counts as idle."""
 _FADES_TO = 0.8
-"""What is left of a figure after a twentieth of a second: a tenth after half a second."""
+"""The share of a figure left after a twentieth of a second: a tenth is left after half a second."""
 
 
 async def measure_lag(metrics: Metrics) -> None:

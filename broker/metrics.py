@@ -1,4 +1,4 @@
-"""What the broker counts. Plain integers: the data path adds to them, everybody else only reads.
+"""What the broker counts. Plain integers: the data path adds to them, all others only read.
 
 `broker.admin.metrics_page` shows every field to Prometheus, under its own name.
 """
@@ -34,46 +34,46 @@ class Metrics:
     dropped_too_large: int = 0
     dropped_expired: int = 0
     dropped_retained_full: int = 0
-    """Messages that were delivered and not retained, for want of room."""
+    """Messages that were delivered but not retained, for lack of room."""
     sessions_expired: int = 0
     revocations: int = 0
     revocation_to_close_seconds: Histogram = field(default_factory=Histogram)
-    """From the moment at which provisioning has recorded a revocation to the end of a live session."""
+    """From provisioning recording a revocation to the end of a live session."""
     store_commit_seconds: Histogram = field(default_factory=Histogram)
-    """One batch to disk, fsync included."""
+    """Writing one batch to disk, fsync included."""
     revocation_alarms: Counter[str] = field(default_factory=Counter)
-    """Lists that are late, expired or refused, by stable code."""
+    """CRLs that are late, expired or refused, by stable code."""
     staple_this_update_timestamp: float = 0.0
-    """When what is stapled was made, wall time; 0: nothing is; shown as ``staple_this_update_timestamp_seconds``."""
+    """thisUpdate of the staple, wall time; 0: no staple; shown as ``staple_this_update_timestamp_seconds``."""
     staple_next_update_timestamp: float = 0.0
-    """When it ends; shown as ``staple_next_update_timestamp_seconds``."""
+    """nextUpdate of the staple; shown as ``staple_next_update_timestamp_seconds``."""
     ocsp_rechecks: Counter[str] = field(default_factory=Counter)
-    """Questions to responders about clients that are connected: answered, failed."""
+    """Questions to responders about connected clients: answered, failed."""
     ocsp_oldest_answer_seconds: dict[str, float] = field(default_factory=dict)
-    """By trust bundle, how old the oldest answer of a responder is that a connected client stands on."""
+    """By trust bundle: the age of the oldest responder's answer on which a connected client relies."""
     ocsp_unanswered: dict[str, float] = field(default_factory=dict)
-    """By trust bundle, how many connected clients a responder has said nothing of."""
+    """By trust bundle: how many connected clients have no answer from a responder."""
     refused: Counter[str] = field(default_factory=Counter)
     closed: Counter[str] = field(default_factory=Counter)
     audit_entries: Counter[str] = field(default_factory=Counter)
-    """Entries of the audit log: written, lost; and how often it could not be written (write failed)."""
+    """Entries of the audit log: written, lost; and how often writing failed (write failed)."""
     anchor_fetches: Counter[str] = field(default_factory=Counter)
-    """Fetches of trust anchors from URLs, by what became of them: new, unchanged, or a stable code."""
+    """Fetches of trust anchors from URLs, by result: new, unchanged, or a stable code."""
     anchors_confirmed_timestamp_seconds: dict[str, float] = field(default_factory=dict)
-    """By trust bundle, the wall time at which the URL of its anchors last said what counts here."""
+    """By trust bundle: the wall time at which its anchors' URL last confirmed the anchors in use."""
     plugin_outcomes: Counter[str] = field(default_factory=Counter)
-    """What plugins have refused, failed to do, or were not told of, by stable code."""
+    """What plugins have refused, failed to do, or were not told, by stable code."""
     plugin_blocked: dict[str, float] = field(default_factory=dict)
-    """Seconds for which a plugin has kept the event loop, by plugin; shown as ``plugin_blocked_seconds``."""
+    """Seconds for which each plugin has blocked the event loop; shown as ``plugin_blocked_seconds``."""
     clones_suspected: int = 0
     expiry_notices: int = 0
-    """How often it was said that the certificate of a connected client ends soon."""
+    """How often it was reported that a connected client's certificate ends soon."""
     rests: int = 0
-    """How often a client was not read for a while because it sends faster than it may."""
+    """How often a client was not read for a while because it exceeded its rate."""
     accepts_paused: int = 0
     """How often a listener has left newcomers in the kernel's queue."""
     loop_lag: float = 0.0
-    """Seconds that the event loop is late, the worst of the last second; shown as ``loop_lag_seconds``."""
+    """The event loop's lag in seconds, the worst of the last second; shown as ``loop_lag_seconds``."""
     reloads: Counter[str] = field(default_factory=Counter)
     """By part and outcome: ``policy.refused``."""
 

@@ -1,4 +1,4 @@
-"""The broker's own certificate as a file: read, and what it says. How it is got is in `broker.credentials`."""
+"""The broker's own certificate file: reading and describing it. `broker.credentials` obtains it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from provisioning.program.given_file import PEM_BYTES, contents_of
 log = structlog.get_logger()
 
 OF_NO_USE: Final = frozenset({"expired", "not yet valid"})
-"""What `OwnCertificate.state_at` says of a certificate that no client believes."""
+"""Results of `OwnCertificate.state_at` for a certificate that no client accepts."""
 
 
 class NotToday(TlsConfigurationError):
-    """The certificate has not begun, or has ended, by the clock here; the text says when."""
+    """The certificate is not valid yet, or has expired, by the local clock; the text says when."""
 
 
 class CredentialError(Exception):
-    """The broker has no usable certificate and cannot get one; the text says why and what to do."""
+    """The broker has no usable certificate and cannot get one; the text gives the reason and the remedy."""
 
 
 def read_certificate(path: Path) -> x509.Certificate | None:
@@ -38,7 +38,7 @@ def read_certificate(path: Path) -> x509.Certificate | None:
 
 
 def certificate_of(credential: CredentialPem) -> x509.Certificate | None:
-    """Return the certificate of *credential*, or None where there is none that can be read."""
+    """Return the certificate of *credential*, or None if it cannot be read."""
     try:
         return x509.load_pem_x509_certificate(credential.pem)
     except ValueError:
@@ -46,20 +46,20 @@ def certificate_of(credential: CredentialPem) -> x509.Certificate | None:
 
 
 class OwnCertificate:
-    """What the broker presents at this moment; another one in its file may wait for a reload, or have been refused."""
+    """What the broker presents now; its file may hold another, which waits for a reload or was refused."""
 
     __slots__ = ("certificate", "credential", "files")
 
     def __init__(self, files: CredentialFiles, credential: CredentialPem) -> None:
-        """Begin with *credential*, which *files* held."""
+        """Begin with *credential*, which *files* contained."""
         self.files: Final = files
         self.use(credential)
 
     def use(self, credential: CredentialPem) -> None:
-        """Say that *credential* is presented from now on."""
+        """Take note that *credential* is presented from now on."""
         self.credential = credential
         self.certificate = certificate_of(credential)
-        """None: one that OpenSSL presents, and others cannot read."""
+        """None: OpenSSL presents one that other software cannot read."""
 
         self._warn_of_no_name()
 
@@ -74,11 +74,11 @@ class OwnCertificate:
 
     @property
     def host_names(self) -> list[str]:
-        """The names and addresses by which clients may reach the broker; empty if none, or none that can be read."""
+        """Names and addresses by which clients may reach the broker; empty if there are none or they are unreadable."""
         return host_names(self.certificate) if self.certificate is not None else []
 
     def state_at(self, now: datetime) -> str:
-        """Return how it is: ``ok``, one of `OF_NO_USE`, or ``unreadable``."""
+        """Return its state: ``ok``, one of `OF_NO_USE`, or ``unreadable``."""
         own = self.certificate
         if own is None:
             return "unreadable"
@@ -88,7 +88,7 @@ class OwnCertificate:
 
 
 def is_for_servers(certificate: x509.Certificate) -> bool:
-    """Whether clients take who presents *certificate* for a server."""
+    """Whether clients accept *certificate* as a server's."""
     try:
         purposes = extension(certificate, x509.ExtendedKeyUsage)
     except UNREADABLE:
@@ -98,7 +98,7 @@ def is_for_servers(certificate: x509.Certificate) -> bool:
 
 
 def host_names(certificate: x509.Certificate) -> list[str]:
-    """Return the DNS names and addresses that *certificate* is for; none if they cannot be read."""
+    """Return the DNS names and addresses in *certificate*; none if they cannot be read."""
     try:
         names = extension(certificate, x509.SubjectAlternativeName)
         return [str(each.value) for each in names or () if isinstance(each, x509.DNSName | x509.IPAddress)]
@@ -107,7 +107,7 @@ def host_names(certificate: x509.Certificate) -> list[str]:
 
 
 def own_trust_domain(path: Path) -> str | None:
-    """Return the trust domain of the broker's own certificate; None for one of a foreign CA, which names none."""
+    """Return the trust domain of the broker's own certificate; None for one of a foreign CA, which has none."""
     own = read_certificate(path)
     try:
         return identity_of(own).trust_domain if own is not None else None

@@ -1,7 +1,7 @@
-"""What ``--test-config`` looks at beyond the settings: the files that they name, and whether the broker could use them.
+"""What ``--test-config`` checks beyond the settings: the files that they name, and whether the broker could use them.
 
-Nothing is opened for good, written, or asked over the network. Each problem names the key, the file and the remedy;
-all of them are told at once.
+Nothing is kept open, written, or requested over the network. Each problem names the key, the file and the remedy; all
+of them are reported at once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ASKS = ClientCertificate.REQUIRED
 
 
 def problems(config: BrokerConfig) -> list[str]:
-    """Return what would keep a broker with *config* from starting, or from being of use."""
+    """Return what would prevent a broker with *config* from starting, or from being useful."""
     found: list[str] = []
     for look in (_policy, _responses, _anchors, _groups, _credential, _lists, _token, _state):
         found += look(config)
@@ -68,7 +68,7 @@ def _responses(config: BrokerConfig) -> Iterator[str]:
 
 
 def _own_domain(config: BrokerConfig) -> tuple[str | None, bool]:
-    """Return the broker's own trust domain, if it has one, and whether that is known: it is not before it enrols."""
+    """Return the broker's own trust domain, if any, and whether that is known: before it enrols it is not."""
     certificate = config.certfile or config.state_dir / "broker.pem"
     own = config.trust_domain or own_trust_domain(certificate)
     return own, own is not None or certificate.exists()
@@ -77,7 +77,7 @@ def _own_domain(config: BrokerConfig) -> tuple[str | None, bool]:
 def _anchors(config: BrokerConfig) -> Iterator[str]:
     yield from _said("cafile", lambda: read_anchors([config.cafile]))
     if config.trust:
-        with contextlib.suppress(AnchorsNotFetched):  # A first start fetches them; nothing is asked here.
+        with contextlib.suppress(AnchorsNotFetched):  # A first start fetches them; here nothing is requested.
             yield from _said("trust", lambda: load_trust(config))
         for bundle in config.trust:
             if bundle.anchors_url_cafile is not None:
@@ -94,7 +94,7 @@ def _credential(config: BrokerConfig) -> Iterator[str]:
     if config.certfile is None or config.keyfile is None:
         return
     files = CredentialFiles(config.certfile, config.keyfile)
-    anchors = files.certificate if list(_anchors(config)) else config.cafile  # Those that fail have been told of.
+    anchors = files.certificate if list(_anchors(config)) else config.cafile  # Unusable ones were reported already.
     unfit = list(_said("certfile, keyfile", lambda: server_context(files, anchors, client_certificate=_ASKS)))
     yield from unfit
     own = None if unfit else read_certificate(config.certfile)
@@ -129,7 +129,7 @@ def _token(config: BrokerConfig) -> Iterator[str]:
         return
     if not os.access(config.token_file, os.R_OK):
         yield f"token_file: {config.token_file} cannot be read; a new broker needs its token to enrol"
-    elif config.token_file.is_file() and not config.token_file.stat().st_size:  # A pipe is not to be emptied here.
+    elif config.token_file.is_file() and not config.token_file.stat().st_size:  # A pipe must not be drained here.
         yield f"token_file: {config.token_file} is empty; a new broker needs its token to enrol"
 
 

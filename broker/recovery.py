@@ -1,16 +1,15 @@
-"""What the broker knew before it was restarted: read from the store into the engine.
+"""Restores the state from before a restart: from the store into the engine.
 
 Rules
 -----
-1. A QoS 1 message that was on its way is sent again, in its order; the client may get it twice, as QoS 1 allows. A
-   QoS 2 message is sent again with the packet identifier by which the client knows it: exactly once.
-2. A session whose time has passed is not brought back. The time of a session that was connected when the broker was
-   killed begins at the restart; so does the delay of its will, which also waits while clients come back
-   (`broker.engine.returning`): they lost their connection through no fault of theirs. Of a session that ended with its
-   connection nothing is there but its will: whoever comes back finds no session. Whose certificate was revoked
-   meanwhile, or stood below anchors that are gone, is treated as if it had been connected
-   (`broker.revocation.enforcement`).
-3. Messages that have expired are forgotten.
+1. A QoS 1 message that was under way is sent again, in order; the client may get it twice, as QoS 1 allows. A QoS 2
+   message is sent again with the packet identifier that the client knows: exactly once.
+2. An expired session is not restored. If a session was connected when the broker was killed, its expiry counts from the
+   restart; so does the delay of its will, which also waits while clients return (`broker.engine.returning`): they lost
+   their connection through no fault of theirs. Of a session that ended with its connection only the will is restored:
+   its client finds no session. If a certificate was revoked meanwhile, or its anchors are gone, it is treated as if its
+   client had been connected (`broker.revocation.enforcement`).
+3. Expired messages are dropped.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ log = structlog.get_logger("broker")
 
 
 def recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) -> Journal:
-    """Fill *engine*, which is new, from *store*; return the journal that goes on from there.
+    """Restore the new *engine* from *store*; return the journal that continues from there.
 
-    Raises `StoreError` for a database that is damaged.
+    Raises `StoreError` for a damaged database.
     """
-    engine.returning.opened(now)  # If nobody says otherwise.
+    engine.returning.opened(now)  # The default; a caller may set another time.
     try:
         journal = _recover(engine, store, now, wall_now)
-    except (KeyError, ValueError, PacketError) as error:  # A row that no other belongs to, a text that is no identity.
+    except (KeyError, ValueError, PacketError) as error:  # A row without its counterpart, or an invalid identity.
         raise unusable(store.path, f"it is damaged ({type(error).__name__}: {error})") from error
-    engine.tick(now)  # What has become due while there was no broker.
+    engine.tick(now)  # Do what became due while the broker was down.
     return journal
 
 
@@ -73,7 +72,7 @@ def _recover(engine: Engine, store: SqliteStore, now: float, wall_now: float) ->
     _retained(engine, store, journal, now)
     _replays(engine, store, unfinished)
     journal.first_retained = engine.retained.last_number
-    for session in sessions.values():  # Only now: what a session loses here was written before.
+    for session in sessions.values():  # Only now: what a session loses here was stored before.
         session.journal = journal if session.expiry_interval > 0 else None
     engine.journal = journal
     if sessions or len(engine.retained):
@@ -102,7 +101,7 @@ def _session(engine: Engine, journal: Journal, row: tuple[Any, ...], now: float)
     session.certificate, session.authorities = certificate_of(certificate, authorities)
     if will[0] is not None:
         *columns, will_expiry_interval = will
-        # An older broker wrote down of those alone who were connected with which certificate.
+        # Older brokers stored the certificate only of sessions that were connected.
         left_with = certificate_of(will_certificate or certificate, will_authorities or authorities)
         session.will = Will(_message((*columns, None), offset), will_delay, will_expiry_interval, *left_with)
         session.will_due_at = ended + min(will_delay, expiry_interval)
@@ -145,10 +144,10 @@ def _retained(engine: Engine, store: SqliteStore, journal: Journal, now: float) 
 
 
 def _publisher(stored: str, own: str | None) -> str:
-    """Return `Session.name` of who has published what was retained.
+    """Return the `Session.name` of the publisher of a retained message.
 
-    Before each trust domain had client identifiers of its own it was role and client identifier, which may have slashes
-    in it, and none before the role: one of *own*, if the broker has a domain.
+    Before client identifiers were separate per trust domain it was role and client identifier; the latter may contain
+    slashes, and nothing precedes the role. Such a name is taken as one of *own*, if the broker has a domain.
     """
     if own is None or not stored or stored.startswith("/"):
         return stored
@@ -161,7 +160,7 @@ def _replays(engine: Engine, store: SqliteStore, unfinished: list[tuple[Session,
     for row, topic_filter, number in store.rows("SELECT * FROM replayed"):
         sent.setdefault((row, topic_filter), set()).add(number)
     for session, subscription, newest in unfinished:
-        # What was retained last may be gone: its number is not given again while a replay goes by it.
+        # The latest retained message may be gone: its number is not reused while a replay refers to it.
         engine.retained.last_number = max(engine.retained.last_number, newest)
         known = frozenset(sent.get((session.row, subscription.topic_filter), ()))
         engine.replays.resume(session, subscription, newest, known)

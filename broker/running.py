@@ -1,6 +1,6 @@
-"""The broker as a process: its settings, its log, its event loop, and the words and the exit code that it ends with.
+"""The broker as a process: settings, log, event loop, and its final messages and exit codes.
 
-Exit codes: 0 stopped, or the settings are valid; 1 it could not start; 2 the settings cannot be used.
+Exit codes: 0 stopped, or the settings are valid; 1 it could not start; 2 the settings are unusable.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ _NOT_STARTED = (
 
 
 def run_broker(given: Mapping[str, Any], config: Path | None, *, only_test: bool) -> None:
-    """Run the broker until a signal ends it; *only_test*: say what is wrong with its settings. Raises `typer.Exit`.
+    """Run the broker until a signal ends it; *only_test*: only report errors in its settings. Raises `typer.Exit`.
 
-    *given* are the command line's values by name; what is no setting among them is not looked at.
+    *given* are the command line's values by name; values that are not settings are ignored.
     """
     flags = {key: value for key, value in given.items() if key in BrokerConfig.model_fields}
     try:
@@ -83,7 +83,7 @@ def run_broker(given: Mapping[str, Any], config: Path | None, *, only_test: bool
 
 
 def _count_descriptors(connections: int) -> None:
-    """Warn if there are not as many descriptors as *connections* need, which somebody has chosen."""
+    """Warn if there are fewer descriptors than the configured number of *connections* needs."""
     room = room_for(connections)
     if room < connections != Limits().max_connections:
         log = structlog.get_logger("broker")
@@ -99,7 +99,7 @@ def _test(settings: BrokerConfig) -> None:
             typer.echo(f"fleet-broker: {printable(problem, also=LAID_OUT)}", err=True)
         raise typer.Exit(_USAGE)
     if settings.plugins:
-        from broker.plugins.loading import find_plugins  # And with it amqtt, for who has plugins.
+        from broker.plugins.loading import find_plugins  # Imports amqtt, only if there are plugins.
 
         try:
             find_plugins(settings.plugins)
@@ -117,7 +117,7 @@ def _failed(text: str, code: int) -> typer.Exit:
 
 def _run(server: BrokerServer, ending: Ending) -> None:
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
-    with contextlib.suppress(ImportError):  # Not on every platform; the broker works without.
+    with contextlib.suppress(ImportError):  # Not available on every platform; the broker works without.
         import uvloop
 
         loop_factory = uvloop.new_event_loop
@@ -129,7 +129,7 @@ def _run(server: BrokerServer, ending: Ending) -> None:
         except _NOT_STARTED as error:
             ending.within(LEFTOVER_SECONDS, 1, f"fleet-broker: {printable(str(error), also=LAID_OUT)}\n")
             raise
-        except OSError as error:  # The command line takes some for a reader of its output that has gone, in silence.
+        except OSError as error:  # The command line would take some for a closed output pipe, and stay silent.
             ending.within(LEFTOVER_SECONDS, 1, traceback.format_exc())
             raise RuntimeError("a part of the broker has failed") from error
         except BaseException:
@@ -142,14 +142,14 @@ _ENCODER = json.JSONEncoder(default=repr)
 
 
 def _encoded(event: dict[str, Any], **_options: Any) -> str:
-    """Return *event* as JSON, by one encoder for all: `json.dumps` with options makes another for each line."""
+    """Return *event* as JSON, with one shared encoder: `json.dumps` with options creates another for each line."""
     return _ENCODER.encode(event)
 
 
 def configure_log(level: str) -> None:
-    """Log to standard error from now on: JSON lines, or for people where that is a terminal."""
+    """Log to standard error from now on: as JSON lines, or in readable form on a terminal."""
     terminal = sys.stderr.isatty()
-    # A log that cannot be written, on a disk that is full or to a reader that hangs, puts nobody out.
+    # A log that cannot be written, because the disk is full or its reader hangs, must not stop the broker.
     lines = cast("TextIO", LossyStream(sys.stderr))
     renderer: Any = structlog.processors.JSONRenderer(_encoded)
     if terminal:

@@ -1,8 +1,8 @@
 """The broker process: builds the parts, runs them, and stops them in order.
 
-One arrow: settings → credential → TLS context → admission → engine → listeners (`broker.entrances`); beside it the
+One direction: settings → credential → TLS context → admission → engine → listeners (`broker.entrances`); beside it the
 revocation feed, the tick of deadlines, and the renewal of the broker's own certificate. A part that fails ends the
-process with its error; nothing goes on half.
+process with its error; the broker never runs incompletely.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ _TASKS_PATIENCE = 2.0
 _TOLD_PATIENCE = 5.0
 _PLUGINS_PATIENCE = 10.0
 _ANSWER_PATIENCE = 0.5
-"""Of an enrolment while the broker is to stop: its token is spent when the service has answered."""
+"""Seconds for an enrolment to finish when the broker is to stop: once the service answers, its token is spent."""
 
 
 class BrokerServer:
@@ -106,9 +106,9 @@ class BrokerServer:
         settings_file: Path | None,
         ending: Ending,
     ) -> None:
-        """Run with *config*; *reread* reads it again, from *settings_file* among others, when it is to be reloaded.
+        """Run with *config*; *reread* reads it again, from *settings_file* among others, for a reload.
 
-        *ending* is told when the process is to end, whatever keeps it.
+        *ending* is told when the process is to end, to enforce it.
         """
         self._config = config
         self._reread = reread
@@ -117,10 +117,10 @@ class BrokerServer:
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
         self._watch: FileWatch | None = None
-        """What the files looked like before any of them was read; None: they are not watched."""
+        """The state of the files before any of them was read; None: they are not watched."""
         self._credential: BrokerCredential | None = None
         self._no_token: str | None = None
-        """Whether the log has been told that the token's file is not there."""
+        """The token file whose absence has been logged."""
         self._plugins: Plugins | NoPlugins = NoPlugins()
 
     async def run(self) -> None:
@@ -163,13 +163,13 @@ class BrokerServer:
         files: CredentialFiles,
         anchor_urls: AnchorUrls,
     ) -> None:
-        """Open the doors, and serve until the broker is to stop and everybody has been sent away."""
+        """Open the listeners, and serve until the broker is to stop and all clients are disconnected."""
         enforce_at_start(engine, loop.time())
         poller = Poller(loop, engine.turn, Coalescing(lambda: engine.limits.coalesce_microseconds / 1e6))
         doors = Doors(poller, Doze(loop, engine.turn, poller, lambda: engine.limits.doze_milliseconds / 1e3))
         own, anchors = OwnCertificate(files, CredentialPem.of(files)), self._anchors(engine)
         context = self._first_context(own, anchors)
-        async with contextlib.AsyncExitStack() as opened:  # What fails to open closes what was opened before it.
+        async with contextlib.AsyncExitStack() as opened:  # If one part fails to open, those opened before are closed.
             opened.push_async_callback(_send_away, engine, doors)
             listeners = listen_everywhere(self._config, engine, doors, context, opened)
             lists = RevocationLists(engine, self._config, loop.time)
@@ -184,7 +184,7 @@ class BrokerServer:
             await admin.open()
             metrics = await open_metrics(self._config, engine, own, authorities)
             opened.push_async_callback(metrics.close)
-            with contextlib.suppress(Stopped):  # Then what follows ends at once, in order.
+            with contextlib.suppress(Stopped):  # What follows then ends at once, in order.
                 await unless_stopped(self._stop, self._plugins.opened())
             look_rarely()
             stopped = asyncio.create_task(self._stop.wait())
@@ -214,7 +214,7 @@ class BrokerServer:
 
     def _heed_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         def stop() -> None:
-            if self._stop.is_set():  # A terminal may be gone, too.
+            if self._stop.is_set():  # The terminal may be gone, too.
                 return
             self._ending.within(STOP_SECONDS, 1)
             loop.call_soon_threadsafe(self._stop.set)
@@ -232,7 +232,7 @@ class BrokerServer:
         return text, parse_policy(text, str(self._config.policy_file))
 
     async def _read_anchors(self, reloader: Reloader, anchor_urls: AnchorUrls) -> None:
-        """Take the anchors as they are now where the operator has them: the looks at files and URLs are far between."""
+        """Read the anchors again, from files and URLs, which are otherwise checked only at long intervals."""
         changed = await asyncio.gather(*map(anchor_urls.fetch, anchor_urls.followed))
         if self._config.watch_files or any(changed):
             await reloader.reload({Part.TRUST}, quiet=True)
@@ -245,7 +245,7 @@ class BrokerServer:
             return None
         with importing():
             from broker.revocation.revocation_feed import (
-                RevocationFeed,  # And with it an HTTP client, for who has provisioning.
+                RevocationFeed,  # Imports an HTTP client, only needed with provisioning.
             )
 
         async def replace_own(refusal: str) -> bool:
@@ -270,7 +270,7 @@ class BrokerServer:
         return engine
 
     def _vouch(self, engine: Engine) -> None:
-        """Switch on what tells backends about certificates, where the configuration asks for it."""
+        """Enable what tells backends about certificates, if configured."""
         engine.stamps = self._config.stamp_publisher
         engine.admission.fingerprints = self._config.stamp_publisher or self._config.presence_events
         if self._config.presence_events:
@@ -278,15 +278,15 @@ class BrokerServer:
 
     async def _start_plugins(self, engine: Engine) -> None:
         if self._config.plugins:
-            from broker.plugins.program import Plugins  # And with it amqtt: who has no plugin has none of it.
+            from broker.plugins.program import Plugins  # Imports amqtt, only if there are plugins.
 
-            # Kept here, and not returned: if the broker is to stop at this moment, they are to be closed all the same.
+            # Stored here instead of returned: if the broker is to stop at this moment, they must still be closed.
             self._plugins = await Plugins.start(self._config, engine)
 
     async def _ask_elsewhere(self, anchor_urls: AnchorUrls) -> CredentialFiles:
-        """Return the broker's own credential once it and the anchors at *anchor_urls* were asked for.
+        """Return the broker's own credential, after fetching it and the anchors at *anchor_urls*.
 
-        Raises `Stopped`, and what `run` says of both.
+        Raises `Stopped`, and what `run` says about both.
         """
         files = await unless_stopped(self._stop, self._own_credential(), _ANSWER_PATIENCE)
         self._check_crl_files()
@@ -300,7 +300,7 @@ class BrokerServer:
         if config.provisioning is None:
             raise CredentialError("no certificate: give certfile and keyfile, or provisioning")
         with importing():
-            from broker.credentials import BrokerCredential, Enrolment  # And with it an EST client, for the same.
+            from broker.credentials import BrokerCredential, Enrolment  # Imports an EST client, for the same reason.
 
         enrolment = Enrolment(config.provisioning, config.cafile, config.name, self._token(), config.trust_domain)
         self._credential = BrokerCredential(config.state_dir, enrolment)
@@ -313,20 +313,20 @@ class BrokerServer:
         return self._credential.files
 
     def _token(self) -> str | None:
-        """Return the token as it is now."""
+        """Return the present token."""
         if self._config.token_file is not None:
             try:
                 token = text_of(self._config.token_file, SECRET_BYTES).strip()
                 why = "it is empty"
             except OSError as error:
-                # A token is spent at the first start; later its file may be gone.
+                # A token is spent at the first start; its file may be removed later.
                 token, why = "", error.strerror or type(error).__name__
             except UnicodeDecodeError:
                 token, why = "", "it is no text"
             if token:
                 return token
             is_told, self._no_token = self._no_token is not None, f"{self._config.token_file}: {why}"
-            if not is_told:  # Once: it is asked for at each refusal of a feed, as it may be there again.
+            if not is_told:  # Log it once: the token is read at each refusal by a feed, as it may be back.
                 log.info("no token", detail=self._no_token)
         return self._config.token.get_secret_value() if self._config.token is not None else None
 
@@ -344,11 +344,11 @@ class BrokerServer:
         return store
 
     def _anchors(self, engine: Engine) -> str:
-        """Return what OpenSSL is to believe, in PEM, as it was read when *engine* was made."""
+        """Return the anchors for OpenSSL, in PEM, as they were read when *engine* was made."""
         return (engine.admission.trust or trust_of_cafile(self._config)).anchors_pem
 
     def _context(self, credential: CredentialPem, key: Path, anchors: str) -> ssl.SSLContext:
-        """Return a context that presents *credential*, whose key came from the file *key*, and believes *anchors*."""
+        """Return a context that presents *credential*, whose key came from the file *key*, and trusts *anchors*."""
         if (warning := open_to_all.told_of(key)) is not None:
             log.warning("private key open to everybody", code="KEY_OPEN", detail=warning)
         context = server_context(
@@ -359,7 +359,7 @@ class BrokerServer:
             remembered_sessions=self._config.limits.max_connections,
             hybrid_resumption=self._config.hybrid_resumption,
         )
-        if not context.get_ca_certs():  # Of a bundle's anchors each is looked at; here somebody named the wrong file.
+        if not context.get_ca_certs():  # Bundles check each anchor themselves; here the wrong file was named.
             raise TlsConfigurationError(
                 f"{self._config.cafile} holds no CA's certificate: name the file with those of the CAs that certify "
                 "clients, or of their root"
@@ -367,7 +367,7 @@ class BrokerServer:
         return context
 
     def _first_context(self, own: OwnCertificate, anchors: str) -> ssl.SSLContext:
-        """Return a context, and say if no client will believe it today: the clock may be wrong, and will be set."""
+        """Return a context; log it if no client will accept it today: the clock may be wrong, and will be set."""
         context = self._context(own.credential, own.files.key, anchors)
         try:
             describe_certificate(own.credential, own.files.certificate)
@@ -391,7 +391,7 @@ class BrokerServer:
         return Admission(status, policy, trust_domain, self._config.any_client_id, trust)
 
     def _check_crl_files(self) -> None:
-        """Raise `TlsConfigurationError` for a file that is not there: later that is an alarm, now it is a mistake."""
+        """Raise `TlsConfigurationError` for a missing file: later that is an alarm, at the start a mistake."""
         for path in self._config.crl_files:
             if not path.exists() or not os.access(path, os.R_OK):
                 raise TlsConfigurationError(f"crlfile: {path} cannot be read; is it there?")
@@ -431,7 +431,7 @@ class BrokerServer:
 
 
 async def _call_off(listeners: list[Listener], tasks: list[asyncio.Task[Any]], plugins: Plugins | NoPlugins) -> None:
-    for listener in listeners:  # Nobody new is let in, for what follows the revocations ends with the tasks.
+    for listener in listeners:  # Admit nobody more: the tasks that follow revocations end next.
         listener.stop_accepting()
     for task in tasks:
         task.cancel()
@@ -452,7 +452,7 @@ async def _renewals(credential: BrokerCredential, reloader: Reloader) -> None:
 
 
 async def _first_failure(tasks: list[asyncio.Task[Any]], stopped: asyncio.Task[bool]) -> None:
-    """Wait until *stopped* is done; raise the error of a task that fails before."""
+    """Wait until *stopped* is done; raise the error of any task that fails before."""
     pending = set(tasks)
     while not stopped.done():
         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)

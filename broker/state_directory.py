@@ -1,7 +1,7 @@
-"""The broker's directory, as `provisioning.pki.own_directory` wants it, and what to do where a mount opens it.
+"""The broker's state directory, as `provisioning.pki.own_directory` requires it, and the remedy where a mount opens it.
 
-A volume of Kubernetes with ``fsGroup`` is opened to that group, with all that is in it, each time it is mounted:
-nothing done to its modes lasts (docs/decisions/0166-a-volume-that-is-opened-to-a-group.md).
+A Kubernetes volume with ``fsGroup`` is made accessible to that group, with everything in it, each time it is mounted:
+changed modes do not last (docs/decisions/0166-a-volume-that-is-opened-to-a-group.md).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from provisioning.pki.own_directory import ForeignDirectory
 
 
 class NoDirectory(Exception):
-    """Something else is where the directory is to be; the text names it and the setting."""
+    """The directory's path is taken by something else; the text names it and the setting."""
 
 
 def enter(config: BrokerConfig) -> None:
-    """Make the directory if it is not there; raise `ForeignDirectory` if others may write to it, or have.
+    """Create the directory if it is missing; raise `ForeignDirectory` if others may write to it, or have.
 
-    Raises `NoDirectory` where a file is in its place, or in that of one above it.
+    Raises `NoDirectory` if a file is in its place, or in that of a parent.
     """
     place = existing(config.state_dir)
     if not place.is_dir():
@@ -33,13 +33,13 @@ def enter(config: BrokerConfig) -> None:
 
 
 def check(config: BrokerConfig) -> None:
-    """Raise `ForeignDirectory` as `enter` does, and make nothing; OSError where it cannot be read."""
+    """Raise `ForeignDirectory` as `enter` does, but create nothing; OSError if it cannot be read."""
     with _advised():
         own_directory.check_own(config.state_dir, os.geteuid(), of_group=config.unsafe_group_writable_state_dir)
 
 
 def existing(directory: Path) -> Path:
-    """Return *directory*, or what of the path to it is there."""
+    """Return *directory*, or its deepest parent that exists."""
     while not directory.exists() and directory != directory.parent:
         directory = directory.parent
     return directory

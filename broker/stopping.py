@@ -1,17 +1,17 @@
-"""The end of the process: what a start waits for is called off, and what cannot be called off is given up in time.
+"""The end of the process: what a start waits for is cancelled, and what cannot be cancelled is given up in time.
 
 Theory
 ------
-A coroutine can be cancelled; a name that is being looked up cannot, nor can a plugin's work in a thread, and a plugin
-may not let itself be cancelled. The event loop and the interpreter wait for all of them before they end, so somebody
-else has to end the process: `provisioning.program.ending`.
+A coroutine can be cancelled; a name look-up cannot, nor can a plugin's work in a thread, and a plugin may resist being
+cancelled. The event loop and the interpreter wait for all of them before they end, so the process must be ended from
+outside: `provisioning.program.ending`.
 
 Rules
 -----
-1. What is given up is said, with code ``STOP_GAVE_UP``.
-2. The store is closed in order unless that itself takes too long, or a plugin holds the loop: whoever waits is not
-   waited for longer than leaves it its turn (`in_time`). What was answered is on disk in any case.
-3. SIGHUP that somebody sends reloads; that of a terminal which is closed ends the broker
+1. What is given up is logged, with code ``STOP_GAVE_UP``.
+2. The store is closed in order, unless that itself takes too long or a plugin blocks the loop: everything before it is
+   limited to a time that leaves enough for the store (`in_time`). What was answered is on disk in any case.
+3. A SIGHUP that somebody sends reloads; one from a terminal that is closed ends the broker
    (`provisioning.program.hangup`).
 """
 
@@ -34,7 +34,7 @@ Outcome = TypeVar("Outcome")
 STOP_SECONDS: Final = 25.0
 """From the signal to the end: less than a service manager waits (deploy/systemd: 30)."""
 LEFTOVER_SECONDS: Final = 1.0
-"""For what is left when everything of ours is closed: threads, and names that are being looked up."""
+"""For what remains when everything of ours is closed: threads, and name look-ups."""
 
 GIVEN_UP: Final = "names that are being looked up, or work of plugins, have not ended"
 _STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
@@ -45,9 +45,9 @@ class Stopped(Exception):
 
 
 def heed_signals(stop: Callable[[], object]) -> None:
-    """Call *stop* when SIGINT or SIGTERM comes first, whatever it interrupts, also while a plugin holds the loop.
+    """Call *stop* at the first SIGINT or SIGTERM, whatever it interrupts, even while a plugin blocks the loop.
 
-    Another one is of no account: it would give the end more time, and may come when the loop is closed.
+    Further signals are ignored: they would only delay the end, and may arrive when the loop is closed.
     """
 
     def heard(_number: int, _frame: FrameType | None) -> None:
@@ -60,9 +60,9 @@ def heed_signals(stop: Callable[[], object]) -> None:
 
 
 def heed_hangups(loop: asyncio.AbstractEventLoop, reload: Callable[[], object], stop: Callable[[], object]) -> None:
-    """Call *reload* when SIGHUP has come, or *stop* if it has because the terminal is gone.
+    """Call *reload* on SIGHUP, or *stop* if it came because the terminal is gone.
 
-    Where it was ignored when the process was started (``nohup``), nothing that becomes of a terminal stops the broker.
+    If SIGHUP was ignored when the process was started (``nohup``), losing the terminal does not stop the broker.
     """
     hangups = Hangups()
 
@@ -86,8 +86,8 @@ def _heard_already(_number: int, _frame: FrameType | None) -> None:
 async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, Outcome], grace: float = 0.0) -> Outcome:
     """Return what *work* returns, and raise what it raises; `Stopped` if *stop* is set before.
 
-    *work* then has *grace* more seconds to end by itself: an answer that is on its way may be the only one that there
-    is. After that it is cancelled, and has ended when this returns.
+    *work* then has *grace* more seconds to end by itself: an answer on its way may be the only one there is. After that
+    it is cancelled, and has ended when this returns.
     """
     doing = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())
@@ -108,9 +108,9 @@ async def unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, Outcome]
 
 
 async def in_time(what: str, work: Awaitable[object], seconds: float) -> None:
-    """Wait for *work*, *seconds* at most, and raise what it raises; if it has not ended by then, say that of *what*.
+    """Wait for *work*, at most *seconds*, and raise what it raises; if it has not ended by then, log that about *what*.
 
-    It is cancelled then, and nobody waits for it: it may not let itself be cancelled.
+    It is cancelled then, without waiting for it to end: it may resist.
     """
     doing = asyncio.ensure_future(work)
     done, _ = await asyncio.wait({doing}, timeout=seconds)

@@ -1,7 +1,7 @@
-"""What is done once a second beside the clients: deadlines, the wall clock, the garbage collector, the figures.
+"""What is done once a second besides serving clients: deadlines, wall clock, garbage collector, figures.
 
-The data path allocates much and drops it at once. What lives long is frozen, and rarely looked at: a full collection
-stops everybody.
+The data path allocates much and drops it at once. Long-lived objects are frozen, and rarely examined: a full collection
+stops everything.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _TICK = 1.0
 _SECONDS_A_TURN: Final = 0.01
 _COLLECT_SECONDS = 600.0
 _YOUNG_OBJECTS = 2_000
-"""Objects after which the young ones are looked at: about 0.1 ms, where the 50,000 that were tried cost 10 ms."""
+"""Objects after which the young generation is collected: about 0.1 ms, where 50,000, tried before, cost 10 ms."""
 
 
 def look_rarely() -> None:
-    """Have the collector look at little from now on; to be called when all is there that stays."""
+    """Make the collector do little from now on; call it when all permanent objects exist."""
     gc.freeze()
     gc.set_threshold(_YOUNG_OBJECTS, 50, 50)
 
 
 async def tick(engine: Engine, lists: RevocationLists) -> None:
-    """Do what is due in this second, and freeze what has survived it, until cancelled."""
+    """Do what is due each second, and freeze the objects that survived it, until cancelled."""
     loop = asyncio.get_running_loop()
     collected = loop.time()
     clock, everything = WallClock(collected, time.time()), Everything()
@@ -41,7 +41,7 @@ async def tick(engine: Engine, lists: RevocationLists) -> None:
         if clock.look(engine, now, time.time()):
             lists.clock_set()
         await see_to(engine, loop.time)
-        # What has survived a second is a connection, a session, a route: not looked at again until all is.
+        # What has survived a second is a connection, a session, a route: not examined again until everything is.
         if now - collected > _COLLECT_SECONDS:
             collected = now
             everything.look()
@@ -49,19 +49,19 @@ async def tick(engine: Engine, lists: RevocationLists) -> None:
 
 
 class Everything:
-    """What lives long, looked at as a whole: whether there is anything among it that only holds itself.
+    """A full collection of long-lived objects: finds those that are only kept by reference cycles.
 
-    That stops everybody, for a microsecond an object: 0.04 s for a broker that has just begun, half a second and more
-    where clients have filled the caches (decision 0191). What is dropped goes without it. So it is done only when there
-    is half as much again as there was left the last time: what only holds itself stays within that bound.
+    It stops everything for a microsecond per object: 0.04 s in a new broker, half a second and more where clients have
+    filled the caches (decision 0191). Objects without cycles are freed without it. So it only runs when there are half
+    as many objects again as were left the last time: garbage in cycles stays within that bound.
     """
 
     def __init__(self) -> None:
         self._enough = 0
-        """Objects from which on it is worth it."""
+        """The number of objects from which it is worthwhile."""
 
     def look(self) -> bool:
-        """Look at everything if there is so much more of it; return whether that was so."""
+        """Collect everything if there are that many more objects; return whether it did."""
         if gc.get_freeze_count() < self._enough:
             return False
         gc.unfreeze()
@@ -72,14 +72,14 @@ class Everything:
 
 
 async def see_to(engine: Engine, clock: Callable[[], float]) -> None:
-    """Do what is due now; after each hundredth of a second of it everybody else has a turn (decision 0191)."""
+    """Do what is due now; after each hundredth of a second of it, other clients get a turn (decision 0191)."""
     turn_ends = (now := clock()) + _SECONDS_A_TURN
     for _ in engine.duties(now):
         if clock() >= turn_ends:
             engine.turn.request()
             await asyncio.sleep(0)
             turn_ends = clock() + _SECONDS_A_TURN
-        if engine.turn.rounds.full:  # The wills of many, to very many.
+        if engine.turn.rounds.full:  # Many wills, each to very many subscribers.
             engine.turn.rounds.wait((room := asyncio.Event()).set)
             await room.wait()
             turn_ends = clock() + _SECONDS_A_TURN

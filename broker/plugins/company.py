@@ -1,12 +1,12 @@
-"""The plugins of one broker from start to end: made, started, told of events, stopped, closed.
+"""The plugins of one broker, from start to end: created, started, told of events, stopped, closed.
 
 Rules
 -----
-1. A plugin that cannot be made, or raises in ``on_broker_pre_start`` or ``on_broker_post_start``, ends the start of the
-   broker: half a configuration does not run. After that, whatever a plugin does concerns it alone.
-2. At the end each hears of the end (`pre_shutdown`), of what happened until then, of the end again (`post_shutdown`),
-   and is closed; each step has the same time-out. So it is when the start fails, or is called off: who has not been
-   told of it by then is closed and nothing else.
+1. A plugin that cannot be created, or raises in ``on_broker_pre_start`` or ``on_broker_post_start``, ends the broker's
+   start: half a configuration does not run. After that, whatever a plugin does only affects itself.
+2. At the end each plugin is told that the broker stops (`pre_shutdown`), then the remaining events, then that it has
+   stopped (`post_shutdown`), and is closed; each step has the same time-out. The same happens if the start fails or is
+   cancelled; a plugin that had not been told of the start by then is only closed.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from broker.plugins.logs import LOGGER, Complaints
 from broker.plugins.watch import Watch
 
 _AT_START = 30.0
-"""Seconds that one plugin may take to start: a database is made, a service is asked."""
+"""Seconds for one plugin to start: it may create a database, or ask a service."""
 _MESSAGES = frozenset({BrokerEvents.MESSAGE_RECEIVED, BrokerEvents.MESSAGE_BROADCAST})
 _PACKETS = frozenset({MQTTEvents.PACKET_RECEIVED, MQTTEvents.PACKET_SENT})
 
 
 class Member:
-    """One plugin, and what it is told."""
+    """One plugin, and the events for it."""
 
     def __init__(self, path: str, plugin: BasePlugin[Any], events: PluginEvents) -> None:
         self.path = path
@@ -44,14 +44,14 @@ class Member:
 
     @property
     def kinds(self) -> list[str]:
-        """What it is asked and told."""
+        """The kinds of questions and events it takes."""
         kinds = ["authenticate"] if isinstance(self.plugin, BaseAuthPlugin) else []
         kinds += ["topic_filtering"] if isinstance(self.plugin, BaseTopicPlugin) else []
         return kinds + sorted(self.events.handlers)
 
 
 class Company:
-    """All of them."""
+    """All plugins."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Company:
         most_events: Callable[[], int],
         patience: float,
     ) -> None:
-        """Make the plugins that are *wanted*, each with a copy of *context*. Raises `PluginError`."""
+        """Create the plugins that are *wanted*, each with a copy of *context*. Raises `PluginError`."""
         context.loop = asyncio.get_running_loop()
         self.members: list[Member] = []
         for each in wanted:
@@ -74,7 +74,7 @@ class Company:
         self.looks_at_messages = any(_MESSAGES & member.events.handlers.keys() for member in self.members)
         self.looks_at_packets = any(_PACKETS & member.events.handlers.keys() for member in self.members)
         self._begun: list[Member] = []
-        """Those that have been told, or are being told, that the broker is about to listen."""
+        """The plugins that have been, or are being, told that the broker is about to listen."""
         self._parting = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -88,7 +88,7 @@ class Company:
         return [{"path": m.path, "hooks": m.kinds, "events_waiting": len(m.events)} for m in self.members]
 
     def tell(self, event: str, **facts: Any) -> None:
-        """Tell each plugin that wants to know of *event*."""
+        """Tell each plugin that wants it about *event*."""
         for member in self.members:
             member.events.tell(event, **facts)
 
@@ -129,7 +129,7 @@ class Company:
         await self._each(BrokerEvents.PRE_SHUTDOWN)
 
     async def close(self) -> None:
-        """Tell what is left to tell, then that the broker has stopped, and close every plugin."""
+        """Deliver the remaining events, then report that the broker has stopped, and close every plugin."""
         if not self._parting:
             await self.pre_shutdown()
         await asyncio.gather(*(member.events.drained() for member in self.members if self._tasks))
@@ -145,7 +145,7 @@ class Company:
 
 
 def _handlers(path: str, plugin: BasePlugin[Any]) -> dict[str, Handler]:
-    """Return what *plugin* wants to be told, by event."""
+    """Return the handlers of *plugin*, by event."""
     found: dict[str, Handler] = {}
     for event in (*BrokerEvents, *MQTTEvents):
         handler = getattr(plugin, f"on_{event}", None)

@@ -2,24 +2,24 @@
 
 =================== ==========================================================================================
 broadcast_message   publishes; *qos* is the message's own, and a subscription may lower it [MQTT-3.8.4-8]
-retain_message      keeps a message for those who subscribe later, on disk, but for topics below ``$SYS``
+retain_message      keeps a message for later subscribers, on disk, except for topics below ``$SYS``
 sessions            every session, connected or kept
-get_session         by client identifier, before which stands the trust domain of whoever is not of the broker's own;
-                    of several roles the first of device, broker, service, operator
+get_session         by client identifier, preceded by the trust domain if that is not the broker's own; of several
+                    roles the first of device, broker, service, operator
 retained_messages   read-only
-subscriptions       a copy of what there is
-add_subscription    for a session that exists, where our policy permits it; else `Denied`
+subscriptions       a copy of the present ones
+add_subscription    for an existing session, if our policy permits it; else `Denied`
 config              the plugin's own `Config`
-logger, loop        a logger that writes into the broker's log; the broker's event loop
+logger, loop        a logger that writes to the broker's log; the broker's event loop
 =================== ==========================================================================================
 
 Rules
 -----
-1. A plugin is the operator's own program, but it is not above the policy: nobody gets a subscription through it that
-   the policy would not grant, and no session comes to be without a certificate.
-2. The broker publishes figures of its own below ``$SYS/broker/``. Where a plugin publishes one of the same name, the
-   plugin's is the only one; but ``version`` names the program that runs, and a plugin's is dropped.
-3. What is not offered raises `NotOffered`; a topic or a message that cannot be, `ValueError`.
+1. A plugin is the operator's own program, but not above the policy: it cannot give anybody a subscription that the
+   policy would not grant, and no session exists without a certificate.
+2. The broker publishes its own figures below ``$SYS/broker/``. If a plugin publishes one of the same name, it replaces
+   the broker's; except ``version``, which names the running program: a plugin's is dropped.
+3. What is not offered raises `NotOffered`; an invalid topic or message, `ValueError`.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ _ROLES = list(Role)
 
 
 class _NoBroker:
-    """Stands where amqtt's broker would be."""
+    """Takes the place of amqtt's broker."""
 
     def __getattr__(self, name: str) -> NoReturn:
         raise NotOffered(f"_broker_instance.{name}: there is no amqtt broker here; use BrokerContext's own methods")
 
 
 class HostedContext(BrokerContext):
-    """What the plugins of one broker share; each has a copy with its own `config` and `logger`."""
+    """The shared context of one broker's plugins; each has a copy with its own `config` and `logger`."""
 
     def __init__(self, engine: Engine, hosted: Hosted, figures: set[str], clock: Callable[[], float]) -> None:
         super().__init__(_NoBroker())
@@ -67,13 +67,13 @@ class HostedContext(BrokerContext):
         self._clock = clock
 
     async def broadcast_message(self, topic: str, data: bytes, qos: int | None = None) -> None:
-        """Publish *data* to whoever subscribes to *topic*. Raises `ValueError`."""
+        """Publish *data* to the subscribers of *topic*. Raises `ValueError`."""
         message = self._message(topic, data, QoS.EXACTLY_ONCE if qos is None else qos)
         if self._is_plugins(topic):
             self._engine.publish_own(message, self._clock())
 
     async def retain_message(self, topic_name: str, data: bytes | bytearray, qos: int | None = None) -> None:
-        """Keep *data* for those who subscribe to *topic_name* later; none forgets it. Raises `ValueError`."""
+        """Keep *data* for later subscribers of *topic_name*; no data deletes it. Raises `ValueError`."""
         message = self._message(topic_name, bytes(data or b""), qos or 0, retain=True)
         if topic_name.startswith(_NOT_STORED):
             if self._is_plugins(topic_name):
@@ -98,7 +98,7 @@ class HostedContext(BrokerContext):
 
     @property
     def subscriptions(self) -> dict[str, Subscribers]:
-        """Who has subscribed to each topic filter."""
+        """The subscribers of each topic filter."""
         return subscriptions(self._engine, self._hosted)
 
     async def add_subscription(self, client_id: str, topic: str | None, qos: int | None) -> None:
@@ -118,7 +118,7 @@ class HostedContext(BrokerContext):
         self._engine.subscribe(session, Subscription(request.filter, request.qos))
 
     def _is_plugins(self, topic: str) -> bool:
-        """Whether plugins may publish to *topic*, which is theirs from now on if it is one of the broker's figures."""
+        """Whether plugins may publish to *topic*; if it is one of the broker's figures, they own it from now on."""
         if topic.startswith(FIGURES):
             if topic == FIGURES + VERSION:
                 return False

@@ -1,4 +1,4 @@
-"""What goes wrong with plugins: in the settings, and in what a plugin asks of the broker."""
+"""Errors with plugins: in the settings, and in what a plugin requests from the broker."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import asyncio
 
 
 class PluginError(Exception):
-    """A plugin of the settings cannot be used; the text names the setting and the remedy."""
+    """A configured plugin is unusable; the text names the setting and the remedy."""
 
 
 class NotOffered(NotImplementedError):
-    """A plugin asks for what this broker does not offer to plugins; the text says why, and what to do instead."""
+    """A plugin requests something that this broker does not offer; the text gives the reason and the alternative."""
 
 
 class Denied(PermissionError):
-    """A plugin asks for what the broker's own rules do not permit; the text says which."""
+    """A plugin requests something that the broker's own rules do not permit; the text says which."""
 
 
 def is_a_plugin_s(error: BaseException) -> bool:
-    """Whether a plugin has raised *error*, met where one is called, so that it concerns that plugin alone.
+    """Whether a plugin raised *error*, caught where one is called, so that it affects that plugin alone.
 
-    A library of its own may want to end the program, or hand on that a task of its own was cancelled; neither is for
-    the broker. Whether it is the broker's own task that is cancelled, that task knows.
+    A library in it may try to exit the program, or pass on the cancellation of a task of its own; neither may reach the
+    broker. Whether the broker's own task is being cancelled, that task knows.
     """
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()

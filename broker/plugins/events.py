@@ -1,19 +1,19 @@
-"""One plugin's events: they wait in a bounded queue, and are told one after the other.
+"""One plugin's events: they wait in a bounded queue, and are delivered one after the other.
 
 Theory
 ------
-amqtt starts a task for each event and each plugin, without a bound and without an order. Here each plugin has one task
-that takes its events in order. A plugin that is slow, hangs or raises concerns itself alone: an event that takes longer
-than the time-out is given up, an exception is logged, and the next event comes.
+amqtt starts a task per event and plugin, without bound or order. Here each plugin has one task that handles its events
+in order. A plugin that is slow, hangs or raises only affects itself: an event that takes longer than the time-out is
+abandoned, an exception is logged, and the next event follows.
 
 Rules
 -----
-1. At most `most` events wait. While there is no room, publishers are held (`holds`), until there is or somebody gives
-   up (`give_up`): then what there is no room for is dropped, and counted, until half of the queue is empty.
+1. At most `most` events wait. While the queue is full, publishers are held (`holds`), until there is room or one gives
+   up (`give_up`): then what does not fit is dropped and counted, until half of the queue is empty.
 2. A call is cancelled when its time is over. What it has done by then stays done.
-3. Whatever a plugin raises stays there, an end of the program and a cancellation of its own too.
-4. `drained` waits until everything is told that waits, so that a plugin hears the end of the story; then the plugin is
-   closed, with the same time-out.
+3. Whatever a plugin raises stays there, including an exit of the program and a cancellation of its own.
+4. `drained` waits until all waiting events are delivered, so that a plugin sees the end; then the plugin is closed,
+   with the same time-out.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from broker.plugins.logs import Complaints, guarded
 from broker.plugins.watch import Watch
 
 Handler = Callable[..., Coroutine[Any, Any, object]]
-"""A method of a plugin's, defined with ``async def``."""
+"""A method of a plugin, defined with ``async def``."""
 
 
 class PluginEvents:
-    """What one plugin is told."""
+    """The events for one plugin."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class PluginEvents:
         complaints: Complaints,
         watch: Watch,
     ) -> None:
-        """Tell the plugin *name* of the events that *handlers* are for, each for *patience* seconds at most."""
+        """Deliver events to the plugin *name* through *handlers*, each within *patience* seconds."""
         self.name = name
         self.handlers = handlers
         self._most = most
@@ -68,11 +68,11 @@ class PluginEvents:
 
     @property
     def holds(self) -> bool:
-        """Whether whoever makes events should wait."""
+        """Whether sources of events should wait."""
         return self.full and not self._given_up
 
     def give_up(self) -> None:
-        """Hold nobody any more until half of the queue is empty."""
+        """Hold nobody until half of the queue is empty."""
         self._given_up = self.full
 
     def when_room(self, call: Callable[[], None]) -> None:
@@ -80,7 +80,7 @@ class PluginEvents:
         self._room.append(call)
 
     def tell(self, event: str, **facts: Any) -> None:
-        """Let the plugin know of *event*, if it wants to."""
+        """Queue *event* for the plugin, if it wants it."""
         if event not in self.handlers:
             return
         if self.full:
@@ -91,7 +91,7 @@ class PluginEvents:
         self._news.set()
 
     async def run(self) -> None:
-        """Tell what waits, until cancelled."""
+        """Deliver waiting events, until cancelled."""
         while True:
             await self._news.wait()
             self._news.clear()
@@ -107,7 +107,7 @@ class PluginEvents:
             self._idle.set()
 
     async def call(self, event: str, handler: Handler, **facts: Any) -> None:
-        """Call *handler* and wait for it, for as long as it may take."""
+        """Call *handler* and wait for it, within the time-out."""
         try:
             async with asyncio.timeout(self._patience):
                 await self._watch.watched(self.name, event, handler(**facts))
@@ -121,7 +121,7 @@ class PluginEvents:
             self._complaints.tell(RefusalCode.PLUGIN_FAILED, self.name, "plugin has raised", error, hook=event)
 
     async def drained(self) -> None:
-        """Wait until everything is told that waits, for as long as one event may take."""
+        """Wait until all waiting events are delivered, at most as long as one event may take."""
         try:
             async with asyncio.timeout(self._patience):
                 await self._idle.wait()

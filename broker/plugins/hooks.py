@@ -1,18 +1,18 @@
-"""What a plugin's hooks are called, and with what: the methods that amqtt asks and tells.
+"""The names and arguments of a plugin's hooks: the methods that amqtt calls.
 
 Theory
 ------
-amqtt finds out when it calls: a hook that is misspelt is never called, and one that does not take what it is given
-raises each time. For a plugin that is asked that means nobody gets in, for one that is told that it hears nothing. All
-of that is in the class, so it is said before the broker starts (``--test-config``).
+amqtt finds out only at the call: a misspelt hook is never called, and one with the wrong arguments raises each time.
+For a plugin that decides, that means nobody is admitted; for one that listens, that it learns nothing. All of this is
+visible in the class, so it is checked before the broker starts (``--test-config``).
 
 Rules
 -----
-1. ``on_broker_…`` and ``on_mqtt_…`` are amqtt's names: one that is no event is a mistake. Any other method is the
+1. ``on_broker_…`` and ``on_mqtt_…`` are amqtt's names: one that is not an event is a mistake. Any other method is the
    plugin's own business.
-2. Hooks take their arguments by name. One may leave nothing out that it is given, and need nothing beyond it.
+2. Hooks take their arguments by name. A hook must accept every argument that it is given, and require no others.
 
-Does not handle: what an instance has that its class does not (`broker.plugins.company` looks for its coroutines).
+Does not handle: attributes that only an instance has (`broker.plugins.company` looks for its coroutines).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ QUESTIONS: Final = (
     (BaseAuthPlugin, "authenticate", ("session",)),
     (BaseTopicPlugin, "topic_filtering", ("session", "topic", "action")),
 )
-"""What a plugin of a kind is asked, and with what."""
+"""The questions to each kind of plugin, with their arguments."""
 EVENTS: Final[dict[str, tuple[str, ...]]] = {
     "on_broker_pre_start": (),
     "on_broker_post_start": (),
@@ -46,12 +46,12 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
     "on_mqtt_packet_received": ("packet", "session"),
     "on_mqtt_packet_sent": ("packet", "session"),
 }
-"""What a plugin is told, and with what."""
+"""The events for plugins, with their arguments."""
 _OF_AMQTT = ("on_broker_", "on_mqtt_")
 
 
 def check_hooks(path: str, plugin_class: type[BasePlugin[Any]]) -> None:
-    """Raise `PluginError` if the class at *path* has a hook that would not be called, or could not be."""
+    """Raise `PluginError` if the class at *path* has a hook that would not, or could not, be called."""
     for kind, name, given in QUESTIONS:
         if issubclass(plugin_class, kind):
             _check(path, plugin_class, name, given)
@@ -70,7 +70,7 @@ def _check(path: str, plugin_class: type[BasePlugin[Any]], name: str, given: tup
     if not iscoroutinefunction(getattr(plugin_class, name)):
         raise PluginError(f"plugins: {path}: {name} must be defined with 'async def'")
     hook = getattr_static(plugin_class, name)
-    if not isinstance(hook, FunctionType):  # Decorated, or no function of the class: its call will tell.
+    if not isinstance(hook, FunctionType):  # Decorated, or not a plain function: only a call can tell.
         return
     try:
         signature(hook).bind(None, **dict.fromkeys(given))

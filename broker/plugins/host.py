@@ -1,24 +1,25 @@
-"""The host of amqtt's plugins: what the broker asks and tells (`broker.engine.extension`), passed on to them.
+"""The host of amqtt's plugins: passes the broker's questions and events (`broker.engine.extension`) on to them.
 
 Theory
 ------
 Plugins are coroutines; the broker's engine waits for nothing. So a question to a plugin is an `Inquiry` (a client's
 packet waits for it, and nothing behind that packet is read), and an event is put into the plugin's queue
-(`broker.plugins.events`). What topic plugins answer is remembered for a while (`broker.plugins.verdicts`), so that a
-device that publishes to its topic every second is asked about now and then, not every second.
+(`broker.plugins.events`). Answers of topic plugins are cached for a while (`broker.plugins.verdicts`), so that for a
+device that publishes to its topic every second they are asked now and then, not every second.
 
-A message is asked about as a whole when it comes: whether its publisher may publish it, and whether each subscriber may
-receive it. When all of that is known it is routed in one go, and each session asks once more (`permits`), which is a
-look-up. So the order of a publisher's messages stays, and what is acknowledged is on disk, as without plugins.
+All questions about a message are asked when it arrives: whether its publisher may publish it, and whether each
+subscriber may receive it. When all answers are known it is routed at once, and each session checks again (`permits`),
+which is a look-up. So the order of a publisher's messages is kept, and what is acknowledged is on disk, as without
+plugins.
 
 Rules
 -----
 1. Plugins see nothing that the broker's own rules refuse: no client, no message, no subscription.
-2. Plugins run in the broker's event loop, as in amqtt. One that blocks it (``time.sleep``) stops the broker while it
-   does: `broker.plugins.watch` says which it was.
+2. Plugins run in the broker's event loop, as in amqtt. One that blocks it (``time.sleep``) stops the broker meanwhile:
+   `broker.plugins.watch` reports which one it was.
 
 Handles: every event of amqtt's broker, packets with their type and length only. Does not handle:
-``broker_retained_message`` for what waits for a client that is away (amqtt tells of that too).
+``broker_retained_message`` for messages queued for a client that is away (amqtt reports those too).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from broker.routing.shared import ShareGroup
 from broker.session.session import Session
 
 _ROOM_SECONDS = 1.0
-"""How long a publisher is held because a plugin has not heard yet of what came before."""
+"""How long a publisher is held because a plugin has not handled the earlier events yet."""
 _SAID = {
     RefusalCode.REFUSED_BY_PLUGIN: "REFUSED_BY_PLUGIN: a plugin does not permit it",
     RefusalCode.PLUGIN_FAILED: "PLUGIN_FAILED: a plugin that must be asked has not answered; try again later",
@@ -53,7 +54,7 @@ _SAID = {
 
 
 class Newcomer(Inquiry):
-    """A question about a client that is not let in yet, and how plugins see it."""
+    """A question about a client that is not admitted yet, and the client as plugins see it."""
 
     __slots__ = ("session",)
 
@@ -66,7 +67,7 @@ class PluginHost:
     """The plugins of one broker, as an `Extension`."""
 
     def __init__(self, engine: Engine, *, claimed_names: bool, keeps_passwords: bool = False) -> None:
-        """With *claimed_names* plugins see the user names of CONNECT, which one of them is said to check.
+        """With *claimed_names* plugins see the user names in CONNECT, which one of them is expected to check.
 
         With *keeps_passwords* they see its password as long as the client is connected.
         """
@@ -80,7 +81,7 @@ class PluginHost:
         self._questions: Questions
 
     def attach(self, company: Company, questions: Questions) -> None:
-        """Begin to ask and to tell *company*."""
+        """Begin to ask and notify *company*."""
         self._company = company
         self._questions = questions
         self._engine.extension = self
@@ -90,12 +91,12 @@ class PluginHost:
 
     @property
     def looks_at_messages(self) -> bool:
-        """Whether each message concerns a plugin."""
+        """Whether plugins want each message."""
         return self._company.looks_at_messages or bool(self._questions.topic_plugins)
 
     @property
     def looks_at_packets(self) -> bool:
-        """Whether each packet does."""
+        """Whether plugins want each packet."""
         return self._company.looks_at_packets
 
     def describe(self) -> list[dict[str, object]]:
@@ -103,7 +104,7 @@ class PluginHost:
         return self._company.describe()
 
     def hosted(self, session: Session) -> HostedSession:
-        """Return how plugins see *session*."""
+        """Return *session* as plugins see it."""
         found = self._sessions.get(session)
         if found is None:
             named = self._engine.admission.name_of(session.owner)
@@ -118,7 +119,7 @@ class PluginHost:
         for session in [each for each in self._sessions if not self._engine.registry.has(each)]:
             del self._sessions[session]
 
-    # Who is let in
+    # Admission
 
     def authenticate(self, connection: Client, client_id: str, packet: Connect) -> Inquiry | None:
         """Ask every authentication plugin."""
@@ -144,7 +145,7 @@ class PluginHost:
     # Topics
 
     def ask_subscribe(self, session: Session, filters: Sequence[str]) -> Inquiry | None:
-        """Ask what is not known of subscribing to *filters*."""
+        """Ask what is unknown about subscribing to *filters*."""
         hosted = self.hosted(session)
         if not self._questions.topic_plugins:
             return None
@@ -154,7 +155,7 @@ class PluginHost:
         return self._questions.ask([(self.hosted(session), Action.RECEIVE, message.topic.decode())])
 
     def ask_publish(self, session: Session, topic: str, receivers: Sequence[Subscriber]) -> Inquiry | None:
-        """Ask what is not known of publishing, and receiving, a message of *topic*; or wait for room."""
+        """Ask what is unknown about publishing and receiving a message of *topic*; or wait for room."""
         if self._company.looks_at_messages and (holding := self._company.holding()):
             return self._wait_for_room(holding)
         if not self._questions.topic_plugins:
@@ -162,7 +163,7 @@ class PluginHost:
         return self._questions.ask([(self.hosted(session), Action.PUBLISH, topic), *self._receiving(topic, receivers)])
 
     def ask_will(self, session: Session, topic: str, receivers: Sequence[Subscriber]) -> Inquiry | None:
-        """Ask the same of a will, of the client that has left it: who has come meanwhile is not whom it is of."""
+        """Ask the same about a will and the client that left it, not about one that has connected meanwhile."""
         if not self._questions.topic_plugins:
             return None
         hosted = self.hosted(session)
@@ -197,13 +198,13 @@ class PluginHost:
         return room
 
     def ask_receivers(self, topic: bytes, receivers: Sequence[Subscriber]) -> Inquiry | None:
-        """Ask what is not known of receiving a message of *topic*."""
+        """Ask what is unknown about receiving a message of *topic*."""
         if not self._questions.topic_plugins:
             return None
         return self._questions.ask(self._receiving(topic.decode(), receivers))
 
     def refusal(self, session: Session, action: Action, topic: str) -> tuple[ReasonCode, str] | None:
-        """Return what was last found out; see `Extension.refusal`."""
+        """Return the latest verdict; see `Extension.refusal`."""
         if not self._questions.topic_plugins:
             return None
         code = self._questions.known(self.hosted(session), action, topic)
@@ -219,10 +220,10 @@ class PluginHost:
             sessions += [member for member in members if isinstance(member, Session)]
         return [(self.hosted(session), Action.RECEIVE, topic) for session in sessions]
 
-    # What is told
+    # Events
 
     def connected(self, connection: Client, session: Session, packet: Connect) -> None:
-        """Tell that a client is let in."""
+        """Report that a client was admitted."""
         hosted, client = self.hosted(session), self._client_of(session)
         hosted.of = session
         if connection.peer is not None:
@@ -236,7 +237,7 @@ class PluginHost:
         self._company.tell("broker_client_connected", client_id=client, client_session=hosted)
 
     def disconnected(self, session: Session) -> None:
-        """Tell that a client is gone."""
+        """Report that a client has left."""
         hosted = self.hosted(session)
         hosted.set_connected(False)
         hosted.password = None
@@ -246,33 +247,33 @@ class PluginHost:
             del self._sessions[session]
 
     def subscribed(self, session: Session, topic_filter: str, qos: int) -> None:
-        """Tell of a subscription."""
+        """Report a subscription."""
         client = self._client_of(session)
         self._company.tell("broker_client_subscribed", client_id=client, topic=topic_filter, qos=int(qos))
 
     def unsubscribed(self, session: Session, topic_filter: str) -> None:
-        """Tell of the end of one."""
+        """Report the end of one."""
         client = self._client_of(session)
         self._company.tell("broker_client_unsubscribed", client_id=client, topic=topic_filter)
 
     def received(self, session: Session, topic: str, packet: Publish) -> None:
-        """Tell of a message that is permitted: that it came, and that it goes to its subscribers."""
+        """Report a permitted message: that it arrived, and that it goes to its subscribers."""
         if self._company.looks_at_messages:
             message, client = ReceivedMessage(topic, packet), self._client_of(session)
             self._company.tell("broker_message_received", client_id=client, message=message)
             self._company.tell("broker_message_broadcast", client_id=client, message=message)
 
     def retained(self, message: Message) -> None:
-        """Tell of a message that is kept, or forgotten."""
+        """Report a message that was retained, or deleted."""
         self._company.tell("broker_retained_message", client_id=None, retained_message=kept_message(message))
 
     def packet_received(self, session: Session | None, first: int, size: int) -> None:
-        """Tell of a packet from a client."""
+        """Report a packet from a client."""
         hosted = None if session is None else self.hosted(session)
         self._company.tell("mqtt_packet_received", packet=SeenPacket(first, size), session=hosted)
 
     def packet_sent(self, session: Session | None, first: int, size: int) -> None:
-        """Tell of a packet to a client."""
+        """Report a packet to a client."""
         hosted = None if session is None else self.hosted(session)
         self._company.tell("mqtt_packet_sent", packet=SeenPacket(first, size), session=hosted)
 

@@ -2,10 +2,10 @@
 
 Rules
 -----
-1. Whatever is wrong with the setting is found without making an instance: ``--test-config`` does just that.
-2. A plugin's `Config` is filled in as amqtt does it, strictly; a text is taken for an enumeration's value or a path
-   where one of these is wanted, since TOML has neither.
-3. An error names the plugin, what is wrong with it, and what to do.
+1. All errors in the setting are found without creating an instance: ``--test-config`` does just that.
+2. A plugin's `Config` is filled in as in amqtt, strictly; a text is converted to an enumeration or a path where one of
+   these is required, since TOML has neither.
+3. An error names the plugin, the problem and the remedy.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from broker.plugins.errors import PluginError
 from broker.plugins.hooks import check_hooks
 
 _EXTRA = {"aiohttp", "aiosqlite", "bcrypt", "greenlet", "jwt", "mergedeep"}
-"""What amqtt's own contributed plugins need, and the extra ``amqtt-contrib`` of this distribution installs."""
+"""Packages that amqtt's own contributed plugins need; this distribution's extra ``amqtt-contrib`` installs them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One plugin of the settings: its dotted path, its class, and its configuration."""
+    """One configured plugin: its dotted path, its class, and its configuration."""
 
     path: str
     plugin_class: type[BasePlugin[Any]]
@@ -39,11 +39,11 @@ class Wanted:
 
     @property
     def name(self) -> str:
-        """What it is called in the log: the name of its class."""
+        """Its name in the log: that of its class."""
         return self.plugin_class.__name__
 
     def make(self, context: BaseContext) -> BasePlugin[Any]:
-        """Return an instance that has *context*. Raises `PluginError`."""
+        """Return an instance with *context*. Raises `PluginError`."""
         context.config = self.config
         try:
             return self.plugin_class(context)
@@ -55,7 +55,7 @@ class Wanted:
 
 
 def find_plugins(settings: Mapping[str, Mapping[str, Any]]) -> list[Wanted]:
-    """Return what *settings* ask for, in their order. Raises `PluginError`."""
+    """Return the plugins in *settings*, in their order. Raises `PluginError`."""
     return [_find(path, config) for path, config in settings.items()]
 
 
@@ -64,7 +64,7 @@ def _find(path: str, config: Mapping[str, Any]) -> Wanted:
         found = import_string(path)
     except ImportError as error:
         raise PluginError(f"plugins: {path} cannot be imported: {error}; {_import_remedy(error)}") from error
-    except Exception as error:  # Whatever the module does when it is imported.
+    except Exception as error:  # Importing the module may raise anything.
         raise PluginError(f"plugins: {path} cannot be imported: {type(error).__name__}: {error}") from error
     if not isinstance(found, type) or not issubclass(found, BasePlugin):
         raise PluginError(

@@ -1,10 +1,10 @@
-"""What plugins say, and what is said of them, in the broker's log.
+"""Log lines from plugins, and about them, in the broker's log.
 
 Rules
 -----
-1. amqtt's plugins log through `logging`; each line becomes an event of ours with the logger's name.
-2. Whatever clients or plugins can cause without end is told `_MOST` times a minute for each plugin and code; then how
-   often it was not told. Counted is all of it (`Metrics.plugin_outcomes`).
+1. amqtt's plugins log through `logging`; each record becomes an event of ours with the logger's name.
+2. Events that clients or plugins can cause endlessly are logged `_MOST` times a minute per plugin and code; then how
+   many were left out. All are counted (`Metrics.plugin_outcomes`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MINUTE = 60.0
 
 
 class _Forward(logging.Handler):
-    """Writes records of `logging` into the broker's log."""
+    """Writes records of `logging` to the broker's log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one."""
@@ -34,7 +34,7 @@ class _Forward(logging.Handler):
 
 
 def forward_logs(level: str) -> None:
-    """Let what plugins and amqtt log from *level* on appear in the broker's log."""
+    """Forward log records of plugins and amqtt, from *level* on, to the broker's log."""
     for name in (LOGGER, "amqtt"):
         logger = logging.getLogger(name)
         logger.setLevel(level.upper())
@@ -44,7 +44,7 @@ def forward_logs(level: str) -> None:
 
 
 def guarded(call: Callable[[], None]) -> None:
-    """Let go on who has waited; a defect that one of them meets must not take the others with it."""
+    """Resume what was waiting; a bug met by one of them must not affect the others."""
     try:
         call()
     except Exception:
@@ -59,16 +59,16 @@ def _words(error: BaseException) -> str:
 
 
 class Complaints:
-    """Tells of refusals and failures, a bounded number of times."""
+    """Reports refusals and failures, a limited number of times."""
 
     def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
         self._metrics = metrics
         self._clock = clock
         self._told: dict[tuple[str, str], tuple[float, int]] = {}
-        """By plugin and code: since when is counted, and how many there were since."""
+        """By plugin and code: the beginning of the count, and the number since."""
 
     def tell(self, code: str, plugin: str, text: str, error: BaseException | None = None, **facts: object) -> None:
-        """Count *code*, and log it with *text* and *facts* unless the same was said often enough."""
+        """Count *code*, and log it with *text* and *facts* unless the limit is reached."""
         self._metrics.plugin_outcomes[code] += 1
         now = self._clock()
         since, times = self._told.get((plugin, code), (now, 0))

@@ -6,17 +6,17 @@ import asyncio
 
 
 class NoPlugins:
-    """What `broker.plugins.program.Plugins` is where there are some."""
+    """Takes the place of `broker.plugins.program.Plugins`."""
 
     async def opened(self) -> None:
-        """Tell nobody that the broker listens."""
+        """Do nothing when the broker listens."""
 
     async def run(self) -> None:
         """Do nothing until cancelled."""
         await asyncio.Event().wait()
 
     async def closing(self) -> None:
-        """Tell nobody that the broker is about to stop."""
+        """Do nothing when the broker is about to stop."""
 
     async def close(self) -> None:
-        """Close nothing."""
+        """Do nothing."""

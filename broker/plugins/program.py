@@ -1,10 +1,10 @@
-"""Plugins as the broker's process has them: from its settings, through its life, to their end. The way in from outside.
+"""Plugins in the broker's process: from its settings, through its life, to their end. The entry point of the package.
 
 Rules
 -----
-1. This module, and with it amqtt, is imported only where the setting ``plugins`` is not empty.
-2. They are made before anything listens; what they cannot do then ends the start. They are closed after the last client
-   has gone, and before the store is; whatever ends the start, too.
+1. This module, and with it amqtt, is imported only if the setting ``plugins`` is not empty.
+2. Plugins are created before anything listens; an error in that ends the start. They are closed after the last client
+   has left, and before the store is closed; also when the start fails.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Plugins:
 
     @classmethod
     async def start(cls, config: BrokerConfig, engine: Engine) -> Plugins:
-        """Make the plugins of *config*, attach them to *engine*, and start them. Raises `PluginError`."""
+        """Create the plugins of *config*, attach them to *engine*, and start them. Raises `PluginError`."""
         forward_logs(config.log_level)
         loop = asyncio.get_running_loop()
         complaints = Complaints(engine.metrics, loop.time)
@@ -79,21 +79,21 @@ class Plugins:
         return cls(company, questions, host, watch)
 
     async def opened(self) -> None:
-        """Tell the plugins that the broker listens. Raises `PluginError`."""
+        """Tell plugins that the broker listens. Raises `PluginError`."""
         await self._company.post_start()
 
     async def run(self) -> None:
-        """Forget from time to time what is over, until cancelled."""
+        """Periodically drop what is no longer needed, until cancelled."""
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
             self._host.sweep()
 
     async def closing(self) -> None:
-        """Tell the plugins that the broker is about to stop."""
+        """Tell plugins that the broker is about to stop."""
         await self._company.pre_shutdown()
 
     async def close(self) -> None:
-        """Stop asking, tell the rest, and close the plugins."""
+        """Stop asking, deliver the remaining events, and close the plugins."""
         await self._questions.close()
         await self._company.close()
         self._watch.close()

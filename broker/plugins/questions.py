@@ -1,13 +1,13 @@
-"""Questions to plugins: who is let in, and who may do what with a topic; bounded in time, in number, and remembered.
+"""Questions to plugins: who is admitted, and who may use which topic; bounded in time and number, and cached.
 
 Rules
 -----
-1. Plugins are asked all at once. One that says no, or nothing (None), refuses a topic; for `authenticate` None is no
-   answer, and at least one has to say yes. One that raises, takes too long, or says anything else, refuses: it fails
-   closed. A coroutine that somebody forgot to await is true, too, as Python sees it.
-2. At most `_AT_ONCE` questions are put at a time. Whoever gets no turn in time is refused, and who comes while
-   `limits.max_plugin_verdicts` wait. The same question is put once, however many packets wait for it.
-3. A refusal is counted and logged where it is found out, with a stable code and the plugin's name, not once a message.
+1. All plugins are asked at once. For topics, one that answers no, or nothing (None), refuses; for `authenticate` None
+   is no answer, and at least one plugin must say yes. One that raises, takes too long, or returns anything else,
+   refuses: it fails closed. (To Python, a coroutine that was not awaited is true, too.)
+2. At most `_AT_ONCE` questions are asked at a time. A question that gets no turn in time is refused, and so is a new
+   one while `limits.max_plugin_verdicts` wait. The same question is asked once, however many packets wait for it.
+3. A refusal is counted and logged when it is found out, with a stable code and the plugin's name, not per message.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from broker.plugins.watch import Watch
 log = structlog.get_logger("broker")
 
 Wanted = tuple[HostedSession, Action, str]
-"""Who, what, and which topic."""
+"""Session, action and topic."""
 P = TypeVar("P", bound=BasePlugin[Any])
 _AT_ONCE = 100
 _FAILURE_SECONDS = 1.0
-"""How long a failure counts as an answer: for the packet that waits, and not much longer."""
+"""How long a failure counts as an answer: for the waiting packet, and not much longer."""
 
 
 class Questions:
-    """What the plugins of one broker are asked."""
+    """The questions to the plugins of one broker."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Questions:
         patience: float,
         verdict_seconds: float,
     ) -> None:
-        """Ask *plugins* for *patience* seconds at most, and remember *most* verdicts for *verdict_seconds*."""
+        """Ask *plugins*, each for at most *patience* seconds; cache *most* verdicts for *verdict_seconds*."""
         self.auth_plugins = [each for each in plugins if isinstance(each, BaseAuthPlugin)]
         self.topic_plugins = [each for each in plugins if isinstance(each, BaseTopicPlugin)]
         self._most = most
@@ -67,15 +67,15 @@ class Questions:
         self._turn = asyncio.Semaphore(_AT_ONCE)
 
     def known(self, hosted: HostedSession, action: Action, topic: str) -> RefusalCode | None:
-        """Return what was last found out; what never was is refused."""
+        """Return the latest verdict; without one it is refused."""
         return self.known_of(hosted.standing, action, topic)
 
     def known_of(self, standing: object, action: Action, topic: str) -> RefusalCode | None:
-        """Return the same of whoever has, or had, that *standing*."""
+        """Return the same for a client with, or formerly with, that *standing*."""
         return self._verdicts.known((standing, action, topic))
 
     def ask(self, wanted: Sequence[Wanted]) -> Inquiry | None:
-        """Return an inquiry that is done when all that is *wanted* is known; None if it is."""
+        """Return an inquiry that is done when everything *wanted* is known; None if it is."""
         now = self._loop.time()
         missing = [each for each in wanted if not self._verdicts.fresh((each[0].standing, each[1], each[2]), now)]
         if not missing:
@@ -121,7 +121,7 @@ class Questions:
         return self._outcome(answers, [name for name, answer in answers if not answer], about)
 
     async def authenticate(self, session: HostedSession) -> RefusalCode | None:
-        """Return why the plugins do not let the client of *session* in, or None."""
+        """Return why the plugins do not admit the client of *session*, or None."""
         about = {"client": session.client_id, "action": "connect"}
         answers = await self._answers(self.auth_plugins, lambda each: each.authenticate(session=session), about)
         silent = all(answer is None for _, answer in answers)
@@ -131,7 +131,7 @@ class Questions:
     async def _answers(
         self, plugins: Sequence[P], call: Callable[[P], Coroutine[Any, Any, bool | None]], about: dict[str, Any]
     ) -> list[tuple[str, bool | RefusalCode | None]]:
-        """Return what each plugin says, by its name; a failure is told of, and is the answer `PLUGIN_FAILED`."""
+        """Return each plugin's answer, by its name; a failure is logged, and counts as `PLUGIN_FAILED`."""
         hook = "authenticate" if about["action"] == "connect" else "topic_filtering"
 
         async def answer(plugin: P) -> tuple[str, bool | RefusalCode | None]:
@@ -161,10 +161,10 @@ class Questions:
             self._turn.release()
 
     async def _in_time(self, answering: Coroutine[Any, Any, object]) -> bool | None:
-        """Return the verdict that comes in time. Raises TimeoutError, and TypeError for what is none."""
+        """Return the verdict if it comes in time. Raises TimeoutError, and TypeError for an invalid one."""
         async with asyncio.timeout(self._patience) as patience:
             verdict = _verdict(await answering)
-        if patience.expired():  # It has caught its cancellation, and answered then.
+        if patience.expired():  # It caught its cancellation, and answered then.
             raise TimeoutError
         return verdict
 
@@ -179,26 +179,26 @@ class Questions:
         return RefusalCode.PLUGIN_FAILED if failed else None
 
     def start(self, finding: Coroutine[Any, Any, None]) -> None:
-        """Find something out beside everything else."""
+        """Start finding something out, in the background."""
         task = self._loop.create_task(finding)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:  # A defect; who waits has an answer all the same.
+        if not task.cancelled() and task.exception() is not None:  # A bug; waiting clients get an answer all the same.
             log.error("question to plugins failed", code="INTERNAL_ERROR", exc_info=task.exception())
 
     async def close(self) -> None:
-        """Ask no more; who still waits is refused."""
+        """Stop asking; waiting questions are refused."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 def _verdict(answer: object) -> bool | None:
-    """Return *answer* if it is one. Raises TypeError."""
-    # By identity: what only says of itself that it is a bool, as a mock may, is none.
+    """Return *answer* if it is a valid one. Raises TypeError."""
+    # By identity: an object that only claims to be a bool, as a mock may, is not one.
     if answer is None or answer is True or answer is False:
         return answer
     if iscoroutine(answer):

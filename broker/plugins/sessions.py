@@ -2,20 +2,21 @@
 
 Theory
 ------
-amqtt's Session is state and protocol at once; a plugin reads a few fields of it, and may keep things in `attributes`.
-One is made for each of our sessions that a plugin comes to see, and lives as long as that; what costs something in it
-(its state machine) is made when somebody looks.
+amqtt's Session is state and protocol at once; a plugin reads a few fields of it, and may store things in `attributes`.
+One is created for each of our sessions that a plugin gets to see, and lives as long as that; its costly part (the state
+machine) is created on demand.
 
 Rules
 -----
-1. `username` can be relied on: it is the name in the certificate, and the URI there of whoever is of another trust
-   domain than the broker's, whose CA may call him by a name of ours. `authenticate` sees what CONNECT says; after it,
-   that stays only with ``plugin_username = "connect"``, by which the operator says that a plugin checks it. Likewise
-   the domain stands before his `client_id`, ``plant-7.example/meter-1``, which one of ours may have too.
-2. `password` is there while `authenticate` is asked, and not longer.
+1. `username` is reliable: it is the name in the certificate, or the certificate's URI for a client of a trust domain
+   other than the broker's, whose CA may give it one of our names. `authenticate` sees the user name in CONNECT; after
+   that, it stays only with ``plugin_username = "connect"``, by which the operator declares that a plugin checks it.
+   Likewise such a client's `client_id` is preceded by its domain, ``plant-7.example/meter-1``, since one of our clients
+   may have the same identifier.
+2. `password` is available during `authenticate`, and not longer.
 3. `attributes` holds what the certificate says, under ``fleetgate.identity``, ``.role``, ``.group``, ``.name`` and
    ``.serial``. `ssl_object` has one method, ``getpeercert(binary_form=True)``.
-4. What a plugin writes into one has no effect on the broker.
+4. What a plugin writes to it has no effect on the broker.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from provisioning.pki.identity import Identity
 
 
 class PeerCertificate:
-    """What a plugin may ask of the TLS connection: the client's certificate."""
+    """The part of the TLS connection that a plugin may query: the client's certificate."""
 
     def __init__(self, certificate: bytes | None) -> None:
         self._certificate = certificate
@@ -51,26 +52,26 @@ class HostedSession(AmqttSession):
         self._machine: Machine | None = None
         self._connected = False
         self.of: Session | None = None
-        """The broker's own session; None while its client is not let in yet."""
+        """The broker's own session; None while its client is not admitted yet."""
         self.standing = object()
-        """Another one at each connection: what was found out about the one before counts no more."""
+        """Replaced at each connection: verdicts from an earlier connection no longer count."""
         self._named = ""
-        """Whom the certificate names, as `username` says it."""
+        """The certificate's name, as in `username`."""
         super().__init__()
 
     def _init_states(self) -> None:
-        """Make no state machine yet: a fleet's would take more memory than its connections."""
+        """Create no state machine yet: those of a fleet would take more memory than its connections."""
 
     @property
     def transitions(self) -> Machine:
-        """The state machine that amqtt has; `state` is connected or disconnected."""
+        """The state machine as in amqtt; `state` is connected or disconnected."""
         if self._machine is None:
             initial = "connected" if self._connected else "disconnected"
             self._machine = Machine(states=AmqttSession.states, initial=initial)
         return self._machine
 
     def set_connected(self, connected: bool) -> None:
-        """Take note that the client has come, or gone."""
+        """Take note that the client has connected, or disconnected."""
         self._connected = connected
         self._machine = None
         if connected:
@@ -103,7 +104,7 @@ class HostedSession(AmqttSession):
         return f"Session(client_id={self.client_id!r}, {'connected' if self._connected else 'disconnected'})"
 
     def present(self, connection: Client, peer: Peer, named: str, client_id: str, packet: Connect) -> None:
-        """Take what *packet* says, and who sends it: *peer*, who is *named* so (`Admission.name_of`, `client_of`)."""
+        """Take the content of *packet*, and its sender: *peer*, called *named* (`Admission.name_of`, `client_of`)."""
         self.client_id = client_id
         host, _, port = connection.address.rpartition(":")
         self.remote_address, self.remote_port = host, int(port) if port.isdigit() else None
@@ -120,7 +121,7 @@ class HostedSession(AmqttSession):
         self.describe(peer.identity, named, peer.serial)
 
     def describe(self, identity: Identity, named: str, serial: str = "") -> None:
-        """Say whom the certificate names: *identity*, who is *named* so."""
+        """Set the certificate's identity: *identity*, called *named*."""
         self.username = self._named = named
         self.attributes |= {
             "fleetgate.identity": identity.uri,
@@ -132,30 +133,30 @@ class HostedSession(AmqttSession):
             self.attributes["fleetgate.serial"] = serial
 
     def claim(self, packet: Connect) -> None:
-        """Show what *packet* says of user and password, to those who can check it."""
+        """Show user name and password of *packet*, for plugins that can check them."""
         if packet.username is not None:
             self.username = packet.username
         self.password = password_of(packet)
 
     def believe(self, *, claimed: bool) -> None:
-        """Forget the password; and the user name that was *claimed*, unless somebody has checked it."""
+        """Drop the password; restore the certificate's user name, unless a *claimed* one was checked."""
         self.password = None
         if not claimed or self.is_anonymous:
             self.username = self._named
 
     def resemble(self, newcomer: HostedSession) -> None:
-        """Take over what plugins have made of *newcomer* while they were asked about it."""
+        """Take over what plugins have stored in *newcomer* while they were asked about it."""
         self.username, self.is_anonymous = newcomer.username, newcomer.is_anonymous
         self.attributes |= newcomer.attributes
 
 
 def password_of(packet: Connect) -> str | None:
-    """Return the password of *packet* as amqtt shows it."""
+    """Return the password of *packet* in amqtt's form."""
     return None if packet.password is None else packet.password.decode(errors="replace")
 
 
 def described(session: Session, named: str, client_id: str) -> HostedSession:
-    """Return a *session* that no plugin has seen yet, of before the broker was started; its owner is *named* so."""
+    """Return a *session* that no plugin has seen, from before the broker's start; its owner is called *named*."""
     hosted = HostedSession()
     hosted.of = session
     hosted.client_id = client_id

@@ -1,11 +1,11 @@
-"""What topic plugins have answered lately: who may do what with which topic.
+"""Recent answers of topic plugins: who may do what with which topic.
 
 Rules
 -----
-1. Bounded in number, a long topic counting for several, the oldest goes first; and in time: after `lifetime` seconds an
-   answer is asked for again.
-2. An answer that is old is still better than none for a message that is on its way (`known`); nobody is asked for it
-   again unless a packet comes that can wait (`fresh`).
+1. Bounded in number (a long topic counts for several, the oldest is dropped first) and in time: after `lifetime`
+   seconds the question is asked again.
+2. For a message already under way an old answer is better than none (`known`); plugins are asked again only for a
+   packet that can wait (`fresh`).
 3. No I/O, no clock.
 """
 
@@ -20,14 +20,14 @@ _ONE = 512
 """Characters of a topic up to which an answer counts as one: a client may choose 65,535 of them."""
 
 Question = tuple[object, Action, str]
-"""Whose standing (another one at each connection of a session), what, and which topic."""
+"""The standing (a new one at each connection of a session), the action and the topic."""
 
 
 class Verdicts:
     """Answers by question: None permits, a code refuses."""
 
     def __init__(self, most: Callable[[], int], lifetime: float) -> None:
-        """Keep as many as *most* says, for *lifetime* seconds."""
+        """Keep *most()* answers, for *lifetime* seconds."""
         self._most = most
         self._lifetime = lifetime
         self._answers: dict[Question, tuple[RefusalCode | None, float]] = {}
@@ -37,19 +37,19 @@ class Verdicts:
         return len(self._answers)
 
     def fresh(self, question: Question, now: float) -> bool:
-        """Whether the answer to *question* counts at *now*."""
+        """Whether the answer to *question* is still valid at *now*."""
         found = self._answers.get(question)
         return found is not None and now < found[1]
 
     def known(self, question: Question) -> RefusalCode | None:
-        """Return the last answer to *question*; what was never answered is refused."""
+        """Return the last answer to *question*; without one it is refused."""
         found = self._answers.get(question)
         return RefusalCode.PLUGIN_FAILED if found is None else found[0]
 
     def put(self, question: Question, refusal: RefusalCode | None, now: float, lifetime: float | None = None) -> None:
-        """Remember an answer that was given at *now*, for *lifetime* seconds if that is not as long as others."""
+        """Remember an answer given at *now*, for *lifetime* seconds if it has its own."""
         answers = self._answers
-        if answers.pop(question, None) is None:  # So that the oldest stays the first.
+        if answers.pop(question, None) is None:  # Removed first, so that the oldest stays the first.
             self._size += _size(question)
         answers[question] = refusal, now + (self._lifetime if lifetime is None else lifetime)
         while self._size > self._most() and len(answers) > 1:

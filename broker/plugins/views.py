@@ -1,9 +1,9 @@
-"""What plugins read of messages, retained messages and subscriptions: amqtt's types, made when they are looked at.
+"""How plugins read messages, retained messages and subscriptions: amqtt's types, created on access.
 
 Rules
 -----
-1. Mappings are read-only: a plugin changes something through `BrokerContext`'s methods, where our rules are asked.
-2. Each is made of what is there at the moment; nothing is copied before somebody looks.
+1. Mappings are read-only: a plugin makes changes through `BrokerContext`'s methods, where our rules are checked.
+2. Each is created from the present state; nothing is copied before it is accessed.
 3. A packet has its type, its flags and its length. It was never decoded in amqtt's way, so it has no more.
 """
 
@@ -38,30 +38,30 @@ class ReceivedMessage(IncomingApplicationMessage):
 
     @property
     def publish_packet(self) -> PublishPacket:
-        """Amqtt's PUBLISH packet, made when it is asked for."""
+        """Amqtt's PUBLISH packet, created on access."""
         return self.build_publish_packet(dup=self._dup)
 
     @publish_packet.setter
     def publish_packet(self, packet: PublishPacket | None) -> None:
-        """Take amqtt's None, with which it begins."""
+        """Accept amqtt's initial None."""
 
 
 def kept_message(message: Message) -> RetainedApplicationMessage:
-    """Return *message*, which is retained, as amqtt has it."""
+    """Return the retained *message* in amqtt's form."""
     return RetainedApplicationMessage(None, message.topic.decode(), message.payload, message.qos)
 
 
 class SeenPacket(MQTTPacket):
-    """A packet of which only the length and the first byte were looked at."""
+    """A packet of which only the length and the first byte were read."""
 
     def __init__(self, first: int, size: int) -> None:
-        """Take its *first* byte, and its *size* in all."""
+        """Take its *first* byte, and its total *size*."""
         super().__init__(MQTTFixedHeader(first >> 4, first & 0x0F, _remaining(size)), None, None)
         self._size = size
 
     @property
     def bytes_length(self) -> int:
-        """Bytes in all."""
+        """Its total size in bytes."""
         return self._size
 
 
@@ -100,7 +100,7 @@ class RetainedView(Mapping[str, RetainedApplicationMessage]):
 
 
 class Subscribers(Sequence[tuple[HostedSession, int]]):
-    """Who has one topic filter, and at which quality of service."""
+    """The subscribers of one topic filter, with their quality of service."""
 
     def __init__(self, hosted: Hosted) -> None:
         self._hosted = hosted
@@ -115,7 +115,7 @@ class Subscribers(Sequence[tuple[HostedSession, int]]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[tuple[HostedSession, int]]: ...
     def __getitem__(self, index: int | slice) -> tuple[HostedSession, int] | Sequence[tuple[HostedSession, int]]:
-        """Return one of them, or some."""
+        """Return one of them, or a slice."""
         if isinstance(index, slice):
             return [(self._hosted(session), qos) for session, qos in self._pairs[index]]
         session, qos = self._pairs[index]
@@ -126,7 +126,7 @@ class Subscribers(Sequence[tuple[HostedSession, int]]):
 
 
 def subscriptions(engine: Engine, hosted: Hosted) -> dict[str, Subscribers]:
-    """Return who has subscribed to each topic filter, shared ones as they were asked for."""
+    """Return the subscribers of each topic filter, shared filters as they were requested."""
     found: dict[str, Subscribers] = {}
     for session in engine.registry.all():
         for topic_filter, subscription in session.subscriptions.items():

@@ -1,25 +1,25 @@
-"""Who keeps the event loop: how long each plugin runs between two of its waits, and a word about it while it lasts.
+"""Which plugin blocks the event loop: measures how long each runs between two waits, and reports it while it lasts.
 
 Theory
 ------
 Plugins run in the broker's event loop, as in amqtt. One that blocks it (``time.sleep``, a password hash, a synchronous
-database) stops every client for that long. Nothing can interrupt it, and an asyncio time-out does not either: it fires
-when the loop turns again. What can be done is to say who it was. A call of a plugin is a coroutine; `watched` drives it
-step by step, and a step is all that the plugin does until it waits for something. Each is measured.
+database) stops every client for that long. Nothing can interrupt it, not even an asyncio time-out, which only fires
+when the loop runs again. But it can be reported which one it was. A call of a plugin is a coroutine; `watched` drives
+it step by step, where a step is everything that the plugin does until it waits for something. Each step is measured.
 
-A time-out cancels the call, which may clean up. One that catches its cancellation and goes on, as a loop with a bare
-``except`` does, would never end, and whoever waits for its answer would wait with it: after `_CLEANING` seconds it is
-given up, wherever it is.
+A time-out cancels the call, which may clean up. One that catches its cancellation and continues, as a loop with a bare
+``except`` does, would never end, and neither would the wait for its answer: after `_CLEANING` seconds it is abandoned,
+wherever it is.
 
-A step that never ends would never be measured. So a thread looks now and then, and says who has held the loop for a
-second.
+A step that never ends would never be measured. So a thread checks now and then, and reports what has blocked the loop
+for a second.
 
 Rules
 -----
-1. A step longer than `_BLOCKS` seconds is a complaint (``PLUGIN_BLOCKS``), and its time is counted for the plugin.
+1. A step longer than `_BLOCKS` seconds is reported (``PLUGIN_BLOCKS``), and its time is counted for the plugin.
 2. What a plugin does outside of its calls (tasks and timers of its own) is not seen here, only in ``loop_lag_seconds``.
-3. The thread only reads and logs. There is none without plugins.
-4. A call that has been cancelled ends within `_CLEANING` seconds for who waits for it, whatever the plugin does.
+3. The thread only reads and logs. Without plugins there is none.
+4. A cancelled call ends for its caller within `_CLEANING` seconds, whatever the plugin does.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ log = structlog.get_logger("broker")
 
 BLOCKS: Final = "PLUGIN_BLOCKS"
 _BLOCKS = 0.05
-"""Seconds: longer than anything of the broker's own between two looks at the sockets."""
+"""Seconds: longer than anything of the broker's own between two polls of the sockets."""
 _CLEANING = 1.0
-"""Seconds for which a call that was cancelled may clean up."""
+"""Seconds for which a cancelled call may clean up."""
 _STANDS_STILL = 1.0
 _LOOKS = 0.25
 
@@ -51,7 +51,7 @@ Answer = TypeVar("Answer")
 
 
 class _LastCall:
-    """The time that a call has from when it is cancelled; then the task that is current is cancelled again."""
+    """The time that a call has after its cancellation; then the current task is cancelled again."""
 
     def __init__(self) -> None:
         self._task = asyncio.current_task()
@@ -63,7 +63,7 @@ class _LastCall:
             self._cancelled = self._task.cancel()
 
     def over(self) -> None:
-        """Take back what was done: whoever has cancelled the task before counts his own cancellation only."""
+        """Undo the second cancellation: whoever cancelled the task first counts only that one."""
         self._timer.cancel()
         if self._cancelled and self._task is not None:
             self._cancelled = False
@@ -78,13 +78,13 @@ class Watch:
         self._complaints = complaints
         self._clock = clock
         self._step: tuple[str, str, float] | None = None
-        """Which plugin runs now, in which call, since when; read by the thread."""
+        """The running plugin, its call, and since when; read by the thread."""
         self._told: tuple[str, str, float] | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def watched(self, plugin: str, hook: str, call: Coroutine[Any, Any, Answer]) -> Coroutine[Any, Any, Answer]:
-        """Return *call*, a call of *hook* of *plugin*, to be awaited in its place."""
+        """Return a wrapper of *call*, a call of *hook* of *plugin*, to await in its place."""
         return cast("Coroutine[Any, Any, Answer]", self._driven(plugin, hook, call))
 
     @types.coroutine
@@ -113,7 +113,7 @@ class Watch:
             except GeneratorExit:
                 call.close()
                 raise
-            except BaseException as error:  # The plugin's to catch: a cancellation, most of all.
+            except BaseException as error:  # For the plugin to handle: above all a cancellation.
                 if last is not None:
                     last.over()
                     if isinstance(error, asyncio.CancelledError):  # It was cancelled before, and has not ended.
@@ -134,18 +134,18 @@ class Watch:
     # While it lasts
 
     def start(self) -> None:
-        """Look from a thread of its own."""
+        """Watch from a separate thread."""
         self._thread = threading.Thread(target=self._run, name="plugin-watch", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop watching."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
 
     def look(self) -> None:
-        """Say who holds the event loop, if somebody does for too long; once a step."""
+        """Report what blocks the event loop, if it lasts too long; once per step."""
         step = self._step
         if step is None or step is self._told or self._clock() - step[2] < _STANDS_STILL:
             return

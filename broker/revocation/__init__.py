@@ -1,1 +1,1 @@
-"""Revocation as it happens: followed, kept over a restart, and enforced against those who are connected."""
+"""Revocation as it happens: followed, kept over a restart, and enforced on connected clients."""

@@ -1,16 +1,16 @@
-"""Certificates that count no more, against those who are connected with them.
+"""Enforcement on clients whose certificates are no longer trusted.
 
 Rules
 -----
-1. A revocation is in the index before anybody is put out for it: who comes back at once is refused.
-2. The will goes with the certificate, whoever withdraws it, the CA by a revocation or the operator by other settings of
-   trust, unless the operator has it kept (`keeps_revoked`): it would be said after nobody vouches any more for who says
-   it. One that has ended was good until then, and its client's will is sent (decision 0143). A will that waits for its
-   delay waits with its certificate (`broker.engine.engine`).
-3. So does the session of a certificate that is revoked; who is suspended, whose CA is revoked, or whom other settings
-   of trust put out, may come back to it.
-4. So they do when it was revoked between two processes of the broker, and its client was connected until the first one
-   ended.
+1. A revocation is in the index before anybody is disconnected for it: a client that reconnects at once is refused.
+2. The will is dropped together with the certificate, whether the CA revokes it or the operator changes the trust
+   settings, unless the operator keeps wills (`keeps_revoked`): nothing vouches for its author any more. An expired
+   certificate was valid until then, and its client's will is sent (decision 0143). A will that waits for its delay
+   depends on its certificate until then (`broker.engine.engine`).
+3. The session of a revoked certificate is dropped too; after a suspension, a revoked CA, or changed trust settings the
+   client may return to its session.
+4. The same applies if it was revoked between two processes of the broker, and its client was connected until the first
+   one ended.
 5. No I/O, no clock.
 """
 
@@ -50,23 +50,23 @@ def enforce(engine: Engine, connection: Client, now: float) -> bool:
 
 
 def distrust(engine: Engine, connection: Client, refusal: Refused, now: float) -> None:
-    """Close *connection*, of whose certificate new settings of trust say *refusal*."""
+    """Close *connection*, whose certificate new trust settings refuse with *refusal*."""
     why = replace(refusal, detail=f"the trust settings have changed: {refusal.detail}")
     _put_out(engine, connection, why, now, ReasonCode.NOT_AUTHORIZED)
 
 
 def sends_will(engine: Engine, refusal: Refused) -> bool:
-    """Whether the will of a client is sent that is put out for *refusal*, of its certificate."""
+    """Whether the will of a client disconnected with *refusal* of its certificate is sent."""
     return engine.keeps_revoked or refusal.code is RefusalCode.EXPIRED
 
 
 def absent(engine: Engine) -> list[Session]:
-    """Return the sessions whose clients were connected when the broker before ended, and have not come back."""
+    """Return the sessions whose clients were connected when the previous process ended, and are not back yet."""
     return [each for each in engine.registry.all() if each.connection is None and each.certificate is not None]
 
 
 def forget_revoked(engine: Engine, session: Session, now: float) -> None:
-    """Drop the will of *session*, which is `absent`, if its certificate counts no more; end it if that is revoked."""
+    """Drop the will of *session*, which is `absent`, if its certificate is not trusted; end it if that is revoked."""
     if session.connection is None and engine.registry.has(session) and engine.counts_no_more(session):
         session.will = None
         engine.returning.forget(session)
@@ -76,11 +76,11 @@ def forget_revoked(engine: Engine, session: Session, now: float) -> None:
 
 
 def renew(engine: Engine, connection: Client, peer: Peer, now: float) -> None:
-    """Let *peer* be who is connected: the same, examined again."""
+    """Update the connected client's *peer*: the same certificate, examined again."""
     before = connection.peer
     if before is None or connection.session is None:
         return
-    if before.certificate != peer.certificate:  # Its issuer is known by its own key now.
+    if before.certificate != peer.certificate:  # Its issuer is now identified by the issuer's own key.
         engine.live.remove(before.certificate, connection)
         engine.live.add(peer.certificate, connection)
     connection.examined(peer, now)
@@ -91,7 +91,7 @@ def renew(engine: Engine, connection: Client, peer: Peer, now: float) -> None:
     session.certificate, session.authorities = peer.certificate, peer.authorities
     if session.will is not None:
         session.will = replace(session.will, certificate=peer.certificate, authorities=peer.authorities)
-    engine.note(session, None)  # By what is stored he is judged if the broker is killed.
+    engine.note(session, None)  # The stored state is used to judge it if the broker is killed.
 
 
 def _put_out(
@@ -101,7 +101,7 @@ def _put_out(
     now: float,
     reason: ReasonCode = ReasonCode.ADMINISTRATIVE_ACTION,
 ) -> None:
-    """Close *connection*, whose certificate counts no more; its will and session go too, or `keeps_revoked`."""
+    """Close *connection*, whose certificate is no longer trusted; drop will and session, unless `keeps_revoked`."""
     peer, session, keeps = connection.peer, connection.session, engine.keeps_revoked
     connection.disconnect(refusal.code, reason, refusal.detail, now, publish_will=sends_will(engine, refusal))
     if not keeps and peer is not None and session is not None and engine.admission.status.is_ended(peer.certificate):

@@ -1,24 +1,24 @@
-"""Which issuing CAs provisioning has, and which of them this broker would not believe: said before anybody is refused.
+"""Which issuing CAs provisioning has, and which of them the broker would not trust; reported before anyone is refused.
 
 Theory
 ------
-A fleet's next issuing CA is announced a day or more before it issues (docs/ca-life.md). A broker whose anchors are a
-copy that nobody has replaced would refuse whoever comes under it. The feed tells which CAs there are; they are compared
-with the anchors that count here at this moment. What is missing is a warning, a figure, a line of ``fleet-broker
-status``, and is told to provisioning, which activates no such CA without being told so in words.
+A fleet's next issuing CA is announced a day or more before it issues (docs/ca-life.md). A broker with an outdated copy
+of the anchors would refuse every client certified by it. The feed lists the CAs; they are compared with the anchors in
+use here. A missing CA is a warning, a figure and a line of ``fleet-broker status``, and is reported to provisioning,
+which then activates that CA only on explicit request.
 
-A CA is believed here in one of two ways: it is an anchor, or an anchor vouches for it and clients send its certificate
-with their own. The second counts only where no other CA of that name above is an anchor: who has named roots alone has
-meant it so.
+A CA is trusted here in one of two ways: it is an anchor, or an anchor vouches for it and clients send its certificate
+with their own. The second counts only if no other CA under the same name above is an anchor: an operator who names only
+roots has chosen to rely on that.
 
 Rules
 -----
-1. What the feed says adds nothing to what is trusted: the anchors are those that the operator has named. What it says
-   is a reason to read those again, files and URLs, before anything is called missing.
-2. Once per change: the log does not repeat what it has said.
-3. With ``[[trust]]`` tables a line of CAs none of which any bundle knows is not meant to be known. ``cafile`` alone is
-   for all of them.
-4. Nothing here keeps the feed waiting, nor ends anything: it is for operators.
+1. What the feed says adds nothing to what is trusted: the anchors are those that the operator has named. It is only a
+   reason to read those again, files and URLs, before anything is called missing.
+2. Once per change: the log does not repeat itself.
+3. With ``[[trust]]`` tables a line of CAs of which no bundle knows any is assumed to be not meant for this broker.
+   ``cafile`` alone applies to all of them.
+4. Nothing here delays the feed or ends anything: it is for operators.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ log = structlog.get_logger("broker")
 STATES: Final = ("announced", "active", "retiring")
 _LOOK_SECONDS = 1.0
 _AGAIN_SECONDS = 3600.0
-"""Provisioning hears the same again after so long: it goes by who was heard of lately."""
+"""Seconds after which provisioning is told the same again: it only counts brokers heard from recently."""
 _RETRY_SECONDS = 30.0
 _REMEDY = (
     "put provisioning's present ca-bundle.crt where this broker's cafile, or the anchors of its bundle, are; where a "
@@ -58,12 +58,12 @@ class _Way(Enum):
 
     ANCHOR = auto()
     VOUCHED = auto()
-    """Only if its certificate comes with the client's."""
+    """Only if clients send its certificate with their own."""
     NONE = auto()
 
 
 class IssuingAuthorities:
-    """The CAs that the feed has told of, compared with the anchors of one engine."""
+    """The CAs listed by the feed, compared with the anchors of one engine."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = monotonic) -> None:
         self._engine = engine
@@ -72,41 +72,41 @@ class IssuingAuthorities:
         self._news = asyncio.Event()
         self._judged_by: Trust | None = None
         self._known: dict[str, bool] = {}
-        """By name: what provisioning is to be told. A CA that is not meant to be known is not in it."""
+        """By name: what provisioning is told. CAs not meant for this broker are not in it."""
         self._said: set[tuple[str, str]] = set()
-        """Names and states of those that the log has called unknown."""
+        """Names and states of the CAs that the log has reported as unknown."""
         self._has_told: tuple[dict[str, bool], float] = {}, -_AGAIN_SECONDS
 
     @property
     def unknown(self) -> list[IssuingAuthority]:
-        """Those under which a client would be refused here."""
+        """The CAs whose clients would be refused here."""
         return [each for each in self._told or () if self._known.get(each.name) is False]
 
     @property
     def state(self) -> str:
-        """``off`` where nobody tells of CAs, ``ok``, or ``unknown``."""
+        """``off`` if no feed lists CAs, ``ok``, or ``unknown``."""
         if self._told is None:
             return "off"
         return "unknown" if self.unknown else "ok"
 
     def documents(self) -> list[dict[str, Any]] | None:
-        """Return what an operator is shown of those that are unknown; None where nobody tells of CAs."""
+        """Return the unknown ones for operators; None if no feed lists CAs."""
         if self._told is None:
             return None
         return [{"name": each.name, "line": each.line, "state": each.state} for each in self.unknown]
 
     def hear(self, issuing: Iterable[IssuingAuthority]) -> None:
-        """Take note of which CAs there are now."""
+        """Take note of the present list of CAs."""
         self._told = tuple(issuing)
         self._news.set()
 
     async def run(
         self, reread: Callable[[], Awaitable[object]], tell: Callable[[Mapping[str, bool]], Awaitable[bool]]
     ) -> None:
-        """Compare whatever changes, until cancelled.
+        """Compare after each change, until cancelled.
 
-        *reread* reads the anchors anew where the operator has them; *tell* tells provisioning what is known here, and
-        returns whether it could.
+        *reread* reads the anchors again from their sources; *tell* tells provisioning what is known here, and returns
+        whether it could.
         """
         while True:
             try:
@@ -128,14 +128,14 @@ class IssuingAuthorities:
                 self._has_told = await self._tell(tell)
 
     async def _tell(self, tell: Callable[[Mapping[str, bool]], Awaitable[bool]]) -> tuple[dict[str, bool], float]:
-        """Return what provisioning knows now, and when it is to be told again whether or not it has changed."""
+        """Return what provisioning knows now, and when to tell it again even without a change."""
         known = dict(self._known)
         if await tell(known):
             return known, self._clock() + _AGAIN_SECONDS
         return known, self._clock() + _RETRY_SECONDS
 
     def _look(self) -> None:
-        """Judge every CA, and say what is other than before."""
+        """Judge every CA, and report changes."""
         self._known = self._compare()
         unknown = self.unknown
         for each in unknown:
@@ -151,7 +151,7 @@ class IssuingAuthorities:
         self._said = {(each.name, each.state) for each in unknown}
 
     def _compare(self) -> dict[str, bool]:
-        """Return which CAs would be believed here, by name, without those that are not meant to be."""
+        """Return which CAs would be trusted here, by name, without those not meant for this broker."""
         trust = self._judged_by = self._engine.admission.believed
         told = self._told or ()
         if trust is None:
@@ -181,7 +181,7 @@ def _way(trust: Trust, der: bytes) -> _Way:
 
 
 def _above(authority: IssuingAuthority) -> bytes:
-    """Return who has certified *authority*: roots that succeed one another share their name."""
+    """Return the name of the CA that certified *authority*: successive roots share it."""
     return x509.load_der_x509_certificate(authority.certificate).issuer.public_bytes()
 
 

@@ -1,21 +1,21 @@
-"""Follows provisioning's revocation feed, for ever: into the index, and against the live sessions, at once.
+"""Follows provisioning's revocation feed permanently: updates the index, and closes affected live sessions at once.
 
 Rules
 -----
 1. The feed is read from sequence number 0 when the broker starts: the index is complete before anybody is admitted.
-2. A lost feed is connected again from the last number, after a pause that grows, with full jitter. How long newcomers
-   are still admitted meanwhile is `Freshness`'s to say; connected devices stay.
-3. Many at once take turns with everybody else: after `_SECONDS_A_TURN` of closing sessions, the event loop goes round.
-4. A service that knows less than we do, or has something else at our number (a restored database), is read again from
-   0; what was revoked stays revoked.
-5. A CA may be revoked, and have certified what nobody has recorded: then everybody below it is put out, whether or not
-   the feed names his certificate.
-6. A server whose certificate is revoked, or a CA's above it, is not the service: whoever has copied its key, or has
-   that of a CA that is revoked, would say for ever that nobody is. That is known at the start, too
-   (`broker.revocation.revoked_services`). A broker that has never read a feed to its end knows of none: until it has,
-   the service has to prove that its certificate is not revoked.
-7. A service that refuses because the broker's own certificate is revoked, or has ended, is asked again at once with
-   another one, if there is one to be had.
+2. A lost feed is reconnected at the last number, after a growing pause with full jitter. `Freshness` decides how long
+   newcomers are still admitted meanwhile; connected devices stay.
+3. Closing many sessions alternates with other work: after each `_SECONDS_A_TURN`, the event loop gets a turn.
+4. If the service knows less than we do, or has something else at our number (a restored database), the feed is read
+   again from 0; what was revoked stays revoked.
+5. If a CA is revoked, it may have issued certificates that were never recorded: then every client below it is
+   disconnected, whether or not the feed names its certificate.
+6. A server whose certificate, or a CA's above it, is revoked is not the service: whoever has copied its key, or has
+   that of a revoked CA, could claim for ever that nothing is revoked. This also holds at the start
+   (`broker.revocation.revoked_services`). A broker that has never read a feed to its end knows of no such revocations:
+   until then, the service has to prove that its certificate is not revoked.
+7. If the service refuses because the broker's own certificate is revoked or expired, it is asked again at once with
+   another certificate, if one can be obtained.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 15.0
 _SECONDS_A_TURN = 0.01
 _MOST_CAUGHT_UP = 1_000
-"""Revocations that the audit log names one by one when a lost feed is read again; of more it has the number."""
+"""Revocations that the audit log names individually when a lost feed is read again; beyond that only the number."""
 
 
 class RevocationFeed:
-    """The follower of one provisioning service."""
+    """Follows one provisioning service."""
 
     def __init__(
         self,
@@ -71,9 +71,9 @@ class RevocationFeed:
         revoked_services: RevokedServices,
         authorities: IssuingAuthorities | None = None,
     ) -> None:
-        """Follow the service at *url*; *authorities* hears which issuing CAs there are.
+        """Follow the service at *url*; *authorities* is told which issuing CAs exist.
 
-        *replace_own* is told the code of a refusal, and returns whether there is another *credential* now.
+        *replace_own* gets the code of a refusal, and returns whether there is a new *credential*.
         """
         self._engine = engine
         self._url = url
@@ -85,16 +85,16 @@ class RevocationFeed:
         self._authorities = authorities or IssuingAuthorities(engine, clock)
         self._after = 0
         self._mark: str | None = None
-        """Of the event *_after*."""
+        """The mark of the event *_after*."""
         self.current = asyncio.Event()
         """Set once the feed has been read to its end for the first time."""
         self._was_current = False
         self._lost = False
-        """Whether the audit log has been told that the feed is lost, and not yet that it is current."""
+        """Whether the audit log was told that the feed is lost, and not yet that it is current again."""
         self._history_read = False
-        """Whether what is read is news: everything that was revoked before has been read."""
+        """Whether events are news: everything revoked before has been read."""
         self._taken = 0
-        """How many revocations this reading has brought until it is current."""
+        """How many revocations this reading has brought before it is current."""
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -109,7 +109,7 @@ class RevocationFeed:
                 self._engine.history.told("feed starts again", code="FEED_AHEAD", detail=str(error))
                 self._after, self._mark = 0, None
                 self._history_read = False
-                if before:  # It answers: what was waited for while it was put back is over. From 0 nothing is ahead.
+                if before:  # It responds again after a restore, so the backoff is over. At 0 nothing can be ahead.
                     pause = _FIRST_PAUSE
             except (FeedLost, TlsConfigurationError) as error:
                 if self._after > before or self._was_current:
@@ -118,7 +118,7 @@ class RevocationFeed:
                 freshness.lost()
                 facts = {"detail": str(error), "after": self._after, "policy": freshness.policy}
                 log.warning("revocation feed lost", code="FEED_LOST", **facts)
-                if not self._lost:  # Once, however often it is tried.
+                if not self._lost:  # Reported once, however often it is retried.
                     self._lost = True
                     self._engine.history.told("feed lost", code="FEED_LOST", **facts)
                 if isinstance(error, FeedRefused) and await self._replace_own(error.code):
@@ -144,7 +144,7 @@ class RevocationFeed:
         async with contextlib.aclosing(events):
             async for event in events:
                 now = self._clock()
-                if now >= turn_ends:  # What has arrived is many events, and none of them waits for anything.
+                if now >= turn_ends:  # Many events may have arrived, and reading them never suspends by itself.
                     await asyncio.sleep(0)
                     now = self._clock()
                     turn_ends = now + _SECONDS_A_TURN
@@ -162,7 +162,7 @@ class RevocationFeed:
                     await self._revoked(event, now)
 
     async def _revoked(self, event: RevocationEvent, now: float) -> None:
-        """Record a revocation, and put out whom it concerns; say so, unless it is old news."""
+        """Record a revocation, and disconnect affected clients; report it unless it is old news."""
         history = self._engine.history
         self._after, self._mark = event.sequence, event.mark
         closed = await self._put_out(event.revocation, now)
@@ -189,7 +189,7 @@ class RevocationFeed:
         )
 
     async def _caught_up(self, after: int, sequence: int) -> None:
-        """Take note that all up to *sequence* has been read, from *after* on."""
+        """Take note that everything up to *sequence* was read, starting after *after*."""
         self._was_current = True
         await judge_absent(self._engine, self._clock)
         log.info("revocation feed current", code="FEED_CURRENT", sequence=sequence)
@@ -200,17 +200,17 @@ class RevocationFeed:
         await self._revoked_services.followed()
 
     async def tell_known(self, known: Mapping[str, bool]) -> bool:
-        """Tell the service which of its issuing CAs would be believed here; return whether it was asked."""
+        """Tell the service which of its issuing CAs are trusted here; return whether it was reached."""
         try:
             await tell_known(self._url, self._anchors, self._credential, known, refuse=self._refuse_server)
         except (FeedLost, TlsConfigurationError) as error:
             log.info("provisioning not told which CAs are known here", code="ISSUING_CA_UNTOLD", detail=str(error))
-            return isinstance(error, FeedRefused)  # It takes it from no such certificate: no need to hurry.
+            return isinstance(error, FeedRefused)  # It refuses this certificate: retrying soon is useless.
         return True
 
     def _refuse_server(self, path: Sequence[bytes]) -> str | None:
-        """Return why a server with a certificate of *path* is not the service: it, or a CA's above it, is revoked."""
-        if not path:  # A resumed session, which the feed's contexts never have.
+        """Return why a server with the path *path* is not the service: it, or a CA above it, is revoked; else None."""
+        if not path:  # A resumed session; the feed's contexts never have one.
             return None
         certificates = VerifiedPath(path)
         found = certificates.find_revoked(self._engine.admission.status.index)
@@ -219,7 +219,7 @@ class RevocationFeed:
         return self._revoked_services.find(certificates)
 
     async def _put_out(self, revocation: Revocation, now: float) -> int:
-        """Record *revocation* and close the sessions that it concerns; return how many."""
+        """Record *revocation* and close the affected sessions; return how many."""
         closed = revoke(self._engine, revocation, now)
         if self._engine.admission.stands_above(revocation.key):
             closed += await judge_all(self._engine, self._clock)
@@ -227,7 +227,7 @@ class RevocationFeed:
 
 
 def _named(key: CertificateKey, device: str, sequence: int) -> dict[str, object]:
-    """Return which certificate it is, for the audit log."""
+    """Return the certificate's identification for the audit log."""
     return {
         "source": "feed",
         "issuer": key[0].hex(),

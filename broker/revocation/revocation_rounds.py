@@ -1,9 +1,9 @@
-"""Everybody is judged by the index of revocations once more: those who are connected, and those who are absent.
+"""Judges all clients by the revocation index once more: those connected, and those absent.
 
 Rules
 -----
-1. After each `_SECONDS_A_TURN` the event loop goes round (decision 0116): of a hundred thousand, all may be revoked.
-2. What is looked for is in the index before a round begins: whoever comes meanwhile is refused by it.
+1. After each `_SECONDS_A_TURN` the event loop gets a turn (decision 0116): all of a hundred thousand may be revoked.
+2. The revocations are in the index before a round begins: clients that connect meanwhile are refused by it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _Each = TypeVar("_Each")
 
 
 async def judge_all(engine: Engine, clock: Callable[[], float]) -> int:
-    """Close every session that the index no longer permits; return how many were of somebody who is connected."""
+    """Close every session that the index no longer permits; return how many of them were connected."""
     closed = 0
     async for connection, now in _in_turns(engine.connections(), clock):
         closed += enforce(engine, connection, now)
@@ -31,7 +31,7 @@ async def judge_all(engine: Engine, clock: Callable[[], float]) -> int:
 
 
 async def judge_absent(engine: Engine, clock: Callable[[], float]) -> None:
-    """End the sessions whose clients were connected when the broker before ended, and are revoked by now."""
+    """End the sessions whose clients were connected when the previous process ended, and are revoked by now."""
     async for session, now in _in_turns(absent(engine), clock):
         forget_revoked(engine, session, now)
 

@@ -1,24 +1,25 @@
-"""Certificates of the provisioning service, and of CAs, that are revoked: known from the moment the broker starts.
+"""Revoked certificates of the provisioning service and of CAs: known from the moment the broker starts.
 
 Theory
 ------
-The index is empty when the broker starts, and the feed fills it. Just then whoever has copied the service's key, or has
-that of a CA, and is in the way, would be believed though his certificate is revoked, and say for ever that nobody is.
-So what the feed has said of the service itself, and of CAs, is kept in `state_dir`, and who shows such a certificate is
-not believed. These are few: the service's certificate is not revoked when it is renewed.
+The index is empty when the broker starts, and the feed fills it. At that moment an attacker on the network path with a
+copied key of the service, or the key of a CA, would be trusted although its certificate is revoked, and could claim for
+ever that nothing is. So what the feed has said about the service itself and about CAs is stored in `state_dir`, and a
+server that presents such a certificate is rejected. There are few: the service's certificate is not revoked when it is
+renewed.
 
 Rules
 -----
-1. It is kept before the feed goes on, but a disk that hangs keeps no other revocation waiting. What was not written is
-   told, and holds until the broker ends; it is tried again with the next.
-2. Only what is final is kept: a suspension may be taken back while nobody listens.
-3. It decides whom to believe, and nothing else. Clients are judged by the index, which is whole before any is admitted.
-4. A file that is not as it was kept ends the start: it would be a way to be believed again.
-5. Bounded: of more than `MOST` the newest.
-6. A broker for which nothing is kept yet has heard of nobody: it believes a service that proves that it is not revoked
-   (`provisioning.client.genuine_server`), and keeps, when it has read its feed, that it has.
+1. It is stored before the feed goes on, but a hanging disk delays no other revocation. What could not be written is
+   logged, applies until the broker ends, and is tried again with the next one.
+2. Only final revocations are stored: a suspension may be lifted while the broker is not listening.
+3. It only decides which server to trust. Clients are judged by the index, which is complete before any is admitted.
+4. A file that was tampered with ends the start: it would be a way to be trusted again.
+5. Bounded: if there are more than `MOST`, the newest are kept.
+6. A broker without such a file knows of no revocations: it accepts a service that proves that it is not revoked
+   (`provisioning.client.genuine_server`), and records once it has read its feed to the end.
 
-Does not handle: a database that was restored from before such a revocation (docs/backup.md says what to do).
+Does not handle: a database restored from before such a revocation (docs/backup.md says what to do).
 """
 
 from __future__ import annotations
@@ -49,15 +50,15 @@ _PATIENCE: Final = 2.0
 
 
 class RevokedServices:
-    """Whom not to believe, whatever the index knows yet."""
+    """The servers not to trust, regardless of what the index knows yet."""
 
     def __init__(self, state_dir: Path) -> None:
-        """Read what is kept in *state_dir*; raise `TlsConfigurationError` if it is not as it was kept."""
+        """Read the stored file in *state_dir*; raise `TlsConfigurationError` if it was tampered with."""
         self._path: Final = state_dir / FILE_NAME
         self._known: Final[dict[CertificateKey, Revocation]] = {}
         self._writing: asyncio.Future[None] | None = None
         self.has_followed = self._path.exists()
-        """Whether this broker, or one before it, has read a feed to its end: what that said is kept."""
+        """Whether this broker, or an earlier process, has read a feed to its end, and stored what it said."""
         for revocation in _kept(self._path):
             self._add(revocation)
 
@@ -65,14 +66,14 @@ class RevokedServices:
         return len(self._known)
 
     def find(self, path: VerifiedPath) -> str | None:
-        """Return why who shows the certificates *path* is not believed, None if nothing is known against them."""
+        """Return why a server with the certificates *path* is not trusted, None if nothing is known against it."""
         found = next((self._known[key] for key in path.revoked_as if key in self._known), None)
         if found is None:
             return None
         return f"the certificate with serial number {found.serial:x} is revoked ({found.reason}; kept in {self._path})"
 
     async def note(self, revocation: Revocation, device: str) -> None:
-        """Keep *revocation*, which the feed tells of *device*, if that is the service or a CA."""
+        """Store *revocation*, reported by the feed for *device*, if that is the service or a CA."""
         if device != PROVISIONING and not device.startswith(AUTHORITY_PREFIX):
             return
         if not revocation.reason.final or revocation.key in self._known:

@@ -1,22 +1,22 @@
-"""What came from an ``anchors_url``: read, checked, and kept on disk for the next start.
+"""The content of an ``anchors_url``: checked, and kept on disk for the next start.
 
 Theory
 ------
-Whoever can say which anchors count decides who enters, so an answer is believed for one of two reasons
-(`broker.settings.trust_settings`): its server was verified by a CA file of that URL's own, or each certificate of it is
-named by its fingerprint in the configuration. What is on disk is the last answer that was good in every respect, so a
-broker starts, with the anchors of yesterday, while the URL is down.
+Whoever determines the anchors decides who is admitted, so an answer is trusted for one of two reasons
+(`broker.settings.trust_settings`): its server was verified by a CA file for that URL alone, or each of its certificates
+is named by its fingerprint in the configuration. The copy on disk is the last answer that was valid in every respect,
+so a broker can start with yesterday's anchors while the URL is down.
 
 Rules
 -----
-1. An answer is taken whole or refused whole. It is refused when it is empty, too long, not readable, holds a
-   certificate that is no CA's, or none that is valid today.
-2. Of a pinned answer only the pinned certificates are taken. Over http every one of them must be there: who answers can
-   then neither add one nor take one away.
-3. The copy is private (0600) and replaced at once. Its name depends on the URL and what is demanded of its answer:
-   another URL or other pins begin anew. It is checked again whenever it is read.
+1. An answer is accepted or refused as a whole. It is refused if it is empty, too long, unreadable, contains a
+   certificate that is not a CA's, or none that is valid today.
+2. Of a pinned answer only the pinned certificates are used. Over http every one of them must be present, so that nobody
+   on the network can add one or take one away.
+3. The copy is private (0600) and replaced atomically. Its name depends on the URL and on the requirements for its
+   answer: another URL or other pins start afresh. It is checked again whenever it is read.
 
-Does not handle: lists of CAs that were withdrawn elsewhere; a URL whose server is taken over with its key.
+Does not handle: lists of CAs withdrawn elsewhere; a URL whose server is taken over together with its key.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ MOST_BYTES = 1024 * 1024
 MOST_ANCHORS = 200
 _FOLDER = "anchors"
 UNUSABLE = (*UNREADABLE, UnsupportedAlgorithm)
-"""What is raised for what is no certificate, or one that cannot be read: the last for a key of a kind that is not
-known, and for PKCS #7 that holds something else."""
+"""Errors raised for data that is not a certificate, or is unreadable: the last one for an unknown kind of key, and for
+PKCS #7 with other content."""
 
 
 class AnchorsRefused(ValueError):
@@ -50,11 +50,11 @@ class AnchorsRefused(ValueError):
 
 
 class AnchorsNotFetched(TlsConfigurationError):
-    """There is no copy yet, and so no anchor."""
+    """There is no copy yet, and thus no anchor."""
 
 
 def copy_of(settings: TrustSettings, state_dir: Path) -> Path | None:
-    """Return where the last good answer is kept, None where the bundle has no URL."""
+    """Return the path of the last good answer, None if the bundle has no URL."""
     if settings.anchors_url is None:
         return None
     demanded = [settings.anchors_url, str(settings.anchors_url_cafile), *sorted(settings.anchors_sha256)]
@@ -84,14 +84,14 @@ def keep(path: Path, anchors: Sequence[x509.Certificate]) -> None:
 
 
 def pem_of(anchors: Sequence[x509.Certificate]) -> bytes:
-    """Return *anchors* as they are kept."""
+    """Return *anchors* in the form in which they are stored."""
     return b"".join(each.public_bytes(Encoding.PEM) for each in anchors)
 
 
 def anchors_in(settings: TrustSettings, content: bytes, now: datetime | None) -> list[x509.Certificate]:
-    """Return the anchors that *content*, an answer or a copy of one, brings to the bundle of *settings*.
+    """Return the anchors that *content*, an answer or a stored copy, gives the bundle of *settings*.
 
-    *now* (UTC) is when it came; None: it is a copy, which may have grown old. Raises `AnchorsRefused`.
+    *now* (UTC) is when it arrived; None: it is a copy, which may be outdated. Raises `AnchorsRefused`.
     """
     found = _certificates(content)
     if len(found) > MOST_ANCHORS:
@@ -110,7 +110,7 @@ def anchors_in(settings: TrustSettings, content: bytes, now: datetime | None) ->
 
 
 def unreadable(certificate: x509.Certificate) -> str:
-    """Return why *certificate* cannot be an anchor, whatever OpenSSL makes of it; empty: it can be read."""
+    """Return why *certificate* cannot be an anchor, even if OpenSSL accepts it; empty: it is readable."""
     try:
         certificate.subject.rfc4514_string(), certificate.issuer, certificate.extensions, certificate.public_key()
     except UNUSABLE as error:
@@ -119,7 +119,7 @@ def unreadable(certificate: x509.Certificate) -> str:
 
 
 def named(certificate: x509.Certificate) -> str:
-    """Return the subject of *certificate*, or its fingerprint where that is no text."""
+    """Return the subject of *certificate*, or its fingerprint if that is not text."""
     try:
         return certificate.subject.rfc4514_string()
     except UNREADABLE:
@@ -131,7 +131,7 @@ def is_authority(certificate: x509.Certificate) -> bool:
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except x509.ExtensionNotFound:
-        return certificate.issuer == certificate.subject  # A root from before there was such an extension.
+        return certificate.issuer == certificate.subject  # An old root without that extension.
 
 
 def _pinned(settings: TrustSettings, found: Sequence[x509.Certificate]) -> list[x509.Certificate]:
@@ -148,7 +148,7 @@ def _pinned(settings: TrustSettings, found: Sequence[x509.Certificate]) -> list[
 
 def _pem_certificates(content: bytes) -> list[x509.Certificate]:
     found = x509.load_pem_x509_certificates(content)
-    if len(found) != content.count(b"-----BEGIN"):  # Half of an answer would be a change of trust.
+    if len(found) != content.count(b"-----BEGIN"):  # Part of an answer would be a change of trust.
         raise AnchorsRefused("not whole: a certificate has no end, or something else is there too")
     return found
 
@@ -169,5 +169,5 @@ def _certificates(content: bytes) -> list[x509.Certificate]:
             return pkcs7.load_der_pkcs7_certificates(der)
     except AnchorsRefused:
         raise
-    except UNUSABLE as error:  # By plain http whoever is on the way answers what he likes.
+    except UNUSABLE as error:  # Over plain http anybody on the network can answer anything.
         raise AnchorsRefused("neither PEM nor PKCS #7 certificates") from error

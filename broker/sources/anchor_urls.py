@@ -1,18 +1,17 @@
-"""Trust anchors at URLs: fetched at the start and from time to time; what is good takes the way of every new anchor.
+"""Trust anchors at URLs: fetched at the start and periodically; valid answers are applied like any new anchor.
 
 Theory
 ------
-A good answer that differs from the kept one replaces the copy (`broker.sources.anchor_copy`), and the trust is reloaded
-as if a file had changed: a new generation, every connection examined again. Whatever else happens, the anchors stay
-that were good before: it is said, counted, and tried again.
+A valid answer that differs from the stored one replaces the copy (`broker.sources.anchor_copy`), and the trust is
+reloaded as if a file had changed: a new generation, every connection examined again. In all other cases the present
+anchors stay: the failure is logged, counted, and the fetch is retried.
 
 Rules
 -----
-1. One server, no redirects, no proxy, no store of the system, so many bytes and seconds at most; nothing is
-   decompressed.
-2. At the start every URL is tried once before anybody is let in; where it does not answer, the copy counts.
-3. The pause is the setting's, less up to a fifth of it at random: brokers that were started together do not ask
-   together. After a failure it begins at `_FIRST_PAUSE` and doubles.
+1. One server, no redirects, no proxy, not the system's CA store, bounded bytes and seconds; nothing is decompressed.
+2. At the start every URL is tried once before anybody is admitted; if it does not answer, the copy is used.
+3. The interval is the configured one, shortened at random by up to a fifth, so that brokers started together do not
+   fetch together. After a failure it begins at `_FIRST_PAUSE` and doubles.
 """
 
 from __future__ import annotations
@@ -53,35 +52,35 @@ class _Unfetched(Exception):
 
 @dataclass(slots=True)
 class Followed:
-    """One bundle's URL, and what became of it."""
+    """One bundle's URL, and its state."""
 
     settings: TrustSettings
     copy: Path
     due: float = 0.0
     current_at: float | None = None
-    """Wall time at which the URL was last known to say what the copy says; from the copy's own time at first."""
+    """Wall time at which the URL last confirmed the copy; initially the copy's own time."""
     problem: str = ""
-    """Why the last attempt brought nothing."""
+    """Why the last attempt failed."""
     etag: str = ""
     modified: str = ""
     pause: float = _FIRST_PAUSE
 
     def document(self) -> dict[str, Any]:
-        """Return what an operator is shown."""
+        """Return the document for operators."""
         age = None if self.current_at is None else max(0, round(time.time() - self.current_at))
         url, pins = self.settings.anchors_url, len(self.settings.anchors_sha256)
         return {"bundle": self.settings.name, "url": url, "pins": pins, "age_seconds": age, "problem": self.problem}
 
 
 class AnchorUrls:
-    """Every URL of anchors of one broker."""
+    """All URLs of anchors of one broker."""
 
     def __init__(self, config: BrokerConfig) -> None:
         self._followed: dict[Path, Followed] = {}
         self.outcomes: Counter[str] = Counter()
-        """How often a URL was fetched, by what became of it: new, unchanged, or a stable code."""
+        """How often URLs were fetched, by result: new, unchanged, or a stable code."""
         self.confirmed_at: dict[str, float] = {}
-        """By bundle, the wall time at which its URL last said what the copy says."""
+        """By bundle: the wall time at which its URL last confirmed the copy."""
         self.use(config)
 
     @property
@@ -90,7 +89,7 @@ class AnchorUrls:
         return list(self._followed.values())
 
     def use(self, config: BrokerConfig) -> None:
-        """Follow the URLs of *config* from now on, and no others."""
+        """Follow exactly the URLs of *config* from now on."""
         wanted: dict[Path, Followed] = {}
         for settings in config.trust:
             copy = copy_of(settings, config.state_dir)
@@ -104,11 +103,11 @@ class AnchorUrls:
         self.confirmed_at.update({each.settings.name: each.current_at for each in self.followed if each.current_at})
 
     async def fetch_all(self) -> None:
-        """Fetch every URL once; what fails is logged."""
+        """Fetch every URL once; failures are logged."""
         await asyncio.gather(*map(self.fetch, self.followed))
 
     async def run(self, on_news: Callable[[], Awaitable[object]]) -> None:
-        """Fetch what is due until cancelled, and call *on_news* when there are other anchors than before."""
+        """Fetch what is due until cancelled; call *on_news* when anchors have changed."""
         while True:
             now = time.monotonic()
             due = [each for each in self.followed if each.due <= now]
@@ -131,16 +130,16 @@ class AnchorUrls:
             log.info("anchors fetched again", code="ANCHORS_CURRENT", bundle=settings.name, url=settings.anchors_url)
         self.outcomes["new" if changed else "unchanged"] += 1
         followed.problem, followed.pause, followed.current_at = "", _FIRST_PAUSE, time.time()
-        if self._followed.get(followed.copy) is followed:  # Else it was left meanwhile, and its bundle has another.
+        if self._followed.get(followed.copy) is followed:  # Otherwise the bundle has another URL by now.
             self.confirmed_at[settings.name] = followed.current_at
         followed.due = time.monotonic() + settings.anchors_refresh_seconds * _spread()
         return changed
 
     def _failed(self, followed: Followed, detail: str, *, refused: bool) -> None:
         settings = followed.settings
-        followed.etag = followed.modified = ""  # What could not be used has to come again.
+        followed.etag = followed.modified = ""  # An unusable answer must be sent again.
         facts = {"bundle": settings.name, "url": settings.anchors_url, "detail": detail}
-        told = followed.problem == detail  # Once, until something else is wrong: it may be down for a week.
+        told = followed.problem == detail  # Logged once per problem: it may be down for a week.
         followed.problem = detail
         followed.due = time.monotonic() + min(followed.pause, settings.anchors_refresh_seconds) * _spread()
         followed.pause *= 2
@@ -155,7 +154,7 @@ class AnchorUrls:
 
 
 def fetch_missing(config: BrokerConfig) -> None:
-    """Fetch the URLs of *config* of which there is no copy yet; what fails is logged. For a thread without a loop."""
+    """Fetch those URLs of *config* that have no copy yet; failures are logged. For a thread without a loop."""
     urls = AnchorUrls(config)
     missing = [each for each in urls.followed if not each.copy.exists()]
 
@@ -167,8 +166,8 @@ def fetch_missing(config: BrokerConfig) -> None:
 
 
 async def _get(followed: Followed) -> bytes | None:
-    """Return what the URL answers; None: what it did the last time. Raises `_Unfetched`, `AnchorsRefused`."""
-    import httpx  # Late: for who has such a URL.
+    """Return the URL's answer; None: unchanged. Raises `_Unfetched`, `AnchorsRefused`."""
+    import httpx  # Late: only needed with such a URL.
 
     from provisioning.client.bounded_head import BoundedTransport, body_follows
 
@@ -200,7 +199,7 @@ async def _get(followed: Followed) -> bytes | None:
 
 
 def _take(followed: Followed, content: bytes) -> bool:
-    """Keep the anchors of *content* if they are others than before. Raises `AnchorsRefused`, or what `keep` does."""
+    """Store the anchors of *content* if they differ from before. Raises `AnchorsRefused`, or what `keep` does."""
     anchors = anchors_in(followed.settings, content, datetime.now(UTC))
     pem = pem_of(anchors)
     try:

@@ -1,12 +1,12 @@
-"""Finds out what admission does not know of a certificate, while its client waits at the door.
+"""Finds out what admission does not know about a certificate, while its client waits for admission.
 
 Rules
 -----
 1. Each question has `_PATIENCE` seconds; then it is answered with what is known, by the bundle's policies.
-2. Nobody waits twice for the same: a list is fetched once and a responder asked once, however many clients need it.
-3. Those who are connected are asked about again from time to time; want of an answer puts nobody out. Of those who were
-   connected when the broker before ended, and have not come back, it is asked once before their will is sent.
-4. Each bundle is asked about for itself: what its responders, or servers of lists, do not answer delays no other's.
+2. Each thing is requested once: a CRL is fetched once and a responder asked once, however many clients need it.
+3. Connected clients are asked about again periodically; a missing answer disconnects nobody. Clients that were
+   connected when the previous process ended, and are not back, are asked about once before their will is sent.
+4. Bundles are independent: if one's responders or CRL servers do not answer, no other bundle is delayed.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _PATIENCE = 3.0
 _LOOK = 1.0
 _AT_ONCE = 32
 _LOOKED_AT = 500
-"""Connections that are looked at in one turn of the event loop."""
+"""Connections examined in one turn of the event loop."""
 _ASKED_AT_ONCE = 1_000
-"""Questions beyond which nobody who is absent is asked about."""
+"""Questions under way beyond which nothing is asked about absent clients."""
 
 
 class StatusAsker:
@@ -57,15 +57,15 @@ class StatusAsker:
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
         self._rounds: dict[str, asyncio.Task[None]] = {}
-        """By bundle: the questions about those who are connected that are under way."""
+        """By bundle: the questions about connected clients that are under way."""
         self._asked: dict[CertificateKey, float] = {}
-        """Who is absent and has been asked about, and until when there may be an answer."""
+        """The absent clients asked about, and until when an answer may arrive."""
 
     def ask(self, certificate: x509.Certificate, issuer: Issuer, refusal: Refused | None) -> Inquiry | None:
-        """Look for what is not known of *certificate*, if *refusal* says so, or a responder has to be asked.
+        """Look up what is unknown about *certificate*, if *refusal* says so, or if a responder must be asked.
 
-        Under `advisory` nobody is refused for want of an answer; whom an answer names is, so one is looked for all the
-        same.
+        Under `advisory` a missing answer refuses nobody, but a revocation in an answer does, so one is looked up all
+        the same.
         """
         bundle = issuer.bundle
         urls: list[str] = []
@@ -76,15 +76,15 @@ class StatusAsker:
         key = issuer.key_id, certificate.serial_number
         wants_answer = bundle.ocsp is not None and not self._ocsp.is_current(key, datetime.now(UTC))
         if not wants_lists and not wants_answer:
-            return None  # What is remembered will do.
+            return None  # A cached answer is good enough.
         inquiry = Inquiry()
         self._begin(self._find_out(inquiry, certificate, issuer, urls if wants_lists else None, asks=wants_answer))
         return inquiry
 
     def ask_about(self, absent: CertificateKey) -> float:
-        """Ask about a certificate of which nothing more is known; return for how many seconds to wait, 0: no longer.
+        """Ask about a certificate of which only this key is known; return how many seconds to wait, 0: no longer.
 
-        A responder that only the certificate names is not known either.
+        A responder named only in the certificate is therefore not known.
         """
         until = self._asked.get(absent)
         if until is not None:
@@ -118,12 +118,12 @@ class StatusAsker:
 
     @property
     def failing(self) -> Collection[str]:
-        """The responders that give no answer that can be believed."""
+        """The responders that currently give no credible answer."""
         return self._ocsp.failing
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:  # A defect; the client has its answer all the same.
+        if not task.cancelled() and task.exception() is not None:  # A bug; the client has its answer all the same.
             log.error("status not found out", code="INTERNAL_ERROR", exc_info=task.exception())
 
     async def _find_out(
@@ -148,7 +148,7 @@ class StatusAsker:
             inquiry.answer(refusal, self._clock())
 
     async def ask_again(self, engine: Engine) -> None:
-        """Ask about those who are connected, whenever an answer has become old, until cancelled."""
+        """Ask about connected clients whenever an answer has become old, until cancelled."""
         while True:
             await asyncio.sleep(_LOOK)
             if all(bundle.ocsp is None for bundle in self._bundles()):
@@ -156,7 +156,7 @@ class StatusAsker:
             await self._round(engine)
 
     async def _round(self, engine: Engine) -> None:
-        """Ask about everybody who is due, and note how old the answers are that the others stand on."""
+        """Ask about all clients that are due, and record how old the answers for the others are."""
         now = datetime.now(UTC)
         oldest: dict[str, float] = {}
         unanswered: dict[str, float] = {bundle.name: 0.0 for bundle in self._bundles() if bundle.ocsp is not None}

@@ -2,12 +2,12 @@
 
 Rules
 -----
-1. A file that vanishes takes nothing back: its list stays until it expires, and that it is gone is logged; of the file
-   itself nothing is kept, for each list may come under a name of its own. One file of a directory that cannot be read
-   concerns itself alone.
-2. A file is looked at by its time, size and inode, so replacing it by a rename is seen, and a half-written one is read
-   again when it is whole. One that could not be read is read as soon as it can be, changed or not.
-3. Files are read in a thread: a directory may lie on a disk that sleeps.
+1. A file that vanishes revokes nothing back: its list stays until it expires, and its absence is logged. Nothing else
+   is remembered of the file, since each list may have a file name of its own. A file of a directory that cannot be read
+   does not affect the others.
+2. A file is compared by its time, size and inode, so replacing it by a rename is noticed, and a half-written one is
+   read again when it is complete. One that could not be read is read as soon as it can be, changed or not.
+3. Files are read in a thread: a directory may be on a disk that sleeps.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ class CrlFiles:
     """The files and directories of the setting ``crlfile``."""
 
     def __init__(self, intake: CrlIntake, paths: Iterable[Path], interval: float) -> None:
-        """Look every *interval* seconds."""
+        """Check every *interval* seconds."""
         self._intake = intake
         self.paths = tuple(paths)
         self._interval = interval
         self._marks: dict[Path, _Mark] = {}
         self._unmatched: set[Path] = set()
         self._untimely: dict[Path, tuple[Window, ...]] = {}
-        """Files with lists that were refused for their dates, and when those allow them to be used."""
+        """Files with lists that were refused for their dates, and the periods in which those could be used."""
         self._learned = (0, 0)
         self._lock = asyncio.Lock()
         self._begun = 0
 
     @property
     def undecided(self) -> bool:
-        """Whether there is a list whose issuer was not known, and may be now, or whose time has come."""
+        """Whether there is a list whose issuer was unknown, and may be known now, or whose time has come."""
         return (bool(self._unmatched) and self._intake.learned != self._learned) or bool(self._timely())
 
     def _timely(self) -> set[Path]:
@@ -54,16 +54,16 @@ class CrlFiles:
         return {path for path, windows in self._untimely.items() if is_open(windows, now)}
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Check until cancelled."""
         while True:
             await self.look()
             self._intake.alarm()
             await asyncio.sleep(self._interval)
 
     async def look(self) -> None:
-        """Take every file that has changed since the last time, or whose issuer may be known, or time be come, by now.
+        """Read every file that has changed, or whose issuer may be known or time may have come by now.
 
-        Who asks while it is being done waits for the next look, and shares it with all who have asked meanwhile.
+        A caller that asks during a check waits for the next one, which it shares with all others who asked meanwhile.
         """
         begun = self._begun
         async with self._lock:
@@ -86,7 +86,7 @@ class CrlFiles:
     async def _read(self, path: Path, mark: _Mark) -> None:
         try:
             content = await asyncio.to_thread(contents_of, path, LIST_BYTES)
-        except OSError as error:  # Without a right, or a descriptor: it may be readable next time, unchanged.
+        except OSError as error:  # Lack of permission or descriptors: it may be readable next time, unchanged.
             self._unreadable(path, error.strerror or str(error))
             return
         taken = await self._intake.take(content, str(path))
@@ -94,18 +94,18 @@ class CrlFiles:
         self._untimely[path] = taken.untimely
         if not taken.untimely:
             del self._untimely[path]
-        self._marks[path] = mark  # Not before: who waits for this look may give up, and cancel it.
+        self._marks[path] = mark  # Not earlier: a caller of this check may give up, and cancel it.
 
     def _unreadable(self, path: Path, reason: str) -> None:
-        """Say so, once, and read *path* as soon as it can be."""
+        """Log it, once, and read *path* as soon as possible."""
         if self._marks.get(path) != _UNREAD:
             self._intake.complain(CrlProblem.CRL_UNREADABLE, f"cannot be read: {reason}", str(path))
         self._marks[path] = _UNREAD
-        self._unmatched.discard(path)  # It is read anyway, and nobody need wait for that before it can be.
+        self._unmatched.discard(path)  # It will be read anyway, and no caller need wait for that.
         self._untimely.pop(path, None)
 
     def _vanished(self, marks: Mapping[Path, _Mark], gone: Mapping[Path, str]) -> list[Path]:
-        """Return the files of directories that were there and are not."""
+        """Return the files of directories that have disappeared."""
         return [each for each in self._marks if each not in marks and each not in gone and each not in self.paths]
 
     def _survey(self) -> tuple[dict[Path, _Mark], dict[Path, str]]:
@@ -119,7 +119,7 @@ class CrlFiles:
                 for path in found:
                     try:
                         status = path.stat()
-                    except OSError as error:  # A link that leads nowhere, say: it hides none of the others.
+                    except OSError as error:  # A dangling link, say: it does not hide the others.
                         gone[path] = error.strerror or str(error)
                         continue
                     if status.st_size > LIST_BYTES:

@@ -1,17 +1,17 @@
-"""Takes what was read or fetched as CRLs: checks it beside the event loop, puts it up, and ends the sessions concerned.
+"""Takes in CRLs from all sources: checks them outside the event loop, installs them, and ends the affected sessions.
 
 Theory
 ------
-A list may have a million entries. Parsing, checking the signature and reading the entries happen in a thread that gives
-the interpreter's lock up every half millisecond; on the loop remain two assignments, and one dict access for each
+A list may have a million entries. Parsing, checking the signature and reading the entries happen in a thread that
+releases the interpreter's lock every half millisecond; on the loop remain two assignments, and one dict access per
 connected client, in turns (`broker.revocation.revocation_rounds`).
 
 Rules
 -----
-1. One list at a time: what is prepared is prepared against what is held.
-2. Whatever is wrong with a list, the one before stays; the log says why, with a stable code, and a counter counts.
-3. A list that is refused for its dates may come right by itself, or when this machine's clock is set right: `Taken`
-   says when, and who brings lists brings it again then.
+1. One list at a time: a list is prepared against those held at that time.
+2. Whatever is wrong with a list, the previous one stays; the reason is logged with a stable code, and counted.
+3. A list refused for its dates may become usable by itself, or when this machine's clock is set: `Taken` says when, and
+   the source of the list submits it again then.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from provisioning.pki.revocation import unpack
 log = structlog.get_logger("broker")
 
 PAUSE = 0.0002
-"""Seconds for which reading a list gives way, again and again."""
+"""Seconds for which reading a list pauses, again and again."""
 _MAY_COME_RIGHT = frozenset({CrlProblem.CRL_WRONG_ISSUER, CrlProblem.CRL_BAD_SIGNATURE, CrlProblem.CRL_NO_BASE})
-"""What another CA may put right when it is learned: of the same name, too."""
+"""Problems that a newly learned CA, even of the same name, may resolve."""
 _BY_THE_CLOCK = frozenset({CrlProblem.CRL_NOT_YET_VALID, CrlProblem.CRL_EXPIRED})
-"""What the passing of time may put right, or this machine's clock, when it is set."""
+"""Problems that time may resolve, or setting this machine's clock."""
 _MOST_NAMED = 20
-"""New entries of a list that the audit log names one by one; of more it has the number."""
+"""New entries of a list that the audit log names individually; beyond that only the number."""
 
 
 Window = tuple[datetime, datetime]
-"""From when until when the dates of a list allow it to be used."""
+"""The period in which the dates of a list allow its use."""
 
 
 def is_open(windows: Iterable[Window], now: datetime) -> bool:
@@ -54,19 +54,19 @@ def is_open(windows: Iterable[Window], now: datetime) -> bool:
 
 @dataclass(slots=True)
 class Taken:
-    """What became of some bytes."""
+    """The result of submitting some bytes."""
 
     unmatched: bool = False
-    """Whether a list is not that of a CA which is known; it may be learned later."""
+    """Whether a list is from an unknown CA; that may be learned later."""
     untimely: tuple[Window, ...] = ()
-    """When lists could be used that were refused for their dates, which were not these."""
+    """The periods in which lists could be used that were refused for their dates."""
     fresh_until: datetime | None = None
     """The earliest nextUpdate."""
     delta_urls: tuple[str, ...] = ()
 
 
 class CrlIntake:
-    """The one door for lists, wherever they come from."""
+    """The only way in for CRLs, whatever their source."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
         self._engine = engine
@@ -75,12 +75,12 @@ class CrlIntake:
 
     @property
     def learned(self) -> tuple[int, int]:
-        """Changes when there are more CAs than before who may have signed a list."""
+        """Changes when more CAs are known that may have signed a list."""
         trust = self._engine.admission.trust
         return (0, 0) if trust is None else (trust.generation, trust.learned)
 
     async def take(self, content: bytes, source: str) -> Taken:
-        """Use the lists in *content*, which came from *source*; what is wrong is logged, never raised."""
+        """Use the lists in *content*, from *source*; errors are logged, never raised."""
         taken = Taken()
         trust = self._engine.admission.trust
         if trust is None:
@@ -139,7 +139,7 @@ class CrlIntake:
         self.alarm()
 
     def _record(self, held: HeldList, added: set[int], facts: Mapping[str, object]) -> None:
-        """Have the list in the audit log; each certificate that it has revoked, too, if they are few."""
+        """Record the list in the audit log, and each certificate that it has newly revoked, if they are few."""
         history, issuer = self._engine.history, held.issuer_key_id
         history.told("CRL in use", **_recorded(facts))
         if len(added) <= _MOST_NAMED:
@@ -153,7 +153,7 @@ class CrlIntake:
         return await judge_all(self._engine, self._clock)
 
     def alarm(self) -> None:
-        """Say which lists have become late, or have expired: long before it matters, and once."""
+        """Report once which lists are late or expired: long before it matters."""
         for held, problem in self._engine.admission.status.lists.alarms(datetime.now(UTC)):
             left = (held.fresh_until - datetime.now(UTC)).total_seconds()
             detail = f"nextUpdate {held.fresh_until:%Y-%m-%d %H:%M:%S} UTC is {abs(left):.0f} s "
@@ -161,7 +161,7 @@ class CrlIntake:
             self.complain(problem, detail, held.source, issuer=held.issuer, number=held.number)
 
     def complain(self, code: CrlProblem, detail: str, source: str, **facts: object) -> None:
-        """Log, record and count what is wrong with a list."""
+        """Log, record and count a problem with a list."""
         self._engine.metrics.revocation_alarms[code] += 1
         facts |= {"code": str(code), "detail": detail, "source": source}
         log.warning("CRL problem", **facts)
@@ -169,12 +169,12 @@ class CrlIntake:
 
 
 def _recorded(facts: Mapping[str, object]) -> dict[str, object]:
-    """Return *facts* as the audit log calls them: what is a number there is an entry's own."""
+    """Return *facts* under the audit log's names: its entries have a ``number`` of their own."""
     return {"crl_number" if name == "number" else name: value for name, value in facts.items()}
 
 
 def signer_of(listed: CertificateList, trust: Trust) -> tuple[bytes, str]:
-    """Return key identifier and name of the CA that has signed *listed*; raise `CrlRefused` where none of ours has."""
+    """Return key identifier and name of the CA that signed *listed*; raise `CrlRefused` if none of ours did."""
     candidates = trust.authorities(listed.issuer)
     if not candidates:
         raise CrlRefused(

@@ -1,16 +1,16 @@
-"""CRLs at http URLs: fetched at the start, again before they end, and when a client's certificate names a new one.
+"""CRLs at http URLs: fetched at the start, again before they expire, and when a client's certificate names a new one.
 
 Rules
 -----
-1. Plain HTTP only, no redirects, no proxy, nothing compressed, so many bytes and seconds at most: what comes is signed,
-   where it comes from proves nothing (RFC 5280 §8 has no use for TLS here).
-2. An unchanged list is not sent again (ETag, Last-Modified), nor read again.
-3. Of each bundle at most `_MOST_URLS` are followed that its certificates name, and only those of certificates that were
-   verified; and each is fetched beside those of others. A URL that two bundles name is fetched for either: what is
-   wrong with the one's servers, and how many it names, is not the other's trouble.
-4. When the wall clock was set all are fetched again: what had time may have ended. A list that was refused for its
-   dates is read again when they allow it, though its URL says what it said.
-5. A fetch that fails is tried again with growing pauses; the first failure is logged, and the list that is held stays.
+1. Plain HTTP only, no redirects, no proxy, no compression, bounded bytes and seconds: the content is signed, and its
+   origin proves nothing (RFC 5280 §8 has no use for TLS here).
+2. An unchanged list is not transferred again (ETag, Last-Modified), nor read again.
+3. Per bundle at most `_MOST_URLS` named by certificates are followed, and only from verified certificates. Bundles are
+   fetched independently, and a URL that two bundles name is fetched for each: the state of one bundle's servers, and
+   the number of its URLs, does not affect the other.
+4. When the wall clock was set all are fetched again: a list that seemed current may have expired. A list that was
+   refused for its dates is read again when they allow it, even if its URL's content is unchanged.
+5. A failed fetch is retried with growing pauses; the first failure is logged, and the present list stays.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from provisioning.pki.crl import CrlProblem
 _MOST_BYTES = 64 * 1024 * 1024
 _MOST_URLS = 256
 _AT_ONCE = 4
-"""Of one bundle."""
+"""Per bundle."""
 _TIMEOUT = 10.0
 _FIRST_PAUSE = 1.0
 _LEAST_PAUSE = 1.0
@@ -51,17 +51,17 @@ class _Followed:
     digest: bytes = b""
     unmatched: tuple[int, int] | None = None
     untimely: tuple[Window, ...] = ()
-    """When lists may be used that were refused for their dates."""
+    """The periods in which lists could be used that were refused for their dates."""
     pause: float = _FIRST_PAUSE
     failed: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class CrlUrls:
-    """Every URL that is followed."""
+    """All URLs that are followed."""
 
     def __init__(self, intake: CrlIntake, refresh: float, clock: Callable[[], float]) -> None:
-        """Fetch every *refresh* seconds at least, and before a list's nextUpdate."""
+        """Fetch at least every *refresh* seconds, and before a list's nextUpdate."""
         self._intake = intake
         self._refresh = refresh
         self._clock = clock
@@ -71,12 +71,12 @@ class CrlUrls:
         self._http = PlainHttp(_TIMEOUT)
 
     def configure(self, urls: Iterable[tuple[str, str]]) -> None:
-        """Go on fetching *urls*, each after the name of its bundle: those that the settings name."""
+        """Follow *urls*, those that the settings name, each preceded by the name of its bundle."""
         for key in urls:
             self._followed.setdefault(key, _Followed(due=self._clock())).configured = True
 
     def follow(self, urls: Iterable[str], bundle: str) -> list[str]:
-        """Go on fetching *urls*, which certificates of *bundle* name, those that may be; return them."""
+        """Follow *urls*, named by certificates of *bundle*, as far as allowed; return those followed."""
         taken = []
         for url in urls:
             if (bundle, url) not in self._followed:
@@ -95,16 +95,16 @@ class CrlUrls:
         return sum(of == bundle and not each.configured for (of, _), each in self._followed.items())
 
     def untried(self, urls: Iterable[str], bundle: str) -> bool:
-        """Whether one of *urls* of *bundle* has not been fetched yet, nor failed to be."""
+        """Whether one of *urls* of *bundle* has not been tried yet."""
         return any(not each.digest and not each.failed for each in (self._followed[bundle, url] for url in urls))
 
     async def run(self) -> None:
-        """Fetch what is due until cancelled, each beside the others: one that hangs delays none."""
+        """Fetch what is due until cancelled, all in parallel: one that hangs delays none."""
         under_way: dict[tuple[str, str], asyncio.Task[None]] = {}
         try:
             while True:
                 for key in [key for key, task in under_way.items() if task.done()]:
-                    under_way.pop(key).result()  # Raises what is a defect.
+                    under_way.pop(key).result()  # Raises if there was a bug.
                 for url, bundle in self._due():
                     if (bundle, url) not in under_way:
                         under_way[bundle, url] = asyncio.create_task(self.fetch(url, bundle))
@@ -117,7 +117,7 @@ class CrlUrls:
             await self.close()
 
     async def close(self) -> None:
-        """Fetch nothing any more."""
+        """Stop fetching."""
         await self._http.close()
 
     async def fetch_due(self) -> None:
@@ -137,7 +137,7 @@ class CrlUrls:
         ]
 
     async def fetch(self, url: str, bundle: str) -> None:
-        """Fetch *url* of *bundle* now, unless it was a moment ago, or is being fetched: then wait for that."""
+        """Fetch *url* of *bundle* now, unless that was just done; if it is under way, wait for it."""
         followed = self._followed[bundle, url]
         running = followed.lock.locked()
         async with followed.lock:
@@ -160,7 +160,7 @@ class CrlUrls:
             followed.due = self._clock() + self._refresh
             if fetched is not None:
                 await self._take(url, bundle, followed, fetched.content)
-                # Not before: who waits for this fetch may give up, and cancel it.
+                # Not earlier: a caller of this fetch may give up, and cancel it.
                 followed.etag, followed.modified = fetched.etag, fetched.modified
 
     async def _take(self, url: str, bundle: str, followed: _Followed, content: bytes) -> None:
@@ -178,7 +178,7 @@ class CrlUrls:
         self.follow(taken.delta_urls, bundle)
 
     async def _get(self, url: str, followed: _Followed) -> Fetched | None:
-        known = followed.unmatched is None  # What could not be used has to come again.
+        known = followed.unmatched is None  # An unusable answer must be sent again.
         return await download(
             self._http,
             url,

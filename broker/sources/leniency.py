@@ -1,4 +1,4 @@
-"""What the settings forgive where revocations are not known: how it is judged of the feed, and said of every source."""
+"""What the settings tolerate when revocations are unknown: freshness of the feed, and warnings about every source."""
 
 from __future__ import annotations
 
@@ -12,31 +12,30 @@ log = structlog.get_logger("broker")
 
 
 def feed_freshness(config: BrokerConfig) -> Freshness:
-    """Return how old the feed's knowledge may be.
+    """Return how old the feed's data may be.
 
-    Under `require`: as old as it becomes between two heartbeats, three at most, and not a moment longer than until the
-    feed is known to be lost.
+    Under `require`: as old as it becomes within three heartbeats, and no older once the feed is known to be lost.
     """
     policy = config.feed_terms
     if config.provisioning is None:
         return Freshness(0.0, always_acceptable=True)
-    if config.feed_policy is None:  # `revocation_grace` counts to the second, 0 too.
+    if config.feed_policy is None:  # `revocation_grace` applies to the second, even 0.
         return Freshness(policy.grace or 0.0, policy=str(policy))
     terms = feed_terms(policy)
     return Freshness(terms.grace, always_acceptable=terms.always, strict=terms.strict, policy=terms.policy)
 
 
 def feed_terms(policy: StatusPolicy) -> FeedTerms:
-    """Return how closely *policy* wants the feed to be followed."""
+    """Return how closely *policy* requires the feed to be followed."""
     if policy.grace == 0:
-        from provisioning.client.feed import HEARTBEAT, SILENT_HEARTBEATS  # And with it what who has a feed needs.
+        from provisioning.client.feed import HEARTBEAT, SILENT_HEARTBEATS  # Late: only needed with a feed.
 
         return FeedTerms(HEARTBEAT * SILENT_HEARTBEATS, strict=True, policy="require")
     return FeedTerms(policy.grace or 0.0, always=policy.grace is None, policy=str(policy))
 
 
 def advisory_sources(config: BrokerConfig) -> list[str]:
-    """Return the sources without which newcomers are let in all the same, as the settings call them."""
+    """Return the sources without which newcomers are still admitted, as the settings call them."""
     found = ["feed"] if config.provisioning is not None and _is_advisory(config.feed_terms) else []
     bundles: list[tuple[str, BrokerConfig | TrustSettings]] = [("", config)]
     bundles += [(f"trust bundle {each.name}: ", each) for each in config.trust]
@@ -51,7 +50,7 @@ def advisory_sources(config: BrokerConfig) -> list[str]:
 
 
 def warn_of_advisory(config: BrokerConfig) -> None:
-    """Say in the log which sources may fail without anybody being refused for it."""
+    """Log which sources may fail without anybody being refused for it."""
     if sources := advisory_sources(config):
         log.warning(
             "revoked clients are admitted while a source does not report them",

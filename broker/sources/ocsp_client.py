@@ -1,14 +1,14 @@
-"""Asks OCSP responders about certificates: once for many who wait, so many at a time, and remembers the answers.
+"""Asks OCSP responders about certificates: once for many waiting clients, a few at a time, and caches the answers.
 
 Rules
 -----
-1. A revoked certificate goes into the revocation index, and out of it when a later answer says that it is good; those
-   on hold are asked about until then.
-2. What cannot be asked or believed is no answer; what follows from that is the bundle's policy to say.
-3. At most `_MOST_ANSWERS` are remembered, the least recently used forgotten first. A certificate that is known to be
-   revoked stays in the index.
-4. Each bundle has questions under way, and certificates on hold, of its own: a responder that hangs, or suspends
-   everybody, is one bundle's trouble.
+1. A revoked certificate enters the revocation index, and leaves it when a later answer says that it is good; those on
+   hold are asked about until then.
+2. If a responder cannot be asked or believed, there is no answer; the bundle's policy decides what follows.
+3. At most `_MOST_ANSWERS` are cached, the least recently used dropped first. A certificate known to be revoked stays in
+   the index.
+4. Each bundle has its own questions under way, and its own certificates on hold: a responder that hangs, or suspends
+   every certificate, affects one bundle only.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from provisioning.pki.revocation import OCSP, CertificateKey, RevocationIndex, R
 log = structlog.get_logger("broker")
 
 _AT_ONCE = 16
-"""Questions of one bundle; another's do not wait for its responders."""
+"""Questions per bundle; others do not wait for its responders."""
 _MOST_ON_HOLD = 10_000
-"""Of one bundle."""
+"""Per bundle."""
 _SILENCE = 5.0
-"""Seconds for which a responder that cannot be reached is not tried: nobody waits for it meanwhile."""
+"""Seconds for which an unreachable responder is not tried: no client waits for it meanwhile."""
 _MOST_ANSWERS = 100_000
 _MOST_RESPONDERS = 1_000
 LIST = OCSP
-"""How the answers are called among the lists of the revocation index."""
+"""The name of the answers among the lists of the revocation index."""
 
 
 class OcspClient:
@@ -53,9 +53,9 @@ class OcspClient:
         refresh: float,
         clock: Callable[[], float],
     ) -> None:
-        """Put what is revoked into *index*, and call *on_revoked*; count in *metrics*, and *tell* the audit log.
+        """Enter revoked certificates in *index*, and call *on_revoked*; count in *metrics*, and *tell* the audit log.
 
-        An answer is asked for again after *refresh* seconds, however long it is good.
+        An answer is requested again after *refresh* seconds, however long it is valid.
         """
         self._refresh = refresh
         self._clock = clock
@@ -69,9 +69,9 @@ class OcspClient:
         self._on_hold: defaultdict[str, dict[CertificateKey, tuple[Sequence[str], Issuer]]] = defaultdict(dict)
         self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(_AT_ONCE))
         self._silent: dict[str, float] = {}
-        """Until when a responder that could not be reached is not tried."""
+        """Until when an unreachable responder is not tried."""
         self.failing: set[str] = set()
-        """Responders of which it was said that they do not answer as they should."""
+        """Responders whose failure has been logged."""
         self._http = OcspHttp()
 
     def known(self, key: CertificateKey) -> Answer | None:
@@ -90,41 +90,41 @@ class OcspClient:
         return now < found[0].fresh_until and self._clock() - found[1] < self._refresh
 
     def age(self, key: CertificateKey, now: datetime) -> float | None:
-        """Return how many seconds ago the last answer about *key* was true for sure; None: there is none."""
+        """Return how many seconds ago the last answer about *key* was certainly true; None: there is none."""
         found = self._answers.get(key)
         return None if found is None else max(0.0, (now - found[0].this_update).total_seconds())
 
     def is_silent(self, responder: str | None) -> bool:
-        """Whether *responder* could not be reached a moment ago."""
+        """Whether *responder* was unreachable a moment ago."""
         return responder is not None and self._clock() < self._silent.get(responder, 0.0)
 
     async def ask_again(self, certificate: x509.Certificate, issuer: Issuer) -> None:
-        """Ask about somebody who is connected, and count how that went."""
+        """Ask about a connected client, and count the result."""
         if not all(map(self.is_silent, urls_of(certificate, issuer))):
             answer = await self.ask(certificate, issuer)
             self._metrics.ocsp_rechecks["failed" if answer is None else "answered"] += 1
 
     async def ask(self, certificate: x509.Certificate, issuer: Issuer) -> Answer | None:
-        """Return what the responder says of *certificate* now; None: nothing that can be believed."""
+        """Return the responder's present answer about *certificate*; None: no credible one."""
         return await self.ask_at(urls_of(certificate, issuer), certificate.serial_number, issuer)
 
     async def ask_at(self, urls: Sequence[str], serial: int, issuer: Issuer) -> Answer | None:
-        """Return what the first of *urls* that answers says of the certificate of that number now."""
+        """Return the answer of the first of *urls* that responds, about the certificate with that serial number."""
         key = issuer.key_id, serial
         task = self._asking.get(key)
         if task is None:
             task = self._asking[key] = asyncio.get_running_loop().create_task(self._ask(urls, key, issuer))
             task.add_done_callback(lambda _: self._asking.pop(key, None))
-        # Shielded: who stops waiting does not stop the question, for which others may wait.
+        # Shielded: a caller that stops waiting does not stop the question, for which others may wait.
         return await asyncio.shield(task)
 
     @property
     def holding(self) -> list[str]:
-        """The bundles of which somebody is suspended, as they were called when he was."""
+        """The bundles with suspended certificates, by their names at that time."""
         return [bundle for bundle, on_hold in self._on_hold.items() if on_hold]
 
     async def ask_about_holds(self, bundle: str) -> None:
-        """Ask again about those of *bundle* who were suspended: nobody else would, as they are refused before."""
+        """Ask again about suspended certificates of *bundle*: their clients are refused before any question."""
         now, on_hold = datetime.now(UTC), self._on_hold[bundle]
         due = [(urls, key[1], issuer) for key, (urls, issuer) in on_hold.items() if not self.is_current(key, now)]
         await asyncio.gather(*(self.ask_at(*each) for each in due))
@@ -158,10 +158,10 @@ class OcspClient:
         return None
 
     def _failed(self, url: str, detail: str) -> None:
-        """Say that *url* does not answer as it should: once, not a line for each client of a storm."""
+        """Log that *url* does not answer correctly: once, not a line per client of a storm."""
         if url in self.failing:
             return
-        if len(self.failing) >= _MOST_RESPONDERS:  # Certificates name them.
+        if len(self.failing) >= _MOST_RESPONDERS:  # Certificates determine their number.
             self.failing.clear()
             self._silent.clear()
         self.failing.add(url)
@@ -171,7 +171,7 @@ class OcspClient:
     def _note(self, key: CertificateKey, answer: Answer, urls: Sequence[str], issuer: Issuer) -> Answer:
         before = self.known(key)
         if before is not None and answer.this_update < before.this_update:
-            return before  # Played back, or from a cache that lags: what is known already is newer.
+            return before  # Replayed, or from a lagging cache: the known answer is newer.
         self._answers[key] = answer, self._clock()
         self._answers.move_to_end(key)
         if len(self._answers) > _MOST_ANSWERS:
@@ -198,7 +198,7 @@ class OcspClient:
 
 
 def urls_of(certificate: x509.Certificate, issuer: Issuer) -> Sequence[str]:
-    """Return where to ask about *certificate*: the bundle's responder, or those that the certificate names."""
+    """Return the responders for *certificate*: the bundle's, or those that the certificate names."""
     terms = issuer.bundle.ocsp
     if terms is None:
         return ()

@@ -1,9 +1,9 @@
-"""Carries a question to an OCSP responder, and its answer back, verified.
+"""Transports a question to an OCSP responder, and verifies the answer.
 
 Rules
 -----
 1. Plain HTTP, no redirects, no proxy, bounded in bytes and time: answers are signed.
-2. What cannot be asked or believed is no answer.
+2. If a responder cannot be asked or believed, there is no answer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class OcspHttp:
         self._http = PlainHttp(PATIENCE)
 
     async def ask(self, url: str, serial: int, issuer: x509.Certificate, *, nonce: bool = True) -> tuple[Answer, bytes]:
-        """Return what the responder at *url* says of a certificate of *issuer*, and its response.
+        """Return the answer of the responder at *url* about a certificate of *issuer*, and its raw response.
 
         Raises `OcspRefused`.
         """
@@ -56,5 +56,5 @@ class OcspHttp:
             return await body_of(response, _MOST_BYTES)
 
     async def close(self) -> None:
-        """Ask nobody any more."""
+        """Stop asking."""
         await self._http.close()

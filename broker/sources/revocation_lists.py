@@ -1,4 +1,4 @@
-"""What brings revocations to one broker beside the feed: CRLs in files and at URLs, and OCSP responders."""
+"""The sources of revocations of one broker besides the feed: CRLs in files and at URLs, and OCSP responders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from provisioning.program.starting import importing
 
 
 class RevocationLists:
-    """Everything that brings lists, as tasks. Without any it does nothing, and may be told of some later."""
+    """All sources of lists, as tasks. Without any it does nothing; sources may be added later."""
 
     def __init__(self, engine: Engine, config: BrokerConfig, clock: Callable[[], float]) -> None:
         self.intake = CrlIntake(engine, clock)
@@ -35,7 +35,7 @@ class RevocationLists:
         self._set_asker(config)
 
     async def use(self, config: BrokerConfig) -> None:
-        """Take the files and URLs of *config* from now on, and read the files."""
+        """Use the files and URLs of *config* from now on, and read the files."""
         self.files.paths = config.crl_files
         self.urls.configure(_urls_of(config))
         self._set_asker(config)
@@ -56,7 +56,7 @@ class RevocationLists:
             await self._asker.close()
 
     async def _enforce(self) -> None:
-        """Close the sessions of whom a responder has just called revoked."""
+        """Close the sessions of clients that a responder has just reported as revoked."""
         while True:
             await self._news.wait()
             self._news.clear()
@@ -73,6 +73,6 @@ class RevocationLists:
 
 
 def _urls_of(config: BrokerConfig) -> list[tuple[str, str]]:
-    """Return every URL of a CRL that the settings name, after the name of its bundle."""
+    """Return every URL of a CRL in the settings, preceded by the name of its bundle."""
     of_all = [(DEFAULT_BUNDLE, url) for url in config.crl_urls]
     return of_all + [(bundle.name, url) for bundle in config.trust for url in bundle.crl_urls]

@@ -1,23 +1,22 @@
-"""The staple: what an OCSP responder says of the broker's own certificate, handed to each client that asks within TLS.
+"""The staple: an OCSP response about the broker's own certificate, handed to each client that asks for it within TLS.
 
 Theory
 ------
-A device that wants to know whether the broker's certificate is revoked would have to ask a responder, from wherever it
-is. So the broker asks (RFC 6066 §8), ahead of time, and hands the signed response on. The one who asks is the broker,
-the one who believes is the client: that is why the response is verified here as any other is
-(`provisioning.pki.ocsp`), and carries no nonce. The handshake itself takes what is held and waits for nobody
-(`provisioning.pki.stapling`).
+A device that wants to know whether the broker's certificate is revoked would otherwise have to ask a responder, from
+wherever it is. So the broker asks in advance (RFC 6066 §8) and passes the signed response on. Since the broker asks and
+the client relies on the answer, the response is verified here like any other (`provisioning.pki.ocsp`), and carries no
+nonce. The handshake itself uses the present response and never waits (`provisioning.pki.stapling`).
 
 Rules
 -----
-1. Only what can be believed is stapled: about the certificate that the context presents, signed by who may, in date.
-   OpenSSL is told when it ends, so that no clock of ours has to run for it to stop. One whose time is yet to come, as
-   the clock was set back, is dropped and asked for anew.
-2. It is renewed at half of its life, and every `ocsp_refresh_seconds` at least; a failure is tried again with growing
-   pauses. While there is none, none is sent, clients are served, and an alarm says so.
-3. That the certificate is revoked is stapled too: who asks is to know. An answer that says "good" is not, once any
-   source of revocations knows better; nor one by which the responder does not know the certificate.
-4. A certificate that names no responder has no staple, and nothing is said about that.
+1. Only a credible response is stapled: about the certificate that the context presents, signed by an authorised signer,
+   in date. OpenSSL is told its expiry, so that it stops without a timer of ours. A response that is not valid yet,
+   because the clock was set back, is dropped and requested again.
+2. It is renewed at half of its lifetime, and at least every `ocsp_refresh_seconds`; a failure is retried with growing
+   pauses. Without a response none is sent, clients are served, and an alarm reports it.
+3. A response that the certificate is revoked is stapled too: clients that ask must know. A "good" response is not, once
+   any source of revocations knows better; nor is one by which the responder does not know the certificate.
+4. A certificate that names no responder has no staple, and nothing is reported about that.
 """
 
 from __future__ import annotations
@@ -52,34 +51,34 @@ log = structlog.get_logger("broker")
 _LOOK = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 _LARGEST = 16 * 1024
-"""Bytes of a response that are handed to devices; what our own service answers has less than one thousand."""
+"""The largest response, in bytes, handed to devices; those of our own service have less than one thousand."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Own:
-    """The broker's certificate, as *context* presents it, and who knows about it."""
+    """The broker's certificate, as presented by *context*, and its issuer."""
 
     context: ssl.SSLContext
     certificate: x509.Certificate
     key: CertificateKey
-    """How the index calls it."""
+    """How the index identifies it."""
     issuer: x509.Certificate | None
     responders: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A response that was believed."""
+    """A response that passed verification."""
 
     answer: Answer
     der: bytes
 
 
 class Staple:
-    """The one of a running broker."""
+    """The staple of a running broker."""
 
     def __init__(self, config: BrokerConfig, certificate: Path, engine: Engine, clock: Callable[[], float]) -> None:
-        """*certificate* is the file with the broker's own, and its chain."""
+        """*certificate* is the file with the broker's own certificate and its chain."""
         self._config = config
         self._file = certificate
         self._index = engine.admission.status.index
@@ -97,7 +96,7 @@ class Staple:
         self._tried = asyncio.Event()
 
     def adopt(self, context: ssl.SSLContext) -> None:
-        """Let *context* staple, which is what the listeners present, or are about to."""
+        """Use *context* for stapling: the listeners present it, or are about to."""
         before, own, problem = self._own, None, ""
         try:
             own = self._own_of(context)
@@ -117,7 +116,7 @@ class Staple:
         self._wake.set()
 
     async def tried(self) -> None:
-        """Return when the responder has been asked about the certificate, or has had its time to answer."""
+        """Return when the responder was asked about the certificate, or its time has run out."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
                 await self._tried.wait()
@@ -135,7 +134,7 @@ class Staple:
             await self._http.close()
 
     def document(self, wall: datetime) -> dict[str, Any]:
-        """Return what an operator is told."""
+        """Return the document for operators."""
         own, held = self._own, self._held
         document: dict[str, Any] = {"state": self._state(wall)}
         if own is not None:
@@ -176,12 +175,12 @@ class Staple:
             )
             self._due = self._clock()
         elif held is not None and held.answer.this_update > now + CLOCK_TOLERANCE:  # The clock was set back.
-            self._drop()  # Else what is renewed would be taken for older than it, and clients refuse it.
+            self._drop()  # Otherwise the renewed one would seem older, and clients refuse this one.
             log.warning("the staple is of a time to come", code="STAPLE_FAILED", detail="the clock was set back")
             self._due, self._pause = self._clock(), _FIRST_PAUSE
         known = self._index.find(own.key)
         if known is not None and held is not None and held.answer.reason is None:
-            self._drop()  # The responder lags behind our other sources, or somebody plays its answer back.
+            self._drop()  # The responder lags behind our other sources, or its answer is being replayed.
             self._due, self._pause = self._clock(), _FIRST_PAUSE
         if self._clock() >= self._due:
             await self._renew(own, known.reason if known is not None else None)
@@ -199,7 +198,7 @@ class Staple:
                 except OcspRefused as error:
                     problem = f"{url}: {error}"
         if own is not self._own:
-            return  # Another certificate has taken its place meanwhile: `adopt` has said what is due.
+            return  # Another certificate has replaced it meanwhile: `adopt` has scheduled what is due.
         if held is None:
             if known is not None:
                 self._tell_revoked(known)
@@ -207,7 +206,7 @@ class Staple:
             return
         before = self._held
         if before is not None and held.answer.this_update < before.answer.this_update:
-            held = before  # Played back, or from a cache that lags.
+            held = before  # Replayed, or from a lagging cache.
         left = (held.answer.fresh_until - datetime.now(UTC)).total_seconds()
         self._due = self._clock() + max(_LOOK, min(left / 2, self._config.ocsp_refresh_seconds))
         self._pause = _FIRST_PAUSE
@@ -245,7 +244,7 @@ class Staple:
         self._metrics.staple_next_update_timestamp = answer.fresh_until.timestamp()
 
     def _drop(self) -> None:
-        """Hold nothing. A context of before keeps what it has, for those who are in its handshake, until that ends."""
+        """Drop the response. An earlier context keeps its own until it expires, for handshakes under way."""
         if self._held is not None and self._own is not None:
             stapling.staple(self._own.context, b"", 0.0)
         self._held = None
@@ -253,7 +252,7 @@ class Staple:
 
     def _fail(self, problem: str) -> None:
         self._metrics.revocation_alarms["STAPLE_FAILED"] += 1
-        if not self._problem:  # Once, until there is one.
+        if not self._problem:  # Logged once, until there is a response.
             log.warning("no new staple", code="STAPLE_FAILED", detail=problem, stapling=self._held is not None)
             self._history.told("staple lost", code="STAPLE_FAILED", detail=problem)
         self._problem = problem
@@ -269,7 +268,7 @@ class Staple:
         self._revoked = reason
 
     def _own_of(self, context: ssl.SSLContext) -> _Own | None:
-        """Return what *context* presents, if a staple is wanted about it. Raises `OcspRefused` if there can be none."""
+        """Return what *context* presents, if it wants a staple. Raises `OcspRefused` if there can be none."""
         if not self._config.ocsp_stapling:
             return None
         der = stapling.own_certificate(context)
@@ -279,9 +278,9 @@ class Staple:
                 return None
             named, key = responders(certificate), certificate_key(certificate)
             issuer = self._issuer_of(certificate)
-            if issuer is not None:  # As lists are filed, whatever the certificate says of it, or does not say.
+            if issuer is not None:  # As CRLs are filed, regardless of what the certificate says about its issuer.
                 key = key_identifier(issuer.public_key()), certificate.serial_number
-        except UNREADABLE as error:  # OpenSSL presents what others cannot read.
+        except UNREADABLE as error:  # OpenSSL presents what other software cannot read.
             raise OcspRefused(f"the broker's own certificate cannot be read: {error}") from error
         urls = tuple(url for url in named if url.startswith("http://"))
         if self._config.ocsp_stapling_responder is not None:

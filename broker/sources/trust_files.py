@@ -1,4 +1,4 @@
-"""Reads the anchors that the configuration names, and makes a generation of trust of them; whole, or not at all."""
+"""Reads the configured anchors, and builds a generation of trust from them; completely, or not at all."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _SUFFIXES = frozenset({".pem", ".crt", ".cer", ".der"})
 
 
 def load_trust(config: BrokerConfig, generation: int = 1) -> Trust | None:
-    """Return the bundles of *config*; None where `cafile` alone says who is believed, and the feed who is revoked.
+    """Return the bundles of *config*; None if `cafile` alone says who is trusted, and the feed who is revoked.
 
-    Nothing is fetched: of an anchors_url the copy counts. Raises `TlsConfigurationError`, `AnchorsNotFetched` of it.
+    Nothing is fetched: for an anchors_url the copy is used. Raises `TlsConfigurationError`, or its `AnchorsNotFetched`.
     """
     if config.trust:
         return Trust([_bundle(each, config.state_dir) for each in config.trust], generation)
@@ -50,7 +50,7 @@ def _ocsp(settings: BrokerConfig | TrustSettings) -> OcspTerms | None:
 
 
 def anchor_files(config: BrokerConfig) -> list[Path]:
-    """Return every file with anchors that count, and every directory of such files."""
+    """Return every file with anchors in use, and every directory of such files."""
     if not config.trust:
         return [config.cafile]
     named = [path for bundle in config.trust for path in bundle.anchors]
@@ -83,7 +83,7 @@ def _bundle(settings: TrustSettings, state_dir: Path) -> TrustBundle:
 def read_anchors(paths: Sequence[Path], where: str = "") -> list[x509.Certificate]:
     """Return every certificate in *paths*, files or directories of them.
 
-    Raises `TlsConfigurationError` naming, after *where*, the path that cannot be used.
+    Raises `TlsConfigurationError` naming, after *where*, the unusable path.
     """
     anchors: list[x509.Certificate] = []
     for path in paths:
@@ -105,7 +105,7 @@ def read_anchors(paths: Sequence[Path], where: str = "") -> list[x509.Certificat
 
 
 def _files_in(path: Path) -> Iterable[Path]:
-    """Return the files of *path*, if it is a directory; none of one that cannot be read: that is said when it is."""
+    """Return the files of *path* if it is a directory; none if it is unreadable: reading it will report that."""
     try:
         return _files(path) if path.is_dir() else ()
     except OSError:
