@@ -1,16 +1,16 @@
-"""The founding of a fleet's authority, a root CA and the issuing CA under it, and their successors.
+"""The key ceremony: founds a fleet's root CA and the issuing CA under it, and their successors.
 
 Theory
 ------
 The root signs one thing, the issuing CA, and then rests: its key may leave the machine. The issuing CA signs everything
-else. New keys are ECDSA P-256; path length 1 and 0 leave room for exactly one CA under the root and none under that.
+else. New keys are ECDSA P-256; path lengths 1 and 0 allow exactly one CA level under the root and none under that.
 
 Rules
 -----
-1. A CA certificate carries no more than RFC 5280 asks of it: basic constraints and key usage (critical), key
-   identifiers, and where the parent's CRL is found if a public address is known.
-2. What a root is about to sign is checked first, in a draft signed with a throw-away key; and what a root elsewhere
-   has signed is checked in the same way before it is believed.
+1. A CA certificate carries no more than RFC 5280 requires: basic constraints and key usage (critical), key
+   identifiers, and the address of the parent's CRL if a public one is known.
+2. What a root is about to sign is checked first, in a draft signed with a throw-away key; a certificate signed by a
+   root elsewhere is checked in the same way before it is accepted.
 3. No I/O and no clock: serial numbers and "now" are arguments.
 """
 
@@ -53,7 +53,7 @@ _CA_KEY_USAGE: Final = x509.KeyUsage(
 
 
 class CeremonyRefused(Exception):
-    """A CA's certificate or request that must not be signed or taken over; the text says everything that is wrong."""
+    """A CA's certificate or request that must not be signed or accepted; the text says everything that is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def found_authority(
 ) -> Authority:
     """Return a new root and issuing CA for *trust_domain*, for *keys* or for new ones in memory.
 
-    *root_urls* go into the issuing CA's certificate: where the root's CRL and certificate are found.
+    *root_urls*, the addresses of the root's CRL and certificate, go into the issuing CA's certificate.
     """
     now = now.replace(microsecond=0)
     root_key, issuing_key = keys or (generate_key(), generate_key())
@@ -98,14 +98,14 @@ def found_authority(
 
 @dataclass(frozen=True, slots=True)
 class IssuingCaRequest:
-    """What a root is asked to certify: a name and a key."""
+    """The name and key that a root is asked to certify."""
 
     subject: x509.Name
     public_key: CertificatePublicKeyTypes
 
 
 def issuing_ca_name(trust_domain: str, number: int, line: str | None = None) -> x509.Name:
-    """Return the subject of a fleet's issuing CA with this *number* in its *line*: no two CAs have one name."""
+    """Return the subject of a fleet's issuing CA with this *number* in its *line*: no two CAs have the same name."""
     return _name(trust_domain, f"Fleetgate issuing CA {'' if line is None else f'{line} '}{number}")
 
 
@@ -121,7 +121,7 @@ def issuing_ca_csr(subject: x509.Name, key: PrivateKey) -> x509.CertificateSigni
 
 
 def read_issuing_ca_csr(pem: bytes) -> IssuingCaRequest:
-    """Return what a request asks a root for; raise `CeremonyRefused` unless it is signed with its own strong key."""
+    """Return the name and key in a request; raise `CeremonyRefused` unless it is signed with its own, strong key."""
     try:
         csr = x509.load_pem_x509_csr(pem)
         public_key, signed = csr.public_key(), csr.is_signature_valid
@@ -161,15 +161,15 @@ class RootSuccession:
 
     new_root: x509.Certificate
     new_with_old: x509.Certificate
-    """The new key certified by the old root: who trusts the old one alone reaches what is under the new."""
+    """The new key certified by the old root: for those who trust only the old root to verify paths to the new one."""
     old_with_new: x509.Certificate
-    """The old key certified by the new root: who trusts the new one alone reaches what is under the old."""
+    """The old key certified by the new root: for those who trust only the new root to verify paths to the old one."""
 
 
 def succeed_root(
     old: CertificateAuthority, key: PrivateKey, trust_domain: str, serials: tuple[int, int, int], now: datetime
 ) -> RootSuccession:
-    """Return the successor of *old*, for *key*; raise `CeremonyRefused` if *old* has ended.
+    """Return the successor of *old*, for *key*; raise `CeremonyRefused` if *old* has expired.
 
     It has the old one's name, so that the path lengths still suffice.
     """
@@ -192,7 +192,7 @@ def succeed_root(
 
 
 def check_issuing_ca(certificate: x509.Certificate, root: x509.Certificate, now: datetime) -> None:
-    """Raise `CeremonyRefused` naming everything that keeps *certificate* from being an issuing CA's under *root*."""
+    """Raise `CeremonyRefused` naming every reason why *certificate* cannot be an issuing CA's under *root*."""
     findings = list(_findings(certificate, root, now))
     if not is_issued_by(certificate, root):
         findings.append(f"it was not issued by {root.subject.rfc4514_string()}")

@@ -1,7 +1,7 @@
-"""The message that hands out certificates: a SignedData that signs nothing (RFC 5652 §5.1, RFC 7030 §4.2.3).
+"""The certs-only CMS message: a SignedData without signers (RFC 5652 §5.1, RFC 7030 §4.2.3).
 
-The library makes one, too, and takes three times as long as it takes to put a header in front of a certificate; and to
-import what it makes it with takes a fiftieth of a service's start. A test compares the two.
+The library can make one too, but takes three times as long as putting a header in front of a certificate, and
+importing its module takes a fiftieth of a service's start. A test compares the two.
 """
 
 from __future__ import annotations

@@ -2,20 +2,20 @@
 
 Theory
 ------
-A list is complete or a delta, over everything the CA has issued or over one shard of it. The library makes an empty
-list with the right names, times and extensions, signed with a throw-away key; the entries, encoded once when they were
-revoked, are put in between, and the whole is signed with the CA's key. Costs are those of copying and hashing: 5 MB for
-100,000 entries.
+A CRL is complete or a delta, and covers everything the CA has issued or one shard of it. The library makes an empty
+CRL with the right names, times and extensions, signed with a throw-away key; the entries, encoded once when they were
+revoked, are inserted, and the whole is signed with the CA's key. The cost is copying and hashing: 5 MB for 100,000
+entries.
 
 Rules
 -----
 1. v2, with CRL number and authority key identifier, thisUpdate and nextUpdate (RFC 5280 §5).
-2. The reason is left out where it is unspecified (RFC 5280 §5.3.1); removeFromCRL is said in deltas only. The
-   invalidity date is said where it is known (§5.3.2), in GeneralizedTime whatever its year.
-3. A shard's list has a critical issuing distribution point that repeats the certificates' distribution point byte for
+2. The reason code is omitted if it is unspecified (RFC 5280 §5.3.1); removeFromCRL occurs only in deltas. The
+   invalidity date is included if known (§5.3.2), as GeneralizedTime whatever its year.
+3. A shard's CRL has a critical issuing distribution point that repeats the certificates' distribution point byte for
    byte, onlyContainsUserCerts, and no boolean that has its default (RFC 5280 §5.2.5).
-4. A delta's indicator is critical, names its base, and the delta has the base's scope (RFC 5280 §5.2.4); the complete
-   list points at its delta (§5.2.6), a delta at none.
+4. A delta CRL indicator is critical and names its base, and the delta has the base's scope (RFC 5280 §5.2.4); the
+   complete CRL points to its delta (§5.2.6), a delta to none.
 5. No I/O and no clock.
 """
 
@@ -48,7 +48,7 @@ REASON_CODES: Final[Mapping[RevocationReason, int]] = {
     RevocationReason.PRIVILEGE_WITHDRAWN: 9,
     RevocationReason.AA_COMPROMISE: 10,
 }
-"""Numbers of the reasons (RFC 5280 §5.3.1); "unspecified" is said by saying nothing."""
+"""Reason codes (RFC 5280 §5.3.1); "unspecified" is expressed by omitting the code."""
 _REASON_EXTENSIONS: Final = {
     code: der.element(der.SEQUENCE, _CRL_REASON + der.element(b"\x04", der.element(b"\x0a", bytes((code,)))))
     for code in (*REASON_CODES.values(), _REMOVE_FROM_CRL)
@@ -56,7 +56,7 @@ _REASON_EXTENSIONS: Final = {
 
 
 class CrlRefused(Exception):
-    """The list must not be signed, or was signed before; a bug of ours."""
+    """The list must not be signed, or was signed before; a bug in Fleetgate."""
 
 
 def entry_of(
@@ -74,27 +74,27 @@ def entry_of(
 
 
 def removal_of(serial: int, released_at: datetime) -> bytes:
-    """Return a delta's entry of a certificate that is on hold no longer."""
+    """Return a delta's entry for a certificate that is no longer on hold."""
     extensions = der.element(der.SEQUENCE, _REASON_EXTENSIONS[_REMOVE_FROM_CRL])
     return der.element(der.SEQUENCE, der.integer(serial) + der.time(released_at) + extensions)
 
 
 @dataclass(frozen=True, slots=True)
 class CrlRequest:
-    """What the list must say; *entries* by serial number, as `entry_of` and `removal_of` make them."""
+    """The contents of the list; *entries* by serial number, as `entry_of` and `removal_of` make them."""
 
     number: int
     this_update: datetime
     next_update: datetime
     entries: Mapping[int, bytes]
     encoded: Sequence[bytes] | None = None
-    """All of *entries*, one after the other, in as few pieces as they are joined to already."""
+    """All of *entries*, concatenated, in as few pieces as they are already joined into."""
     distribution_point: str | None = None
-    """Of a shard: the URL in its certificates."""
+    """For a shard: the URL in its certificates."""
     base_number: int | None = None
-    """Of a delta: the complete list that it continues."""
+    """For a delta: the number of its base CRL."""
     delta_url: str | None = None
-    """Of a complete list: where its delta is."""
+    """For a complete CRL: the URL of its delta."""
 
 
 class PreparedCrl:
@@ -108,7 +108,7 @@ class PreparedCrl:
         self._redeemed = False
 
     def redeem(self, issuer: CrlIssuer) -> Sequence[bytes]:
-        """Give the fields to sign, some of them in pieces, to the *issuer* that prepared them, once."""
+        """Return the fields to sign, some of them in pieces, to the *issuer* that prepared them, once."""
         if issuer is not self._issuer:
             raise CrlRefused("another issuer prepared this CRL")
         if self._redeemed:
@@ -141,7 +141,7 @@ class CrlIssuer:
         fields = list(der.children(draft))
         if request.entries:
             encoded = [b"".join(request.entries.values())] if request.encoded is None else request.encoded
-            # Before the extensions, which are last and always there.
+            # Before the extensions, which are last and always present.
             fields[-1:-1] = [der.head(der.SEQUENCE, sum(map(len, encoded))), *encoded]
         return PreparedCrl(self, fields)
 

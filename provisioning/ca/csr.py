@@ -1,20 +1,20 @@
-"""A certificate signing request, checked: who asks, for which key, and does he hold it.
+"""Verifies certificate signing requests: the requested name, the key, and proof of its possession.
 
 Theory
 ------
-A request is a stranger's bytes until `verify_csr` returns. What it returns is facts only: the public key, the Common
+A request is a stranger's bytes until `verify_csr` returns. It returns only verified facts: the public key, the Common
 Name, the subject and Subject Alternative Name as DER, which re-enrolment compares (`provisioning.ca.same_names`), and
-the names that it asks for. Key and Common Name reach the certificate, a name only where the profile honours it
-(`provisioning.ca.name_policy`); nothing else does: identity and extensions are the server's.
+the names that it asks for. Key and Common Name reach the certificate, another name only if the profile honours it
+(`provisioning.ca.name_policy`), nothing else: the server decides identity and extensions.
 
 Rules
 -----
 1. Proof of possession always: the request's own signature, with a hash no weaker than SHA-256.
-2. Key policy is ours, not the library's: `provisioning.ca.key_policy`.
-3. Exactly one Common Name, fit to be a name (`provisioning.pki.identity.check_name`).
+2. The key policy is Fleetgate's, not the library's: `provisioning.ca.key_policy`.
+3. Exactly one Common Name, valid as a device name (`provisioning.pki.identity.check_name`).
 4. No I/O and no clock.
 
-Handles: PKCS #10 DER. Does not handle: base64, PEM armour, who may have which name.
+Handles: PKCS #10 in DER. Does not handle: base64, PEM armour, who may have which name.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _PUBLIC_KEY_WISH: Final = x509.ObjectIdentifier("1.2.840.113549.1.9.16.2.54")
 _DEFAULT_KEY_POLICY: Final = KeyPolicy()
 
 _UNREADABLE: Final = (
-    # What the library raises for DER that is not a request, or that holds something it does not know.
+    # What the library raises for DER that is not a request, or that contains something unknown to it.
     *UNREADABLE,
     UnsupportedAlgorithm,
 )
@@ -71,7 +71,7 @@ class RequestRefused(Refused):
 @quickly_made
 @dataclass(frozen=True, slots=True)
 class VerifiedRequest:
-    """What a request asks for, its signature and key already checked. Made here only."""
+    """What a request asks for, its signature and key already checked. Created only here."""
 
     public_key: CertificatePublicKeyTypes
     spki: bytes
@@ -80,14 +80,14 @@ class VerifiedRequest:
     subject: bytes
     subject_alternative_name: bytes | None
     asked: SubjectNames = field(default_factory=SubjectNames)
-    """What else it asks for; a profile decides what of it is heard (`provisioning.ca.name_policy`)."""
+    """The other names it asks for; a profile decides which are honoured (`provisioning.ca.name_policy`)."""
     challenge: bytes | None = None
-    """Its challengePassword: what links it to the TLS connection that it came on (RFC 7030 §3.5)."""
+    """Its challengePassword, which links it to the TLS connection that it came on (RFC 7030 §3.5)."""
     key_fingerprint: bytes = field(init=False)
     """The SHA-256 of the key's SubjectPublicKeyInfo, 32 bytes."""
 
     def __post_init__(self) -> None:
-        """Hash the key once: an enrolment asks four times."""
+        """Hash the key once: an enrolment needs the hash four times."""
         object.__setattr__(self, "key_fingerprint", hashlib.sha256(self.spki).digest())
 
 
@@ -109,16 +109,16 @@ def verify_csr(der: bytes, key_policy: KeyPolicy = _DEFAULT_KEY_POLICY) -> Verif
 
 @dataclass(frozen=True, slots=True)
 class KeyRequest:
-    """What a request for a key made here asks for: everything but the key."""
+    """What a request for a server-generated key asks for: everything but the key."""
 
     request: VerifiedRequest
-    """Its public key is a stand-in that belongs to nobody; `with_key` puts the one that was made in its place."""
+    """Its public key is a placeholder that belongs to nobody; `with_key` replaces it with the generated one."""
     wished: CertificatePublicKeyTypes
-    """The request's own key: it says what kind is wished, and nothing else."""
+    """The request's own key: it only tells the desired key type."""
     recipient: Recipient | None
-    """Whom the key has to be encrypted for, if that was asked for."""
+    """The recipient to encrypt the key for, if that was requested."""
     proved: bool
-    """Whether the request's own key is strong and has signed it: then a request that waits is recognised by it."""
+    """Whether the request's own key is strong and signed it: a pending request is then recognised by that key."""
 
     def with_key(self, key: PrivateKey) -> VerifiedRequest:
         """Return the request for the certificate of *key*."""
@@ -129,12 +129,11 @@ class KeyRequest:
 def read_key_request(
     der: bytes, certificate: x509.Certificate | None = None, key_policy: KeyPolicy = _DEFAULT_KEY_POLICY
 ) -> KeyRequest:
-    """Return what a request for a key made here asks for; raise `RequestRefused`.
+    """Return what a request for a server-generated key asks for; raise `RequestRefused`.
 
     Neither the request's own key nor its signature counts for the certificate (RFC 7030 §4.4.1); `KeyRequest.proved`
-    says what they are worth. Where the request
-    names a key to encrypt for, that is its own, and then its signature must be good, or the one of *certificate*, which
-    the client has presented.
+    says whether they are good. If the request names a key to encrypt for, that is its own key, and then its signature
+    must be good, or the key of *certificate*, which the client has presented.
     """
     csr = _load(der)
     facts = _facts(csr, generate_key().public_key())
@@ -204,7 +203,7 @@ def _facts(csr: x509.CertificateSigningRequest, public_key: CertificatePublicKey
 
 
 def _usual_facts(csr: x509.CertificateSigningRequest, public_key: CertificatePublicKeyTypes) -> VerifiedRequest | None:
-    """Return what a request says that asks for one Common Name and nothing else, without an object for each part."""
+    """Return the facts of a request for one Common Name and nothing else, without creating an object for each part."""
     spki = spki_of(public_key)
     end = spki + _NO_ATTRIBUTES
     asked = content(csr.tbs_certrequest_bytes)  # The library has read it: number, name, key and attributes.
@@ -218,7 +217,7 @@ def _usual_facts(csr: x509.CertificateSigningRequest, public_key: CertificatePub
 
 
 def all_facts(csr: x509.CertificateSigningRequest, public_key: CertificatePublicKeyTypes) -> VerifiedRequest:
-    """Return what any request says, by the library's reading of it."""
+    """Return the facts of any request, as the library parses it."""
     try:
         subject = csr.subject
         alternative_name = _subject_alternative_name(csr)
@@ -248,7 +247,7 @@ def _attribute(csr: x509.CertificateSigningRequest, oid: x509.ObjectIdentifier) 
 
 
 def apply_profile(request: VerifiedRequest, profile: Profile, identity: Identity, held: SubjectNames) -> SubjectNames:
-    """Return the names of *identity*'s certificate; raise `Refused` if the profile does not take the request.
+    """Return the names of *identity*'s certificate; raise `Refused` if the profile does not allow the request.
 
     *held* are the names that a token grants, or that the certificate to be renewed has.
     """
@@ -286,9 +285,9 @@ def _checked_name(name: str) -> str:
 
 
 def _signed_as_usual(csr: x509.CertificateSigningRequest, public_key: CertificatePublicKeyTypes) -> bool:
-    """Whether it is signed with ECDSA, SHA-256 and *public_key*, which is its own; False: `_check_signature` says.
+    """Whether it is signed with ECDSA, SHA-256 and its own *public_key*; if False, `_check_signature` decides.
 
-    The library's own check, which it stands for, reads the key a second time: a fifth of its cost.
+    This replaces the library's own check, which parses the key a second time: a fifth of its cost.
     """
     if csr.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
         return False

@@ -1,8 +1,8 @@
-"""What a request should look like, told to those who ask first: EST's CSR attributes.
+"""EST's CSR attributes: tell a client what its request should look like.
 
 Theory
 ------
-Two forms in one answer (RFC 9908 §3.4 allows both; who knows the newer one reads it alone)::
+Two forms in one answer (RFC 9908 §3.4 allows both; a client that knows the newer one reads only that)::
 
     CsrAttrs ::= SEQUENCE OF AttrOrOID                     RFC 7030 §4.5.2 as RFC 8951 §4 encodes it
         challengePassword                                  where the group wants requests linked to their TLS connection
@@ -13,11 +13,11 @@ Two forms in one answer (RFC 9908 §3.4 allows both; who knows the newer one rea
 
 Rules
 -----
-1. One kind of key is named, the first of its profile in the order of `provisioning.ca.profile.KeyType`: a device that
-   can choose needs a choice. The others of the profile are certified as well.
-2. Of the subject the Common Name is asked for, without a value; of extensions none: the server builds them.
-3. A template cannot name an attribute without a value for it, so where a challengePassword is needed there is none:
-   such clients, on TLS 1.2, know the older form.
+1. One key type is named, the profile's first in the order of `provisioning.ca.profile.KeyType`, for devices that can
+   choose. The profile's other key types are certified as well.
+2. Of the subject, only the Common Name is requested, without a value; no extension is: the server builds them.
+3. A template cannot name an attribute without a value for it, so where a challengePassword is needed there is no
+   template: such clients, on TLS 1.2, know the older form.
 4. No I/O and no clock.
 """
 
@@ -63,7 +63,7 @@ def csr_attributes(profile: Profile, *, linked: bool = False) -> bytes:
 
 
 def preferred_key(profile: Profile) -> KeyType:
-    """Return the kind of key that a device with a choice should make."""
+    """Return the key type that a device should use if it can choose."""
     return next(kind for kind in KeyType if kind in profile.key_types)
 
 

@@ -1,7 +1,7 @@
 """The few lines of DER that are worth writing by hand: a CRL with a hundred thousand entries in milliseconds.
 
-The library builds such a list from an object for each entry, a second with the interpreter's lock held; the entries
-themselves never change, so they are encoded once and then only concatenated.
+The library builds such a CRL from one object per entry, which holds the GIL for a second; the entries never change, so
+they are encoded once and then only concatenated.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FIRST_GENERALIZED_YEAR: Final = 2050  # RFC 5280 §5.1.2.6
 _SHORT_LENGTH: Final = 0x80
 _COMMON_NAME: Final = bytes.fromhex("06035504030c")  # Its identifier, and the tag of a UTF8String.
 _NAME_HEAD: Final = 13
-"""Octets of a subject before the Common Name that is all of it."""
+"""Octets before the Common Name in a subject that consists of it alone."""
 
 
 def element(tag: bytes, content: bytes) -> bytes:
@@ -35,7 +35,7 @@ def element(tag: bytes, content: bytes) -> bytes:
 
 @functools.lru_cache(4096)
 def head(tag: bytes, size: int) -> bytes:
-    """Return the tag and the length of a content of so many octets, which a long one is not copied for."""
+    """Return the tag and length octets for a content of *size* octets, so that a long content need not be copied."""
     if size < _SHORT_LENGTH:
         return tag + bytes((size,))
     octets = size.to_bytes((size.bit_length() + 7) // 8)
@@ -60,7 +60,7 @@ def object_identifier(dotted: str) -> bytes:
 
 
 def time(moment: datetime) -> bytes:
-    """Return a Time as RFC 5280 wants it: UTCTime until 2049, then GeneralizedTime; no fractions."""
+    """Return a Time as RFC 5280 requires: UTCTime until 2049, then GeneralizedTime; no fractions."""
     moment = moment.astimezone(UTC)
     if moment.year < _FIRST_GENERALIZED_YEAR:
         return element(_UTC_TIME, _digits(moment)[2:])
@@ -68,18 +68,18 @@ def time(moment: datetime) -> bytes:
 
 
 def generalized_time(moment: datetime) -> bytes:
-    """Return a GeneralizedTime as RFC 5280 §4.1.2.5.2 wants it: UTC, to the second."""
+    """Return a GeneralizedTime as RFC 5280 §4.1.2.5.2 requires: UTC, to the second."""
     return element(_GENERALIZED_TIME, _digits(moment.astimezone(UTC)))
 
 
 def _digits(moment: datetime) -> bytes:
-    # What strftime's %Y%m%d%H%M%SZ writes, which takes four times as long.
+    # As strftime's %Y%m%d%H%M%SZ, which takes four times as long.
     date = moment.year * 10_000 + moment.month * 100 + moment.day
     return b"%08d%06dZ" % (date, moment.hour * 10_000 + moment.minute * 100 + moment.second)
 
 
 def children(encoded: bytes) -> Iterator[bytes]:
-    """Yield the elements inside the constructed element *encoded*, which the library has made or read."""
+    """Yield the elements inside the constructed element *encoded*, which the library has made or parsed."""
     place, end = _content(encoded, 0)
     while place < end:
         _, after = _content(encoded, place)
@@ -94,7 +94,7 @@ def content(encoded: bytes) -> bytes:
 
 
 def only_common_name(subject: bytes) -> bytes | None:
-    """Return the Common Name of a *subject* that is one, in UTF-8 and shorter than 115 octets; None: it is another."""
+    """Return the Common Name of a *subject* that is nothing else, in UTF-8 and under 115 octets; otherwise None."""
     size = len(subject)
     if not _NAME_HEAD < size < _SHORT_LENGTH:
         return None

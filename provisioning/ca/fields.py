@@ -1,11 +1,11 @@
-"""The fields of an end-entity certificate that are signed (TBSCertificate, RFC 5280 §4.1), put together as DER.
+"""Joins the signed fields of an end-entity certificate (TBSCertificate, RFC 5280 §4.1) as DER.
 
-Most of a certificate is the same in every one that an issuer makes: its name, the algorithm, six of eight extensions.
-Those are encoded once (by `provisioning.ca.issuer`); what is left for each certificate are serial number, dates,
-subject, key and names. The library encodes each part, and here the parts are only joined; but for the three that every
-certificate has of its own and that have one shape only (a subject of one Common Name, one URI, a key's identifier).
+Most of a certificate is the same in all that an issuer makes: its name, the algorithm, six of eight extensions. Those
+are encoded once (by `provisioning.ca.issuer`); serial number, dates, subject, key and names remain for each
+certificate. The library encodes each part, and they are only joined here, except three that differ in every
+certificate but always have the same shape (a subject of one Common Name, one URI, a key identifier).
 
-Handles: joining. Does not handle: whether the result is what was meant, which `provisioning.ca.lint` finds out from
+Handles: joining. Does not handle: whether the result is what was intended, which `provisioning.ca.lint` checks on
 the bytes.
 """
 
@@ -51,7 +51,7 @@ def joined(
     spki: bytes,
     extensions: Iterable[bytes],
 ) -> bytes:
-    """Return the fields; but for number and dates, all is in DER already."""
+    """Return the fields; all arguments but serial number and dates are in DER already."""
     return der.element(
         der.SEQUENCE,
         b"".join(
@@ -70,13 +70,13 @@ def joined(
 
 
 def common_name(name: str) -> bytes:
-    """Return the subject that is one Common Name; *name* has been checked (`provisioning.pki.identity`)."""
+    """Return the subject with one Common Name; *name* has been checked (`provisioning.pki.identity`)."""
     text = der.element(_UTF8_STRING, name.encode())
     return der.element(der.SEQUENCE, der.element(der.SET, der.element(der.SEQUENCE, _COMMON_NAME + text)))
 
 
 def only_uri(uri: str) -> bytes:
-    """Return the Subject Alternative Name that is one URI, which is ASCII."""
+    """Return the Subject Alternative Name with one URI, which is ASCII."""
     names = der.element(der.SEQUENCE, der.element(_URI, uri.encode("ascii")))
     return der.element(der.SEQUENCE, _ALTERNATIVE_NAME + der.element(der.OCTET_STRING, names))
 
@@ -84,7 +84,7 @@ def only_uri(uri: str) -> bytes:
 def key_identifier(spki: bytes) -> bytes:
     """Return the Subject Key Identifier of the key in *spki* (RFC 5280 §4.2.1.2, method 1)."""
     _, bits = der.children(spki)
-    key = der.content(bits)[1:]  # What comes before says that no bit of the last octet is unused.
+    key = der.content(bits)[1:]  # The first octet counts the unused bits of the last one: none.
     return _SUBJECT_KEY + hashlib.sha1(key, usedforsecurity=False).digest()
 
 

@@ -1,18 +1,18 @@
-"""Host names that a profile builds by pattern, so that no two devices are ever given one.
+"""Host names that a profile builds from patterns, such that no two devices ever get the same one.
 
 Theory
 ------
-A host name says who a server is, so it has to lead back to one device. A name belongs to one device in all of the
-fleet; it is enough that the name can be read back from the host name. Names and groups may hold ``.`` and ``-``, so
-``{name}.{group}`` does not say where the name ends: ``a.b`` in group ``c`` and ``a`` in group ``b.c`` are both
+A host name says who a server is, so it must identify one device. A device's name is unique in the whole fleet; so it
+is enough that the name can be read back from the host name. Names and groups may contain ``.`` and ``-``, so
+``{name}.{group}`` does not tell where the name ends: ``a.b`` in group ``c`` and ``a`` in group ``b.c`` are both
 ``a.b.c``.
 
 Rules
 -----
-1. Between two placeholders of a pattern there is a ``.``, and whatever fills one that another follows holds none: so
-   each ends at the first ``.`` that it could end at.
-2. Two patterns of a service are the same, or begin or end differently: no host name is made by both.
-3. No host name is made by a pattern that lies below a domain whose names devices may ask for.
+1. Two placeholders of a pattern are separated by a ``.``, and the value of any but the last contains none: so each
+   value ends at the first ``.`` where it could end.
+2. Two patterns of a service are equal, or begin or end differently: no host name results from both.
+3. No pattern makes a host name below a domain whose names devices may ask for.
 
 Handles: the text of patterns and names. Does not handle: whether the result is a host name
 (`provisioning.ca.server_names`).
@@ -34,7 +34,7 @@ class AmbiguousHostName(ValueError):
 
 
 def check_unambiguous(pattern: str) -> None:
-    """Raise `AmbiguousHostName` if *pattern* does not show where a name ends, whatever the name."""
+    """Raise `AmbiguousHostName` if *pattern* does not show, for every name, where the name ends."""
     for one, other in pairwise(PLACEHOLDER.finditer(pattern)):
         if "." not in pattern[one.end() : other.start()]:
             raise AmbiguousHostName(
@@ -44,7 +44,7 @@ def check_unambiguous(pattern: str) -> None:
 
 
 def may_clash(one: str, other: str) -> bool:
-    """Whether two patterns could give different devices one host name."""
+    """Whether two patterns could give different devices the same host name."""
     if one == other:
         return False
     begin, other_begin = _literals(one)[0], _literals(other)[0]
@@ -54,14 +54,14 @@ def may_clash(one: str, other: str) -> bool:
 
 
 def may_be_below(domain: str, pattern: str) -> bool:
-    """Whether *pattern* could give a device a host name below *domain*: names and groups may hold ``.``, too."""
+    """Whether *pattern* could give a device a host name below *domain*: names and groups may contain ``.`` too."""
     end, below = _literals(pattern)[-1], f".{domain}"
     return end.endswith(below) or below.endswith(end)
 
 
 def filled(pattern: str, identity: Identity) -> str:
-    """Return *pattern* filled in for *identity*; raise `AmbiguousHostName` where another device could have the same."""
-    # Not turned into lower case: names that differ in case only would share a host name.
+    """Return *pattern* filled in for *identity*; raise `AmbiguousHostName` if another device could get the same."""
+    # Not converted to lower case: names that differ only in case would share a host name.
     values = {"name": identity.name, "group": identity.group or ""}
     *followed, _last = (match[1] for match in PLACEHOLDER.finditer(pattern))
     for field in followed:
@@ -74,5 +74,5 @@ def filled(pattern: str, identity: Identity) -> str:
 
 
 def _literals(pattern: str) -> list[str]:
-    """Return what stands before, between and after the placeholders."""
+    """Return the text before, between and after the placeholders."""
     return PLACEHOLDER.split(pattern)[::2]

@@ -4,13 +4,13 @@ Theory
 ------
 Two steps, so that nothing unchecked can be signed::
 
-    Issuer.prepare(profile, request) -> PreparedIssuance      built, and linted under a signature that is none
+    Issuer.prepare(profile, request) -> PreparedIssuance      built, and linted under a dummy signature
     Issuer.issue(prepared) -> Certificate                     redeemed once, by the issuer that prepared it
     Issuer.sign(prepared) -> its DER                          the same
 
-`prepare` is the only maker of what both accept. What is signed are the linted fields themselves, byte for byte
-(`provisioning.ca.signing`). What differs from a linted certificate in its own number, dates, names and key only is not
-taken apart once more (`provisioning.ca.precedents`).
+Only `prepare` makes what both accept. The linted fields themselves are signed, byte for byte
+(`provisioning.ca.signing`). A draft that differs from a linted certificate only in serial number, dates, names and key
+is not fully parsed again (`provisioning.ca.precedents`).
 
 Rules
 -----
@@ -60,7 +60,7 @@ class IssuanceRefused(Exception):
 @quickly_made
 @dataclass(frozen=True, slots=True)
 class IssuerUrls:
-    """Where relying parties find an issuer's CRL, certificate and OCSP responder; None: it is not told.
+    """Where relying parties find an issuer's CRL, certificate and OCSP responder; None: not published.
 
     A root has no responder.
     """
@@ -73,7 +73,7 @@ class IssuerUrls:
 @quickly_made
 @dataclass(frozen=True, slots=True)
 class IssuanceRequest:
-    """Whom to certify, with which key, under which serial number, and when it is; *life* may be below the profile's."""
+    """Whom to certify, with which key and serial number, and the time now; *life* may be below the profile's."""
 
     identity: Identity
     public_key: CertificatePublicKeyTypes
@@ -83,11 +83,11 @@ class IssuanceRequest:
     ip_addresses: tuple[IpAddress, ...] = ()
     life: timedelta | None = None
     crl_url: str | None = None
-    """The CRL shard it belongs to; None: the issuer's one list."""
+    """The CRL shard it belongs to; None: the issuer's single CRL."""
     attributes: tuple[x509.NameAttribute[str | bytes], ...] = ()
-    """Of the subject, before the Common Name."""
+    """The subject's attributes before the Common Name."""
     spki: bytes = b""
-    """The key's SubjectPublicKeyInfo, where somebody has it already."""
+    """The key's SubjectPublicKeyInfo, if the caller has it already."""
 
     @property
     def names(self) -> SubjectNames:
@@ -117,7 +117,7 @@ class PreparedIssuance:
         self.made: Final = made
 
     def redeem(self, issuer: Issuer) -> bytes:
-        """Give the linted fields to the *issuer* that prepared them, once."""
+        """Return the linted fields to the *issuer* that prepared them, once."""
         if issuer is not self._issuer:
             raise IssuanceRefused("another issuer prepared this certificate")
         if self._redeemed:
@@ -136,9 +136,9 @@ class Issuer:
         self.certificate: Final = certificate
         self.key_id: Final = key_identifier(certificate.public_key())
         self.key_in_memory: Final = type(key).__module__.startswith("cryptography.")
-        """Whether the key is the library's own; a token's signature takes as long as the token takes."""
+        """Whether the key is the library's own, not in a hardware token, which may be slow to sign."""
         self.try_key: Final = functools.partial(try_key, key)
-        """Have the key sign what is no certificate: raises what it raises where it cannot, or InvalidSignature."""
+        """Make a trial signature with the key, over no certificate: raises the key's own error, or InvalidSignature."""
         self._signature = signer(key)
         self._name = certificate.subject.public_bytes()
         self._algorithm = signature_algorithm(key)
@@ -150,7 +150,7 @@ class Issuer:
         """Build and lint a certificate; raise `IssuanceRefused` with every finding if there is one."""
         spki = request.spki or spki_of(request.public_key)
         not_before, not_after = profile.validity(request.now, self.certificate.not_valid_after_utc, request.life)
-        if not_after <= request.now:  # The beginning is a while ago, so that clocks that are late believe it.
+        if not_after <= request.now:  # notBefore is backdated, so that devices whose clocks are behind accept it.
             raise IssuanceRefused(f"the issuing CA expired on {self.certificate.not_valid_after_utc:%Y-%m-%d}")
         made = Made(request.serial, not_before, not_after, spki)
         fields = self._fields(profile, request, made)
@@ -165,7 +165,7 @@ class Issuer:
         fields = self._joined(
             made,
             _OCSP_SIGNER_NAME,
-            # Nobody asks the responder about itself; its short life takes the place of revocation.
+            # The responder is not asked about itself; its short life takes the place of revocation.
             (_OCSP_SIGNING, _NO_CHECK),
         )
         findings = lint_ocsp_signer(self._draft(fields), self.certificate)
@@ -178,12 +178,12 @@ class Issuer:
         return x509.load_der_x509_certificate(self.sign(prepared))
 
     def sign(self, prepared: PreparedIssuance) -> bytes:
-        """Do the same, and return the certificate in DER."""
+        """As `issue`, but return the certificate in DER."""
         fields = prepared.redeem(self)
         return with_signature(fields, self._algorithm, self._signature(fields))
 
     def _check(self, fields: bytes, intent: Intent) -> None:
-        """Raise `IssuanceRefused` if *fields* are not the certificate that is intended, or not a good one."""
+        """Raise `IssuanceRefused` if *fields* are not the intended certificate, or have lint findings."""
         if self._precedents.cover(fields, intent):
             return
         findings = lint(self._draft(fields), intent)
@@ -203,7 +203,7 @@ class Issuer:
         )
 
     def _draft(self, fields: bytes) -> x509.Certificate:
-        """Return the certificate that *fields* would be, under a signature that is of nothing of it."""
+        """Return *fields* as a certificate under a dummy signature."""
         return x509.load_der_x509_certificate(with_signature(fields, self._algorithm, _NO_SIGNATURE))
 
     def _pointers(self, profile: Profile, shard_url: str | None) -> Sequence[bytes]:
@@ -223,7 +223,7 @@ class Issuer:
         )
 
     def _joined(self, made: Made, subject: bytes, extensions: Sequence[bytes]) -> bytes:
-        """Return the fields of an end-entity certificate; *extensions* come after those that all of them have."""
+        """Return the fields of an end-entity certificate; *extensions* follow those that all certificates share."""
         return joined(
             self._algorithm,
             self._name,
@@ -270,7 +270,7 @@ def _pointers_to(urls: IssuerUrls) -> Sequence[bytes]:
 
 
 def url_extensions(urls: IssuerUrls | None) -> tuple[x509.ExtensionType, ...]:
-    """Return the extensions that point at an issuer's CRL and certificate; none where no address is known."""
+    """Return the extensions that point to an issuer's CRL and certificate; none if no address is known."""
     if urls is None:
         return ()
     extensions: list[x509.ExtensionType] = []

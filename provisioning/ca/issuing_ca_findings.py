@@ -1,19 +1,19 @@
-"""What keeps a certificate from being that of an issuing CA: read before it is signed here, or taken from elsewhere.
+"""Checks an issuing CA's certificate: before it is signed here, or before one from elsewhere is accepted.
 
 Theory
 ------
-Whoever keeps the root signs what he was sent, by tools that add and leave out. A certificate that is a CA's, and valid,
-may be one under which no relying party believes anybody: then nobody would notice before the first device of the new CA
-is refused, when the old one has been retired.
+The keeper of an external root signs with tools that add and omit extensions. A valid CA certificate may still be one
+under which no relying party accepts any certificate: that would show only when the first device of the new CA is
+refused, after the old one has been retired.
 
 Rules
 -----
-1. Everything that is wrong is named, not the first only.
-2. What our own certificates are counts: the subject of the service's and of OCSP signers is a Common Name alone, their
+1. Every finding is reported, not just the first.
+2. The CA must suit our own certificates: the subject of the service's and of OCSP signers is a Common Name alone, the
    purposes are those of clients and servers.
 
 Handles: the certificate and its root. Does not handle: signatures, other CAs of the fleet, name constraints on DNS
-names, addresses and URIs, which concern some certificates and others not.
+names, addresses and URIs, which affect only some certificates.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _Found = Mapping[x509.ObjectIdentifier, x509.Extension[x509.ExtensionType]]
 
 
 def issuing_ca_findings(certificate: x509.Certificate, root: x509.Certificate, now: datetime) -> Iterator[str]:
-    """Yield what is wrong with *certificate* as an issuing CA's under *root*."""
+    """Yield every problem with *certificate* as an issuing CA's under *root*."""
     if certificate.issuer != root.subject or certificate.subject in {root.subject, x509.Name([])}:
         yield "its names are not those of a CA under this root"
     if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
@@ -58,7 +58,7 @@ def issuing_ca_findings(certificate: x509.Certificate, root: x509.Certificate, n
 
 
 def authority_key(root: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    """Return how certificates name the key of *root*: as it does itself, if it does."""
+    """Return the authority key identifier for *root*: its own subject key identifier, if it has one."""
     try:
         named = root.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     except x509.ExtensionNotFound:
@@ -95,7 +95,7 @@ def _keys(found: _Found, certificate: x509.Certificate, root: x509.Certificate) 
 
 
 def _what_its_certificates_may(found: _Found, whose: str) -> Iterator[str]:
-    """Yield why relying parties would not believe the certificates that are issued below."""
+    """Yield why relying parties would not accept the certificates issued below it."""
     for extension in found.values():
         match extension.value:
             case x509.ExtendedKeyUsage() as purposes if not set(purposes) >= _PURPOSES:

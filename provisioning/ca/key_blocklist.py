@@ -1,4 +1,4 @@
-"""A list of keys that were published, and so belong to nobody: Debian's weak keys of 2008, firmware and sample keys.
+"""A list of keys whose private half is public: Debian's weak keys of 2008, firmware and sample keys.
 
 The format is that of the badkeys project (``badkeys --update-bl`` fetches its list, some millions of keys): sorted
 records of 16 bytes, 15 of the SHA-256 of an RSA key's modulus, an EC key's x coordinate, or an Ed25519 key, then the
@@ -27,7 +27,7 @@ class KeyBlocklist:
     """Answers whether a key is in the list."""
 
     def __init__(self, records: bytes) -> None:
-        """Raise `InvalidBlocklist` unless *records* are whole and in order: a search would miss what is there."""
+        """Raise `InvalidBlocklist` unless *records* are whole and sorted: otherwise the search would miss keys."""
         self._records = records
         if len(records) % RECORD:
             raise InvalidBlocklist(f"its {len(records)} bytes are not whole records of {RECORD}")
@@ -52,7 +52,7 @@ class KeyBlocklist:
 
 
 def digest_of(key: object) -> bytes:
-    """Return what the list holds of a public key."""
+    """Return the digest by which the list identifies a public key."""
     match key:
         case rsa.RSAPublicKey():
             named = _magnitude(key.public_numbers().n)

@@ -1,8 +1,8 @@
-"""A private key that only its recipient can open: what EST's /serverkeygen answers when encryption was asked for.
+"""Encrypts a private key for its recipient: the answer of EST's /serverkeygen if encryption was requested.
 
 Theory
 ------
-RFC 7030 §4.4.2 puts the key into three wrappings, each of them CMS (RFC 5652)::
+RFC 7030 §4.4.2 wraps the key three times, each time in CMS (RFC 5652)::
 
     EnvelopedData            for the recipient: AES-256-CBC under a fresh key, which is
       KeyTransRecipientInfo    RSA: encrypted by RSAES-OAEP with SHA-256 (RFC 3560), or
@@ -10,18 +10,18 @@ RFC 7030 §4.4.2 puts the key into three wrappings, each of them CMS (RFC 5652):
       SignedData             by the service that made the key
         AsymmetricKeyPackage   of one PrivateKeyInfo (RFC 5958)
 
-The recipient is a public key that the service has seen its holder use, and that the request names by its key
-identifier: the request's own, whose signature is checked then, or that of the certificate in the TLS connection.
+The recipient is a public key whose possession the service has verified, and that the request names by its key
+identifier: the request's own, whose signature is then checked, or that of the certificate in the TLS connection.
 
 Rules
 -----
 1. A recipient is never guessed: an identifier that leads to no key, or to one that is weak, cannot decrypt, or may
-   not by its certificate's key usage, is a refusal. No key goes out plain because of it.
+   not by its certificate's key usage, is refused. The key is never sent in plain instead.
 2. Content key, initialisation vector and ephemeral key are fresh for every envelope.
 3. No I/O and no clock.
 
-Does not handle: secret keys shared beforehand (DecryptKeyIdentifier), of which this service has none, and the
-algorithms in SMIMECapabilities: those above are the strongest that OpenSSL 1.1.1 and everything after it reads.
+Does not handle: pre-shared secret keys (DecryptKeyIdentifier), of which this service has none, and the algorithms in
+SMIMECapabilities: those above are the strongest that OpenSSL 1.1.1 and all later versions read.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class NoRecipient(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """Whose private key opens an envelope, and how the request called it."""
+    """The key that an envelope is encrypted for, and the identifier that the request gave for it."""
 
     public_key: RecipientKey
     identifier: bytes
@@ -94,7 +94,7 @@ class Recipient:
 
 @dataclass(frozen=True, slots=True)
 class EnvelopeSigner:
-    """Who vouches for the key in an envelope: the service, with its own certificate and those of its issuers."""
+    """The signer of the key in an envelope: the service, with its own certificate and those of its issuers."""
 
     key: ec.EllipticCurvePrivateKey
     certificates: Sequence[x509.Certificate]
@@ -105,7 +105,7 @@ def find_recipient(
 ) -> Recipient:
     """Return the key that *identifier* names: the request's *own_key* or that of *certificate*.
 
-    Both must have been proved: by the request's signature, by the TLS handshake. Raise `NoRecipient` otherwise.
+    Possession must have been proved: by the request's signature or the TLS handshake. Raise `NoRecipient` otherwise.
     """
     if own_key is not None and identifier == key_identifier(own_key):
         return Recipient(_able(own_key), identifier)
@@ -201,7 +201,7 @@ def _recipient_info(recipient: Recipient, content_key: bytes) -> bytes:
 
 
 def _shared_info() -> bytes:
-    """Return ECC-CMS-SharedInfo (RFC 5753 §7.2): what the agreed key is for, and its length in bits."""
+    """Return ECC-CMS-SharedInfo (RFC 5753 §7.2): the algorithm of the agreed key, and its length in bits."""
     length = (_KEY_BYTES * 8).to_bytes(4)
     return element(SEQUENCE, _AES256_WRAP + element(_CONTEXT_2, element(OCTET_STRING, length)))
 

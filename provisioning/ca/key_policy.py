@@ -1,9 +1,9 @@
-"""Which public keys may be certified: kinds and sizes, and keys whose private half can be found.
+"""Which public keys may be certified: types and sizes, and no key whose private half can be found.
 
 Theory
 ------
-A certificate for a key that others can compute is a certificate for everybody. The library checks that a key is well
-formed and no more, so strength is decided here, for devices and CAs alike. Each check is arithmetic on the public key
+A certificate for a key that others can compute is a certificate for everybody. The library only checks that a key is
+well formed, so its strength is checked here, for devices and CAs alike. Each check is arithmetic on the public key
 and costs less than verifying the request's signature (0.3 ms for RSA-2048):
 
 ==================  ==================================================================================================
@@ -18,12 +18,12 @@ known keys          a list of keys that were published: `KeyBlocklist`
 
 Rules
 -----
-1. `KeyPolicy.check` is the one judge of a public key; who signs for a stranger's key asks it first, and who believes
-   a certificate that is shown, somebody else's or ours of before, asks `KeyPolicy.check_shown`.
+1. `KeyPolicy.check` alone judges a public key: it is called before a certificate is signed for a stranger's key, and
+   `KeyPolicy.check_shown` before a presented certificate is accepted, a foreign one or an earlier one of ours.
 2. A refusal says what is wrong and what to do, and names no other party.
 3. No I/O and no clock.
 
-Does not handle: whether the asker holds the key (`provisioning.ca.csr`), and whether somebody else does
+Does not handle: whether the client holds the key (`provisioning.ca.csr`), and whether another device does
 (`provisioning.store.device_keys`).
 """
 
@@ -39,12 +39,12 @@ from provisioning.ca.key_blocklist import KeyBlocklist
 
 _CURVES: Final = (ec.SECP256R1, ec.SECP384R1)
 _RSA_BITS: Final = range(2048, 8192 + 1, 8)  # CA/Browser Forum BR §6.1.5: at least 2048, a multiple of 8.
-# FIPS 186-5 A.1.1 from below. From above: a larger exponent is for no purpose but to allow a small private one, which
+# Lower bound: FIPS 186-5 A.1.1. Upper bound: a larger exponent serves only to allow a small private one, which
 # Wiener's method finds, and many clients cannot read it.
 _RSA_EXPONENTS: Final = range(65537, 1 << 32, 2)
 _FERMAT_ROUNDS: Final = 100
 _BIT_SHARE: Final = (0.40, 0.60)
-"""Of ones in a modulus. For 2048 random bits the bounds are nine standard deviations away."""
+"""Share of one bits in a modulus. For 2048 random bits the bounds are nine standard deviations away."""
 
 
 def _odd_primes(below: int) -> list[int]:
@@ -58,7 +58,7 @@ def _odd_primes(below: int) -> list[int]:
 _SMALL_PRIMES_PRODUCT: Final = math.prod(_odd_primes(752))
 
 _ROCA_RESIDUES: Final = {
-    # Such a modulus is a power of 65537 modulo every one of the first 39 primes; another is by an accident of 2^-27.
+    # Such a modulus is a power of 65537 modulo each of the first 39 primes; any other is with probability 2^-27.
     prime: frozenset(pow(65537, power, prime) for power in range(prime))
     for prime in _odd_primes(168)
 }
@@ -93,9 +93,9 @@ class KeyPolicy:
         self._check_published(key)
 
     def check_shown(self, key: object) -> None:
-        """Raise `WeakKey` if others than its holder may have *key*, so that to have it shows nothing.
+        """Raise `WeakKey` if others than its holder may have *key*, so that possession proves nothing.
 
-        It is certified: by somebody else, who may have other tastes in curves and exponents, or by us, before it was
+        The key is already certified: by another CA, which may allow other curves and exponents, or by us, before it was
         published.
         """
         match key:

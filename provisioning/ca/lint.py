@@ -1,10 +1,10 @@
-"""Checks on a certificate that is about to be signed: a second opinion, written apart from the code that builds it.
+"""Checks on a certificate that is about to be signed: a second opinion, independent of the code that builds it.
 
 Theory
 ------
-The issuer hands the finished fields here, as a certificate with a signature that is none; only one without findings
-is signed. A mistake in the builder or the configuration is so caught before it is a
-certificate that somebody trusts. Each check is a function from the certificate and what was intended to findings.
+The issuer passes the finished fields as a certificate with a dummy signature; it is signed only if there are no
+findings. So a mistake in the builder or the configuration is caught before it becomes a trusted certificate. Each
+check is a function from the certificate and the intent to findings.
 
 Rules
 -----
@@ -31,7 +31,7 @@ from provisioning.quick_values import quickly_made
 
 E = TypeVar("E", bound=x509.ExtensionType)
 
-SERIAL_BITS: Final = range(64, 160)  # CA/Browser Forum BR §7.1 from below, RFC 5280 §4.1.2.2 (20 octets) from above.
+SERIAL_BITS: Final = range(64, 160)  # Lower bound: CA/Browser Forum BR §7.1; upper: RFC 5280 §4.1.2.2 (20 octets).
 
 _EXTENSIONS: Final = {
     # RFC 5280 §4.2: the extension, and whether it is critical.
@@ -61,7 +61,7 @@ _OCSP_SIGNER_LIFE: Final = timedelta(days=31)
 @quickly_made
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a certificate was given of its own: its number, notBefore and notAfter, and its SubjectPublicKeyInfo."""
+    """A certificate's own values: its serial number, notBefore and notAfter, and its SubjectPublicKeyInfo."""
 
     serial: int
     not_before: datetime
@@ -79,11 +79,11 @@ class Intent:
     issuer: x509.Certificate
     names: SubjectNames
     made: Made | None = None
-    """None: these three are not looked at."""
+    """None: these values are not checked."""
 
 
 class _Read:
-    """A certificate whose extensions are looked at once for all checks."""
+    """A certificate whose extensions are parsed once for all checks."""
 
     def __init__(self, certificate: x509.Certificate) -> None:
         extensions = certificate.extensions
@@ -175,7 +175,7 @@ def _check_names(read: _Read, intent: Intent) -> Iterator[str]:
         yield f"role {named.role} does not fit the {intent.profile.name} profile"
     names = read.get(x509.SubjectAlternativeName) or ()
     intended = 1 + len(intent.names.dns_names) + len(intent.names.ip_addresses)
-    # By their very types: the library's `get_values_for_type` asks abstract base classes.
+    # By exact type: the library's `get_values_for_type` uses abstract base classes, which are slow.
     hosts = tuple(name.value for name in names if type(name) is x509.DNSName)
     addresses = tuple(name.value for name in names if type(name) is x509.IPAddress)
     if (len(list(names)), hosts, addresses) != (intended, intent.names.dns_names, intent.names.ip_addresses):

@@ -1,4 +1,4 @@
-"""Which names go into a certificate beside the identity: the server builds them, a request is heard where allowed.
+"""Which names go into a certificate beside the identity: the server builds them, and honours requests where allowed.
 
 Theory
 ------
@@ -12,10 +12,10 @@ profile may add more, from three sources::
 
 Rules
 -----
-1. By default nothing of a request is honoured; what nobody allowed is left out, as if it had not been asked for.
-2. Where a profile honours some, a request for others is refused and told so, rather than answered with less.
-3. A successor keeps what the profile allows now. What its predecessor had beyond that is left out, not refused: a
-   changed profile locks nobody out.
+1. By default no requested name is honoured; names are left out as if they had not been requested.
+2. If a profile honours some, a request for others is refused with the reason, rather than answered with less.
+3. A successor keeps what the profile allows now. Other names of its predecessor are left out, not refused: a
+   changed profile locks no device out.
 4. No wildcards, no I/O, no clock.
 """
 
@@ -45,7 +45,7 @@ SUBJECT_ATTRIBUTES: Final[Mapping[str, x509.ObjectIdentifier]] = {
     "organizationalUnit": NameOID.ORGANIZATIONAL_UNIT_NAME,
     "serialNumber": NameOID.SERIAL_NUMBER,
 }
-"""What a subject may have beside the Common Name, in this order, under the names that profiles use."""
+"""The subject's possible attributes beside the Common Name, in this order, under the names that profiles use."""
 
 _LONGEST_ATTRIBUTE: Final = 64  # RFC 5280 appendix A.1; a country has two letters, which the library checks.
 
@@ -75,7 +75,7 @@ class NamePolicy:
     honoured_domains: tuple[str, ...] = ()
     honoured_networks: tuple[IpNetwork, ...] = ()
     shared_host_names: bool = False
-    """Whether several devices may have one host name below the honoured domains."""
+    """Whether several devices may share a host name below the honoured domains."""
 
     def names_for(self, identity: Identity, held: SubjectNames, asked: SubjectNames) -> SubjectNames:
         """Return the names of a certificate for *identity*; raise `NameRefused`.
@@ -89,8 +89,8 @@ class NamePolicy:
     def own_host_names(self, identity: Identity, held: SubjectNames, names: SubjectNames) -> tuple[str, ...]:
         """Return those of *names* that only one device may have.
 
-        That is what is honoured, and what is built: by other patterns, or none, another device may have had it. Who was
-        granted a name, such as brokers behind one address, shares it on purpose.
+        That is all honoured and built names: under other patterns, or none, another device may have had them. Granted
+        names are shared on purpose, for instance by brokers behind one address.
         """
         if not names.dns_names:
             return ()
@@ -99,7 +99,7 @@ class NamePolicy:
         return tuple(name for name in names.dns_names if name in built and name not in granted)
 
     def allows(self, identity: Identity, names: SubjectNames) -> bool:
-        """Whether a certificate for *identity* may have *names*: the same rules, asked of the result."""
+        """Whether a certificate for *identity* may have *names*: the same rules, applied to the result."""
         attributes = {
             name for name, oid in SUBJECT_ATTRIBUTES.items() if any(oid == each.oid for each in names.attributes)
         }
@@ -159,7 +159,7 @@ class NamePolicy:
 
 
 def host_name_of(pattern: str, identity: Identity) -> str:
-    """Return the host name that *pattern* gives *identity*; raise `NameRefused` if it is none."""
+    """Return the host name that *pattern* gives *identity*; raise `NameRefused` if the result is no host name."""
     try:
         return check_host_name(filled(pattern, identity))
     except AmbiguousHostName as error:
@@ -187,7 +187,7 @@ def _checked(name: str, attribute: x509.NameAttribute[str | bytes]) -> x509.Name
 
 
 def asked_names(subject: x509.Name, alternative: x509.SubjectAlternativeName | None) -> SubjectNames:
-    """Return what a request asks for; nothing of it is allowed yet."""
+    """Return the names that a request asks for; none of them is allowed yet."""
     known = set(SUBJECT_ATTRIBUTES.values())
     attributes = tuple(each for each in subject if each.oid in known)
     if alternative is None:

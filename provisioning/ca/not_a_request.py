@@ -1,7 +1,7 @@
-"""What somebody has sent in the place of a PKCS #10 request, said so that he can put it right.
+"""Names what a client sent instead of a PKCS #10 request, so that it can be corrected.
 
-The library says at which tag its reading ended, which is of no use to whoever has taken the wrong file, or another
-program's word for DER. Only asked about what was refused already.
+The library only says at which tag its parser stopped, which does not help someone who sent the wrong file, or what
+another program calls DER. Used only for what was refused already.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ PRIVATE_KEY: Final = "a private key, which is exposed now: make a new key, and s
 
 _PRINTED: Final = b"Certificate Request:"
 _PEM: Final = b"-----BEGIN "
-# What begins with which two elements: PKCS #8, SEC 1, PKCS #1; and PKCS #8 that is encrypted, PKCS #7 and CMS.
+# The first two elements of each format: PKCS #8, SEC 1, PKCS #1; encrypted PKCS #8, PKCS #7 and CMS.
 _KEYS: Final = frozenset({(0x02, 0x30), (0x02, 0x04), (0x02, 0x02)})
 _ENCRYPTED_KEY: Final = (0x30, 0x04)
 _MESSAGE: Final = (0x06, 0xA0)
 
 
 def named(der: bytes) -> str | None:
-    """Return what *der* is, with what to do about it; None if it is nothing that people take for a request."""
+    """Return what *der* is, and what to do about it; None if it is nothing commonly mistaken for a request."""
     if der.lstrip().startswith(_PRINTED):
         return (
             "a request printed for people: openssl x509 -x509toreq -outform DER writes that, and a certificate behind "
@@ -49,7 +49,7 @@ def named(der: bytes) -> str | None:
 def _first_tags(der: bytes) -> tuple[int, ...]:
     try:
         return tuple(each[0] for each in islice(children(der), 2))
-    except IndexError:  # It is no DER, or cut.
+    except IndexError:  # It is not DER, or truncated.
         return ()
 
 

@@ -2,14 +2,14 @@
 
 Theory
 ------
-A response is signed by a delegated signer: a key that can do nothing else, certified for a few days by the very CA
-whose certificates it speaks about (RFC 6960 §4.2.2.2), so the CA's own key signs once in days and not once a question.
+A response is signed by a delegated signer: a key that can do nothing else, certified for a few days by the CA whose
+certificates it answers for (RFC 6960 §4.2.2.2), so the CA's own key signs once in days and not once per request.
 
 Rules
 -----
-1. One certificate a request; the answer repeats the request's CertID with the request's hash (RFC 9919 §3).
-2. The responder is named by its key, thisUpdate and nextUpdate are always there, without fractions (RFC 9919 §3.2).
-3. A nonce has 1 to 128 octets and is echoed as it came (RFC 9654 §2.1); it is the only response extension.
+1. One certificate per request; the response repeats the request's CertID with its hash algorithm (RFC 9919 §3).
+2. The responder is identified by key; thisUpdate and nextUpdate are always present, without fractions (RFC 9919 §3.2).
+3. A nonce has 1 to 128 octets and is echoed unchanged (RFC 9654 §2.1); it is the only response extension.
 4. Signature and name of the requestor are ignored (RFC 9919 §3.1.2).
 """
 
@@ -44,11 +44,11 @@ _HASHES: Final[Sequence[_CertIdHash]] = (
 )
 
 Failure = ocsp.OCSPResponseStatus
-"""The reason for an answer without a status, as RFC 6960 §4.2.1 spells it."""
+"""The error status of a response without certificate status, as RFC 6960 §4.2.1 spells it."""
 
 
 class OcspRefused(Exception):
-    """The request has no status for an answer; *failure* is what the client is told."""
+    """The request cannot be answered with a certificate status; *failure* is the error status for the client."""
 
     def __init__(self, failure: Failure, detail: str) -> None:
         super().__init__(detail)
@@ -57,7 +57,7 @@ class OcspRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class OcspRequest:
-    """The one certificate that is asked about, and the nonce to echo."""
+    """The one certificate in the request, and the nonce to echo."""
 
     algorithm: hashes.HashAlgorithm
     issuer_name_hash: bytes
@@ -68,7 +68,7 @@ class OcspRequest:
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """Since when and why."""
+    """Revoked: since when and why."""
 
     revoked_at: datetime
     reason: RevocationReason
@@ -88,7 +88,7 @@ CertificateStatus = Good | Revoked | Unknown
 
 
 def read_request(der: bytes) -> OcspRequest:
-    """Return what is asked; raise `OcspRefused`."""
+    """Return the parsed request; raise `OcspRefused`."""
     try:
         request = ocsp.load_der_ocsp_request(der)
         if request.serial_number < 0:  # RFC 5280 §4.1.2.2: none is negative. Zero is odd, and was never issued here.
@@ -102,7 +102,7 @@ def read_request(der: bytes) -> OcspRequest:
     except NotImplementedError as error:
         raise OcspRefused(Failure.UNAUTHORIZED, "more than one certificate in a request") from error
     except UnsupportedAlgorithm as error:
-        # A CertID in a hash that we do not compute names no CA that we know.
+        # A CertID with a hash algorithm that we do not compute cannot name one of our CAs.
         raise OcspRefused(Failure.UNAUTHORIZED, "unknown hash algorithm") from error
     except (ValueError, x509.DuplicateExtension) as error:
         raise OcspRefused(Failure.MALFORMED_REQUEST, str(error)) from error
@@ -124,9 +124,9 @@ def _nonce(extensions: x509.Extensions) -> x509.OCSPNonce | None:
 
 
 def _asks_critically(der: bytes) -> bool:
-    """Whether the one Request of *der*, which the library has read, has a critical extension (singleRequestExtensions).
+    """Whether the one Request of *der*, which the library has parsed, has a critical singleRequestExtension.
 
-    None is known here, and the library says nothing of them.
+    None is known here, and the library does not show them.
     """
     tbs = next(children(der))
     requests = next(each for each in children(tbs) if each.startswith(SEQUENCE))  # Behind version and requestorName.
@@ -135,12 +135,12 @@ def _asks_critically(der: bytes) -> bool:
 
 
 def failure_response(failure: Failure) -> bytes:
-    """Return a response that carries no status."""
+    """Return a response without certificate status."""
     return ocsp.OCSPResponseBuilder.build_unsuccessful(failure).public_bytes(Encoding.DER)
 
 
 def issuer_hashes(issuer: x509.Certificate) -> Sequence[tuple[str, bytes, bytes]]:
-    """Return how requests name *issuer*: hash algorithm, hash of its name, hash of its key."""
+    """Return how CertIDs name *issuer*: hash algorithm, hash of its name, hash of its key."""
     return [
         (algorithm.name, _digest(algorithm, issuer.subject.public_bytes()), _key_hash(issuer, algorithm))
         for algorithm in _HASHES

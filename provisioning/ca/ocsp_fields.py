@@ -1,9 +1,9 @@
-"""The fields of an OCSP response that are signed (ResponseData, RFC 6960 §4.2.1), put together as DER.
+"""Joins the signed fields of an OCSP response (ResponseData, RFC 6960 §4.2.1) as DER.
 
-One answer differs from the next in a serial number, a status, three times and a nonce; an answer is signed for each
-request that has one, so what is around them is encoded once. `provisioning.ca.ocsp` decides what is said.
+Responses differ only in a serial number, a status, three times and a nonce; each request with a nonce needs a new
+signature, so everything around these parts is encoded once. `provisioning.ca.ocsp` decides the contents.
 
-Handles: one certificate an answer, the responder named by its key, a nonce. Does not handle: signing.
+Handles: one certificate per response, the responder identified by key, a nonce. Does not handle: signing.
 """
 
 from __future__ import annotations
@@ -58,19 +58,19 @@ UNKNOWN: Final = _UNKNOWN
 
 
 def revoked(since: datetime, reason: int | None) -> bytes:
-    """Return the status of a certificate that is revoked, for the reason with this number (RFC 5280 §5.3.1)."""
+    """Return the status of a revoked certificate, with this reason code (RFC 5280 §5.3.1)."""
     why = b"" if reason is None else der.element(_EXPLICIT_0, der.element(_ENUMERATED, bytes((reason,))))
     return der.element(_REVOKED, _time(since) + why)
 
 
 @functools.lru_cache(64)
 def certificate_id_head(algorithm: str, name_hash: bytes, key_hash: bytes) -> bytes:
-    """Return what is before the serial number in a CertID."""
+    """Return the part of a CertID before the serial number."""
     return _HASHES[algorithm] + der.element(der.OCTET_STRING, name_hash) + der.element(der.OCTET_STRING, key_hash)
 
 
 def responder(key_hash: bytes) -> bytes:
-    """Return the ResponderID that names a responder by its key."""
+    """Return the ResponderID that identifies a responder by key."""
     return der.element(_RESPONDER_KEY, der.element(der.OCTET_STRING, key_hash))
 
 
@@ -85,7 +85,7 @@ def joined(
     next_update: datetime,
     nonce: x509.OCSPNonce | None,
 ) -> bytes:
-    """Return the fields; *certificate_id* is its head, *responder* and *status* are of those here."""
+    """Return the fields; *certificate_id* is a head, and *responder* and *status* are made, by the functions here."""
     single = der.element(
         der.SEQUENCE,
         der.element(der.SEQUENCE, certificate_id + der.integer(serial)) + status + _updates(this_update, next_update),
@@ -108,20 +108,20 @@ def signers_certificate(certificate: bytes) -> bytes:
 
 
 def _before_nonce(octets: int) -> bytes:
-    """Return the extensions as far as a nonce of so many octets, which is their end."""
+    """Return the extensions up to a nonce of *octets* octets, which ends them."""
     return _nested(octets, _AROUND_NONCE)
 
 
 def _before_basic(octets: int) -> bytes:
-    """Return a response as far as the content of its BasicOCSPResponse, of so many octets, which is its end."""
+    """Return a response up to the content of its BasicOCSPResponse, of *octets* octets, which ends it."""
     return _nested(octets, _AROUND_BASIC)
 
 
 @functools.lru_cache(1024)
 def _nested(octets: int, around: tuple[tuple[bytes, bytes], ...]) -> bytes:
-    """Return what is before a content of so many octets, in elements that all end with it.
+    """Return what precedes a content of *octets* octets in nested elements that all end with it.
 
-    *around* has, from the inside, their tags, and what else is before the content in each.
+    *around* has, from the inside out, their tags, and what else precedes the content in each.
     """
     before = b""
     for tag, first in around:

@@ -1,23 +1,23 @@
-"""Drafts like one that the linter has seen: only what differs is read.
+"""A fast path for the linter: of a draft like one that it has passed, only the differences are checked.
 
 Theory
 ------
-The certificates that an issuer makes for a profile are the same bytes but for serial number, dates, subject, key and
-its identifier, and identity. The linter (`provisioning.ca.lint`), whose library takes a whole certificate apart into
-objects, judges the first of them; if it finds nothing, everything that is not one of those six parts is remembered
-under exactly these bytes, a *precedent*. Of the next draft with the same bytes only the six are read, and each is held
-against what was intended. So every byte that is signed was either read, or has passed the linter in a certificate of
+The certificates that an issuer makes for a profile are identical except for serial number, dates, subject, key and
+its identifier, and identity. The linter (`provisioning.ca.lint`), whose library parses a whole certificate into
+objects, checks the first of them; if it finds nothing, the bytes outside those six parts are remembered as
+a *precedent*. Of the next draft with the same bytes only the six parts are read, and each is compared
+with what was intended. So every signed byte was either read, or has passed the linter in a certificate of
 the same issuer and profile.
 
-The slow twin is the linter: a test lets both judge the same drafts, and drafts that differ in any one byte.
+The slow reference is the linter: a test gives both the same drafts, and drafts that differ in any one byte.
 
 Rules
 -----
 1. `Precedents.cover` says yes, or that the linter has to be asked; it never refuses.
 2. It reads the draft's bytes, never the builder's state, and shares no encoder with the builder.
-3. Bounded: so many precedents are remembered. One issuer's only.
+3. Bounded: a limited number of precedents is remembered, of one issuer only.
 
-Handles: one Common Name and one identity URI, EC and Ed25519 keys, dates before 2050. All else is the linter's.
+Handles: one Common Name and one identity URI, EC and Ed25519 keys, dates before 2050. The linter handles the rest.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ _TWO_OCTETS: Final = 0x82
 _EXTENSIONS: Final = 0xA3
 _INTEGER: Final = 0x02
 _SUBJECT_KEY: Final = b"\x30\x1d\x06\x03\x55\x1d\x0e\x04\x16\x04\x14"
-"""Up to its twenty octets; the second octet is how long it is with them."""
+"""The extension up to its twenty octets; the second octet is its length, including them."""
 _ALTERNATIVE_NAME: Final = b"\x06\x03\x55\x1d\x11\x04"
 _KEYS: Final = {
-    # What SubjectPublicKeyInfo begins with, by its size: all but the key itself, which the library has read before.
+    # The beginning of SubjectPublicKeyInfo, by its size: all but the key itself, which the library parsed before.
     91: bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004"),  # P-256
     120: bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004"),  # P-384
     44: bytes.fromhex("302a300506032b6570032100"),  # Ed25519
 }
 _BITS: Final = {91: 26, 120: 23, 44: 12}
-"""Where the bits of the key begin, which its identifier is the hash of."""
+"""Offset of the key's bits, of which its identifier is the hash."""
 
 
 class _Unusual(Exception):
-    """Not the shape that is read here."""
+    """Not the format that is read here."""
 
 
-_NOT_READ: Final = (_Unusual, IndexError, ValueError)  # It ends too early; it is no date.
+_NOT_READ: Final = (_Unusual, IndexError, ValueError)  # The latter two: truncated, or not a date.
 
 
 @quickly_made
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A draft taken apart: what it has in common with others, and the parts that differ."""
+    """A parsed draft: what it has in common with others, and the parts that differ."""
 
     common: bytes
     serial: bytes
@@ -74,7 +74,7 @@ class _Read:
 
 
 class Precedents:
-    """What one issuer's drafts may have in common."""
+    """What drafts of one issuer have in common, once linted."""
 
     def __init__(self, issuer_not_after: datetime) -> None:
         self._ends = issuer_not_after
@@ -141,7 +141,7 @@ def _read(fields: bytes) -> _Read:
         raise _Unusual
     identifier, names, others = _extensions(fields, extensions)
     return _Read(
-        # Each part is DER, which shows its own length, so that the parts' boundaries are in these bytes.
+        # Each part is DER, which includes its length, so these bytes determine the parts' boundaries.
         b"".join((fields[places[0] : number], fields[algorithm:validity], head, *others)),
         fields[serial:stop],
         fields[validity:subject],
@@ -153,7 +153,7 @@ def _read(fields: bytes) -> _Read:
 
 
 def _extensions(fields: bytes, at: int) -> tuple[bytes, bytes, list[bytes]]:
-    """Return key identifier, identity URI, and all other extensions, with a mark in the place of those two."""
+    """Return key identifier, identity URI, and all other extensions, with a mark in place of those two."""
     at, end = _content(fields, at, len(fields), _EXTENSIONS)
     at, stop = _content(fields, at, end, 0x30)
     if stop != end:
@@ -179,7 +179,7 @@ def _extensions(fields: bytes, at: int) -> tuple[bytes, bytes, list[bytes]]:
 
 
 def _only_uri(fields: bytes, at: int, end: int) -> bytes:
-    """Return the URI of a Subject Alternative Name that is not critical and holds nothing else."""
+    """Return the URI of a Subject Alternative Name that is not critical and contains nothing else."""
     for tag in (0x04, 0x30, 0x86):
         at, stop = _content(fields, at, end, tag)
         if stop != end:
@@ -189,7 +189,7 @@ def _only_uri(fields: bytes, at: int, end: int) -> bytes:
 
 def _dates(validity: bytes) -> tuple[datetime, datetime]:
     """Return notBefore and notAfter, both UTCTime (RFC 5280 §4.1.2.5.1) in this half of the century."""
-    # One element, whose own length says that it is of 32 octets.
+    # One element, whose length field says 32 octets.
     if validity[:4] != b"\x30\x1e\x17\x0d" or validity[17:19] != b"\x17\x0d":
         raise _Unusual
     return _date(validity[4:17]), _date(validity[19:])

@@ -2,16 +2,16 @@
 
 Theory
 ------
-`ProfileConfig` is what an operator writes and may be wrong; `Profile` is what the issuer works with and cannot be:
-only `profile_of` makes one, and it checks. There is a built-in profile for each role and for the service's own HTTPS
+`ProfileConfig` is what an operator writes and may be invalid; `Profile` is what the issuer uses and is always valid:
+only `profile_of` makes one, after checking. There is a built-in profile for each role and for the service's own HTTPS
 server; configuration changes them and adds others, each for one role.
 
 Rules
 -----
-1. A profile is for one role for ever. What its certificates are for is fixed by the profile, whatever a request asks.
-2. Who is to be admitted has clientAuth: without it no broker admits, and no renewal succeeds. Nothing here can sign
-   certificates, CRLs, OCSP answers or time stamps, or be for any purpose.
-3. Every end-entity certificate is for signatures: key agreement of TLS 1.3 and of ECDHE needs no other key usage.
+1. A profile is for one role for ever. It fixes the purposes of its certificates, whatever a request asks for.
+2. Certificates of clients have clientAuth: without it no broker admits them, and no renewal succeeds. None here can
+   sign certificates, CRLs, OCSP responses or time stamps, or have anyExtendedKeyUsage.
+3. Every end-entity certificate is for signatures: key agreement in TLS 1.3 and with ECDHE needs no other key usage.
 4. No I/O and no clock: "now" is an argument.
 """
 
@@ -35,7 +35,7 @@ from provisioning.ca.server_names import InvalidServerName, check_host_name
 from provisioning.pki.identity import InvalidIdentity, Role, check_name
 
 MAXIMUM_LIFE = timedelta(days=825)
-"""Longer, and revocation lists only ever grow (the bound public CAs had until 2020)."""
+"""With longer lives, CRLs would only ever grow (public CAs had this limit until 2020)."""
 
 MINIMUM_LIFE = timedelta(minutes=1)
 _MAXIMUM_BACKDATE = timedelta(hours=1)
@@ -57,7 +57,7 @@ DIGITAL_SIGNATURE = x509.KeyUsage(
 
 
 class KeyType(StrEnum):
-    """The kinds of key that can be certified."""
+    """The key types that can be certified."""
 
     P256 = "P-256"
     P384 = "P-384"
@@ -85,7 +85,7 @@ class ProfileConfig:
 
     name: str
     life: timedelta
-    backdate: timedelta = timedelta(minutes=1)  # Devices' clocks run behind; a minute covers ordinary skew.
+    backdate: timedelta = timedelta(minutes=1)  # Devices' clocks may be behind; a minute covers ordinary skew.
     role: str | None = None
     """None: the built-in profile's own."""
     key_types: tuple[str, ...] = tuple(KeyType)
@@ -98,7 +98,7 @@ class ProfileConfig:
     honoured_domains: tuple[str, ...] = ()
     honoured_networks: tuple[str, ...] = ()
     shared_host_names: bool = False
-    """Whether several devices may have one name below `honoured_domains`."""
+    """Whether several devices may share a name below `honoured_domains`."""
     crl_url: bool = True
     ocsp_url: bool = True
     issuer_url: bool = True
@@ -123,16 +123,16 @@ class Profile:
     def validity(
         self, now: datetime, issuer_not_after: datetime, life: timedelta | None = None
     ) -> tuple[datetime, datetime]:
-        """Return notBefore and notAfter of a certificate made *now*, cut off at the issuer's own end.
+        """Return notBefore and notAfter of a certificate made *now*, limited to the issuer's own notAfter.
 
-        *life* is a wish: it can shorten what the profile grants, never lengthen it.
+        *life* can shorten what the profile grants, never lengthen it.
         """
         granted = self.life if life is None else min(life, self.life)
         now = now.replace(microsecond=0)  # RFC 5280 §4.1.2.5: no fractions of a second.
         return now - self.backdate, min(now + granted, issuer_not_after)
 
     def takes(self, key: object) -> bool:
-        """Whether this profile certifies *key*, which the key policy has found strong."""
+        """Whether this profile allows *key*, which the key policy has found strong."""
         kind = key_type_of(key)
         if kind not in self.key_types:
             return False
@@ -140,7 +140,7 @@ class Profile:
 
     @property
     def keys_taken(self) -> str:
-        """The keys that it certifies, for a sentence."""
+        """The key types that it allows, as text for messages."""
         words = [kind.value for kind in KeyType if kind in self.key_types and kind is not KeyType.RSA]
         if KeyType.RSA in self.key_types:
             words.append(f"RSA of {self.minimum_rsa_bits} bits or more")
@@ -159,7 +159,7 @@ _BUILT_IN: Final[Mapping[ProfileName, _BuiltIn]] = {
     ProfileName.DEVICE: _BuiltIn(Role.DEVICE, ("clientAuth",), "clientAuth"),
     ProfileName.SERVICE: _BuiltIn(Role.SERVICE, ("clientAuth",), "clientAuth"),
     ProfileName.OPERATOR: _BuiltIn(Role.OPERATOR, ("clientAuth",), "clientAuth"),
-    # Brokers call one another, and the provisioning service.
+    # Brokers connect to one another, and to the provisioning service.
     ProfileName.BROKER: _BuiltIn(Role.BROKER, ("serverAuth", "clientAuth"), "clientAuth", server_names_allowed=True),
     ProfileName.PROVISIONING: _BuiltIn(Role.SERVICE, ("serverAuth",), "serverAuth", server_names_allowed=True),
 }
@@ -201,7 +201,7 @@ def profile_of(config: ProfileConfig) -> Profile:
 
 
 def key_type_of(key: object) -> KeyType | None:
-    """Return what kind of public key it is, None if it is no kind that can be certified."""
+    """Return the type of a public key, None if it is no type that can be certified."""
     match key:
         case ec.EllipticCurvePublicKey(curve=ec.SECP256R1()):
             return KeyType.P256

@@ -1,19 +1,19 @@
-"""Whether two requests or certificates name the same: not whether they write it alike.
+"""Whether two requests or certificates have the same names, even if they are encoded differently.
 
 Theory
 ------
-A request for a successor repeats the certificate's subject and names (RFC 7030 §4.2.2), in the words of whatever
+A request for a successor repeats the certificate's subject and names (RFC 7030 §4.2.2), encoded by whatever
 library made it. What a certificate has as UTF8String, Go and Java write as PrintableString where its characters allow
 that, and Go puts DNS names before URIs; so a client that copied them field by field was refused. RFC 5280 §7.1 compares
-names without regard to the type of string. Here only these two types are alike, and case counts: the names are ours,
-made of letters that say one thing.
+names without regard to the string type. Here only these two types are equivalent, and case counts: the names are
+ours, made of unambiguous characters.
 
 Nothing of a request's encoding gets into a certificate: the server builds the names itself.
 
 Rules
 -----
-1. Equal are bytes that are equal, or equal once every PrintableString is called a UTF8String, or once the alternative
-   names are in one order.
+1. Two names are equal if their bytes are, or would be with every PrintableString tagged as UTF8String, or with the
+   alternative names in the same order.
 2. No I/O and no clock.
 """
 
@@ -28,12 +28,12 @@ _UTF8: Final = b"\x0c"
 
 
 def same_subject(one: bytes, other: bytes) -> bool:
-    """Whether two names, DER as the library has made it, are the same."""
+    """Whether two names, in DER as the library encodes it, are the same."""
     return one == other or _in_utf8(one) == _in_utf8(other)
 
 
 def same_alternatives(one: bytes | None, other: bytes) -> bool:
-    """Whether two sets of alternative names, DER as the library has made it, are the same; None is no set."""
+    """Whether two sets of alternative names, in DER as the library encodes it, are the same; None: no extension."""
     return one is not None and (one == other or sorted(children(one)) == sorted(children(other)))
 
 

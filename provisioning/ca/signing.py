@@ -1,6 +1,6 @@
-"""How a CA's key signs: what was checked, byte for byte.
+"""How a CA's key signs: exactly the bytes that were checked.
 
-Fields that are to be signed are encoded once and checked; then these very bytes get the signature. So nothing can
+The fields are encoded once and checked; then these very bytes are signed. So nothing can
 differ between what was checked and what is signed.
 """
 
@@ -22,11 +22,11 @@ from provisioning.ca import der
 from provisioning.pki.keys import PrivateKey
 
 _TRIAL: Final = b"Fleetgate: a signature to see whether this key signs. No DER.".ljust(64)
-"""It begins like no element of a certificate, list or answer (RFC 5280, RFC 6960): each of those is a SEQUENCE."""
+"""It cannot be taken for a certificate, CRL or OCSP response (RFC 5280, RFC 6960): each of those begins a SEQUENCE."""
 
 
 def hash_for(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | None:
-    """Return the hash to sign with: as strong as the key, and none for Ed25519, which brings its own."""
+    """Return the hash to sign with: as strong as the key, and None for Ed25519, which has its own."""
     match key:
         case ed25519.Ed25519PrivateKey():
             return None
@@ -37,7 +37,7 @@ def hash_for(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | None:
 
 
 def throw_away_twin(key: PrivateKey) -> PrivateKey:
-    """Return a key of the same kind that nobody trusts, whose signatures have the same algorithm identifier."""
+    """Return an untrusted key of the same type, whose signatures have the same algorithm identifier."""
     match key:
         case ec.EllipticCurvePrivateKey():
             return ec.generate_private_key(key.curve)
@@ -49,17 +49,17 @@ def throw_away_twin(key: PrivateKey) -> PrivateKey:
 
 @functools.cache
 def _rsa_twin() -> rsa.RSAPrivateKey:
-    """Return the one of this process, which takes a tenth of a second to make.
+    """Return this process's twin, which takes a tenth of a second to make.
 
-    Of 2048 bits, whatever the key has: the algorithm identifier does not name the size.
+    It has 2048 bits, whatever the key's size: the algorithm identifier does not name the size.
     """
     return rsa.generate_private_key(65537, 2048)
 
 
 def signed(key: PrivateKey, fields: Sequence[bytes], place: int) -> bytes:
-    """Return the list with these *fields*, in DER; they may be in pieces, which are copied once.
+    """Return the CRL with these *fields*, in DER; they may be in pieces, which are copied once.
 
-    *place* is where among the fields the signature's algorithm is; inner and outer are equal (RFC 5280 §5.1.1.2).
+    *place* is the index of the signature algorithm among the fields; inner and outer are equal (RFC 5280 §5.1.1.2).
     """
     size = sum(map(len, fields))
     signed_fields = [der.head(der.SEQUENCE, size), *fields]
@@ -68,7 +68,7 @@ def signed(key: PrivateKey, fields: Sequence[bytes], place: int) -> bytes:
 
 
 def with_signature(fields: bytes, algorithm: bytes, signature: bytes) -> bytes:
-    """Return the same with a *signature* that is there already, by the *algorithm* that is among the fields."""
+    """Return the same with an existing *signature*, made with the *algorithm* that is among the fields."""
     return der.element(der.SEQUENCE, fields + algorithm + der.element(der.BIT_STRING, b"\x00" + signature))
 
 
@@ -82,10 +82,10 @@ def signature_algorithm(key: PrivateKey) -> bytes:
 
 
 def signature_of_pieces(key: PrivateKey, pieces: Sequence[bytes]) -> bytes:
-    """Return the signature of *pieces*, one after the other.
+    """Return the signature of the concatenated *pieces*.
 
-    They are hashed first, by a library that lets go of the interpreter's lock meanwhile: 5 MB take milliseconds.
-    Ed25519 signs what is whole.
+    They are hashed first, by a library that releases the GIL meanwhile: 5 MB take milliseconds.
+    Ed25519 needs the whole at once.
     """
     if isinstance(key, ed25519.Ed25519PrivateKey):
         return key.sign(b"".join(pieces))
@@ -99,7 +99,7 @@ def signature_of_pieces(key: PrivateKey, pieces: Sequence[bytes]) -> bytes:
 
 
 def signer(key: PrivateKey) -> Callable[[bytes], bytes]:
-    """Return what makes *key*'s signatures: what kind of key it is costs as much to find out as a look-up."""
+    """Return the function that signs with *key*, so that the key's type is determined only once."""
     match key:
         case ec.EllipticCurvePrivateKey():
             algorithm = ec.ECDSA(_hash(key))
@@ -112,7 +112,7 @@ def signer(key: PrivateKey) -> Callable[[bytes], bytes]:
 
 
 def try_key(key: PrivateKey) -> None:
-    """Have *key* sign what is nothing; raise InvalidSignature if it is wrong, or what a token raises."""
+    """Make a trial signature with *key*; raise InvalidSignature if it does not verify, or the token's error."""
     signature = signer(key)(_TRIAL)
     match key:
         case ec.EllipticCurvePrivateKey():

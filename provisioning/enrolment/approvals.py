@@ -3,9 +3,9 @@
 Rules
 -----
 1. A decision may be changed until the certificate is issued; afterwards the certificate has to be revoked.
-2. A request is approved with the key that it names: an operator who wants to be sure compares the key with the device.
-3. Nobody approves what he has not been shown: if the name has come in since the request was recorded, it waits anew,
-   and says so, under another number.
+2. An approval covers the key in the request: an operator who wants to be sure compares that key with the device's.
+3. No operator approves what they were not shown: if the name has enrolled since the request was recorded, the request
+   waits again under a new number, and says so.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class ApprovalService:
             return replace(found, state=state, decided_at=now, decided_by=by)
 
         decided = await self._database.write(record)
-        if isinstance(decided, Refused):  # After the commit: what waits anew is recorded.
+        if isinstance(decided, Refused):  # After the commit: the request that waits again is recorded.
             raise decided
         log.info("request decided", request=approval_id, name=decided.request.name, state=state.value, by=by)
         return decided

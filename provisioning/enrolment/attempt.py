@@ -1,7 +1,7 @@
-"""One request for a certificate as it arrived, before anybody has believed a word of it.
+"""One request for a certificate as it arrived, before anything in it is trusted.
 
-What a client may present is a one-time token (HTTP Basic) and the certificate of its TLS connection. Who it is, and
-whether that earns a certificate, is decided in `provisioning.enrolment.authorise`.
+A client may present a one-time token (HTTP Basic) and the certificate of its TLS connection.
+`provisioning.enrolment.authorise` decides who the client is and whether it gets a certificate.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CertificateCredential:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a group's webhook is asked, and where."""
+    """The question for a group's webhook, and its URL."""
 
     url: str
     timeout: timedelta
@@ -50,7 +50,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the webhook has answered to *question*."""
+    """The webhook's answer to *question*."""
 
     question: Question
     allowed: bool
@@ -65,15 +65,15 @@ class TlsConnection:
     version: str
     unique: bytes | None = None
     resumed: bool = False
-    """The client has not shown its key on this connection, but on an earlier one."""
+    """The client proved possession of its key on an earlier connection, not on this one."""
     address: str | None = None
-    """Where the client is."""
+    """The client's network address."""
 
 
 @quickly_made
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Everything that a decision is made of; *renewal*: the presented certificate asks for its successor."""
+    """Everything that a decision is based on; *renewal*: the presented certificate asks for its successor."""
 
     request: VerifiedRequest
     now: datetime
@@ -84,9 +84,9 @@ class Attempt:
     verdict: Verdict | None = None
     connection: TlsConnection | None = None
     server_key: bool = False
-    """The key is made here, for this one attempt."""
+    """The key is generated here, for this attempt only."""
     waits_as: bytes | None = None
-    """With *server_key*: the fingerprint of the request's own key, if that has signed it."""
+    """With *server_key*: the fingerprint of the request's own key, if that key signed the request."""
 
     def at(self, now: datetime) -> Attempt:
         """Return the same attempt, decided *now*; `dataclasses.replace` takes four times as long."""

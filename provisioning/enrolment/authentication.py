@@ -3,13 +3,13 @@
 Theory
 ------
 TLS has shown that the client holds the key of a certificate that chains to our CA; or, on a resumed session, that it
-once did. Neither says that the certificate is not revoked, and a resumed session does not even say that it has not
+once did. Neither shows that the certificate is not revoked, and a resumed session does not even show that it has not
 expired. The store knows: it holds every certificate that was ever handed out.
 
 Rules
 -----
-1. Every request is checked, in the transaction that acts on it where it changes something.
-2. Unknown is refused: what the store does not know was not handed out by this service.
+1. Every request is checked; one that changes something, in the transaction that makes the change.
+2. Unknown is refused: a certificate that the store does not know was not handed out by this service.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from provisioning.store.devices import Device, DeviceState
 
 
 def authenticate(connection: Connection, certificate: x509.Certificate | None, now: datetime) -> StoredCertificate:
-    """Return what the store knows of a presented *certificate*; raise `Refused` unless it is good *now*."""
+    """Return the store's record of a presented *certificate*; raise `Refused` unless it is good *now*."""
     stored = known(connection, certificate)
     if stored.on_hold and claims.on_trial(connection, stored.id):
         raise Refused(
@@ -50,7 +50,7 @@ def authenticate(connection: Connection, certificate: x509.Certificate | None, n
 def known(
     connection: Connection, certificate: x509.Certificate | None, *, for_update: bool = False
 ) -> StoredCertificate:
-    """Return what the store knows of a presented *certificate*, good or not; raise `Refused` if it is not ours."""
+    """Return the store's record of a presented *certificate*, good or not; raise `Refused` if it is not ours."""
     if certificate is None:
         raise Refused(Code.CERTIFICATE_MISSING, "present a client certificate issued by this service")
     try:
@@ -65,7 +65,7 @@ def known(
 
 
 def check_not_revoked(stored: StoredCertificate) -> None:
-    """Raise `Refused` if the certificate is revoked or on hold, or its key, its CA, or its device as a whole."""
+    """Raise `Refused` if the certificate, its key, its CA or its device as a whole is revoked or on hold."""
     check_not_ended_above(stored)
     if stored.on_hold:
         raise Refused(
@@ -83,9 +83,9 @@ def check_not_revoked(stored: StoredCertificate) -> None:
 
 
 def check_not_ended_above(stored: StoredCertificate) -> None:
-    """Raise `Refused` if the certificate's key was reported as compromised, be it revoked itself or still to be.
+    """Raise `Refused` if the certificate's key was reported as compromised, whether or not it is itself revoked yet.
 
-    So if its CA was revoked, where it is not revoked itself.
+    Raise it also if the certificate's CA was revoked and the certificate itself was not.
     """
     if stored.key_ended_at is not None:
         raise Refused(
@@ -98,7 +98,7 @@ def check_not_ended_above(stored: StoredCertificate) -> None:
 
 
 def issuer_ended(stored: StoredCertificate) -> Refused:
-    """Return why what a revoked CA has issued is good for nothing."""
+    """Return the refusal for a certificate whose CA was revoked."""
     return Refused(
         Code.CERTIFICATE_REVOKED,
         f"the CA that has issued certificate {stored.serial} of {stored.device.name} was revoked: ask an operator for "
@@ -107,9 +107,9 @@ def issuer_ended(stored: StoredCertificate) -> Refused:
 
 
 def check_not_withdrawn(connection: Connection, device: Device) -> None:
-    """Refuse a device from which what it had last was taken: that is not undone by asking again.
+    """Refuse a device whose latest certificate was revoked: asking again does not undo that.
 
-    What was replaced, and trials that wait for their activation, are passed over.
+    Replaced certificates, and trials that wait for their activation, are passed over.
     """
     last = certificates_of_device.withdrawn(connection, device)
     if last is not None:
@@ -142,7 +142,7 @@ def check_role(stored: StoredCertificate, allowed: Collection[Role]) -> None:
 
 
 def ended(device: Device) -> Refused:
-    """Return why a *device* that is not active gets no certificate."""
+    """Return the refusal for a *device* that is not active."""
     if device.state is DeviceState.SUSPENDED:
         return Refused(Code.DEVICE_SUSPENDED, f"{device.name} is suspended: an operator has to resume it first")
     if device.state is DeviceState.DECOMMISSIONED:
@@ -155,18 +155,18 @@ def ended(device: Device) -> Refused:
 
 @dataclass(frozen=True, slots=True)
 class AuthenticatedOperator:
-    """Who calls the operators' API, and what he may do."""
+    """The caller of the operators' API, and what the caller may do."""
 
     certificate: StoredCertificate
     role: OperatorRole
 
     @property
     def device(self) -> Device:
-        """The party that he is in the store."""
+        """The operator's device record in the store."""
         return self.certificate.device
 
     def check(self, needed: OperatorRole, what: str) -> None:
-        """Raise `Refused`, naming the role, unless he may do what *needed* may; *what* says what it is for."""
+        """Raise `Refused`, naming the role, unless the operator may do what *needed* allows; *what* says for what."""
         if not self.role.permits(needed):
             name = self.device.name
             raise Refused(
@@ -179,16 +179,16 @@ class AuthenticatedOperator:
 def authenticate_operator(
     connection: Connection, certificate: x509.Certificate | None, now: datetime
 ) -> AuthenticatedOperator:
-    """Return the operator who presented *certificate*; raise `Refused` unless it is one whose certificate is good."""
+    """Return the operator who presented *certificate*; raise `Refused` if it is not an operator's or not good now."""
     stored = authenticate(connection, certificate, now)
     check_role(stored, {Role.OPERATOR})
     return AuthenticatedOperator(stored, operators.role_of(connection, stored.device.name))
 
 
 def check_still(connection: Connection, before: AuthenticatedOperator, now: datetime) -> None:
-    """Raise `Refused` unless who was let in *before* is let in now, for all that he was let in for.
+    """Raise `Refused` unless the operator admitted *before* would be admitted now, with the same rights.
 
-    What he presented was read and compared then, and does not change: only what the store says of it does.
+    The certificate was read and compared then, and does not change; only the store's record of it does.
     """
     shown = before.certificate
     stored = certificates.find(connection, bytes.fromhex(shown.issuer_key_id), int(shown.serial, 16))

@@ -5,21 +5,21 @@ Theory
 ::
 
     first certificate    what was presented -> its group's rules -> an alternative whose ways all vouch -> the device
-    successor            the presented certificate, good now by the store -> the device
+    successor            the presented certificate, good now according to the store -> the device
 
 Both end in the same checks of the device, so no rule can hold on one path and be forgotten on the other.
 
 Rules
 -----
 1. Everything is read from the primary store, in the transaction that records the certificate.
-2. Nobody becomes an existing device by evidence that many share. A device that exists is certified again for the key
-   that it has, or by evidence about that very device as its group's rule for new keys says.
-3. A device that is suspended or decommissioned gets nothing; one that was revoked only comes back on an operator's
-   word that is newer: a token bound to it.
+2. Evidence that many devices share never certifies anyone as an existing device. An existing device is certified again
+   for the key that it has, or on evidence about that very device, as its group's rule for new keys says.
+3. A device that is suspended or decommissioned gets nothing; a revoked one comes back only with a newer decision of an
+   operator: a token bound to it.
 4. A name keeps its role and group for ever.
-5. Knowing a name is no evidence: an alternative that proves nothing lets nobody in (`provisioning.enrolment.vouching`).
-6. A successor lives no longer than the evidence of the enrolment granted, however often it is renewed.
-7. Who shows nothing learns nothing of a group's ways, list or rules: not by words, nor by how long it takes.
+5. Knowing a name is no evidence: an alternative that proves nothing admits nobody (`provisioning.enrolment.vouching`).
+6. A successor is valid no longer than the enrolment's evidence granted, however often the device renews.
+7. A client that shows nothing learns nothing of a group's ways, list or rules: neither from words nor from timing.
 8. Nobody is certified here as the service itself, whatever vouches for it (`provisioning.enrolment.own_name`).
 """
 
@@ -67,13 +67,13 @@ from provisioning.store.side_by_side import go_alone
 _EVIDENCE: Final[Sequence[type[Way]]] = (TokenWay, ClaimWay, ManufacturerWay)
 _CONDITIONS: Final[Sequence[type[Way]]] = (ListedWay, ApprovalWay, WebhookWay)
 _ABOUT_THE_GROUP: Final = frozenset({Code.TOKEN_MISSING, Code.TOKEN_GROUP, Code.WAY_REFUSED, Code.NOT_LISTED})
-"""Refusals that say how a group lets devices in: for those only who have shown something that is good."""
+"""Refusals that reveal how a group admits devices: only for clients that have shown valid evidence."""
 
 
 @quickly_made
 @dataclass(frozen=True, slots=True)
 class Authorised:
-    """Who will be certified, with what, and what is owed for it."""
+    """Who will be certified, with what, and what to settle once the certificate is recorded."""
 
     device: Device
     rules: Group
@@ -83,11 +83,11 @@ class Authorised:
     ip_addresses: tuple[IpAddress, ...]
     lifetime: timedelta | None
     granted: timedelta | None
-    """What the certificate's successors are granted at most: what the evidence said, whatever the group says now."""
+    """The longest validity of the certificate's successors: as the evidence said, whatever the group says now."""
     answer: bytes | None
-    """The same request was answered with this certificate, and is again."""
+    """The certificate that answered the same request before, and answers it again."""
     superseded: Sequence[StoredCertificate] = ()
-    """What the new certificate replaces at once."""
+    """The certificates that the new one replaces at once."""
     on_trial: bool = False
     """The certificate is on hold until its successor is asked for."""
     settlements: Sequence[Settle] = field(default=())
@@ -96,7 +96,7 @@ class Authorised:
 def authorise(connection: Connection, attempt: Attempt) -> Authorised:
     """Decide whether *attempt* gets a certificate now; raise `Refused` if not.
 
-    Raises `Undecided` if an operator has to be asked, `Unasked` if a webhook has to; nothing is changed then.
+    Raises `Undecided` if an operator has to be asked, `Unasked` if a webhook has to be; neither changes anything.
     """
     if attempt.renewal:
         successor = authorise_successor(connection, attempt)
@@ -129,7 +129,7 @@ def authorise(connection: Connection, attempt: Attempt) -> Authorised:
 def _let_in(
     connection: Connection, attempt: Attempt, evidence: Sequence[Way]
 ) -> tuple[Role, str | None, Group, list[Vouched]]:
-    """Return as what *attempt* comes in, into which group, by which rules, and who vouches for it."""
+    """Return the role, group and rules under which *attempt* is admitted, and who vouches for it."""
     role, group = _place_of(evidence, attempt)
     rules = rules_for(connection, role, group)
     _check_request(attempt, rules)
@@ -141,15 +141,15 @@ def _let_in(
 
 
 def _check_may_know(attempt: Attempt, evidence: Sequence[Way], refusal: Refused) -> None:
-    """Raise another refusal where *refusal* says of the group what whoever asks is not to learn."""
+    """Raise a neutral refusal instead if *refusal* would reveal more of the group than the client may learn."""
     for way in evidence:
-        way.check_good(attempt.now)  # Of what has ended he learns that it has.
+        way.check_good(attempt.now)  # The client does learn that its own evidence has ended.
     if not evidence:
         raise RefusedStranger(refusal.code, refusal.detail, in_vain(attempt, evidence)) from refusal
 
 
 def _succeeded_before(connection: Connection, attempt: Attempt, rules: Group, successor: Successor) -> bytes | None:
-    """Return what the same request was answered with, while the group answers a second time.
+    """Return the answer to an earlier, identical request, while the group still repeats answers.
 
     That is the newest certificate of the device for this key, if it came after the one that is presented.
     """
@@ -157,7 +157,7 @@ def _succeeded_before(connection: Connection, attempt: Attempt, rules: Group, su
         return None
     held = certificates.newest_with_key(connection, successor.device.name, attempt.request.key_fingerprint)
     if held is None or held.id <= successor.presented or held.ended_above or held.revoked_for is not None:
-        return None  # None has come since; or one that is worth nothing, or on trial still.
+        return None  # None was issued since; or it is no longer good, or still on trial.
     return held.der if _answers(held, rules, attempt.now) else None
 
 
@@ -171,7 +171,7 @@ def _check_request(attempt: Attempt, rules: Group) -> None:
 
 
 def _place_of(ways: Sequence[Way], attempt: Attempt) -> tuple[Role, str | None]:
-    """Return the role and group that what was presented is for; all of it must agree, with the label too."""
+    """Return the role and group that the evidence is for; all evidence must agree, and with the label too."""
     roles = {way.role for way in ways} or {Role.DEVICE}
     named = {way.group for way in ways if way.group is not None}
     if len(roles) > 1 or len(named) > 1:
@@ -210,7 +210,7 @@ def _admit(
         device = _in_place(connection, rules, device, role, group, now, origin)
         comes_back = device.state is DeviceState.REVOKED and readmitted and answer is None
         if comes_back:
-            # A token made after the revocation (older ones are void) is the operator's word that it may come back.
+            # A token made after the revocation (older ones are void) is the operator's permission to come back.
             _check_end_is_done(connection, device)
             devices.set_state(connection, [device.id], DeviceState.ACTIVE, now)
         elif device.state is not DeviceState.ACTIVE:
@@ -227,7 +227,7 @@ def _admit(
         tuple(name for each in said for name in each.dns_names),
         tuple(address for each in said for address in each.ip_addresses),
         _shortest(rules.lifetime, *(each.lifetime for each in said)),
-        _shortest(*(each.lifetime for each in said if not each.on_trial)),  # A trial's life ends with the trial.
+        _shortest(*(each.lifetime for each in said if not each.on_trial)),  # A trial's lifetime is the trial's only.
         answer,
         superseded,
         any(each.on_trial for each in said),
@@ -245,12 +245,12 @@ def _check_end_is_done(connection: Connection, device: Device) -> None:
 
 
 def _settlements(device: Device, said: Sequence[Vouched], *, is_new: bool) -> list[Settle]:
-    """Return what is owed to those who have vouched, and what is to be known of how the device came in."""
+    """Return what to settle for the ways that vouched, and what to record of how the device was admitted."""
     owed = [each.settle for each in said if each.settle is not None]
     idevid = next((each.idevid for each in said if each.idevid is not None), None)
     if idevid is not None:
         owed.append(lambda connection, *_: recalls.came_in(connection, device.id, *idevid))
-    elif not is_new:  # By another word than its manufacturer's: what that revokes later is not what it stands on.
+    elif not is_new:  # Not on its manufacturer's word: a later revocation by the manufacturer does not concern it.
         owed.append(lambda connection, *_: recalls.forget(connection, device.id))
     return owed
 
@@ -290,7 +290,7 @@ def _in_place(
     now: datetime,
     origin: str | None,
 ) -> Device:
-    """Return *device* with its role, group and origin: its own for ever, or new ones if it was never activated."""
+    """Return *device* with its role, group and origin: fixed for ever, or new ones if it was never activated."""
     moves = (device.role, device.group) != (role, group)
     if not moves and rules.maximum_devices is None and device.origin == origin:
         return device
@@ -311,9 +311,9 @@ def _in_place(
 def _comes_back(
     connection: Connection, attempt: Attempt, rules: Group, device: Device, said: list[Vouched]
 ) -> tuple[bytes | None, Sequence[StoredCertificate]]:
-    """Decide about a device that exists: the certificate that it has already, if any, or what a new one replaces.
+    """Decide about an existing device: return the certificate that it has already, if any, or what a new one replaces.
 
-    An operator's approval that it took is added to *said*.
+    If that takes an operator's approval, the approval is added to *said*.
     """
     check_not_withdrawn(connection, device)
     held = certificates.newest_with_key(connection, device.name, attempt.request.key_fingerprint)
@@ -324,7 +324,7 @@ def _comes_back(
     if lost:
         return None, lost
     if claims.never_activated(device, attempt.now):
-        return None, ()  # Trials only, and all of them over: the name is as free as before.
+        return None, ()  # Only trials, and all of them over: the name is free again.
     identified = any(each.identifies and (each.origin is None or each.origin == device.origin) for each in said)
     if identified and rules.new_key is NewKey.REPLACE:
         return None, _others(connection, device, attempt)
@@ -344,5 +344,5 @@ def _answers(held: HeldCertificate, rules: Group, now: datetime) -> bool:
 
 
 def _others(connection: Connection, device: Device, attempt: Attempt) -> list[StoredCertificate]:
-    """Return what the device has that is good for anything, though it be for a renewal after its end."""
+    """Return the device's other certificates that are still usable, if only to renew within the grace time."""
     return certificates_of_device.in_use(connection, device.id, attempt.now, MAXIMUM_GRACE)

@@ -2,14 +2,14 @@
 
 Theory
 ------
-A claim certificate signs itself: no CA vouches for it, so no broker and no other service ever trusts it. The HTTPS
-server takes it as an anchor of its own, and only enrolment looks for it (`provisioning.enrolment.ways.claim`). Its key
-is made here, handed to the operator once, and not kept.
+A claim certificate is self-signed: no CA vouches for it, so no broker and no other service ever trusts it. The HTTPS
+server takes it as a trust anchor of its own, and only enrolment accepts it (`provisioning.enrolment.ways.claim`). Its
+key is generated here, handed to the operator once, and not kept.
 
 Rules
 -----
 1. A claim has an end and a number of devices; both are checked when it is used, whatever TLS thinks of it.
-2. It is no CA: what its key signs is nobody's certificate.
+2. It is no CA: nothing that its key signs is accepted as a certificate.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class ClaimService:
         return IssuedClaim(stored, key_to_pem(key))
 
     async def end(self, name: str, *, by: str) -> StoredClaim:
-        """End a claim: it lets nobody in any more. Who came in by it stays."""
+        """End a claim: it admits no more devices. Devices that enrolled with it stay."""
 
         def record(connection: Connection) -> StoredClaim:
             now = self._clock()

@@ -2,8 +2,8 @@
 
 Rules
 -----
-1. A batch is looked at entry by entry: what is right is recorded, what is wrong is named with its place.
-2. A name that is listed again takes the new entry's key: the operator's last word holds.
+1. A batch is checked entry by entry: valid entries are recorded, invalid ones are reported with their position.
+2. A name that is listed again takes the new entry's key: the operator's latest entry counts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ListOutcome:
-    """What became of a batch: *errors* by the place of the entry, from 0."""
+    """The result of a batch: *errors* by the position of the entry, from 0."""
 
     new: int
     replaced: int
@@ -40,7 +40,7 @@ class ListOutcome:
 
 
 class DeviceListService:
-    """Adds to, reads and takes from the lists of expected devices."""
+    """Adds to, reads and removes from the lists of expected devices."""
 
     def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
         self._database = database
@@ -79,7 +79,7 @@ class DeviceListService:
         return ListOutcome(new, len(entries) - new, errors)
 
     async def remove(self, group: str, name: str, *, by: str) -> None:
-        """Take a name off the list; raise `Refused` if it is not on it. Who has enrolled stays."""
+        """Remove a name from the list; raise `Refused` if it is not on it. A device that has enrolled stays."""
 
         def record(connection: Connection) -> None:
             if not listed_devices.remove(connection, group, [name]):

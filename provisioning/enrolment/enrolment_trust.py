@@ -1,19 +1,19 @@
-"""Whose certificates TLS lets through beside those of our own CAs: for enrolment, claims and manufacturers.
+"""The foreign trust anchors that TLS accepts beside our own CAs, for enrolment only: claims and manufacturers.
 
 Theory
 ------
-What TLS lets through decides nothing. Whoever acts at the API is looked up by `provisioning.enrolment.authentication`:
-a certificate that this service did not issue is refused there. Claims and manufacturers are looked for by
-`provisioning.enrolment.ways` alone, when a first certificate is asked for, and again by the store.
+Getting through TLS decides nothing. Every caller of the API is looked up by `provisioning.enrolment.authentication`,
+which refuses a certificate that this service did not issue. Only `provisioning.enrolment.ways` looks for claims and
+manufacturers, when a first certificate is requested, and checks them against the store again.
 
-What is found is handed to whoever makes the listener's contexts (`provisioning.authorities.https_credential`).
+The anchors are handed to what makes the listener's contexts (`provisioning.authorities.https_credential`).
 
-Dates are not checked by TLS either: a device that was away too long for its certificate may have a grace time to renew
-it, and whoever has none is told so in a sentence. `authenticate` and every way check both ends of the validity.
+Dates are not checked by TLS either: a device whose certificate has expired may have a grace time to renew it, and one
+without gets a readable refusal. `authenticate` and every way check both ends of the validity period.
 
 Rules
 -----
-1. No anchor is taken into the trust that is not in the store and in force.
+1. Only anchors that are in the store and in force are trusted.
 2. Another process may have changed the store: it is compared every few seconds.
 """
 
@@ -42,7 +42,7 @@ class EnrolmentTrust:
     def __init__(
         self, database: Database, clock: Callable[[], datetime], tell: Callable[[Sequence[bytes]], None]
     ) -> None:
-        """*tell* is called with the anchors, DER, when they have changed."""
+        """*tell* is called with the anchors, in DER, when they have changed."""
         self._database = database
         self._clock = clock
         self._tell = tell
@@ -50,10 +50,10 @@ class EnrolmentTrust:
         self._refreshing: Final = asyncio.Lock()
 
     async def refresh(self) -> bool:
-        """Compare with the store, and return whether the trust has changed; it holds for the next handshake.
+        """Compare with the store, and return whether the trust has changed; it applies from the next handshake.
 
-        A listener that cannot be told now, because the service's own files cannot be read, is told later: what the
-        store has is done, and who has asked for it is answered.
+        If the listener cannot be told now, because the service's own files cannot be read, it is told later: the
+        change is in the store, and the operator who asked for it gets an answer.
         """
         async with self._refreshing:
             anchors = await self._database.read(self._in_force)
@@ -69,7 +69,7 @@ class EnrolmentTrust:
             return True
 
     async def run(self) -> None:
-        """Compare for ever. A store that cannot be read now is compared later; the trust stays as it is."""
+        """Compare for ever. If the store cannot be read now, compare later; the trust stays as it is."""
         while True:
             await asyncio.sleep(_ROUND_SECONDS)
             try:

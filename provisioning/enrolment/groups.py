@@ -1,9 +1,9 @@
-"""Enrolment groups, as operators make and change them: what is wrong is named before it is stored.
+"""Enrolment groups, as operators create and change them: errors are reported before anything is stored.
 
 Rules
 -----
-1. A group that nobody has configured lets devices in by token, as if there were no groups.
-2. An alternative names ways that must all vouch; a group without any alternative lets nobody in.
+1. A group that is not configured admits devices by token, as if there were no groups.
+2. An alternative names ways that must all vouch; a group without any alternative admits nobody.
 3. A configured group can be closed, never removed: its name is in certificates.
 """
 
@@ -65,7 +65,7 @@ class GroupService:
         return StoredGroup(group, now, by, now, by)
 
     async def change(self, name: str, rules: Mapping[str, Any], *, by: str) -> StoredGroup:
-        """Give the group called *name* these *rules* in place of its own; raise `Refused`."""
+        """Replace those rules of the group called *name* that *rules* names; raise `Refused`."""
 
         def record(connection: Connection) -> StoredGroup:
             stored = _known(groups.find(connection, name, for_update=True), name)
@@ -116,7 +116,7 @@ class GroupService:
 
 
 def _check_line(connection: Connection, group: Group) -> None:
-    """Raise `Refused` unless a CA of the group's line issues."""
+    """Raise `Refused` unless the group's line has an issuing CA that is active."""
     if group.issuing_line == DEFAULT_LINE:
         return
     lines = authorities.active_lines(connection)
@@ -142,7 +142,7 @@ def _check_webhook(group: Group) -> None:
 def rules_for(connection: Connection, role: Role, group: str | None) -> Group:
     """Return the rules for a party of *role* in *group*.
 
-    Groups have rules for devices; brokers, services and operators come in by an operator's token alone.
+    Groups have rules for devices; brokers, services and operators enrol only with an operator's token.
     """
     if role is Role.DEVICE and group is not None:
         return groups.rules_of(connection, group)
@@ -150,7 +150,7 @@ def rules_for(connection: Connection, role: Role, group: str | None) -> Group:
 
 
 def parse_ways(texts: Iterable[str]) -> tuple[Alternative, ...]:
-    """Return the alternatives that *texts* name, such as ``token``; raise `Refused` naming the word that is none."""
+    """Return the alternatives that *texts* name, such as ``token``; raise `Refused` naming the word that is no way."""
     return tuple(dict.fromkeys(_alternative(text) for text in texts))
 
 
@@ -164,7 +164,7 @@ def _alternative(text: str) -> Alternative:
                 f"ways: {word.strip()[:40]!r} is no way to enrol: use {', '.join(WayName)}, "
                 "joined by + where several are needed together"
             ) from None
-    # What costs a person or a call comes last, and the webhook is not asked about who is refused anyway.
+    # What costs a person or a call comes last; the webhook is not asked about a request that is refused anyway.
     ordered = tuple(name for name in WayName if name in names)
     if ordered == (WayName.WEBHOOK,):
         raise _invalid("ways: a webhook may veto but not let in: join it with another way, such as claim+webhook")

@@ -1,9 +1,9 @@
-"""Host names that a profile honours or builds: each is one device's, as a host name says who a server is.
+"""Host names that a profile honours or builds: each belongs to one device, as a host name says who a server is.
 
-What patterns make of devices' names differs (`provisioning.ca.host_patterns`), but for those of one configuration only:
-another device may have what was honoured, or built, by an earlier one. A name that a token grants to a server is no
-device's either, nor is the service's own: with serverAuth it could pose as them. Where a profile has
-`shared_host_names`, what it honours several have on purpose, and so they have what a token grants.
+Within one configuration, patterns give different devices different names (`provisioning.ca.host_patterns`); but another
+device may have a name that was honoured, or built, under an earlier configuration. No device may have a name that a
+token grants to a server, or the service's own: with serverAuth it could pose as them. Where a profile has
+`shared_host_names`, several devices share the names it honours on purpose, and those that a token grants.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ log = structlog.get_logger(__name__)
 def own_names(
     connection: Connection, names: SubjectNames, own: Sequence[str], device: Device, attempt: Attempt
 ) -> SubjectNames:
-    """Make those of *names* that are *own* the device's, and return what it may have; raise `NameRefused`.
+    """Reserve for the device those of *names* that are *own*, and return the names it may have; raise `NameRefused`.
 
-    A successor goes without a name that is another's, rather than be refused: a device must be able to renew.
+    A successor loses a name that is another device's, rather than be refused: a device must be able to renew.
     """
     taken = [name for name in own if not host_names.claim(connection, name, device.id, attempt.now)]
     if taken and not attempt.renewal:
@@ -43,9 +43,9 @@ def own_names(
 
 
 def keep_granted(connection: Connection, granted: Sequence[str], device: Device, attempt: Attempt) -> None:
-    """Keep the names that a server is *granted* from devices; raise `NameRefused` if one has such a name.
+    """Keep the names that a server is *granted* from devices; raise `NameRefused` if a device has one of them.
 
-    Other servers may share it. A server that renews keeps its names, whoever has come by one meanwhile.
+    Other servers may share it. A server that renews keeps its names, even if a device has got one meanwhile.
     """
     for name in granted:
         other = host_names.keep_from_devices(connection, name, device.id, attempt.now)

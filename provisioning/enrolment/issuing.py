@@ -1,4 +1,4 @@
-"""The CA that issues now, and the CRL shards of its that new certificates belong to: taken together, or not at all."""
+"""The CA that issues now, and those of its CRL shards that new certificates belong to: always taken together."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Issuing:
-    """What one issuance uses from its beginning to its end, whatever becomes active meanwhile."""
+    """What one issuance uses from start to end, even if another CA becomes active meanwhile."""
 
     issuer: Issuer
     crl_shards: Sequence[CrlShard] = ()
-    """Those that a new certificate may belong to; without any, the issuer's one list holds all."""
+    """The shards that a new certificate may belong to; without any, the issuer's single CRL covers all."""
 
     def choose_shard(self) -> CrlShard | None:
-        """Return the part of the CRL that the next certificate belongs to, None if there are no parts."""
+        """Return the CRL shard that the next certificate belongs to, None if there are no shards."""
         return secrets.choice(self.crl_shards) if self.crl_shards else None
 
     def check_life(self, now: datetime) -> None:
-        """Raise `Refused` if the CA has ended, or has not begun: then the clock is wrong, or was."""
+        """Raise `Refused` if the CA has expired, or is not valid yet: then the clock is wrong, or was."""
         begins = self.issuer.certificate.not_valid_before_utc
         if now < begins:
             log.error("the issuing CA has not begun: set the clock", begins=begins, now=now)
@@ -46,6 +46,6 @@ class Issuing:
             raise Refused(Code.UNAVAILABLE, f"the issuing CA ended on {ends:%Y-%m-%d}: an operator has to succeed it")
 
     def check(self, connection: Connection) -> None:
-        """Raise `Refused` unless the CA may still sign, by the store and in the transaction that records it."""
+        """Raise `Refused` unless the store says, in the transaction that records it, that the CA may still sign."""
         if not authorities.may_sign(connection, self.issuer.key_id):
             raise Refused(Code.UNAVAILABLE, "the issuing CA was retired or revoked a moment ago: try again")

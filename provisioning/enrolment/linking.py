@@ -1,8 +1,8 @@
-"""Linking a request to its TLS connection (RFC 7030 §3.5): whoever sends the request holds its key here and now.
+"""Linking a request to its TLS connection (RFC 7030 §3.5): it shows that the sender holds the request's key now.
 
-The request's challengePassword is the base64 of the connection's tls-unique value. A challengePassword that is there is
-always verified, whether the group wants one or not. TLS 1.3 has no tls-unique (RFC 9266), and Python's ssl no other
-binding: there the request is refused with the reason. So it is on a TLS 1.2 session that is resumed without extended
+The request's challengePassword is the base64 of the connection's tls-unique value. If there is one it is always
+verified, whether the group requires it or not. TLS 1.3 has no tls-unique (RFC 9266), and Python's ssl has no other
+channel binding: there the request is refused with the reason. So is one on a TLS 1.2 session resumed without extended
 master secret, whose tls-unique may be another connection's as well (RFC 7627 §5.4).
 """
 
@@ -18,7 +18,7 @@ from provisioning.store.groups import Group
 
 
 def check_link(attempt: Attempt, group: Group) -> None:
-    """Raise `Refused` if the request is linked to another connection, or to none where *group* wants it."""
+    """Raise `Refused` if the request is linked to another connection, or to none although *group* requires it."""
     challenge = attempt.request.challenge
     if challenge is None:
         if group.tls_unique:
@@ -48,7 +48,7 @@ def check_link(attempt: Attempt, group: Group) -> None:
 
 
 def _without_unique(connection: TlsConnection | None) -> str:
-    """Return why there is no tls-unique, and what helps."""
+    """Return why there is no tls-unique, and the remedy."""
     if connection is not None and connection.version == "TLSv1.2":
         return (
             "that of a session resumed without extended master secret (RFC 7627) binds nothing: connect without "

@@ -1,18 +1,18 @@
-"""Manufacturers' lists at URLs that operators have given: fetched before they end, and taken as if they were given.
+"""Fetches manufacturers' CRLs from URLs that operators have given, before the old ones expire.
 
 Rules
 -----
-1. A URL is an operator's, http and no redirect: what comes is signed (RFC 5280 §8 has no use for TLS here), and nobody
-   is shown it. So many bytes and seconds at most, nothing is decompressed, no proxy of the environment's is used; where
-   it leads is looked at before, though a name may lead elsewhere a moment later.
-2. What comes is judged as a list that an operator gives (`provisioning.enrolment.manufacturer_lists`): who answers can
-   neither release anybody nor play an old list back. A list whose manufacturer numbers anew waits for his word.
+1. Operators set the URLs: http, no redirect. A CRL is signed (RFC 5280 §8 has no use for TLS here), and the content is
+   shown to nobody. Bytes and seconds are limited, nothing is decompressed, no proxy of the environment is used; the
+   address is checked before, though a name may resolve to another a moment later.
+2. A fetched CRL is judged like one from an operator (`provisioning.enrolment.manufacturer_lists`): whoever answers can
+   neither release a certificate nor replay an old CRL. A CRL whose numbers start again waits for an operator's word.
 3. Of all processes on one database one fetches (`provisioning.store.manufacturer_list_urls`).
-4. The pause is the setting's, or half of what is left of the list's life, less up to a fifth of it at random; where
-   the list is the same as before, of that of the manufacturer's which ends first. After a failure it begins at half a
-   minute and doubles. Each new failure is said once. What is due later than any pause could be was put off by a clock
-   that has been set back since, and is due.
-5. Of a manufacturer that was ended nothing is fetched.
+4. The pause is the setting's, or half of the CRL's remaining life, less up to a fifth of it at random; if the CRL is
+   unchanged, the remaining life is that of the manufacturer's CRL which expires first. After a failure the pause begins
+   at half a minute and doubles. Each new failure is logged once. A fetch scheduled later than any pause could be was
+   scheduled by a clock that has been set back since, and is due.
+5. Nothing is fetched for a manufacturer that was ended.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from provisioning.store.manufacturer_list_urls import MAXIMUM_PROBLEM, StoredUrl
 from provisioning.store.manufacturer_lists import StoredList
 
 MAXIMUM_URLS: Final = 64
-"""Of a manufacturer."""
+"""Per manufacturer."""
 _PATIENCE_SECONDS: Final = 30.0
 _AHEAD: Final = timedelta(minutes=2)
-"""For so long a URL is nobody else's: the answer's time, and the time that it takes to record a long list."""
+"""How long one process reserves a URL: the time for the answer, and for recording a long CRL."""
 _FIRST_PAUSE: Final = timedelta(seconds=30)
 _LEAST_PAUSE: Final = timedelta(minutes=1)
 _MOST_DOUBLED: Final = 16
@@ -56,7 +56,7 @@ log = structlog.get_logger(__name__)
 
 
 def check_list_url(url: str) -> str:
-    """Return *url* if a manufacturer's list may be fetched there; raise ValueError with a sentence otherwise."""
+    """Return *url* if a manufacturer's list may be fetched there; raise ValueError with the reason otherwise."""
     parts, host = given_url(url, "a list's URL")
     if parts.scheme != "http":
         raise ValueError("a list's URL must begin with http://: the list is signed")
@@ -64,7 +64,7 @@ def check_list_url(url: str) -> str:
         raise ValueError("a list's URL must have no user and no fragment: secrets do not belong there")
     try:
         nobodys = is_of_own_network(host)
-    except ValueError:  # A name: what it means is asked when it is fetched.
+    except ValueError:  # A name: it is resolved when it is fetched.
         nobodys = False
     if nobodys:
         raise ValueError(f"a list's URL must not be at {host}: no manufacturer is there")
@@ -72,7 +72,7 @@ def check_list_url(url: str) -> str:
 
 
 async def _check_reached(url: str) -> None:
-    """Raise `NotFetched` if the name in *url* leads to where no manufacturer is: also an address in other digits."""
+    """Raise `NotFetched` if the host in *url* resolves to an address where no manufacturer can be, however written."""
     parts = urlsplit(url)
     try:
         found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)
@@ -95,7 +95,7 @@ class ManufacturerFetcher:
         actor: str,
         released_share: float = RELEASED_SHARE,
     ) -> None:
-        """Fetch each URL so often at least; *actor* is who the audit log says gave the list: the service."""
+        """Fetch each URL at least this often; the audit log names *actor*, the service, as the giver of the list."""
         self._database = database
         self._clock = clock
         self._lists = ManufacturerListService(database, clock, released_share)
@@ -106,7 +106,7 @@ class ManufacturerFetcher:
         self._http = PlainHttp(_PATIENCE_SECONDS)
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self.outcomes: Counter[tuple[str, str]] = Counter()
-        """How often this process has fetched, by manufacturer and what became of it: new, unchanged, failed."""
+        """How often this process has fetched, by manufacturer and result: new, unchanged, failed."""
 
     async def fetch_due(self) -> int:
         """Fetch what is due now; return how many URLs that was."""
@@ -116,14 +116,14 @@ class ManufacturerFetcher:
         return sum(await asyncio.gather(*map(self._fetch_first, due)))
 
     async def _fetch_first(self, url: StoredUrl) -> bool:
-        """Fetch what is due at *url* unless another process does; one that does not answer holds few others up."""
+        """Fetch *url* unless another process does; a server that does not answer delays few other fetches."""
         async with self._slots:
             take = functools.partial(manufacturer_list_urls.take, url=url, until=self._clock() + _AHEAD)
             try:
                 if not await self._database.write(take):
                     return False
                 await self._fetch(url)
-            except Refused as refusal:  # The store's trouble, not the URL's: it is due again in a while.
+            except Refused as refusal:  # The store's fault, not the URL's: it is due again in a while.
                 log.warning("manufacturers' lists not fetched", detail=refusal.detail)
         return True
 
@@ -159,7 +159,7 @@ class ManufacturerFetcher:
             if refusal.code is Code.UNAVAILABLE:
                 raise
             facts = self._failed(url, refusal.detail)
-        except Exception:  # A defect met by what anybody may answer must not take the service with it.
+        except Exception:  # A defect triggered by a foreign server's answer must not stop the service.
             log.exception("manufacturer's list not fetched", code="INTERNAL_ERROR", url=url.url)
             facts = self._failed(url, "INTERNAL_ERROR: a defect of the service's, its log says which")
         await self._database.write(functools.partial(manufacturer_list_urls.record, url=url, facts=facts))
@@ -168,7 +168,7 @@ class ManufacturerFetcher:
         now = self._clock()
         facts: dict[str, Any] = {"fetched_at": now, "problem": "", "failures": 0}
         outcome = "unchanged"
-        if fetched is None:  # Which of them it was is not known: that of the first to end is soon enough for all.
+        if fetched is None:  # Which of the lists it was is not known: the first to expire is soon enough for all.
             of = url.manufacturer_id
             lists = await self._database.read(lambda connection: manufacturer_lists.of_manufacturer(connection, of))
         else:
@@ -183,20 +183,20 @@ class ManufacturerFetcher:
 
     def _pause(self, lists: Iterable[StoredList], now: datetime) -> timedelta:
         lives = [each.next_update - now for each in lists]
-        # A list that ended longer ago is late, or made no more: it is asked for as often as any.
+        # A list that expired earlier is late, or no longer published: it is fetched as often as any.
         return max(_LEAST_PAUSE, min([self._refresh, *(each / 2 for each in lives if each > -self._refresh)]))
 
     def _failed(self, url: StoredUrl, problem: str) -> Mapping[str, Any]:
         self.outcomes[url.manufacturer, "failed"] += 1
         problem = "".join(each if each.isprintable() else " " for each in problem)[:MAXIMUM_PROBLEM]
-        if problem != url.problem:  # Once, until something else is wrong: it may be down for a week.
+        if problem != url.problem:  # Log it once, until something else is wrong: it may be down for a week.
             log.warning("manufacturer's list not fetched", manufacturer=url.manufacturer, url=url.url, detail=problem)
         pause = min(self._refresh, _FIRST_PAUSE * 2 ** min(url.failures, _MOST_DOUBLED))
         return {
             "due_at": self._clock() + pause * _spread(),
             "problem": problem,
             "failures": url.failures + 1,
-            "etag": "",  # What could not be used has to come again.
+            "etag": "",  # What could not be used has to be fetched again.
             "modified": "",
         }
 

@@ -1,25 +1,25 @@
-"""Manufacturers' CRLs, as operators give them: read, verified, and kept until the next.
+"""Manufacturers' CRLs, as operators provide them: read, verified, and kept until the next.
 
 Theory
 ------
-A list is given as the manufacturer publishes it. `provisioning.pki.crl` reads it, as it does for the broker; here is
-decided whether it is taken. What it says goes to the store, where enrolments ask it
-(`provisioning.enrolment.manufacturer_status`): a restart forgets nothing, and every process knows it at once.
+An operator provides a CRL as the manufacturer publishes it. `provisioning.pki.crl` reads it, as it does for the broker;
+this module decides whether it is accepted. Its entries go to the store, where enrolments look them up
+(`provisioning.enrolment.manufacturer_status`): a restart forgets nothing, and every process sees them at once.
 
 Rules
 -----
-1. The registered CA itself has signed it: the list of another, of the CA above for instance, says nothing about its
-   certificates.
-2. Neither number nor thisUpdate goes backwards: who plays an old list back, still valid, releases nobody. A
-   manufacturer that numbers anew needs an operator's word, and thisUpdate must be later even so.
-3. A list that has lapsed already is taken only where lapsed lists are accepted: otherwise it would stop enrolment.
-4. A list about CAs only is what a CA above others may give: no device waits for the next.
-5. A delta is refused: the complete list says the same, and needs nothing beside it.
-6. It is read in a thread that gives way: a list may have as many entries as a request's size permits.
-7. A list that names much fewer than the one before is signed all the same, and would let in whoever was revoked: more
-   than a share of them is released by an operator's word only.
-8. A list that the manufacturer makes no more is removed by an operator's word only, and what it said with it. Who names
-   it says which one by its SHA-256: the next list, taken meanwhile, is another.
+1. The registered CA itself must have signed it: the CRL of another CA, the one above for instance, says nothing about
+   its certificates.
+2. Neither CRL number nor thisUpdate goes backwards: replaying an old, still valid CRL releases no certificate. If a
+   manufacturer's numbers start again, an operator must say so, and thisUpdate must be later even so.
+3. A CRL that has already lapsed is accepted only where lapsed lists are: otherwise it would stop enrolment.
+4. A CRL about CA certificates only may come from a CA above others: no device waits for its next one.
+5. A delta CRL is refused: the complete CRL says the same, and needs nothing beside it.
+6. It is read in a thread that yields often: a CRL may have as many entries as a request's size permits.
+7. A CRL with far fewer entries than the one before is signed all the same, and would admit what was revoked: releasing
+   more than a given share of the entries needs an operator's word.
+8. A CRL that the manufacturer no longer publishes is removed, with its entries, on an operator's word only. It is named
+   by its SHA-256, as the next CRL, accepted meanwhile, is another.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ from provisioning.store.server_parameters import rest_longer
 MAXIMUM_LISTS: Final = 256
 """Parts into which a manufacturer may divide its list."""
 _MAXIMUM_OCTETS: Final = 20
-"""Of a serial number, and of a list's (RFC 5280 §4.1.2.2, §5.2.3)."""
+"""Of a serial number, and of a CRL number (RFC 5280 §4.1.2.2, §5.2.3)."""
 RELEASED_SHARE: Final = 0.5
-"""What the next list may release of those that the one before named, unless the settings say otherwise."""
+"""The share of the previous list's entries that the next list may release, unless the settings say otherwise."""
 _RELEASED_ANYWAY: Final = 10
-"""So many it may whatever share that is: of a short list most may have ended, or come off hold."""
+"""It may release this many whatever their share: most entries of a short list may have expired, or come off hold."""
 _CLOCK_TOLERANCE: Final = timedelta(minutes=5)
 _PAUSE: Final = 0.0002
-"""Seconds for which reading a list gives way, again and again."""
+"""Seconds for which the thread that reads a list yields, each time."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A list that is in use, and what it has changed: nothing if it was in use before."""
+    """An accepted list, and what it has changed: nothing if it was in use before."""
 
     stored: StoredList
     changed: bool
@@ -74,19 +74,19 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """A list that is in use no more, and how many of the certificates it named no other list of its CA names."""
+    """A list no longer in use, and how many of the certificates it named are on no other list of its CA."""
 
     stored: StoredList
     released: int
 
 
 class ManufacturerListService:
-    """Takes manufacturers' CRLs, and removes those that nobody makes any more."""
+    """Accepts manufacturers' CRLs, and removes those that are no longer published."""
 
     def __init__(
         self, database: Database, clock: Callable[[], datetime], released_share: float = RELEASED_SHARE
     ) -> None:
-        """*released_share*: what a list may release of those that the one before named, from 0 to 1: all."""
+        """*released_share*: the share of the previous list's entries that a list may release; 1 means all."""
         self._database = database
         self._clock = clock
         self._released_share = released_share
@@ -103,7 +103,7 @@ class ManufacturerListService:
     ) -> Taken:
         """Use the list in *content*, DER or PEM, for the manufacturer called *name*; raise `Refused`.
 
-        *renumbered*: its number may be lower than that of the one before. *fewer*: it may release however many.
+        *renumbered*: its number may be lower than that of the one before. *fewer*: it may release any number.
         *source*: the URL that it comes from.
         """
         known = await self._database.read(lambda connection: _find(connection, name))
@@ -115,7 +115,7 @@ class ManufacturerListService:
 
         def record(connection: Connection) -> Taken:
             now = self._clock()
-            manufacturer = _find(connection, name, for_update=True)  # Of two lists at once the newer one stays.
+            manufacturer = _find(connection, name, for_update=True)  # If two lists come at once, the newer one stays.
             lists = manufacturer_lists.of_manufacturer(connection, manufacturer.id)
             before = next((each for each in lists if each.scope == listed.scope), None)
             if before is not None and before.sha256 == digest:
@@ -135,7 +135,7 @@ class ManufacturerListService:
                 "taken_at": now,
                 "taken_by": by,
             }
-            rest_longer(connection)  # Hundreds of thousands of entries are compared with those of before.
+            rest_longer(connection)  # Hundreds of thousands of entries are compared with the previous ones.
             revoked, released = manufacturer_lists.put(connection, manufacturer.id, facts, listed.scope, entries)
             if before is not None and not fewer:
                 self._check_released(before, released)
@@ -171,7 +171,7 @@ class ManufacturerListService:
         return taken
 
     def _check_released(self, before: StoredList, released: int) -> None:
-        """Raise `Refused`, and undo the transaction, if a list has released too many of those that *before* named."""
+        """Raise `Refused`, and undo the transaction, if a list has released too many of the entries of *before*."""
         if released > max(_RELEASED_ANYWAY, before.entries * self._released_share):
             raise _invalid(
                 f"the list names {released} of the {before.entries} certificates no more that number {before.number} "
@@ -190,7 +190,7 @@ class ManufacturerListService:
                     Code.MANUFACTURER_LIST_UNKNOWN,
                     f"no list of {name} has the SHA-256 {sha256.hex()}: it was removed, or another has taken its place",
                 )
-            manufacturer_list_urls.forget_answers(connection, manufacturer.id)  # What is there still comes again.
+            manufacturer_list_urls.forget_answers(connection, manufacturer.id)  # What is still there is fetched again.
             others = [each for each in lists if each is not stored]
             removed = Removed(stored, manufacturer_lists.remove(connection, stored, others))
             told = {
@@ -216,7 +216,7 @@ class ManufacturerListService:
     async def of(
         self, those: Iterable[StoredManufacturer]
     ) -> tuple[Mapping[int, Sequence[StoredList]], Mapping[int, Sequence[StoredUrl]]]:
-        """Return the lists of each of *those* that has any, by its id, and the URLs at which they are fetched."""
+        """Return the lists of each of *those* that has any, by its id, and the URLs that they are fetched from."""
         ids = [each.id for each in those]
         return await self._database.read(
             lambda connection: (

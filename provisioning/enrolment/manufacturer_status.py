@@ -1,18 +1,18 @@
-"""Has the manufacturer revoked it? What its CRLs say of a device's certificate, asked at every enrolment.
+"""Has the manufacturer revoked it? A device's certificate is checked against the CRLs at every enrolment.
 
 Theory
 ------
-Whoever has registered a manufacturer gives its CRLs (`provisioning.enrolment.manufacturer_lists`). Without any, nothing
-is known, and devices are let in as ever. With one, the operator counts on it: so once it has lapsed, or where it is not
-about the certificate, nobody knows who has been revoked, and devices wait for the next list, unless the manufacturer is
-set to be believed all the same.
+Operators provide a manufacturer's CRLs (`provisioning.enrolment.manufacturer_lists`). Without any CRL nothing is known,
+and devices are admitted. With one, the operator relies on it: once it has lapsed, or if it does not cover the
+certificate, the revocation status is unknown, and devices wait for the next CRL, unless the manufacturer is set to
+accept lapsed lists.
 
 Rules
 -----
-1. It is read in the transaction that records the device's certificate, by one look-up.
-2. Named is revoked, whichever registered CA's list names it, and however old the list is: also that of a manufacturer
-   that was ended, or one that is registered twice.
-3. The registered CA itself is asked about, too: the CA above it may be registered beside it.
+1. The status is read in the transaction that records the device's certificate, with one query.
+2. A certificate on a list is revoked, whichever registered CA's list names it, and however old the list is: also that
+   of a manufacturer that was ended, or one that is registered twice.
+3. The registered CA itself is checked too: the CA above it may be registered as well.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from provisioning.store.manufacturer_lists import StoredList
 from provisioning.store.manufacturers import LapsedLists, StoredManufacturer
 
 _RETRY_SECONDS: Final = 600
-"""An operator has to get a list first."""
+"""Long enough for an operator to get a list."""
 
 
 def check_status(
@@ -44,7 +44,7 @@ def check_status(
     authority: x509.Certificate,
     now: datetime,
 ) -> None:
-    """Raise `Refused` if *certificate*, or *authority* that has issued it, is revoked, or nobody knows any more."""
+    """Raise `Refused` if *certificate*, or its issuer *authority*, is revoked, or its status is no longer known."""
     _check_not_named(connection, certificate, "the certificate")
     check_authority(connection, manufacturer, authority)
     if manufacturer.lapsed_lists is LapsedLists.REFUSE:
@@ -54,7 +54,7 @@ def check_status(
 
 
 def check_authority(connection: Connection, manufacturer: StoredManufacturer, authority: x509.Certificate) -> None:
-    """Raise `Refused` if *authority*, the manufacturer's CA, is revoked by one above it that is registered."""
+    """Raise `Refused` if a registered CA above *authority*, the manufacturer's CA, has revoked it."""
     if authority.issuer != authority.subject:
         _check_not_named(connection, authority, f"the CA of {manufacturer.name}")
 
@@ -62,7 +62,7 @@ def check_authority(connection: Connection, manufacturer: StoredManufacturer, au
 def _check_not_named(connection: Connection, certificate: x509.Certificate, what: str) -> None:
     try:
         namesakes = manufacturers.called(connection, certificate.issuer)
-    except UNREADABLE:  # No CA is registered whose name cannot be read.
+    except UNREADABLE:  # A CA whose name cannot be read is never registered.
         return
     for each in namesakes:
         entry = manufacturer_lists.entry_of(connection, each.id, certificate.serial_number)

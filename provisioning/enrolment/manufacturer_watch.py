@@ -1,10 +1,10 @@
-"""Whether the next list of a manufacturer is there in time: said before devices have to wait for it.
+"""Warns when a manufacturer's next CRL is due, before devices have to wait for it.
 
 Rules
 -----
-1. A list is due when a quarter of its life is left: its manufacturer should have made the next one.
-2. Where lapsed lists are accepted, and of a manufacturer that was ended, nobody waits for one.
-3. It is said once, until it has changed; a restart says it again.
+1. The next list is due when a quarter of the current one's life is left: its manufacturer should have published it.
+2. No device waits for a list where lapsed lists are accepted, or of a manufacturer that was ended.
+3. Each state is logged once, until it changes; a restart logs it again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from provisioning.store.manufacturer_lists import StoredList
 log = structlog.get_logger(__name__)
 
 _DUE: Final = 4
-"""The next list is due when one part in so many is left of the life."""
+"""The next list is due when one part in this many of the life is left."""
 _ROUND_SECONDS: Final = 60.0
 
 
@@ -34,15 +34,15 @@ class Waiting(StrEnum):
 
     NOBODY = "nobody"
     SOON = "soon"
-    """A list of its is due, or, of several, one has lapsed."""
+    """One of its lists is due, or, of several, one has lapsed."""
     ALL = "all"
-    """All its lists have lapsed: no device of its gets in."""
+    """All its lists have lapsed: none of its devices is admitted."""
 
 
 def waiting_for(lists: Sequence[StoredList], now: datetime) -> tuple[Waiting, datetime]:
-    """Return whether anybody waits for the next of a manufacturer's *lists*, and until when they hold, or held.
+    """Return whether devices wait for the next of a manufacturer's *lists*, and when the lists end, or ended.
 
-    That is the end of the first of them, or, when all have lapsed, of the last.
+    That is the end of the first to lapse, or, when all have lapsed, of the last.
     """
     ends = [each.next_update for each in lists]
     if now > max(ends):
@@ -62,7 +62,7 @@ class ManufacturerWatch:
 
     @property
     def ends(self) -> Mapping[str, datetime]:
-        """Until when each manufacturer's lists hold, as of the last look; only of those that are awaited."""
+        """Until when each manufacturer's lists are valid, as of the last look; only those whose next one is awaited."""
         return self._ends
 
     async def look(self) -> None:

@@ -2,13 +2,13 @@
 
 Rules
 -----
-1. What is registered is the CA that issues the device certificates itself: no chain is followed, so nobody else that
-   some root above it has certified gets in.
-2. It must be a CA with a key that is not weak: the certificates that it signs decide who a device is.
-   One whose certificates TLS would never let through is refused here, with a sentence where devices get an alert.
-3. Two manufacturers may number their devices alike: give one of them a prefix. A device remembers whose it is, by the
-   manufacturer's name; so a name is of one CA (subject and key) for ever. That can be registered again: after it was
-   ended, or with a certificate that was renewed.
+1. The registered CA is the one that issues the device certificates itself: no chain is followed, so a common root does
+   not admit devices of its other subordinate CAs.
+2. It must be a CA whose key is not weak: the certificates that it signs decide who a device is. One whose certificates
+   TLS would never accept is refused here with a reason; devices would only get an alert.
+3. Two manufacturers may use the same serial numbers: give one of them a prefix. A device records its manufacturer by
+   name; so a name belongs to one CA (subject and key) for ever. That CA can be registered again: after it was
+   ended, or with a renewed certificate.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ManufacturerChange:
-    """What is to be otherwise; None: as it is."""
+    """The settings to change; None leaves one as it is."""
 
     lapsed_lists: LapsedLists | None = None
     revoked_devices: RevokedDevices | None = None
@@ -128,7 +128,7 @@ class ManufacturerService:
         return stored
 
     async def end(self, name: str, *, by: str) -> StoredManufacturer:
-        """End the trust in a manufacturer: its certificates let nobody in any more. Who came in stays."""
+        """End the trust in a manufacturer: its certificates admit no more devices. Devices already enrolled stay."""
 
         def record(connection: Connection) -> StoredManufacturer:
             now = self._clock()
@@ -142,7 +142,7 @@ class ManufacturerService:
         return ended
 
     async def change(self, name: str, change: ManufacturerChange, *, by: str) -> StoredManufacturer:
-        """Have a manufacturer's terms as *change* says; raise `Refused`."""
+        """Apply *change* to a manufacturer's settings; raise `Refused`."""
         urls = None if change.list_urls is None else _checked(change.list_urls)
 
         def record(connection: Connection) -> tuple[StoredManufacturer, Mapping[str, object]]:
@@ -156,7 +156,7 @@ class ManufacturerService:
                 revoked = RevokedDevices(change.revoked_devices)
                 facts["revoked_devices"] = revoked.value
                 if revoked.is_stricter_than(known.revoked_devices):
-                    recalls.forget_of(connection, known.id)  # What was done less about is done now.
+                    recalls.forget_of(connection, known.id)  # Devices treated more mildly before are treated anew.
             if urls is not None and manufacturer_list_urls.put(connection, known.id, urls, self._clock()):
                 facts["list_urls"] = urls
             if facts:
@@ -169,7 +169,7 @@ class ManufacturerService:
         return changed
 
     async def revoked(self, name: str, *, limit: int, after: str | None) -> Sequence[RecalledDevice]:
-        """Return devices whose manufacturer has revoked what let them in, in order of name, after the name *after*."""
+        """Return devices whose manufacturer has revoked their IDevID, in order of name, after the name *after*."""
 
         def read(connection: Connection) -> Sequence[RecalledDevice]:
             known = _known(manufacturers.find_named(connection, name), name)
@@ -198,7 +198,7 @@ def _ca(pem: str, now: datetime) -> x509.Certificate:
         key = certificate.public_key()
         certificate.subject.public_bytes()
         wrong = _unfit(certificate.extensions)
-        # The listeners' trust is loaded whole: what OpenSSL does not read would leave them without any.
+        # The listeners' anchors are loaded together: one that OpenSSL cannot read would leave them without any.
         client_context(certificate.public_bytes(Encoding.PEM).decode())
     except _UNREADABLE as error:
         raise _invalid(f"certificate is not one PEM certificate ({str(error).partition('. See http')[0]})") from error
@@ -221,7 +221,7 @@ def _ca(pem: str, now: datetime) -> x509.Certificate:
 
 
 def _unfit(extensions: x509.Extensions) -> str | None:
-    """Return why a certificate with these *extensions* is that of no CA that TLS lets devices through for."""
+    """Return why a certificate with these *extensions* is not that of a CA whose devices TLS accepts."""
     values = {type(each.value): each.value for each in extensions}
     constraints, usage = values.get(x509.BasicConstraints), values.get(x509.KeyUsage)
     purposes = values.get(x509.ExtendedKeyUsage)
@@ -244,9 +244,9 @@ def _unfit(extensions: x509.Extensions) -> str | None:
 
 
 def _comes_again(known: StoredManufacturer, certificate: x509.Certificate, group: str, name_prefix: str) -> bool:
-    """Whether *certificate* is the same CA's that is *known*, and not what is in force already.
+    """Whether *certificate* belongs to the same CA as *known*, and is not the one in force already.
 
-    It has the same key, and the name that devices' certificates say: under another nobody would find theirs.
+    It has the same key, and the issuer name in devices' certificates, by which the manufacturer is found.
     """
     before = x509.load_der_x509_certificate(known.der)
     return (

@@ -2,8 +2,8 @@
 
 Rules
 -----
-1. There is always an admin who can get in: the last one with a good certificate keeps the role.
-2. Only an operator, or a name that nobody has yet, is granted a role.
+1. There is always an admin who can log in: the last one with a good certificate keeps the role.
+2. A role is granted only to an operator, or to a name that is not used yet.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 
 def change_operator_role(connection: Connection, name: str, role: OperatorRole, *, by: str, now: datetime) -> None:
-    """Grant *role* in the caller's transaction; raise `Refused` if that would leave nobody who can grant one."""
+    """Grant *role* in the caller's transaction; raise `Refused` if no operator would be left who can grant roles."""
     device = devices.find(connection, name)
     if device is not None and device.role is not Role.OPERATOR:
         raise Refused(Code.NAME_TAKEN, f"{name} is a {device.role} and no operator: choose another name")
@@ -37,7 +37,7 @@ def change_operator_role(connection: Connection, name: str, role: OperatorRole, 
 
 
 class OperatorRoleService:
-    """Grants roles, and says who has which."""
+    """Grants roles, and lists who has which."""
 
     def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
         self._database = database

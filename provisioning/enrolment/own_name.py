@@ -1,13 +1,13 @@
-"""The name that nobody is enrolled under: the provisioning service's own.
+"""The name that nobody can enrol under: the provisioning service's own.
 
 Theory
 ------
-Whoever holds a certificate of role ``service`` and this name is the provisioning service to everybody who speaks to it
-(`provisioning.client.genuine_server`): he is sent tokens, and is believed that nobody is revoked. The service makes
-that certificate itself when it is due (`provisioning.authorities.own_credentials`), with no token and no request. So no
-token, no renewal and no other evidence buys one, whoever has made or shown it.
+To its clients, the holder of a certificate with role ``service`` and this name is the provisioning service
+(`provisioning.client.genuine_server`): they send it tokens, and believe it about revocation. The service makes
+that certificate itself when it is due (`provisioning.authorities.own_credentials`), without a token or a request. So no
+token, renewal or other evidence is worth one, whoever made or presents it.
 
-The name is refused for every role. It is taken from the beginning, so that another role would get nothing by it either.
+The name is refused for every role. It is reserved from the start, so that it is of no use with another role either.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from provisioning.pki.identity import PROVISIONING
 
 
 def check_nobody_enrols_as_the_service(name: str) -> None:
-    """Raise `Refused` if *name*, which somebody is to be enrolled under, is the service's own."""
+    """Raise `Refused` if *name*, requested for an enrolment, is the service's own."""
     if name == PROVISIONING:
         raise Refused(
             Code.PROTECTED,

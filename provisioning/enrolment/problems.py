@@ -1,10 +1,10 @@
-"""A refusal's wire answer: the only file that knows HTTP statuses.
+"""Turns a refusal into an HTTP response: the only file that knows HTTP statuses.
 
 EST clients get one line of plain text whose first word is the code (RFC 7030 §4.2.3 asks for readable text); the REST
 API gives a problem document (RFC 9457) with the code as a member.
 
-Who has shown nothing is told one thing, in one status, whatever the reason: which ways lead into a group, and who is on
-its list, is no stranger's to find out (docs/decisions/0163-what-a-stranger-is-told.md).
+A client that has shown no evidence gets the same answer and status whatever the reason: a stranger must not find out
+which ways a group has, or who is on its list (docs/decisions/0163-what-a-stranger-is-told.md).
 """
 
 from __future__ import annotations
@@ -144,6 +144,6 @@ def _headers(refusal: Refused) -> dict[str, str]:
         case HTTPStatus.SERVICE_UNAVAILABLE:
             return {"Retry-After": str(_RETRY_AFTER_SECONDS)}
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE | HTTPStatus.REQUEST_TIMEOUT:
-            return {"Connection": "close"}  # The rest of the body is not wanted.
+            return {"Connection": "close"}  # The rest of the body is not read.
         case _:
             return {}

@@ -1,20 +1,20 @@
-"""When a certificate should be renewed: told to whoever asks, shaped as ACME's renewal information (RFC 9773).
+"""When a certificate should be renewed: public, in the format of ACME's renewal information (RFC 9773).
 
 Theory
 ------
-A device that renews when it likes makes a fleet that renews at once, on the day of its installation. So each
-certificate has a window of its own: around two thirds of its life (half of it where it lives less than ten days), moved
-by up to a fortieth of the life either way, by a number made of issuer and serial. It does not change between two
-questions, needs no row, and spreads devices that take the first moment of their window.
+If devices renew when they like, the whole fleet renews at once, on the anniversary of its installation. So each
+certificate has its own window: around two thirds of its lifetime (half if that is less than ten days), shifted
+by up to a fortieth of the lifetime either way, by a number derived from issuer and serial. The window does not change
+between two queries, needs no row, and spreads devices that take its first moment.
 
-An operator moves windows into the past (`RenewalService.hasten`): the key of an issuing CA is doubted, a profile has
-changed. What was issued before the order is to be renewed then, each certificate at its own moment of the spread; its
-successor is issued after it, and has an ordinary window again. What is revoked has a window that is over.
+An operator can move windows into the past (`RenewalService.hasten`): when the key of an issuing CA is in doubt, or a
+profile has changed. Certificates issued before the order are then to be renewed, each at its own moment of the spread;
+the successor is issued after the order, and has an ordinary window again. A revoked certificate's window is over.
 
 Rules
 -----
-1. Whoever has a certificate knows what the answer needs, so nobody is asked who he is (RFC 9773 §4.1).
-2. The answer is a hint: whether a renewal is granted is decided when it is asked for.
+1. The query needs only what the certificate contains, so callers are not authenticated (RFC 9773 §4.1).
+2. The answer is a hint: whether a renewal is granted is decided when it is requested.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RenewalInfo:
-    """From when to when a certificate should be renewed, and how long this answer is good for."""
+    """The window in which a certificate should be renewed, and how long this answer is valid."""
 
     start: datetime
     end: datetime
@@ -62,7 +62,7 @@ class RenewalInfo:
 
 @dataclass(frozen=True, slots=True)
 class HastenedOutcome:
-    """What an order to renew concerns."""
+    """What an order to renew covers."""
 
     group: str | None
     at: datetime
@@ -71,7 +71,7 @@ class HastenedOutcome:
 
 
 class RenewalService:
-    """Tells when to renew, and takes orders to renew before."""
+    """Tells when to renew, and takes orders to renew early."""
 
     def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
         self._database = database
@@ -91,13 +91,13 @@ class RenewalService:
             if stored.ended_above is not None:
                 return _over(stored.ended_above)
             order = renewals.concerning(connection, stored.device.group, stored.issued_at)
-            # Not from notBefore: what is dated back by more than it lives would be renewed at once, without end.
+            # Not from notBefore: a certificate backdated by more than its lifetime would be renewed at once, for ever.
             return window(stored.issued_at, stored.not_after, share, order)
 
         return await self._database.read(look)
 
     async def hasten(self, *, group: str | None, spread: timedelta, by: str) -> HastenedOutcome:
-        """Order that everything issued until now, of *group* or of all, is renewed now; raise `Refused`."""
+        """Order that everything issued until now, in *group* or in all groups, is renewed now; raise `Refused`."""
         if group is not None:
             try:
                 check_name("group", group)
@@ -106,7 +106,7 @@ class RenewalService:
         if not timedelta() <= spread <= MAXIMUM_SPREAD:
             raise Refused(Code.INVALID_REQUEST, out_of_bounds("spread_seconds", spread, timedelta(), MAXIMUM_SPREAD))
 
-        # Before the order, and not in its transaction: all certificates of the fleet are looked at.
+        # Before the order, and not in its transaction: this reads all certificates of the fleet.
         number = await self._database.read(partial(renewals.concerned, group=group, at=self._clock()))
 
         def record(connection: Connection) -> HastenedOutcome:
@@ -127,7 +127,7 @@ class RenewalService:
 
 
 def window(issued_at: datetime, not_after: datetime, share: float, order: Hastened | None = None) -> RenewalInfo:
-    """Return when to renew a certificate whose own place among all is *share*, from 0 to 1."""
+    """Return when to renew a certificate whose position in the spread is *share*, from 0 to 1."""
     life = not_after - issued_at
     middle = issued_at + life * (1 / 2 if life < _SHORT_LIFE else 2 / 3) + life * _JITTER * (2 * share - 1)
     half = life * _WIDTH / 2
@@ -153,7 +153,7 @@ def parse_identifier(identifier: str) -> tuple[bytes, int]:
 
 
 def _decoded(text: str) -> bytes:
-    """Return what *text* means as base64url without padding; nothing if it is not."""
+    """Return *text* decoded as base64url without padding; empty if it is not."""
     if not _BASE64URL.fullmatch(text):
         return b""
     try:

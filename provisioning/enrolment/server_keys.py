@@ -1,10 +1,10 @@
-"""Keys that the service makes for devices that cannot: EST's /serverkeygen, where a group allows it.
+"""Keys that the service generates for devices that cannot: EST's /serverkeygen, where a group allows it.
 
 Rules
 -----
-1. A key made here is in memory until it is answered, and nowhere afterwards: not in the store, not in a log.
-2. It is made after the decision: an RSA key costs a tenth of a second, which strangers could ask for at will.
-3. It is of the kind that the request's own key has, where the profile takes that, else of the profile's first.
+1. A key made here is in memory until the response is sent, and nowhere afterwards: not in the store, not in a log.
+2. It is made after the decision: an RSA key costs a tenth of a second, which strangers could request at will.
+3. It has the type of the request's own key if the profile allows that, else the profile's first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from provisioning.pki.keys import PrivateKey
 
 
 def make_key(profile: Profile, wished: object) -> PrivateKey:
-    """Return a new key that *profile* takes, of the kind of the public key *wished* if it can be."""
+    """Return a new key that *profile* allows, of the type of the public key *wished* if possible."""
     kind = key_type_of(wished)
     match kind if kind in profile.key_types else preferred_key(profile):
         case KeyType.P256:

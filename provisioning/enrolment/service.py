@@ -15,16 +15,16 @@ The audit log has an entry before and after the signature; if it cannot be writt
 Rules
 -----
 1. Nothing is handed out before it is committed; nothing is signed under a serial number that is not on disk.
-2. What pays for a certificate (a token, a place of a claim) is spent in the transaction that records it: once, under
-   any concurrency, and never for nothing.
-3. Status is read from the primary store inside that transaction: a revocation that has committed is seen.
+2. What pays for a certificate (a token, a place of a claim) is spent in the transaction that records it: exactly once
+   under any concurrency, and only if a certificate is issued.
+3. Status is read from the primary store inside that transaction, so a committed revocation is seen.
 4. The server builds identity, subject and names. Enrolment takes a name and a key from the request, and other names
-   where the profile honours them; re-enrolment wants subject and names equal to the certificate's (RFC 7030 §4.2.2,
-   `provisioning.ca.same_names`), and gives what the profile allows now.
+   where the profile honours them; re-enrolment requires subject and names equal to the certificate's (RFC 7030 §4.2.2,
+   `provisioning.ca.same_names`), and grants what the profile allows now.
 5. A key belongs to one device, and a compromised key to none.
-6. Who was answered and asks again for the same is answered the same, where his group allows it: nothing is signed.
+6. A client that repeats a request gets the same answer again, where its group allows it: nothing is signed.
 
-Handles: issuance, recording. Does not handle: HTTP, base64, who makes tokens, who is let in.
+Handles: issuance, recording. Does not handle: HTTP, base64, making tokens, deciding who is admitted.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ from provisioning.store.serials import Reservation, SerialNumbers
 log = structlog.get_logger(__name__)
 
 _MAXIMUM_QUESTIONS: Final = 3
-"""Transactions of one request: the question may change once between them, say because the group was changed."""
+"""Transactions per request: the webhook's question may change once between them, say because the group was changed."""
 
 
 @quickly_made
@@ -93,11 +93,11 @@ class _Outcome:
     not_after: datetime
     again: bool = False
     changed: Sequence[StoredCertificate] = ()
-    """Certificates whose status has changed: those that were replaced, and a new one on trial."""
+    """Certificates whose status changed: those that were replaced, and a new one on trial."""
 
 
 class _Rehearsed(Exception):
-    """The rehearsal is over; its transaction is undone."""
+    """The rehearsal is over; its transaction is rolled back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +107,11 @@ class MadeKey:
     key: PrivateKey = field(repr=False)
     certificate: x509.Certificate
     recipient: Recipient | None
-    """For whom the key has to be encrypted; None: TLS protects it."""
+    """The recipient to encrypt the key for; None: TLS protects it."""
 
 
 class EnrolmentService:
-    """Issues a certificate to whom `authorise` lets in."""
+    """Issues certificates to those whom `authorise` admits."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class EnrolmentService:
         """*issuing* returns the CA of a line that issues now.
 
         *after_commit* are called with the certificates whose status a new one has changed: those that it replaces.
-        *ask* puts a question to a webhook. *signs_at_once* tells whether a signature waits for nobody, such as a token.
+        *ask* asks a webhook. *signs_at_once* tells whether signing is immediate: not in a hardware token.
         """
         self._ask = ask or _nobody_to_ask
         self._signs_at_once = signs_at_once
@@ -144,7 +144,7 @@ class EnrolmentService:
         self._after_commit = after_commit
 
     def check_keys_by(self, key_policy: KeyPolicy) -> None:
-        """Refuse keys by *key_policy* from now on."""
+        """Check keys against *key_policy* from now on."""
         self._key_policy = key_policy
 
     async def enrol(
@@ -155,7 +155,7 @@ class EnrolmentService:
         certificate: x509.Certificate | None = None,
         connection: TlsConnection | None = None,
     ) -> bytes:
-        """Return a first certificate, in DER, for whom what was presented vouches; raise `Refused`, or `Pending`."""
+        """Return a first certificate, in DER, if what was presented vouches for it; raise `Refused`, or `Pending`."""
         request = verify_csr(csr_der, self._key_policy)
         self._check_shown(certificate, Code.MANUFACTURER_CERTIFICATE)
         return await self._certify(Attempt(request, self._clock(), label, token, certificate, connection=connection))
@@ -170,8 +170,8 @@ class EnrolmentService:
     ) -> MadeKey:
         """Make a key and return it with its first certificate; raise `Refused`, or `Pending`.
 
-        The key exists in the answer only: while the request waits, there is none. Its kind is the label's group's, or
-        any device's without a label.
+        The key exists in the answer only: while the request waits, there is none. Its type is that of the label's
+        group, or, without a label, that of any device.
         """
         asked = read_key_request(csr_der, certificate, self._key_policy)
         self._check_shown(certificate, Code.MANUFACTURER_CERTIFICATE)
@@ -212,7 +212,7 @@ class EnrolmentService:
         )
 
     def _check_shown(self, certificate: x509.Certificate | None, code: Code) -> None:
-        """Refuse, by *code*, a certificate whose key others can have: a manufacturer's, or one published meanwhile."""
+        """Refuse, with *code*, a certificate whose key others may hold: weak, or published since it was issued."""
         if certificate is None:
             return
         try:
@@ -223,13 +223,13 @@ class EnrolmentService:
     async def _rehearse(self, attempt: Attempt) -> None:
         """Raise `Refused` or `Pending` where `authorise` does, before anything is spent on *attempt*.
 
-        Nothing stays of it but that a request waits.
+        It records nothing, except that a request waits.
         """
 
         def transaction(connection: Connection) -> Pending:
             try:
                 authorise(connection, attempt)
-            except Unasked:  # It is asked about the key that there will be.
+            except Unasked:  # The webhook is asked later, about the key that is made then.
                 pass
             except Undecided as undecided:
                 return _waiting(connection, undecided, attempt.now)
@@ -251,7 +251,7 @@ class EnrolmentService:
         return csr_attributes(self._profile_named(rules.profile, Role.DEVICE, label), linked=rules.tls_unique)
 
     async def issuing_line(self, label: str) -> str:
-        """Return which line of issuing CAs certifies the devices of the label's group."""
+        """Return the line of issuing CAs that certifies the devices of the label's group."""
         return (await self._rules_of(label)).issuing_line
 
     async def _rules_of(self, label: str | None) -> Group:
@@ -297,7 +297,7 @@ class EnrolmentService:
         raise Refused(Code.UNAVAILABLE, "the question to the webhook changed while it was asked; try again")
 
     def _transaction(self, connection: Connection, attempt: Attempt, reservation: Reservation) -> _Outcome | Pending:
-        if reservation.burnt:  # Signed in company, and undone with it: never twice under one number.
+        if reservation.burnt:  # Signed in a batch, and rolled back with it: never sign twice under one number.
             raise Refused(Code.UNAVAILABLE, "the certificate could not be recorded; try again")
         attempt = attempt.at(self._clock())  # The audit log's times are in commit order.
         try:
@@ -360,7 +360,7 @@ class EnrolmentService:
         reservation.burnt = True
         der = issuing.issuer.sign(prepared)
         serials.use(connection, reservation.serial)
-        shard_id = None if shard is None else shard.id  # For ever: the list's address is in the certificate.
+        shard_id = None if shard is None else shard.id  # For ever: the CRL's URL is in the certificate.
         made = prepared.made  # The linter has found it in the certificate.
         certificate = IssuedCertificate(
             der, issuing.issuer.key_id, made.serial, made.not_before, made.not_after, attempt.request.key_fingerprint
@@ -382,7 +382,7 @@ class EnrolmentService:
 
 
 def _apart(attempt: Attempt) -> Collection[Hashable] | None:
-    """Return all that is decided upon in a first enrolment by token alone; None: more is."""
+    """Return all that a first enrolment by token alone depends on; None: this one depends on more."""
     if attempt.renewal or attempt.token is None or attempt.certificate is not None:
         return None
     key = attempt.request.key_fingerprint
@@ -405,7 +405,7 @@ def _log_waiting(attempt: Attempt, waiting: Pending) -> None:
 
 
 def _waiting(connection: Connection, undecided: Undecided, now: datetime) -> Pending:
-    """Record that a request waits, and return what its sender is told."""
+    """Record that a request waits, and return the answer for its sender."""
     request = undecided.request
     number = record_request(connection, request, now)
     return Pending(
@@ -422,7 +422,7 @@ async def _nobody_to_ask(_question: Question) -> Verdict:
 def _check_key(connection: Connection, device: Device, request: VerifiedRequest) -> None:
     fingerprint = request.key_fingerprint
     if device_keys.claim(connection, fingerprint, device.id):
-        return  # Nobody has ever had a certificate for it.
+        return  # No certificate was ever issued for it.
     if device_keys.holder(connection, fingerprint) != device.id:
         raise Refused(Code.KEY_REUSED, "another device uses this key: make a new key on each device")
     if certificates.key_compromised(connection, device.id, fingerprint):
@@ -430,7 +430,7 @@ def _check_key(connection: Connection, device: Device, request: VerifiedRequest)
 
 
 def _supersede(connection: Connection, authorised: Authorised, now: datetime) -> None:
-    """Revoke what the new certificate replaces. A hold becomes final and keeps its date."""
+    """Revoke what the new certificate replaces. A hold becomes a revocation and keeps its date."""
     reason, by = RevocationReason.SUPERSEDED, authorised.by
     held = {each.id: each.revocation for each in authorised.superseded if each.revocation is not None}
     fresh = [each.id for each in authorised.superseded if each.revocation is None]
@@ -446,7 +446,7 @@ def _supersede(connection: Connection, authorised: Authorised, now: datetime) ->
 def _hold(
     connection: Connection, certificate: IssuedCertificate, certificate_id: int, authorised: Authorised, now: datetime
 ) -> StoredCertificate:
-    """Put a certificate on hold from its first second: it is good for its activation and for nothing else."""
+    """Put a certificate on hold from its first second: it is good only for its activation."""
     reason = RevocationReason.CERTIFICATE_HOLD
     revocations.add(connection, [certificate_id], reason=reason, revoked_at=now, revoked_by=authorised.by)
     held = certificates.find(connection, certificate.issuer_key_id, certificate.serial)

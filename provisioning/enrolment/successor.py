@@ -1,9 +1,9 @@
 """The certificate in use vouches for its successor: same subject, same names, the same key or a new one.
 
 A certificate on trial (`provisioning.store.claims`) is on hold for everything but this: asking for its successor
-activates the device. A certificate that has expired is good for nothing but this, for as long as the group's grace time
-says, and never if it was revoked, or its CA, or what the device had after it: the TLS handshake has shown that its key
-is held, the store says the rest. Nobody revokes each certificate that has ended; so what revokes a device, or replaces
+activates the device. A certificate that has expired is good only for this, for as long as the group's grace time
+says, and never if it, its CA or the device's later certificate was revoked: the TLS handshake has shown possession of
+its key, the store says the rest. Expired certificates are not revoked one by one; so revoking a device, or replacing
 its key, ends these too when the device comes back (`provisioning.enrolment.authorise`).
 """
 
@@ -40,21 +40,21 @@ from provisioning.store.groups import Group
 
 @dataclass(frozen=True, slots=True)
 class Successor:
-    """Who asks for a successor, and the names that it takes over."""
+    """The device that asks for a successor, and the names that the successor takes over."""
 
     presented: int
-    """The id of the certificate that is to be succeeded."""
+    """The id of the certificate to be succeeded."""
     device: Device
     rules: Group
     dns_names: tuple[str, ...]
     ip_addresses: tuple[IpAddress, ...]
     granted: timedelta | None
-    """How long it may live by what was shown at the enrolment."""
+    """Its longest validity, from the evidence shown at the enrolment."""
     settlements: Sequence[Settle]
 
 
 def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
-    """Return whose certificate is to be succeeded; raise `Refused` unless it is good now and the names are its own."""
+    """Return who asks for a successor; raise `Refused` unless the certificate is good now and the names are its own."""
     certificate, request = attempt.certificate, attempt.request
     stored = known(connection, certificate, for_update=True)
     check_not_ended_above(stored)
@@ -103,13 +103,13 @@ def authorise_successor(connection: Connection, attempt: Attempt) -> Successor:
 
 
 def _check_dates(connection: Connection, stored: StoredCertificate, attempt: Attempt, grace: timedelta) -> None:
-    """Refuse what is not valid now, or has been over for longer than *grace*."""
+    """Refuse a certificate that is not valid yet, or has been expired for longer than *grace*."""
     ended = attempt.now > stored.not_after
     if not ended or attempt.now > stored.not_after + grace:
         check_dates(stored, attempt.now)
         return
     if attempt.connection is not None and attempt.connection.resumed:
-        # A resumed session shows that somebody had the key once; after the end that is not enough.
+        # A resumed session shows only that the client had the key once; after expiry that is not enough.
         raise Refused(
             Code.CERTIFICATE_EXPIRED,
             f"certificate {stored.serial} of {stored.device.name} has expired and may be renewed on a new TLS session "
@@ -117,5 +117,5 @@ def _check_dates(connection: Connection, stored: StoredCertificate, attempt: Att
         )
     if authorities.is_revoked(connection, bytes.fromhex(stored.issuer_key_id)):
         raise issuer_ended(stored)
-    if stored.device.state is DeviceState.ACTIVE:  # Else its state is what is said.
+    if stored.device.state is DeviceState.ACTIVE:  # Otherwise the refusal names the state.
         check_not_withdrawn(connection, stored.device)

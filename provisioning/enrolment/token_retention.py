@@ -1,11 +1,11 @@
-"""Tokens that can pay for nothing any more are kept for a while, for whoever asks what became of one, then removed.
+"""Removes used, void and expired tokens, after keeping them for a while so that operators can look them up.
 
 Rules
 -----
-1. Removed is what was spent, voided or expired longer ago than the retention; a token that may still be used never.
-2. A removed token is refused as unknown instead of used or expired: nobody is let in by forgetting.
-   Many are removed a portion at a time, between which others write.
-3. A failure is logged and repeated at the next round.
+1. A token is removed if it was spent, voided or expired longer ago than the retention; a usable token never is.
+2. A removed token is refused as unknown instead of used or expired: forgetting a token admits nobody.
+   Many are removed a portion at a time; others write in between.
+3. A failure is logged and retried at the next round.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class TokenRetention:
     """Removes ended tokens once an hour."""
 
     def __init__(self, database: Database, clock: Callable[[], datetime], retention: timedelta, actor: str) -> None:
-        """*actor* is who the audit log says removed them: the service."""
+        """Remove them in the name of *actor*, the service, in the audit log."""
         self._database = database
         self._clock = clock
         self._retention = retention

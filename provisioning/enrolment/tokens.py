@@ -1,4 +1,4 @@
-"""One-time enrolment tokens: how they look, how they are made, and who may be promised what.
+"""One-time enrolment tokens: what they look like, how they are made, and what they may grant to whom.
 
 Theory
 ------
@@ -7,11 +7,11 @@ once; the store keeps its SHA-256. It is worth one certificate: for one device, 
 
 Rules
 -----
-1. A token for a group admits names that nobody has yet; who holds one can never become an existing device.
+1. A token for a group admits only names that are not in use; its holder can never become an existing device.
 2. Only a broker's token carries server names.
 3. No token is for the service's own name (`provisioning.enrolment.own_name`).
-4. Nothing is promised that cannot be kept: a token bound to a device that is here is for its own role and group, which
-   it keeps for life; a name that was retired has none.
+4. A token never promises what enrolment would refuse: one bound to an existing device has that device's role and group,
+   which it keeps for life; a name that was retired gets no token.
 5. `digest_of` refuses anything that could not be a token before it is hashed or looked up.
 """
 
@@ -52,7 +52,7 @@ from provisioning.store.tokens import TokenGrant
 DEFAULT_GROUP: Final = "default"
 MAXIMUM_BATCH: Final = 10_000
 PORTION: Final = 250
-"""Tokens of one transaction: some 0.1 ms each on PostgreSQL."""
+"""Tokens per transaction: some 0.1 ms each on PostgreSQL."""
 MAXIMUM_TTL: Final = timedelta(days=90)
 DEFAULT_TTL: Final = timedelta(hours=1)
 MAXIMUM_SERVER_NAMES: Final = 32
@@ -91,7 +91,7 @@ class TokenOrder:
     ip_addresses: Sequence[str] = ()
     lifetime: timedelta | None = None
     operator_role: OperatorRole | None = None
-    """What operators by these names may do; None: what they may already, at first nothing but read."""
+    """The role of operators by these names; None: the one they have already, at first read-only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class IssuedToken:
     token: str
     expires_at: datetime
     number: int = 0
-    """What operators call it afterwards."""
+    """The number by which operators refer to it afterwards."""
 
     def __repr__(self) -> str:
         """Leave the token out: representations end in logs."""
@@ -119,11 +119,11 @@ class TokenService:
     async def create(self, order: TokenOrder, *, by: str) -> list[IssuedToken]:
         """Make the tokens of *order*, all or none; raise `Refused` naming the field that is wrong.
 
-        Many are made a portion at a time, between which others write. Whoever asks is told of none before all are made:
-        where that fails those that are made already are voided, and if the process dies nobody knows them.
+        Many are made a portion at a time; others write in between. The caller gets none before all are made: if that
+        fails, those already made are voided; if the process dies, nobody knows them.
         """
         now = self._clock()
-        grants = _grants(order)  # First: of a time to live that is too long there is no end.
+        grants = _grants(order)  # First: with a time to live that is too long, the end cannot be computed.
         expires_at = (now + order.ttl).replace(microsecond=0)
         issued = [IssuedToken(grant, new_token(), expires_at) for grant in grants]
 
@@ -147,7 +147,7 @@ class TokenService:
             audit.append(connection, now, by, Action.TOKENS_CREATED, subject, facts | {"devices": names})
             return [replace(each, number=number) for each, number in zip(kept, numbers, strict=True)]
 
-        if len(issued) > PORTION:  # What is refused is refused before any is made.
+        if len(issued) > PORTION:  # Refuse before any token is made.
             await self._database.read(lambda connection: _kept_promises(connection, order, issued, now))
         made: list[IssuedToken] = []
         try:
@@ -163,7 +163,7 @@ class TokenService:
         return made
 
     async def _unmake(self, made: Sequence[IssuedToken], by: str) -> None:
-        """Void what nobody was told of, whatever becomes of whoever asked for it."""
+        """Void tokens that were not handed out, even if the caller's request is cancelled."""
 
         def record(connection: Connection, numbers: Sequence[int]) -> None:
             now = self._clock()
@@ -178,13 +178,13 @@ class TokenService:
             except Refused as refusal:
                 log.warning("tokens that nobody was told of are not voided", count=len(numbers), detail=refusal.detail)
 
-        # Without what is required of him: he may have lost his right to ask just now.
+        # Without checking the caller, who may just have lost the right to ask.
         await asyncio.shield(asyncio.create_task(void(), context=contextvars.Context()))
 
     async def void(self, number: int, check: Callable[[KnownToken], None], *, by: str) -> KnownToken:
         """Make one token worthless and return it; raise `Refused` if it is unknown or has bought a certificate.
 
-        *check* raises if the caller may not. A token that is void or has expired stays as it is.
+        *check* raises if the caller is not allowed to. A token that is void or has expired stays as it is.
         """
 
         def record(connection: Connection) -> tuple[KnownToken, bool]:
@@ -210,11 +210,11 @@ class TokenService:
     async def void_batch(
         self, numbers: Sequence[int], check: Callable[[KnownToken], None], *, by: str
     ) -> tuple[list[KnownToken], bool]:
-        """Make tokens worthless, and return them in that order, each once, and whether any was worth something.
+        """Make tokens worthless, and return them in that order, each once, and whether any was still usable.
 
         All or none: raises `RefusedTogether` naming all that are unknown, or that the caller may not void by *check*.
-        One that has bought a certificate is told as used and keeps none of the others from being voided: whoever has a
-        list of tokens that got lost is spending them meanwhile.
+        One that has bought a certificate is reported as used and does not keep the others from being voided: whoever
+        found a lost list of tokens is spending them meanwhile.
         """
         wanted = list(dict.fromkeys(numbers))
 
@@ -275,7 +275,7 @@ def _grants(order: TokenOrder) -> list[TokenGrant]:
 def _kept_promises(
     connection: Connection, order: TokenOrder, issued: Sequence[IssuedToken], now: datetime
 ) -> list[IssuedToken]:
-    """Return *issued* with the group of each device that is here, where *order* names none; raises as `_check_kept`."""
+    """Return *issued* with the group of each existing device, where *order* names none; raises as `_check_kept`."""
     here = {device.name: device for device in devices.find_all(connection, order.devices)}
     kept = []
     for each in issued:
@@ -291,7 +291,7 @@ def _kept_promises(
 
 
 def _check_kept(device: Device, grant: TokenGrant) -> None:
-    """Refuse to promise *grant* where *device* would not get it."""
+    """Refuse to promise *grant* if *device* would not get it."""
     if device.state is DeviceState.DECOMMISSIONED:
         raise Refused(
             Code.DEVICE_DECOMMISSIONED,
@@ -306,12 +306,12 @@ def _check_kept(device: Device, grant: TokenGrant) -> None:
 
 
 def _may_become_another_s(device: Device) -> bool:
-    """Whether the name is on trial, or was lost on it: as `authorise` has it, not while its device is revoked."""
+    """Whether the name is on trial, or its trial ended unused: as in `authorise`, not while its device is revoked."""
     return device.trial_ends_at is not None and device.state in {DeviceState.ACTIVE, DeviceState.SUSPENDED}
 
 
 def _check_way(connection: Connection, group: str) -> None:
-    """Refuse a promise that the group would not keep."""
+    """Refuse a promise that the group's rules would not keep."""
     ways = groups.rules_of(connection, group).ways
     if not any(WayName.TOKEN in alternative for alternative in ways):
         shown = " or ".join(map(alternative_text, ways)) or "no way: it is closed"

@@ -3,9 +3,9 @@
 Rules
 -----
 1. The group's alternatives are tried in their order, and the first that is fulfilled counts.
-2. Knowing a name is no evidence: an alternative that proves nothing lets nobody in, and asks no webhook either.
-3. A refusal says which alternatives there are and what was shown; whether whoever asks may know that is for
-   `provisioning.enrolment.authorise` to decide.
+2. Knowing a name is no evidence: an alternative that proves nothing admits nobody, and asks no webhook either.
+3. A refusal says which alternatives there are and what was shown; `provisioning.enrolment.authorise` decides whether
+   the client may know that.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ def vouched_by(
 ) -> list[Vouched]:
     """Return what the ways of the first alternative that is fulfilled say; raise `Refused` if none is.
 
-    One that waits for somebody's answer comes after all that may be fulfilled now: `Undecided` or `Unasked` says so.
+    An alternative that waits for an answer comes after all that may be fulfilled now; it raises `Undecided` or
+    `Unasked`.
     """
     usable = {way.name: way for way in (*evidence, *conditions)}
     if not evidence and not any(WayName.LISTED in each and usable.keys() >= set(each) for each in rules.ways):
-        # How long it takes is not to tell a stranger of a list either.
+        # The time that this takes must not tell a stranger about a list either.
         listed_devices.find(connection, rules.name, attempt.request.common_name)
     refusal: Refused | None = None
     waiting: Undecided | Unasked | None = None
@@ -53,7 +54,7 @@ def vouched_by(
 def _all_vouch(connection: Connection, attempt: Attempt, rules: Group, ways: Sequence[Way]) -> list[Vouched]:
     said: list[Vouched] = []
     for way in ways:
-        if way.name is WayName.WEBHOOK:  # It comes last, and is asked about nobody who knows no more than a name.
+        if way.name is WayName.WEBHOOK:  # It comes last, and is not asked about a client that knows only a name.
             _check_proof(rules, ways, said)
         said.append(way.vouch(connection, attempt, rules, said))
     _check_proof(rules, ways, said)
@@ -70,7 +71,7 @@ def _check_proof(rules: Group, ways: Sequence[Way], said: Sequence[Vouched]) -> 
 
 
 def in_vain(attempt: Attempt, evidence: Sequence[Way]) -> str:
-    """Return what is to be said of a certificate that nobody has recognised."""
+    """Return what to say about a presented certificate that no way has recognised."""
     if attempt.certificate is None or any(isinstance(way, ClaimWay | ManufacturerWay) for way in evidence):
         return ""
     return (
@@ -80,7 +81,7 @@ def in_vain(attempt: Attempt, evidence: Sequence[Way]) -> str:
 
 
 def nothing_shown(besides: str) -> Refused:
-    """Return what a request is told that shows nothing; *besides* is what `in_vain` says of it."""
+    """Return the refusal for a request that shows no evidence; *besides* is what `in_vain` says of it."""
     return Refused(
         Code.TOKEN_MISSING, f"authenticate with HTTP Basic: user = device name, password = enrolment token{besides}"
     )

@@ -1,4 +1,4 @@
-"""Asks a group's webhook: a POST with what is known, within a time, and only an explicit yes is a yes.
+"""Asks a group's webhook: a POST with what is known, with a time limit, and only an explicit yes is a yes.
 
 Wire
 ----
@@ -9,12 +9,12 @@ Wire
 
 Rules
 -----
-1. Fail closed: no answer in time, another status, or an answer that is not exactly this, lets nobody in.
+1. Fail closed: no answer in time, another status, or an answer that is not exactly this, admits nobody.
 2. https with the trust anchors that are configured, or http to this machine; `check_url` refuses anything else.
-3. No redirect is followed, no proxy used, and an answer is read up to 16 KB and 1,024 pieces: what comes octet by octet
-   in one read is taken apart in one turn of the event loop.
-4. The one time that counts is the group's. It runs while a question waits for its turn, too.
-5. So many are asked at once of each webhook: one that hangs keeps no other group's devices out.
+3. No redirect is followed, no proxy used, and an answer is read up to 16 KB and 1,024 chunks: a read full of one-octet
+   chunks is parsed in one turn of the event loop.
+4. The only time limit is the group's. It also runs while a question waits for its turn.
+5. The number of concurrent questions to each webhook is limited: one that hangs does not affect other groups' devices.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ _MAXIMUM_ANSWER: Final = 16 * 1024
 _MOST_PIECES: Final = 1024
 _LONGEST_REASON: Final = 300
 _TOGETHER: Final = 32
-"""How many are asked at once of one webhook."""
+"""Concurrent questions to one webhook."""
 _KEPT: Final = 32
-"""How many connections are kept that nobody is asked by."""
+"""Idle connections that are kept."""
 
 log = structlog.get_logger(__name__)
 
 
 def check_url(url: str) -> str:
-    """Return *url* if a webhook may be there; raise ValueError with a sentence otherwise."""
+    """Return *url* if a webhook may be there; raise ValueError with the reason otherwise."""
     parts, host = given_url(url, "webhook_url")
     if parts.username is not None or parts.fragment:
         raise ValueError("webhook_url must have no user and no fragment: secrets do not belong there")
@@ -71,29 +71,29 @@ class Webhooks:
     """Asks webhooks over kept connections, while `run` runs."""
 
     def __init__(self, anchors: Path) -> None:
-        """*anchors* are trusted to say who an https webhook is, and nobody else."""
-        self._context = client_context(anchors, allow_tls12=True)  # What is wrong with them is known at the start.
+        """*anchors* are the only trust anchors for https webhooks."""
+        self._context = client_context(anchors, allow_tls12=True)  # So that errors in them show at the start.
         self._pool: httpx.AsyncClient | None = None
         self._asking: Final[Counter[httpx.AsyncClient]] = Counter()
-        """How many are asked by each pool, that of now and those before it."""
+        """How many questions each pool is asking, the current one and earlier ones."""
         self._turns: Final[WeakValueDictionary[str, asyncio.Semaphore]] = WeakValueDictionary()
-        """By URL: for as long as somebody is asked there, or waits for it."""
+        """By URL: for as long as a question is asked there, or waits."""
         self._left = asyncio.Event()
-        """Set when something may have come to its end by a pool that is not that of now."""
+        """Set when an earlier pool may have finished its last question."""
 
     def reading(self, anchors: Path) -> Callable[[], None]:
-        """Read *anchors*, and return what makes them those that count; raise `TlsConfigurationError`."""
+        """Read *anchors*, and return the function that puts them into force; raise `TlsConfigurationError`."""
         context = client_context(anchors, allow_tls12=True)
 
         def use() -> None:
             self._context = context
-            self._pool = None  # Who is asked now is asked to the end, and then its connections are closed.
+            self._pool = None  # Questions under way are finished, and then its connections are closed.
             self._left.set()
 
         return use
 
     async def ask(self, question: Question) -> Verdict:
-        """Return what the webhook has said; raise `Refused` if it has said nothing that counts."""
+        """Return the webhook's answer; raise `Refused` if there is no valid one."""
         import httpx  # Late, as in `_post`: most services have no webhook, and start without it.
 
         document = {
@@ -167,7 +167,7 @@ class Webhooks:
 
 
 async def _content(pool: httpx.AsyncClient, url: str, document: dict[str, Any]) -> bytes | None:
-    """Return what is answered, None if it is no answer: not 200, or too long."""
+    """Return the answer's content, None if it is not 200 or too long."""
     content, pieces = bytearray(), 0
     # As it is: a compressed answer of 16 KB could be one of 16 MB.
     async with pool.stream("POST", url, json=document, headers={"Accept-Encoding": "identity"}) as response:
@@ -182,7 +182,7 @@ async def _content(pool: httpx.AsyncClient, url: str, document: dict[str, Any]) 
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON; raise ValueError where it says two things under one name."""
+    """Return a JSON object; raise ValueError if it has the same name twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name is there twice")
@@ -190,7 +190,7 @@ def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _shown(reason: str) -> str:
-    """Return a webhook's *reason* for one line of text; what JSON can say and UTF-8 cannot is left out."""
+    """Return a webhook's *reason* as one line of text, without what JSON can express and UTF-8 cannot."""
     text = reason.encode("utf-8", "ignore").decode("utf-8")
     return " ".join("".join(each if each.isprintable() else " " for each in text).split())[:_LONGEST_REASON]
 

@@ -1,4 +1,4 @@
-"""What an address counts as, where connections are counted by where they come from."""
+"""Maps a client's address to the key under which its connections are counted."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ _IPV4_MAPPED: Final = bytes(10) + b"\xff\xff"
 _SUBSCRIBER: Final = 8
 """Octets of a /64."""
 _SITE: Final = 6
-"""Octets of a /48: nobody is given more as one site (RFC 6177 §2)."""
+"""Octets of a /48: one site is given no larger network (RFC 6177 §2)."""
 
 
 def address_key(host: str) -> bytes:
-    """Return what the address *host* counts as: its /64 in IPv6, which is what one subscriber gets at the least.
+    """Return the counting key of the address *host*: in IPv6 its /64, the least that one subscriber gets.
 
-    An IPv4 address in IPv6 clothes is an IPv4 one.
+    An IPv4-mapped IPv6 address counts as IPv4.
     """
     plain, packed = _read(host)
     return plain.encode() if packed is None else packed[:_SUBSCRIBER]
 
 
 def shown(host: str) -> str:
-    """Return the same for people: ``192.0.2.7``, ``2001:db8:0:1::/64``."""
+    """Return the same as text: ``192.0.2.7``, ``2001:db8:0:1::/64``."""
     plain, packed = _read(host)
     return plain if packed is None else _prefix(packed, _SUBSCRIBER)
 
@@ -34,7 +34,7 @@ def network_of(host: str) -> str:
 
 
 def _read(host: str) -> tuple[str, bytes | None]:
-    """Return the address in IPv4's own clothes, or its 16 octets where it is an IPv6 one."""
+    """Return the address, unmapped if it is IPv4, and its 16 octets if it is IPv6."""
     if ":" not in host:
         return host, None
     packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])

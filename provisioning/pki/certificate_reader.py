@@ -1,28 +1,28 @@
-"""What admission must know of a certificate, read from its DER.
+"""Reads from a certificate's DER what admission must know.
 
 Theory
 ------
 The certificates of a fleet are made from few templates: issuer, algorithms and most extensions are the same bytes in
 all of them, and only serial number, validity, name, key, identity and subject key identifier differ. So the library
-(`cryptography`) parses one whole certificate of each template, and what it made of the common bytes is remembered under
-exactly these bytes; of the next certificate only the parts that differ are read, by their places in the DER. Parsing
-them all costs 55 µs each in a handshake's cold caches, a tenth of all that a handshake takes; this costs 15. And most
-devices that come have been here before: what was read of the same bytes is remembered, too.
+(`cryptography`) parses one whole certificate of each template, and the result for the common bytes is remembered under
+exactly these bytes; of the next certificate only the parts that differ are read, by their offsets in the DER. A full
+parse costs 55 µs in a handshake's cold caches, a tenth of the whole handshake; this costs 15. And most devices that
+connect have connected before: the result for the whole certificate is remembered too.
 
-The slow twin is `facts_of` on the parsed certificate; tests/properties/test_certificate_reader_properties.py holds both
-to the same answer, and to the same refusal.
+The slow reference is `facts_of` on the parsed certificate; tests/properties/test_certificate_reader_properties.py
+checks that both give the same answers and the same refusals.
 
-Hot: `CertificateReader.recall`, once a connection. Measured by `benchmarks/side_by_side.py --only connections`.
+Hot: `CertificateReader.recall`, once per connection. Measured by `benchmarks/side_by_side.py --only connections`.
 
 Rules
 -----
-1. Only for a certificate whose path OpenSSL has verified: signature and key are not looked at.
-2. Whatever is not the usual shape, to the byte, goes to the library, whose answer or error then counts. Nothing is
-   repaired, nothing is skipped unseen: bytes that are not read here are bytes that the library has read before.
-3. Bounded: so many templates are remembered, and so many certificates, 1 KB each; the one read first goes first.
-4. Remembered is what a certificate says, never whether it is good.
+1. Only for a certificate whose path OpenSSL has verified: signature and key are not checked.
+2. Whatever differs from the usual format, even in a byte, goes to the library, whose answer or error then counts.
+   Nothing is repaired or skipped unseen: bytes that are not read here were read by the library before.
+3. Bounded: a limited number of templates and of certificates, 1 KB each, is remembered; the oldest goes first.
+4. What a certificate says is remembered, never whether it is good.
 
-Handles: one common name, one identity URI, validity before 2050. All else is the library's.
+Handles: one common name, one identity URI, validity before 2050. The library handles the rest.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ _ALTERNATIVE_NAME = b"\x06\x03\x55\x1d\x11"
 _CRITICAL = b"\x01\x01\xff"
 _OCTET_STRING = 0x04
 _SUBJECT_KEY = b"\x30\x1d\x06\x03\x55\x1d\x0e\x04\x16\x04\x14"
-"""A subject key identifier of twenty bytes, up to these (RFC 5280 §4.2.1.2)."""
+"""A subject key identifier extension, up to its twenty bytes (RFC 5280 §4.2.1.2)."""
 _SUBJECT_KEY_SIZE = len(_SUBJECT_KEY) + 20
 
 
 @dataclass(slots=True, init=False)
 class CertificateFacts:
-    """Whom a certificate names, how it is named itself, and when it is valid (UTC). Never changed."""
+    """Whom a certificate names, its own key in the revocation index, and its validity (UTC). Immutable."""
 
     identity: Identity
     key: CertificateKey
     not_before: datetime
     not_after: datetime
     may_certify: bool
-    """Whether it is a CA's: it may sign others, whatever else it says it is for."""
+    """Whether it is a CA's: it may sign others, whatever its other purposes."""
 
     def __init__(  # Written out for mypyc to compile.
         self, identity: Identity, key: CertificateKey, not_before: datetime, not_after: datetime, may_certify: bool
@@ -79,9 +79,9 @@ class CertificateFacts:
 def facts_of(
     certificate: x509.Certificate, identify: Callable[[x509.Certificate], Identity] = identity_of
 ) -> CertificateFacts:
-    """Return what *certificate* says; *identify* says whom it names. The slow, obvious reference.
+    """Return what *certificate* says; *identify* returns whom it names. The slow, obvious reference.
 
-    Raises `InvalidIdentity`, and what reading a certificate does, `provisioning.pki.extension.UNREADABLE`.
+    Raises `InvalidIdentity`, and what parsing a certificate raises, `provisioning.pki.extension.UNREADABLE`.
     """
     return CertificateFacts(
         identify(certificate),
@@ -100,7 +100,7 @@ def may_certify(certificate: x509.Certificate) -> bool:
 
 
 class _Unusual(Exception):
-    """Not the shape that is read here."""
+    """Not the format that is read here."""
 
 
 class CertificateReader:
@@ -117,14 +117,14 @@ class CertificateReader:
         return len(self._templates)
 
     def read(self, der: bytes) -> CertificateFacts:
-        """Return what the certificate in *der* says. Raises as `facts_of`."""
+        """Return what the certificate in *der* says. Raises like `facts_of`."""
         try:
             return self._read(der)
         except _Unusual:
             return facts_of(x509.load_der_x509_certificate(der))
 
     def recall(self, der: bytes) -> CertificateFacts:
-        """Return what `read` does, from memory if it is known. Raises as `facts_of`."""
+        """Return what `read` does, from memory if the certificate is known. Raises like `facts_of`."""
         facts = self._certificates.get(der)
         if facts is None:
             facts = self.read(der)
@@ -166,7 +166,7 @@ class CertificateReader:
             return facts
         identity = parse_uri(uri)
         if identity.name.encode() != name:
-            raise _Unusual  # Refused, in the slow twin's words.
+            raise _Unusual  # Refused, with the slow reference's message.
         return CertificateFacts(identity, (template[0], serial), not_before, not_after, template[1])
 
 
@@ -223,11 +223,11 @@ def _time(text: bytes) -> datetime:
 
 
 def _two_digits(text: bytes, at: int) -> int:
-    return text[at] * 10 + text[at + 1] - 11 * 0x30  # Six of them by `int` cost more than the date itself.
+    return text[at] * 10 + text[at + 1] - 11 * 0x30  # Six calls of `int` cost more than the date itself.
 
 
 def _common_name(der: bytes, at: int, end: int) -> bytes:
-    """Return the common name, the only one that the subject has."""
+    """Return the subject's only common name."""
     at, stop = _element(der, at, end, _SET)
     if stop != end:
         raise _Unusual
@@ -270,7 +270,7 @@ def _extensions(der: bytes, at: int, end: int, before: bytes) -> tuple[str, byte
 
 
 def _only_uri(der: bytes, at: int, end: int) -> str:
-    """Return the URI of a Subject Alternative Name that holds nothing else."""
+    """Return the URI of a Subject Alternative Name that contains nothing else."""
     if der[at : at + 3] == _CRITICAL:
         at += 3
     at, stop = _element(der, at, end, _OCTET_STRING)
@@ -283,7 +283,7 @@ def _only_uri(der: bytes, at: int, end: int) -> str:
     if stop != end:
         raise _Unusual
     if der[at : at + len(_SCHEME)] != _SCHEME:
-        raise _Unusual  # Not counted among identities: refused, in the slow twin's words.
+        raise _Unusual  # Not an identity: refused, with the slow reference's message.
     try:
         return der[at:stop].decode("ascii")
     except UnicodeDecodeError:

@@ -1,20 +1,20 @@
-"""A certificate revocation list as a relying party reads it: parsed, its scope understood, its signature checked.
+"""A certificate revocation list as a relying party reads it: parsed, its scope determined, its signature verified.
 
 Theory
 ------
-A list is *complete* or a *delta*, and about every certificate of its issuer or about a shard of them (RFC 5280 §5.2.5,
-issuing distribution point). What a relying party may conclude depends on all of it: a certificate that is not in a list
-is good only if the list is about that certificate, comes from its issuer, is signed by it, and is still valid. So this
-module answers those questions one by one, and whoever holds lists puts the answers together.
+A CRL is *complete* or a *delta*, and covers every certificate of its issuer or a shard of them (RFC 5280 §5.2.5,
+issuing distribution point). What a relying party may conclude depends on all of this: a certificate that is not on a
+CRL is good only if the CRL covers that certificate, comes from its issuer, is signed by it, and is still valid. This
+module answers those questions one by one, and its callers, which keep the CRLs, combine the answers.
 
 Rules
 -----
-1. What is not understood is refused, never skipped: indirect lists, lists for some reasons only, unknown critical
-   extensions, lists without nextUpdate.
-2. The signature is checked over the bytes that came, not over an encoding of our own.
-3. No I/O and no clock. `read_entries` walks a list of any length and calls *pause* often: it runs beside an event loop.
+1. What is not understood is refused, never skipped: indirect CRLs, CRLs for some reasons only, unknown critical
+   extensions, CRLs without nextUpdate.
+2. The signature is verified over the bytes received, not over an encoding of our own.
+3. No I/O and no clock. `read_entries` walks a CRL of any length and calls *pause* often: it runs beside an event loop.
 
-Does not handle: fetching, keeping, freshness, which CA certificate may sign (the caller names it).
+Does not handle: fetching, storage, freshness, which CA certificate may sign (the caller names it).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _HASHES = frozenset({"sha256", "sha384", "sha512"})
 
 
 class CrlProblem(StrEnum):
-    """Why a list is not used, or needs somebody's attention. Stable codes, in log and metrics."""
+    """Why a list is not used, or needs an operator's attention. Stable codes, in log and metrics."""
 
     CRL_UNREADABLE = "CRL_UNREADABLE"
     CRL_MALFORMED = "CRL_MALFORMED"
@@ -72,15 +72,15 @@ class CrlRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which certificates of its issuer a list is about."""
+    """Which certificates of its issuer a list covers."""
 
     names: frozenset[str] = frozenset()
-    """URIs of the distribution point, of which a certificate has one too; empty: not a shard."""
+    """URIs of the distribution point; a covered certificate names one of them. Empty: not a shard."""
     users_only: bool = False
     authorities_only: bool = False
 
     def covers(self, *, is_authority: bool, names: frozenset[str]) -> bool:
-        """Whether a certificate with these distribution points is among those that the list is about."""
+        """Whether the list covers a certificate with these distribution points."""
         if self.users_only if is_authority else self.authorities_only:
             return False
         return not self.names or not self.names.isdisjoint(names)
@@ -88,27 +88,27 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class CertificateList:
-    """A list, parsed; nothing about its signature is known yet. Made by `parse`."""
+    """A parsed list, its signature not yet verified. Made by `parse`."""
 
     crl: x509.CertificateRevocationList
     signed: bytes
     """The bytes under the signature."""
     issuer: x509.Name
     number: int
-    """The CRL number; where there is none, as in a version 1 list, thisUpdate takes its place."""
+    """The CRL number; if there is none, as in a version 1 CRL, thisUpdate takes its place."""
     base_number: int | None
-    """Of a delta: the complete list that it continues at least."""
+    """For a delta: the lowest number of a complete CRL that it can be applied to."""
     this_update: datetime
     next_update: datetime
     scope: Scope
     delta_urls: tuple[str, ...]
-    """Where a complete list says that its deltas are."""
+    """For a complete CRL: the URLs of its deltas."""
 
 
 def split(content: bytes) -> list[bytes]:
     """Return the lists in *content*, in DER: one list in DER, or any number in PEM.
 
-    Raises `CrlRefused` where there is none.
+    Raises `CrlRefused` if there is none.
     """
     if content[:1] == b"\x30":
         return [content]
@@ -123,7 +123,7 @@ def split(content: bytes) -> list[bytes]:
 
 
 def parse(der: bytes) -> CertificateList:
-    """Return the list in *der*; raise `CrlRefused` if it cannot be read, or means what is not understood here."""
+    """Return the list in *der*; raise `CrlRefused` if it cannot be parsed, or uses what is not supported here."""
     try:
         crl = x509.load_der_x509_crl(der)
         extensions = list(crl.extensions)
@@ -169,7 +169,7 @@ def _scope_of(point: x509.IssuingDistributionPoint) -> Scope:
 
 
 def urls_of(points: x509.CRLDistributionPoints | x509.FreshestCRL) -> tuple[str, ...]:
-    """Return the URIs in distribution points of the certificate's own issuer, for all reasons."""
+    """Return the URIs in distribution points that are of the certificate's own issuer and for all reasons."""
     return tuple(
         name.value
         for point in points
@@ -199,7 +199,7 @@ def may_sign_lists(certificate: x509.Certificate) -> bool:
 
 
 def verify(listed: CertificateList, authority: x509.Certificate) -> None:
-    """Raise `CrlRefused` unless *authority*, which may sign lists, has signed *listed*, with no hash that is weak."""
+    """Raise `CrlRefused` unless *authority*, which may sign lists, has signed *listed*, without a weak hash."""
     crl, key = listed.crl, authority.public_key()
     if listed.issuer != authority.subject or not may_sign_lists(authority):
         raise CrlRefused(CrlProblem.CRL_WRONG_ISSUER, f"{authority.subject.rfc4514_string()} may not sign this list")
@@ -212,7 +212,7 @@ def verify(listed: CertificateList, authority: x509.Certificate) -> None:
             return
         if algorithm.name not in _HASHES:
             raise CrlRefused(CrlProblem.CRL_BAD_SIGNATURE, f"signed with the weak hash {algorithm.name}")
-        # hashlib gives the interpreter's lock up, so that a list of 50 MB does not stop the broker.
+        # hashlib releases the GIL, so that a list of 50 MB does not stop the broker.
         digest = hashlib.new(algorithm.name, listed.signed).digest()
         parameters = crl.signature_algorithm_parameters
         if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(parameters, ec.ECDSA):
@@ -226,7 +226,7 @@ def verify(listed: CertificateList, authority: x509.Certificate) -> None:
 
 
 def read_entries(listed: CertificateList, pause: Callable[[], None], base: Entries | None = None) -> Entries:
-    """Return what *listed* says is revoked: of a complete list its entries, of a delta *base* as the delta changes it.
+    """Return what is revoked by *listed*: the entries of a complete list, or *base* with the delta applied.
 
     Raises `CrlRefused`.
     """
@@ -261,7 +261,7 @@ def _entry(revoked: x509.RevokedCertificate) -> int:
 
 
 def _first_child(der: bytes) -> bytes:
-    """Return the first element inside the outer SEQUENCE: what is signed. The library has parsed *der* before."""
+    """Return the first element inside the outer SEQUENCE: the signed part. The library has parsed *der* before."""
     begin, _ = _content(der, 0)
     _, end = _content(der, begin)
     return der[begin:end]

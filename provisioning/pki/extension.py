@@ -1,6 +1,6 @@
 """One extension of a certificate: `cryptography`'s own look-up, without its exception and its abstract base classes.
 
-Three are read at every admission, and ``isinstance`` on those classes costs more there than parsing the certificate.
+Three extensions are read at every admission; ``isinstance`` on those classes costs more than parsing the certificate.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ UNREADABLE: Final = (
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
-"""What `cryptography` raises for a certificate or list that it cannot read, be it only one extension or a name."""
+"""What `cryptography` raises for a certificate or list that it cannot parse, even if only one extension or name."""
 
 E = TypeVar("E", bound=x509.ExtensionType)
 
@@ -24,7 +24,7 @@ E = TypeVar("E", bound=x509.ExtensionType)
 def extension(certificate: x509.Certificate, kind: type[E]) -> E | None:
     """Return the value of the extension of *kind*, or None if *certificate* has none.
 
-    Raises what reading the extensions does, see `UNREADABLE`.
+    Raises what parsing the extensions raises, see `UNREADABLE`.
     """
     for each in certificate.extensions:
         value = each.value

@@ -1,22 +1,23 @@
-"""What a handshake may take of a server's event loop before anything is known about the client.
+"""Bounds the time that a handshake may take of a server's event loop before the client is known.
 
 Theory
 ------
-OpenSSL goes on with a handshake for as long as bytes come. TLS lets a message be cut into records of one byte (RFC 8446
-§5.1), each with a header that is read by itself: a ClientHello of 128 KB, or a certificate, is hundreds of thousands of
-steps in one call, a quarter of a second in which nobody else is served, and a stranger may send one after the other. So
-a server that serves many on one thread hands OpenSSL what the socket holds, so many bytes a call, and comes back for
-more when everybody has had a turn. What OpenSSL does not take stays in the kernel: it is looked at first, and read when
-it is known how much was taken. Nothing is kept for a session in between.
+OpenSSL continues a handshake for as long as bytes arrive. TLS lets a message be split into records of one byte (RFC
+8446 §5.1), each with a header that is read separately: a ClientHello of 128 KB, or a certificate, is hundreds of
+thousands of steps in one call, a quarter of a second in which no other client is served, and a stranger may send one
+after the other. So a server that serves many clients on one thread passes a limited number of bytes from the socket to
+OpenSSL per call, and continues when every other client has had a turn. What OpenSSL does not consume stays in the
+kernel: the bytes are peeked first, and read once it is known how many were consumed. Nothing is kept per session in
+between.
 
-The other thing that a stranger may make long is its certification path: parsed, and searched for the way to an anchor,
-each certificate among all others.
+A stranger may also send a long certification path, which is parsed and searched for a path to an anchor, each
+certificate against all others.
 
 Rules
 -----
-1. One place for what is handed on, for all sessions: nothing else runs between filling it and emptying it.
+1. One buffer for all sessions: nothing else runs between filling it and emptying it.
 2. When the handshake is complete, OpenSSL reads the socket itself, from the first byte that it has not had.
-3. Where OpenSSL cannot be asked (`provisioning.pki.openssl`), nothing here has an effect.
+3. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), nothing here has an effect.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ from provisioning.pki import openssl, resumed_exchange
 from provisioning.pki.openssl import AVAILABLE, address_of_context, library
 
 PORTION: Final = 16384
-"""Bytes that one step takes at most: some milliseconds where they are records of one byte."""
+"""Most bytes that one step takes: some milliseconds if they are records of one byte."""
 MOST_CHAIN: Final = 32768
-"""Bytes of the certificates that a client may send, where OpenSSL takes 100 KB: several of the largest there are."""
+"""Most bytes of certificates that a client may send (OpenSSL's limit is 100 KB): several of the largest in use."""
 _SET_MAX_CERT_LIST: Final = 51
 _RESET: Final = 1
 _PENDING: Final = 10
 
 
 def bound_chain(context: ssl.SSLContext) -> None:
-    """Bound what clients of a server's *context* may send as their certification path."""
+    """Bound the certification path that clients of a server's *context* may send."""
     if AVAILABLE:
         library.SSL_CTX_ctrl(address_of_context(context), _SET_MAX_CERT_LIST, MOST_CHAIN, None)
 
@@ -52,17 +53,17 @@ def begin(address: int) -> None:
 
 
 def shake_hands(address: int, connected: socket.socket) -> int:
-    """Go on with the handshake of the session at *address*, which has begun, by a portion of what *connected* holds.
+    """Continue the handshake of the session at *address*, which has begun, with a portion of what *connected* holds.
 
     Returns and raises what `openssl.shake_hands` does.
     """
     size = 0
     try:
         size = _receive(connected, _place, PORTION, socket.MSG_PEEK)
-    except BlockingIOError:  # It may be here to write on.
+    except BlockingIOError:  # It may only need to write.
         pass
     else:
-        if not size:  # The end, which OpenSSL finds out, and says as it does.
+        if not size:  # End of file, which OpenSSL detects and reports itself.
             _read_by_itself(address)
             return openssl.shake_hands(address)
         library.BIO_write(_portion, _buffer, size)
@@ -82,14 +83,14 @@ def shake_hands(address: int, connected: socket.socket) -> int:
 
 
 def _read_by_itself(address: int) -> None:
-    """Let the session at *address* read its socket, as it writes to it."""
+    """Let the session at *address* read its socket itself, as it writes to it."""
     own = library.SSL_get_wbio(address)
     library.BIO_up_ref(own)
     library.SSL_set0_rbio(address, own)
 
 
 _receive: Final[Callable[..., int]] = socket.socket.recv_into
-"""Of the socket itself: an `ssl.SSLSocket` has another, which asks OpenSSL."""
+"""The plain socket's: that of an `ssl.SSLSocket` calls OpenSSL."""
 _portion: Final[int] = library.BIO_new(library.BIO_s_mem()) if AVAILABLE else 0
 _place: Final = bytearray(PORTION)
 _buffer: Final = openssl.pointer_to(_place) if AVAILABLE else None

@@ -7,8 +7,8 @@ Every party of a fleet has a certificate whose Subject Alternative Name holds ex
     spiffe://<trust-domain>/<role>/<group>/<name>      a device always has a group
     spiffe://<trust-domain>/<role>/<name>              other roles may have none
 
-and whose Common Name equals ``name``. Role and group are in the certificate, so whoever verifies it can authorise
-without asking anybody.
+and whose Common Name equals ``name``. Role and group are in the certificate, so a verifier can authorise without
+asking another party.
 
 Rules
 -----
@@ -33,16 +33,16 @@ from provisioning.pki.extension import extension
 
 SCHEME = "spiffe://"
 PROVISIONING: Final = "provisioning"
-"""The name that the provisioning service has itself; its role is service."""
+"""The provisioning service's own name; its role is service."""
 AUTHORITY_PREFIX: Final = "ca:"
-"""What the name begins with under which a revoked CA stands among the devices; ``:`` is in no device's name."""
+"""Prefix of the name under which a revoked CA is listed among the devices; no device's name contains ``:``."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _TRUST_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?", re.ASCII)
 
 
 class Role(StrEnum):
-    """What a party is to the fleet; decides what it may do everywhere."""
+    """A party's role in the fleet, which decides what it may do everywhere."""
 
     DEVICE = "device"
     BROKER = "broker"
@@ -59,9 +59,9 @@ class InvalidIdentity(ValueError):
 
 @dataclass(slots=True, init=False, eq=False)
 class Identity:
-    """One party: its trust domain, role, group (always set for a device) and name. Never changed.
+    """One party: its trust domain, role, group (always set for a device) and name. Immutable.
 
-    What `dataclass` would write is written out, for mypyc to compile: a broker makes and compares one a connection.
+    What `dataclass` would generate is written out, for mypyc: a broker makes and compares one per connection.
     Raises `InvalidIdentity` when a part breaks rule 2.
     """
 
@@ -71,7 +71,7 @@ class Identity:
     group: str | None
 
     def __init__(self, trust_domain: str, role: Role, name: str, group: str | None = None) -> None:
-        """Refuse what the renderer could not write safely."""
+        """Refuse parts that the renderer could not write safely."""
         check_trust_domain(trust_domain)
         check_name("name", name)
         if group is not None:
@@ -94,7 +94,7 @@ class Identity:
         )
 
     def __hash__(self) -> int:
-        """Return a hash of the name, which hardly any other party shares."""
+        """Return a hash of the name, which is almost unique."""
         return hash(self.name)
 
     @property
@@ -129,7 +129,7 @@ def parse_uri(uri: str) -> Identity:
         raise InvalidIdentity(f"URI {uri[:120]!r} does not begin with {SCHEME}")
     trust_domain, *path = uri[len(SCHEME) :].split("/")
     group: str | None = None
-    # Interned: a fleet has few trust domains and groups, and a broker holds an identity for each of its connections.
+    # Interned: a fleet has few trust domains and groups, and a broker holds an identity for each connection.
     match path:
         case [role, name]:
             pass
@@ -146,7 +146,7 @@ def parse_uri(uri: str) -> Identity:
 def identity_of(certificate: x509.Certificate) -> Identity:
     """Return whom *certificate* names.
 
-    Raises `InvalidIdentity` where there is no identity URI, more than one, or a Common Name that says otherwise.
+    Raises `InvalidIdentity` if there is no identity URI, more than one, or a Common Name that differs from it.
     """
     names = extension(certificate, x509.SubjectAlternativeName)
     if names is None:

@@ -2,10 +2,10 @@
 
 Theory
 ------
-Names are compared as OpenSSL compares them, and so TLS, as far as it concerns the kinds of strings: what one writes as
-PrintableString is another's UTF8String (RFC 5280 §7.1). The library compares to the bit. So where the two say the same
-in other strings, it is asked about a stand-in for the issuer: its key, under the name as the certificate writes it. The
-stand-in's own signature, by a key that is thrown away, is looked at by nobody.
+As to string types, names are compared as OpenSSL, and so TLS, compares them: PrintableString and UTF8String may be
+equal (RFC 5280 §7.1). The library compares bit by bit. So if two names are equal in different encodings, the library is
+given a stand-in for the issuer: its key, under the name as the certificate encodes it. The stand-in's own signature,
+made with a throw-away key, is never verified.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _LONG_AGO, _FAR_AHEAD = datetime(1990, 1, 1, tzinfo=UTC), datetime(2049, 1, 1, t
 
 
 def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Whether *issuer* is named in *certificate*, and its key has signed it; names are compared before.
+    """Whether *issuer* is named in *certificate*, and its key has signed it; names are compared first.
 
-    False, too, where the signature is of a kind that the library does not know: OpenSSL, and so TLS, knows more.
+    Also False if the library does not know the signature algorithm: OpenSSL, and so TLS, knows more of them.
     """
     try:
         certificate.verify_directly_issued_by(issuer)
-    except ValueError:  # For one thing, the names differ.
+    except ValueError:  # For instance, the names differ.
         return _in_other_strings(certificate, issuer)
     except _WRONG:
         return False

@@ -1,11 +1,11 @@
-"""How often the peer of a TLS session may change its keys: now and then, and not without end.
+"""Limits how often the peer of a TLS session may change its keys.
 
 Theory
 ------
-OpenSSL acts on KeyUpdate messages (RFC 8446 §4.6.3) within one read, for as long as more of them come: a peer that
-sends nothing else would stop the whole process, or, where what was received is handed to OpenSSL in pieces, for 200 to
-400 ms a quarter of a megabyte. OpenSSL tells of each such step, by the address of the session alone, so steps are
-counted here, for all sessions, second by second; a session with too many of them is told that its peer has left.
+OpenSSL processes KeyUpdate messages (RFC 8446 §4.6.3) within one read, for as long as more of them arrive: a peer that
+sends nothing else would stop the whole process, or, if received bytes are passed to OpenSSL in pieces, for 200 to
+400 ms per quarter of a megabyte. OpenSSL reports each such step, with the address of the session alone; so steps are
+counted here, for all sessions, per second; a session with too many of them is told that its peer has closed.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from typing import Final
 from provisioning.pki.openssl import InfoCallback, callback, library
 
 _MOST_STEPS: Final = 200
-"""Steps beside data that one session may take in a second: some tens of KeyUpdate messages."""
+"""Most steps other than data that a session may take in a second: some tens of KeyUpdate messages."""
 _PEER_SAID_GOODBYE: Final = 2
 
 
 def bound_key_updates(address: int) -> None:
-    """Bound those of the session at *address*, whose handshake is complete. 0: nothing is done.
+    """Bound the key updates of the session at *address*, whose handshake is complete. 0: nothing is done.
 
-    To whoever reads it, a session that goes beyond has closed: see `changed_keys_too_often`.
+    A session that exceeds the bound appears closed to its reader: see `changed_keys_too_often`.
     """
     if address and _STEP_CALLBACK is not None:
-        _steps.pop(address, None)  # Of another session, which was at this place before.
+        _steps.pop(address, None)  # Of an earlier session at the same address.
         _too_often.discard(address)
         library.SSL_set_info_callback(address, _STEP_CALLBACK)
 
 
 def changed_keys_too_often(address: int) -> bool:
-    """Whether that is why the session at *address* is at its end; asked once."""
+    """Whether that is why the session at *address* has ended; to be asked once."""
     too_often = address in _too_often
     _too_often.discard(address)
     return too_often
 
 
 def _count_step(session: int, _where: int, _value: int) -> None:
-    """Count what a session does beside data within a second; end one that goes on."""
-    global _counted_since  # noqa: PLW0603 - OpenSSL knows of no object
+    """Count a session's steps other than data within a second; end one that exceeds the limit."""
+    global _counted_since  # noqa: PLW0603 - OpenSSL passes no object
     try:
         now = time.monotonic()
         if now - _counted_since > 1.0:
@@ -56,6 +56,6 @@ def _count_step(session: int, _where: int, _value: int) -> None:
 
 _STEP_CALLBACK: Final = callback(InfoCallback, _count_step)
 _steps: Final[dict[int, int]] = {}
-"""How many each session has taken in this second."""
+"""Steps of each session in this second."""
 _counted_since = 0.0
 _too_often: Final[set[int]] = set()

@@ -1,10 +1,10 @@
-"""Private keys: made, written so that only their owner reads them, loaded, and fingerprinted.
+"""Private keys: generated, written so that only their owner can read them, loaded, and fingerprinted.
 
 Rules
 -----
 1. A key file is created with mode 0600 in one step and never overwrites another file.
-2. A draft that takes another file's place begins as a file of its own: what lies under its name, put there by somebody
-   who may write to the directory, say, is removed and neither followed nor written to.
+2. A draft that will replace another file is always a new file: whatever has its name, say put there by someone who may
+   write to the directory, is removed, and neither followed nor written to.
 3. An error names the file and the remedy, never the key or the passphrase.
 """
 
@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from provisioning.program.given_file import PEM_BYTES, contents_of
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
-"""The kinds of private key that this project signs with."""
+"""The types of private key that this project signs with."""
 
 
 class KeyFileError(Exception):
@@ -46,7 +46,7 @@ def key_to_pem(key: PrivateKey, passphrase: bytes | None = None) -> bytes:
 def write_private(path: Path, content: bytes) -> None:
     """Create *path* with mode 0600 holding *content*; raise `KeyFileError` if it exists already, or cannot be written.
 
-    Of what could not be written whole nothing stays: half a key would be in the way of the next one.
+    A file that could not be written completely is removed: half a key would be in the way of the next one.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -65,9 +65,9 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def replace_private(path: Path, content: bytes) -> None:
-    """Put a file of mode 0600 that holds *content* in the place of *path*, at once: a crash leaves one or the other.
+    """Replace *path* atomically by a file of mode 0600 that holds *content*: a crash leaves one or the other.
 
-    Raises `KeyFileError`, or `OSError`; then what was there is there still.
+    Raises `KeyFileError`, or `OSError`; the old file is then unchanged.
     """
     draft = path.with_suffix(".draft")
     draft.unlink(missing_ok=True)
@@ -83,7 +83,7 @@ def replace_private(path: Path, content: bytes) -> None:
 def opened_anew(path: Path) -> int:
     """Return a new, empty file at *path*, open for writing, mode 0600, in place of whatever has that name.
 
-    Raises `OSError`, also where somebody puts another one there at the same moment.
+    Raises `OSError`, also if another process creates one there at the same moment.
     """
     path.unlink(missing_ok=True)
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -1,14 +1,14 @@
-"""OCSP as a relying party speaks it: a question about one certificate, and an answer that is believed or refused.
+"""OCSP as a relying party uses it: a request about one certificate, and a response that is accepted or refused.
 
 Theory
 ------
-An answer is worth something if it is about the certificate that was asked about, signed by the certificate's issuer or
-by somebody whom that issuer certified for OCSP signing (RFC 6960 §4.2.2.2), and in date. A nonce ties it to the
-question; responders that answer from a cache leave it out, which is allowed: then the dates say how old it is.
+A response is accepted if it is about the requested certificate, signed by the certificate's issuer or by a responder
+that this issuer certified for OCSP signing (RFC 6960 §4.2.2.2), and current. A nonce ties it to the request; responders
+that answer from a cache omit it, which is allowed: then the dates tell how old the response is.
 
 Rules
 -----
-1. What does not fit is refused, never read as "good".
+1. What does not match is refused, never read as "good".
 2. No I/O and no clock.
 """
 
@@ -32,9 +32,9 @@ from provisioning.pki.keys import key_identifier
 from provisioning.pki.revocation import RevocationReason
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
-"""How far ahead the clock of who has signed an answer may be."""
+"""How far ahead a responder's clock may be."""
 _WITHOUT_NEXT_UPDATE = timedelta(minutes=5)
-"""For how long an answer is good that says nothing about it."""
+"""How long a response without nextUpdate is valid."""
 _NONCE_BYTES = 32
 _WEAK_HASHES = frozenset({"sha1", "md5"})
 
@@ -53,23 +53,23 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the responder says of the certificate. *known* is false where it says that it does not know it."""
+    """The responder's status of the certificate. *known* is false if the status is "unknown"."""
 
     known: bool
     reason: RevocationReason | None
-    """Why it is revoked; None: it is not."""
+    """Why it is revoked; None: it is not revoked."""
     revoked_at: datetime | None
     this_update: datetime
     fresh_until: datetime
 
 
 def ask(serial: int, issuer: x509.Certificate, *, nonce: bool = True) -> Question:
-    """Return the question whether the certificate of that number, issued by *issuer*, is revoked.
+    """Return the request for the status of the certificate with that serial number, issued by *issuer*.
 
-    Without a *nonce* where the answer is for others: a nonce of ours would tell them nothing.
+    Use no *nonce* if the response is for others: our nonce would tell them nothing.
     """
     chosen = secrets.token_bytes(_NONCE_BYTES) if nonce else b""
-    # SHA-1 names the issuer here and proves nothing: RFC 5019 §2.1.1 asks for it, and old responders know no other.
+    # SHA-1 only names the issuer here: RFC 5019 §2.1.1 requires it, and old responders know no other.
     issuer_key_hash = key_identifier(issuer.public_key())
     builder = ocsp.OCSPRequestBuilder().add_certificate_by_hash(
         _name_hash(issuer),
@@ -97,9 +97,9 @@ def responders(certificate: x509.Certificate) -> tuple[str, ...]:
 
 
 def read_answer(der: bytes, question: Question, serial: int, issuer: x509.Certificate, now: datetime) -> Answer:
-    """Return what the response in *der* says of the certificate at *now*; raise `OcspRefused` if it is worth nothing.
+    """Return the status in the response *der* at *now*; raise `OcspRefused` if it cannot be accepted.
 
-    Which certificate: that of number *serial*, issued by *issuer*.
+    It is that of the certificate with the number *serial*, issued by *issuer*.
     """
     try:
         response = ocsp.load_der_ocsp_response(der)
@@ -109,11 +109,11 @@ def read_answer(der: bytes, question: Question, serial: int, issuer: x509.Certif
         _check_nonce(response, question)
         signer = _signer(response, issuer, now)
         _check_signature(response, signer)
-    except (*UNREADABLE, UnsupportedAlgorithm) as error:  # Who answers over plain HTTP may be anybody.
+    except (*UNREADABLE, UnsupportedAlgorithm) as error:  # Over plain HTTP anybody may answer.
         raise OcspRefused(f"not an OCSP response: {error}") from error
     this_update = single.this_update_utc
     fresh_until = single.next_update_utc or this_update + _WITHOUT_NEXT_UPDATE
-    fresh_until = min(fresh_until, signer.not_valid_after_utc)  # Whoever signed it could be believed no longer.
+    fresh_until = min(fresh_until, signer.not_valid_after_utc)  # The signer is not accepted for longer.
     if this_update > now + CLOCK_TOLERANCE:
         raise OcspRefused(f"the answer is of {this_update:%Y-%m-%d %H:%M:%S} UTC, which is yet to come")
     if fresh_until < now:
@@ -129,10 +129,10 @@ def read_answer(der: bytes, question: Question, serial: int, issuer: x509.Certif
 
 
 def _flag_of(single: ocsp.OCSPSingleResponse) -> x509.ReasonFlags | None:
-    """Return why a certificate is revoked; None where that is not said, or by a number that RFC 5280 §5.3.1 lacks."""
+    """Return the reason of a revocation; None if there is none, or the code is not in RFC 5280 §5.3.1."""
     try:
         return single.revocation_reason
-    except ValueError:  # It is signed that it is revoked, whatever is wrong with the reason.
+    except ValueError:  # The revocation is signed, whatever is wrong with the reason.
         return None
 
 

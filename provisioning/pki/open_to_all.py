@@ -1,7 +1,7 @@
-"""A private file that everybody on the machine may read: told to whoever uses it, and used all the same.
+"""Warns of a private file that everybody on the machine may read; the file is used all the same.
 
-Why it is no refusal: docs/decisions/0182-a-key-that-everybody-may-read.md. A file that its group may read is not told
-of: a group for keys is how Debian hands them out (``ssl-cert``).
+Why it is not refused: docs/decisions/0182-a-key-that-everybody-may-read.md. A file that its group may read gets no
+warning: a group for keys is how Debian shares them (``ssl-cert``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ROOT: Final = 0
 
 
 def told_of(path: Path) -> str | None:
-    """Return that everybody may read the file at *path*, and the remedy; None if not, or nobody can look."""
+    """Return the warning that everybody may read the file at *path*, with the remedy; None if not, or unknown."""
     try:
         found = path.stat()
     except OSError:
@@ -26,6 +26,6 @@ def told_of(path: Path) -> str | None:
         return None
     us = os.geteuid()
     remedy = f"chmod 600 {quoted(path)}"
-    if us not in {found.st_uid, _ROOT}:  # Who reads it as one of everybody could not any more.
+    if us not in {found.st_uid, _ROOT}:  # We read it as others: with the remedy applied, we no longer could.
         remedy = f"chown {user_argument(us)} {quoted(path)} && {remedy}"
     return f"{path} has mode {stat.S_IMODE(found.st_mode):04o}, everybody on this machine may read it: {remedy}"

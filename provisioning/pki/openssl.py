@@ -1,21 +1,21 @@
-"""What OpenSSL can do and the `ssl` module does not offer: asked of OpenSSL itself, on the objects that `ssl` holds.
+"""What OpenSSL can do and the `ssl` module does not offer: calls OpenSSL directly, on the objects that `ssl` holds.
 
 Theory
 ------
 An `ssl.SSLContext` and the object inside an `ssl.SSLSocket` are C structures that begin with Python's header and hold
-the pointers to OpenSSL's own. Where they stand has been the same from Python 3.7 to 3.14. The functions are looked up
+the pointers to OpenSSL's own. Their offsets have been the same from Python 3.7 to 3.14. The functions are looked up
 in the very library that `ssl` is linked to, through the extension module's own handle.
 
-At import both structures are looked at once, on a throw-away session: the session must hold the address of its context
-where it is expected to, and OpenSSL must say of the one pointer that it belongs to the other. If anything is not as
-expected, or the interpreter is not one that is known, nothing here is used: `AVAILABLE` is false, and everything works
-as without it, a little slower. What it is good for: docs/decisions/0080.
+At import both structures are checked once, on a throw-away session: the session must hold the address of its context
+at the expected offset, and OpenSSL must confirm that one pointer belongs to the other. If anything differs, or the
+interpreter is not a known one, nothing here is used: `AVAILABLE` is false, and everything works without it, a little
+slower. What it is good for: docs/decisions/0080.
 
 Rules
 -----
-1. Nothing here touches who is verified or how.
-2. Whoever calls has a way without it: the slow twin, which the same tests run.
-3. A session's address is good as long as the session lives; who keeps one drops it with the session.
+1. Nothing here affects who is verified or how.
+2. Every caller has an alternative: the slow reference, which the same tests run.
+3. A session's address is valid as long as the session lives; whoever keeps one drops it with the session.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from typing import Any, Final
 _HEADER: Final = object.__basicsize__
 _POINTER: Final = ctypes.sizeof(ctypes.c_void_p)
 _CONTEXT: Final = _HEADER
-"""Where an `SSLContext` holds OpenSSL's."""
+"""Offset in an `SSLContext` of the pointer to OpenSSL's context."""
 _SESSION: Final = _HEADER + _POINTER
-"""Where the object inside an `SSLSocket` holds OpenSSL's session, behind a reference to its socket."""
+"""Offset in the object inside an `SSLSocket` of the pointer to OpenSSL's session, after a reference to its socket."""
 _CONTEXT_OF_SESSION: Final = _HEADER + 2 * _POINTER
-"""Where it holds the `SSLContext`."""
+"""Offset in it of the `SSLContext`."""
 _GET_PEER_TMP_KEY: Final = 109
 _HAS_EXTENDED_MASTER_SECRET: Final = 122
 _X25519: Final = 1034
@@ -49,22 +49,22 @@ _FIRST_KNOWN, _FIRST_UNKNOWN = (3, 11), (3, 15)
 
 StatusCallback: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 InfoCallback: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_int)
-"""What OpenSSL calls when a client asks for a staple, and at each step of a session beside data."""
+"""Types of what OpenSSL calls when a client asks for a staple, and at each step of a session other than data."""
 
 
 def address_of(session: Any) -> int:
-    """Return where OpenSSL keeps *session*, an `ssl.SSLSocket` or `ssl.SSLObject` or what is inside one; 0: unknown."""
+    """Return the address of OpenSSL's *session*, an `ssl.SSLSocket`, `ssl.SSLObject` or what is in one; 0: unknown."""
     inner = getattr(session, "_sslobj", session)
     return _word(inner, _SESSION) if AVAILABLE and type(inner) is _SESSION_TYPE else 0
 
 
 def address_of_context(context: ssl.SSLContext) -> int:
-    """Return where OpenSSL keeps *context*; 0: unknown."""
+    """Return the address of OpenSSL's *context*; 0: unknown."""
     return _word(context, _CONTEXT) if AVAILABLE else 0
 
 
 def prefer(context: ssl.SSLContext, cipher_suites: tuple[str, ...]) -> bool:
-    """Offer and choose TLS 1.3 *cipher_suites* in this order and no others; return False where that cannot be said.
+    """Offer and choose TLS 1.3 *cipher_suites* in this order and no others; return False if that cannot be set.
 
     A server chooses by its own order, as `ssl` has its contexts do (``OP_CIPHER_SERVER_PREFERENCE``).
     """
@@ -80,20 +80,20 @@ def prefer(context: ssl.SSLContext, cipher_suites: tuple[str, ...]) -> bool:
 def read_on(address: int, *, ahead: bool) -> bool:
     """Let the session at *address* read *ahead* from now on, or not; return *ahead*.
 
-    By default OpenSSL makes two system calls for each record: for its header, and for what it says is to come. Reading
-    ahead it takes in one as many bytes as are there. Some may wait inside then, where the kernel does not tell of them:
-    whoever reads asks `has_pending` after each read, and does not end it while there are any.
+    By default OpenSSL makes two system calls per record: for its header, and for its content. Reading ahead, it reads
+    all available bytes in one call. Some may then wait inside OpenSSL, where the kernel does not report them: the
+    reader calls `has_pending` after each read, and does not stop while there are any.
     """
     library.SSL_set_read_ahead(address, ahead)
     return ahead
 
 
 def shake_hands(address: int) -> int:
-    """Go on with the handshake of the session at *address* as `ssl` would, and keep the interpreter's lock meanwhile.
+    """Continue the handshake of the session at *address* as `ssl` would, without releasing the GIL.
 
-    Returns `COMPLETE`, `WANTS_READ` or `WANTS_WRITE`, where `ssl` raises an exception for each wait: with its message
-    and its traceback a fortieth of what a resumed handshake costs. Raises what `ssl` raises: `ssl.SSLError` with the
-    same reason, `ssl.SSLCertVerificationError` with the same code, or `OSError`.
+    Returns `COMPLETE`, `WANTS_READ` or `WANTS_WRITE`, where `ssl` raises an exception for each wait, which with its
+    message and traceback is a fortieth of the cost of a resumed handshake. Raises what `ssl` raises: `ssl.SSLError`
+    with the same reason, `ssl.SSLCertVerificationError` with the same code, or `OSError`.
     """
     result = _shake_hands(address)
     if result == 1:
@@ -102,21 +102,21 @@ def shake_hands(address: int) -> int:
     if what in (WANTS_READ, WANTS_WRITE):
         return what
     number, error = ctypes.get_errno(), library.ERR_peek_last_error()
-    library.ERR_clear_error()  # What is left there, the next session would be thought to have met.
+    library.ERR_clear_error()  # Errors left there would be attributed to the next session.
     if what == _FAILED:
         raise _failure(address, error)
     if what == _SYSTEM_CALL_FAILED and number:
         raise OSError(number, os.strerror(number))
     ended = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the peer has closed the connection")
-    ended.reason = None  # type: ignore[assignment]  # As `ssl` has it.
+    ended.reason = None  # type: ignore[assignment]  # As in `ssl`.
     raise ended
 
 
 def forget_errors() -> None:
-    """Forget the errors that OpenSSL has noted in this thread; to be called where a call on an `ssl` socket has failed.
+    """Clear OpenSSL's error queue of this thread; to be called when a call on an `ssl` socket has failed.
 
-    OpenSSL judges a call by what is noted there, so the next session of the thread, whosesoever it is, would be thought
-    to have met the same. `ssl` clears it, but, from Python 3.12.3 on, not where the system has refused a write: one
+    OpenSSL judges a call by that queue, so the error would be attributed to the thread's next session, whoever's it is.
+    `ssl` clears it, but, from Python 3.12.3 on, not if the system has refused a write: one
     client that resets its connection would end another's.
     """
     if AVAILABLE:
@@ -131,13 +131,13 @@ def say_goodbye(session: Any) -> None:
 
     *session* is an `ssl.SSLSocket` that does not block, or the object inside one. Its TLS session stays resumable.
     """
-    # Not by `unwrap`, which lets go of the object inside: whoever has its address is not done with it.
+    # Not by `unwrap`, which releases the object inside: its address is still in use.
     inner = getattr(session, "_sslobj", session)
     if inner is None:
         return
     try:
         inner.shutdown()
-    except ssl.SSLWantReadError:  # The usual answer: ours is sent, the peer's has not come.
+    except ssl.SSLWantReadError:  # The usual answer: ours is sent, the peer's has not arrived.
         pass
     except (OSError, ValueError):  # The latter if its handshake was never begun.
         forget_errors()
@@ -145,7 +145,7 @@ def say_goodbye(session: Any) -> None:
 
 def _failure(address: int, error: int) -> ssl.SSLError:
     words = (library.ERR_reason_error_string(error) or b"handshake failed").decode()
-    # `ssl` names an error as OpenSSL's header does, where alerts are still those of SSL 3.
+    # `ssl` names an error as in OpenSSL's header, where alerts are still those of SSL 3.
     reason = words.upper().replace(" ", "_").replace("SSL/TLS_ALERT_", "SSLV3_ALERT_")
     if reason != "CERTIFICATE_VERIFY_FAILED":
         failed = ssl.SSLError(_FAILED, words)
@@ -159,30 +159,30 @@ def _failure(address: int, error: int) -> ssl.SSLError:
 
 
 def forget_handshake(address: int, *, resumed: bool) -> None:
-    """Give back what the session at *address*, whose handshake is complete, never needs again: 11 KB.
+    """Free what the session at *address*, whose handshake is complete, never needs again: 11 KB.
 
-    That is the client's public key of the key exchange, which with ML-KEM is expanded to 7 KB, and the issuing CAs that
-    the client sent along. What was verified stays: the client's own certificate and the path (`verified_path`).
+    That is the client's public key of the key exchange, which with ML-KEM is expanded to 7 KB, and the issuing CAs'
+    certificates that the client sent. What was verified stays: the client's certificate and the path (`verified_path`).
     """
     if library.SSL_ctrl(address, _GET_PEER_TMP_KEY, 0, _key_place):
-        library.EVP_PKEY_set_type(_key, _X25519)  # Empties it: a key of this type without a value.
+        library.EVP_PKEY_set_type(_key, _X25519)  # Empties it: leaves a key of this type without a value.
         library.EVP_PKEY_free(_key)
     if resumed:
-        return  # With a ticket, and no chain.
+        return  # It came with a ticket, and sent no chain.
     chain = library.SSL_get_peer_cert_chain(address)
     while sent := library.OPENSSL_sk_pop(chain):
         library.X509_free(sent)
 
 
 def pointer_to(place: bytearray) -> ctypes.c_void_p:
-    """Return where *place* holds its bytes; it is not to grow or shrink any more."""
+    """Return a pointer to the bytes of *place*, which must not be resized afterwards."""
     return ctypes.c_void_p(ctypes.addressof((ctypes.c_char * len(place)).from_buffer(place)))
 
 
 def has_extended_master_secret(session: Any) -> bool:
-    """Whether *session*, whose TLS 1.2 handshake is complete, has what RFC 7627 asks for; False where nobody can say.
+    """Whether *session*, whose TLS 1.2 handshake is complete, has an extended master secret (RFC 7627); False: unknown.
 
-    It is an `ssl.SSLSocket` or an `ssl.SSLObject`; a session that is resumed has what it had at first.
+    It is an `ssl.SSLSocket` or an `ssl.SSLObject`; a resumed session has what the original one had.
     """
     address = address_of(session)
     return bool(address and library.SSL_ctrl(address, _HAS_EXTENDED_MASTER_SECRET, 0, None) == 1)
@@ -193,20 +193,20 @@ def _word(holder: object, offset: int) -> int:
 
 
 def declare(library: ctypes.PyDLL, name: str, result: Any, arguments: list[Any]) -> None:
-    """Say what OpenSSL's function *name* takes and returns; raise AttributeError if there is none."""
+    """Declare the signature of OpenSSL's function *name*; raise AttributeError if there is none."""
     function = getattr(library, name)
     function.restype, function.argtypes = result, arguments
 
 
 def _open() -> tuple[ctypes.PyDLL, Any, type] | None:
-    """Return the library that `ssl` uses, its handshake and the type of its sessions, if they are as they should be."""
+    """Return the library that `ssl` uses, its handshake and the type of its sessions, if they are as expected."""
     known = sys.implementation.name == "cpython" and _FIRST_KNOWN <= sys.version_info[:2] < _FIRST_UNKNOWN
     if not known or sysconfig.get_config_var("Py_TRACE_REFS") or sysconfig.get_config_var("Py_GIL_DISABLED"):
         return None
     try:
         import _ssl
 
-        library = ctypes.PyDLL(_ssl.__file__)  # Keeps the interpreter's lock: these calls take less than giving it up.
+        library = ctypes.PyDLL(_ssl.__file__)  # Keeps the GIL: these calls are shorter than releasing it.
         for name, result, arguments in (
             ("SSL_CTX_set_ciphersuites", ctypes.c_int, [ctypes.c_void_p, ctypes.c_char_p]),
             ("SSL_get_SSL_CTX", ctypes.c_void_p, [ctypes.c_void_p]),
@@ -245,10 +245,10 @@ def _open() -> tuple[ctypes.PyDLL, Any, type] | None:
             ("BIO_ctrl", ctypes.c_long, [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]),
         ):
             declare(library, name, result, arguments)
-        # By itself: to keep the errno of each call costs each call something.
+        # Separately: saving errno would slow down every call.
         shake_hands = ctypes.PyDLL(_ssl.__file__, use_errno=True).SSL_do_handshake
         shake_hands.restype, shake_hands.argtypes = ctypes.c_int, [ctypes.c_void_p]
-    except (ImportError, AttributeError, OSError):  # Linked statically: there is no such library to ask.
+    except (ImportError, AttributeError, OSError):  # Statically linked: there is no such library to call.
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     wrapped: Any = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
@@ -262,29 +262,29 @@ def _open() -> tuple[ctypes.PyDLL, Any, type] | None:
 
 _OPENED: Final = _open()
 AVAILABLE: Final = _OPENED is not None
-"""Whether OpenSSL can be asked directly here."""
+"""Whether OpenSSL can be called directly here."""
 library: Final[Any] = _OPENED[0] if _OPENED is not None else None
 _shake_hands: Any = _OPENED[1] if _OPENED is not None else None
 _SESSION_TYPE: Final = _OPENED[2] if _OPENED is not None else None
 _key: Final = ctypes.c_void_p()
 _key_place: Final = ctypes.byref(_key)
-"""Where OpenSSL puts a key for the moment: one place, because nothing else runs in between."""
+"""Where OpenSSL puts a key temporarily: one place is enough, because nothing else runs in between."""
 
 
 def callback(kind: Any, call: Callable[..., Any]) -> Any:
-    """Return *call* as OpenSSL can call it, or None where it cannot call anything."""
+    """Return *call* as OpenSSL can call it, or None if it cannot call back."""
     if not AVAILABLE:
         return None
     try:
         return kind(call)
-    except (MemoryError, OSError):  # Memory that can be executed may be forbidden to this process.
+    except (MemoryError, OSError):  # This process may be forbidden to have executable memory.
         return None
 
 
 _never_shaken: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).wrap_bio(
     ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True
 )
-"""A session that waits for ever for its client's first word."""
+"""A session that waits for ever for its client's first message."""
 
 
 def _never(address: int) -> int:
@@ -293,4 +293,4 @@ def _never(address: int) -> int:
 
 
 has_pending: Final[Callable[[int], int]] = library.SSL_has_pending if AVAILABLE else _never
-"""Whether bytes wait inside the session at this address, read but not taken yet: 1 or 0."""
+"""Whether bytes wait inside the session at this address, read but not consumed yet: 1 or 0."""

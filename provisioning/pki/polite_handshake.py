@@ -1,16 +1,16 @@
-"""A handshake whose failure is told to the peer: the alert goes out before the connection is closed.
+"""A handshake that reports its failure to the peer: the alert is sent before the connection is closed.
 
 Theory
 ------
-When OpenSSL refuses a peer it leaves an alert to be sent (RFC 8446 §6.2: "unknown CA", "certificate expired"). The TLS
-transports of asyncio and uvloop close the connection without sending what is left, so the peer sees a reset and nobody
-knows why. `PoliteHandshake` says "more input is needed" in the place of the first failure: the transport then sends
-what is left and goes on reading. Whatever comes next, data or the end, meets the failure itself.
+When OpenSSL refuses a peer it queues an alert (RFC 8446 §6.2: "unknown CA", "certificate expired"). The TLS
+transports of asyncio and uvloop close the connection without sending it, so the peer sees a reset and no reason.
+`PoliteHandshake` reports "more input is needed" instead of the first failure: the transport then sends the alert
+and goes on reading. Whatever comes next, data or the end, raises the failure itself.
 
 Rules
 -----
 1. A handshake that has failed never completes: the failure is remembered and raised from then on.
-2. It does not outlast the transport's own limit for a handshake: a peer that does nothing more is closed as one that
+2. It does not outlast the transport's own handshake time limit: a peer that sends nothing more is closed like one that
    never began.
 """
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 import ssl
 
 _AGAIN = (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError, ssl.SSLEOFError)
-"""Not a refusal of ours: there is no alert to send."""
+"""Not our refusal: there is no alert to send."""
 
 
 class PoliteHandshake(ssl.SSLObject):
@@ -28,7 +28,7 @@ class PoliteHandshake(ssl.SSLObject):
     _failure: ssl.SSLError | None = None
 
     def do_handshake(self) -> None:
-        """Go on with the handshake; a failure is raised when it is met again, after the alert has gone out."""
+        """Continue the handshake; a failure is raised on the next call, after the alert was sent."""
         if self._failure is not None:
             raise self._failure
         try:

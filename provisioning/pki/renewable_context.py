@@ -2,15 +2,15 @@
 
 Theory
 ------
-A listener is given one context for its life, but a certificate ends and trust changes. `RenewableContext` is that one
-context for the listener, and hands every new connection to the context that is current; a connection that is open
-keeps the one it was made with. So contexts stay immutable (`provisioning.pki.tls`, rule 2), and what was issued under
-the old trust, session tickets too, dies with the old context.
+A listener has one context for its life, but certificates expire and trust changes. `RenewableContext` is the
+listener's context, and passes every new connection to the current one; an open connection keeps the one it was made
+with. So contexts stay immutable (`provisioning.pki.tls`, rule 2), and what was issued under the old trust, including
+session tickets, ends with the old context.
 
 Rules
 -----
-1. It builds no context and holds no credential: those that it is given come from `server_context`.
-2. `replace` takes effect for the next connection, and for no other.
+1. It builds no context and holds no credential: its contexts come from `server_context`.
+2. `replace` affects new connections only.
 3. A peer that fails the handshake is told why (`provisioning.pki.polite_handshake`).
 """
 
@@ -28,18 +28,18 @@ class RenewableContext(ssl.SSLContext):
     current: ssl.SSLContext
 
     def __new__(cls, current: ssl.SSLContext) -> Self:
-        """Stand for *current* until another one takes its place."""
+        """Stand for *current* until it is replaced."""
         made = super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
         made.replace(current)
         return made
 
     def __init__(self, current: ssl.SSLContext) -> None:
-        """See `__new__`, where the library makes its contexts."""
+        """See `__new__`: the library creates its contexts there."""
         del current
 
     def replace(self, current: ssl.SSLContext) -> None:
-        """Give *current* to the connections that are made from now on."""
-        current.sslobject_class = PoliteHandshake  # It is ours alone: nobody else has a connection of it yet.
+        """Use *current* for all connections from now on."""
+        current.sslobject_class = PoliteHandshake  # No other connection uses it yet.
         self.current = current
 
     def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:

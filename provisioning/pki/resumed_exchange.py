@@ -1,29 +1,29 @@
-"""The key exchange of a TLS session that is resumed, and how long sessions are resumed at all without the key shown.
+"""The key exchange of resumed TLS sessions, and how long sessions can be resumed without use of the private key.
 
 Theory
 ------
-In TLS 1.3 a session that is resumed begins with a secret that both sides have from before, and mixes a fresh key
-exchange into it (RFC 8446 §2.2, psk_dhe_ke). If the first handshake was hybrid, X25519 with ML-KEM, who records today
-and has a quantum computer later does not get that secret by breaking X25519, and without it nothing of what follows.
-So a fresh X25519 is enough when a session is resumed, for a client that sends one along, as OpenSSL's do: ML-KEM once
-more is a quarter of what OpenSSL does for a return (docs/decisions/0197).
+In TLS 1.3 a resumed session starts from a secret that both sides have from before, and mixes a fresh key exchange into
+it (RFC 8446 §2.2, psk_dhe_ke). If the first handshake was hybrid, X25519 with ML-KEM, an attacker who records today and
+has a quantum computer later does not get that secret by breaking X25519, and needs it for everything that follows.
+So a fresh X25519 is enough for a resumption, if the client sends a key share for it, as OpenSSL's do: another ML-KEM
+would be a quarter of OpenSSL's work for a resumption (docs/decisions/0197).
 
-The secret goes on from session to session, though nobody shows a key for it. So it has an end: a day after the
-certificate's key was last shown (`provisioning.pki.key_shown`) there is a full handshake, hybrid and signed.
+The secret is passed on from session to session without use of the private key. So its life is limited: a day after the
+certificate's key was last used (`provisioning.pki.key_shown`) there is a full handshake, hybrid and signed.
 
-OpenSSL asks for secrets that it does not know before it looks for its own, with the name in the ticket: the one moment
-at which the session is known and the key exchange is not chosen yet. Here its own is looked up in its own table, and
-where it is there, and will be taken, the session's groups are put in another order: X25519, and then as they were.
+OpenSSL asks for external secrets before it looks up its own, with the name in the ticket: the only moment when the
+session is known and the key exchange not yet chosen. Here the session is looked up in OpenSSL's own table, and if it is
+there, and will be resumed, the connection's groups are reordered: X25519 first, then the others as before.
 
 Rules
 -----
-1. A full handshake never has less than the client offers: one that was thought to be a return, and was not, fails, and
-   the ticket is good for nothing from then on (`confirm`).
-2. Which groups there are is not decided here: where the machine's configuration of OpenSSL does not have both, or has
-   one that is not known by name, nothing changes.
-3. Where OpenSSL cannot be asked (`provisioning.pki.openssl`), or is older than its ML-KEM, nothing here has an effect.
+1. A full handshake never uses less than the client offers: one that was expected to be a resumption, and was not,
+   fails, and the ticket is useless from then on (`confirm`).
+2. The choice of groups is not made here: if the machine's OpenSSL configuration lacks one of the two, or has a group
+   whose name is unknown, nothing changes.
+3. If OpenSSL cannot be called directly (`provisioning.pki.openssl`), or has no ML-KEM yet, nothing here has an effect.
 
-Does not handle: tickets that hold their session, encrypted; TLS 1.2, which has no key exchange where it resumes.
+Does not handle: tickets that contain their session, encrypted; TLS 1.2, which has no key exchange in resumption.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NAME_SIZE: Final = 32
 _TLS13: Final = 0x0304
 _SET_GROUPS: Final = 92
 _ASIDE: Final = 2.0
-"""Seconds that a session must have left, so that it has not ended when OpenSSL looks at it a moment later."""
+"""Seconds that a session must have left, so that it has not expired when OpenSSL checks it a moment later."""
 _NAMES: Final = {
     0x0017: "secp256r1",
     0x0018: "secp384r1",
@@ -61,15 +61,15 @@ _NAMES: Final = {
 _X25519, _HYBRID = 0x001D, 0x11EC
 _SUPPORTED_GROUPS: Final = 10
 _BEFORE_SESSION_ID: Final = 5 + 4 + 2 + 32
-"""Bytes of a ClientHello's record, and of itself, before what has a length of its own."""
+"""Bytes of a ClientHello, with its record header, before the first field of variable length."""
 
 FindCallback: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 
 
 def exchange_less(context: ssl.SSLContext, *, hybrid: bool) -> None:
-    """Have a server's *context*, which remembers its sessions, do as this module says; *hybrid*: but keep the groups.
+    """Apply this module to a server's *context*, which remembers its sessions; *hybrid*: but keep the groups.
 
-    Its handshakes are gone on with by `handshake_bounds.shake_hands`, or nobody sees to rule 1.
+    Its handshakes must be run by `handshake_bounds.shake_hands`, or rule 1 is not enforced.
     """
     found = _FIND if hybrid or not _ORDER else _FIND_AND_ORDER
     if found is not None:
@@ -77,12 +77,12 @@ def exchange_less(context: ssl.SSLContext, *, hybrid: bool) -> None:
 
 
 def begin(address: int) -> None:
-    """Take note that there is a new session at *address*, whatever there was before."""
+    """Note that there is a new session at *address*, and forget any earlier one."""
     _ordered.pop(address, None)
 
 
 def confirm(address: int) -> None:
-    """Raise `ssl.SSLError` if the session at *address*, whose handshake is complete, has had less than rule 1 says."""
+    """Raise `ssl.SSLError` if the session at *address*, whose handshake is complete, violates rule 1."""
     name = _ordered.pop(address, None)
     if name is None or library.SSL_session_reused(address):
         return
@@ -103,7 +103,7 @@ def _find_and_order(session: int, name: int, size: int, place: int) -> int:
 
 
 def _look_up(session: int, name: int, size: int, place: int, *, order: bool) -> int:
-    """Tell OpenSSL that there is no secret beside its own, and prepare for its own."""
+    """Tell OpenSSL that there is no external secret, and prepare for its own."""
     ctypes.c_void_p.from_address(place).value = None
     with contextlib.suppress(BaseException):  # Nothing can be raised through OpenSSL.
         if size == _NAME_SIZE:
@@ -120,7 +120,7 @@ def _prepare(session: int, name: int, *, order: bool) -> None:
     if not key_shown.is_recent(found, now):
         library.SSL_CTX_remove_session(context, found)
         return
-    # Of another hash, or at its end, it would not be taken.
+    # With another hash, or expired, it would not be resumed.
     if library.SSL_SESSION_get0_cipher(found) != library.SSL_get_pending_cipher(session):
         return
     if library.SSL_SESSION_get_time_ex(found) + library.SSL_SESSION_get_timeout(found) < now + _ASIDE:
@@ -130,13 +130,13 @@ def _prepare(session: int, name: int, *, order: bool) -> None:
 
 
 def _remembered(context: int, name: int | bytes) -> int:
-    """Return where OpenSSL keeps the TLS 1.3 session of *context* that a ticket names; 0: nowhere."""
+    """Return the address of the TLS 1.3 session of *context* that a ticket names; 0: none."""
     library.SSL_SESSION_set1_id(_named, name, _NAME_SIZE)
     return library.OPENSSL_LH_retrieve(library.SSL_CTX_sessions(context), _named) or 0
 
 
 def _open() -> bool:
-    """Make what is asked of OpenSSL callable; return whether there is all of it."""
+    """Declare the OpenSSL functions used here; return whether all of them exist."""
     if not key_shown.CAN_NOTE or ssl.OPENSSL_VERSION_INFO < (3, 5):
         return False
     address = ctypes.c_void_p
@@ -160,7 +160,7 @@ def _open() -> bool:
 
 
 def _configured() -> list[int]:
-    """Return the groups that a client with this machine's configuration of OpenSSL says it supports, best first."""
+    """Return the groups that a client with this machine's OpenSSL configuration offers, best first."""
     outgoing = ssl.MemoryBIO()
     asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
     with contextlib.suppress(ssl.SSLWantReadError):
@@ -181,7 +181,7 @@ def _configured() -> list[int]:
 
 
 def _order() -> bytes:
-    """Return the configured groups with X25519 first, as OpenSSL reads them; empty: they stay as they are."""
+    """Return the configured groups with X25519 first, in OpenSSL's format; empty: leave them as they are."""
     groups = _configured() if CAN_EXCHANGE_LESS else []
     if not {_X25519, _HYBRID} <= set(groups) or not set(groups) <= set(_NAMES):
         return b""
@@ -189,14 +189,14 @@ def _order() -> bytes:
 
 
 CAN_EXCHANGE_LESS: Final = _open()
-"""Whether OpenSSL can be asked for this here."""
+"""Whether OpenSSL can do this here."""
 _ORDER_BYTES: Final = _order()
 _ORDER: Final = ctypes.cast(ctypes.c_char_p(_ORDER_BYTES), ctypes.c_void_p) if _ORDER_BYTES else None
 _FIND: Final = callback(FindCallback, _find) if CAN_EXCHANGE_LESS else None
 _FIND_AND_ORDER: Final = callback(FindCallback, _find_and_order) if CAN_EXCHANGE_LESS else None
 _ordered: Final[dict[int, bytes]] = {}
-"""The sessions whose groups are in another order, and what their client's ticket names."""
+"""The sessions whose groups were reordered, and what their client's ticket names."""
 _named: Final[int] = library.SSL_SESSION_new() if CAN_EXCHANGE_LESS else 0
-"""A session that has a name alone, to look one up by."""
+"""A session with only a name, used as the key of look-ups."""
 if CAN_EXCHANGE_LESS:
     library.SSL_SESSION_set_protocol_version(_named, _TLS13)

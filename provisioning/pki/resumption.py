@@ -1,19 +1,19 @@
-"""TLS sessions that a server keeps, so that its clients come back with a ticket that only names theirs.
+"""TLS sessions that a server keeps in memory, so that a client resumes with a ticket that only names its session.
 
 Theory
 ------
-Left to itself, OpenSSL hands out tickets that are encrypted copies of the session, the client's certificate included,
-two for each handshake. A server that remembers its sessions hands out one of 32 bytes, when it has something to write
-anyway (docs/decisions/0097).
+By default, OpenSSL issues tickets that are encrypted copies of the session, including the client's certificate, two per
+handshake. A server that remembers its sessions issues one ticket of 32 bytes, when it has something to write anyway
+(docs/decisions/0097).
 
 Rules
 -----
-1. Where sessions cannot be kept (`CAN_REMEMBER`), nothing here has an effect, and OpenSSL does as it does.
-2. A ticket is used once: who came with it is given another one.
-3. Who is let into TLS and no further is given none, and leaves nothing: it would be 6 KB for each time that it comes,
-   and the sessions of those who are let in would have to go for it. What it came with it keeps.
-4. A session is resumed for a day after its client has shown its certificate's key (`provisioning.pki.key_shown`), in
-   TLS 1.3, and exchanges keys for less than the first time (`provisioning.pki.resumed_exchange`).
+1. If sessions cannot be kept (`CAN_REMEMBER`), nothing here has an effect, and OpenSSL uses its default.
+2. A ticket is used once: a client that used it is given another.
+3. A client that passes TLS but is not admitted gets no ticket, and its session is not kept: it would take 6 KB per
+   attempt, and displace sessions of admitted clients. A session it came with stays.
+4. A session can be resumed for a day after its client has used its certificate's key (`provisioning.pki.key_shown`), in
+   TLS 1.3, with a cheaper key exchange than the first (`provisioning.pki.resumed_exchange`).
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from provisioning.pki.openssl import AVAILABLE, address_of_context, library
 from provisioning.pki.resumed_exchange import exchange_less
 
 CAN_REMEMBER: Final = AVAILABLE and ssl.OPENSSL_VERSION_INFO >= (3, 3)
-"""Whether sessions can be kept in memory: older versions may let them pile up beyond any bound (CVE-2024-2511)."""
+"""Whether sessions can be kept in memory: older versions may let them grow without bound (CVE-2024-2511)."""
 _SET_SESSION_CACHE_SIZE: Final = 42
 _BOTH_SAID_GOODBYE: Final = 3
 
 
 def remember_sessions(context: ssl.SSLContext, most: int, *, hybrid: bool = False) -> None:
-    """Keep the TLS sessions of a server's *context* in memory, *most* of them; return without effect if that cannot be.
+    """Keep up to *most* TLS sessions of a server's *context* in memory; no effect if that is not possible.
 
-    A client returns with a ticket of 32 bytes that names its session, instead of one that is an encrypted copy of it.
-    Nothing is handed out by itself: `offer_ticket`. The least recent go first, and all after two hours. A connection
-    that ends without close_notify reads as ended: as an error, it would cost the client its session. *hybrid* has a
-    resumed session exchange keys as at first, with ML-KEM.
+    A client resumes with a ticket of 32 bytes that names its session, instead of one that is an encrypted copy of it.
+    No ticket is sent automatically: see `offer_ticket`. The least recent go first, and all after two hours. A
+    connection that ends without close_notify reads as ended: as an error, it would cost the client its session. With
+    *hybrid*, a resumed session exchanges keys as the first did, with ML-KEM.
     """
     if CAN_REMEMBER:
         context.options |= ssl.OP_NO_TICKET | ssl.OP_IGNORE_UNEXPECTED_EOF
@@ -47,7 +47,7 @@ def remember_sessions(context: ssl.SSLContext, most: int, *, hybrid: bool = Fals
 
 
 def offer_ticket(address: int, *, resumed: bool) -> None:
-    """Let what is written next to the session at *address* be preceded by a ticket; the one it came with is used up.
+    """Send a ticket before what is written next to the session at *address*; the one the client came with is used up.
 
     Not before the handshake is complete. TLS 1.3 only: in TLS 1.2 the handshake itself has named the session.
     """
@@ -61,15 +61,15 @@ def offer_ticket(address: int, *, resumed: bool) -> None:
 
 
 def forget_sessions(context: ssl.SSLContext) -> None:
-    """Forget what `remember_sessions` keeps: nobody can come back to *context*. Its connections live on."""
+    """Forget what `remember_sessions` keeps: no client can resume with *context*. Its connections stay open."""
     if CAN_REMEMBER:
         library.SSL_CTX_flush_sessions(address_of_context(context), 0)
 
 
 def leave_nothing(address: int) -> None:
-    """Forget the session at *address* whose client was not let in, unless it was let in when the session was made.
+    """Forget the session at *address*, whose client was not admitted, unless it was admitted when the session was made.
 
-    In TLS 1.2 the handshake itself has kept it.
+    In TLS 1.2 the handshake itself has stored the session.
     """
     made = library.SSL_get_session(address)
     if made and not library.SSL_session_reused(address):
@@ -77,9 +77,9 @@ def leave_nothing(address: int) -> None:
 
 
 def stay_resumable(address: int) -> None:
-    """Let the session at *address* be resumed although its connection ends without a farewell.
+    """Let the session at *address* be resumed even if its connection ends without close_notify.
 
-    OpenSSL forgets such a session, as TLS 1.0 asked for; since TLS 1.1 that is wrong (RFC 4346 §7.2.1), and a device
+    OpenSSL forgets such a session, as TLS 1.0 required; since TLS 1.1 that is wrong (RFC 4346 §7.2.1), and a device
     that lost its network is the one that comes back.
     """
     library.SSL_set_shutdown(address, _BOTH_SAID_GOODBYE)

@@ -1,24 +1,24 @@
-"""What is revoked: the one index that every check of a certificate asks.
+"""The revocation index: the one place that every certificate check asks.
 
 Theory
 ------
-A certificate is named by its issuer's key identifier and its serial number. The issuer belongs to the name: two CAs
+A certificate is identified by its issuer's key identifier and its serial number. The issuer is part of the key: two CAs
 may use the same serial, and a CA keeps its key when it is renamed. A look-up is one dict access whatever the size, so
 it is made after *every* TLS handshake: a resumed TLS session skips OpenSSL's own checks.
 
-Revocations come in two ways, and both end here. *Events* (provisioning's feed) are added and released one by one.
-*Lists* (CRLs, answers of OCSP) say everything that one source knows of one issuer, and are replaced whole: what is no
-longer in the new one has been released. A certificate is revoked while any source says so.
+Revocations arrive in two ways. *Events* (provisioning's feed) are added and released one by one. *Lists* (CRLs, OCSP
+responses) contain everything that one source knows of one issuer, and are replaced whole: what is no longer in the new
+one has been released. A certificate is revoked while any source says so.
 
 Rules
 -----
-1. The first revocation of a certificate that an event brings stands; it is final (RFC 5280 §5.3.1; certificateHold, the
-   one reversible reason, is taken back by `RevocationIndex.release` or gives way to a final one). Its reason gives way
-   to keyCompromise, which whoever revoked it may find out later (CA/Browser Forum, Baseline Requirements 7.2.2); since
-   when it is revoked stays.
+1. A certificate's first revocation by an event stands; it is final (RFC 5280 §5.3.1; certificateHold, the only
+   reversible reason, is undone by `RevocationIndex.release` or replaced by a final one). Its reason may be changed
+   to keyCompromise, which may be discovered later (CA/Browser Forum, Baseline Requirements 7.2.2); the time of
+   revocation stays.
 2. A list is published by one assignment: a look-up sees the old one or the new one, whole.
-3. Every entry is one integer (`pack`): a million revoked certificates take 120 MB, whichever way they came.
-4. No I/O and no clock: whoever feeds the index reads files and time.
+3. Every entry is one integer (`pack`): a million revoked certificates take 120 MB, from either source.
+4. No I/O and no clock: callers that feed the index read files and time.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class RevocationReason(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether it is for ever."""
+        """Whether it is irreversible."""
         return self is not RevocationReason.CERTIFICATE_HOLD
 
     @property
@@ -72,7 +72,7 @@ class Revocation:
 
     @property
     def key(self) -> CertificateKey:
-        """What the index files it under."""
+        """Its key in the index."""
         return self.issuer_key_id, self.serial
 
 
@@ -80,7 +80,7 @@ Entries = Mapping[int, int]
 """A list's revoked serial numbers, each with reason and time in one integer (`pack`): a million take 120 MB."""
 
 OCSP = "ocsp"
-"""The name of the list of what OCSP responders have said."""
+"""The name of the list of OCSP responses."""
 _REASONS = tuple(RevocationReason)
 _REASON_BITS = 4
 
@@ -91,7 +91,7 @@ def pack(reason: RevocationReason, revoked_at: datetime) -> int:
 
 
 def unpack(key: CertificateKey, packed: int) -> Revocation:
-    """Return the revocation of the certificate *key* that `pack` made *packed* of."""
+    """Return the revocation of the certificate *key* from *packed*, which `pack` made."""
     return Revocation(*key, _reason(packed), datetime.fromtimestamp(packed >> _REASON_BITS, UTC))
 
 
@@ -100,10 +100,10 @@ def _reason(packed: int) -> RevocationReason:
 
 
 def certificate_key(certificate: x509.Certificate) -> CertificateKey:
-    """Return how *certificate* is named in the index.
+    """Return the index key of *certificate*.
 
-    Without an Authority Key Identifier, which RFC 5280 §4.2.1.1 requires and foreign CAs forget, a hash of the
-    issuer's name takes its place: of what it says, whatever kinds of strings it is written in, as
+    Without an Authority Key Identifier, which RFC 5280 §4.2.1.1 requires and foreign CAs omit, a hash of the
+    issuer's name takes its place: of its text, whatever string types encode it, as
     `provisioning.pki.issued_by` compares names.
     """
     authority = extension(certificate, x509.AuthorityKeyIdentifier)
@@ -114,7 +114,7 @@ def certificate_key(certificate: x509.Certificate) -> CertificateKey:
 
 
 def _name_digest(name: x509.Name) -> bytes:
-    """Return the same for all names that are equal, and only for them."""
+    """Return a digest that is the same for all equal names, and only for them."""
     said = [sorted((each.oid.dotted_string, repr(each.value)) for each in part) for part in name.rdns]
     return hashlib.sha256(repr(said).encode()).digest()
 
@@ -132,7 +132,7 @@ class RevocationIndex:
         return sum(self.sizes().values())
 
     def sizes(self) -> dict[str, int]:
-        """Return how many entries come from events (``feed``), from answers of OCSP, and from CRLs."""
+        """Return the number of entries from events (``feed``), from OCSP responses, and from CRLs."""
         asked = sum(len(lists.get(OCSP, ())) for lists in self._lists.values())
         listed = sum(len(entries) for lists in self._lists.values() for entries in lists.values()) - asked
         return {"feed": sum(map(len, self._events.values())), "crl": listed, OCSP: asked}
@@ -158,11 +158,11 @@ class RevocationIndex:
         return True
 
     def publish(self, issuer_key_id: bytes, name: Hashable, entries: Entries) -> None:
-        """Make *entries* what the list *name* says of the issuer's certificates, instead of what it said before."""
+        """Replace the entries of the list *name* about the issuer's certificates by *entries*."""
         self._lists.setdefault(issuer_key_id, {})[name] = entries
 
     def listed(self, issuer_key_id: bytes, name: Hashable) -> Entries:
-        """Return what the list *name* says of the issuer's certificates."""
+        """Return the entries of the list *name* about the issuer's certificates."""
         return self._lists.get(issuer_key_id, {}).get(name, {})
 
     def find(self, key: CertificateKey) -> Revocation | None:

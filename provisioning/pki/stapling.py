@@ -1,16 +1,16 @@
-"""The OCSP response that a server hands out about its own certificate to each client that asks (RFC 6066 §8).
+"""OCSP stapling: the response about its own certificate that a server sends to each client that asks (RFC 6066 §8).
 
 Theory
 ------
-OpenSSL calls back in the handshake of a client that asks, with nothing but the address of its session. So what is
-stapled is kept here, by the address of the context that the session belongs to.
+OpenSSL calls back in the handshake of a client that asks, with only the address of its session. So staples are kept
+here, by the address of the context that the session belongs to.
 
 Rules
 -----
-1. A client that asks never fails for it: without a response that is good now it gets none.
-2. Where OpenSSL cannot call back (`CAN_STAPLE`) nothing is stapled.
+1. Asking never makes a handshake fail: if there is no response valid now, the client gets none.
+2. If OpenSSL cannot call back (`CAN_STAPLE`), nothing is stapled.
 
-Does not handle: where responses come from, and which is good until when (`broker.sources.staple`).
+Does not handle: where responses come from, and how long each is valid (`broker.sources.staple`).
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ _NOT_STAPLED: Final = 3
 
 
 def own_certificate(context: ssl.SSLContext) -> bytes:
-    """Return the certificate that *context* presents, in DER; empty where it has none, or this cannot be asked."""
+    """Return the certificate that *context* presents, in DER; empty if it has none, or OpenSSL cannot be asked."""
     address = address_of_context(context)
     certificate = library.SSL_CTX_get0_certificate(address) if address else None
     size = library.i2d_X509(certificate, None) if certificate else 0
     if size <= 0:
         return b""
     buffer = ctypes.create_string_buffer(size)
-    library.i2d_X509(certificate, ctypes.byref(ctypes.c_void_p(ctypes.addressof(buffer))))  # It moves the pointer on.
+    library.i2d_X509(certificate, ctypes.byref(ctypes.c_void_p(ctypes.addressof(buffer))))  # It advances the pointer.
     return buffer.raw
 
 
 def staple(context: ssl.SSLContext, response: bytes, good_until: float) -> bool:
-    """Have *context* hand the OCSP *response* about its certificate to each client that asks, until that wall time.
+    """Have *context* send the OCSP *response* about its certificate to each client that asks, until that wall time.
 
-    Returns False where that cannot be. Empty: none from now on. Connections that are open keep nothing of it; whoever
+    Returns False if that is not possible. Empty: none from now on. Open connections are not affected; a client that
     resumes a session gets no certificate, and so no response about one.
     """
     if _STATUS_CALLBACK is None:
@@ -63,30 +63,30 @@ def staple(context: ssl.SSLContext, response: bytes, good_until: float) -> bool:
 
 
 def ask_for_staple(context: ssl.SSLContext) -> bool:
-    """Have *context*, a client's, ask servers for the response about their certificate; False where that cannot be."""
+    """Have *context*, a client's, ask servers for a staple about their certificate; False if that is not possible."""
     address = address_of_context(context)
     return bool(address and library.SSL_CTX_ctrl(address, _ASK_FOR_STATUS, _OCSP, None))
 
 
 def staple_in(session: ssl.SSLObject) -> bytes:
-    """Return the response that the server of *session*, whose handshake is complete, has given; empty: none."""
+    """Return the staple that the server of *session*, whose handshake is complete, has sent; empty: none."""
     address, response = address_of(session), ctypes.c_void_p()
     size = library.SSL_ctrl(address, _GET_STATUS_RESPONSE, 0, ctypes.byref(response)) if address else 0
     return ctypes.string_at(response.value, size) if response.value and size > 0 else b""
 
 
 def forget_staple(address: int) -> None:
-    """Give back the response that the session at *address*, whose handshake is complete, was given."""
+    """Free the staple of the session at *address*, whose handshake is complete."""
     if _staples:
         library.SSL_ctrl(address, _SET_STATUS_RESPONSE, 0, None)
 
 
 def _answer_status_request(session: int, _argument: int | None) -> int:
-    """Staple, within the handshake of a client that asks. Whatever goes wrong: the client gets none, and goes on."""
+    """Staple, within the handshake of a client that asks. On any error the client gets none, and continues."""
     try:
         response, good_until = _staples[library.SSL_get_SSL_CTX(session)]
         if response and time.time() < good_until:
-            # OpenSSL frees it: with the session, or before (`forget_staple`).
+            # OpenSSL frees it with the session, or before (`forget_staple`).
             copied = library.CRYPTO_memdup(response, len(response), None, 0)
             if copied:
                 library.SSL_ctrl(session, _SET_STATUS_RESPONSE, len(response), copied)
@@ -97,8 +97,8 @@ def _answer_status_request(session: int, _argument: int | None) -> int:
 
 
 _staples: Final[dict[int, tuple[bytes, float]]] = {}
-"""What is stapled, by the address of OpenSSL's context; an entry goes before its context does."""
+"""Staples, by the address of OpenSSL's context; an entry is removed before its context is freed."""
 _STATUS_CALLBACK: Final = callback(StatusCallback, _answer_status_request)
-"""One for all contexts, and never dropped: OpenSSL knows only its address."""
+"""One for all contexts, and never freed: OpenSSL knows only its address."""
 CAN_STAPLE: Final = _STATUS_CALLBACK is not None
 """Whether a server can staple here."""

@@ -3,11 +3,11 @@
 Rules
 -----
 1. TLS 1.3 unless 1.2 is asked for; nothing older ever.
-2. A context is immutable after it is built: trust that changes is a new context, so that session tickets issued under
-   the old trust die with it.
+2. A context is immutable after it is built: changed trust means a new context, so that session tickets issued under
+   the old trust end with it.
 3. OpenSSL's chain check is the first gate, never the only one. A *resumed* session skips it and every CRL, so the
    caller asks the revocation index after each handshake.
-4. System trust anchors are never loaded: only the anchors that are named.
+4. System trust anchors are never loaded, only the anchors that are named.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _DER = 2
 """`_ssl.ENCODING_DER`."""
 
 # SSL_OP_NO_TX_CERTIFICATE_COMPRESSION and …_RX_… of OpenSSL 3.2: a certificate of a few hundred bytes is not worth a
-# decompressor that strangers can feed. Older versions ignore the bits.
+# decompressor with untrusted input. Older versions ignore the bits.
 _NO_CERTIFICATE_COMPRESSION = 1 << 32 | 1 << 33
 
 # X509_V_FLAG_NO_CHECK_TIME; both ends of the validity, so the caller must look at notBefore as well.
@@ -42,18 +42,18 @@ _NO_CHECK_TIME = 0x200000
 
 
 SPEAKS_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"})
-"""What OpenSSL calls the first bytes of a peer who speaks something else (`ssl.SSLError.reason`)."""
+"""OpenSSL's errors for the first bytes of a peer that does not speak TLS (`ssl.SSLError.reason`)."""
 
 _SERVER_SUITES = ("TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_256_GCM_SHA384")
-"""In the order in which a server chooses. The first is the one that every client must have (RFC 8446 §9.1); its hash,
-SHA-256, is in the hardware of small devices and large processors, and makes a handshake a little cheaper than OpenSSL's
+"""In the order in which a server chooses. The first is mandatory for every client (RFC 8446 §9.1); its hash, SHA-256,
+is in the hardware of small devices and large processors, and makes a handshake a little cheaper than OpenSSL's
 own first choice with SHA-384 (docs/decisions/0080)."""
 _TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AESCCM"
-"""What a server takes of TLS 1.2 where that is allowed: authenticated encryption (no CBC), and forward secrecy. CCM is
-what small devices have in hardware."""
+"""A server's TLS 1.2 ciphers, if TLS 1.2 is allowed: authenticated encryption (no CBC), and forward secrecy. Small
+devices have CCM in hardware."""
 
 _TOO_WEAK = {"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"}
-"""What OpenSSL says of a certificate or chain that its security level forbids."""
+"""OpenSSL's errors for a certificate or chain that its security level forbids."""
 
 
 class TlsConfigurationError(Exception):
@@ -61,7 +61,7 @@ class TlsConfigurationError(Exception):
 
 
 class ClientCertificate(Enum):
-    """Whether a server asks for the client's certificate."""
+    """Whether a server requests the client's certificate."""
 
     REQUIRED = ssl.CERT_REQUIRED
     OPTIONAL = ssl.CERT_OPTIONAL
@@ -75,7 +75,7 @@ class CredentialFiles:
     key: Path
 
     def load_into(self, context: ssl.SSLContext) -> None:
-        """Make *context* present this credential; raise `TlsConfigurationError` if the files do not fit."""
+        """Make *context* present this credential; raise `TlsConfigurationError` if the files do not match."""
         for path in (self.certificate, self.key):
             _check_readable(path)
         try:
@@ -85,7 +85,7 @@ class CredentialFiles:
 
     @property
     def unfit(self) -> str:
-        """What to say of files with which OpenSSL can do nothing."""
+        """The error text for files that OpenSSL cannot use."""
         return f"{self.certificate} and {self.key} do not belong together, or are not an unencrypted PEM pair"
 
 
@@ -95,15 +95,15 @@ class CredentialPem:
 
     pem: bytes
     key: bytes | None = None
-    """The private key, where it is not in *pem*."""
+    """The private key, if it is not in *pem*."""
     unfit: str = "the credential is not a PEM certificate with its key"
-    """What to say if OpenSSL can do nothing with it."""
+    """The error text if OpenSSL cannot use it."""
     certificate: str = "the certificate"
-    """What to call the certificate in it."""
+    """What error texts call the certificate."""
 
     @classmethod
     def of(cls, files: CredentialFiles) -> Self:
-        """Return what *files* hold at this moment. Raises `TlsConfigurationError` if one cannot be read."""
+        """Return the current content of *files*. Raises `TlsConfigurationError` if one cannot be read."""
         try:
             pem = contents_of(files.certificate, PEM_BYTES)
             key = None if files.key == files.certificate else contents_of(files.key, PEM_BYTES)
@@ -124,7 +124,7 @@ Credential = CredentialFiles | CredentialPem
 
 
 def _refused(certificate: str, unfit: str, error: ssl.SSLError) -> TlsConfigurationError:
-    """Return what to say of a pair that OpenSSL refuses: it fits, and TLS may not use it, or it does not."""
+    """Return the error for a pair that OpenSSL refuses: it matches but is too weak for TLS, or it does not match."""
     if error.reason in _TOO_WEAK:
         return TlsConfigurationError(
             f"{certificate} is too weak for TLS ({error.reason}): give one with a P-256 key, or RSA of 2048 bits or "
@@ -134,7 +134,7 @@ def _refused(certificate: str, unfit: str, error: ssl.SSLError) -> TlsConfigurat
 
 
 def read_once(credential: Credential) -> Credential:
-    """Return *credential* as it can be read again and again: from pipes, as a shell's ``<(…)``, it is read into memory.
+    """Return *credential* such that it can be read repeatedly: pipes, as of a shell's ``<(…)``, are read into memory.
 
     Raises `TlsConfigurationError`.
     """
@@ -161,15 +161,15 @@ def server_context(
 ) -> ssl.SSLContext:
     """Return a server's context.
 
-    *remembered_sessions* is how many TLS sessions it keeps in memory, for clients that stay and come back: returning
-    costs them half of what it costs with a ticket that holds the session (docs/decisions/0097). 0: such tickets.
-    *hybrid_resumption* has their returns exchange keys with ML-KEM once more (`provisioning.pki.resumed_exchange`).
+    *remembered_sessions* is how many TLS sessions it keeps in memory, for long-lived clients that come back: resuming
+    costs half of what it costs with a ticket that contains the session (docs/decisions/0097). 0: such tickets.
+    *hybrid_resumption* has resumptions exchange keys with ML-KEM again (`provisioning.pki.resumed_exchange`).
 
-    *caller_checks_dates* lets certificates through that have expired or have not begun: for a caller that judges each
-    of them itself and answers with a sentence where TLS has an alert.
+    *caller_checks_dates* accepts certificates that have expired or are not valid yet: for a caller that checks the
+    dates of each itself and answers with a readable error instead of a TLS alert.
 
-    *anchors* is a PEM file of trust anchors, or PEM text, for clients' certificates. Session tickets stay on, for a
-    day after the client has shown its key (`provisioning.pki.key_shown`): the caller checks the peer certificate after
+    *anchors* is a PEM file of trust anchors, or PEM text, for clients' certificates. Session tickets stay enabled, for
+    a day after the client has used its key (`provisioning.pki.key_shown`): the caller checks the peer certificate after
     every handshake, resumed or not (rule 3).
     Raises `TlsConfigurationError`.
     """
@@ -184,7 +184,7 @@ def server_context(
     bound_tickets(context)
     if remembered_sessions:
         remember_sessions(context, remembered_sessions, hybrid=hybrid_resumption)
-    # Every certificate in *anchors* is an anchor, an issuing CA too: its own signature need not be verified each time.
+    # Every certificate in *anchors* is an anchor, also an issuing CA: its own signature need not be verified each time.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if caller_checks_dates:
         context.verify_flags |= _NO_CHECK_TIME
@@ -204,10 +204,10 @@ def client_context(
     """Return a client's context that verifies the server's certificate and name against *anchors* alone.
 
     *classic_key_exchange* offers X25519 alone, as a small device does: the hybrid key share that OpenSSL offers by
-    default (X25519MLKEM768) costs a client 0.2 ms, and 8 KB for as long as the connection lives.
+    default (X25519MLKEM768) costs a client 0.2 ms, and 8 KB while the connection is open.
 
-    *caller_checks_dates* lets certificates through that have expired or have not begun: for a caller that does not know
-    yet what time it is, and judges the path when it does (`provisioning.client.service_time`).
+    *caller_checks_dates* accepts certificates that have expired or are not valid yet: for a caller that does not know
+    the time yet, and checks the path when it does (`provisioning.client.service_time`).
     Raises `TlsConfigurationError`.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -225,10 +225,10 @@ def client_context(
 def verified_path(session: Any) -> list[bytes]:
     """Return the certification path that the handshake has verified, in DER, from the peer's certificate to the anchor.
 
-    *session* is an `ssl.SSLSocket`, an `ssl.SSLObject`, or OpenSSL's object that is under them
-    (`broker.sockets.tls_session`). Empty where the session was resumed: nothing was verified then.
+    *session* is an `ssl.SSLSocket`, an `ssl.SSLObject`, or the `_ssl` object inside them
+    (`broker.sockets.tls_session`). Empty if the session was resumed: nothing was verified then.
     """
-    # Public from 3.13 on; what is under it is there since 3.10. Without a path it returns None, or an empty list.
+    # Public from 3.13 on; what it wraps exists since 3.10. Without a path it returns None, or an empty list.
     inner: Any = getattr(session, "_sslobj", session)
     look_up = getattr(inner, "get_verified_chain", None)
     return [each.public_bytes(_DER) for each in look_up() or ()] if look_up is not None else []
@@ -237,7 +237,7 @@ def verified_path(session: Any) -> list[bytes]:
 def certificates_in(content: bytes) -> list[x509.Certificate]:
     """Return the certificates in *content*, PEM (any number) or DER (one).
 
-    Raises ValueError where there is none, or where one is cut off: half of a file would be a change of trust.
+    Raises ValueError if there is none, or one is truncated: half of a file would be a change of trust.
     """
     if content[:1] == b"\x30":
         return [x509.load_der_x509_certificate(content)]
@@ -249,7 +249,7 @@ def certificates_in(content: bytes) -> list[x509.Certificate]:
 
 @contextlib.contextmanager
 def _as_file(content: bytes) -> Iterator[str]:
-    """Yield the name of a file with *content*: OpenSSL through `ssl` reads files only; a memfd keeps keys off disks."""
+    """Yield the name of a file with *content*: `ssl` reads only files; a memfd keeps keys off disks."""
     descriptor = os.memfd_create("credential", os.MFD_CLOEXEC)
     try:
         os.write(descriptor, content)

@@ -1,25 +1,25 @@
-"""What is named together in one request: devices as a whole, and single certificates; all of it is done, or nothing.
+"""A batch: devices as a whole and single certificates named in one request; all are processed, or none.
 
 Theory
 ------
-A batch is decided in one transaction, in which everything that it names is locked and asked whether it may be done::
+A batch is decided in one transaction, in which everything that it names is locked and checked::
 
     names, serials ─► devices, locked in order of their names ─► may each be? ─ one may not: nothing is done, all told
                                                                   └ certificates of those that have had few ─► done here
                                                                   └ the others: their state, and an unfinished end here;
                                                                     their certificates follow in portions
 
-What it does at once is bounded, for nobody else writes meanwhile. So a batch is whole whatever devices have had, and
-`kill -9` leaves all of it or nothing: what follows in portions is finished by the next start
-(`provisioning.revocation.portions`).
+The work of that transaction is bounded, as nobody else can write meanwhile. So a batch is atomic however many
+certificates its devices have, and `kill -9` leaves all of it or nothing: the portions that follow are finished by the
+next start (`provisioning.revocation.portions`).
 
 Rules
 -----
 1. Whatever would be refused alone refuses the batch, and all that is refused is named (`RefusedTogether`).
-2. A name that is given twice is given once.
-3. Devices come in the order in which they were named, and so do answers and entries of the audit log, one for each.
-4. Of each device it is told what the call has changed, or, if it has changed nothing of it, all that holds; of a device
-   in portions a hundred certificates, the newest: there may be thousands of each.
+2. Duplicate names count once.
+3. Devices are processed in the order in which they were named; so are answers and audit log entries, one for each.
+4. The answer says, for each device, what the call has changed, or, if it changed nothing, the device's revocations; for
+   a device in portions only the newest hundred certificates: there may be thousands.
 """
 
 from __future__ import annotations
@@ -45,42 +45,42 @@ from provisioning.store.server_parameters import rest_longer
 from provisioning.store.unfinished_ends import UnfinishedEnd
 
 TOGETHER: Final = 2000
-"""Certificates that the transaction of a batch looks at, some 0.1 ms each: those of more devices follow in portions."""
+"""Most certificates that a batch's transaction handles, some 0.1 ms each: the others follow in portions."""
 
 _ABOVE_EVERY_ID: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What was named, as the transaction has found it."""
+    """What was named, as the transaction found it."""
 
     whole: Sequence[Device]
-    """Named by their names."""
+    """Devices named as a whole."""
     singly: Sequence[StoredCertificate]
-    """Named by their serial numbers."""
+    """Certificates named by serial number."""
     issued: Mapping[int, Sequence[StoredCertificate]]
-    """What devices had that are done at once, oldest first, by their ids."""
+    """Certificates of the devices that are processed at once, oldest first, by the devices' ids."""
     left: Mapping[int, UnfinishedEnd]
-    """What was decided of devices before and is not done, by their ids."""
+    """Earlier decisions about devices that are not finished, by the devices' ids."""
 
     @property
     def later(self) -> Sequence[Device]:
-        """Those whose certificates follow in portions."""
+        """Devices whose certificates follow in portions."""
         return [each for each in self.whole if each.id not in self.issued]
 
     @property
     def at_once(self) -> Sequence[StoredCertificate]:
-        """What all devices had that are done at once."""
+        """All certificates of the devices that are processed at once."""
         return [certificate for issued in self.issued.values() for certificate in issued]
 
     @property
     def named(self) -> Sequence[Device]:
-        """Every device of which something is named, once."""
+        """Every device that is named, or a certificate of which is, once."""
         every = [*self.whole, *(each.device for each in self.singly)]
         return list({each.id: each for each in every}.values())
 
     def check_an_admin_is_left(self, connection: Connection, now: datetime, undone: str) -> None:
-        """Raise `RefusedTogether`, which undoes the transaction, if that has shut out the last admin."""
+        """Raise `RefusedTogether`, which undoes the transaction, if the batch has shut out the last admin."""
         last = last_admin(connection, self.named, now)
         if last is None:
             return
@@ -91,7 +91,7 @@ class Batch:
 
 
 def look_up(connection: Connection, names: Sequence[str], serials: Sequence[str], refusals: Refusals) -> Batch:
-    """Return what is named, each once, its devices locked; *refusals* hear of what is unknown."""
+    """Return what is named, each once, its devices locked; add what is unknown to *refusals*."""
     rest_longer(connection)
     names, serials = list(dict.fromkeys(names)), list(dict.fromkeys(serials))
     locked = devices.lock_all(connection, names, serials)
@@ -114,7 +114,7 @@ def look_up(connection: Connection, names: Sequence[str], serials: Sequence[str]
 def told(
     batch: Batch, changed: Mapping[int, Revoked], later: Mapping[str, Sequence[Revoked]], beside: Sequence[Revoked] = ()
 ) -> list[Revoked]:
-    """Return what an answer says: *changed* by ids of certificates, of devices in portions *later*, and *beside*."""
+    """Return the facts of an answer: *changed* by certificate ids, *later* of devices in portions, and *beside*."""
     found: dict[str, Revoked] = {}
 
     def tell(some: Iterable[Revoked]) -> None:
@@ -132,9 +132,9 @@ def told(
 async def finish_later(
     database: Database, portions: Portions, batch: Batch, before: int
 ) -> tuple[Mapping[str, Sequence[Revoked]], bool]:
-    """Shut out the devices in portions, and revoke or hold what they have; return what is told of each, by name.
+    """Shut out the devices in portions, and revoke or hold their certificates; return the facts of each, by name.
 
-    And whether they were changed: what has come behind *before* in the feed was changed by this call.
+    Return also whether they were changed: events after *before* in the feed are this call's.
     """
     if not batch.later:
         return {}, False
@@ -159,7 +159,7 @@ async def finish_later(
 def _done_at_once(
     connection: Connection, whole: Sequence[Device], left: Mapping[int, UnfinishedEnd]
 ) -> dict[int, Sequence[StoredCertificate]]:
-    """Return the certificates of those devices that are done in this transaction, by the devices' ids."""
+    """Return the certificates of those devices that are processed in this transaction, by the devices' ids."""
     room = TOGETHER
     chosen: dict[int, list[int]] = {}
     found = certificates_of_device.first_ids(connection, [each.id for each in whole], issued_to.FEW + 1)

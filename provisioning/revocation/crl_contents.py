@@ -1,17 +1,17 @@
-"""What one list says, kept in memory from one publication to the next.
+"""The contents of one CRL, kept in memory from one publication to the next.
 
 Theory
 ------
-Each change is read and encoded once, when it happens; a new list is the old entries and what has changed since, so its
-cost is copying. What is new is appended to what was joined for the list before; only where an entry goes, or becomes
-another, all are joined anew, which for 100,000 takes some milliseconds and the interpreter's lock. The changes of late
-are kept apart, by the place of their event: they are the delta.
+Each change is read and encoded once, when it happens; a new CRL is the old entries plus the changes since, so its
+cost is copying. New entries are appended to those joined for the previous CRL; only if an entry is removed or replaced
+are all joined again, which for 100,000 takes some milliseconds and holds the GIL. Recent changes are also kept
+separately, by the sequence number of their event: they are the delta.
 
 Rules
 -----
-1. `complete` is what the store says as of `through`; `since` is what turns a complete list of that place into it.
-2. A certificate leaves the list only after a list that was issued past its end (RFC 5280 §3.3).
-3. A release is said in the delta whether or not the base had the hold: a list in between may have had it (§5.2.4).
+1. `complete` is the store's state as of `through`; `since` is what updates a complete CRL of an earlier event to it.
+2. A certificate leaves the CRL only after it was on one issued past its expiry (RFC 5280 §3.3).
+3. A delta has a release whether or not the base had the hold: a CRL in between may have had it (§5.2.4).
 4. No I/O and no clock; one publication at a time.
 """
 
@@ -37,11 +37,11 @@ class CrlContents:
         self._ends: dict[int, datetime] = {}
         self._recent: dict[int, tuple[int, bytes]] = {}
         self._forgotten = 0  # Changes up to this event have been forgotten.
-        self._first_end = _NEVER  # No entry ends before it: a hundred thousand need not be looked at for each list.
+        self._first_end = _NEVER  # No entry expires before it, so that not every CRL needs a scan of all entries.
         self.through = 0
 
     def apply(self, changes: Iterable[ListedChange], through: int) -> None:
-        """Take in *changes*, in the order of their events, which reach to the event *through*."""
+        """Apply *changes*, in the order of their events, up to the event *through*."""
         new = []
         for change in changes:
             serial = change.serial
@@ -66,7 +66,7 @@ class CrlContents:
         self.through = through
 
     def complete(self, previous_update: datetime) -> Mapping[int, bytes]:
-        """Return the complete list's entries, without what had expired at the update before."""
+        """Return the complete list's entries, without those that had expired at the previous update."""
         if self._first_end <= previous_update:
             for serial in [serial for serial, end in self._ends.items() if end <= previous_update]:
                 del self._entries[serial], self._ends[serial]
@@ -75,7 +75,7 @@ class CrlContents:
         return self._entries
 
     def pieces(self) -> Sequence[bytes]:
-        """Return the entries of the list that `complete` has just returned, one after the other, in few pieces."""
+        """Return the entries that `complete` has just returned, concatenated, in few pieces."""
         if self._pieces is None or len(self._pieces) > _MOST_PIECES:
             self._pieces = [b"".join(self._entries.values())]
         return tuple(self._pieces)

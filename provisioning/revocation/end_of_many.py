@@ -1,6 +1,6 @@
-"""Many devices and certificates that are revoked, or many devices that are decommissioned, by one request.
+"""Revokes many devices and certificates, or decommissions many devices, in one request.
 
-What is whole about it: `provisioning.revocation.batch`. What an end takes: `provisioning.revocation.service`.
+How it is atomic: `provisioning.revocation.batch`. What is revoked: `provisioning.revocation.service`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The end of what is named, as it was asked for."""
+    """The requested revocation or decommissioning."""
 
     names: Sequence[str]
     serials: Sequence[str]
@@ -43,7 +43,7 @@ class End:
 
     @property
     def action(self) -> Action:
-        """What the audit log calls it."""
+        """Its action in the audit log."""
         return Action.DECOMMISSIONED if self.state is DeviceState.DECOMMISSIONED else Action.REVOKED
 
 
@@ -55,14 +55,14 @@ class _Begun:
     keys: KeysOfMany
     ended: Changed
     facts: Sequence[Revoked]
-    """Of *ended*, in their order."""
+    """The revocations of *ended*, in their order."""
     changed: bool
     before: int
-    """Where the feed ended; what comes in portions is behind it."""
+    """The feed's newest sequence number then; the portions' events follow it."""
 
 
 class _Unfinished(Exception):
-    """Devices that were ended before, and are not done with."""
+    """Devices were ended before, and their certificates are not finished."""
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__(names)
@@ -86,7 +86,7 @@ class EndOfMany:
             try:
                 begun = await self._database.write(partial(self._begin, end=end))
                 break
-            except _Unfinished as unfinished:  # What was decided first is done first.
+            except _Unfinished as unfinished:  # Finish the earlier decision first.
                 await self._portions.finish_all(unfinished.names)
         self._tell(begun.ended)
         later, more = await finish_later(self._database, self._portions, begun.batch, begun.before)
@@ -110,7 +110,7 @@ class EndOfMany:
     def _begin(self, connection: Connection, end: End) -> _Begun:
         now, grounds, undone = self._clock(), end.grounds, end.action.value
         refusals = Refusals()
-        voided = tokens.void_of_each(connection, end.names, now)  # Before the devices: the order of the store's locks.
+        voided = tokens.void_of_each(connection, end.names, now)  # Before the devices: the store's lock order.
         batch = look_up(connection, end.names, end.serials, refusals)
         for device in batch.whole:
             with refusals.of("device", device.name):
@@ -147,7 +147,7 @@ def _check_nothing_is_left(batch: Batch) -> None:
 
 
 def _taken(batch: Batch, keys: KeysOfMany, grounds: Grounds, now: datetime) -> list[StoredCertificate]:
-    """Return what is revoked now: with its device, by its serial number, and for its key."""
+    """Return the certificates to revoke: with their device, by serial number, and for their key."""
     ended = {each.id: each for each in batch.at_once if is_taken_with_its_device(each, grounds, now)}
     ended |= {each.id: each for each in batch.singly if can_be_taken(each, grounds)}
     ended |= {each.id: each for each in keys.at_once if can_be_taken(each, grounds)}
@@ -157,7 +157,7 @@ def _taken(batch: Batch, keys: KeysOfMany, grounds: Grounds, now: datetime) -> l
 def _entries(
     batch: Batch, keys: KeysOfMany, end: End, ended: Changed, fresh: set[int], voided: dict[str, int]
 ) -> list[tuple[str, dict[str, object]]]:
-    """Return what the audit log says: of each device that the call has changed."""
+    """Return the audit log's entries, one for each device that the call has changed."""
     of_device: dict[int, list[StoredCertificate]] = {}
     for each in ended:
         of_device.setdefault(each.device.id, []).append(each)

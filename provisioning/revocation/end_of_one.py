@@ -1,21 +1,22 @@
-"""One certificate that is revoked, and, if its key is compromised, all that are for that key.
+"""Revokes one certificate and, if its key is compromised, all certificates for that key.
 
 Theory
 ------
-Of one key there may be thousands: a device renews with the key that it has. They follow in portions, as a device's do
-(`provisioning.revocation.portions`)::
+One key may have thousands of certificates, as a device may renew with the same key. They follow in portions, as a
+device's do (`provisioning.revocation.portions`)::
 
     the one that was named, key ended, first portion ─► portion ─ others ─ portion ─ … ─► nothing is left ─► answered
      nobody gets or renews anything by that key        feed, CRL, OCSP follow each portion
 
 Rules
 -----
-1. From the first transaction on the key is worth nothing here: nothing is certified for it, no certificate for it lets
-   anybody in or is renewed or released, and OCSP calls all of them revoked, be they revoked themselves or still to be.
-2. Brokers, and whoever reads lists, know certificates. What is good comes first, then what is on hold, has ended or was
-   revoked for another reason, which nobody admits anyway; of both the newest. The first transaction has a portion.
-3. Nothing is added to what is left: so it is looked up once by whoever finishes it, and needs no place to go on from.
-4. Reported as compromised twice, a key is ended once; who reports it while that is done waits for it.
+1. From the first transaction on the key is useless here: nothing is certified for it, no certificate for it is
+   accepted, renewed or released, and OCSP reports all of them as revoked, whether they are revoked themselves yet or
+   not.
+2. Brokers and CRLs know only certificates. Good ones are revoked first, then those that are on hold, expired or revoked
+   for another reason, which are refused anyway; the newest first in both. The first transaction includes a portion.
+3. No certificate is added to those left: so they are listed once by whoever finishes the end, with no position to keep.
+4. A key reported as compromised twice is ended once; a second report waits while the first is processed.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ class _Begun:
     taken: Changed
     changed: bool
     ends_key: bool
-    """It has ended the key; else that was done before."""
+    """It has ended the key; otherwise that was done before."""
     before: int
-    """Where the feed ended."""
+    """The feed's newest sequence number then."""
 
 
 class EndOfOne:
@@ -73,7 +74,7 @@ class EndOfOne:
         self._portions = portions
 
     async def end(self, serial: str, grounds: Grounds, by: str) -> RevocationOutcome:
-        """Revoke the certificate with *serial*; raise `Refused` if there is none, or an admin's who is the last."""
+        """Revoke the certificate with *serial*; raise `Refused` if there is none, or it is the last admin's."""
         try:
             outcome, fresh = await self._database.write(
                 partial(self._at_once, serial=serial, grounds=grounds, by=by), short=True
@@ -90,7 +91,7 @@ class EndOfOne:
     def _at_once(
         self, connection: Connection, serial: str, grounds: Grounds, by: str
     ) -> tuple[RevocationOutcome, Changed]:
-        """Do all of it in this transaction; raise `TooMany` if more than a few are for the key."""
+        """Revoke all in this transaction; raise `TooMany` if the key has more than a few certificates."""
         certificate = _found(connection, serial, for_update=True)
         fresh, before = ([certificate], ()) if can_be_taken(certificate, grounds) else ([], (certificate,))
         if grounds.reason is RevocationReason.KEY_COMPROMISE:
@@ -123,12 +124,12 @@ class EndOfOne:
         return RevocationOutcome(facts_of(sorted(told, key=lambda each: each.serial != serial)), begun.changed)
 
     def _begin(self, connection: Connection, serial: str, left: Sequence[int], grounds: Grounds, by: str) -> _Begun:
-        """Revoke the certificate that was named, and, unless nothing is *left* of its key, end that."""
+        """Revoke the certificate that was named and, unless no others are *left* for its key, end the key."""
         certificate = _found(connection, serial, for_update=True)
         key, now = key_of(certificate), self._clock()
         taken: list[StoredCertificate] = [certificate] if can_be_taken(certificate, grounds) else []
         first = certificates.with_ids(connection, set(left[: portioned.PORTION]))
-        # Since they were looked up somebody else may have done it.
+        # Another process may have revoked them since they were listed.
         is_left = any(can_be_taken(each, grounds) for each in first)
         ends_key = is_left and unfinished_key_ends.of_key(connection, key) is None
         voided = void_made_with(connection, [certificate.device], grounds, now).total()

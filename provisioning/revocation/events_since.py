@@ -1,4 +1,4 @@
-"""What the feed has told of devices since a place in it: which of their certificates were revoked, or released."""
+"""The feed's events about devices after a sequence number: which of their certificates were revoked, or released."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PAGE: Final = 1000
 async def released_since(
     database: Database, names: Collection[str], before: int, most: int | None = None
 ) -> list[Released]:
-    """Return what was released of the devices called *names*, *most* of each, in the order of the feed."""
+    """Return what was released of the devices called *names*, up to *most* of each, in the order of the feed."""
     found = await _since(database, names, before, EventKind.RELEASED, most)
     return [Released(each.serial, each.device, each.occurred_at, each.sequence) for each in found]
 
@@ -27,7 +27,7 @@ async def released_since(
 async def revoked_since(
     database: Database, names: Collection[str], before: int, most: int | None = None
 ) -> list[Revoked]:
-    """Return what was revoked, or put on hold, of the devices called *names*, *most* of each, in the feed's order."""
+    """Return what was revoked or put on hold of the devices called *names*, up to *most* of each, in feed order."""
     found = await _since(database, names, before, EventKind.REVOKED, most)
     return [
         Revoked(

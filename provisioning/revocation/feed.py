@@ -2,31 +2,31 @@
 
 Theory
 ------
-The database is the queue. Events carry their place in it, so a subscriber is nothing but a position, and nothing is
-lost by whoever is late::
+The database is the queue. Each event has its sequence number there, so a subscriber is just a position, and a late one
+loses nothing::
 
     commit ─► announce() ─► run(): one read of what is new ─► tail of recent events ─► every subscriber's position
 
-`announce` only wakes the reader; it carries no event, so it does not matter in which order two commits are announced.
-Events are read and encoded once, whatever the number of subscribers. The tail is bounded; a subscriber who is further
-back reads pages from the database until he has caught up. His own buffer is his socket's: who stops reading is cut off
-by the response (`provisioning.api.feed`) and resumes later from his last position.
+`announce` only wakes the reader; it carries no event, so the order in which two commits are announced does not matter.
+Events are read and encoded once, whatever the number of subscribers. The tail is bounded; a subscriber further behind
+reads pages from the database until it has caught up. A subscriber's only buffer is its socket's: if it stops reading,
+the response ends (`provisioning.api.feed`), and it resumes later from its last position.
 
 Rules
 -----
-1. A subscriber sees each sequence number after his own exactly once, in order, without a gap.
-2. He is told when he has caught up, and the newest number at every heartbeat; after the first, and again when that has
-   changed, which issuing CAs there are (`provisioning.authorities.told_authorities`).
+1. A subscriber sees each sequence number after its own exactly once, in order, without a gap.
+2. It is told when it has caught up, and the newest number at every heartbeat; after the first, and whenever they have
+   changed, the issuing CAs (`provisioning.authorities.told_authorities`).
 3. Memory does not depend on how slow a subscriber is.
-4. A follower who says which event he has at his place is answered only if the store has the same one there. After an
-   older store was restored, its numbers are given again to other revocations: whoever went on from his number would
-   miss them.
-5. One party follows `MOST_OF_ONE` times at most. A revocation is written to every follower before the last one has it,
-   so whoever followed a thousand times would keep it from the others for a while. Beyond that the address that follows
-   most loses its oldest to one that follows less; from any other the newcomer is refused. So brokers that share a name
-   do not put out each other, and whoever has copied a broker's key cannot keep it out from one address.
-6. Another process on the same database is noticed when it commits (`provisioning.store.announcements`), at the latest
-   at the next heartbeat.
+4. A subscriber that says which event it has at its position is answered only if the store has the same one there. After
+   an older store was restored, its numbers are used again for other revocations, which a subscriber that continued
+   from its number would miss.
+5. One party has at most `MOST_OF_ONE` subscriptions. A revocation is written to all subscribers in turn, so a party
+   with a thousand would delay it for the others. Beyond the limit, the address with the most subscriptions loses its
+   oldest to an address with fewer; otherwise the new one is refused. So brokers that share a name do not disconnect
+   each other, and whoever has copied a broker's key cannot shut it out from one address.
+6. A commit of another process on the same database is noticed at once (`provisioning.store.announcements`), or at the
+   latest at the next heartbeat.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ log = structlog.get_logger(__name__)
 BATCH: Final = 1000
 """Events in one write, about 200 KB."""
 MOST_OF_ONE: Final = 16
-"""Subscriptions of one party at one process: a broker has one, and those it has lost for half a minute."""
+"""Subscriptions of one party at one process: a broker has one, and for half a minute those that it has lost."""
 
 _TAIL: Final = 8192
 _MARK_DIGITS: Final = 16
@@ -63,14 +63,14 @@ _MARK_DIGITS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class FeedEvent:
-    """One revocation or release, encoded once for everybody."""
+    """One revocation or release, encoded once for all subscribers."""
 
     sequence: int
     issuer_key_id: str
     serial: str
     frame: bytes
     mark: str
-    """What tells it from another event at the same place: another history's, after a restore."""
+    """Distinguishes it from another event with the same number, from another history after a restore."""
 
 
 def event_of(record: RevocationRecord) -> FeedEvent:
@@ -99,7 +99,7 @@ def current_frame(sequence: int) -> bytes:
 
 
 class RevocationFeed:
-    """Reads new revocations from the store and wakes whoever follows them."""
+    """Reads new revocations from the store and wakes the subscribers."""
 
     def __init__(
         self,
@@ -111,8 +111,8 @@ class RevocationFeed:
     ) -> None:
         """*on_new* is called with events as they are read, whichever process on the store made them.
 
-        *on_look* is called when something was announced, be there events or none; it may raise `Refused`.
-        *authorities* returns the event that says which issuing CAs there are, the same object as long as they are.
+        *on_look* is called when something was announced, even without events; it may raise `Refused`.
+        *authorities* returns the event that lists the issuing CAs, the same object as long as they are unchanged.
         """
         self.authorities: Final = authorities
         self._on_look = on_look
@@ -122,20 +122,20 @@ class RevocationFeed:
         self._tail: Final[deque[FeedEvent]] = deque(maxlen=_TAIL)
         self._announced: Final = asyncio.Event()
         self._subscriptions: Final[dict[Subscription, tuple[str, str]]] = {}
-        """Whose each is, and from which address, the oldest first."""
+        """Each subscription's party and address, the oldest first."""
         self._closed = False
         self.newest = 0
 
     async def start(self) -> None:
-        """Find out where the feed stands; before the first subscriber."""
+        """Find the feed's newest sequence number; before the first subscriber."""
         self.newest = await self._database.read(revocations.newest)
 
     def announce(self) -> None:
-        """Say that revocations have been committed."""
+        """Announce that revocations have been committed."""
         self._announced.set()
 
     async def run(self) -> None:
-        """Read what was announced, until cancelled; ask a store that cannot be read again at the next heartbeat."""
+        """Read what was announced, until cancelled; if the store cannot be read, retry at the next heartbeat."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._heartbeat_seconds):
@@ -151,8 +151,8 @@ class RevocationFeed:
     async def subscribe(self, after: int, mark: str | None = None, *, by: str = "", host: str = "") -> Subscription:
         """Return a subscription of the party called *by* to everything after *after*; raise `Refused` if that is ahead.
 
-        *mark* is that of the event *after*: `Refused` too if the store has another one there, or if the party follows
-        too often from other addresses than *host*.
+        *mark* is that of the event *after*: `Refused` too if the store has another one there, or if the party has too
+        many subscriptions from other addresses than *host*.
         """
         if after > self.newest:
             # The number may come from a commit that run() has not read yet.
@@ -170,7 +170,7 @@ class RevocationFeed:
                 f"after={after} was another revocation when it was read: this is an older database that went on "
                 "otherwise; forget what was read and start again from 0",
             )
-        host = address_key.shown(host)  # Whoever has an IPv6 /64 would have sixteen addresses at once.
+        host = address_key.shown(host)  # A client with an IPv6 /64 could use sixteen addresses at once.
         self._make_room(by, host)
         subscription = Subscription(self, after, self._heartbeat_seconds)
         self._subscriptions[subscription] = (by, host)
@@ -179,7 +179,7 @@ class RevocationFeed:
         return subscription
 
     def _make_room(self, by: str, host: str) -> None:
-        """End a subscription of the party called *by* if it has too many; raise `Refused` if none is one too many."""
+        """End a subscription of the party called *by* if it has too many; raise `Refused` if none may be ended."""
         theirs = {each: where for each, (whose, where) in self._subscriptions.items() if whose == by}
         if len(theirs) < MOST_OF_ONE:
             return
@@ -202,14 +202,14 @@ class RevocationFeed:
         self._subscriptions.pop(subscription, None)
 
     def close(self) -> None:
-        """End every subscription, and those to come: the service stops."""
+        """End every subscription, and any new one: the service stops."""
         self._closed = True
         for subscription in tuple(self._subscriptions):
             subscription.close()
 
     @property
     def subscribers(self) -> int:
-        """How many follow the feed now."""
+        """The number of subscriptions now."""
         return len(self._subscriptions)
 
     async def after(self, sequence: int) -> list[FeedEvent]:
@@ -232,7 +232,7 @@ class RevocationFeed:
     async def _read_new(self) -> None:
         full = True
         while full and (events := await self._page(self.newest)):
-            full = len(events) == BATCH  # What comes after a page that was not is announced.
+            full = len(events) == BATCH  # Events after a page that is not full are announced.
             self._on_new(events)
             self._tail.extend(events)
             self.newest = events[-1].sequence
@@ -241,7 +241,7 @@ class RevocationFeed:
 
 
 class Subscription:
-    """One follower: a position in the feed."""
+    """One subscriber: a position in the feed."""
 
     def __init__(self, feed: RevocationFeed, position: int, heartbeat_seconds: float) -> None:
         self._feed = feed
@@ -251,7 +251,7 @@ class Subscription:
         self._closed = False
 
     def wake(self) -> None:
-        """Say that there is something new."""
+        """Wake the subscriber: there is something new."""
         self._woken.set()
 
     def close(self) -> None:
@@ -260,7 +260,7 @@ class Subscription:
         self._woken.set()
 
     async def batches(self) -> AsyncIterator[tuple[list[FeedEvent], bytes]]:
-        """Yield events with the bytes to send, as many as there are at once; heartbeats come without events."""
+        """Yield events with the bytes to send, all available ones at once; heartbeats come without events."""
         loop = asyncio.get_running_loop()
         told_current, told_authorities = False, b""
         heartbeat_at = loop.time() + self._heartbeat_seconds

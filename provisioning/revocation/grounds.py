@@ -21,13 +21,13 @@ class Grounds:
 
     @property
     def facts(self) -> dict[str, object]:
-        """What the audit log says."""
+        """The facts for the audit log."""
         known = {} if self.invalidity_date is None else {"invalidity_date": self.invalidity_date}
         return {"reason": self.reason, **known}
 
 
 def grounds_of(reason: RevocationReason, invalidity_date: datetime | None, now: datetime) -> Grounds:
-    """Return the grounds; raise `Refused` for a date that is no time, in UTC, from 1970 until *now*."""
+    """Return the grounds; raise `Refused` unless the date is a time in UTC from 1970 until *now*."""
     if invalidity_date is None:
         return Grounds(reason)
     if not _EARLIEST <= invalidity_date <= now:

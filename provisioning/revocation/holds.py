@@ -1,4 +1,4 @@
-"""Holds that are recorded, and ended: which certificates of a device, and what is told of them."""
+"""Records and ends holds: which certificates of a device they concern, and the facts for the answer."""
 
 from __future__ import annotations
 
@@ -28,22 +28,21 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseOutcome:
-    """What was released, and whether this call did it."""
+    """The released certificates, and whether this call released them."""
 
     released: list[Released]
     changed: bool
 
 
 def to_be_held(issued: Changed, now: datetime) -> Changed:
-    """Return those that a suspension of their device puts on hold: all that are good."""
+    """Return those that a suspension of their device puts on hold: all good ones."""
     return [each for each in issued if each.revocation is None and now < each.not_after]
 
 
 def to_be_released(issued: Changed, trials: Collection[int]) -> Changed:
     """Return those that are good again when their device is resumed.
 
-    Those are not the ones that are on trial, by their ids, nor those that are still to be revoked for their key or with
-    their CA.
+    Excluded are those on trial, by their ids, and those still to be revoked for their key or with their CA.
     """
     return [each for each in issued if each.on_hold and each.ended_above is None and each.id not in trials]
 

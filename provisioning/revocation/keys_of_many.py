@@ -1,8 +1,8 @@
-"""The keys of certificates that are named together, where they are compromised: which are ended at once, which later.
+"""The compromised keys of a batch of certificates: which are processed at once, and which later.
 
-What a batch does in its one transaction is bounded (`provisioning.revocation.batch`), and of one key there may be
-thousands. So keys with few certificates are done in it, and the others end in it, and their certificates follow in
-portions (`provisioning.revocation.end_of_one`).
+The work of a batch's one transaction is bounded (`provisioning.revocation.batch`), and one key may have thousands of
+certificates. Keys with few are finished in it; the others are ended in it, and their certificates follow in portions
+(`provisioning.revocation.end_of_one`).
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from provisioning.store.database import Database
 
 @dataclass(frozen=True, slots=True)
 class KeysOfMany:
-    """The keys of what was named singly, but for those whose devices are ended as a whole."""
+    """The keys of certificates named singly, except those whose devices are ended as a whole."""
 
     at_once: Sequence[StoredCertificate] = ()
-    """What is for those with few certificates, those that were named among it."""
+    """All certificates of the keys that have few, including those that were named."""
     later: Sequence[DeviceKey] = ()
-    """Those whose certificates follow in portions."""
+    """Keys whose certificates follow in portions."""
     begun: Collection[DeviceKey] = ()
     """Those of *later* that were ended before."""
 
     def begin(self, connection: Connection, grounds: Grounds, now: datetime, by: str) -> None:
-        """End those whose certificates follow, unless they are."""
+        """End the keys whose certificates follow, unless they are ended already."""
         fresh = [each for each in self.later if each not in self.begun]
         since = grounds.invalidity_date
         unfinished_key_ends.begin(connection, fresh, invalidity_date=since, ended_at=now, ended_by=by)
 
     def follow(self, device_id: int) -> bool:
-        """Whether certificates of that device follow in portions."""
+        """Whether certificates of this device follow in portions."""
         return any(each.device_id == device_id for each in self.later)
 
 
@@ -70,9 +70,9 @@ def keys_of(connection: Connection, batch: Batch, grounds: Grounds) -> KeysOfMan
 async def finish_keys(
     database: Database, portions: Portions, batch: Batch, keys: KeysOfMany, before: int
 ) -> Sequence[Revoked]:
-    """Revoke what is for those whose certificates follow; return what is told of it, a hundred of each device.
+    """Revoke the certificates that follow in portions; return their facts, at most a hundred of each device.
 
-    That has come behind *before* in the feed.
+    Those are the events after *before* in the feed.
     """
     if not keys.later:
         return ()

@@ -1,8 +1,8 @@
-"""One portion of what is revoked for a key that was reported as compromised, or with a CA.
+"""Revokes one portion of the certificates for a compromised key, or of a revoked CA.
 
-Nothing is added to what is left of such an end, so it is listed once, outside of transactions. Whose key it is, is
-locked in each portion; of a CA's certificates nothing is decided meanwhile, since writers come one after the other, on
-either store. What another process, an operator, or whoever has ended the device, has done before, is passed over.
+No certificate is added to those left, so they are listed once, outside of transactions. The key's device is
+locked in each portion; a CA's certificates need no lock, since writers take turns on either store.
+Certificates that another process or an operator has revoked meanwhile are passed over.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from provisioning.store.certificates_of_key import DeviceKey
 from provisioning.store.unfinished_authority_ends import EndedIssuer
 
 Listed = DeviceKey | EndedIssuer
-"""Whose certificates they are: a key's or a CA's."""
+"""What is ended: a key or a CA."""
 
 
 @dataclass(frozen=True, slots=True)
 class _End:
     name: str
-    """What the audit log calls it: the device, or the CA."""
+    """The subject in the audit log: the device, or the CA."""
     grounds: Grounds
     since: datetime
     by: str
 
 
 def list_left(connection: Connection, whose: Listed, now: datetime) -> list[int]:
-    """Return the ids of what is still to be revoked, in the order in which that is to be done."""
+    """Return the ids of the certificates still to be revoked, in the order in which to revoke them."""
     if isinstance(whose, DeviceKey):
         return certificates_of_key.not_compromised(connection, whose, now)
     end = unfinished_authority_ends.of_issuer(connection, whose)
@@ -55,7 +55,7 @@ def list_left(connection: Connection, whose: Listed, now: datetime) -> list[int]
 def revoke_portion(
     connection: Connection, whose: Listed, chosen: Sequence[int], now: datetime, *, last: bool
 ) -> tuple[Changed, bool]:
-    """Revoke those *chosen*, by their ids and in their order; return them, and whether something is left.
+    """Revoke those *chosen*, by their ids and in their order; return them, and whether any are left.
 
     *last* says that these are the last ones.
     """

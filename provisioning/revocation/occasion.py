@@ -1,4 +1,4 @@
-"""What ends a device that no operator has named: asked again when the device is locked, and said in the audit log."""
+"""The reason for ending a device without an operator: checked again when the device is locked, and audited."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from provisioning.store.devices import Device
 
 
 class NoOccasion(Exception):
-    """It does not hold any more: nothing is done, and what was begun is undone."""
+    """The occasion no longer holds: nothing is done, and what was begun is undone."""
 
 
 def _always(_connection: Connection, _device: Device) -> bool:
@@ -20,12 +20,12 @@ def _always(_connection: Connection, _device: Device) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Occasion:
-    """Why, and whether still."""
+    """Why a device is ended, and whether that still holds."""
 
     holds: Callable[[Connection, Device], bool] = _always
-    """Whether it still does; called in the transaction, which may record that it was followed."""
+    """Whether it still holds; called in the transaction, and may record that it was acted on."""
     facts: Mapping[str, object] = field(default_factory=dict)
-    """What the audit log says beside."""
+    """Additional facts for the audit log."""
 
     def check(self, connection: Connection, device: Device) -> None:
         """Raise `NoOccasion` unless it still holds."""

@@ -2,17 +2,17 @@
 
 Theory
 ------
-What the store says about a certificate is remembered for a few minutes, with the answers signed from it (one for each
-hash that clients use), so that most questions cost a dictionary access::
+A certificate's status from the store is cached for a few minutes, with the responses signed for it (one for each
+hash that clients use), so that most requests cost a dictionary access::
 
     request ─► CertID ─► ours? ─► entry (status) ─► answer for this hash ─► bytes
                            │no        │none: one read for all who ask at once
                            ▼          ▼
                      unauthorized   store
 
-A revocation removes the entry in the step that follows its commit, before the operator has his answer; and again when
-the feed reads it, which covers what another process on the same store did. A look-up that was under way meanwhile is
-not remembered.
+A revocation removes the entry right after its commit, before the operator gets the answer; and again when
+the feed reads it, which covers other processes on the same store. A look-up that was under way meanwhile is
+not cached.
 
 Signing is done where the request is handled: the delegated key is an ECDSA key in memory, whose signature takes
 30 microseconds, less than the way to a thread and back. The issuing CA's key, which may be slow, is used by
@@ -20,11 +20,11 @@ Signing is done where the request is handled: the delegated key is an ECDSA key 
 
 Rules
 -----
-1. Good is said only of what this CA issued; of a serial number it never issued, unknown; of another CA's certificates
-   nothing: unauthorized (RFC 9919 §3.2.3).
-2. An answer is at most `remembered` older than the store; whoever asks after a revocation was answered sees it.
-3. An answer with a nonce is signed for its one request and never kept.
-4. The cache is bounded: serial numbers are chosen by strangers. What is unknown is not kept at all.
+1. "Good" only for certificates that this CA issued; "unknown" for a serial number that it never issued; for another
+   CA's certificates the error "unauthorized" (RFC 9919 §3.2.3).
+2. A response is at most `remembered` older than the store; a request after a revocation was answered sees it.
+3. A response with a nonce is signed for its one request and never cached.
+4. The cache is bounded: strangers choose the serial numbers. Unknown ones are not cached at all.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ _ENTRIES: Final = 16_384
 """About 30 MB when every entry has two answers."""
 
 _QUESTIONS: Final = 4096
-"""Remembered as they were read, about 1 KB each."""
+"""Parsed requests that are cached, about 1 KB each."""
 _LONGEST_QUESTION: Final = 256
-"""Octets of one that is remembered: the usual ones have half of that."""
+"""Most octets of a cached request: the usual ones have half of that."""
 
 CertificateName = tuple[str, str]
 """Issuer's key identifier and serial number, as the store writes them."""
@@ -72,7 +72,7 @@ CertificateName = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OcspAnswer:
-    """A signed response; *remembered* is how long others may keep it, None if it is for one request only."""
+    """A signed response; *remembered* is how long others may cache it, None if it is for one request only."""
 
     der: bytes
     this_update: datetime
@@ -123,13 +123,13 @@ class OcspResponder:
         self._signers = {name: signer for signer in signers for name in issuer_hashes(signer.issuer.certificate)}
 
     async def answer(self, der: bytes) -> OcspAnswer:
-        """Return the response to a request; raise `OcspRefused` with the failure to tell."""
+        """Return the response to a request; raise `OcspRefused` with the error status."""
         asked = self._asked(der)
         entry = self._fresh(asked.name, self._clock()) or await self._look_up(asked.name)
         return self._told(asked, entry, self._clock())
 
     def answer_at_once(self, der: bytes) -> OcspAnswer | None:
-        """Return what `answer` would, None if it has to look something up; raise `OcspRefused` where it does."""
+        """Return what `answer` would, None if it has to query the store; raise `OcspRefused` as it does."""
         asked = self._asked(der)
         now = self._clock()
         entry = self._fresh(asked.name, now)
@@ -140,7 +140,7 @@ class OcspResponder:
         if asked is None:
             asked = self._read(der)
             if asked.request.nonce is None and len(der) <= _LONGEST_QUESTION:
-                if len(self._questions) >= _QUESTIONS:  # By strangers, perhaps: they cost us a reading each.
+                if len(self._questions) >= _QUESTIONS:  # Perhaps by strangers: each costs one parse.
                     self._questions.clear()
                 self._questions[der] = asked
         return asked
@@ -162,20 +162,20 @@ class OcspResponder:
         if request.nonce is not None:
             return self._sign(asked.signer, request, entry.status, now, remembered=False)
         answer = entry.answers.get(request.algorithm.name)
-        # Of a signer that was not renewed in time; or the clock was set back, to a time after the status was read.
+        # Its signer was not renewed in time; or the clock was set back, but not before the status was read.
         if answer is None or not answer.this_update <= now < answer.next_update:
             answer = self._sign(asked.signer, request, entry.status, now, remembered=True)
             entry.answers[request.algorithm.name] = answer
         return answer
 
     def forget(self, names: Iterable[CertificateName]) -> None:
-        """Drop what is remembered, or being looked up, of certificates whose status has changed."""
+        """Drop what is cached, or being looked up, about certificates whose status has changed."""
         for name in names:
             self._entries.pop(name, None)
             self._pending.pop(name, None)
 
     def forget_all(self) -> None:
-        """Forget everything: a device was shut out whose certificates are too many to be named."""
+        """Forget everything: a device was shut out that has too many certificates to list."""
         self._entries.clear()
         self._pending.clear()
 
@@ -198,7 +198,7 @@ class OcspResponder:
     ) -> OcspAnswer:
         current = signer.current(now)
         this_update = now.replace(microsecond=0)
-        # An answer must not outlive the certificate that verifies it.
+        # A response must not outlive its signer's certificate.
         next_update = min(this_update + self._life, current.not_after)
         der = current.sign(request, status, this_update, next_update)
         if not remembered:
@@ -228,7 +228,7 @@ class OcspResponder:
         return entry
 
     def _finish(self, name: CertificateName) -> bool:
-        """Say that this task's look-up is over; return whether nothing has changed since it began."""
+        """Note that this task's look-up is over; return whether nothing has changed since it began."""
         if self._pending.get(name) is not asyncio.current_task():
             return False
         del self._pending[name]
@@ -250,4 +250,4 @@ def _status(connection: Connection, name: CertificateName) -> CertificateStatus:
 
 def _observe(task: asyncio.Task[_Entry]) -> None:
     if not task.cancelled():
-        task.exception()  # Whoever still waits gets it; if all have left, nobody misses it.
+        task.exception()  # Retrieve it: those who still wait get it, and if all have left it must not be logged.

@@ -1,15 +1,15 @@
-"""The delegated OCSP signer of one issuing CA: made when the service starts, renewed long before it ends.
+"""The delegated OCSP signer of one issuing CA: made when the service starts, renewed long before it expires.
 
 Theory
 ------
-Its certificate cannot be revoked (id-pkix-ocsp-nocheck), so it lives for days, and its key lives in this process's
-memory only: there is no file to steal, and a restart makes a new one. Several processes have one each.
+Its certificate is not checked for revocation (id-pkix-ocsp-nocheck), so it is valid for days only, and its key exists
+only in this process's memory: there is no file to steal, and a restart makes a new one. Each process has its own.
 
 Rules
 -----
 1. The certificate is in the store, under the service's own name, before anything is signed with its key.
-2. It is renewed at half of its life; a failed renewal is logged and repeated, and the old signer goes on meanwhile.
-   One that ends with its CA is the last: another would end no later, and half of what is left comes ever sooner.
+2. It is renewed at half of its life; a failed renewal is logged and retried, and the old signer is used meanwhile.
+   One that expires with its CA is the last: another would expire no later, and be due ever sooner.
 3. An expired signer signs nothing: `current` raises, and the client is told to try later.
 """
 
@@ -41,7 +41,7 @@ _LONGEST_WAIT_SECONDS: Final = 15.0  # Look at the wall clock now and then: it m
 
 
 class RenewedOcspSigner:
-    """Holds the signer that is good now, and replaces it in time."""
+    """Holds the current signer, and replaces it in time."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class RenewedOcspSigner:
                 continue
             try:
                 await self.renew()
-            except (Refused, IssuanceRefused) as refusal:  # A CA that has ended certifies no signer.
+            except (Refused, IssuanceRefused) as refusal:  # A CA that has expired certifies no signer.
                 log.error("OCSP signer not renewed", detail=str(refusal))  # noqa: TRY400 - its sentence says it all
                 await asyncio.sleep(_RETRY_SECONDS)
 

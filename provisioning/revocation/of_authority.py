@@ -1,27 +1,27 @@
-"""The revocation of an issuing CA: of its certificate, by its root, and of everything that it has issued.
+"""Revokes an issuing CA: its certificate, by its root, and everything that it has issued.
 
 Theory
 ------
-A CA's certificate is revoked like any other: as issued by its root, with a place in the feed, so that the root's CRL
-and every follower say so. Whoever holds the stolen key can certify serial numbers that nobody knows; against those
-helps only that relying parties ask about the CA. Those who do not hear of each certificate, in portions
-(`provisioning.revocation.portions`): there may be a hundred thousand::
+A CA's certificate is revoked like any other: as issued by its root, with an event in the feed, so that the root's CRL
+and every subscriber say so. Whoever has stolen the key can issue certificates with serial numbers that nobody knows;
+only relying parties that check the CA's own status refuse those. For those that do not check it, each certificate is
+revoked too, in portions (`provisioning.revocation.portions`): there may be a hundred thousand::
 
     the CA revoked, in one short transaction ─► portion ─ others ─ portion ─ others ─ … ─► nothing is left
      nothing of it is good here, nor at a broker    feed, CRL of the CA follow each portion
 
 Rules
 -----
-1. From that transaction on the CA's state says it of all certificates that had not ended: none lets anybody in here, is
-   renewed, released or followed with, and OCSP calls each of them revoked (`provisioning.store.certificates`).
-2. Each has a row and an event all the same: a CRL names certificates, and so does the feed to whoever does not look at
-   CAs. Devices come first, brokers and operators last: a follower's feed ends with its own certificate.
-3. They are revoked since their CA was. A reason that is said of CAs only is not said of what one has issued (RFC 5280
-   §5.3.1): nothing is known against those keys. Nor is "superseded": no certificate has come in the place of any of
-   them, as relying parties would take it to mean, which keep the session of a device for its newer certificate.
-4. Nothing is added to what is left: a CA signs in a transaction that asks for its state, and writers come one after the
-   other. So it is looked up once by whoever finishes it, outside of transactions, and needs no place to go on from.
-5. The CA stands among the devices under a name that no device can have, from then on only.
+1. From that transaction on the CA's state counts for all its unexpired certificates: none is accepted, renewed or
+   released here, or can follow the feed, and OCSP reports each as revoked (`provisioning.store.certificates`).
+2. Each still gets a row and an event: a CRL lists certificates, and so does the feed for subscribers that ignore CAs.
+   Devices come first, brokers and operators last: a subscriber's feed ends with its own certificate.
+3. They are revoked as of their CA's revocation. A reason that applies to CAs only is not given for what one has issued
+   (RFC 5280 §5.3.1): nothing is known against those keys. Nor is "superseded": none of them was replaced, as relying
+   parties would assume, which keep a device's session for its newer certificate.
+4. No certificate is added to those left: a CA signs in a transaction that checks its state, and writers take turns. So
+   they are listed once, outside of transactions, by whoever finishes the end, with no position to keep.
+5. The CA is listed among the devices, under a name that no device can have, only from its revocation on.
 """
 
 from __future__ import annotations
@@ -63,16 +63,16 @@ AUTHORITY_REASONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class RevokedAuthority:
-    """A CA that is revoked, and what it has issued still to be."""
+    """A revoked CA whose certificates are still to be revoked."""
 
     name: str
     issuer: EndedIssuer
     sequence: int
-    """Its own place in the feed: what it has issued comes behind that."""
+    """Its own sequence number in the feed: its certificates' events follow."""
 
 
 def device_name(authority: str) -> str:
-    """Return under which name a revoked CA stands among the devices."""
+    """Return the name under which a revoked CA is listed among the devices."""
     return f"{AUTHORITY_PREFIX}{authority}"
 
 
@@ -84,7 +84,7 @@ def is_authority(device: Device) -> bool:
 def revoke_authority(
     connection: Connection, name: str, grounds: Grounds, *, by: str, now: datetime
 ) -> RevokedAuthority:
-    """Revoke the issuing CA called *name*, and have what it has issued follow; raise `ConfigurationError`."""
+    """Revoke the issuing CA called *name*, and schedule what it has issued; raise `ConfigurationError`."""
     ca = next(
         (
             each
@@ -111,7 +111,7 @@ def revoke_authority(
 
 
 def begun(connection: Connection, name: str) -> RevokedAuthority | None:
-    """Return the CA called *name* if it is revoked and what it has issued is still to be, else None."""
+    """Return the CA called *name* if it is revoked and its certificates are still to be, otherwise None."""
     ca = next((each for each in authorities.every(connection) if each.name == name), None)
     if ca is None or unfinished_authority_ends.of_issuer(connection, EndedIssuer(ca.key_id.hex())) is None:
         return None
@@ -122,6 +122,6 @@ def begun(connection: Connection, name: str) -> RevokedAuthority | None:
 
 
 def _below(reason: RevocationReason) -> RevocationReason:
-    """Return why what a CA has issued is revoked, if the CA is for *reason*."""
+    """Return the reason for a CA's certificates if the CA is revoked for *reason*."""
     of_the_ca_alone = REASON_USES[reason] is ReasonUse.CA or reason is RevocationReason.SUPERSEDED
     return RevocationReason.UNSPECIFIED if of_the_ca_alone else reason

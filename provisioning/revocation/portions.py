@@ -1,30 +1,30 @@
-"""The certificates of a device, for a key or of a CA that has very many, revoked, held or released a portion at a time.
+"""Revokes, holds or releases the certificates of a device, key or CA that has very many, a portion at a time.
 
 Theory
 ------
-Whoever has copied a claim certificate can have a name certified thousands of times. To revoke ten thousand takes
-seconds, and nobody else can write meanwhile. So the device is ended, or suspended, first, which takes one short
-transaction and shuts it out of everything here; what it has follows in portions, newest first, and others write
+Whoever has copied a claim certificate can have a name certified thousands of times. Revoking ten thousand takes
+seconds, in which nobody else can write. So the device is ended, or suspended, first, which takes one short
+transaction and shuts it out of everything here; its certificates follow in portions, newest first, and others write in
 between::
 
     state, unfinished end ─► portion ─ others ─ portion ─ others ─ … ─► the end is finished ─► the operator is answered
      nobody of it gets or renews anything      feed, CRL, OCSP follow each portion
 
-A device that is resumed comes out the other way round: its certificates first, and its state with the last portion.
-A key that is compromised is ended as a device is (`provisioning.revocation.end_of_one`), and so is an issuing CA
+Resuming a device works in reverse: its certificates first, and its state with the last portion.
+A compromised key is ended like a device (`provisioning.revocation.end_of_one`), and so is an issuing CA
 (`provisioning.revocation.of_authority`).
 
 Rules
 -----
-1. An end that was begun is finished, whatever becomes of whoever asked for it: by a task of its own, and by the next
-   start if the process dies. Nobody has to be permitted anything for that any more.
-2. A portion is whole: certificates, events of the feed, entry of the audit log and how far it is, in one transaction.
-3. Two processes may do it at once: what one has done, the other does not find.
-4. What is decided last is done: a suspension takes the place of a resumption that is not finished, the other way round,
-   and an end that of both. An end is finished before another (`provisioning.revocation.service`).
-5. From the short transaction on nobody is told that a certificate of the device is good (`shut_out`).
-6. Whoever does it beside a running service, as a command, gives way after each portion: for SQLite's lock processes do
-   not queue, and who asks again at once has it again.
+1. An end that was begun is finished, even if the request is cancelled: by a task of its own, and by the next start if
+   the process dies. No further permission is needed for that.
+2. A portion is atomic: certificates, feed events, audit log entry and progress, in one transaction.
+3. Two processes may work at once: neither finds what the other has done.
+4. The latest decision counts: a suspension replaces an unfinished resumption, and the reverse, and an end replaces
+   both. One end is finished before another begins (`provisioning.revocation.service`).
+5. From the short transaction on, no certificate of the device is reported as good (`shut_out`).
+6. A command that works beside a running service pauses after each portion: processes do not queue for SQLite's lock,
+   and one that asks again at once gets it again.
 """
 
 from __future__ import annotations
@@ -64,17 +64,17 @@ from provisioning.store.unfinished_ends import UnfinishedEnd
 log = structlog.get_logger(__name__)
 
 PORTION: Final = 250
-"""Certificates of one transaction: some 0.1 ms each."""
+"""Certificates per transaction: some 0.1 ms each."""
 
 _ROUND_SECONDS: Final = 30.0
 _AT_ONCE: Final = 8
 
 Many = str | Listed
-"""Whose certificates they are: a device's, by its name, a key's or a CA's."""
+"""What is ended: a device, by its name, a key or a CA."""
 
 
 class Portions:
-    """Finishes ends of devices, keys and CAs, those of processes that have died among them while `run` runs."""
+    """Finishes ends of devices, keys and CAs; while `run` runs, also those of processes that have died."""
 
     def __init__(
         self,
@@ -87,8 +87,8 @@ class Portions:
     ) -> None:
         """*tell* is called with what each portion has changed, after its commit.
 
-        *shut_out* is called when a device or a key is, before the first: who remembers good answers has to forget.
-        *gives_way* to another process on the store (rule 6).
+        *shut_out* is called when a device or a key is shut out, before the first portion: caches of good answers have
+        to be cleared. *gives_way* to another process on the store (rule 6).
         """
         self._gives_way = gives_way
         self.shut_out: Final = shut_out
@@ -98,19 +98,19 @@ class Portions:
         self._tasks: Final[dict[Many, asyncio.Task[None]]] = {}
 
     async def finish(self, which: Many) -> None:
-        """Return when nothing is left to do of the end of *which*; raise `Refused` for the store."""
+        """Return when the end of *which* is finished; raise `Refused` if the store fails."""
         while (others := self._tasks.get(which)) is not None:
-            await self._wait_for(others)  # It may have seen that nothing was left before this was decided.
+            await self._wait_for(others)  # The other task may have found nothing left before this was decided.
             if self._tasks.get(which) is others:
                 del self._tasks[which]
-        # Without what is required of whoever asked for it: that was asked when it was decided.
+        # Without checking the caller's rights: they were checked when it was decided.
         task = asyncio.create_task(self._work(which), context=contextvars.Context())
         self._tasks[which] = task
         task.add_done_callback(lambda ended: self._forget(which, ended))
         await self._wait_for(task)
 
     async def finish_all(self, several: Iterable[Many]) -> None:
-        """Do the same for several, a few at a time, which share commits; raise `Refused` for the store at the end."""
+        """Finish several, a few at a time, which share commits; at the end raise `Refused` if the store failed."""
         waiting = iter(several)
 
         async def some() -> None:
@@ -133,7 +133,7 @@ class Portions:
             del self._tasks[which]
 
     async def run(self) -> None:
-        """Finish what others have left, now and then, until cancelled."""
+        """Finish what other processes have left, periodically, until cancelled."""
         try:
             while True:
                 await self.finish_left()
@@ -212,7 +212,7 @@ class Portions:
 
 
 def _left(connection: Connection) -> list[Many]:
-    return [  # CAs last: theirs are refused by the state of the CA, and may be many more.
+    return [  # CAs last: their certificates are refused by the CA's state, and may be many more.
         *unfinished_ends.names(connection),
         *unfinished_key_ends.every(connection),
         *unfinished_authority_ends.every(connection),
@@ -246,6 +246,6 @@ def _release(connection: Connection, device: Device, issued: Changed, now: datet
 
 
 def _note(task: asyncio.Task[None]) -> None:
-    """Say why a task has failed that nobody waits for; the next round goes on."""
+    """Log why a background task has failed; the next round continues."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.warning("end of a device, a key or a CA not finished", error=str(error))

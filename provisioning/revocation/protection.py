@@ -1,11 +1,11 @@
-"""What an operator cannot revoke by mistake: the last admin's way in, and the service itself.
+"""What an operator cannot revoke by mistake: the last admin's access, and the service itself.
 
 Rules
 -----
-1. After a revocation or suspension of an admin there is one with a good certificate. To replace the only one, make
-   another first; what a compromised admin can do, a second admin ends.
-2. The service's own name is not ended as a whole: its HTTPS server and its OCSP answers would be refused by everybody.
-   A single certificate of it is revoked by its serial number, when it has a new one.
+1. After a revocation or suspension of an admin, another has a good certificate. To replace the only admin, make
+   another first; a compromised admin is ended by a second one.
+2. The service's own name is not ended as a whole: everybody would refuse its HTTPS server and its OCSP responses.
+   A single certificate of it is revoked by serial number, once it has a new one.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ def check_the_service_is_not_ended(device: Device) -> None:
 
 
 def check_an_admin_is_left(connection: Connection, ended: Iterable[Device], now: datetime) -> None:
-    """Raise `Refused`, which undoes the transaction, if what was *ended* in it has shut out the last admin."""
+    """Raise `Refused`, which undoes the transaction, if the devices *ended* in it include the last admin."""
     last = last_admin(connection, ended, now)
     if last is not None:
         raise last_admin_stays(last)
 
 
 def last_admin(connection: Connection, ended: Iterable[Device], now: datetime) -> Device | None:
-    """Return the admin among those *ended* in the transaction without whom there is none; None if all is well.
+    """Return the last admin, if among those *ended* in the transaction; None if another admin is left.
 
-    An operator of another role is not he: he can be ended, also while no admin's certificate is good.
+    Operators with other roles do not count: they can be ended even while no admin's certificate is good.
     """
     those = [device for device in ended if device.role is Role.OPERATOR]
     if not those or operators.usable_admins(connection, now):
@@ -49,5 +49,5 @@ def last_admin(connection: Connection, ended: Iterable[Device], now: datetime) -
 
 
 def last_admin_stays(admin: Device) -> Refused:
-    """Return what the operator is told, which undoes the transaction."""
+    """Return the refusal for the operator, which undoes the transaction."""
     return Refused(Code.LAST_ADMIN, f"{admin.name} is the last admin with a good certificate: make another admin first")

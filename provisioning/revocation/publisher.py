@@ -1,30 +1,30 @@
-"""When a new CRL appears: soon after a revocation, and at half of the last one's life even if nothing happened.
+"""Publishes CRLs: soon after a revocation, and at half of the last CRL's life even if nothing happened.
 
 Theory
 ------
-A CA whose list lapses because nobody was revoked locks its fleet out of every relying party that checks; so the timer
-does not depend on revocations. Revocations come in bursts; a short wait turns a burst into one list. A list that takes
-long to make is made less often, and a delta tells what is new meanwhile::
+If a CA's CRL lapsed because nothing was revoked, every relying party that checks would lock the fleet out; so the timer
+does not depend on revocations. Revocations come in bursts; a short wait turns a burst into one CRL. A CRL that takes
+long to make is made less often, and a delta contains the news meanwhile::
 
     change ─► debounce ─► read what is new ─► is a complete list affordable? ─yes─► complete list and delta
                                                         └─no──► delta alone, the complete list when it is
 
-A delta continues the oldest complete list that has not lapsed, so every list that a relying party may hold will do.
+A delta's base is the oldest complete CRL that has not lapsed, so it applies to every CRL that a relying party may have.
 
 Rules
 -----
-1. The number is taken from the store, so it rises across restarts, and is never below the milliseconds since 1970, so
-   it rises across the restoring of an older store too: a relying party takes no list with a number below the one that
-   it has. Numbers are skipped, never repeated. Complete list and delta share the numbering, and have the same number
-   when they are made together (RFC 5280 §5.2.3).
-   What is new is read while the number is held: a list with a higher number never tells less, whichever of several
-   processes on one store made it. All that is older is read before, beside the store's one writer.
+1. The CRL number is taken from the store, so it rises across restarts, and is never below the milliseconds since 1970,
+   so it rises even after an older store was restored: a relying party accepts no CRL with a lower number than the one
+   that it has. Numbers are skipped, never repeated. Complete CRL and delta share the numbering, and have the same
+   number when they are made together (RFC 5280 §5.2.3).
+   Changes are read while the number is locked: a CRL with a higher number never contains less, whichever of several
+   processes on one store made it. Older entries are read before, without blocking the store's one writer.
 2. Building and signing run in a thread.
-3. A failed attempt is logged and repeated; the last list is served meanwhile.
-4. Complete lists take no more than a twentieth of the time.
-5. No two lists of one name say that they are of the same second, whichever of several processes made them and whenever
-   it was started, unless the clock was set back: a relying party that goes by thisUpdate, or asks over HTTP what has
-   been modified since, would not take the second one. Whoever is given a second that is to come waits for it.
+3. A failed attempt is logged and retried; the last CRL is served meanwhile.
+4. Complete CRLs take no more than a twentieth of the time.
+5. No two CRLs of one name have the same thisUpdate second, whichever of several processes made them and whenever
+   it was started, unless the clock was set back: a relying party that compares thisUpdate, or uses If-Modified-Since,
+   would not take the second one. A publication that is assigned a future second waits for it.
 """
 
 from __future__ import annotations
@@ -57,23 +57,23 @@ _LONGEST_WAIT_SECONDS: Final = 15.0  # Look at the wall clock now and then: it m
 _COMPLETE_SHARE: Final = 20
 _ACTOR: Final = "provisioning"
 _STORED_BYTES: Final = 256 * 1024
-"""A longer list is stored by the timer only: the store's one writer has other things to do."""
+"""A longer list is stored by the timer only, to spare the store's one writer."""
 
 
 @dataclass(frozen=True, slots=True)
 class CrlPlan:
-    """Whose list it is, how long it is good for, and how long a burst of revocations may last."""
+    """A list's issuer, its life, and how long a burst of revocations may last."""
 
     name: str
     counter: str
     life: timedelta
     debounce_seconds: float
     open_issuer: Callable[[], CrlIssuer]
-    """Called in a thread for every list: a root's key is in memory only while it signs."""
+    """Called in a thread for every list, so that a root's key is in memory only while it signs."""
     delta_url: str | None = None
-    """Where the delta is found; None: there is none."""
+    """The delta's URL; None: there is none."""
     shard: CrlShard | None = None
-    """The part of the issuer's certificates that the list is about; None: all."""
+    """The shard that the list covers; None: all of the issuer's certificates."""
 
     @property
     def shard_id(self) -> int | None:
@@ -83,11 +83,11 @@ class CrlPlan:
 
 @dataclass(frozen=True, slots=True)
 class _News:
-    """What a publication starts from, read in one transaction."""
+    """The input of a publication, read in one transaction."""
 
     number: int
     at: datetime
-    """The second that the lists are of."""
+    """The lists' thisUpdate."""
     changes: list[ListedChange]
     through: int
     base: CompleteCrl | None
@@ -112,7 +112,7 @@ class CrlPublisher:
         self._contents: CrlContents | None = None
         self._current: PublishedCrl | None = None
         self._delta: PublishedCrl | None = None
-        self._owed = False  # A change has been taken in and not been published in a complete list.
+        self._owed = False  # A change was applied and is not yet published in a complete list.
         self._complete_after = 0.0  # On the monotonic clock: when the next complete list is affordable.
 
     @property
@@ -122,15 +122,15 @@ class CrlPublisher:
 
     @property
     def delta(self) -> PublishedCrl | None:
-        """The newest delta, None if this list has none or was taken up from an earlier start."""
+        """The newest delta, None if this list has none or was loaded from an earlier run."""
         return self._delta
 
     def changed(self) -> None:
-        """Say that something was revoked or released."""
+        """Note that something was revoked or released."""
         self._changed.set()
 
     async def start(self) -> None:
-        """Take up the last stored list, or publish the first one; have a delta if the plan says so."""
+        """Load the last stored list, or publish the first one, and a delta if the plan says so."""
         self._current = await self._database.read(lambda connection: crls.newest(connection, self._plan.name))
         if self._current is None or self._plan.delta_url is not None:
             await self.publish()
@@ -172,7 +172,7 @@ class CrlPublisher:
         """Sign and record a new complete list, and its delta."""
         issuer = await asyncio.to_thread(self._plan.open_issuer)
         if self._set_back():
-            self._contents = None  # What was over by the clock that was wrong may not be.
+            self._contents = None  # What had expired by the wrong clock may not have.
         contents = self._contents or await self._everything(issuer)
         news = await self._read(issuer, contents)
         previous_update = self._previous_update()
@@ -241,9 +241,9 @@ class CrlPublisher:
         return _signed(issuer, replace(request, entries=entries, base_number=base.number), self._plan.name)
 
     async def _has_news(self, contents: CrlContents) -> bool:
-        """Whether anything of this list has changed since *contents*; events of other lists are looked at once.
+        """Whether this list has changed since *contents*; events of other lists are read only once.
 
-        Every event wakes every list, and one of whose certificates none is revoked is published twice in its life.
+        Every event wakes every list's publisher, but a list without revocations is published only twice in its life.
         """
         issuer = await asyncio.to_thread(self._plan.open_issuer)
 
@@ -258,15 +258,15 @@ class CrlPublisher:
         return news
 
     async def _everything(self, issuer: CrlIssuer) -> CrlContents:
-        """Return what the list says now, read beside the store's one writer: it may be a hundred thousand rows.
+        """Return the list's contents now, read without blocking the store's one writer: it may be 100,000 rows.
 
-        What changes meanwhile may or may not be in it; `_read` brings it, with all that comes after `through`.
+        Changes made meanwhile may or may not be included; `_read` adds everything after `through`.
         """
         plan, now = self._plan, self._clock()
         previous_update = self._previous_update()
 
         def read(connection: Connection) -> tuple[list[ListedChange], int]:
-            through = revocations.newest(connection)  # First: what follows tells at least as much.
+            through = revocations.newest(connection)  # First: the reads that follow contain at least as much.
             found = revocations.listed(connection, issuer.key_id, plan.shard_id, previous_update)
             base = crls.oldest_in_use(connection, plan.name, now)
             if base is not None:  # Releases too, for the delta.
@@ -278,7 +278,7 @@ class CrlPublisher:
         return contents
 
     async def _read(self, issuer: CrlIssuer, contents: CrlContents) -> _News:
-        """Take a number and a second, and read what is new since *contents*; return in that second."""
+        """Reserve a number and a second, and read the changes since *contents*; return in that second."""
         plan, now = self._plan, self._clock()
 
         def read(connection: Connection) -> _News:
@@ -305,13 +305,13 @@ class CrlPublisher:
         return self._current is not None and self._clock() < self._current.this_update
 
     def _previous_update(self) -> datetime:
-        """Return since when what has expired need not be listed any more (RFC 5280 §3.3: one list past its end)."""
+        """Return the time before which expired entries can be dropped (RFC 5280 §3.3: after one list past expiry)."""
         if self._current is None:
             return _BEGINNING
         return self._clock() - self._plan.life if self._set_back() else self._current.this_update
 
     def _seconds_to_another(self) -> float:
-        """Return how long the second lasts that the newest list is of."""
+        """Return the seconds until the second of the newest list's thisUpdate is over."""
         told = [each.this_update for each in (self._current, self._delta) if each is not None]
         age = (self._clock() - max(told, default=_BEGINNING)).total_seconds()
         return 1 - age if 0 <= age < 1 else 0.0

@@ -10,7 +10,7 @@ from provisioning.pki.revocation import RevocationReason
 
 
 class ReasonUse(StrEnum):
-    """How a reason comes into a CRL here."""
+    """How a reason gets into a CRL here."""
 
     REVOKE = "an operator revokes a device or a certificate"
     SUSPEND = "an operator suspends a device or a certificate, and may resume it"
@@ -27,7 +27,7 @@ REASON_USES: Final[Mapping[RevocationReason, ReasonUse]] = {
     RevocationReason.SUPERSEDED: ReasonUse.REVOKE,
     RevocationReason.CESSATION_OF_OPERATION: ReasonUse.DECOMMISSION,
     RevocationReason.CERTIFICATE_HOLD: ReasonUse.SUSPEND,
-    # removeFromCRL (8) is no reason to revoke: a delta CRL says it of a hold that has ended (provisioning.ca.crl).
+    # removeFromCRL (8) is no reason to revoke: a delta CRL uses it for a hold that has ended (provisioning.ca.crl).
     RevocationReason.PRIVILEGE_WITHDRAWN: ReasonUse.REVOKE,
     RevocationReason.AA_COMPROMISE: ReasonUse.NEVER,
 }

@@ -1,25 +1,25 @@
-"""Devices that are in, and whose manufacturer has revoked what let them in: found, and done with as it is set.
+"""Finds enrolled devices whose manufacturer has revoked their IDevID, and acts as the manufacturer's setting says.
 
 Theory
 ------
-A device's own certificate is ours, and lasts whatever its manufacturer says later. So the lists that operators give are
-compared with what is recorded of each device: by which certificate it came in (`provisioning.store.recalls`). What is
-found is told, or the device is suspended or revoked, as the manufacturer that it came by is set.
+A device's own certificate is ours, and stays valid whatever its manufacturer says later. So the manufacturers' CRLs are
+compared with the recorded IDevID with which each device enrolled (`provisioning.store.recalls`). A match is reported,
+or the device is suspended or revoked, as its manufacturer's setting says.
 
-Every list is walked in portions, each a short look at the store, and each device is a transaction of its own: nobody
-waits for a long list. The walk costs what the lists say, however many devices there are.
+Every list is walked in portions, each a short read of the store, and each device is a transaction of its own: a long
+list blocks nobody. The cost depends on the lists' entries, not on the number of devices.
 
 Rules
 -----
-1. It is asked again in the transaction that follows it, with the device locked: one that has meanwhile come in by
-   something else, or that another process has done with, is left alone.
-2. Done once: what an operator decides about the device afterwards stands, until the manufacturer says something else of
-   it, the device comes in by one of its certificates again, or the setting is changed to a stricter one.
-3. On hold there is on hold here: whom the manufacturer may yet release is not revoked. Who is released is resumed by an
-   operator.
-4. Lists are walked when one has changed, or a setting, and once an hour: an enrolment that was under way while a list
-   came is found then.
-5. That a CA was revoked by one above it ends none of its devices: it is they, not an hour's list, who would all be out.
+1. The match is checked again in the transaction that acts on it, with the device locked: a device that has meanwhile
+   enrolled by other evidence, or that another process has handled, is left alone.
+2. It is acted on once: a later decision of an operator about the device stands, until the manufacturer's status of it
+   changes, the device enrols with one of the IDevIDs again, or the setting is made stricter.
+3. A hold there is a hold here: a device that the manufacturer may yet release is not revoked. After a release, an
+   operator resumes it.
+4. Lists are walked when one, or a setting, has changed, and once an hour: that finds an enrolment that was under way
+   while a list arrived.
+5. If a CA above revokes the manufacturer's CA, no device is ended: that would shut out all of its devices at once.
 """
 
 from __future__ import annotations
@@ -54,25 +54,25 @@ _ROUND_SECONDS: Final = 3.0
 _EVERY: Final = timedelta(hours=1)
 _GONE: Final = frozenset({DeviceState.REVOKED, DeviceState.DECOMMISSIONED})
 _REASON: Final = RevocationReason.PRIVILEGE_WITHDRAWN
-"""Why a device is revoked here: its own key is not said to be anybody else's."""
+"""Why a device is revoked here: its own key is not known to be compromised."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What lists and settings say now."""
+    """The lists and settings now."""
 
     manufacturers: Mapping[int, StoredManufacturer]
     same: Mapping[int, Sequence[int]]
-    """By manufacturer: all that are registered for the same CA, itself among them. A list of one is all theirs."""
+    """By manufacturer: all registrations of the same CA, including itself. A list of one counts for all."""
     lists: Sequence[tuple[int, int]]
-    """Each list's id, with its manufacturer's."""
+    """Each list's id, with its manufacturer's id."""
     state: object
-    """Differs when any of it does."""
+    """Differs if any of it differs."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Recalled:
-    """A device that is to be done with: what is said of it, and what its manufacturer is set to."""
+    """A device to act on: what the list says of it, and its manufacturer's setting."""
 
     device: Device
     came: CameIn
@@ -81,7 +81,7 @@ class _Recalled:
 
     @property
     def facts(self) -> dict[str, object]:
-        """What log and audit log say of it."""
+        """The facts for log and audit log."""
         said = unpack((b"", int(self.came.serial, 16)), self.entry)
         return {
             "manufacturer": self.manufacturer.name,
@@ -92,7 +92,7 @@ class _Recalled:
 
 
 class RecallWatch:
-    """Compares manufacturers' lists with the devices that are in."""
+    """Compares manufacturers' lists with the enrolled devices."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class RecallWatch:
         suspension: SuspensionService,
         actor: str,
     ) -> None:
-        """*actor* is who the audit log says did it: the service."""
+        """*actor*, the service, is the actor in the audit log."""
         self._database = database
         self._clock = clock
         self._revocation = revocation
@@ -113,11 +113,11 @@ class RecallWatch:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """How many devices are in though their manufacturer has revoked what let them in, as of the last look."""
+        """How many devices are active although their manufacturer has revoked their IDevID, as of the last look."""
         return self._counts
 
     async def look(self) -> int:
-        """Compare if anything has changed, or an hour has passed; return how many devices were done with."""
+        """Compare if anything has changed, or an hour has passed; return how many devices were acted on."""
         known = await self._database.read(_known)
         now, done = self._clock(), 0
         # Also after an hour by a clock that was set back.
@@ -150,7 +150,7 @@ class RecallWatch:
         return done
 
     async def _follow(self, recalled: _Recalled, known: _Known) -> bool:
-        """Do with a device as its manufacturer is set; return False where that has to be done no more."""
+        """Act on a device as its manufacturer's setting says; return False if that is no longer necessary."""
         name, setting = recalled.device.name, recalled.manufacturer.revoked_devices
         said = unpack((b"", 0), recalled.entry)
         occasion = Occasion(functools.partial(self._still, recalled, known), recalled.facts)
@@ -168,7 +168,7 @@ class RecallWatch:
         return True
 
     def _still(self, recalled: _Recalled, known: _Known, connection: Connection, device: Device) -> bool:
-        """Whether it is to be followed still; recorded as followed then. The device is locked."""
+        """Whether to act on it still, which is then recorded. The device is locked."""
         came = recalls.one(connection, device.id)
         if came != recalled.came or _said(connection, came, known) != recalled.entry:
             return False
@@ -187,7 +187,7 @@ class RecallWatch:
             audit.append(connection, self._clock(), self._actor, Action.IDEVID_REVOKED, device.name, facts)
 
     async def _let_go(self, known: _Known) -> None:
-        """Forget what was found of devices of which no list says anything any more."""
+        """Forget matches of devices that are on no list any more."""
         after = 0
         while True:
             found = await self._database.read(functools.partial(recalls.found, after=after))
@@ -218,7 +218,7 @@ def _authority(der: bytes) -> tuple[bytes, x509.Name]:
 def _portion(
     connection: Connection, *, known: _Known, of: tuple[int, int], after: str
 ) -> tuple[list[_Recalled], str | None]:
-    """Return whom a portion of a list recalls and was not followed yet, and where the next begins, None at the end."""
+    """Return the devices in a portion of a list that are still to be acted on, and the next portion's start or None."""
     list_id, manufacturer_id = of
     serials = recalls.named(connection, list_id, after)
     if not serials:
@@ -226,7 +226,7 @@ def _portion(
     found = []
     for came in recalls.came_in_by(connection, serials):
         if came.manufacturer_id not in known.same.get(manufacturer_id, ()):
-            continue  # Another CA's certificate of the same number, or of one that was registered a moment ago.
+            continue  # Another CA's certificate of the same number, or of a CA that was registered a moment ago.
         entry = _said(connection, came, known)
         if entry is not None and entry != recalls.entry_followed(connection, came.device_id):
             device = devices.with_id(connection, came.device_id)
@@ -235,7 +235,7 @@ def _portion(
 
 
 def _said(connection: Connection, came: CameIn, known: _Known) -> int | None:
-    """Return what the lists of its CA say of what a device came in by: what is final, before a hold; the earliest."""
+    """Return the entry for a device's IDevID on its CA's lists: a final one before a hold, and the earliest."""
     entries = recalls.entries_of(connection, known.same[came.manufacturer_id], came.serial)
     return min(entries, key=lambda entry: (not unpack((b"", 0), entry).reason.final, entry), default=None)
 

@@ -1,7 +1,7 @@
-"""The one function that records a revocation, and what is told of one.
+"""The one function that records a revocation, and the facts that are reported of one.
 
-A hold becomes final and keeps its date, and so does a revocation whose reason is changed: the certificate has been
-distrusted since (`provisioning.revocation.taken`).
+A hold that becomes final keeps its date, and so does a revocation whose reason is changed: the certificate has been
+distrusted since then (`provisioning.revocation.taken`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from provisioning.store.certificates import StoredCertificate, StoredRevocation
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """One revoked certificate, as the answer tells it."""
+    """One revoked certificate, as reported in the answer."""
 
     serial: str
     device: str
@@ -33,7 +33,7 @@ class Revoked:
 
 @dataclass(frozen=True, slots=True)
 class RevocationOutcome:
-    """What is revoked now, and whether this call did it."""
+    """The revoked certificates, and whether this call revoked them."""
 
     revoked: list[Revoked]
     changed: bool
@@ -43,12 +43,12 @@ Changed = Sequence[StoredCertificate]
 """Certificates whose status has just changed."""
 
 IN_WHAT_FOLLOWS: Final = "in the entries that follow"
-"""What the audit log says in the place of numbers, where they are told with each portion."""
+"""The audit log's text instead of serial numbers, if they are in the entry of each portion."""
 
 
 def record(connection: Connection, ended: Changed, grounds: Grounds, now: datetime, by: str) -> list[Revoked]:
-    """Revoke certificates, on hold or revoked before though some be, and return what holds of them now."""
-    at = now.replace(microsecond=0)  # What the CRL can say (RFC 5280 §5.1.2.6), the answer says too.
+    """Revoke certificates, even if on hold or revoked before, and return their revocations."""
+    at = now.replace(microsecond=0)  # As in the CRL (RFC 5280 §5.1.2.6).
     fresh = [each for each in ended if each.revocation is None]
     held = {each.id: each.revocation for each in ended if each.revocation is not None}
     told: dict[int, StoredRevocation] = {}

@@ -1,23 +1,23 @@
-"""Revocation: one transaction that makes certificates worthless, and two neighbours who are told afterwards.
+"""Revocation: one transaction that revokes certificates, and then notifies the feed and the CRL.
 
-A device that has had very many is shut out by one transaction, and its certificates follow in portions
-(`provisioning.revocation.portions`); so is a key of very many (`provisioning.revocation.end_of_one`).
+A device with very many certificates is shut out by one transaction, and its certificates follow in portions
+(`provisioning.revocation.portions`); so is a key with very many (`provisioning.revocation.end_of_one`).
 
 Rules
 -----
-1. Revoking is final and idempotent: a second time answers with the facts of the first. A hold is not final: revoking
+1. Revoking is final and idempotent: a second call answers with the facts of the first. A hold is not final: revoking
    makes it so, and the date of the hold stays, because the certificate has been distrusted since. So does the date of a
-   revocation whose reason is changed, which is done to keyCompromise only (`provisioning.revocation.taken`).
-2. A device's revocation, or its decommissioning, takes all its unexpired certificates and every unused token that is
-   bound to it; for a compromised key those that have ended, too, so that their keys are certified to nobody again.
-3. The place in the feed is taken inside the transaction: commit order is feed order, without a gap.
-4. The feed and the CRL are told only after the commit.
+   revocation whose reason is changed, which is possible to keyCompromise only (`provisioning.revocation.taken`).
+2. Revoking or decommissioning a device revokes all its unexpired certificates and voids every unused token bound
+   to it; for a compromised key also its expired certificates, so that their keys are never certified again.
+3. The feed's sequence number is taken inside the transaction: commit order is feed order, without a gap.
+4. The feed and the CRL are notified only after the commit.
 5. Many are ended together or not at all (`provisioning.revocation.batch`).
-6. A key that is compromised is so in every certificate: whichever is named, all for its key are revoked for that
-   reason, though it was for another one before. One key is one device's (`provisioning.store.device_keys`), whose row
-   is locked.
-7. Who has an operator's key has made tokens with it, perhaps: those that he made and nobody has used are void, and
-   those that he has asked for are not made any more (`provisioning.enrolment.tokens`).
+6. A compromised key is compromised in every certificate: whichever is named, all for its key are revoked for that
+   reason, even if they were revoked for another before. One key belongs to one device
+   (`provisioning.store.device_keys`), whose row is locked.
+7. Whoever has an operator's key may have made tokens with it: that operator's unused tokens are voided, and those just
+   being made for that operator are not made (`provisioning.enrolment.tokens`).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """The end of a device, as it was asked for."""
+    """The requested end of a device."""
 
     name: str
     state: DeviceState
@@ -73,12 +73,12 @@ class _End:
 
     @property
     def action(self) -> Action:
-        """What the audit log calls it."""
+        """Its action in the audit log."""
         return Action.DECOMMISSIONED if self.state is DeviceState.DECOMMISSIONED else Action.REVOKED
 
 
 class _Unfinished(Exception):
-    """Something was decided about the device that is still to be done."""
+    """An earlier decision about the device is not finished."""
 
 
 class RevocationService:
@@ -93,7 +93,7 @@ class RevocationService:
     ) -> None:
         """*after_commit* are called with the certificates whose status has changed, before the caller is answered.
 
-        *shut_out* is called when a device is whose certificates follow in portions.
+        *shut_out* is called when a device is shut out whose certificates follow in portions.
         """
         self._database = database
         self._clock = clock
@@ -103,7 +103,7 @@ class RevocationService:
         self._many = EndOfMany(database, clock, self._tell, self.portions)
 
     async def run(self) -> None:
-        """Finish ends of devices that a process has begun and not finished, until cancelled."""
+        """Finish ends of devices that any process has begun and not finished, until cancelled."""
         await self.portions.run()
 
     async def revoke_device(
@@ -117,12 +117,12 @@ class RevocationService:
     ) -> RevocationOutcome:
         """Revoke a device as a whole; raise `Refused` if there is no such device or the reason is not allowed.
 
-        Raises `NoOccasion` if that does not hold any more.
+        Raises `NoOccasion` if the occasion no longer holds.
         """
         return await self._end_device(name, DeviceState.REVOKED, self._grounds(reason, invalidity_date), by, occasion)
 
     async def decommission(self, name: str, *, by: str) -> RevocationOutcome:
-        """Revoke a device for cessationOfOperation and never let its name in again; raise `Refused`."""
+        """Revoke a device for cessationOfOperation and never admit its name again; raise `Refused`."""
         grounds = Grounds(RevocationReason.CESSATION_OF_OPERATION)
         return await self._end_device(name, DeviceState.DECOMMISSIONED, grounds, by)
 
@@ -155,7 +155,7 @@ class RevocationService:
         return outcome
 
     def _end_at_once(self, connection: Connection, end: _End) -> tuple[RevocationOutcome, Changed, int]:
-        """End a device in this transaction; raise `TooMany` if it has had more certificates than a few."""
+        """End a device in this transaction; raise `TooMany` if it has more than a few certificates."""
         now, grounds = self._clock(), end.grounds
         device, voided = _to_be_ended(connection, end, now)
         issued = first_of_device(connection, device)
@@ -169,7 +169,7 @@ class RevocationService:
         return RevocationOutcome(revoked or facts_of(issued), changed or bool(voided)), ended, voided
 
     async def _end_in_portions(self, end: _End) -> tuple[RevocationOutcome, Changed, int]:
-        """Shut the device out, and then revoke what it has (`provisioning.revocation.portions`)."""
+        """Shut the device out, and then revoke its certificates (`provisioning.revocation.portions`)."""
 
         def begin(connection: Connection) -> tuple[bool, int, int]:
             now, grounds = self._clock(), end.grounds
@@ -199,7 +199,7 @@ class RevocationService:
             try:
                 changed, voided, before = await self._database.write(begin)
                 break
-            except _Unfinished:  # What was decided first is done first.
+            except _Unfinished:  # Finish the earlier decision first.
                 await self.portions.finish(end.name)
         self.portions.shut_out()
         await self.portions.finish(end.name)
@@ -222,7 +222,7 @@ class RevocationService:
         by: str,
         invalidity_date: datetime | None = None,
     ) -> RevocationOutcome:
-        """Revoke devices as a whole and single certificates, all or none; raise `Refused` naming all that cannot be."""
+        """Revoke devices as a whole and single certificates, all or none; raise `Refused` naming what cannot be."""
         grounds = self._grounds(reason, invalidity_date)
         return await self._many.end(End(names, serials, DeviceState.REVOKED, grounds, by))
 
@@ -238,8 +238,8 @@ class RevocationService:
 
 
 def _to_be_ended(connection: Connection, end: _End, now: datetime) -> tuple[Device, int]:
-    """Void its tokens, and return the device, locked, with how many those were; raise `Refused` if it is not ended."""
-    voided = tokens.void(connection, end.name, now)  # Before the device: that is the order of the store's locks.
+    """Void its tokens, and return the device, locked, and their number; raise `Refused` if it cannot be ended."""
+    voided = tokens.void(connection, end.name, now)  # Before the device: the store's lock order.
     device = devices.find(connection, end.name, for_update=True)
     if device is None:
         raise Refused(Code.DEVICE_UNKNOWN, f"no device is called {end.name[:80]!r}")
@@ -251,7 +251,7 @@ def _to_be_ended(connection: Connection, end: _End, now: datetime) -> tuple[Devi
 
 
 def _end_state(connection: Connection, device: Device, end: _End, now: datetime) -> bool:
-    """Give the device its state, unless it has that or a more final one; return whether it had not."""
+    """Set the device's state, unless it has that or a more final one; return whether it changed."""
     ends = device.state not in {end.state, DeviceState.DECOMMISSIONED}
     if ends:
         devices.set_state(connection, [device.id], end.state, now)

@@ -1,4 +1,4 @@
-"""Whether a device or a certificate may be suspended or resumed now: what is final, on trial, or being done still."""
+"""Whether a device or a certificate may be suspended or resumed now: not if final, on trial, or still in progress."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def check_not_over(device: Device, why: str = ", which is final") -> None:
 
 
 def check_to_be_suspended(device: Device) -> None:
-    """Raise `Refused` for a device that was ended and so is not to be suspended."""
+    """Raise `Refused` for a device that was ended and so cannot be suspended."""
     check_not_over(device, ": there is nothing left to suspend")
 
 
 def check_to_be_held(connection: Connection, certificate: StoredCertificate) -> None:
-    """Raise `Refused` for a certificate that is not to be put on hold by itself."""
+    """Raise `Refused` for a certificate that cannot be put on hold by itself."""
     if certificate.revocation is not None and certificate.revocation.reason.final:
         raise _final(certificate)
     _check_not_ended_above(certificate)
@@ -35,7 +35,7 @@ def check_to_be_held(connection: Connection, certificate: StoredCertificate) -> 
 def check_to_be_released(
     connection: Connection, certificate: StoredCertificate, resumed: Container[int] = frozenset()
 ) -> bool:
-    """Return whether there is a hold to end; raise `Refused` if that is not ended by itself.
+    """Return whether there is a hold to end; raise `Refused` if it cannot be ended by itself.
 
     *resumed* are the ids of devices that are resumed as a whole in the same transaction.
     """
@@ -56,7 +56,7 @@ def check_to_be_released(
 
 
 def _check_nothing_is_left(connection: Connection, device: Device) -> None:
-    """Raise `Refused` while what was decided of the device is not done: it would be done to this certificate, too."""
+    """Raise `Refused` while a decision about the device is unfinished: it will include this certificate."""
     if unfinished_ends.of_device(connection, device.id) is not None:
         raise Refused(
             Code.UNAVAILABLE,
@@ -66,7 +66,7 @@ def _check_nothing_is_left(connection: Connection, device: Device) -> None:
 
 
 def _check_not_ended_above(certificate: StoredCertificate) -> None:
-    """Raise `Refused` where a portion will revoke it for its key, or with its CA."""
+    """Raise `Refused` if a portion will revoke it for its key, or with its CA."""
     if certificate.key_ended_at is not None:
         raise Refused(
             Code.REVOCATION_FINAL,

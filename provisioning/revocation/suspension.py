@@ -1,20 +1,20 @@
-"""Suspension: certificateHold, the one revocation that ends (RFC 5280 §5.3.1).
+"""Suspension: certificateHold, the only reversible revocation (RFC 5280 §5.3.1).
 
 Theory
 ------
-A device that is lost, stolen or odd is shut out at once and let in again when it is found, with the certificates that
-it has. For a relying party a hold is a revocation with another reason; its end is an event of the feed, a missing entry
-in the next complete CRL, removeFromCRL in the next delta, and "good" from the OCSP responder.
+A device that is lost, stolen or suspicious is shut out at once and admitted again when it is found, with its
+certificates. For a relying party a hold is a revocation with another reason; its end is an event in the feed, a missing
+entry in the next complete CRL, removeFromCRL in the next delta, and "good" from the OCSP responder.
 
 Rules
 -----
-1. Suspending and resuming are idempotent, and only what is on hold is released: no other reason ever ends. Nor does
-   the hold of a certificate on trial, which is nobody's decision (`provisioning.store.claims`): it ends with the trial.
-   Nothing of a device that was ended is released, though it be still on hold (`provisioning.revocation.portions`).
+1. Suspending and resuming are idempotent, and only what is on hold is released: no other reason ever ends. The hold
+   of a certificate on trial is no operator's decision (`provisioning.store.claims`), and ends only with the trial.
+   Nothing of a device that was ended is released, even if still on hold (`provisioning.revocation.portions`).
 2. A suspended device gets no certificate, by token or by renewal; its tokens stay, for when it is resumed.
-3. Places in the feed are taken inside the transaction; neighbours are told after the commit, as for a revocation.
-4. A device of very many certificates is shut out by a short transaction, and they follow in portions; resumed, it is
-   let in when all are released (`provisioning.revocation.portions`).
+3. Sequence numbers are taken inside the transaction; feed and CRL are notified after the commit, as for a revocation.
+4. A device with very many certificates is shut out by a short transaction, and they follow in portions; when resumed,
+   it is admitted after all are released (`provisioning.revocation.portions`).
 5. Many are suspended, or resumed, together or not at all (`provisioning.revocation.batch`).
 """
 
@@ -77,7 +77,7 @@ class SuspensionService:
     ) -> None:
         """*after_commit* are called with the certificates whose status has changed, before the caller is answered.
 
-        *portions* are those of whoever finishes what is left; without, it has its own.
+        *portions* finishes what is left; without it, the service has its own.
         """
         self._database = database
         self._clock = clock
@@ -88,7 +88,7 @@ class SuspensionService:
     async def suspend_device(self, name: str, *, by: str, occasion: Occasion = AN_OPERATOR_S_WORD) -> RevocationOutcome:
         """Put every certificate of a device on hold; raise `Refused` if it is unknown or gone for good.
 
-        Raises `NoOccasion` if that does not hold any more.
+        Raises `NoOccasion` if the occasion no longer holds.
         """
 
         def transaction(connection: Connection) -> tuple[RevocationOutcome, Changed]:
@@ -114,7 +114,7 @@ class SuspensionService:
         return outcome
 
     async def _suspend_in_portions(self, name: str, by: str, occasion: Occasion) -> tuple[RevocationOutcome, Changed]:
-        """Shut the device out, and then put on hold what it has (`provisioning.revocation.portions`)."""
+        """Shut the device out, and then put its certificates on hold (`provisioning.revocation.portions`)."""
 
         def begin(connection: Connection) -> tuple[bool, int]:
             now = self._clock()
@@ -190,7 +190,7 @@ class SuspensionService:
         return outcome
 
     async def _resume_in_portions(self, name: str, by: str) -> ReleaseOutcome:
-        """Release what the device has, and then let it in here."""
+        """Release the device's certificates, and then admit it here."""
 
         def begin(connection: Connection) -> tuple[bool, int]:
             now = self._clock()
@@ -207,7 +207,7 @@ class SuspensionService:
         return ReleaseOutcome(found, changed or bool(found))
 
     async def resume_serial(self, serial: str, *, by: str) -> ReleaseOutcome:
-        """Release one certificate; raise `Refused` if that is final, a trial's, or its whole device's."""
+        """Release one certificate; raise `Refused` if it is revoked for good, on trial, or held with its device."""
 
         def transaction(connection: Connection) -> tuple[ReleaseOutcome, Changed]:
             certificate = _find(connection, serial)
@@ -239,7 +239,7 @@ class SuspensionService:
 
 
 def _to_be_suspended(connection: Connection, name: str, occasion: Occasion) -> Device:
-    """Return the device, locked; raise `Refused` if it is not to be suspended."""
+    """Return the device, locked; raise `Refused` if it cannot be suspended."""
     device = _locked(connection, name)
     check_to_be_suspended(device)
     check_the_service_is_not_ended(device)
@@ -248,7 +248,7 @@ def _to_be_suspended(connection: Connection, name: str, occasion: Occasion) -> D
 
 
 def _suspend(connection: Connection, device: Device, now: datetime) -> bool:
-    """Give the device its state; return whether it had another."""
+    """Set the device's state; return whether it changed."""
     suspends = device.state is not DeviceState.SUSPENDED
     if suspends:
         devices.set_state(connection, [device.id], DeviceState.SUSPENDED, now)
@@ -257,7 +257,7 @@ def _suspend(connection: Connection, device: Device, now: datetime) -> bool:
 
 
 def _to_be_resumed(connection: Connection, name: str) -> Device:
-    """Return the device, locked; raise `Refused` if it is not to be resumed."""
+    """Return the device, locked; raise `Refused` if it cannot be resumed."""
     device = _locked(connection, name)
     check_not_over(device)
     return device
@@ -272,7 +272,7 @@ def _locked(connection: Connection, name: str) -> Device:
 
 
 def _place(certificate: StoredCertificate) -> int:
-    """Return where in the feed its revocation is, 0 if it has none."""
+    """Return its revocation's sequence number in the feed, 0 if it has none."""
     return 0 if certificate.revocation is None else certificate.revocation.sequence
 
 

@@ -1,6 +1,6 @@
-"""Many devices and certificates that are suspended, or resumed, by one request.
+"""Suspends or resumes many devices and certificates in one request.
 
-What is whole about it: `provisioning.revocation.batch`. What a suspension is: `provisioning.revocation.suspension`.
+How it is atomic: `provisioning.revocation.batch`. What a suspension is: `provisioning.revocation.suspension`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _Begun:
     fresh: Changed
     changed: bool
     before: int
-    """Where the feed ended; what comes in portions is behind it."""
+    """The feed's newest sequence number then; the portions' events follow it."""
     held: Sequence[Revoked] = field(default_factory=list)
     released: Sequence[Released] = field(default_factory=list)
 
@@ -156,7 +156,7 @@ def _all_of(*some: Changed) -> list[StoredCertificate]:
 
 
 def _entries(batch: Batch, changed: Changed, turned: set[int]) -> list[tuple[str, dict[str, object]]]:
-    """Return what the audit log says: of devices with *changed* certificates, and of those *turned*, by their ids."""
+    """Return the audit log's entries: for devices with *changed* certificates, and for those *turned*, by their ids."""
     of_device: dict[int, list[str]] = {}
     for each in changed:
         of_device.setdefault(each.device.id, []).append(each.serial)

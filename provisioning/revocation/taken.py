@@ -1,11 +1,11 @@
-"""Which certificates a revocation takes, of those that it names and those that belong to them.
+"""Which certificates a revocation affects, among those that it names and those that belong to them.
 
 Rules
 -----
-1. What is good, or on hold, can be revoked.
-2. What is revoked for ever keeps its reason, but for one: it is changed to keyCompromise, once and for ever, as whoever
-   relies on it has to know and the key must be certified to nobody again (CA/Browser Forum, Baseline Requirements
-   7.2.2). Since when it is revoked stays.
+1. A certificate that is good or on hold can be revoked.
+2. A final revocation keeps its reason, with one exception: it may be changed to keyCompromise, once and for ever, as
+   relying parties have to know and the key must never be certified again (CA/Browser Forum, Baseline Requirements
+   7.2.2). The revocation time stays.
 3. A CA's certificate is revoked for reasons of its own (`provisioning.revocation.of_authority`): they are not changed.
 """
 
@@ -31,13 +31,13 @@ def can_be_taken(certificate: StoredCertificate, grounds: Grounds) -> bool:
 
 
 def is_taken_with_its_device(certificate: StoredCertificate, grounds: Grounds, now: datetime) -> bool:
-    """Whether the revocation of its device takes *certificate*."""
+    """Whether the revocation of its device affects *certificate*."""
     counts = now < certificate.not_after or certificate.revocation is not None
     return can_be_taken(certificate, grounds) and (counts or grounds.reason is _COMPROMISED)
 
 
 def facts_before(taken: Sequence[StoredCertificate]) -> Mapping[str, object]:
-    """Return what the audit log says of final reasons that are changed: which certificates had which."""
+    """Return the audit log's facts about changed final reasons: which certificates had which."""
     before = {
         each.serial: each.revocation.reason
         for each in taken

@@ -1,4 +1,4 @@
-"""What an operator whose key is compromised has made: tokens that nobody has used, which become worthless with it."""
+"""Voids the unused tokens that an operator whose key is compromised has made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from provisioning.store.devices import Device
 
 
 def void_made_with(connection: Connection, ended: Sequence[Device], grounds: Grounds, now: datetime) -> Counter[str]:
-    """Make worthless what operators among *ended* have made, if their keys are compromised; return how many of each."""
+    """Void tokens made by operators among *ended*, if their keys are compromised; return the number for each."""
     names = [device.name for device in ended if device.role is Role.OPERATOR]
     if grounds.reason is not RevocationReason.KEY_COMPROMISE or not names:
         return Counter()

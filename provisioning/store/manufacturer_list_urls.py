@@ -14,7 +14,7 @@ from typing import Any, Final
 from sqlalchemy import Select, delete, insert, select, update
 from sqlalchemy.engine import Connection
 
-from provisioning.store.tables import manufacturer_list_urls, manufacturers
+from provisioning.store.manufacturer_tables import manufacturer_list_urls, manufacturers
 
 MAXIMUM_PROBLEM: Final = 400
 _URLS: Final = manufacturer_list_urls.c

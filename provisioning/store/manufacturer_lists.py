@@ -19,9 +19,9 @@ from provisioning.pki.crl import Scope
 from provisioning.pki.revocation import Entries
 from provisioning.store import groups
 from provisioning.store.groups import WayName
+from provisioning.store.manufacturer_tables import manufacturer_lists, manufacturer_revocations, manufacturers
 from provisioning.store.manufacturers import LapsedLists
 from provisioning.store.prepared import Prepared
-from provisioning.store.tables import manufacturer_lists, manufacturer_revocations, manufacturers
 
 MAXIMUM_SCOPE: Final = 2000
 """Characters of `scope_text`."""

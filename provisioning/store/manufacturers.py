@@ -13,8 +13,8 @@ from cryptography import x509
 from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.engine import Connection
 
+from provisioning.store.manufacturer_tables import manufacturers
 from provisioning.store.prepared import Prepared
-from provisioning.store.tables import manufacturers
 
 _EVERY: Final = Prepared(select(manufacturers.c.id, manufacturers.c.der).order_by(manufacturers.c.id))
 _FACTS: Final = (

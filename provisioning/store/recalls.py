@@ -17,8 +17,9 @@ from sqlalchemy.engine import Connection
 
 from provisioning.store.devices import WIDTH, Device, device_from
 from provisioning.store.manufacturer_lists import serial_text
+from provisioning.store.manufacturer_tables import idevids, manufacturer_lists, manufacturer_revocations, recalls
 from provisioning.store.prepared import Prepared
-from provisioning.store.tables import devices, idevids, manufacturer_lists, manufacturer_revocations, recalls
+from provisioning.store.tables import devices
 
 PAGE: Final = 500
 """Of a list, or of what was found, in one look."""

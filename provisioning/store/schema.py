@@ -25,8 +25,9 @@ from sqlalchemy.engine import Connection
 
 from provisioning.errors import ConfigurationError
 from provisioning.program.starting import importing
-from provisioning.store import audit, devices, tables
+from provisioning.store import audit, devices
 from provisioning.store.database import Database
+from provisioning.store.every_table import EVERY_TABLE
 from provisioning.store.revision import CURRENT, Session, sessions_of_others
 from provisioning.store.tables import audit_entries
 
@@ -139,7 +140,7 @@ def missing(connection: Connection) -> list[str]:
     inspector = inspect(connection)
     there = set(inspector.get_table_names())
     lost = []
-    for each in tables.metadata.sorted_tables:
+    for each in EVERY_TABLE.sorted_tables:
         if each.name not in there:
             lost.append(each.name)
             continue

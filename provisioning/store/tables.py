@@ -7,6 +7,9 @@ Rules
 2. No secret is stored: of a token only its SHA-256. Tokens have 256 random bits, so a plain hash cannot be searched.
 3. Serial numbers are lower-case hexadecimal text: they exceed every integer type.
 4. Times are UTC, and come back so from every database.
+
+Does not handle: the tables about manufacturers (`provisioning.store.manufacturer_tables`). Whoever wants all of them
+asks `provisioning.store.every_table`.
 """
 
 from __future__ import annotations
@@ -21,28 +24,14 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     String,
     Table,
     Text,
     UniqueConstraint,
 )
 
+from provisioning.store.columns import BIG_ID, NAME, SERIAL, metadata
 from provisioning.store.utc_date_time import UtcDateTime
-
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-BIG_ID = BigInteger().with_variant(Integer, "sqlite")  # Only INTEGER is SQLite's row id, and it has 64 bits.
-NAME = String(64)
-SERIAL = String(40)
 
 counters = Table(
     "counters",
@@ -304,87 +293,6 @@ activations = Table(
 """Certificates that a claim has bought: on trial until they are succeeded, see `provisioning.store.claims`.
 
 *withdrawn_at* is since when one is revoked for ever, if it was not by another that came in its place."""
-
-manufacturers = Table(
-    "manufacturers",
-    metadata,
-    Column("id", BIG_ID, primary_key=True),
-    Column("name", NAME, nullable=False, unique=True),
-    Column("group_name", NAME, nullable=False),
-    Column("name_prefix", NAME, nullable=False),
-    Column("subject", LargeBinary, nullable=False),
-    Column("fingerprint_sha256", String(64), nullable=False, unique=True),
-    Column("der", LargeBinary, nullable=False),
-    Column("created_at", UtcDateTime, nullable=False),
-    Column("created_by", NAME, nullable=False),
-    Column("ended_at", UtcDateTime),
-    Column("lapsed_lists", String(8), nullable=False, server_default="refuse"),
-    Column("revoked_devices", String(8), nullable=False, server_default="report"),
-)
-"""CAs of manufacturers, whose device certificates open a group."""
-
-manufacturer_lists = Table(
-    "manufacturer_lists",
-    metadata,
-    Column("id", BIG_ID, primary_key=True),
-    Column("manufacturer_id", BIG_ID, ForeignKey("manufacturers.id"), nullable=False),
-    Column("scope", String(2000), nullable=False),
-    Column("number", String(49), nullable=False),
-    Column("this_update", UtcDateTime, nullable=False),
-    Column("next_update", UtcDateTime, nullable=False),
-    Column("sha256", LargeBinary(32), nullable=False),
-    Column("entries", Integer, nullable=False),
-    Column("taken_at", UtcDateTime, nullable=False),
-    Column("taken_by", NAME, nullable=False),
-    UniqueConstraint("manufacturer_id", "scope"),
-)
-"""The newest CRL of each manufacturer's CA, for each part of its certificates that has one of its own."""
-
-manufacturer_revocations = Table(
-    "manufacturer_revocations",
-    metadata,
-    Column("list_id", BIG_ID, ForeignKey("manufacturer_lists.id"), primary_key=True, autoincrement=False),
-    Column("serial", SERIAL, primary_key=True),
-    Column("entry", BigInteger, nullable=False),
-)
-"""What those lists say: each certificate with reason and time (`provisioning.pki.revocation.pack`).
-
-On SQLite it has no row ids."""
-
-manufacturer_list_urls = Table(
-    "manufacturer_list_urls",
-    metadata,
-    Column("id", BIG_ID, primary_key=True),
-    Column("manufacturer_id", BIG_ID, ForeignKey("manufacturers.id"), nullable=False),
-    Column("url", String(500), nullable=False),
-    Column("due_at", UtcDateTime, nullable=False),
-    Column("fetched_at", UtcDateTime),
-    Column("problem", String(400), nullable=False),
-    Column("failures", Integer, nullable=False),
-    Column("etag", String(200), nullable=False),
-    Column("modified", String(200), nullable=False),
-    UniqueConstraint("manufacturer_id", "url"),
-)
-"""Where manufacturers' lists are fetched, and what came of it: see `provisioning.store.manufacturer_list_urls`."""
-
-idevids = Table(
-    "idevids",
-    metadata,
-    Column("device_id", BIG_ID, ForeignKey("devices.id"), primary_key=True, autoincrement=False),
-    Column("manufacturer_id", BIG_ID, ForeignKey("manufacturers.id"), nullable=False),
-    Column("serial", SERIAL, nullable=False),
-    Index("ix_idevids_serial", "serial"),
-)
-"""By which of its manufacturer's certificates each device came in, the last time that it came by one."""
-
-recalls = Table(
-    "recalls",
-    metadata,
-    Column("device_id", BIG_ID, ForeignKey("devices.id"), primary_key=True, autoincrement=False),
-    Column("entry", BigInteger, nullable=False),
-    Column("found_at", UtcDateTime, nullable=False),
-)
-"""Devices whose manufacturer has revoked that certificate since, with what it says and when that was followed."""
 
 listed_devices = Table(
     "listed_devices",

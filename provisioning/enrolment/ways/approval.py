@@ -1,11 +1,11 @@
-"""An operator's decision about one request: EST's 202 until it is there.
+"""An operator's decision about one request: EST answers 202 until it is made.
 
-A request is recognised by group, name and public key, and whoever repeats it has signed it with that key. A decision
-is worth one certificate, and evidence that is shown with the request is what the operator sees beside it.
+A request is recognised by group, name and public key, and each repetition is signed with that key. A decision
+is worth one certificate; the operator sees the evidence that was shown with the request.
 
-A request for a key that the service makes is recognised by its own key, which counts for nothing else
-(docs/decisions/0088-a-key-that-waits-is-not-made.md): without a signature by it, whoever guesses the request would be
-given the private key. If the answer was lost, so was the key: the repeated request gets another one in its place,
+A request for a server-generated key is recognised by the request's own key, which counts for nothing else
+(docs/decisions/0088-a-key-that-waits-is-not-made.md): without a signature by it, anyone who guesses the request would
+be given the private key. If the answer was lost, so was the key: the repeated request gets a new key in its place,
 without another decision, while the group answers the same request again
 (docs/decisions/0106-a-lost-key-is-replaced.md).
 """
@@ -31,14 +31,14 @@ from provisioning.store.groups import Group, WayName
 
 RETRY_SECONDS: Final = 30
 MAXIMUM_PENDING: Final = 2000
-"""Of one group: strangers may ask where nothing else is needed. One address has no more of them than are free."""
+"""Per group: strangers may ask where nothing else is needed. One address never has more of them than are free."""
 PENDING_DAYS: Final = timedelta(days=7)
 _LONGEST_EVIDENCE: Final = 200
 _ENROLLED: Final = "; the name is enrolled already"
 
 
 class Undecided(Exception):
-    """Nobody has decided about *request*: it has to be recorded, and asked again."""
+    """No operator has decided about *request*: record it, and let the client ask again."""
 
     def __init__(self, request: ApprovalRequest) -> None:
         super().__init__(request)
@@ -56,7 +56,7 @@ class ApprovalWay(Way):
         return cls()
 
     def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:
-        """Vouch if an operator has approved; raise `Undecided` if nobody has decided yet, `Refused` if denied."""
+        """Vouch if an operator has approved; raise `Undecided` if there is no decision yet, `Refused` if denied."""
         return approved(connection, attempt, group, shown)
 
 
@@ -91,7 +91,7 @@ def approved(connection: Connection, attempt: Attempt, group: Group, shown: Sequ
 
 
 def newest_of(connection: Connection, name: str) -> StoredCertificate | None:
-    """Return what *name* was certified last, None if it never was."""
+    """Return the newest certificate of *name*, None if it never had one."""
     device = devices.find(connection, name)
     return None if device is None else certificates_of_device.newest(connection, device.id)
 
@@ -102,7 +102,7 @@ def _asked_from(attempt: Attempt) -> str | None:
 
 
 def enrolled_since(connection: Connection, request: ApprovalRequest) -> ApprovalRequest | None:
-    """Return *request* as it has to be shown now, if its name has come in since it was recorded; else None."""
+    """Return *request* as it has to be shown now, if its name has enrolled since it was recorded; else None."""
     if _ENROLLED in request.evidence or devices.find(connection, request.name) is None:
         return None
     return replace(request, evidence=(request.evidence + _ENROLLED)[:_LONGEST_EVIDENCE])
@@ -122,10 +122,10 @@ def _recognised_by(attempt: Attempt) -> bytes:
 
 
 def _lost(connection: Connection, found: StoredApproval, attempt: Attempt, group: Group) -> StoredCertificate | None:
-    """Return the certificate whose key the request was answered with, where it may be asked for again.
+    """Return the certificate whose key the request was answered with, if that key may be replaced.
 
-    That is as long as the same request is answered again, and the device has come by nothing since: neither has it
-    renewed that certificate, nor has somebody revoked it.
+    It may while the group answers the same request again and nothing has changed since: the device has not
+    renewed that certificate, and it was not revoked.
     """
     if not attempt.server_key or found.used_at is None or attempt.now >= found.used_at + group.same_key_window:
         return None
@@ -136,11 +136,11 @@ def _lost(connection: Connection, found: StoredApproval, attempt: Attempt, group
 
 
 def _over(connection: Connection, found: StoredApproval, attempt: Attempt, group: Group) -> bool:
-    """Whether the approval speaks no more.
+    """Whether the approval is no longer in force.
 
-    It has bought its certificate, and the same request is not answered with that again; or it was given when the name
-    had not what it has now, so that nobody has decided about replacing that. Which came first no clock says: one that
-    was set back would put it the other way round (docs/decisions/0178-what-a-clock-that-was-ahead-has-left.md).
+    It has bought its certificate, and the same request is not answered with that again; or it was given before the name
+    had its present certificate, so that nobody has decided about replacing that. The order is not taken from clocks:
+    one that was set back would reverse it (docs/decisions/0178-what-a-clock-that-was-ahead-has-left.md).
     """
     if found.state is ApprovalState.APPROVED:
         newest = newest_of(connection, found.request.name)
@@ -154,15 +154,15 @@ def _over(connection: Connection, found: StoredApproval, attempt: Attempt, group
 def record(connection: Connection, request: ApprovalRequest, now: datetime) -> int:
     """Record that *request* waits, if it does not yet, and return its number; raise `Refused` if too many do.
 
-    One that an operator has to see differently now waits anew, under another number: who has seen the old one and
-    decides about that decides about nothing.
+    If an operator has to see it differently now, it waits again under a new number: a decision about the old number
+    has no effect.
     """
     found = approvals.find(connection, request.group, request.name, request.spki_sha256)
     if found is not None and found.state is ApprovalState.PENDING:
         return found.id if found.request == request else approvals.put(connection, request, now)
     approvals.remove_stale(connection, request.group, now - PENDING_DAYS)
     waiting, from_here = approvals.count_pending(connection, request.group, request.asked_from)
-    if from_here >= MAXIMUM_PENDING - waiting:  # So whoever asks for all leaves half of it, and the next half of that.
+    if from_here >= MAXIMUM_PENDING - waiting:  # So one address leaves half of all, and the next half of that.
         whose = f", {from_here} of them from your address: it has its share" if from_here else ""
         raise Refused(
             Code.APPROVALS_FULL, f"{waiting} requests of group {request.group} wait for a decision{whose}; try later"

@@ -1,7 +1,7 @@
 """The claim certificate: a production batch shares it, and each of its devices gets one certificate on trial.
 
-The claim says that the asker is *some* device of the batch, so it can name new devices only. What it buys is
-short-lived and on hold from its first second; asking for its successor with it activates the device
+The claim shows that the client is *some* device of the batch, so it is good for new names only. Its certificates are
+short-lived and on hold from their first second; asking for the successor of one activates the device
 (`provisioning.store.claims`).
 """
 
@@ -36,7 +36,7 @@ class ClaimWay(Way):
 
     @classmethod
     def presented(cls, connection: Connection, attempt: Attempt) -> Self | None:
-        """Find the claim, and lock it: its places are counted one by one."""
+        """Find the claim, and lock it: its places are counted one at a time."""
         if attempt.certificate is None:
             return None
         fingerprint = hashlib.sha256(attempt.certificate.public_bytes(Encoding.DER)).hexdigest()
@@ -54,7 +54,7 @@ class ClaimWay(Way):
             )
 
     def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:  # noqa: ARG002
-        """Refuse a claim that has ended or whose places are taken, and its own key."""
+        """Refuse a claim that has ended or whose places are taken, and a request for the claim's own key."""
         claim, name = self._claim, attempt.request.common_name
         check_own_key(attempt, claim.name, claim.der)
         self.check_good(attempt.now)
@@ -81,7 +81,7 @@ class ClaimWay(Way):
 
 
 def check_own_key(attempt: Attempt, claim: str, der: bytes) -> None:
-    """Refuse a request for the key of the claim with the certificate *der*: everybody in the batch has that."""
+    """Refuse a request for the key of the claim certificate *der*: the whole batch has that key."""
     shared = x509.load_der_x509_certificate(der).public_key()
     if attempt.request.key_fingerprint == spki_fingerprint(shared):
         raise Refused(

@@ -1,7 +1,7 @@
-"""The list of expected devices: a name that is not on it is refused; a key that is on it proves who asks.
+"""The list of expected devices: a name that is not on it is refused; a key that is on it proves the client's identity.
 
-An entry without a key is knowledge that others may have, so it needs another way beside it. An entry with a key is
-fulfilled by that key alone, and the request's own signature shows that the asker holds it.
+An entry without a key is only a name, which others may know, so it needs another way beside it. An entry with a key is
+fulfilled by that key alone, and the request's own signature shows that the client holds it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ListedWay(Way):
         return cls()
 
     def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:  # noqa: ARG002
-        """Refuse who is not on the list, or not with this key."""
+        """Refuse a name that is not on the list, or is on it with another key."""
         name = attempt.request.common_name
         entry = listed_devices.find(connection, group.name, name)
         if entry is None:

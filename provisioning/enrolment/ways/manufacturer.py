@@ -1,10 +1,10 @@
 """The manufacturer's certificate (IDevID, IEEE 802.1AR): the device was made by somebody the operator has registered.
 
-TLS has shown that the client holds the certificate's key. Here the certificate is judged again, apart from TLS: its
-signature by a registered CA itself (no chain in between: whoever may issue is registered), its dates, whether the
+TLS has shown that the client holds the certificate's key. Here the certificate is verified again, apart from TLS: its
+signature by a registered CA itself (no chain in between: every issuing CA is registered), its dates, whether the
 manufacturer has revoked it (`provisioning.enrolment.manufacturer_status`), its name. The device's name is the
-certificate's ``serialNumber`` behind the manufacturer's prefix; it is recorded where the device comes from, so that
-another manufacturer's device of the same number is not this one.
+certificate's ``serialNumber`` behind the manufacturer's prefix; the device's origin is recorded, so that another
+manufacturer's device with the same number is not taken for it.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class ManufacturerWay(Way):
 
     @classmethod
     def presented(cls, connection: Connection, attempt: Attempt) -> Self | None:
-        """Find who has signed the certificate."""
+        """Find the registered CA that signed the certificate."""
         certificate = attempt.certificate
         if certificate is None:
             return None
         try:
             namesakes = manufacturers.called(connection, certificate.issuer)
-        except UNREADABLE:  # No CA is registered whose name cannot be read.
+        except UNREADABLE:  # A CA whose name cannot be read is never registered.
             return None
         for manufacturer in namesakes:
             if manufacturer.ended_at is None and is_issued_by(

@@ -1,18 +1,18 @@
-"""What a way to be let in is: it recognises what was presented, and vouches for the request or refuses.
+"""A way to be admitted: it recognises one kind of evidence, and vouches for the request or refuses.
 
 Theory
 ------
 A group names alternatives; an alternative names ways that must all vouch. So a way is small: it knows one kind of
-evidence. It only reads and locks; what it owes once the certificate exists (a token to spend, a claim to count) it
-hands back as `Vouched.settle`, which runs in the same transaction.
+evidence. It only reads and locks; what remains to be done once the certificate exists (spend a token, count a claim) it
+returns as `Vouched.settle`, which runs in the same transaction.
 
 Some ways are evidence (`presented` finds it or not), others are conditions on whatever was presented: the list, the
 approval, the webhook.
 
 Rules
 -----
-1. A way says whether its evidence is about this very device (`Vouched.identifies`). Evidence that is shared by many
-   devices can never make anybody an existing device: `provisioning.enrolment.authorise` sees to it.
+1. A way says whether its evidence is about this very device (`Vouched.identifies`). Evidence shared by many devices
+   never certifies anyone as an existing device: `provisioning.enrolment.authorise` ensures that.
 2. A way changes nothing in the store before the certificate is recorded.
 """
 
@@ -44,17 +44,17 @@ class Vouched:
     """What one way says for a request."""
 
     by: str
-    """Who takes responsibility, for the audit log."""
+    """Who vouches, for the audit log."""
     credential: str
     """What was presented, without secrets: ``token``."""
     proves: bool = False
-    """It shows more than that somebody knows a name; without such a way nobody is let in."""
+    """It shows more than knowledge of a name; without such a way nobody is admitted."""
     identifies: bool = False
-    """It is about this very device, not about one of many that may be let in."""
+    """It is about this very device, not about one of many that may be admitted."""
     origin: str | None = None
-    """What identifies it; it must be the device's own, as recorded when it came in first."""
+    """What identifies the device; it must equal the origin recorded at its first enrolment."""
     readmits: bool = False
-    """An operator's word for this device, newer than whatever was decided about it before."""
+    """An operator's permission for this device, newer than any earlier decision about it."""
     decides: bool = False
     """A person has decided about this very request."""
     dns_names: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class Vouched:
     answer: bytes | None = None
     """The certificate that this very request was answered with before."""
     lost: StoredCertificate | None = None
-    """What this very request was answered with before, for a key that is nowhere any more: to be replaced."""
+    """The certificate that answered this very request before, to be replaced because its private key was lost."""
     on_trial: bool = False
     """The certificate is on hold until its successor is asked for."""
     idevid: tuple[int, int] | None = None
@@ -85,11 +85,11 @@ class Way(ABC):
         """Return the way if *attempt* shows its kind of evidence; raise `Refused` if that is unknown here."""
 
     def check_good(self, now: datetime) -> None:  # noqa: B027 - what a condition shows has no end
-        """Raise `Refused` if what was presented is good for nothing any more, whatever it is shown for."""
+        """Raise `Refused` if the evidence is no longer good for anything."""
 
     @abstractmethod
     def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:
         """Vouch for *attempt* to become a device of *group*; raise `Refused`.
 
-        *shown* is what the ways before it in the same alternative have vouched.
+        *shown* is what the earlier ways of the same alternative returned.
         """

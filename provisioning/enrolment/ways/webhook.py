@@ -1,10 +1,10 @@
-"""The webhook: a service of the operator's that may veto. It never lets in on its own.
+"""The webhook: an operator's service that may veto. It never admits on its own.
 
 Theory
 ------
 A transaction must not wait for the network. So `vouch` without an answer raises `Unasked` with the question, the
-transaction is undone, the question is asked (`provisioning.enrolment.webhook`), and the transaction runs again with the
-answer: everything else is decided anew, and an answer to another question counts for nothing.
+transaction is rolled back, the question is asked (`provisioning.enrolment.webhook`), and the transaction runs again
+with the answer: everything else is decided again, and an answer to another question is ignored.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class WebhookWay(Way):
         return cls()
 
     def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:
-        """Say what the webhook has said; raise `Unasked` if it was not asked this."""
+        """Vouch or refuse as the webhook answered; raise `Unasked` if it was not asked this question."""
         if group.webhook_url is None:
             raise Refused(Code.WEBHOOK_FAILED, f"group {group.name} has no webhook_url: the operator has to set it")
         name = attempt.request.common_name

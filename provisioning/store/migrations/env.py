@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from alembic import context
 
-from provisioning.store.tables import metadata
+from provisioning.store.every_table import EVERY_TABLE
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
+    target_metadata=EVERY_TABLE,
     render_as_batch=True,  # SQLite changes a column by copying its table.
     transaction_per_migration=False,  # One transaction around everything: the caller's.
 )

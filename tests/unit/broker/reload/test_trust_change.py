@@ -1,214 +1,31 @@
-"""Who is connected is judged by another generation of trust, with the certificate that his socket still has."""
+"""A reload of trust: whoever is connected is judged by another generation, with the certificate his socket has."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding
 from structlog.testing import capture_logs
 
-from broker.admission.bundle import ListTerms, TrustBundle
-from broker.admission.bundle_terms import BundleTerms
-from broker.admission.path_ends import VerifiedPath
-from broker.admission.peer import Peer
 from broker.admission.policy import Kind, Rules, Section, TopicPolicy
-from broker.admission.refusal import RefusalCode, Refused
-from broker.admission.trust import Trust
 from broker.door.unsafe_plain import UnsafePeer
 from broker.mqtt.codes import ReasonCode
 from broker.reload.parts import ProposedAnchors, Unchanged
 from broker.reload.report import Affected, Effects
-from broker.reload.trust_change import NewTrust, ReloadedTrust, judge, record_trust
+from broker.reload.trust_change import record_trust
 from broker.revocation.enforcement import revoke
-from broker.settings.config import BrokerConfig
-from broker.settings.trust_settings import REQUIRE, TrustSettings
-from broker.sources.anchor_urls import AnchorUrls
-from broker.sources.revocation_lists import RevocationLists
-from broker.sources.staple import Staple
+from broker.settings.trust_settings import TrustSettings
 from broker.sources.trust_files import trust_of_cafile
 from provisioning.pki.identity import identity_of
 from provisioning.pki.keys import key_identifier
-from provisioning.pki.tls import ClientCertificate, TlsConfigurationError, server_context
-from tests.support.pki import DOMAIN, Held, pem_of, shared_device, shared_pki, shared_service
-from tests.support.wire import MemoryBroker, WireClient, will
-
-PKI = shared_pki()
-OTHER = PKI.authority("Other Root CA")
-BELOW = PKI.authority("Other Issuing CA", OTHER)
-ROOT = TrustBundle("root", [PKI.root.certificate])
-
-
-def path(held: Held, *above: Held) -> Sequence[bytes]:
-    return [each.certificate.public_bytes(Encoding.DER) for each in (held, *above)]
-
-
-def connected(broker: MemoryBroker, held: Held, verified: Sequence[bytes] = ()) -> WireClient:
-    client = broker.open(held, path=verified)
-    client.connect(client_id="meter-1")
-    return client
-
-
-def judged(broker: MemoryBroker, client: WireClient, *bundles: TrustBundle) -> Peer | Refused | None:
-    return judge(broker.engine.admission.judging_by(Trust(bundles)), client.connection, broker.wall)
-
-
-def test_whom_the_new_generation_vouches_for_stays(broker: MemoryBroker) -> None:
-    held = shared_device("meter-1")
-    outcome = judged(broker, connected(broker, held, path(held, PKI.issuing, PKI.root)), ROOT)
-    assert isinstance(outcome, Peer)
-    assert outcome.identity.name == "meter-1"
-    outcome = judged(
-        broker, connected(broker, held, path(held, PKI.issuing, PKI.root)), TrustBundle("n", [OTHER.certificate])
-    )
-    assert isinstance(outcome, Refused)
-    assert outcome.code is RefusalCode.UNTRUSTED_ISSUER
-
-
-def test_who_came_back_to_his_tls_session_is_judged_by_the_path_of_before(broker: MemoryBroker) -> None:
-    held = PKI.device("meter-1", issuer=BELOW)
-    broker.engine.admission.believe(Trust([TrustBundle("other", [OTHER.certificate])]))
-    for verified in (path(held, BELOW, OTHER), ()):
-        client = connected(broker, held, verified)
-        outcome = judged(broker, client, TrustBundle("again", [OTHER.certificate]))
-        assert isinstance(outcome, Peer)
-        assert outcome.bundle == "again"
-        outcome = judged(broker, client, ROOT)
-        assert isinstance(outcome, Refused)
-        assert outcome.code is RefusalCode.UNTRUSTED_ISSUER
-
-
-def test_the_path_that_his_own_handshake_has_verified_comes_first(broker: MemoryBroker) -> None:
-    crossed = PKI.authority("Other Issuing CA", PKI.root, key=BELOW.key)
-    held = PKI.device("meter-1", issuer=BELOW)
-    broker.engine.admission.believe(Trust([TrustBundle("other", [OTHER.certificate])]))
-    client = connected(broker, held, path(held, BELOW, OTHER))
-    client.transport.path = path(held, crossed, PKI.root)
-    outcome = judged(broker, client, ROOT)
-    assert isinstance(outcome, Peer)
-    assert outcome.bundle == "root"
-
-
-def test_of_whose_issuer_nothing_is_known_an_anchor_must_have_signed_the_certificate(broker: MemoryBroker) -> None:
-    client = connected(broker, shared_device("meter-1"))
-    assert isinstance(judged(broker, client, TrustBundle("issuing", [PKI.issuing.certificate])), Peer)
-    assert isinstance(judged(broker, client, ROOT), Refused)
-
-
-@pytest.mark.parametrize("resumed", [False, True])
-async def test_with_cafile_alone_whoever_is_good_under_the_new_anchors_stays_and_nobody_else(
-    broker: MemoryBroker, tmp_path: Path, resumed: bool
-) -> None:
-    scene = Scene(tmp_path, broker)
-    root = PKI.authority("Reloaded Root CA", not_after=PKI.now + timedelta(days=9))
-    between = PKI.authority("Reloaded CA", root, not_after=PKI.now + timedelta(days=2))
-    renewed = PKI.authority("Reloaded CA", root, key=between.key, not_after=PKI.now + timedelta(days=3))
-    renewed_root = PKI.authority("Reloaded Root CA", key=root.key, not_after=PKI.now + timedelta(days=10))
-    namesake = PKI.authority("Reloaded CA", root, not_after=PKI.now + timedelta(days=4))
-    held = PKI.device("meter-1", issuer=between)
-    shown = path(held, between, root)
-    client = connected(broker, held, shown)
-    if resumed:
-        client.leave()
-        client = connected(broker, held)
-    for anchors in ((root,), (between,), (renewed,), (root, OTHER), (renewed_root,), (namesake, root)):
-        scene.believe(*anchors)
-        _, effects = await scene.trust.apply(scene.load())
-        assert effects == Effects(connected=1, disconnected=0), anchors
-    scene.believe(OTHER, namesake)
-    _, effects = await scene.trust.apply(scene.load())
-    assert effects is not None
-    assert effects.disconnected == 1
-    assert client.closed
-
-
-async def test_what_a_certificate_says_of_its_issuer_vouches_for_nobody(broker: MemoryBroker, tmp_path: Path) -> None:
-    scene = Scene(tmp_path, broker)
-    held, other = PKI.device("meter-1"), PKI.device("meter-2", issuer=BELOW)
-    client = connected(broker, held)
-    peer = client.connection.peer
-    assert peer is not None
-    # As if its authority key identifier had named another's CA.
-    peer.verified = VerifiedPath(path(other, BELOW, OTHER)[1:])
-    scene.believe(OTHER)
-    await scene.trust.apply(scene.load())
-    assert client.closed
-
-
-def test_who_would_be_somebody_else_is_put_out(broker: MemoryBroker) -> None:
-    held = shared_device("meter-1")
-    client = connected(broker, held, path(held, PKI.issuing, PKI.root))
-    source = {"source": "common-name", "group": "gas"}
-    settings = TrustSettings(name="root", anchors=("x",), feed=True, trust_domain=DOMAIN, identity=[source])
-    outcome = judged(broker, client, TrustBundle("root", [PKI.root.certificate], terms=BundleTerms.of(settings)))
-    assert isinstance(outcome, Refused)
-    assert (outcome.code, outcome.detail) == (
-        RefusalCode.IDENTITY_CHANGED,
-        f"the certificate names spiffe://{DOMAIN}/device/gas/meter-1 now",
-    )
-
-
-def test_that_a_status_is_not_known_puts_nobody_out_and_that_it_is_known_does(broker: MemoryBroker) -> None:
-    held = shared_device("meter-1")
-    client = connected(broker, held, path(held, PKI.issuing, PKI.root))
-    listed = TrustBundle("root", [PKI.root.certificate], lists=ListTerms(REQUIRE))
-    assert isinstance(judged(broker, client, listed), Peer)
-    broker.engine.admission.status.index.add(held.revocation)
-    outcome = judged(broker, client, listed)
-    assert isinstance(outcome, Refused)
-    assert outcome.code is RefusalCode.REVOKED
-
-
-def test_who_has_no_certificate_or_no_session_is_not_judged(broker: MemoryBroker) -> None:
-    held = shared_device("meter-1")
-    assert judged(broker, broker.open(held, path=path(held, PKI.issuing, PKI.root)), ROOT) is None
-    client = connected(broker, held, path(held, PKI.issuing, PKI.root))
-    client.transport.certificate = None
-    assert judged(broker, client, ROOT) is None
-
-
-# The whole change.
-
-
-class Scene:
-    """The trust of a broker that has no sockets and whose anchors are files of the test."""
-
-    def __init__(self, directory: Path, broker: MemoryBroker, **settings: Any) -> None:
-        self.broker = broker
-        self.anchors = directory / "anchors.pem"
-        self.believe(PKI.root, OTHER)
-        own = PKI.broker().write(directory)
-        self.config = BrokerConfig(
-            cafile=self.anchors,
-            certfile=own.certificate,
-            keyfile=own.key,
-            **({"unsafe_no_revocation": True} | settings),
-        )
-        clock = asyncio.get_running_loop().time
-        self.trust = ReloadedTrust(
-            broker.engine,
-            self.config,
-            pem_of(PKI.root.certificate, OTHER.certificate).decode(),
-            lambda anchors: server_context(own, anchors, client_certificate=ClientCertificate.REQUIRED),
-            [],
-            RevocationLists(broker.engine, self.config, clock),
-            AnchorUrls(self.config),
-            Staple(self.config, own.certificate, broker.engine, clock),
-            lambda: broker.now,
-        )
-
-    def believe(self, *authorities: Held) -> None:
-        self.anchors.write_bytes(pem_of(*(each.certificate for each in authorities)))
-
-    def load(self, proposed: ProposedAnchors | None = None) -> NewTrust:
-        loaded = self.trust.load(self.config, proposed)
-        assert isinstance(loaded, NewTrust)
-        return loaded
+from provisioning.pki.tls import TlsConfigurationError
+from tests.support.pki import DOMAIN, pem_of, shared_device, shared_service
+from tests.support.reloaded_trust import BELOW, OTHER, PKI, Scene, connected, path
+from tests.support.wire import MemoryBroker, will
 
 
 def settings(name: str, anchors: Path) -> TrustSettings:

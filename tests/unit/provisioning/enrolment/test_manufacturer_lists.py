@@ -28,8 +28,8 @@ from provisioning.errors import Code, Refused
 from provisioning.pki.revocation import unpack
 from provisioning.store import audit, manufacturer_lists
 from provisioning.store.audit import Action
+from provisioning.store.manufacturer_tables import manufacturer_revocations
 from provisioning.store.manufacturers import LapsedLists
-from provisioning.store.tables import manufacturer_revocations
 from tests.support.crl import crl, impostor_of, pem, scope
 from tests.support.fleet import Fleet
 from tests.support.manufacturer import Manufacturer

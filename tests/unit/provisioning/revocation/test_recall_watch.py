@@ -26,10 +26,10 @@ from provisioning.revocation.recall_watch import RecallWatch
 from provisioning.store import audit, devices, recalls
 from provisioning.store.audit import Action
 from provisioning.store.devices import DeviceState
+from provisioning.store.manufacturer_tables import idevids
+from provisioning.store.manufacturer_tables import recalls as recalls_table
 from provisioning.store.manufacturers import RevokedDevices
 from provisioning.store.recalls import RecalledDevice
-from provisioning.store.tables import idevids
-from provisioning.store.tables import recalls as recalls_table
 from tests.support.crl import crl, scope
 from tests.support.fleet import Fleet
 from tests.support.manufacturer import Manufacturer

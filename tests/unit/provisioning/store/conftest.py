@@ -1,15 +1,18 @@
-"""What the tests of works that go side by side have in common."""
+"""What the tests of works that wait together, or go side by side, have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
 from provisioning.store import postgresql_lane, prepared
 from provisioning.store.company import Company
+from provisioning.store.database import Database
 from tests.support.fleet import Fleet
+from tests.support.notes import PATIENCE, with_notes
+from tests.support.postgresql import PostgresqlServer
 from tests.support.together import Together, all_at_once
 
 
@@ -53,3 +56,24 @@ def together(request: pytest.FixtureRequest) -> Together:
         return await all_at_once(fleet, *calls, here=here)
 
     return run
+
+
+@pytest.fixture
+async def database(postgresql: PostgresqlServer) -> AsyncIterator[Database]:
+    """A store on PostgreSQL with a table for notes; some of the files here have a store of their own in its place."""
+    async with with_notes(postgresql) as opened:
+        yield opened
+
+
+@pytest.fixture(params=[False, True], ids=["in a thread", "on the event loop"])
+def short(request: pytest.FixtureRequest) -> bool:
+    """Where the works run."""
+    chosen: bool = request.param
+    return chosen
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group ends when all have had their turn, and by no clock."""
+    for name in ("_ALONE_SECONDS", "_GROUP_SECONDS"):
+        monkeypatch.setattr(postgresql_lane, name, PATIENCE)

@@ -20,7 +20,7 @@ from provisioning.errors import ConfigurationError, Refused
 from provisioning.pki.identity import Role
 from provisioning.store import devices, lanes, revision, schema
 from provisioning.store.database import Database
-from provisioning.store.tables import metadata
+from provisioning.store.every_table import EVERY_TABLE
 from tests.support.postgresql import PostgresqlServer
 
 
@@ -41,7 +41,7 @@ async def test_the_migrations_make_exactly_the_tables_that_the_code_uses(url: st
     assert not await schema.upgrade(database), "nothing to do the second time"
     differences = await database.write(
         lambda connection: compare_metadata(
-            MigrationContext.configure(connection, opts={"compare_type": True}), metadata
+            MigrationContext.configure(connection, opts={"compare_type": True}), EVERY_TABLE
         )
     )
     await database.close()

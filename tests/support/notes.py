@@ -1,0 +1,66 @@
+"""A store on PostgreSQL that has one table, of words, and works that note one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import psycopg
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from provisioning.store.database import Database
+from provisioning.store.postgresql_group import _WRITERS
+from tests.support.postgresql import PostgresqlServer
+
+PATIENCE = 20
+"""Seconds."""
+NOTES = "CREATE TABLE notes (word TEXT UNIQUE);"
+HERE = threading.main_thread().name
+"""The thread of the event loop."""
+
+
+@asynccontextmanager
+async def with_notes(server: PostgresqlServer) -> AsyncIterator[Database]:
+    """Open a store with the table on *server* for the block."""
+    with server.database(more=NOTES) as url:
+        opened = Database(url)
+        try:
+            await opened.write(noted)  # The first connection is not opened on the event loop.
+            yield opened
+        finally:
+            await opened.close()
+
+
+@contextmanager
+def somebody_else(database: Database, *statements: str) -> Iterator[psycopg.Connection]:
+    """Let another program be connected, and begin with *statements*, until the end of the block."""
+    url = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url) as other:
+        for statement in statements:
+            other.execute(statement.encode())
+        yield other
+        other.rollback()
+
+
+def lock(database: Database) -> Any:
+    """Hold all writers' lock for the block."""
+    return somebody_else(database, f"SELECT pg_advisory_xact_lock({_WRITERS})")
+
+
+def note(connection: Connection, word: str) -> str:
+    """Note *word*, and return it; `IntegrityError` if it is noted already."""
+    connection.execute(text("INSERT INTO notes VALUES (:word)"), {"word": word})
+    return word
+
+
+def noted(connection: Connection) -> set[str]:
+    """Return the words that are noted."""
+    return set(connection.execute(text("SELECT word FROM notes")).scalars())
+
+
+def thread_of(_connection: Connection) -> str:
+    """Return the name of the thread that the work runs in."""
+    return threading.current_thread().name

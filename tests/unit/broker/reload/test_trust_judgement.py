@@ -1,0 +1,141 @@
+"""Whom a generation of trust vouches for, of those whom another has let in, and whom it puts out."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from broker.admission.bundle import ListTerms, TrustBundle
+from broker.admission.bundle_terms import BundleTerms
+from broker.admission.path_ends import VerifiedPath
+from broker.admission.peer import Peer
+from broker.admission.refusal import RefusalCode, Refused
+from broker.admission.trust import Trust
+from broker.reload.report import Effects
+from broker.reload.trust_change import judge
+from broker.settings.trust_settings import REQUIRE, TrustSettings
+from tests.support.pki import DOMAIN, shared_device
+from tests.support.reloaded_trust import BELOW, OTHER, PKI, Scene, connected, path
+from tests.support.wire import MemoryBroker, WireClient
+
+ROOT = TrustBundle("root", [PKI.root.certificate])
+
+
+def judged(broker: MemoryBroker, client: WireClient, *bundles: TrustBundle) -> Peer | Refused | None:
+    return judge(broker.engine.admission.judging_by(Trust(bundles)), client.connection, broker.wall)
+
+
+def test_whom_the_new_generation_vouches_for_stays(broker: MemoryBroker) -> None:
+    held = shared_device("meter-1")
+    outcome = judged(broker, connected(broker, held, path(held, PKI.issuing, PKI.root)), ROOT)
+    assert isinstance(outcome, Peer)
+    assert outcome.identity.name == "meter-1"
+    outcome = judged(
+        broker, connected(broker, held, path(held, PKI.issuing, PKI.root)), TrustBundle("n", [OTHER.certificate])
+    )
+    assert isinstance(outcome, Refused)
+    assert outcome.code is RefusalCode.UNTRUSTED_ISSUER
+
+
+def test_who_came_back_to_his_tls_session_is_judged_by_the_path_of_before(broker: MemoryBroker) -> None:
+    held = PKI.device("meter-1", issuer=BELOW)
+    broker.engine.admission.believe(Trust([TrustBundle("other", [OTHER.certificate])]))
+    for verified in (path(held, BELOW, OTHER), ()):
+        client = connected(broker, held, verified)
+        outcome = judged(broker, client, TrustBundle("again", [OTHER.certificate]))
+        assert isinstance(outcome, Peer)
+        assert outcome.bundle == "again"
+        outcome = judged(broker, client, ROOT)
+        assert isinstance(outcome, Refused)
+        assert outcome.code is RefusalCode.UNTRUSTED_ISSUER
+
+
+def test_the_path_that_his_own_handshake_has_verified_comes_first(broker: MemoryBroker) -> None:
+    crossed = PKI.authority("Other Issuing CA", PKI.root, key=BELOW.key)
+    held = PKI.device("meter-1", issuer=BELOW)
+    broker.engine.admission.believe(Trust([TrustBundle("other", [OTHER.certificate])]))
+    client = connected(broker, held, path(held, BELOW, OTHER))
+    client.transport.path = path(held, crossed, PKI.root)
+    outcome = judged(broker, client, ROOT)
+    assert isinstance(outcome, Peer)
+    assert outcome.bundle == "root"
+
+
+def test_of_whose_issuer_nothing_is_known_an_anchor_must_have_signed_the_certificate(broker: MemoryBroker) -> None:
+    client = connected(broker, shared_device("meter-1"))
+    assert isinstance(judged(broker, client, TrustBundle("issuing", [PKI.issuing.certificate])), Peer)
+    assert isinstance(judged(broker, client, ROOT), Refused)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+async def test_with_cafile_alone_whoever_is_good_under_the_new_anchors_stays_and_nobody_else(
+    broker: MemoryBroker, tmp_path: Path, resumed: bool
+) -> None:
+    scene = Scene(tmp_path, broker)
+    root = PKI.authority("Reloaded Root CA", not_after=PKI.now + timedelta(days=9))
+    between = PKI.authority("Reloaded CA", root, not_after=PKI.now + timedelta(days=2))
+    renewed = PKI.authority("Reloaded CA", root, key=between.key, not_after=PKI.now + timedelta(days=3))
+    renewed_root = PKI.authority("Reloaded Root CA", key=root.key, not_after=PKI.now + timedelta(days=10))
+    namesake = PKI.authority("Reloaded CA", root, not_after=PKI.now + timedelta(days=4))
+    held = PKI.device("meter-1", issuer=between)
+    shown = path(held, between, root)
+    client = connected(broker, held, shown)
+    if resumed:
+        client.leave()
+        client = connected(broker, held)
+    for anchors in ((root,), (between,), (renewed,), (root, OTHER), (renewed_root,), (namesake, root)):
+        scene.believe(*anchors)
+        _, effects = await scene.trust.apply(scene.load())
+        assert effects == Effects(connected=1, disconnected=0), anchors
+    scene.believe(OTHER, namesake)
+    _, effects = await scene.trust.apply(scene.load())
+    assert effects is not None
+    assert effects.disconnected == 1
+    assert client.closed
+
+
+async def test_what_a_certificate_says_of_its_issuer_vouches_for_nobody(broker: MemoryBroker, tmp_path: Path) -> None:
+    scene = Scene(tmp_path, broker)
+    held, other = PKI.device("meter-1"), PKI.device("meter-2", issuer=BELOW)
+    client = connected(broker, held)
+    peer = client.connection.peer
+    assert peer is not None
+    # As if its authority key identifier had named another's CA.
+    peer.verified = VerifiedPath(path(other, BELOW, OTHER)[1:])
+    scene.believe(OTHER)
+    await scene.trust.apply(scene.load())
+    assert client.closed
+
+
+def test_who_would_be_somebody_else_is_put_out(broker: MemoryBroker) -> None:
+    held = shared_device("meter-1")
+    client = connected(broker, held, path(held, PKI.issuing, PKI.root))
+    source = {"source": "common-name", "group": "gas"}
+    settings = TrustSettings(name="root", anchors=("x",), feed=True, trust_domain=DOMAIN, identity=[source])
+    outcome = judged(broker, client, TrustBundle("root", [PKI.root.certificate], terms=BundleTerms.of(settings)))
+    assert isinstance(outcome, Refused)
+    assert (outcome.code, outcome.detail) == (
+        RefusalCode.IDENTITY_CHANGED,
+        f"the certificate names spiffe://{DOMAIN}/device/gas/meter-1 now",
+    )
+
+
+def test_that_a_status_is_not_known_puts_nobody_out_and_that_it_is_known_does(broker: MemoryBroker) -> None:
+    held = shared_device("meter-1")
+    client = connected(broker, held, path(held, PKI.issuing, PKI.root))
+    listed = TrustBundle("root", [PKI.root.certificate], lists=ListTerms(REQUIRE))
+    assert isinstance(judged(broker, client, listed), Peer)
+    broker.engine.admission.status.index.add(held.revocation)
+    outcome = judged(broker, client, listed)
+    assert isinstance(outcome, Refused)
+    assert outcome.code is RefusalCode.REVOKED
+
+
+def test_who_has_no_certificate_or_no_session_is_not_judged(broker: MemoryBroker) -> None:
+    held = shared_device("meter-1")
+    assert judged(broker, broker.open(held, path=path(held, PKI.issuing, PKI.root)), ROOT) is None
+    client = connected(broker, held, path(held, PKI.issuing, PKI.root))
+    client.transport.certificate = None
+    assert judged(broker, client, ROOT) is None
