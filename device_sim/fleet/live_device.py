@@ -177,7 +177,7 @@ class LiveDevice:
 
     @property
     def is_moving(self) -> bool:
-        """Whether it, or a copy of it, is connecting or leaving: stopped midway, its presence message would be wrong."""
+        """Whether it, or a copy of it, is connecting or leaving; stopped midway, its presence would be wrong."""
         return self._moves > 0
 
     @contextlib.contextmanager
