@@ -1,26 +1,26 @@
-"""The admin API: what an operator may ask of, and do to, a running broker. HTTP/1.1 and JSON.
+"""The admin API: what an operator may ask of a running broker, and do to it. HTTP/1.1 and JSON.
 
 ====== =================== ==================================================================================
-GET    /v1/status          how the broker is
+GET    /v1/status          the state of the broker
 GET    /v1/sessions        sessions; filters: see `broker.admin.sessions.Selection`; ``limit=``
 GET    /v1/subscriptions   their subscriptions: the same filters, ``topic=`` and ``limit=``
 POST   /v1/sessions/kick   the same filters as a JSON object, with ``reason`` and ``forget``
-GET    /v1/trust           trust anchors, and what is known of revocations
-GET    /v1/crls            every CRL in use, its age and end, how fresh the feed is, and the staple
+GET    /v1/trust           trust anchors, and the state of the revocation data
+GET    /v1/crls            every CRL in use, its age and expiry, freshness of the feed, and the staple
 POST   /v1/crls/try        what the CRL in the body, DER or PEM, would do; nothing changes
-GET    /v1/why             what lately happened to ``about=``: client, device, serial number or address
-POST   /v1/check           what admission would say of the PEM certificate in the body, step by step
-POST   /v1/reload          certificate, trust, policy, limits anew from their files: ``parts``, ``dry_run``; a dry run
-                           may try ``policy``, ``anchors`` of a ``bundle``: texts instead of the files
+GET    /v1/why             what recently happened to ``about=``: client, device, serial number or address
+POST   /v1/check           what admission would say about the PEM certificate in the body, step by step
+POST   /v1/reload          reload certificate, trust, policy, limits from their files: ``parts``, ``dry_run``; a dry
+                           run may try ``policy``, ``anchors`` of a ``bundle``: texts instead of the files
 ====== =================== ==================================================================================
 
 Rules
 -----
-1. Everything the command line says comes from here; ``curl --unix-socket`` can do whatever the commands can.
+1. Everything the command line shows comes from here; ``curl --unix-socket`` can do whatever the commands can.
 2. An error is a problem document (RFC 9457) with a stable ``code``.
-3. What changes something is logged with who asked, and is for those who may: whoever reaches the socket, and of the
-   operators at the port those whom the configuration names. What else an operator's certificate is good for, says the
-   provisioning service; his role there is not in it, so that here each may only read.
+3. Changes are logged with the caller, and are restricted: anyone who can reach the socket may make them, and of the
+   operators at the port those named in the configuration. The provisioning service decides what else an operator may
+   do, but that role is not in the certificate, so here each operator may only read.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ log = structlog.get_logger("broker")
 
 
 BODIES = {"/v1/reload": 1024 * 1024, "/v1/crls/try": 16 * 1024 * 1024}
-"""How large a body may be where it may be larger than most."""
+"""The largest body of requests that may have more than most."""
 _KICK_REASON = "an operator has ended the session"
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The broker that the API tells of."""
+    """The broker that the API serves."""
 
     name: str
     engine: Engine
@@ -86,12 +86,12 @@ class Served:
     staple: Staple
     authorities: IssuingAuthorities
     begun: float = field(default_factory=time.monotonic)
-    """When it began: since then the wall clock may have been set."""
+    """When it began, by the monotonic clock: the wall clock may have been set since."""
 
 
 Route = Callable[[Request], Awaitable[Response]]
 MayChange = Callable[[str], bool]
-"""Whether a caller may change something."""
+"""Whether a caller may make changes."""
 
 
 class AdminApi:
@@ -115,7 +115,7 @@ class AdminApi:
         }
 
     async def handle(self, request: Request) -> Response:
-        """Answer *request*, and have it taken down who asked for what."""
+        """Answer *request*, and record in the audit log who asked for what."""
         response = await self._answer(request)
         witness = self._served.engine.history.witness
         if witness is not None:
@@ -174,14 +174,14 @@ class AdminApi:
         )
 
     def _own_state(self) -> str:
-        """Return how the broker's own certificate is: as `OwnCertificate` says, or ``revoked``, if that is known."""
+        """Return the state of the broker's own certificate: as in `OwnCertificate`, or ``revoked`` if that is known."""
         own = self._served.own
         state = own.state_at(datetime.now(UTC))
         if state != "ok" or own.certificate is None:
             return state
         try:
             key = certificate_key(own.certificate)
-        except UNREADABLE:  # OpenSSL presents what others cannot read.
+        except UNREADABLE:  # OpenSSL presents what other software cannot read.
             return state
         return "revoked" if self._served.engine.admission.status.index.find(key) is not None else state
 

@@ -2,8 +2,8 @@
 
 Rules
 -----
-1. What goes wrong is one of two errors: no broker answers there (`BrokerUnreachable`), nobody at all or something else,
-   or the broker says no (`RequestRefused`). Each text says what to do.
+1. There are two errors: no broker answers there (`BrokerUnreachable`; nothing does, or something else), or the broker
+   refuses (`RequestRefused`). Each text gives the remedy.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class BrokerUnreachable(Exception):
 
 
 class RequestRefused(Exception):
-    """The broker has answered, and says no."""
+    """The broker has answered with a refusal."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(f"{code}: {detail}" if code else detail)
@@ -51,7 +51,7 @@ class AdminClient:
         with contextlib.ExitStack() as stack:
             try:
                 address = stack.enter_context(address_of(path))
-                with socket.socket(socket.AF_UNIX) as probe:  # Its error is one that says what is wrong.
+                with socket.socket(socket.AF_UNIX) as probe:  # Its error says what is wrong.
                     probe.connect(address)
             except OSError as error:
                 raise BrokerUnreachable(_nobody(str(path), error.strerror or str(error))) from error
@@ -85,7 +85,7 @@ class AdminClient:
         self._stack.close()
 
     def get(self, path: str, **query: str | None) -> Any:
-        """Return the answer to GET *path* with what of *query* is given."""
+        """Return the answer to GET *path* with those of *query* that are given."""
         return self._document("GET", path, params={key: value for key, value in query.items() if value is not None})
 
     def post(self, path: str, document: dict[str, Any]) -> Any:
@@ -101,7 +101,7 @@ class AdminClient:
         return self._document("POST", path, content=content, headers={"Content-Type": media_type})
 
     def stream(self, path: str, **query: str | None) -> Iterator[bytes]:
-        """Yield the answer to GET *path* as it comes."""
+        """Yield the answer to GET *path* as it arrives."""
         params = {key: value for key, value in query.items() if value is not None}
         with self._errors(), self._client.stream("GET", path, params=params) as response:
             if response.is_error:

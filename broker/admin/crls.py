@@ -1,4 +1,4 @@
-"""The revocation sources as an operator sees them: each list with its age and its end, the feed, OCSP."""
+"""The revocation sources for operators: each CRL with its age and expiry, the feed, OCSP."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def crl_document(engine: Engine, wall: datetime, now: float) -> dict[str, Any]:
 
 
 def list_facts(held: HeldList, wall: datetime) -> dict[str, Any]:
-    """Return what is known of one list."""
+    """Return what is known about one list."""
     state = "late" if held.late_from <= wall else "current"
     return {
         "issuer": held.issuer,
@@ -48,7 +48,7 @@ def list_facts(held: HeldList, wall: datetime) -> dict[str, Any]:
 
 
 def trial_facts(trial: Trial) -> dict[str, Any]:
-    """Return what a list would do, for a program and in words."""
+    """Return what a list would do, as data and in words."""
     facts = asdict(trial) | {"text": str(trial)}
     if trial.next_update is not None:
         facts["next_update"] = f"{trial.next_update:%Y-%m-%dT%H:%M:%SZ}"

@@ -1,4 +1,4 @@
-"""Where the admin API is reached: a Unix socket that belongs to the broker's user, and a TLS port for operators."""
+"""The endpoints of the admin API: a Unix socket that belongs to the broker's user, and a TLS port for operators."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class AdminEndpoint:
     def __init__(self, served: Served, config: BrokerConfig) -> None:
         self._config = config
         self._opened: Path | None = None
-        """The socket that this broker has made, and takes away."""
+        """The socket that this broker created and will remove."""
         self._server = HttpServer(AdminApi(served, _anybody).handle, _local_user, BODIES)
         operators = Operators(served.engine, config.admin_changers)
         api = AdminApi(served, operators.may_change)
@@ -27,11 +27,11 @@ class AdminEndpoint:
 
     @property
     def url(self) -> str:
-        """Where operators elsewhere ask; empty: nowhere."""
+        """The URL for remote operators; empty: none."""
         return self._door.url
 
     async def open(self) -> None:
-        """Begin to answer. Raises `AdminSocketError` or `ListenError`."""
+        """Begin to answer requests. Raises `AdminSocketError` or `ListenError`."""
         path = unix_socket.socket_path(self._config.admin_socket, self._config.state_dir)
         if path is not None:
             listening = unix_socket.open_socket(path)
@@ -41,7 +41,7 @@ class AdminEndpoint:
             self._door.open(self._config.admin_host, self._config.admin_port)
 
     async def close(self) -> None:
-        """Answer nobody any more."""
+        """Stop answering."""
         await self._door.close()
         await self._remote.close()
         await self._server.close()
@@ -50,7 +50,7 @@ class AdminEndpoint:
 
 
 def _anybody(_caller: str) -> bool:
-    return True  # The socket is its user's alone.
+    return True  # Only the broker's user can reach the socket.
 
 
 def _local_user(writer: asyncio.StreamWriter) -> str:

@@ -1,4 +1,4 @@
-"""Why somebody is not in: from the history of what happened, and by asking admission about a certificate."""
+"""Why a client is not connected: from the history, and by asking admission about a certificate."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _MOST_CERTIFICATES = 10
 
 
 class InvalidCertificateFile(ValueError):
-    """What should be checked is no certificate; the text says why."""
+    """The input to check is not a certificate; the text says why."""
 
 
 async def why(engine: Engine, about: str) -> dict[str, Any]:
-    """Return what is known of *about*: a client identifier, name, identity, serial number or address."""
+    """Return what is known about *about*: a client identifier, name, identity, serial number or address."""
     serial = normal_serial(about) if len(about) > 1 else ""
     events: list[Event] = []
     for number, of_one in enumerate(engine.history.known()):
@@ -57,7 +57,7 @@ async def why(engine: Engine, about: str) -> dict[str, Any]:
 
 
 def read_certificates(pem: bytes) -> list[x509.Certificate]:
-    """Return the certificates in *pem*, or the one if it is DER, the one to check first.
+    """Return the certificates in *pem* (or a single one in DER), the one to check first.
 
     Raises `InvalidCertificateFile`.
     """
@@ -76,14 +76,14 @@ def read_certificates(pem: bytes) -> list[x509.Certificate]:
 async def checked(
     certificates: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate], admission: Admission, now: float
 ) -> dict[str, Any]:
-    """Return what admission would say of the first of *certificates* now, and ask elsewhere as it would."""
+    """Return admission's present verdict on the first of *certificates*, asking elsewhere as it would."""
     outcome = ask(certificates, anchors, admission, datetime.now(UTC))
     inquiry = outcome.inquiry if isinstance(outcome, Peer) else None
     if isinstance(outcome, Peer) and inquiry is not None:
         if not inquiry.done:
             done = asyncio.Event()
             inquiry.when_done(lambda _: done.set())
-            await done.wait()  # Whoever asks has a patience of its own.
+            await done.wait()  # The asker has its own time limit.
         if inquiry.refusal is not None:
             outcome = replace(inquiry.refusal, identity=outcome.identity.uri, serial=outcome.serial)
     return verdict_document(certificates, anchors, admission, now, outcome)
@@ -96,7 +96,7 @@ def verdict_document(
     now: float,
     outcome: Peer | Refused,
 ) -> dict[str, Any]:
-    """Return what admission says of the first of *certificates*, which *outcome* is."""
+    """Return the verdict document for the first of *certificates*; *outcome* is admission's result."""
     verdict: Verdict = check(certificates, anchors, admission, now, datetime.now(UTC), outcome)
     return {
         "admitted": verdict.admitted,

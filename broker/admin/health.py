@@ -1,11 +1,11 @@
-"""Is the broker alive, and does it let in newcomers? For supervisors and load balancers, beside the page of metrics.
+"""Whether the broker is alive and admits newcomers: for supervisors and load balancers, beside the metrics page.
 
-``/healthz`` says that the event loop runs. ``/readyz`` is 503 while nobody new gets in, because what is known of
-revocations is too old or not there yet or an audit log that must be written cannot be, while the broker's own
-certificate has ended, so that no client believes it, and while the store takes no writes: a broker that cannot do its
-work gets no traffic, but is not killed for what a restart would not mend. ``issuing_cas`` is ``unknown`` while it would
-refuse whoever comes under one of provisioning's CAs; that is no reason to send the others away, and no 503. Why, is in
-the log, and for operators in ``fleet-broker crl status``; strangers get names. The same as provisioning's two paths.
+``/healthz`` says that the event loop runs. ``/readyz`` is 503 in these cases: newcomers are refused, because revocation
+data is outdated or missing or a required audit log cannot be written; the broker's own certificate has expired, so that
+no client accepts it; the store takes no writes. A broker that cannot do its work gets no traffic, but is not killed for
+what a restart would not fix. ``issuing_cas`` is ``unknown`` while clients of one of provisioning's CAs would be
+refused; that is no reason to send the others away, so not a 503. The reasons are in the log, and for operators in
+``fleet-broker crl status``; others only see the names. The same as provisioning's two paths.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ READY = "/readyz"
 
 
 class Health:
-    """Answers for the two paths of one engine."""
+    """Answers the two paths for one engine."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Health:
 
 
 def store_state(engine: Engine) -> str:
-    """Return how the store is: ok, failed, or off without persistence."""
+    """Return the state of the store: ok, failed, or off without persistence."""
     if engine.journal is None:
         return "off"
     return "failed" if engine.journal.failed else "ok"

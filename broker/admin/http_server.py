@@ -1,26 +1,26 @@
-"""A small HTTP/1.1 server on the broker's own loop, for the admin API and the page of metrics.
+"""A small HTTP/1.1 server on the broker's own loop, for the admin API and the metrics page.
 
 Theory
 ------
-The broker's loop belongs to its devices. So a request costs a bounded moment of it: head and body have a size, the
-number of connections has one, every wait has a deadline, and an answer that may be long comes as an iterator that the
-server writes piece by piece, as fast as the asker takes it, with a turn of the loop between two pieces.
+The broker's loop belongs to its devices. So a request costs it a bounded moment: head, body and the number of
+connections are limited, every wait has a deadline, and a long answer comes as an iterator that the server writes piece
+by piece, as fast as the client takes it, with a turn of the loop between two pieces.
 
 Rules
 -----
-1. What exceeds a bound gets a plain answer (408, 413, 503) and the connection closes.
-2. Who asks is settled by `identify` at each request, before anything is done about it, and before a body is read that
-   is larger than most (`bodies`).
-3. A handler that fails costs its request: 500 and a traceback in the log.
-4. A browser sends for any page that asks, with its user's certificate: what names a foreign page's origin is refused
-   before anything is done about it (`broker.settings.origins`).
-5. HEAD is answered as GET is, and without a body (RFC 9110 §9.3.2).
-6. Where all places are taken, whoever has waited longest without having asked, or without taking the answer, makes
-   room: who asks at once is answered, whatever strangers hold open.
-7. Who takes no answer is cut off: to what is written and not taken there is no end, and its descriptor would be gone.
-8. A parameter that is given twice, or that no text is, is refused: which one counts would depend on who reads it.
+1. What exceeds a limit gets a plain answer (408, 413, 503), and the connection is closed.
+2. `identify` determines the caller at each request, before anything is done for it, and before a body is read that is
+   larger than most (`bodies`).
+3. A handler that fails affects only its request: 500 and a traceback in the log.
+4. A browser sends requests for any page, with its user's certificate: a request with a foreign page's origin is refused
+   before anything is done for it (`broker.settings.origins`).
+5. HEAD is answered like GET, without a body (RFC 9110 §9.3.2).
+6. When all places are taken, the connection that has waited longest, without a request or without taking its answer,
+   is closed: a client that sends its request at once is answered, whatever strangers keep open.
+7. A client that takes no answer is cut off: otherwise data could wait for it for ever, and occupy its descriptor.
+8. A parameter that is given twice, or is not text, is refused: which one applies would depend on the reader.
 
-Handles: keep-alive, chunked answers, one request at a time a connection. Does not handle: pipelining (the connection
+Handles: keep-alive, chunked answers, one request at a time per connection. Does not handle: pipelining (the connection
 closes after the first answer), Expect, compression, ranges, any method but GET, HEAD and POST.
 """
 
@@ -45,7 +45,7 @@ from broker.settings.origins import MOST_SHOWN, NO_PAGES
 log = structlog.get_logger("broker")
 
 MAX_BODY = 64 * 1024
-"""Of a request, unless its path has another bound."""
+"""The limit for a request whose path has no other."""
 _MAX_HEAD = 16 * 1024
 _MAX_PARAMETERS = 32
 _MAX_CONNECTIONS = 32
@@ -53,13 +53,13 @@ _REQUEST_SECONDS = 15.0
 """For a whole request to arrive, and for the next one to begin."""
 _CLOSE_SECONDS = 10.0
 _WRITE_SECONDS = 30.0
-"""For the asker to take what was written to it."""
+"""For the client to take what was written to it."""
 _READ = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request, whole. *caller* says who asks, for the log."""
+    """One complete request. *caller* is who sent it, for the log."""
 
     method: str
     path: str
@@ -72,7 +72,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer; *body* as bytes, or in pieces as they are made."""
+    """An answer; *body* as bytes, or as pieces created on the way."""
 
     status: int = HTTPStatus.OK
     body: bytes | AsyncIterator[bytes] = b""
@@ -93,12 +93,12 @@ def problem(status: int, code: str, detail: str) -> Response:
 Handler = Callable[[Request], Awaitable[Response]]
 Identify = Callable[[asyncio.StreamWriter], str | Response]
 Settle = Callable[[asyncio.StreamWriter], Awaitable[None]]
-"""Returns who has connected, or the answer to whatever they ask."""
+"""Returns who has connected, or the answer to all of its requests."""
 
 
 @dataclass(slots=True)
 class _Incoming:
-    """What `httptools` tells of one request."""
+    """What `httptools` reports about one request."""
 
     target: bytes = b""
     accept: str = ""
@@ -111,7 +111,7 @@ class _Incoming:
     bound: Callable[[str], int] = lambda _path: MAX_BODY
     most: int = MAX_BODY
     keeps: Callable[[], bool] | None = None
-    """The parser's word on whether another request may follow: it has forgotten it when all is read."""
+    """The parser's verdict on whether another request may follow; it forgets it when everything is read."""
     keep: bool = False
 
     def on_url(self, url: bytes) -> None:
@@ -141,7 +141,7 @@ class _Incoming:
     def on_message_complete(self) -> None:
         self.complete = True
         self.keep = self.keeps is not None and self.keeps()
-        self.keeps = None  # Else either would hold the other.
+        self.keeps = None  # Otherwise there would be a reference cycle.
 
 
 class HttpServer:
@@ -154,7 +154,7 @@ class HttpServer:
         bodies: Mapping[str, int] | None = None,
         settle: Settle | None = None,
     ) -> None:
-        """*bodies* says how large a body may be at some paths; *settle* finds out what `identify` will have to know."""
+        """*bodies* returns the size limit for a path's body; *settle* finds out what `identify` will need."""
         self._settle = settle
         self._handle = handle
         self._identify = identify
@@ -162,7 +162,7 @@ class HttpServer:
         self._servers: list[asyncio.Server] = []
         self._connections: set[asyncio.Task[None]] = set()
         self._waiting: dict[asyncio.Task[None], None] = {}
-        """Those whose request is not whole yet, or who take no answer, whoever has waited longest first."""
+        """Tasks whose request is incomplete, or whose answer is not taken, the longest-waiting first."""
 
     async def listen(self, listening: socket.socket) -> None:
         """Serve on *listening*."""
@@ -170,7 +170,7 @@ class HttpServer:
         self._servers.append(await start(self.connected, sock=listening, limit=_READ, backlog=_MAX_CONNECTIONS))
 
     async def close(self) -> None:
-        """Stop accepting, and end what is under way."""
+        """Stop accepting, and end requests under way."""
         for server in self._servers:
             server.close()
         connections = list(self._connections)
@@ -193,10 +193,10 @@ class HttpServer:
                 while await self._serve(reader, writer, task):
                     pass
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # The asker has gone, or takes nothing: there is nobody to tell.
+            pass  # The client has left, or takes nothing: there is nobody to tell.
         except asyncio.CancelledError:
-            # The server closes; the task is its own, nobody waits for its cancellation. Nor does a broker that stops
-            # wait for the peer's close_notify.
+            # The server is closing; nobody else waits for the cancellation of this task. And a stopping broker does
+            # not wait for the peer's close_notify.
             writer.transport.abort()
         finally:
             self._connections.discard(task)
@@ -223,7 +223,7 @@ class HttpServer:
     async def _serve(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, task: asyncio.Task[None]
     ) -> bool:
-        """Answer one request of the connection that *task* serves; return whether another may follow."""
+        """Answer one request on the connection of *task*; return whether another may follow."""
 
         def bound(path: str) -> int:
             most = self._bodies.get(path, MAX_BODY)
@@ -263,7 +263,7 @@ class HttpServer:
     async def _handled(self, request: Request) -> Response:
         try:
             return await self._handle(request)
-        except Exception:  # A defect of one handler must not take the broker with it.
+        except Exception:  # A bug in one handler must not end the broker.
             log.exception("admin request failed", code="INTERNAL_ERROR", path=request.path)
             return problem(500, "INTERNAL_ERROR", "a defect; the broker's log has the traceback")
 
@@ -277,9 +277,9 @@ class HttpServer:
         chunks: bool = True,
         bodyless: bool = False,
     ) -> None:
-        """Write *response* to whom *task* serves, its head alone if *bodyless*.
+        """Write *response* to the client of *task*; only its head if *bodyless*.
 
-        Raises `OSError` or `TimeoutError` if the asker takes it not.
+        Raises `OSError` or `TimeoutError` if the client does not take it.
         """
         body = response.body
         head = [f"HTTP/1.1 {int(response.status)} {HTTPStatus(response.status).phrase}"]
@@ -317,7 +317,7 @@ class HttpServer:
 async def _read(
     reader: asyncio.StreamReader, incoming: _Incoming, parser: httptools.HttpRequestParser
 ) -> Response | None:
-    """Read until *incoming* is complete, or the end; return the answer to what cannot be read."""
+    """Read until *incoming* is complete, or the end; return the answer to an invalid request."""
     size = 0
     while not incoming.complete:
         data = await reader.read(_READ)
@@ -338,7 +338,7 @@ def _is_head(incoming: _Incoming, parser: httptools.HttpRequestParser) -> bool:
 
 
 def _foreign(origin: str, host: str, caller: str) -> Response | None:
-    """Return the answer to a request that a browser sends for a page from elsewhere; None: it is from here."""
+    """Return the answer to a browser's request for a foreign page; None: it is not one."""
     if NO_PAGES.admit(origin, host):
         return None
     code = RefusalCode.ORIGIN_NOT_ALLOWED
@@ -347,7 +347,7 @@ def _foreign(origin: str, host: str, caller: str) -> Response | None:
 
 
 def _request(incoming: _Incoming, method: str, caller: str) -> Request | Response:
-    """Return the request, or the answer to one whose target cannot be read."""
+    """Return the request, or the answer to one with an invalid target."""
     try:
         target = urlsplit(incoming.target.decode())
         path = unquote(target.path, errors="strict")

@@ -1,4 +1,4 @@
-"""Where Prometheus reads, and who asks whether the broker is well: plain HTTP, on loopback unless told otherwise."""
+"""The endpoint for Prometheus and health checks: plain HTTP, on loopback unless configured otherwise."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from broker.settings.config import BrokerConfig
 
 
 class MetricsEndpoint:
-    """The page of one broker, while it is open; without a server it is nowhere, and its URL empty."""
+    """The page of one broker, while it is open; without a server there is none, and its URL is empty."""
 
     def __init__(self, server: HttpServer | None = None, url: str = "") -> None:
         self._server = server
         self.url = url
 
     async def close(self) -> None:
-        """Answer nobody any more."""
+        """Stop answering."""
         if self._server is not None:
             await self._server.close()
 
@@ -30,7 +30,7 @@ class MetricsEndpoint:
 async def open_metrics(
     config: BrokerConfig, engine: Engine, own: OwnCertificate, authorities: IssuingAuthorities
 ) -> MetricsEndpoint:
-    """Serve the page, and `Health`, where *config* says, if anywhere. Raises `ListenError`."""
+    """Serve the page, and `Health`, where *config* says, if at all. Raises `ListenError`."""
     if config.metrics_port is None:
         return MetricsEndpoint()
     from broker.admin.metrics_page import PATH, MetricsPage  # Imports a library that only this page needs.
@@ -54,7 +54,7 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.setblocking(False)
         listening.bind((host, port))
-        listening.listen()  # Only now is it sure that nobody else does.
+        listening.listen()  # Only now is it certain that no other process does.
     except (OSError, TypeError) as error:
         listening.close()
         raise ListenError.of(setting, host, port, error) from error
@@ -62,7 +62,7 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
 
 
 def shown_address(listening: socket.socket) -> str:
-    """Return address and port as a URL has them."""
+    """Return address and port in the form used in URLs."""
     host, port = listening.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

@@ -1,14 +1,14 @@
-"""The page that Prometheus reads: every counter of the broker, and figures that are worked out when it asks.
+"""The page for Prometheus: every counter of the broker, and figures computed on request.
 
 Theory
 ------
-The data path adds to plain integers (`broker.metrics`), and nothing else. When the page is asked for, a collector reads
-them and makes families of them; `prometheus_client` writes those down, in the text format 0.0.4 or as OpenMetrics. The
-library is imported only where there is such a page.
+The data path adds to plain integers (`broker.metrics`), and nothing else. On request a collector reads them and builds
+metric families; `prometheus_client` renders those in text format 0.0.4 or as OpenMetrics. The library is imported only
+if there is such a page.
 
 Rules
 -----
-1. Every field of `Metrics` is on the page: what has no name of its own below gets one from its field.
+1. Every field of `Metrics` is on the page: one without a name below gets it from its field.
 2. Labels are bounded: stable codes, roles, groups up to `survey.MOST_GROUPS`, sources of revocations. Never a device.
 """
 
@@ -64,7 +64,7 @@ _BEFORE_THEY_HAPPEN = {
     "revocation_alarms": (*CrlProblem, "OCSP_FAILED", "STAPLE_FAILED", "OWN_CERTIFICATE_REVOKED"),
     "audit_entries": ("written", "lost", "write failed"),
 }
-"""Shown at nought: a series that begins with its first event has not increased by it, and no alert hears of it."""
+"""Shown as zero before the first event: a series that only begins with it shows no increase, and triggers no alert."""
 _DROPPED = "dropped_"
 _HELP = {
     "connections_accepted": "TCP connections accepted",
@@ -266,7 +266,7 @@ def _counters(metrics: Metrics) -> Iterator[Metric]:
 
 
 def _by_name(name: str, values: dict[str, float]) -> Metric:
-    """Return what is kept by the name of a plugin, or of a bundle."""
+    """Return a metric family labelled with the name of a plugin, or of a bundle."""
     family: CounterMetricFamily | GaugeMetricFamily
     if name == "plugin_blocked":
         family = CounterMetricFamily(_named(f"{name}_seconds"), _HELP[name], labels=("plugin",))

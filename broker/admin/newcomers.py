@@ -1,7 +1,7 @@
-"""What becomes of newcomers at this moment, by trust bundle: what each source of revocations knows, and its policy.
+"""What happens to newcomers at present, by trust bundle: the state of each source of revocations, and its policy.
 
-One line for each source of a bundle; of CRLs, for each CA that issues to clients: those of whom one has come, and
-anchors below which nobody was seen yet.
+One line per source of a bundle; for CRLs, one per CA that issues to clients: those of clients seen here, and anchors
+below which none has been seen yet.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Prospect:
 
     bundle: str
     source: str
-    """feed, CRL, OCSP; audit log: nobody is let in while it cannot be written."""
+    """feed, CRL, OCSP; audit log: nobody is admitted while it cannot be written."""
     issuer: str | None
     policy: str
     admitted: bool | None
-    """Whether they are let in as far as this source is concerned; None: each is asked about."""
+    """Whether they are admitted as far as this source is concerned; None: decided per certificate."""
     detail: str
 
 
@@ -50,7 +50,7 @@ def prospects(admission: Admission, wall: datetime, now: float) -> list[Prospect
 
 
 def admits(admission: Admission, now: float) -> dict[str, bool]:
-    """Return whether newcomers of each bundle are let in, as far as the feed and the audit log are concerned."""
+    """Return whether newcomers of each bundle are admitted, as far as the feed and the audit log are concerned."""
     if admission.trust is None:
         fresh = {DEFAULT_BUNDLE: admission.status.freshness.acceptable(now)}
     else:
@@ -62,7 +62,7 @@ def admits(admission: Admission, now: float) -> dict[str, bool]:
 
 
 def newcomers_facts(admission: Admission, wall: datetime, now: float) -> dict[str, Any]:
-    """Return the same as `prospects` for a program, and whether there is anybody who may be let in."""
+    """Return the same as `prospects` as data, and whether any newcomer may be admitted."""
     found = prospects(admission, wall, now)
     shut = {each.bundle for each in found if each.admitted is False and each.issuer is None}
     admitted = any(each.bundle not in shut and each.admitted is not False for each in found) or not found
@@ -86,7 +86,7 @@ def _by_feed(bundle: str, terms: FeedTerms | None, admission: Admission, now: fl
 
 def _by_lists(bundle: TrustBundle, admission: Admission, wall: datetime) -> Iterator[Prospect]:
     terms, trust = bundle.lists, admission.trust
-    # Where certificates say where their list is, it is fetched when the first one comes.
+    # If certificates name their CRL, it is fetched when the first one arrives.
     at_the_door = terms is not None and terms.from_certificates
     if terms is None or trust is None:
         return
@@ -114,7 +114,7 @@ def _by_lists(bundle: TrustBundle, admission: Admission, wall: datetime) -> Iter
 
 
 def _above(issuer: Issuer, admission: Admission, wall: datetime) -> tuple[str, float | None] | None:
-    """Return the CA whose list does not say whether one of the path of *issuer* is revoked, and since when."""
+    """Return the CA whose CRL does not cover a CA in the path of *issuer*, and since when."""
     for authority in issuer.path():
         if authority.above is not None and not authority.is_anchor:
             above = authority.above
@@ -128,7 +128,7 @@ def _by_ocsp(bundle: str, terms: OcspTerms, admission: Admission) -> Prospect:
     where = terms.responder or "the responder that the certificate names"
     failing = () if admission.asker is None else admission.asker.failing
     if terms.responder is not None and terms.responder in failing:
-        # Whose answer is remembered is let in until that ends, under every policy.
+        # A client with a cached answer is admitted until that expires, under every policy.
         admitted = True if terms.policy.grace is None else None
         return Prospect(bundle, "OCSP", None, str(terms.policy), admitted, f"{where} gives no good answer")
     return Prospect(bundle, "OCSP", None, str(terms.policy), None, f"each is asked about: {where}")

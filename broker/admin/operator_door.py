@@ -1,20 +1,21 @@
-"""The admin API for operators elsewhere: HTTPS, and only with an operator's certificate that admission finds good.
+"""The admin API for remote operators: HTTPS, and only with an operator's certificate that admission accepts.
 
 Theory
 ------
-The same TLS context as the clients' listener (its present one, for each connection: renewed certificates and changed
-trust count at once), the same `Admission.examine`, at every request and not only at the handshake: an operator who is
-revoked while connected gets no further answer, nor one whose TLS is of an earlier generation of trust.
+It uses the present TLS context of the clients' listener for each connection, so renewed certificates and changed trust
+apply at once. The same `Admission.examine` runs at every request, not only at the handshake: an operator who is revoked
+while connected gets no further answer, nor does one whose TLS began in an earlier generation of trust.
 
 Rules
 -----
-1. Nobody without a certificate that verifies gets as far as HTTP; nobody without the role operator gets an answer.
-2. Whom `admin_changers` does not name may only read: an operator's role at provisioning is not in his certificate.
+1. Without a valid certificate no client gets as far as HTTP; without the role operator it gets no answer.
+2. An operator not named in `admin_changers` may only read: the operator's role at provisioning is not in the
+   certificate.
 3. While revocation data is too old to admit anybody, nobody is admitted here either. The Unix socket still answers.
-4. A bounded number of connections, half of them of one address. A newcomer for whom there is no place has that of the
-   one that has kept silent for longest (`provisioning.connections.places`): neither a stranger nor a device keeps
-   operators out by coming and saying nothing. Who was found to be an operator keeps his place.
-5. Who changes his TLS keys without end, for which any certificate of the fleet will do, is cut off.
+4. Connections are limited, half of them per address. A newcomer without a place takes that of the connection that has
+   been silent longest (`provisioning.connections.places`): neither strangers nor devices can keep operators out with
+   silent connections. A connection found to be an operator's keeps its place.
+5. A client that changes its TLS keys endlessly, which any certificate of the fleet allows, is cut off.
 """
 
 from __future__ import annotations
@@ -48,21 +49,21 @@ from provisioning.pki.tls import verified_path
 log = structlog.get_logger("broker")
 
 _PLACES = 24
-"""Fewer connections than the server takes: who has lost his place is on his way out."""
+"""Fewer than the server accepts: a connection that has lost its place needs time to end."""
 _TELL_AGAIN = 60.0
 _HANDSHAKE_SECONDS = 10.0
 _QUEUE = 32
 _READ = 16 * 1024
 _PAUSE = 1.0
 _STATUS_SECONDS = 5.0
-"""For a certificate's status to be found out; whoever asks gives up sooner (`broker.sources.asker`)."""
+"""For a certificate's status to be found out; the asker itself gives up sooner (`broker.sources.asker`)."""
 
 
 class OperatorDoor:
     """A listening TLS port in front of one `HttpServer`."""
 
     def __init__(self, server: HttpServer, operators: Operators, context: Callable[[], ssl.SSLContext]) -> None:
-        """Serve *operators* with the *context* of the moment."""
+        """Serve *operators* with the present *context*."""
         self._server = server
         self._operators = operators
         self._context = context
@@ -81,7 +82,7 @@ class OperatorDoor:
         self._start(self._accept(self._listening))
 
     async def close(self) -> None:
-        """Accept nobody any more; what is under way is the server's to end."""
+        """Stop accepting; the server ends requests under way."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -93,7 +94,7 @@ class OperatorDoor:
         while True:
             try:
                 accepted, address = await loop.sock_accept(listening)
-            except OSError as error:  # Out of descriptors, or the peer has gone.
+            except OSError as error:  # Out of descriptors, or the peer has left.
                 log.warning("accept failed", code="ACCEPT_FAILED", detail=error.strerror, retry_in=_PAUSE)
                 await asyncio.sleep(_PAUSE)
                 continue
@@ -151,16 +152,16 @@ class _Connection(asyncio.StreamReaderProtocol):
     """A connection after its handshake."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Bound changes of keys: now, before what came right behind the handshake is read."""
+        """Limit changes of keys; now, before data that directly followed the handshake is read."""
         bound_key_updates(address_of(transport.get_extra_info("ssl_object")))
         super().connection_made(transport)
 
 
 class Operators:
-    """Who says whether a connection is an operator's, by the engine's admission."""
+    """Decides, by the engine's admission, whether a connection is an operator's."""
 
     def __init__(self, engine: Engine, changers: Collection[str] = ()) -> None:
-        """Those of our own trust domain with a name in *changers* may change something."""
+        """Those of our own trust domain with a name in *changers* may make changes."""
         self._engine = engine
         self._changers = frozenset(changers)
         self._asked: WeakKeyDictionary[asyncio.StreamWriter, Inquiry] = WeakKeyDictionary()
@@ -169,21 +170,21 @@ class Operators:
 
     @property
     def generation(self) -> int:
-        """The generation of trust that counts."""
+        """The present generation of trust."""
         return self._engine.admission.trust_generation
 
     def may_change(self, caller: str) -> bool:
-        """Whether the operator whose identity is *caller* may do more than read."""
+        """Whether the operator with the identity *caller* may do more than read."""
         identity = parse_uri(caller)
         return identity.name in self._changers and self._engine.admission.is_ours(identity)
 
     def began(self, writer: asyncio.StreamWriter, generation: int, place: Place) -> None:
-        """Take note that the TLS of *writer* believes the anchors of *generation*, and that it has a *place*."""
+        """Take note that the TLS of *writer* uses the anchors of *generation*, and that it has a *place*."""
         self._generations[writer] = generation
         self._places[writer] = place
 
     async def settle(self, writer: asyncio.StreamWriter) -> None:
-        """Wait for what has to be asked elsewhere about the certificate: OCSP, a list that is not here yet."""
+        """Wait for what must be looked up elsewhere about the certificate: OCSP, a CRL that is not here yet."""
         outcome = self._examine(writer)
         inquiry = outcome.inquiry if isinstance(outcome, Peer) else None
         if inquiry is None:
@@ -197,7 +198,7 @@ class Operators:
                     await done.wait()
 
     def identify(self, writer: asyncio.StreamWriter) -> str | Response:
-        """Return the operator's identity, or the answer to somebody else."""
+        """Return the operator's identity, or the answer to anybody else."""
         refused = self._judge(writer)
         if isinstance(refused, str):
             if writer in self._places:
@@ -226,7 +227,7 @@ class Operators:
             return outcome
         asked = self._asked.get(writer)
         if outcome.inquiry is not None and not outcome.inquiry.done and asked is not None and asked.done:
-            outcome = replace(outcome, inquiry=asked)  # It has just been asked, and there was no answer to keep.
+            outcome = replace(outcome, inquiry=asked)  # It was just asked, and gave no answer to cache.
         if outcome.identity.role is not Role.OPERATOR:
             refusal: Refused | None = unauthorised(RefusalCode.WRONG_ROLE, "an operator's certificate is needed")
         else:

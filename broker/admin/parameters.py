@@ -1,11 +1,11 @@
-"""What a request of the admin API says, checked before anything is done about it.
+"""The parameters of an admin API request, checked before anything is done for it.
 
 Rules
 -----
-1. What would do nothing is refused, a mistyped filter say, and what is given twice: which one counts would depend on
-   who reads it, here or at a proxy on the way.
+1. A parameter without effect, such as a mistyped filter, is refused, and so is one given twice: which one applies would
+   depend on the reader, here or at a proxy on the way.
 2. An error names the field.
-3. What is told to the audit log of a request is bounded, whatever the request says.
+3. What the audit log records about a request is bounded, whatever the request contains.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from broker.reload.report import Part
 from provisioning.program.printable import is_text
 
 MOST_REASON: Final = 200
-"""Characters of what a client is told."""
+"""Characters of the reason that a client is told."""
 _MOST_TOLD: Final = 10
 _MOST_LIMIT: Final = 999_999_999
 _QUERIES: Final[Mapping[str, Collection[str]]] = {"/v1/why": ("about",)}
-"""What may be asked for behind a path's question mark; where sessions are selected, the selection says."""
+"""The query parameters allowed for a path; where sessions are selected, the selection defines them."""
 _SELECTING: Final = frozenset({"/v1/sessions", "/v1/subscriptions"})
 _RELOAD_FIELDS: Final = ("parts", "dry_run", "policy", "anchors", "bundle")
 _CANDIDATES: Final = {
@@ -37,11 +37,11 @@ _CANDIDATES: Final = {
 
 
 class InvalidRequest(ValueError):
-    """A field of a request cannot be used; the text names it."""
+    """A field of a request is invalid; the text names it."""
 
 
 def refuse_unknown(request: Request) -> None:
-    """Raise `InvalidRequest` for a parameter that would do nothing: a mistyped one, say."""
+    """Raise `InvalidRequest` for a parameter without effect, such as a mistyped one."""
     if request.path in _SELECTING:
         return
     known = _QUERIES.get(request.path, ())
@@ -51,7 +51,7 @@ def refuse_unknown(request: Request) -> None:
 
 
 def reload_asked(body: bytes) -> tuple[set[Part], dict[Part, Candidate], bool]:
-    """Return the parts that are to be read anew, what a dry run is to try instead of the files, and whether it is one.
+    """Return the parts to reload, what a dry run is to try instead of the files, and whether it is one.
 
     Raises `InvalidRequest`.
     """
@@ -72,7 +72,7 @@ def reload_asked(body: bytes) -> tuple[set[Part], dict[Part, Candidate], bool]:
 
 
 def _candidates(asked: dict[str, Any], *, dry_run: bool) -> dict[Part, Candidate]:
-    """Return what a dry run is to try instead of what stands in the files."""
+    """Return what a dry run is to try instead of the files' contents."""
     policy, anchors, bundle = asked.get("policy"), asked.get("anchors"), asked.get("bundle")
     for name, what in _CANDIDATES.items():
         value = asked.get(name)
@@ -91,7 +91,7 @@ def _candidates(asked: dict[str, Any], *, dry_run: bool) -> dict[Part, Candidate
 
 
 def limit_of(text: str | None) -> int | None:
-    """Return how many are to be shown at most. Raises `InvalidRequest`."""
+    """Return the highest number to show. Raises `InvalidRequest`."""
     if text is None:
         return None
     if not text.isascii() or not text.isdigit() or len(text) > len(str(_MOST_LIMIT)) or not int(text):
@@ -105,7 +105,7 @@ def object_in(body: bytes) -> dict[str, Any]:
         document = json.loads(body, object_pairs_hook=_each_once)
     except InvalidRequest:
         raise
-    except (ValueError, RecursionError) as error:  # The other one for what is nested without end.
+    except (ValueError, RecursionError) as error:  # The latter for endlessly nested input.
         raise InvalidRequest(f"the body is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise InvalidRequest("the body is not a JSON object")
@@ -121,7 +121,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def told_of(request: Request) -> dict[str, object]:
-    """Return what *request* says, for the audit log: its query, and a body that is an object; what is long is cut."""
+    """Return *request*'s content for the audit log: its query, and a JSON object in its body; long values are cut."""
     said: dict[str, object] = (
         {"query": {key: _short(value) for key, value in request.query.items()}} if request.query else {}
     )

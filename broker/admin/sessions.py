@@ -1,18 +1,18 @@
-"""Sessions as an operator sees them, and ending them.
+"""Sessions for operators: listing and ending them.
 
 Theory
 ------
-There may be a hundred thousand sessions. To render them at once would make every device wait, so a look at all of them
-copies the list (nanoseconds a session) and goes through it in short stretches, with a turn of the loop between two.
-What is shown of a session is true at the moment at which it is rendered; one that has ended meanwhile is skipped.
+There may be a hundred thousand sessions. Rendering them at once would make every device wait, so a listing copies the
+list (nanoseconds per session) and goes through it in short stretches, with a turn of the loop between two. A session is
+shown as it is at the moment of rendering; one that has ended meanwhile is skipped.
 
 Rules
 -----
-1. Nothing of a message is shown: topics and payloads are the fleet's.
+1. No message content is shown: topics and payloads belong to the fleet.
 2. Times: monotonic in the engine, shown as UTC.
-3. Each trust domain has client identifiers and names of its own. Who looks sees the sessions of all; what ends one
-   takes a bare name for one of ours, and one of another domain must be named with it (``plant-7.example/meter-1``, or
-   the identity).
+3. Each trust domain has its own client identifiers and names. A listing includes the sessions of all; where sessions
+   are ended, a bare name means one of ours, and one of another domain must be named with its domain
+   (``plant-7.example/meter-1``, or the identity).
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from provisioning.program.printable import printable
 log = structlog.get_logger("broker")
 
 _STRETCH = 50
-"""Sessions between two turns of the loop: well under a millisecond, though to show one takes 16 µs."""
+"""Sessions between two turns of the loop: well under a millisecond, though showing one takes 16 µs."""
 _SHOWN_OTHERS = 5
 _VERSIONS = {ProtocolVersion.V31: "3.1", ProtocolVersion.V311: "3.1.1", ProtocolVersion.V5: "5.0"}
 
 KICKED = "KICKED"
-"""Stable code of a connection that an operator has ended."""
+"""Stable code of a connection ended by an operator."""
 
 
 class InvalidSelection(ValueError):
-    """A filter that cannot be meant; the text names it."""
+    """A filter that makes no sense; the text names it."""
 
 
 class OfAnotherDomain(LookupError):
-    """Only parties of other trust domains are called so, and what ends a session names them with their domain."""
+    """Only parties of other trust domains have that name; to end their sessions they must be named with the domain."""
 
     def __init__(self, others: Sequence[str]) -> None:
         super().__init__(f"nobody of our own trust domain; of others there are: {', '.join(others)}; name one so")
@@ -60,12 +60,12 @@ class OfAnotherDomain(LookupError):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which sessions are meant: those for which everything that is given holds."""
+    """Which sessions are selected: those that match all given filters."""
 
     client: str | None = None
     """The client identifier, with or without the trust domain before it."""
     device: str | None = None
-    """The name in the certificate, of whatever role; likewise."""
+    """The name in the certificate, of any role; likewise."""
     serial: str | None = None
     address: str | None = None
     """With or without the port."""
@@ -75,11 +75,11 @@ class Selection:
     """The trust domain."""
     connected: bool | None = None
     anything: str | None = None
-    """Client identifier or name, with or without the trust domain before it, identity, serial number or address."""
+    """Client identifier or name, with or without the trust domain, identity, serial number or address."""
 
     @classmethod
     def of(cls, query: dict[str, str]) -> Selection:
-        """Return what *query* asks for. Raises `InvalidSelection`."""
+        """Return the selection in *query*. Raises `InvalidSelection`."""
         known: dict[str, Any] = {}
         for key, value in query.items():
             if key not in cls.__slots__:
@@ -98,11 +98,11 @@ class Selection:
 
     @property
     def named(self) -> bool:
-        """Whether it names somebody, rather than a kind."""
+        """Whether it names a single party, rather than a kind."""
         return any(each is not None for each in (self.client, self.device, self.serial, self.address, self.anything))
 
     def matches(self, session: Session, *, bare: bool = True) -> bool:
-        """Whether *session* is meant; *bare*: also by a client identifier or name without the trust domain."""
+        """Whether *session* is selected; *bare*: also by a client identifier or name without the trust domain."""
         owner = session.owner
         bare = bare or self.domain is not None
         connection = session.connection
@@ -129,7 +129,7 @@ class Selection:
 
 
 def _is_called(text: str, name: str, owner: Identity, *, bare: bool) -> bool:
-    """Whether *text* is *name*, or how that is shown, with the *owner*'s trust domain before it; if *bare*, without."""
+    """Whether *text* is *name*, or its printable form, preceded by the *owner*'s trust domain, or bare if *bare*."""
     return any(text == f"{owner.trust_domain}/{each}" or (bare and text == each) for each in (name, printable(name)))
 
 
@@ -143,7 +143,7 @@ def _is_at(address: str, wanted: str) -> bool:
 
 
 async def matching(engine: Engine, selection: Selection) -> AsyncIterator[list[Session]]:
-    """Yield the sessions that *selection* means, a stretch at a time, with a turn of the loop between two."""
+    """Yield the selected sessions, a stretch at a time, with a turn of the loop between two."""
     everybody = engine.registry.all()
     for start in range(0, len(everybody), _STRETCH):
         stretch = everybody[start : start + _STRETCH]
@@ -175,7 +175,7 @@ class SessionView:
         yield f'], "matched": {matched}, "shown": {shown}}}\n'.encode()
 
     async def kick(self, selection: Selection, reason: str, caller: str, *, forget: bool) -> list[dict[str, Any]]:
-        """End the connections of the sessions that are meant, and with *forget* the kept sessions too.
+        """End the connections of the selected sessions, and with *forget* the kept sessions too.
 
         Returns what was ended; raises `OfAnotherDomain`. MQTT 5 clients are told 0x98 and *reason*.
         """
@@ -207,7 +207,7 @@ class SessionView:
 
 
 def described(session: Session, now: float, wall: datetime) -> dict[str, Any]:
-    """Return what is shown of *session* at monotonic time *now*, which is *wall*."""
+    """Return the document of *session* at monotonic time *now*, which is *wall*."""
     owner = session.owner
     facts: dict[str, Any] = {
         "client_id": session.client_id,

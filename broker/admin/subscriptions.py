@@ -1,17 +1,17 @@
-"""Subscriptions as an operator sees them: what a client has asked for, and who gets what is published to a topic.
+"""Subscriptions for operators: what a client has subscribed to, and who receives what is published to a topic.
 
 Theory
 ------
-It is the first question when a command does not arrive. The answer is read off the sessions, those of clients that are
-away too, and not off the routes: these know receivers of one topic, and forget. A hundred thousand sessions may have a
-hundred subscriptions each, so those of one session are copied, and after every few hundred that were looked at the loop
-has a turn.
+It is the first question when a command does not arrive. The answer comes from the sessions, including those of clients
+that are away, and not from the routes, which know the receivers of one topic and are dropped. A hundred thousand
+sessions may have a hundred subscriptions each, so those of one session are copied, and after every few hundred the loop
+gets a turn.
 
 Rules
 -----
-1. Nothing of a message is shown (`broker.admin.sessions`): a filter is what a client asked for, not what was published.
-2. ``topic`` finds whose filter matches: who would get a message published there now. Of the members of one Shared
-   Subscription one gets it; all are shown, with the filter as they have it, ``$share/`` and all.
+1. No message content is shown (`broker.admin.sessions`): a filter is what a client asked for, not what was published.
+2. ``topic`` finds the matching filters: who would receive a message published there now. Of the members of a Shared
+   Subscription one receives it; all are shown, with their complete filter, including ``$share/``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from broker.mqtt.topics import SharedSubscription, check_topic_name, matches
 from broker.session.session import Session
 
 _STRETCH: Final = 200
-"""Subscriptions between two turns of the loop: a third of a millisecond to look at, a whole one to show."""
+"""Subscriptions between two turns of the loop: a third of a millisecond to examine, a whole one to show."""
 
 
 async def subscriptions_document(
@@ -37,7 +37,7 @@ async def subscriptions_document(
 ) -> AsyncIterator[bytes]:
     """Yield a JSON document of at most *limit* subscriptions: ``{"subscriptions": […], "matched": n, "shown": n}``.
 
-    Those of the sessions that *selection* means; with *topic*, those of them that match it.
+    They are those of the sessions in *selection*; with *topic*, those that match it.
     """
     matched = shown = since = 0
     yield b'{"subscriptions": ['
@@ -59,7 +59,7 @@ async def subscriptions_document(
 
 
 def checked_topic(topic: str | None) -> str | None:
-    """Return *topic* if one may publish to it. Raises `InvalidSelection`."""
+    """Return *topic* if it is valid for publishing. Raises `InvalidSelection`."""
     if topic is None:
         return None
     try:

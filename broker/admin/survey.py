@@ -1,7 +1,7 @@
-"""A look at all sessions, for figures that nobody keeps: by group, days to expiry, what waits.
+"""A survey of all sessions, for figures that are not counted: by group, days to expiry, queue lengths.
 
-Kept by nobody, they cost the data path nothing. The look takes a moment a hundred sessions, with a turn of the loop
-between two, and is shared by whoever asks while it is young.
+Not counting them costs the data path nothing. The survey takes a moment per hundred sessions, with a turn of the loop
+in between, and recent results are shared by all callers.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from broker.engine.engine import Engine
 from broker.histogram import Histogram
 
 MOST_GROUPS = 100
-"""Groups with a figure of their own; the smallest beyond are one, `OTHER_GROUPS`."""
+"""Groups with a figure of their own; the smallest beyond that are combined, as `OTHER_GROUPS`."""
 OTHER_GROUPS = "_other"
-"""No group's name: those begin with a letter or a digit."""
+"""Not a possible group name: those begin with a letter or a digit."""
 SECONDS_LEFT = tuple(86_400.0 * days for days in (0, 1, 3, 7, 14, 30, 60, 90, 180, 365))
 _YOUNG_SECONDS = 1.0
 
 
 @dataclass(slots=True)
 class Survey:
-    """What was seen."""
+    """The figures of one survey."""
 
     connected: Counter[tuple[str, str]] = field(default_factory=Counter)
     """By role and group."""
@@ -38,7 +38,7 @@ class Survey:
 
 
 class Surveyor:
-    """Looks at the sessions of one engine, at most once a second."""
+    """Surveys the sessions of one engine, at most once a second."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
         self._engine = engine
@@ -48,7 +48,7 @@ class Surveyor:
         self._taken_at = 0.0
 
     async def survey(self) -> Survey:
-        """Return what there is, or was a second ago."""
+        """Return the present figures, at most a second old."""
         async with self._lock:
             now = self._clock()
             if self._last is None or now - self._taken_at > _YOUNG_SECONDS:
@@ -75,7 +75,7 @@ class Surveyor:
 
 
 def bounded(counts: Counter[tuple[str, str]]) -> dict[tuple[str, str], int]:
-    """Return *counts* with the smallest groups of each role taken together, where there are too many."""
+    """Return *counts* with the smallest groups of each role combined, if there are too many."""
     largest = dict(counts.most_common(MOST_GROUPS))
     if len(largest) < len(counts):
         for (role, group), count in counts.items():

@@ -1,4 +1,4 @@
-"""Whom the broker trusts at this moment: the anchors that its listeners really use, not what a file says by now."""
+"""Which anchors the broker trusts at present: those that its listeners really use, not the present file contents."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def anchors_of(contexts: Iterable[ssl.SSLContext]) -> list[x509.Certificate]:
 
 
 def trust_document(contexts: Iterable[ssl.SSLContext], admission: Admission, now: float) -> dict[str, Any]:
-    """Return the trust anchors of *contexts*, and how much is known of revocations."""
+    """Return the trust anchors of *contexts*, and the state of the revocation data."""
     age = admission.status.freshness.age(now)
     trust = admission.trust
     return {

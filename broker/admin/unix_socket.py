@@ -1,10 +1,10 @@
-"""The Unix socket of the admin API: there, private, and one broker's at a time.
+"""The Unix socket of the admin API: private, and one broker's at a time.
 
 Rules
 -----
 1. Mode 0600 from its first moment: the mode is set before the name exists, and nobody can connect before it listens.
-2. The name of a broker that has died is taken over; that of a living one is not.
-3. A path longer than a socket address holds (107 bytes) is reached through its directory, by `address_of`.
+2. The socket of a dead broker is taken over; that of a living one is not.
+3. A path longer than a socket address can hold (107 bytes) is reached through its directory, by `address_of`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _MODE = 0o600
 
 
 class AdminSocketError(Exception):
-    """The socket cannot be made or reached; the text names it and says what to do."""
+    """The socket cannot be created or reached; the text names it and the remedy."""
 
 
 def socket_path(setting: str | None, state_dir: Path) -> Path | None:
-    """Return where the socket is for the setting ``admin_socket``; None: nowhere."""
+    """Return the socket's path for the setting ``admin_socket``; None: no socket."""
     if setting == OFF:
         return None
     return state_dir / SOCKET_NAME if setting is None else Path(setting)
@@ -36,7 +36,7 @@ def socket_path(setting: str | None, state_dir: Path) -> Path | None:
 
 @contextlib.contextmanager
 def address_of(path: Path) -> Iterator[str]:
-    """Yield a socket address for *path*, however long that is; valid inside the ``with`` block."""
+    """Yield a socket address for *path*, however long it is; valid inside the ``with`` block."""
     if len(os.fsencode(path)) <= _LONGEST:
         yield str(path)
         return
@@ -69,20 +69,20 @@ def open_socket(path: Path) -> socket.socket:
 
 
 def remove(path: Path) -> None:
-    """Take the name *path* away."""
+    """Remove the name *path*."""
     with contextlib.suppress(OSError):
         path.unlink()
 
 
 def peer_of(connected: socket.socket) -> str:
-    """Return who is at the other end of *connected*, for the log: the user's number, which the kernel vouches for."""
+    """Return who is at the other end of *connected*, for the log: the user ID, as reported by the kernel."""
     credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     _, user, _ = struct.unpack("3i", credentials)
     return f"uid {user}"
 
 
 def _take_over(path: Path) -> None:
-    """Remove what a broker that has died has left at *path*; raise `AdminSocketError` for anything else."""
+    """Remove what a dead broker left at *path*; raise `AdminSocketError` for anything else."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -98,6 +98,6 @@ def _take_over(path: Path) -> None:
         except ConnectionRefusedError:
             path.unlink()
             return
-        except BlockingIOError:  # It lives: so many wait for it already that no more are taken.
+        except BlockingIOError:  # It is alive: its backlog is full.
             pass
     raise AdminSocketError(f"admin_socket {path} is in use by another broker: give each its own state_dir")

@@ -1,20 +1,20 @@
-"""The audit log on disk: JSON lines in one file, those that are full beside it, and a head that says which is the last.
+"""The audit log on disk: JSON lines in one file, full files beside it, and a head that names the last entry.
 
 Theory
 ------
 A line is ``{"number":7,"at":"…","event":"refused",…,"mac":"…"}``; its code authenticates everything before ``,"mac"``
-and the line before (`provisioning.directory.audit_chain`). A file begins with a line of event ``file`` that repeats the
-code which it continues, so what is left can be verified when the oldest files are gone. Lines are on disk before the
-head moves: a process that dies leaves lines beyond the head, never a head beyond the lines.
+and the previous line (`provisioning.directory.audit_chain`). A file begins with a line of event ``file`` that repeats
+the code which it continues, so the rest can be verified when the oldest files are gone. Lines are on disk before the
+head moves: a process that dies may leave lines beyond the head, but never a head beyond the lines.
 
 Rules
 -----
-1. One process at a time appends (a lock on the file); nobody changes a line.
-2. What could not be written whole is taken back, and written again later with the same number.
-3. A line that a dying process did not finish is cut off, and that is an entry.
-4. Where the log ends before its head, or was removed, the numbers go on after the head: the gap stays to be seen.
+1. One process at a time appends (a lock on the file); lines are never changed.
+2. A partial write is undone, and retried later with the same number.
+3. A line that a dying process did not finish is cut off, and that is recorded.
+4. If the log ends before its head, or was removed, numbering continues after the head, so that the gap stays visible.
 
-Does not handle: the queue before it, and when it fails (`broker.audit.log`).
+Does not handle: the queue in front of it, and its failures (`broker.audit.log`).
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from provisioning.pki.keys import opened_anew
 
 _MAC: Final = b',"mac":"'
 _TAIL: Final = 128 * 1024
-"""More than two lines: a field has 2,000 characters at most."""
+"""More than two lines: a field has at most 2,000 characters."""
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=str)
 
 
 class AuditError(Exception):
-    """The audit log cannot be used; the text names the file and the remedy."""
+    """The audit log is unusable; the text names the file and the remedy."""
 
 
 def rotated(path: Path) -> list[Path]:
@@ -49,12 +49,12 @@ def rotated(path: Path) -> list[Path]:
 
 
 def head_of(path: Path) -> Path:
-    """Return where the head of the log at *path* is."""
+    """Return the path of the head of the log at *path*."""
     return path.with_name(f"{path.name}.head")
 
 
 def read_head(path: Path, key: bytes) -> AuditHead | None:
-    """Return the head of the log at *path*, None if there is none. Raises `AuditError` if it is not genuine."""
+    """Return the head of the log at *path*, None if there is none. Raises `AuditError` if it is not authentic."""
     try:
         text = head_of(path).read_text(encoding="ascii").strip()
     except FileNotFoundError:
@@ -83,7 +83,7 @@ def encoded(key: bytes, previous: bytes, number: int, at: float, facts: Mapping[
 
 
 def decoded(line: bytes) -> tuple[bytes, bytes, dict[str, Any]]:
-    """Return what the code of *line* authenticates, the code, and the facts. Raises ValueError."""
+    """Return the part of *line* that its code authenticates, the code, and the facts. Raises ValueError."""
     content, mark, rest = line.rstrip(b"\n").rpartition(_MAC)
     facts = json.loads(line)
     if not mark or not isinstance(facts, dict) or not isinstance(facts.get("number"), int):
@@ -92,7 +92,7 @@ def decoded(line: bytes) -> tuple[bytes, bytes, dict[str, Any]]:
 
 
 def opened_files(path: Path, keyfile: Path, most_bytes: int, most_files: int) -> AuditFiles:
-    """Return the files of the log at *path*, open; the key is made if there is none. Raises `AuditError`."""
+    """Return the files of the log at *path*, open; the key is created if missing. Raises `AuditError`."""
     try:
         keyfile.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         make_key(keyfile)
@@ -104,7 +104,7 @@ def opened_files(path: Path, keyfile: Path, most_bytes: int, most_files: int) ->
 
 
 class AuditFiles:
-    """The files of one log, for whoever appends."""
+    """The files of one log, for appending."""
 
     def __init__(self, path: Path, key: bytes, most_bytes: int, most_files: int) -> None:
         self._path = path
@@ -131,13 +131,13 @@ class AuditFiles:
             raise
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
     def append(self, entries: Iterable[tuple[float, Mapping[str, Any]]]) -> int:
-        """Append *entries*, each with its wall time; return how many. Raises `OSError`, and has appended none then."""
+        """Append *entries*, each with its wall time; return how many. Raises `OSError` having appended none."""
         if self._size >= self._most_bytes:
             self._rotate()
         if self._size == 0:
@@ -182,7 +182,7 @@ class AuditFiles:
         return descriptor
 
     def _continue(self) -> None:
-        """Find where the log ends, and go on from there."""
+        """Find the end of the log, and continue from there."""
         torn = self._cut_off()
         last = self._last(self._path) or next(
             (end for each in reversed(rotated(self._path)) if (end := self._last(each)) is not None), None
@@ -218,7 +218,7 @@ class AuditFiles:
         return torn
 
     def _last(self, path: Path) -> AuditHead | None:
-        """Return the last entry of *path*, None if it is empty. Raises `AuditError` if it is not genuine."""
+        """Return the last entry of *path*, None if it is empty. Raises `AuditError` if it is not authentic."""
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL))
             lines = file.read(_TAIL).splitlines()[-2:]
@@ -240,8 +240,8 @@ class AuditFiles:
         return AuditHead(facts["number"], mac)
 
     def _rotate(self) -> None:
-        """Put the full file aside, begin another one, and remove the oldest."""
-        with contextlib.suppress(FileNotFoundError):  # It is aside already, and the next could not be made.
+        """Rename the full file, begin another one, and remove the oldest."""
+        with contextlib.suppress(FileNotFoundError):  # It was renamed already, but the next could not be created.
             with self._path.open("rb") as file:
                 first = decoded(file.readline())[2]["number"]
             self._path.rename(self._path.with_name(f"{self._path.stem}-{first:012d}{self._path.suffix}"))

@@ -1,18 +1,18 @@
-"""What the broker decided, as entries of its audit log: taken on the event loop, written by a thread.
+"""The broker's decisions as entries of its audit log: collected on the event loop, written by a thread.
 
 Theory
 ------
-Who is let in, refused, denied something or put out is told to the history (`broker.engine.history`); it tells the audit
-log with the same words, so log, history, reason string and audit agree. Reloads and requests of operators tell it too.
-On the loop an entry is a tuple in a queue; encoding, codes and the disk are the thread's, some entries at a time.
+Admissions, refusals, denials and disconnections are reported to the history (`broker.engine.history`), which passes
+them to the audit log unchanged, so log, history, reason string and audit agree. Reloads and operators' requests are
+reported too. On the loop an entry is a tuple in a queue; the thread does encoding, codes and disk, in batches.
 
 Rules
 -----
-1. The queue is bounded: what finds no place is lost, counted, and said by an entry when there is room again.
-2. One who is refused or denied again and again gets `_MOST_A_MINUTE` entries a minute of each kind, then one with the
-   number of the others: whoever knocks must not push everybody else's entries out, and the counts add up.
-3. A log that cannot be written is an alarm, and with the policy ``require`` nobody is let in meanwhile. Entries wait,
-   and are written in order when it can be. What waited is lost when the process dies: up to `_GATHER` seconds of it.
+1. The queue is bounded: an entry that does not fit is lost, counted, and reported by an entry when there is room again.
+2. A client that is refused or denied repeatedly gets `_MOST_A_MINUTE` entries per minute and kind, then one with the
+   number of the rest: an intruder must not displace other clients' entries, and the counts add up.
+3. A log that cannot be written is an alarm, and with the policy ``require`` nobody is admitted meanwhile. Entries wait,
+   and are written in order when possible. Waiting entries are lost if the process dies: up to `_GATHER` seconds.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ class AuditLog:
         call_soon_threadsafe: Callable[..., object],
         on_state: Callable[[Refused | None], None],
     ) -> None:
-        """Append to *files*, which is open; count in *outcomes*.
+        """Append to *files*, which are open; count in *outcomes*.
 
-        *on_state* is called on the loop with what newcomers should be told while nothing can be written, None when it
-        can again.
+        *on_state* is called on the loop with the refusal for newcomers while nothing can be written, and with None when
+        that is over.
         """
         self._files = files
         self._outcomes = outcomes
@@ -66,22 +66,22 @@ class AuditLog:
         self._on_state = on_state
         self._waiting: deque[_Entry] = deque()
         self._paced: dict[tuple[str, str], int] = {}
-        """How often each kind of refusal or denial was seen of whom, this minute."""
+        """How often each kind of refusal or denial of a client has occurred this minute."""
         self._minute = 0.0
         self._lost = 0
-        """How many found no place, so far; `_said`: of how many of them an entry says so."""
+        """How many entries were lost so far; `_said`: how many of them entries have reported."""
         self._said = 0
         self._work = threading.Event()
         self._ends = False
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
 
     def start(self, **facts: object) -> None:
-        """Begin to write; the first entry says that the broker has started."""
+        """Begin to write; the first entry records that the broker has started."""
         self._thread.start()
         self.told("started", **facts)
 
     def close(self) -> None:
-        """Write what waits, for some seconds at most."""
+        """Write what is waiting, within some seconds."""
         self._say_again(time.monotonic())
         self.told("stopped")
         self._ends = True
@@ -91,7 +91,7 @@ class AuditLog:
             self._files.close()
 
     def saw(self, event: Event) -> None:
-        """Take down what happened to a client."""
+        """Record what happened to a client."""
         what = event.what
         identity = "" if event.identity is None else str(event.identity)
         now = time.monotonic()
@@ -100,7 +100,7 @@ class AuditLog:
         if what is Happened.DENIED:
             kind = event.detail.partition(":")[0]
             if event.times == 1 and self._too_often(identity or event.host, kind):
-                return  # One entry with how many there were is once a minute, and not too often.
+                return  # A single entry with the count is written once a minute.
         elif what is Happened.REFUSED and self._too_often(identity or event.host, "refused"):
             return
         self._add(
@@ -117,7 +117,7 @@ class AuditLog:
         )
 
     def told(self, event: str, **facts: object) -> None:
-        """Take down something that is not a client's."""
+        """Record something that does not concern a client."""
         self._add({"event": event, **{name: _short(value) for name, value in facts.items()}})
 
     def _add(self, facts: Mapping[str, Any]) -> None:
@@ -138,7 +138,7 @@ class AuditLog:
         return count > _MOST_A_MINUTE
 
     def _say_again(self, now: float) -> None:
-        """Say how many entries were left out in the minute that is over."""
+        """Record how many entries were left out in the past minute."""
         paced, self._paced, self._minute = self._paced, {}, now
         for (about, kind), often in paced.items():
             if often > _MOST_A_MINUTE:
@@ -190,7 +190,7 @@ class AuditLog:
     def _tell(self, refusal: Refused | None) -> None:
         try:
             self._call_soon_threadsafe(self._on_state, refusal)
-        except RuntimeError:  # The loop is closed: the broker ends, and nobody comes any more.
+        except RuntimeError:  # The loop is closed: the broker is ending, and admits nobody any more.
             return
 
 

@@ -1,4 +1,4 @@
-"""The audit log that the settings ask for, begun; and what stands in its place where they ask for none."""
+"""Opens the configured audit log; without one, a substitute that does nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class NoAudit:
 
 
 def open_audit(config: BrokerConfig, engine: Engine, call_soon_threadsafe: Callable[..., object]) -> AuditLog | NoAudit:
-    """Begin the audit log of *config* and have *engine*'s history tell it. Raises `AuditError`."""
+    """Open the audit log of *config* and connect *engine*'s history to it. Raises `AuditError`."""
     if config.audit_log is None:
         return NoAudit()
 

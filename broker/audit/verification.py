@@ -1,4 +1,4 @@
-"""Whether an audit log is as it was written: every line, every number, and that it goes as far as its head."""
+"""Verifies that an audit log is unchanged: every line, every number, and that it reaches its head."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _MOST_FINDINGS = 100
 
 @dataclass(slots=True)
 class Verdict:
-    """What was found."""
+    """The result."""
 
     first: int = 0
-    """The number of the first entry that is there; earlier ones are gone with their files."""
+    """The number of the first entry present; earlier ones were deleted with their files."""
     head: AuditHead = field(default_factory=lambda: AuditHead(0, BEGINNING))
     findings: list[str] = field(default_factory=list)
 
@@ -30,7 +30,7 @@ def verify(path: Path, key: bytes, noted: AuditHead | None = None) -> Verdict:
     while True:
         before = rotated(path)
         verdict = _verify(path, key, noted)
-        if rotated(path) == before:  # Else the broker has begun another file meanwhile.
+        if rotated(path) == before:  # Otherwise the broker has begun another file meanwhile.
             return verdict
 
 
@@ -39,7 +39,7 @@ def lines(path: Path) -> Iterator[tuple[Path, bytes]]:
     for each in [*rotated(path), path]:
         with each.open("rb") as file:
             for line in lines_of(file, str(each)):
-                if line.endswith(b"\n"):  # Else it is being written.
+                if line.endswith(b"\n"):  # Otherwise it is being written.
                     yield each, line
 
 
@@ -67,7 +67,7 @@ def _verify(path: Path, key: bytes, noted: AuditHead | None) -> Verdict:
 
 
 class _Walk:
-    """From line to line."""
+    """A pass over the lines."""
 
     def __init__(self, key: bytes, noted: AuditHead | None) -> None:
         self._key = key
@@ -77,7 +77,7 @@ class _Walk:
         self.say = self.verdict.findings.append
 
     def see(self, file: str, line: bytes) -> None:
-        """Compare *line* of *file* with the line before."""
+        """Check *line* of *file* against the previous line."""
         verdict = self.verdict
         before = verdict.head
         try:

@@ -1,1 +1,1 @@
-"""The command line: commands about a policy or a log, and those that speak to a running broker."""
+"""The command line: commands about a policy or a log, and those that talk to a running broker."""

@@ -1,13 +1,13 @@
-"""What every command that speaks to a running broker has: where the broker is, and how the answer is printed.
+"""What all commands that talk to a running broker share: finding the broker, and printing the answer.
 
 Rules
 -----
-1. What can go wrong is one line on standard error and exit code 1.
-2. Data goes to standard output, for people or with ``--json`` for programs; nothing is cut to the terminal's width, a
-   serial number is there to be copied: where a table does not fit, a row takes several lines. What clients have chosen
-   reaches a terminal as `printable` only.
-3. What speaks to a broker (httpx, pydantic, the TLS library) is imported when a command does: it takes most of a
-   second, for which neither ``--help`` nor a shell that completes a word should wait.
+1. An error is one line on standard error and exit code 1.
+2. Data goes to standard output, for people or with ``--json`` for programs. Nothing is cut to the terminal's width,
+   since serial numbers are there to be copied: where a table does not fit, a row takes several lines. Text chosen by
+   clients is only printed to a terminal in `printable` form.
+3. What is needed to talk to a broker (httpx, pydantic, the TLS library) is imported only when a command runs: it takes
+   most of a second, and neither ``--help`` nor shell completion should wait for it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @dataclass(slots=True)
 class _Remote:
-    """A broker elsewhere, if one was named before the command."""
+    """A remote broker, if one was given before the command."""
 
     url: str | None = None
     cafile: Path | None = None
@@ -81,14 +81,14 @@ def remote_options(
     version: Annotated[bool, version_option("fleet-broker")] = False,
 ) -> None:
     """Remember where to ask; given before the command: ``fleet-broker --url https://… sessions``."""
-    del version  # Has been answered, if it was asked.
+    del version  # Handled already, if it was given.
     if url is None and (cafile or cert or key):
         raise typer.BadParameter("--cafile, --cert and --key before a command go with --url")
     _remote.url, _remote.cafile, _remote.cert, _remote.key = url, cafile, cert, key
 
 
 def _connect(socket: Path | None, state_dir: Path | None, config: Path | None) -> AdminClient:
-    with importing():  # Late, as are the next ones: rule 3.
+    with importing():  # Late, like the next ones: rule 3.
         from broker.admin.client import AdminClient
         from broker.settings.config_loading import ConfigError
         from provisioning.pki import open_to_all
@@ -98,7 +98,7 @@ def _connect(socket: Path | None, state_dir: Path | None, config: Path | None) -
         return AdminClient.at_socket(_socket(socket, state_dir, config))
     if _remote.cafile is None or _remote.cert is None or _remote.key is None:
         raise ConfigError("--url needs --cafile, --cert and --key")
-    if not _remote.url.startswith("https://"):  # Over plain HTTP anybody could answer, and hear what is asked.
+    if not _remote.url.startswith("https://"):  # Over plain HTTP anybody could answer, and read the requests.
         raise ConfigError(
             f"--url: {_remote.url[:_SHOWN]!r} is no https:// address; give that of the broker's admin_port"
         )
@@ -109,7 +109,7 @@ def _connect(socket: Path | None, state_dir: Path | None, config: Path | None) -
 
 @contextlib.contextmanager
 def admin_client(socket: Path | None, state_dir: Path | None, config: Path | None) -> Iterator[AdminClient]:
-    """Yield a client of the broker that is meant; an error is one line and exit code 1."""
+    """Yield a client of the selected broker; an error is one line and exit code 1."""
     with importing():
         from broker.admin.client import BrokerUnreachable, RequestRefused
         from broker.settings.config_loading import ConfigError
@@ -140,7 +140,7 @@ def print_json(document: Any) -> None:
 
 
 def print_facts(facts: dict[str, Any]) -> None:
-    """Print *facts*, a line each; on a terminal what is longer goes on below where it began."""
+    """Print *facts*, one per line; on a terminal long ones continue below where they began."""
     width = max(map(len, facts))
     for name, value in facts.items():
         text = value
@@ -154,12 +154,12 @@ def print_facts(facts: dict[str, Any]) -> None:
 
 
 def _named(item: dict[str, Any]) -> str:
-    """Return what a plugin, or a CA, is called."""
+    """Return the name of a plugin, or of a CA."""
     return str(item["path"]) if "path" in item else f"{item['name']} ({item['state']})"
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table for people; where it is wider than the terminal, each row as lines of its own."""
+    """Print a table for people; if it is wider than the terminal, each row takes several lines."""
     lines = [columns, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
     if sys.stdout.isatty() and sum(widths) + 2 * len(widths) > shutil.get_terminal_size().columns:

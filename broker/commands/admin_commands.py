@@ -1,9 +1,9 @@
-"""The commands that speak to a running broker: ``fleet-broker status``, ``sessions``, ``kick``, ``trust show``, more.
+"""The commands that talk to a running broker: ``fleet-broker status``, ``sessions``, ``kick``, ``trust show``, more.
 
 Rules
 -----
 1. Everything goes through the admin API (`broker.admin.client`): a command can do what the API can, and no more.
-2. Exit codes: 0 done, 1 refused or nobody there, 2 wrong usage.
+2. Exit codes: 0 done, 1 refused or no answer, 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def _list(
     limit: int | None,
     table: tuple[Sequence[str], Callable[[dict[str, Any]], Sequence[str]]] | None,
 ) -> None:
-    """Print those of *what* (``session``) that *query* means: in a *table* with these columns, or as JSON."""
+    """Print the *what* (``session``) that *query* selects: in a *table* with these columns, or as JSON."""
     shown = limit if limit is not None else None if table is None else _SHOWN
     pieces = client.stream(f"/v1/{what}s", **query, limit=None if shown is None else str(shown))
     if table is None:

@@ -1,6 +1,6 @@
-"""``fleet-broker audit``: whether the audit log is as it was written, and what is in it. The broker need not run.
+"""``fleet-broker audit``: whether the audit log is unchanged, and what is in it. The broker need not run.
 
-Exit codes: 0 as it was written; 1 not, or not to be read; 2 wrong usage.
+Exit codes: 0 unchanged; 1 changed, or unreadable; 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def verify(
       fleet-broker audit verify --config broker.toml
       fleet-broker audit verify --log /var/log/fleet/audit.jsonl --key /etc/fleet/audit.key
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    from broker.audit.files import AuditError  # Late, as all here: `broker.commands.admin_command`, rule 3.
+    from broker.audit.files import AuditError  # Late, like all imports here: `broker.commands.admin_command`, rule 3.
     from broker.audit.verification import verify as verify_log
     from provisioning.directory.audit_chain import AuditHead, read_key
 

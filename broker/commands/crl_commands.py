@@ -1,7 +1,7 @@
-"""``fleet-broker crl``: which revocation lists a running broker has, and what another one would do.
+"""``fleet-broker crl``: which CRLs a running broker uses, and what another one would do.
 
-Exit codes: 0 all lists are current and so is the staple, or the tried list would be used; 1 one is late or expired, or
-would not be used, or nobody answers.
+Exit codes: 0 all CRLs and the staple are current, or the tried CRL would be used; 1 one is late or expired, or would
+not be used, or there is no answer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ crl_app = command_group(help="Show the CRLs in use, and try another one.")
 _NEWCOMERS = ("newcomers of", "by", "policy", "are", "because")
 _IN_TABLES = {"lists", "newcomers", "policies", "ocsp_policies", "feed_policy"}
 _QUIET = {"current", "off", "no responder"}
-"""States of the staple that need nobody."""
+"""States of the staple that need no attention."""
 _FIELDS = ("number", "entries", "state", "this_update", "next_update", "late_from", "source")
 
 
@@ -48,7 +48,7 @@ def crl_status(socket: Socket = None, state_dir: StateDir = None, config: Config
         print_json(answer)
     else:
         _print_status(answer)
-    staple = answer.get("staple", {"state": "off"})  # A broker of before the last upgrade says less.
+    staple = answer.get("staple", {"state": "off"})  # A broker from before the last upgrade does not send it.
     if staple["state"] not in _QUIET or any(each["state"] != "current" for each in answer["lists"]):
         raise typer.Exit(1)
 
@@ -81,7 +81,7 @@ def crl_try(
 
 
 def _contents(files: Sequence[Path]) -> bytes:
-    """Return what is sent of *files*: one as it is, several as PEM."""
+    """Return the request body for *files*: a single file as it is, several as PEM."""
     try:
         contents = [contents_of(file, LIST_BYTES) for file in files]
     except OSError as error:
@@ -111,7 +111,7 @@ def _print_status(answer: dict[str, Any]) -> None:
 
 
 def told_staple(staple: dict[str, Any]) -> str:
-    """Return the state of the staple in words: its age, its end, and what is wrong; ``--json`` has all of it."""
+    """Return the state of the staple in words: age, expiry, and any problem; ``--json`` has everything."""
     told: str = staple["state"]
     if "next_update" in staple:
         told += f", made {staple['age_seconds']} s ago, good until {staple['next_update']}"

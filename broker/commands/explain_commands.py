@@ -1,6 +1,6 @@
-"""Why somebody is not in: ``fleet-broker why`` asks what happened, ``fleet-broker check`` what would happen.
+"""Why a client is not connected: ``fleet-broker why`` shows what happened, ``fleet-broker check`` what would happen.
 
-Exit codes: 0 known, or would be admitted; 1 nothing known, would be refused, or nobody answers; 2 wrong usage.
+Exit codes: 0 known, or would be admitted; 1 unknown, would be refused, or no answer; 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def check(
       fleet-broker check meter-17.crt
       fleet-broker check meter-17.crt --offline --cafile ca-bundle.crt
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
-    # Late, as what follows: `broker.commands.admin_command`, rule 3.
+    # Late, like what follows: `broker.commands.admin_command`, rule 3.
     from cryptography.hazmat.primitives.serialization import Encoding
 
     from broker.admin.explain import InvalidCertificateFile, read_certificates
@@ -79,7 +79,7 @@ def check(
     from provisioning.pki.tls import TlsConfigurationError
 
     try:
-        # The certificates alone: a key beside them is nobody's to see.
+        # Only the certificates: a key in the same file must not be sent.
         pem = b"".join(each.public_bytes(Encoding.PEM) for each in read_certificates(contents_of(file, PEM_BYTES)))
         if offline:
             answer = _check_offline(pem, cafile, config)

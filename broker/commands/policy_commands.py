@@ -1,7 +1,7 @@
-"""``fleet-broker policy``: try a topic policy before a broker has it, and see the one that a broker has by default.
+"""``fleet-broker policy``: try a topic policy before a broker uses it, and show a broker's default policy.
 
 Answers go to standard output, errors to standard error. Exit codes: 0 all allowed, 1 something denied, 2 wrong usage or
-a policy that cannot be used.
+an unusable policy.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def try_topics(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Say whether an identity may publish and subscribe, and by which rule. Exit code 1 if anything is denied."""
-    from broker.admission.policy import Action  # Late, as all here: `broker.commands.admin_command`, rule 3.
+    from broker.admission.policy import Action  # Late, like all imports here: `broker.commands.admin_command`, rule 3.
 
     rules, who = _policy(file), _identity(identity)
     asked = [(Action.PUBLISH, topic) for topic in publish or ()]

@@ -1,4 +1,4 @@
-"""``fleet-broker reload``: the settings' files read anew by a running broker, or what that would do."""
+"""``fleet-broker reload``: makes a running broker reload its files, or shows what that would do."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def reload(
 
 
 def _candidates(policy: Path | None, anchors: Path | None, bundle: str | None) -> dict[str, str]:
-    """Return the texts that are to be tried."""
+    """Return the texts to try."""
     from broker.admission.policy_file import PolicyError, read_policy  # Late: `broker.commands.admin_command`, rule 3.
 
     if bundle is not None and anchors is None:

@@ -1,1 +1,1 @@
-"""The settings: what may be set, from where it comes, and which go together."""
+"""The settings: what can be set, where values come from, and which belong together."""

@@ -1,8 +1,8 @@
-"""The broker's settings, and which go together.
+"""The broker's settings, and which belong together.
 
-Names are those that a mosquitto user knows where there is one (``cafile``, ``certfile``, ``keyfile``,
-``max_keepalive``). Where values come from, and what is said of one that is wrong: `broker.settings.config_loading`,
-whose `load` is the only maker of a `BrokerConfig`.
+Names are those that mosquitto users know, if there are any (``cafile``, ``certfile``, ``keyfile``, ``max_keepalive``).
+Where values come from, and the errors for wrong ones: `broker.settings.config_loading`, whose `load` is the only
+creator of a `BrokerConfig`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from provisioning.client.address import misnamed
 from provisioning.pki.identity import InvalidIdentity, parse_uri
 
 PREFIX = "FLEET_BROKER_"
-"""What the names of environment variables begin with."""
+"""The prefix of environment variables."""
 
 
 class BrokerConfig(BaseSettings):
@@ -36,21 +36,21 @@ class BrokerConfig(BaseSettings):
     host: str = "127.0.0.1"
     port: Port = 8883
     websocket_port: Port | None = None
-    """MQTT over WebSocket over TLS, on the same address; None: not at all."""
+    """MQTT over WebSocket over TLS, on the same address; None: disabled."""
     websocket_origins: OriginNames = ()
-    """Whose web pages may open a WebSocket here, as https://host:port; none: nobody's. Clients without Origin may."""
+    """Whose web pages may open a WebSocket here, as https://host:port; empty: none. Clients without Origin may."""
     unsafe_any_websocket_origin: bool = False
-    """Let any web page connect, with the certificate that its reader's browser has."""
+    """Let any web page connect, with the certificate of its reader's browser."""
     listener: tuple[ListenerSettings, ...] = ()
     """Several listeners, instead of port and websocket_port, which are the short form."""
     unsafe_plain_port: Port | None = None
-    """A listener without TLS on 127.0.0.1, for protocol test tools; whoever connects is unsafe_plain_identity."""
+    """A listener without TLS on 127.0.0.1, for protocol test tools; all its clients are unsafe_plain_identity."""
     unsafe_plain_identity: str | None = None
     any_client_id: Annotated[tuple[Name, ...], NoDecode] = ()
-    """Names of identities that may use any client identifier: bridges, gateways, test tools. One text: by commas."""
+    """Names of identities that may use any client identifier: bridges, gateways, test tools. As text: by commas."""
     state_dir: File = Path("broker-state")
     unsafe_group_writable_state_dir: bool = False
-    """Let the group of state_dir, and of what is in it, write there: who is in it may choose whom the broker trusts."""
+    """Let the group of state_dir and its contents write there: its members can choose whom the broker trusts."""
     cafile: File
     """Trust anchors for clients' certificates, and for the provisioning service's."""
     certfile: File | None = None
@@ -60,16 +60,16 @@ class BrokerConfig(BaseSettings):
     token: SecretStr | None = None
     token_file: File | None = None
     trust_domain: TrustDomain | None = None
-    """Only identities of this domain are admitted, by default that of the broker's own certificate; where that is not
-    there yet, only this domain's provisioning service may give it."""
+    """Only identities of this domain are admitted, by default that of the broker's own certificate; while there is none
+    yet, only this domain's provisioning service may issue it."""
     policy_file: File | None = None
-    """Who may publish and subscribe what (`broker.admission.policy_file`); None: the default policy."""
+    """Who may publish and subscribe to what (`broker.admission.policy_file`); None: the default policy."""
     watch_files: bool = True
     """Reload certificate, trust anchors, policy and limits when their files change; SIGHUP does it in any case."""
     revocation_grace: Span = Field(default=300.0, ge=0, le=LONGEST)
     """Seconds without the revocation feed after which newcomers are refused as unavailable."""
     feed_policy: Annotated[Policy | None, NoDecode] = None
-    """The same as for CRLs and OCSP: require, grace <time>, advisory; None: grace, so long as revocation_grace says."""
+    """The same as for CRLs and OCSP: require, grace <time>, advisory; None: grace, with revocation_grace."""
     crlfile: Paths = ()
     """CRLs of the CAs in cafile and below them: files or directories, PEM or DER, read again when they change."""
     crl_urls: Urls = ()
@@ -77,25 +77,25 @@ class BrokerConfig(BaseSettings):
     crl_from_certificates: bool = False
     """Fetch also the CRLs that clients' certificates name as distribution points."""
     crl_policy: Policy = REQUIRE
-    """What becomes of newcomers about whom no list is valid any more: require, grace <time>, advisory."""
+    """What happens to newcomers for whom no list is valid any more: require, grace <time>, advisory."""
     ocsp_responder: HttpUrl | None = None
     """OCSP responder that is asked about every client, when it connects and then from time to time."""
     ocsp_from_certificates: bool = False
     """Ask the responder that the client's certificate names."""
     ocsp_policy: Policy = REQUIRE
-    """What becomes of newcomers without an answer: require, grace <time>, advisory."""
+    """What happens to newcomers without an answer: require, grace <time>, advisory."""
     ocsp_refresh_seconds: Interval = 900.0
-    """How long an answer will do, and how often the responder is asked again about those who are connected."""
+    """How long an answer is used, and how often the responder is asked again about connected clients."""
     ocsp_stapling: bool = True
-    """Hand clients that ask for it what the responder says of the broker's own certificate; if that names one."""
+    """Hand the response about the broker's own certificate to clients that ask for it, if it names a responder."""
     ocsp_stapling_responder: HttpUrl | None = None
     """Ask this responder about the broker's own certificate, instead of the one that it names."""
     revoked_session: Literal["discard", "keep"] = "discard"
-    """What becomes of a client's will and session when its certificate is revoked, or trusted no more, meanwhile."""
+    """What happens to a client's will and session when its certificate is revoked, or no longer trusted."""
     trust: tuple[TrustSettings, ...] = ()
-    """Bundles of trust, in the order in which they are asked; none: cafile, for everybody."""
+    """Trust bundles, in the order in which they are searched; empty: cafile, for all clients."""
     crl_check_seconds: Interval = 5.0
-    """How often files are looked at."""
+    """How often files are checked."""
     crl_refresh_seconds: Interval = 900.0
     """How often URLs are fetched, at least; sooner where nextUpdate is near."""
     unsafe_no_revocation: bool = False
@@ -104,49 +104,49 @@ class BrokerConfig(BaseSettings):
     """Allow an address that is not loopback."""
     allow_tls12: bool = False
     hybrid_resumption: bool = False
-    """Exchange keys with ML-KEM also where a TLS session is resumed whose first handshake did."""
+    """Use ML-KEM in the key exchange even of a resumed TLS session whose first handshake did."""
     admin_socket: FileText | None = None
     """Unix socket of the admin API; unset: state_dir/admin.sock; ``off``: none."""
     admin_port: Port | None = None
-    """The admin API over HTTPS on admin_host, for operators' certificates only; None: not at all."""
+    """The admin API over HTTPS on admin_host, for operators' certificates only; None: disabled."""
     admin_host: str = "127.0.0.1"
     admin_changers: Annotated[tuple[Name, ...], NoDecode] = ()
-    """Names of operators who may change something at admin_port: end sessions, reload; the others only read."""
+    """Names of operators who may make changes at admin_port: end sessions, reload; the others may only read."""
     unsafe_public_admin: bool = False
     """Allow an admin_host that is not loopback."""
     metrics_port: Port | None = None
-    """Prometheus reads http://metrics_host:metrics_port/metrics; None: not at all."""
+    """Prometheus reads http://metrics_host:metrics_port/metrics; None: disabled."""
     metrics_host: str = "127.0.0.1"
     unsafe_public_metrics: bool = False
-    """Allow a metrics_host that is not loopback: whoever reaches it reads the figures, unencrypted."""
+    """Allow a metrics_host that is not loopback: anyone who reaches it can read the figures, unencrypted."""
     presence_events: bool = False
-    """Tell services who comes and goes, on $SYS/broker/presence/#."""
+    """Publish who connects and disconnects on $SYS/broker/presence/#, for services."""
     stamp_publisher: bool = False
-    """Write into each message's user properties whose certificate its publisher has; costs the fast path."""
+    """Add the publisher's certificate to each message's user properties; costs the fast path."""
     response_information: str | None = None
-    """What an MQTT 5 client that asks for Response Information is told; with {device}, {group}, {client_id}."""
+    """The Response Information for MQTT 5 clients that ask for it; with {device}, {group}, {client_id}."""
     plugins: dict[str, dict[str, Any]] = {}
-    """amqtt's plugins, or one's own, by the dotted path of the class: its configuration (docs/plugins.md)."""
+    """amqtt's plugins, or your own: the dotted path of each class, with its configuration (docs/plugins.md)."""
     plugin_timeout: Span = Field(default=3.0, ge=0.1, le=60.0)
-    """Seconds that a plugin may take for an answer, which is no after that, or for an event."""
+    """Seconds for a plugin to answer (after that it counts as a refusal), or to handle an event."""
     plugin_verdict_seconds: Span = Field(default=10.0, ge=1.0, le=86_400.0)
-    """How long the answer of a topic plugin is remembered."""
+    """How long the answer of a topic plugin is cached."""
     plugin_username: Literal["certificate", "connect"] = "certificate"
-    """The user name that plugins see: the certificate's, or what CONNECT says, which a plugin must check then."""
+    """The user name that plugins see: the certificate's, or that in CONNECT, which a plugin must then check."""
     plugin_sees_password: bool = False
     """Whether plugins see CONNECT's password as long as its client is connected: some read a token from it."""
     persistence: bool = True
     """Keep sessions, queued and retained messages in state_dir/broker.db; without it they end with the process."""
     audit_log: File | None = None
-    """Where each decision is written, as JSON lines in a chain (docs/audit-log.md); None: nowhere."""
+    """Where each decision is recorded, as JSON lines in a chain (docs/audit-log.md); None: nowhere."""
     audit_keyfile: File | None = None
-    """What authenticates it, made if it is not there; None: state_dir/audit.key."""
+    """The key that authenticates it, created if missing; None: state_dir/audit.key."""
     audit_policy: Literal["count", "require"] = "count"
-    """While it cannot be written: count: that is counted and logged; require: also, nobody is let in."""
+    """While it cannot be written: count: count and log that; require: also, admit nobody."""
     audit_max_bytes: Whole = Field(default=64 * 1024 * 1024, ge=64 * 1024, le=MOST)
-    """Size at which another file is begun."""
+    """Size at which a new file is begun."""
     audit_max_files: Whole = Field(default=16, ge=2, le=10_000)
-    """How many files are kept; the oldest goes first."""
+    """How many files are kept; the oldest is deleted first."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     limits: Limits = Limits()
 
@@ -175,37 +175,37 @@ class BrokerConfig(BaseSettings):
 
     @property
     def origins(self) -> Origins:
-        """Whose web pages may connect to a listener that says nothing of it."""
+        """Whose web pages may connect to a listener without a setting of its own."""
         return Origins(frozenset(self.websocket_origins), self.unsafe_any_websocket_origin)
 
     @property
     def has_crls(self) -> bool:
-        """Whether CRLs say who is revoked."""
+        """Whether CRLs are a source of revocations."""
         return bool(self.crlfile or self.crl_urls or self.crl_from_certificates)
 
     @property
     def has_ocsp(self) -> bool:
-        """Whether OCSP says who is revoked."""
+        """Whether OCSP is a source of revocations."""
         return bool(self.ocsp_responder or self.ocsp_from_certificates)
 
     @property
     def feed_terms(self) -> StatusPolicy:
-        """What becomes of newcomers while provisioning's feed is not there."""
+        """What happens to newcomers while provisioning's feed is unavailable."""
         return StatusPolicy(self.revocation_grace) if self.feed_policy is None else self.feed_policy
 
     @property
     def audit_key(self) -> Path:
-        """The file with what authenticates the audit log."""
+        """The file with the audit log's key."""
         return self.audit_keyfile or self.state_dir / "audit.key"
 
     @property
     def crl_files(self) -> tuple[Path, ...]:
-        """Every file and directory of CRLs, of whichever bundle."""
+        """Every file and directory of CRLs, of all bundles."""
         return self.crlfile + tuple(path for bundle in self.trust for path in bundle.crlfile)
 
     @property
     def all_crl_urls(self) -> tuple[str, ...]:
-        """Every URL of a CRL, of whichever bundle."""
+        """Every URL of a CRL, of all bundles."""
         return self.crl_urls + tuple(url for bundle in self.trust for url in bundle.crl_urls)
 
     @field_validator("any_client_id", "admin_changers", mode="before")
@@ -258,7 +258,7 @@ class BrokerConfig(BaseSettings):
 
     @model_validator(mode="after")
     def _private(self) -> Self:
-        """Refuse addresses that others than this machine reach, unless that is said."""
+        """Refuse addresses reachable from other machines, unless explicitly allowed."""
         if not self.unsafe_public_admin and not _is_loopback(self.admin_host):
             raise ValueError(
                 f"admin_host: {self.admin_host} is not a loopback address; set unsafe_public_admin to allow it"
@@ -303,7 +303,7 @@ class BrokerConfig(BaseSettings):
 
 
 class FileValues(PydanticBaseSettingsSource):
-    """The TOML file's values, the weakest source."""
+    """The TOML file's values, the source with the lowest priority."""
 
     values: dict[str, Any] = {}  # noqa: RUF012 - set by `config_loading.load` for the one construction that follows
 

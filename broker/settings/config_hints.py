@@ -1,6 +1,6 @@
-"""What to write instead of a setting that there is not: mosquitto's names, and names that are nearly right.
+"""What to write instead of an unknown setting: for mosquitto's names, and for near misses.
 
-Who names a whole mosquitto.conf as his settings is told of each line of it. The page for him is
+If a whole mosquitto.conf is given as the settings, every line of it is reported. The page for such users is
 docs/coming-from-mosquitto.md (`tests/integration/test_coming_from_mosquitto.py` compares it with the table here).
 """
 
@@ -106,9 +106,9 @@ MOSQUITTO: Final[Mapping[str, str]] = {
 
 
 def hint(key: str, known: Collection[str], limits: Collection[str]) -> str:
-    """Return what to write instead of *key*, of which there is no setting: "; …", or nothing if nobody can tell.
+    """Return what to write instead of *key*, an unknown setting: "; …", or nothing if that cannot be guessed.
 
-    *known* are the settings at the place where it stands, *limits* those below ``[limits]``.
+    *known* are the settings at its place, *limits* those below ``[limits]``.
     """
     if key in limits and key not in known:
         return f"; {_LIMIT}"
@@ -124,7 +124,7 @@ def hint(key: str, known: Collection[str], limits: Collection[str]) -> str:
 
 
 def of_mosquitto(text: str, known: Collection[str], limits: Collection[str]) -> list[str]:
-    """Return what becomes of each setting of the mosquitto.conf *text*, a line each; nothing if it is no such file."""
+    """Return a hint for each setting of the mosquitto.conf *text*, one per line; nothing if it is not such a file."""
     told: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         key, _, value = line.strip().partition(" ")

@@ -25,18 +25,18 @@ from provisioning.program.service_links import service_link
 
 _TABLES = frozenset({"trust", "listener", "plugins"})
 _MERGED = ("limits", "plugins")
-"""Tables of which the file may have some entries, and the environment others."""
+"""Tables whose entries may come partly from the file and partly from the environment."""
 _JSON_TABLES = {
     "limits": "",
     "plugins": "use [plugins] in the file",
     "trust": "use [[trust]] tables in the file",
     "listener": "use [[listener]] tables in the file",
 }
-"""What the environment can hold as JSON only, and what is easier."""
+"""Settings that the environment can only hold as JSON, and the easier alternative."""
 
 
 class ConfigError(Exception):
-    """The settings cannot be used; the text names the source, the key and the remedy."""
+    """The settings are unusable; the text names the source, the key and the remedy."""
 
 
 def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
@@ -45,7 +45,7 @@ def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
     Raises `ConfigError`.
     """
     FileValues.values = read_file(path) if path is not None else {}
-    for table in _MERGED:  # What the environment says of one of its entries would take the place of anything else.
+    for table in _MERGED:  # Otherwise one entry from the environment would replace all others.
         if not isinstance(FileValues.values.get(table, {}), dict):
             raise ConfigError(f"{path}: {table}: {_WORDS['dict_type'].format(key=table)}")
     _refuse_unknown_variables()
@@ -60,14 +60,14 @@ def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
 
 
 def _not_json(said: str) -> str:
-    """Return what to say of a table that the environment holds as JSON, and which is none."""
+    """Return the error for a table that the environment should hold as JSON, but does not."""
     table = next((each for each in _JSON_TABLES if f'"{each}"' in said), "limits")
     remedy = _JSON_TABLES[table] or f"set {_variable('limits', 'max_inflight')} and its like one by one"
     return f"{table}: the environment variable {_variable(table)} is not JSON; {remedy}"
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """Return what the TOML file *path* says, unchecked. Raises `ConfigError`."""
+    """Return the contents of the TOML file *path*, unchecked. Raises `ConfigError`."""
     try:
         return toml_of(text_of(path, SETTINGS_BYTES))
     except OSError as error:
@@ -77,7 +77,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def _no_toml(path: Path, error: ValueError) -> str:
-    """Return what *path* is, and what to do."""
+    """Return what *path* is instead, and the remedy."""
     text = contents_of(path, SETTINGS_BYTES).decode(errors="replace")
     told = of_mosquitto(text, BrokerConfig.model_fields, {each.name for each in fields(Limits)})
     if not told:
@@ -86,9 +86,9 @@ def _no_toml(path: Path, error: ValueError) -> str:
 
 
 def read_texts(path: Path | None, *keys: str) -> dict[str, str]:
-    """Return those of *keys*, files all, that the TOML file *path* has, if there is one: how a command finds a broker.
+    """Return those of *keys* (all are files) in the TOML file *path*, if given: this is how a command finds a broker.
 
-    Raises `ConfigError`, also for a value that is no text, or empty.
+    Raises `ConfigError`, also for a value that is empty or not text.
     """
     values = {} if path is None else read_file(path)
     found = {key: values[key] for key in keys if key in values}
@@ -101,7 +101,7 @@ def read_texts(path: Path | None, *keys: str) -> dict[str, str]:
 
 
 def _refuse_unknown_variables() -> None:
-    """Raise `ConfigError` for a variable that looks like a setting and is none: a mistyped limit would do nothing."""
+    """Raise `ConfigError` for a variable that looks like a setting but is none: a mistyped limit would do nothing."""
     for variable, value in os.environ.items():
         if not variable.startswith(PREFIX):
             continue
@@ -128,7 +128,7 @@ _WORDS = {
     "string_type": "give a text, in quotes",
     "tuple_type": "give a list, in brackets",
 }
-"""What to do about a value of another kind, by pydantic's names: its own words say what Python calls it."""
+"""The remedy for a value of the wrong type, by pydantic's names: its own messages use Python's terms."""
 
 
 def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
@@ -161,24 +161,24 @@ def _explain(error: Any, path: Path | None, flags: dict[str, Any]) -> str:
 
 
 def _of_environment(keys: list[str]) -> str | None:
-    """Return the variable that sets *keys*, or None; where the file does too, the variable counts."""
+    """Return the variable that sets *keys*, or None; if the file sets them too, the variable takes precedence."""
     variable, whole = _variable(*keys), _variable(keys[0])
     if variable in os.environ:
         return variable
     if whole not in os.environ:
         return None
     named = keys[0] not in {"limits", "plugins"} or keys[1] in (json.loads(os.environ[whole]) or ())
-    return whole if named else None  # Of these two, each entry may come from elsewhere.
+    return whole if named else None  # The entries of these two tables may come from different sources.
 
 
 def _in_file(message: str) -> bool:
-    """Whether a setting with which *message* begins comes from the file."""
+    """Whether the setting named at the start of *message* comes from the file."""
     named = message.partition(":")[0].replace(" and ", ", ").split(", ")
     return any(name in FileValues.values for name in named)
 
 
 def _instead(keys: list[str]) -> str:
-    """Return what to write instead of the setting *keys*, of which there is none."""
+    """Return what to write instead of the unknown setting *keys*."""
     limits = [each.name for each in fields(Limits)]
     if keys[0] in _TABLES:
         table = ListenerSettings.model_fields if keys[0] == "listener" else TrustSettings.model_fields
@@ -187,7 +187,7 @@ def _instead(keys: list[str]) -> str:
 
 
 def _in_table(keys: list[str]) -> str:
-    """Return where in the tables of that name *keys* lead, counted from 1."""
+    """Return which table of an array *keys* point to, counted from 1."""
     named = [f"[{int(key) + 1}]" if key.isdigit() else f".{key}" for key in keys[1:]]
     return f"{keys[0]}{''.join(named)}"
 

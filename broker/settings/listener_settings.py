@@ -21,7 +21,7 @@ _OWN = (
 
 
 class ListenerSettings(BaseModel):
-    """One listener. A limit that is not given is that of the broker."""
+    """One listener. A limit that is not given is the broker's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,16 +51,16 @@ class ListenerSettings(BaseModel):
 
     @property
     def place(self) -> tuple[str | None, int, str]:
-        """Which listener it is about."""
+        """The address and protocol that identify it."""
         return self.host, self.port, self.protocol
 
     @property
     def lasting(self) -> Self:
-        """What of it only a restart changes."""
+        """The part of it that only a restart changes."""
         return self.model_copy(update={"websocket_origins": None, "unsafe_any_websocket_origin": None})
 
     def origins(self, common: Origins) -> Origins:
-        """Return whose pages may connect here, *common* if this listener says nothing of it."""
+        """Return whose pages may connect here; *common* if this listener has no setting of its own."""
         named, unsafe_any = self.websocket_origins, self.unsafe_any_websocket_origin
         if unsafe_any is None:
             unsafe_any = common.unsafe_any and named is None

@@ -2,24 +2,22 @@
 
 Theory
 ------
-A browser opens a WebSocket for any page that asks, with the certificate that its user has for this server, and what
-comes back is the page's. Only the Origin header says whose page it is: a browser always sends it, and a page cannot
-choose it. So a request with an Origin is one of a page, until shown otherwise, and its origin must be named in the
-settings.
+A browser opens a WebSocket for any page that asks, with the certificate that its user has for this server, and the page
+gets the answers. Only the Origin header says whose page it is: a browser always sends it, and a page cannot choose it.
+So a request with an Origin is treated as one from a web page, and its origin must be named in the settings.
 
-Two kinds of request are no foreign page's. *Without an Origin* it is no browser's. *With the origin of this very
-listener*, ``https://`` and what Host says, it is no other's: libraries that are no browser put that there (paho for
-Python and C, netty), and a page that a browser has from here would be ours; the listener serves none. A name that
-somebody else owns and lets point here (DNS rebinding) is of no use: the browser asks for a certificate of that name
-first. A page without TLS, ``http://`` and the same host, is another origin: whoever is on the network may have written
-it.
+Two kinds of request do not come from a foreign page. One *without an Origin* does not come from a browser. One *with
+the origin of this very listener*, ``https://`` and the value of Host, is not foreign: libraries that are not browsers
+send that (paho for Python and C, netty), and a page loaded from here would be ours; the listener serves none. A name
+that an attacker owns and points here (DNS rebinding) is of no use: the browser first requires a certificate for that
+name. A page without TLS, ``http://`` and the same host, is another origin: anybody on the network may have written it.
 
 Rules
 -----
-1. Compared as RFC 6454 §5 says: scheme, host and port, each in full, case and default ports apart. No patterns.
+1. Compared as RFC 6454 §5 says: scheme, host and port, each in full, ignoring case and default ports. No patterns.
 2. No I/O.
 
-Does not handle: a client that lies about its origin, which is no browser: its certificate says who it is.
+Does not handle: a client that lies about its origin, which is not a browser: its certificate says who it is.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ _MOST_PORT: Final = 65_535
 _ANY: Final = "unsafe_any_websocket_origin admits any page"
 
 MOST_SHOWN: Final = 300
-"""Characters of an origin in the log: it is as long as who sends it likes."""
+"""Characters of an origin in the log: the sender chooses its length."""
 
 _NOBODYS: Final = {
     "*": "no origin: name each",
@@ -54,15 +52,15 @@ class Origins:
     """The origins whose pages may connect."""
 
     named: frozenset[str] = frozenset()
-    """Each as `origin_of` writes it."""
+    """Each in the form of `origin_of`."""
     unsafe_any: bool = False
 
     def admit(self, origin: str, host: str) -> bool:
-        """Return whether a request may be granted that has the header *origin*, and *host* as its Host."""
+        """Return whether a request with the header *origin*, and *host* as its Host, may be granted."""
         if self.unsafe_any:
             return True
         own = f"https://{host}"
-        if origin.lower() == own.lower():  # Also where neither is well-formed, as paho writes an IPv6 address.
+        if origin.lower() == own.lower():  # Also if neither is well-formed, as with paho's IPv6 addresses.
             return True
         try:
             canonical = origin_of(origin)
@@ -75,7 +73,7 @@ NO_PAGES: Final = Origins()
 
 
 def origin_of(text: str) -> str:
-    """Return the origin that *text* is, as browsers write it. Raises ValueError, which says what to write instead."""
+    """Return the origin in *text*, as browsers write it. Raises ValueError, which says what to write instead."""
     if (why := _NOBODYS.get(text.lower())) is not None:
         raise ValueError(f"{text!r} is {why}; or {_ANY}")
     scheme, found, rest = text.partition("://")
@@ -103,7 +101,7 @@ def origin_of(text: str) -> str:
 
 
 def _canonical(text: str) -> str | None:
-    """Return *text* with its case, its address and its port as browsers write them; None: it is no origin."""
+    """Return *text* with case, address and port as browsers write them; None: it is not an origin."""
     found = _ORIGIN.fullmatch(text.lower())
     if found is None:
         return None
@@ -120,4 +118,4 @@ def _canonical(text: str) -> str | None:
 
 
 OriginNames = Annotated[tuple[Annotated[str, AfterValidator(origin_of)], ...], BeforeValidator(several), NoDecode]
-"""Origins in the settings. One text: by commas."""
+"""Origins in the settings. As text: comma-separated."""

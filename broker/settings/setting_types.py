@@ -1,7 +1,7 @@
-"""What the values of settings are made of, where pydantic alone would take what nobody means.
+"""The types of settings, where pydantic alone would accept values that nobody means.
 
-It takes true for 1, an empty text for the folder that the process is in, and any number for seconds: a time-out that is
-infinite is no time at all to whoever counts it. Each type refuses that in words.
+It accepts true for 1, an empty text for the current folder, and any number for seconds; but code that counts down
+cannot use an infinite time-out. Each type refuses such values with an explanation.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from provisioning.program.durations import seconds_in
 from provisioning.program.given_file import named
 
 MOST: Final = 2**62
-"""Of anything that is counted: it fits into what C and SQLite count with, and nobody has so much."""
+"""For anything counted: it fits into the integers of C and SQLite, and is never reached."""
 LONGEST: Final = 10 * 365 * 86_400.0
-"""Seconds; who needs longer means for ever, which has a setting of its own where it makes sense."""
+"""Seconds; a longer time means for ever, which has its own setting where it makes sense."""
 
 
 def _number(value: object) -> object:
@@ -29,7 +29,7 @@ def _number(value: object) -> object:
 
 
 def _seconds(value: object) -> object:
-    """Take a text with a unit, such as 5m, for its seconds; a number is seconds."""
+    """Convert a text with a unit, such as 5m, to seconds; a number is seconds."""
     if not isinstance(value, str):
         return _number(value)
     if (seconds := seconds_in(value.strip())) is not None:
@@ -41,7 +41,7 @@ def _seconds(value: object) -> object:
 
 
 def several(value: object) -> object:
-    """Take one for a list of one, and a text for the items between its commas, as the environment writes it."""
+    """Convert one value to a list of one, and a text to the items between its commas, as in the environment."""
     if isinstance(value, str):
         return tuple(filter(None, map(str.strip, value.split(","))))
     return (value,) if isinstance(value, Path) else value

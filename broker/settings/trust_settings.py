@@ -1,6 +1,6 @@
-"""Settings of trust, as they are written in the configuration: whom to believe, and what to do when one cannot know.
+"""Trust settings as written in the configuration: whom to trust, and what to do when the status is unknown.
 
-Values only: `broker.admission` makes of them what decides. An error names the value and what it may be.
+Values only: `broker.admission` builds the deciding objects from them. An error names the value and what is allowed.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _GRACE = re.compile(r"grace\s+(.*)")
 
 @dataclass(frozen=True, slots=True)
 class StatusPolicy:
-    """What becomes of a newcomer whose status is not known for sure: for how long yesterday's answer will do.
+    """What happens to a newcomer whose status is not known for sure: how long an outdated answer is still used.
 
     ``require``: refused. ``grace 12h``: admitted until the answer is that much out of date. ``advisory``: admitted.
-    Whoever is known to be revoked is refused under any of them.
+    A certificate known to be revoked is refused under any of them.
     """
 
     grace: float | None = 0.0
     """Seconds; None: for ever, even if there never was an answer."""
 
     def allows(self, overdue: float | None) -> bool:
-        """Whether a status that is *overdue* by so many seconds will do; None: there never was one."""
+        """Whether a status that is *overdue* seconds out of date is acceptable; None: there never was one."""
         return self.grace is None or (overdue is not None and overdue <= self.grace)
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ class StatusPolicy:
 
 REQUIRE = StatusPolicy()
 ANY = "*"
-"""Among groups: whichever the certificates say."""
+"""In groups: any group that a certificate states."""
 
 
 def _status_policy(value: object) -> object:
@@ -93,7 +93,7 @@ Source = Literal[
 
 
 class IdentitySource(BaseModel):
-    """Where in a certificate a name stands, and what its parts mean."""
+    """Where in a certificate the name is, and what its parts mean."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -101,9 +101,9 @@ class IdentitySource(BaseModel):
     pattern: str = "(?P<name>.+)"
     """A regular expression over the whole value; its groups are ``name``, ``group`` and ``role``."""
     group: str | None = None
-    """The group where the pattern captures none."""
+    """The group if the pattern captures none."""
     role: Role = Role.DEVICE
-    """The role where the pattern captures none."""
+    """The role if the pattern captures none."""
 
     @field_validator("pattern")
     @classmethod
@@ -125,48 +125,48 @@ class IdentitySource(BaseModel):
 
 
 class TrustSettings(BaseModel):
-    """One ``[[trust]]`` table: the anchors of one sort of clients, and the terms on which they are believed."""
+    """One ``[[trust]]`` table: the anchors for one kind of clients, and the terms on which they are trusted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    """How logs and tools call the bundle."""
+    """The bundle's name in logs and tools."""
     anchors: Paths = ()
     """Files or directories of CA certificates, root or intermediate, PEM or DER."""
     anchors_url: Annotated[str, AfterValidator(_anchors_url)] | None = None
-    """Where more of them are: PEM, or what EST answers to ``/cacerts``."""
+    """The URL of more anchors: PEM, or EST's answer to ``/cacerts``."""
     anchors_url_cafile: File | None = None
-    """Trust anchors, PEM, that the server at an https URL is verified by; no others."""
+    """Trust anchors, PEM, used alone to verify the server at an https URL."""
     anchors_sha256: tuple[Fingerprint, ...] = ()
-    """Only these certificates are taken from the URL: their SHA-256."""
+    """Only these certificates are accepted from the URL: their SHA-256."""
     anchors_refresh_seconds: Interval = 3600.0
     """How often the URL is fetched."""
     issuers: tuple[str, ...] = ()
     """Only these CAs may have issued a client's certificate: SHA-256 fingerprints, or names as RFC 4514 writes them."""
     max_depth: Whole = Field(default=4, ge=0, le=10)
-    """CA certificates between a client's and the anchor; 0: the anchor itself has issued it."""
+    """CA certificates between a client's and the anchor; 0: the anchor itself must have issued it."""
     required_eku: tuple[str, ...] = ("clientAuth",)
-    """Purposes that a client's certificate must have: clientAuth, or object identifiers."""
+    """Extended key usages that a client's certificate must have: clientAuth, or object identifiers."""
     roles: tuple[Role, ...] = (Role.DEVICE,)
-    """What the bundle's clients may be."""
+    """The roles that the bundle's clients may have."""
     groups: tuple[str, ...] = ()
-    """Which groups they may belong to; none: any, but of another trust domain those that identity names; ``*``: any."""
+    """Groups they may belong to; empty: any, but from another trust domain only those in identity; ``*``: any."""
     trust_domain: TrustDomain | None = None
-    """First part of their identities; where certificates bring their own (spiffe://), the only one accepted."""
+    """First part of their identities; where certificates contain their own (spiffe://), the only one accepted."""
     identity: tuple[IdentitySource, ...] = ()
-    """Where the name is looked for, in this order; none: the URI spiffe://<trust-domain>/<role>/<group>/<name>."""
+    """Where the name is searched, in this order; empty: the URI spiffe://<trust-domain>/<role>/<group>/<name>."""
     client_id: Literal["equal", "prefix", "assigned"] = "equal"
-    """equal: the name, or empty; prefix: also <name>-<anything>, several sessions a device; assigned: only empty."""
+    """equal: the name, or empty; prefix: also <name>-<anything>, several sessions per device; assigned: only empty."""
     any_client_id: tuple[Name, ...] = ()
     """Names that may use any client identifier."""
     max_sessions: CountOrNone = 0
-    """Sessions of all parties of its trust domain, kept ones included, beyond which it gets no other; 0: any number."""
+    """Sessions of all parties of its trust domain, kept ones included; further ones are refused; 0: no limit."""
     username: str = "ignore"
-    """ignore; equal: the name; or a text with {device} and {group} that the MQTT user name must be equal to."""
+    """ignore; equal: the name; or a text with {device} and {group} that the MQTT user name must equal."""
     feed: bool = False
-    """Whether provisioning's feed knows who of them is revoked."""
+    """Whether provisioning's feed covers their revocations."""
     feed_policy: Policy | None = None
-    """What becomes of them while the feed is not there; None: as the broker's feed_policy says."""
+    """What happens to them while the feed is unavailable; None: as in the broker's feed_policy."""
     crlfile: Paths = ()
     crl_urls: Urls = ()
     crl_from_certificates: bool = False
@@ -176,23 +176,23 @@ class TrustSettings(BaseModel):
     ocsp_from_certificates: bool = False
     """Ask the responder that the client's certificate names."""
     ocsp_policy: Policy = REQUIRE
-    """What becomes of newcomers without an answer: require, grace <time>, advisory."""
+    """What happens to newcomers without an answer: require, grace <time>, advisory."""
     unsafe_no_revocation: bool = False
     """Admit without any source of revocations."""
 
     @property
     def named_groups(self) -> frozenset[str]:
-        """The groups that the settings name, in groups or else in identity."""
+        """The groups named in the settings, in groups or else in identity."""
         return frozenset(self.groups or filter(None, (each.group for each in self.identity)))
 
     @property
     def any_group(self) -> bool:
-        """Whether its CA may put its clients into any group, of whatever trust domain they are."""
+        """Whether its CA may put its clients into any group, whatever their trust domain."""
         return ANY in self.groups
 
     @property
     def leaves_groups_open(self) -> bool:
-        """Whether a certificate may say a group that the settings do not name."""
+        """Whether a certificate may state a group that the settings do not name."""
         if self.groups:
             return False
         return not self.identity or any(
@@ -201,17 +201,17 @@ class TrustSettings(BaseModel):
 
     @property
     def has_crls(self) -> bool:
-        """Whether CRLs say who is revoked."""
+        """Whether CRLs are a source of revocations."""
         return bool(self.crlfile or self.crl_urls or self.crl_from_certificates)
 
     @property
     def has_ocsp(self) -> bool:
-        """Whether OCSP says who is revoked."""
+        """Whether OCSP is a source of revocations."""
         return bool(self.ocsp_responder or self.ocsp_from_certificates)
 
     @model_validator(mode="after")
     def _anchored(self) -> Self:
-        """Refuse a URL at which anybody who is in between could say whom to believe."""
+        """Refuse a URL where anybody on the network path could say whom to trust."""
         url = self.anchors_url
         if url is None:
             if not self.anchors:

@@ -1,7 +1,7 @@
-"""Devices that are not always there: a bad network, and batteries that let them sleep.
+"""Devices that are not always connected: on a bad network, or battery-powered and asleep between readings.
 
-A network takes a connection away without a word, and the device comes back when the network does. A sleeping device
-says goodbye, and with a kept session finds on waking what was sent to it meanwhile.
+A network drops a connection without warning, and the device comes back when the network does. A sleeping device
+disconnects cleanly; with a kept session it receives, on waking, what was sent to it meanwhile.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from device_sim.randomness import randomness_of
 from device_sim.scenario.groups import Flap, Sleep
 
 _SESSION_FACTOR = 4.0
-"""The session is kept for so many ordinary sleeps: one that oversleeps a little loses nothing."""
+"""The session is kept for this many ordinary sleeps: a device that oversleeps a little loses nothing."""
 
 
 @dataclass(frozen=True, slots=True)

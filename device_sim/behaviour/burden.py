@@ -1,4 +1,4 @@
-"""Devices that are a burden: one that does not read what it is sent, and one whose key somebody has copied."""
+"""Devices that burden the broker: one that does not read what it is sent, and one whose key has been copied."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from device_sim.scenario.groups import Clone, SlowReader
 
 @dataclass(frozen=True, slots=True)
 class Stalling(Behaviour):
-    """Now and then it reads nothing; see `device_sim.scenario.groups.SlowReader`."""
+    """Now and then it stops reading; see `device_sim.scenario.groups.SlowReader`."""
 
     slow_reader: SlowReader
     accompanies = True
@@ -37,16 +37,16 @@ class Stalling(Behaviour):
 
 @dataclass(frozen=True, slots=True)
 class Cloned(Behaviour):
-    """Its copy comes under its name; see `device_sim.scenario.groups.Clone`.
+    """A copy of it connects under its name; see `device_sim.scenario.groups.Clone`.
 
-    The broker lets the newer connection take over, so the two throw each other out for as long as both live.
+    The broker lets the newer connection take over, so the two disconnect each other for as long as both live.
     """
 
     clone: Clone
     accompanies = True
 
     async def accompany(self, device: Acting, link: Link, host: Host) -> None:
-        """Let the copy come once in the life of this link; it stays until the device has taken its place back."""
+        """Connect the copy once during this link; it stays until the device has taken its place back."""
         source = randomness_of(host.seed, device.name, f"clone {device.machine.dialled}")
         await asyncio.wait([link.closed], timeout=source.expovariate(1.0 / self.clone.every))
         if link.closed.done():

@@ -1,4 +1,4 @@
-"""A device that says whether it is there: a retained message when it comes and when it goes, its will otherwise."""
+"""A device that announces its presence: a retained message on connecting and on leaving; otherwise its will does so."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class Present(Behaviour):
     presence: Presence
 
     def terms(self, device: Acting, terms: Terms) -> Terms:
-        """Leave a will."""
+        """Set a will."""
         return replace(terms, will=Will(_topic(device), OFFLINE, QoS(self.presence.qos), retain=True))
 
     def admitted(self, device: Acting, link: Link) -> None:
-        """Say that it is there."""
+        """Announce that it is online."""
         self._say(device, link, ONLINE)
 
     def leaving(self, device: Acting, link: Link) -> None:
-        """Say that it goes: whoever says goodbye has no will."""
+        """Announce that it leaves: a clean DISCONNECT discards the will."""
         self._say(device, link, OFFLINE)
 
     def _say(self, device: Acting, link: Link, payload: bytes) -> None:
-        with contextlib.suppress(NotConnected):  # It is gone already, and its will says so.
+        with contextlib.suppress(NotConnected):  # The connection is gone already, and the will announces that.
             link.publish(_topic(device), payload, self.presence.qos, retain=True)
 
 

@@ -1,10 +1,10 @@
-"""A device that looks after its certificate: it renews when two thirds of its life have passed, by its own clock.
+"""A device that renews its certificate after two thirds of its lifetime, by the device's own clock.
 
-Its life begins when the device gets it. notBefore lies minutes earlier, which of a certificate that lives for minutes
-would be most of its life: its holder would renew without end.
+The lifetime counts from when the device gets the certificate. notBefore lies minutes earlier, which would be most of
+the lifetime of a certificate valid for minutes: its holder would renew without end.
 
-The time is drawn once for each certificate, so that a fleet enrolled in one night does not renew in one night. A clock
-that is wrong makes it too early or too late: too late is an expired certificate, and a refusal that is right.
+The time is drawn once per certificate, so that a fleet enrolled in one night does not renew in one night. A wrong clock
+makes renewal too early or too late; too late means an expired certificate and a correct refusal.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Renewing(Behaviour):
     accompanies = True
 
     async def accompany(self, device: Acting, link: Link, host: Host) -> None:
-        """Renew when it is time, if the connection lasts so long; the next connection waits on."""
+        """Renew when due, if the connection lasts that long; otherwise the next connection keeps waiting."""
         held = device.credential
         if held is None:
             raise RuntimeError(f"{device.name} is connected without a certificate")
@@ -51,6 +51,6 @@ class WrongClock(Behaviour):
     clock: Clock
 
     def terms(self, device: Acting, terms: Terms) -> Terms:
-        """Judge the broker's certificate by the wrong time."""
+        """Check the broker's certificate against the wrong time."""
         del device
         return replace(terms, clock_offset=self.clock.offset)

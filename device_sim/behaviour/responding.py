@@ -11,16 +11,16 @@ from device_sim.scenario.groups import Commands
 
 @dataclass(frozen=True, slots=True)
 class Responding(Behaviour):
-    """It answers commands late, badly or not at all; see `device_sim.scenario.groups.Commands`."""
+    """It answers commands late, with a refusal or not at all; see `device_sim.scenario.groups.Commands`."""
 
     commands: Commands
 
     def answering(self, device: Acting, seed: int, number: int) -> Answering:
-        """Return how it answers this one."""
+        """Return how *device* answers this command."""
         return Answering(self.commands.delay, self.drawn(device.name, seed, number))
 
     def drawn(self, device: str, seed: int, number: int) -> Outcome:
-        """Return what *device* makes of its *number*-th command."""
+        """Return how *device* responds to its *number*-th command."""
         drawn = randomness_of(seed, device, f"command {number}").random()
         if drawn < self.commands.ignore:
             return Outcome.IGNORED

@@ -2,13 +2,13 @@
 
 Rules
 -----
-1. Every message under ``fleet/`` is accounted for: telemetry by its sender's sequence, answers by their command,
+1. Every message under ``fleet/`` is accounted for: telemetry by its sender's sequence number, answers by their command,
    anything else as unexpected.
-2. Latency is measured from when the device was due to send, not from when it got round to it, to when the message
-   came first: one that comes again has taken no longer.
-3. What an unknown party can make us keep is bounded.
-4. Who has lost its connection comes back. With *lasting* it comes back to its session, as the backend of a real fleet
-   does: devices are often there before it, and what they publish until then is kept for it and not lost.
+2. Latency runs from when the device was due to send, not from when it actually sent, to the message's first arrival;
+   duplicates do not count.
+3. What an unknown party can make the backend store is bounded.
+4. A backend that loses its connection reconnects. With *lasting* it resumes its session, as the backend of a real fleet
+   does: devices often reconnect before it, and what they publish until then is queued for it and not lost.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _BACKOFF = Backoff(base=0.1, cap=2.0)
 
 @dataclass(slots=True)
 class Answers:
-    """What came back for one command: when it was sent to whom, who answered after how many seconds, who refused."""
+    """The answers to one command: when it was sent and to whom, who answered after how many seconds, who refused."""
 
     identifier: str
     sent: dict[str, float] = field(default_factory=dict)
@@ -58,15 +58,15 @@ class Answers:
 
 
 Arrived = Callable[[str, Telemetry, float], None]
-"""Told each message when it comes first: its device, its content, when it arrived (`time.monotonic`)."""
+"""Called for each message on its first arrival, with its device, content, and arrival time (`time.monotonic`)."""
 
 
 class Backend:
     """A service client. *devices* are those whose messages it expects.
 
-    Of *bystanders*, the fleet's other devices, it may find what a broker has retained: whether they are there.
-    *siblings* are other instances that send commands, with *others* there are some whom it does not know; *arrived* is
-    told each message of telemetry. With *lasting* its session outlives its connection, for `come_back`.
+    *bystanders* are the fleet's other devices: their retained presence messages may turn up too. *siblings* are other
+    backend instances that send commands; *others*: there are also unknown ones. *arrived* is called for each telemetry
+    message. With *lasting* the session outlives the connection, for `come_back`.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Backend:
         self.latency = Latency()
         self.presence: dict[str, bytes] = {}
         self.retained: dict[str, bytes] | None = None
-        """What the broker retains of who is there, once that was asked (`look_again`)."""
+        """The presence messages that the broker retains, once they were requested (`look_again`)."""
         self.presence_changes = 0
         self.received = 0
         self.unexpected = 0
@@ -103,7 +103,7 @@ class Backend:
         self._window = asyncio.Semaphore(_MOST_IN_FLIGHT)
         self._commands: dict[str, Answers] = {}
         self._given_up: dict[str, set[str]] = {}
-        """For each command that was not waited for any longer, who may answer it still."""
+        """For each command no longer waited for: the devices that may still answer it."""
         self._identifiers = itertools.count(1)
         self._dial: Callable[[Terms], Awaitable[None]] | None = None
         self._returning = asyncio.Lock()
@@ -129,7 +129,7 @@ class Backend:
                 received=self._received,
                 acknowledged=self._acknowledged,
             )
-            # Also in a session that is kept: a broker that has forgotten it hears the subscription again.
+            # Also in a kept session: a broker that has lost it gets the subscription again.
             await link.subscribe(topic_filter, qos)
             self._wanted.set()
 
@@ -137,28 +137,29 @@ class Backend:
         await dial(Terms(session_seconds=self._seconds))
 
     async def come_back(self) -> None:
-        """Connect again as `connect` did, to the session that is kept, unless we are connected. Raises the same."""
+        """Unless connected, connect again as `connect` did, to the kept session. Raises the same."""
         if self._dial is None:
             raise RuntimeError("the backend has never been connected: call connect() first")
         async with self._returning:
             if self._is_connected:
                 return
-            self._window = asyncio.Semaphore(_MOST_IN_FLIGHT)  # What was under way will be acknowledged to nobody.
+            self._window = asyncio.Semaphore(_MOST_IN_FLIGHT)  # What was in flight will never be acknowledged to us.
             await self._dial(Terms(clean_start=not self._seconds, session_seconds=self._seconds))
 
     async def stay(self, lost: Callable[[Closure], None]) -> None:
-        """Never return; come back whenever a connection has ended that nobody closed, which *lost* is told of."""
+        """Never return; reconnect whenever a connection ends that nobody closed, after calling *lost*."""
         attempt = 0
         while True:
             if self.connection is None:
                 raise RuntimeError("the backend has never been connected: call connect() first")
             since = time.monotonic()
             closure = await asyncio.shield(self.connection.closed)
-            await self._wanted.wait()  # Closed: whoever did that says when it is to come back.
+            await self._wanted.wait()  # Closed: the caller of `close` decides when to reconnect.
             if self._is_connected:
                 continue
             lost(closure)
-            # Two of one name take the session over from each other: who has just come back waits longer each time.
+            # Two backends of one name take the session over from each other: each waits longer after every
+            # reconnection.
             attempt = attempt + 1 if time.monotonic() - since < _BACKOFF.cap else 0
             while True:
                 await asyncio.sleep(_BACKOFF.bound(attempt))
@@ -174,9 +175,9 @@ class Backend:
         return self.connection is not None and not self.connection.closed.done()
 
     async def look_again(self) -> None:
-        """Ask the broker what it retains of who is there, as a backend that comes only now would; see `retained`.
+        """Ask the broker for the presence messages it retains, as a newly connected backend would; see `retained`.
 
-        A new subscription to what is subscribed to already brings what is retained (MQTT 5 §3.3.1.3).
+        Repeating a subscription delivers the retained messages (MQTT 5 §3.3.1.3).
         """
         if self.connection is None:
             return
@@ -187,7 +188,7 @@ class Backend:
             self.retained = None
 
     async def close(self) -> None:
-        """Leave the broker politely."""
+        """Disconnect cleanly."""
         self._wanted.clear()
         if self.connection is not None:
             await self.connection.close()
@@ -197,7 +198,7 @@ class Backend:
     ) -> Answers:
         """Send a command to each of *devices*; return the answers when all are in, or at the *deadline* (seconds).
 
-        Who could not be sent it, because the broker is away, has not answered.
+        A device that could not be sent it, because the broker is away, counts as not having answered.
         """
         if self.connection is None:
             raise RuntimeError("the backend is not connected: call connect() first")
@@ -214,7 +215,7 @@ class Backend:
                     self.connection.publish(f"fleet/{group}/{device}/cmd/{action}", payload, _AT_LEAST_ONCE)
                 await self.until(lambda: not answers.missing)
         except (TimeoutError, NotAdmitted, NotConnected, SubscriptionRefused):
-            pass  # Who has not answered is in `missing`.
+            pass  # Devices that have not answered are in `missing`.
         finally:
             del self._commands[answers.identifier]
             if answers.missing:
@@ -222,7 +223,7 @@ class Backend:
         return answers
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Return when *condition* holds; it is asked again whenever something has arrived, and at no other time."""
+        """Return when *condition* holds; it is checked only when something has arrived."""
         while not condition():
             self._arrived.clear()
             await self._arrived.wait()
@@ -275,7 +276,7 @@ class Backend:
             return  # Another instance asked.
         late = self._given_up.get(answer.identifier, set())
         if device in late:
-            late.remove(device)  # It was asked, and is slow: nobody has made the answer up.
+            late.remove(device)  # It was asked and is slow: the answer is genuine.
             return
         answers = self._commands.get(answer.identifier)
         sent = answers.sent.get(device) if answers is not None else None

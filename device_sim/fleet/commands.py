@@ -3,8 +3,8 @@
 Rules
 -----
 1. A command is published on ``fleet/<group>/<device>/cmd/<action>``; its answer on ``fleet/<group>/<device>/ack``.
-2. An answer carries the identifier of its command; a device answers every command that it can read, also one that it
-   does not know.
+2. An answer carries the identifier of its command; a device answers every command that it can parse, including unknown
+   ones.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Answer:
 
 
 Action = Callable[[Mapping[str, Any]], Any]
-"""What a device does for one action: arguments in, detail of the answer out; `ValueError` refuses."""
+"""Carries out one action: arguments in, detail of the answer out; `ValueError` refuses."""
 
 
 def decode_command(action: str, payload: bytes) -> Command:

@@ -1,11 +1,11 @@
-"""Many devices on one loop: connect them, bring back those that lost their connection, note who was let in wrongly.
+"""Many devices on one loop: connect them, reconnect those that lost their connection, note wrong admissions.
 
 Rules
 -----
-1. A device may be told to connect at any time (`arrive`); nobody waits for how the last one fared.
-2. A device that lost its connection comes back with backoff and full jitter, each from its own seed.
-3. A device that is refused or revoked is left alone. If nobody condemned it, that was a false refusal; if a condemned
-   one gets in, that was a false admission.
+1. A device may be told to connect at any time (`arrive`), without waiting for the outcome of earlier ones.
+2. A device that lost its connection reconnects with backoff and full jitter, each from its own seed.
+3. A device that is refused or revoked is left alone. A refusal without a preceding `condemn` is a false refusal; a
+   condemned device that gets in is a false admission.
 4. Whatever a task of the fleet raises ends the fleet, with that exception.
 """
 
@@ -43,13 +43,13 @@ _LOOK_AGAIN = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A device to be: its name, the group in its certificate, and the group it behaves like."""
+    """A device to create: its name, the group in its certificate, and the group it behaves like."""
 
     name: str
     topic_group: str
     group: Group
     endpoint: Endpoint | None = None
-    """Where it finds the broker, if not where the others do."""
+    """Its own broker address, if it differs from that of the others."""
 
 
 class Fleet:
@@ -107,7 +107,7 @@ class Fleet:
         return sum(device.is_connected for device in self.devices.values())
 
     async def connect(self, limit: int, progress: Callable[[StageTimes], None] | None = None) -> None:
-        """Connect every device, *limit* at a time. A refusal is noted in `refusals`; a lost one comes back later."""
+        """Connect every device, *limit* at a time. A refusal is noted in `refusals`; a lost device reconnects later."""
 
         async def connect(device: LiveDevice) -> None:
             connection = await self._attempt(device, time.monotonic())
@@ -121,25 +121,25 @@ class Fleet:
         self._start("connect", device, self._arrive(device, due))
 
     def condemn(self, name: str) -> None:
-        """Note that *name* is being revoked: from now on its refusal is right."""
+        """Note that *name* is being revoked: from now on refusing it is correct."""
         self.condemned.setdefault(name, math.inf)
 
     def revoked(self, name: str, at: float) -> None:
-        """Note that the service confirmed the revocation of *name* at *at*: from then on its admission is wrong."""
+        """Note that the service confirmed the revocation of *name* at *at*: from then on admitting it is wrong."""
         self.condemned[name] = min(at, self.condemned.get(name, math.inf))
 
     def pardon(self, name: str) -> None:
-        """Note that the suspension of *name* is being ended: for now it may be let in, and may be refused."""
+        """Note that the suspension of *name* is being lifted: for now both admission and refusal are acceptable."""
         self.condemned[name] = math.inf
 
     async def readmit(self, device: LiveDevice, resumed: float, deadline: float) -> float | None:
-        """Let *device*, whose suspension ended at *resumed*, try until it is let in; return when that was.
+        """Let *device*, whose suspension ended at *resumed*, try until it is admitted; return when that was.
 
-        After *deadline* seconds its refusal is false, and None is returned.
+        After *deadline* seconds its refusal counts as false, and None is returned.
         """
         while (started := time.monotonic()) < resumed + deadline and not self._closing:
             state = device.machine.state
-            if state is State.CONNECTED:  # It had lost its connection before, and came back by itself.
+            if state is State.CONNECTED:  # It had lost its connection earlier and reconnected by itself.
                 break
             if state is not State.CONNECTING:
                 if state is not State.ENROLLED:
@@ -150,7 +150,7 @@ class Fleet:
                     break
             await asyncio.sleep(_LOOK_AGAIN)
         del self.condemned[device.name]
-        device.out_since = None  # It was kept out, and rightly.
+        device.out_since = None  # It was kept out, and correctly.
         if device.is_connected:
             return time.monotonic()
         if device.machine.closure is not None:
@@ -169,7 +169,7 @@ class Fleet:
         return datetime.now(UTC)
 
     async def renew(self, device: Acting, due: float) -> None:
-        """Let *device* renew its certificate, which was due at *due*, and come back with the new one."""
+        """Let *device* renew its certificate, which was due at *due*, and reconnect with the new one."""
         live, renew = self.devices[device.name], self._surroundings.renew
         if renew is None:
             raise RuntimeError("`Target.check` lets no renewal through without a service")
@@ -182,7 +182,7 @@ class Fleet:
             if live.name not in self.condemned:
                 self._not_renewed(live, str(error))
             return
-        if not live.renewed(held):  # It was lost, or fell asleep, meanwhile: it comes back with the new one.
+        if not live.renewed(held):  # It lost its connection or fell asleep meanwhile: it reconnects with the new one.
             self.counters.renewed += 1
             return
         await live.close()
@@ -193,18 +193,18 @@ class Fleet:
         self._surroundings.record(Duration.RENEWAL, time.monotonic() - started, started - due)
 
     def copy_admitted(self, device: Acting, started: float) -> None:
-        """Take note that a copy of *device*, which dialled at *started*, was let in."""
+        """Record that a copy of *device*, which dialled at *started*, was admitted."""
         self.counters.copies_admitted += 1
         if started > self.condemned.get(device.name, math.inf):
             self.falsely_admitted.add(device.name)
 
     def copy_refused(self, device: Acting) -> None:
-        """Take note that it was not."""
+        """Record that a copy was refused."""
         del device
         self.counters.copies_refused += 1
 
     def stalled(self) -> None:
-        """Take note that a device stopped reading."""
+        """Record that a device stopped reading."""
         self.counters.stalls += 1
 
     def _not_renewed(self, device: LiveDevice, why: str) -> None:
@@ -215,9 +215,9 @@ class Fleet:
     # ----
 
     async def freeze(self, seconds: float) -> None:
-        """Let nobody come or go by itself any more: what is connected then stays so.
+        """Stop devices from connecting or leaving by themselves: what is connected then stays so.
 
-        Whoever is coming or going gets there first, within *seconds*.
+        Connections and departures under way may complete within *seconds*.
         """
         self._frozen = True
         deadline = time.monotonic() + seconds
@@ -230,12 +230,12 @@ class Fleet:
             if late or not moving:
                 break
             await asyncio.sleep(_LOOK_AGAIN)
-        await asyncio.sleep(0)  # The state of who has just gone follows in the loop's next turn.
+        await asyncio.sleep(0)  # The state of a device that has just left follows in the loop's next turn.
 
     async def quiet(self, seconds: float) -> frozenset[str]:
         """Return when the broker has acknowledged all that connected devices have published, or after *seconds*.
 
-        Returns the names of those whom it has kept waiting for all of that time, on one and the same connection.
+        Returns the names of those it has kept waiting for all of that time on one and the same connection.
         """
         deadline = time.monotonic() + seconds
         waiting = [(device, device.connection) for device in self.devices.values() if device.unacknowledged]
@@ -257,7 +257,7 @@ class Fleet:
         await self._attempt(device, due)
 
     async def _attempt(self, device: LiveDevice, due: float) -> Link | None:
-        """Let *device* connect once; return its connection, or None when it was not admitted."""
+        """Let *device* connect once; return its connection, or None if it was not admitted."""
         started = time.monotonic()
         if device.out_since is None:
             device.out_since = due
@@ -313,7 +313,7 @@ class Fleet:
             if device.machine.state in {State.REFUSED, State.REVOKED}:
                 self._judge_refusal(device, closure)
         if device.machine.state is State.WAITING:
-            if device.away is None:  # Else it is away because it wants to be.
+            if device.away is None:  # Otherwise it is away by its own choice.
                 device.out_since = time.monotonic()
             self._come_back(device)
 
@@ -332,7 +332,7 @@ class Fleet:
             self._start("reconnect", device, self._reconnect(device))
 
     async def _reconnect(self, device: LiveDevice) -> None:
-        """Pause, and try once; an attempt that fails for the moment makes the next such task."""
+        """Pause, and try once; a transient failure starts the next such task."""
         lost_at = time.monotonic()
         pause = self._pause(device)
         await asyncio.sleep(pause)
@@ -344,7 +344,7 @@ class Fleet:
 
     def _pause(self, device: LiveDevice) -> float:
         attempts = device.machine.attempts
-        # Seeded by what has happened to the device before, so that each pause is another, and the same in another run.
+        # Seeded by the device's history, so that each pause differs, but is the same in another run.
         randomness = randomness_of(self._surroundings.seed, device.name, f"backoff {device.machine.dialled} {attempts}")
         if device.away is not None:
             return device.away

@@ -1,14 +1,14 @@
-"""Six devices that must not get what they want, what refuses each of them, and whether it did.
+"""Six devices that must be refused, what refuses each of them, and whether it did.
 
 Theory
 ------
-Each case says at which layer it must be refused and with which alert or reason code. Refused otherwise is worth a
-warning: the door held, but whoever looks for the cause is told something else. Not refused is a security failure.
+Each case states the layer that must refuse it and the alert or reason code. A refusal of another kind is a warning:
+access was denied, but an operator looking for the cause is misled. No refusal is a security failure.
 
 Rules
 -----
 1. Everything about an intruder is genuine except the one thing that its case is about.
-2. A case tests the peer that answers, not its absence: a refused TCP connection or a timeout is no refusal.
+2. A case needs an answer from the peer: a refused TCP connection or a timeout does not count as a refusal.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What the cases need: the broker, the device they wrong, and what the thief really holds."""
+    """What the cases need: the broker, the victim device, and what the thief really holds."""
 
     endpoint: Endpoint
     anchors: Path | str
@@ -60,7 +60,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One intruder: what it tries, and which *layer* must refuse it with which *code* (its beginning)."""
+    """One intruder: what it tries, and which *layer* must refuse it with which *code* (a prefix)."""
 
     name: str
     description: str
@@ -71,7 +71,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What came of one case. *closure* is None when nothing refused it."""
+    """The outcome of one case. *closure* is None when nothing refused it."""
 
     case: Case
     closure: Closure | None
@@ -84,7 +84,7 @@ class Finding:
             return Outcome.ADMITTED
         if self.closure.layer is self.case.layer and self.closure.code.startswith(self.case.code):
             return Outcome.REFUSED
-        # A peer that only closes has refused in TLS, but silently; one that never answers has decided nothing.
+        # A peer that merely closes has refused in TLS, but silently; one that never answers has decided nothing.
         if self.closure.code == "timeout" or (self.closure.layer is Layer.TCP and self.closure.code == "error"):
             return Outcome.UNDECIDED
         return Outcome.REFUSED_OTHERWISE
@@ -169,14 +169,14 @@ CASES = (
 
 
 async def try_all(scene: Scene) -> list[Finding]:
-    """Run every case, one after the other, and return what came of each."""
+    """Run every case, one after the other, and return the findings."""
     findings = []
     for case in CASES:
         started = time.monotonic()
         try:
             closure = await case.attempt(scene)
         except NotAdmitted as error:
-            # Refused before it could try: not what the case is about.
+            # Refused before it could try: this is not what the case tests.
             closure = error.closure
         findings.append(Finding(case, closure, time.monotonic() - started))
     return findings

@@ -1,12 +1,12 @@
-"""One device on the network: its state machine, its certificate and its connection put together.
+"""One device on the network: its state machine, certificate and connection combined.
 
 Rules
 -----
-1. The state machine (`device`) decides; this file only dials, sends, and reports what happened to it.
-2. Telemetry of QoS 1 or 2 is kept until it is acknowledged: after a reconnection it is sent again, so a message is lost
-   only if the broker lies. It goes before what is new: nothing is out of order by the device's own doing. What is
-   unacknowledged is bounded; above the bound the device holds its readings back.
-3. The TLS context is the fleet's, the key and certificate in each handshake are the device's own (`tls_dial` rule 3).
+1. The state machine (`device`) decides; this file only dials, sends, and reports events to it.
+2. Telemetry of QoS 1 or 2 is kept until it is acknowledged and sent again after a reconnection, so a message is lost
+   only if the broker acknowledges it wrongly. It is sent before new messages: the device itself never reorders. The
+   number of unacknowledged messages is bounded; beyond the bound the device holds its readings back.
+3. The TLS context is the fleet's; the key and certificate in each handshake are the device's own (`tls_dial` rule 3).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Unacknowledged(NamedTuple):
 
 
 class LiveDevice:
-    """A device that can connect and publish. *ended* is called whenever a connection of it has ended."""
+    """A device that can connect and publish. *ended* is called whenever one of its connections has ended."""
 
     __slots__ = (
         "_closing", "_commands", "_early", "_ended", "_moves", "_readings", "_surroundings", "away", "behaviours",
@@ -83,7 +83,7 @@ class LiveDevice:
         self._readings = model.readings(surroundings.seed, machine.name)
         self._closing = False
         self._early: tuple[tuple[str, bytes], ...] = ()
-        """What has come before the link was handed to us; who is about to answer needs one."""
+        """What arrived before the link was handed to us; answering needs a link."""
         self._moves = 0
 
     @property
@@ -92,19 +92,19 @@ class LiveDevice:
         return self.machine.name
 
     def issued(self, credential: HeldCredential) -> None:
-        """Hold *credential* from now on; the next connection presents it."""
+        """Use *credential* from now on; the next connection presents it."""
         self.credential = credential
         self.machine.happened(Event.ISSUED)
 
     def renewed(self, credential: HeldCredential) -> bool:
-        """Hold *credential*, a successor, from now on; return whether a connection under the former is open still."""
+        """Use *credential*, a successor, from now on; return whether a connection with the former one is still open."""
         self.credential = credential
         return self.is_connected
 
     async def connect(self, session: ssl.SSLSession | None = None) -> Link:
-        """Connect, send again what was not acknowledged, and subscribe to the device's commands.
+        """Connect, resend what was not acknowledged, and subscribe to the device's commands.
 
-        Raises `NotAdmitted`; the state machine knows already.
+        Raises `NotAdmitted`; the state machine has been informed.
         """
         if self.credential is None:
             raise RuntimeError(f"{self.name} has no certificate: enrol it first")
@@ -140,7 +140,7 @@ class LiveDevice:
         self.machine.happened(Event.ADMITTED)
         connection.closed.add_done_callback(self._connection_ended)
         try:
-            self._send_again(connection)  # In the turn that lets it publish: what is older goes first.
+            self._send_again(connection)  # In the same turn that allows publishing: older messages go first.
             early: tuple[tuple[str, bytes], ...] = self._early
             self._early = ()
             for topic_name, payload in early:
@@ -156,7 +156,7 @@ class LiveDevice:
         return connection
 
     def sent(self, *, kept_waiting: bool = False) -> Sent:
-        """Return what was published so far, which of it is unacknowledged, and which was sent again."""
+        """Return what was published so far, what of it is unacknowledged, and what was resent."""
         unacknowledged = frozenset(message.sequence for message in self.unacknowledged.values())
         return Sent(self.machine.sequence, unacknowledged, self.repeated, kept_waiting)
 
@@ -172,12 +172,12 @@ class LiveDevice:
 
     @property
     def is_asleep(self) -> bool:
-        """Whether it has said goodbye, and will come back."""
+        """Whether it has disconnected cleanly and will come back."""
         return self.away is not None and self.machine.state is State.ENROLLED
 
     @property
     def is_moving(self) -> bool:
-        """Whether it, or a copy of it, is coming or going: who stops in the middle has not said what is the case."""
+        """Whether it, or a copy of it, is connecting or leaving; stopped midway, its presence would be wrong."""
         return self._moves > 0
 
     @contextlib.contextmanager
@@ -190,20 +190,20 @@ class LiveDevice:
 
     @property
     def is_undecided(self) -> bool:
-        """Whether it is on its way: told to connect, and neither connected nor refused yet."""
+        """Whether it has been told to connect and is neither connected nor refused yet."""
         if self.away is not None or self.machine.state not in {State.ENROLLED, State.CONNECTING, State.WAITING}:
             return False
-        # It tries again, and will refuse the broker again until its clock is right.
+        # It tries again, and will refuse the broker until its clock is right.
         closure = self.machine.closure
         return closure is None or closure.code != SERVER_CERTIFICATE
 
     def cut(self) -> None:
-        """Break the connection as a network does; nobody has said goodbye."""
+        """Break the connection as a network does, without a DISCONNECT."""
         if self.connection is not None:
             self.connection.abort()
 
     async def close(self) -> None:
-        """Leave the broker politely."""
+        """Disconnect cleanly."""
         self._closing = True
         if self.connection is None:
             return
@@ -255,8 +255,8 @@ class LiveDevice:
         return True
 
     def _send_again(self, connection: Link) -> None:
-        # Packet identifiers start again with each connection. One turn of the loop: nobody sees it half done, and what
-        # cannot be queued now is kept under a negative key for the next connection.
+        # Packet identifiers restart with each connection. All in one turn of the loop, so nobody sees it half done;
+        # what cannot be queued now is kept under a negative key for the next connection.
         waiting = list(self.unacknowledged.values())
         self.unacknowledged = {-index: message for index, message in enumerate(waiting, 1)}
         qos = self.group.telemetry.qos if self.group.telemetry is not None else _AT_LEAST_ONCE
@@ -285,7 +285,7 @@ class LiveDevice:
         try:
             command = decode_command(topic_name.removeprefix(prefix), payload)
         except UnreadableCommand:
-            return  # As a device does with what it does not understand.
+            return  # A device ignores what it does not understand.
         counters.commands += 1
         self._commands += 1
         answering = self._answering()
@@ -318,7 +318,7 @@ class LiveDevice:
         return terms
 
     def _resumed(self, connection: Link, terms: Terms) -> bool:
-        """Say whether the broker has kept this device's session, and count what was expected and did not come."""
+        """Return whether the broker has kept this device's session; count expected sessions that were not kept."""
         counters = self._surroundings.counters
         if connection.session_present:
             counters.sessions_resumed += 1
@@ -349,7 +349,7 @@ class LiveDevice:
         if closure.number == _TAKEN_OVER and not self._closing:
             self._surroundings.counters.takeovers += 1
         if closure.number == _TAKEN_OVER and self.group.clone is not None and not self._closing:
-            self.machine.taken_over(closure)  # Its copy did; it takes its place back.
+            self.machine.taken_over(closure)  # By its copy; the device takes its place back.
         else:
             self.machine.ended(closure, by_us=self._closing)
         self._ended(self)

@@ -1,11 +1,11 @@
-"""Revoke a connected device and see what becomes of it: how fast it is closed, and whether it stays out.
+"""Revoke a connected device and observe it: how fast its connection is closed, and whether it stays out.
 
 Rules
 -----
-1. All times are read from one clock in one process: when the call is sent, when its answer is in, when the device's
-   socket is closed. The last may well be before the second.
-2. A revoked device tries twice: with a full handshake, and resuming the TLS session from before the revocation. OpenSSL
-   looks at no certificate in a resumption, so only the broker's own check stands in the way.
+1. All times are read from one clock in one process: when the call is sent, when its answer arrives, when the device's
+   socket is closed. The socket may well close before the answer arrives.
+2. A revoked device tries twice: with a full handshake, and by resuming the TLS session from before the revocation.
+   OpenSSL checks no certificate on resumption, so only the broker's own check can refuse it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Cut:
 
     @property
     def told_why(self) -> bool:
-        """Whether the session was closed, and with the true reason."""
+        """Whether the session was closed, with the true reason."""
         return self.closure is not None and self.closure.verdict is Verdict.REVOKED
 
 
@@ -48,7 +48,7 @@ class Retry:
 
     @property
     def told_why(self) -> bool:
-        """Whether it was refused, and with the true reason."""
+        """Whether it was refused, with the true reason."""
         return self.closure is not None and self.closure.verdict is Verdict.REVOKED
 
 
@@ -73,7 +73,7 @@ async def cut_off(
 
 
 async def try_again(device: LiveDevice) -> list[Retry]:
-    """Let *device*, which has no connection, connect again in both ways; stop at the first that is admitted."""
+    """Let *device*, which has no connection, try to connect in both ways; stop at the first that is admitted."""
     before = device.connection.tls_session if device.connection is not None else None
     retries = []
     for session in (None, before) if before is not None else (None,):

@@ -4,8 +4,8 @@ Rules
 -----
 1. Time is an argument; nothing here reads a clock.
 2. The next due time is counted from the last *due* time, not from when it was served, so that a late generator does not
-   slow the fleet down silently (coordinated omission); lateness is visible as ``now - due``.
-3. What is overdue by more than one interval is not made up for: the schedule skips ahead and counts what it skipped.
+   silently slow the fleet down (coordinated omission); lateness is visible as ``now - due``.
+3. What is overdue by more than one interval is not caught up: the schedule skips ahead and counts what it skipped.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ class Schedule(Generic[T]):
         return self._heap[0][0] if self._heap else None
 
     def pop_due(self, now: float) -> Iterator[tuple[float, T]]:
-        """Yield (due, item) for all that is due at *now*; whoever takes an item adds it again (see `again`)."""
+        """Yield (due, item) for all that is due at *now*; the caller adds each item again (see `again`)."""
         while self._heap and self._heap[0][0] <= now:
             due, _, item = heapq.heappop(self._heap)
             yield due, item
 
     def stretch(self, now: float, factor: float) -> None:
-        """Make what is due in *t* seconds due in *t* times *factor*."""
+        """Move what is due in *t* seconds to *t* times *factor*."""
         self._heap = [
             (now + (due - now) * factor if due > now else due, number, item) for due, number, item in self._heap
         ]
         heapq.heapify(self._heap)
 
     def shift(self, seconds: float) -> None:
-        """Make everything due *seconds* later: time that did not count."""
+        """Delay everything by *seconds*: time that did not count."""
         self._heap = [(due + seconds, number, item) for due, number, item in self._heap]
 
     def again(self, item: T, due: float, interval: float, now: float) -> None:

@@ -18,7 +18,7 @@ from enum import Enum
 
 
 class Arrival(Enum):
-    """What one message was."""
+    """How one message fits into the sequence."""
 
     EXPECTED = "expected"
     AFTER_GAP = "after a gap"
@@ -34,7 +34,7 @@ class SequenceCheck:
     received: int = 0
     late: int = 0
     again: dict[int, int] = field(default_factory=dict)
-    """Numbers that came more than once, and how many times more."""
+    """Numbers that came more than once, and how many extra times."""
     _gaps: list[tuple[int, int]] = field(default_factory=list)
 
     @property
@@ -48,7 +48,7 @@ class SequenceCheck:
         return tuple(self._gaps)
 
     def record(self, number: int) -> Arrival:
-        """Take note of message *number* (1 or more); return what it was."""
+        """Record message *number* (1 or more); return how it fits."""
         if number < 1:
             raise ValueError(f"sequence number {number}: the first is 1")
         expected = self.highest + 1

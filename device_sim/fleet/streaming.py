@@ -1,9 +1,9 @@
-"""The telemetry of a fleet: each device publishes at its interval, more often or not at all while an operator says so.
+"""The telemetry of a fleet: each device publishes at its interval; an operator can raise the rate or pause it.
 
 Rules
 -----
 1. Phases and jitter follow from the seed and the device's name: two runs publish at the same moments.
-2. A reading that is due is published then or late, and how late is recorded; what was missed whole is skipped, and
+2. A reading is published when due or late, with the lateness recorded; one overdue by a whole interval is skipped and
    counted.
 """
 
@@ -21,7 +21,7 @@ from device_sim.randomness import Redrawn, randomness_of
 
 _JITTER = Redrawn()
 _URGENT = 0.1
-"""How much of its interval a device waits that has something urgent to tell."""
+"""The fraction of its interval that a device waits when it has something urgent to report."""
 
 
 class Streaming:
@@ -31,7 +31,7 @@ class Streaming:
         self._devices = devices
         self._seed = seed
         self.rate = 1.0
-        """How many times as often as the scenario says."""
+        """The multiple of the scenario's rate."""
         self.lateness = Latency()
         self.skipped = 0
         self._schedule: Schedule[LiveDevice] = Schedule()
@@ -41,7 +41,7 @@ class Streaming:
         self._changed = asyncio.Event()
 
     def change(self, rate: float | None = None, paused: bool | None = None) -> None:
-        """Publish *rate* times as often as the scenario says, or not at all for a while."""
+        """Publish *rate* times as often as the scenario says, or pause."""
         now = time.monotonic()
         if rate is not None:
             self._schedule.stretch(now, self.rate / rate)

@@ -1,4 +1,4 @@
-"""What all devices of a fleet share: where the broker is, whom to trust, and where what they did is counted."""
+"""What all devices of a fleet share: the broker's address, the trust anchors, and the counters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from device_sim.scenario.metrics import Duration
 
 @dataclass(slots=True)
 class Counters:
-    """What a whole fleet did; every device adds to the same one."""
+    """What a whole fleet did; all devices add to the same object."""
 
     published: int = 0
     acknowledged: int = 0
@@ -39,7 +39,7 @@ class Counters:
 
 
 Record = Callable[[Duration, float, float], None]
-"""Told a measured duration: which, its seconds, and by how many seconds it had begun late."""
+"""Called with a measured duration: which one, its seconds, and by how many seconds it began late."""
 
 
 def unrecorded(_metric: Duration, _seconds: float, _late: float) -> None:
@@ -48,7 +48,7 @@ def unrecorded(_metric: Duration, _seconds: float, _late: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What all devices of a fleet share: where the broker is, whom to trust, who looks after keep alive.
+    """What all devices of a fleet share: the broker's address, the trust anchors, and keep-alive handling.
 
     *context* holds the trust anchors and no credential.
     """
@@ -61,7 +61,7 @@ class Surroundings:
     terms: Terms = ORDINARY
     record: Record = unrecorded
     sources: tuple[str, ...] = ()
-    """Local addresses that the devices share: each has 28,232 ports."""
+    """Local addresses that the devices share: each provides 28,232 ports."""
     driver: Driver = Driver.PAHO
     renew: Callable[[HeldCredential], Awaitable[HeldCredential]] | None = None
-    """How a certificate is renewed and kept; raises as `credential.renew`. None where there is no service."""
+    """Renews and stores a certificate; raises as `credential.renew`. None where there is no service."""

@@ -4,10 +4,10 @@ Theory
 ------
 A device knows which numbers it has published and which of them the broker has not acknowledged; the backend knows which
 it has received. A message is *lost* if it was acknowledged and never received. One that was neither acknowledged nor
-received was in flight when its device was cut off: nobody promised anything. If its device was not cut off, and the
-broker had all the time of the drain to acknowledge it, it is lost as well (MQTT 5 §4.3.2: the receiver must). One that
-came twice is *duplicated*, unless its device had sent it again: QoS 1 is at least once. One whose number its device has
-never reached is *forged*: somebody else published it under that name.
+received was in flight when its device was cut off, and delivery was never promised. If its device was not cut off, and
+the broker had the whole drain to acknowledge it, it is lost as well (MQTT 5 §4.3.2: the receiver must). One received
+twice is *duplicated*, unless its device had sent it again: QoS 1 is at least once. One whose number its device never
+reached is *forged*: somebody else published it under that name.
 
 Rules
 -----
@@ -25,14 +25,14 @@ from device_sim.fleet.sequence import SequenceCheck
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What one device says: how many messages it has published, which are unacknowledged, which it sent again."""
+    """One device's account: how many messages it has published, which are unacknowledged, which it sent again."""
 
     published: int
     unacknowledged: frozenset[int]
     repeated: tuple[int, ...] = ()
-    """A number for each time that it was sent again."""
+    """Each number once per time it was sent again."""
     kept_waiting: bool = False
-    """Whether what is unacknowledged was so for the whole drain, on one connection that stood: nothing excuses it."""
+    """Whether what is unacknowledged stayed so for the whole drain on one intact connection: nothing excuses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Tally:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was lost, repeated, overtaken or forged."""
+        """Whether nothing was lost, duplicated, reordered or forged."""
         return self.lost == self.duplicated == self.out_of_order == self.forged == 0
 
     def as_dict(self) -> dict[str, int]:
@@ -87,7 +87,7 @@ def account(sent: Sent, check: SequenceCheck) -> Tally:
 
 
 def is_complete(sent: Sent, check: SequenceCheck) -> bool:
-    """Say whether everything that the device has published is acknowledged and received."""
+    """Return whether everything that the device has published is acknowledged and received."""
     return not sent.unacknowledged and check.received == check.highest == sent.published
 
 

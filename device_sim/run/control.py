@@ -2,14 +2,16 @@
 
 Theory
 ------
-Each run listens on a Unix socket in a directory that only its user may enter, named by its process: no port, no
-password, nobody else. The words are read by the run itself (`order`), so the two programs need agree on nothing else.
+Each run listens on a Unix socket, named by its process, in a directory that only its user may enter: no port, no
+password, no access for others. The run itself parses the words (`order`), so the two programs need agree on nothing
+else.
 
 Rules
 -----
-1. The directory belongs to the user and has mode 0700, or there is no socket; the run goes on without, and says why.
-   Nor does `tell` look for one there: whoever made the directory would be given the orders, and answer them.
-2. A line has at most `LONGEST` bytes. The answer comes when the order is carried out.
+1. The directory must belong to the user and have mode 0700; otherwise there is no socket, and the run continues without
+   one and says why. `tell` does not look for a socket there either: whoever made the directory would receive the orders
+   and answer them.
+2. A line has at most `LONGEST` bytes. The answer is sent when the order has been carried out.
 """
 
 from __future__ import annotations
@@ -29,11 +31,11 @@ LONGEST = 1024
 _SUFFIX = ".sock"
 
 Obey = Callable[[Order], Awaitable[str]]
-"""Carries out an order, and returns what to tell. Raises `InvalidOrder` for what cannot be done in this run."""
+"""Carries out an order and returns the answer. Raises `InvalidOrder` for what cannot be done in this run."""
 
 
 class Unreachable(Exception):
-    """There is no run to talk to, or not the one that is meant; the text says what to do."""
+    """There is no run to talk to, or not the intended one; the text says what to do."""
 
 
 def _directory() -> Path:
@@ -43,7 +45,7 @@ def _directory() -> Path:
 
 @asynccontextmanager
 async def listening(obey: Obey, said: Callable[[str], None]) -> AsyncIterator[Path | None]:
-    """Listen for orders while the context is open; give the socket's path, or None and the reason to *said*."""
+    """Listen for orders while the context is open; yield the socket's path, or None with the reason given to *said*."""
     try:
         path = _socket_path()
         server = await asyncio.start_unix_server(
@@ -71,7 +73,7 @@ def _socket_path() -> Path:
 
 
 def _check_ours(directory: Path) -> None:
-    """Raise `Unreachable` if others may have put something into *directory*; `FileNotFoundError` if there is none."""
+    """Raise `Unreachable` if others may have put something into *directory*; `FileNotFoundError` if it is absent."""
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise Unreachable(f"{directory} is not a directory of yours that only you may enter: remove it")
@@ -97,7 +99,7 @@ async def _answer(line: str, obey: Obey) -> dict[str, object]:
 
 
 def runs() -> list[Path]:
-    """Return the sockets of the runs that are under way. Raises `Unreachable`."""
+    """Return the sockets of the current runs. Raises `Unreachable`."""
     directory = _directory()
     try:
         _check_ours(directory)
@@ -110,7 +112,7 @@ def runs() -> list[Path]:
 async def tell(words: str, run: int | None) -> tuple[bool, str]:
     """Give an order to the run with process *run*, or to the only one; return whether it was done, and the answer.
 
-    Raises `Unreachable`, also where the run ends before it has answered: to be ended is all that it can have done then.
+    Raises `Unreachable`, also if the run ends before answering.
     """
     paths = [path for path in runs() if run is None or path.stem == str(run)]
     if not paths:

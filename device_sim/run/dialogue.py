@@ -1,9 +1,9 @@
-"""What conductor and workers say to each other: one JSON object a line, over the worker's standard streams.
+"""The dialogue between conductor and workers: one JSON object per line, over the worker's standard streams.
 
 Rules
 -----
-1. Everything said is one of the models here; whatever else arrives is a bug and raises.
-2. No key is among it: a worker reads the credentials of its devices from the fleet's directory.
+1. Every message is one of the models here; anything else that arrives is a bug and raises.
+2. No message contains a key: a worker reads its devices' credentials from the fleet's directory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from device_sim.scenario.model import Scenario
 from device_sim.scenario.stages import Stage
 
 LONGEST_LINE = 256 * 1024 * 1024
-"""A part's outcome has a few dozen bytes a device, and its histograms."""
+"""A part's outcome takes a few dozen bytes per device, plus its histograms."""
 
 
 class _Said(BaseModel):
@@ -28,7 +28,7 @@ class _Said(BaseModel):
 
 
 class Job(_Said):
-    """The conductor's first words: which part to run, and how."""
+    """The conductor's first message: which part to run, and how."""
 
     said: Literal["job"] = "job"
     scenario: Scenario
@@ -55,7 +55,7 @@ class Play(_Said):
 
 
 class Stop(_Said):
-    """Let stages end early."""
+    """End stages early."""
 
     said: Literal["stop"] = "stop"
 
@@ -88,14 +88,14 @@ class Ended(_Said):
 
 
 class State(_Said):
-    """Said once a second."""
+    """Sent once a second."""
 
     said: Literal["state"] = "state"
     state: PartState
 
 
 class Outcome(_Said):
-    """A worker's last words."""
+    """A worker's last message."""
 
     said: Literal["outcome"] = "outcome"
     outcome: PartOutcome
@@ -109,15 +109,15 @@ _REPORTS: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminato
 
 
 def line(said: Order | Report) -> bytes:
-    """Return what goes over the pipe."""
+    """Return the bytes for the pipe."""
     return said.model_dump_json().encode() + b"\n"
 
 
 def order(text: bytes) -> Order:
-    """Return what the conductor said."""
+    """Return the conductor's message."""
     return _ORDERS.validate_json(text)
 
 
 def report(text: bytes) -> Report:
-    """Return what a worker said."""
+    """Return the worker's message."""
     return _REPORTS.validate_json(text)

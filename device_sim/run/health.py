@@ -1,18 +1,18 @@
-"""Was the simulator itself the bottleneck: the generator watches itself.
+"""Was the simulator itself the bottleneck? The generator monitors itself.
 
 Theory
 ------
-A load generator that is late measures itself. Five things can make it so: its loop is busy (lag, processor), it skips
-what it should have sent, it has no descriptors left, or no ports, or others hold the cores. `GeneratorWatch` samples
-them; `faults` judges. When others hold the cores, the broker on this machine suffers too: nothing is wrong with a run
-that passes all the same, and one whose durations are too long says nothing (`starved`).
+A load generator that is late measures itself. Five things can make it late: its loop is busy (lag, processor), it skips
+messages it should have sent, it runs out of descriptors, or of ports, or other processes hold the cores.
+`GeneratorWatch` samples them; `faults` judges. When others hold the cores, the broker on this machine suffers too: a
+run that passes nevertheless is valid, and one whose durations are too long proves nothing (`starved`).
 
 Rules
 -----
-1. The lag is what a timer of the same loop sees: how much later than asked it is woken.
-2. One slow second is not a fault; being slow is (`GeneratorLimits`).
-3. How long it waited for a core is the kernel's figure (`device_sim.core_wait`). It is known when a wait has ended: it
-   says nothing of a moment, so a share is one of half a second at least.
+1. The lag is measured by a timer on the same loop: how much later than requested it is woken.
+2. One slow second is not a fault; persistent slowness is (`GeneratorLimits`).
+3. The time spent waiting for a core is the kernel's figure (`device_sim.core_wait`). It is known only when a wait has
+   ended and says nothing about a single moment, so a share covers at least half a second.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from device_sim.scenario.model import GeneratorLimits
 
 _TICK = 0.02
 _SHORTEST = 0.5
-"""Seconds over which a share is taken, at least: the last sample of a run comes right behind another."""
+"""The minimum number of seconds for a share: the last sample of a run follows directly behind another."""
 _BUSY = 0.95
 _CORES = os.cpu_count() or 1
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -43,7 +43,7 @@ _MEMORY = Path("/proc/self/statm")
 
 @dataclass(frozen=True, slots=True)
 class HealthSample:
-    """One second of the generator. *processor* is the share of one core; *waiting* that of the time without one."""
+    """One second of the generator. *processor* is a share of one core; *waiting* is the share of time without one."""
 
     lag_p99_ms: float
     lag_max_ms: float
@@ -66,7 +66,7 @@ class HealthSample:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """What has been used until *at* (`time.monotonic`), in seconds."""
+    """What has been used up to *at* (`time.monotonic`), in seconds."""
 
     at: float
     processor: float
@@ -78,7 +78,7 @@ class _Reading:
 
 
 class GeneratorWatch:
-    """Measures the loop that it runs on. An async context manager; *sources* is how many local addresses are in use."""
+    """Measures the loop that it runs on. An async context manager; *sources* counts the local addresses in use."""
 
     def __init__(self, sources: int = 1) -> None:
         low, high = (int(number) for number in _PORT_RANGE.read_text().split())
@@ -101,7 +101,7 @@ class GeneratorWatch:
             await asyncio.wait([self._ticking])
 
     def sample(self, ports: int) -> HealthSample:
-        """Return the state since the last sample, or the one before (rule 3); *ports*: connections that are open."""
+        """Return the state since the last sample, or the one before (rule 3); *ports*: open connections."""
         now = _Reading.now()
         recent = sorted(self._recent) or [0.0]
         self._recent.clear()
@@ -139,7 +139,7 @@ def resident_memory() -> float:
 
 
 def worst(samples: Sequence[HealthSample]) -> HealthSample:
-    """Return one sample for several processes: what is worst in any, ports and memory of all together."""
+    """Return one sample for several processes: the worst of each, with ports and memory summed."""
 
     def fullest(sample: HealthSample) -> float:
         return sample.descriptors / max(sample.descriptors_limit, 1)
@@ -159,7 +159,7 @@ def worst(samples: Sequence[HealthSample]) -> HealthSample:
 
 
 def faults(samples: Sequence[HealthSample], lag: Latency, limits: GeneratorLimits) -> list[str]:
-    """Return why this process was a bottleneck, each reason with its remedy; nothing when it was none."""
+    """Return why this process was a bottleneck, each reason with its remedy; empty if it was none."""
     found = []
     lag_p99 = lag.percentile(99)
     if lag_p99 > limits.lag_p99_ms:
@@ -183,7 +183,7 @@ def faults(samples: Sequence[HealthSample], lag: Latency, limits: GeneratorLimit
 
 
 def starved(samples: Sequence[HealthSample], limits: GeneratorLimits) -> str | None:
-    """Return why no duration of this process can be held against the broker, or None: others held the cores."""
+    """Return why this process's durations cannot be held against the broker (others held the cores), or None."""
     waiting = waiting_of(samples)
     if waiting <= limits.waiting_share:
         return None
@@ -194,7 +194,7 @@ def starved(samples: Sequence[HealthSample], limits: GeneratorLimits) -> str | N
 
 
 def waiting_of(samples: Sequence[HealthSample]) -> float:
-    """Return in which share of the time a process was ready to run and had no core."""
+    """Return the share of the time in which a process was ready to run and had no core."""
     return sum(sample.waiting for sample in samples) / max(len(samples), 1)
 
 

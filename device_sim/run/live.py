@@ -1,4 +1,4 @@
-"""What a person sees while a scenario runs: the stages, the fleet, latencies, refusals, and the generator itself."""
+"""What the user sees while a scenario runs: the stages, the fleet, latencies, refusals, and the generator itself."""
 
 from __future__ import annotations
 

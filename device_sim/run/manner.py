@@ -1,4 +1,4 @@
-"""How a run is carried out, beside what its scenario says: with which client, in how many processes, from where."""
+"""How a run is carried out, beyond what its scenario says: with which client, in how many processes, from where."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from device_sim.link.driver import Driver
 
-# Linux gives each pair of addresses 28,232 ports; those of connections just closed are not free at once.
+# Linux gives each pair of addresses 28,232 ports; those of just-closed connections are not free at once.
 _DEVICES_A_SOURCE = 14_000
 
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How a run is carried out, beside what its scenario says."""
+    """How a run is carried out, beyond what its scenario says."""
 
     driver: Driver = Driver.PAHO
     workers: int = 1
@@ -24,7 +24,7 @@ class Manner:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Which part of the fleet: every *of*-th device from *number* (0, 1, …) on."""
+    """A part of the fleet: every *of*-th device, starting from *number* (0, 1, …)."""
 
     number: int = 0
     of: int = 1
@@ -34,10 +34,10 @@ class Share:
         return list(all_names[self.number :: self.of])
 
     def quota(self, share: float, there: int) -> int:
-        """Return how many of the *there* devices of this part a *share* of the fleet is.
+        """Return how many of this part's *there* devices make up its portion of a *share* of the fleet.
 
-        Parts round at different places, so that together they have what one part would have; at least one is the first
-        part's.
+        Parts round at different places, so that together they have what one part would have; a minimum of one goes to
+        the first part.
         """
         count = math.floor(share * there + (self.of - self.number - 0.5) / self.of)
         return min(there, max(count, 1 if self.number == 0 else 0))
@@ -51,15 +51,15 @@ ONE_PROCESS = Manner()
 
 
 def commander_of(service: str, share: Share) -> str:
-    """Return the client identifier of the backend whose commands the devices of *share* get."""
+    """Return the client identifier of the backend that sends commands to the devices of *share*."""
     return service if share.of == 1 else f"{service}-w{share.number + 1}"
 
 
 def sources_for(devices: int) -> int:
-    """Return over how many local addresses *devices* connections to one broker should be spread."""
+    """Return the number of local addresses over which *devices* connections to one broker should be spread."""
     return -(-devices // _DEVICES_A_SOURCE)
 
 
 def loopback_addresses(count: int) -> tuple[str, ...]:
-    """Return *count* addresses of this machine; none for one, since the kernel chooses that itself."""
+    """Return *count* addresses of this machine; none for one, since the kernel then chooses it."""
     return tuple(f"127.0.0.{number}" for number in range(2, count + 2)) if count > 1 else ()

@@ -1,4 +1,4 @@
-"""What a user may tell a run that is under way: one line of words, read in one place.
+"""The orders that a user may give to a current run: one line of words, parsed in one place.
 
 Handles: ``status``, ``revoke 5%``, ``storm 100%``, ``rate x10``, ``pause``, ``resume``, ``stop``.
 """
@@ -16,17 +16,17 @@ _FASTEST, _SLOWEST = 1000.0, 0.001
 
 
 class InvalidOrder(ValueError):
-    """The words are no order; the text says what would be."""
+    """The words are not a valid order; the text says what would be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Say how it goes."""
+    """Report the state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extra:
-    """Play a stage beside the one that is played now."""
+    """Play a stage beside the current one."""
 
     stage: Stage
 
@@ -40,7 +40,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Publish nothing, and stay connected; or go on."""
+    """Publish nothing but stay connected; or resume."""
 
     paused: bool
 
@@ -55,8 +55,8 @@ _PLAIN: dict[str, Order] = {"status": Status(), "pause": Pause(True), "resume": 
 
 
 def parse(text: str) -> Order:
-    """Return the order that *text* gives. Raises `InvalidOrder`."""
-    from device_sim.scenario.stages import Revoke, Storm  # Late: `fleet-sim ctl` names orders and reads none.
+    """Return the order in *text*. Raises `InvalidOrder`."""
+    from device_sim.scenario.stages import Revoke, Storm  # Late: `fleet-sim ctl` names orders but parses none.
 
     text = text.strip()
     match text.split():

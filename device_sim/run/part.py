@@ -2,14 +2,15 @@
 
 Theory
 ------
-A run on one core has one part. Beyond one core each worker process has a part of its own, with every n-th device of the
-fleet and that share of every rate; the conductor (`runner`) lets all parts begin each stage at the same moment, runs
-the backends, and merges. Clocks need no agreement: `time.monotonic` is one clock for all processes of a machine.
+A run on one core has one part. Beyond one core, each worker process has its own part, with every n-th device of the
+fleet and the corresponding share of every rate; the conductor (`runner`) makes all parts begin each stage at the same
+moment, runs the backends, and merges. Clocks need no synchronisation: `time.monotonic` is one clock for all processes
+of a machine.
 
 Rules
 -----
-1. A part never sees another part's devices. Who is chosen in a stage follows from the seed, the stage and the part.
-2. What it observed leaves it whole: histograms, not percentiles (`outcome`).
+1. A part never sees another part's devices. The choice of devices in a stage follows from the seed, stage and part.
+2. What it observed leaves it complete: histograms, not percentiles (`outcome`).
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ from provisioning.pki.tls import client_context
 _DRAIN_DEADLINE = 10.0
 _LOOPBACK = "127.0.0.1"
 _COLLECTIONS = (10_000, 5, 50)
-"""New objects before the youngest generation is collected, and how many collections of each before one of the next."""
+"""New objects before a youngest-generation collection, and collections of each generation before one of the next."""
 
 
 @dataclass(slots=True)
 class PartState:
-    """A part at one moment. *windows* holds the milliseconds measured since the state before."""
+    """A part at one moment. *windows* holds the milliseconds measured since the previous state."""
 
     connected: int
     told: int
@@ -78,7 +79,7 @@ class PartOutcome:
     false_refusals: dict[str, Closure]
     memory_before_mb: float
     present: dict[str, bool] = field(default_factory=dict)
-    """Of devices that say whether they are there: whether they were at the end. Without those that were revoked."""
+    """For devices that announce their presence: whether they were online at the end. Excludes revoked ones."""
     markers: list[Marker] = field(default_factory=list)
 
 
@@ -94,20 +95,20 @@ class Played(Protocol):
         """Play one stage to its end."""
 
     def stop(self) -> None:
-        """Let stages end early."""
+        """End stages early."""
 
     def change(self, rate: float | None, paused: bool | None) -> None:
-        """Let the fleet publish *rate* times as often as the scenario says, or not at all for a while."""
+        """Let the fleet publish *rate* times as often as the scenario says, or pause."""
 
     async def finish(self) -> PartOutcome:
-        """Publish nothing more, wait for what is under way, and return what was observed."""
+        """Stop publishing, wait for what is in flight, and return what was observed."""
 
     def state(self) -> PartState:
         """Return the state since the last call."""
 
 
 class Part:
-    """A part in this process. An async context manager; *commander* is whose commands the devices get."""
+    """A part in this process. An async context manager; *commander* sends its devices their commands."""
 
     def __init__(
         self, scenario: Scenario, target: Target, manner: Manner, share: Share, commander: Backend | None = None
@@ -174,15 +175,15 @@ class Part:
             self._scenario, self._target, fleet, self.commander, self._recorder, started, self.share,
             self.proxies,
         )  # fmt: skip
-        # A full collection walks all of the fleet's objects, none of which will die soon, while messages wait: 0.2 s
-        # at ten thousand connections. By default there is one whenever their number has grown by a quarter.
+        # A full collection walks all of the fleet's objects, nearly all long-lived, while messages wait: 0.2 s at ten
+        # thousand connections. By default there is one whenever their number has grown by a quarter.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_COLLECTIONS)
         self._streaming = asyncio.create_task(fleet.streaming.run(), name="stream")
 
     async def play(self, number: int, stage: Stage) -> None:
-        """Play one stage; whatever ends the stream ends the stage with it."""
+        """Play one stage; whatever ends the stream also ends the stage."""
         scene, streaming = self._scene(), self._streaming
         if streaming is None:
             raise RuntimeError("begin() comes before play()")
@@ -196,7 +197,7 @@ class Part:
             playing.cancel()
 
     def stop(self) -> None:
-        """Let stages end early."""
+        """End stages early."""
         self._scene().stop()
 
     def change(self, rate: float | None, paused: bool | None) -> None:
@@ -209,7 +210,7 @@ class Part:
         if self._streaming is not None:
             self._streaming.cancel()
             await asyncio.wait([self._streaming])
-        await fleet.freeze(_DRAIN_DEADLINE)  # First: who arrives still sends again what was not acknowledged.
+        await fleet.freeze(_DRAIN_DEADLINE)  # First: connecting devices still resend what was not acknowledged.
         kept_waiting = await fleet.quiet(_DRAIN_DEADLINE)
         await stay_out(scene)
         recorder = self._recorder

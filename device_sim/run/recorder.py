@@ -1,15 +1,15 @@
-"""Where observations become figures: histograms, counts, a sample a second, markers.
+"""Turns observations into figures: histograms, counts, one sample a second, markers.
 
 Theory
 ------
-A *service* time begins when the simulator really began, a *response* time when the thing was due (`scenario.metrics`).
-Each is one HDR histogram, so that runs can be merged without loss. Beside them the response times of the current second
-are kept as they are, for the time line, and forgotten at the next sample.
+A *service* time begins when the simulator actually began, a *response* time when the action was due
+(`scenario.metrics`). Each is one HDR histogram, so that runs can be merged without loss. In addition, the response
+times of the current second are kept unaggregated for the time line, and dropped at the next sample.
 
 Rules
 -----
-1. `record` is called for every message: no more than two histograms and one list.
-2. No clock: whoever samples says what time it is.
+1. `record` is called for every message: at most two histograms and one list.
+2. No clock: the caller that samples passes the time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WATCHED = (Duration.ADMITTED, Duration.PUBACK, Duration.END_TO_END, Duration.PRO
 """Durations whose percentiles are on the time line."""
 
 FAILED_RENEWAL, FAILED_REVOCATION, LOST_RECEIVER = "failed renewal", "failed revocation", "lost receiver"
-"""Markers that explain a failure: the summary tells them."""
+"""Markers that explain a failure: the summary lists them."""
 
 _MOST_A_SECOND = 20_000
 
@@ -42,7 +42,7 @@ class Percentiles:
 
     @classmethod
     def of(cls, milliseconds: Sequence[float]) -> Percentiles | None:
-        """Return the percentiles of *milliseconds*; None of nothing."""
+        """Return the percentiles of *milliseconds*; None if empty."""
         if not milliseconds:
             return None
         ordered = sorted(milliseconds)
@@ -53,7 +53,7 @@ class Percentiles:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The state at second *at* of the run; refusals by reason are those since the sample before."""
+    """The state at second *at* of the run; refusals by reason are those since the previous sample."""
 
     at: float
     connected: int
@@ -76,7 +76,7 @@ class Marker:
 
 @dataclass(slots=True)
 class StageSpan:
-    """From when to when a stage ran, and what it did."""
+    """When a stage began and ended, and what it did."""
 
     kind: str
     label: str
@@ -98,7 +98,7 @@ class Recorder:
     _refusals: Counter[str] = field(default_factory=Counter)
 
     def record(self, metric: Duration, seconds: float, late: float) -> None:
-        """Take note of a duration that began *late* seconds after it was due."""
+        """Record a duration that began *late* seconds after it was due."""
         service = self.service.get(metric)
         if service is None:
             service = self.service[metric] = Latency()
@@ -111,7 +111,7 @@ class Recorder:
             window.append(response * 1000)
 
     def value(self, metric: Duration | Count, statistic: str, percentile: float) -> float | None:
-        """Return the figure that a threshold judges; None if nothing was measured that could be judged."""
+        """Return the figure that a threshold judges; None if nothing relevant was measured."""
         if isinstance(metric, Count):
             return float(self.counts[metric])
         latency = self.response.get(metric)

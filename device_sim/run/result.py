@@ -1,10 +1,10 @@
-"""How a run is judged: thresholds first, security before everything, and whether the measurement was worth anything.
+"""How a run is judged: security first, then thresholds, and whether the measurement is valid.
 
 Rules
 -----
-1. Exit code, the first that applies: 4 somebody got in or was kept out wrongly; 130 the user ended the run; 3 the
+1. Exit code, the first that applies: 4 a device got in or was kept out wrongly; 130 the user ended the run; 3 the
    generator was the bottleneck; 99 a threshold is crossed; 0.
-2. A run that was ended early is reported, and is never a success.
+2. A run that was ended early is reported but never counts as a success.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from device_sim.scenario.threshold import Threshold, must_be_nought
 
 _ENOUGH_DEVICES = 100
 _EVERYBODY_GETS_IN = Threshold.parse(str(Count.UNREACHED), "== 0")
-"""What is judged where the scenario sets no threshold: a run against a broker that died is no success."""
+"""Judged where the scenario sets no such threshold: a run against a broker that died is no success."""
 _ALL_REVOKED = Threshold.parse(str(Count.FAILED_REVOCATIONS), "== 0")
-"""What is judged where it was crossed, whatever the scenario says: less was tried than it asked for."""
+"""Judged wherever it was crossed, whatever the scenario says: fewer revocations happened than requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A threshold and the figure it was held against, if there is one."""
+    """A threshold and the figure it was compared with, if any."""
 
     threshold: Threshold
     value: float | None
 
     @property
     def passed(self) -> bool:
-        """Whether it holds; what was never measured does not."""
+        """Whether it holds; an unmeasured figure does not."""
         return self.value is not None and self.threshold.holds(self.value)
 
     @property
     def too_long(self) -> bool:
-        """Whether it is a duration that was measured and does not hold."""
+        """Whether it is a measured duration that fails the threshold."""
         threshold = self.threshold
         measured = isinstance(threshold.metric, Duration) and threshold.statistic != "count" and self.value is not None
         return measured and not self.passed
@@ -52,7 +52,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class ProcessHealth:
-    """How one process of the generator fared. *memory_before_mb* is what it had before it had *devices* devices."""
+    """How one process of the generator fared. *memory_before_mb* is its memory before it had *devices* devices."""
 
     name: str
     samples: list[HealthSample]
@@ -62,7 +62,7 @@ class ProcessHealth:
 
     @property
     def memory_a_device_kb(self) -> float | None:
-        """How much memory each device costs the generator, or None where there are too few to say."""
+        """How much memory each device costs the generator, or None if there are too few to tell."""
         connected = max((sample.ports for sample in self.samples), default=0)
         if connected < _ENOUGH_DEVICES:
             return None
@@ -72,7 +72,7 @@ class ProcessHealth:
 
 @dataclass(slots=True)
 class RunResult:
-    """Everything that is known after a run."""
+    """Everything known after a run."""
 
     scenario: Scenario
     started: datetime
@@ -88,7 +88,7 @@ class RunResult:
     invalid: list[str] = field(default_factory=list)
 
     def judge(self, skipped: int, published: int) -> None:
-        """Hold the figures against the scenario's thresholds and the generator's limits."""
+        """Compare the figures with the scenario's thresholds and the generator's limits."""
         limits_set = self.scenario.limits() or [_EVERYBODY_GETS_IN]
         own = [threshold for threshold in limits_set if threshold.metric not in SECURITY]
         recorder = self.recorder
@@ -106,14 +106,14 @@ class RunResult:
             for fault in faults(process.samples, process.lag, limits)
         ]
         failed = [judged for judged in self.thresholds if not judged.passed]
-        if failed and all(judged.too_long for judged in failed):  # Nothing else is excused by a busy machine.
+        if failed and all(judged.too_long for judged in failed):  # A busy machine excuses nothing else.
             self.invalid += [why for process in self.processes if (why := starved(process.samples, limits))]
         if skipped > limits.skipped_share * max(published + skipped, 1):
             self.invalid.append(f"{skipped} messages were skipped because the generator was late; publish less often")
 
     @property
     def exit_code(self) -> int:
-        """What the process tells its caller (rule 1)."""
+        """The process's exit code (rule 1)."""
         failed = [judged for judged in self.thresholds if not judged.passed]
         if any(judged.threshold.security for judged in failed):
             return ExitCode.SECURITY

@@ -1,11 +1,11 @@
-"""Run a scenario against a target: stages in sequence, traffic all the while, everything counted at the end.
+"""Run a scenario against a target: stages in sequence, with traffic throughout, and everything counted at the end.
 
 Theory
 ------
-The devices are in parts (`part`): one in this process, or one in each of several workers (`workers`). This, the
-conductor, runs the backends, lets all parts begin each stage together, and takes a sample each second. When the last
-stage is over, or the user has interrupted once, nothing more is published, and what is under way may arrive: then what
-the parts say was sent is held against what the backends received.
+The devices are divided into parts (`part`): one in this process, or one in each of several workers (`workers`). This
+module, the conductor, runs the backends, makes all parts begin each stage together, and takes a sample each second.
+When the last stage is over, or the user has interrupted once, publishing stops and what is in flight may arrive: then
+what the parts report as sent is compared with what the backends received.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _DRAIN = "drain"
 
 @dataclass(slots=True)
 class Process:
-    """One process of the generator: what it said last, and every second of its health."""
+    """One process of the generator: its last state, and every second of its health."""
 
     name: str
     part: Played | None
@@ -188,8 +188,8 @@ class Run:
         await backend.stay(lost)
 
     async def _restart(self, restart: Callable[[], Awaitable[None]]) -> None:
-        # They leave first: whoever is cut off may get once more what it had not acknowledged, rightly, and that would
-        # count as duplicated.
+        # They leave first: a device that is cut off may correctly get again what it had not acknowledged, and that
+        # would count as duplicated.
         for backend in self.backends:
             await backend.close()
         await restart()
@@ -203,13 +203,13 @@ class Run:
                 playing.create_task(part.play(number, stage), name=f"stage {number}")
 
     def stop(self, by: signal.Signals) -> None:
-        """Let the stages end early; what was observed until then is reported."""
+        """End the stages early; what was observed until then is reported."""
         self.stopped_by = by
         for part in self._parts:
             part.stop()
 
     async def obey(self, order: Order) -> str:
-        """Carry out what the user says while the run is under way (`control`); return what to tell."""
+        """Carry out the user's order during the run (`control`); return the answer."""
         if not self.processes:
             raise InvalidOrder("the run has not begun: try again in a moment")
         if self._ends and not isinstance(order, Status):
@@ -240,7 +240,7 @@ class Run:
         self._extra += 1
         started, label = time.monotonic(), label_of(stage)
         self.recorder.markers.append(Marker(started - self.started, "ctl", label))
-        # Its number is beyond the scenario's, so that it draws other devices than they do.
+        # Its number is beyond the scenario's, so that it draws different devices.
         await self.everywhere(len(self.scenario.stages) + self._extra, stage)
         return f"{label}: done in {time.monotonic() - started:.1f} s"
 
@@ -280,7 +280,7 @@ class Run:
     async def _until_interrupted(self, interruption: Interruption) -> None:
         self.stop(await interruption.wait())
 
-    # ---- what is seen while it runs
+    # ---- the view during the run
 
     async def _sample(self) -> None:
         due = self.started
@@ -312,8 +312,8 @@ class Run:
     # ---- the end
 
     async def _drain(self, outcomes: list[PartOutcome]) -> None:
-        # What is still unacknowledged was cut off with its device, and nobody promised that it would come; or the
-        # broker has had its time already (`Fleet.quiet`).
+        # What is still unacknowledged was cut off with its device, so delivery was never promised; or the broker has
+        # had its time already (`Fleet.quiet`).
         acknowledged = {
             name: sent for outcome in outcomes for name, sent in outcome.sent.items() if not sent.unacknowledged
         }
@@ -375,7 +375,7 @@ class Run:
 
 
 def stale(backend: Backend, outcomes: Iterable[PartOutcome]) -> int:
-    """Return of how many devices *backend* believes, or the broker retains, that they are there and are not, or not."""
+    """Return the number of devices whose presence, as *backend* or the broker's retained message has it, is wrong."""
     believed = [backend.presence] if backend.retained is None else [backend.presence, backend.retained]
     return sum(
         any(known.get(name) != (ONLINE if there else OFFLINE) for known in believed)

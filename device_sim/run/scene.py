@@ -1,9 +1,9 @@
-"""What a stage of a scenario works on: the fleet, the target, the recorder; and how far it is.
+"""What a stage of a scenario works on: the fleet, the target, the recorder; and its progress.
 
 Rules
 -----
-1. Who is chosen follows from the seed and the stage's number, among those who are there.
-2. An action is due at a time; it starts then or late.
+1. Which devices are chosen follows from the seed and the stage's number, among those that are present.
+2. An action is due at a time; it starts then or later.
 3. When the user interrupts, no further action starts; those under way end by their own deadlines.
 """
 
@@ -28,13 +28,13 @@ _MOST_TOLD = 20
 _LOOK_AGAIN = 0.05
 
 Action = Callable[[LiveDevice, float], Awaitable[None]]
-"""Done to one device; told when it was due (`time.monotonic`)."""
+"""Applied to one device; called with the time it was due (`time.monotonic`)."""
 
 
 class Scene:
-    """Everything a stage works on, and how far it is.
+    """Everything a stage works on, and its progress.
 
-    *share* is which part of the fleet this is, and of every rate; *proxies* stand between a group and the broker.
+    *share* is this part's portion of the fleet and of every rate; *proxies* stand between a group and the broker.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Scene:
         return self._stopping.is_set()
 
     def stop(self) -> None:
-        """Let the stages end early."""
+        """End the stages early."""
         self._stopping.set()
 
     def mark(self, kind: str, what: str) -> None:
@@ -84,7 +84,7 @@ class Scene:
         self.recorder.markers.append(Marker(time.monotonic() - self._started, kind, what))
 
     def not_done(self, device: LiveDevice, error: Exception) -> None:
-        """Take note that the service did not revoke, suspend or resume *device*, or did not say that it did."""
+        """Record that the service did not revoke, suspend or resume *device*, or did not confirm it."""
         counts = self.recorder.counts
         counts[Count.FAILED_REVOCATIONS] += 1
         if counts[Count.FAILED_REVOCATIONS] <= _MOST_TOLD:
@@ -110,7 +110,7 @@ class Scene:
             await self.sleep(_LOOK_AGAIN)
 
     def choose(self, devices: Iterable[LiveDevice], share: float) -> list[LiveDevice]:
-        """Return a *share* of *devices*, at least one if there are any; the same for the same seed, stage and part."""
+        """Return a *share* of *devices*, at least one if there are any; the same for a given seed, stage and part."""
         among = sorted(devices, key=lambda device: device.name)
         source = randomness_of(self.scenario.seed, "stage", str(self.number))
         return source.sample(among, self.share.quota(share, len(among)))
@@ -126,10 +126,10 @@ class Scene:
                     return
                 tasks.create_task(_done(action, device, due))
                 self.done = number / len(devices)
-            # Leaving the group waits for what is under way.
+            # Leaving the task group waits for what is under way.
 
     def arrival_order(self, share: float) -> list[LiveDevice]:
-        """Return those who are to be told next, so that *share* of the fleet is told."""
+        """Return the next devices to tell, so that *share* of the fleet has been told."""
         return self._order[self.told : round(share * len(self._order))]
 
     def connected(self) -> list[LiveDevice]:
@@ -138,7 +138,7 @@ class Scene:
         return [device for device in self.told_devices if device.is_connected and device.name not in condemned]
 
     def sleepers(self) -> list[LiveDevice]:
-        """Return the devices that sleep now and then, and ask for a session that is kept meanwhile."""
+        """Return the devices that sleep now and then, and request a session that is kept meanwhile."""
         condemned = self.fleet.condemned
         return [
             device

@@ -1,9 +1,9 @@
-"""What the stages of a scenario do: each lets things happen at the times its pacer says, and waits for no reply.
+"""What the stages of a scenario do: each starts actions at the times its pacer gives, without waiting for replies.
 
 Rules
 -----
 1. What is measured is recorded with how late it began.
-2. Who must be out and is not, or is let in and must not be, is counted, and the stage goes on.
+2. A device that should be out and is not, or is wrongly admitted, is counted, and the stage goes on.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ async def _storm(scene: Scene, stage: Storm) -> None:
 
 
 async def _restart(scene: Scene, stage: Restart) -> None:
-    # The conductor has restarted the broker: nobody is connected, everybody is on the way back.
+    # The conductor has restarted the broker: all devices are disconnected and reconnecting.
     await scene.settle(lambda: not any(device.is_undecided for device in scene.told_devices), stage.settle)
 
 
@@ -130,7 +130,7 @@ async def _revoke(scene: Scene, stage: Revoke) -> None:
 
     async def revoke(device: LiveDevice, due: float) -> None:
         if not device.is_connected:
-            return  # It lost its connection since it was chosen.
+            return  # It lost its connection after it was chosen.
         fleet.condemn(device.name)
         scene.mark("revoke", device.name)
         late = time.monotonic() - due
@@ -143,7 +143,7 @@ async def _revoke(scene: Scene, stage: Revoke) -> None:
         fleet.revoked(device.name, time.monotonic())
         recorder.counts[Count.REVOKED] += 1
         if cut.closure is not None and cut.closure.code == BROKEN:
-            return  # Its own network was quicker, which is no merit of the broker: it comes back, to be refused.
+            return  # Its network failed first, which is no credit to the broker: it reconnects, to be refused.
         if cut.closure is not None:
             recorder.record(Duration.REVOKED_CLOSED, cut.since_sent, late)
         if not await _out(device, stage.deadline if cut.closure is not None else 0.0):
@@ -155,10 +155,10 @@ async def _revoke(scene: Scene, stage: Revoke) -> None:
 
 
 async def _out(device: LiveDevice, seconds: float) -> bool:
-    """Return whether *device*, which must be out, is so within *seconds*.
+    """Return whether *device*, which must be out, is disconnected within *seconds*.
 
-    Who was cut off without being told why comes back at once, perhaps before the operator's call was answered. That
-    attempt is no false admission yet; but its session must be closed as well.
+    A device cut off without a reason reconnects at once, perhaps before the operator's call was answered. That attempt
+    is no false admission yet; but its session must be closed as well.
     """
     until = time.monotonic() + seconds
     while True:
@@ -175,11 +175,11 @@ async def _out(device: LiveDevice, seconds: float) -> bool:
 
 
 async def _stayed_in(scene: Scene, device: LiveDevice) -> None:
-    """Take note that nobody closed the connection of *device*; it leaves, so that its next attempts can be seen."""
+    """Record that *device* was not disconnected; it leaves by itself, so that its next attempts can be observed."""
     scene.recorder.counts[Count.STAYED_IN] += 1
     scene.fleet.falsely_admitted.add(device.name)
     scene.mark("stayed in", device.name)
-    # With a goodbye: after an abrupt end OpenSSL would forget the TLS session, and its resumption is worth a try.
+    # With a DISCONNECT: after an abrupt end OpenSSL would discard the TLS session, whose resumption is to be tried.
     await device.close()
 
 
@@ -197,9 +197,9 @@ async def _tries_again(scene: Scene, device: LiveDevice, refused: Duration | Non
 
 
 async def stay_out(scene: Scene) -> None:
-    """Let those who were revoked try once more, when all is over: a broker may have forgotten it since.
+    """Let revoked devices try once more at the very end: a broker may have forgotten the revocation since.
 
-    Not all of very many: each costs a handshake.
+    Limited to a sample of very many: each costs a handshake.
     """
     fleet = scene.fleet
     out = [

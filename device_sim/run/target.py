@@ -14,19 +14,19 @@ from provisioning.client.operator import OperatorClient
 
 
 class Impossible(Exception):
-    """The scenario asks for what this target cannot do; the text says which stage, and how it could."""
+    """The scenario asks for something this target cannot do; the text says which stage, and how it could."""
 
 
 class NoReceiver(Exception):
-    """The run's own backend is not let in, so that nothing can be counted; the text says where and why."""
+    """The run's own backend is not admitted, so nothing can be counted; the text says where and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """A broker and a fleet for it.
 
-    *operator* is None where no service of ours has enrolled the fleet, *restart* where the run has not started the
-    broker; *broker_name* is for the report.
+    *operator* is None where no service of ours enrolled the fleet, *restart* where the run did not start the broker;
+    *broker_name* is for the report.
     """
 
     broker: Endpoint
@@ -66,7 +66,7 @@ class Target:
 
 @asynccontextmanager
 async def operator_of(fleet: FleetDirectory) -> AsyncIterator[OperatorClient | None]:
-    """Give a client of the service that *fleet* was enrolled with; None where there is none to ask."""
+    """Yield a client of the service that enrolled *fleet*; None if there is none."""
     origin = fleet.origin
     if origin.provisioning_url is None or origin.operator is None:
         yield None

@@ -1,8 +1,8 @@
-"""Worker processes as the conductor sees them: parts of the fleet that happen to be elsewhere.
+"""Worker processes as the conductor sees them: parts of the fleet in other processes.
 
 Rules
 -----
-1. A worker that ends before it was told to is an error that carries the end of its log.
+1. A worker that ends before it was told to is an error that includes the end of its log.
 2. Leaving the context leaves no worker behind (`device_sim.stage.processes`).
 """
 
@@ -30,7 +30,7 @@ _GOODBYE_DEADLINE = 30.0
 
 
 class RemotePart:
-    """A part in a worker. Made by `workers`."""
+    """A part in a worker. Created by `workers`."""
 
     def __init__(self, child: Child, share: Share) -> None:
         self.share = share
@@ -48,7 +48,7 @@ class RemotePart:
         await self._ready.wait()
 
     async def begin(self, started: float) -> None:
-        """Let its fleet publish, and wait until it has said how it is."""
+        """Let its fleet publish, and wait for its first state."""
         self._say(Begin(started=started))
         await self._known.wait()
 
@@ -60,15 +60,15 @@ class RemotePart:
         await ended
 
     def stop(self) -> None:
-        """Let stages end early."""
+        """End stages early."""
         self._say(Stop())
 
     def change(self, rate: float | None, paused: bool | None) -> None:
-        """Let the fleet publish more, less, or not at all for a while."""
+        """Let the fleet publish more, less, or nothing for a while."""
         self._say(Change(rate=rate, paused=paused))
 
     async def finish(self) -> PartOutcome:
-        """Publish nothing more, wait for what is under way, and return what was observed."""
+        """Stop publishing, wait for what is in flight, and return what was observed."""
         self._say(Finish())
         return await self._outcome
 
@@ -84,11 +84,11 @@ class RemotePart:
         return state
 
     async def leave(self) -> None:
-        """Let its devices say goodbye, and wait for the worker's end."""
+        """Let its devices disconnect, and wait for the worker's end."""
         await self._child.end(_GOODBYE_DEADLINE)
 
     async def listen(self) -> None:
-        """Take in what the worker says, until it has said all."""
+        """Process the worker's messages until it closes its output."""
         async for text in self._child.lines():
             match dialogue.report(text):
                 case Ready():
@@ -104,7 +104,7 @@ class RemotePart:
 
     def _take(self, state: PartState) -> None:
         if self._state is not None:
-            # Two within one of the conductor's seconds: nothing that was measured is forgotten.
+            # Two states within one of the conductor's seconds: no measurement is dropped.
             merged: dict[Duration, list[float]] = {}
             for windows in (self._state.windows, state.windows):
                 for metric, values in windows.items():

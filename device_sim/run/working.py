@@ -2,9 +2,9 @@
 
 Rules
 -----
-1. The conductor's end is the worker's end: when its standard input closes, whatever it was doing is cancelled. After
-   its last words it waits for that, and then lets its devices say goodbye.
-2. It reports its state each second, asked or not; standard output has nothing but the dialogue, logs go to stderr.
+1. When the conductor ends, the worker ends: when its standard input closes, it cancels whatever it was doing. After its
+   last message it waits for that, and then lets its devices disconnect.
+2. It reports its state each second, unprompted; standard output carries only the dialogue, logs go to stderr.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Worker:
         self._reports = reports
 
     async def run(self) -> None:
-        """Do as told, until told to finish or until the conductor is gone."""
+        """Follow orders until told to finish or until the conductor is gone."""
         job = await self._next()
         if not isinstance(job, Job):
             raise TypeError(f"a job comes first, not {job!r}")
@@ -64,7 +64,7 @@ class _Worker:
             self._say(State(state=part.state()))
             self._say(Outcome(outcome=outcome))
             await self._reports.drain()
-            # Devices leave when the conductor has counted: until then nothing may change any more.
+            # Devices leave when the conductor has counted: until then nothing may change.
             await self._orders.read()
 
     async def _play(self, part: Part, play: Play) -> None:
@@ -102,7 +102,7 @@ async def _part(job: Job, stack: AsyncExitStack) -> Part:
 
 
 async def work() -> None:
-    """Talk with the conductor on standard input and output, to the end."""
+    """Talk to the conductor on standard input and output until the end."""
     loop = asyncio.get_running_loop()
     orders = asyncio.StreamReader(dialogue.LONGEST_LINE)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)

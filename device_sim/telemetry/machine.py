@@ -3,8 +3,8 @@
 Theory
 ------
 The load changes in shifts. Temperature follows it slowly, vibration at once and with noise. Now and then a bearing
-begins to fail: its vibration grows until somebody replaces it. Above a limit the machine raises an alarm and clears it
-well below: a limit alone would make it flicker. While an alarm stands, readings cannot wait.
+begins to fail: its vibration grows until it is replaced. The machine raises an alarm above a limit and clears it well
+below: with a single limit it would flicker. While an alarm is active, readings are urgent.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How a reading travels: JSON, CBOR or raw bytes, and back; the receiver sees from the first byte which it is.
+"""The encoding of a reading: JSON, CBOR or raw bytes; the receiver recognises it by the first byte.
 
 Theory
 ------
-Whatever the format, a payload says which message it is (`sequence`), when it was due and when it was sent, both
+Whatever the format, a payload states which message it is (`sequence`), when it was due and when it was sent, both
 `time.monotonic_ns`, and what was measured. Raw is what a device without a parser sends::
 
     magic "F", version 1, count of values             4 bytes
@@ -11,7 +11,7 @@ Whatever the format, a payload says which message it is (`sequence`), when it wa
 
 Rules
 -----
-1. Nobody can make us decode more than a payload of `LARGEST`; anything that is not ours raises `UnreadableTelemetry`.
+1. At most `LARGEST` bytes of payload are ever decoded; anything that is not ours raises `UnreadableTelemetry`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """A reading as it was received: which one, when it was due and when sent (`time.monotonic_ns`), what it says."""
+    """A received reading: its number, when it was due and when sent (`time.monotonic_ns`), and its values."""
 
     sequence: int
     due_ns: int
@@ -53,7 +53,7 @@ class Telemetry:
 
 
 class UnreadableTelemetry(ValueError):
-    """The payload is not what `encode` makes."""
+    """The payload was not made by `encode`."""
 
 
 def encode(reading: Reading, sequence: int, due_ns: int, sent_ns: int, form: Format = Format.JSON) -> bytes:
@@ -69,7 +69,7 @@ def encode(reading: Reading, sequence: int, due_ns: int, sent_ns: int, form: For
 
 
 def decode(payload: bytes) -> Telemetry:
-    """Return what *payload* carries; raise `UnreadableTelemetry` if it is not ours."""
+    """Return the content of *payload*; raise `UnreadableTelemetry` if it is not ours."""
     if not payload or len(payload) > LARGEST:
         raise UnreadableTelemetry(f"a payload of {len(payload)} bytes is no telemetry")
     try:

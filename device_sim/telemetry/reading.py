@@ -1,4 +1,4 @@
-"""One reading of a device: named values, and whether they cannot wait."""
+"""One reading of a device: named values, and whether it is urgent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Value = float | str | None
 
 
 class Reading(NamedTuple):
-    """What a device measured. An *urgent* one is followed by the next in a tenth of the ordinary time."""
+    """What a device measured. An *urgent* one is followed by the next after a tenth of the ordinary interval."""
 
     values: dict[str, Value]
     urgent: bool = False

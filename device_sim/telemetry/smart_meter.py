@@ -59,5 +59,5 @@ def readings(seed: int, device: str) -> Iterator[Reading]:
 
 def _peak(hour: float, peak: tuple[float, float, float]) -> float:
     centre, height, width = peak
-    distance = min(abs(hour - centre), _HOURS - abs(hour - centre))  # The day is a circle.
+    distance = min(abs(hour - centre), _HOURS - abs(hour - centre))  # The day wraps around.
     return height * math.exp(-0.5 * (distance / width) ** 2)

@@ -1,10 +1,10 @@
-"""A tracker on a vehicle: where it is, how fast, and how full its battery.
+"""A tracker on a vehicle: its position, speed and battery level.
 
 Theory
 ------
-It drives legs: a heading and a speed for a while, then a turn, sometimes a stop. The position follows from them on a
-sphere, ten seconds of driving a reading. The battery drains, and at a tenth it is charged to the full; a stop with a
-low battery cannot wait.
+It drives legs: a heading and a speed for a while, then a turn, sometimes a stop. The position follows from these on a
+sphere, ten seconds of driving per reading. The battery drains and is fully charged when at a tenth; a stop with a low
+battery is urgent.
 """
 
 from __future__ import annotations
