@@ -1,1 +1,1 @@
-"""The fleet's CAs and their lives: founded, opened, succeeded, revoked; and what the service certifies for itself."""
+"""The fleet's CAs and their life cycle: founded, opened, succeeded, revoked; and the service's own certificates."""

@@ -2,14 +2,14 @@
 
 Theory
 ------
-Everything is made in a hidden directory beside the final one, which then takes its name in one step: after a crash,
+Everything is made in a hidden directory beside the final one, which is then renamed in one step: after a crash,
 Ctrl-C or a full disk there is either a complete authority or none.
 
 Rules
 -----
 1. Nothing is ever overwritten; the directory must not exist, or be empty.
 2. The directory has mode 0700, every key 0600; the CA keys are encrypted with the passphrase, or in a token.
-3. The root's key is opened only to sign the root's CRL, once in half its life; between, it may be kept elsewhere.
+3. The root's key is opened only to sign the root's CRL, once per half of its life; in between it may be kept elsewhere.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ STRANGER_REMEDY: Final = (
 
 @dataclass(frozen=True, slots=True)
 class OpenAuthority:
-    """The directory's files, the two CAs that the fleet was founded with, and how to reach the CAs' keys."""
+    """The directory's files, the two CAs that the fleet was founded with, and access to the CAs' keys."""
 
     files: AuthorityFiles
     root_certificate: x509.Certificate
@@ -69,9 +69,9 @@ class OpenAuthority:
 
 
 def urls_of(public_http_url: str, issuer: str) -> IssuerUrls:
-    """Return where *issuer*'s CRL and certificate are served, and where its certificates' status can be asked."""
+    """Return the URLs of *issuer*'s CRL, its certificate, and the OCSP responder for its certificates."""
     origin = public_http_url.rstrip("/")
-    # The root's key rests and certifies no OCSP signer: for its one certificate there is the root's CRL.
+    # The root's key is offline and certifies no OCSP signer: its one certificate is covered by the root's CRL.
     responder = None if issuer == ROOT_CA else f"{origin}/ocsp"
     return IssuerUrls(f"{origin}/crl/{issuer}.crl", f"{origin}/ca/{issuer}.crt", responder)
 
@@ -90,7 +90,7 @@ def open_authority(settings: Settings) -> OpenAuthority:
 
 
 def strangers(files: AuthorityFiles, known: Iterable[StoredAuthority]) -> list[Path]:
-    """Return the files of certificates that are others than the store has of the CAs *known* by these names."""
+    """Return the certificate files that differ from the store's certificates of the CAs *known* by these names."""
     places = [(files.certificate(each.name), each.certificate) for each in known]
     return [path for path, certificate in places if path.exists() and read_certificate(path) != certificate]
 
@@ -134,7 +134,7 @@ class _NewKeys:
 
 @contextlib.asynccontextmanager
 async def _keys(settings: Settings) -> AsyncIterator[_NewKeys]:
-    """Make the CAs' keys where the settings say, and take them back if the block fails: a token outlives a folder."""
+    """Make the CAs' keys where the settings say; delete them if the block fails: those in a token would remain."""
     places = SignerPlaces(AuthorityFiles(settings.directory), settings)
     made: list[tuple[str, Signer]] = []
     try:
@@ -203,7 +203,7 @@ async def _furnish(keys: _NewKeys, server_names: Sequence[str], clock: Callable[
 def issuing_crl_plans(
     settings: Settings, ca: StoredAuthority, key: PrivateKey, public_http_url: str, shards: Sequence[CrlShard]
 ) -> list[CrlPlan]:
-    """Return how the CRL of an issuing CA is published, and each of its *shards*."""
+    """Return the plans for the CRL of an issuing CA, and for each of its *shards*."""
     plan = _crl_plan(settings, ca.name, settings.crl_life, partial(_same, CrlIssuer(ca.certificate, key)))
     origin = public_http_url.rstrip("/")
     return [
@@ -216,7 +216,7 @@ def issuing_crl_plans(
 
 
 def root_crl_plan(settings: Settings, authority: OpenAuthority, name: str, certificate: x509.Certificate) -> CrlPlan:
-    """Return how a root's CRL is published: its key is fetched for each list."""
+    """Return the plan for a root's CRL: its key is loaded for each CRL."""
 
     def open_root() -> CrlIssuer:
         try:

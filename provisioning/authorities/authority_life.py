@@ -1,21 +1,21 @@
-"""The life of a fleet's issuing CAs, once they are announced: activated, retired.
+"""The life cycle of a fleet's issuing CAs after their announcement: activation and retirement.
 
 Theory
 ------
-Everything here is a decision in the store, in one transaction with its entry in the audit log; running services take it
-over (`provisioning.authorities.live_authorities`). A change is made before it is broken::
+Every step is a decision in the store, in one transaction with its audit log entry; running services apply it
+(`provisioning.authorities.live_authorities`). The new CA is in place before the old one goes::
 
     begin      the new CA is in the bundle, in /cacerts, has CRL and OCSP: relying parties learn of it
-    activate   it issues; the one before goes on saying what is revoked
-    retire     when its last certificate has ended, the one before is gone
+    activate   it issues; the previous one still publishes its CRL and OCSP status
+    retire     when its last certificate has expired, the previous one is removed
 
 Each line of CAs (`provisioning.authorities.issuing_lines`) is succeeded on its own; beginning a line is beginning its
 first CA.
 
 Rules
 -----
-1. No step that would have a device refused is taken without being told so in words. So no CA is activated while a
-   broker that follows the feed says that it would not believe it (`provisioning.store.known_authorities`).
+1. No step that would have a device refused is taken without an explicit option. So no CA is activated while a
+   broker that follows the feed reports that it would not trust it (`provisioning.store.known_authorities`).
 
 How a CA begins: `provisioning.authorities.next_authority`; how one is revoked:
 `provisioning.authorities.authority_revocation`.
@@ -44,14 +44,14 @@ from provisioning.store.database import Database
 from provisioning.store.known_authorities import BrokersWord
 
 WAITING: Final = timedelta(days=1)
-"""How long an announced CA waits until it is activated: relying parties fetch the bundle when they do."""
+"""How long an announced CA waits for activation, so that relying parties can fetch the bundle."""
 
 _SHOWN: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class AuthorityLife:
-    """The ceremonies on one service's directory and store."""
+    """The ceremonies with one service's directory and store."""
 
     settings: Settings
     database: Database
@@ -73,8 +73,8 @@ class AuthorityLife:
     ) -> tuple[str, Sequence[BrokersWord]]:
         """Let an announced CA issue from now on; the active one of its line retires.
 
-        *despite_brokers*: also where some have said that they would not believe it. Return its name, and what was said
-        by brokers of which it is not known that they would.
+        *despite_brokers*: even if some brokers have reported that they would not trust it. Return its name, and the
+        reports of brokers that are not known to trust it.
         """
         now = self.clock()
 
@@ -103,7 +103,7 @@ class AuthorityLife:
         return await self.database.write(transaction)
 
     async def retire(self, name: str | None = None) -> str:
-        """End a retiring CA whose last certificate has ended; return its name."""
+        """End a retiring CA whose last certificate has expired; return its name."""
         now = self.clock()
 
         def transaction(connection: Connection) -> str:
@@ -128,7 +128,7 @@ class AuthorityLife:
         return retired
 
     async def end_line(self, line: str) -> str:
-        """Let the CA of a line that no group is bound to issue no more; return its name. It is retired like others."""
+        """Stop the CA of a line that no group is bound to from issuing; return its name. It is retired like others."""
         if line == DEFAULT_LINE:
             raise ConfigurationError("the default line has no end: the service's own certificates are of it")
         now = self.clock()
@@ -150,7 +150,7 @@ class AuthorityLife:
     async def write_bundle(self) -> None:
         """Write the trust anchors as they are now, as a running service does; raise `ConfigurationError` if that fails.
 
-        What has changed them is in the store by then.
+        The change itself is in the store by then.
         """
         trusted = [each for each in await self.every() if each.state.trusted]
         anchors = [
@@ -189,16 +189,16 @@ class AuthorityLife:
         return await self.database.read(authorities.every)
 
     async def log_step(self, action: Action, name: str, facts: dict[str, object]) -> None:
-        """Put an entry into the audit log: before something is signed."""
+        """Write an entry to the audit log, before something is signed."""
         await self.database.write(lambda connection: self.note(connection, action, name, facts))
 
     def note(self, connection: Connection, action: Action, name: str, facts: dict[str, object]) -> None:
-        """Put an entry into the audit log, in the transaction of what it tells."""
+        """Write an entry to the audit log, in the transaction of the change that it records."""
         audit.append(connection, self.clock(), operator_name(), action, name, facts)
 
 
 def _check_believed(name: str, doubts: Sequence[BrokersWord], now: datetime) -> None:
-    """Raise `ConfigurationError` if a broker that was heard of lately would refuse who comes under the CA *name*."""
+    """Raise `ConfigurationError` if a recently seen broker would refuse certificates of the CA *name*."""
     refusing = [each for each in doubts if each.known is False and each.is_recent(now)]
     if refusing:
         shown = ", ".join(f"{each.broker} ({each.said_at:%Y-%m-%d %H:%M} UTC)" for each in refusing[:_SHOWN])
@@ -211,7 +211,7 @@ def _check_believed(name: str, doubts: Sequence[BrokersWord], now: datetime) -> 
 
 
 def _last_use(connection: Connection, ca: StoredAuthority) -> tuple[datetime | None, datetime | None]:
-    """Return when the last certificate of *ca* ends, the service's own not counted, and when it is good for nothing."""
+    """Return when the last certificate of *ca* expires, except the service's own, and when it can no longer be used."""
     ends = authorities.last_expiries(connection, ca.key_id, SERVER_NAME)
     uses = [
         end + (groups.rules_of(connection, group).renewal_grace if group is not None else timedelta())
@@ -221,7 +221,7 @@ def _last_use(connection: Connection, ca: StoredAuthority) -> tuple[datetime | N
 
 
 def only_one(found: list[StoredAuthority], name: str | None, state: AuthorityState, word: str) -> StoredAuthority:
-    """Return the issuing CA in *state*, called *name* if that is said; raise `ConfigurationError` unless it is one."""
+    """Return the issuing CA in *state*, called *name* if given; raise `ConfigurationError` unless there is just one."""
     fit = [each for each in found if each.kind is AuthorityKind.ISSUING and each.state is state]
     if name is not None:
         fit = [each for each in fit if each.name == name]
@@ -237,7 +237,7 @@ def only_one(found: list[StoredAuthority], name: str | None, state: AuthoritySta
 
 
 def facts_of(certificate: x509.Certificate) -> dict[str, object]:
-    """Return what the audit log says of a CA's certificate."""
+    """Return the audit log's facts about a CA's certificate."""
     return {
         "subject": certificate.subject.rfc4514_string(),
         "serial": serials.serial_text(certificate.serial_number),

@@ -1,20 +1,20 @@
-"""An issuing CA is revoked, with all that it has issued, and the first operator comes in again.
+"""Revokes an issuing CA with all that it has issued, and restores the first operator's access.
 
 Theory
 ------
-Whoever trusts the root hears of it by the root's CRL, so its key has to be here. The CA that issues has a successor
-first: a fleet without one could not certify anybody again, nor the operator who mends it.
+Relying parties that trust the root learn of it from the root's CRL, so the root's key has to be here. The active CA
+needs a successor first: a fleet without one could not certify anything, not even the operator who repairs it.
 
-The CA is revoked by one short transaction, which is not undone by anything that goes wrong afterwards: the certificates
-that it has issued follow, here or by the running service (`provisioning.revocation.of_authority`)::
+The CA is revoked by one short transaction, which later failures do not undo: the certificates that it has issued
+follow, here or in the running service (`provisioning.revocation.of_authority`)::
 
     begin ─► the bundle without it ─► the first operator certified again ─► finish: all that it has issued, in portions
 
 Rules
 -----
-1. What a revoked CA has issued is revoked with it, one by one: every relying party has a way to hear of it.
-2. There is an admin with a good certificate afterwards; one who was suspended stays so while there is another.
-3. Asked again while something is left, it is gone on with.
+1. All certificates of a revoked CA are revoked too, one by one: so every relying party can learn of it.
+2. Afterwards there is an admin with a good certificate; a suspended one stays suspended if there is another.
+3. Called again while something is left, it continues.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from provisioning.store.devices import Device, DeviceState
 
 @dataclass(frozen=True, slots=True)
 class BegunRevocation:
-    """A CA that is revoked, what it has issued to follow."""
+    """A revoked CA whose certificates are still to be revoked."""
 
     authority: RevokedAuthority
     operator: Device | None
-    """The first operator, as he was, if this has revoked what he has."""
+    """The first operator's record before, if this has revoked the operator's certificate."""
     again: bool = False
-    """Somebody has begun it before, and not finished."""
+    """It was begun before, and not finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,9 @@ class AuthorityRevocation:
     async def begin(
         self, name: str, reason: RevocationReason, invalidity_date: datetime | None = None
     ) -> BegunRevocation:
-        """Revoke an issuing CA: nothing that it has issued is good from now on. The root's CRL says so next.
+        """Revoke an issuing CA: nothing that it has issued is good from now on. The root's next CRL says so.
 
-        *invalidity_date* is since when its key is known or suspected to be in other hands (RFC 5280 §5.3.2).
+        *invalidity_date* is since when its key is known or suspected to be compromised (RFC 5280 §5.3.2).
         """
         grounds = grounds_of(reason, invalidity_date, self.life.clock())
         await self.to_revoke(name)
@@ -126,8 +126,8 @@ class AuthorityRevocation:
     async def renew_operator(self, revocation: BegunRevocation) -> bool:
         """Issue the first operator's certificate again, if this has revoked it; return whether it did.
 
-        While another admin can get in, one who is suspended stays so, and the role stays what it is; else there has to
-        be one who can.
+        If another admin has access, a suspended first operator stays suspended, and the role unchanged; otherwise the
+        first operator becomes an active admin.
         """
         first = revocation.operator
         if first is None:

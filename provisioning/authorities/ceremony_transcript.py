@@ -1,14 +1,14 @@
-"""The transcript of a key ceremony: what was done, when, by whom, before whom, with which fingerprints.
+"""The transcript of a key ceremony: what was done, when, by whom, with which witnesses and fingerprints.
 
 Theory
 ------
-A ceremony is believed for its record. The transcript is a text file for people; its SHA-256 is the last entry that the
-ceremony leaves in the audit log, whose chain then vouches for it: a transcript that was changed, or invented, has no
-entry. On a machine that has no store (an offline root) it is a text with fingerprints, to be signed by hand.
+The transcript is the evidence of a ceremony: a text file for people. Its SHA-256 is the ceremony's last entry in the
+audit log, whose chain then vouches for it: a transcript that was changed or invented has no matching
+entry. On a machine without a store (an offline root) it is a text with fingerprints, to be signed by hand.
 
 Rules
 -----
-1. What is shown on the screen is what is in the file, word for word.
+1. The file has exactly what is shown on the screen.
 2. It holds no passphrase, PIN or private key.
 """
 
@@ -55,7 +55,7 @@ class Transcript:
         self.say("")
 
     def say(self, line: str) -> None:
-        """Add a line and show it; whatever a witness or a certificate is called, it is one line."""
+        """Add a line and show it; it stays one line whatever the name of a witness or a certificate."""
         line = printable(line)
         self._lines.append(line)
         self.show(line)
@@ -92,18 +92,18 @@ class Transcript:
             raise ConfigurationError(f"the transcript {path} cannot be written: {error.strerror}") from error
 
     def path_in(self, directory: Path) -> Path:
-        """Return where a service's directory keeps it."""
+        """Return its path in a service's directory."""
         words = "-".join(self.title.split())
         return directory / FOLDER / f"{self.begun:%Y-%m-%dT%H%M%S.%fZ}-{words}.txt"
 
 
 def digest_of(text: bytes) -> str:
-    """Return what the audit log holds of a transcript."""
+    """Return the digest of a transcript for the audit log."""
     return hashlib.sha256(text).hexdigest()
 
 
 def operator_name() -> str:
-    """Return who sits at the machine, as it knows him."""
+    """Return the name of the user who is logged in."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # An account without a name, as in some containers.

@@ -1,19 +1,19 @@
-"""The HTTPS server's credential while the service runs: renewed in time, and new connections get the new one.
+"""The HTTPS server's credential while the service runs: renewed in time, and used for new connections.
 
 Theory
 ------
-`OwnCredentials` issues and writes; here is when, and what the listener shows. The listener has one `RenewableContext`
-for its life; a renewed certificate or a changed set of CAs makes a new context and puts it there. Connections that are
-open keep theirs: nobody is disconnected.
+`OwnCredentials` issues and writes it; this module decides when, and what the listener presents. The listener has one
+`RenewableContext` for its life; a renewed certificate or a changed set of CAs makes a new context, which is put there.
+Open connections keep theirs: none is disconnected.
 
 Rules
 -----
-1. It is renewed when a third of its life is left, when another CA has become the one that issues, and within
-   `_LONGEST_WAIT_SECONDS` after it was revoked: brokers believe nobody who shows it.
-2. A renewal that fails is logged and tried again; the service goes on with the certificate that it has.
-3. Beside it, to whom asks, goes what OCSP says of it, of a few minutes ago at most: who is about to send a token wants
-   to know (docs/decisions/0192-who-takes-a-token-proves-that-it-is-not-revoked.md).
-4. Of several workers on one directory one *keeps* its files; the others show what they find there.
+1. It is renewed when a third of its life is left, when another CA becomes the active one, and within
+   `_LONGEST_WAIT_SECONDS` after it was revoked: brokers refuse a service that presents a revoked certificate.
+2. A failed renewal is logged and retried; the service continues with its present certificate.
+3. Clients that ask get an OCSP staple with it, a few minutes old at most: a client checks it before it sends a token
+   (docs/decisions/0192-who-takes-a-token-proves-that-it-is-not-revoked.md).
+4. Of several workers on one directory one *keeps* its files; the others present what they find there.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _RETRY_SECONDS: Final = 15.0
 
 
 class HttpsCredential:
-    """What the HTTPS listener shows, and whose certificates it accepts."""
+    """What the HTTPS listener presents, and whose certificates it accepts."""
 
     def __init__(
         self,
@@ -58,10 +58,10 @@ class HttpsCredential:
         *,
         keeps: bool = True,
     ) -> None:
-        """*credentials_for* returns what issues with the CA that it is given; *answer* is the OCSP responder's."""
+        """*credentials_for* returns credentials issued by the given CA; *answer* is the OCSP responder's method."""
         self._answer = answer
         self._staple: tuple[bytes, float] = (b"", 0.0)
-        """What is handed out, and until when it is good."""
+        """The staple, and until when it is valid."""
         self._files = files
         self._keeps = keeps
         self._credentials_for = credentials_for
@@ -73,7 +73,7 @@ class HttpsCredential:
 
     @property
     def context(self) -> RenewableContext:
-        """The listener's context, with what lies in the directory where no CA is here to issue another credential.
+        """The listener's context, with the directory's credential if no CA is here to issue another.
 
         Raises `ConfigurationError` if that cannot be used either.
         """
@@ -81,11 +81,11 @@ class HttpsCredential:
 
     @property
     def certificate(self) -> x509.Certificate:
-        """What new connections are shown, once there is a `context`."""
+        """The certificate for new connections, once there is a `context`."""
         return x509.load_pem_x509_certificate(self._shown)
 
     def trust(self, anchors: Sequence[x509.Certificate]) -> None:
-        """Accept the certificates of these CAs from now on, and tell so in the bundle."""
+        """Accept the certificates of these CAs from now on, and write them to the bundle."""
         self._anchors = anchors
         bundle = pem_of(*anchors)
         if self._keeps and (not self._files.bundle.exists() or self._files.bundle.read_bytes() != bundle):
@@ -102,7 +102,7 @@ class HttpsCredential:
     async def issue_with(self, issuer: Issuer) -> None:
         """Have the credential issued by *issuer* from now on; renew it if it is due or another CA's.
 
-        An issuer that has ended certifies nothing any more: what there is is shown then, and looked at again.
+        An expired issuer certifies nothing: the present credential is then used, and checked again later.
         """
         self._credentials = self._credentials_for(issuer)
         try:
@@ -111,9 +111,9 @@ class HttpsCredential:
             log.error("server certificate not renewed", error=str(refusal))  # noqa: TRY400 - that says it all
 
     async def check(self) -> bool:
-        """Renew the credential if it is due and show it to new connections; return whether it was.
+        """Renew the credential if it is due and use it for new connections; return whether it was due.
 
-        What another process has renewed in the same directory is shown too.
+        A credential that another process has renewed in the same directory is used too.
         """
         if self._credentials is None:
             return False
@@ -124,7 +124,7 @@ class HttpsCredential:
         return renewed
 
     async def staple(self) -> None:
-        """Hand out what OCSP says of the certificate now. Where nothing is said, what was said before goes on."""
+        """Staple the current OCSP response for the certificate. If there is none, keep the previous one."""
         if self._context is None:
             return
         shown = self._shown
@@ -133,7 +133,7 @@ class HttpsCredential:
             return
         try:
             answer = await self._answer(ask(own.serial_number, above[0], nonce=False).der)
-        except (OcspRefused, Refused):  # The CA's key, or the store, is away for now.
+        except (OcspRefused, Refused):  # The CA's key, or the store, is unavailable for now.
             return
         if shown == self._shown:
             self._staple = answer.der, answer.next_update.timestamp()

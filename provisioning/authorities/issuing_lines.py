@@ -1,13 +1,13 @@
-"""Lines of issuing CAs: how a line and its CAs are called, and which root is asked to sign a line's next one.
+"""Lines of issuing CAs: the names of a line and its CAs, and which root signs a line's next one.
 
-A line is a succession of CAs, each of which issues until the next one does. `DEFAULT_LINE` is what the fleet was
-founded with; an operator begins another with its first CA, say for a product with a CA, or a root, of its own.
+A line is a succession of CAs, each of which issues until the next one does. `DEFAULT_LINE` is the one that the fleet
+was founded with; an operator begins another with its first CA, say for a product with its own CA or root.
 
 Rules
 -----
-1. A CA's name says its line and its number there: ``issuing-2``, ``issuing-meters-1``. Of the first ever, it is
+1. A CA's name contains its line and its number there: ``issuing-2``, ``issuing-meters-1``. The very first is called
    ``issuing-ca``.
-2. A line's name is lower-case letters and digits, so that a CA is never called what another one's CRL shard is.
+2. A line's name is lower-case letters and digits, so that a CA never has the name of another one's CRL shard.
 3. A line stays under its root's succession unless an operator names another root.
 """
 
@@ -26,7 +26,7 @@ _CA: Final = re.compile(rf"issuing-(?:({_LINE.pattern})-)?([1-9][0-9]*)")
 
 
 def check_line(line: str) -> str:
-    """Return *line* if a line can be called so; raise `ConfigurationError` otherwise."""
+    """Return *line* if it is a valid name of a line; raise `ConfigurationError` otherwise."""
     if _LINE.fullmatch(line) is None or line == _RESERVED:
         raise ConfigurationError(
             f"line {line[:40]!r}: use a lower-case letter and up to 23 lower-case letters and digits, and not 'ca'"
@@ -35,7 +35,7 @@ def check_line(line: str) -> str:
 
 
 def next_name(line: str, taken: Container[str]) -> tuple[str, int]:
-    """Return what the next CA of *line* is called, and its number."""
+    """Return the name of the next CA of *line*, and its number."""
     number = 2 if line == DEFAULT_LINE else 1
     while _ca_name(line, number) in taken:
         number += 1
@@ -49,12 +49,12 @@ def line_of(name: str) -> str:
 
 
 def shown_line(line: str) -> str | None:
-    """Return what a CA's subject says of its line: nothing of the default one."""
+    """Return the line as it appears in a CA's subject: not at all for the default one."""
     return None if line == DEFAULT_LINE else line
 
 
 def root_for(line: str, found: Sequence[StoredAuthority], wanted: str | None) -> StoredAuthority:
-    """Return the root that signs the next CA of *line*: the one called *wanted*, if it is named.
+    """Return the root that signs the next CA of *line*: the one called *wanted*, if given.
 
     Otherwise it is the newest one that succeeds the root of the line's newest CA, or for a new line the newest of all.
     """
@@ -70,7 +70,7 @@ def root_for(line: str, found: Sequence[StoredAuthority], wanted: str | None) ->
     if not members:
         return roots[-1]
     newest = members[-1].certificate
-    # Roots that succeed one another have one name.
+    # Roots that succeed one another share their name.
     related = [each for each in roots if each.certificate.subject == newest.issuer]
     return related[-1] if related else roots[-1]
 

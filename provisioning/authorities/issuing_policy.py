@@ -76,12 +76,12 @@ def _check_shared_domains(profiles: Mapping[str, Profile]) -> None:
 
 
 def _life_of_role(lives: Mapping[ProfileName, timedelta], role: str | None) -> timedelta:
-    # A role that is none is refused with the profile; until then any life will do.
+    # An invalid role is refused with the profile; until then any life will do.
     return lives[ProfileName(role) if role in set(ProfileName) else ProfileName.DEVICE]
 
 
 def _configured(settings: Settings, name: str, life: timedelta) -> ProfileConfig:
-    """Return the profile called *name*; *life* is what a setting of its own gives it."""
+    """Return the profile called *name*; *life* comes from a separate setting."""
     table = settings.profiles.get(name)
     if table is None:
         return ProfileConfig(name, life)
@@ -95,7 +95,7 @@ def _configured(settings: Settings, name: str, life: timedelta) -> ProfileConfig
 def key_policy_of(settings: Settings) -> KeyPolicy:
     """Return the key policy with the configured list of published keys; raise `ConfigurationError` if it is unusable.
 
-    The list is read, not mapped: whoever writes another one over it would end a process that has it mapped (SIGBUS).
+    The list is read, not mapped: overwriting the file would kill a process that has it mapped (SIGBUS).
     """
     path = settings.key_blocklist
     if path is None:

@@ -1,24 +1,24 @@
-"""The CAs of a running service: as the store says, taken over while it runs, without a request that notices.
+"""The CAs of a running service: follows changes in the store while it runs, unnoticed by requests.
 
 Theory
 ------
-What may change is looked at every few seconds: the names and states of the CAs in the store, which the commands change
-(`provisioning.commands.ca_commands`). When they have, everything that depends on them is brought to the new state in
-this order, so that nothing is refused on the way::
+Every few seconds the names and states of the CAs in the store are compared, which the commands change
+(`provisioning.commands.ca_commands`). After a change, everything that depends on them is updated in
+this order, so that nothing is refused meanwhile::
 
-    trust       /cacerts, bundle, TLS: whoever comes with a certificate of a new CA is known before there is one
-    status      OCSP signer and CRLs of the new CA: whoever asks about its first certificate gets an answer
-    issuing     only then new certificates come from it; the service's own is renewed under it
-    end         a retired CA's lists and signer go last
+    trust       /cacerts, bundle, TLS: certificates of a new CA are trusted before there is one
+    status      OCSP signer and CRLs of the new CA: queries about its first certificate get an answer
+    issuing     only then it issues new certificates; the service's own is renewed under it
+    end         a retired CA's CRLs and signer go last
 
-Each CA that is not retired has an OCSP signer and its CRLs, with tasks of their own; a revoked one too: whoever has not
-heard of it should hear that everything under it is revoked.
+Each CA that is not retired has an OCSP signer and its CRLs, with tasks of their own; a revoked one too, so that relying
+parties still learn that everything under it is revoked.
 
 Rules
 -----
-1. Requests see either the state before or the one after: what they use is replaced between two awaits.
+1. Requests see either the old or the new state: what they use is replaced between two awaits.
 2. A CA whose key is not in this directory is trusted and not used, and the log says so.
-3. A failure to take over is logged and repeated; the service goes on as it was.
+3. A failed update is logged and retried; the service continues as before.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class _Working:
 
 
 class LiveAuthorities:
-    """What the rest of the service asks for CAs; its lists and mappings are the same objects for ever."""
+    """The CAs for the rest of the service; its lists and mappings are the same objects for ever."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class LiveAuthorities:
     ) -> None:
         """*on_trust* is called with the trust anchors when they change.
 
-        *on_active* is called with the CA of the default line that issues.
+        *on_active* is called with the active CA of the default line.
         """
         self._authority = authority
         self._settings = settings
@@ -112,7 +112,7 @@ class LiveAuthorities:
         self._trusted: Sequence[x509.Certificate] = ()
         self._working: dict[str, _Working] = {}
         self._unusable: dict[str, str] = {}
-        """CAs whose key could not be had here, and why."""
+        """CAs whose key is not available here, and why."""
         self._active: dict[str, Issuing | None] = {}
         self._roots: dict[str, CrlPublisher] = {}
         self._root_key_ids: dict[str, str] = {}
@@ -121,7 +121,7 @@ class LiveAuthorities:
         self.told: Final = ToldAuthorities()
         """What relying parties are told to trust."""
         self.publishers: Final[dict[str, CrlPublisher]] = {}
-        """Of every list that is served, by its name."""
+        """The publisher of every CRL that is served, by name."""
 
     def issuing(self, line: str) -> Issuing:
         """Return the CA of *line* that issues now; raise `Refused` if none does here."""
@@ -154,13 +154,13 @@ class LiveAuthorities:
                 publisher.changed()
         issuers = {event.issuer_key_id for event in events}
         for name, publisher in self._roots.items():
-            if self._root_key_ids[name] in issuers:  # Its key rests, and is not fetched for nothing.
+            if self._root_key_ids[name] in issuers:  # A root's key is offline, and not loaded without need.
                 publisher.changed()
 
     async def start(self) -> None:
-        """Record the CAs that the fleet was founded with, and take over what the store says; raise if it fails.
+        """Record the CAs that the fleet was founded with, and apply the store's state; raise if it fails.
 
-        A directory and a store that are of two fleets, or whose copies are of two times, are not begun with.
+        It refuses a directory and a store of two different fleets, or backups of different times.
         """
         now, authority = self._clock(), self._authority
         await self._database.write(
@@ -219,7 +219,7 @@ class LiveAuthorities:
         log.info("CAs taken over from the store", **{name.replace("-", "_"): state for name, state in states})
 
     async def _try_again(self) -> None:
-        """Look whether keys can be had that could not: a token was away, or a file with a passphrase."""
+        """Retry keys that were unavailable: a token was away, or a file with a passphrase."""
         unusable = set(self._unusable)
         found = await self._database.read(authorities.every)
         for each in found:
@@ -278,7 +278,7 @@ class LiveAuthorities:
         )
         try:
             await signer.renew()
-        except IssuanceRefused as refusal:  # It has ended. What it issued has ended too, its lists go on.
+        except IssuanceRefused as refusal:  # The CA has expired, as has all that it issued; its CRLs go on.
             log.error("OCSP signer not made", ca=ca.name, detail=str(refusal))  # noqa: TRY400 - that says it all
         in_use, listed = await self._database.write(functools.partial(self._shards, ca.name))
         plans = issuing_crl_plans(self._settings, ca, key, self._public_url, listed)

@@ -1,15 +1,15 @@
-"""A line's next issuing CA: its key made, its certificate signed here or brought from elsewhere, and announced.
+"""A line's next issuing CA: makes its key, has its certificate signed here or elsewhere, and announces it.
 
 Theory
 ------
 The root's key may be here, in a token, or in a safe. If it is elsewhere, `NextAuthority.export_csr` makes the new CA's
-key and request, the root signs it (`root sign`, openssl, anybody's CA), and `NextAuthority.announce` takes the
-certificate over. Announced, it is in the bundle and in /cacerts; it issues when it is activated
+key and request, the root signs it (`root sign`, openssl, any CA), and `NextAuthority.announce` imports the
+certificate. Once announced, it is in the bundle and in /cacerts; it issues after it is activated
 (`provisioning.authorities.authority_life`).
 
 Rules
 -----
-1. A certificate of a root's is checked before it is signed here and before it is believed from there.
+1. The certificate is checked before it is signed here, or before one from an external root is accepted.
 2. A key that waits for its certificate is used, and no second one made.
 """
 
@@ -63,9 +63,9 @@ class NextAuthority:
         return csr.public_bytes(Encoding.PEM)
 
     async def announce(self, pem: bytes, root_pem: bytes | None = None) -> str:
-        """Take over the certificate of the CA whose key waits for it, and announce it; return its name.
+        """Import the certificate of the CA whose key waits for it, and announce it; return its name.
 
-        *root_pem* is the root that has signed, if the fleet does not know it yet; it is announced with it.
+        *root_pem* is the root that signed it, if the fleet does not know it yet; it is announced with it.
         """
         certificate, root = _read(pem, "certificate"), None if root_pem is None else _read(root_pem, "root")
         found = await self.life.every()
@@ -177,7 +177,7 @@ class NextAuthority:
 
 
 def _check_new(certificate: x509.Certificate, found: list[StoredAuthority]) -> None:
-    """Raise `ConfigurationError` if a CA has *certificate* already, another of its key, or what tells it apart."""
+    """Raise `ConfigurationError` if a CA has *certificate* already, or one with its key or identifying fields."""
     for each in found:
         if each.certificate.public_key() != certificate.public_key():
             continue

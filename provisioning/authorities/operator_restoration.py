@@ -1,15 +1,15 @@
-"""An operator gets in again where none can: certified at the CA itself, without a token.
+"""Restores operator access when no operator has any: certifies one at the CA itself, without a token.
 
 Theory
 ------
-Tokens are made over HTTPS by an operator who shows a good certificate. When the last such certificate has ended, or its
-key is lost, nobody can make one. Whoever holds the directory and opens the issuing CA's key can certify anything with
-openssl; here it is recorded and audited like all that the service issues.
+Tokens are made over HTTPS by an operator with a good certificate. When the last such certificate has expired, or its
+key is lost, nobody can make one. Whoever has the directory and can open the issuing CA's key could certify anything
+with openssl anyway; here it is recorded and audited like everything that the service issues.
 
 Rules
 -----
-1. The name is an operator's, or nobody's yet: what was revoked, suspended or decommissioned stays so.
-2. What the operator had before stays as good as it was: a key that may be in other hands is revoked by its serial.
+1. The name is an operator's, or unused: a revoked, suspended or decommissioned one stays so.
+2. The operator's earlier certificates stay valid: if a key may be compromised, revoke its certificate by serial number.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from provisioning.store.serials import SerialNumbers
 
 
 async def restore_operator(life: AuthorityLife, name: str) -> None:
-    """Certify *name* as an admin, into operator.crt and operator.key; raise `ConfigurationError` if he cannot be."""
+    """Certify *name* as an admin, into operator.crt and operator.key; raise `ConfigurationError` if not possible."""
     try:
         Identity(life.settings.trust_domain, Role.OPERATOR, name)
     except InvalidIdentity as error:

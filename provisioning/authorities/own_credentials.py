@@ -2,15 +2,15 @@
 
 Theory
 ------
-They are issued like everybody's, by the same issuer and into the same store; only that no token asks for them. The
+They are issued like all others, by the same issuer and into the same store, but without a token. The
 server's credential is two files that cannot be replaced in one step, so a crash can leave a new key beside an old
-certificate; `renew_server` treats a pair that does not fit as one that is due, and the next start mends it. Other
-processes that read the directory wait for the moment between (`AuthorityFiles.held`).
+certificate; `renew_server` treats a mismatched pair as due for renewal, so the next start repairs it. Other
+processes that read the directory wait while the two are replaced (`AuthorityFiles.held`).
 
 Rules
 -----
-1. What is written was recorded before: the store knows every certificate that exists.
-2. A key is written with mode 0600 under another name first; what a file name denotes is always whole.
+1. A certificate is recorded before it is written: the store knows every certificate that exists.
+2. A key is first written under another name, with mode 0600, so a file is always complete.
 """
 
 from __future__ import annotations
@@ -65,17 +65,17 @@ class OwnCredentials:
     trust_domain: str
     clock: Callable[[], datetime]
     chain: Sequence[x509.Certificate] = ()
-    """Beyond the issuer's own: what carries trust between roots."""
+    """In addition to the issuer's own: the certificates between roots."""
     server_names: Sequence[str] = ()
-    """Of the server's certificate, which is renewed at once if it has others; none: it keeps those that it has."""
+    """Names for the server's certificate, which is renewed at once if it has others; empty: it keeps its names."""
 
     async def issue_first(self, server_names: Sequence[str]) -> None:
-        """Issue the server's and the first operator's; raise `InvalidServerName` for a name that is none."""
+        """Issue the server's and the first operator's; raise `InvalidServerName` for an invalid name."""
         await self._issue_server(*split_names(server_names))
         await self.issue_operator()
 
     async def issue_operator(self, name: str = OPERATOR_NAME, *, as_admin: bool = True) -> None:
-        """Issue the operator's in this directory; *as_admin* or with the role that he has."""
+        """Issue the operator's in this directory; *as_admin*, or with the operator's present role."""
         operator = Identity(self.trust_domain, Role.OPERATOR, name)
         await self._issue(OPERATOR, ProfileName.OPERATOR, operator)
         if not as_admin:
@@ -98,20 +98,20 @@ class OwnCredentials:
         return True
 
     async def _is_revoked(self, certificate: x509.Certificate) -> bool:
-        """Whether *certificate* is known to be revoked or on hold: brokers do not believe who shows it."""
+        """Whether *certificate* is known to be revoked or on hold: brokers would refuse it."""
         key = certificate_key(certificate)
         try:
             stored = await self.database.read(lambda connection: certificates.find(connection, *key))
-        except Refused:  # The store cannot be read now: it is asked again soon.
+        except Refused:  # The store cannot be read now: retry soon.
             return False
         return stored is not None and (stored.revocation is not None or stored.ended_above is not None)
 
     def seconds_to_renewal(self) -> float:
         """Return how long the server's credential has until a third of its life is left; 0 if it does not fit.
 
-        It fits if the key is the certificate's, the certificate is this issuer's and has the names that it is to have,
-        and it has begun: it has not, if the clock was set back. What ends with its issuer is not renewed: the next one
-        would end no later.
+        It fits if the key matches the certificate, the certificate is this issuer's and has the required names, and it
+        is already valid, which it is not if the clock was set back. One that expires with its issuer is not renewed:
+        the next would expire no later.
         """
         current = read_certificate(self.files.certificate(SERVER))
         if not self._fits(current) or self.clock() < current.not_valid_before_utc:
@@ -169,7 +169,7 @@ class OwnCredentials:
             serials.use(connection, certificate.serial_number)
             certificates.add(connection, certificates.issued(certificate), device.id, now)
             device_keys.claim(connection, spki_fingerprint(certificate.public_key()), device.id)
-            for name in dns_names:  # No device is to be given it: it could pose as the service.
+            for name in dns_names:  # No device may be given one: it could pose as the service.
                 other = host_names.keep_from_devices(connection, name, device.id, now)
                 if other is not None:
                     log.warning("a device has this server's host name", host_name=name, device=other.name)
@@ -186,9 +186,9 @@ class OwnCredentials:
 
 
 def server_names_of(settings: Settings) -> tuple[str, ...]:
-    """Return the names that the HTTPS server's certificate is to have; raise `ConfigurationError` for one that is none.
+    """Return the configured names of the HTTPS server's certificate; raise `ConfigurationError` for an invalid one.
 
-    None: they stay as they are.
+    Empty: they stay as they are.
     """
     try:
         split_names(settings.server_names)
@@ -198,9 +198,9 @@ def server_names_of(settings: Settings) -> tuple[str, ...]:
 
 
 def check_trust_domain_kept(settings: Settings, files: AuthorityFiles) -> None:
-    """Raise `ConfigurationError` if the settings name another trust domain than the service's own certificate does.
+    """Raise `ConfigurationError` if the settings' trust domain differs from that of the service's own certificate.
 
-    Clients that are enrolled would take it for another fleet's (`provisioning.client.genuine_server`).
+    Enrolled clients would take it for another fleet's (`provisioning.client.genuine_server`).
     """
     try:
         held = identity_of(read_certificate(files.certificate(SERVER))).trust_domain
@@ -223,13 +223,13 @@ def _names_of(certificate: x509.Certificate) -> tuple[tuple[str, ...], tuple[IpA
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Put *content* in the place of the file at *path* in one step."""
+    """Replace the file at *path* by one with *content*, in one step."""
     _draft(path, content).rename(path)
 
 
 def _draft(path: Path, content: bytes) -> Path:
-    # A command and a service may write the same file: each has a draft of its own, and the last one stands.
+    # A command and a service may write the same file: each has its own draft, and the last one wins.
     draft = path.with_name(f".{path.name}.{os.getpid()}.new")
-    draft.unlink(missing_ok=True)  # Of a process of that number that did not get further.
+    draft.unlink(missing_ok=True)  # Left by an earlier process with the same number.
     write_private(draft, content)
     return draft

@@ -39,7 +39,7 @@ class RootLife:
     async def begin(self, *, another: bool = False) -> str:
         """Make a successor of the newest root, with the certificates between the two; return its name.
 
-        *another*: also where nothing has come of the newest one yet.
+        *another*: even if the newest one is not in use yet.
         """
         old = await self.life.newest_root()
         found = await self.life.every()
@@ -109,7 +109,7 @@ class RootLife:
 
 
 def _under(root: StoredAuthority, found: Sequence[StoredAuthority]) -> list[str]:
-    """Return the names of the issuing CAs that live under *root*."""
+    """Return the names of the issuing CAs in use under *root*."""
     return [
         each.name
         for each in found

@@ -1,18 +1,18 @@
-"""Do the tokens sign that hold the keys of the CAs that issue? Tried in the background, for ``/readyz`` and metrics.
+"""Checks in the background, for ``/readyz`` and metrics, that the tokens with active CAs' keys can sign.
 
 Theory
 ------
-A token is pulled out, locked, or its network away, and the service is told nothing of it: it sees that with the next
-signature. So it has each such key sign a few bytes of fixed length that are nothing
-(`provisioning.ca.signing.try_key`), every `_EVERY_SECONDS` whoever asks and however often. A key in memory
-is not tried: it signs.
+If a token is removed, locked, or its network fails, the service would notice only at the next
+signature. So it makes a trial signature with each such key, over a few meaningless bytes of fixed length
+(`provisioning.ca.signing.try_key`), every `_EVERY_SECONDS`, however often the result is requested. A key in memory
+is not tried: it always signs.
 
 Rules
 -----
-1. Nobody's request begins a trial: who reads ``/readyz`` is told what the last one has found.
-2. A token that does not answer within `_PATIENCE_SECONDS` does not sign; it is not asked again beside that. It has a
-   thread to itself, which no stop waits for.
-3. The refusal is logged by the key; here it is said once when it begins and once when it ends.
+1. No request starts a trial: ``/readyz`` reports the result of the last one.
+2. A token that does not answer within `_PATIENCE_SECONDS` counts as not signing; no second trial is started meanwhile.
+   Each trial has a thread to itself, which the service's stop does not wait for.
+3. The error is logged by the key; here the failure is logged once when it begins and once when it ends.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ log = structlog.get_logger(__name__)
 
 
 class SigningTrials:
-    """What the last trials have found. *issuers* returns those that issue now."""
+    """The results of the last trials. *issuers* returns the active ones."""
 
     def __init__(self, issuers: Callable[[], Iterable[Issuer]]) -> None:
         self._issuers = issuers
         self._under_way: dict[Issuer, asyncio.Future[bool]] = {}
         self.signs = True
-        """Until the first trial: to start, the service has opened its keys."""
+        """True before the first trial: the service has opened its keys at start."""
 
     async def run(self) -> None:
         """Try them until it is cancelled."""

@@ -1,19 +1,19 @@
-"""Which CAs relying parties are told of: all of them in the bundle, those that concern a label in its ``/cacerts``.
+"""Which CAs are published to relying parties: all in the bundle, those that concern a label in its ``/cacerts``.
 
 Theory
 ------
-A device takes what its label's ``/cacerts`` says for its trust anchors (RFC 7030 §4.1.3), and needs them for two
-things: the path of its own certificate, whose CAs are those of its group's line, and those of the service and the
-brokers, which come from the default line. Another line's CAs would only be more to trust. Who has to know everybody,
-such as a broker, asks without a label or takes the bundle (docs/decisions/0105-a-label-tells-its-own-cas.md).
+A device uses its label's ``/cacerts`` as its trust anchors (RFC 7030 §4.1.3), and needs them for two things: the path
+of its own certificate, whose CAs are those of its group's line, and the paths of the service and the brokers, from the
+default line. Other lines' CAs would only be more to trust. A party that needs all CAs, such as a broker, asks without
+a label or takes the bundle (docs/decisions/0105-a-label-tells-its-own-cas.md).
 
 Rules
 -----
-1. With an issuing CA goes every root of the same name and the certificates between them: roots that succeed one
-   another share their name, and a device may still trust the first one alone.
+1. With an issuing CA, all roots with its root's name are published, and the certificates between them: roots that
+   succeed one another share their name, and a device may still trust only the first one.
 2. The lists and mappings here are the same objects for ever; a change is seen between two awaits.
-3. Who follows the feed hears which issuing CAs there are, to compare them with the anchors that he has of his own
-   (`broker.revocation.issuing_authorities`). It is no trust: nobody adds what is said there to what he believes.
+3. Subscribers of the feed are told the issuing CAs, to compare them with their own anchors
+   (`broker.revocation.issuing_authorities`). It conveys no trust: no subscriber adds them to its anchors.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ class ToldAuthorities:
 
     def __init__(self) -> None:
         self.certificates: Final[dict[str, x509.Certificate]] = {}
-        """Of every root and issuing CA, by name, roots first."""
+        """Certificates of all roots and issuing CAs, by name, roots first."""
         self.crosses: Final[list[x509.Certificate]] = []
         """The certificates between roots."""
         self.everything: Final[list[x509.Certificate]] = []
-        """What ``/cacerts`` tells without a label: all of these."""
+        """The content of ``/cacerts`` without a label: all of these."""
         self.event = b""
-        """What the feed says of the issuing CAs, whatever their lines: as a server-sent event."""
+        """The feed's server-sent event that lists the issuing CAs of all lines."""
         self._lines: dict[str, list[x509.Certificate]] = {}
 
     def take(self, found: Sequence[StoredAuthority]) -> None:
-        """Take over the CAs as the store has them."""
+        """Update the CAs from the store."""
         trusted = sorted((each for each in found if each.state.trusted), key=lambda each: _ORDER.index(each.kind))
         self.everything[:] = [each.certificate for each in trusted]
         self.crosses[:] = [each.certificate for each in trusted if each.kind is AuthorityKind.CROSS]
@@ -60,11 +60,11 @@ class ToldAuthorities:
 
     @property
     def one_line(self) -> bool:
-        """Whether every label is told the same."""
+        """Whether every label gets the same CAs."""
         return len(self._lines) <= 1
 
     def of_line(self, line: str) -> Sequence[x509.Certificate]:
-        """Return what devices that *line* certifies are told."""
+        """Return the CAs for devices that *line* certifies."""
         return self._lines.get(line, self._lines[DEFAULT_LINE])
 
 
