@@ -120,7 +120,7 @@ class BrokerServer:
         """The state of the files before any of them was read; None: they are not watched."""
         self._credential: BrokerCredential | None = None
         self._no_token: str | None = None
-        """The token file whose absence has been logged."""
+        """The token file whose absence has been logged, and why; None: none has."""
         self._plugins: Plugins | NoPlugins = NoPlugins()
 
     async def run(self) -> None:

@@ -3,7 +3,7 @@
 Theory
 ------
 A thousand devices that lost the same broker must not come back at the same moment. Full jitter draws the pause evenly
-from nought to the exponential bound, which spreads them over the whole interval and keeps the mean at half of it.
+from zero to the exponential bound, which spreads them over the whole interval and keeps the mean at half of it.
 Pure: the attempt number and a source of randomness in, seconds out.
 """
 
@@ -35,7 +35,7 @@ class Backoff:
 
     def bound(self, attempt: int) -> float:
         """Return the longest pause before *attempt* (0, 1, 2, …)."""
-        # 2 ** 1024 is no float; a fleet that has failed for so long is at its cap anyway.
+        # 2 ** 1024 does not fit a float; a fleet that has failed for so long is at its cap anyway.
         return min(self.cap, self.base * 2.0 ** min(attempt, 64))
 
     def pause(self, attempt: int, randomness: random.Random) -> float:

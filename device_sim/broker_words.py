@@ -1,10 +1,10 @@
-"""How a user names a broker that runs already: the same words in every command that dials one.
+"""How a user names a running broker: the same options in every command that connects to one.
 
-``--broker HOST:PORT`` says in one word what ``--host`` and ``--port``, which people know from other tools, say in two.
+``--broker HOST:PORT`` combines ``--host`` and ``--port``, which people know from other tools.
 
 Rules
 -----
-1. Both at once are refused, also where they agree: one of them would be changed and the other forgotten.
+1. Both at once are refused, even if they agree: a user might later change one of them and forget the other.
 2. No import that ``--help`` does not need (`device_sim.cli`, rule 1).
 """
 
@@ -36,7 +36,7 @@ PortOption = Annotated[
 
 
 def named(broker: str | None, host: str | None, port: int | None) -> tuple[str, int] | None:
-    """Return host and port of the broker that the options name, None where none does. Raises `typer.BadParameter`."""
+    """Return host and port of the broker in the options, None if there are none. Raises `typer.BadParameter`."""
     if broker is None:
         if host is None and port is None:
             return None
@@ -52,22 +52,22 @@ def named(broker: str | None, host: str | None, port: int | None) -> tuple[str, 
 
 
 def shown(host: str, port: int) -> str:
-    """Return both in one word, as ``--broker`` takes them."""
+    """Return both in the form that ``--broker`` takes."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def address_in(text: str) -> tuple[str, int]:
-    """Return host and port of ``HOST``, ``HOST:PORT`` or ``mqtts://HOST:PORT``, which is what our broker prints.
+    """Return host and port from ``HOST``, ``HOST:PORT`` or ``mqtts://HOST:PORT``, the form that our broker prints.
 
     Raises `ValueError` with what to write.
     """
-    with contextlib.suppress(ValueError):  # Its colons are no port.
+    with contextlib.suppress(ValueError):  # Its colons do not separate a port.
         return str(ipaddress.IPv6Address(text)), PORT
     what = f"write {_WORDS}; it is spoken to by TLS"
     try:
         parts = urlsplit(text if "://" in text else f"{_SCHEME}://{text}")
         port = PORT if parts.port is None else parts.port
-    except ValueError as error:  # Its port is none.
+    except ValueError as error:  # The port is not a number.
         raise ValueError(what) from error
     rest = (parts.username, parts.path.strip("/"), parts.query, parts.fragment)
     if parts.scheme != _SCHEME or not parts.hostname or any(rest) or port == 0:

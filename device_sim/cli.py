@@ -5,9 +5,9 @@ Exit codes: 0 everything holds; 1 an error, or a check that failed; 2 wrong usag
 
 Rules
 -----
-1. A command's file has its arguments; what it does is in a module of its own, which it imports when it is called
-   (`late_imports`): all of the simulator takes a second, for which neither ``--help`` nor a shell that completes a word
-   should wait, nor one command for what another needs (`tests/unit/test_command_lines.py`).
+1. A command's file has its arguments; the work is in a module of its own, which is imported when the command is called
+   (`late_imports`). Importing the whole simulator takes a second, and neither ``--help`` nor shell completion should
+   wait for it, nor one command for what another needs (`tests/unit/test_command_lines.py`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ app = command_group()
 @app.callback()
 def about(*, version: Annotated[bool, version_option("fleet-sim")] = False) -> None:
     """Fleets of simulated devices, each with its own key and certificate."""
-    del version  # Has been answered, if it was asked.
+    del version  # Handled already, if it was given.
 
 
 app.command()(attack)
@@ -83,7 +83,7 @@ app.command()(enrol)
 app.command()(export)
 app.command("run")(run_scenario)
 app.command()(scenarios)
-app.command(context_settings={"ignore_unknown_options": True})(ctl)  # "-5%" is a share that is none, and no option.
+app.command(context_settings={"ignore_unknown_options": True})(ctl)  # "-5%" is an (invalid) share, not an option.
 app.add_typer(bench, name="bench")
 app.command()(report)
 
@@ -91,9 +91,9 @@ app.command()(report)
 def main() -> NoReturn:
     """Run the command line and exit."""
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.encoding.lower() != "utf-8":
-        # Latin 1 has no tick, and the verdict is more than its mark.
+        # Latin-1 has no tick mark, and the verdict is more than its mark.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         command_line.run(app, "fleet-sim")
-    except KeyboardInterrupt:  # While the commands are put together: no command has begun.
+    except KeyboardInterrupt:  # While the commands are being set up: none has begun.
         sys.exit(128 + signal.SIGINT)

@@ -1,4 +1,4 @@
-"""How long this process was ready to run and had no core: what a machine that others use takes from a measurement.
+"""How long this process was ready to run without a core: how much other users of the machine distort a measurement.
 
 It is the kernel's own figure for the loop's thread; see docs/decisions/0076.
 """
@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 MOST_WAITING = 0.15
-"""In which share of the time it may wait; beyond it nothing that is slow says anything of the broker beside it."""
+"""The share of time that it may wait; beyond it, slowness says nothing about the broker on the same machine."""
 
 
 def seconds_waited(process: int | None = None) -> float:
-    """Return for how many seconds the main thread of *process*, or of this one, was ready and not running.
+    """Return for how many seconds the main thread of *process*, or of this one, was ready but not running.
 
-    0 where the kernel keeps no such figure, or the process has gone.
+    0 if the kernel keeps no such figure, or the process has gone.
     """
     schedstat = Path("/proc") / ("self" if process is None else str(process)) / "schedstat"
     try:
@@ -26,7 +26,7 @@ def seconds_waited(process: int | None = None) -> float:
 
 
 class CoreWatch:
-    """How much each of several processes waits from now on: this one and *others*, by what they are called."""
+    """How much several processes wait from now on: this one and *others*, by name."""
 
     def __init__(self, own: str, others: Mapping[str, int]) -> None:
         self._processes: dict[str, int | None] = {own: None, **others}
@@ -34,7 +34,7 @@ class CoreWatch:
         self._before = {name: seconds_waited(process) for name, process in self._processes.items()}
 
     def shares(self) -> dict[str, float]:
-        """Return in which share of the time each has waited."""
+        """Return the share of time that each has waited."""
         elapsed = max(time.monotonic() - self._began, 1e-6)
         return {
             name: max(0.0, seconds_waited(process) - self._before[name]) / elapsed

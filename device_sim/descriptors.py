@@ -1,7 +1,7 @@
-"""Have as many file descriptors as a run needs, or say before it begins that it cannot be.
+"""Obtains as many file descriptors as a run needs, or reports before it begins that it cannot.
 
-How they are taken, without asking, is `provisioning.program.descriptors`; processes that are started afterwards, such
-as a broker of the run's own, inherit them.
+`provisioning.program.descriptors` raises the limit without asking; processes started afterwards, such as a broker of
+the run, inherit it.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import resource
 from provisioning.program.descriptors import take_all
 
 SPARE = 256
-"""What a process needs beside its connections, generously."""
+"""What a process needs besides its connections, with a generous margin."""
 
 
 class TooFewDescriptors(Exception):
-    """This user may not have as many as are needed; the text has the remedy."""
+    """This user may not have as many as needed; the text has the remedy."""
 
 
 def have(connections: int) -> None:
-    """Take all descriptors that this user may have, *connections* at least. Raises `TooFewDescriptors`."""
+    """Raise the limit as far as this user may; *connections* must be possible. Raises `TooFewDescriptors`."""
     needed = connections + SPARE
     take_all()
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

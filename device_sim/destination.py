@@ -1,7 +1,7 @@
-"""Where a report is to go: looked at before the run, which may take a day, and not when it is over.
+"""Where a report will be written: checked before the run, which may take a day, and not only at its end.
 
-Handles: a directory that cannot be made or written, a file whose directory is not there. What becomes of it while the
-run goes on, such as a disk that fills, is told when it is written (`write`), with the file's name.
+Handles: a directory that cannot be created or written, a file whose directory is missing. Later problems, such as a
+full disk, are reported when the report is written (`write`), with the file's name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import typer
 
 
 def expect_file(option: str, path: Path | None) -> None:
-    """Raise `typer.BadParameter`, which names *option*, if no file can be written at *path*; None: none is wanted."""
+    """Raise `typer.BadParameter`, naming *option*, if no file can be written at *path*; None: no file is wanted."""
     if path is None:
         return
     if path.is_dir():
@@ -24,7 +24,7 @@ def expect_file(option: str, path: Path | None) -> None:
 
 
 def expect_directory(option: str, path: Path | None) -> None:
-    """Make the directory *path*; raise `typer.BadParameter` if it cannot be made or written. None: none is wanted."""
+    """Create the directory *path*; raise `typer.BadParameter` if it cannot be created or written. None: not wanted."""
     if path is None:
         return
     try:
@@ -40,9 +40,9 @@ def _expect_right(option: str, path: Path, place: Path) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Write *text* to *path* in UTF-8, or nothing: half a file is none.
+    """Write *text* to *path* in UTF-8, completely or not at all.
 
-    Raises `OSError` that names the file, which that of a full disk does not.
+    Raises `OSError` naming the file, which the error of a full disk does not.
     """
     try:
         path.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a device is doing: a state machine, no I/O, no clock.
+"""What a device is doing: a state machine without I/O or clock.
 
 Theory
 ------
@@ -11,12 +11,12 @@ Theory
                             REFUSED ◄──refused───────┴─────────────────────────────┤
                             REVOKED ◄──revoked─────────────────────────────────────┘
 
-A device that is refused or revoked stays so by itself; somebody may make it try again (``retried``), as a thief would.
+A device that is refused or revoked does not try again by itself; a test may make it (``retried``), as a thief would.
 
 Rules
 -----
 1. `TRANSITIONS` is the whole machine; an event that a state does not list is a bug and raises.
-2. A sequence number is spent only on a message that was really handed to the connection (`next_sequence`).
+2. A sequence number is used up only by a message that was really handed to the connection (`next_sequence`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from device_sim.link.closure import Closure, Verdict
 
 
 class State(StrEnum):
-    """Where a device stands."""
+    """The state of a device."""
 
     UNPROVISIONED = "unprovisioned"
     ENROLLED = "enrolled"
@@ -71,7 +71,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
 
 
 class ImpossibleEvent(Exception):
-    """An event came in a state that does not know it: a bug of the simulator."""
+    """An event occurred in a state that does not allow it: a bug of the simulator."""
 
 
 @dataclass(slots=True)
@@ -89,11 +89,11 @@ class Device:
 
     @property
     def topic_prefix(self) -> str:
-        """Return the root of the topics that are the device's own."""
+        """Return the root of the device's own topics."""
         return f"fleet/{self.group}/{self.name}"
 
     def happened(self, event: Event) -> State:
-        """Enter, and return, the state that *event* leads to."""
+        """Enter, and return, the state that follows *event*."""
         try:
             self.state = TRANSITIONS[self.state][event]
         except KeyError:
@@ -108,7 +108,7 @@ class Device:
         return self.state
 
     def ended(self, closure: Closure, *, by_us: bool = False) -> State:
-        """Take note of how a connection, or an attempt at one, ended; return the new state."""
+        """Record how a connection, or an attempt at one, ended; return the new state."""
         self.closure = closure
         if by_us:
             return self.happened(Event.CLOSED)
@@ -121,14 +121,14 @@ class Device:
                 return self.happened(Event.LOST)
 
     def taken_over(self, closure: Closure) -> State:
-        """Take note that somebody else connected under its name; it will come back."""
+        """Record that another client connected under its name; it will come back."""
         self.closure = closure
         return self.happened(Event.LOST)
 
     def next_sequence(self) -> int:
-        """Return the sequence number of the next message, without spending it."""
+        """Return the sequence number of the next message, without using it up."""
         return self.sequence + 1
 
     def published(self) -> None:
-        """Spend a sequence number."""
+        """Use up a sequence number."""
         self.sequence += 1

@@ -1,7 +1,7 @@
-"""From an error to a sentence and an exit code: the one place where the command line translates.
+"""Turns an error into a sentence and an exit code: the one place where the command line does so.
 
-What a user can do something about becomes one line; a bug keeps its traceback. Which errors those are is looked up when
-there is one: their modules are most of the simulator, and a command that ends well need not have them all.
+An error that the user can fix becomes one line; a bug keeps its traceback. Which errors those are is only looked up
+when one occurs: their modules are most of the simulator, and a successful command need not import them all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from device_sim.view import View
 
 
 def _expected() -> tuple[type[Exception], ...]:
-    """Return the classes of errors that a user can do something about."""
+    """Return the classes of errors that the user can fix."""
     from device_sim.credentials.certification import UnusableAuthority
     from device_sim.credentials.fleet_directory import FleetUnusable
     from device_sim.link.link import NotConnected, SubscriptionRefused
@@ -43,7 +43,7 @@ def _expected() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def explained(view: View, hint: str = "", also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turn expected errors, and those of *also*, into words and `typer.Exit`; *hint* is told after an interruption."""
+    """Turn expected errors, and those in *also*, into words and `typer.Exit`; show *hint* after an interruption."""
     try:
         yield
     except Interrupted as error:

@@ -1,10 +1,10 @@
-"""Run one coroutine so that Ctrl-C, SIGTERM and a closed terminal end it in order.
+"""Runs one coroutine so that Ctrl-C, SIGTERM and a closed terminal end it in order.
 
 Rules
 -----
 1. The first signal cancels the main task, so every context manager cleans up; each further one cancels again, which
-   shortens the cleaning up (`processes`) and never skips it.
-2. A story that has nothing left to do but wait for the user (`Interruption.wait`) is not cancelled: it returns.
+   shortens the clean-up (`processes`) and never skips it.
+2. A story that only waits for the user (`Interruption.wait`) is not cancelled: the wait returns.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """What tells a story that the user wants it to end."""
+    """Tells a story that the user wants it to end."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None

@@ -1,7 +1,7 @@
-"""How a command of `fleet-sim` imports what it does: `provisioning.program.starting`, and rich all the same.
+"""How a command of `fleet-sim` imports what it needs: like `provisioning.program.starting`, but including rich.
 
-A command shows how far it is on a terminal and elsewhere, so rich is not to be hidden from what shows it; pygments is,
-and so what httpx would import for a command line of its own.
+A command shows its progress on a terminal and elsewhere, so rich may not be hidden from the code that shows it;
+pygments may, and so may what httpx would import for its own command line.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from provisioning.program.starting import importing
 
 @contextmanager
 def late_imports() -> Iterator[None]:
-    """Import within the context what a command needs."""
+    """Import what a command needs inside this context."""
     import rich.console  # noqa: F401 - what is imported already is not hidden
 
     with importing():

@@ -1,7 +1,7 @@
-"""Durations in a high dynamic range histogram, and what people want to know of them.
+"""Durations in a high dynamic range histogram, and the usual statistics.
 
-A histogram keeps three significant digits from a microsecond to a minute in a fixed 136 KB, however many values. What
-is asked of it looks at the few counts that are not 0: the library's own functions go through all of them, in Python.
+A histogram keeps three significant digits from a microsecond to a minute in a fixed 136 KB, however many values. The
+statistics only visit the few counts that are not 0: the library's own functions go through all of them, in Python.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CURVE = (0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 97.5, 99.0, 99.5, 99.9, 99.95,
 
 @dataclass(frozen=True, slots=True)
 class LatencySummary:
-    """Milliseconds. All of them are 0 when nothing was recorded."""
+    """Milliseconds. All are 0 if nothing was recorded."""
 
     count: int
     p50: float
@@ -42,7 +42,7 @@ class Latency:
         self.count = 0
 
     def record(self, seconds: float) -> None:
-        """Record one duration; what is outside a microsecond … a minute counts as that bound."""
+        """Record one duration; a value outside a microsecond … a minute counts as the bound."""
         self._histogram.record_value(min(max(int(seconds * 1e6), 1), _HIGHEST_US))
         self.count += 1
 
@@ -59,7 +59,7 @@ class Latency:
 
     @property
     def mean(self) -> float:
-        """The mean in milliseconds, as `get_mean_value` has it."""
+        """The mean in milliseconds, as in `get_mean_value`."""
         if not self.count:
             return 0.0
         total, histogram = 0, self._histogram
@@ -74,22 +74,22 @@ class Latency:
         return float(self._histogram.get_max_value()) / 1000 if self.count else 0.0
 
     def curve(self) -> list[tuple[float, float]]:
-        """Return the percentiles that people look at, and their milliseconds."""
+        """Return the usual percentiles, and their milliseconds."""
         if not self.count:
             return []
         return list(zip(CURVE, self._at(CURVE), strict=True))
 
     def _recorded(self) -> list[tuple[int, int]]:
-        """Return the indexes that values were recorded at, in order, each with how many."""
+        """Return the indexes with recorded values, in order, and the number at each."""
         histogram = self._histogram
-        # Each doubling of a value has as many places, but for the first: there is nothing behind the largest one's.
+        # Each doubling of a value has the same number of places, except the first: nothing follows the largest value's.
         doublings = histogram.get_max_value().bit_length() - histogram.sub_bucket_half_count_magnitude
         places = histogram.sub_bucket_half_count * max(doublings + 1, 1)
         counts = memoryview(histogram.counts).cast("B").cast("Q")[:places].tolist()
         return list(zip(compress(range(len(counts)), counts), filter(None, counts), strict=True))
 
     def _at(self, percents: Sequence[float]) -> list[float]:
-        """Return the milliseconds at *percents*, as `get_value_at_percentile` has them; something was recorded."""
+        """Return the milliseconds at *percents*, as in `get_value_at_percentile`; there must be recorded values."""
         histogram, recorded = self._histogram, self._recorded()
         up_to = list(accumulate(count for _, count in recorded))
         found = []
@@ -101,10 +101,10 @@ class Latency:
         return found
 
     def encoded(self) -> str:
-        """Return the whole histogram (microseconds) as HdrHistogram's base64, for others to merge."""
+        """Return the whole histogram (microseconds) as HdrHistogram's base64, to be merged elsewhere."""
         return str(self._histogram.encode().decode())
 
     def add(self, encoded: str) -> None:
-        """Add what another histogram has `encoded`."""
+        """Add the histogram that another one has `encoded`."""
         self._histogram.decode_and_add(encoded)
         self.count = self._histogram.get_total_count()

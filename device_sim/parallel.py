@@ -1,4 +1,4 @@
-"""Work on many things at once, but only so many: a fleet is no denial of service by accident."""
+"""Works on many things at once, up to a limit: so that a fleet is not an accidental denial of service."""
 
 from __future__ import annotations
 

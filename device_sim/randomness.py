@@ -1,8 +1,8 @@
-"""Randomness that can be repeated: each device has its own, and each purpose its own of that.
+"""Repeatable randomness: each device has its own sources, one per purpose.
 
 Rules
 -----
-1. Changing the size of the fleet, or what another device does, does not change what device 17 draws.
+1. What device 17 draws does not depend on the size of the fleet, or on other devices.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ def randomness_of(seed: int, device: str, purpose: str = "") -> random.Random:
 
 
 class Redrawn:
-    """One source for all devices, seeded anew for each draw: a source of its own is 2.5 KB a device."""
+    """One source for all devices, seeded again for each draw: separate sources would take 2.5 KB per device."""
 
     def __init__(self) -> None:
         self._source = random.Random()  # noqa: S311 - repeatable by intent
 
     def of(self, seed: int, device: str, purpose: str) -> random.Random:
-        """Return the source for one draw; it is another's after the next call."""
+        """Return the source for one draw; the next call seeds it for another."""
         self._source.seed(f"{seed}:{device}:{purpose}")
         return self._source

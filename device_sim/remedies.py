@@ -1,8 +1,8 @@
-"""What to do about a broker that nobody reaches: from how the first connection ended to the words that help.
+"""What to do about a broker that cannot be reached: from how the first connection ended to useful advice.
 
 Rules
 -----
-1. Only what a wrong option or a broker that is down explains. A refusal by the broker has words of its own.
+1. Only for what a wrong option or a stopped broker explains. A refusal by the broker has its own explanation.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _OF_ANCHORS = ("self-signed certificate", "self signed certificate", "unable to 
 
 
 class Answer(Protocol):
-    """How a connection ended: a `device_sim.link.closure.Closure`, or what an attack has seen."""
+    """How a connection ended: a `device_sim.link.closure.Closure`, or an attack's observation."""
 
     @property
     def layer(self) -> str:
-        """Where it ended, as `Layer` says it."""
+        """The layer in which it ended, as in `Layer`."""
 
     @property
     def code(self) -> str:
@@ -43,7 +43,7 @@ class Answer(Protocol):
 
 
 def remedy(answer: Answer) -> str:
-    """Return what the tester can do when *answer* was the answer to his first connection; empty: nothing we know."""
+    """Return what the tester can do if *answer* ended the first connection; empty: no advice."""
     if answer.layer == Layer.TLS and answer.code in _NO_TLS:
         return "it speaks no TLS there: name the broker's port for TLS, usually 8883"
     if answer.code == SERVER_CERTIFICATE:
@@ -52,10 +52,10 @@ def remedy(answer: Answer) -> str:
         if any(words in answer.reason for words in _OF_ANCHORS):
             return "are the trust anchors those of this broker?"
     if answer.layer == Layer.TCP and answer.code == "closed" and "Protocol error" in answer.reason:
-        return _NO_MQTT  # As paho says it.
+        return _NO_MQTT  # In paho's words.
     return _OF_CODE.get((answer.layer, answer.code), "")
 
 
 def with_remedy(text: str, answer: Answer) -> str:
-    """Return *text*, and behind it what to do about *answer*."""
+    """Return *text*, followed by what to do about *answer*."""
     return f"{text}; {found}" if (found := remedy(answer)) else text

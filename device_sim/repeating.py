@@ -1,4 +1,4 @@
-"""Something done again and again beside what else is done."""
+"""Repeats something in the background."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 @asynccontextmanager
 async def repeating(seconds: float, work: Callable[[], None]) -> AsyncIterator[None]:
-    """Do *work* every so many *seconds* while the context is open; what it raises is raised at the end."""
+    """Call *work* every *seconds* while the context is open; an exception in it is raised at the end."""
 
     async def repeat() -> None:
         while True:
@@ -23,4 +23,4 @@ async def repeating(seconds: float, work: Callable[[], None]) -> AsyncIterator[N
         task.cancel()
         await asyncio.wait([task])
         if not task.cancelled():
-            task.result()  # It can only have ended by an exception.
+            task.result()  # It can only have ended with an exception.

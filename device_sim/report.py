@@ -1,12 +1,13 @@
-"""What the demo found: facts, the checks made of them, and one verdict.
+"""The results of the demo: facts, checks on them, and one verdict.
 
 Rules
 -----
-1. A check that was never made is not passed: the report lists what was made, and an interrupted demo has no report.
-2. A failed *security* check (somebody got in, or stayed in) is told apart from other failures, also in the exit code.
-3. A check that failed because something was *late* is not held against a broker on a machine whose cores others hold:
-   where nothing else has failed, such a report is INVALID (docs/decisions/0076). What is lost, or wrong, is so anyway;
-   and who passes has passed.
+1. A check that was never made has not passed: the report lists what was made, and an interrupted demo has no report.
+2. A failed *security* check (an intruder got in, or stayed in) is distinguished from other failures, also in the exit
+   code.
+3. A check that failed because something was *late* does not count against a broker on an overloaded machine: if nothing
+   else has failed, such a report is INVALID (docs/decisions/0076). Lost or wrong data counts in any case, and a check
+   that passed has passed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SCHEMA = 1
 
 
 class ExitCode(IntEnum):
-    """What the process tells its caller."""
+    """The process's exit codes."""
 
     OK = 0
     ERROR = 1
@@ -34,33 +35,33 @@ class ExitCode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that had to hold, whether it did, and the figures behind that."""
+    """One condition, whether it held, and the figures behind that."""
 
     name: str
     passed: bool
     detail: str
     security: bool = False
     late: bool = False
-    """Whether it has failed, if it has, by what did not come in time, and by nothing that came."""
+    """Whether a failure would only be due to something missing its time, and not to something that arrived."""
 
 
 @dataclass(slots=True)
 class Report:
-    """The checks of one run, in the order in which they were made, and its facts for the JSON form."""
+    """The checks of one run, in order, and its facts for the JSON form."""
 
     seed: int
     devices: int
     checks: list[Check] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     invalid: list[str] = field(default_factory=list)
-    """Why it says nothing of the broker."""
+    """Why it says nothing about the broker."""
 
     def check(self, name: str, passed: bool, detail: str, *, security: bool = False, late: bool = False) -> None:
         """Add a check."""
         self.checks.append(Check(name, passed, detail, security, late))
 
     def judge_machine(self, waited: Mapping[str, float]) -> None:
-        """Take note in which share of the time each process has *waited* for a core."""
+        """Record the share of time that each process has *waited* for a core."""
         self.fact("waited_for_a_core", {name: round(share, 3) for name, share in waited.items()})
         failed = [check for check in self.checks if not check.passed]
         name, share = max(waited.items(), key=lambda each: each[1], default=("", 0.0))
@@ -76,7 +77,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether everything that was checked holds."""
+        """Whether all checks have passed."""
         return bool(self.checks) and all(check.passed for check in self.checks)
 
     @property
@@ -84,7 +85,7 @@ class Report:
         """The process's exit code for this report."""
         if self.passed:
             return ExitCode.OK
-        if self.invalid:  # Whatever has failed was late, and nothing else.
+        if self.invalid:  # All failures were late ones.
             return ExitCode.INVALID
         failed_security = any(check.security and not check.passed for check in self.checks)
         return ExitCode.SECURITY if failed_security else ExitCode.ERROR

@@ -1,12 +1,12 @@
-"""What may reach a terminal: the words of brokers and services, and none of their control sequences.
+"""What may reach a terminal: text from brokers and services, but none of their control sequences.
 
-A broker under test may be hostile, and a report somebody else's: an escape sequence in a reason string would set the
-tester's clipboard or draw another verdict over the true one.
+A broker under test may be hostile, and a report may come from others: an escape sequence in a reason string could set
+the tester's clipboard or draw a false verdict over the true one.
 
 Rules
 -----
-1. Text that others have chosen is made `printable` where it comes in, so that it stays within its line.
-2. Whatever is shown goes through `WordsOnly`: nobody has to know whose words they are.
+1. Text chosen by others is made `printable` where it arrives, so that it stays within its line.
+2. All output goes through `WordsOnly`: no code has to know where its text comes from.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from provisioning.program.printable import printable
 
 
 class WordsOnly(Console):
-    """A console whose colours and cursor are its own: control characters in what it shows are escaped."""
+    """A console that only uses its own colours and cursor control: control characters in the output are escaped."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yield the parts of *renderable*."""

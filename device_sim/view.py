@@ -1,10 +1,10 @@
-"""What a person sees while a command runs: a live picture on a terminal, a line every few seconds elsewhere.
+"""What a person sees while a command runs: a live display on a terminal, a line every few seconds elsewhere.
 
 Rules
 -----
 1. Progress goes to standard error, results to standard output: ``--json`` can be piped.
-2. At most four pictures a second, drawn by the loop's own thread.
-3. The story decides what is shown; this file only how.
+2. At most four updates a second, drawn by the loop's own thread.
+3. The story decides what is shown; this module only decides how.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LOG_WIDTH = 1000
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a piece of work is."""
+    """The progress of some work."""
 
     what: str
     done: int
@@ -51,7 +51,7 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """How many a second, on average, beyond those that were done when it began."""
+        """How many per second, on average, since it began."""
         return (self.done - self.counted_from) / self.seconds if self.seconds else 0.0
 
     def line(self) -> str:
@@ -133,7 +133,7 @@ def _row(figures: Mapping[str, str]) -> Table:
 
 
 class Fitting:
-    """The first of *pictures*, widest first, that the terminal has room for; else the last."""
+    """The first of *pictures*, widest first, that fits the terminal; else the last."""
 
     def __init__(self, *pictures: RenderableType) -> None:
         self._pictures = pictures
@@ -148,7 +148,7 @@ class Fitting:
 
 
 class Shown(Protocol):
-    """A state that can be watched."""
+    """A state that can be displayed."""
 
     def line(self) -> str:
         """Return the state in one line."""
@@ -158,7 +158,7 @@ class Shown(Protocol):
 
 
 class View:
-    """Where a command tells its story: the result on standard output, progress and errors on standard error."""
+    """The output of a command: the result on standard output, progress and errors on standard error."""
 
     def __init__(self) -> None:
         self._out = _console(sys.stdout)
@@ -166,13 +166,13 @@ class View:
         self._started = time.monotonic()
 
     def chapter(self, title: str) -> None:
-        """Begin a part of the story."""
+        """Begin a section of the output."""
         self._err.print(
             f"\n[bold]{escape(title)}[/bold]  [dim]{time.monotonic() - self._started:.1f} s[/dim]", highlight=False
         )
 
     def said(self, text: str) -> None:
-        """Tell one thing that has been done."""
+        """Report one completed step."""
         if self._err.is_terminal:
             self._err.print(Padding(Text(text), (0, 0, 0, 2), expand=False), highlight=False)
         else:
@@ -180,7 +180,7 @@ class View:
 
     @asynccontextmanager
     async def watching(self, state: Callable[[], Shown]) -> AsyncIterator[None]:
-        """Show *state* again and again while the context is open, and once more at its end; elsewhere what is new."""
+        """Show *state* repeatedly while the context is open, and at its end; without a terminal only changes."""
         if not self._err.is_terminal:
             told = ""
 
@@ -201,7 +201,7 @@ class View:
             live.update(state().picture(), refresh=True)
 
     def revocations(self, cuts: Sequence[Cut]) -> None:
-        """Show, for each revoked device, how soon it was closed, and what they were told."""
+        """Show, for each revoked device, how soon it was disconnected, and the reason that was given."""
         table = Table(box=None, padding=(0, 2))
         table.add_column("device")
         table.add_column("call sent to closed", justify="right")
@@ -216,14 +216,14 @@ class View:
             self.said(f"told: {told}")
 
     def findings(self, findings: Sequence[Finding]) -> None:
-        """Show how each intruder was received."""
+        """Show how each intruder was treated."""
         from device_sim.fleet.intruders import (
-            Outcome,  # Late: every command has a view, and only the demo has intruders.
+            Outcome,  # Late: every command has a view, but only the demo has intruders.
         )
 
         table = Table(box=None, padding=(0, 2))
         for heading in ("", "a device that", "was refused by", "ms"):
-            # A topic is one long word: cut off, it would not say which.
+            # A topic is one long word: if cut off, it would be ambiguous.
             table.add_column(heading, justify="right" if heading == "ms" else "left", overflow="fold")
         for finding in findings:
             mark = {Outcome.REFUSED: "[green]✓[/]", Outcome.REFUSED_OTHERWISE: "[yellow]![/]"}.get(
@@ -241,11 +241,11 @@ class View:
         self._out.print_json(data=report.as_dict())
 
     def directions(self, text: str) -> None:
-        """Tell what the user can do now."""
+        """Show what the user can do next."""
         self._err.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def result(self, text: str) -> None:
-        """Tell the outcome, on standard output."""
+        """Show the outcome, on standard output."""
         self._out.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def show(self, picture: RenderableType) -> None:
@@ -253,10 +253,10 @@ class View:
         self._out.print(picture, highlight=False)
 
     def failed(self, error: BaseException) -> None:
-        """Tell why there is no result."""
+        """Show why there is no result."""
         text = str(error)
         if isinstance(error, OSError) and error.strerror and error.filename is not None:
-            text = f"{error.filename}: {error.strerror}"  # Not "[Errno 2]": who reads it is no program.
+            text = f"{error.filename}: {error.strerror}"  # Not "[Errno 2]": the reader is a person.
         self._err.print(f"fleet-sim: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
 
     def summary(self, report: Report) -> None:

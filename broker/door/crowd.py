@@ -21,6 +21,7 @@ Rules
    clients are counted, others are not: otherwise a network with a steady stream of new ones would always come first.
 3. A client that arrived after this snapshot cannot be displaced: its descriptor is not known here.
 4. A newcomer is answered in constant time, however many networks and addresses there are (`broker.door.most`).
+5. No I/O, no clock.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ subscriptions are in `broker.engine.exchange`, which this builds on.
 Rules
 -----
 1. No I/O and no clock: transports do the I/O, the time is passed in.
-2. An existing session changes only once the newcomer is `Admitted` and either owns the session, or the session bears
-   the newcomer's own name while belonging to another identity.
+2. An existing session changes only once the newcomer is `Admitted` and either owns the session, or the session has the
+   newcomer's own name and not that of its owner.
 3. Each change that matters to an operator is one log event with a stable code, and a counter.
 """
 

@@ -454,7 +454,7 @@ class Session:
             self.journal.incoming(self.row, packet_id, known=known)
 
     def unanswered(self, now: float) -> None:
-        """Close the connection: the client's message cannot be stored, and MQTT 3.1.1 has no way to say so."""
+        """Close the connection: what the client waits for cannot be stored, and no packet could tell it so."""
         if self.connection is not None:
             self.connection.disconnect(
                 "STORE_FAILED", ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, "the store cannot be written", now

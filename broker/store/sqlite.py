@@ -36,7 +36,7 @@ _COLUMNS = "PRAGMA table_info(sessions)"
 _RETRY_SECONDS = 1.0
 _GATHER_SECONDS = 0.002
 _KEPT_LOG_BYTES = 16 * 1024 * 1024
-"""Size of the write-ahead log: large batches, or a long backup, make it grow, and by itself it never shrinks."""
+"""The write-ahead log is cut back to this size: large batches, or a long backup, make it grow, and it would stay so."""
 _PLACE_IS_UNFIT = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_PERM", "SQLITE_BUSY")
 """Prefixes of error names that do not mean that the file itself is damaged."""
 

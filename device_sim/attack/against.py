@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from device_sim.attack.target import Target
 
 Opened = Callable[[Path], "AbstractAsyncContextManager[Target]"]
-"""Makes a target ready, with a directory for its files, and ends it on leaving."""
+"""Starts a target, with a directory for its files, and stops it on leaving."""
 
 
 class Start(Protocol):
-    """Starts a target of one sort in a directory."""
+    """Starts a target of one kind in a directory."""
 
     def __call__(self, directory: Path, *, tls12: bool) -> AbstractAsyncContextManager[Target]:
         """*tls12*: let it accept TLS 1.2 too."""
 
 
 class Against(StrEnum):
-    """What to start and attack, if it is not running already."""
+    """What to start and attack, if it is not already running."""
 
     FLEETGATE = "fleetgate"
     MOSQUITTO = "mosquitto"
@@ -31,13 +31,13 @@ class Against(StrEnum):
     RABBITMQ = "rabbitmq"
 
     def opened(self, *, tls12: bool = False) -> Opened:
-        """Return what starts it."""
+        """Return the function that starts it."""
         start = self._start
         return lambda directory: start(directory, tls12=tls12)
 
     @property
     def _start(self) -> Start:
-        # Late: a process attacks one of them.
+        # Late: a process attacks only one of them.
         match self:
             case Against.FLEETGATE:
                 from device_sim.attack.fleetgate_target import fleetgate

@@ -1,7 +1,7 @@
-"""Cases 11 and 12 of `fleet-sim delivery`: topic aliases, those that a device uses and those that are used to it.
+"""Cases 11 and 12 of `fleet-sim delivery`: topic aliases, those a device uses and those the broker uses towards it.
 
 MQTT 5 §3.3.2.3.4 and §3.3.4. A wrong alias is a protocol error: the broker must close, and should say why (§4.13.1). A
-broker that says in CONNACK that it takes no alias owes none of 11; one that uses none keeps to 12.
+broker whose CONNACK allows no alias owes none of 11; one that uses none complies with 12.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TAKES = 2
 _SUFFIXES = ("telemetry", "state")
 _COMMANDS = ("open", "shut", "step")
 _WRONG = frozenset({ReasonCode.TOPIC_ALIAS_INVALID, ReasonCode.PROTOCOL_ERROR, ReasonCode.MALFORMED_PACKET})
-"""Codes by which a wrong alias may be called that: the standard's own for it, and the two for any error."""
+"""Valid codes for a wrong alias: the standard's own, and the two for any error."""
 
 chapter = Chapter()
 
@@ -33,11 +33,11 @@ def _alias(number: int) -> Properties:
     return Properties(topic_alias=number)
 
 
-# 11: those that a device uses
+# 11: aliases that a device uses
 
 
 async def _publisher(parties: Parties, **fields: Any) -> tuple[GoodClient, GoodClient, int]:
-    """Return who listens to all that a device says, that device, and how many aliases it may use."""
+    """Return a listener to everything a device says, that device, and how many aliases it may use."""
     device = await parties.device(**fields)
     most = device.told.topic_alias_maximum or 0
     if not most:
@@ -48,7 +48,7 @@ async def _publisher(parties: Parties, **fields: Any) -> tuple[GoodClient, GoodC
 
 
 async def _came(parties: Parties, listener: GoodClient, device: GoodClient, suffixes: list[str]) -> None:
-    """Return when numbered messages have come to *listener*, at the topics of *device* with these *suffixes*."""
+    """Return when numbered messages at the topics of *device* with these *suffixes* have reached *listener*."""
     await exactly(listener, _numbered(len(suffixes)), "what was published by aliases")
     topics = [each.topic for each in listener.came]
     for came, suffix in zip(topics, suffixes, strict=True):
@@ -96,7 +96,7 @@ async def _remade(parties: Parties) -> None:
 
 
 async def _refused(listener: GoodClient, device: GoodClient, bad: Publish, what: str) -> None:
-    """Send *bad*; raise `BrokenPromise` if its sender is not put out for *what* it is, or it comes to anybody."""
+    """Send *bad*; raise `BrokenPromise` if its sender is not disconnected for *what* it is, or if it is delivered."""
     answer = await device.taken(bad)
     if isinstance(answer, Pingresp):
         raise BrokenPromise(f"{what} was taken: the connection has to be closed")
@@ -138,7 +138,7 @@ _wrong("11-alias-unknown", "uses an alias that it never gave a topic: is put out
        "an alias without a topic", 1, "")  # fmt: skip
 
 
-# 12: those that are used to a device
+# 12: aliases that the broker uses towards a device
 
 
 async def _commanded(parties: Parties, device: GoodClient, rounds: int = 3) -> list[tuple[str, bytes]]:

@@ -1,4 +1,4 @@
-"""What `fleet-sim attack` does: which cases, what is written where; and the exit code."""
+"""What `fleet-sim attack` does: which cases are tried, what is written where, and the exit code."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from device_sim.view import View
 
 @dataclass(slots=True)
 class _Tried:
-    """How far it is, for a log: on a terminal each case has a line of its own."""
+    """The progress, for a log: on a terminal each case has a line of its own."""
 
     cases: int
     outcomes: list[Outcome] = field(default_factory=list)
@@ -55,7 +55,7 @@ _NO_CERTIFICATE = "2-no-certificate"
 
 
 def _say_what_is_assumed(view: View, target: Target, cases: Sequence[Case], outcomes: Sequence[Outcome]) -> None:
-    """Name the features that failed cases need, where nobody has said whether this broker has them."""
+    """Name the features that failed cases need, where it was not stated whether this broker has them."""
     if target.capabilities is not claims.EVERYTHING:
         return
     failed = {outcome.name for outcome in outcomes if outcome.verdict is Verdict.FAIL}
@@ -69,7 +69,7 @@ def _say_what_is_assumed(view: View, target: Target, cases: Sequence[Case], outc
 
 
 def _say_where_to_begin(view: View, outcomes: Sequence[Outcome]) -> None:
-    """Name the one cause that most of the failures have where nobody needs a certificate."""
+    """Name the one cause behind most failures where no certificate is required."""
     for outcome in outcomes:
         seen = outcome.seen
         if outcome.name == _NO_CERTIFICATE and seen is not None and seen.got_in and seen.code != OPEN:
@@ -95,9 +95,9 @@ def _write(kind: str, target: Target, outcomes: Sequence[Outcome], given: Given)
 def judge(
     kind: str, catalogue: Sequence[Case], given: Given, *, tls12: bool = False, failed: ExitCode = ExitCode.SECURITY
 ) -> None:
-    """Try those of *catalogue* that are *given*, or list them; tell and write the outcomes; `typer.Exit`.
+    """Try those of *catalogue* that are *given*, or list them; report and write the outcomes; raise `typer.Exit`.
 
-    *tls12* has a broker that is started speak TLS 1.2 too. *failed* is the exit code where a case has failed.
+    *tls12* makes a broker that is started speak TLS 1.2 too. *failed* is the exit code if a case failed.
     """
     opened = chosen(given, tls12=tls12)
     out = report.console(sys.stdout)
@@ -134,7 +134,7 @@ def judge(
         _say_where_to_begin(view, outcomes)
         _say_what_is_assumed(view, target, cases, outcomes)
         await asyncio.to_thread(_write, kind, target, outcomes, given)
-        # Whom we have left behind is an error of ours, and no finding.
+        # A device left behind is our own error, not a finding.
         well = ExitCode.OK if target.ended is None or not target.ended.left else ExitCode.ERROR
         return {Verdict.FAIL: failed, Verdict.INVALID: ExitCode.INVALID}.get(worst(outcomes), well)
 

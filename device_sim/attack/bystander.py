@@ -1,15 +1,15 @@
-"""A good device that is connected all the time, and does nothing: whom a bad one may not harm.
+"""A good device that stays connected and does nothing: a bad device must not harm it.
 
 Theory
 ------
-A broker that dies of a bad packet closes that connection, as it should, and all others with it. Where something starts
-it again at once, the next good device is let in, and nothing but a connection that was there before tells. So one is
-there from the first case to the last, and is looked at after each.
+A broker that crashes on a bad packet closes that connection, as it should, but also all others. If it is restarted at
+once, the next good device is admitted, and only a connection that existed before reveals the crash. So one exists from
+the first case to the last, and is checked after each.
 
 Rules
 -----
-1. Who is put out comes back, so that each case answers for itself.
-2. It sends nothing but a PINGREQ when it is looked at, or when its keep alive demands one, and has no subscription.
+1. A bystander that was disconnected reconnects, so that each case answers for itself.
+2. It sends nothing but a PINGREQ when it is checked or when its keep alive requires one, and has no subscription.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LONGEST_PAUSE = 300.0
 
 
 class Bystander:
-    """One good device, which *admitted* connects. Nobody is connected before `come`."""
+    """One good device, connected by *admitted*. Not connected before `come`."""
 
     def __init__(self, admitted: Callable[[], Awaitable[RawClient]], patience: float) -> None:
         self._admitted = admitted
@@ -43,7 +43,7 @@ class Bystander:
         self._pinging = asyncio.create_task(self._stays_alive(client), name="bystander")
 
     def leave(self) -> None:
-        """Be gone, as before a broker is stopped on purpose; the next look connects again."""
+        """Disconnect, as before a broker is stopped on purpose; the next check reconnects."""
         if self._pinging is not None:
             self._pinging.cancel()
             self._pinging = None
@@ -52,7 +52,7 @@ class Bystander:
             self._client = None
 
     async def harmed(self, during: str) -> Seen | None:
-        """Return what has befallen it since the last look, in what is called *during*; None: nothing."""
+        """Return what has happened to it since the last check, attributed to *during*; None: nothing."""
         harm = await self._since()
         if harm is not None:
             self._troubles.append(f"{during}: {harm.reason}")
@@ -79,14 +79,14 @@ class Bystander:
             return await client.answer(Pingresp, deadline=self._patience)
 
     async def _stays_alive(self, client: RawClient) -> None:
-        """Ping whenever half of the keep alive that holds has passed. How that ends is seen by who looks."""
+        """Ping after half of the keep alive in force. How that ends is noticed by the next check."""
         while client.ended is None:
             await asyncio.sleep(min(client.keep_alive / 2, _LONGEST_PAUSE))
             await self._ping(client)
 
     @property
     def told(self) -> Seen:
-        """How it was served in all that time, and what befell it in which case."""
+        """How it was served in all that time, and what happened to it in which case."""
         if self._troubles:
             return Seen(Layer.MQTT, PUT_OUT, "; ".join(self._troubles))
         return Seen(Layer.MQTT, SERVED, "", ClosedBy.NOBODY)

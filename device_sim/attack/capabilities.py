@@ -1,4 +1,4 @@
-"""What a broker claims to do, from a TOML file: so that brokers of different abilities give one comparable table.
+"""What a broker claims to support, from a TOML file, so that brokers of different abilities give one comparable table.
 
     name = "mosquitto"
     supports = ["mqtt5", "qos2", "topic_policy", "revocation"]
@@ -14,9 +14,9 @@
     crl_file = "/etc/mosquitto/crl.pem"
     reload = ["systemctl", "reload", "mosquitto"]
 
-A case that needs what is not claimed is still run where it can be, and its verdict is `skip` with the claim that is
-missing: the table shows what happened without calling a missing feature a hole. ``subscription_policy`` is to refuse a
-subscription; a broker that grants it is held to ``topic_policy`` alone when something comes on it.
+A case that needs an unclaimed feature is still run where possible, and its verdict is `skip` with the missing claim:
+the table shows what happened without calling a missing feature a vulnerability. ``subscription_policy`` means refusing
+a subscription; a broker that grants it is held to ``topic_policy`` alone if something is then delivered.
 
 Rules
 -----
@@ -73,14 +73,14 @@ class TimeLimits(_Strict):
 
 
 class CrlFile(_Strict):
-    """A CRL that the broker reads from a file, and the command that makes it read again."""
+    """A CRL that the broker reads from a file, and the command that makes it reread the file."""
 
     crl_file: Annotated[Path, BeforeValidator(named)]
     reload: tuple[str, ...] = ()
 
 
 class Capabilities(_Strict):
-    """All that is claimed of one broker."""
+    """All that is claimed for one broker."""
 
     name: str
     supports: frozenset[Feature]
@@ -93,14 +93,14 @@ class Capabilities(_Strict):
         return sorted(need.value for need in needs if need not in self.supports)
 
     def check_cases(self, known: Iterable[str]) -> None:
-        """Raise `CapabilityError` if an expectation is for none of the *known* cases."""
+        """Raise `CapabilityError` if an expectation names none of the *known* cases."""
         unknown = sorted(set(self.expected) - set(known))
         if unknown:
             raise CapabilityError(f"capabilities of {self.name}: no such case: {', '.join(unknown)}; see --list")
 
 
 EVERYTHING = Capabilities(name="broker", supports=frozenset(Feature) - {Feature.TLS12})
-"""What a broker without a capability file is held to."""
+"""The standard for a broker without a capability file."""
 
 
 def load(path: Path) -> Capabilities:

@@ -1,9 +1,9 @@
-"""A case: one way to misbehave, what should come of it, and the code that tries it.
+"""A case: one way to misbehave, the expected outcome, and the code that tries it.
 
 Rules
 -----
 1. A name is ``<number in the catalogue>-<words>``; it never changes, since capability files and CI histories hold it.
-2. What a tester cannot do is said (`Impossible`) and becomes `skip` with the reason; it is never left out.
+2. What a tester cannot do is reported (`Impossible`) as `skip` with the reason; it is never left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SECONDS = 10.0
 IN = "mqtt CONNACK 0x00"
 NOWHERE = "mqtt not-delivered"
 REVOKED = ("mqtt CONNACK 0x87", "mqtt CONNACK 0x8a", "tls certificate_revoked")
-"""Right answers of many cases: let in; not delivered to anybody; kept out, and told that it is revoked."""
+"""Right answers of many cases: admitted; not delivered to anybody; kept out, with revocation as the reason."""
 
 
 def revocation(limits: TimeLimits) -> float:
@@ -32,15 +32,15 @@ def revocation(limits: TimeLimits) -> float:
 
 
 def patience(_: TimeLimits) -> float:
-    """Return the limit of a case in which others have to be served or heard."""
+    """Return the limit of a case in which others must be served or heard."""
     return PATIENCE
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One case. *idle* ones only wait, and are tried at the same time; *last* ones leave the target changed.
+    """One case. *idle* cases only wait, and run concurrently; *last* ones leave the target changed.
 
-    *clause*: what of the standard it is judged by, where its description does not say.
+    *clause*: what part of the standard it is judged by, if its description does not say.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Case:
 
 @dataclass(slots=True)
 class Chapter:
-    """Cases that belong together, in the order in which they are written down."""
+    """Cases that belong together, in order of definition."""
 
     cases: list[Case] = field(default_factory=list)
 
@@ -96,5 +96,5 @@ class Chapter:
         last: bool = False,
         clause: str = "",
     ) -> None:
-        """Add an attempt that is one of a family."""
+        """Add an attempt that belongs to a family."""
         self.cases.append(Case(name, description, expected, attempt, frozenset(needs), limit, idle, last, clause))

@@ -19,7 +19,7 @@ from device_sim.attack.case import Case
 
 
 class NoSuchCase(Exception):
-    """The pattern picks no case."""
+    """The pattern selects no case."""
 
 
 def _order(case: Case) -> int:

@@ -1,4 +1,4 @@
-"""Cases 1 to 24: what is wrong is the certificate."""
+"""Cases 1 to 24: something is wrong with the certificate."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ async def _wrong_eku(scene: Scene) -> Seen:
     return await scene.show(scene.target.issuer.issue(scene.target.device(scene.fresh()), usages=SERVER_AUTH))
 
 
-# RFC 5280 §4.2.1.12: without the extension a certificate is for any purpose.
+# RFC 5280 §4.2.1.12: without the extension, a certificate is valid for any purpose.
 @case("12-no-eku", "its certificate names no purpose (policy)", IN, "tls unsupported_certificate")
 async def _no_eku(scene: Scene) -> Seen:
     return await scene.show(scene.target.issuer.issue(scene.target.device(scene.fresh()), usages=None))
@@ -191,8 +191,8 @@ async def _stolen_certificate(scene: Scene) -> Seen:
     return await scene.show(paper, pem)
 
 
-# The CA has signed it: to refuse it takes a list of what was issued, in which every certificate is looked up. RFC 6960
-# §2.2 calls it unknown, and that may pass (0x88).
+# The CA has signed it: refusing it takes a register of issued certificates in which each one is looked up. RFC 6960
+# §2.2 calls it unknown, which may be temporary (0x88).
 @case("21-unregistered", "genuinely certified, never enrolled", NOT_OURS, "mqtt CONNACK 0x88",
       needs=(Feature.REGISTRY,))  # fmt: skip
 async def _unregistered(scene: Scene) -> Seen:
@@ -208,7 +208,7 @@ async def _unregistered(scene: Scene) -> Seen:
             raise Impossible(f"who has enrolled is refused as well: {control.text} {control.reason}")
         started = time.monotonic()
         seen = await asking.show(scene.forged())
-        return replace(seen, seconds=time.monotonic() - started)  # Without the other broker's start.
+        return replace(seen, seconds=time.monotonic() - started)  # Without the other broker's start-up time.
 
 
 @case("21-suspended", "suspended (certificateHold)", "mqtt CONNACK 0x8a", NOT_OURS, needs=(Feature.SUSPENSION,),
@@ -249,7 +249,7 @@ async def _sha1(scene: Scene) -> Seen:
 
 
 async def _weakly(scene: Scene, paper: Paper, certificate: bytes) -> Seen:
-    """Present *certificate* with a client that has no scruples of its own."""
+    """Present *certificate* with a client that accepts anything on its own side."""
     context = scene.context(None)
     context.set_ciphers("DEFAULT:@SECLEVEL=0")
     paper.shown_as(certificate).load_into(context)
@@ -265,7 +265,7 @@ def _serial(name: str, description: str, serial: bytes, *expected: str) -> None:
     chapter.add(name, description, expected, attempt)
 
 
-# RFC 5280 §4.1.2.2: a CA must not, but whoever reads such a certificate should cope: either answer, and no crash.
+# RFC 5280 §4.1.2.2: a CA must not, but readers of such a certificate should cope: either answer, and no crash.
 _serial("24-serial-zero", "its serial number is zero", b"\0", IN, *BAD, NOT_OURS)
 _serial("24-serial-negative", "its serial number is negative", b"\x80", IN, *BAD, NOT_OURS)
 _serial("24-serial-long", "its serial number has 33 octets", b"\x01" * 33, IN, *BAD, NOT_OURS)
@@ -304,7 +304,7 @@ async def _name_constraints(scene: Scene) -> Seen:
 
 
 def _constrained(scene: Scene, domain: str) -> Paper:
-    """Return a good device, but for its CA: that may name devices of *domain* only (RFC 5280 §4.2.1.10)."""
+    """Return a good device with a CA that may only name devices of *domain* (RFC 5280 §4.2.1.10)."""
     other = scene.target.other_issuer
     if other is None:
         raise Impossible("the target's CA may certify no CA, and there is no other")

@@ -1,7 +1,7 @@
-"""Which target the options of `fleet-sim attack` and `revocation` name: one that is started, or one that runs already.
+"""Which target the options of `fleet-sim attack` and `revocation` name: one to start, or one already running.
 
-A broker that runs is attacked with its CA's key, with an operator's credential for its provisioning service, or both:
-the key signs what no service would, the operator revokes.
+A running broker is attacked with its CA's key, with an operator's credential for its provisioning service, or both: the
+key signs what no service would sign, the operator revokes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from device_sim.link.endpoint import endpoint_of
 
 
 def chosen(given: Given, *, tls12: bool) -> Opened:
-    """Return the target that the options name: a broker that runs, or one that is started. `typer.BadParameter`."""
+    """Return the target that the options name: a running broker, or one to start. Raises `typer.BadParameter`."""
     where = named(given.broker, given.host, given.port)
     if where is None:
         if given.tells_of_a_running_one:
@@ -60,7 +60,7 @@ def chosen(given: Given, *, tls12: bool) -> Opened:
 def _with_operator(given: Given, host: str, port: int, name: str) -> Opened:
     if given.provisioning is None or given.cafile is None or given.cert is None or given.key is None:
         raise typer.BadParameter("--provisioning, --cafile, --cert and --key go together: name all four")
-    # Late: the other ways need nothing of it.
+    # Late: the other ways do not need it.
     from device_sim.attack.running_fleetgate import AS_SHIPPED, Service, running_fleetgate
     from provisioning.pki.tls import CredentialFiles
 

@@ -1,6 +1,6 @@
-"""Cases 39 and 41 to 43: a genuine device, within its rights, that floods, freezes, never reads, or has a wrong clock.
+"""Cases 39 and 41 to 43: a genuine device, within its rights, floods, freezes, never reads, or has a wrong clock.
 
-What it does to others is measured on one of them that behaves.
+The harm to others is measured on a well-behaved device.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _SERVINGS = 10
 _FEED = 16 * 1024
 _SLOW_BYTES = 96 * 1024 * 1024
 _MEMORY = 40 * 1024 * 1024
-"""A broker that keeps all of that grows by more than it; one that keeps nothing, by up to 17 MB."""
+"""A broker that keeps all of that grows by more than this; one that keeps nothing, by up to 17 MB."""
 _KEEP_ALIVE = 1
 _LONGEST_KEEP_ALIVE = 20.0
 _ONE_AND_A_HALF = 1.5
 _GRACE = 1.4
-"""Of its keep alive a silent client has one and a half times [MQTT-3.1.2-22]; a little less for a clock that ticks."""
+"""A silent client has one and a half times its keep alive [MQTT-3.1.2-22]; slightly less, for a coarse clock."""
 
 chapter = Chapter()
 case = chapter.case
@@ -44,14 +44,14 @@ case = chapter.case
 async def _flood(scene: Scene) -> Seen:
     paper, innocent = await scene.device(), await scene.device()
     name = paper.name
-    await scene.stop_watching()  # What an earlier case watches with would read it all in this process, which measures.
+    await scene.stop_watching()  # An earlier case's watcher would read it all in this process, which measures.
     client, other = await scene.admitted(paper), await scene.admitted(innocent)
     packet = Publish(scene.topic(name, "flood"), bytes(100)).encode(client.version)
 
     enough = asyncio.Event()
 
     async def flood() -> Seen:
-        while True:  # Until the other has been served: who is served only afterwards is starved, at whatever speed.
+        while True:  # Until the other has been served: being served only afterwards is starvation, at any speed.
             await client.send(packet * _FLOOD + Pingreq().encode(client.version), scene.patience)
             seen = await client.answer(Pingresp, deadline=scene.patience)
             if enough.is_set() or not seen.got_in or client.ended is not None:
@@ -80,7 +80,7 @@ def _keep_alive(limits: TimeLimits) -> float:
     return limits.keep_alive
 
 
-# Nor before that time: who pings once in its keep alive would be put out by the first packet that is late.
+# Nor earlier: a client that pings once per keep alive would be disconnected by the first late packet.
 @case("41-freezes", "freezes, with a keep alive of one second", "mqtt DISCONNECT 0x8d", limit=_keep_alive, idle=True)
 async def _freezes(scene: Scene) -> Seen:
     paper = await scene.device()
@@ -102,7 +102,7 @@ async def _freezes(scene: Scene) -> Seen:
 
 
 def _in_force(client: RawClient) -> tuple[float, float]:
-    """Return which keep alive holds, and how much more time than for one of a second the broker has because of it."""
+    """Return the keep alive in force, and how much more time it gives the broker than one of a second."""
     alive = client.keep_alive
     if alive > _LONGEST_KEEP_ALIVE:
         told = "none" if math.isinf(alive) else f"one of {alive:g} s"
@@ -158,7 +158,7 @@ async def _never_reads(scene: Scene) -> Seen:
         for _ in range(_SLOW_BYTES // _FEED // 16):
             await sender.send(packet * 16, scene.patience)
             worst = max(worst, await scene.served(other))
-        await scene.served(sender)  # By now the broker has taken all of it.
+        await scene.served(sender)  # By now the broker has received all of it.
         after = scene.broker_memory()
         if not isinstance(await slow.receive(scene.patience), Publish):
             raise Impossible("not even the first message came: nothing was fed")
@@ -173,7 +173,7 @@ async def _never_reads(scene: Scene) -> Seen:
     return Seen(Layer.MQTT, "served", figures, ClosedBy.NOBODY, seconds=worst)
 
 
-# No broker is at fault: what is shown is that a device that checks dates by a wrong clock says so, and goes nowhere.
+# No broker is at fault: this shows that a device that checks dates by a wrong clock says so, and does not connect.
 @case("43-clock-ahead", "its clock is two years ahead: it must refuse the broker itself", "device server_certificate")
 async def _clock_ahead(scene: Scene) -> Seen:
     paper = await scene.device()

@@ -1,4 +1,4 @@
-"""Case 16 of `fleet-sim delivery`: what a message bears comes as it was sent, and CONNECT's two requests are kept.
+"""Case 16 of `fleet-sim delivery`: messages arrive unaltered, and both request flags of CONNECT are respected.
 
 MQTT 5 §3.3.2.3, §3.1.2.11.6 (Request Response Information), §3.1.2.11.7 (Request Problem Information).
 """
@@ -26,7 +26,7 @@ chapter = Chapter()
 
 
 def _told(parties: Parties, device: GoodClient) -> Properties:
-    # The order of user properties is neither that of their names nor of their values, and one comes twice.
+    # The user properties are sorted neither by name nor by value, and one occurs twice.
     pairs = (("z", "1"), ("a", "3"), ("z", "1"), ("a", "2"), ("größe", "ü €"))
     return Properties(
         payload_format_indicator=1,
@@ -153,7 +153,7 @@ async def _no_problem_information(parties: Parties) -> None:
     said = Publish(parties.topic(device, "telemetry"), b"said", _ONCE, packet_id=device.new_id())
     await device.send(said)
     answers.append(await device.answered(Puback, said.packet_id))
-    # What it may not subscribe to comes last: a broker may close for that, and DISCONNECT may say why.
+    # The forbidden subscription comes last: a broker may close for it, and DISCONNECT may say why.
     await device.send(Subscribe(device.new_id(), (SubscriptionRequest(others, _ONCE),)))
     refusal = await device.raw.receive(device.patience)
     if isinstance(refusal, Suback):

@@ -1,7 +1,7 @@
 """What a broker owes to good devices: wills, quotas, exactly once, expiry, retained messages, aliases, shares, order.
 
-`fleet-sim delivery` tries it, a party and a promise at a time, where a fleet's run counts many messages and does not
-look at their flags.
+`fleet-sim delivery` tests it, one party and one promise at a time, whereas a fleet's run counts many messages and does
+not look at their flags.
 """
 
 from __future__ import annotations

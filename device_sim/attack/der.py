@@ -1,7 +1,8 @@
-"""Certificates that no library agrees to make: cut open, changed in one place, signed again.
+"""Certificates that no library will make: taken apart, changed in one place, signed again.
 
 `cryptography` rightly refuses to issue a serial number of zero or a SHA-1 signature, and `ssl` to load a certificate
-with another's key. A thief has no such scruples. X.509 is DER, and DER is tag, length, value; that much is done here.
+with a foreign key. An attacker has no such scruples. X.509 is DER, and DER is tag, length, value; this module does just
+that.
 
     Certificate ::= SEQUENCE { tbsCertificate, signatureAlgorithm, signatureValue BIT STRING }
     TBSCertificate ::= SEQUENCE { [0] version, serialNumber INTEGER, signature AlgorithmIdentifier, issuer, ... }
@@ -36,7 +37,7 @@ def element(tag: int, content: bytes) -> bytes:
 
 
 def elements(data: bytes) -> list[bytes]:
-    """Return the whole DER elements that *data* is made of."""
+    """Return the complete DER elements of *data*."""
     found, position = [], 0
     while position < len(data):
         end = position + _header(data, position) + _length(data, position)
@@ -46,7 +47,7 @@ def elements(data: bytes) -> list[bytes]:
 
 
 def content(data: bytes) -> bytes:
-    """Return what is in the one DER element *data*."""
+    """Return the content of the single DER element *data*."""
     return data[_header(data, 0) :]
 
 
@@ -59,7 +60,7 @@ def with_serial(certificate: x509.Certificate, serial: bytes, key: PrivateKey) -
 
 
 def with_sha1(certificate: x509.Certificate, key: PrivateKey) -> bytes:
-    """Return *certificate* signed again by *key*, over SHA-1."""
+    """Return *certificate* signed again by *key* with SHA-1."""
     tbs, _, _ = elements(content(certificate.public_bytes(Encoding.DER)))
     algorithm = _ECDSA_WITH_SHA1 if isinstance(key, ec.EllipticCurvePrivateKey) else _RSA_WITH_SHA1
     parts = elements(content(tbs))
@@ -68,7 +69,7 @@ def with_sha1(certificate: x509.Certificate, key: PrivateKey) -> bytes:
 
 
 def request_over_sha1(request: x509.CertificateSigningRequest, key: PrivateKey) -> bytes:
-    """Return *request* signed again by *key*, over SHA-1."""
+    """Return *request* signed again by *key* with SHA-1."""
     info, _, _ = elements(content(request.public_bytes(Encoding.DER)))
     algorithm = _ECDSA_WITH_SHA1 if isinstance(key, ec.EllipticCurvePrivateKey) else _RSA_WITH_SHA1
     return _signed(info, algorithm, key, hashes.SHA1())  # noqa: S303 - the attack
@@ -82,7 +83,7 @@ def with_broken_signature(certificate: x509.Certificate) -> bytes:
 
 
 def with_other_name(certificate: x509.Certificate, name: str, other: str) -> bytes:
-    """Return *certificate* with *other*, of the same length, wherever *name* stood: signed when it named *name*."""
+    """Return *certificate* with *name* replaced by *other*, of the same length; the signature still covers *name*."""
     if len(name) != len(other):
         raise ValueError("names of different lengths would need other lengths around them")
     return certificate.public_bytes(Encoding.DER).replace(name.encode(), other.encode())
@@ -91,8 +92,8 @@ def with_other_name(certificate: x509.Certificate, name: str, other: str) -> byt
 def key_pretending_to_be(certificate: x509.Certificate) -> bytes:
     """Return a new private key (PEM) that claims the public key of *certificate*.
 
-    RFC 5915 lets a private key carry its public key, and OpenSSL believes it: the pair passes the check that the two
-    belong together, and what is signed with it is signed by somebody else.
+    RFC 5915 lets a private key include its public key, and OpenSSL trusts that: the pair passes the consistency check,
+    but signatures are made with a different key.
     """
     thief = generate_key()
     der = thief.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption())

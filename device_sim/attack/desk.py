@@ -1,11 +1,11 @@
-"""The enrolment service beside a broker: how cases enrol and revoke there, and how all that they enrolled is ended.
+"""The enrolment service beside a broker: how cases enrol and revoke there, and how everything enrolled is cleaned up.
 
 Rules
 -----
-1. A name is noted before the service is asked to enrol it: an interruption leaves nobody there of whom we do not know.
-2. What is ended are the noted names, and nobody else: a name comes from `device_sim.attack.scene.Scene.fresh`.
-3. Ended is revoked: that takes every certificate of the name, and its unused tokens. Who was never enrolled has none to
-   revoke, and a token that ends by itself.
+1. A name is noted before the service is asked to enrol it: an interruption leaves no unknown device behind.
+2. Only the noted names are ended: a name comes from `device_sim.attack.scene.Scene.fresh`.
+3. To end is to revoke: this covers every certificate of the name, and its unused tokens. A name that was never enrolled
+   has nothing to revoke, and its token expires by itself.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from provisioning.pki.revocation import RevocationReason
 _AT_ONCE = 8
 _NOT_FOUND = 404
 _TOLD = 5
-# A case is over in a minute, and a token that it has not used is nobody's.
+# A case takes less than a minute; a token unused after that is unclaimed.
 _TOKEN_SECONDS = 600
 _LIFE_SECONDS = 7200
-"""For how long a certificate lives that a token of this attack buys: an attack is over in minutes, on a machine that
-others hold in an hour, and a CRL need not bear what has expired (RFC 5280 §3.3)."""
+"""Lifetime of a certificate from one of this attack's tokens: an attack takes minutes, or an hour on a machine that
+others hold, and a CRL need not list what has expired (RFC 5280 §3.3)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What became of those whom the cases enrolled: how many are *revoked*, whose names are *left* and why.
+    """What became of those that the cases enrolled: how many are *revoked*, which names are *left* and why.
 
-    At *expired* all their certificates have expired, those who are left too.
+    At *expired* all their certificates have expired, including those that are left.
     """
 
     revoked: int
@@ -48,7 +48,7 @@ class Ended:
 
     @property
     def text(self) -> str:
-        """Both in one line."""
+        """Return both in one line."""
         told = f"{self.revoked} devices and services of this attack are revoked"
         if self.expired is not None:
             told += f", and off the CRL when they have expired, by {self.expired:%Y-%m-%d %H:%M} UTC"
@@ -77,7 +77,7 @@ class EnrolmentDesk:
         self._noted: dict[str, None] = {}
 
     def note(self, name: str) -> None:
-        """Take note that the service is asked to enrol *name* (rule 1)."""
+        """Record that the service is asked to enrol *name* (rule 1)."""
         self._noted[name] = None
 
     async def token(self, name: str, group: str | None, role: Role = Role.DEVICE) -> str:
@@ -89,9 +89,9 @@ class EnrolmentDesk:
         return token.token
 
     async def end(self) -> Ended:
-        """Revoke everybody who was enrolled here, and return what became of it; a refusal or an outage is in that.
+        """Revoke every name enrolled here, and return the outcome, which includes refusals and outages.
 
-        When it is cancelled, what is left is noted still: `left` says so.
+        If cancelled, what is left stays noted: `left` names it.
         """
         revoked, why = 0, ""
 
@@ -101,7 +101,7 @@ class EnrolmentDesk:
                 await self.operator.revoke(device=name, reason=RevocationReason.CESSATION_OF_OPERATION)
                 revoked += 1
             except RequestRefused as error:
-                if error.status != _NOT_FOUND:  # Asked for, and refused: there is nothing to revoke.
+                if error.status != _NOT_FOUND:  # Requested but refused: there is nothing to revoke.
                     raise
             del self._noted[name]
 
@@ -113,7 +113,7 @@ class EnrolmentDesk:
 
     @property
     def left(self) -> tuple[str, ...]:
-        """Who has been asked for and is not revoked yet."""
+        """The names requested and not yet revoked."""
         return tuple(self._noted)
 
 

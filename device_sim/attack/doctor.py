@@ -1,9 +1,9 @@
-"""`fleet-sim doctor`: what on this machine would stop a fleet of the wished size, and the exact remedy for each.
+"""`fleet-sim doctor`: what on this machine would prevent a fleet of the requested size, with the remedy for each.
 
 Theory
 ------
-A load test fails in the same few ways everywhere: too few descriptors, too few ports from one address, too few cores,
-a clock that certificates do not agree with, a program that is not there. All can be known before.
+A load test fails in the same few ways everywhere: too few descriptors, too few ports from one address, too few cores, a
+clock that disagrees with the certificates, a missing program. All of these can be checked beforehand.
 
 Rules
 -----
@@ -34,7 +34,7 @@ _BACKLOG = Path("/proc/sys/net/core/somaxconn")
 _KILOBYTES_A_DEVICE = 60
 _CORES = 2
 _LISTEN_BACKLOG = 1024
-# Any clock before this source was written is wrong, and finds every certificate not yet valid.
+# A clock before the date of this source is wrong, and finds every certificate not yet valid.
 _WRITTEN = datetime(2026, 11, 1, tzinfo=UTC)
 _SEARCH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/local/sbin"
 _SERVERS = {
@@ -47,7 +47,7 @@ _SERVERS = {
 
 
 class State(StrEnum):
-    """What is made of one finding."""
+    """The assessment of one finding."""
 
     OK = "ok"
     ADVICE = "advice"
@@ -56,7 +56,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. *remedy* is empty when it is well."""
+    """One thing that was checked. *remedy* is empty if all is well."""
 
     what: str
     state: State
@@ -66,7 +66,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What was read of this machine. None: this system does not say."""
+    """What was read from this machine. None: this system does not tell."""
 
     descriptors: int
     descriptors_allowed: int

@@ -1,4 +1,4 @@
-"""Cases 44 and 45: the enrolment service is lied to, and the broker is left without news of revocations."""
+"""Cases 44 and 45: the enrolment service receives false requests, and the broker gets no news of revocations."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def _enrols(
     scene: Scene, csr: x509.CertificateSigningRequest, user: str, token: str, label: str | None = None
 ) -> Seen:
     desk = _desk(scene)
-    desk.note(user)  # Whom a service should refuse, it may let in.
+    desk.note(user)  # The service may accept a device that it should refuse.
     async with EstClient(desk.url, desk.anchors, trust_domain=desk.operator.trust_domain) as est:
         return await _tried(lambda: est.enrol(csr, user=user, token=token, label=label))
 
@@ -206,7 +206,7 @@ async def _renewed(desk: EnrolmentDesk, pem: CredentialPem, csr: x509.Certificat
 
 
 async def _posts(scene: Scene, request: bytes, user: str, token: str) -> Seen:
-    """Send *request* as it is: the client would not."""
+    """Send *request* unchanged: the client would refuse to."""
     desk = _desk(scene)
     async with httpx.AsyncClient(verify=client_context(desk.anchors, allow_tls12=True)) as client:
         answer = await client.post(
@@ -236,7 +236,7 @@ async def _stale_revocations(scene: Scene) -> Seen:
         until = time.monotonic() + _GRACE_PATIENCE
         seen = await scene.show(paper)
         while seen.got_in and time.monotonic() < until:
-            await asyncio.sleep(_STALE)  # Within the grace it is let in.
+            await asyncio.sleep(_STALE)  # Within the grace period it is admitted.
             seen = await scene.show(paper)
         return seen
     finally:

@@ -1,8 +1,8 @@
-"""Cases 7 and 8 of `fleet-sim delivery`: a connection breaks in the middle of an exchange, and the session goes on.
+"""Cases 7 and 8 of `fleet-sim delivery`: a connection breaks in the middle of an exchange, and the session resumes.
 
-MQTT 5 §4.3, §4.4, §4.6; 3.1.1 alike. What a device sends again, as it must, is delivered once; what the broker has to
-send again comes under the same packet identifier, from where the exchange stood. At QoS 2 it is not doubled, and at no
-QoS is it lost.
+MQTT 5 §4.3, §4.4, §4.6; 3.1.1 alike. What a device resends, as it must, is delivered once; what the broker must resend
+has the same packet identifier and continues the exchange where it stood. QoS 2 messages are not duplicated, and neither
+QoS 1 nor QoS 2 messages are lost.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _QOS2 = (Feature.QOS2,)
 chapter = Chapter()
 
 
-# 7: what a device publishes
+# 7: messages that a device publishes
 
 
 async def _publisher(parties: Parties) -> tuple[GoodClient, GoodClient, Publish]:
-    """Return who listens, a device whose session is kept, and a message of QoS 2 that it will publish."""
+    """Return a listener, a device with a kept session, and a QoS 2 message that it will publish."""
     device = await parties.device(keeps=True)
     listener = await parties.service()
     topic = parties.topic(device, "telemetry")
@@ -82,7 +82,7 @@ async def _release_again(parties: Parties) -> None:
     await device.send(Pubrel(_ID))
     device.raw.close()
     device = await parties.returned(device)
-    # Where the first PUBREL had arrived the exchange was over: then 0x92 is right (MQTT 5 §3.7.2.1).
+    # If the first PUBREL had arrived, the exchange was over: then 0x92 is right (MQTT 5 §3.7.2.1).
     await _completed(device, ReasonCode.SUCCESS, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND)
     await exactly(listener, [b"once"], "its message")
 
@@ -103,11 +103,11 @@ def _again(message: Publish) -> Publish:
     return Publish(message.topic, message.payload, message.qos, dup=True, packet_id=message.packet_id)
 
 
-# 8: what comes to a device
+# 8: messages that a device receives
 
 
 async def _commanded(parties: Parties, qos: QoS, answers: frozenset[type]) -> tuple[GoodClient, Publish]:
-    """Return a device that has got a command of *qos* and answers with nothing but *answers*, and that command."""
+    """Return a device that has received a command of *qos* and sends only *answers*, and that command."""
     device = await parties.device(keeps=True, answers=answers)
     await device.subscribe(parties.topic(device, "cmd/#"), qos)
     sender = await parties.service("sender")
@@ -131,7 +131,7 @@ async def _sent_again(parties: Parties, qos: QoS) -> None:
 
 
 async def _nothing_left(parties: Parties, device: GoodClient) -> None:
-    """Let *device* come back once more; raise `BrokenPromise` if something comes that it has had."""
+    """Let *device* reconnect once more; raise `BrokenPromise` if something arrives that it already had."""
     device.raw.close()
     device = await parties.returned(device)
     await device.settled()

@@ -1,7 +1,7 @@
-"""Case 9 of `fleet-sim delivery`: a message that has expired is not delivered, and one that waited says how long.
+"""Case 9 of `fleet-sim delivery`: an expired message is not delivered, and one that waited has its interval reduced.
 
-MQTT 5 §3.3.2.3.3: [MQTT-3.3.2-5], [MQTT-3.3.2-6]. What is on its way to who does not read may come late: that is
-§3.3.2.3.3's business and not judged.
+MQTT 5 §3.3.2.3.3: [MQTT-3.3.2-5], [MQTT-3.3.2-6]. A message in transit to a client that does not read may come late:
+that is for §3.3.2.3.3 to settle and not judged.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from device_sim.attack.target import BrokenPromise
 _SHORT = 1
 _LONG = 100
 _WAIT = 2.3
-"""Longer than the short life, and by two whole seconds and a bit, however a broker rounds."""
+"""Longer than the short lifetime by a little over two seconds, however a broker rounds."""
 _AT_LEAST = 2
 _PATIENT = 60
-"""Seconds that a run may take beyond that on a slow machine; a broker that does not count at all shows all of them."""
+"""Extra seconds that a run may take on a slow machine; a broker that does not count down shows all of them."""
 _V5 = (Feature.MQTT5,)
 
 chapter = Chapter()
@@ -40,7 +40,7 @@ def _counted_down(came: Publish) -> None:
 
 
 async def _away(parties: Parties) -> tuple[GoodClient, GoodClient]:
-    """Return a device that has left its session behind, subscribed to its commands, and who sends them."""
+    """Return a device that has left a session subscribed to its commands, and a sender of commands."""
     device = await parties.device(keeps=True)
     await device.subscribe(parties.topic(device, "cmd/#"), QoS.AT_LEAST_ONCE)
     await device.say_goodbye()

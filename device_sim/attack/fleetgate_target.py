@@ -1,8 +1,8 @@
-"""Our own broker and enrolment service as a target: processes of our own, with small limits so that a run is quick.
+"""Our own broker and enrolment service as a target: own processes, with small limits so that a run is quick.
 
-The settings are what any operator could write: a TOML file for each. The broker reaches the service through a proxy, so
-that the feed of revocations can be cut while the operators' API goes on. Whether a certificate was ever issued is what
-a second broker asks, of the service's OCSP responder: the first one believes what the CA has signed.
+Any operator could write these settings: a TOML file for each program. The broker reaches the service through a proxy,
+so that the revocation feed can be cut while the operators' API continues. A second broker asks the service's OCSP
+responder whether a certificate was ever issued; the first one trusts the CA's signature.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ CAPABILITIES = Capabilities(
         Feature.SUBSCRIPTION_POLICY, Feature.REVOCATION, Feature.CERTIFICATE_REVOCATION, Feature.SUSPENSION,
         Feature.FLAPPING_ALERT, Feature.REGISTRY,
     }),
-    # Of strangers two seconds for the deadline, one for the broker's sweep of deadlines, and twelve for a machine that
-    # others use: the end is waited for, so they cost nothing where it comes.
+    # For strangers: two seconds for the deadline, one for the broker's deadline sweep, and twelve for a machine shared
+    # with others: the end is waited for, so they cost nothing if it comes earlier.
     limits=TimeLimits(handshake=15.0, connect=15.0, keep_alive=8.0),
-    # What the catalogue leaves to policy, and this product has decided.
+    # What the catalogue leaves to policy, as this product has decided it.
     expected={
         "12-no-eku": ("mqtt CONNACK 0x00",),
         "21-unregistered": ("mqtt CONNACK 0x88",),
@@ -67,7 +67,7 @@ CAPABILITIES = Capabilities(
 
 @asynccontextmanager
 async def fleetgate(directory: Path, *, tls12: bool = False) -> AsyncIterator[Target]:
-    """Start service and broker in *directory* and yield them; stop both on leaving."""
+    """Start service and broker in *directory* and yield the target; stop both on leaving."""
     ca, logs, passphrase = directory / "provisioning", directory / "logs", directory / "passphrase"
     logs.mkdir()
     secret = secrets.token_urlsafe(24).encode()
@@ -136,7 +136,7 @@ async def fleetgate(directory: Path, *, tls12: bool = False) -> AsyncIterator[Ta
 
 
 class _Broker:
-    """A broker's process, which can be stopped and started again on the same port."""
+    """A broker's process, which can be restarted on the same port."""
 
     def __init__(
         self, directory: Path, name: str, config: str, anchors: Path, service_url: str, operator: OperatorClient
@@ -153,7 +153,7 @@ class _Broker:
         self._stack = AsyncExitStack()
 
     async def start(self) -> tuple[Endpoint, int]:
-        """Start it and return where it listens and its process; the first time it enrols its own certificate."""
+        """Start it and return its endpoint and process id; the first time it enrols its own certificate."""
         arguments = [
             "broker", "run", "--config", str(self._config), "--provisioning", self._service_url,
             "--cafile", str(self._anchors), "--state-dir", str(self._state), "--name", self._name,

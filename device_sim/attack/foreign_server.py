@@ -1,4 +1,4 @@
-"""What every broker that is not ours is given before it is attacked: two CAs, their CRLs, a certificate of its own."""
+"""What every foreign broker is given before it is attacked: two CAs, their CRLs, a certificate of its own."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Papers:
         *,
         tls12: bool,
     ) -> Target:
-        """Return what is attacked: a server that has these papers, on *port*; with *tls12* it takes TLS 1.2 too."""
+        """Return the target: a server with these papers, on *port*; with *tls12* it accepts TLS 1.2 too."""
         if tls12:
             capabilities = capabilities.model_copy(update={"supports": capabilities.supports | {Feature.TLS12}})
         return Target(
@@ -61,5 +61,5 @@ class Papers:
 
 
 def expected_names(*stems: str) -> list[str]:
-    """Return the names that the cases give to parties of *stems*, for a broker that must know them beforehand."""
+    """Return the names that the cases give to parties of *stems*, for a broker that must know them in advance."""
     return [f"{stem}-{number:03d}" for stem in stems for number in range(1, _MOST)]

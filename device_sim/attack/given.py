@@ -1,4 +1,4 @@
-"""What is given to `fleet-sim attack`, `revocation` and `delivery`: which broker, which cases, where the outcomes go.
+"""The options of `fleet-sim attack`, `revocation` and `delivery`: which broker, which cases, where outcomes go.
 
 No import that ``--help`` does not need (`device_sim.cli`, rule 1).
 """
@@ -17,7 +17,7 @@ from device_sim.broker_words import BrokerOption, HostOption, PortOption
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """The options; each field is named after one."""
+    """The options; each field is named after its option."""
 
     against: Annotated[
         Against | None,
@@ -66,6 +66,6 @@ class Given:
 
     @property
     def tells_of_a_running_one(self) -> bool:
-        """Whether something is said that only a broker needs that runs already."""
+        """Whether an option is given that only concerns an already running broker."""
         paths = (self.cafile, self.ca_cert, self.ca_key, self.cert, self.key, self.capabilities)
         return any((self.server_name, self.provisioning, *paths))

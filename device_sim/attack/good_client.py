@@ -1,23 +1,24 @@
-"""Good parties of a case of `fleet-sim delivery`: they keep every packet that came, and answer only what they are told.
+"""Good parties of a `fleet-sim delivery` case: they record every packet, and acknowledge only as they are told.
 
 Theory
 ------
-What a broker owes is in the details that a client library swallows: which flags a message bore, under which packet
-identifier it came again, how many were on the wire at once. So a party is a `RawClient` that remembers each PUBLISH as
-it was, and whose acknowledgements a case can hold back.
+A broker's obligations are in the details that a client library hides: which flags a message had, under which packet
+identifier it came again, how many were in flight at once. So a party is a `RawClient` that records each PUBLISH
+unchanged, and whose acknowledgements a case can hold back.
 
-That nothing (more) comes is seen as by `device_sim.attack.scene.Scene.retains`: behind a PINGRESP, and a moment later.
+Absence of (further) messages is checked as in `device_sim.attack.scene.Scene.retains`: behind a PINGRESP, and a moment
+later.
 
 Rules
 -----
-1. `GoodClient.unfinished` counts by our own packets: the broker knows of our acknowledgements later than we, so what it
-   has under way by our count it has by its own. Who acknowledges as it reads sees one at a time, whatever the broker
-   has sent at once: a case that counts holds its acknowledgements back.
-2. What a party must get is waited for as long as an innocent device is (`PATIENCE`); what never comes is
-   `BrokenPromise` with *never*: a starved machine excuses it, and nothing else does.
-3. All connections of a case are closed when it ends, and what it retained is cleared.
-4. A topic alias that the party has not allowed, or has not been told the topic of on this connection, is a broken
-   promise in every case (`device_sim.attack.told_aliases`). What is remembered bears the whole topic.
+1. `GoodClient.unfinished` counts by our own packets: the broker learns of our acknowledgements later than we send them,
+   so whatever is in flight by our count is in flight by its count too. A party that acknowledges while reading sees one
+   at a time, however many the broker sent at once: a case that counts holds its acknowledgements back.
+2. What a party must get is waited for as long as an innocent device waits (`PATIENCE`); what never comes is
+   `BrokenPromise` with *never*, which only a starved machine excuses.
+3. All connections of a case are closed when it ends, and what it had retained is cleared.
+4. A topic alias that the party has not allowed, or that was not introduced on this connection, is a broken promise in
+   every case (`device_sim.attack.told_aliases`). What is recorded has the full topic.
 
 Handles: MQTT 5 and 3.1.1, all QoS, topic aliases. Does not handle: keep alive (`device_sim.attack.stay_cases`).
 """
@@ -61,11 +62,11 @@ NOTHING: frozenset[type[Packet]] = frozenset()
 _Answer = TypeVar("_Answer", bound=Packet)
 _KEEP_ALIVE = 600
 SESSION_SECONDS = 120
-"""For which a session is kept, where a case does not say."""
+"""How long a session is kept, unless a case says otherwise."""
 
 
 class GoodClient:
-    """One connection of a good party. Made by `Parties`."""
+    """One connection of a good party. Created by `Parties`."""
 
     def __init__(self, raw: RawClient, paper: Paper, patience: float, most_aliases: int = 0) -> None:
         self.raw = raw
@@ -75,11 +76,11 @@ class GoodClient:
         self.released: list[int] = []
         """The packet identifiers of each PUBREL, in order."""
         self.answers = EVERYTHING
-        """Which acknowledgements are sent unasked."""
+        """Which acknowledgements are sent automatically."""
         self.last_came = 0.0
         """When the last PUBLISH came, `time.monotonic`."""
         self.patience = patience
-        """For how many seconds what must come is waited for."""
+        """How many seconds to wait for what must come."""
         self._unfinished: set[int] = set()
         self._next_id = 0
 
@@ -90,12 +91,12 @@ class GoodClient:
 
     @property
     def unfinished(self) -> int:
-        """How many messages of QoS 1 and 2 have come to it whose exchange is not over (rule 1)."""
+        """How many incoming QoS 1 and 2 messages have an unfinished exchange (rule 1)."""
         return len(self._unfinished)
 
     @property
     def session_present(self) -> bool:
-        """What CONNACK said."""
+        """The Session Present flag of CONNACK."""
         return self.raw.connack is not None and self.raw.connack.session_present
 
     @property
@@ -105,7 +106,7 @@ class GoodClient:
 
     @property
     def payloads(self) -> list[bytes]:
-        """What came, in order."""
+        """The received payloads, in order."""
         return [each.payload for each in self.came]
 
     async def send(self, packet: Packet) -> None:
@@ -113,15 +114,15 @@ class GoodClient:
         await self.raw.send(packet.encode(self.raw.version))
 
     async def answer(self, packet: Puback | Pubrec | Pubcomp) -> None:
-        """Acknowledge by *packet*."""
+        """Acknowledge with *packet*."""
         if not isinstance(packet, Pubrec):
             self._unfinished.discard(packet.packet_id)
         await self.send(packet)
 
     async def take(self, within: float) -> Packet | None:
-        """Return the next packet, which is remembered, and acknowledged unless that is held back; None: none came.
+        """Return the next packet, which is recorded, and acknowledged unless held back; None: none came.
 
-        Raises `BrokenPromise` at the end of the connection.
+        Raises `BrokenPromise` if the connection ends.
         """
         packet = await self.raw.receive(within)
         if isinstance(packet, (Seen, Disconnect)):
@@ -148,14 +149,14 @@ class GoodClient:
             await self.answer(kind(packet.packet_id))
 
     async def until(self, condition: Callable[[], bool], what: str, within: float | None = None) -> None:
-        """Take packets until *condition* holds; raise `BrokenPromise` *what* if that is not so in time."""
+        """Take packets until *condition* holds; raise `BrokenPromise` *what* if it does not in time."""
         until = time.monotonic() + (self.patience if within is None else within)
         while not condition():
             if await self.take(max(0.0, until - time.monotonic())) is None:
                 raise BrokenPromise(what, never=True)
 
     async def answered(self, kind: type[_Answer], packet_id: int | None = None) -> _Answer:
-        """Return the next packet of *kind*, about *packet_id* if that is given; raise `BrokenPromise` if none comes."""
+        """Return the next packet of *kind*, about *packet_id* if given; raise `BrokenPromise` if none comes."""
         until = time.monotonic() + self.patience
         while True:
             packet = await self.take(max(0.0, until - time.monotonic()))
@@ -165,17 +166,17 @@ class GoodClient:
                 return packet
 
     async def pinged(self) -> None:
-        """Return when a PINGREQ is answered: what the broker had written before has come."""
+        """Return when a PINGREQ is answered: everything the broker wrote before has then arrived."""
         await self.send(Pingreq())
         await self.answered(Pingresp)
 
     async def taken(self, packet: Packet) -> Pingresp | Disconnect | Seen:
-        """Send *packet*, which it must not, and return what comes of it: PINGRESP where its sender may go on.
+        """Send the forbidden *packet*, and return the outcome: PINGRESP if its sender may continue.
 
-        Raises `BrokenPromise` if the broker neither goes on nor closes.
+        Raises `BrokenPromise` if the broker neither continues nor closes.
         """
         await self.send(packet)
-        await self.send(Pingreq())  # Packets are handled in their order: who has closed answers it no more.
+        await self.send(Pingreq())  # Packets are handled in order: a broker that has closed does not answer it.
         while True:
             answer = await self.raw.receive(self.patience)
             if isinstance(answer, Seen) and answer.got_in:
@@ -184,7 +185,7 @@ class GoodClient:
                 return answer
 
     async def settled(self) -> None:
-        """Return when all that the broker has for it has come: behind a PINGRESP, and a moment later."""
+        """Return when all that the broker has for it has arrived: behind a PINGRESP, and a moment later."""
         await self.pinged()
         until = time.monotonic() + SOON
         while await self.take(max(0.0, until - time.monotonic())) is not None:
@@ -200,7 +201,7 @@ class GoodClient:
         no_local: bool = False,
         identifier: int | None = None,
     ) -> QoS:
-        """Subscribe and return the QoS granted; raise `Impossible` if it is not."""
+        """Subscribe and return the QoS granted; raise `Impossible` if refused."""
         request = SubscriptionRequest(topic_filter, qos, no_local, as_published, handling)
         identifiers = Properties(subscription_identifiers=() if identifier is None else (identifier,))
         packet_id = self.new_id()
@@ -212,7 +213,7 @@ class GoodClient:
         return QoS(int(code))
 
     async def unsubscribe(self, topic_filter: str) -> None:
-        """Unsubscribe; raise `BrokenPromise` if the answer is that it had not subscribed."""
+        """Unsubscribe; raise `BrokenPromise` if the answer says that it was not subscribed."""
         packet_id = self.new_id()
         await self.send(Unsubscribe(packet_id, (topic_filter,)))
         answer = await self.answered(Unsuback, packet_id)
@@ -228,7 +229,7 @@ class GoodClient:
         retain: bool = False,
         properties: Properties = NO_PROPERTIES,
     ) -> None:
-        """Publish, and return when that is acknowledged, to the end; raise `Impossible` if it is refused."""
+        """Publish, and return when the acknowledgement is complete; raise `Impossible` if it is refused."""
         packet_id = self.new_id() if qos else None
         await self.send(Publish(topic, payload, qos, retain, packet_id=packet_id, properties=properties))
         if packet_id is None:
@@ -244,17 +245,17 @@ class GoodClient:
     async def say_goodbye(
         self, reason: ReasonCode = ReasonCode.NORMAL_DISCONNECTION, properties: Properties = NO_PROPERTIES
     ) -> None:
-        """Send DISCONNECT with *reason*, let the broker close for a moment, and close."""
+        """Send DISCONNECT with *reason*, give the broker a moment to close, and close."""
         await self.send(Disconnect(reason, properties))
         await self.raw.end(SOON)
         self.raw.close()
 
     def cut(self) -> None:
-        """End the connection as a network does, by a reset."""
+        """End the connection by a reset, as a network does."""
         self.raw.abort()
 
     def new_id(self) -> int:
-        """Return a packet identifier that it has not used on this connection."""
+        """Return a packet identifier not yet used on this connection."""
         self._next_id += 1
         return self._next_id
 
@@ -263,7 +264,7 @@ class Parties:
     """The parties of one case. An async context manager."""
 
     def __init__(self, scene: Scene, version: ProtocolVersion | None = None) -> None:
-        """*version*: the one that all of them speak, None for the newest that the target claims."""
+        """*version*: the MQTT version that all of them use, None for the newest that the target claims."""
         self.scene = scene
         self.version = version or scene.version
         self._clients: list[GoodClient] = []
@@ -302,7 +303,7 @@ class Parties:
         return await self.connected(paper or await self.scene.device(), **fields)
 
     async def service(self, stem: str = "watcher", **fields: Any) -> GoodClient:
-        """Return a service that has just connected: a *watcher*, who may hear everything, or a *sender* of commands.
+        """Return a newly connected service: a *watcher*, which may hear everything, or a *sender* of commands.
 
         *fields* as of `connected`.
         """
@@ -324,9 +325,9 @@ class Parties:
         version: ProtocolVersion | None = None,
         **properties: Any,
     ) -> GoodClient:
-        """Return the connection of *paper*; with *keeps* its session outlives it by *seconds*, not *clean*: it returns.
+        """Return a connection of *paper*; *keeps*: its session outlives it by *seconds*; not *clean*: it resumes one.
 
-        *name* is its client identifier, None for that of *paper*. What MQTT 3.1.1 cannot ask is left out there.
+        *name* is its client identifier, None for that of *paper*. What MQTT 3.1.1 cannot express is omitted there.
         """
         version = version or self.version
         is_v5 = version is ProtocolVersion.V5
@@ -347,7 +348,7 @@ class Parties:
         return client
 
     async def returned(self, client: GoodClient, **fields: Any) -> GoodClient:
-        """Return who has come back, to its session, in the place of *client*; raise `BrokenPromise` if that is gone."""
+        """Return the connection that resumes the session of *client*; raise `BrokenPromise` if the session is gone."""
         fields = {"keeps": True, "clean": False, **fields}
         again = await self.connected(client.paper, **fields)
         if not again.session_present:
@@ -355,5 +356,5 @@ class Parties:
         return again
 
     def retained(self, client: GoodClient, topic: str) -> None:
-        """Take note that *client* has retained something at *topic*, to be cleared."""
+        """Record that *client* has a retained message at *topic*, to be cleared."""
         self._retained.append((client, topic))

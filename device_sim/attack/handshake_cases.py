@@ -1,4 +1,4 @@
-"""Cases 25 to 32: what is wrong is how it connects, or that it stops in the middle."""
+"""Cases 25 to 32: the way it connects is wrong, or it stops in the middle."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _older("25-tls12", "speaks TLS 1.2 at most, which is not offered", ssl.TLSVersio
 )  # fmt: skip
 async def _null_cipher(scene: Scene) -> Seen:
     if Feature.TLS12 not in scene.target.capabilities.supports:
-        # Those of TLS 1.2 would be refused for the version. TLS 1.3 has its own; OpenSSL offers them to nobody.
+        # Those of TLS 1.2 would be refused for the version. TLS 1.3 has its own; OpenSSL never offers them.
         started = time.monotonic()
         try:
             return (await offer(scene.target.endpoint, _INTEGRITY_ONLY, _QUICK)).since(started)
@@ -100,7 +100,7 @@ async def _says(scene: Scene, data: bytes) -> Seen:
         plain.close()
 
 
-# RFC 7301 §3.2: a server that knows no ALPN ignores it. Nothing is gained by the wrong one.
+# RFC 7301 §3.2: a server without ALPN ignores it. A wrong protocol gains nothing.
 @case("27-wrong-alpn", "asks for HTTP by ALPN, then speaks MQTT", "tls no_application_protocol", IN)
 async def _wrong_alpn(scene: Scene) -> Seen:
     paper = await scene.device()
@@ -135,7 +135,7 @@ async def _slow_handshake(scene: Scene) -> Seen:
 
 
 async def _dripped(data: bytes, limit: float, plain: socket.socket) -> Seen:
-    """Send *data* so slowly that it takes twice *limit* seconds; return how the peer ends that."""
+    """Send *data* so slowly that it takes twice *limit* seconds; return how the peer ends the connection."""
     loop = asyncio.get_running_loop()
     drip = asyncio.create_task(_drip(loop, plain, data, 2 * limit / len(data)))
     try:
@@ -150,7 +150,7 @@ async def _drip(loop: asyncio.AbstractEventLoop, plain: socket.socket, data: byt
         try:
             await loop.sock_sendall(plain, bytes((byte,)))
         except OSError:
-            return  # Closed by the peer; the reader tells.
+            return  # Closed by the peer; the reader reports that.
         await asyncio.sleep(pause)
 
 
@@ -207,7 +207,7 @@ async def _handshake_flood(scene: Scene) -> Seen:
         while trouble.goes_on:
             plain = await _plain(scene, _elsewhere(scene))
             try:
-                with contextlib.suppress(OSError):  # Shed.
+                with contextlib.suppress(OSError):  # Rejected under load.
                     await loop.sock_sendall(plain, hello)
             finally:
                 reset(plain)
@@ -218,7 +218,7 @@ async def _handshake_flood(scene: Scene) -> Seen:
 
 @dataclass(slots=True)
 class _Trouble:
-    """What *least* attempts of others make at least, and until the good one has been served *enough*."""
+    """The number of hostile attempts: at least *least*, and until the good device has been served *enough* times."""
 
     least: int
     made: int = 0
@@ -230,11 +230,11 @@ class _Trouble:
 
 
 async def _meanwhile(scene: Scene, paper: Paper, trouble: _Trouble, makes: Callable[[], Awaitable[None]]) -> Seen:
-    """Let the good *paper* connect while what *makes* trouble goes on, and tell how it was served.
+    """Let the good *paper* connect while *makes* causes trouble, and return how it was served.
 
-    The trouble ends when the good one has been served, not before: so a broker that serves nobody meanwhile is found
-    whatever the machine's speed, and one that has little of the machine is only slow. Ten times, or as often as it gets
-    in until there was trouble enough, and three times at least: a machine that is slow anyway is not held for minutes.
+    The trouble ends when the good one has been served, not before: so a broker that serves nobody meanwhile is detected
+    at any machine speed, and one with little of the machine is merely slow. The good one connects ten times, or as
+    often as it can until there was enough trouble, and at least three times: a slow machine does not take minutes.
     """
     task = asyncio.ensure_future(makes())
     worst = 0.0
@@ -254,10 +254,10 @@ async def _meanwhile(scene: Scene, paper: Paper, trouble: _Trouble, makes: Calla
 
 
 async def _let_in(scene: Scene, paper: Paper) -> tuple[Seen, float]:
-    """Show the good *paper* until it is let in, or refused with a reason; return that, and how long it took.
+    """Connect the good *paper* until it is admitted, or refused with a reason; return that, and how long it took.
 
-    Raises `Starved`. A device that is cut off without a word tries again: on a slow machine a broker's own deadlines
-    pass.
+    Raises `Starved`. A device that is disconnected without a reason tries again: on a slow machine the broker's own
+    deadlines expire.
     """
     started = time.monotonic()
     try:
@@ -280,7 +280,7 @@ async def _reconnect_storm(scene: Scene) -> Seen:
             try:
                 client = await scene.dial(scene.context(storming.pem), source=_elsewhere(scene))
             except NotAdmitted:
-                trouble.made += 1  # Shed: so it should be.
+                trouble.made += 1  # Rejected under load, as it should be.
                 continue
             await client.send(scene.connect(storming.name, keep_alive=60).encode())
             client.abort()
@@ -290,12 +290,12 @@ async def _reconnect_storm(scene: Scene) -> Seen:
 
 
 def _elsewhere(scene: Scene) -> str | None:
-    """Return another address to come from, where that can be had: a limit for an address must not hit the good one."""
+    """Return another source address, if available: a per-address limit must not affect the good one."""
     return "127.0.0.2" if scene.target.endpoint.host == "127.0.0.1" else None
 
 
 async def _plain(scene: Scene, source: str | None = None) -> socket.socket:
-    """Return a connected, non-blocking TCP socket, from the address *source* if that is given."""
+    """Return a connected, non-blocking TCP socket, from the address *source* if given."""
     endpoint = scene.target.endpoint
     plain = socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET)
     plain.setblocking(False)
@@ -310,7 +310,7 @@ async def _plain(scene: Scene, source: str | None = None) -> socket.socket:
 
 
 async def _end_of(plain: socket.socket, limit: float) -> Seen:
-    """Read until the peer closes; an alert in the clear is as good as a close."""
+    """Read until the peer closes; a plaintext alert counts as a close."""
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(limit + 1):

@@ -1,7 +1,7 @@
-"""Case 14 of `fleet-sim delivery`: subscription identifiers, by which who subscribes knows why a message came.
+"""Case 14 of `fleet-sim delivery`: subscription identifiers, which tell a subscriber why a message came.
 
-MQTT 5 §3.3.4, §3.8.2.1.2, §3.8.4. A message that several subscriptions match comes once with the identifiers of all, or
-once for each with its own: both are right.
+MQTT 5 §3.3.4, §3.8.2.1.2, §3.8.4. A message that matches several subscriptions comes once with all their identifiers,
+or once for each with its own: both are right.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _able(client: GoodClient) -> None:
 
 
 def _borne(came: Sequence[Publish], *right: int) -> None:
-    """Raise `BrokenPromise` if what *came* does not bear these identifiers, all copies taken together."""
+    """Raise `BrokenPromise` if *came*, all copies taken together, does not have exactly these identifiers."""
     borne = sorted(each for copy in came for each in copy.properties.subscription_identifiers)
     if borne != sorted(right):
         told, due = (", ".join(map(str, several)) or "none" for several in (borne, right))
@@ -39,14 +39,14 @@ def _borne(came: Sequence[Publish], *right: int) -> None:
 
 
 async def _party(parties: Parties, **fields: Any) -> tuple[GoodClient, GoodClient, str]:
-    """Return a device, who commands it, and the topic of a command."""
+    """Return a device, a sender of commands, and the topic of a command."""
     device = await parties.device(**fields)
     _able(device)
     return device, await parties.service("sender"), parties.topic(device, "cmd/step")
 
 
 async def _got(device: GoodClient, payload: bytes) -> list[Publish]:
-    """Return all copies of *payload* that come to *device*."""
+    """Return all copies of *payload* that reach *device*."""
     await device.until(lambda: payload in device.payloads, "its command never came")
     await device.settled()
     return [each for each in device.came if each.payload == payload]
@@ -184,5 +184,5 @@ async def _sent(parties: Parties) -> None:
     await listener.subscribe(topic, _ONCE, identifier=1)
     await device.taken(Publish(topic, b"said", properties=Properties(subscription_identifiers=(77,))))
     await listener.settled()
-    for each in listener.came:  # Who takes it for a protocol error delivers nothing: that is right.
+    for each in listener.came:  # A broker that treats it as a protocol error delivers nothing: that is right.
         _borne([each], 1)

@@ -1,9 +1,9 @@
-"""A CA in the hands of the test: what the fleet's issuing CA signs, and what it never should.
+"""A CA controlled by the test: what the fleet's issuing CA signs, and what it never should.
 
 Rules
 -----
-1. Everything about a certificate is as the fleet's own, except what the call says.
-2. The CA's key is the tester's to give: of our own throw-away CA, or by ``--ca-key``.
+1. Everything in a certificate is as in the fleet's own, except what the call specifies.
+2. The tester provides the CA's key: that of our own throw-away CA, or through ``--ca-key``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Paper:
 
     @property
     def name(self) -> str:
-        """The Common Name: what the certificate calls itself, whatever else is wrong with it."""
+        """The Common Name: the name that the certificate claims, whatever else is wrong with it."""
         (common,) = self.certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         return str(common.value)
 
@@ -52,7 +52,7 @@ class Paper:
         return self.shown_as(self.certificate.public_bytes(Encoding.PEM))
 
     def shown_as(self, certificate_pem: bytes, key_pem: bytes | None = None) -> CredentialPem:
-        """Return the credential with another certificate, or another key, in the place of its own."""
+        """Return the credential with another certificate, or another key, in place of its own."""
         chain = b"".join(each.public_bytes(Encoding.PEM) for each in self.chain)
         return CredentialPem(certificate_pem + chain + (key_pem or key_to_pem(self.key)))
 
@@ -68,7 +68,7 @@ class Issuer:
         self.certificate = certificate
         self.key = key
         self._dns_of_name = dns_of_name
-        """Whether each certificate bears its name as a dNSName too: for brokers that read nothing else."""
+        """Whether each certificate includes its name as a dNSName too: for brokers that read nothing else."""
 
     @classmethod
     def load(cls, certificate: Path, key: Path, passphrase: bytes | None = None) -> Issuer:
@@ -94,7 +94,7 @@ class Issuer:
         return cls(paper.certificate, key, dns_of_name=dns_of_name)
 
     def vouches_for(self, certificate: x509.Certificate, life: timedelta) -> bytes:
-        """Return the OCSP response (RFC 6960), in DER, that says for *life* that *certificate* is not revoked."""
+        """Return an OCSP response (RFC 6960) in DER, valid for *life*, that says *certificate* is not revoked."""
         now = datetime.now(UTC)
         builder = ocsp.OCSPResponseBuilder().add_response(
             certificate,
@@ -131,7 +131,7 @@ class Issuer:
     ) -> Paper:
         """Return a certificate for *identity*, valid from *begins* to *ends* from now.
 
-        With *public_key* it is for that key, as a request wants it, and the key beside it in the answer is nothing.
+        With *public_key* it is for that key, as in a certificate request; the key in the result is then meaningless.
         """
         key = key or generate_key()
         now = datetime.now(UTC)
@@ -201,7 +201,7 @@ def _common_name(identity: Identity | None) -> x509.Name:
 
 
 def _placeholder(name: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
-    # A CA signs itself with a certificate that does not exist yet: of this one only the subject is read.
+    # A CA signs itself with a certificate that does not exist yet: only the subject of this one is used.
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()

@@ -1,6 +1,7 @@
 """Case 19 of `fleet-sim delivery`: which topics a filter matches, level by level and character by character.
 
-MQTT 5 §4.7; 3.1.1 §4.7. A device's filters are below its commands: what begins with ``$`` or a wildcard is not for it.
+MQTT 5 §4.7; 3.1.1 §4.7. A device's filters are below its commands: topics that begin with ``$`` or a wildcard are out
+of its reach.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Debian's mosquitto as a target, configured as well as it can be: mutual TLS, a CRL, an ACL by the certificate's name.
+"""Debian's mosquitto as a target, configured as strictly as possible: mutual TLS, a CRL, an ACL by certificate name.
 
-mosquitto reads the CRL and the ACL again on SIGHUP; a session that is connected it leaves alone. What it does
-not claim is not in its `CAPABILITIES`. Without `allow_duplicate_messages`, whose default is another than its manual
-says, it sends a message of which two subscriptions match once, at the QoS of either.
+mosquitto rereads the CRL and the ACL on SIGHUP, but leaves connected sessions alone. What it does not claim is missing
+from its `CAPABILITIES`. Without `allow_duplicate_messages`, whose default differs from its manual, it sends a message
+that matches two subscriptions once, at the QoS of either.
 """
 
 from __future__ import annotations

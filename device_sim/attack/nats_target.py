@@ -1,9 +1,9 @@
 """Debian's nats-server as a target: its MQTT listener with mutual TLS, and a user with permissions for each name.
 
-NATS speaks MQTT 3.1.1. It knows a client by a name in its certificate, here the URI (``verify_and_map``), and reads the
-users from its configuration, again on SIGHUP. It reads no CRL (it can ask an OCSP responder, which the CA of a test
-lacks): who is to be kept out is removed from the users, which also ends what is connected. That is revocation of a
-device, not of one certificate.
+NATS speaks MQTT 3.1.1. It identifies a client by a name in its certificate, here the URI (``verify_and_map``), and
+reads the users from its configuration, again on SIGHUP. It reads no CRL (it can ask an OCSP responder, which a test CA
+lacks): to keep a client out, it is removed from the users, which also ends its connection. That revokes a device, not
+one certificate.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _PLUMBING = ["$MQTT.sub.>", "$MQTT.deliver.pubrel.>"]
 
 
 class _Users:
-    """Certifies whomever it is asked to; revokes by removing the user."""
+    """Issues any certificate it is asked for; revokes by removing the user."""
 
     def __init__(self, directory: Path, issuer: Issuer) -> None:
         self._file = directory / "users.conf"
@@ -67,11 +67,11 @@ class _Users:
         self._write()
 
     async def certify(self, identity: Identity) -> Paper:
-        """Return a certificate; the user is there already."""
+        """Return a certificate; the user already exists."""
         return self._issuer.issue(identity)
 
     async def revoke(self, paper: Paper) -> None:
-        """Remove the user that *paper* is mapped to, and have the configuration read again."""
+        """Remove the user that *paper* maps to, and have the configuration reread."""
         uri = Identity(DOMAIN, Role.DEVICE, paper.name, _GROUP).uri
         self._users.pop(uri, None)
         self._write()

@@ -1,6 +1,6 @@
-"""Case 20 of `fleet-sim delivery`: messages of one publisher come in their order, for each topic and QoS.
+"""Case 20 of `fleet-sim delivery`: messages of one publisher arrive in order, per topic and QoS.
 
-MQTT 5 §4.6; 3.1.1 §4.6. Between two QoS, two topics or two publishers no order is promised, and none is looked at.
+MQTT 5 §4.6; 3.1.1 §4.6. No order is promised between QoS levels, topics or publishers, and none is checked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from device_sim.attack.target import BrokenPromise
 
 _ROUNDS = 6
 _AT_ONCE = 9
-"""How many messages are sent in one go, of which two in three count against the broker's Receive Maximum."""
+"""How many messages are sent at once; two in three of them count against the broker's Receive Maximum."""
 _CLAUSE = "MQTT-4.6.0-5, MQTT-4.6.0-6"
 _OLDER = "MQTT-4.6.0-6"
 
@@ -41,7 +41,7 @@ async def _publish_at_once(client: GoodClient, topic: str, messages: Sequence[tu
 
 
 def _in_order(came: Sequence[Publish], sent: Sequence[tuple[bytes, QoS]], granted: QoS) -> None:
-    """Raise `BrokenPromise` if *came* is not what was *sent*, in order at each QoS; at QoS 0 one may be missing."""
+    """Raise `BrokenPromise` if *came* is not what was *sent*, in order per QoS; at QoS 0 one may be missing."""
     for qos in QoS:
         due = [payload for payload, at in sent if min(at, granted) is qos]
         got = [each.payload for each in came if each.qos is qos]

@@ -1,10 +1,10 @@
-"""What the cases of `fleet-sim delivery` have in common: how what a good party is owed, and got, is written down.
+"""What the cases of `fleet-sim delivery` share: how what a good party is owed, and got, is recorded.
 
 Rules
 -----
-1. Each case names the statement of MQTT 5 that it is judged by, and where 3.1.1 promises the same, that one's too: then
+1. Each case names the MQTT 5 statement that it is judged by, and where 3.1.1 promises the same, that one too: then
    there is a second case, by the older protocol, whose name ends in ``-311``.
-2. What a standard says that a broker *should* do, and does not, is a warning (`BrokenPromise`, *advised*).
+2. Failing to do what a standard says a broker *should* do is a warning (`BrokenPromise`, *advised*).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from device_sim.attack.verdict import KEPT, NOT_DELIVERED, ClosedBy, Layer, Seen
 
 _KEPT = f"mqtt {KEPT}"
 OLDER = "-311"
-"""What the name of a case ends with that is tried by MQTT 3.1.1."""
+"""Suffix of the names of cases that use MQTT 3.1.1."""
 
 Owed = Callable[[Parties], Awaitable[Seen | None]]
 
@@ -39,8 +39,8 @@ def owed(
 ) -> Callable[[Owed], Owed]:
     """Add the decorated case to *chapter*: it raises `BrokenPromise`, or returns what it has seen; None: all is well.
 
-    *clause* of MQTT 5 and *older* of 3.1.1 promise it (rule 1). *withheld*: right is that something is not delivered.
-    All cases wait most of the time, and are tried many at once.
+    *clause* of MQTT 5 and *older* of 3.1.1 promise it (rule 1). *withheld*: something must not be delivered. All cases
+    mostly wait, so many run at once.
     """
     expected = (NOWHERE if withheld else _KEPT,)
 
@@ -72,9 +72,9 @@ def kept() -> Seen:
 
 
 async def not_delivered(listener: GoodClient, payload: bytes, broken: str) -> Seen:
-    """Return that *payload* does not come to *listener*; raise `BrokenPromise` *broken* if it does.
+    """Return that *payload* does not reach *listener*; raise `BrokenPromise` *broken* if it does.
 
-    It is looked for once more behind the last case (`device_sim.attack.run`, rule 6).
+    It is checked once more after the last case (`device_sim.attack.run`, rule 6).
     """
     await listener.settled()
     if payload in listener.payloads:
@@ -83,7 +83,7 @@ async def not_delivered(listener: GoodClient, payload: bytes, broken: str) -> Se
 
 
 async def exactly(listener: GoodClient, payloads: list[bytes], what: str) -> None:
-    """Return when *payloads*, called *what*, have come to *listener*, each once and in order, and nothing else has.
+    """Return when *payloads*, called *what*, have reached *listener*, each once and in order, and nothing else has.
 
     Raises `BrokenPromise`.
     """
@@ -104,7 +104,7 @@ def once_each(came: list[bytes], payloads: list[bytes], what: str) -> None:
 
 
 def as_told(came: Publish, told: Publish) -> None:
-    """Raise `BrokenPromise` if *came* is not what was *told*; of its expiry interval a little may have passed."""
+    """Raise `BrokenPromise` if *came* differs from *told*; its expiry interval may be slightly lower."""
     for what in ("topic", "payload", "qos", "retain"):
         if getattr(came, what) != getattr(told, what):
             raise BrokenPromise(f"{what} {getattr(came, what)!r} came, {getattr(told, what)!r} was told")

@@ -1,9 +1,9 @@
-"""A command of the tester's own, that an attack waits for: what makes a broker read its revocation list again.
+"""The tester's own command, which an attack waits for: it makes a broker reread its revocation list.
 
 Rules
 -----
-1. What becomes of it says nothing of the broker: where it fails, or does not end, a case cannot be tried.
-2. It is not left behind, nor is what it has started: it has a process group of its own.
+1. Its outcome says nothing about the broker: if it fails, or does not end, a case cannot be tried.
+2. Neither it nor what it started is left behind: it has its own process group.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _MOST_WORDS = 500
 
 
 class CommandFailed(Exception):
-    """The command has failed, or did not end; the text names it, and has its words."""
+    """The command has failed, or did not end; the text names it, with its output."""
 
 
 async def carried_out(command: Sequence[str], within: float, environment: Mapping[str, str] | None = None) -> None:
-    """Run *command* to its end, *within* seconds, with *environment* beside ours; raise `CommandFailed`."""
+    """Run *command* to its end within *within* seconds, with *environment* added to ours; raise `CommandFailed`."""
     words = " ".join(command)
     try:
         process = await asyncio.create_subprocess_exec(

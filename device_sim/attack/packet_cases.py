@@ -1,12 +1,12 @@
 """Cases 33, 34 and 40: a genuine device sends what the standard forbids.
 
-A broker may answer DISCONNECT 0x81 (Malformed Packet) or 0x82 (Protocol Error): the standard often leaves it open which
-of the two a violation is. Before CONNACK it just closes [MQTT-4.13.1-1].
+A broker may answer DISCONNECT 0x81 (Malformed Packet) or 0x82 (Protocol Error): the standard often does not say which
+of the two applies. Before CONNACK it just closes [MQTT-4.13.1-1].
 
 Rules
 -----
-1. One thing is wrong with a packet, and nothing else: it is about the device's own topic, of its own version, under its
-   own name. Else a broker would be praised for having seen what it has not looked at.
+1. Exactly one thing is wrong with a packet: it concerns the device's own topic, in its own version, under its own name.
+   Otherwise a broker could be credited with detecting something it never checked.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ case = chapter.case
 
 @dataclass(frozen=True, slots=True)
 class _Own:
-    """What a bad packet is made of, so that one thing is wrong with it: the device's own topics, and its version."""
+    """The parts of a bad packet, so that only one thing is wrong with it: the device's own topics and version."""
 
     connect: Connect
     topic: bytes
-    """One that the device may publish to, as an encoded string."""
+    """A topic that the device may publish to, as an encoded string."""
     commands: bytes
     """A filter that it may subscribe to."""
     properties: bytes
-    """No properties, where there are any."""
+    """An empty property list, in versions that have one."""
 
     @classmethod
     def of(cls, scene: Scene, name: str) -> _Own:
@@ -60,14 +60,14 @@ class _Own:
         )
 
     def misspelt(self, last: bytes) -> bytes:
-        """Return the topic with *last* in the place of its last bytes."""
+        """Return the topic with its end replaced by *last*."""
         return self.topic[: -len(last)] + last
 
 
 def _bad(
     name: str, description: str, made: Callable[[_Own], bytes], *also: str, needs: tuple[Feature, ...] = ()
 ) -> None:
-    """Add a case in which what is *made* of a good device's own follows its CONNECT."""
+    """Add a case in which *made* of a good device's own parts follows its CONNECT."""
 
     async def attempt(scene: Scene) -> Seen:
         paper = await scene.device()
@@ -84,7 +84,7 @@ def _bad(
 
 
 def _first(name: str, description: str, made: Callable[[_Own], bytes], *expected: str) -> None:
-    """Add a case in which what is *made* of a good device's own comes in the place of CONNECT."""
+    """Add a case in which *made* of a good device's own parts takes the place of CONNECT."""
 
     async def attempt(scene: Scene) -> Seen:
         paper = await scene.device()

@@ -1,6 +1,6 @@
-"""Cases 5 and 6 of `fleet-sim delivery`: a device says how much it can take at once, and gets no more than that.
+"""Cases 5 and 6 of `fleet-sim delivery`: a device states how much it can take at once, and gets no more than that.
 
-MQTT 5 §3.1.2.11.3 (Receive Maximum), §3.1.2.11.4 (Maximum Packet Size), §4.9. All else that was sent comes in time.
+MQTT 5 §3.1.2.11.3 (Receive Maximum), §3.1.2.11.4 (Maximum Packet Size), §4.9. Everything else arrives in time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ chapter = Chapter()
 
 
 async def _next(device: GoodClient) -> None:
-    """Return when more has come to *device*, which has made room; raise `BrokenPromise` if that was too much."""
+    """Return when more has reached *device*, which has made room; raise `BrokenPromise` if that was too much."""
     already = len(device.came)
     await device.until(lambda: len(device.came) > already, "no more came to who had acknowledged")
     await device.pinged()
@@ -30,7 +30,7 @@ async def _next(device: GoodClient) -> None:
 
 
 async def _fed(parties: Parties, device: GoodClient, qos: QoS) -> list[bytes]:
-    """Send commands of *qos* to *device*, more than it takes at once; return their payloads."""
+    """Send more commands of *qos* to *device* than it takes at once; return their payloads."""
     sender = await parties.service("sender")
     payloads = [f"{number:02d}".encode() for number in range(_SENT)]
     for payload in payloads:
@@ -55,7 +55,7 @@ async def _qos1(parties: Parties) -> None:
     _no_more(device)
     await device.until(lambda: bool(device.came), "nothing came to who can take three messages at once")
     freed = 0
-    while len(device.came) < _SENT:  # One by one: who frees one place gets one more.
+    while len(device.came) < _SENT:  # One by one: freeing one place yields one more.
         await device.answer(Puback(device.came[freed].packet_id or 0))
         freed += 1
         await _next(device)
@@ -85,7 +85,7 @@ async def _qos2(parties: Parties) -> None:
 
 
 async def _completed(device: GoodClient) -> None:
-    """Answer each PUBREL that has come, and was not answered."""
+    """Answer each PUBREL that has arrived and was not yet answered."""
     due, device.released = device.released, []
     for packet_id in due:
         await device.answer(Pubcomp(packet_id))

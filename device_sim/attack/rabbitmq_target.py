@@ -1,12 +1,12 @@
 """Debian's rabbitmq-server as a target: its MQTT plugin with mutual TLS, users by certificate name, CRLs by Erlang.
 
-The user is the certificate's Common Name; the client id must be its dNSName (``ssl_cert_client_id_from``), so that
-here every certificate bears its name as one too. What a user may publish and receive are topic permissions. Erlang
-looks a CRL up in a directory at every handshake; a session that is connected an operator ends with ``rabbitmqctl
+The user is the certificate's Common Name; the client id must be its dNSName (``ssl_cert_client_id_from``), so here
+every certificate includes its name as one too. Topic permissions define what a user may publish and receive. Erlang
+looks a CRL up in a directory at every handshake; a connected session is ended by an operator with ``rabbitmqctl
 close_all_user_connections``: both together are revocation here. TLS 1.2 sessions are not resumed: with Erlang's default
-(``reuse_sessions`` true) a revoked device comes back by one, and the CRL is not looked at.
+(``reuse_sessions`` true) a revoked device returns by resumption, and the CRL is not checked.
 
-It runs beside any RabbitMQ of the machine: a node name, a cookie, a data directory and an epmd of its own.
+It coexists with any RabbitMQ on the machine: it has its own node name, cookie, data directory and epmd.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ log.console = false
 log.file = {directory}/server.log
 log.file.level = warning
 """
-# rabbitmq.conf has no words for crl_cache, and options of TLS are given in one place or the other.
+# rabbitmq.conf has no setting for crl_cache, and TLS options must all be in one place or the other.
 _ADVANCED = """\
 [{{rabbit, [{{ssl_options, [
   {{cacertfile, "{papers.anchors}"}},
@@ -75,7 +75,7 @@ _ADVANCED = """\
 
 
 class _Operator:
-    """Certifies; revokes by CRL, and ends what is connected."""
+    """Certifies; revokes by CRL, and ends existing connections."""
 
     def __init__(self, papers: Papers, crls: Path, environment: Mapping[str, str], control: str) -> None:
         self._papers = papers
@@ -85,11 +85,11 @@ class _Operator:
         self._revoked: list[int] = []
 
     async def certify(self, identity: Identity) -> Paper:
-        """Return a certificate; the user is there already."""
+        """Return a certificate; the user already exists."""
         return self._papers.issuer.issue(identity)
 
     async def revoke(self, paper: Paper) -> None:
-        """Write the CRL anew, and close the connections of the user that *paper* names."""
+        """Rewrite the CRL, and close the connections of the user that *paper* names."""
         self._revoked.append(paper.certificate.serial_number)
         await self.publish(self._papers.issuer, self._revoked)
         command = (self._control, "-q", "-n", _NODE, "close_all_user_connections", paper.name, "revoked")
@@ -115,11 +115,11 @@ def _definitions() -> str:
     devices, services = expected_names("device", "victim"), expected_names("watcher", "sender")
     own = f"^fleet\\.{_GROUP}\\.{{username}}\\."
     exchange = {"vhost": "/", "exchange": "amq.topic"}
-    # A will with a delay waits in a queue of its own, to which it goes by the default exchange.
+    # A will with a delay waits in its own queue, which it reaches through the default exchange.
     queues = "mqtt-(subscription|will)-.*"
     return json.dumps({
         "vhosts": [{"name": "/"}],
-        # An empty hash is no password: nobody can log in but by certificate.
+        # An empty hash is no password: login is only possible by certificate.
         "users": [{"name": name, "password_hash": "", "tags": []} for name in devices + services],
         "permissions": [
             {
@@ -160,7 +160,7 @@ async def rabbitmq(directory: Path, *, tls12: bool = False) -> AsyncIterator[Tar
     (directory / "advanced.config").write_text(_ADVANCED.format(papers=papers, tls=tls, directory=directory))
     (directory / "definitions.json").write_text(_definitions())
     (directory / "enabled_plugins").write_text("[rabbitmq_mqtt].\n")
-    # What it prints itself: its log may drop lines, and on one stream with this would go between the words.
+    # Its own output: its log may drop lines, and on a shared stream this would be interleaved with it.
     log = directory / "rabbitmq.log"
     registry = [names, "-port", str(names_port), "-address", LOOPBACK, "-d"]
     async with (
@@ -173,9 +173,9 @@ async def rabbitmq(directory: Path, *, tls12: bool = False) -> AsyncIterator[Tar
 def _environment(directory: Path, names_port: int) -> dict[str, str]:
     loopback = "{127,0,0,1}"
     return {
-        # Then its script becomes Erlang itself, which ends on SIGTERM; else it starts rabbitmqctl to say so.
+        # With this its script becomes Erlang itself, which ends on SIGTERM; otherwise it starts rabbitmqctl for that.
         "RUNNING_UNDER_SYSTEMD": "true",
-        "HOME": str(directory),  # Erlang's cookie is made there.
+        "HOME": str(directory),  # Erlang's cookie is created there.
         "RABBITMQ_NODENAME": _NODE,
         "RABBITMQ_CONF_ENV_FILE": str(directory / "none"),
         "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),

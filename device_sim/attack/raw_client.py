@@ -1,15 +1,15 @@
-"""An MQTT client without manners: it sends the bytes it is given, and tells exactly what came back.
+"""An MQTT client that checks nothing: it sends the bytes it is given, and reports exactly what came back.
 
 Theory
 ------
-paho will not send a bad packet, and hides how a connection ended. Here a test writes bytes and reads packets; the
-end of a connection is an answer (`Seen`) like any packet. What cannot be written any more is no error by itself: a
-broker that refuses has usually said why before it closed, so the reason is read first.
+paho will not send a bad packet, and hides how a connection ended. Here a test writes bytes and reads packets; the end
+of a connection is an answer (`Seen`) like any packet. A failed write is not an error by itself: a broker that refuses
+has usually said why before it closed, so the reason is read first.
 
 Rules
 -----
 1. Every wait has a deadline. At the deadline the connection is *open*, which is an observation and not an error.
-2. Nothing is sent that was not asked for: no PINGREQ, no PUBACK, no DISCONNECT.
+2. Nothing is sent unasked: no PINGREQ, no PUBACK, no DISCONNECT.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _CONNACK_311 = 2
 
 
 class RawClient:
-    """One TLS connection. Made by `dial`."""
+    """One TLS connection. Created by `dial`."""
 
     def __init__(self, tls: ssl.SSLSocket, version: ProtocolVersion) -> None:
         self.socket = tls
         self.version = version
         self.either_form = False
-        """Whether CONNECT may be answered in the form of 3.1.1: who does not know the protocol cannot know which."""
+        """Whether a 3.1.1 CONNACK is accepted too: a broker that does not know the protocol cannot know the form."""
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
         self._packets: list[Packet] = []
@@ -70,7 +70,7 @@ class RawClient:
     # Sending
 
     async def send(self, data: bytes, deadline: float = 10.0) -> bool:
-        """Write *data*; return whether all of it was taken in time. A broken connection is told by `receive`."""
+        """Write *data*; return whether all of it was accepted in time. `receive` reports a broken connection."""
         view = memoryview(data)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline):
@@ -113,7 +113,7 @@ class RawClient:
                 return self.seen(packet)
 
     async def end(self, deadline: float) -> Seen:
-        """Wait for the end, whatever else comes; a DISCONNECT packet is the end."""
+        """Wait for the end, whatever else arrives; a DISCONNECT packet is the end."""
         return await self.answer(deadline=deadline)
 
     async def connect(self, connect: Connect, deadline: float = 10.0) -> Seen:
@@ -125,7 +125,7 @@ class RawClient:
 
     @property
     def keep_alive(self) -> float:
-        """Seconds of keep alive that hold here: the broker's, if it said some in CONNACK [MQTT-3.1.2-21]; else inf."""
+        """The keep alive in force, in seconds: the broker's, if CONNACK has one [MQTT-3.1.2-21]; else inf."""
         told = self.connack.properties.server_keep_alive if self.connack is not None else None
         return float(self._asked_keep_alive if told is None else told) or math.inf
 
@@ -182,7 +182,7 @@ class RawClient:
     # Leaving
 
     def close(self) -> None:
-        """Send close_notify and close: the TLS session stays good."""
+        """Send close_notify and close: the TLS session stays resumable."""
         say_goodbye(self.socket)
         self.socket.close()
 
@@ -192,7 +192,7 @@ class RawClient:
 
 
 def told_by(packet: Packet, version: ProtocolVersion) -> Seen:
-    """Return *packet*, of a connection that speaks *version*, as an answer."""
+    """Return *packet*, from a connection that uses *version*, as an answer."""
     kind = packet.packet_type.name
     reason = getattr(getattr(packet, "properties", None), "reason_string", None) or ""
     match packet:

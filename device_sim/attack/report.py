@@ -35,13 +35,13 @@ _STYLE = {
 
 
 def console(file: object) -> Console:
-    """Return a console on *file*, wide where that is no terminal."""
+    """Return a console on *file*, wide if that is not a terminal."""
     terminal = getattr(file, "isatty", lambda: False)()
     return WordsOnly(file=file, width=None if terminal else _WIDTH)  # type: ignore[arg-type]
 
 
 def environment() -> dict[str, str]:
-    """Return what a reader of the outcome must know of this machine."""
+    """Return the facts about this machine that a reader of the outcome needs."""
     return {
         "python": platform.python_version(),
         "openssl": ssl.OPENSSL_VERSION,
@@ -60,13 +60,13 @@ def line(outcome: Outcome) -> str:
 
 
 def _promised(outcome: Outcome) -> str:
-    """Return why the verdict is that, and where the standard promises otherwise."""
+    """Return the reason for the verdict, and where the standard promises otherwise."""
     why, verdict = outcome.judgement.why, outcome.verdict
     return f"{why}; {outcome.clause}" if outcome.clause and verdict in {Verdict.FAIL, Verdict.WARN} else why
 
 
 def totals(outcomes: Sequence[Outcome]) -> str:
-    """Return how many of each verdict there are."""
+    """Return the number of cases per verdict."""
     return _in_words(_counted(outcomes))
 
 
@@ -76,7 +76,7 @@ def _counted(outcomes: Sequence[Outcome]) -> dict[str, int]:
 
 
 def _in_words(totals: Mapping[str, int]) -> str:
-    # Almost always every case can be judged on the machine that it is tried on.
+    # Usually every case can be judged on the machine on which it is tried.
     return ", ".join(f"{n} {verdict}" for verdict, n in totals.items() if n or verdict != Verdict.INVALID)
 
 
@@ -129,7 +129,7 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
-    """Return the document that `write_json` wrote; raise `ValueError` if it is another."""
+    """Return the document written by `write_json`; raise `ValueError` if it is something else."""
     document = json.loads(text_of(path, LIST_BYTES))
     if not isinstance(document, dict) or document.get("schema") != SCHEMA or "cases" not in document:
         raise ValueError(f"it has no cases, or is not of schema {SCHEMA}")
@@ -137,9 +137,9 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 
 def write_junit(path: Path, kind: str, name: str, outcomes: Sequence[Outcome]) -> None:
-    """Write JUnit XML: a failure is a failure, a skip a skip, what could not be judged an error.
+    """Write JUnit XML: a failure is a failure, a skip a skip, and what could not be judged an error.
 
-    A warning passes, with its words in the output.
+    A warning passes, with its text in the output.
     """
     count = Counter(outcome.verdict for outcome in outcomes)
     suite = ET.Element(
@@ -174,8 +174,8 @@ _Rows = dict[str, list[Mapping[str, Any] | None]]
 def markdown(documents: Sequence[Mapping[str, Any]], *, every: bool = False) -> str:
     """Return a table that compares runs of the same catalogue, each read from its JSON document.
 
-    Where cases are judged by clauses of a standard (`delivery`) it has a row for each that somebody does not keep, and
-    one that counts the others; with *every* a row for each.
+    Where cases are judged by clauses of a standard (`delivery`), it has a row for each clause that some broker breaks,
+    and one that counts the others; with *every*, a row for each.
     """
     names = [str(document["target"]) for document in documents]
     rows: _Rows = {}
@@ -239,5 +239,5 @@ def _escaped(text: str) -> str:
 
 
 def _xml(text: str) -> str:
-    # XML 1.0 has no way to write most control characters, and the peer chose some of this text.
+    # XML 1.0 cannot represent most control characters, and the peer chose some of this text.
     return printable(text, also="\n\t")

@@ -1,6 +1,6 @@
-"""Case 10 of `fleet-sim delivery`: what is retained, to whom it comes, and with which RETAIN flag.
+"""Case 10 of `fleet-sim delivery`: which messages are retained, who gets them, and with which RETAIN flag.
 
-MQTT 5 §3.3.1.3, §3.8.3.1; 3.1.1 §3.3.1.3. In 3.1.1 a live message never has RETAIN; in 5 who subscribes says whether.
+MQTT 5 §3.3.1.3, §3.8.3.1; 3.1.1 §3.3.1.3. In 3.1.1 a live message never has RETAIN; in 5 the subscriber chooses.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ chapter = Chapter()
 
 
 def _flagged(client: GoodClient, *flags: bool) -> None:
-    """Raise `BrokenPromise` if what came to *client* does not bear these RETAIN *flags*."""
+    """Raise `BrokenPromise` if what reached *client* does not have these RETAIN *flags*."""
     came = tuple(each.retain for each in client.came)
     if came != flags:
         told, right = ("".join(f" {int(each)}" for each in several) for several in (came, flags))
@@ -96,7 +96,7 @@ async def _cleared(parties: Parties) -> None:
     await listener.subscribe(topic, _ONCE)
     await listener.until(lambda: bool(listener.came), "what was retained never came")
     await device.publish(topic, b"", retain=True)
-    # Who is subscribed hears of it like of any message.
+    # A current subscriber receives it like any message.
     await exactly(listener, [b"stored", b""], "what was retained, and its end")
     later = await parties.service()
     await later.subscribe(topic, _ONCE)
@@ -110,7 +110,7 @@ def _at_least(listener: GoodClient, count: int) -> bool:
 
 
 async def _handled(parties: Parties, handling: RetainHandling, *counts: int) -> None:
-    """Subscribe twice with *handling*; so many retained messages have to have come behind each."""
+    """Subscribe twice with *handling*; these *counts* of retained messages must arrive each time."""
     device, listener = await parties.device(), await parties.service()
     topic = parties.topic(device, "state")
     await device.publish(topic, b"stored", retain=True)

@@ -1,6 +1,6 @@
-"""The REV list: every way around a revocation that we know of.
+"""The REV list: every known way around a revocation.
 
-`fleet-sim revocation` tries them on a broker that also accepts TLS 1.2, where the surface is largest.
+`fleet-sim revocation` tries them on a broker that also accepts TLS 1.2, where the attack surface is largest.
 """
 
 from __future__ import annotations
@@ -79,13 +79,13 @@ async def _live_311(scene: Scene) -> Seen:
 
 
 def _keeping(scene: Scene, name: str) -> Connect:
-    # Before MQTT 5 there is no expiry to ask for.
+    # Before MQTT 5 no expiry can be requested.
     kept = Properties(session_expiry_interval=_EXPIRY) if scene.version is ProtocolVersion.V5 else Properties()
     return scene.connect(name, clean_start=False, keep_alive=600, properties=kept)
 
 
 async def _kept(scene: Scene, messages: int) -> tuple[Paper, str]:
-    """Return a device that has left a session behind, with *messages* waiting in it."""
+    """Return a device that has left a session behind, with *messages* queued in it."""
     paper = await scene.device()
     name = paper.name
     client = await scene.admitted(paper, _keeping(scene, name))
@@ -119,7 +119,7 @@ async def _queued_messages(scene: Scene) -> Seen:
         raise Impossible("not even a good device gets what was queued for it")
     paper, name = await _kept(scene, _QUEUE)
     await scene.target.registrar.revoke(paper)
-    # Not by trying: a device that is let in would fetch its messages. What is revoked later is refused later.
+    # Not by connecting: an admitted device would fetch its messages. What is revoked later is refused later.
     later = await scene.device()
     await scene.target.registrar.revoke(later)
     await scene.until_refused(later)
@@ -127,7 +127,7 @@ async def _queued_messages(scene: Scene) -> Seen:
 
 
 async def _fetched(scene: Scene, paper: Paper, name: str) -> Seen:
-    """Return to the session that was kept, and tell whether a queued message comes."""
+    """Resume the kept session, and return whether a queued message arrives."""
     started = time.monotonic()
     try:
         client = await scene.dial(scene.context(paper.pem))
@@ -217,7 +217,7 @@ async def _restart(scene: Scene, revoked_meanwhile: Paper | None = None) -> None
 
 
 async def _first_known(scene: Scene, paper: Paper) -> Seen:
-    """Return the first answer that is not "unavailable": before it has read the feed the broker lets nobody in."""
+    """Return the first answer other than "unavailable": before it has read the feed, the broker admits nobody."""
     until = time.monotonic() + _RESTART
     while True:
         seen = await scene.show(paper)

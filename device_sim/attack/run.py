@@ -2,14 +2,14 @@
 
 Rules
 -----
-1. A case that raises what a peer can cause is judged; only a bug of ours ends the run.
-2. Idle cases only wait: they are tried together, before the others. The *last* ones come last.
-3. Before the first case a good device must be let in: otherwise no refusal would mean anything, and nothing is judged.
-4. After the last case a good device must still be let in: a broker that a case has killed has refused nobody.
-5. A case in which a good device is refused, or one that was connected before is put out, has failed, however the bad
-   one was answered: a broker that dies, or turns everybody away, has refused nobody in particular.
-6. What was not delivered may be on its way. It is looked for once more behind the last case.
-7. Who was refused for being revoked must stay out. Each is shown once more behind the last case.
+1. An exception that a peer can cause is judged; only a bug of ours ends the run.
+2. Idle cases only wait: they run together, before the others. The *last* ones come last.
+3. Before the first case a good device must be admitted: otherwise no refusal would mean anything; nothing is judged.
+4. After the last case a good device must still be admitted: a broker that crashed in a case has refused nobody.
+5. A case in which a good device is refused, or an already connected one is disconnected, has failed, however the bad
+   one was answered: a broker that crashes, or refuses everybody, has refused nobody in particular.
+6. What was not delivered may still be in transit. It is checked once more after the last case.
+7. A device refused as revoked must stay out. Each is tried once more after the last case.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ ALIVE = "0-alive"
 STAYS = "0-stays"
 _FOREVER = 60.0
 _AT_ONCE = 50
-"""How many idle cases are tried at the same time: a broker and a tester on one small machine have to serve them all."""
+"""How many idle cases run at the same time: broker and tester share one small machine."""
 _LATE = 1.0
-"""For how many seconds a message is waited for that should not come; what has come until then was waited for longer."""
+"""How many seconds to wait for a message that should not arrive; earlier ones have had longer."""
 
 _WORST_FIRST = (Verdict.FAIL, Verdict.INVALID, Verdict.WARN, Verdict.PASS)
 
@@ -62,7 +62,7 @@ Told = Callable[[Outcome], None]
 
 
 async def run(target: Target, cases: Sequence[Case], told: Told) -> list[Outcome]:
-    """Try *cases*, tell of each as it ends, and return all outcomes in the order of the catalogue.
+    """Try *cases*, report each as it ends, and return all outcomes in the order of the catalogue.
 
     Raises `Impossible` if nothing can be judged (rule 3).
     """
@@ -105,7 +105,7 @@ async def run(target: Target, cases: Sequence[Case], told: Told) -> list[Outcome
 
 
 def _with_harm(outcome: Outcome, harm: Seen | None, watch: CoreWatch) -> Outcome:
-    """Return *outcome*, or the failure that it is because of the *harm* to a bystander in its time (rule 5)."""
+    """Return *outcome*, or a failure because of the *harm* to a bystander during it (rule 5)."""
     if harm is None:
         return outcome
     judgement = Judgement(Verdict.FAIL, f"a good device, connected all the time, was put out meanwhile: {harm.reason}")
@@ -113,7 +113,7 @@ def _with_harm(outcome: Outcome, harm: Seen | None, watch: CoreWatch) -> Outcome
 
 
 def _counting(cases: Sequence[Case], outcomes: Mapping[str, Outcome], capabilities: Capabilities) -> dict[str, Outcome]:
-    """Return the *outcomes* that a broker with these *capabilities* can still spoil."""
+    """Return the *outcomes* that later checks can still turn into failures for a broker with these *capabilities*."""
     unclaimed = {case.name for case in cases if capabilities.missing(case.needs - {Feature.SUBSCRIPTION_POLICY})}
     return {
         name: outcome
@@ -123,7 +123,7 @@ def _counting(cases: Sequence[Case], outcomes: Mapping[str, Outcome], capabiliti
 
 
 async def _again(scene: Scene, outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
-    """Return what has become of those *outcomes* whose revoked device is let in now (rule 7)."""
+    """Return the new outcome for those *outcomes* whose revoked device is admitted now (rule 7)."""
     spoilt = {}
     for name, outcome in outcomes.items():
         if outcome.seen is None or not outcome.seen.revoked:
@@ -136,7 +136,7 @@ async def _again(scene: Scene, outcomes: Mapping[str, Outcome]) -> dict[str, Out
 
 
 async def _late(scene: Scene, outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
-    """Return what has become of those *outcomes* whose message has come after all (rule 6)."""
+    """Return the new outcome for those *outcomes* whose message has arrived after all (rule 6)."""
     withheld = {name: outcome for name, outcome in outcomes.items() if outcome.seen and outcome.seen.withheld}
     if withheld:
         await asyncio.sleep(_LATE)
@@ -159,7 +159,7 @@ CONTROLS = (
     Case(ALIVE, "after all that, a good device is admitted (control)", ("mqtt CONNACK 0x00",), _shows_itself),
     Case(STAYS, "does nothing, and is connected all the time (control)", ("mqtt served",), _stays),
 )
-"""Tried behind all cases, and whichever were picked."""
+"""Tried after all cases, whichever were picked."""
 
 
 async def _tried(scene: Scene, case: Case) -> Outcome:
@@ -203,7 +203,7 @@ async def _tried(scene: Scene, case: Case) -> Outcome:
 
 def _needed(case: Case, seen: Seen) -> frozenset[Feature]:
     """Return what must be claimed for *seen* to count against the broker."""
-    # To grant a subscription on which nothing comes is one way to keep a topic policy. To deliver is to break it.
+    # Granting a subscription on which nothing is delivered is one way to keep a topic policy. Delivering breaks it.
     return case.needs - {Feature.SUBSCRIPTION_POLICY} if seen.code == DELIVERED else case.needs
 
 

@@ -1,17 +1,17 @@
-"""A Fleetgate that runs already, as a target: an operator's credential enrols good devices there, and revokes them.
+"""A running Fleetgate as a target: an operator's credential enrols good devices there, and revokes them.
 
 Theory
 ------
-The service is somebody's, and so is its fleet. Everybody whom the cases enrol has a name that begins with a word drawn
-for this run, devices are in a group of that name, and on leaving, however it comes, all of them are revoked.
+The service and its fleet belong to someone. Every device that the cases enrol has a name that begins with a word drawn
+for this run, devices are in a group of that name, and on any kind of exit all of them are revoked.
 
 Rules
 -----
-1. Nobody is enrolled before it is known that the operator may revoke, and that the broker is there.
-2. What only the CA's key could sign is skipped where that key is not given: a service certifies no bad device.
-3. The broker is held to what a Fleetgate does as shipped: it believes the CA's signature, unless OCSP is configured.
+1. Nothing is enrolled before it is known that the operator may revoke, and that the broker is there.
+2. What only the CA's key could sign is skipped if that key is not given: a service certifies no bad device.
+3. The broker is held to what a Fleetgate does as shipped: it trusts the CA's signature, unless OCSP is configured.
 
-Handles: enrolling, renewing, suspending, revoking, clearing away. Does not handle: restarting the broker, or cutting it
+Handles: enrolling, renewing, suspending, revoking, cleaning up. Does not handle: restarting the broker, or cutting it
 off from the service.
 """
 
@@ -62,7 +62,7 @@ class Service:
 async def running_fleetgate(
     service: Service, endpoint: Endpoint, issuer: Issuer | None, claimed: Capabilities = AS_SHIPPED
 ) -> AsyncIterator[Target]:
-    """Yield the broker at *endpoint* with its *service*; on leaving revoke all that was enrolled, and say so.
+    """Yield the broker at *endpoint* with its *service*; on leaving, revoke all that was enrolled, and report it.
 
     Raises `Impossible` if the operator may not revoke, or the broker is not there, and what `OperatorClient` raises.
     """
@@ -92,7 +92,7 @@ async def running_fleetgate(
 
 
 async def clear_away(desk: EnrolmentDesk) -> Ended:
-    """Revoke everybody, say so and return it; a second interruption ends that too, and is told who is left."""
+    """Revoke all enrolled names, report and return it; a second interruption ends that too, and names what is left."""
     view = View()
     try:
         ended = await desk.end()
@@ -104,7 +104,7 @@ async def clear_away(desk: EnrolmentDesk) -> Ended:
 
 
 async def _reached(broker: Endpoint, anchors: Path) -> None:
-    """Shake hands with *broker*, as nobody: in TLS 1.3 a server judges the client after that (RFC 8446 §4.4.2)."""
+    """Handshake with *broker* without a certificate: in TLS 1.3 a server judges that only later (RFC 8446 §4.4.2)."""
     try:
         (await dial(broker, client_context(anchors, None), deadline=_DIAL)).socket.close()
     except NotAdmitted as error:
@@ -120,7 +120,7 @@ def _identity_in(certificate: Path) -> Identity:
 
 
 async def _issuer_of(certificate: x509.Certificate, service: Service) -> x509.Certificate:
-    """Return the CA that has certified; raise `Impossible` if the service does not hand it out (RFC 7030 §4.1)."""
+    """Return the issuing CA; raise `Impossible` if the service does not hand it out (RFC 7030 §4.1)."""
     async with EstClient(service.url, service.anchors) as est:
         for authority in await est.ca_certificates():
             try:

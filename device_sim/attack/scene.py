@@ -1,16 +1,16 @@
-"""What every case has at hand: the target, a watcher that receives everything, and fresh devices.
+"""What every case has available: the target, a watcher that receives everything, and fresh devices.
 
 Theory
 ------
-"Never delivered" is a claim about the future. The watcher makes it one about order: behind the forbidden message the
-attacker sends one that is allowed, on the same connection; when that has arrived and the other has not, the other
-should never come. Whether it has come after all is looked at once more when the run is over (`heard`).
+"Never delivered" is a claim about the future. The watcher turns it into one about order: after the forbidden message
+the attacker sends an allowed one on the same connection; when that has arrived and the other has not, the other should
+never arrive. Whether it did after all is checked once more when the run is over (`heard`).
 
 Rules
 -----
 1. Each case has devices of its own: no case can spoil another's.
-2. A good party that is refused is a finding, once another of its role was let in here (`TurnedAway`, `Starved`).
-   Before that nothing is known but that this broker does not know such parties (`Impossible`).
+2. Refusing a good party is a finding, once another of its role was admitted here (`TurnedAway`, `Starved`). Before
+   that, all that is known is that this broker does not know such parties (`Impossible`).
 """
 
 from __future__ import annotations
@@ -42,26 +42,26 @@ from provisioning.pki.identity import Role, identity_of
 from provisioning.pki.tls import CredentialPem, client_context
 
 PATIENCE = 60.0
-"""Seconds for which an innocent device waits to be served while another misbehaves, and for what must come.
+"""Seconds that an innocent device waits to be served while another misbehaves, and for what must arrive.
 
-Not a bound on speed: of a machine that others use too, a broker has what it gets. What must come is waited for, and one
-that serves nobody as long as the trouble lasts is found.
+Not a bound on speed: on a shared machine a broker has what it gets. What must arrive is waited for, and a broker that
+serves nobody for as long as the trouble lasts is detected.
 """
 GRACE = 12.0
-"""Seconds for which what must come is waited for beyond the time that a broker has for it, where the machine is to
-blame for the delay (`device_sim.attack.verdict`, rule 4)."""
+"""Extra seconds to wait, beyond the broker's limit, for what must arrive, if the machine is to blame for the delay
+(`device_sim.attack.verdict`, rule 4)."""
 _ANSWER = 10.0
 _PAUSE = 0.1
 _AT_ONCE = 1.0
-"""Seconds within which no broker gives a client up."""
+"""Seconds within which no broker drops a client."""
 SOON = 1.0
-"""Seconds within which what is sent to a client comes behind a PINGRESP, where others write than who answers it."""
+"""Seconds for data to arrive behind a PINGRESP, where different processes write data and PINGRESP."""
 _MARKERS = 3
-"""How many allowed messages in a row a broker may lose: nobody has promised one of QoS 0."""
+"""How many allowed messages in a row a broker may lose: delivery at QoS 0 is not guaranteed."""
 
 
 def cores_of(target: Target) -> CoreWatch:
-    """Return a watch on how long the attacker, and the broker where it is a process of ours, wait for a core."""
+    """Return a watch on how long the attacker, and the broker if it is our process, wait for a core."""
     return CoreWatch("the attacker", {} if target.broker_pid is None else {"the broker": target.broker_pid})
 
 
@@ -72,35 +72,35 @@ class Scene:
         self.target = target
         self.patience = patience
         self._named: Counter[str] = Counter() if named is None else named
-        """How many names of each stem have been given."""
+        """How many names of each stem have been handed out."""
         self.heard: Counter[bytes] = Counter()
-        """What devices have said, in this whole run, and somebody who may has received; and how often."""
+        """What devices have said in this whole run that an authorised party has received, and how often."""
         self.kept_out: dict[str, Paper] = {}
-        """Whose certificates are revoked, by name, and who has been refused for it."""
+        """The revoked certificates, by name, whose devices have been refused for it."""
         self.bystander = Bystander(self._innocent, patience)
         self._let_in: set[Role] = set()
         self._watcher: Watcher | None = None
         self._opening = asyncio.Lock()
 
     async def close(self) -> None:
-        """Let go of what the cases shared, as before the broker is stopped."""
+        """Release what the cases shared, as before the broker is stopped."""
         self.bystander.leave()
         await self.stop_watching()
 
     async def stop_watching(self) -> None:
-        """Let go of the watcher; who needs one again gets another."""
+        """Release the watcher; the next case that needs one gets a new one."""
         if self._watcher is not None:
             await self._watcher.close()
             self._watcher = None
 
     def at(self, endpoint: Endpoint) -> Scene:
-        """Return the same at another broker of the fleet; the names go on, and its `close` is the caller's to call."""
+        """Return the same at another broker of the fleet; names continue, and the caller must `close` it."""
         return Scene(replace(self.target, endpoint=endpoint), self._named, self.patience)
 
     # Parties
 
     def fresh(self, stem: str = "device") -> str:
-        """Return a name that nobody has."""
+        """Return an unused name."""
         self._named[stem] += 1
         return f"{self.target.prefix}{stem}-{self._named[stem]:03d}"
 
@@ -109,7 +109,7 @@ class Scene:
         return await self.target.registrar.certify(self.target.device(name or self.fresh()))
 
     def forged(self, name: str = "") -> Paper:
-        """Return what the CA signs for a device behind the registrar's back."""
+        """Return a certificate that the CA signs for a device without the registrar's knowledge."""
         return self.target.issuer.issue(self.target.device(name or self.fresh()))
 
     def topic(self, name: str, suffix: str = "telemetry") -> str:
@@ -117,9 +117,9 @@ class Scene:
         return f"fleet/{self.target.group}/{name}/{suffix}"
 
     async def watcher(self) -> Watcher:
-        """Return the watcher; the first call connects it, and lets it hear an allowed message.
+        """Return the watcher; the first call connects it, and checks that it receives an allowed message.
 
-        Raises `Impossible` where none is heard: then the broker's policy may be another than the catalogue's.
+        Raises `Impossible` if none is received: the broker's policy may then differ from the catalogue's.
         """
         async with self._opening:
             if self._watcher is None or self._watcher.gone:
@@ -150,9 +150,9 @@ class Scene:
         )
 
     async def _marked(self, client: RawClient, name: str, watcher: Watcher) -> bytes | Seen:
-        """Let *client*, the device *name*, publish what it may; return that when *watcher* has it, or how it ended.
+        """Let *client*, the device *name*, publish an allowed message; return it when *watcher* has it, or the end.
 
-        A few are sent before it is the broker that loses them: then it is *open*.
+        Several are sent before the broker is blamed for losing them: then it is *open*.
         """
         deadline = self.patience / _MARKERS
         for _ in range(_MARKERS):
@@ -165,7 +165,7 @@ class Scene:
             heard.cancel()
             ending.cancel()
             await asyncio.wait([heard, ending])
-            # What was sent before the end may be on its way still.
+            # What was sent before the end may still be in transit.
             if await watcher.got(marker, _PAUSE):
                 return marker
             if watcher.gone:
@@ -178,7 +178,7 @@ class Scene:
 
     @property
     def version(self) -> ProtocolVersion:
-        """The version of MQTT that is spoken where a case does not say: the newest that the target claims."""
+        """The MQTT version used unless a case says otherwise: the newest that the target claims."""
         return ProtocolVersion.V5 if Feature.MQTT5 in self.target.capabilities.supports else ProtocolVersion.V311
 
     def connect(self, client_id: str, *, version: ProtocolVersion | None = None, **fields: Any) -> Connect:
@@ -198,7 +198,7 @@ class Scene:
         return await RawClient.dial(self.target.endpoint, context, version=version, session=session, source=source)
 
     def context(self, pem: CredentialPem | None, *, allow_tls12: bool = False) -> ssl.SSLContext:
-        """Return a client's context for the target."""
+        """Return a client context for the target."""
         return client_context(self.target.anchors, pem, allow_tls12=allow_tls12)
 
     async def present(
@@ -227,13 +227,13 @@ class Scene:
         return replace(seen, reason=f"{how}; {seen.reason}" if seen.reason else how)
 
     async def show(self, paper: Paper, pem: CredentialPem | None = None) -> Seen:
-        """Present *paper*, or *pem* in its place, under the name that *paper* bears."""
+        """Connect with *paper*, or *pem* in its place, under the name in *paper*."""
         return await self.present(self.context(pem or paper.pem), paper.name)
 
     async def until_refused(self, paper: Paper) -> Seen:
-        """Show *paper*, which is revoked by now, until it is refused; return that, timed from now.
+        """Connect with *paper*, already revoked, until it is refused; return that, timed from now.
 
-        The target has its time for that, and more on a machine that others hold (`with_grace`).
+        The target has its time limit, and more on a machine that others hold (`with_grace`).
         """
         started = time.monotonic()
 
@@ -242,7 +242,8 @@ class Scene:
             while True:
                 seen = (await self.show(paper)).since(started)
                 if seen.matches(CLOSED):
-                    # It may have been on its way in when the broker put out whoever was there: what is said of it now?
+                    # It may have been connecting when the broker disconnected existing sessions: what is the answer
+                    # now?
                     seen = (await self.show(paper)).since(started)
                 if not seen.got_in or time.monotonic() > until:
                     return seen
@@ -251,14 +252,14 @@ class Scene:
         return seen if seen.got_in else self.is_out(paper, seen)
 
     def is_out(self, paper: Paper, seen: Seen) -> Seen:
-        """Take note that the revoked *paper* was kept out, as was *seen*; return that, to be asked again."""
+        """Record that the revoked *paper* was kept out, as in *seen*; return that, to be checked again."""
         self.kept_out[paper.name] = paper
         return replace(seen, revoked=paper.name)
 
     async def with_grace(self, wait: Callable[[float], Awaitable[Seen]], limit: float) -> Seen:
-        """Return what *wait* sees within *limit* seconds that ends a peer's stay.
+        """Return what *wait* sees within *limit* seconds that ends a peer's connection.
 
-        On a machine that others hold it is waited for longer: it has to be known that it came, to be called late.
+        On a machine that others hold it waits longer: to be judged late, it must be known to have come.
         """
         cores = cores_of(self.target)
         seen = await wait(limit)
@@ -267,7 +268,7 @@ class Scene:
         return seen
 
     async def until_admitted(self, paper: Paper, deadline: float) -> None:
-        """Show *paper* until it is let in, *deadline* seconds at most."""
+        """Connect with *paper* until it is admitted, at most *deadline* seconds."""
         until = time.monotonic() + deadline
         while True:
             if (await self.show(paper)).got_in or time.monotonic() > until:
@@ -277,10 +278,10 @@ class Scene:
     async def admitted(
         self, paper: Paper, connect: Connect | None = None, context: ssl.SSLContext | None = None
     ) -> RawClient:
-        """Return a connection of the good *paper*, in its own *context* if that is given.
+        """Return a connection of the good *paper*, in its own *context* if given.
 
-        Raises, if it is refused, `TurnedAway`, or `Starved` if without a word; `Impossible` if nobody of its role has
-        ever been let in (rule 2).
+        Raises, if it is refused, `TurnedAway`, or `Starved` if without a reason; `Impossible` if no party of its role
+        has ever been admitted (rule 2).
         """
         started = time.monotonic()
         client = await self.dialled(paper, context)
@@ -295,7 +296,7 @@ class Scene:
         return await self.admitted(await self.device())
 
     async def dialled(self, paper: Paper, context: ssl.SSLContext | None = None) -> RawClient:
-        """Return a TLS connection of the good *paper*, in its own *context* if that is given; raise as `admitted`."""
+        """Return a TLS connection of the good *paper*, in its own *context* if given; raise as `admitted`."""
         started = time.monotonic()
         try:
             return await self.dial(context or self.context(paper.pem))
@@ -307,7 +308,7 @@ class Scene:
         text = f"a good {role} is not let in: {closure or f'{seen.text} {seen.reason}'.rstrip()}"
         if role not in self._let_in:
             return Impossible(with_remedy(text, closure or seen))
-        # On a slow machine a broker's own deadline may have passed, but none is as short as that.
+        # On a slow machine a broker's own deadline may have expired, but none is as short as that.
         at_once = seen.closed_by is ClosedBy.PEER and (seen.seconds or 0.0) < _AT_ONCE
         return TurnedAway(text) if is_answer(seen) or at_once else Starved(text)
 
@@ -318,9 +319,9 @@ class Scene:
         return await client.answer(Suback, deadline=_ANSWER)
 
     async def fate(self, client: RawClient, name: str, payload: bytes) -> Seen:
-        """Tell whether *payload*, which *client* of the device *name* has sent just now, reaches the watcher.
+        """Return whether *payload*, which *client* of the device *name* has just sent, reaches the watcher.
 
-        Raises `Starved` if not even what is allowed does.
+        Raises `Starved` if not even an allowed message does.
         """
         watcher = await self.watcher()
         marked = await self._marked(client, name, watcher)
@@ -363,7 +364,7 @@ class Scene:
                 return time.monotonic() - started
 
     def broker_memory(self) -> int | None:
-        """Return the broker's resident memory in bytes, where it is a process of ours."""
+        """Return the broker's resident memory in bytes, if it is our process."""
         if self.target.broker_pid is None:
             return None
         for line in Path(f"/proc/{self.target.broker_pid}/status").read_text().splitlines():

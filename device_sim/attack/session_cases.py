@@ -1,4 +1,4 @@
-"""Cases 6, 7, 18 to 20 and 38: a genuine device whose certificate is revoked or copied, or that comes as another."""
+"""Cases 6, 7, 18 to 20 and 38: a genuine device whose certificate is revoked or copied, or that poses as another."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from device_sim.attack.verdict import CLOSED, OPEN, ClosedBy, Layer, Seen
 _V311 = ProtocolVersion.V311
 _ANSWER = 10.0
 _OFTEN = 100
-"""How many times clones put each other out: a broker that has not noticed by then notices nothing."""
+"""How many times clones displace each other: a broker that has not noticed by then never will."""
 
 chapter = Chapter()
 case = chapter.case
@@ -59,7 +59,7 @@ async def cut(scene: Scene, paper: Paper, client: RawClient) -> Seen:
 
 
 async def resumed_after_revocation(scene: Scene, paper: Paper, context: ssl.SSLContext, *, clean: bool) -> Seen:
-    """Connect as *paper* with *context*, end that, revoke it, and return what the resumed TLS session is answered."""
+    """Connect as *paper* with *context*, disconnect, revoke it, and return the answer to the resumed TLS session."""
     client = await scene.admitted(paper, scene.connect(paper.name, keep_alive=60), context)
     session = client.socket.session
     if clean:
@@ -69,7 +69,7 @@ async def resumed_after_revocation(scene: Scene, paper: Paper, context: ssl.SSLC
     if session is None:
         raise Impossible("the broker gives no TLS session to resume")
     await scene.target.registrar.revoke(paper)
-    await scene.until_refused(paper)  # From here on the revocation is known; only the session is left.
+    await scene.until_refused(paper)  # From here on the revocation is known; only the TLS session is left.
     seen = await scene.present(context, paper.name, session=session)
     return seen if seen.got_in else scene.is_out(paper, seen)
 
@@ -98,7 +98,7 @@ async def _clone(scene: Scene) -> Seen:
         clone.close()
 
 
-# Within a minute, which is what brokers count by: EMQX bans after 15 times, ours after 60.
+# Within a minute, the interval that brokers count by: EMQX bans after 15 times, ours after 60.
 @case("18-flapping", "two clones disconnect each other repeatedly", "mqtt CONNACK 0x8a",
       needs=(Feature.FLAPPING_ALERT,), limit=patience)  # fmt: skip
 async def _flapping(scene: Scene) -> Seen:
@@ -138,7 +138,7 @@ async def _takes_over(scene: Scene) -> Seen:
     return Seen(Layer.MQTT, "taken-over", f"the victim was put out: {seen.text}", got_in=True)
 
 
-# The certificate authenticates; a user name beside it proves nothing and takes nothing away.
+# The certificate authenticates; an additional user name proves nothing and changes nothing.
 @case("20-other-user-name", "sends another's user name and a password (ignored or refused)",
       IN, "mqtt CONNACK 0x86", "mqtt CONNACK 0x87", limit=patience)  # fmt: skip
 async def _other_user_name(scene: Scene) -> Seen:
@@ -158,11 +158,11 @@ async def _other_user_name(scene: Scene) -> Seen:
         client.close()
 
 
-# It was permitted when the device was let in, and those who wait for its end should learn of it.
+# It was permitted when the device was admitted, and those waiting for its end should learn of it.
 @case("38-will-of-revoked", "is revoked while connected, with a will on its own topic (policy)",
       "mqtt delivered", NOWHERE, needs=(Feature.REVOCATION,), limit=patience)  # fmt: skip
 async def will_of_revoked(scene: Scene) -> Seen:
-    """Tell whether the will of a device that is revoked while connected is sent."""
+    """Return whether the will of a device that is revoked while connected is sent."""
     await scene.watcher()
     paper = await scene.device()
     name = paper.name
@@ -174,7 +174,7 @@ async def will_of_revoked(scene: Scene) -> Seen:
         ended = await scene.with_grace(client.end, scene.target.capabilities.limits.revocation)
         if ended.code == OPEN:
             raise Impossible("the session of a revoked device is not closed here: there is no will to send")
-        # What comes of a closed session was sent before this.
+        # The results of a closed session were sent before this.
         other = await scene.device()
         witness = await scene.admitted(other)
         try:

@@ -1,8 +1,8 @@
-"""Case 13 of `fleet-sim delivery`: shared subscriptions, where each message goes to one of several.
+"""Case 13 of `fleet-sim delivery`: shared subscriptions, where each message goes to one of several members.
 
-MQTT 5 §4.8.2. Which member gets a message, and in which order they do, is the broker's to choose; that none is lost,
-none comes twice and none comes to a member at another QoS than it was granted is not. What a member did not acknowledge
-when its session ended should go to another at QoS 1, and must not at QoS 2.
+MQTT 5 §4.8.2. The broker may choose which member gets a message, and in which order they do; but no message may be
+lost, come twice, or reach a member at a QoS other than it was granted. What a member did not acknowledge when its
+session ended should go to another member at QoS 1, and must not at QoS 2.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _QOS2 = (Feature.MQTT5, Feature.QOS2)
 _ONCE = QoS.AT_LEAST_ONCE
 _SENT = 24
 _PASSES_ON_WITHIN = 10.0
-"""For how many seconds a message is waited for that should go to another member."""
+"""How many seconds to wait for a message that should go to another member."""
 
 chapter = Chapter()
 
 
 class _Share:
-    """A group of services that share what one device says."""
+    """A group of services that share what one device publishes."""
 
     def __init__(self, parties: Parties, device: GoodClient) -> None:
         self.parties = parties
@@ -37,7 +37,7 @@ class _Share:
 
     @classmethod
     async def of_a_device(cls, parties: Parties) -> _Share:
-        """Return the share of a new device; raise `Impossible` where the broker says that it has none."""
+        """Return the share of a new device; raise `Impossible` if the broker declares that it supports none."""
         device = await parties.device()
         if device.told.shared_subscription_available is False:
             raise Impossible("the broker has no shared subscriptions: CONNACK says so")
@@ -53,13 +53,13 @@ class _Share:
     async def member(
         self, qos: QoS = _ONCE, *, keeps: bool = False, answers: frozenset[type] = EVERYTHING
     ) -> GoodClient:
-        """Return a service that has subscribed as one of many."""
+        """Return a service that has subscribed as a member."""
         member = await self.parties.service(keeps=keeps, answers=answers)
         await member.subscribe(self.filter(), qos)
         return member
 
     async def say(self, count: int = _SENT, qos: QoS = _ONCE, word: str = "said") -> list[bytes]:
-        """Let the device say so much; return it."""
+        """Let the device publish *count* messages; return them."""
         payloads = [f"{word} {number:02d}".encode() for number in range(count)]
         for payload in payloads:
             await self.device.publish(self.topic, payload, qos)
@@ -71,7 +71,7 @@ def _all(members: Sequence[GoodClient]) -> list[bytes]:
 
 
 async def _heard(members: Sequence[GoodClient], enough: Callable[[], bool], what: str) -> None:
-    """Return when *enough* has come to *members*, and a moment later; raise `BrokenPromise` if it never does."""
+    """Return when *enough* has reached *members*, and a moment later; raise `BrokenPromise` if it never does."""
     until = time.monotonic() + members[0].patience
     while not enough():
         for member in members:
@@ -83,7 +83,7 @@ async def _heard(members: Sequence[GoodClient], enough: Callable[[], bool], what
 
 
 async def _between(members: Sequence[GoodClient], payloads: list[bytes], what: str) -> None:
-    """Return when each of *payloads* has come to one of *members*; raise `BrokenPromise` if it does not, or twice."""
+    """Return when each of *payloads* has reached one of *members*; raise `BrokenPromise` if one does not, or twice."""
     await _heard(members, lambda: set(payloads) <= set(_all(members)), what)
     once_each(_all(members), payloads, what)
 
@@ -135,7 +135,7 @@ async def _qos(parties: Parties) -> None:
     granted = [qos for qos in QoS if qos <= parties.best_qos]
     members = [await share.member(qos) for qos in granted]
     payloads = await share.say(_SENT, parties.best_qos)
-    # At QoS 0 one may be lost: whoever it was that lost it, nothing more is due.
+    # At QoS 0 one may be lost: whichever member lost it, nothing more is due.
     reliable = [member for member, qos in zip(members, granted, strict=True) if qos]
     await _heard(members, lambda: len(_all(members)) >= len(payloads) or not reliable, "what was shared")
     for member, qos in zip(members, granted, strict=True):
@@ -177,7 +177,7 @@ async def _retained(parties: Parties) -> None:
     alone = await parties.service()
     await alone.subscribe(state, _ONCE)
     await alone.until(lambda: bool(alone.came), "what was retained never came")
-    for _ in range(2):  # The first makes the shared subscription, the second joins it.
+    for _ in range(2):  # The first creates the shared subscription, the second joins it.
         member = await parties.service()
         await member.subscribe(f"$share/ours/{state}", _ONCE)
         await member.settled()
@@ -219,11 +219,11 @@ async def _twice(parties: Parties) -> None:
     await _between([other], await share.say(8, word="after"), "what was due to who has stayed")
 
 
-# Who leaves with messages that it has not acknowledged
+# Members that leave with unacknowledged messages
 
 
 async def _holding(parties: Parties, qos: QoS, *, keeps: bool) -> tuple[_Share, GoodClient, GoodClient, list[bytes]]:
-    """Return a share, a member that has messages and has not acknowledged them, one that joined later, and those."""
+    """Return a share, a member with unacknowledged messages, one that joined later, and those messages."""
     share = await _Share.of_a_device(parties)
     holder = await share.member(qos, keeps=keeps, answers=NOTHING)
     payloads = await share.say(3, qos)

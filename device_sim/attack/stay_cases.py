@@ -1,7 +1,7 @@
-"""Cases 17 and 21 of `fleet-sim delivery`: who may stay connected, under which name, and how long a session is kept.
+"""Cases 17 and 21 of `fleet-sim delivery`: who may stay connected, under which name, and how long sessions are kept.
 
 MQTT 5 §3.1.2.10 (Keep Alive), §3.1.3.1 (Client Identifier), §3.1.2.11.2 and §3.14.2.2.2 (Session Expiry Interval);
-3.1.1 §3.1.2.10, §3.1.3.1, §3.1.2.4. Who is silent for too long is `41-freezes` of `fleet-sim attack`.
+3.1.1 §3.1.2.10, §3.1.3.1, §3.1.2.4. A client that is silent too long is `41-freezes` of `fleet-sim attack`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ _V5 = (Feature.MQTT5,)
 _ONCE = QoS.AT_LEAST_ONCE
 _KEEP_ALIVE = 3
 _OFTEN = 0.7
-"""Of a keep alive, how much passes between two packets of who keeps to it; a busy machine has the rest, and half a keep
-alive that the standard gives."""
+"""The fraction of its keep alive between two packets of a compliant client; the rest, and the extra half that the
+standard allows, is for a busy machine."""
 _ROUNDS = 4
 _LONG = 6.0
 _SHORT = 1
 _WAIT = 3.3
-"""Longer than the short life, by two whole seconds and a bit, however a broker rounds and when it looks."""
+"""Longer than the short lifetime by a bit more than two seconds, however a broker rounds and whenever it checks."""
 
 chapter = Chapter()
 
 
-# 17: who may stay, and under which name
+# 17: who may stay connected, and under which name
 
 
 @owed(
@@ -45,7 +45,7 @@ chapter = Chapter()
 async def _keeps_alive(parties: Parties) -> None:
     device = await parties.device(keep_alive=_KEEP_ALIVE)
     interval = device.raw.keep_alive
-    if interval > _LONG:  # The broker's own, which is what counts: then silence for its own must be no harm.
+    if interval > _LONG:  # The broker's own applies: then silence for the client's own must do no harm.
         await asyncio.sleep(_LONG)
         await device.pinged()
         return
@@ -67,7 +67,7 @@ async def _keeps_alive(parties: Parties) -> None:
     older="MQTT-3.1.3-6",
 )
 async def _assigned(parties: Parties) -> None:
-    known = await parties.service()  # So that a refusal of who has no identifier means nothing else.
+    known = await parties.service()  # So that a refusal for a missing identifier has no other cause.
     nameless = []
     for _ in range(2):
         try:
@@ -111,7 +111,7 @@ async def _assigned_returns(parties: Parties) -> None:
 
 
 async def _leaving(parties: Parties, seconds: int) -> GoodClient:
-    """Return a device whose session is to be kept for *seconds*; raise `Impossible` where the broker says otherwise."""
+    """Return a device whose session is to be kept for *seconds*; raise `Impossible` if the broker says otherwise."""
     device = await parties.device(keeps=True, seconds=seconds)
     told = device.told.session_expiry_interval
     if told not in {None, seconds}:
@@ -126,7 +126,7 @@ async def _command(parties: Parties, device: GoodClient) -> None:
 
 
 async def _gone(parties: Parties, device: GoodClient) -> None:
-    """Raise `BrokenPromise` if *device* comes back to anything."""
+    """Raise `BrokenPromise` if *device* still finds a session."""
     again = await parties.device(device.paper, keeps=True, clean=False)
     await again.settled()
     if again.session_present or again.came:

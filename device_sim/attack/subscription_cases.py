@@ -1,6 +1,6 @@
-"""Case 15 of `fleet-sim delivery`: subscriptions that overlap, are replaced, ended, granted less; no local.
+"""Case 15 of `fleet-sim delivery`: subscriptions that overlap, are replaced, ended, or downgraded; No Local.
 
-MQTT 5 §3.3.4, §3.8, §3.10; 3.1.1 §3.3.5, §3.8, §3.10. Where several subscriptions of one client match, a message comes
+MQTT 5 §3.3.4, §3.8, §3.10; 3.1.1 §3.3.5, §3.8, §3.10. If several subscriptions of one client match, a message comes
 once, or once for each: both are right, if the highest QoS is among them.
 """
 
@@ -185,7 +185,7 @@ async def _replaced_meanwhile(parties: Parties) -> None:
     await exactly(device, payloads, "what was sent meanwhile")
 
 
-# Ended
+# Ended subscriptions
 
 
 @owed(chapter, "15-ended", "unsubscribes: nothing comes any more, nor when it comes back to its session",
@@ -225,11 +225,11 @@ async def _under_way(parties: Parties) -> None:
     await exactly(device, [b"step"], "what was under way")
 
 
-# What one has said oneself
+# The client's own messages
 
 
 async def _speaking(parties: Parties, *, no_local: bool, keeps: bool = False) -> tuple[GoodClient, GoodClient, str]:
-    """Return who commands a device and has subscribed to what is commanded, another who commands it, and the topic."""
+    """Return a sender of commands that has subscribed to them, another sender, and the topic."""
     device = await parties.device()
     topic = parties.topic(device, "cmd/step")
     speaker, other = await parties.service("sender", keeps=keeps), await parties.service("sender")

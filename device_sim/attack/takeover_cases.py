@@ -1,7 +1,7 @@
-"""Case 18 of `fleet-sim delivery`: who comes while it is connected takes its session over, with all that is in it.
+"""Case 18 of `fleet-sim delivery`: a client that connects again takes over its own session with all its contents.
 
-MQTT 5 §3.1.4, §3.1.3.2.2; 3.1.1 §3.1.4. The older connection is closed; nothing that was under way on it is lost, and
-what was delivered to the end does not come again.
+MQTT 5 §3.1.4, §3.1.3.2.2; 3.1.1 §3.1.4. The older connection is closed; nothing that was in flight on it is lost, and
+completed deliveries do not come again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _QOS2 = (Feature.QOS2,)
 _ONCE = QoS.AT_LEAST_ONCE
 _DELAY = 2
 _PROMPTLY = 8.0
-"""Seconds that a will which is due may take, where it is only advised to send it."""
+"""Seconds that a due will may take, where sending it is only advised."""
 _TAKEN_OVER = f"DISCONNECT 0x{ReasonCode.SESSION_TAKEN_OVER:02x}"
 
 chapter = Chapter()
@@ -52,7 +52,7 @@ async def _told(parties: Parties) -> None:
 
 
 async def _holding(parties: Parties, qos: QoS, count: int = 3, **fields: Any) -> tuple[GoodClient, list[bytes]]:
-    """Return a device that has got commands and acknowledged none, and those commands."""
+    """Return a device that has received commands and acknowledged none, and those commands."""
     device = await parties.device(keeps=True, answers=NOTHING, **fields)
     await device.subscribe(parties.topic(device, "cmd/#"), qos)
     payloads = [f"{number}".encode() for number in range(count)]
@@ -155,12 +155,12 @@ async def _clean(parties: Parties) -> None:
     await exactly(second, [], "who has not subscribed since its clean start")
 
 
-# Its will
+# The will
 
 
 async def _with_will(parties: Parties, delay: int | None) -> tuple[GoodClient, GoodClient, bytes]:
-    """Return who listens, a device with a will and this will delay, and that will's payload."""
-    await parties.scene.watcher()  # Who hears what comes when the case is over.
+    """Return a listener, a device with a will and this will delay, and that will's payload."""
+    await parties.scene.watcher()  # It receives what arrives after the case is over.
     paper = await parties.scene.device()
     topic, payload = parties.topic(paper, "state"), f"will of {paper.name}".encode()
     listener = await parties.service()
@@ -211,7 +211,7 @@ async def _will_clean(parties: Parties) -> None:
     except BrokenPromise as error:
         if not error.never:
             raise
-        # [MQTT-3.1.2-8] lets any new connection of the client identifier delete a will that waits; the comment in
-        # §3.1.3.2.2 says that one with a clean start does not, because the session ends.
+        # [MQTT-3.1.2-8] lets any new connection of the client identifier delete a pending will; the comment in
+        # §3.1.3.2.2 says that one with Clean Start does not, because the session ends.
         raise BrokenPromise("its will was never sent", never=True, advised=True) from error
     await exactly(listener, [payload], "its will")

@@ -1,6 +1,6 @@
-"""What is attacked: a broker, the CA that it trusts, and the ways to enrol and revoke there.
+"""The target of an attack: a broker, the CA that it trusts, and the ways to enrol and revoke there.
 
-The cases know only this. Who stands behind it, our own broker and service, Debian's mosquitto, or a stranger's broker
+The cases know only this. What stands behind it, our own broker and service, Debian's mosquitto, or a foreign broker
 with a CRL file, is decided by `fleetgate_target`, `mosquitto_target`, `running_fleetgate` and `choosing`.
 """
 
@@ -29,17 +29,17 @@ class Impossible(Exception):
 
 
 class Starved(Exception):
-    """An innocent device was not served, and nobody said why; the text says what it waited for."""
+    """An innocent device was not served, and no reason was given; the text says what it waited for."""
 
 
 class TurnedAway(Exception):
-    """An innocent device was refused, or put out, with a reason; the text gives it."""
+    """An innocent device was refused, or disconnected, with a reason; the text gives it."""
 
 
 class BrokenPromise(Exception):
     """A broker has not done what it owes a good party; the text says what.
 
-    *never*: what was due has not come. *advised*: the standard says that it should, and not that it must.
+    *never*: what was due has not come. *advised*: the standard says should, not must.
     """
 
     def __init__(self, what: str, *, never: bool = False, advised: bool = False) -> None:
@@ -55,11 +55,11 @@ class Registrar(Protocol):
         """Return a good certificate."""
 
     async def revoke(self, paper: Paper) -> None:
-        """Revoke it, and return when the target's operator would believe that it is done."""
+        """Revoke it, and return when the target's operator would consider it done."""
 
 
 class SigningRegistrar:
-    """Signs with the CA's own key, and revokes by a CRL file and a command."""
+    """Signs with the CA's own key, and revokes through a CRL file and a command."""
 
     def __init__(self, issuer: Issuer, crl_file: CrlFile | None, *, other_crls: bytes = b"") -> None:
         self._issuer = issuer
@@ -72,7 +72,7 @@ class SigningRegistrar:
         return self._issuer.issue(identity)
 
     async def revoke(self, paper: Paper) -> None:
-        """Write the CRL anew and have it read; raise `Impossible` where the target has none."""
+        """Rewrite the CRL and have it reread; raise `Impossible` if the target has none."""
         if self._crl_file is None:
             raise Impossible("no way to revoke: say one in [revocation] of the --capabilities file")
         self._revoked.append(paper.certificate.serial_number)
@@ -87,7 +87,7 @@ class SigningRegistrar:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """The way that revocations take to the broker, in the tester's hands."""
+    """The path of revocations to the broker, controlled by the tester."""
 
     cut: Callable[[], None]
     join: Callable[[], None]
@@ -101,14 +101,14 @@ class Target:
     endpoint: Endpoint
     anchors: Path
     ca: Issuer | x509.Certificate | None
-    """The CA of its devices: with its key, by its certificate alone, or not known yet."""
+    """The CA of its devices: with its key, its certificate alone, or not known yet."""
     registrar: Registrar
     trust_domain: str = "fleet.internal"
     group: str = "meters"
     version: str = ""
-    """Of the broker, as it says itself."""
+    """The broker's version, as it reports it."""
     prefix: str = ""
-    """What the names of all parties begin with, where others have names too."""
+    """Prefix of all parties' names, where foreign names exist too."""
     desk: EnrolmentDesk | None = None
     broker_pid: int | None = None
     feed: Feed | None = None
@@ -117,13 +117,13 @@ class Target:
     other_issuer: Issuer | None = None
     """A second CA that the broker trusts, and that may certify CAs."""
     registry: Callable[[], AbstractAsyncContextManager[Endpoint]] | None = None
-    """Starts another broker of the fleet, which asks about each certificate whether it was ever issued."""
+    """Starts another broker of the fleet, which checks for each certificate whether it was ever issued."""
     ended: Ended | None = None
-    """What became of those who were enrolled, once they have been cleared away."""
+    """What became of the enrolled devices, once they have been cleaned up."""
 
     @property
     def issuer(self) -> Issuer:
-        """The CA with its key; raise `Impossible` where that is not given."""
+        """The CA with its key; raise `Impossible` if that is not given."""
         if not isinstance(self.ca, Issuer):
             raise Impossible("only the CA's key can sign it, and no service would: give --ca-cert and --ca-key")
         return self.ca

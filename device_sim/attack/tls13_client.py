@@ -1,18 +1,19 @@
-"""A TLS 1.3 client whose last flight is the caller's: it sends what OpenSSL refuses to load, and says what came back.
+"""A TLS 1.3 client whose last flight the caller supplies: it sends what OpenSSL refuses to load.
 
 Theory
 ------
-An attacker brings a TLS stack of his own. OpenSSL does not send a certificate that it cannot parse, a chain in another
-order, a certificate without its proof. Everything up to the server's Finished is the same for every client, and is done
-here; the messages between that and the client's own Finished are a *flight*, a generator that reads the transcript as
-it grows and yields each message whole, header included. A server that asks for no certificate gets no flight, as of
-every client (RFC 8446 §4.4.2): it would refuse what came uninvited, and seem to have judged it.
+An attacker brings a TLS stack of his own. OpenSSL does not send an unparsable certificate, a chain in another order, or
+a certificate without its proof. Everything up to the server's Finished is the same for every client, and is done here;
+the messages between that and the client's own Finished are a *flight*, a generator that reads the transcript as it
+grows and yields each message complete with its header. A server that requests no certificate gets no flight, as from
+every client (RFC 8446 §4.4.2): it would refuse an unrequested one, and seem to have judged it.
 
 Rules
 -----
-1. One version, one suite, one group (X25519): what every server of TLS 1.3 that we attack has. A server that wants
+1. One version, one suite, one group (X25519), which every TLS 1.3 server that we attack supports. A server that wants
    another is an error (`HandshakeBroken`), not an answer.
-2. The server is not verified: nothing secret is sent. Its Finished is, since it proves that the keys are right.
+2. The server is not authenticated: nothing secret is sent. Its Finished is verified, since it proves that the keys
+   match.
 3. One deadline for everything. What ends the connection is an answer (`Seen`), as in `device_sim.attack.raw_client`.
 
 Does not handle: resumption, key updates, HelloRetryRequest, a server's further requests.
@@ -63,11 +64,11 @@ _ALERTS = {
 
 
 class HandshakeBroken(Exception):
-    """The server does not speak as this client can; the text says where they part."""
+    """The server does not speak as this client can; the text says where they diverge."""
 
 
 class _Ended(Exception):
-    """The connection has ended, or the server has said no."""
+    """The connection has ended, or the server has refused."""
 
     def __init__(self, seen: Seen) -> None:
         super().__init__(seen.text)
@@ -90,7 +91,7 @@ class Transcript:
 
 
 Flight = Callable[[bytes, Transcript], Iterator[bytes]]
-"""What the client sends before its Finished, given the context of the server's CertificateRequest, if it makes one."""
+"""Returns what the client sends before its Finished, given the context of the server's CertificateRequest, if any."""
 
 
 def message(kind: int, body: bytes) -> bytes:
@@ -99,7 +100,7 @@ def message(kind: int, body: bytes) -> bytes:
 
 
 async def offer(endpoint: Endpoint, suites: bytes, deadline: float) -> Seen:
-    """Connect and offer *suites* alone; return the server's refusal, or *agreed* if it takes one.
+    """Connect and offer only *suites*; return the server's refusal, or *agreed* if it accepts one.
 
     Raises `HandshakeBroken` where it answers otherwise.
     """
@@ -107,9 +108,9 @@ async def offer(endpoint: Endpoint, suites: bytes, deadline: float) -> Seen:
 
 
 async def exchange(endpoint: Endpoint, flight: Flight, request: bytes, deadline: float) -> bytes | Seen:
-    """Connect, send *flight*, Finished and *request*; return the first application data of the server, or the end.
+    """Connect, send *flight*, Finished and *request*; return the server's first application data, or the end.
 
-    Raises `HandshakeBroken` where the server's half cannot be followed.
+    Raises `HandshakeBroken` if the server's half cannot be followed.
     """
     return await _connected(endpoint, deadline, lambda made: made.run(endpoint.server_name, flight, request))
 
@@ -158,7 +159,7 @@ class _Exchange:
         private = await self._hello(server_name, _SUITE)
         try:
             _, body = await self._message(_SERVER_HELLO)
-        except _Ended as ended:  # Nobody has shown a certificate yet.
+        except _Ended as ended:  # No certificate has been shown yet.
             raise HandshakeBroken(f"the server refuses our hello: {ended.seen.text}") from ended
         schedule = KeySchedule(private.exchange(X25519PublicKey.from_public_bytes(_share_in(body))))
         sealing, server = schedule.handshake(self._transcript.digest())
@@ -187,11 +188,11 @@ class _Exchange:
                 return content
 
     async def _send(self, data: bytes) -> None:
-        with contextlib.suppress(ConnectionError):  # Whoever refuses has usually said why before: it is read.
+        with contextlib.suppress(ConnectionError):  # A peer that refuses has usually said why before: that is read.
             await self._loop.sock_sendall(self._socket, data)
 
     async def _message(self, wanted: int | None = None) -> tuple[int, bytes]:
-        """Return the next handshake message, which is then part of the transcript."""
+        """Return the next handshake message and add it to the transcript."""
         while len(self._messages) < _MESSAGE_HEADER or len(self._messages) < _whole(self._messages):
             kind, content = await self._record()
             if kind != _HANDSHAKE:
@@ -209,7 +210,7 @@ class _Exchange:
         while True:
             header = await self._exactly(_HEADER)
             kind, content = header[0], await self._exactly(int.from_bytes(header[3:]))
-            if kind == _CHANGE_CIPHER_SPEC:  # For the middleboxes (RFC 8446 §D.4).
+            if kind == _CHANGE_CIPHER_SPEC:  # For middleboxes (RFC 8446 §D.4).
                 continue
             if kind == APPLICATION_DATA:
                 kind, content = self._opened(header, content)
@@ -219,14 +220,14 @@ class _Exchange:
             return kind, content
 
     def _opened(self, header: bytes, content: bytes) -> tuple[int, bytes]:
-        # Erlang's alerts about our certificate are under its handshake keys still, although its Finished is sent.
+        # Erlang still sends alerts about our certificate under its handshake keys, after its Finished.
         for protection in reversed(self._opening):
             with contextlib.suppress(BadRecord):
                 return protection.open(header, content)
         raise HandshakeBroken("a record does not open with any key of the server's")
 
     async def _exactly(self, size: int) -> bytes:
-        # Not by a StreamReader: after a reset that loses what came before it, which is the alert.
+        # Not with a StreamReader: after a reset it loses what came before, which is the alert.
         while len(self._read) < size:
             more = await self._loop.sock_recv(self._socket, _LARGEST_FRAGMENT)
             if not more:

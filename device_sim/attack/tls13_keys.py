@@ -2,8 +2,8 @@
 
 Rules
 -----
-1. No I/O. The primitives are `cryptography`'s; what is here is how the standard strings them together.
-2. For one handshake of an attacker's: no key update, no resumption.
+1. No I/O. The primitives are `cryptography`'s; this module combines them as the standard says.
+2. For a single handshake by an attacker: no key update, no resumption.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class BadRecord(Exception):
 
 
 class Protection:
-    """One direction's keys: seals what is sent, or opens what comes."""
+    """One direction's keys: seals what is sent, or opens what arrives."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
@@ -47,7 +47,7 @@ class Protection:
         return record
 
     def open(self, header: bytes, body: bytes) -> tuple[int, bytes]:
-        """Return kind and content of a record; raise `BadRecord`, and expect the same record still."""
+        """Return kind and content of a record; raise `BadRecord`, and still expect the same record."""
         try:
             inner = self._aead.decrypt(self._nonce(), body, header).rstrip(b"\0")
         except InvalidTag as error:
@@ -66,7 +66,7 @@ class Protection:
 
 
 class KeySchedule:
-    """From the shared secret of a Diffie-Hellman exchange to everybody's keys, without a pre-shared key."""
+    """From the shared secret of a Diffie-Hellman exchange to both sides' keys, without a pre-shared key."""
 
     def __init__(self, shared_secret: bytes) -> None:
         early = _extract(b"", bytes(_HASH_SIZE))

@@ -1,7 +1,7 @@
-"""The topic aliases that a broker uses on one connection of a good party: what each stands for, and whether it may.
+"""The topic aliases that a broker uses on one connection of a good party: their meaning, and whether they are allowed.
 
-MQTT 5 §3.3.2.3.4: none over the Topic Alias Maximum of CONNECT [MQTT-3.3.2-11], and none at all without that
-[MQTT-3.1.2-27]; what an alias stands for is told on this connection, and on no earlier one [MQTT-3.3.2-7].
+MQTT 5 §3.3.2.3.4: none above the Topic Alias Maximum of CONNECT [MQTT-3.3.2-11], and none at all without that
+[MQTT-3.1.2-27]; the meaning of an alias is introduced on this connection, not on an earlier one [MQTT-3.3.2-7].
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from device_sim.attack.target import BrokenPromise
 
 
 class ToldAliases:
-    """What a broker has told on one connection; the party takes aliases up to *most*."""
+    """What a broker has introduced on one connection; the party accepts aliases up to *most*."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._topics: dict[int, str] = {}
         self.used = 0
-        """How often one was used in place of a topic."""
+        """How often an alias replaced a topic."""
 
     def resolved(self, packet: Publish) -> Publish:
-        """Return *packet* with its topic; raise `BrokenPromise` if its alias may not be, or is not known here."""
+        """Return *packet* with its topic; raise `BrokenPromise` if its alias is not allowed, or not known here."""
         alias = packet.properties.topic_alias
         if alias is None:
             return packet

@@ -1,6 +1,6 @@
-"""Cases 35 to 37: a genuine device publishes to topics that are not its own, or listens to them.
+"""Cases 35 to 37: a genuine device publishes or subscribes to topics that are not its own.
 
-A case that is about a message says whether it was delivered, with the order argument of `scene`.
+A case about a message states whether it was delivered, using the order argument of `scene`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _publishes(
     name: str, description: str, *expected: str, qos: QoS, own: str = "", retain: bool = False,
     version: ProtocolVersion | None = None, needs: tuple[Feature, ...] = (),
 ) -> None:  # fmt: skip
-    """Add a case that publishes to another's topic, or to its *own* one that is not for it to write."""
+    """Add a case that publishes to another device's topic, or to its *own* topic that it may not write."""
 
     async def attempt(scene: Scene) -> Seen:
         await scene.watcher()
@@ -60,7 +60,7 @@ def _publishes(
             seen = await _what_came(scene, client, device, payload, answer)
             seen = seen.since(started)
             if retain and not seen.got_in and await scene.retains(topic, payload):
-                # Whoever has subscribed already did not get it, and whoever comes next does.
+                # Existing subscribers did not get it, but later ones do.
                 return Seen(Layer.MQTT, DELIVERED, "retained, for whoever subscribes next", got_in=True).since(started)
             return seen
         finally:
@@ -70,14 +70,14 @@ def _publishes(
 
 
 async def _what_came(scene: Scene, client: RawClient, device: str, payload: bytes, answer: Seen | None) -> Seen:
-    """Tell whether *payload*, to which *client* got this *answer*, was delivered; else what was answered."""
+    """Return whether *payload*, to which *client* got this *answer*, was delivered; else the answer."""
     if answer is not None and not answer.code.startswith(("PUBACK", "PUBREC")):
-        return replace(answer, withheld=payload)  # Closed for it.
+        return replace(answer, withheld=payload)  # It was closed for this.
     if answer is not None and answer.code.startswith("PUBREC"):
-        # A broker may deliver it only when it is released (MQTT 5 §4.3.3): a forger releases it, refused or not.
+        # A broker may deliver it only when it is released (MQTT 5 §4.3.3): an attacker releases it, refused or not.
         await client.send(Pubrel(_PACKET).encode(client.version))
     fate = await scene.fate(client, device, payload)
-    # Delivered is what counts; else the code in the acknowledgement, where there is one that says no.
+    # Delivery is what counts; otherwise the code in the acknowledgement, if that is a refusal.
     return fate if answer is None or fate.got_in or answer.got_in else replace(answer, withheld=payload)
 
 
@@ -107,7 +107,7 @@ def _subscribes(
             seen = (await scene.subscribe(client, listens_to)).since(started)
             if seen.got_in:
                 return await _overheard(scene, client, victim, listens_to)
-            with contextlib.suppress(Impossible):  # Refused, and where nobody can watch no more is known.
+            with contextlib.suppress(Impossible):  # Refused; without a watcher no more can be known.
                 heard = await _overheard(scene, client, victim, listens_to)
                 return heard if heard.got_in and heard.code == DELIVERED else seen
             return seen
@@ -118,11 +118,11 @@ def _subscribes(
 
 
 async def _overheard(scene: Scene, spy: RawClient, victim: Paper, listens_to: str) -> Seen:
-    """Tell whether *spy*, whatever its subscription was answered, hears what *victim* says, what it is told, or $SYS.
+    """Return whether *spy*, however its subscription was answered, receives what *victim* says, is told, or $SYS.
 
-    When one who may has heard both, the broker has routed them; what it sends to the spy of them comes before the
-    answer to a PINGREQ that is sent then, or, where others write to the spy than who answers it, soon after. Both are
-    retained, and the spy subscribes once more: who keeps them from it as they come may hand them out later.
+    When an authorised party has received both, the broker has routed them; what it sends of them to the spy arrives
+    before the answer to a PINGREQ sent then, or soon after if different processes write data and PINGRESP. Both are
+    retained, and the spy subscribes once more: a broker that withholds them live may hand them out later.
     """
     watcher = await scene.watcher()
     said, told = secrets = tuple(f"{what} {victim.name}".encode() for what in ("secret of", "command for"))
@@ -156,7 +156,7 @@ async def _heard_by(scene: Scene, spy: RawClient, secrets: Container[bytes], lis
 
 
 async def _say(scene: Scene, who: Paper, topic: str, payload: bytes) -> None:
-    """Let *who* publish what the broker may keep, and wait until it has read it."""
+    """Let *who* publish what the broker may retain, and wait until the broker has read it."""
     client = await scene.admitted(who)
     try:
         able = client.connack is None or client.connack.properties.retain_available is not False
@@ -186,7 +186,7 @@ async def _will(scene: Scene) -> Seen:
     will = Will(scene.topic(scene.fresh("victim")), payload)
     seen = await client.connect(scene.connect(name, keep_alive=60, will=will))
     client.abort()
-    # Who is let in again under this name finds the old connection ended, and its will sent (MQTT 5 §3.1.2.5, §3.1.4).
+    # When this name is admitted again, the old connection has ended and its will is sent (MQTT 5 §3.1.2.5, §3.1.4).
     again = await scene.admitted(paper)
     try:
         fate = await scene.fate(again, name, payload)

@@ -1,7 +1,7 @@
-"""Cases of numbers 2 to 23 that OpenSSL will not send: what is wrong is the message that carries the certificate.
+"""Cases of numbers 2 to 23 that OpenSSL will not send: the message that carries the certificate is wrong.
 
 Each is a flight of `device_sim.attack.tls13_client`: Certificate and CertificateVerify (RFC 8446 §4.4.2, §4.4.3) made
-by hand. The device behind it is a good one, with its own key, unless the case says otherwise.
+by hand. The device is a good one with its own key, unless the case says otherwise.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ case = chapter.case
 
 
 def _entry(certificate: bytes, size: int | None = None) -> bytes:
-    """Return a CertificateEntry without extensions; *size* is what it claims, if not the truth."""
+    """Return a CertificateEntry without extensions; *size* is a false length to claim."""
     return (len(certificate) if size is None else size).to_bytes(3) + certificate + b"\0\0"
 
 
@@ -62,7 +62,7 @@ def _certificates(context: bytes, entries: bytes) -> bytes:
 
 
 def _proof(paper: Paper, transcript_hash: bytes, scheme: bytes = _ECDSA_P256_SHA256) -> bytes:
-    """Return a CertificateVerify of *paper*'s key, whatever its curve, that says it is of *scheme*."""
+    """Return a CertificateVerify made with *paper*'s key, whatever its curve, that claims to use *scheme*."""
     if not isinstance(paper.key, ec.EllipticCurvePrivateKey):
         raise TypeError("these devices have elliptic-curve keys")
     digest = SHA1() if scheme == _ECDSA_SHA1 else SHA256()  # noqa: S303 - the attack
@@ -100,7 +100,7 @@ async def _sent(scene: Scene, paper: Paper, flight: Flight) -> Seen:
         return Seen(Layer.MQTT, MALFORMED, f"the peer sent a bad packet: {error}", ClosedBy.NOBODY)
 
 
-# The control: the rest says nothing if a good handshake of our own is refused too
+# The control: the rest means nothing if our own good handshake is refused too
 
 
 @case("1-own-tls", "a good device with a TLS stack of its own (control)", IN)
@@ -124,7 +124,7 @@ async def _empty_list(scene: Scene) -> Seen:
     return await _sent(scene, paper, _flight(paper, b""))
 
 
-# The first certificate is judged as the client's own: a CA's, for no client's purpose, and the proof is not its key's.
+# The first certificate is judged as the client's own: a CA's has no client purpose, and the proof's key differs.
 @case("15-reversed-chain", "sends its chain in reverse", *BAD, "tls decrypt_error")
 async def _reversed_chain(scene: Scene) -> Seen:
     paper = await scene.device()
@@ -132,7 +132,7 @@ async def _reversed_chain(scene: Scene) -> Seen:
     return await _sent(scene, paper, _flight(paper, above + _entry(_der(paper))))
 
 
-# Certificates that are none: X.690 wants DER, definite lengths and nothing behind
+# Invalid certificates: X.690 requires DER, definite lengths and no trailing bytes
 
 
 def _malformed(name: str, description: str, *expected: str, made: Callable[[bytes], bytes]) -> None:
@@ -156,7 +156,7 @@ _malformed(
     "16-giant-length", "its certificate claims to be 2 GB long",
     made=lambda good: _entry(bytes.fromhex("30847fffffff") + der.content(good)),
 )  # fmt: skip
-# BER: the same certificate, and what the CA has signed of it is unchanged. Who is lenient lets in whom it should.
+# BER: the same certificate, and what the CA signed is unchanged. A lenient server admits a device it should admit.
 _malformed(
     "16-indefinite-length", "its certificate is encoded in BER (may be accepted)", IN, *UNREADABLE,
     made=lambda good: _entry(b"\x30\x80" + der.content(good) + b"\0\0"),
@@ -196,7 +196,7 @@ _SPOILT = (
 async def _any_byte(scene: Scene) -> Seen:
     paper = await scene.device()
     good = _der(paper)
-    # From the TBSCertificate's first byte to its last: a changed byte of the rest may say the same.
+    # From the TBSCertificate's first byte to its last: elsewhere a changed byte may have no effect.
     begin = len(good) - len(der.content(good))
     end = begin + len(der.elements(der.content(good))[0])
     answers: Counter[str] = Counter()
@@ -255,7 +255,7 @@ async def _weak_proof(scene: Scene) -> Seen:
     return await _sent(scene, paper, sent)
 
 
-# TLS 1.3 has no signature scheme for the curve (RFC 8446 §4.2.3): the proof is called one over P-256.
+# TLS 1.3 has no signature scheme for the curve (RFC 8446 §4.2.3): the proof claims to be over P-256.
 @case("23-p192", "has a key on the curve P-192", *BAD, "tls insufficient_security", "tls illegal_parameter")
 async def _p192(scene: Scene) -> Seen:
     key = ec.generate_private_key(ec.SECP192R1())

@@ -1,26 +1,27 @@
-"""What a bad device met, what it should have met, and the verdict.
+"""How a bad device was answered, how it should have been, and the verdict.
 
 Theory
 ------
-An answer is written as ``<layer> <code>``, the same in the catalogue, in a capability file and in a report::
+An answer is written as ``<layer> <code>``, identically in the catalogue, in a capability file and in a report::
 
     tls certificate_expired      a TLS alert, by its name in RFC 8446 §6
     mqtt CONNACK 0x87            a packet type and its reason code; before MQTT 5 its return code in decimal
-    mqtt not-delivered           nobody said no, and the message went nowhere
+    mqtt not-delivered           no refusal, but the message went nowhere
     http 401 TOKEN_USED          a status and the service's own code
-    closed                       the peer closed without a word, at whatever layer
+    closed                       the peer closed without a reason, at any layer
 
-A case lists every answer that is right. Anything else that keeps the device out is a *warning*: the door held, but
-whoever looks for the cause is told something else. Getting in, or being put out too late, is a *failure*.
+A case lists every right answer. Any other answer that keeps the device out is a *warning*: access was denied, but an
+operator looking for the cause is misled. Getting in, or being disconnected too late, is a *failure*.
 
 Rules
 -----
-1. No I/O, and no clock but for `Seen.since`.
-2. No answer at all is a failure: a broker that is gone has refused nobody. Nor has one that sends what is no packet.
-3. A case whose every right answer is to be let in fails on any refusal.
-4. Where others held the cores, a right answer that came too late says nothing of the broker, nor does an innocent
-   device that was not served: *invalid* (docs/decisions/0130). Getting in is excused by nothing, nor is a refusal of
-   who must get in.
+1. No I/O, and no clock except for `Seen.since`.
+2. No answer at all is a failure: a broker that is gone has refused nobody. Nor has one that sends something other than
+   a packet.
+3. A case whose only right answers are admissions fails on any refusal.
+4. If others held the cores, a right answer that came too late says nothing about the broker, nor does an innocent
+   device that was not served: *invalid* (docs/decisions/0130). Nothing excuses getting in, or refusing a device that
+   must get in.
 """
 
 from __future__ import annotations
@@ -40,24 +41,24 @@ DELIVERED = "delivered"
 DELIVERED_AGAIN = "delivered-again"
 NOT_DELIVERED = "not-delivered"
 STARVED = "starved"
-"""An innocent device was not served, without a word."""
+"""An innocent device was not served, and got no reason."""
 TURNED_AWAY = "turned-away"
-"""An innocent device was refused, or put out."""
+"""An innocent device was refused, or disconnected."""
 SERVED = "served"
 PUT_OUT = "put-out"
-"""An innocent device that was connected is so no longer."""
+"""An innocent device that was connected no longer is."""
 KEPT = "kept"
 """A good party was given all that it is owed."""
 BROKEN = "broken-promise"
 """A good party was not given what it is owed, or was given something else."""
 UNADVISED = "unadvised"
-"""A good party was not given what the standard advises to give: it says *should*, and the broker need not."""
+"""A good party was not given what the standard advises: it says *should*, so the broker need not."""
 HELD_BACK = "held-back"
-"""The same, of what should come and has not: on a starved machine it may still be on its way."""
+"""The same, for something that should have arrived: on a starved machine it may still be in transit."""
 NEVER_CAME = "never-came"
-"""What was owed has not come: on a starved machine it may still be on its way."""
+"""What was owed has not arrived: on a starved machine it may still be in transit."""
 MALFORMED = "malformed"
-"""The peer sent what is no MQTT packet."""
+"""The peer sent something other than an MQTT packet."""
 UNANSWERED = "unanswered"
 
 _SILENT = frozenset({"closed", "reset"})
@@ -76,7 +77,7 @@ class Verdict(StrEnum):
 
 
 class Layer(StrEnum):
-    """Who said no."""
+    """Where the refusal came from."""
 
     TCP = "tcp"
     TLS = "tls"
@@ -95,7 +96,7 @@ class ClosedBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was observed. *seconds* is how long the broker took; None where the whole attempt counts."""
+    """What was observed. *seconds* is how long the broker took; None if the whole attempt counts."""
 
     layer: Layer
     code: str
@@ -104,9 +105,9 @@ class Seen:
     got_in: bool = False
     seconds: float | None = None
     withheld: bytes = b""
-    """A payload that nobody had received when this was seen: whoever has it later knows better."""
+    """A payload that nobody had received at this point: a later arrival overrides this."""
     revoked: str = ""
-    """The name of who was refused for being revoked: whoever lets it in later has forgotten that."""
+    """The name of a device refused as revoked: a later admission means the revocation was forgotten."""
 
     @property
     def text(self) -> str:
@@ -114,7 +115,7 @@ class Seen:
         return f"{self.layer} {self.code}"
 
     def since(self, started: float) -> Seen:
-        """Return the same, seen now, which took since *started* (`time.monotonic`): what went before was our own."""
+        """Return the same, seen now, timed from *started* (`time.monotonic`): the time before was our own."""
         return replace(self, seconds=time.monotonic() - started)
 
     @property
@@ -124,7 +125,7 @@ class Seen:
 
     @property
     def reason_code(self) -> str | None:
-        """The reason code of the packet that said it, or the HTTP status."""
+        """The reason code of the packet, or the HTTP status."""
         packet, _, number = self.code.partition(" ")
         if self.layer is Layer.HTTP:
             return packet
@@ -139,7 +140,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """One case's outcome: the verdict and why it is that."""
+    """One case's outcome: the verdict and its reason."""
 
     verdict: Verdict
     why: str = ""
@@ -168,7 +169,7 @@ def judge(expected: tuple[str, ...], limit: float, seen: Seen, seconds: float) -
 
 
 def _missed(seen: Seen) -> str:
-    """Return what is wrong with *seen*, where the device had a right to something."""
+    """Return what is wrong with *seen*, where the device was entitled to something."""
     if seen.code == NOT_DELIVERED:
         return "it never came"
     if seen.code == DELIVERED_AGAIN:
@@ -181,8 +182,8 @@ def on_this_machine(
 ) -> Judgement:
     """Return *judgement* on *seen*, or that there can be none (rule 4).
 
-    *waiting* is the share of the time in which attacker and broker, as far as that is known, were ready to run and had
-    no core; *most* how much may be.
+    *waiting* is the share of the time in which attacker and broker, as far as known, were ready to run without a core;
+    *most* is the allowed maximum.
     """
     only_slow = seen.code in {STARVED, NEVER_CAME, HELD_BACK} or any(map(seen.matches, expected))
     who, share = max(waiting.items(), key=lambda item: item[1])
@@ -197,7 +198,7 @@ def on_this_machine(
 
 
 def is_answer(seen: Seen) -> bool:
-    """Whether the peer has said yes or no: not so where it was cut off without a word, or nothing came in time."""
+    """Whether the peer gave an answer: not if it closed without a reason, or nothing came in time."""
     return seen.code not in _SILENT and seen.code not in {OPEN, UNANSWERED}
 
 
@@ -211,7 +212,7 @@ def is_admission(expected: str) -> bool:
 
 
 def before_mqtt5(expected: tuple[str, ...]) -> tuple[str, ...]:
-    """Return what *expected* is where no MQTT 5 is spoken: a return code, or no word but the deed."""
+    """Return *expected* for protocols before MQTT 5: a return code, or the effect alone."""
     return tuple(dict.fromkeys(answer for each in expected for answer in _before_mqtt5(each)))
 
 
@@ -232,7 +233,7 @@ def _before_mqtt5(expected: str) -> tuple[str, ...]:
 
 
 def seen_in(closure: Closure) -> Seen:
-    """Return what *closure* tells: the end of a connection that never carried a packet of ours."""
+    """Return what *closure* means: the end of a connection that never carried a packet of ours."""
     if closure.code in {"error", "timeout", "refused"}:
         return Seen(Layer.TCP, UNANSWERED, closure.reason, ClosedBy.NOBODY)
     return Seen(Layer(closure.layer.value), closure.code, closure.reason)
@@ -250,7 +251,7 @@ class Outcome:
     seen: Seen | None = None
     seconds: float = 0.0
     clause: str = ""
-    """Of the standard, where the case is judged by one."""
+    """The clause of the standard that the case is judged by, if any."""
 
     @property
     def verdict(self) -> Verdict:

@@ -1,8 +1,8 @@
-"""A service that receives what devices say, so that what was forbidden can be seen to arrive, or not to.
+"""A service that receives what devices say, so that forbidden messages can be seen to arrive or not.
 
 Rules
 -----
-1. What has come is remembered for the whole run, by whoever received it: a forged message that comes late has come.
+1. What has arrived is remembered for the whole run, whichever watcher got it: a forged message may come late.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from device_sim.attack.verdict import Seen
 
 _LOOK = 30.0
 _KEPT = 64
-"""How many bytes of a payload are remembered: floods are long."""
+"""How many bytes of a payload are remembered: flood payloads are long."""
 
 
 class Watcher:
-    """A service that has subscribed to all that devices of the attack say; *heard* is where it counts what it got."""
+    """A service subscribed to everything the devices of the attack say; *heard* counts what it received."""
 
     def __init__(self, client: RawClient, heard: Counter[bytes]) -> None:
         self._client = client
@@ -35,7 +35,7 @@ class Watcher:
         return self._task.done()
 
     async def got(self, payload: bytes, deadline: float) -> bool:
-        """Whether *payload* has come, or comes within *deadline* seconds."""
+        """Whether *payload* has arrived, or arrives within *deadline* seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline):
                 while payload not in self._heard and not self.gone:
@@ -44,7 +44,7 @@ class Watcher:
         return payload in self._heard
 
     async def close(self) -> None:
-        """Leave."""
+        """Disconnect."""
         self._task.cancel()
         await asyncio.wait([self._task])
         self._client.close()

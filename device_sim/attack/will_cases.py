@@ -1,7 +1,7 @@
-"""Cases 1 to 4 of `fleet-sim delivery`: wills, which are sent when they must be, as they were left, and not otherwise.
+"""Cases 1 to 4 of `fleet-sim delivery`: wills are sent when they must be, as they were set, and not otherwise.
 
-MQTT 5 §3.1.2.5, §3.1.3.2, §3.14.4; 3.1.1 §3.1.2.5. A will of who freezes is `41-will-of-frozen` of `fleet-sim attack`,
-one of who is revoked `38-will-of-revoked`.
+MQTT 5 §3.1.2.5, §3.1.3.2, §3.14.4; 3.1.1 §3.1.2.5. The will of a client that freezes is `41-will-of-frozen` of
+`fleet-sim attack`, that of a revoked one `38-will-of-revoked`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from device_sim.attack.verdict import Seen
 _NEVER = "its will was never sent"
 _DELAY = 2
 _EARLY = 0.2
-"""Of its delay, which is told in whole seconds, a broker's clock may be late by so many seconds when it begins."""
+"""Seconds by which a will may come early: a delay is in whole seconds, and a broker's clock may lag at its start."""
 _LONG_DELAY = 600
 _LIFE = 60
 _RESERVED_TYPE = b"\x00\x00"
@@ -39,21 +39,21 @@ End = Callable[[Parties, GoodClient], Awaitable[None]]
 async def _left(
     parties: Parties, *, keeps: bool = False, delay: int | None = None, seconds: int = SESSION_SECONDS
 ) -> tuple[GoodClient, GoodClient, bytes]:
-    """Return who listens, a device with a will, and that will's payload."""
-    await parties.scene.watcher()  # Who hears what comes when the case is over.
+    """Return a listener, a device with a will, and that will's payload."""
+    await parties.scene.watcher()  # It receives what arrives after the case is over.
     paper = await parties.scene.device()
     topic, payload = parties.topic(paper, "state"), f"will of {paper.name}".encode()
     listener = await parties.service()
     await listener.subscribe(topic, parties.best_qos)
     will = Will(topic, payload, QoS.AT_LEAST_ONCE, properties=Properties(will_delay_interval=delay))
     device = await parties.device(paper, will=will, keeps=keeps, seconds=seconds)
-    if keeps:  # A session without a subscription some brokers do not call one.
+    if keeps:  # Some brokers do not keep a session without a subscription.
         await device.subscribe(parties.topic(device, "cmd/#"), QoS.AT_LEAST_ONCE)
     return listener, device, payload
 
 
 async def _once(listener: GoodClient, payload: bytes) -> None:
-    """Return when the will *payload* has come, once."""
+    """Return when the will *payload* has arrived, once."""
     await listener.until(lambda: bool(listener.came), _NEVER)
     await exactly(listener, [payload], "its will")
 
@@ -186,7 +186,7 @@ async def _delay_passes(parties: Parties) -> None:
     await exactly(listener, [payload], "its will")
 
 
-# MQTT 5 §3.1.3.2.2: whichever comes first, that the delay has passed or that the session ends.
+# MQTT 5 §3.1.3.2.2: whichever comes first, the end of the delay or of the session.
 def _session_ends(name: str, description: str, seconds: int) -> None:
     @owed(chapter, name, description, _ENDS_OR_EXPIRES, needs=_V5)
     async def _(parties: Parties) -> None:
@@ -203,7 +203,7 @@ _session_ends(
 )
 
 
-# 4: as it was left
+# 4: as it was set
 
 
 @owed(

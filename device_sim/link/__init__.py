@@ -1,1 +1,1 @@
-"""One connection of a device, whoever wrote the MQTT client: dialled, held, and why it ended."""
+"""One connection of a device, with either MQTT client: opened, held, and why it ended."""

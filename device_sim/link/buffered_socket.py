@@ -2,16 +2,16 @@
 
 Theory
 ------
-paho reads a packet byte by byte and writes each packet by itself. Through this wrapper one ``recv`` of a whole TLS
-record serves all those reads, and everything written in one turn of the loop leaves as one record.
+paho reads a packet byte by byte and writes each packet separately. Through this wrapper one ``recv`` of a whole TLS
+record serves all those reads, and everything written in one turn of the loop is sent as one record.
 
 Rules
 -----
-1. `recv` and `send` never block and never touch the network needlessly; `flush` does the writing.
+1. `recv` and `send` never block and never access the network needlessly; `flush` does the writing.
 2. The output is bounded: above the limit `send` raises `BlockingIOError`, as a full socket would.
-3. A failed write is reported by a later `recv`, after what the peer had sent before it: the TLS alert that explains the
-   failure is in there.
-4. `close` says goodbye: pending output, then close_notify, as far as that goes without waiting.
+3. A failed write is reported by a later `recv`, after the data that the peer had sent before: that includes the TLS
+   alert that explains the failure.
+4. `close` closes cleanly: pending output, then close_notify, as far as possible without waiting.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OUTPUT_LIMIT = 256 * 1024
 
 
 class BufferedSocket:
-    """What paho calls a SocketLike, on top of a handshaken non-blocking `ssl.SSLSocket`."""
+    """What paho calls a SocketLike, on top of a non-blocking `ssl.SSLSocket` after its handshake."""
 
     __slots__ = ("_input", "_output", "_position", "_tls", "_write_error")
 
@@ -43,7 +43,7 @@ class BufferedSocket:
 
     @property
     def unread(self) -> bool:
-        """Whether there is input that no poll of the descriptor will announce."""
+        """Whether there is input that polling the descriptor will not report."""
         return self._position < len(self._input) or self._tls.pending() > 0
 
     @property
@@ -82,9 +82,9 @@ class BufferedSocket:
         return len(buffer)
 
     def flush(self) -> None:
-        """Write what is queued, as far as the socket takes it (see `unsent`)."""
+        """Write what is queued, as far as the socket accepts it (see `unsent`)."""
         try:
-            # Without SSL_MODE_ENABLE_PARTIAL_WRITE a write is whole or not at all, and is repeated with no less.
+            # Without SSL_MODE_ENABLE_PARTIAL_WRITE a write is all or nothing, and is repeated with no less.
             while self._output:
                 del self._output[: self._tls.send(self._output)]
         except (ssl.SSLWantWriteError, ssl.SSLWantReadError, BlockingIOError):
@@ -96,7 +96,7 @@ class BufferedSocket:
 
     @property
     def failed(self) -> bool:
-        """Whether a write has failed, so that `recv` has something to tell."""
+        """Whether a write has failed, so that `recv` has something to report."""
         return self._write_error is not None
 
     def fileno(self) -> int:
@@ -104,10 +104,10 @@ class BufferedSocket:
         return self._tls.fileno()
 
     def setblocking(self, flag: bool) -> None:
-        """Do nothing: the socket never blocks, whatever paho asks."""
+        """Do nothing: the socket never blocks, whatever paho requests."""
 
     def close(self) -> None:
-        """Send what is queued and close_notify if the socket takes them at once, and close."""
+        """Send queued data and close_notify if the socket accepts them at once, and close."""
         self.flush()
         # A clean close keeps the TLS session resumable; unwrap() would now wait for the peer's close_notify.
         say_goodbye(self._tls)

@@ -3,19 +3,19 @@
 Theory
 ------
 paho can be driven from outside (`loop_read`, `loop_write`, `loop_misc`), but connects by itself and blocks meanwhile.
-`_Paho` hands it a socket that is connected and handshaken already (`tls_dial`), and buffered (`buffered_socket`). What
-paho queues in one turn of the loop is written once at the end of that turn.
+`_Paho` gives it a socket that is already connected, with its handshake complete (`tls_dial`), and buffered
+(`buffered_socket`). What paho queues in one turn of the loop is written once at the end of that turn.
 
 Rules
 -----
-1. A connection is open only after CONNACK with success: `Connection.open` returns then, and raises `NotAdmitted`
-   otherwise. In TLS 1.3 the refusal of a certificate arrives in this phase.
+1. A connection is open only after a successful CONNACK: `Connection.open` returns then, and otherwise raises
+   `NotAdmitted`. In TLS 1.3 the refusal of a certificate arrives in this phase.
 2. It ends once; `Connection.closed` holds the one `Closure`, with the TLS alert or the reason code that paho hides.
-3. Input that OpenSSL has decrypted is drained before returning to the loop: no poll announces it.
-4. Reconnection is not done here: paho's own has no jitter, and policy belongs to the device.
+3. Input that OpenSSL has decrypted is processed before returning to the loop: polling does not report it.
+4. No reconnection here: paho's own has no jitter, and the policy belongs to the device.
 
 Handles: MQTT 5 and 3.1.1, QoS 0, 1 and 2, wills, kept sessions, keep alive, server keep alive.
-Does not handle: resending. A device keeps its messages itself; what paho still holds dies with its connection.
+Does not handle: retransmission. A device keeps its messages itself; what paho still holds is lost with its connection.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from provisioning.pki.tls import CredentialPem
 
 _MQTT5 = MQTTProtocolVersion.MQTTv5
 
-# All clients live on one thread, so one re-entrant lock serves all of them: paho makes seven for each. A lock in
+# All clients run on one thread, so one re-entrant lock serves all of them: paho creates seven for each. A lock in
 # Python that does nothing would be slower than this one in C.
 _ONE_LOCK = threading.RLock()
 _LOCKS = (
@@ -62,10 +62,10 @@ _LOCKS = (
 
 
 class _Paho(mqtt.Client):
-    """paho with its socket, its locks and its errors taken over.
+    """paho with our own socket, locks and error handling.
 
     The names that begin with an underscore are paho's own, as of 2.1 and 2.2; `tests/integration/device_sim` fails if
-    they change their meaning.
+    their meaning changes.
     """
 
     def __init__(self, client_id: str, terms: Terms) -> None:
@@ -102,10 +102,10 @@ class _Paho(mqtt.Client):
         else:
             self.connect_async(endpoint.host, endpoint.port, alive)
         self.reconnect()
-        self._connect_properties = None  # Six kilobytes, kept for a reconnection that paho will not make.
+        self._connect_properties = None  # Six kilobytes, kept for a reconnection that paho will never make.
 
     def abort(self, error: OSError) -> None:
-        """End the connection without a word, for *error*."""
+        """End the connection without DISCONNECT, because of *error*."""
         self.error = error
         self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
 
@@ -124,7 +124,7 @@ class _Paho(mqtt.Client):
 
 
 class Connection:
-    """One open MQTT connection. Made by `open` only."""
+    """One open MQTT connection. Created only by `open`."""
 
     def __init__(
         self,
@@ -221,7 +221,7 @@ class Connection:
         except asyncio.CancelledError:
             paho.abort(ConnectionAbortedError("cancelled"))
             raise
-        self._keep_alive.add(paho, paho.keepalive)  # The broker's, if it has said one.
+        self._keep_alive.add(paho, paho.keepalive)  # The broker's, if it has set one.
         self.stage_times = StageTimes(dialled.tcp, dialled.tls, time.monotonic() - started)
 
     def publish(self, topic_name: str, payload: bytes, qos: int, *, retain: bool = False) -> int:
@@ -249,7 +249,7 @@ class Connection:
         return granted
 
     def read_on(self, on: bool) -> None:
-        """Stop reading, or go on; see `device_sim.link.link.Link`."""
+        """Stop reading, or continue; see `device_sim.link.link.Link`."""
         if on == self._reading or self.closed.done():
             return
         self._reading = on
@@ -260,18 +260,18 @@ class Connection:
             self._loop.remove_reader(self._descriptor)
 
     async def close(self) -> Closure:
-        """Send DISCONNECT, close, and return how the connection ended (perhaps earlier, and by the broker)."""
+        """Send DISCONNECT, close, and return how the connection ended (perhaps earlier, by the broker)."""
         if not self.closed.done():
             self._paho.disconnect()
             self._flush()
         return await self.closed
 
     def abort(self) -> None:
-        """Break the connection without a word, as a network does."""
+        """Break the connection without DISCONNECT, as a network failure does."""
         if not self.closed.done():
             self._paho.abort(BrokenByUs())
 
-    # ---- what the loop and paho call
+    # ---- callbacks of the loop and paho
 
     def _readable(self) -> None:
         paho, socket = self._paho, self._socket
@@ -288,7 +288,7 @@ class Connection:
         if self.closed.done():
             return
         self._paho.loop_write()
-        if self.closed.done():  # What was written last was our DISCONNECT.
+        if self.closed.done():  # The last packet written was our DISCONNECT.
             return
         self._socket.flush()
         if self._socket.failed:
@@ -365,7 +365,7 @@ class Connection:
 
     def _on_message(self, _client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
         assert self._received is not None  # noqa: S101 - it is why this callback is set
-        if not message.topic:  # [MQTT-3.1.2-26]: none was granted, and paho does not know what it stands for.
+        if not message.topic:  # [MQTT-3.1.2-26]: we allow no Topic Alias, and paho cannot resolve one.
             why = "the broker: a topic alias, where none is accepted"
             self._refusal = Closure(Layer.MQTT, "broken protocol", why, time.monotonic())
             self._paho.abort(ConnectionAbortedError("refused by us"))

@@ -1,17 +1,17 @@
-"""Why a connection ended, or was never opened: the layer, the peer's code, the peer's words.
+"""Why a connection ended, or was never opened: the layer, the peer's code, the peer's text.
 
 Theory
 ------
 A client learns of a refusal in one of three ways: the network gives up (TCP), the peer sends a TLS alert (RFC 8446 §6),
-or the broker answers with a reason code (MQTT 5 §2.4; 3.1.1 §3.2.2.3). In TLS 1.3 the client has finished its handshake
-before the server has looked at its certificate, so the alert arrives on a later read; it is a TLS refusal all the same.
+or the broker answers with a reason code (MQTT 5 §2.4; 3.1.1 §3.2.2.3). In TLS 1.3 the client finishes its handshake
+before the server has checked its certificate, so the alert arrives on a later read; it is still a TLS refusal.
 
 Rules
 -----
-1. Whether to try again follows from the closure alone (`verdict`): one table for every device.
-2. What the peer did not say is not guessed: without an alert or reason code it is ``closed``, ``reset`` or ``timeout``.
-3. A broker that says when to come again (the user property `RETRY_AFTER`) means: come again, whatever the reason code.
-   It is believed for an hour at most.
+1. The closure alone decides whether to try again (`verdict`): one table for all devices.
+2. Nothing is guessed: without an alert or reason code it is ``closed``, ``reset`` or ``timeout``.
+3. If the broker says when to reconnect (the user property `RETRY_AFTER`), the device reconnects, whatever the reason
+   code. The hint is limited to one hour.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from enum import Enum, StrEnum
 from provisioning.program.printable import printable
 
 REVOKED = "REVOKED"
-"""First word of the reason string of everything the broker does because a certificate is revoked."""
+"""First word of the broker's reason string whenever a revoked certificate is the cause."""
 
 SERVER_CERTIFICATE = "server_certificate"
-"""The code of a connection that we ourselves refuse: the server's certificate is not good enough."""
+"""The code of a connection that we refuse ourselves: the server's certificate is not acceptable."""
 
 BROKEN = "broken"
-"""The code of a connection that the scenario has broken, as a network does: nothing that the broker did."""
+"""The code of a connection broken by the scenario, like a network failure: not caused by the broker."""
 
 RETRY_AFTER = "retry-after"
-"""The user property in which a broker tells for how many seconds to stay away, as HTTP's header does."""
+"""The user property with the number of seconds that a client should stay away, like HTTP's header."""
 _LONGEST_HINT = 3600.0
 _DIGITS = 9
 
@@ -48,10 +48,10 @@ _CONNACK_311 = {
     5: "not authorized",
 }
 _RETURN_CODES = {0x84: 1, 0x85: 2, 0x88: 3, 0x86: 4, 0x87: 5}
-"""Both clients turn the return codes of 3.1.1 into the reason codes of MQTT 5; the wire said these."""
+"""Both clients turn the return codes of 3.1.1 into MQTT 5 reason codes; these are the original ones."""
 _UNAVAILABLE_311 = 3
 _MQTT5_FAILURE = 0x80
-# MQTT 5 §2.4: what passes by itself. Everything else at or above 0x80 needs somebody to change something.
+# MQTT 5 §2.4: conditions that pass by themselves. All others at or above 0x80 need somebody to change something.
 _PASSING = frozenset({
     0x88,  # Server unavailable
     0x89,  # Server busy
@@ -92,9 +92,9 @@ class Verdict(Enum):
 class Closure:
     """How one connection ended. *at* is `time.monotonic`; *number* the MQTT reason code, if there was one.
 
-    *reason* is the peer's words, made `printable`: they end in reports and on terminals.
+    *reason* is the peer's text, made `printable`: it is shown in reports and on terminals.
 
-    *retry_after* is for how many seconds the broker asks the device to stay away, if it does.
+    *retry_after* is how many seconds the broker asks the device to stay away, if it does.
     """
 
     layer: Layer
@@ -105,7 +105,7 @@ class Closure:
     retry_after: float | None = None
 
     def __post_init__(self) -> None:
-        """Keep what can be read."""
+        """Make the text printable."""
         object.__setattr__(self, "reason", printable(self.reason))
 
     def __str__(self) -> str:
@@ -113,7 +113,7 @@ class Closure:
 
     @property
     def verdict(self) -> Verdict:
-        """What the device should make of it."""
+        """What the device should do next."""
         if self.code == "certificate_revoked" or (self.layer is Layer.MQTT and self.reason.startswith(REVOKED)):
             return Verdict.REVOKED
         if self.retry_after is not None:
@@ -127,14 +127,14 @@ class Closure:
 
 
 def from_error(error: BaseException, at: float) -> Closure:
-    """Return the closure that an exception of a socket or a handshake tells of."""
+    """Return the closure that corresponds to an exception of a socket or a handshake."""
     layer, reason = Layer.TLS, ""
     match error:
         case ssl.SSLEOFError():
             code, reason = "closed", "the peer closed the connection without an alert"
         case ssl.SSLCertVerificationError():
             code, reason = SERVER_CERTIFICATE, f"we refuse the server: {error.verify_message}"
-        # What OpenSSL 3 says of a record that it could not write whole, because the peer was gone.
+        # OpenSSL 3's error for a record that it could not write completely, because the peer was gone.
         case ssl.SSLError() if _HALF_WRITTEN in str(error):
             layer, code, reason = Layer.TCP, "reset", "the peer reset the connection"
         case ssl.SSLError(reason=str(openssl)):
@@ -142,7 +142,7 @@ def from_error(error: BaseException, at: float) -> Closure:
             code = alert.group(1).lower() if alert else openssl.lower()
         case BrokenByUs():
             layer, code, reason = Layer.TCP, BROKEN, "broken by the scenario"
-        # OpenSSL 3 hides the errno of a failed write: "[SYS] unknown error" is a connection that is gone.
+        # OpenSSL 3 hides the errno of a failed write: "[SYS] unknown error" means a lost connection.
         case ConnectionResetError() | BrokenPipeError() | ssl.SSLSyscallError() | ssl.SSLError(library="SYS"):
             layer, code, reason = Layer.TCP, "reset", "the peer reset the connection"
         case ConnectionRefusedError():
@@ -155,7 +155,7 @@ def from_error(error: BaseException, at: float) -> Closure:
 
 
 def hint_in(user_properties: Iterable[tuple[str, str]]) -> float | None:
-    """Return for how many seconds the broker asks the device to stay away, if it does."""
+    """Return how many seconds the broker asks the device to stay away, if it does."""
     for name, value in user_properties:
         if name == RETRY_AFTER and value.isascii() and value.isdigit():
             return min(float(value[:_DIGITS]), _LONGEST_HINT)
@@ -163,15 +163,15 @@ def hint_in(user_properties: Iterable[tuple[str, str]]) -> float | None:
 
 
 def unasked_session(at: float) -> Closure:
-    """Return the closure of a connection that says it resumes a session, where a clean start was asked for.
+    """Return the closure of a connection whose CONNACK has Session Present though a clean start was requested.
 
-    A client that has no session must close it [MQTT-3.2.2-4]: it would wait for what nobody has subscribed to.
+    A client without a session must close it [MQTT-3.2.2-4]: it would wait for subscriptions that do not exist.
     """
     reason = "the broker says that it resumes a session, and a clean start was asked for"
     return Closure(Layer.MQTT, "session present", reason, at)
 
 
 def connack_311(code: int, at: float) -> Closure:
-    """Return the closure that a 3.1.1 CONNACK is, of whose return code a client makes the reason code *code*."""
+    """Return the closure for a 3.1.1 CONNACK, whose return code the client turned into the reason code *code*."""
     number = _RETURN_CODES.get(code, int(code))
     return Closure(Layer.MQTT, f"{number} {_CONNACK_311.get(number, 'reserved')}", "", at, number)

@@ -10,20 +10,20 @@ if TYPE_CHECKING:
 
 
 class Driver(StrEnum):
-    """A client that keeps the promise of `device_sim.link.link`."""
+    """A client that implements `device_sim.link.link`."""
 
     PAHO = "paho"
     LIGHT = "light"
 
     def load(self) -> None:
-        """Import it now, and not while the first device connects."""
+        """Import it now rather than when the first device connects."""
         _ = self.open
 
     @property
     def open(self) -> Open:
-        """How it opens a connection."""
+        """The function that opens a connection."""
         if self is Driver.LIGHT:
-            from device_sim.link.light_client import LightConnection  # Late: a process speaks with one of the two.
+            from device_sim.link.light_client import LightConnection  # Late: a process uses only one of the two.
 
             return LightConnection.open
         from device_sim.link.client import Connection

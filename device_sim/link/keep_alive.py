@@ -2,10 +2,10 @@
 
 Rules
 -----
-1. Every client's `loop_misc` runs once a period, spread over the period, so that ten thousand clients never make one
+1. Every client's `loop_misc` runs once per period, spread over the period, so that ten thousand clients never cause one
    long turn of the loop.
-2. The period is at most a quarter of the shortest keep alive in use: a ping is late by no more than a period, and a
-   broker waits for one and a half times the keep alive.
+2. The period is at most a quarter of the shortest keep alive in use: a ping is at most one period late, and a broker
+   waits for one and a half times the keep alive.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Protocol, Self
 
 _BUCKETS = 10
 _PERIODS = 4
-"""How often in its keep alive a client is looked at, at least."""
+"""How often, at least, a client is checked within its keep alive."""
 
 
 class Pinged(Protocol):
-    """A client whose keep alive must be looked after."""
+    """A client whose keep alive must be maintained."""
 
     def loop_misc(self) -> object:
         """Send a ping when one is due; close the connection when its answer is overdue."""
 
 
 class KeepAlive:
-    """Calls `loop_misc` of every client added, once each *period* seconds. An async context manager."""
+    """Calls `loop_misc` of every added client once per *period* seconds. An async context manager."""
 
     def __init__(self, period: float = 5.0) -> None:
         self._tick = period / _BUCKETS
@@ -38,7 +38,7 @@ class KeepAlive:
         self._sweeping: asyncio.Task[None] | None = None
 
     def add(self, client: Pinged, keep_alive: float) -> None:
-        """Look after *client*, with a *keep_alive* of so many seconds, from now on; 0 is none."""
+        """Maintain *client*, with this *keep_alive* in seconds, from now on; 0 means none."""
         if keep_alive:
             self._tick = min(self._tick, keep_alive / _PERIODS / _BUCKETS)
         bucket = self._bucket_of[client] = next(self._next_bucket)
@@ -59,7 +59,7 @@ class KeepAlive:
     ) -> None:
         task, self._sweeping = self._sweeping, None
         if task is not None and not task.cancel():
-            task.result()  # It ended by itself: say why.
+            task.result()  # It ended by itself: raise the reason.
         elif task is not None:
             await asyncio.wait([task])
 

@@ -3,18 +3,18 @@
 Theory
 ------
 paho does more for one client than a fleet of ten thousand needs: queues, locks, properties and callbacks as objects.
-Here a connection is a socket, a few numbers, and a dictionary of what is unacknowledged. The observations are the same
-as with paho (`link`), so a scenario may choose.
+Here a connection is a socket, a few numbers, and a dictionary of unacknowledged messages. The observations are the same
+as with paho (`link`), so a scenario may use either.
 
 Rules
 -----
-1. As in `client`: open after CONNACK only, one closure, everything that OpenSSL has decrypted is drained before the
+1. As in `client`: open only after CONNACK, one closure, everything that OpenSSL has decrypted is processed before the
    loop goes on, what is queued in one turn is written once at its end.
 2. No more than the broker's Receive Maximum is unacknowledged on the wire; the rest waits in order, bounded.
-3. A broker that breaks the protocol is told so with DISCONNECT, and the closure says what it did.
+3. A broker that violates the protocol is told so with DISCONNECT, and the closure describes the violation.
 
 Handles: MQTT 5 and 3.1.1, QoS 0, 1 and 2 in both directions, wills, kept sessions, keep alive, server keep alive.
-Does not handle: topic aliases (it grants the broker none), resending: a device keeps its messages itself.
+Does not handle: topic aliases (it allows the broker none), retransmission: a device keeps its messages itself.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ from provisioning.pki.tls import CredentialPem
 
 _LARGEST_PACKET = 1024 * 1024
 _RECEIVE_MAXIMUM = 65_535
-# 3.1.1 has no Receive Maximum; brokers expect what paho and libmosquitto keep to.
+# 3.1.1 has no Receive Maximum; brokers expect the limit that paho and libmosquitto use.
 _IN_FLIGHT_311 = 20
 _PUBACK_HEAD = b"\x40\x02"
 _PINGREQ = b"\xc0\x00"
@@ -72,7 +72,7 @@ _LAST_PACKET_ID = 65_535
 
 
 class LightConnection:
-    """One open MQTT connection. Made by `open` only."""
+    """One open MQTT connection. Created only by `open`."""
 
     __slots__ = (
         "_acknowledged",
@@ -199,7 +199,7 @@ class LightConnection:
             self._admitted = None
         self._keep_alive.add(self, self._alive)
 
-    # ---- what a device asks for
+    # ---- requests of the device
 
     def publish(self, topic_name: str, payload: bytes, qos: int, *, retain: bool = False) -> int:
         """Queue a message; return its packet identifier, 0 for QoS 0. Raises `NotConnected`."""
@@ -245,7 +245,7 @@ class LightConnection:
         return granted
 
     def read_on(self, on: bool) -> None:
-        """Stop reading, or go on; see `device_sim.link.link.Link`."""
+        """Stop reading, or continue; see `device_sim.link.link.Link`."""
         if on == self._reading or self.closed.done():
             return
         self._reading = on
@@ -256,14 +256,14 @@ class LightConnection:
             self._loop.remove_reader(self._descriptor)
 
     async def close(self) -> Closure:
-        """Send DISCONNECT, close, and return how the connection ended (perhaps earlier, and by the broker)."""
+        """Send DISCONNECT, close, and return how the connection ended (perhaps earlier, by the broker)."""
         if not self.closed.done():
             self._socket.send(Disconnect().encode(self._version))
             self._end(Closure(Layer.MQTT, "0x00 Normal disconnection", "", time.monotonic(), 0))
         return await self.closed
 
     def abort(self) -> None:
-        """Break the connection without a word, as a network does."""
+        """Break the connection without DISCONNECT, as a network failure does."""
         self._end(from_error(BrokenByUs(), time.monotonic()))
 
     def loop_misc(self) -> None:
@@ -400,13 +400,13 @@ class LightConnection:
             self._receive_maximum = properties.receive_maximum or _RECEIVE_MAXIMUM
         if properties.server_keep_alive is not None:
             self._alive = float(properties.server_keep_alive)
-        self._admitted = None  # What follows in the same read comes after CONNACK.
+        self._admitted = None  # The rest of this read follows CONNACK.
         if not admitted.done():
             admitted.set_result(None)
 
     def _on_publish(self, packet: Publish) -> None:
         packet_id = packet.packet_id
-        if packet.properties.topic_alias is not None:  # [MQTT-3.1.2-26]: none was granted.
+        if packet.properties.topic_alias is not None:  # [MQTT-3.1.2-26]: we allow none.
             raise ProtocolError("a topic alias, where none is accepted", ReasonCode.TOPIC_ALIAS_INVALID)
         if packet.qos is QoS.AT_LEAST_ONCE and packet_id is not None:
             self._send(_PUBACK_HEAD + packet_id.to_bytes(2, "big"))
@@ -415,7 +415,7 @@ class LightConnection:
             if self._exactly_once is None:
                 self._exactly_once = set()
             if packet_id in self._exactly_once:
-                return  # Sent again before our PUBREC came; it has been delivered [MQTT-4.3.3-10].
+                return  # Retransmitted before our PUBREC arrived; it has been delivered [MQTT-4.3.3-10].
             self._exactly_once.add(packet_id)
         if self._received is not None:
             self._received(packet.topic, packet.payload)
@@ -471,7 +471,7 @@ _HANDLERS: dict[PacketType, Callable[[LightConnection, Any], None]] = {
 
 
 def _closure(code: ReasonCode, properties: Properties) -> Closure:
-    # The words are those that paho uses, so that both clients' observations are equal.
+    # The same texts as paho's, so that both clients' observations are equal.
     words = code.name.capitalize().replace("_", " ")
     reason, hint = properties.reason_string or "", hint_in(properties.user_properties)
     return Closure(Layer.MQTT, f"0x{code:02x} {words}", reason, time.monotonic(), int(code), hint)

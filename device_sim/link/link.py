@@ -1,15 +1,15 @@
-"""What a device asks of an MQTT client, whoever wrote it: one connection, from CONNECT to how it ended.
+"""What a device requires of an MQTT client: one connection, from CONNECT to its end.
 
-Two clients keep this promise. `client.Connection` is paho-mqtt, which nobody here wrote: the default, and the one to
-believe about the wire. `light_client.LightConnection` is ours, on the broker's codec, for less than half of paho's
-processor time a message. A scenario can be run with either, and reports the same observations.
+Two clients implement this. `client.Connection` is paho-mqtt, an independent implementation: the default, and the more
+credible one about the wire. `light_client.LightConnection` is ours, on the broker's codec, with less than half of
+paho's CPU time per message. A scenario can be run with either, and reports the same observations.
 
 Rules
 -----
-1. A link is open only after CONNACK with success. Whatever comes before raises `device_sim.link.tls_dial.NotAdmitted`,
-   with the layer and the peer's own words.
-2. It ends once, and says how (`Link.closed`). Reconnection is not its business.
-3. What is queued is bounded; beyond the bound `Link.publish` raises `NotConnected` and nothing is queued.
+1. A link is open only after a successful CONNACK. A failure before that raises `device_sim.link.tls_dial.NotAdmitted`,
+   with the layer and the peer's own text.
+2. It ends once, and says how (`Link.closed`). It does not reconnect.
+3. The queue is bounded; beyond the bound `Link.publish` raises `NotConnected` and nothing is queued.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class StageTimes:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """On what terms a device connects. *session_seconds* keep the session that long after the connection.
+    """The terms on which a device connects. *session_seconds*: how long the session outlives the connection.
 
-    *clock_offset* is by how many seconds its clock is wrong when it judges the broker's certificate.
+    *clock_offset*: by how many seconds its clock is wrong when it checks the broker's certificate.
     """
 
     seconds_alive: int = 60
@@ -93,17 +93,17 @@ class Link(Protocol):
         """Subscribe, and return the QoS granted. Raises `SubscriptionRefused` or `NotConnected`."""
 
     def read_on(self, on: bool) -> None:
-        """Stop reading what the broker sends, as a device that is too slow; or go on."""
+        """Stop reading what the broker sends, as a device that is too slow; or continue."""
 
     async def close(self) -> Closure:
-        """Send DISCONNECT, close, and return how the connection ended (perhaps earlier, and by the broker)."""
+        """Send DISCONNECT, close, and return how the connection ended (perhaps earlier, by the broker)."""
 
     def abort(self) -> None:
-        """Break the connection without a word, as a network does."""
+        """Break the connection without DISCONNECT, as a network failure does."""
 
 
 class Open(Protocol):
-    """How a link is opened: the one constructor of either client."""
+    """How a link is opened: the only constructor of either client."""
 
     async def __call__(
         self,

@@ -1,18 +1,18 @@
-"""Open a TCP connection and finish the client's half of the TLS handshake without blocking the loop.
+"""Opens a TCP connection and finishes the client's half of the TLS handshake without blocking the loop.
 
 Theory
 ------
-paho connects and handshakes with blocking calls. Here both are done on a non-blocking `ssl.SSLSocket` driven by
-`loop.add_reader` / `add_writer`, and paho is given the finished socket. In TLS 1.3 "finished" says nothing about
-admission: the server judges the client's certificate afterwards.
+paho connects and shakes hands with blocking calls. Here both happen on a non-blocking `ssl.SSLSocket` driven by
+`loop.add_reader` / `add_writer`, and paho gets the finished socket. In TLS 1.3 "finished" says nothing about admission:
+the server checks the client's certificate afterwards.
 
 Rules
 -----
-1. One deadline for everything; whatever goes wrong, the socket is closed and `NotAdmitted` says at which layer.
+1. One deadline for everything; on any failure the socket is closed and `NotAdmitted` names the layer.
 2. The caller owns a socket that is returned.
-3. Any number of devices share one TLS context: OpenSSL copies the credential from the context when a connection is made
-   from it, so each device's own is loaded just before, in the same turn of the loop. A context a device costs 27 KB and
-   0.4 ms more. A context that has once held a credential is never used without one.
+3. Any number of devices share one TLS context: OpenSSL copies the credential from the context when a connection is
+   created from it, so each device's own is loaded just before, in the same turn of the loop. A context per device would
+   cost 27 KB and 0.4 ms more. A context that has once held a credential is never used without one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from device_sim.link.closure import SERVER_CERTIFICATE, Closure, Layer, from_err
 from provisioning.pki.openssl import forget_errors
 from provisioning.pki.tls import CredentialPem
 
-# Linux <linux/in.h>; `socket` does not name it. The port is chosen at connect(), so that each pair of addresses has
+# Linux <linux/in.h>; `socket` does not define it. The port is chosen at connect(), so that each pair of addresses has
 # its own 28,232 ephemeral ports.
 _IP_BIND_ADDRESS_NO_PORT = 24
 
@@ -35,7 +35,7 @@ _IP_BIND_ADDRESS_NO_PORT = 24
 class NotAdmitted(Exception):
     """The connection could not be opened; *closure* says which layer refused it and why.
 
-    *tls_resumed* tells whether the TLS handshake had been a resumption.
+    *tls_resumed* says whether the TLS handshake had been a resumption.
     """
 
     def __init__(self, closure: Closure, *, tls_resumed: bool = False) -> None:
@@ -46,7 +46,7 @@ class NotAdmitted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a broker listens: a numeric address, and the name its certificate must bear."""
+    """Where a broker listens: a numeric address, and the name its certificate must contain."""
 
     host: str
     port: int
@@ -55,7 +55,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Dialled:
-    """A connected, handshaken, non-blocking socket, and how long its stages took (seconds)."""
+    """A connected, non-blocking socket after its handshake, and how long its stages took (seconds)."""
 
     socket: ssl.SSLSocket
     tcp: float
@@ -75,7 +75,7 @@ async def dial(
     """Connect to *endpoint* within *deadline* seconds.
 
     *credential* replaces the one in *context* (rule 3), *session* offers resumption, *source* is a local address.
-    *clock_offset* is by how many seconds the clock is wrong that the server's certificate is judged by, beside ours.
+    *clock_offset* is by how many seconds the clock that checks the server's certificate differs from ours.
     """
     loop = asyncio.get_running_loop()
     started = time.monotonic()
@@ -91,7 +91,7 @@ async def dial(
             connected = time.monotonic()
             if credential is not None:
                 credential.load_into(context)
-            # From here on the descriptor belongs to the SSLSocket, *raw* is detached.
+            # From here on the descriptor belongs to the SSLSocket, and *raw* is detached.
             raw = context.wrap_socket(
                 raw, server_hostname=endpoint.server_name, do_handshake_on_connect=False, session=session
             )
@@ -125,7 +125,7 @@ def _judge_by(tls: ssl.SSLSocket, now: float) -> None:
 
 
 async def handshake(loop: asyncio.AbstractEventLoop, tls: ssl.SSLSocket) -> None:
-    """Finish the handshake of the non-blocking *tls*, of whichever side; raise what `ssl` raises."""
+    """Finish the handshake of the non-blocking *tls*, on either side; raise what `ssl` raises."""
     while True:
         try:
             tls.do_handshake()

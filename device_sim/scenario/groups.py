@@ -1,9 +1,9 @@
-"""Groups of devices and how they behave: each behaviour is a part of its own, named in the group that has it.
+"""Groups of devices and their behaviours: each behaviour is a table of its own in the group that has it.
 
 Rules
 -----
-1. A behaviour that is not named is not there. Which exist: `Group.model_fields`; an unknown name is an error that lists
-   them.
+1. A behaviour that is not named is absent. `Group.model_fields` lists those that exist; an unknown name is an error
+   that lists them too.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from device_sim.telemetry.payload import Format
 
 
 class Telemetry(ScenarioPart):
-    """What a device publishes, how often, in which format. QoS 0 promises nothing; what is lost is counted.
+    """What a device publishes, how often, in which format. QoS 0 guarantees nothing; lost messages are counted.
 
-    QoS 2 is exactly once on a connection that stands; what one that breaks has left open is sent again, as a new one.
+    QoS 2 is exactly once on an unbroken connection; what a broken one has left open is sent again as a new message.
     """
 
     model: Model = Model.SMART_METER
@@ -34,13 +34,13 @@ class Telemetry(ScenarioPart):
 
 
 class BackoffPolicy(ScenarioPart):
-    """How a device comes back: see `device_sim.backoff`."""
+    """How a device reconnects: see `device_sim.backoff`."""
 
     base: Seconds = 0.5
     cap: Seconds = 30.0
     jitter: Jitter = Jitter.FULL
     retry_after: bool = True
-    """Whether it stays away for as long as the broker asks it to, beside its own pause."""
+    """Whether it stays away as long as the broker asks it to, in addition to its own pause."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -52,21 +52,21 @@ class BackoffPolicy(ScenarioPart):
         return Backoff(self.base, self.cap, self.jitter)
 
     def pause(self, attempt: int, randomness: random.Random, closure: Closure | None) -> float:
-        """Return for how many seconds to stay away before *attempt* (0, 1, 2, …), after *closure*."""
+        """Return how many seconds to stay away before *attempt* (0, 1, 2, …), after *closure*."""
         hint = closure.retry_after if self.retry_after and closure is not None else None
-        # The broker's hint is the same for many: their own pauses spread them behind it.
+        # The broker's hint is the same for many devices: their own pauses spread them after it.
         return (hint or 0.0) + self.backoff().pause(attempt, randomness)
 
 
 class Flap(ScenarioPart):
-    """A bad network: connected for *up* seconds on average, away for *down*; both exponentially distributed."""
+    """A bad network: connected for *up* seconds on average, disconnected for *down*; both exponentially distributed."""
 
     up: Seconds
     down: Seconds
 
 
 class Sleep(ScenarioPart):
-    """A battery device: *awake* for so long, asleep for *asleep*; with *keep_session* the broker keeps its commands."""
+    """A battery device: *awake*, then *asleep* for that long; with *keep_session* the broker keeps its commands."""
 
     awake: Seconds
     asleep: Seconds
@@ -75,7 +75,7 @@ class Sleep(ScenarioPart):
 
 
 class Presence(ScenarioPart):
-    """A retained message says that it is there; its will says that it is not."""
+    """A retained message reports that it is connected; its will, that it is not."""
 
     qos: Literal[0, 1] = 1
 
@@ -89,7 +89,7 @@ class Commands(ScenarioPart):
 
 
 class Renewal(ScenarioPart):
-    """It renews by EST, with a new key, when *after* of its certificate's life has passed, give or take *jitter*."""
+    """It renews by EST, with a new key, after the share *after* of its certificate's life, plus or minus *jitter*."""
 
     after: Share = 2 / 3
     jitter: Fraction = 0.05
@@ -109,13 +109,13 @@ class SlowReader(ScenarioPart):
 
 
 class Clone(ScenarioPart):
-    """Somebody copied its key: once in *every* seconds, on average, the copy connects under its name."""
+    """Its key was copied: once in *every* seconds, on average, the copy connects under its name."""
 
     every: Seconds
 
 
 class Group(ScenarioPart):
-    """Devices that behave alike; *weight* is their part of the fleet. *probe*: measured apart from the others."""
+    """Devices that behave alike; *weight* is their share of the fleet. *probe*: measured separately from the others."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
     weight: Annotated[float, Field(gt=0)] = 1.0

@@ -1,9 +1,9 @@
-"""What a scenario is: groups of devices, stages in sequence, thresholds; valid by construction.
+"""The model of a scenario: groups of devices, stages in sequence, thresholds; valid by construction.
 
 Rules
 -----
-1. `load` is the only way from a file to a `Scenario`; what it returns can be run.
-2. Which group a device is in depends on the seed and its name alone: a larger fleet does not change device 17.
+1. `load` is the only way from a file to a `Scenario`; its result can be run.
+2. A device's group depends only on the seed and its name: a larger fleet does not change device 17.
 3. A Python program may build the same model: every class here validates itself.
 """
 
@@ -37,7 +37,7 @@ class InvalidScenario(Exception):
 
 
 class GeneratorLimits(ScenarioPart):
-    """Beyond these the simulator itself was the bottleneck, and the run is invalid."""
+    """Limits beyond which the simulator itself was the bottleneck, and the run is invalid."""
 
     lag_p99_ms: Annotated[float, Field(gt=0)] = 200.0
     busy_share: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -48,9 +48,9 @@ class GeneratorLimits(ScenarioPart):
 
 
 class Scenario(ScenarioPart):
-    """A whole scenario. *receivers* is how many instances of the backend receive everything.
+    """A complete scenario. *receivers* is how many instances of the backend receive everything.
 
-    *certificate_life* is how long the certificates of a self-hosted fleet live, where that matters.
+    *certificate_life* is the lifetime of a self-hosted fleet's certificates, where that matters.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
@@ -89,11 +89,11 @@ class Scenario(ScenarioPart):
 
     @property
     def qos(self) -> int:
-        """At which QoS whoever receives everything subscribes: 1, or 2 where a group publishes so."""
+        """The QoS at which the receivers of everything subscribe: 1, or 2 if a group publishes at 2."""
         return max([1, *(group.telemetry.qos for group in self.groups if group.telemetry is not None)])
 
     def limits(self) -> list[Threshold]:
-        """Return the thresholds, in the order of the file. Raises `InvalidThreshold`, at validation already."""
+        """Return the thresholds, in the order of the file. Raises `InvalidThreshold`, already during validation."""
         return [Threshold.parse(metric, text) for metric, texts in self.thresholds.items() for text in texts]
 
     def group_of(self, device: str) -> Group:
@@ -111,7 +111,7 @@ class Scenario(ScenarioPart):
     @property
     def connections(self) -> int:
         """Return how many sockets one process of a run may have open at a time."""
-        # Before a troubled group stands a proxy, with two for each device; and a copy of a device is one more.
+        # A proxy in front of a troubled group has two sockets per device; and a copy of a device has one more.
         each = 1 + 2 * bool(self.troubled()) + any(group.clone is not None for group in self.groups)
         return self.devices * each + self.receivers
 
@@ -155,7 +155,7 @@ def build(document: dict[str, Any], where: str) -> Scenario:
 
 
 def faults_in(error: ValidationError, where: str, model: type[BaseModel] | None = None) -> str:
-    """Return the faults that *error* tells of, a line each, in the words of a scenario; *where* begins each line."""
+    """Return the faults in *error*, one per line, in the words of a scenario; each line begins with *where*."""
     kind = model or Scenario
     return "\n".join(f"{where}: {_place(fault['loc'])}{_remedy(fault, kind)}" for fault in error.errors())
 

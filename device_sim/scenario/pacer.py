@@ -1,9 +1,9 @@
-"""When each of a number of things is due: pure functions of their count, in seconds from the start.
+"""When each of a number of actions is due: pure functions of their count, in seconds from the start.
 
 Theory
 ------
-An open model decides when something happens before it knows how the last one went. So a pacer is a list of times, not a
-loop with a pause in it: a slow broker does not slow its own load down, and every latency is counted from these times.
+An open model schedules actions without knowing how the previous ones went. So a pacer is a list of times, not a loop
+with pauses: a slow broker does not slow its own load down, and every latency is counted from these times.
 """
 
 from __future__ import annotations

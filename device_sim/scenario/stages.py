@@ -1,4 +1,4 @@
-"""The stages of a scenario: what happens to the fleet, one after the other, under traffic."""
+"""The stages of a scenario: what happens to the fleet, in sequence, under traffic."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Hold(ScenarioPart):
 
 
 class Storm(ScenarioPart):
-    """The share *drop* of the connections breaks within a short time; the devices come back by their own backoff."""
+    """The share *drop* of the connections breaks within a short time; the devices reconnect with their own backoff."""
 
     kind: Literal["storm"] = "storm"
     drop: Share = 1.0
@@ -51,7 +51,7 @@ class Revoke(ScenarioPart):
 class Suspend(ScenarioPart):
     """An operator suspends the share *select*, *rate* a second, and resumes each after *seconds*: it must get in again.
 
-    Between the two it must be out; *deadline* is for the closing of its session, and for getting in again.
+    In between it must be disconnected; *deadline* applies to closing its session, and to its readmission.
     """
 
     kind: Literal["suspend"] = "suspend"
@@ -62,9 +62,9 @@ class Suspend(ScenarioPart):
 
 
 class Trouble(ScenarioPart):
-    """The network of *groups* is in trouble for *seconds*; the fields beside are those of `device_sim.trouble`.
+    """The network of *groups* is in trouble for *seconds*; the other fields are those of `device_sim.trouble`.
 
-    Without *groups* it is that of all but probes. Bytes are bytes a second of each connection.
+    Without *groups*: of all groups but probes. Bandwidth is in bytes per second of each connection.
     """
 
     kind: Literal["trouble"] = "trouble"
@@ -88,7 +88,7 @@ class Trouble(ScenarioPart):
         return self
 
     def state(self) -> TroubleState:
-        """Return what is wrong with the network. Raises `ValueError` for what cannot be."""
+        """Return the state of the network. Raises `ValueError` if it is impossible."""
         return TroubleState(
             self.latency,
             self.jitter,
@@ -113,7 +113,7 @@ class Renew(ScenarioPart):
 class Command(ScenarioPart):
     """The backend sends the share *select* of the devices a command, *rate* a second.
 
-    *asleep*: to those that sleep and whose session is kept, while they do; how long an answer takes is not measured.
+    *asleep*: to those that are asleep with a kept session; the time until the answer is not measured.
     """
 
     kind: Literal["command"] = "command"
@@ -124,7 +124,7 @@ class Command(ScenarioPart):
 
 
 class Restart(ScenarioPart):
-    """The broker is stopped and started again; only where the run has started it itself (``--self-hosted``)."""
+    """The broker is stopped and started again; only if the run has started it itself (``--self-hosted``)."""
 
     kind: Literal["restart"] = "restart"
     settle: Seconds = 60.0

@@ -20,12 +20,12 @@ _ALL = 100.0
 
 
 class InvalidThreshold(ValueError):
-    """The text is no threshold on that metric; it says what would be."""
+    """The text is not a threshold on that metric; the error lists valid ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """One condition. *statistic* is ``p``, ``max``, ``mean`` or ``count``; *percentile* goes with ``p``."""
+    """One condition. *statistic* is ``p``, ``max``, ``mean`` or ``count``; *percentile* belongs to ``p``."""
 
     metric: Duration | Count
     statistic: str
@@ -37,7 +37,7 @@ class Threshold:
 
     @classmethod
     def parse(cls, metric: str, text: str) -> Threshold:
-        """Return the threshold that *text* sets on *metric*. Raises `InvalidThreshold`."""
+        """Return the threshold on *metric* in *text*. Raises `InvalidThreshold`."""
         known = metric_named(metric)
         match = _TEXT.fullmatch(text)
         if match is None:
@@ -72,5 +72,5 @@ def metric_named(name: str) -> Duration | Count:
 
 
 def must_be_nought(metric: Count) -> Threshold:
-    """Return the security threshold on *metric* that every run has."""
+    """Return the security threshold on *metric* that applies to every run."""
     return Threshold(metric, "count", 0.0, "==", 0.0, "== 0", security=True)
