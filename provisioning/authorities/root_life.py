@@ -1,15 +1,15 @@
-"""The life of a fleet's root: succeeded by a new one that the old one vouches for, retired when nothing is under it.
+"""The life cycle of a fleet's root: succeeded by one that the old one certifies, retired when nothing is under it.
 
 Theory
 ------
-Two certificates carry trust between the roots (RFC 7030 §4.1.3): the new key certified by the old root, for who trusts
-the old one alone, and the old key certified by the new one. They are told with the roots, so nobody has to be the first
-to know. The next issuing CA is signed by the new root (`provisioning.authorities.next_authority`).
+Two certificates carry trust between the roots (RFC 7030 §4.1.3): the new key certified by the old root, for parties
+that trust only the old one, and the old key certified by the new one. They are published with the roots, so parties may
+switch in any order. The next issuing CA is signed by the new root (`provisioning.authorities.next_authority`).
 
 Rules
 -----
-1. A root under which an issuing CA lives is not retired, and never the last one.
-2. A new root has a new key, made where the settings say; if what follows fails, the key is taken back.
+1. A root with an issuing CA under it is not retired, and neither is the last root.
+2. A new root has a new key, made where the settings say; if a later step fails, the key is deleted.
 """
 
 from __future__ import annotations

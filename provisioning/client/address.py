@@ -1,7 +1,7 @@
-"""Addresses: what may be that of a provisioning service, and what cannot be asked at all.
+"""Addresses: which may be that of a provisioning service, and which cannot be used at all.
 
-Of a provisioning service only ``https://`` is: over plain HTTP an enrolment token would be anybody's who listens, and a
-revocation feed anybody's who answers.
+A provisioning service's begins with ``https://``: over plain HTTP any listener could read an enrolment token, and
+anyone who answers could fake the revocation feed.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What httpcore, below httpx, takes the running event loop's library for: asyncio, without a look through `sys.path`.
+"""Tells httpcore, below httpx, that the event loop's library is asyncio, without a search of `sys.path`.
 
-It asks `sniffio` whenever it makes a lock or an event, three times a request. That has not come with anyio since 4.12,
-and what is not there is looked for in every folder each time: a third of what a request costs. Only trio, which imports
-`sniffio` itself, has something to tell it; so where nobody has imported either, the answer is known.
+It asks `sniffio` whenever it makes a lock or an event, three times per request. anyio no longer depends on that since
+4.12, and a missing module is searched in every folder each time: a third of a request's cost. Only trio, which imports
+`sniffio` itself, has something to tell it; so if neither is imported, the answer is known.
 
-To say in `sys.modules` that there is none would do, too, and keep it from who adds a folder to `sys.path` later, as a
-plugin does, or a test suite that uses these clients.
+Marking it as missing in `sys.modules` would also work, but hide it from code that adds a folder to `sys.path` later, as
+a plugin does, or a test suite that uses these clients.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""An answer's head has so many bytes, the informational answers before it (RFC 9110 §15.2) among them.
+"""Limits the size of a response's head, including the informational responses before it (RFC 9110 §15.2).
 
 Theory
 ------
-httpcore reads answers of 100 and 103 by itself, as many as come, and looks for the one that is meant. Thousands of them
-come in one read, and each is parsed: whoever sends them without end would keep the event loop busy until the caller
-loses patience. Between this and the socket stands a stream that counts: from a request on, until `body_follows` says
-that the head is over, it reads little at a time, so that others have their turn, and only so much in all.
+httpcore reads responses 100 and 103 by itself, any number of them, until the final one. Thousands of them
+fit in one read, and each is parsed: a server that sends them endlessly would keep the event loop busy until the
+caller's time limit. So a stream between httpcore and the socket counts bytes: from a request on, until `body_follows`
+says that the head is over, it reads little at a time, so that others have their turn, and a limited total.
 
-It imports httpcore: below httpx, which has no word for what reads the network. Import it when a client is made: httpx
-comes with it.
+It imports httpcore, which is below httpx: httpx has no interface for the network stream. Import it when a client is
+made: it loads httpx.
 
 Does not handle: the body (`provisioning.client.plain_http`), and time, which the caller bounds.
 """

@@ -3,12 +3,12 @@
 Rules
 -----
 1. Only the named trust anchors count: no system store, no proxy or other setting from the environment.
-2. Only ``https://`` is spoken: over plain HTTP a token would be anybody's, and so would be the revocation feed.
-3. The server is the service: a broker or a device of the same CA is not, whatever host names its certificate has, nor
-   is another fleet's service for a client that has an identity or was told whose it is
+2. Only ``https://`` is used: over plain HTTP anyone on the path could read a token or fake the revocation feed.
+3. The server must be the service: a broker or a device of the same CA is refused, whatever host names its certificate
+   has, and so is another fleet's service if the client has an identity or was told its trust domain
    (`provisioning.client.genuine_server`).
-4. Redirects are not followed: a token or a certificate goes to the host that was named and nowhere else
-   (RFC 7030 §3.2.1 asks for the user's consent to anything else).
+4. Redirects are not followed: a token or a certificate goes only to the named host
+   (RFC 7030 §3.2.1 requires the user's consent to anything else).
 """
 
 from __future__ import annotations

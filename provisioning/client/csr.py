@@ -2,7 +2,7 @@
 
 Rules
 -----
-1. A first request says only the Common Name: the service builds subject, identity and SANs itself.
+1. A first request contains only the Common Name: the service builds subject, identity and SANs itself.
 2. A renewal repeats subject and SAN of the certificate that it renews, byte for byte (RFC 7030 §4.2.2).
 """
 

@@ -3,15 +3,15 @@
 Rules
 -----
 1. One `EstClient` is one pool of kept-alive connections; any number of devices without a certificate may enrol
-   through it, each request authenticates itself. A renewal authenticates by the client certificate of the pool.
-2. The answer is believed only if it holds exactly one certificate for the key that was sent.
-3. The service proves before anything is sent that its certificate is not revoked, `provisioning.client.genuine_server`.
-   That needs its CA's key, as what it is asked for does: who could be enrolled gets the proof as well.
-4. Two errors, by what the caller can do: `EnrolmentRefused`, ask for something else; `EnrolmentUnavailable`, ask again
-   later.
+   through it, as each request authenticates itself. A renewal authenticates by the client certificate of the pool.
+2. The answer is accepted only if it holds exactly one certificate for the key that was sent.
+3. Before anything is sent, the service proves that its certificate is not revoked:
+   `provisioning.client.genuine_server`. That needs its CA's key, as enrolment does: if the service can enrol a device,
+   it also has the proof.
+4. Two errors, by what the caller can do: `EnrolmentRefused`, change the request; `EnrolmentUnavailable`, retry later.
 
 Handles: cacerts, csrattrs, simpleenroll, simplereenroll, renewal information (RFC 9773), Retry-After. Does not handle:
-retries and their pauses (the caller's), provisional trust (RFC 7030 §4.1.1: the trust anchors come from out of band),
+retries and their pauses (the caller's), provisional trust (RFC 7030 §4.1.1: the trust anchors come out of band),
 serverkeygen (keys stay where they are made).
 """
 

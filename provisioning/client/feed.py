@@ -2,17 +2,17 @@ r"""Client of the revocation feed: every revocation, once, in order, as soon as 
 
 Theory
 ------
-The service streams Server-Sent Events: first every revocation after the sequence number that the follower has, then
+The service streams Server-Sent Events: first every revocation after the subscriber's sequence number, then
 ``current`` (nothing is missing up to here), then each new revocation as it is committed, with ``current`` again as a
-heartbeat. Sequence numbers have no gaps, so a follower can tell a lost event from a quiet hour.
+heartbeat. Sequence numbers have no gaps, so a subscriber can tell a lost event from a quiet hour.
 
 Rules
 -----
 1. `follow` yields sequence numbers without a gap or raises `FeedLost`; it never skips what it cannot read.
 2. Silence longer than three heartbeats is `FeedLost`: a dead peer looks like a quiet one.
-3. One connection, one call: when to connect again, and from which number, is the caller's decision.
-4. What a server says is not looked at, its refusal neither, before the follower has said whether he believes it: he may
-   know that its certificate is revoked.
+3. One connection, one call: when to reconnect, and from which number, is the caller's decision.
+4. No answer of a server is read, not even a refusal, before the caller has said whether to trust the server: the caller
+   may know that its certificate is revoked.
 """
 
 from __future__ import annotations

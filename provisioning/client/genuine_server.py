@@ -1,25 +1,25 @@
-"""A client's handshake that ends with the provisioning service of its own fleet, and with no other server.
+"""A client's handshake that succeeds only with the provisioning service of its own fleet.
 
 Theory
 ------
-The fleet's CAs certify brokers, too, and devices that serve where a profile allows it; some of them may have the host
-name under which the service is reached, as on one machine `localhost` is everybody's. Chain and host name alone let
-such a one take tokens, and tell a broker that nobody is revoked. The certificate says who its holder is: here it has to
-be the service, before the first byte is sent. Where two fleets are below one root, each has such a service, and their
-trust domains tell them apart (docs/decisions/0168-the-service-is-of-ones-own-trust-domain.md).
+The fleet's CAs also certify brokers, and devices as servers if a profile allows it; some of them may have the service's
+host name, as everything on one machine is `localhost`. With chain and host name checks alone, such a server could
+collect tokens, and tell a broker that nothing is revoked. The certificate identifies its holder: it has to be
+the service, before the first byte is sent. If two fleets are below one root, each has such a service, and their
+trust domains distinguish them (docs/decisions/0168-the-service-is-of-ones-own-trust-domain.md).
 
 Rules
 -----
-1. The identity is looked at after every handshake, resumed or not.
-2. A server that is somebody else meets the same error as one whose certificate does not chain.
-3. Where a token may be sent, or a feed is followed for the first time, the server proves that its certificate is not
-   revoked, by an OCSP response that its CA has signed within the hour. Whoever has copied the service's key, and is in
-   the way, has none an hour after the service was told of it
+1. The identity is checked after every handshake, resumed or not.
+2. A wrong server causes the same error as one whose certificate does not chain.
+3. Before a token may be sent, or a feed is followed for the first time, the server proves that its certificate is not
+   revoked, with an OCSP response that its CA has signed within the hour. An attacker on the path who has copied the
+   service's key has none an hour after the revocation
    (docs/decisions/0192-who-takes-a-token-proves-that-it-is-not-revoked.md).
-4. A client that knows its trust domain takes no other's service for its own; one that does not, as before it is first
-   enrolled, takes that of any fleet below its anchors.
+4. A client that knows its trust domain accepts only that domain's service; one that does not, as before its first
+   enrolment, accepts that of any fleet below its anchors.
 
-Handles: where OpenSSL cannot be asked for the response (`provisioning.pki.openssl`), rule 3 is not asked for.
+Handles: if OpenSSL cannot be asked for the response (`provisioning.pki.openssl`), rule 3 is not enforced.
 Does not handle: a CA below the same root that writes another fleet's trust domain into its certificates.
 """
 

@@ -1,4 +1,4 @@
-"""One list from an http URL, as broker and provisioning fetch what is signed: bounded, and once while it is the same.
+"""Downloads one CRL from an http URL, for broker and provisioning: bounded in size, and only if it has changed.
 
 The caller bounds the time.
 """

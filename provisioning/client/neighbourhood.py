@@ -1,17 +1,17 @@
-"""Addresses at which the machine's own network answers, such as a cloud's metadata: nobody else's service is there.
+"""Addresses of the machine's own network, such as a cloud's metadata service, where no external service can be.
 
 Theory
 ------
-Clouds hand credentials to whoever asks from the right machine: most at a link-local address, some at one that looks
-like any other. An IPv6 address may be another's clothes: the kernel, a tunnel or a gateway takes the IPv4 address out
-of it and goes there. So what is judged is the address and every IPv4 address in it::
+Clouds give credentials to any request from the right machine: most at a link-local address, some at one that looks
+like any other. An IPv6 address may embed another: the kernel, a tunnel or a gateway extracts the IPv4 address
+and connects there. So both the address and every IPv4 address in it are checked::
 
     169.254.169.254 = ::ffff:169.254.169.254 = 64:ff9b::a9fe:a9fe = 2002:a9fe:a9fe:: = …
 
 Loopback and private addresses are not among them: mirrors are there (docs/decisions/0142).
 
 Handles: the forms of RFC 4291, 6052, 8215, 2765, 3056, 4380 and 5214.
-Does not handle: a translator's prefix of a network's own (RFC 6052 §2.2), which nobody can tell from another address.
+Does not handle: a network-specific translation prefix (RFC 6052 §2.2), which looks like any other address.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Rules
 -----
 1. Every call presents an operator certificate.
-2. Two errors, by what the caller can do: `RequestRefused`, change the request; `ServiceUnavailable`, ask again later.
-3. A list is walked page by page: what is in memory is one page, whatever the size of the fleet.
+2. Two errors, by what the caller can do: `RequestRefused`, change the request; `ServiceUnavailable`, retry later.
+3. A list is read page by page: only one page is in memory, whatever the size of the fleet.
 """
 
 from __future__ import annotations

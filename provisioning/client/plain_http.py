@@ -1,10 +1,10 @@
-"""HTTP as lists and answers are fetched by it: without TLS, redirects or proxy, since what comes is signed.
+"""HTTP for fetching CRLs and OCSP responses: without TLS, redirects or proxy, since the content is signed.
 
-Whoever is on the way can answer. So nothing is decompressed, which could make gigabytes of a few kilobytes before their
-length can be looked at, no head is longer than `provisioning.client.bounded_head` allows, and no body than the caller
-does. No cookie is kept: what somebody has set would be sent to whoever is asked next. The caller bounds the time.
+Anyone on the path can answer. So nothing is decompressed, which could turn a few kilobytes into gigabytes before their
+size can be checked, no head is longer than `provisioning.client.bounded_head` allows, and no body than the caller
+allows. No cookie is kept: one server's would be sent to the next. The caller bounds the time.
 
-The client, and httpx with it, is there from the first request on: most brokers never make one.
+The client, and httpx with it, is loaded with the first request: most brokers never make one.
 """
 
 from __future__ import annotations

@@ -1,25 +1,24 @@
-"""The time, from the service of its own fleet: for a device that has no clock, or one that is wrong.
+"""The time, obtained from the device's own fleet: for a device that has no clock, or a wrong one.
 
 Theory
 ------
-A device without a clock of its own begins in 1970. By that no certificate is valid yet, so it enrols nowhere; and if it
-looked at no dates, whoever has the key of a certificate that has ended could be the service. NTP says what time it is,
-and anybody on the way can answer it (RFC 8915 is the exception). Who cannot be asked about by the way is the fleet's
-own CA: what its OCSP responder answers to a question with a nonce was signed after the question was asked (RFC 9654),
-so the time that stands in it has come. By that time everything is judged that a clock would have judged: the path from
-the service's certificate to the pinned anchors, and the responder's. Then the device sets its clock, and enrols as
-others do; nothing here is asked for by itself.
+A device without a clock starts in 1970, when no certificate is valid yet, so it cannot enrol; and if it ignored dates,
+anyone with the key of an expired certificate could pose as the service. NTP gives the time, but anyone on the path can
+answer it (RFC 8915 is the exception). The fleet's own CA cannot be impersonated: its OCSP responder's answer to a
+request with a nonce was signed after the request was made (RFC 9654), so the time in it has come. With that time all
+validity checks are made: of the path from the service's certificate to the pinned anchors, and of the responder's. Then
+the device sets its clock, and enrols as others do; nothing here happens without an explicit call.
 
 Rules
 -----
-1. No clock is read. Nothing is sent to the service, nor believed of it, but its certificates.
-2. An answer counts if it repeats the nonce, is signed by the CA that has certified the service or by whom that lets
-   answer, and says that the service's certificate is good.
-3. It is not earlier than the device knows for certain (*at_least*): the date of its firmware, or the last time it kept.
+1. No clock is read. Nothing is sent to the service, and nothing is accepted from it except its certificates.
+2. A response counts if it repeats the nonce, is signed by the CA that certified the service or by a responder delegated
+   by it, and says that the service's certificate is good.
+3. The time is not earlier than the device knows for certain (*at_least*): its firmware's date, or the last stored time.
 
-Handles: whoever is on the way to the service, or to its responder, with whatever he has kept of both. Does not handle:
-who has the key of an OCSP signer, of a few days' life, or of a CA, *and* that of a certificate of the service: he says
-a time at which those were valid.
+Handles: attackers on the path to the service or its responder, with anything they have recorded. Does not handle: an
+attacker with the key of an OCSP signer, of a few days' life, or of a CA, *and* that of a certificate of the service:
+such an attacker can claim a time when those were valid.
 """
 
 from __future__ import annotations

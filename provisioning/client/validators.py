@@ -1,4 +1,4 @@
-"""By what is asked whether an answer is still the same (RFC 9110 §8.8): kept from one, and said in the next request."""
+"""HTTP validators (RFC 9110 §8.8): kept from a response, and sent in the next request to ask whether it has changed."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From a listening socket to a request: places, TLS handshakes, HTTP as the application needs it."""
+"""From a listening socket to a request: connection limits, TLS handshakes, HTTP as the application needs it."""

@@ -1,16 +1,16 @@
-"""HTTP connections as the application needs them: limits that the server library leaves open, and requests at once.
+"""HTTP connections as the application needs them: limits that the server library lacks, and a fast path for requests.
 
-A device's request for a certificate, or an operator's revocation, comes whole in one read, and what stands between the
-parser and its answer otherwise (a cycle that hands out messages, a body that is put together with a clock beside it,
-layers that look for a route) cost as much as its signature. So where somebody takes them, such requests are answered
-without the interface for those that come in pieces. Whatever does not come whole takes the usual way, from its head on.
+A device's request for a certificate, or an operator's revocation, arrives complete in one read, and the usual steps
+between the parser and the answer (a cycle that passes on messages, a body assembled under a time limit, layers that
+look for a route) cost as much as the signature. So if a handler accepts them, such requests are answered without the
+ASGI interface for bodies in pieces. Every other request takes the usual way, from its head on.
 
-Answers leave in the order of requests. What is no HTTP is answered last, with 400, and nothing behind it is read; where
-it is the body of a request whose answer has begun, the connection ends without a word.
+Answers are sent in the order of requests. Invalid HTTP is answered last, with 400, and nothing after it is read; if
+it is in the body of a request whose answer has begun, the connection is closed without an answer.
 
-The parser tells of a header when all of it is there, and joins it anew with each read until then: one without an end
-would take the event loop from everybody, and all memory; so would a target, and a field behind a body. So what is read
-and not told of is counted, and too much of it is no HTTP.
+The parser reports a header only when it is complete, and joins it again with each read until then: an endless one would
+block the event loop and fill the memory; so would an endless target, or a trailer field. So octets that were read and
+not yet reported are counted, and too many of them are invalid HTTP.
 
 Who is connected, over TLS: `provisioning.connections.peer_certificate_protocol`.
 """
@@ -44,17 +44,17 @@ _STALL_SECONDS: Final = 60.0
 
 
 class WholeRequests(Protocol):
-    """Whoever answers requests that have come whole."""
+    """A handler of requests that arrived complete."""
 
     def takes(self, method: bytes, target: bytes, size: int) -> bool:
         """Whether *method* for *target* with a body of *size* octets may be answered here."""
 
     def answering(self, scope: Scope, body: bytes) -> Answering | None:
-        """Return the answer, or what answers; neither raises anything. None if it is the application's after all."""
+        """Return the answer, or a coroutine for it, which never raises. None: leave it to the application."""
 
 
 class _WholeCycle:
-    """What the library asks of a request that is being answered."""
+    """What the library requires of a request that is being answered."""
 
     __slots__ = ("disconnected", "keep_alive", "message_event", "response_complete")
 
@@ -66,7 +66,7 @@ class _WholeCycle:
 
 
 class ConnectionProtocol(HttpToolsProtocol):
-    """HTTP with three limits: how large a request's headers are, how long they take, and how long an answer is left."""
+    """HTTP with three limits: on the size of request headers, on their time, and on how long an answer stays unread."""
 
     def __init__(
         self,
@@ -76,30 +76,30 @@ class ConnectionProtocol(HttpToolsProtocol):
         place: Place | None = None,
         **options: Any,
     ) -> None:
-        """*whole* answers what it takes; None: everything is the application's.
+        """*whole* answers the requests that it accepts; None: all go to the application.
 
-        Who takes nothing of an answer for *stall_seconds* is cut off. The connection has *place*.
+        A client that reads nothing of an answer for *stall_seconds* is cut off. The connection has *place*.
         """
         super().__init__(*arguments, **options)
         self._whole = whole
         self._stall_seconds = stall_seconds
         self._place = place
         self._held: list[bytes] | None = None
-        """The parts of a body whose request has not been given to anybody yet."""
+        """The parts of a body whose request has not been passed on yet."""
         self._in_head = False
-        """Whether what is read is the head of a request: fields behind its body are none of its headers."""
+        """Whether the head of a request is being read: fields after its body are not its headers."""
         self._untold = 0
-        """How many octets the parser has read, in reads of which it has told nothing since."""
+        """Octets that the parser has read without reporting anything since."""
         self._in_body = False
         """Whether the request that is being read has been given to the application."""
         self._broken = False
-        """Whether something has come that is no HTTP."""
+        """Whether invalid HTTP has arrived."""
         self._turn: Any = None
-        """What is being answered, or was last; the library knows what came last, which may wait behind it."""
+        """The request being answered, or answered last; the library's is the latest, which may wait behind it."""
         self._default_headers: list[tuple[bytes, bytes]] | None = None
         self._lines = b""
         self._hosts: list[bytes] = []
-        """The last that were found right: they are the same in every request."""
+        """The last valid Host headers: they are the same in every request."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
@@ -109,7 +109,7 @@ class ConnectionProtocol(HttpToolsProtocol):
         self._head.begin()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no longer, and tell whoever is answering."""
+        """Stop waiting, and tell the handler that is answering."""
         self._head.stop()
         self._taken.end()
         super().connection_lost(exc)
@@ -118,14 +118,14 @@ class ConnectionProtocol(HttpToolsProtocol):
             self._turn.message_event.set()
 
     def pause_writing(self) -> None:
-        """Watch whether the client takes what waits for it."""
+        """Watch whether the client reads what waits for it."""
         super().pause_writing()
         self._taken.begin()
         if self._place is not None:
             self._place.silent()
 
     def resume_writing(self) -> None:
-        """Watch no longer, unless the connection ends when the rest was taken."""
+        """Stop watching, unless the connection closes after the rest is sent."""
         super().resume_writing()
         if not self.transport.is_closing():
             self._taken.end()
@@ -133,7 +133,7 @@ class ConnectionProtocol(HttpToolsProtocol):
                 self._keep_place()
 
     def on_headers_complete(self) -> None:
-        """Wait no longer: the body has a limit of its own, `provisioning.api.body`."""
+        """Stop waiting: the body has a limit of its own, `provisioning.api.body`."""
         self._in_head = False
         self._untold = 0
         self._head.end()
@@ -152,8 +152,8 @@ class ConnectionProtocol(HttpToolsProtocol):
     def _begin_usual_way(self) -> None:
         waits = self._is_answering()
         if self.parser.get_http_version() == "1.0":
-            self.expect_100_continue = False  # Nobody may answer that in the older version (RFC 9110 §10.1.1).
-        super().on_headers_complete()  # It raises for a target that is none, which nobody is given.
+            self.expect_100_continue = False  # HTTP/1.0 must not be answered with 100 (RFC 9110 §10.1.1).
+        super().on_headers_complete()  # It raises for an invalid target, which is not passed on.
         self._in_body = True
         if reads_only_its_own(self.parser.get_http_version(), self.headers):
             cycle: Any = self.cycle  # It begins to answer in a later turn of the loop.
@@ -176,7 +176,7 @@ class ConnectionProtocol(HttpToolsProtocol):
         return cycle is not None and not cycle.response_complete
 
     def on_body(self, body: bytes) -> None:
-        """Hold back what may come whole."""
+        """Hold back a body that may arrive complete."""
         self._untold = 0
         if self._held is None:
             super().on_body(body)
@@ -184,11 +184,11 @@ class ConnectionProtocol(HttpToolsProtocol):
             self._held.append(body)
 
     def on_message_complete(self) -> None:
-        """Answer what has come whole."""
+        """Answer a request that arrived complete."""
         self._untold = 0
         if self.parser.should_upgrade():
-            return  # It is read anew: `_feed`.
-        if self._held is not None or self._is_answering():  # Its answer may have been sent before its body came.
+            return  # It is parsed again: `_feed`.
+        if self._held is not None or self._is_answering():  # The answer may have been sent before the body arrived.
             self._keep_place()
         if self._held is not None:
             body = b"".join(self._held)
@@ -205,7 +205,7 @@ class ConnectionProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def _keep_place(self) -> None:
-        """Hold the place while something is answered, unless the client lets what was answered wait."""
+        """Keep the place while a request is being answered, unless the client does not read the answer."""
         if self._place is not None and not self.flow.write_paused:
             self._place.asks()
 
@@ -218,7 +218,7 @@ class ConnectionProtocol(HttpToolsProtocol):
         return self._whole.answering(scope, body)
 
     def data_received(self, data: bytes) -> None:
-        """Give what has not come whole with *data* to the application."""
+        """Pass requests that are incomplete after *data* to the application."""
         if self._broken:
             return
         self._unset_keepalive_if_required()
@@ -227,28 +227,28 @@ class ConnectionProtocol(HttpToolsProtocol):
             self._feed(data)
             if self._untold > _MAXIMUM_HEADER_BYTES:
                 self._break_off()
-        except httptools.HttpParserError as error:  # Anybody can send it: not worth a line each.
+        except httptools.HttpParserError as error:  # Anybody can send it: not worth a log line each.
             log.debug("not HTTP", reason=str(error))
             self._break_off()
         if self._held is not None:
             self._take_usual_way()
 
     def _break_off(self) -> None:
-        """Answer what is no HTTP when everything before it is answered (RFC 9112 §9.3.2)."""
+        """Answer invalid HTTP after everything before it is answered (RFC 9112 §9.3.2)."""
         self._broken, self._held = True, None
         if not self._in_body:
             waits = self._is_answering()
         elif waits := bool(self.pipeline):
-            self.pipeline.popleft()  # It is the last that came, and nobody has looked at it.
+            self.pipeline.popleft()  # It is the latest, and was not processed yet.
         else:
             cycle = self.cycle
-            cycle.disconnected = True  # Whoever waits for the body hears so, and what he says is not sent.
+            cycle.disconnected = True  # A handler that waits for the body is told, and its answer is not sent.
             cycle.message_event.set()
             if cycle.response_started:
                 self._close()
                 return
         if waits:
-            self.flow.resume_reading()  # A close with something unread takes the answers away (RFC 9112 §9.6).
+            self.flow.resume_reading()  # Closing with unread data may discard the answers (RFC 9112 §9.6).
         else:
             self._refuse()
 
@@ -264,7 +264,7 @@ class ConnectionProtocol(HttpToolsProtocol):
                 head = head_without_upgrade(parser.get_method(), self.url, parser.get_http_version(), self.headers)
                 data = head + data[upgrade.args[0] :]
                 self.parser = httptools.HttpRequestParser(self)
-                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # As the library's own.
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # Like the library's own.
             else:
                 return
 
@@ -315,7 +315,7 @@ class ConnectionProtocol(HttpToolsProtocol):
         self.tasks.add(task)
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the next request, unless its head has come already, or what came is none."""
+        """Begin to wait for the next request, unless its head has arrived already, or was invalid."""
         if self.pipeline:
             self._turn, _ = self.pipeline[-1]  # Which the library takes.
         elif self._broken and not self.transport.is_closing():
@@ -327,7 +327,7 @@ class ConnectionProtocol(HttpToolsProtocol):
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, and close when that is taken."""
+        """Answer invalid HTTP, and close when the answer is sent."""
         super().send_400_response(msg)
         self._taken.begin()
 
@@ -345,7 +345,7 @@ class ConnectionProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Count, before the header is kept; the parser turns the exception into 400 and closes.
 
-        What comes behind a body in chunks is not kept: who looked at the headers has not seen it (RFC 9110 §6.5.1).
+        Trailers after a chunked body are not kept: code that checked the headers has not seen them (RFC 9110 §6.5.1).
         """
         self._untold = 0
         self._header_bytes += len(name) + len(value)
@@ -355,14 +355,14 @@ class ConnectionProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_url(self, url: bytes) -> None:
-        """Count a part of the target, before it is kept, as a header."""
+        """Count a part of the target, like a header, before it is kept."""
         self._header_bytes += len(url)
         if self._header_bytes > _MAXIMUM_HEADER_BYTES:
             raise ValueError("target too long")
         super().on_url(url)
 
     def connection_extensions(self) -> dict[str, Any]:
-        """Return what the application may know of, and do to, the connection."""
+        """Return what the application may know about, and do to, the connection."""
         return {"connection": {"abort": self.transport.abort}}
 
 

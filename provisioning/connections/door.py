@@ -1,16 +1,16 @@
-"""Where connections come in: each is accepted, given a place, and taken through its handshake.
+"""Accepts connections: each is given a place and taken through its handshake.
 
 Theory
 ------
-The event loop's own server accepts whoever comes and tells nobody before a handshake is over, which it waits a minute
-for. So the socket is read here, and each connection has a place (`provisioning.connections.places`) from its first
-moment.
+The event loop's own server accepts every connection and reports it only after its handshake, for which it waits up to
+a minute. So the socket is accepted here, and each connection has a place (`provisioning.connections.places`) from the
+start.
 
 Rules
 -----
-1. A bounded number is accepted a turn, so that others are served between them; when the process has no descriptors
+1. A bounded number is accepted per turn, so that others are served in between; if the process has no descriptors
    left, none for a second, and the log says so.
-2. A place is given back when the connection has ended, however that was.
+2. A place is given back when the connection has ended, for whatever reason.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ log = structlog.get_logger(__name__)
 _ACCEPTS_A_TURN: Final = 32
 _HANDSHAKE_SECONDS: Final = 10.0
 _LOST_MILLISECONDS: Final = 30_000
-"""After which what was written and not acknowledged ends the connection, a follower's of the feed: he was lost."""
+"""After this long without acknowledgement of sent data the connection, say a feed subscriber's, counts as lost."""
 _PAUSE: Final = 1.0
 _TELL_AGAIN: Final = 60.0
 _GONE: Final = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EINTR})
-"""Of one connection; what else fails is the socket's, or the process's."""
+"""Errors of one connection; all others are the listening socket's, or the process's."""
 
 Make = Callable[[Place], asyncio.Protocol]
 """Makes the protocol of a connection; it gives the place back when the connection is lost."""
@@ -66,7 +66,7 @@ class Door:
         self._begin()
 
     def close(self) -> None:
-        """Accept nobody any more."""
+        """Stop accepting."""
         if self._pause is not None:
             self._pause.cancel()
         self._loop.remove_reader(self._listening.fileno())
@@ -108,7 +108,7 @@ class Door:
             await self._loop.connect_accepted_socket(
                 lambda: self._make(place), accepted, ssl=self._context, ssl_handshake_timeout=seconds
             )
-        except (OSError, TimeoutError) as error:  # Anybody can fail: it is not worth a line each.
+        except (OSError, TimeoutError) as error:  # Anybody can cause it: not worth a log line each.
             place.leave()
             log.debug("handshake failed", address=host, reason=str(error))
         except BaseException:

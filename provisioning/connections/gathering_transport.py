@@ -1,8 +1,8 @@
-"""A transport that sends what is written in one turn of the event loop together.
+"""A transport that combines everything written in one turn of the event loop.
 
-The HTTP server writes an answer's head and body one after the other. Over TLS that is two records and two system calls,
-and two wake-ups of whoever reads: a twentieth of what an enrolment costs. What is written here leaves at the end of the
-turn, at once where it is much.
+The HTTP server writes an answer's head and body separately. Over TLS that is two records and two system calls,
+and two wake-ups of the reader: a twentieth of the cost of an enrolment. Here data is sent at the end of the
+turn, or at once if there is much.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _MUCH: Final = 64 * 1024
 
 
 class GatheringTransport(asyncio.Transport):
-    """What `HttpToolsProtocol` needs of a transport; everything but writing is the other transport's."""
+    """What `HttpToolsProtocol` needs of a transport; everything but writing is left to the wrapped transport."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class GatheringTransport(asyncio.Transport):
         self._loop = loop
         self._parts: list[bytes] = []
         self._size = 0
-        # The busiest, without a step between.
+        # The busiest methods, bound directly.
         self.is_closing = transport.is_closing  # type: ignore[method-assign]
         self.get_extra_info = transport.get_extra_info  # type: ignore[method-assign]
 
@@ -64,7 +64,7 @@ class GatheringTransport(asyncio.Transport):
     def _send(self) -> None:
         parts, size = self._parts, self._size
         self._parts, self._size = [], 0
-        if size > _MUCH:  # A list of megabytes is not copied for each who fetches it.
+        if size > _MUCH:  # A CRL of megabytes is not copied for each client.
             for part in parts:
                 self._transport.write(part)
         elif parts:

@@ -1,7 +1,7 @@
-"""How long a connection may take until the head of its next request is complete; until it is, its place may be lost.
+"""The time limit for the head of a connection's next request; until it is complete, the connection may lose its place.
 
-A timer for each request would be made and thrown away with each, which costs as much as reading it. So there is one a
-connection, which looks how much is left when it is due.
+Creating and cancelling a timer for each request costs as much as reading the request. So there is one timer per
+connection, which checks when it fires how much time is left.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from provisioning.connections.places import Place
 
 
 class HeadDeadline:
-    """Calls *overdue* when what began has not ended for *seconds*: a byte now and then does not put it off."""
+    """Calls *overdue* if `end` does not follow `begin` within *seconds*: a byte now and then does not extend that."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, seconds: float, overdue: Callable[[], None], place: Place | None
@@ -34,7 +34,7 @@ class HeadDeadline:
             self._timer = self._loop.call_later(self._seconds, self._look)
 
     def end(self) -> None:
-        """Wait no longer: what is left of the request has a limit of its own."""
+        """Stop waiting: the rest of the request has a limit of its own."""
         self._until = None
         if self._place is not None:
             self._place.silent()  # Not as long as others.

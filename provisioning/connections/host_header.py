@@ -1,4 +1,4 @@
-"""For which host a request says it is (RFC 9112 §3.2)."""
+"""Validates a request's Host header (RFC 9112 §3.2)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Final
 
 _HOST: Final = re.compile(rb"(\[(?P<address>[0-9A-Fa-f:.]+)\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(:[0-9]*)?")
-"""What Host may say (RFC 9110 §7.2, RFC 3986 §3.2.2); it may be empty."""
+"""A valid Host (RFC 9110 §7.2, RFC 3986 §3.2.2); it may be empty."""
 
 
 def check_host(hosts: Sequence[bytes], http_version: str) -> None:
-    """Raise ValueError unless *hosts*, what all headers of that name say, is what a request of *http_version* may say.
+    """Raise ValueError unless *hosts*, the values of all Host headers, are valid for a request of *http_version*.
 
     The parser turns the error into 400.
     """

@@ -1,6 +1,6 @@
-"""The HTTP server of one port: the library's, with its doors of our own and nothing of what it does unasked.
+"""The HTTP server of one port: the library's, with our own accepting of connections and without its extras.
 
-It takes no signals, writes no access log, believes no proxy, opens no WebSocket and does not name itself.
+It handles no signals, writes no access log, trusts no proxy headers, opens no WebSocket and does not name itself.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from provisioning.connections.places import Place, Places
 _GRACE_SECONDS: Final = 10
 _DATE_SECONDS: Final = 1.0
 _DATE: Final = 0
-"""The one of the library's ten ticks a second at which it writes the date."""
+"""The tick, of the library's ten per second, at which it updates the date."""
 
 
 class HttpListener(uvicorn.Server):
-    """A server whose signals are somebody else's, and that says when it accepts connections."""
+    """A server that leaves signals to others, and reports when it accepts connections."""
 
     def __init__(self, config: uvicorn.Config, places: Places) -> None:
         super().__init__(config)
@@ -36,7 +36,7 @@ class HttpListener(uvicorn.Server):
         self._doors: list[Door] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept connections, by doors of our own: the library's count nobody."""
+        """Begin to accept connections with our own `Door`: the library does not count connections."""
         self.servers = []
         for each in sockets or ():
             door = Door(each, self.config.ssl, self._protocol, self._places)
@@ -51,14 +51,14 @@ class HttpListener(uvicorn.Server):
         self._stopping.set()
 
     async def main_loop(self) -> None:
-        """Keep the date of answers true until `stop`. The library's own looks ten times a second whether to end."""
+        """Keep the date of answers current until `stop`. The library's own loop polls ten times a second."""
         while not await self.on_tick(_DATE):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_DATE_SECONDS):
                     await self._stopping.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept nobody any more, and end in order."""
+        """Stop accepting, and shut down in order."""
         for door in self._doors:
             door.close()
         await super().shutdown(sockets)

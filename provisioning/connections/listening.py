@@ -1,17 +1,17 @@
-"""Where the service listens: two sockets, bound once, and the addresses that they have.
+"""The service's two listening sockets, bound once, and their addresses.
 
 Theory
 ------
-They are bound before anything else is done, so that a port that is taken is told at once, in one sentence, by whoever
-starts the service. One process has one pair. Several workers (`provisioning.service.workers`) have a pair each, all on
+They are bound before anything else is done, so that a port in use is reported at once, in one sentence, when the
+service starts. One process has one pair. Several workers (`provisioning.service.workers`) have a pair each, all on
 the same two ports: with ``SO_REUSEPORT`` the kernel spreads connections over those that listen. With one pair for all
-of them, of 16 connections that came at once all 16 were accepted by one worker of four, as a rule.
+of them, one worker of four usually accepted all of 16 simultaneous connections.
 
 Rules
 -----
-1. ``SO_REUSEPORT`` lets another service of the same user in on the port, in silence. So a pair that is shared is bound
-   under a socket that does not have it, which is refused where anybody listens.
-2. A shared pair does not listen before its worker does: what the kernel gives to a pair waits there.
+1. ``SO_REUSEPORT`` would silently let another service of the same user share the port. So a shared pair is bound
+   together with a socket without that option, whose bind fails if any process listens there.
+2. A shared pair does not listen before its worker does: connections that the kernel assigns to a pair wait there.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Listening:
         return self._url("http", self.http)
 
     def interrupt(self) -> None:
-        """Let no connection come here until somebody listens anew; those that nobody has accepted yet are reset."""
+        """Stop listening until it is started again; connections that are not accepted yet are reset."""
         for each in (self.https, self.http):
             with contextlib.suppress(OSError):  # Nobody listened.
                 each.shutdown(socket.SHUT_RDWR)
@@ -66,7 +66,7 @@ class Listening:
 
 
 def check_public(settings: Settings) -> None:
-    """Raise `ConfigurationError` if others could connect and nobody has said that they may."""
+    """Raise `ConfigurationError` if other hosts could connect and the settings do not explicitly allow it."""
     if settings.host.startswith("["):
         raise ConfigurationError(
             f"host: {settings.host}: write an address without brackets: {settings.host.strip('[]')}"
@@ -82,7 +82,7 @@ def check_public(settings: Settings) -> None:
 def bound(settings: Settings) -> Iterator[Listening]:
     """Listen while the block runs; raise `ConfigurationError` naming the setting whose port cannot be used.
 
-    Where the directory's own service has it, that is what it says.
+    If the directory's own service uses the port, the error says so.
     """
     with contextlib.ExitStack() as sockets:
         https = sockets.enter_context(_bind(settings, settings.port, "port"))
@@ -92,7 +92,7 @@ def bound(settings: Settings) -> Iterator[Listening]:
 
 @contextlib.contextmanager
 def bound_for(settings: Settings, workers: int) -> Iterator[list[Listening]]:
-    """Have a pair of sockets for each of *workers* while the block runs; raises as `bound`."""
+    """Have a pair of sockets for each of *workers* while the block runs; raises like `bound`."""
     with contextlib.ExitStack() as sockets:
         https, http = (
             [sockets.enter_context(each) for each in _bind_shared(settings, port, setting, workers)]
@@ -132,7 +132,7 @@ def _bind_shared(settings: Settings, port: int, setting: str, number: int) -> li
 
 
 def _socket(host: str, *, shared: bool) -> socket.socket:
-    """Return a socket with the options of `socket.create_server`, which leaves one open where a name is none."""
+    """Return a socket with the options of `socket.create_server`, which leaks one if a host name is invalid."""
     made = socket.socket(_family(host))
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if made.family == socket.AF_INET6:

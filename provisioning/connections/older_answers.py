@@ -1,11 +1,11 @@
-"""Answers for libest, Cisco's library that many EST clients are built on, which reads no others.
+"""Answers for libest, Cisco's library that many EST clients are built on, in the only form that it can parse.
 
-libest 3.2.0 (in Debian, libest3) asks in HTTP/1.0. It takes an answer whose status line says HTTP/1.1 for none, and
-knows its fields by their names as the standards print them, not in lower case: so it can neither enrol nor fetch a CA's
-certificates from a server that answers as it may (RFC 9110 §5.1, §6.2). The latter section lets a server answer in the
-older version where a User-Agent is known for that, and only there.
+libest 3.2.0 (in Debian, libest3) sends HTTP/1.0. It does not accept an answer whose status line says HTTP/1.1, and
+recognises header fields only as the standards print them, not in lower case: so it can neither enrol nor fetch a CA's
+certificates from a server that answers as the standards permit (RFC 9110 §5.1, §6.2). §6.2 lets a server answer in the
+older version if a User-Agent is known to need that, and only then.
 
-Handles: status line and field names. Does not handle: pieces of a body in chunks, which our EST answers are not.
+Handles: status line and field names. Does not handle: chunked bodies, which our EST answers never are.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _NAMES: Final = {b"www-authenticate": b"WWW-Authenticate"}
 
 
 def reads_only_its_own(version: str, headers: Sequence[tuple[bytes, bytes]]) -> bool:
-    """Say whether who asks in *version*, with *headers* (names in lower case), is known to read no other answers."""
+    """Return whether a client of *version*, with *headers* (names in lower case), is known to need such answers."""
     return version == _VERSION and any(name == b"user-agent" and value.startswith(_CLIENT) for name, value in headers)
 
 
 class OlderAnswer:
-    """A transport for one answer, whose head it writes as libest reads it; all else the true one does."""
+    """A transport for one answer, which writes the head as libest reads it; the wrapped one does the rest."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._begun = False
 
     def write(self, data: bytes) -> None:
-        """Send *data*; the first of it has the whole head."""
+        """Send *data*; the first piece contains the whole head."""
         if not self._begun:
             self._begun = True
             data = _older(data)

@@ -1,10 +1,10 @@
-"""HTTPS connections: who is connected.
+"""HTTPS connections: passes the client's certificate to the application.
 
 No released ASGI server tells the application which certificate the client presented. `PeerCertificateProtocol` reads it
 from the TLS object of every connection, full handshake or resumed, and puts it into the scope, in DER, where the ASGI
-TLS extension would have it in PEM, so that this file can go when the library does the same.
+TLS extension would have it in PEM, so that this file can be removed when the library does the same.
 
-Whoever changes his TLS keys without end is cut off: the event loop would do nothing else.
+A client that changes its TLS keys endlessly is cut off: it would occupy the event loop.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class PeerCertificateProtocol(ConnectionProtocol):
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Say whether it changed its keys too often: anybody can, so it is not worth a line each."""
+        """Report whether it changed its keys too often: anybody can, so it is not worth a log line each."""
         if changed_keys_too_often(self._session):
             log.debug("TLS keys changed too often")
         super().connection_lost(exc)
@@ -51,9 +51,9 @@ class PeerCertificateProtocol(ConnectionProtocol):
 
 
 def _has_unique(tls: ssl.SSLObject) -> bool:
-    """Whether the connection's tls-unique is its alone: the library gives one of every connection.
+    """Whether the connection's tls-unique is really unique: the library returns one for every connection.
 
-    It is not in TLS 1.3 (RFC 9266), nor where a session is resumed without extended master secret: somebody in the
+    It is not in TLS 1.3 (RFC 9266), nor if a session is resumed without extended master secret: a man in the
     middle can have made it the same on both sides (RFC 7627 §5.4).
     """
     if tls.version() != "TLSv1.2":

@@ -1,21 +1,21 @@
-"""Places for connections: how many there are, and whose goes when somebody comes for whom there is none.
+"""Places for connections: a bounded number, and which connection is closed when a new one comes and none is free.
 
 Theory
 ------
-A connection costs a descriptor, and 60 KB before its handshake is over; without an end to them a stranger who only
-connects takes every descriptor of the service, and with them the feed from the brokers. Before TLS there is nothing to
-know a newcomer by but its address, which a whole fleet may share. So nobody is turned away for where he comes from
-while there is room, and where there is none, he has the place of whoever has kept silent for longest: a client asks
-within milliseconds after it has come, and who only holds places does not.
+A connection costs a descriptor, and 60 KB before its handshake is over; without a limit a stranger who only
+connects takes every descriptor of the service, and so the feed from the brokers. Before TLS a new connection is known
+only by its address, which a whole fleet may share. So while there is room nobody is refused because of an address,
+and when there is none, a new connection takes the place of the one that has been silent longest: a client sends a
+request within milliseconds, and one that only holds places does not.
 
 Rules
 -----
-1. One address has half of the places at most, one network three quarters. An IPv6 address counts as its /64: that is
-   what one subscriber gets; its network is its /48, and in IPv4 the /24: whoever has one has all its addresses.
-2. A newcomer whose address has its half takes the place of that address's longest silent connection, one whose network
-   has its three quarters of that network's; when all are taken, of the longest silent one of all.
-3. Whoever is being answered keeps his place; who lets his answers wait is silent from then on, until he takes them.
-   Where nobody is silent the newcomer is turned away.
+1. One address has at most half of the places, one network three quarters. An IPv6 address counts as its /64, which is
+   what one subscriber gets; its network is its /48, and in IPv4 the /24: one owner usually has all its addresses.
+2. A new connection whose address has its half replaces that address's longest silent connection, one whose network
+   has its three quarters that network's; when all places are taken, the longest silent one of all.
+3. A connection that is being answered keeps its place; one whose client does not read its answers counts as silent
+   until it does. If no connection is silent, the new one is refused.
 4. No clock, and no I/O but `hang_up`.
 """
 
@@ -29,11 +29,11 @@ from collections.abc import Callable
 from provisioning.pki.address_key import address_key, network_of
 
 Keys = tuple[bytes, bytes]
-"""Of an address: what it counts as, and its network."""
+"""An address's counting key, and its network."""
 
 
 class _Source:
-    """One address, or what counts as one; or one network."""
+    """One address, or /64; or one network."""
 
     __slots__ = ("silent", "taken")
 
@@ -43,7 +43,7 @@ class _Source:
 
 
 class Place:
-    """One connection's place: silent from the first, until a whole request is there."""
+    """One connection's place: silent from the start, until a complete request has arrived."""
 
     __slots__ = ("_cut", "_keys", "_places")
 
@@ -53,19 +53,19 @@ class Place:
         self._cut = cut
 
     def silent(self) -> None:
-        """Take note that nothing is asked any more, as what was is answered; or not as a whole: from now on."""
+        """Note that from now on no complete request is pending."""
         self._places._silence(self, self._keys)  # noqa: SLF001 - two halves of one thing
 
     def asks(self) -> None:
-        """Take note that a whole request is there."""
+        """Note that a complete request has arrived."""
         self._places._asked(self, self._keys)  # noqa: SLF001
 
     def leave(self) -> None:
-        """Give it back; nothing if that was done."""
+        """Give it back; no effect if that was done."""
         self._places._left(self, self._keys)  # noqa: SLF001
 
     def lose(self) -> None:
-        """Give it back to somebody else: the connection ends."""
+        """Give it up to a new connection: this one ends."""
         self.leave()
         self._cut()
 
@@ -81,15 +81,15 @@ class Places:
         self._silent: OrderedDict[Place, None] = OrderedDict()
         self._held: set[Place] = set()
         self.lost = 0
-        """How many connections have lost theirs to somebody else."""
+        """How many connections have lost their place to a new one."""
         self.turned_away = 0
-        """How many newcomers there was none for."""
+        """How many new connections were refused."""
 
     def __len__(self) -> int:
         return len(self._held)
 
     def take(self, host: str, cut: Callable[[], None]) -> Place | None:
-        """Return a place for a newcomer from *host*, None if there is none; *cut* ends the connection that has it."""
+        """Return a place for a new connection from *host*, None if there is none; *cut* closes that connection."""
         keys = address_key(host), network_of(host).encode()
         for key, most in zip(keys, self._most_of, strict=True):
             source = self._sources.get(key)
@@ -141,6 +141,6 @@ class Places:
 
 
 def hang_up(accepted: socket.socket) -> None:
-    """End a connection as if its peer had: whoever has it now, a handshake or a protocol, hears so. For `take`."""
+    """End a connection as if its peer had: its current owner, a handshake or a protocol, is notified. For `take`."""
     with contextlib.suppress(OSError):  # It is over.
         accepted.shutdown(socket.SHUT_RDWR)

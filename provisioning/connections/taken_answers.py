@@ -1,7 +1,7 @@
-"""Whether what is sent is taken: a client that reads nothing must not hold an answer, and its connection, for ever.
+"""Limits how long a client may leave an answer unread: it must not hold the answer, and its connection, for ever.
 
-Neither the server library nor asyncio has an end for that: a connection that is closed while something waits to be sent
-stays until it is, and whoever asks for a list of 5 MB and reads none of it keeps 5 MB here, each time.
+Neither the server library nor asyncio limits that: a connection that is closed while data waits to be sent stays open
+until it is sent, and a client that requests a CRL of 5 MB and reads none of it keeps 5 MB here, each time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 
 
 class TakenAnswers:
-    """Aborts a connection whose client takes nothing of what waits for it for so many seconds."""
+    """Aborts a connection whose client reads nothing of what waits for it for a number of seconds."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         self._transport = transport
@@ -19,7 +19,7 @@ class TakenAnswers:
         self._look: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
-        """Watch from now on: much waits to be sent, or the connection ends when what there is was taken."""
+        """Start watching: much waits to be sent, or the connection closes when the rest was sent."""
         self.end()
         unsent = self._transport.get_write_buffer_size()
         self._look = self._loop.call_later(self._seconds, self._look_again, unsent)

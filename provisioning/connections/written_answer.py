@@ -1,4 +1,4 @@
-"""How an answer goes over the wire in one piece, for requests that the server library's interface has no part in."""
+"""An answer as bytes in one piece, for requests that bypass the server library's interface."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _CLOSE: Final = (b"connection", b"close")
 @quickly_made
 @dataclass(frozen=True, slots=True)
 class ReadyAnswer:
-    """An answer that is there already, but for the headers that every answer has."""
+    """A complete answer, except for the headers that every answer has."""
 
     status_line: bytes
     own_lines: bytes
     rest: bytes
     """The empty line, and the body."""
     ends: bool
-    """Whether it says itself that its connection ends with it."""
+    """Whether its own headers close the connection."""
 
     @classmethod
     def of(cls, status: int, headers: Headers, body: bytes) -> ReadyAnswer:
@@ -40,16 +40,16 @@ class ReadyAnswer:
         return cls.of(response.status_code, response.raw_headers, bytes(response.body))
 
     def written(self, default_lines: bytes, *, closes: bool) -> bytes:
-        """Return it as it goes over the wire; *default_lines* are what `lines` makes of those headers.
+        """Return it as sent; *default_lines* are the default headers, formatted by `lines`.
 
-        *closes*: its connection ends with it.
+        *closes*: the connection closes after it.
         """
         own = self.own_lines + lines([_CLOSE]) if closes and not self.ends else self.own_lines
         return b"%b%b%b%b" % (self.status_line, default_lines, own, self.rest)
 
 
 Answering = Coroutine[Any, Any, Response | ReadyAnswer] | ReadyAnswer
-"""What answers a request: it has to wait for something, or it has the answer."""
+"""The answer to a request, or a coroutine for it if it has to wait."""
 
 
 def lines(headers: Headers) -> bytes:

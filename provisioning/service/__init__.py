@@ -1,1 +1,1 @@
-"""The running service: its parts, its processes, its signals, and the end of it."""
+"""The running service: its parts, its processes, its signals, and its shutdown."""

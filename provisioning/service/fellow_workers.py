@@ -1,21 +1,21 @@
-"""What the workers of one command ask each other: a question to an inbox, and with it the socket for the answer.
+"""How the workers of one command query each other: a question to an inbox, sent with a socket for the answer.
 
 Theory
 ------
-Whoever is asked for the metrics, or has changed whom TLS lets through, is one of several processes that share a port,
-and which one is chance. So it asks the others::
+The process that gets a request for the metrics, or that changes whom TLS accepts, is a random one of several that share
+a port. So it asks the others::
 
     worker 1 ── datagram: "metrics", one end of a new socket pair ──► inbox of worker 2
         ◄────────── the answer, its length first, through that pair ──────┘
 
-Nothing has a name in the file system or the network: the inboxes are made before the fork, and nobody else can write to
-them. No third process stands between, so nobody has to live for two workers to talk.
+Nothing has a name in the file system or the network: the inboxes are made before the fork, and no other process can
+write to them. Two workers communicate directly, so they depend on no third process.
 
 Rules
 -----
-1. A fellow that does not answer within `_PATIENCE_SECONDS` is left out: it is being started again, or busy.
-2. What is asked is one of the words that `answers` has; anything else is closed without an answer.
-3. An answer is whole or none: one that is cut off counts as silence.
+1. A worker that does not answer within `_PATIENCE_SECONDS` is left out: it is being restarted, or busy.
+2. A question is one of the words in `answers`; anything else is closed without an answer.
+3. An incomplete answer counts as none.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class FellowWorkers:
     """The others; used from one event loop."""
 
     def __init__(self, place: WorkerPlace, answers: Mapping[str, Answer]) -> None:
-        """*answers* says what each question is answered with here."""
+        """*answers* has this worker's answer to each question."""
         self.place: Final = place
         self._answers = answers
         self._answering: Final[set[asyncio.Task[None]]] = set()
@@ -60,7 +60,7 @@ class FellowWorkers:
             loop.remove_reader(self.place.inbox)
 
     async def ask(self, question: str) -> dict[int, bytes | None]:
-        """Return every fellow's answer by its number, None of one that gave none in time."""
+        """Return every other worker's answer by its number, None if it did not answer in time."""
         numbers = list(self.place.fellows)
         return dict(zip(numbers, await asyncio.gather(*(self._ask(each, question) for each in numbers)), strict=True))
 
@@ -98,7 +98,7 @@ class FellowWorkers:
             if answer is None:
                 return
             content = await answer()
-            with contextlib.suppress(ConnectionError, TimeoutError):  # Whoever asked waits no longer.
+            with contextlib.suppress(ConnectionError, TimeoutError):  # The asker no longer waits.
                 async with asyncio.timeout(_PATIENCE_SECONDS):
                     whole = len(content).to_bytes(_LENGTH_OCTETS, "big") + content
                     await asyncio.get_running_loop().sock_sendall(reply, whole)
@@ -115,7 +115,7 @@ async def _read(source: socket.socket) -> bytes | None:
 def everywhere(
     here: Callable[[], Coroutine[Any, Any, bool]], fellows: FellowWorkers | None, question: str
 ) -> Callable[[], Coroutine[Any, Any, bool]]:
-    """Return what does *here* and returns the same, having had all *fellows* do what they answer *question* with."""
+    """Return a function that does *here*, after asking all *fellows* to do the same with *question*."""
     if fellows is None:
         return here
 

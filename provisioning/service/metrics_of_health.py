@@ -1,10 +1,10 @@
-"""What an alert needs beside counts: whether the service can do its work, and until when its own certificates are good.
+"""Health metrics for alerts: whether the service can do its work, and when its own certificates expire.
 
 Rules
 -----
-1. What is asked is what ``/readyz`` asks. A scrape waits `_PATIENCE_SECONDS` for the answers at most, less than one
-   worker waits for another; a check that takes longer counts as failed, and is not asked again beside itself.
-2. Of the CAs those are told that end badly: who issues, and the roots. One that is retiring ends as it should.
+1. The checks are those of ``/readyz``. A scrape waits at most `_PATIENCE_SECONDS` for their results, less than one
+   worker waits for another; a check that takes longer counts as failed, and is not started again while it runs.
+2. Of the CAs, those whose expiry would be a fault are included: active ones and the roots. A retiring one may expire.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ _PATIENCE_SECONDS: Final = 0.5
 
 
 class HealthCollector:
-    """The last answers of the checks, and the certificates as they are when it is asked."""
+    """The last results of the checks, and the certificates at the time of the scrape."""
 
     def __init__(self, checks: Mapping[str, Check], certificates: Callable[[], Mapping[str, x509.Certificate]]) -> None:
-        """*certificates*: the service's own, by what they are called."""
+        """*certificates*: the service's own, by name."""
         self._checks = checks
         self._certificates = certificates
         self._asking: dict[str, asyncio.Future[str]] = {}
         self._fit: dict[str, bool] = {}
 
     async def refresh(self) -> None:
-        """Ask the checks; call it before `collect`."""
+        """Run the checks; call it before `collect`."""
         for name, check in self._checks.items():
             if name not in self._asking:
                 self._asking[name] = asyncio.ensure_future(check())
-        asked = dict(self._asking)  # Whoever reads the page at the same moment waits for the same answers.
+        asked = dict(self._asking)  # Simultaneous scrapes wait for the same results.
         await asyncio.wait(asked.values(), timeout=_PATIENCE_SECONDS)
         for name, asking in asked.items():
             if asking.done() and self._asking.get(name) is asking:
@@ -63,6 +63,6 @@ class HealthCollector:
 def issuers_and_roots(
     told: Mapping[str, x509.Certificate], issuing: Iterable[x509.Certificate]
 ) -> dict[str, x509.Certificate]:
-    """Return of the CAs that are *told*, by name, those among *issuing*, and the roots."""
+    """Return, of the CAs that are *told*, by name, those among *issuing*, and the roots."""
     at_work = set(issuing)
     return {name: each for name, each in told.items() if each in at_work or each.issuer == each.subject}

@@ -1,17 +1,17 @@
-"""One scrape tells of every worker: each worker's own figures, with its number as a label.
+"""One scrape covers all workers: each worker's own samples, with its number as a label.
 
 Theory
 ------
-Whoever is scraped asks the others for what they would have answered, and writes all of it on one page. Nothing is added
-up here: a worker that was started again begins at nought, and only with a label does whoever reads the page see that it
-is this one's counters that were reset. ``sum without (worker) (rate(…))`` is the service.
+The worker that is scraped asks the others for their samples, and writes all of them on one page. Nothing is summed
+here: a restarted worker begins at zero, and only a label lets Prometheus see that it is this worker's counters that
+were reset. ``sum without (worker) (rate(…))`` is the whole service.
 
 Rules
 -----
 1. Every sample has the label ``worker``; no other label has that name.
-2. A worker that does not answer in time is told to be down (`fleet_provisioning_worker_up`), and its samples are left
-   out: a figure that is missing is better than one that is old.
-3. With one process there is no label: the page is as it was.
+2. A worker that does not answer in time is reported as down (`fleet_provisioning_worker_up`), and its samples are
+   omitted: a missing sample is better than a stale one.
+3. With one process there is no label: the page is unchanged.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Page = Callable[[], Awaitable[bytes]]
 
 
 def page_of(registry: CollectorRegistry, fellows: FellowWorkers | None, refresh: Callable[[], Awaitable[None]]) -> Page:
-    """Return the page of this process alone, or of it and its *fellows*; *refresh* comes before a look at it."""
+    """Return the page of this process alone, or of it and its *fellows*; *refresh* is called before each."""
 
     async def page() -> bytes:
         await refresh()

@@ -1,4 +1,4 @@
-"""What the running service is made of: each part once, and who is told of what.
+"""Assembles the running service: each part once, and which part notifies which.
 
 Theory
 ------
@@ -10,9 +10,9 @@ Theory
 
 Rules
 -----
-1. The answers that are remembered are forgotten first: a relying party may ask before the operator hears.
-2. One clock for all of it, `utc_now`.
-3. What only one of several workers does is done by the one that leads.
+1. Cached OCSP answers are dropped first: a relying party may ask before the operator gets an answer.
+2. One clock for everything, `utc_now`.
+3. Work for only one of several workers is done by the leader.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Parts:
     http: Starlette
     credential: HttpsCredential
     reloader: Callable[[Callable[[], Settings]], Reloader]
-    """Given what reads the settings again."""
+    """Takes the function that reads the settings again."""
 
 
 async def build(
@@ -285,7 +285,7 @@ def _plain(
     readiness: Readiness,
     questions: OcspQuestions,
 ) -> Starlette:
-    """Return what is served without TLS: what relying parties fetch, OCSP, figures, and whether all is well."""
+    """Return what is served without TLS: CRLs and CA certificates, OCSP, metrics and health."""
     http = new_application(
         settings,
         metrics,

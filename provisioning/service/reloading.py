@@ -1,13 +1,12 @@
-"""The settings read anew while the service runs: what may change does, as a whole or not at all.
+"""Reloads the settings while the service runs: those that can change do, all together or not at all.
 
 Rules
 -----
-1. Everything that is taken over is read and checked before anything of it counts. What is wrong is logged, and all
-   stays as it was.
+1. All reloaded settings are read and checked before any takes effect. Errors are logged, and then nothing changes.
 2. Flags and environment are those of the start; `provisioning.toml`, and the files that settings name, are read again.
-   A file that was there and is gone is a mistake, and does not mean that everything is as built in.
-3. A worker that takes another's place has what the others have (`LastGood`).
-4. What has changed and counts at the next start only is named. No value is ever logged: some are secrets.
+   A file that has disappeared is an error, and does not reset everything to the defaults.
+3. A worker that replaces another has the same settings as the others (`LastGood`).
+4. Changed settings that need a restart are named in the log. No value is ever logged: some are secrets.
 """
 
 from __future__ import annotations
@@ -41,17 +40,17 @@ TAKEN_OVER: Final = frozenset(
         "webhook_cafile",
     }
 )
-"""Settings that count from the reload on."""
+"""Settings that take effect on reload."""
 
 
 class LiveProfiles(Mapping[str, Profile]):
-    """The profiles that count now."""
+    """The profiles in force."""
 
     def __init__(self, profiles: Mapping[str, Profile]) -> None:
         self._now = profiles
 
     def exchange(self, profiles: Mapping[str, Profile]) -> None:
-        """Have *profiles* count from now on, whoever is in the middle of what."""
+        """Put *profiles* into force at once, even for requests under way."""
         self._now = profiles
 
     def __getitem__(self, name: str) -> Profile:
@@ -69,7 +68,7 @@ class LiveProfiles(Mapping[str, Profile]):
 
 @dataclass(frozen=True, slots=True)
 class ReadAgain:
-    """Settings as they are now, and what they name."""
+    """The settings as read again, with the files that they name."""
 
     settings: Settings
     profiles: Mapping[str, Profile]
@@ -77,7 +76,7 @@ class ReadAgain:
 
 
 def read_again(again: Callable[[], Settings], read_from: Path | None) -> ReadAgain:
-    """Return what *again* reads; raise `ConfigurationError` for what is wrong, or if the file *read_from* is gone."""
+    """Return what *again* reads; raise `ConfigurationError` for an error, or if the file *read_from* is gone."""
     settings = again()
     if settings.read_from is None and read_from is not None:
         raise ConfigurationError(f"{read_from} is gone: put it back, or an empty one where nothing is set")
@@ -85,7 +84,7 @@ def read_again(again: Callable[[], Settings], read_from: Path | None) -> ReadAga
 
 
 class Reloader:
-    """Reads the settings anew and hands on what may change."""
+    """Reads the settings again and applies those that can change."""
 
     def __init__(
         self,
@@ -97,7 +96,8 @@ class Reloader:
     ) -> None:
         """*again* reads the settings as the start did.
 
-        *use_webhook_anchors* reads what they name, and returns what makes it count; it raises `TlsConfigurationError`.
+        *use_webhook_anchors* reads the anchors and returns a function that puts them into force; it raises
+        `TlsConfigurationError`.
         """
         self._settings = settings
         self._read_from = settings.read_from
@@ -107,11 +107,11 @@ class Reloader:
         self._use_webhook_anchors = use_webhook_anchors
 
     async def reload(self) -> None:
-        """Take over what may change, or say why nothing of it is."""
+        """Apply what can change, or log why nothing is applied."""
         await self._take_over(lambda: read_again(self._again, self._read_from))
 
     async def catch_up(self, read: ReadAgain) -> None:
-        """Take over what was *read* before this process was there."""
+        """Apply what was *read* before this process started."""
         await self._take_over(lambda: read)
 
     async def _take_over(self, reading: Callable[[], ReadAgain]) -> None:
@@ -138,10 +138,10 @@ class Reloader:
 
 
 class LastGood:
-    """What was read at the last SIGHUP that found nothing wrong, kept by who forks workers.
+    """What was read at the last SIGHUP without errors, kept by the process that forks workers.
 
-    A worker that takes another's place starts with the settings of the start, and then has what the others have,
-    whatever has become of the file. What is wrong is not logged here: each worker says it.
+    A worker that replaces another begins with the settings of the start, and then gets what the others have, whatever
+    the file says now. Errors are not logged here: each worker logs them.
     """
 
     def __init__(self, settings: Settings, again: Callable[[], Settings]) -> None:
@@ -152,11 +152,11 @@ class LastGood:
         """None: what was read at the start."""
 
     def reload(self) -> None:
-        """Read anew; all stays as it was if anything is wrong."""
+        """Read again; keep the previous settings on any error."""
         try:
             read = read_again(self._again, self._read_from)
             if read.settings.webhook_cafile is not None:
-                client_context(read.settings.webhook_cafile)  # As the workers do, which take all of it or nothing.
+                client_context(read.settings.webhook_cafile)  # As the workers do, which apply all or nothing.
         except (ConfigurationError, TlsConfigurationError):
             return
         self.read, self._read_from = read, read.settings.read_from

@@ -1,4 +1,4 @@
-"""The running service: two listeners on one event loop, their tasks, and an orderly end.
+"""The running service: two listeners on one event loop, their tasks, and an orderly shutdown.
 
 Theory
 ------
@@ -14,8 +14,8 @@ that fails takes the service down with its error: a service whose CRL or feed ha
 Rules
 -----
 1. The application learns who is connected from `PeerCertificateProtocol`, after every handshake, resumed or not.
-2. The end is in order: no new connections, feed streams finished, requests answered, tasks stopped, unused serial
-   numbers given back, store closed; or it is cut off (`provisioning.service.service_signals`).
+2. Shutdown is in this order: no new connections, feed streams finished, requests answered, tasks stopped, unused serial
+   numbers given back, store closed; if it takes too long, it is cut off (`provisioning.service.service_signals`).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ from provisioning.store.usable import usable
 log = structlog.get_logger(__name__)
 
 _SWITCH_SECONDS: Final = 0.0005
-"""A thread may keep the interpreter so long from the one that writes: other workers wait for what that one holds."""
+"""A thread may hold the GIL this long while the writer waits: other workers wait for the writer's lock."""
 _OF_WORKERS: Final = (
     "psycopg",
     "sqlalchemy.dialects.postgresql.psycopg",
@@ -71,13 +71,13 @@ _OF_WORKERS: Final = (
     "provisioning.api.operator_application",
     "provisioning.api.whole_revocations",
 )
-"""What each of several workers needs sooner or later."""
+"""Modules that each of several workers needs sooner or later."""
 
 
 def check_workers(settings: Settings) -> None:
     """Raise `ConfigurationError` if the settings' number of workers cannot share a store; load what they all need.
 
-    What is imported before the fork is in memory once.
+    Modules imported before the fork are in memory only once.
     """
     if not settings.resolved_database_url.startswith("postgresql"):
         raise ConfigurationError(
@@ -85,7 +85,7 @@ def check_workers(settings: Settings) -> None:
             "set database_url, or workers = 1"
         )
     for name in _OF_WORKERS:
-        with contextlib.suppress(ImportError):  # The store says what is missing, uvloop need not be there.
+        with contextlib.suppress(ImportError):  # The store reports what is missing; uvloop is optional.
             importlib.import_module(name)
 
 
@@ -108,7 +108,7 @@ async def serve_as_worker(
 ) -> None:
     """Run as one of several until SIGINT, SIGTERM, or the supervisor's or the terminal's end; SIGHUP as in `serve`.
 
-    *read* is what the others have read anew since the start, None: nothing.
+    *read* is what the others have reloaded since the start, None: nothing.
     """
     loop = asyncio.get_running_loop()
     sys.setswitchinterval(_SWITCH_SECONDS)
@@ -140,7 +140,7 @@ def say_ready(listening: Listening, *, as_json: bool) -> None:
 
 
 def _settle() -> None:
-    # What is there now stays: a collection that looked at all of it would hold everybody up.
+    # The present objects stay: a collection that scanned all of them would delay every request.
     gc.collect()
     gc.freeze()
 
@@ -154,7 +154,7 @@ async def _running(
     signals: ServiceSignals,
     read: ReadAgain | None = None,
 ) -> AsyncIterator[None]:
-    """Run the service while the block runs: alone, or at a worker's *place*, with what others have *read* anew."""
+    """Run the service while the block runs: alone, or at a worker's *place*, with what others have *read* again."""
     authority = open_authority(settings)
     check_directory_closed(settings)
     if place is None or place.leads:
@@ -167,12 +167,12 @@ async def _running(
             held.enter_context(in_charge(settings.directory, listening.https_url, process, alone=not postgresql))
         database, serial_numbers = await held.enter_async_context(_open_store(settings, authority.files))
         parts = await build(settings, authority, listening, place, database, serial_numbers)
-        stall_seconds = 2 * settings.feed_stall_seconds  # The feed says so itself before.
+        stall_seconds = 2 * settings.feed_stall_seconds  # The feed reports it itself before that.
         protocol = functools.partial(
             PeerCertificateProtocol, whole=parts.https.state.whole, stall_seconds=stall_seconds
         )
         reloader = parts.reloader(again)
-        if read is not None:  # Else it would serve by settings that its fellows have left.
+        if read is not None:  # Otherwise it would use settings that the other workers have replaced.
             await reloader.catch_up(read)
         if place is not None and place.hung_up:
             await reloader.reload()
@@ -217,14 +217,14 @@ async def _open_store(settings: Settings, files: AuthorityFiles) -> AsyncIterato
         yield database, serial_numbers
         try:
             await serial_numbers.release()
-        except Refused as refusal:  # A reservation that stays is never used, and that is all.
+        except Refused as refusal:  # A reservation that stays is simply never used.
             log.warning("unused serial numbers not given back", detail=refusal.detail)
     finally:
         await database.close()
 
 
 async def _check_no_audit_log(settings: Settings, files: AuthorityFiles) -> None:
-    """Raise `ConfigurationError` if there is a log whose key is lost: under a new one it would look forged for ever."""
+    """Raise `ConfigurationError` if there is a log whose key is lost: with a new key it would look forged for ever."""
     database = Database(settings.resolved_database_url)
     try:
         schema.check_there(database)

@@ -1,9 +1,9 @@
 """The signals of a running service, as events of its loop: SIGINT and SIGTERM to stop, SIGHUP to reload.
 
-Who is to stop has ended `STOP_SECONDS` later, whatever keeps him: a token that does not answer in the middle of a
+The process ends at most `STOP_SECONDS` after a stop, whatever blocks it: a token that does not answer during a
 signature, a database or a disk (`provisioning.program.ending`, docs/decisions/0169-a-stop-has-an-end.md).
 
-The supervisor of several has a loop of its own kind, and its own handlers: `provisioning.service.workers`.
+The supervisor of several workers has no event loop, and its own handlers: `provisioning.service.workers`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from provisioning.program.hangup import SETTLE_SECONDS, Hangups
 log = structlog.get_logger(__name__)
 
 STOP_SECONDS: Final = 25.0
-"""From the signal to the end: less than a service manager waits (deploy/systemd: 30), or the supervisor of workers."""
+"""From the signal to the end: less than a service manager (deploy/systemd: 30) or the workers' supervisor waits."""
 _GIVEN_UP: Final = "a token, the database or a disk has not answered: what was under way is undone, nobody was told it"
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -40,13 +40,13 @@ class ServiceSignals:
     """SIGHUP has come."""
 
     def end(self) -> None:
-        """Have the service stop, in time; a second time is of no account: it would give the end more time."""
+        """Have the service stop, with a time limit; later calls have no effect: they would extend the limit."""
         if not self.stop.is_set():
             self.stop.set()
             self.ending.within(STOP_SECONDS, 1)
 
     async def heed_hangups(self, reload: Callable[[], Awaitable[None]]) -> None:
-        """Call *reload* for each SIGHUP, or stop with the terminal, until cancelled."""
+        """Call *reload* for each SIGHUP, or stop if the terminal is gone, until cancelled."""
         while True:
             await self.hangup.wait()
             await asyncio.sleep(SETTLE_SECONDS)

@@ -1,10 +1,9 @@
-"""What one of several workers is given when it is forked: who it is, where it listens, its sockets to the others.
+"""What a worker gets when it is forked: its number, its listening sockets, its sockets to the others.
 
-    supervisor ── control ── worker 1          its end says that the other side has ended; a worker says ready there
-    anybody ─► inbox of worker 2               datagrams, see `provisioning.service.fellow_workers`
+    supervisor ── control ── worker 1          end of file: the other side has ended; a worker reports ready there
+    any worker ─► inbox of worker 2            datagrams, see `provisioning.service.fellow_workers`
 
-The inboxes belong to the places, not to the processes: a worker that was started again reads where the one before it
-did.
+The inboxes belong to the places, not to the processes: a restarted worker reads the inbox of its predecessor.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ class WorkerPlace:
     number: int
     """From 1."""
     starts: int
-    """How often a worker was started at this place, this one included."""
+    """How often a worker was started at this place, including this one."""
     listening: Listening
     control: socket.socket
     inbox: socket.socket
     fellows: Mapping[int, socket.socket]
-    """Where the others' inboxes are written to, by their numbers."""
+    """Sockets that write to the others' inboxes, by their numbers."""
     hung_up: bool = False
-    """Whether SIGHUP has come while this worker was starting: the settings are to be read anew."""
+    """Whether SIGHUP arrived while this worker was starting: the settings must be read again."""
 
     @property
     def leads(self) -> bool:
-        """Whether this worker does what one of them has to do for all."""
+        """Whether this worker is the leader, which does what one has to do for all."""
         return self.number == 1
 
     def say_ready(self) -> None:

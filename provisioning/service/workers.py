@@ -1,9 +1,9 @@
-"""Several service processes of one command: forked from a supervisor, watched by it, and ended with it.
+"""Several service processes of one command: forked and watched by a supervisor, and stopped with it.
 
 Theory
 ------
-Python's interpreter lock binds a process to one core. So the command starts several workers, each a whole service on
-the same two ports (`provisioning.connections.listening`), and does nothing itself but watch them::
+The GIL binds a process to one core. So the command starts several workers, each a whole service on
+the same two ports (`provisioning.connections.listening`), and itself only watches them::
 
     supervisor   binds the ports ─► fork worker 1 ─ready─► fork the others ─all ready─► one line on stdout
                     │
@@ -13,8 +13,8 @@ the same two ports (`provisioning.connections.listening`), and does nothing itse
                     │                            the same as SIGTERM if the terminal is gone
                     └─ the supervisor ends    ─► each worker's control socket ends: it stops by itself
 
-Workers are forked, not started with an interpreter of their own: they share the pages of what was imported, they have
-the settings (the passphrase among them) without a command line or an environment that would carry it, and a worker that
+Workers are forked, not started with an interpreter of their own: they share the memory of imported modules, they have
+the settings (including the passphrase) without passing them by command line or environment, and a worker that
 replaces another after an upgrade of the files on disk is the program that was started, not half of the next one. That
 is safe because the supervisor never has anything that a fork would break: no thread, no event loop, no connection, no
 open token.
@@ -22,20 +22,20 @@ open token.
 Rules
 -----
 1. The first worker is ready before the second is forked: what is done once (migrations, the audit log's key, the first
-   lists, the server's certificate) is done by one, and what is wrong is told once.
-2. A worker that ends before all have been ready ends the service, with its exit code; why, it has said itself.
+   CRLs, the server's certificate) is done by one, and errors are reported once.
+2. A worker that ends before all have been ready ends the service, with its exit code; it has logged the reason itself.
 3. Later, one that ends is replaced: at once the first time, then after pauses that double up to `_LONGEST_PAUSE`.
-   `_MOST` in a row, none of which has lived for `_STEADY_SECONDS`, end the service with the last one's exit code, but
-   only if no other worker is ready: who serves goes on, and the place is tried for as long as it takes. A database that
-   is away lets no worker start and ends none that runs.
+   `_MOST` in a row, none of which ran for `_STEADY_SECONDS`, end the service with the last one's exit code, but
+   only if no other worker is ready: those that serve continue, and restarts are retried for as long as it takes. An
+   unavailable database prevents workers from starting, and ends none that runs.
 4. A stop that takes longer than `_STOP_SECONDS` is ended with SIGKILL, and is an error.
-5. No worker outlives the supervisor, however that ends: it waits for the end of its control socket, whose other side
-   nobody else has.
+5. No worker outlives the supervisor, however that ends: each waits for end of file on its control socket, whose other
+   side only the supervisor has.
 
 Handles: POSIX processes and signals; one thread.
 Does not handle: what workers do (`provisioning.service.server`), or what they tell each other
-(`provisioning.service.fellow_workers`, where one that hangs is noticed: it does not answer); a new number of workers
-while they run.
+(`provisioning.service.fellow_workers`, where a hanging worker is noticed: it does not answer); changing the number of
+workers while they run.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _HANDLED: Final = (*_STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD)
 _INTERRUPTED: Final = 130
 _ENDED_AS_TOLD: Final = (0, 128 + signal.SIGTERM, _INTERRUPTED)
-"""Exit codes of a worker that was told to stop, some of them before it could listen to that."""
+"""Exit codes of a worker that was told to stop, perhaps before it had installed its handlers."""
 
 
 @dataclass(slots=True)
 class _Slot:
-    """One worker's place, and the process that has it now."""
+    """One worker's place, and its current process."""
 
     number: int
     listening: Listening
@@ -88,7 +88,7 @@ class _Slot:
     ready_at: float | None = None
     starts: int = 0
     failures: int = 0
-    """Workers in a row that have not lived long."""
+    """Number of workers in a row that did not run long."""
     due: float = 0.0
     """When the next one is forked, on the monotonic clock."""
 
@@ -108,15 +108,15 @@ class Supervisor:
     places: Sequence[Listening]
     """Where each worker listens."""
     work: Callable[[WorkerPlace], int]
-    """What a worker is: called in its process, returns its exit code."""
+    """The worker's main function: called in its process, returns its exit code."""
     on_ready: Callable[[], None]
     """Called once, when all workers have been ready."""
     on_hangup: Callable[[], None] = lambda: None
-    """Called when SIGHUP has come, before the workers are told: those who are forked later have what it leaves."""
+    """Called on SIGHUP, before the workers are told: workers forked later have its result."""
     first_pause_seconds: float = 0.5
     _slots: list[_Slot] = field(default_factory=list)
     _wake: tuple[socket.socket, socket.socket] = field(init=False)
-    """The first becomes readable when a signal has come."""
+    """The first becomes readable when a signal has arrived."""
     _all_ready: bool = False
     _asked_to_stop: bool = False
     _hung_up: bool = False
@@ -126,7 +126,7 @@ class Supervisor:
     def run(self) -> int:
         """Return the exit code of the service."""
         gc.collect()
-        gc.freeze()  # A collection in a worker would touch, and so copy, every page that it shares.
+        gc.freeze()  # A collection in a worker would touch, and so copy, every shared page.
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._signals())
             for number, listening in enumerate(self.places, 1):
@@ -214,7 +214,7 @@ class Supervisor:
         slot.starts += 1
         sys.stdout.flush()
         sys.stderr.flush()
-        # A signal that comes between is the parent's, or waits until the child is itself.
+        # A signal that arrives in between is the parent's, or waits until the child has its own handlers.
         signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
         try:
             pid = os.fork()
@@ -241,7 +241,7 @@ class Supervisor:
                 signal.signal(number, signal.SIG_DFL)
             for end in self._wake:
                 end.close()
-            for each in self._slots:  # Rule 5: the supervisor's sides are the supervisor's alone.
+            for each in self._slots:  # Rule 5: only the supervisor may have the supervisor's sides.
                 if each.control is not None:
                     each.control.close()
                 if each is slot:
@@ -263,10 +263,10 @@ class Supervisor:
             with contextlib.suppress(OSError, ValueError):
                 sys.stdout.flush()
                 sys.stderr.flush()
-            os._exit(code)  # What the supervisor's own end would do is not a worker's to do.
+            os._exit(code)  # A worker must not run the supervisor's exit handlers.
 
     def _hear(self) -> None:
-        """Note who has become ready."""
+        """Note which workers have become ready."""
         for slot in self._slots:
             if slot.control is None:
                 continue
@@ -318,7 +318,7 @@ class Supervisor:
         doublings = min(slot.failures - 2, _MOST)
         pause = 0.0 if slot.failures == 1 else min(self.first_pause_seconds * 2**doublings, _LONGEST_PAUSE)
         slot.due = now + pause
-        if pause:  # The others take what comes meanwhile.
+        if pause:  # The others accept connections meanwhile.
             slot.listening.interrupt()
         log.error("worker ended, another takes its place", worker=slot.number, pid=pid, code=code, pause=pause)
 
@@ -336,10 +336,10 @@ class Supervisor:
 
     def _tell(self, number: signal.Signals) -> None:
         for slot in self._slots:
-            if slot.pid is not None:  # It has not been waited for, so the number is still its own.
+            if slot.pid is not None:  # It has not been waited for, so the process number is still its own.
                 os.kill(slot.pid, number)
 
 
 def _note_hangup(place: WorkerPlace, _number: int, _frame: FrameType | None) -> None:
-    """Note SIGHUP; and be no SIG_IGN, which would mean that it is never heeded."""
+    """Note SIGHUP; a handler and not SIG_IGN, which would mean that it is ignored for ever."""
     place.hung_up = True

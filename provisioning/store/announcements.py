@@ -1,16 +1,16 @@
-"""Told by PostgreSQL: another process on the same database has committed a change of revocations.
+"""PostgreSQL notifications: another process on the same database has committed a change of revocations.
 
 Theory
 ------
 A transaction that writes events of the feed notifies; PostgreSQL delivers the notification when it commits, to every
-process that listens. It carries nothing: the events are read from the store, in order. So a notification that is lost
-(the connection broke) costs a wait, never an event: the feed looks by itself at every heartbeat. SQLite has one
-process, which tells itself.
+process that listens. It has no content: the events are read from the store, in order. So a lost notification
+(the connection broke) causes a delay, never a lost event: the feed polls at every heartbeat. SQLite has one
+process, which notifies itself.
 
 Rules
 -----
 1. One connection listens, outside the pools: it waits, and a pool's connections must not.
-2. A connection that breaks is made again after a pause; whoever listens is told once more, for what he has missed.
+2. A broken connection is reopened after a pause; the listener is then called once, for what it may have missed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Queries about requests that wait for an operator's decision.
 
-A request is recognised by its group, name and public key: whoever repeats it has signed it with that key. A decision
-is worth one certificate that arrives. A number is of one request for ever, removed or not: an operator decides about
-the one that he was shown under it.
+A request is recognised by its group, name and public key: each repetition is signed with that key. A decision
+is worth one certificate that arrives. A number belongs to one request for ever, even after its removal: an operator's
+decision applies to the request that was shown under it.
 """
 
 from __future__ import annotations

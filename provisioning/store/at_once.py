@@ -1,8 +1,8 @@
-"""One statement that does for many rows of values what a statement does for one; PostgreSQL's dialect.
+"""Turns a statement for one row of values into one for many rows; PostgreSQL's dialect.
 
 Theory
 ------
-The values travel as one array for each parameter, and the statement is asked about each place of them::
+The values are sent as one array per parameter, and the statement is applied to each position of them::
 
     SELECT … WHERE digest = %(wanted)s FOR UPDATE
     SELECT found.*, place FROM unnest(%(wanted)s) WITH ORDINALITY AS asked CROSS JOIN LATERAL (
@@ -16,9 +16,9 @@ SQLAlchemy has compiled, with its parameters' names exchanged for columns.
 
 Rules
 -----
-1. The rows of values must not concern the same row of a table, except where they only read: a change would be made
+1. No two rows of values may concern the same row of a table, unless they only read: a change would be made
    once, an insertion would fail.
-2. An INSERT returns the column `told_by`, whose value says which of the rows was inserted: PostgreSQL promises no
+2. An INSERT returns the column `told_by`, whose value tells which of the rows was inserted: PostgreSQL guarantees no
    order.
 
 Does not handle: UPDATE and DELETE with RETURNING, or with a subquery before their WHERE; an INSERT of anything but

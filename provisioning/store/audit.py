@@ -1,28 +1,28 @@
-"""The audit log: who did what, appended to a chain that shows every edit, removal and cut.
+"""The audit log: who did what, appended to a chain that reveals every edit, removal and truncation.
 
 Theory
 ------
-Each entry is authenticated together with the one before it, and a head says which is the last::
+Each entry is authenticated together with the one before it, and a head identifies the last::
 
     mac(n) = HMAC-SHA-256(key, mac(n-1) || number, time, actor, action, subject, details)     head = (n, mac(n))
     seal   = HMAC-SHA-256(key, "head" || n || mac(n))
 
-The key is a file beside the CA keys, not in the database: whoever can write to the database alone can destroy the log,
-but not change it unnoticed. Nor shorten it, except to a state that it really had (a restored copy), which is found by
-comparing with a head that was noted elsewhere.
+The key is a file beside the CA keys, not in the database: an attacker who can write only to the database can destroy
+the log, but not change it unnoticed; nor truncate it, except to a state that it really had (a restored copy), which is
+detected by comparing with a head that was noted elsewhere.
 
-An entry is written in the transaction that does the thing, so there is never one without the other; and the entry
-before a signature is written before the key is used, so what cannot be written stops the signing. What a process that
+An entry is written in the transaction of the action, so there is never one without the other; and the entry
+before a signature is written before the key is used, so if it cannot be written, nothing is signed. What a process that
 died in between may have signed is bounded by the serial numbers that it had reserved on disk.
 
 The head is read and locked by a transaction's first entry and written once, before its commit (`one_end`): many
-enrolments that share a commit share that, too.
+enrolments that share a commit share that too.
 
 Rules
 -----
 1. Entries are numbered from 1 without a gap, in commit order. Nothing here changes or deletes one, and SQLite refuses.
 2. No entry holds a token, a passphrase or a key.
-3. Whoever undoes part of a transaction takes the end back with it: `end_of`, `take_back`.
+3. Code that undoes part of a transaction also resets the log's end: `end_of`, `take_back`.
 """
 
 from __future__ import annotations

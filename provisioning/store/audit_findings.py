@@ -1,7 +1,7 @@
-"""What is wrong with an audit log, for `fleet-provisioning audit verify`.
+"""Findings about an audit log, for `fleet-provisioning audit verify`.
 
-Whoever owns the database can put anything there, on SQLite even what is of no type that the service would write. That
-is a finding, too, and hides no other.
+The owner of the database can put anything there, on SQLite even values of types that the service never writes. That
+is a finding too, and hides no other.
 """
 
 from __future__ import annotations

@@ -3,22 +3,22 @@
 Theory
 ------
 A CA's state is in the store and not in a file, so that every process of the service acts on the same one, and an
-issuing transaction can ask what is true as it commits::
+issuing transaction can check it as it commits::
 
     announced ──► active ──► retiring ──► retired
         └────────────┴───────────┴──────► revoked
 
-Announced: relying parties are told of it, and it issues nothing yet. Active: it issues; there is one at a time in
-each line. Retiring: it issues no more and goes on saying what is revoked of what it has issued. Retired, revoked:
-nobody trusts it any more.
+Announced: it is published to relying parties, and issues nothing yet. Active: it issues; there is one at a time in
+each line. Retiring: it issues no more, but still publishes the status of what it has issued. Retired, revoked:
+it is no longer trusted.
 
 A line is a succession of issuing CAs (docs/decisions/0086-lines-of-issuing-cas.md). A fleet has one, `DEFAULT_LINE`,
 until an operator begins another; a group's rules say which one certifies its devices.
 
 Rules
 -----
-1. At most one issuing CA of a line is active; one of the default line always is, once there was a first.
-2. A certificate here never changes; a name and a key identifier are one CA's for ever.
+1. At most one issuing CA of a line is active; one of the default line always is, after the first.
+2. A certificate here never changes; a name and a key identifier belong to one CA for ever.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Queries about what one device was certified: all of it, what it may still use, and what was withdrawn.
+"""Queries about one device's certificates: all of them, those it may still use, and those withdrawn.
 
-Whoever has copied a claim certificate may have a name certified on trial again and again. What was lost that way is
-passed over: where trials are all that a device ever had, one look tells whether any was withdrawn, and elsewhere they
-come neither into memory nor into what a decision does.
+Whoever has copied a claim certificate may have a name certified on trial again and again. Lost trials are
+passed over: if a device only ever had trials, one query tells whether any was withdrawn; otherwise they are
+neither loaded into memory nor part of a decision's cost.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Queries about all that one CA has issued, where it is revoked: a hundred thousand of them, perhaps.
+"""Queries about all certificates of a revoked CA: perhaps a hundred thousand.
 
-There is no index of issuers: each of these looks at every certificate that has not ended, so it is asked beside the
+There is no index of issuers: each of these queries scans every unexpired certificate, so it runs outside the
 store's one writer, and never in a transaction that others wait for.
 """
 

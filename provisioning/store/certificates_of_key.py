@@ -1,6 +1,6 @@
-"""Queries about what was certified for one key, which is one device's (`provisioning.store.device_keys`).
+"""Queries about the certificates for one key, which belongs to one device (`provisioning.store.device_keys`).
 
-The index of each device's keys has them in order of issuance. Of one key there may be thousands.
+The index of each device's keys has them in order of issuance. One key may have thousands.
 """
 
 from __future__ import annotations

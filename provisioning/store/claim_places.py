@@ -2,19 +2,19 @@
 
 Theory
 ------
-A claim lets in so many devices. A place is taken by a trial until that ends, and for good by an activation. Whoever has
-copied a claim certificate may lose as many trials as he likes, so nothing that an attempt costs may depend on how many
-there were: the claim's row has the number of its places, kept in the transaction that changes them, and a place whose
-trial has ended stays among them until somebody needs it::
+A claim admits a limited number of devices. A trial takes a place until it ends, an activation for good. Whoever has
+copied a claim certificate may waste any number of trials, so the cost of an attempt must not depend on how many
+there were: the claim's row has the number of its taken places, updated in the transaction that changes them, and a
+place whose trial has ended stays among them until it is needed::
 
     trial ─► place until its end ─ activation ─► place for good
-                     └─ end, and the claim is full ─► freed, a few for each who asks
+                     └─ end, and the claim is full ─► freed, a few per request
 
 Rules
 -----
 1. A claim's `taken` is the number of its rows here; both change in one transaction, under the lock on the claim's row
    or on the device's.
-2. A device has one place of a claim, however many trials of it it had.
+2. A device has one place of a claim, however many of its trials it had.
 """
 
 from __future__ import annotations

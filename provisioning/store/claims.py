@@ -1,8 +1,8 @@
 """Queries about claim certificates and what became of the certificates that were issued for them.
 
-A claim is shared by a production batch. What it buys is a certificate *on trial*: short-lived, on hold from its first
-second, good for one thing, to ask for its successor. That request is the activation. A place of the claim is taken
-while a trial lasts and once there was an activation; a trial that ends unused gives it back.
+A claim is shared by a production batch. It buys a certificate *on trial*: short-lived, on hold from its first second,
+and good only for requesting its successor. That request is the activation. A place of the claim is taken
+while a trial lasts, and for good after an activation; a trial that ends unused gives it back.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What every table is made with: the collection that it belongs to, and the types of columns that many tables have.
+"""Shared by all table definitions: the metadata that they belong to, and common column types.
 
-*metadata* has the tables whose modules are imported, so not all of them for certain: `provisioning.store.every_table`.
+*metadata* has the tables whose modules are imported, so not necessarily all: `provisioning.store.every_table`.
 """
 
 from __future__ import annotations

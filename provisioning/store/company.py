@@ -1,32 +1,32 @@
-"""Works that wait together do their statements together: a round trip for a company, not for each member.
+"""Combines the statements of transactions that wait together: one round trip for a company, not for each member.
 
 Theory
 ------
-On PostgreSQL a statement costs a journey to the server, and after it a wait for the interpreter's lock: what an
-enrolment's fourteen statements do takes the server a fraction of that. Works of several callers that do the same ask
-the same questions, so they are led side by side, each in a coroutine of its own (a greenlet: a work is plain code that
-knows nothing of it), and what they ask for is put in one statement for all of them::
+On PostgreSQL a statement costs a round trip to the server, and then a wait for the GIL: the server itself needs a
+fraction of that for an enrolment's fourteen statements. Works of the same kind from several callers make the same
+queries, so they run side by side, each in a coroutine of its own (a greenlet: a work is plain code that is unaware of
+it), and their queries are combined in one statement for all of them::
 
     work A ─ find token ┐                   ┌ add device ┐
     work B ─ find token ┼─ one statement ──►┼ add device ┼─ one statement ──► … ─ entries of the audit log ─ sign ─ …
     work C ─ find token ┘                   └ lock group ┘
                                                  C alone
 
-Only one of them runs at a time, and in one thread; they change places where they ask the store for something.
+Only one of them runs at a time, in one thread; they switch at their queries to the store.
 
 Rules
 -----
-1. Each member says what it decides upon (`Job.apart`), and no two of a company have any of it in common. So none can
-   see or spoil what another is about to do, and whoever has something in common comes after.
-2. What is found out on the way to be everybody's, such as a limit on a group's devices, is left to works that run
+1. Each member declares what it depends on (`Job.apart`), and no two members of a company share any of it. So none can
+   see or disturb what another is about to do; a work that shares something comes later.
+2. If a work finds that it depends on something shared, such as a limit on a group's devices, it runs
    alone: `go_alone` before anything was changed.
-3. The audit log's entries are written when no member asks for anything else. So whoever is refused is refused before
-   anybody has signed, and nothing is signed before its entry is written.
-4. If a member fails that has changed something, nothing of the company stays (`BrokenUp`), and each work is done again
-   by itself. A member that has signed refuses to: its serial number is spent.
+3. The audit log's entries are written when no member asks for anything else. So a refusal comes before any member
+   has signed, and nothing is signed before its entry is written.
+4. If a member fails after a change, the whole company is rolled back (`BrokenUp`), and each work is done again
+   by itself. A member that has signed does not run again: its serial number is spent.
 
 Handles: works whose busiest statements are `Prepared`. Others run one by one, between those of the other members.
-Does not handle: SQLite, where a statement is a call and not a journey.
+Does not handle: SQLite, where a statement is a call and not a round trip.
 """
 
 from __future__ import annotations

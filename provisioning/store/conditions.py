@@ -1,19 +1,19 @@
-"""What must still hold when a change is made: asked again in the transaction that makes it.
+"""Conditions that must still hold when a change is made: checked again in the transaction that makes it.
 
 Theory
 ------
-Whether somebody may have what he asks for is found out in a look for all who ask at once; the change is made later, and
-what was found may have ended in between: he was revoked, or may do less. So a request leaves a condition, and
-`Database.write` asks it at the beginning of every transaction of that request, on the connection that makes the
-change. There is one writer at a time, so nothing can end between the condition and the change::
+Whether a caller is authorised is read for all simultaneous callers together; the change is made later, and the
+authorisation may have ended in between: the caller was revoked, or has fewer rights. So a request leaves a condition,
+and `Database.write` checks it at the beginning of every transaction of that request, on the connection that makes the
+change. There is one writer at a time, so nothing can change between the condition and the work::
 
     of_one_request ─ authorise ─► require(condition) ─ … ─ write ─► BEGIN ─ condition ─ work ─ COMMIT
 
 Rules
 -----
-1. A condition raises; nothing is changed then. It looks a few rows up and changes none.
-2. It holds for one request: for what that request awaits, and for tasks that it has begun, until it is answered.
-3. A condition without a request that it is of is a bug, and refused: nobody would ask it.
+1. A condition that does not hold raises, and nothing is changed. It reads a few rows and changes none.
+2. It applies to one request: to what that request awaits, and to tasks that it has started, until it is answered.
+3. A condition outside of a request is a bug, and refused: it would never be checked.
 """
 
 from __future__ import annotations

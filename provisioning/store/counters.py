@@ -1,7 +1,7 @@
 """Numbers without gaps, in commit order.
 
-Taking a number locks its row until the transaction ends, on every database: whoever commits first has the lower
-number, and a transaction that is undone gives its number back.
+Taking a number locks its row until the transaction ends, on every database: the transaction that commits first has the
+lower number, and one that is rolled back returns its number.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Queries about CRL shards: where each one's list is, and which are still needed."""
+"""Queries about CRL shards: each one's URL, and which are still needed."""
 
 from __future__ import annotations
 

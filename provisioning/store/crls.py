@@ -1,4 +1,4 @@
-"""Queries about published CRLs: the newest is served again after a restart, and which ones a delta may continue."""
+"""Queries about published CRLs: the newest, served again after a restart, and those that a delta may be based on."""
 
 from __future__ import annotations
 

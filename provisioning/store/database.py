@@ -1,29 +1,29 @@
-"""Transactions: each one a function, run whole in one place, a thread or the event loop; one writer, many readers.
+"""Transactions: each is a function that runs as a whole in one thread or on the event loop; one writer, many readers.
 
 Theory
 ------
-A transaction is a function from a connection to a result. In a thread it runs there from BEGIN to COMMIT, so the event
-loop is crossed twice for a transaction and not four times for a statement: measured on SQLite, an enrolment's seven
-statements cost a third of the time that they cost through an asynchronous driver, which has a thread for each
-connection anyway (docs/decisions/0020-transactions-are-functions.md). The code in between is plain, and knows nothing
+A transaction is a function from a connection to a result. In a thread it runs from BEGIN to COMMIT, so control passes
+between thread and event loop twice per transaction and not four times per statement: measured on SQLite, an enrolment's
+seven statements take a third of their time with an asynchronous driver, which has a thread for each
+connection anyway (docs/decisions/0020-transactions-are-functions.md). The function is plain code, and unaware
 of where it runs. Writers queue for one connection, in order of arrival, and those that wait together are committed
 together; the short ones run on the event loop.
 
-SQLite has one writer at a time; letting connections fight for it through its busy handler would cost sleeps and
+SQLite has one writer at a time; letting connections compete for it through its busy handler would cost sleeps and
 fairness (`provisioning.store.sqlite_lane`). Reads have threads of their own and, in WAL mode, neither wait for the
-writer nor hold it up. PostgreSQL's writer leaves the event loop where it waits for the server, as do those who only
-look something up (`provisioning.store.postgresql_lane`), and has a lock that all processes take; the queries lock the
-rows they decide upon, too (``FOR UPDATE``, which SQLite's dialect leaves out), against whoever writes to the database
-otherwise.
+writer nor block it. PostgreSQL's writer yields to the event loop while it waits for the server, as do short
+look-ups (`provisioning.store.postgresql_lane`), and takes a lock shared by all processes; the queries also lock the
+rows that they decide upon (``FOR UPDATE``, which SQLite's dialect omits), against other programs that write to the
+database.
 
 Rules
 -----
-1. Everything that decides and records does both inside one `write`; it is durable when the call has returned.
-2. SQLite: WAL, synchronous FULL (a commit is on disk before the answer leaves), foreign keys on.
+1. Code that decides and records does both inside one `write`; it is durable when the call has returned.
+2. SQLite: WAL, synchronous FULL (a commit is on disk before the answer is sent), foreign keys on.
 3. PostgreSQL: READ COMMITTED, so a decision locks first and reads what it decides on in a later statement; a row that
-   a join brings along with the lock may be older than the wait for it. Locks are taken in one order: all writers'
-   (`provisioning.store.postgresql_group`), tokens, device, key, counters, end of the audit log. Nothing waits without
-   an end: `provisioning.store.server_parameters`.
+   a join reads along with the lock may be older than the wait for it. Locks are taken in one order: all writers'
+   (`provisioning.store.postgresql_group`), tokens, device, key, counters, end of the audit log. All waits are
+   bounded: `provisioning.store.server_parameters`.
 """
 
 from __future__ import annotations
@@ -112,13 +112,12 @@ class Database:
     async def write(
         self, work: Callable[[Connection], ResultT], apart: Apart | None = None, *, short: bool = False
     ) -> ResultT:
-        """Run *work* in a transaction that may change the store: committed at its end, undone by any exception.
+        """Run *work* in a transaction that may change the store: committed at its end, rolled back by any exception.
 
-        A work whose *apart* returns what it decides upon may be done side by side with others that have nothing of it
-        in common (`provisioning.store.company`); it is called again if that came to nothing. One that is *short*
-        computes and looks at a few rows, for less than a millisecond, and waits for nobody
-        (`provisioning.store.sqlite_lane`). Of an operator's request, it is done if he still may
-        (`provisioning.store.conditions`).
+        A work whose *apart* returns what it decides upon may run side by side with others that share nothing of it
+        (`provisioning.store.company`); it is called again if that fails. One that is *short* computes and reads a few
+        rows, for less than a millisecond, and waits for nothing else (`provisioning.store.sqlite_lane`). For an
+        operator's request, it runs only if the operator is still authorised (`provisioning.store.conditions`).
         """
         try:
             result = await self._writer.run(conditioned(work), apart, short=short)

@@ -1,19 +1,19 @@
-"""What an operator is shown of devices: each with what its certificates are worth, by the page, in order of name.
+"""The device inventory for operators: each device with the status of its certificates, in pages, in order of name.
 
 Theory
 ------
-The state of a device is what was decided of it; nobody decides that its certificate ends, or revokes the device with
-its last certificate. So a device that is active may have nothing to show, and its `Standing` says so: there is a good
-certificate, or else what became of the newest. That is worked out where it is asked, from the certificates, and is in
+A device's state is what was decided about it; certificates expire without a decision, and revoking the last one does
+not revoke the device. So an active device may have no good certificate, and its `Standing` tells: there is a good
+certificate, or else what became of the newest. It is computed from the certificates when requested, and is in
 no column of its own: it changes as time passes.
 
 Rules
 -----
-1. What a page costs does not depend on how many devices or certificates there are: each is looked up by an index, also
-   where PostgreSQL has no statistics (docs/decisions/0085-look-ups-without-statistics.md), and a search by state or
-   standing looks at `LOOKED_AT` devices at most. What it has found by then is the page, though it be short or empty,
+1. The cost of a page does not depend on the number of devices or certificates: each is looked up by an index, even
+   if PostgreSQL has no statistics (docs/decisions/0085-look-ups-without-statistics.md), and a search by state or
+   standing examines at most `LOOKED_AT` devices. What it has found by then is the page, even if short or empty,
    and the cursor says where the next one begins.
-2. A device's certificates are looked at newest first, up to the first that is good.
+2. A device's certificates are examined newest first, up to the first good one.
 """
 
 from __future__ import annotations

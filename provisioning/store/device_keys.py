@@ -1,9 +1,9 @@
-"""Whose key it is: the first device that is certified for a key is the only one for ever.
+"""The owner of each key: the first device that is certified for a key is the only one for ever.
 
 Rules
 -----
 1. Claiming and issuing are one transaction: an issuance that fails claims nothing.
-2. The database decides between two that claim at once: the key is the table's primary key, and the second waits for
+2. The database decides between two simultaneous claims: the key is the table's primary key, and the second waits for
    the first one's commit.
 """
 

@@ -1,4 +1,4 @@
-"""What SQLite and PostgreSQL have alike and SQLAlchemy gives each a word of its own for.
+"""Features that SQLite and PostgreSQL share, but that SQLAlchemy has in each dialect separately.
 
 A dialect is imported when a database of its kind is used: PostgreSQL's is as large as all of our tables and queries.
 """

@@ -1,6 +1,6 @@
-"""All tables of the store, for whoever compares them with what is in a database.
+"""All tables of the store, for code that compares them with those in a database.
 
-A table is known when its module is imported: a module with tables is named here, and a test looks for others.
+A table is known when its module is imported: every module with tables is imported here, which a test checks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One transaction of SQLite's that many works share, from BEGIN to COMMIT, and what each of them is told.
+"""One SQLite transaction that many works share, from BEGIN to COMMIT, and the outcome for each of them.
 
 Theory
 ------
@@ -8,8 +8,8 @@ Theory
 
 Rules
 -----
-1. Nobody hears anything before the transaction has ended.
-2. A work that fails undoes its own changes and nobody else's. If the transaction as a whole fails, everybody in it is
+1. No caller gets an outcome before the transaction has ended.
+2. A work that fails undoes only its own changes. If the transaction as a whole fails, all works in it are
    refused, and nothing of it is in the store.
 
 Each step may be in another thread than the one before, but one at a time: `provisioning.store.sqlite_lane` sees to it.

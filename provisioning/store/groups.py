@@ -1,6 +1,6 @@
-"""Queries about enrolment groups: what holds for the devices whose certificates carry the group's name.
+"""Queries about enrolment groups: the rules for devices whose certificates have the group's name.
 
-A group that no operator has configured has no row; `Group` with its defaults is what holds for it. The rules are one
+A group that is not configured has no row; the defaults of `Group` apply to it. The rules are one
 JSON document, so that a new rule is a default here and no change of the schema.
 """
 

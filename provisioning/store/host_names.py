@@ -1,14 +1,14 @@
-"""Whose host name it is: a name that a device has asked for, or was given, is in no other device's certificate.
+"""The owner of each host name: a name that a device has requested, or was given, is in no other device's certificate.
 
 Rules
 -----
 1. Claiming and issuing are one transaction: an issuance that fails claims nothing.
-2. A name is its device's for as long as that has, or may have again, a certificate with it. It is free when the device
-   was revoked or decommissioned, and when all that it ever had were trials that ended without an activation.
-3. A server's name, which a token grants or the service gives itself, is its first holder's too: other servers may
-   share it, no device may have it (`provisioning.enrolment.host_names`). When that server is ended, it is another's
-   that has a certificate with it.
-4. The database decides between two that claim at once: the second waits for the first one's commit.
+2. A device owns a name for as long as it has, or may have again, a certificate with it. The name is free when the
+   device was revoked or decommissioned, or only ever had trials that ended without an activation.
+3. A server's name, which a token grants or the service gives itself, is also owned by its first holder: other servers
+   may share it, no device may have it (`provisioning.enrolment.host_names`). When that server is ended, another server
+   that has a certificate with the name becomes the owner.
+4. The database decides between two simultaneous claims: the second waits for the first one's commit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Queries about idempotency keys: which requests are under way or were answered. What is stored is unreadable here."""
+"""Queries about idempotency keys: which requests are in progress or were answered. The stored answers are encrypted."""
 
 from __future__ import annotations
 

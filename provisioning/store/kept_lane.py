@@ -1,16 +1,16 @@
-"""A lane on one connection to PostgreSQL that is kept: on the event loop or, where a work is not short, in a thread.
+"""A lane on one persistent PostgreSQL connection: on the event loop or, for works that are not short, in a thread.
 
 Theory
 ------
-A work asks the server, and computes between its questions. In a thread it has to take the interpreter's lock from the
-event loop after each answer, and the event loop takes it back. So works that say that they are short run on the event
-loop, in a greenlet that leaves it while they wait for the server (`provisioning.store.loop_waits`). A work that is not
-short computes for long, or waits for somebody else, and is in the thread. What runs them is the same code.
+A work queries the server, and computes in between. In a thread it has to take the GIL from the event loop after each
+answer, and the event loop takes it back. So works declared as short run on the event loop, in a greenlet that yields to
+it while they wait for the server (`provisioning.store.loop_waits`). A work that is not short computes for long, or
+waits for something else, and runs in the thread. The same code runs both.
 
 Rules
 -----
 1. Works begin in order of arrival, wherever they run.
-2. The event loop waits for nobody. The connection is opened in the thread, and anew when it turns out to be broken
+2. The event loop never blocks. The connection is opened in the thread, and reopened if it turns out to be broken
    before anything has been done on it.
 3. A lane is used from one event loop.
 """

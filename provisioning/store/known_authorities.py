@@ -1,15 +1,15 @@
-"""Queries about what brokers have said: which of the fleet's issuing CAs each of them would believe.
+"""Queries about brokers' reports: which of the fleet's issuing CAs each of them would trust.
 
 Theory
 ------
 A broker that follows the feed is told of every issuing CA that is announced, active or retiring, compares them with
-its own trust anchors, and says what it finds: at each beginning, whenever it changes, and again every hour. So what is
-here is an hour old at most for a broker that is up; what an older one has said may have been put right since.
+its own trust anchors, and reports the result: when it starts, whenever it changes, and every hour. So a running
+broker's report is at most an hour old; the cause of an older one may have been corrected since.
 
 Rules
 -----
-1. What a broker says replaces all that it has said before.
-2. It is asked by nobody who lets devices in: it is for operators, and for whoever is about to activate a CA.
+1. A broker's report replaces all its earlier ones.
+2. Reports play no part in admitting devices: they are for operators, and for the activation of a CA.
 """
 
 from __future__ import annotations

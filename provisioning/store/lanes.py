@@ -2,23 +2,23 @@
 
 Theory
 ------
-What a transaction costs is mostly its end: the fsync that makes it durable. So whoever waits when the writer is free
-shares one transaction with the others, each in a savepoint of his own::
+The cost of a transaction is mostly its end: the fsync that makes it durable. So all works that wait when the writer is
+free share one transaction, each in a savepoint of its own::
 
     BEGIN ─ SAVEPOINT ─ work ─ RELEASE ─ SAVEPOINT ─ work ✗ ROLLBACK TO ─ … ─ COMMIT ─► everybody has his answer
 
-Nobody is answered before the commit, so what is answered is on disk. With one caller at a time nothing changes; with
-sixteen, they pay for one fsync. Each database has a lane of its own for that: `provisioning.store.sqlite_lane`,
-`provisioning.store.postgresql_lane`. Those that only read have a transaction each (`PooledLane`).
+No caller is answered before the commit, so what is answered is on disk. With one caller at a time nothing changes;
+sixteen pay for one fsync. Each database has its own lane for that: `provisioning.store.sqlite_lane`,
+`provisioning.store.postgresql_lane`. Works that only read have a transaction each (`PooledLane`).
 
 Rules
 -----
-1. The queue is bounded; a caller who is cancelled waits for the end of his transaction and never goes on beside it.
-2. A work that fails undoes its own changes and nobody else's. If the transaction as a whole fails, everybody in it is
+1. The queue is bounded; a cancelled caller waits for the end of its transaction and never continues beside it.
+2. A work that fails undoes only its own changes. If the transaction as a whole fails, all works in it are
    refused, and nothing of it is in the store.
 3. A store that cannot be used is `Refused` with UNAVAILABLE, here and nowhere else, and so is an audit log that cannot
-   be written, whatever keeps it from that. The reason goes to the log: it names hosts and users, which are nobody's
-   business outside.
+   be written, for whatever reason. The reason goes to the log only: it names hosts and users, which must not be
+   disclosed.
 """
 
 from __future__ import annotations

@@ -1,26 +1,26 @@
-"""Plain code that asks a server runs on the event loop, and leaves it for as long as the server takes to answer.
+"""Runs plain database code on the event loop, and yields to the loop while the server takes to answer.
 
 Theory
 ------
-A statement is a short computation, a wait for a socket, and a short computation. In a thread each of them takes the
-interpreter's lock from the event loop and gives it back. Here the code runs in a greenlet of the loop's own thread, and
-where the driver would wait (`psycopg.Connection.wait`), it changes to the loop, which changes back when the socket can
-be read::
+A statement is a short computation, a wait for a socket, and a short computation. In a thread each of them takes the GIL
+from the event loop and gives it back. Here the code runs in a greenlet of the loop's own thread, and
+where the driver would wait (`psycopg.Connection.wait`), it switches to the loop, which switches back when the socket is
+readable::
 
     event loop   ─ requests ─┐             ┌─ requests, answers ─┐             ┌─ …
     greenlet                 └─ statement ─┘      (waiting)      └─ statement ─┘
 
-The code knows nothing of it: the same function runs in a thread, where the driver waits as it always does.
+The code is unaware of it: the same function runs in a thread, where the driver waits as usual.
 
 Rules
 -----
 1. A connection is used by one caller at a time, on the loop or in a thread; `LoopConnection.waits` says which.
-2. The loop never waits: connecting, which looks up names and may take seconds, is left to threads.
-3. A socket that speaks while nobody waits for it is not watched any more, so it cannot keep the loop busy.
+2. The loop never blocks: connecting, which resolves names and may take seconds, is left to threads.
+3. A socket that becomes readable while nobody waits for it is no longer watched, so it cannot keep the loop busy.
 
-The loop watches an epoll of ours, which watches the socket. It can be read when the socket has anything to say, errors
-too, of which uvloop says nothing to whoever wants to read. And the driver closes its socket whenever a connection
-breaks: the kernel takes it out of our epoll, and the loop is not left with a number that may be another's by then.
+The loop watches an epoll of ours, which watches the socket. The epoll is readable for any event of the socket,
+including errors, which uvloop does not report to a reader. And the driver closes its socket whenever a connection
+breaks: the kernel then removes it from our epoll, and the loop is not left with a descriptor that may be reused.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Queries about the URLs at which manufacturers' lists are fetched: which is due, and what became of it.
+"""Queries about the URLs from which manufacturers' lists are fetched: which is due, and the result.
 
-Of several processes one fetches: who is to, has put the time off at which it is due (`take`), and nobody else finds it
-due before that; so a process that ends in between costs no more than that time.
+Of several processes one fetches: it first postpones the URL's due time (`take`), so no other process finds it
+due before that; a process that ends in between costs no more than that time.
 """
 
 from __future__ import annotations

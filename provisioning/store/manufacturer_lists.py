@@ -1,6 +1,6 @@
 """Queries about manufacturers' CRLs: what each CA has revoked, list by list.
 
-A list is about all of its CA's certificates or about a part of them (`Scope`); of each scope the newest is known. One
+A list covers all of its CA's certificates or a part of them (`Scope`); the newest of each scope is stored. A
 certificate is looked up by one index, however long the lists are.
 """
 
