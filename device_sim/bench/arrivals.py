@@ -1,12 +1,13 @@
-"""What one subscriber of a benchmark has got of each publisher, and what is missing, doubled, or out of order.
+"""What one subscriber of a benchmark has received from each publisher, and what is missing, duplicated or reordered.
 
 Rules
 -----
-1. A publisher numbers what it has handed to the broker. The first number that comes is where we came in: what was
-   before is none of ours, and what is lost behind the last that came nobody has told us of.
-2. What a QoS allows is counted, and is no fault: a loss at QoS 0, a duplicate at QoS 1. The QoS that counts is the
-   lower of the publisher's and of the subscription's.
-3. Of a shared subscription others get a part: then what does not come is not missing, and nothing is out of order.
+1. A publisher numbers what it has handed to the broker. Counting starts at the first number received: earlier messages
+   are not counted, and a loss after the last one received cannot be seen.
+2. What a QoS allows is counted, but is not a fault: a loss at QoS 0, a duplicate at QoS 1. The QoS that counts is the
+   lower of the publisher's and the subscription's.
+3. With a shared subscription other members get a part: then an absent message is not missing, and nothing is out of
+   order.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _AT_LEAST_ONCE = 1
 
 @dataclass(slots=True)
 class Sender:
-    """What has come of one publisher, which was first met at number *first*."""
+    """What has arrived from one publisher, first seen with number *first*."""
 
     first: int
     qos: int
@@ -30,7 +31,7 @@ class Sender:
 
 @dataclass(slots=True)
 class Arrivals:
-    """Of all publishers, at one subscriber. *qos* is what the subscription was granted."""
+    """The arrivals from all publishers at one subscriber. *qos* is what the subscription was granted."""
 
     shared: bool = False
     qos: int = 0
@@ -41,14 +42,14 @@ class Arrivals:
     """Duplicates where the QoS allows none."""
 
     def came(self, stamp: Stamp) -> None:
-        """Take note of a message that bears *stamp*."""
+        """Record a message with *stamp*."""
         if not stamp.number:
             return
         key = (stamp.benchmark, stamp.client)
         sender = self.senders.get(key)
         if sender is None:
             sender = self.senders[key] = Sender(stamp.number, min(stamp.qos, self.qos))
-        if stamp.number < sender.first:  # It was sent before we came in, and is overtaken by what was sent later.
+        if stamp.number < sender.first:  # It was sent before counting began, and overtaken by a later one.
             self.out_of_order += not self.shared
             return
         arrival = sender.check.record(stamp.number - sender.first + 1)
@@ -60,10 +61,10 @@ class Arrivals:
 
     @property
     def missing(self) -> int:
-        """How many messages have not come, though a later one of their publisher has."""
+        """How many messages have not arrived, though a later one of their publisher has."""
         return 0 if self.shared else sum(sender.check.missing for sender in self.senders.values())
 
     @property
     def lost(self) -> int:
-        """How many of those were promised: of QoS 1 and 2."""
+        """How many of those were guaranteed, by QoS 1 or 2."""
         return 0 if self.shared else sum(each.check.missing for each in self.senders.values() if each.qos)

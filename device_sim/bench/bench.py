@@ -1,13 +1,13 @@
-"""Run a benchmark: clients connect at their times, publish at their times, and everything is counted.
+"""Run a benchmark: clients connect and publish at scheduled times, and everything is counted.
 
 Theory
 ------
-An open model, as in scenarios: when a client connects and when it publishes is fixed beforehand, so a slow broker does
-not slow its own load down; latencies count from when a thing was due. What the generator could not send in time is
-counted as skipped, and makes the benchmark INVALID when it is more than a little.
+An open model, as in scenarios: the times at which clients connect and publish are fixed beforehand, so a slow broker
+does not slow its own load down; latencies count from when an action was due. What the generator could not send in time
+is counted as skipped, and makes the benchmark INVALID when it is more than a little.
 
-Does not handle: reconnection. A connection that ends is counted with its reason, and when all have ended so does the
-benchmark; a benchmark of storms is a scenario.
+Does not handle: reconnection. A connection that ends is counted with its reason, and when all have ended, so does the
+benchmark; to benchmark storms, use a scenario.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Figures:
 
     connected: int = 0
     benchmark: int = field(default_factory=lambda: secrets.randbits(32))
-    """What tells its messages from those of another one."""
+    """Distinguishes its messages from those of another benchmark."""
     leaving: bool = False
-    """Whether it is over: who says goodbye now is not lost."""
+    """Whether it is over: a client that disconnects now is not lost."""
     refused: Counter[str] = field(default_factory=Counter)
     first_refusal: Closure | None = None
     lost: Counter[str] = field(default_factory=Counter)
@@ -60,12 +60,12 @@ class Figures:
     acknowledged: int = 0
     rejected: int = 0
     unacknowledged: int = 0
-    """QoS 1 and 2 messages that the broker has not answered by the end."""
+    """QoS 1 and 2 messages that the broker had not acknowledged by the end."""
     held_back: int = 0
     skipped: int = 0
     received: int = 0
     arrivals: list[Arrivals] = field(default_factory=list)
-    """What came to each subscriber, of the messages that are numbered."""
+    """What each subscriber received of the numbered messages."""
     subscribed: int = 0
     wanted: int = 0
     enough: asyncio.Event = field(default_factory=asyncio.Event)
@@ -83,26 +83,26 @@ class Figures:
 
     @property
     def troubled(self) -> bool:
-        """Whether somebody was refused or lost, or a message was not taken, or came as its QoS does not allow.
+        """Whether a client was refused or lost, or a message was rejected, or arrived as its QoS does not allow.
 
-        One that was held back has no latency: those of the others look better for it.
+        A message held back has no latency, which would make the other latencies look better.
         """
         promised = any(each.lost or each.forbidden or each.out_of_order for each in self.arrivals)
         return bool(self.refused or self.lost or self.rejected or self.unacknowledged or self.held_back or promised)
 
     @property
     def missing(self) -> int:
-        """Messages that have not come to a subscriber, though a later one of their publisher has."""
+        """Messages that did not reach a subscriber, though a later one of their publisher did."""
         return sum(each.missing for each in self.arrivals)
 
     @property
     def duplicated(self) -> int:
-        """Messages that came to a subscriber once more."""
+        """Messages that reached a subscriber more than once."""
         return sum(each.duplicated for each in self.arrivals)
 
     @property
     def out_of_order(self) -> int:
-        """Messages that came to a subscriber behind a later one of their publisher."""
+        """Messages that reached a subscriber after a later one of their publisher."""
         return sum(each.out_of_order for each in self.arrivals)
 
     @property
@@ -130,7 +130,7 @@ class Client:
         self._figures = figures
 
     def publish(self, due: float, plan: Plan) -> bool:
-        """Publish what was due at *due*; return whether it was handed over."""
+        """Publish what was due at *due*; return whether the link accepted it."""
         if self.link is None or self.link.closed.done():
             return False
         try:
@@ -146,7 +146,7 @@ class Client:
         return True
 
     def acknowledged(self, packet_id: int, number: int, _reason: str) -> None:
-        """Take note of the end of a QoS 1 or 2 exchange."""
+        """Record the end of a QoS 1 or 2 exchange."""
         due = self.pending.pop(packet_id, None)
         if due is None:
             return
@@ -157,7 +157,7 @@ class Client:
             self._figures.acknowledged += 1
 
     def received(self, _topic: str, body: bytes) -> None:
-        """Take note of a message."""
+        """Record a message."""
         self._figures.received += 1
         if self._figures.received == self._figures.wanted:
             self._figures.enough.set()
@@ -167,7 +167,7 @@ class Client:
             self.arrivals.came(stamp)
 
     def ended(self, closed: asyncio.Future[Closure]) -> None:
-        """Take note of the end of the link."""
+        """Record the end of the link."""
         closure = closed.result()
         if self._figures.leaving:
             return
@@ -250,7 +250,7 @@ class Bench:
         await self.figures.enough.wait()
 
     async def _deserted(self) -> None:
-        """Return when nobody is connected any more; nobody comes back."""
+        """Return when no client is connected any more; none reconnects."""
         if links := [client.link.closed for client in self._clients if client.link is not None]:
             await asyncio.wait(links)
 
@@ -291,7 +291,7 @@ class Bench:
         if subscribing:
             try:
                 figures.arrivals.append(client.arrivals)
-                client.arrivals.qos = self.plan.qos  # A retained message may come before the answer.
+                client.arrivals.qos = self.plan.qos  # A retained message may arrive before SUBACK.
                 client.arrivals.qos = await link.subscribe(client.topic, self.plan.qos)
                 figures.subscribed += 1
             except (SubscriptionRefused, NotConnected) as error:

@@ -31,11 +31,11 @@ from device_sim.view import View
 from provisioning.pki.tls import CredentialFiles
 
 _LONG_ENOUGH = 10.0
-"""Seconds after which it tells something that nobody was let in."""
+"""Seconds after which the absence of any admission is worth reporting."""
 
 
 def benchmark(given: Given, kind: Kind, **messages: Any) -> None:
-    """Do what is *given*, with *messages* as a `Plan` says them, and print the figures.
+    """Run what is *given*, with *messages* in the terms of a `Plan`, and print the figures.
 
     Raises `typer.BadParameter`, `typer.Exit`.
     """
@@ -77,7 +77,7 @@ def benchmark(given: Given, kind: Kind, **messages: Any) -> None:
 
 
 def _keyring(given: Given) -> Keyring:
-    """Return whom the clients are taken for. Raises `typer.BadParameter`."""
+    """Return the identities of the clients. Raises `typer.BadParameter`."""
     if (given.fleet is None) == (given.ca is None):
         raise typer.BadParameter("name a credential: --fleet DIR, or --cacertfile with --certfile and --keyfile")
     if given.ca is not None:
@@ -91,7 +91,7 @@ def _keyring(given: Given) -> Keyring:
 
 
 def _nobody(broker: str, figures: Figures) -> str:
-    """Return why nobody got in at *broker*; who ended the benchmark at once is not told of firewalls."""
+    """Return why no client got in at *broker*; if the user ended the benchmark at once, firewalls are not mentioned."""
     answer = figures.first_refusal
     if answer is None and figures.seconds < _LONG_ENOUGH:
         return f"it ended after {figures.seconds:.1f} s, before {broker} had let anybody in"

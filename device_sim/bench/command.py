@@ -1,4 +1,4 @@
-"""The commands of `fleet-sim bench`, which people know from emqtt-bench; what it does is in `benchmarking`."""
+"""The commands of `fleet-sim bench`, familiar from emqtt-bench; `benchmarking` does the work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is given to every `fleet-sim bench`, in the words of emqtt-bench: which broker, how many clients, as whom.
+"""The options of every `fleet-sim bench`, named as in emqtt-bench: which broker, how many clients, as whom.
 
 No import that ``--help`` does not need (`device_sim.cli`, rule 1).
 """
@@ -17,7 +17,7 @@ from device_sim.link.driver import Driver
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """The options that conn, pub and sub have."""
+    """The options common to conn, pub and sub."""
 
     broker: BrokerOption = None
     host: Annotated[

@@ -1,8 +1,8 @@
-"""As whom the clients of a benchmark come: each device of a fleet with its own key, or all with one pair.
+"""The identities of a benchmark's clients: each device of a fleet with its own key, or all with one pair.
 
 Rules
 -----
-1. With a fleet a client's identifier is the name in its certificate: what our broker, and every strict one, asks for.
+1. With a fleet, a client's identifier is the name in its certificate, as our broker and every strict one require.
 2. With one pair the identifiers are a prefix and a number, as emqtt-bench makes them.
 """
 
@@ -19,7 +19,7 @@ from provisioning.pki.tls import CredentialFiles, CredentialPem
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """One client to be. *credential* is None where the context has the one for all."""
+    """One client to create. *credential* is None if the context has one for all."""
 
     number: int
     client_id: str
@@ -32,19 +32,19 @@ class Keyring(Protocol):
 
     @property
     def anchors(self) -> Path:
-        """Whom they trust."""
+        """Their trust anchors."""
 
     @property
     def common(self) -> CredentialFiles | None:
-        """The credential of all, if they have no own."""
+        """The credential shared by all, if they have none of their own."""
 
     def parties(self, count: int) -> list[Party]:
-        """Return *count* clients to be. Raises `InvalidPlan`."""
+        """Return *count* clients to create. Raises `InvalidPlan`."""
 
 
 @dataclass(frozen=True, slots=True)
 class FleetKeyring:
-    """The devices of a fleet; with *service* so many instances of its service instead."""
+    """The devices of a fleet; with *service*, that many instances of its service instead."""
 
     fleet: FleetDirectory
     service: bool = False
@@ -53,11 +53,11 @@ class FleetKeyring:
 
     @property
     def anchors(self) -> Path:
-        """Whom they trust."""
+        """Their trust anchors."""
         return self.fleet.anchors
 
     def parties(self, count: int) -> list[Party]:
-        """Return *count* clients to be."""
+        """Return *count* clients to create."""
         fleet = self.fleet
         if self.service:
             credential = fleet.credential(fleet.service).pem
@@ -76,7 +76,7 @@ class FleetKeyring:
 
 @dataclass(frozen=True, slots=True)
 class OnePair:
-    """All clients with one certificate, or with none where the broker asks for none."""
+    """All clients with one certificate, or with none if the broker requires none."""
 
     anchors: Path
     common: CredentialFiles | None
@@ -84,5 +84,5 @@ class OnePair:
     first: int
 
     def parties(self, count: int) -> list[Party]:
-        """Return *count* clients to be."""
+        """Return *count* clients to create."""
         return [Party(number, f"{self.prefix}{number}", "", None) for number in range(self.first, self.first + count)]

@@ -1,9 +1,9 @@
-"""A benchmark's payload: a stamp, and as many zeros as were asked for.
+"""A benchmark's payload: a stamp, padded with zeros to the requested size.
 
 The stamp says when the message was due, in `time.monotonic_ns`: one clock for all processes of a machine, so that a
-subscriber in another terminal can tell how long it took. Between machines it means nothing; the mark keeps others'
-payloads apart. Where 32 bytes have room, it also says which message it is: of which benchmark (a number drawn for it),
-which client, which in its sequence, and at which QoS, so that a subscriber sees what is lost, doubled or overtaken.
+subscriber in another terminal can compute the latency. Between machines it is meaningless; the magic mark sets foreign
+payloads apart. With at least 32 bytes it also identifies the message: the benchmark (a random number), the client, the
+sequence number, and the QoS, so that a subscriber sees what is lost, duplicated or overtaken.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import struct
 from typing import NamedTuple
 
 SHORT = 16
-"""Bytes of a stamp that says only when its message was due."""
+"""Bytes of a stamp that only says when its message was due."""
 NUMBERED = 32
-"""Bytes of one that says which message it is."""
+"""Bytes of a stamp that also identifies the message."""
 _TIME = struct.Struct("!8sQ")
 _NUMBERED = struct.Struct("!8sQIIQ")
 _MARK, _NUMBERED_MARK = b"fleetsim", b"fleetseq"
@@ -22,7 +22,7 @@ _QOS_BITS = 2
 
 
 class Stamp(NamedTuple):
-    """What a payload says. *due* is `time.monotonic`; *number* counts from 1, and is 0 in a short one."""
+    """The content of a payload. *due* is `time.monotonic`; *number* counts from 1, and is 0 in a short one."""
 
     due: float
     benchmark: int = 0
@@ -32,7 +32,7 @@ class Stamp(NamedTuple):
 
 
 def payload(stamp: Stamp, size: int) -> bytes:
-    """Return *size* bytes, 16 at least, that bear *stamp*; fewer than 32 say only when it was due."""
+    """Return *size* bytes, at least 16, that start with *stamp*; fewer than 32 only say when it was due."""
     due = int(stamp.due * 1e9)
     if size < NUMBERED:
         return _TIME.pack(_MARK, due).ljust(size, b"\0")
@@ -41,7 +41,7 @@ def payload(stamp: Stamp, size: int) -> bytes:
 
 
 def stamp_of(body: bytes) -> Stamp | None:
-    """Return the stamp of *body*; None if it is not a payload of a benchmark."""
+    """Return the stamp of *body*; None if it is not a benchmark payload."""
     if body.startswith(_NUMBERED_MARK) and len(body) >= NUMBERED:
         _, due, benchmark, client, number = _NUMBERED.unpack_from(body)
         return Stamp(float(due) / 1e9, benchmark, client, number >> _QOS_BITS, number & 3)

@@ -1,7 +1,7 @@
-"""What a benchmark is to do: so many clients, so fast, publishing or subscribing so much.
+"""What a benchmark is to do: how many clients, how fast, publishing or subscribing how much.
 
-Handles: the words of emqtt-bench's topics: ``%i`` the client's number, ``%c`` its client identifier, ``%g`` the group
-in its certificate, ``%%`` a per cent sign.
+Handles: the placeholders of emqtt-bench's topics: ``%i`` the client's number, ``%c`` its client identifier, ``%g`` the
+group in its certificate, ``%%`` a per cent sign.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PLACEHOLDER = re.compile(r"%(.)", re.DOTALL)
 
 
 class InvalidPlan(ValueError):
-    """The benchmark cannot be run so; the text names the option and the remedy."""
+    """The benchmark cannot be run as given; the text names the option and the remedy."""
 
 
 class Kind(StrEnum):
@@ -29,7 +29,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A benchmark. *rate* is connections a second, *interval* seconds between two messages of one client."""
+    """A benchmark. *rate* is connections per second, *interval* the seconds between two messages of one client."""
 
     kind: Kind
     clients: int
@@ -40,9 +40,9 @@ class Plan:
     size: int = 256
     retain: bool = False
     limit: int = 0
-    """Messages in all, after which it ends; 0 for no such end."""
+    """Total messages after which it ends; 0 for no limit."""
     seconds: float = 0.0
-    """After which it ends; 0 for not before Ctrl-C."""
+    """Seconds after which it ends; 0 to run until Ctrl-C."""
 
     def __post_init__(self) -> None:
         if self.kind is not Kind.CONN and not self.topic:

@@ -1,4 +1,4 @@
-"""What a person sees of a benchmark: a line or a table while it runs, and the figures at its end."""
+"""What the user sees of a benchmark: a line or a table while it runs, and the figures at its end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PERCENTS = (50.0, 95.0, 99.0)
 
 @dataclass(slots=True)
 class Meter:
-    """The state of a benchmark, with rates since it was last looked at, or since it began. It is one `view.Shown`."""
+    """The state of a benchmark, with rates since the last look, or since it began. It is a `view.Shown`."""
 
     bench: Bench
     _at: float | None = None
@@ -55,7 +55,7 @@ class Meter:
 
 
 def summary(plan: Plan, figures: Figures) -> RenderableType:
-    """Return what a benchmark has found."""
+    """Return the findings of a benchmark."""
     table = Table(title="Milliseconds", title_justify="left", box=None, padding=(0, 2))
     table.add_column("")
     for heading in ("count", *(f"p{percent:g}" for percent in _PERCENTS), "max"):
@@ -84,7 +84,7 @@ def summary(plan: Plan, figures: Figures) -> RenderableType:
 
 
 def document(plan: Plan, figures: Figures) -> dict[str, Any]:
-    """Return the same for another program; histograms in microseconds, HdrHistogram's base64."""
+    """Return the same as JSON; histograms in microseconds, HdrHistogram's base64."""
     return {
         "schema": "fleet-sim-bench/1",
         "kind": str(plan.kind),

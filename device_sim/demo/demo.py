@@ -1,16 +1,16 @@
-"""The whole product in one story: enrol, connect, stream, command, revoke, and six that must not get in.
+"""The whole product in one story: enrol, connect, stream, command, revoke, and six intruders that must not get in.
 
 Theory
 ------
-The stage (`stage`) is a provisioning service and a broker as any user would start them. The fleet publishes from the
+The stage (`stage`) is a provisioning service and a broker, started as any user would. The fleet publishes from the
 moment it is connected to the end of the story, so that commands, revocations and intruders all happen under traffic,
-and what must not disturb the others is seen not to.
+and it is visible that they do not disturb the others.
 
-What is claimed at the end, and from what it follows:
+The claims at the end, and what each is based on:
 
 * every message arrived, once, in order: `tally`, published against received;
-* a revocation closes the live session, a revoked device stays out: `revocation_trial`;
-* no bad device gets in, and each is told why: `intruders`.
+* a revocation closes the live session, and a revoked device stays out: `revocation_trial`;
+* no bad device gets in, and each gets the reason: `intruders`.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ LATECOMER = "latecomer-1"
 _ENROLLING_AT_ONCE = 16
 _CONNECTING_AT_ONCE = 16
 _SHORT_LIFE = 10
-# Not bounds on speed: on a machine that others hold, what is slow comes all the same, and is waited for.
+# Not bounds on speed: on a machine that others hold, slow results still arrive and are waited for.
 _COMMAND_DEADLINE = 60.0
 _DRAIN_DEADLINE = 60.0
 _CLOSE_DEADLINE = 30.0
-# Bounds that a slow machine excuses: what is later than that was late.
+# Bounds that a slow machine excuses: anything later was late.
 _SLOWEST_CLOSE = 3.0
 _SLOWEST_HALF_MS = 2000.0
 _MOST_SHOWN = 3
@@ -66,11 +66,11 @@ KEEP_ALIVE_TIMEOUT = 0x8D
 
 
 Finished = Callable[[Report, Stage], Awaitable[None]]
-"""Told the result while service and broker still run."""
+"""Called with the result while service and broker still run."""
 
 
 async def play(plan: DemoPlan, directory: Path, view: View, finished: Finished) -> None:
-    """Tell the whole story in *directory*, on a service and a broker of its own."""
+    """Play the whole story in *directory*, with its own service and broker."""
     view.chapter("Provisioning and broker start")
     async with raised(directory, view.said) as stage, asyncio.TaskGroup() as watchers:
         watching = watchers.create_task(stage.watch(), name="watch the stage")
@@ -187,8 +187,8 @@ class _Story:
     async def _stream(self, fleet: Fleet, backend: Backend) -> None:
         plan = self._plan
         self._view.chapter(f"Telemetry, QoS 1, every device each {plan.interval:g} s")
-        # A full collection walks all of the fleet's objects, none of which will die soon, while messages wait: it more
-        # than doubles the 99th percentile of the latency that we would then blame on the broker.
+        # A full collection walks all of the fleet's objects, nearly all long-lived, while messages wait: it more than
+        # doubles the 99th percentile of the latency, which would then be blamed on the broker.
         gc.collect()
         gc.freeze()
         started = time.monotonic()
@@ -315,7 +315,7 @@ class _Story:
         )
 
     async def _revoked_that_are_let_in(self, fleet: Fleet) -> list[str]:
-        """Return the revoked devices that get in now: a broker may have forgotten it since."""
+        """Return the revoked devices that get in now: a broker may have forgotten the revocation since."""
         devices = [fleet.devices[name] for name in self._plan.to_revoke]
         out = [device for device in devices if not device.is_connected]
         return [
@@ -354,7 +354,7 @@ class _Story:
     async def _count(self, fleet: Fleet, backend: Backend) -> None:
         self._view.chapter("Every message is counted")
         living = [device for name, device in fleet.devices.items() if name not in self._plan.to_revoke]
-        # First: an acknowledgement wakes nobody who waits for arrivals.
+        # First: an acknowledgement does not wake those waiting for arrivals.
         kept_waiting = await fleet.quiet(_DRAIN_DEADLINE)
         try:
             async with asyncio.timeout(_DRAIN_DEADLINE):
@@ -362,7 +362,7 @@ class _Story:
                     lambda: all(is_complete(device.sent(), backend.checks[device.name]) for device in living)
                 )
         except TimeoutError:
-            pass  # What has not arrived by now is lost, and counted so.
+            pass  # What has not arrived by now is lost, and counted as such.
         sums = total(
             account(device.sent(kept_waiting=name in kept_waiting), backend.checks[name])
             for name, device in fleet.devices.items()
@@ -407,7 +407,7 @@ class _Story:
 
 
 def _all_late(closures: Iterable[Closure]) -> bool:
-    """Say whether each of *closures*, of which there may be none, is that somebody was not heard in time."""
+    """Return whether all *closures* (possibly none) mean that an intruder was not answered in time."""
     return all(closure.code == "timeout" or closure.number == KEEP_ALIVE_TIMEOUT for closure in closures)
 
 

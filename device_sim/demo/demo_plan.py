@@ -1,7 +1,7 @@
-"""What the demo is to be: how many devices, for how long, and from which seed all else follows.
+"""The parameters of the demo: how many devices, for how long, and the seed that determines everything else.
 
-About a thousand messages a second are published, whatever the number of devices: few of them publish oftener, to a
-bound. Who is revoked follows from the seed, and somebody is left.
+About a thousand messages a second are published, whatever the number of devices: fewer devices publish more often, up
+to a bound. The seed determines which devices are revoked; some always remain.
 """
 
 from __future__ import annotations

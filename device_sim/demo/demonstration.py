@@ -1,4 +1,4 @@
-"""What `fleet-sim demo` does: play it somewhere, show how it goes, and leave it running if that is wished."""
+"""What `fleet-sim demo` does: play the demo, show its progress, and keep it running if requested."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from device_sim.view import View
 
 
 def demonstrate(devices: int, seconds: float, seed: int, keep: bool, directory: Path | None, as_json: bool) -> None:
-    """Play the demo in *directory* or a temporary one; *keep*: until the user has enough. Raises `typer.Exit`."""
+    """Play the demo in *directory* or a temporary one; *keep*: until the user ends it. Raises `typer.Exit`."""
     view = View()
     plan = DemoPlan(devices, seconds, seed)
     outcome = ExitCode.ERROR

@@ -15,15 +15,15 @@ class Attempt:
 
     at: float
     tls: float | None = None
-    """When the device had finished its half of the handshake: it believes the server."""
+    """When the device had finished its half of the handshake: it has accepted the server."""
     tls_version: str = ""
     certificate: bool = False
-    """Whether it showed one of its own."""
+    """Whether it sent its own certificate."""
     refusal: str = ""
-    """How the handshake ended instead: the device's alert, or what the socket said."""
+    """How the handshake failed instead: the device's alert, or the socket's error."""
     packets: list[tuple[float, Packet]] = field(default_factory=list)
     noise: bool = False
-    """It sent what is no MQTT."""
+    """It sent something other than MQTT."""
     answered: float | None = None
     """When it got its CONNACK."""
     ended: float | None = None
@@ -37,7 +37,7 @@ class Attempt:
 
     @property
     def sent_data(self) -> bool:
-        """Whether any byte of the application came, after the handshake."""
+        """Whether any application data arrived after the handshake."""
         return bool(self.packets) or self.noise
 
     @property

@@ -1,4 +1,4 @@
-"""The arguments of `fleet-sim qualify`; what it does is in `qualifying`."""
+"""The arguments of `fleet-sim qualify`; `qualifying` does the work."""
 
 from __future__ import annotations
 

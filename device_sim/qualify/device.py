@@ -1,9 +1,9 @@
-"""The device under test: a program that is started for each stage, or hardware that is told once where to connect.
+"""The device under test: a program started for each stage, or hardware that is told once where to connect.
 
 Rules
 -----
-1. A program runs in a session of its own; at the end of its stage it and its children are gone.
-2. What it prints is kept in ``device.log`` of its stage.
+1. A program runs in its own session; at the end of its stage it and its children are gone.
+2. Its output is kept in ``device.log`` of its stage.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _GRACE = 2.0
 
 
 class BadCommand(Exception):
-    """The command of the device cannot be run; the text names the place and the remedy."""
+    """The device's command cannot be run; the text names the place and the remedy."""
 
 
 class Presence(Protocol):
@@ -35,7 +35,7 @@ class Presence(Protocol):
 
     @property
     def gone(self) -> bool:
-        """Whether nothing more is to come: it has ended, and so has whatever it had started."""
+        """Whether nothing more will come: it and everything it started have ended."""
 
 
 class Hardware:
@@ -45,12 +45,12 @@ class Hardware:
     gone = False
 
     def mentions(self, _placeholder: str) -> bool:
-        """Whether it is given this; of hardware nobody knows."""
+        """Whether it is given this placeholder; for hardware this is unknown."""
         return False
 
     @asynccontextmanager
     async def present(self, _values: Mapping[str, str], _log: Path) -> AsyncIterator[Presence]:
-        """Let it come by itself."""
+        """Wait for it to come by itself."""
         yield self
 
 
@@ -67,7 +67,7 @@ class Program:
         self._filled(dict.fromkeys(PLACEHOLDERS, ""))
 
     def mentions(self, placeholder: str) -> bool:
-        """Whether the command passes this on."""
+        """Whether the command uses this placeholder."""
         return any(f"{{{placeholder}}}" in word for word in self._words)
 
     def _filled(self, values: Mapping[str, str]) -> list[str]:

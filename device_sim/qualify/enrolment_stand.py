@@ -1,8 +1,8 @@
-"""The enrolment service for one device: EST (RFC 7030) that puts the device off, or is not who it should be.
+"""The enrolment service for one device: EST (RFC 7030) that defers the device, or is the wrong server.
 
-Handles: simplereenroll (and simpleenroll) over TLS, one request a connection; 202 and 503 with Retry-After (RFC 7030
+Handles: simplereenroll (and simpleenroll) over TLS, one request per connection; 202 and 503 with Retry-After (RFC 7030
 §4.2.3, RFC 9110 §10.2.3) before the first certificate.
-Does not handle: tokens and policies: whoever shows the device's certificate, or asks for its name, gets one.
+Does not handle: tokens and policies: a client that presents the device's certificate, or requests its name, gets one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PATIENCE = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request of the device, and what it was answered."""
+    """One request of the device, and its answer."""
 
     at: float
     path: str
@@ -68,7 +68,7 @@ class EnrolmentStand:
     async def __aenter__(self) -> Self:
         """Listen; `port` says where."""
         self._server = await asyncio.start_server(self._serve, _LOOPBACK, 0, ssl=self._context, limit=_LARGEST)
-        # Only in front of TLS it is seen that somebody came and refused us.
+        # Only below TLS can a client be seen that connected and refused us.
         self._door = Proxy(_LOOPBACK, self._server.sockets[0].getsockname()[1], listen=self._host)
         await self._door.__aenter__()
         self.port = self._door.port
@@ -88,13 +88,13 @@ class EnrolmentStand:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            # A device that breaks off, or sends what is no HTTP, has asked for nothing.
+            # A device that breaks off, or sends something other than HTTP, has requested nothing.
             with contextlib.suppress(OSError, TimeoutError, ValueError, asyncio.IncompleteReadError):
                 async with asyncio.timeout(_PATIENCE):
                     path, body = await _request(reader)
                     await self._answer(writer, path, body)
         except asyncio.LimitOverrunError:
-            pass  # Its header is longer than any of EST.
+            pass  # Its header is longer than any in EST.
         finally:
             writer.close()
 

@@ -1,15 +1,15 @@
-"""What to make of a device's attempts: lines of a verdict, each about one thing.
+"""How a device's attempts are judged: lines of a verdict, each about one thing.
 
 Theory
 ------
-*fail* is what harms the device or its fleet: data for a server that it cannot know, a tight loop, a message that is
-lost. *warn* is what will hurt one day: waits that are always the same, no word of the cause, giving up. What a device
-never had to do is *skip*, with the reason.
+*fail* is what harms the device or its fleet: data for a server that it cannot verify, a tight loop, a lost message.
+*warn* is what will cause trouble one day: waits that are always the same, no hint of the cause, giving up. What a
+device never had to do is *skip*, with the reason.
 
 Rules
 -----
 1. No I/O and no clock.
-2. How waits grow and scatter is judged over all stages together: one stage has too few of them to tell.
+2. How waits grow and scatter is judged over all stages together: one stage has too few of them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SLACK = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the verdict. *name* is about what, *right* what is right, *seen* what was."""
+    """One line of the verdict. *name* is its subject, *right* what is expected, *seen* what happened."""
 
     name: str
     right: str
@@ -69,7 +69,7 @@ def ending(status: int | None, said: str) -> str:
 
 
 def habits(attempts: Sequence[Attempt], ending: str = "") -> list[Line]:
-    """Judge a device that is served well; *ending* is how it ended by itself."""
+    """Judge a well-served device; *ending* is how it ended by itself."""
     served = [attempt for attempt in attempts if attempt.answered is not None]
     if not served:
         seen = f"{_connections(attempts)}, none with a CONNECT" if attempts else "it did not come"
@@ -107,7 +107,7 @@ def habits(attempts: Sequence[Attempt], ending: str = "") -> list[Line]:
 
 
 def verifies(attempts: Sequence[Attempt], *, essential: bool = True) -> list[Line]:
-    """Judge a device whose server is not who it should be; a flaw is a warning where that is not *essential*."""
+    """Judge a device faced with the wrong server; a flaw is a warning if it is not *essential*."""
     right = "refuses the server and sends it nothing"
     if not attempts:
         return [skipped(SENDS_NOTHING, right, "it did not come")]
@@ -134,7 +134,7 @@ def verifies(attempts: Sequence[Attempt], *, essential: bool = True) -> list[Lin
 
 
 def refuses_old_tls(attempts: Sequence[Attempt]) -> list[Line]:
-    """Judge a device that is offered TLS 1.1 and nothing else."""
+    """Judge a device that is offered only TLS 1.1."""
     right = "refuses TLS 1.1"
     if not attempts:
         return [skipped(SENDS_NOTHING, right, "it did not come")]
@@ -144,7 +144,7 @@ def refuses_old_tls(attempts: Sequence[Attempt]) -> list[Line]:
 
 
 def comes_back(attempts: Sequence[Attempt], status: int | None, window: float) -> list[Line]:
-    """Judge how a device tries again where it fails each time; *status* is its exit status, if it has ended."""
+    """Judge how a device retries when every attempt fails; *status* is its exit status, if it has ended."""
     right = "tries again, and not in a tight loop"
     if not attempts:
         return [skipped("comes-back", right, "it did not come")]
@@ -156,8 +156,8 @@ def comes_back(attempts: Sequence[Attempt], status: int | None, window: float) -
             why = f"still in its first connection after {window:g} s: does it ever give up?"
             return [Line("comes-back", right, Verdict.WARN, "1 attempt", why)]
         return [skipped("comes-back", right, f"one attempt in {window:g} s; give a longer --window")]
-    # Full jitter makes half of five waits short now and then, but not all save one; a loop that hammers on a machine
-    # that starves has one long wait, or of many some.
+    # Full jitter makes half of five waits short now and then, but not all but one; a tight loop on a starved machine
+    # has one long wait, or several longer ones among many.
     but = max(1, len(waits) // 5)
     longest_but = [0.0, *sorted(waits)][-1 - but]
     seen = f"{len(attempts)} attempts, waits of {_seconds(waits)}"
@@ -213,7 +213,7 @@ def gives_up(attempts: Sequence[Attempt], window: float) -> list[Line]:
 
 
 def notices_silence(attempts: Sequence[Attempt], window: float) -> list[Line]:
-    """Judge a device whose broker is there no more, and did not say so (half-open)."""
+    """Judge a device whose broker has vanished without notice (half-open)."""
     right = "leaves within twice its keep alive, and comes again"
     served = next((attempt for attempt in attempts if attempt.answered is not None), None)
     if served is None or served.connect is None or served.answered is None:
@@ -276,7 +276,7 @@ def serves_slowly(attempts: Sequence[Attempt]) -> list[Line]:
 
 
 def renews(asked: Sequence[Asked], retry_after: int) -> list[Line]:
-    """Judge a device whose certificate is about to expire; its first request may have been put off."""
+    """Judge a device whose certificate is about to expire; its first request may have been deferred."""
     right = "asks for its next certificate"
     enrolments = [each for each in asked if each.path.endswith(("/simpleenroll", "/simplereenroll"))]
     if not enrolments:
@@ -305,7 +305,7 @@ def renews(asked: Sequence[Asked], retry_after: int) -> list[Line]:
 
 
 def trusts_no_other_service(asked: Sequence[Asked], came: bool) -> list[Line]:
-    """Judge a device whose enrolment service is somebody else."""
+    """Judge a device whose enrolment service is an impostor."""
     right = "refuses the service and sends it nothing"
     if asked:
         return [Line(SENDS_NOTHING, right, Verdict.FAIL, "sent a request", f"{len(asked)} requests")]

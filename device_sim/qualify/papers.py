@@ -2,8 +2,8 @@
 
 Rules
 -----
-1. The device trusts one root, ``ca.crt``. Whatever is wrong with a server is one thing only.
-2. ``crl.pem`` says which CA is revoked. It is the root's own list and the revoked CA's: OpenSSL asks for both.
+1. The device trusts one root, ``ca.crt``. Exactly one thing is wrong with each bad server.
+2. ``crl.pem`` says which CA is revoked. It contains the root's list and the revoked CA's: OpenSSL needs both.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MINUTE = timedelta(minutes=1)
 
 
 class ServerPaper(StrEnum):
-    """Which certificate a server shows."""
+    """Which certificate a server presents."""
 
     GOOD = "good"
     EXPIRED = "expired"
@@ -64,20 +64,20 @@ class Papers:
             ServerPaper.GOOD: _server(self._root, names, PROVISIONING),
             ServerPaper.OTHER_CA: _server(self._other, names, PROVISIONING),
         }
-        """Of the enrolment service, which a device may know by its identity, too (docs/decisions/0150)."""
+        """For the enrolment service, which a device may also recognise by its identity (docs/decisions/0150)."""
 
     def vouch_for(self, context: ssl.SSLContext) -> None:
-        """Have *context* prove that its certificate, signed by the root, is not revoked (docs/decisions/0192)."""
+        """Have *context* staple proof that its certificate from the root is not revoked (docs/decisions/0192)."""
         own = x509.load_der_x509_certificate(own_certificate(context))
         staple(context, self._root.vouches_for(own, _DAY), (datetime.now(UTC) + _DAY).timestamp())
 
     @property
     def anchors(self) -> str:
-        """What the device trusts, and what its own certificate is checked against."""
+        """What the device trusts, and what its own certificate is verified against."""
         return self._root.pem.decode()
 
     def write(self, directory: Path, *, life: timedelta | None = None) -> None:
-        """Write what the device is given; *life* is what is left of its certificate's, nearly over if that is given."""
+        """Write what the device is given; *life*, if given, is what is left of its nearly expired certificate."""
         begins, ends = (-_MINUTE, _DAY) if life is None else (-10 * life, life)
         device = self._root.issue(self.identity, begins=begins, ends=ends)
         (directory / "ca.crt").write_bytes(self._root.pem)

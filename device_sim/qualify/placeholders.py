@@ -1,4 +1,4 @@
-"""What is filled into the command that starts a device under test."""
+"""The placeholders in the command that starts a device under test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `fleet-sim qualify` does: judge a device or firmware by what it does when broker and enrolment misbehave."""
+"""What `fleet-sim qualify` does: judge a device or firmware by how it reacts when broker and enrolment misbehave."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def judge_device(
 
 
 class _Live:
-    """A line for each stage that begins, and on a terminal one for each verdict."""
+    """A line for each stage as it begins, and on a terminal one for each verdict."""
 
     def __init__(self, err: Console, count: int) -> None:
         self._err = err
@@ -95,13 +95,13 @@ class _Live:
         self._number = 0
 
     def begins(self, stage: Stage) -> None:
-        """Say that *stage* begins."""
+        """Report that *stage* begins."""
         self._number += 1
         text = f"[{self._number}/{self._count}] {stage.name}: {stage.description}"
         self._err.print(text, soft_wrap=True, markup=False, highlight=False)
 
     def told(self, outcome: Outcome) -> None:
-        """Tell of one line of the verdict; elsewhere than on a terminal all come at the end."""
+        """Report one line of the verdict; outside a terminal all come at the end."""
         if self._err.is_terminal:
             self._err.print(f"  {report.line(outcome)}", soft_wrap=True, markup=False, highlight=False)
 
@@ -117,7 +117,7 @@ def _instruct(err: Console, bench: Bench) -> None:
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> ExitCode:
-    """Return the worst: data for strangers, then any other failure, or that nothing at all could be judged."""
+    """Return the worst: data sent to impostors, then any other failure, or that nothing could be judged."""
     failed = [outcome.name for outcome in outcomes if outcome.verdict is Verdict.FAIL]
     if any(name.endswith(SENDS_NOTHING) for name in failed):
         return ExitCode.SECURITY

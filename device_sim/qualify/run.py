@@ -1,13 +1,13 @@
-"""Lead one device through the stages.
+"""Take one device through the stages.
 
 Rules
 -----
 1. Each stage has a stand, a directory and, if the device is a program, a process of its own.
-2. Hardware keeps its address and its credential through all stages; what that makes impossible is skipped, and said.
-3. The good stage comes first. A device that does not get through it is judged no further: nothing would mean anything.
-4. A stage's window begins when the device has come: what it takes to start, which a busy machine makes long, is not
-   judged. A program that has not come within a window is judged as one that stayed away.
-5. Nobody waits for a program that has ended: what it did till then is all.
+2. Hardware keeps its address and credential through all stages; what that makes impossible is skipped and reported.
+3. The good stage comes first. A device that fails it is judged no further: later results would mean nothing.
+4. A stage's window begins when the device first connects: its start-up time, long on a busy machine, is not judged. A
+   program that has not connected within a window is judged as one that stayed away.
+5. A program that has ended is not waited for: what it did until then is all.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Begins = Callable[[Stage], None]
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What every stage has in common."""
+    """What all stages share."""
 
     papers: Papers
     device: Device
@@ -58,7 +58,7 @@ class Bench:
 
 
 async def qualify(bench: Bench, stages: Sequence[Stage], parallel: int, begins: Begins, told: Told) -> list[Outcome]:
-    """Lead the device through *stages*, *parallel* at a time; tell of each line as it is known, and return all."""
+    """Take the device through *stages*, *parallel* at a time; report each line as it is known, and return all."""
     outcomes: dict[str, list[Outcome]] = {}
     sequences: list[list[float]] = []
     places = asyncio.Semaphore(1 if isinstance(bench.device, Hardware) else parallel)
@@ -94,7 +94,7 @@ async def qualify(bench: Bench, stages: Sequence[Stage], parallel: int, begins: 
 
 
 async def _witnessed(bench: Bench, stage: Stage) -> Witness | None:
-    """Return what was seen; None where this device cannot be brought into that stage."""
+    """Return what was seen; None if this stage is impossible for this device."""
     hardware = isinstance(bench.device, Hardware)
     if hardware and (stage.enrols or stage.trouble != NONE):
         return None
@@ -124,7 +124,7 @@ async def _witnessed(bench: Bench, stage: Stage) -> Witness | None:
         values = _values(bench, directory, port, service.port if stage.enrols else None)
         presence = await stack.enter_async_context(bench.device.present(values, directory / "device.log"))
 
-        def gone() -> bool:  # Behind a slow network it is gone before what it has sent comes.
+        def gone() -> bool:  # On a slow network it may be gone before its data arrives.
             return presence.gone and stage.trouble == NONE
 
         await _until(
@@ -132,7 +132,7 @@ async def _witnessed(bench: Bench, stage: Stage) -> Witness | None:
             lambda: bool(stand.attempts) or service.came > 0 or gone(),
         )
         await _until(bench.window, lambda: gone() or stage.enough(stand.attempts), stand.change)
-        if gone():  # What it has sent is here, and is yet to be read.
+        if gone():  # Its data has arrived but is still to be read.
             await _moment()
             await _until(_TO_END, lambda: all(each.ended is not None for each in stand.attempts), stand.change)
         # Before the device is stopped: that would end its connections too.
@@ -154,8 +154,8 @@ async def _moment() -> None:
 async def _until(seconds: float, enough: Callable[[], bool], change: Callable[[], Awaitable[None]] = _moment) -> None:
     """Wait until *enough*, *seconds* at most.
 
-    It is looked again after each *change*, as no one event tells who came where, and now and then: that a device's last
-    process has ended is no change.
+    It is rechecked after each *change*, as no single event tells which connection was used, and periodically: the end
+    of a device's last process is not a change.
     """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
@@ -166,7 +166,7 @@ async def _until(seconds: float, enough: Callable[[], bool], change: Callable[[]
 
 
 def _last_words(log: Path) -> str:
-    """Return the last line that the device has printed, as far as a person may read it."""
+    """Return the last line that the device has printed, as far as it is printable."""
     if not log.exists():
         return ""
     with log.open("rb") as file:

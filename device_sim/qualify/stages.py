@@ -1,4 +1,4 @@
-"""The stages of a qualification: how the stand misbehaves in each, and how the device is judged by it."""
+"""The stages of a qualification: how the stand misbehaves in each, and how the device is judged."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Witness:
     window: float
     crl_given: bool
     ending: str = ""
-    """How the device ended by itself, in words; empty: it has not."""
+    """How the device ended by itself, in words; empty: it has not ended."""
 
     @property
     def stayed_away(self) -> bool:
-        """Whether it has ended without having come anywhere."""
+        """Whether it has ended without connecting anywhere."""
         return bool(self.ending) and not self.attempts and not self.came_to_enrol
 
 
@@ -45,7 +45,7 @@ Judge = Callable[[Witness], list[Line]]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage. *failing* ones are those in which the device cannot succeed: their waits are judged together."""
+    """One stage. *failing* stages are those in which the device cannot succeed: their waits are judged together."""
 
     name: str
     description: str
@@ -60,13 +60,13 @@ class Stage:
     retry_after: int = 0
 
     def enough(self, attempts: Sequence[Attempt]) -> bool:
-        """Whether more time would tell nothing new."""
+        """Whether more time would reveal nothing new."""
         return self.failing and len([each for each in attempts if each.ended is not None]) >= _ATTEMPTS
 
 
 def _unverifiable(seen: Witness) -> list[Line]:
     lines = judging.verifies(seen.attempts)
-    # Who believes the server has no reason to come again.
+    # A device that accepts the server has no reason to reconnect.
     return [*lines, *_again(seen)] if lines[0].verdict is not Verdict.FAIL else lines
 
 
@@ -143,11 +143,11 @@ STAGES: tuple[Stage, ...] = (
 
 
 class NoSuchStage(Exception):
-    """The pattern picks no stage."""
+    """The pattern selects no stage."""
 
 
 def pick(patterns: Sequence[str]) -> tuple[Stage, ...]:
-    """Return the stages whose name one of *patterns* matches, all without a pattern; raise `NoSuchStage`."""
+    """Return the stages whose name matches one of *patterns*, all without a pattern; raise `NoSuchStage`."""
     wanted = [part for pattern in patterns for part in pattern.split(",") if part]
     for pattern in wanted:
         if not any(fnmatchcase(stage.name, pattern) for stage in STAGES):

@@ -1,15 +1,14 @@
-"""The test stand: a broker for one device, which behaves as it is told, and remembers what the device did.
+"""The test stand: a broker for one device that behaves as configured, and records what the device did.
 
 Theory
 ------
-A device is judged by what it does when its broker is not what it should be. So the stand speaks TLS and MQTT well
-enough for any client, and a `Conduct` says where it stops doing so. It decides nothing: `judging` does, from the
-`Attempt` records.
+A device is judged by what it does when its broker misbehaves. So the stand speaks TLS and MQTT well enough for any
+client, and a `Conduct` says where it stops doing so. It decides nothing: `judging` does, from the `Attempt` records.
 
 Rules
 -----
-1. Everything the device sends is kept, up to a bound; nothing of it changes what the stand does, but its conduct.
-2. A connection of the stand is ended by the stand where the conduct says so, else by the device.
+1. Everything the device sends is kept, up to a bound; the stand's behaviour depends only on its conduct, not on this.
+2. The stand ends a connection where the conduct says so; otherwise the device does.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ class Step(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Conduct:
-    """How the stand behaves; without arguments as it should."""
+    """How the stand behaves; correctly, if no argument is given."""
 
     paper: ServerPaper = ServerPaper.GOOD
     tls11_only: bool = False
@@ -84,11 +83,11 @@ class Conduct:
 
 
 class CannotListen(Exception):
-    """The place where the device is to connect is taken, or none of this machine's."""
+    """The address where the device is to connect is in use, or not on this machine."""
 
 
 class Stand:
-    """Listens on *host* and *port* (0: a free one) while it is entered."""
+    """Listens on *host* and *port* (0: a free one) while the context is open."""
 
     def __init__(self, papers: Papers, conduct: Conduct, host: str, port: int) -> None:
         self.attempts: list[Attempt] = []
@@ -158,7 +157,7 @@ class Stand:
         finally:
             attempt.ended = time.monotonic()
             if attempt.by_device or self._conduct.connack is not ReasonCode.SUCCESS:
-                connected.close()  # What was said last must arrive.
+                connected.close()  # What was sent last must arrive.
             else:
                 reset(connected)
             self._changed.set()
@@ -205,7 +204,7 @@ class Stand:
         match step:
             case Step.CONNECT:
                 return isinstance(packet, Connect)
-            case Step.CONNACK:  # What comes after it, or the wish for it where nothing comes.
+            case Step.CONNACK:  # What comes after CONNACK, or the wait for it if nothing comes.
                 return attempt.answered is not None
             case Step.REQUEST:
                 return isinstance(packet, Subscribe | Publish)
@@ -213,7 +212,7 @@ class Stand:
                 return False
 
     async def _listen(self, peer: RawClient, attempt: Attempt) -> None:
-        """Answer nothing any more."""
+        """Keep listening without answering."""
         while not isinstance(packet := await peer.receive(_FOREVER), Seen):
             if len(attempt.packets) < _MOST_PACKETS:
                 attempt.packets.append((time.monotonic(), packet))
@@ -269,7 +268,7 @@ def _context(papers: Papers, conduct: Conduct) -> ssl.SSLContext:
         papers.servers[conduct.paper], papers.anchors, client_certificate=ClientCertificate.OPTIONAL, allow_tls12=True
     )
     if conduct.tls11_only:
-        # The stand offers what nobody should take: only here, and only to be refused.
+        # The stand offers what nobody should accept: only here, and only to be refused.
         context.set_ciphers("ALL:@SECLEVEL=0")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # That is why.

@@ -1,4 +1,4 @@
-"""The report's charts: which data, on which axes. All that run over time share one time axis.
+"""The report's charts: which data, on which axes. All charts over time share one time axis.
 
 Each function takes the run's document and returns SVG, or nothing when there is nothing to show.
 """
@@ -30,7 +30,7 @@ MARKERS = {
     "failed revocation": "hot", "lost receiver": "hot",
     "storm": "hot", "restart": "hot", "trouble": "hot", "ctl": "told",
 }  # fmt: skip
-"""Kinds of markers, and how each is coloured."""
+"""Kinds of markers and their colours."""
 
 
 def connected(document: Document) -> str:
@@ -88,7 +88,7 @@ def latency_over_time(document: Document, metric: str) -> str:
 
 
 def refusals(document: Document) -> tuple[str, list[str]]:
-    """Stack refusals by reason in each second, stacked; and the reasons in the order of their colours."""
+    """Stack refusals by reason in each second; return the drawing and the reasons in the order of their colours."""
     totals: Counter[str] = Counter()
     for sample in document["timeline"]:
         totals.update(sample["refusals"])

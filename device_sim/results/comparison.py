@@ -2,9 +2,9 @@
 
 Rules
 -----
-1. A duration is better when it is shorter; whether a count is, depends on the count, so only its change is said.
-2. Runs of different scenarios, seeds, brokers or machines may be compared; the differences are said first.
-3. What only one of the two has measured is a difference, and not left out.
+1. A shorter duration is better; whether a higher count is depends on the count, so only its change is stated.
+2. Runs of different scenarios, seeds, brokers or machines may be compared; the differences are stated first.
+3. A figure that only one of the two measured is a difference, and is not omitted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NOISE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One figure of two runs; None where it was not measured."""
+    """One figure of two runs; None if it was not measured."""
 
     name: str
     before: float | None
@@ -71,7 +71,7 @@ def differences(before: Document, after: Document) -> list[Difference]:
 
 
 def written(figure: float | None) -> str:
-    """Return *figure* as people read it."""
+    """Return *figure* in readable form."""
     return "not measured" if figure is None else f"{figure:.6g}"
 
 

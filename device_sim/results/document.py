@@ -1,10 +1,10 @@
-"""The JSON document of a run: everything that is known, in one schema; every other report is made from it.
+"""The JSON document of a run: everything known, in one schema; every other report is made from it.
 
 Rules
 -----
-1. `SCHEMA` rises when a reader would misunderstand; a reader refuses what it does not know.
-2. Histograms are in it whole (HdrHistogram's base64, microseconds), so that runs can be merged without loss.
-3. It holds no key, no token, and of the machine nothing but what explains the figures.
+1. `SCHEMA` is raised when an old reader would misunderstand; a reader refuses a schema it does not know.
+2. It contains complete histograms (HdrHistogram's base64, microseconds), so that runs can be merged without loss.
+3. It holds no key and no token, and about the machine only what explains the figures.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from provisioning.program.version import product_version
 SCHEMA = "fleet-sim-run/1"
 _WORST = 99.0
 PROGRESS = "progress.jsonl"
-"""How a run calls what it has seen so far, until its report is there."""
+"""The file with what a run has seen so far, until its report exists."""
 _NAME = "report.json"
-"""How `fleet-sim run --output` calls it."""
+"""The report's name under `fleet-sim run --output`."""
 
 Document = dict[str, Any]
 
 
 class UnreadableReport(Exception):
-    """The file is no report of a run, or of a newer program; the text names it."""
+    """The file is not a run's report, or is from a newer program; the text names it."""
 
 
 def document_of(result: RunResult) -> Document:
@@ -104,7 +104,7 @@ def environment() -> dict[str, Any]:
 def read(path: Path, so_far: Callable[[Path], Document] | None = None) -> Document:
     """Return the document in *path*, or in the report.json of that directory. Raises `UnreadableReport`.
 
-    *so_far* makes one of the file `PROGRESS` in that directory, which is there while, and if, there is no newer report.
+    *so_far* makes one from the file `PROGRESS` in that directory, which exists only while there is no newer report.
     """
     if path.is_dir():
         if so_far is not None and (path / PROGRESS).exists():
@@ -132,7 +132,7 @@ def _unfinished(path: Path, so_far: Callable[[Path], Document]) -> Document:
 
 
 def remarks(document: Document) -> list[str]:
-    """Return what a reader of the verdict has to know beside it."""
+    """Return what a reader of the verdict needs to know in addition."""
     unjudged = not document["scenario"]["thresholds"]
     told = ["the scenario sets no thresholds: only admission was judged"] if unjudged else []
     told += [document["unfinished"]] if "unfinished" in document else []
@@ -144,7 +144,7 @@ def remarks(document: Document) -> list[str]:
 
 
 def figure_of(threshold: Document) -> str:
-    """Return the figure that a threshold was held against, as people read it."""
+    """Return the figure that a threshold was compared with, in readable form."""
     return "not measured" if threshold["value"] is None else f"{threshold['value']:g}"
 
 

@@ -12,7 +12,7 @@ from device_sim.results.tables import junit, timeline_csv
 
 
 def write_all(document: Document, directory: Path) -> list[Path]:
-    """Write JSON, HTML, CSV and JUnit XML into *directory*; return their paths; what was written while it ran goes."""
+    """Write JSON, HTML, CSV and JUnit XML into *directory*; return their paths; the run's progress file is removed."""
     directory.mkdir(parents=True, exist_ok=True)
     contents = {
         "report.json": json.dumps(document, indent=1) + "\n",

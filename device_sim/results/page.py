@@ -1,6 +1,6 @@
-"""The report as one HTML file: works offline, in light and dark, on a desk and in a hand; no script, nothing to fetch.
+"""The report as one HTML file: works offline, in light and dark, on large and small screens; no script, no fetching.
 
-It is made from the document alone, so `fleet-sim report` can make it again from a stored JSON file.
+It is made from the document alone, so `fleet-sim report` can recreate it from a stored JSON file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _KEPT_OUT = ("thresholds", "name", "summary", "fingerprint")
 _CURVES = ("admitted", "puback", "end_to_end", "probe_end_to_end", "command", "renewal")
 _MARKER_COLOURS = {"cut": "bad", "hot": "c3", "told": "c4"}
 _ALLOWED = "default-src 'none'; style-src 'unsafe-inline'"
-"""What a browser may do with the page: the document may be somebody else's, and is not believed to be text only."""
+"""What a browser may do with the page: the document may come from others, and is not trusted to be text only."""
 _PERCENTS = (50.0, 95.0, 99.0, 99.9)
 _ENDED_BY = {"SIGINT": "Ctrl-C or `fleet-sim ctl stop`"}
 
@@ -113,7 +113,7 @@ def _tiles(document: Document) -> str:
         ("messages lost", f"{counts['lost']}"),
         ("revoked", f"{counts['revoked']}"),
     ]
-    if stayed := counts.get("stayed_in", 0):  # Reports from before have no such count.
+    if stayed := counts.get("stayed_in", 0):  # Older reports have no such count.
         figures.append(("revoked, and not closed", f"{stayed}"))
     for name, label in (
         ("admitted", "admitted"),

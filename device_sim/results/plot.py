@@ -3,7 +3,7 @@
 Theory
 ------
 A `Plot` maps data to a fixed number of SVG units, and one SVG unit is about one CSS pixel: scaling a wide drawing down
-to a phone would scale its text down too. So `drawn_twice` draws for a desk and for a hand; the page shows one of them.
+to a phone would scale its text down too. So `drawn_twice` draws for a wide and for a narrow screen; the page shows one.
 
 Rules
 -----
@@ -28,7 +28,7 @@ _NICE = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
 def colour(number: int) -> str:
-    """Return the class of the *number*-th series; grey is not among them, it is for what was expected."""
+    """Return the class of the *number*-th series; grey is reserved for what was expected."""
     return _SERIES[number % len(_SERIES)]
 
 
@@ -54,7 +54,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def short(value: float) -> str:
-    """Return *value* as an axis shows it."""
+    """Return *value* as shown on an axis."""
     if value >= 10_000:  # noqa: PLR2004 - five digits are too wide for an axis
         return f"{value / 1000:g}k"
     return f"{value:.3g}" if value < 1 else f"{value:g}"
@@ -81,7 +81,7 @@ class Plot:
         self._parts: list[str] = []
 
     def axes(self, unit: str, x_ticks: Sequence[tuple[float, str]] | None = None) -> None:
-        """Draw the grid and its figures; *unit* stands over the vertical axis."""
+        """Draw the grid and its figures; *unit* is written above the vertical axis."""
         rows = log_ticks(*self._y) if self._log_y else nice_ticks(*self._y, most=4)
         for value in rows:
             at = self._vertical(value)

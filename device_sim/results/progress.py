@@ -1,21 +1,21 @@
-"""What is known of a run while it goes on, on disk: a run of a day that is cut off has not been for nothing.
+"""What is known of a running run, saved on disk: a day-long run that is cut off was not for nothing.
 
 Theory
 ------
-A report is made at the end, and after one Ctrl-C. After a kill -9, a crash or a reboot nobody makes one. So with
-``--output`` each second of the time line is a line of JSON there as soon as it is over, and each minute the histograms
-that this process has; `document_so_far` makes of it what can be shown, judged nothing.
+A report is made at the end, or after one Ctrl-C, but not after a kill -9, a crash or a reboot. So with ``--output``
+each second of the time line is written as a line of JSON as soon as it is over, and each minute the histograms that
+this process has; `document_so_far` makes from it what can be shown, without judging.
 
 Rules
 -----
-1. A line is written once and never again: a day costs as much each second as a minute does.
-2. The file goes when the report is there; while it is there, it is the newer of the two.
-3. What a full disk has not taken waits, and comes first when there is room again.
-4. A line that was cut off is left out; so is what no process of ours can know before the devices are asked at the end:
-   what was lost, and the durations that the devices measure.
+1. A line is written once and never rewritten: each second of a day-long run costs as much as in a short one.
+2. The file is removed when the report is written; while it exists, it is the newer of the two.
+3. What a full disk did not accept waits, and is written first when there is room again.
+4. A truncated line is left out; so is what no process of ours can know before the devices are asked at the end: what
+   was lost, and the durations that the devices measure.
 
-Does not handle: going on with such a run. A fleet that was cut off has another history than one that was not, and the
-figures of both together would be nobody's.
+Does not handle: resuming such a run. A fleet that was cut off has a different history from one that was not, and the
+combined figures would describe neither.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class Progress:
     """The file of one run."""
 
     def __init__(self, path: Path, run: Run) -> None:
-        """Begin it anew; raise OSError if it cannot be written."""
+        """Start a new file; raise OSError if it cannot be written."""
         self._run = run
         self._written = 0
         self._told: dict[str, Any] = {}
         self._durations_at = time.monotonic()
         self._waiting = bytearray()
-        """What the disk has not taken, from within a line perhaps: a file's own buffer would forget some of it."""
+        """What the disk did not accept, perhaps from mid-line on: a file's own buffer would lose some of it."""
         self._line({"head": _head(run)})
         self._file = path.open("wb", buffering=0)
         try:
@@ -62,9 +62,9 @@ class Progress:
             raise
 
     def add(self, *, durations: bool = False) -> None:
-        """Write what is new; the histograms too if a minute has passed, or *durations* asks for them.
+        """Write what is new; also the histograms if a minute has passed, or if *durations* asks for them.
 
-        Raises OSError where the disk does not take it: then it comes with the next.
+        Raises OSError if the disk does not accept it: then it is written next time.
         """
         recorder = self._run.recorder
         for sample in recorder.samples[self._written :]:
@@ -83,7 +83,7 @@ class Progress:
         self._write()
 
     def close(self) -> None:
-        """Let go of the file, which stays."""
+        """Close the file, which stays on disk."""
         self._file.close()
 
     def _line(self, content: dict[str, Any]) -> None:
@@ -96,14 +96,14 @@ class Progress:
 
 @asynccontextmanager
 async def kept(directory: Path | None, run: Run) -> AsyncIterator[None]:
-    """Keep in *directory*, if one is wanted, what is known of *run* as long as the context is open."""
+    """While the context is open, keep what is known of *run* in *directory*, if given."""
     if directory is None:
         yield
         return
     progress = Progress(directory / PROGRESS, run)
 
     def add() -> None:
-        with suppress(OSError):  # A full disk ends no run: it is told where the report is written, if it is full still.
+        with suppress(OSError):  # A full disk ends no run: the report will fail if it is still full.
             progress.add()
 
     try:
@@ -115,12 +115,12 @@ async def kept(directory: Path | None, run: Run) -> AsyncIterator[None]:
 
 
 def document_so_far(path: Path) -> Document:
-    """Return what the file at *path* tells of its run. Raises OSError, and ValueError if it is no such file."""
+    """Return what the file at *path* says about its run. Raises OSError, and ValueError if it is no such file."""
     lines = []
     for text in contents_of(path, LIST_BYTES).decode(errors="replace").splitlines():
         try:
             lines.append(json.loads(text))
-        except ValueError:  # The one that was being written when the run was cut off.
+        except ValueError:  # The line being written when the run was cut off.
             break
     if not lines or not isinstance(lines[0], dict) or "head" not in lines[0]:
         raise ValueError("it does not begin as the progress of a run does")

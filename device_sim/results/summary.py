@@ -15,9 +15,9 @@ _COLOURS = {"PASS": "bold green", "INVALID": "bold yellow", "INTERRUPTED": "bold
 
 
 def summary_of(document: Document) -> RenderableType:
-    """Return what a person wants to know after a run."""
+    """Return what the user needs to know after a run."""
     parts: list[RenderableType] = [Text()]
-    # Of a run that goes on, or was cut off, little is known: no heading stands over nothing.
+    # Of a current or interrupted run little is known: no empty headings.
     parts += [_thresholds(document), Text()] if document["thresholds"] else []
     parts += [_fitting_durations(document), Text()] if document["durations"] else []
     counts = ", ".join(f"{name} {value}" for name, value in document["counts"].items() if value)
@@ -44,7 +44,7 @@ def summary_of(document: Document) -> RenderableType:
 def _generator(document: Document) -> list[RenderableType]:
     said: list[RenderableType] = []
     if "unfinished" in document:
-        return said  # What it did is told at the end.
+        return said  # What it did is reported at the end.
     for process in document["generator"].get("processes", []):
         text = f"  {process['name']}: lag p99 {process['lag_p99_ms']:.0f} ms, cpu {process['processor_mean']:.0%}"
         text += f" (most {process['processor_max']:.0%})"
@@ -67,7 +67,7 @@ def _thresholds(document: Document) -> RenderableType:
 
 
 def _fitting_durations(document: Document) -> RenderableType:
-    # On a narrow terminal there are fewer figures; each is whole.
+    # A narrow terminal gets fewer figures, each complete.
     return Fitting(*(_durations(document, headings) for headings in _HEADINGS))
 
 

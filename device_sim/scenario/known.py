@@ -1,4 +1,4 @@
-"""Which fields exist at a place in a model: what an error about an unknown one should list."""
+"""The fields that exist at a place in a model: what an error about an unknown one should list."""
 
 from __future__ import annotations
 

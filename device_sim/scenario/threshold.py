@@ -20,7 +20,7 @@ _ALL = 100.0
 
 
 class InvalidThreshold(ValueError):
-    """The text is not a threshold on that metric; the error lists valid ones."""
+    """The text is not a threshold on that metric; it says what would be."""
 
 
 @dataclass(frozen=True, slots=True)
