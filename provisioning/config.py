@@ -1,7 +1,7 @@
 """The service's settings: flags before environment before file.
 
 Every setting has a flag of `serve` or is read from ``FLEET_PROVISIONING_<NAME>`` or from ``provisioning.toml`` in the
-service's directory. What is wrong is named with where it came from; nothing is corrected silently.
+service's directory. Errors name the source of the value; nothing is corrected silently.
 """
 
 from __future__ import annotations

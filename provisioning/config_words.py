@@ -1,9 +1,9 @@
-"""What to say of a setting that cannot be used: where it stands, which it is, and what to write instead.
+"""The error text for a setting that cannot be used: its source, its name, and what to write instead.
 
 Rules
 -----
-1. Where it stands is the flag, the variable or the file; of several, the one that counts (`provisioning.config`).
-2. A name that is nearly right is told, and where all of them are described otherwise.
+1. The source is the flag, the variable or the file; of several, the one in force (`provisioning.config`).
+2. A similar valid name is suggested if there is one, otherwise the page that describes all of them.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Theory
 ------
-A refusal is born with a code that never changes and a sentence that names the field and says what to do. What a code
-means on the wire (an HTTP status, a media type) is decided in `provisioning.enrolment.problems` and nowhere else.
+A refusal has a code that never changes and a sentence that names the field and says what to do. Only
+`provisioning.enrolment.problems` decides what a code means on the wire (an HTTP status, a media type).
 
 Rules
 -----

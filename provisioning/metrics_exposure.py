@@ -1,4 +1,4 @@
-"""Who may read the metrics: a setting, so apart from what makes them."""
+"""Who may read the metrics: a setting, so separate from the code that makes them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Immutable values that are made many times for each request, at half the price.
+"""Immutable values that are created many times per request, at half the cost.
 
 A frozen dataclass sets each field with `object.__setattr__`, which looks the name up in the class. A slot can be set
-without: its descriptor is found once, when the class is made. What results is the same class with another ``__init__``:
-same parameters, same values, as immutable as before. Whoever reads a class without the decorator misses nothing.
+directly: its descriptor is found once, when the class is made. The result is the same class with another ``__init__``:
+same parameters, same values, as immutable as before. A reader of the class can ignore the decorator.
 
 Handles: frozen dataclasses with slots, defaults, factories, fields that ``__post_init__`` sets. Does not handle:
 keyword-only fields, ``InitVar``, inheritance: a TypeError when the class is made.

@@ -1,10 +1,10 @@
-"""The two applications: HTTPS for devices and operators, plain HTTP for relying parties; and what stands before both.
+"""The two applications, HTTPS for devices and operators, plain HTTP for relying parties, and their middleware.
 
-One place for each turns an error into its answer: plain text under ``/.well-known/est`` and on the plain port, problem
-documents elsewhere. What is no refusal is a bug: logged whole, answered without detail.
+Errors become answers in one place for each: plain text under ``/.well-known/est`` and on the plain port, problem
+documents elsewhere. An error that is no refusal is a bug: logged in full, answered without detail.
 
-Here are requests counted, limited and bounded; EST, OCSP, lists and health need no more. The operators' API, with a
-framework that takes as long to import as all the rest, stands behind (`provisioning.api.late`).
+Requests are counted, rate-limited and bounded here; EST, OCSP, CRLs and health need no more. The operators' API, whose
+framework takes as long to import as all the rest, is behind it (`provisioning.api.late`).
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def new_application(
 ) -> Starlette:
     """Return an application whose errors are answered as each path needs; *port* names it in metrics.
 
-    *devices* makes what answers EST, given how refusals are answered; it is asked before any route, and by
-    ``state.whole`` for requests that have come whole. *behind* is asked where there is no route. *authorities* returns
-    our CAs: by the certificates that they have signed, callers are told apart.
+    *devices* makes the EST responder, given how refusals are answered; it is called before any route, and by
+    ``state.whole`` for requests that arrived complete. *behind* handles paths without a route. *authorities* returns
+    our CAs: callers are distinguished by certificates that these have signed.
     """
     answered = answering(metrics)
     app = Starlette(routes=routes, exception_handlers=error_handlers(answered))
-    app.router.redirect_slashes = False  # It would send clients where the request's own Host header says.
+    app.router.redirect_slashes = False  # It would redirect clients to the host in the request's own Host header.
     if behind is not None:
         app.router.default = behind
     responder = None if devices is None else devices(answered)
@@ -85,7 +85,7 @@ def new_application(
 
 
 def ocsp_rates(settings: Settings, metrics: Metrics) -> Callable[[Scope], Response | None]:
-    """Return what answers whoever asks about certificates too often; it takes one for each request."""
+    """Return the rate limit of OCSP requests: takes one for each, and answers those that are too many."""
     if not settings.ocsp_requests_per_second:
         return lambda _scope: None
     rates = RequestRates(
@@ -98,7 +98,7 @@ def ocsp_rates(settings: Settings, metrics: Metrics) -> Callable[[Scope], Respon
 
 
 def answering(metrics: Metrics) -> Answer:
-    """Return what answers a refusal as its path needs, and counts it."""
+    """Return the function that answers a refusal as its path needs, and counts it."""
 
     def answered(path: str, refusal: Refused, headers: Mapping[str, str] | None = None) -> Response:
         metrics.refused(refusal)

@@ -1,9 +1,8 @@
-"""What a request to the operators' API may say, beyond what its route reads: nothing that would be overlooked.
+"""Refuses requests to the operators' API with parameters that their route would ignore.
 
-A filter whose name is mistyped, ``?grop=north``, would find everybody, and a cursor under another name the first page
-for ever; of one that is given twice the last alone would count. So they are refused, as the broker's admin API does;
-and so is a body that is not said to be JSON, as ``curl -d`` sends it, before it is held against fields that it seems
-not to have.
+A filter whose name is mistyped, ``?grop=north``, would find every device, and a cursor under another name the first
+page for ever; of a parameter given twice only the last would count. So they are refused, as in the broker's admin API;
+and so is a body not declared as JSON, as ``curl -d`` sends it, before the framework reports fields as missing.
 
 Handles: names of query parameters, Content-Type. Does not handle: values (the framework, by each route's types).
 """
@@ -25,14 +24,14 @@ _JSON: Final = "application/json"
 
 
 class AskedFor:
-    """What one route takes."""
+    """The parameters that one route takes."""
 
     def __init__(self, route: APIRoute) -> None:
         self._parameters = frozenset(_parameters(route.dependant))
         self._takes_json = route.body_field is not None
 
     def check(self, request: Request) -> None:
-        """Raise `Refused` if *request* says what nobody would read."""
+        """Raise `Refused` if *request* has anything that its route would ignore."""
         said: set[str] = set()
         for name, _ in request.query_params.multi_items():
             if name not in self._parameters:

@@ -1,7 +1,7 @@
 """Request bodies: read up to a limit and within a time, before any route sees them.
 
-An ASGI middleware, so that one place holds for every route, whoever reads the body there. A declared length is
-believed only where it refuses; the bytes are counted as they arrive.
+An ASGI middleware, so that it applies to every route, whatever reads the body there. A declared length is
+used only to refuse; the bytes are counted as they arrive.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 
 
 class BodyLimit:
-    """Refuses bodies that are too large or arrive too slowly; hands the others on whole."""
+    """Refuses bodies that are too large or arrive too slowly; passes the others on complete."""
 
     def __init__(
         self,

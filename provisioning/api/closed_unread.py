@@ -1,14 +1,15 @@
-"""Answers without their text, for Bouncy Castle's EST client, which takes a text that it closes unread for a fault.
+"""Answers without their text, for Bouncy Castle's EST client, which fails on a body that it closes unread.
 
-Java's EST client (``org.bouncycastle.est`` in bcpkix, 1.80 in Debian) asks without its password, and again with it when
-it hears 401. It closes that first answer, and a 202, without reading, and where a body was announced raises an
-`IOException` instead of going on. The texts are for people (RFC 7030 §4.2.3), and neither status needs one.
+Java's EST client (``org.bouncycastle.est`` in bcpkix, 1.80 in Debian) sends a request without its password, and again
+with it after a 401. It closes that first answer, and a 202, without reading, and if a body was announced raises an
+`IOException` instead of continuing. The texts are for people (RFC 7030 §4.2.3), and neither status needs one.
 
-1. Who names no User-Agent gets no text with a 202, nor with a 401 to a request without Authorization. What people ask
-   with, and each HTTP library, names itself (RFC 9110 §10.1.5: SHOULD); Bouncy Castle's client does not.
-2. Status and fields stay, and so does the log, which says why as ever. Every other refusal is read, and has its text.
+1. A client without User-Agent gets no text with a 202, nor with a 401 to a request without Authorization. The programs
+   that people use, and HTTP libraries, send one (RFC 9110 §10.1.5: SHOULD); Bouncy Castle's client does not.
+2. Status and header fields stay, and the log still has the reason. Clients read every other refusal, which has its
+   text.
 
-Handles: which answers, and how they look then. Does not handle: what is refused, and why.
+Handles: which answers, and their form. Does not handle: what is refused, and why.
 """
 
 from __future__ import annotations

@@ -10,14 +10,14 @@ from email.utils import parsedate_to_datetime
 def is_current(
     if_none_match: Sequence[str], if_modified_since: Sequence[str], etag: str, last_modified: datetime | None
 ) -> bool:
-    """Return whether 304 is the answer, to headers of which each may have come any number of times.
+    """Return whether the answer is 304, for headers of which each may occur any number of times.
 
-    *etag* has its quotes. A date that cannot be read is no condition, nor are several (§13.1.3), nor is any where there
-    is no *last_modified*.
+    *etag* has its quotes. An invalid date is no condition, nor are several (§13.1.3), nor is any if there is
+    no *last_modified*.
 
-    Only the very date of the document counts. §13.1.3 would let any later one count too, which is right where a
-    document is there from its date on. A list of revocations is there when it was signed, and has a date before that of
-    the last one when the clock was set back: who has the last one, and says when he fetched it, must be given the new.
+    Only exactly the document's date counts. §13.1.3 would let any later one count too, which is right if a
+    document exists from its date on. A CRL exists from its signing on, and has an earlier date than the previous one
+    if the clock was set back: a client that has the previous one, and sends its date, must get the new one.
     """
     if if_none_match:
         tags = [each.strip() for each in ",".join(if_none_match).split(",")]

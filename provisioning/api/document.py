@@ -1,20 +1,20 @@
-"""The OpenAPI document of the operators' API, for people, and for programs that make clients of it.
+"""The OpenAPI document of the operators' API, for people, and for client generators.
 
 Theory
 ------
-The framework knows paths, parameters and bodies. What an answer holds is told by the models of our own client
-(`provisioning.client`), so both say the same; names, tags and summaries by `document_operations`, fields and parameters
+The framework knows paths, parameters and bodies. Answers are described by the models of our own client
+(`provisioning.client`), so both agree; names, tags and summaries by `document_operations`, fields and parameters
 by `document_words`, examples by `document_examples`::
 
-    framework's document ─► operations named, answers told ─► fields worded ─► examples
+    framework's document ─► operations named, answers described ─► fields described ─► examples
 
-It is made when somebody asks for it, in a thread, and kept: nothing of it is imported when a service starts.
+It is made on the first request for it, in a thread, and kept: nothing of it is imported when a service starts.
 
 Rules
 -----
-1. Every operation is told: a route that `OPERATIONS` does not know is a KeyError, which a test finds.
-2. What is answered is never shaped by what is said of it here: whoever adds a field to an answer adds it to the
-   client's model too; a test compares the two.
+1. Every operation is described: a route missing from `OPERATIONS` is a KeyError, which a test finds.
+2. Descriptions here never change an answer: a field added to an answer must be added to the client's model too; a test
+   compares the two.
 """
 
 from __future__ import annotations

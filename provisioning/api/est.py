@@ -1,11 +1,11 @@
-"""Enrolment over Secure Transport: RFC 7030 as clarified by RFC 8951 and RFC 9908, and nothing decided here.
+"""Enrolment over Secure Transport: RFC 7030 as clarified by RFC 8951 and RFC 9908; it makes no decisions.
 
 Each operation reads, calls the service, and writes. ``/.well-known/est`` works with and without one label, which is the
 device's group (RFC 7030 §3.2.2); a label is never an operation's name.
 
-Like OCSP, EST is an ASGI middleware in front of the framework: a device's request has nothing that routing by pattern
-and validation of parameters would be for, and they cost a fifth of what the event loop does for an enrolment. One that
-has come whole does not even go through the interface (`provisioning.api.whole_requests`).
+Like OCSP, EST is an ASGI middleware in front of the framework: a device's request does not need pattern routing
+and parameter validation, which cost a fifth of the event loop's work for an enrolment. One that
+arrived complete even bypasses the ASGI interface (`provisioning.api.whole_requests`).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Answer = Callable[[str, Refused, Mapping[str, str] | None], Response]
 
 @dataclass(frozen=True, slots=True)
 class _Operation:
-    """One operation; *path* is how it is counted (`provisioning.api.metrics`)."""
+    """One operation; *path* is its label in `provisioning.api.metrics`."""
 
     methods: Sequence[str]
     path: str
@@ -79,7 +79,7 @@ class EstRequest:
 
 
 class EstEndpoint:
-    """Answers EST's operations under `PREFIX`; hands everything else to the application behind it."""
+    """Answers EST's operations under `PREFIX`; passes everything else to the application behind it."""
 
     def __init__(self, app: ASGIApp, *, responder: EstResponder) -> None:
         self._app = app
@@ -97,7 +97,7 @@ class EstEndpoint:
 
 
 class EstResponder:
-    """Answers requests for EST's operations, however they have come."""
+    """Answers requests for EST's operations, complete or in pieces."""
 
     def __init__(
         self,
@@ -107,12 +107,12 @@ class EstResponder:
         authorities: ToldAuthorities,
         signer: Callable[[], EnvelopeSigner],
     ) -> None:
-        """Tell *authorities* as ``/cacerts``. *signer* reads what signs encrypted keys."""
+        """Publish *authorities* as ``/cacerts``. *signer* loads the credential that signs encrypted keys."""
         self._answer = answer
         operations = _Operations(enrolment, authorities, signer)
         self._unlabelled: dict[str, _Operation] = {}
         self._labelled: dict[str, _Operation] = {}
-        reading, asking = ("GET", "HEAD"), ("POST",)  # Who answers GET answers HEAD (RFC 9110 §9.1).
+        reading, asking = ("GET", "HEAD"), ("POST",)  # A server that answers GET answers HEAD (RFC 9110 §9.1).
         for methods, operation in (
             (reading, operations.cacerts),
             (reading, operations.csrattrs),

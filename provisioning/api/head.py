@@ -1,6 +1,6 @@
-"""HEAD, answered as GET is and without a body, wherever GET is (RFC 9110 §9.3.2).
+"""HEAD, answered like GET but without a body, wherever GET is supported (RFC 9110 §9.3.2).
 
-The framework of the operators' API has routes for the methods that they name, and none for HEAD.
+The framework of the operators' API has routes only for the declared methods, and none for HEAD.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class HeadAsGet:
-    """Asks the application for what GET would get, and hands on the answer's head; an ASGI middleware."""
+    """Calls the application as for GET, and passes on the answer's head; an ASGI middleware."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

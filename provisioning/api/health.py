@@ -1,8 +1,8 @@
 """Is the process alive, and can it do its work now? For load balancers and supervisors, on the plain port.
 
-``/healthz`` says that the event loop runs. ``/readyz`` asks each part: a service that cannot issue, revoke or answer
-gets no traffic, but is not killed for what a restart would not mend. Reasons are in the log; strangers get names, and
-have nothing signed: whether a token does is tried in the background (`provisioning.authorities.signing_trials`).
+``/healthz`` says that the event loop runs. ``/readyz`` checks each part: a service that cannot issue, revoke or answer
+gets no traffic, but is not killed for what a restart would not fix. Reasons are in the log; strangers get only names,
+and cannot cause a signature: tokens are tested in the background (`provisioning.authorities.signing_trials`).
 """
 
 from __future__ import annotations

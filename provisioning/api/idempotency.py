@@ -1,22 +1,22 @@
-"""A request that is sent again is not done again: the Idempotency-Key header (an IETF draft of that name).
+"""A repeated request is not executed again: the Idempotency-Key header (an IETF draft of that name).
 
 Theory
 ------
-A caller who does not hear the answer cannot know whether it was done. With a key of his own choice (a UUID) he may
-send the request again: the first one's answer comes back. The key counts for one operator and one path::
+A caller that gets no answer cannot know whether the request was executed. With a key of its own choice (a UUID) it may
+send the request again, and gets the first one's answer. The key applies to one operator and one path::
 
     key unknown ─► kept as under way ─► done ─► answer kept ─► …for a day
     key known   ─► same request? ─ no ─► 422     answered? ─ yes ─► the same answer   ─ no ─► 409, under way
 
-An answer may hold tokens, of which the store keeps no secret. So it is encrypted under a key that is derived from the
-audit log's, in a file beside the CA keys: the database alone does not give a token away.
+An answer may contain tokens, whose secrets must not be in the store. So it is encrypted under a key derived from the
+audit log's, in a file beside the CA keys: the database alone does not disclose a token.
 
 Rules
 -----
-1. Only an operator who may make the request, now, hears an answer, and only to his own.
-2. Only what succeeded is kept: whoever was refused may correct himself under the same key.
-3. A request whose process died is done again by the next one, `_ABANDONED` after it began. Everything that takes a
-   key here bears that: a revocation is one whatever its number, an unused token expires.
+1. Only an operator who may make the request now gets an answer, and only to the operator's own request.
+2. Only successful answers are kept: after a refusal, a corrected request may use the same key.
+3. A request whose process died is executed again by the next one, `_ABANDONED` after it began. Every request that takes
+   a key here tolerates that: a repeated revocation changes nothing, an unused token expires.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The operators' REST API, third part: which certificates there are.
 
-One search serves the list, the counts and the export. The export is streamed page by page: what is in memory is one
-page, whatever the size of the fleet; certificates that are issued meanwhile may be in it. A client takes as long for it
-as he likes, so whether he is still an operator is asked with each page: if not, his connection is cut, and what he has
-has no end.
+One search serves the list, the counts and the export. The export is streamed page by page: only one page is in memory,
+whatever the size of the fleet; certificates that are issued meanwhile may be in it. A client may take any time for it,
+so each page checks that the caller is still an operator: if not, the connection is cut, and the export is visibly
+incomplete.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""An application that is made when it is first asked.
+"""An application that is created on its first request.
 
-The operators' API with its framework takes longer to import than everything that a device's enrolment, a list or a
-health check needs; a service that starts is there for those at once.
+The operators' API with its framework takes longer to import than everything that a device's enrolment, a CRL or a
+health check needs; so a starting service is available for those at once.
 
 Rules
 -----
-1. It is made in a thread, once, while others are answered; whoever asks meanwhile waits for it.
-2. If that fails, whoever asked is told so, and the next request tries again.
-3. It is made soon even if nobody asks: a program whose files are replaced while it runs must not go on with half of
-   another one, and what is broken should be known.
+1. It is created in a thread, once, while others are answered; its own callers wait meanwhile.
+2. If that fails, its callers get an error, and the next request tries again.
+3. It is created soon even without a request: a program whose files are replaced while it runs must not continue with
+   half of another version, and defects should be known.
 """
 
 from __future__ import annotations

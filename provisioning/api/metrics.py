@@ -1,10 +1,10 @@
-"""What Prometheus reads: requests as they are answered, and the state of the parts when it asks.
+"""Prometheus metrics: requests as they are answered, and the state of the parts at the time of the scrape.
 
 Rules
 -----
 1. Labels are the service's own words (route templates, codes, list names) and the operators' for manufacturers, never
    a caller's: their number is bounded.
-2. Off unless configured; then to loopback only, unless configured otherwise: counts tell who is enrolling how much.
+2. Off unless configured; then for loopback only, unless configured otherwise: counts disclose the fleet's activity.
 """
 
 from __future__ import annotations

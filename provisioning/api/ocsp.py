@@ -2,20 +2,20 @@
 
 Theory
 ------
-An ASGI middleware in front of the framework: what a relying party asks before each handshake should not pay for
-routing and validation that it does not need. Everything outside `PREFIX` is handed on.
+An ASGI middleware in front of the framework: a relying party's request before each handshake should not pay for
+routing and validation that it does not need. Everything outside `PREFIX` is passed on.
 
-The path is taken raw. Base64 has ``/`` and ``+``; the standard wants them percent-encoded, clients send them as they
-are, join the URL with two slashes, or leave the padding out, and some proxies write a space for ``+``.
+The raw path is used. Base64 has ``/`` and ``+``; the standard requires them percent-encoded, clients send them as they
+are, join the URL with two slashes, or omit the padding, and some proxies write a space for ``+``.
 
 Rules
 -----
-1. A response of the protocol has HTTP status 200 whatever it says; other statuses are HTTP's own: 405, 413, 414, 415
+1. An OCSP response has HTTP status 200 whatever its content; other statuses are HTTP's own: 405, 413, 414, 415
    and 429.
-2. Caches may keep an answer for minutes although nextUpdate is hours away: a revocation must be seen soon. They may
-   not keep a failure, nor an answer with a nonce.
-   Who has one goes by its ETag: by the date, whose seconds are long, good would be current where it was revoked since.
-3. A request is small: what exceeds `MAXIMUM_REQUEST` is refused before it is read or decoded.
+2. Caches may keep a response for minutes although nextUpdate is hours away: a revocation must be seen soon. They may
+   not keep an error, nor a response with a nonce.
+   Revalidation is by ETag: by the date, which has only seconds, "good" could count as current after a revocation.
+3. A request is small: one that exceeds `MAXIMUM_REQUEST` is refused before it is read or decoded.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""Who calls the operators' API, asked of the store once for all who ask together.
+"""Authenticates callers of the operators' API, with one query of the store for simultaneous calls.
 
 Theory
 ------
-An operator's program has many calls under way, all with one certificate. A transaction for each call to learn the same
-was a third of a revocation's cost. So whoever comes while the store is being asked waits for the next look, which is
-one for everybody and asks once about each certificate::
+An operator's program has many calls under way, all with one certificate. A transaction per call for the same result
+was a third of a revocation's cost. So calls that arrive during a query wait for the next one, which serves them all
+and looks up each certificate once::
 
     call A ─► look 1 ─────────────────► A        call B, C ─► wait ─► look 2 ─► B, C
 
 Rules
 -----
-1. A look begins after everybody whom it answers has come, so nobody hears what was so before he called: who was revoked
-   before is refused. Nothing is remembered.
-2. Certificates that differ by a bit are asked about each for itself.
+1. A query begins after the arrival of all calls that it serves, so no call gets a result from before it was made: an
+   operator revoked before is refused. Nothing is cached.
+2. Certificates that differ in a single bit are looked up separately.
 """
 
 from __future__ import annotations

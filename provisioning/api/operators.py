@@ -1,9 +1,9 @@
-"""The operators' REST API under ``/v1``: what all its routes have in common. Each of its neighbours has some of them.
+"""The operators' REST API under ``/v1``: what all its routes share. The routes are in the neighbouring modules.
 
-Every route reads, calls a service or the store, and writes; who may call is one dependency, `authorise_operator`, which
-closes what nobody has opened: without a mark (`for_role`) auditors may read and only admins change. Whoever is let in
-to change something must still be let in where it is changed: that is asked in each of his request's transactions
-(`provisioning.store.conditions`), whichever route and service it is.
+Every route reads, calls a service or the store, and writes; authorisation is one dependency, `authorise_operator`,
+which is closed by default: without a mark (`for_role`) auditors may read and only admins change. An operator who is
+authorised for a change must still be so when it is made: that is checked in each transaction of the request
+(`provisioning.store.conditions`), for every route and service.
 """
 
 from __future__ import annotations

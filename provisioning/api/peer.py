@@ -1,7 +1,7 @@
-"""Who is at the other end of a request: the certificate that the server's protocol put into the ASGI scope.
+"""The peer of a request: the certificate and TLS facts that the server's protocol put into the ASGI scope.
 
-They are where the ASGI TLS extension has them (``scope["extensions"]["tls"]``), the certificate in DER: whoever serves
-the application fills them in, see `provisioning.connections.peer_certificate_protocol`.
+They are where the ASGI TLS extension has them (``scope["extensions"]["tls"]``), the certificate in DER: the server
+fills them in, see `provisioning.connections.peer_certificate_protocol`.
 """
 
 from __future__ import annotations

@@ -2,14 +2,14 @@
 
 Theory
 ------
-A caller is whom his client certificate names, or, without one, his address, of IPv6 the /64: who has that has more
-addresses than there could be buckets. A device gets a new certificate with each
-renewal, so not the certificate itself: it would have a full bucket with each. That a CA of ours has signed it is
-verified, once a certificate: a manufacturer's CA, which TLS lets through, may bear any name, and would otherwise empty
-the buckets of devices of ours by certificates of theirs. Of whom others name, the certificate is the caller.
+A caller is identified by the name in its client certificate, or, without one, by its address; for IPv6 by the /64,
+whose owner has more addresses than there could be buckets. It is not the certificate itself, as a device gets a new one
+with each renewal, and would have a full bucket with each. That one of our CAs has signed it is
+verified, once per certificate: a manufacturer's CA, which TLS accepts, may certify any name, and could otherwise empty
+our devices' buckets. For certificates of other CAs, the certificate is the caller.
 
-The buckets are those of `provisioning.enrolment.pace`, where a whole group's are too: its name is known only when a
-request has been read and believed.
+The buckets are those of `provisioning.enrolment.pace`, which also has the groups' buckets: a group is known only when a
+request has been read and authorised.
 
 Rules
 -----

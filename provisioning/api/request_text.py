@@ -1,10 +1,10 @@
-"""A request's body as text: base64, with or without PEM's armour, become DER.
+"""Decodes a request's body to DER: base64, with or without PEM armour.
 
 Rules
 -----
 1. Spaces, tabs and line ends may be anywhere, and Content-Transfer-Encoding is ignored (RFC 8951 §3.1).
-2. PEM's armour is taken off, with the words that programs write before it (RFC 7468 §2): certtool prints the request
-   there, and openssl with ``-text``. There is one such block.
+2. PEM armour is removed, with the text that programs write before it (RFC 7468 §2): certtool prints the request
+   there, and openssl with ``-text``. There must be only one such block.
 3. Anything else that is not base64 is refused, and a private key by its name.
 """
 

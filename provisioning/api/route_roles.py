@@ -1,4 +1,4 @@
-"""Which role a route of the operators' API needs: what nobody has opened is closed."""
+"""Which role a route of the operators' API needs: closed by default."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""OCSP requests that have come whole: answered without the interface for those that come in pieces.
+"""OCSP requests that arrived complete: answered without the ASGI interface for bodies in pieces.
 
-A question and its answer are two packets. What the interface makes of them (a task, messages, layers) is most of what
-an answer costs that was signed before. Whatever needs no look-up is answered in the turn that read it.
+A request and its response are two packets. The ASGI overhead (a task, messages, layers) is most of the cost of
+a response that was signed before. A request that needs no look-up is answered in the turn that read it.
 
 Rules
 -----

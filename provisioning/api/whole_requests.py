@@ -1,8 +1,8 @@
-"""Requests that have come whole: answered without the layers of the application, by the same rules.
+"""Requests that arrived complete: answered without the application's layers, by the same rules.
 
-What the layers do for every other request is done here in the same order: counted, limited, answered, and a fault of
-ours logged whole and answered without detail. What a layer holds (a caller's bucket, the counters) is the same object
-for both, so nobody gains by the way that his request takes.
+The layers' work for every other request is done here in the same order: counting, rate limiting, answering, and
+logging internal errors in full and answering them without detail. The layers' state (a caller's bucket, the counters)
+is shared, so neither path gives a caller an advantage.
 """
 
 from __future__ import annotations

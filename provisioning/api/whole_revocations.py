@@ -1,4 +1,4 @@
-"""A revocation whose request has come whole and is plainly valid: done without the framework.
+"""A revocation whose request arrived complete and is clearly valid: handled without the framework.
 
 Theory
 ------
@@ -11,10 +11,10 @@ than the revocation. Here the same parts are called one after the other: the bod
 
 Rules
 -----
-1. Whatever is not plainly valid is the framework's from its head on: it alone words what is wrong with a request.
-2. What is answered here is what the framework would answer, to the byte; a test compares.
-3. A body is read here before anybody has asked who sends it, so it is no large one: of a stranger's the framework's way
-   reads nothing (`provisioning.api.idempotency`).
+1. Any other request goes to the framework from its head on: only the framework words errors in a request.
+2. The answers here equal the framework's, to the byte; a test compares.
+3. A body is parsed here before the caller is authenticated, so it must not be large: the framework's path parses
+   nothing of a stranger's (`provisioning.api.idempotency`).
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The command line: what an operator types, and what all commands have in common."""
+"""The command line: the operator's commands, and what they share."""

@@ -1,7 +1,7 @@
-"""A question before something that is for ever, or of many: done only where somebody has said yes.
+"""Asks for confirmation before something irreversible, or something that affects many.
 
-It is asked on stderr: stdout is the result's, all of it. Not while a command's loop runs: then an interrupt does not
-reach who waits for an answer.
+The question goes to stderr: stdout is for the result alone. Never ask while a command's event loop runs: then an
+interrupt does not reach the wait for the answer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every command on the CAs has: the directory and store that it works on, and the transcript that it leaves.
+"""Shared by all commands on the CAs: the directory and store that they work on, and the transcript that they write.
 
 What the commands need is imported by the command: `--help` starts without it.
 """

@@ -1,8 +1,8 @@
-"""Many that one command names, in requests for some hundreds each: who is refused is named, and the others go on.
+"""Splits what a command names into requests of some hundreds each: refused items are reported, the others are done.
 
-A step is whole: the service does all of it or nothing, and says of whom it cannot be done
-(`provisioning.revocation.batch`). Without those it is asked again. To do any of it again changes nothing, so that who
-stops in the middle, or is stopped, begins again from the start.
+A step is atomic: the service does all of it or nothing, and reports those for which it is impossible
+(`provisioning.revocation.batch`). The request is then repeated without those. Repeating a step changes nothing, so an
+interrupted command can simply be run again.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Rules
 -----
-1. Before something is done to a group, which names nobody, it is said who is in it, and asked.
-2. A group in which nothing is left to do is no failure: who runs a command again finds it done. One that has nobody at
-   all is: its name may be misspelled, and somebody counts on its being done.
+1. Before an action on a whole group, the command lists its devices and asks for confirmation.
+2. A group in which nothing is left to do is no failure: a repeated command finds it done. A group without any device
+   is one: its name may be misspelled, and the operator relies on the action.
 """
 
 from __future__ import annotations

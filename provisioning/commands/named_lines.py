@@ -2,9 +2,9 @@
 
 Rules
 -----
-1. A first line that is the column's name is no device of that name: it is left out, and that is said. Who has a device
-   that is called so names it in a command of its own.
-2. One cell a line: which of several is meant, and what the others are good for, nobody can know.
+1. A first line that is the column's name does not name a device: it is skipped, with a message. A device that really
+   has that name must be named in a command of its own.
+2. One cell per line: with several, it would be unknown which is meant.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A file that a command makes: it is looked at where it goes before something is done that the file is to hold."""
+"""A file that a command creates: its place is checked before the command does the work whose result goes there."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Answers of many rows, printed as they come: a long one is in nobody's memory, and an end before its time loses none.
+"""Prints answers of many rows as they arrive: long ones are not held in memory, and a premature end loses no row.
 
-For people it is a table, for programs a JSON array, which is whole even if not all of its members came. Nothing in a
-table acts on the terminal (`provisioning.program.printable`).
+For people it is a table, for programs a JSON array, which is well-formed even if not all of its members arrived. No
+content of a table can control the terminal (`provisioning.program.printable`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What every command that calls the service has: where it is, who calls, and how the answer is printed.
+"""Shared by all commands that call the service: its address, the operator's credential, and how answers are printed.
 
 Rules
 -----
-1. What can go wrong is one line on stderr and exit code 1.
+1. Every error is one line on stderr and exit code 1.
 2. Results go to stdout, as text for people or, with ``--json``, as JSON for programs.
 3. What calls the service (httpx, pydantic, the TLS library) is imported when a command does: it takes most of a second,
    for which neither ``--help`` nor a shell that completes a word should wait.

@@ -1,9 +1,9 @@
-"""A file of one-time tokens: their owner's alone, and every token that is worth something is in it.
+"""A file of one-time tokens: only its owner can read it, and it contains every valid token of the command.
 
 Rules
 -----
-1. It is created with mode 0600, takes no other file's place, and goes again if nothing was written into it.
-2. A token that cannot be written is voided: nobody has seen it, and nobody could tell which it was.
+1. It is created with mode 0600, replaces no other file, and is removed if nothing was written into it.
+2. A token that cannot be written is voided: nobody has seen it, and it could not be identified later.
 """
 
 from __future__ import annotations

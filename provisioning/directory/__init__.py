@@ -1,1 +1,1 @@
-"""The service's directory: where everything is, who may write there, who serves it, and the chain of its audit log."""
+"""The service's directory: its files, who may write there, which process serves it, and the chain of its audit log."""

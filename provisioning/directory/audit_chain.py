@@ -3,9 +3,9 @@
     code(n) = HMAC-SHA-256(key, code(n-1) || content(n))        code(0) = 32 bytes of zero
     seal    = HMAC-SHA-256(key, "head" || n || code(n))
 
-An entry cannot be changed, removed or put in without the key, nor the last ones cut off without forging the seal. Where
-entries and head are kept is the caller's: a database here (`provisioning.store.audit`), files at the broker
-(`broker.audit`). A head that was noted elsewhere also finds an older state that was put back whole.
+An entry cannot be changed, removed or inserted without the key, nor the last ones truncated without forging the seal.
+The caller stores entries and head: in a database here (`provisioning.store.audit`), in files at the broker
+(`broker.audit`). Comparing with a head noted elsewhere also detects an older state that was restored completely.
 """
 
 from __future__ import annotations

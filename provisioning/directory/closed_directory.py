@@ -1,9 +1,9 @@
-"""The service's directory is nobody else's to write: keys, store and settings in it are believed.
+"""Checks that no other user may write to the service's directory: its keys, store and settings are trusted.
 
-That its secrets are nobody else's to read is said and no more (`provisioning.pki.open_to_all`).
+If others may read its secrets, that causes only a warning (`provisioning.pki.open_to_all`).
 
-Whose it is does not matter here: root may run the service for its owner (`provisioning.directory.in_charge`). A volume
-of Kubernetes with ``fsGroup`` is opened to that group, with all that is in it, each time it is mounted
+The owner is not checked here: root may run the service for its owner (`provisioning.directory.in_charge`). A Kubernetes
+volume with ``fsGroup`` is opened to that group, with all its contents, each time it is mounted
 (docs/decisions/0170-provisioning-s-directory-is-closed.md).
 """
 

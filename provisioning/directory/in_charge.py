@@ -1,19 +1,19 @@
-"""Which process serves a directory, and where it listens: so that it is alone there, and commands find it.
+"""Which process serves a directory, and where it listens: so that there is only one, and commands find it.
 
 Theory
 ------
-The service holds ``service.lock`` in its directory while it runs, and writes there its address and its process, which
-is the one to signal: where workers serve, the one that started them. The lock is the kernel's: whatever ends the
-process ends it, too. SQLite carries one service: another process would hear of its revocations late
-(`provisioning.store.announcements`), so a second one is refused. On PostgreSQL several may share a directory, and the
-first one is found by commands.
+The service holds ``service.lock`` in its directory while it runs, and writes its address and the number of the process
+to signal into it: with workers, that of the supervisor. It is a kernel lock: whatever ends the
+process releases it. SQLite allows one service: another process would learn of its revocations late
+(`provisioning.store.announcements`), so a second one is refused. On PostgreSQL several may share a directory, and
+commands find the first one.
 
 Rules
 -----
-1. A lock that cannot be written or held, say on a full disk, keeps no service from starting: it says so, and is looked
-   for where the directory's settings say.
-2. One that this user may not open is another's, whose service may run: nobody can tell, and on SQLite that is refused.
-   What root makes belongs to the directory's owner, so that root's service leaves nothing in the way of his.
+1. A lock that cannot be written or held, say on a full disk, does not keep the service from starting: the service
+   warns, and commands look for it at the address in the directory's settings.
+2. A lock that this user may not open is another user's, whose service may be running: that is unknown, and on SQLite
+   refused. Files that root makes belong to the directory's owner, so that root's service does not block the owner's.
 """
 
 from __future__ import annotations

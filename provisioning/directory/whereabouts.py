@@ -2,10 +2,10 @@
 
 Rules
 -----
-1. What `provisioning.directory.in_charge` has written is believed without a look at its lock: to look at a lock is to
-   hold it for a moment, in which a service that starts would be refused. Where the service was killed, nothing answers
-   there, nor anywhere else. Only a service that starts looks (`served`), where its port is taken.
-2. An address is no trust: whoever answers there has to have a certificate of the directory's CAs.
+1. The address written by `provisioning.directory.in_charge` is used without testing its lock: a test would hold the
+   lock for a moment, in which a starting service would be refused. If the service was killed, nothing answers there
+   anyway. Only a starting service tests it (`served`), if its port is in use.
+2. An address conveys no trust: the server there must have a certificate of the directory's CAs.
 """
 
 from __future__ import annotations

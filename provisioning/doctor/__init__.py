@@ -1,1 +1,1 @@
-"""What may be wrong with a service, each with its remedy."""
+"""Checks of a service, with a remedy for each finding."""

@@ -1,10 +1,10 @@
-"""What may be wrong with a service's directory, clock, keys, database, lists and ports, each with its remedy.
+"""Checks of a service's directory, clock, keys, database, CRLs and ports, with a remedy for each finding.
 
 Rules
 -----
 1. It changes nothing: no file, no row, no schema. The service may run meanwhile, or not.
 2. Every finding names the remedy, as a command where there is one.
-3. A check that cannot be made because an earlier one failed is left out: one cause, one finding.
+3. A check that is impossible because an earlier one failed is omitted: one cause, one finding.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What may be wrong with the fleet's CAs, as the store knows them: ends, keys, lists; brokers that do not know them.
+"""Checks of the fleet's CAs in the store: expiry, keys, CRLs, and brokers that do not know them.
 
 Rules
 -----
-1. A retired CA is nobody's business any more. Of one that is active, the key has to be here; of a root never.
-2. The next CA is due when a third of a CA's life is left: what it issues later is cut off before long.
+1. A retired CA is not checked. An active one's key has to be here; a root's need not be.
+2. The next CA is due when a third of a CA's life is left: certificates issued later are soon limited by its expiry.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a check of the doctor's says: how bad it is, what was found, and what to do."""
+"""The result of one of the doctor's checks: severity, finding and remedy."""
 
 from __future__ import annotations
 

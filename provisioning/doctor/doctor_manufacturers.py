@@ -1,7 +1,7 @@
-"""What may be wrong with manufacturers' lists of revoked certificates: that the next one is not there.
+"""Checks of manufacturers' CRLs: whether the next one is missing.
 
-Of a CA whose group lets no manufacturer's devices in, one above others that is registered for its list, nobody is
-refused when that has lapsed; what it has revoked since is not heard all the same.
+If a CA's group admits no manufacturer's devices, as with a CA above others that is registered for its CRL, no device is
+refused when the CRL has lapsed; but what the CA has revoked since is unknown all the same.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ _TRUST_DOMAIN = re.compile(r"[a-z0-9]([a-z0-9._-]{0,253}[a-z0-9])?", re.ASCII)
 
 
 class Role(StrEnum):
-    """A party's role in the fleet, which decides what it may do everywhere."""
+    """What a party is to the fleet; decides what it may do everywhere."""
 
     DEVICE = "device"
     BROKER = "broker"

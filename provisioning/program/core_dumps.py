@@ -1,7 +1,7 @@
-"""No core dumps: what a service's memory holds, the keys of the CAs among it, is not written to a disk by the kernel.
+"""Disables core dumps: the kernel must not write a service's memory, which includes the CAs' keys, to a disk.
 
-A limit of nothing says so (core(5)); systemd-coredump and its like, to which the kernel hands a dump whatever the limit
-is, heed it. The process can still be looked into by its own user and by root, who have its files too.
+A limit of zero does so (core(5)); systemd-coredump and similar programs, to which the kernel passes a dump whatever the
+limit, respect it. The process can still be inspected by its own user and by root, who have its files too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""As many file descriptors as the user may have: a connection is one, and who is not asked gives a process 1024.
+"""Raises the limit of file descriptors to the user's maximum: each connection needs one, and the default is 1024.
 
-The small number is for programs that wait by select(2), which knows no descriptor above 1023. Nothing here does: what
-waits, waits by epoll or poll.
+The low default is for programs that use select(2), which supports no descriptor above 1023. Nothing here does: all
+waits use epoll or poll.
 
 A hard limit may be above what the kernel gives any process (fs.nr_open, proc(5)): "unlimited" from a container's
 engine, or because fs.nr_open was made smaller later. Then neither limit can be set to more than that (setrlimit(2)).

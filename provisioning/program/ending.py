@@ -1,17 +1,17 @@
-"""The end of a process that is to stop, in time: whatever keeps it, a thread that looks at the clock alone ends it.
+"""Ends a stopping process in time: whatever blocks it, a thread that only watches the clock ends it.
 
 Theory
 ------
-A coroutine can be cancelled; a call into somebody else's code cannot: a name that is being looked up, a plugin's work
+A coroutine can be cancelled; a call into foreign code cannot: a name resolution, a plugin's work
 in a thread, a token that does not answer. The event loop and the interpreter wait for all of them before they end.
 
 Rules
 -----
-1. What is given up is said, with code ``STOP_GAVE_UP``, and where each thread is that keeps the process.
-2. Nothing is closed then: what was promised is on disk before it is promised, and what was not is undone by whoever
-   opens the store next.
+1. What was abandoned is logged, with code ``STOP_GAVE_UP``, and the position of each thread that blocks the process.
+2. Nothing is closed then: what was acknowledged was on disk before, and everything else is rolled back when the
+   store is next opened.
 
-Does not handle: a signal that comes while the event loop's own thread is in such a call. What may hang belongs
+Does not handle: a signal that arrives while the event loop's own thread is in such a call. Calls that may hang belong
 elsewhere.
 """
 

@@ -1,7 +1,7 @@
-"""JSON of an object that holds texts and times only, as the standard library's encoder writes it.
+"""JSON of an object that contains only strings and times, as the standard library's encoder writes it.
 
-That encoder makes itself anew for each object, which takes three times as long as a line of a log is worth writing.
-Whatever is of another kind is left to it.
+That encoder is set up again for each object, which costs three times what a log line is worth.
+All other types are left to it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A disk without room, told to whoever runs a command or starts the service on that machine: which one, and what to do.
+"""Reports a full disk to the person who runs a command or starts the service: which disk, and what to do.
 
-The kernel and SQLite say that "a disk" is full. It may be the one with the service's directory or the one with
-temporary files, to which SQLite turns for some of its work; a look at both finds the one that is meant.
+The kernel and SQLite only say that "a disk" is full. It may be the one with the service's directory or the one with
+temporary files, which SQLite uses for some of its work; checking both finds the full one.
 """
 
 from __future__ import annotations

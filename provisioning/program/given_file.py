@@ -1,13 +1,13 @@
-"""A file that an operator names: its name is none that is empty, and it is read up to a bound.
+"""A file that an operator names: an empty name is refused, and it is read up to a limit.
 
 Rules
 -----
-1. An empty name is refused: it would be the folder that a process happens to be in, where a script's variable is unset.
-2. What is read has an end, whatever the name leads to: a device, a pipe or a disk's image would fill the memory. What
-   is too large is an `OSError`, with words for whoever reports that a file cannot be read.
+1. An empty name is refused: it would mean the current directory, for instance if a script's variable is unset.
+2. The size is limited, whatever the name refers to: a device, a pipe or a disk image would fill the memory. A file that
+   is too large is an `OSError`, with a text for callers that report that a file cannot be read.
 
-Handles: files that are read whole, or line by line. Does not handle: what OpenSSL opens itself, of which it keeps no
-line that is no PEM; directories.
+Handles: files that are read whole, or line by line. Does not handle: files that OpenSSL opens itself, which keeps only
+PEM lines of them; directories.
 """
 
 from __future__ import annotations

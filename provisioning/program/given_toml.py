@@ -1,12 +1,12 @@
-"""TOML that somebody else has written: whatever it says, it is read in a time that its length bounds, or refused.
+"""Untrusted TOML: parsed in a time bounded by its length, or refused.
 
 Theory
 ------
-What parses TOML for us goes down one call a bracket, and works through a key of many parts once for each of them: a few
-kilobytes of brackets end it with an error that is none of a text, sixty of a key with dots take minutes of a processor.
-So brackets and dots are counted first, by one pass over the text that knows what a string and a comment is.
+The library's parser recurses once per bracket, and processes a dotted key once for each of its parts: a few
+kilobytes of brackets end it with an error that is not a syntax error, sixty of a dotted key take minutes of CPU time.
+So brackets and dots are counted first, by one pass over the text that recognises strings and comments.
 
-Handles: settings, policies, scenarios. A byte order mark, which some editors write, is no part of the text.
+Handles: settings, policies, scenarios. A byte order mark, which some editors write, is ignored.
 Does not handle: how long the text is (`provisioning.program.given_file`), and what it should say.
 """
 

@@ -1,7 +1,7 @@
-"""A line for people that is longer than their terminal is wide: it goes on below, set in, and is cut at spaces only.
+"""Wraps a line that is longer than the terminal is wide: at spaces only, with the continuation indented.
 
-A terminal cuts where its edge is, in the middle of a word or a serial number, and goes on at the left as if that were
-another line. Into a file or a pipe a line goes as it is: programs go by lines.
+A terminal breaks at its edge, in the middle of a word or a serial number, and continues at the left as if that were
+another line. To a file or a pipe a line is written unchanged: programs read lines.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A stream for logs that holds nobody up: what cannot be written is lost and counted.
+"""A non-blocking stream for logs: what cannot be written is dropped and counted.
 
 Theory
 ------

@@ -1,7 +1,7 @@
-"""Words that somebody else has chosen, as a person may read them: the one place where all three programs escape.
+"""Escapes untrusted text for display: the one place where all three programs do so.
 
-Identifiers, topics, reason strings and names may hold escape sequences and line ends: shown as they are, they would set
-the reader's clipboard, or draw another line over the true one.
+Identifiers, topics, reason strings and names may contain escape sequences and line ends: printed raw, they could set
+the reader's clipboard, or overwrite the true line with another.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Theory
 ------
-A `Pkcs11Signer` makes the key in its token, finds it again, and takes it away; what signs with it is a `TokenKey`
-(`provisioning.signers.token_key`). The token is asked to make the key sensitive and not extractable, and is not
-believed: a key that says otherwise of itself is refused.
+A `Pkcs11Signer` makes the key in its token, finds it again, and deletes it; a `TokenKey`
+(`provisioning.signers.token_key`) signs with it. The token is asked to make the key sensitive and not extractable, and
+this is verified: a key without these attributes is refused.
 
 Rules
 -----

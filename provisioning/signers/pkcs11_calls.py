@@ -1,16 +1,16 @@
-"""What is done with one key in its token: by a thread of its own, and with an end for whoever waits.
+"""Calls with one key in a token: in a thread of their own, with a time limit for the caller.
 
 Theory
 ------
-A call into a token's module may not come back: the network to it has gone, its card has hung. It cannot be called off.
-Who signs is in a transaction, often the one writer's, and behind it stands whoever revokes: so he waits as long as
-patience lasts, and is refused. The call goes on by itself; until it has come back, nobody else is kept waiting for it,
-but refused at once.
+A call into a token's module may never return: its network is gone, its card hangs. It cannot be cancelled.
+The signing caller is in a transaction, often the one writer's, and revocations wait behind it: so it waits for a
+limited time, and is then refused. The call continues by itself; until it has returned, other callers do not wait, and
+are refused at once.
 
 Rules
 -----
-1. One thing at a time with each key, in the order in which it is asked for.
-2. What comes back too late is nobody's: a signature that was not waited for is thrown away.
+1. One call at a time with each key, in order of arrival.
+2. A result that comes too late is discarded: also a signature that nobody waits for any more.
 3. The thread keeps no process alive, and while it is in the module that stays loaded: the end of the interpreter would
    unload it under the call's feet, and the process would end by a signal, whatever it had to say.
 

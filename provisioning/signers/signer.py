@@ -1,10 +1,10 @@
-"""Where a CA's private key is kept: what the rest of the service needs to know of it.
+"""The place of a CA's private key: the interface for the rest of the service.
 
 Theory
 ------
 A key that signs is an object of the library's own key classes, whatever is behind it, so that certificates, CRLs and
 OCSP answers are built in the same way from a key in memory and from one that never leaves a token. A `Signer` is the
-place of one CA's key: it makes the key there, opens it, and takes it away again if what it was made for has failed.
+place of one CA's key: it makes the key there, opens it, and deletes it if the ceremony it was made for has failed.
 
 Rules
 -----

@@ -1,9 +1,10 @@
-"""One SELECT that looks up for many values what a SELECT looks up for one; SQLite's dialect.
+"""Turns a SELECT for one value into one for many values; SQLite's dialect.
 
 Theory
 ------
-A statement is a call and not a journey on SQLite, yet a thousand of them cost as much as a third of what they read. The
-values travel as one JSON array, whose elements are looked up one by one by the index that the single statement uses::
+On SQLite a statement is a call and not a round trip, yet a thousand of them cost a third of what they read. The
+values are passed as one JSON array, whose elements are looked up one by one by the index that the single statement
+uses::
 
     SELECT … FROM devices WHERE name = ?
     SELECT …, asked.key + 1 FROM json_each(?) AS asked CROSS JOIN devices WHERE name = asked.value

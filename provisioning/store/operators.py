@@ -2,9 +2,9 @@
 
 Rules
 -----
-1. An operator's certificate says that he is one, this table what he may do: it can be changed without a new
-   certificate, and holds from the next request on.
-2. Who is not in the table may only read.
+1. The certificate says that its holder is an operator, this table what the operator may do: that can be changed without
+   a new certificate, and takes effect with the next request.
+2. An operator who is not in the table may only read.
 """
 
 from __future__ import annotations

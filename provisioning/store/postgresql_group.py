@@ -1,20 +1,21 @@
-"""One transaction of PostgreSQL's that many works share, from BEGIN to COMMIT; in a thread or on the event loop.
+"""One PostgreSQL transaction that many works share, from BEGIN to COMMIT; in a thread or on the event loop.
 
 Theory
 ------
-A journey to the server costs more than most of what is asked for there, so what can be said together is. A savepoint
-is left behind when the next one is made, or by the commit; and there is one at the beginning::
+A round trip to the server costs more than most statements, so what can be sent together is. A savepoint
+is released when the next one is made, or by the commit; and there is one at the beginning::
 
     BEGIN; lock; SAVEPOINT ─ work ─ RELEASE; SAVEPOINT ─ work ✗ ROLLBACK TO ─ works side by side ─ NOTIFY; COMMIT
 
 Rules
 -----
 1. The lock of all writers, of every process, is taken first (docs/decisions/0067-one-writer-at-a-time.md): a group
-   holds the rows of many callers, and two groups that met in the middle could wait for each other.
-2. Works that have nothing in common are led side by side (`provisioning.store.company`); where that comes to nothing,
-   each is done by itself.
-3. A work that goes on after a statement of its own has failed has failed: the server does nothing more for it.
-4. It is committed when the server has said so. To a transaction that has failed it says ROLLBACK, and that is no error.
+   locks the rows of many callers, and two concurrent groups could deadlock.
+2. Works that have nothing in common run side by side (`provisioning.store.company`); if that fails, each is done by
+   itself.
+3. A work that continues after one of its statements failed has failed: the server executes nothing more for it.
+4. It is committed when the server has said so. The COMMIT of a failed transaction is answered with ROLLBACK, not with
+   an error.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""PostgreSQL's one writer, and who looks things up beside it; both on the event loop where works are short.
+"""PostgreSQL's one writer, and the look-ups beside it; both on the event loop if works are short.
 
 Theory
 ------
-Whoever waits when the writer is free shares one transaction with the others (`provisioning.store.postgresql_group`),
-on the event loop if their works all say that they are short (`provisioning.store.kept_lane`). One that is not is in
-the thread, with whoever comes while it is there.
+All works that wait when the writer is free share one transaction (`provisioning.store.postgresql_group`),
+on the event loop if all are declared short (`provisioning.store.kept_lane`). One that is not runs in
+the thread, with those that arrive meanwhile.
 
 Rules
 -----
-1. A group is closed after `_ALONE_SECONDS`, or `_GROUP_SECONDS` if another process has been in the way of late, which
-   may wait for it now; or after as long as its predecessor's commit took, if that was longer: who comes later is in the
-   next one. So a slow disk has larger groups, and works get half of the time at least.
+1. A group is closed after `_ALONE_SECONDS`, or `_GROUP_SECONDS` if another process has recently held the lock, which
+   may wait for it now; or after as long as its predecessor's commit took, if that was longer: later works are in the
+   next one. So a slow disk has larger groups, and works get at least half of the time.
 2. Works run in order of arrival; those that go side by side take turns.
 3. A look has no transaction: each of its statements sees what is committed when it is executed.
 """

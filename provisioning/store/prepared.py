@@ -2,9 +2,9 @@
 
 Theory
 ------
-SQLAlchemy compiles a statement once, too, but builds an execution context and a result around each use: 15
-microseconds where SQLite needs 2 for the statement itself. An enrolment has sixteen. So here the compiler is asked for
-the text, and the types for how values are written and read, and what is left for each use is the driver's own call::
+SQLAlchemy also compiles a statement once, but builds an execution context and a result for each use: 15
+microseconds, where SQLite needs 2 for the statement itself. An enrolment has sixteen. So here the compiler provides
+the text, and the types the conversion of values, and each use is only the driver's own call::
 
     Prepared(select(…)) ─ first use: text, binders, readers ─► driver.execute(text, values) ─► tuples
 

@@ -1,8 +1,8 @@
-"""Queries about devices that came in by a manufacturer's certificate (IDevID) which that has revoked since.
+"""Queries about devices whose manufacturer has revoked the certificate (IDevID) with which they enrolled.
 
-Of each device is known by which of them it came in last (`idevids`); of those that are found to be revoked, what the
-manufacturer says of it and that it was followed (`recalls`). A device that comes in anew, by another certificate or by
-an operator's word, begins anew.
+`idevids` has the IDevID with which each device enrolled last; `recalls`, for those found revoked, the manufacturer's
+entry and that it was acted on. A device that enrols again, with another certificate or on an operator's word, starts
+afresh.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Which schema this program is for, and who else uses the store for another one.
+"""The schema that this program is for, and whether other processes use the store with another one.
 
 Theory
 ------
-A version knows the tables of its own schema. One that goes on beside a newer one writes what that one does not look at,
-and does not write what it looks for: the host name of a device's certificate, say, which is then another's, too. So of
-two versions one has to be gone. On PostgreSQL the sessions of the service say by their name which schema they are for::
+A version knows the tables of its own schema. An older version running beside a newer one writes what the newer does not
+read, and does not write what it needs: the host name of a device's certificate, say, which another device could then
+get too. So two versions must not run together. On PostgreSQL the service's sessions have the schema in their name::
 
     fleet-provisioning            versions from before there was a number
     fleet-provisioning 0028       since then

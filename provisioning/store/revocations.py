@@ -1,10 +1,10 @@
-"""Queries about revocations: what is revoked now, and the feed's events in commit order and without a gap.
+"""Queries about revocations: what is revoked now, and the feed's events in commit order without gaps.
 
 Rules
 -----
 1. Every change writes one event for each certificate, in the transaction that makes it.
 2. A certificate is revoked if and only if it has a row in `revocations`, and that row names the event that says so.
-3. Every process on the store is told when the transaction commits (`provisioning.store.announcements`).
+3. Every process on the store is notified when the transaction commits (`provisioning.store.announcements`).
 """
 
 from __future__ import annotations

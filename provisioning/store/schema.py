@@ -5,9 +5,9 @@ Rules
 1. The tables are made and changed by migrations only, from the first one on.
 2. A database that is newer than the program is refused: an old program must not guess.
 3. Of several processes that start at once on one database, one migrates it and the others wait.
-4. It is brought up to date while no process of an older version uses it (`provisioning.store.revision`): that one would
-   not notice. Who has just been told to stop is waited for.
-5. Whether there is anything to migrate is seen without Alembic, which is imported if there is: it takes as long as a
+4. It is migrated while no process of an older version uses it (`provisioning.store.revision`), which would not notice.
+   One that is just stopping is waited for.
+5. Whether there is anything to migrate is determined without Alembic, which is imported only if needed: that takes a
    tenth of a start.
 """
 

@@ -6,8 +6,8 @@ A serial number must never be used twice, not even when the process dies between
 reserved in blocks, in a transaction of their own, ahead of need; an issuance holds one, and the transaction that
 records the certificate removes its reservation. One fsync serves a block instead of every certificate.
 
-The numbers of a block begin with the time and are used in their order, so a store of any size puts them into its
-indexes one beside the other, where numbers that are random throughout would change a page of their own for each
+The numbers of a block begin with the time and are used in order, so a store of any size puts them next to each other in
+its indexes, while fully random numbers would change a separate page for each
 certificate (docs/decisions/0171-certificates-that-lie-together.md).
 
 Rules

@@ -1,18 +1,18 @@
-"""What every connection to PostgreSQL is opened with, beside what its URL says.
+"""The parameters of every connection to PostgreSQL, in addition to its URL.
 
 Theory
 ------
-A server that fails says so: its connections are reset, and the next request finds another server or none. One whose
-machine or network is gone says nothing. Without the limits below a write would wait for it until the kernel gives up,
-which takes a quarter of an hour, and whoever listens would wait for ever.
+If a server fails, its connections are reset, and the next request finds another server or none. If its
+machine or network is gone, there is no sign. Without the limits below a write would wait until the kernel gives up,
+which takes a quarter of an hour, and a listener would wait for ever.
 
 Rules
 -----
-1. Nothing waits without an end: the server ends statements and waits for locks, the kernel connections of which it has
-   heard nothing for `_SILENCE_SECONDS`.
-2. Of two words about the same, the URL's count. Its ``options`` are added to ours: a search path does not take away
+1. All waits are bounded: the server limits statements and waits for locks, the kernel ends connections without a sign
+   of life for `_SILENCE_SECONDS`.
+2. If both set a parameter, the URL's value counts. Its ``options`` are added to ours: a search path does not remove
    the limits.
-3. A process that has stopped costs the others less than they wait for a lock: seconds, and no refusal
+3. A stalled process costs the others less than they wait for a lock: seconds, and no refusal
    (docs/decisions/0144-who-has-stopped-lets-go.md).
 """
 

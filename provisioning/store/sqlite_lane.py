@@ -1,12 +1,12 @@
-"""SQLite's one writer: works run in a thread or, where they are short, on the event loop; commits always in the thread.
+"""SQLite's one writer: works run in a thread or, if they are short, on the event loop; commits always in the thread.
 
 Theory
 ------
-As on PostgreSQL, whoever waits when the writer is free shares one transaction and its fsync with the others
+As on PostgreSQL, all works that wait when the writer is free share one transaction and its fsync
 (`provisioning.store.group`). A commit waits for the disk and is always in the thread. A work computes: in a thread it
-takes the interpreter's lock from the event loop and the event loop from it, a dozen times for each enrolment. So works
-that say they are short run on the event loop, two milliseconds at a time between its other events, and the thread is
-left with the commit, for which it does not need the lock (docs/decisions/0082-short-works-run-on-the-event-loop.md)::
+and the event loop take the GIL from each other, a dozen times per enrolment. So works declared as
+short run on the event loop, two milliseconds at a time between its other events, and the thread only does
+the commit, for which it does not need the GIL (docs/decisions/0082-short-works-run-on-the-event-loop.md)::
 
     event loop   requests ─ works ─ works ──┐ requests ─ checks ─ … ┌── answers, works ─ …
     thread                                  └──── COMMIT, fsync ────┘
@@ -14,10 +14,10 @@ left with the commit, for which it does not need the lock (docs/decisions/0082-s
 Rules
 -----
 1. Works run in order of arrival, wherever they run.
-2. A group is closed after `_GROUP_SECONDS`, or after as long as its predecessor's commit took, if that was longer: who
-   comes later is in the next one. So a slow disk has larger groups, and works get half of the time at least.
-3. The event loop waits for nobody: where SQLite's lock is somebody else's, a group begins in the thread, and a work
-   that took too long for one that is short (a disk that does not answer) sends all into the thread for a while.
+2. A group is closed after `_GROUP_SECONDS`, or after as long as its predecessor's commit took, if that was longer:
+   later works are in the next one. So a slow disk has larger groups, and works get at least half of the time.
+3. The event loop never blocks: if another process has SQLite's lock, a group begins in the thread, and after a short
+   work that took too long (a disk that does not answer) all works run in the thread for a while.
 4. A lane is used from one event loop.
 """
 

@@ -1,4 +1,4 @@
-"""The one connection that writes to SQLite: kept open between transactions, and taken anew after one that was lost.
+"""The one connection that writes to SQLite: kept open between transactions, and replaced after a failed one.
 
 Theory
 ------

@@ -1,4 +1,4 @@
-"""Another process that has stopped in the middle of sending, with the lock of all writers in its hand.
+"""Ends the session of another process that has stalled while sending, and holds the lock of all writers.
 
 Theory
 ------

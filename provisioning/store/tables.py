@@ -1,4 +1,4 @@
-"""The tables, as the code sees them. What is on disk is made by the migrations; a test compares the two.
+"""The tables, as the code sees them. Those on disk are made by the migrations; a test compares the two.
 
 Rules
 -----

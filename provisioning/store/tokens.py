@@ -1,8 +1,8 @@
 """Queries about enrolment tokens. What is stored is the SHA-256 of a token, never the token.
 
-All that an operator has made and nobody has used is voided by one row, which says up to which number: to write each of
-fifty thousand takes seconds, in which nobody enrols. Numbers rise; SQLite gives the last one again if its token is
-removed, so that one stays.
+All unused tokens of an operator are voided by one row, which holds the highest number concerned: updating each of
+fifty thousand takes seconds, in which no device can enrol. Numbers rise; SQLite reuses the last one if its token is
+removed, so that token stays.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Queries about revoked CAs until every certificate of theirs is recorded as revoked, one by one.
 
-Whoever asks about such a certificate is told that it is revoked by the state of its CA, with this row or without
-(`provisioning.store.certificates`): this is what is left to be written for those who know certificates only.
+Such a certificate is reported as revoked because of its CA's state, with or without this row
+(`provisioning.store.certificates`): the row is the work left for relying parties that check only certificates.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Queries about what was decided of devices and is not done to all of their certificates: ends, holds and releases.
+"""Queries about decisions not yet applied to all certificates of a device: ends, holds and releases.
 
-A device that was ended or suspended has its new state already, and whoever asks about one of its certificates is told
-that it is revoked, or on hold. One that was resumed has its new state when all are released.
+A device that was ended or suspended has its new state already, and all its certificates are reported as revoked, or on
+hold. One that was resumed gets its new state when all are released.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Queries about keys that were reported as compromised, until everything that is for them is revoked for that reason.
+"""Queries about keys that were reported as compromised, until all their certificates are revoked for that reason.
 
-Whoever asks about a certificate for such a key is told that it is revoked (`provisioning.store.certificates`). Nothing
-is certified for it any more, so what is left becomes less and never more.
+All certificates for such a key are reported as revoked (`provisioning.store.certificates`). Nothing more
+is certified for it, so the remaining work only decreases.
 """
 
 from __future__ import annotations

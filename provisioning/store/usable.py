@@ -1,7 +1,7 @@
-"""A database that cannot be used when a program begins with it: said with the reason, to whoever started the program.
+"""Reports a database that cannot be used when a program starts, with the reason, to the person who started it.
 
-Strangers are told that the store cannot be used now, and no more (`provisioning.store.lanes`, rule 3). Who starts the
-service, or runs a command on its machine, is the one who can mend it: he is told what the database has said.
+Strangers are told only that the store cannot be used now (`provisioning.store.lanes`, rule 3). The person who starts
+the service, or runs a command on its machine, can fix it, and is told the database's message.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Points in time as the store has them: UTC, and aware on both sides."""
+"""Points in time in the store: UTC, and timezone-aware when written and read."""
 
 from __future__ import annotations
 
