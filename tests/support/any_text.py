@@ -1,4 +1,4 @@
-"""A program that is any Python text, for tests of how programs are started and ended: `tests/unit/test_programs.py`.
+"""A program that runs any Python text, for tests of how programs start and end: `tests/unit/test_programs.py`.
 
 python -m tests.support.any_text 'import sys; sys.exit(3)'
 """

@@ -1,4 +1,4 @@
-"""An application that is asked without a connection."""
+"""An ASGI application called without a connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client and a server in one memory: the client asks for the staple, and both can be asked what they hold."""
+"""A client and a server in one memory: the client requests the staple, and both can be asked what they hold."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def served() -> ssl.SSLContext:
 
 
 class Asking:
-    """A client in memory that asks a server's context for the staple."""
+    """An in-memory client that requests the staple from a server's context."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Asking:
         openssl.library.SSL_ctrl(openssl.address_of(self.client), _SET_STATUS_TYPE, 1, None)
 
     def shake_hands(self) -> bytes | None:
-        """Return the staple that the client was given."""
+        """Return the staple that the client received."""
         waiting = [self.client, self.server]
         while waiting:
             for each in list(waiting):
@@ -52,7 +52,7 @@ class Asking:
         return self.stapled(self.client)
 
     def stapled(self, side: Any) -> bytes | None:
-        """Return what that side holds."""
+        """Return the staple that this side holds."""
         held = ctypes.c_void_p()
         size = openssl.library.SSL_ctrl(openssl.address_of(side), _GET_STATUS_RESPONSE, 0, ctypes.byref(held))
         return None if not held.value else ctypes.string_at(held.value, size)

@@ -1,4 +1,4 @@
-"""An HTTP server that says who may do what, as amqtt's HTTP plugins ask it: POST, a form, and a status code."""
+"""An HTTP server that decides permissions, as amqtt's HTTP plugins query it: POST, a form, and a status code."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Asked = dict[str, str]
 
 
 class AuthServer:
-    """While the block runs, it answers 200 where `allows` says so, else 403; what it was asked is in `asked`."""
+    """During the block it answers 200 if `allows` says so, else 403; requests are recorded in `asked`."""
 
     def __init__(self, allows: Callable[[str, Asked], bool]) -> None:
         self.allows = allows
         self.asked: list[Asked] = []
         self.answers = threading.Event()
-        """Cleared: who asks has to wait."""
+        """While cleared, requests must wait."""
         self.answers.set()
         outer = self
 
@@ -39,7 +39,7 @@ class AuthServer:
             daemon_threads = True
 
             def handle_error(self, *_: object) -> None:
-                """Stay silent about who has not waited for the answer."""
+                """Stay silent about clients that did not wait for the answer."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -50,7 +50,7 @@ class AuthServer:
 
     @property
     def settings(self) -> str:
-        """How a plugin reaches it, as the inside of a TOML table."""
+        """How a plugin reaches it, as the content of a TOML table."""
         wire = 'request_method = "post", params_mode = "form", response_mode = "status"'
         return f'host = "127.0.0.1", port = {self.port}, {wire}'
 

@@ -1,4 +1,4 @@
-"""A certificate authority in one object, for tests that need certificates and no provisioning service."""
+"""A certificate authority in one object, for tests that need certificates but no provisioning service."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ONE_DAY = timedelta(days=1)
 
 
 class Authority:
-    """A self-signed CA that certifies whomever it is told to; its certificate is the trust anchor."""
+    """A self-signed CA that certifies any identity; its certificate is the trust anchor."""
 
     def __init__(self) -> None:
         self._key = generate_key()

@@ -1,4 +1,4 @@
-"""A packet that breaks one rule of the standard, named by the rule, and what answers it."""
+"""A packet that breaks one rule of the standard, named after the rule, and the expected answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MALFORMED, PROTOCOL = ReasonCode.MALFORMED_PACKET, ReasonCode.PROTOCOL_ERROR
 
 @dataclass(frozen=True)
 class BadPacket:
-    """One packet that breaks one rule, and what answers it."""
+    """One packet that breaks one rule, and the expected answer."""
 
     rule: str
     version: ProtocolVersion

@@ -1,4 +1,4 @@
-"""Packets that break one rule of the standard each, named by the rule: for the codec, and to throw at a broker."""
+"""Packets that break one rule of the standard each, named after the rule: for the codec, and to send to a broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A batch that has something of everything, all that a database has, and who waits for a journal."""
+"""A batch with one of everything, a database's complete content, and sessions that wait for a journal."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@
         broker.port, broker.log, broker.events("REVOKED")
 
 The port is a free one and changes with every start; the state directory stays, so a broker can be stopped, killed and
-started again. `tests.support.programs` says what a process is; one whose start, memory or processor time is tested has
-an interpreter of its own: ``BrokerProcess.with_files(…).afresh()``.
+restarted. `tests.support.programs` explains processes; a broker whose start, memory or processor time is tested has its
+own interpreter: ``BrokerProcess.with_files(…).afresh()``.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from tests.support.ready_line import ready_line
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 60.0
-"""Seconds: how long anything may take on a machine that is busy with other tests. Nothing that works takes so long."""
+"""Seconds: how long anything may take on a machine busy with other tests. Nothing that works takes so long."""
 
 
 def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIENCE, pause: float = 0.01) -> Any:
-    """Return what *condition* returns as soon as that is true.
+    """Return the result of *condition* as soon as it is true.
 
-    One that is costly to ask, by a process or a TLS handshake, is asked less often: the processor is for what it is
-    about. *pause*: seconds between two questions at least, where it will be long before it is true.
+    A condition that is costly to check, by a process or a TLS handshake, is checked less often, to leave the processor
+    to the work awaited. *pause*: minimum seconds between two checks, if it will take long.
     """
     deadline = time.monotonic() + patience
     while True:
@@ -57,7 +57,7 @@ class BrokerProcess:
         self.arguments = ["run", "--port", "0", "--state-dir", str(directory / "state"), *arguments]
         self.environment = os.environ | {
             "PYTHONPATH": str(REPOSITORY),
-            # A test that waits for something tries more often than a device would.
+            # A waiting test retries more often than a device would.
             "FLEET_BROKER_LIMITS__FLAPPING_COUNT": "0",
             "FLEET_BROKER_LIMITS__MAX_CONNECTS_PER_IDENTITY": "0",
             **{f"FLEET_BROKER_{name.upper()}": str(value) for name, value in (settings or {}).items()},
@@ -109,14 +109,14 @@ class BrokerProcess:
         return broker
 
     def follow(self, service: ProvisioningService) -> None:
-        """Use the address that *service* has now, from the next start on."""
+        """From the next start on, use the current address of *service*."""
         if "--provisioning" in self.arguments:
             index = self.arguments.index("--provisioning")
             del self.arguments[index : index + 2]
         self.arguments += ["--provisioning", service.https]
 
     def afresh(self) -> Self:
-        """Let every process of this broker have an interpreter of its own."""
+        """Give every process of this broker its own interpreter."""
         self._afresh = True
         return self
 
@@ -139,7 +139,7 @@ class BrokerProcess:
         return self.dir / "broker.log"
 
     def events(self, code: str, **facts: object) -> list[dict[str, Any]]:
-        """Return the log events with *code*, or of that name, and these *facts*."""
+        """Return the log events with *code*, or with that name, and these *facts*."""
         events = [json.loads(line) for line in self.log.splitlines() if line.startswith("{") and line.endswith("}")]
         return [
             event
@@ -148,7 +148,7 @@ class BrokerProcess:
         ]
 
     def resident_kib(self) -> int:
-        """Return how much memory the process holds."""
+        """Return the memory that the process holds."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1])
@@ -174,7 +174,7 @@ class BrokerProcess:
             self._process = programs.start("broker", self.arguments, self.environment, log, afresh=self._afresh)
 
     def fail(self) -> tuple[int, str]:
-        """Start a broker that is not going to run; return its exit code and what it says."""
+        """Start a broker that is expected to fail; return its exit code and output."""
         done = programs.run("broker", self.arguments, self.environment, timeout=PATIENCE, afresh=self._afresh)
         assert done.stdout == ""
         return done.returncode, done.stderr

@@ -1,4 +1,4 @@
-"""Trust bundles of a CA beside ours, the plant's, and an admission that judges by them."""
+"""Trust bundles of a second CA, the plant's, and an admission that judges by them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def code(judge: Admission, held: Held, *above: Held) -> RefusalCode | str:
 
 
 def checked_policy(judge: Admission, held: Held) -> str:
-    """Return what a check of *held*, of the plant's CA, tells of the policy."""
+    """Return what a check of *held*, from the plant's CA, says about the policy."""
     verdict = check([held.certificate], [PLANT.certificate, PKI.issuing.certificate], judge, 0.0, NOW)
     return next(step.detail for step in verdict.steps if step.name == "policy")
 
@@ -79,6 +79,6 @@ def foreign(
     names: Sequence[x509.GeneralName] = (),
     purposes: Sequence[x509.ObjectIdentifier] | None = (ExtendedKeyUsageOID.CLIENT_AUTH,),
 ) -> Held:
-    """Return a certificate of the plant's CA, which knows nothing of our URIs."""
+    """Return a certificate from the plant's CA, which does not know our URIs."""
     identity = Identity(DOMAIN, Role.DEVICE, "x", "x")
     return PKI.certify(identity, issuer=PLANT, common_name=common_name, uris=[], names=names, purposes=purposes)

@@ -1,4 +1,4 @@
-"""The CA commands of a service, as an operator types them, and what relying parties see of it."""
+"""A service's CA commands, as an operator types them, and what relying parties see of them."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def states(service: ProvisioningService) -> dict[str, str]:
 
 
 def told(service: ProvisioningService, label: str = "") -> list[x509.Certificate]:
-    """Return what ``/cacerts`` tells, with a label or without one, unwrapped by openssl."""
+    """Return the certificates from ``/cacerts``, with a label or without one, unwrapped by openssl."""
     answer = Curl(service.https, service.bundle).run(f"/.well-known/est/{label and f'{label}/'}cacerts")
     pem = openssl("pkcs7", "-inform", "DER", "-print_certs", data=base64.b64decode(answer.body))
     return x509.load_pem_x509_certificates(pem)
 
 
 def wait_for_state(service: ProvisioningService, name: str, state: str) -> None:
-    """Wait until the running service has taken over that the CA called *name* is in *state*."""
+    """Wait until the running service has noticed that the CA called *name* is in *state*."""
     word = f'"{name.replace("-", "_")}": "{state}"'
     wait_until(lambda: any("CAs taken over" in line and word in line for line in service.log.splitlines()),
                f"the service hears that {name} is {state}")  # fmt: skip

@@ -1,14 +1,14 @@
-"""Which tests run a second time, on the compiled hot path: ``python -m tests.support.compiled_again`` names the files.
+"""The tests that run again on the compiled hot path: ``python -m tests.support.compiled_again`` lists the files.
 
-`make test-compiled` tries what the compiler made of the hot path. A test that reaches none of it, or does so as others
-do that run again, would only say a second time what it has said of plain Python.
+`make test-compiled` tests the compiled hot path. A test that reaches none of it, or only through others that run again,
+would merely repeat what it has shown for plain Python.
 
 Rules
 -----
-1. Of the tests within a process those run again that import something compiled, by themselves or by what they use of
-   `tests`: `EVERYBODY_S` does not count. What is compiled is known by the extension that lies beside the module.
-2. Of the tests of whole processes all run again but those of `NOT_AGAIN`, each for its reason. So a new file runs
-   again until somebody says why it need not.
+1. In-process tests run again if they import something compiled, directly or through the parts of `tests` they use:
+   `EVERYBODY_S` does not count. A module counts as compiled if its extension lies beside it.
+2. Tests of whole processes all run again except those in `NOT_AGAIN`, each with its reason. So a new file runs again
+   until a reason is given why it need not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TESTS: Final = REPOSITORY / "tests"
 WITHIN: Final = (TESTS / "unit" / "broker", TESTS / "properties", TESTS / "conformance")
 PROCESSES: Final = TESTS / "integration" / "broker"
 EVERYBODY_S: Final = {TESTS / "support" / "pki.py"}
-"""What makes certificates: a name in them is compiled, and who has some made has not tried it."""
+"""Makes certificates: a name in them is compiled, but merely having certificates made does not test it."""
 NOT_AGAIN: Final = {
     "test_admin.py": "the socket and the commands of operators, which are not compiled",
     "test_anchor_urls.py": "anchors are fetched and read by what is not compiled",
@@ -44,11 +44,11 @@ NOT_AGAIN: Final = {
     "test_staple.py": "the staple is OpenSSL's, and fetched by what is not compiled",
     "test_start.py": "what a start imports is the same",
 }
-"""What no compiled code decides, by file below `PROCESSES`."""
+"""What no compiled code affects, by file below `PROCESSES`."""
 
 
 def files() -> list[Path]:
-    """Return the files of the tests that run again. Raises `LookupError` if nothing is compiled."""
+    """Return the test files that run again. Raises `LookupError` if nothing is compiled."""
     within = [
         file
         for folder in WITHIN
@@ -61,12 +61,12 @@ def files() -> list[Path]:
 
 
 def is_compiled(module: Path) -> bool:
-    """Whether *module*, a source file, is not what runs."""
+    """Whether *module*, a source file, is replaced by a compiled one."""
     return any(module.parent.glob(f"{module.stem}.*.so"))
 
 
 def reached(tests: Path) -> frozenset[Path]:
-    """Return the modules of ours that *tests*, a file, imports, by itself or by what it uses of `tests`."""
+    """Return our modules that the file *tests* imports, directly or through what it uses of `tests`."""
     found: set[Path] = set()
     waiting = [tests, *_fixtures_of(tests)]
     while waiting:
@@ -80,7 +80,7 @@ def reached(tests: Path) -> frozenset[Path]:
 
 
 def _fixtures_of(tests: Path) -> Iterator[Path]:
-    """Yield each ``conftest.py`` that has a fixture which *tests* asks for."""
+    """Yield each ``conftest.py`` with a fixture that *tests* requests."""
     asked = {each.arg for each in ast.walk(_parsed(tests)) if isinstance(each, ast.arg)}
     for folder in tests.parents:
         shared = folder / "conftest.py"
@@ -99,7 +99,7 @@ def _parsed(file: Path) -> ast.Module:
 
 @functools.cache
 def _imported(file: Path) -> tuple[Path, ...]:
-    """Return where the modules may be that *file* imports; a name of a module's is looked for beside it, in vain."""
+    """Return candidate paths of the modules that *file* imports; some, for names inside a module, do not exist."""
     names: set[str] = set()
     for node in ast.walk(_parsed(file)):
         if isinstance(node, ast.Import):

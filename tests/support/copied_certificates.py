@@ -1,4 +1,4 @@
-"""A device that has very many certificates in a service's store, without issuing any of them."""
+"""Gives a device very many certificates in a service's store without issuing any of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _KEYS = {"sqlite": "randomblob(32)", "postgresql": "sha256(n::text::bytea)"}
 
 
 def copy_certificate(service: ProvisioningService, name: str, copies: int, *, same_key: bool = False) -> None:
-    """Give the device called *name*, which has one certificate, so many more: for keys of their own, or the one."""
+    """Give the device *name*, which has one certificate, *copies* more: for keys of their own, or for the same one."""
     engine = create_engine(service.database_url, poolclass=NullPool)
     key = "spki_sha256" if same_key else _KEYS[engine.dialect.name]
     with engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""CRLs of a throw-away CA: complete, delta, shard, late, expired, badly signed; genuine but for what is asked for."""
+"""CRLs of a throw-away CA: complete, delta, shard, late, expired, badly signed; genuine except as requested."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def crl(
 ) -> bytes:
     """Return a list of *issuer* in DER.
 
-    *revoked*: certificates, or serial numbers with their reason. *base* makes it a delta. *signed_by* somebody else.
-    It was made *age* before *now*.
+    *revoked*: certificates, or serial numbers with their reason. *base* makes it a delta. *signed_by* is a different
+    signer. It was made *age* before *now*.
     *more* is a critical extension of the list, *more_of_entries* one of each entry.
     """
     entries: Reasons
@@ -89,7 +89,7 @@ def scope(
     reasons: frozenset[x509.ReasonFlags] | None = None,
     attributes_only: bool = False,
 ) -> x509.IssuingDistributionPoint:
-    """Return what a list says it is about."""
+    """Return the scope that a list declares."""
     return x509.IssuingDistributionPoint(
         full_name=[x509.UniformResourceIdentifier(url)] if url else None,
         relative_name=None,
@@ -102,5 +102,5 @@ def scope(
 
 
 def impostor_of(issuer: Held) -> Held:
-    """Return somebody with the CA's certificate and another key."""
+    """Return an entity with the CA's certificate and a different key."""
     return Held(issuer.certificate, generate_key())

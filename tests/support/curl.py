@@ -1,4 +1,4 @@
-"""curl, as a client that nobody here wrote."""
+"""curl, as a third-party client."""
 
 from __future__ import annotations
 

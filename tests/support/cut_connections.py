@@ -1,8 +1,8 @@
-"""A way to PostgreSQL that breaks at a COMMIT: before the server hears it, or before its answer is heard.
+"""A connection to PostgreSQL that breaks at a COMMIT: before the server receives it, or before its answer arrives.
 
 async with Way(server.port) as way:
     Database(url_with(way.port))     # goes through
-    way.cut(passed_on=True)          # the next COMMIT is done, and nobody learns of it
+    way.cut(passed_on=True)          # the next COMMIT is carried out, but its answer is lost
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Self
 
 _SIZE = 65536
 _COMMIT = b"COMMIT\0"
-"""What a client asks for at the end, and what the server says when it has done it."""
+"""The client's request at the end, and the server's answer when it is done."""
 
 
 class Way:
-    """Passes on what either side says, until it is to be cut."""
+    """Forwards in both directions until it is to be cut."""
 
     def __init__(self, port: int) -> None:
-        """Lead to *port* of this machine."""
+        """Forward to *port* of this machine."""
         self._to = port
         self._passed_on: bool | None = None
         self.was_cut = False
@@ -34,7 +34,7 @@ class Way:
         self._server.close()
 
     def cut(self, *, passed_on: bool) -> None:
-        """Break the connection that says COMMIT next; *passed_on*: when the server has done it."""
+        """Break the connection that sends the next COMMIT; *passed_on*: after the server has carried it out."""
         self._passed_on, self.was_cut = passed_on, False
 
     async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:

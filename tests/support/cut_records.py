@@ -1,4 +1,4 @@
-"""A ClientHello as nobody sends it who means well, long and in records of one byte; and what of it was not read yet."""
+"""A hostile ClientHello, long and in one-byte records; and how much of it has not been read yet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _UNKNOWN = b"\xfa\xfa"
 
 
 def long_hello(client: ssl.SSLContext, size: int) -> bytes:
-    """Return the record of a ClientHello of *size* bytes, as *client* would say it but for an extension of zeros."""
+    """Return the record of a ClientHello of *size* bytes, as *client* would send it, plus an extension of zeros."""
     outgoing = ssl.MemoryBIO()
     session = client.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
     with contextlib.suppress(ssl.SSLWantReadError):
@@ -32,7 +32,7 @@ def long_hello(client: ssl.SSLContext, size: int) -> bytes:
 
 
 def cut(record: bytes) -> bytes:
-    """Return what is in *record* in records of one byte."""
+    """Return the content of *record* in one-byte records."""
     return b"".join(record[:3] + b"\0\1" + bytes((each,)) for each in record[_HEADER:])
 
 

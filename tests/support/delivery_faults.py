@@ -1,4 +1,4 @@
-"""Faults of a broker in what it owes to good devices: wills, quotas, exchanges, expiry, retained messages.
+"""Faults of a broker in its obligations to good devices: wills, quotas, exchanges, expiry, retained messages.
 
 Each is a `OneFault`: it changes what passes between a device and a real broker. Handles: one fault at a time.
 """
@@ -31,7 +31,7 @@ _KEEP_ALIVE_OF_THE_CONTROL = 60
 
 
 class Changing(OneFault):
-    """It changes packets; each of the others says which, and how."""
+    """It changes packets; each subclass says which, and how."""
 
     async def from_device(self, passage: Passage, packet: Packet) -> list[Packet]:
         if isinstance(packet, Subscribe):
@@ -52,7 +52,7 @@ class Changing(OneFault):
         return [packet]
 
     def leak(self, packet: Publish) -> None:
-        """Let all hear *packet* who have subscribed to it."""
+        """Deliver *packet* to all its subscribers."""
         for passage in self.passages:
             if any(matches(each, packet.topic) for each in passage.memory.get("filters", [])):
                 passage.tell_device(replace(packet, qos=QoS.AT_MOST_ONCE, dup=False, packet_id=None))
@@ -65,7 +65,7 @@ def connecting(packet: Connect, **changes: Any) -> Connect:
 
 
 class ChangesWills(Changing):
-    """It does not keep a will as it was left."""
+    """It does not preserve a will as it was set."""
 
     def __init__(self, changed: Callable[[Will], Will | None]) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class ChangesWills(Changing):
 
 
 class SendsWillsAnyway(Changing):
-    """It sends the will of who has said goodbye."""
+    """It sends the will of a client that disconnected cleanly."""
 
     def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
         del passage
@@ -89,7 +89,7 @@ class SendsWillsAnyway(Changing):
 
 
 class SendsNoWillThatIsAskedFor(Changing):
-    """It takes every DISCONNECT for a goodbye."""
+    """It treats every DISCONNECT as a normal one."""
 
     def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
         del passage
@@ -97,7 +97,7 @@ class SendsNoWillThatIsAskedFor(Changing):
 
 
 class SendsTheWillOfWhoReturned(Changing):
-    """It does not drop a delayed will when its owner comes back."""
+    """It does not drop a delayed will when its owner reconnects."""
 
     def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
         del passage
@@ -108,7 +108,7 @@ class SendsTheWillOfWhoReturned(Changing):
 
 
 class SendsAGoodbyesWillLate(Changing):
-    """It sends the will of who has said goodbye long afterwards: when the last of all devices comes."""
+    """It sends the will of a cleanly disconnected client much later: when the last of all devices connects."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class SendsWillsTwice(Changing):
 
 
 class IgnoresLimits(Changing):
-    """It does not look at what a device says that it can take."""
+    """It ignores the limits that a device declares."""
 
     def __init__(self, limit: str) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class IgnoresLimits(Changing):
 
 
 class CountsUntilPubrec(Changing):
-    """For it an exchange of QoS 2 is over when PUBREC has come."""
+    """It considers an exchange of QoS 2 finished when PUBREC has arrived."""
 
     def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
         del passage
@@ -162,7 +162,7 @@ class CountsUntilPubrec(Changing):
 
 
 class ForgetsTheRest(Changing):
-    """What does not fit at once it forgets."""
+    """It drops what does not fit at once."""
 
     def came(self, passage: Passage, packet: Packet) -> list[Packet]:
         if isinstance(packet, Publish) and packet.packet_id is not None and passage.is_device:
@@ -173,7 +173,7 @@ class ForgetsTheRest(Changing):
 
 
 class ForgetsTheLimit(Changing):
-    """It keeps to a Receive Maximum until something is acknowledged, and then sends all that it has."""
+    """It respects a Receive Maximum until something is acknowledged, and then sends all that it has."""
 
     def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
         if isinstance(packet, Connect) and packet.properties.receive_maximum is not None:
@@ -196,7 +196,7 @@ class ForgetsTheLimit(Changing):
 
 
 class ForgetsCompletions(Changing):
-    """It keeps what was completed, and releases it again on the next connection."""
+    """It keeps completed exchanges, and releases them again on the next connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -214,7 +214,7 @@ class ForgetsCompletions(Changing):
 
 
 class ReleasesTwice(Changing):
-    """It delivers a message of QoS 2 once more when it is released once more."""
+    """It delivers a QoS 2 message again when its release is repeated."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,7 +234,7 @@ class ReleasesTwice(Changing):
 
 
 class DeliversWhatComesAgain(Changing):
-    """It delivers a message of QoS 2 that a device sends again as if it were another."""
+    """It delivers a QoS 2 message that a device resends as if it were a new one."""
 
     def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
         del passage
@@ -244,7 +244,7 @@ class DeliversWhatComesAgain(Changing):
 
 
 class LosesWhatIsReleased(Changing):
-    """Of an exchange that went on after a return, it completes the handshake and forgets the message."""
+    """After a reconnection it completes an exchange's handshake and drops the message."""
 
     def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
         if isinstance(packet, Pubrel) and passage.memory.get("returned"):
@@ -254,7 +254,7 @@ class LosesWhatIsReleased(Changing):
 
 
 class RefusesReleases(Changing):
-    """It does not know what it is to release."""
+    """It does not know the message it is to release."""
 
     def came(self, passage: Passage, packet: Packet) -> list[Packet]:
         if isinstance(packet, Pubcomp) and passage.is_device:
@@ -263,7 +263,7 @@ class RefusesReleases(Changing):
 
 
 class SwallowsUsedIdentifiers(Changing):
-    """A packet identifier that it has seen it takes for the same message, also when its exchange is over."""
+    """It takes a reused packet identifier for the same message, even if its exchange is over."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -294,7 +294,7 @@ class ForgetsSessions(Changing):
 
 
 class KeepsSessions(Changing):
-    """It gives everybody the session that was there."""
+    """It gives every client the existing session."""
 
     def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
         del passage
@@ -302,7 +302,7 @@ class KeepsSessions(Changing):
 
 
 class SaysThatASessionWasThere(Changing):
-    """It forgets a session as it was asked to, and says that it has kept it."""
+    """It deletes a session as requested, and claims to have kept it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -317,7 +317,7 @@ class SaysThatASessionWasThere(Changing):
 
 
 class SendsAgainWithoutDup(Changing):
-    """It does not say that a message may have come before."""
+    """It does not set DUP on a resent message."""
 
     def came(self, passage: Passage, packet: Packet) -> list[Packet]:
         del passage
@@ -325,7 +325,7 @@ class SendsAgainWithoutDup(Changing):
 
 
 class SendsAgainUnderAnotherIdentifier(Changing):
-    """It begins a new exchange for a message whose exchange was under way."""
+    """It begins a new exchange for a message whose exchange was in progress."""
 
     def came(self, passage: Passage, packet: Packet) -> list[Packet]:
         if isinstance(packet, Publish) and packet.dup and packet.packet_id is not None:
@@ -342,7 +342,7 @@ class SendsAgainUnderAnotherIdentifier(Changing):
 
 
 class SendsTheMessageForTheRelease(Changing):
-    """After a return it sends a message of QoS 2 once more whose PUBREC it has had."""
+    """After a reconnection it resends a QoS 2 message whose PUBREC it has received."""
 
     def came(self, passage: Passage, packet: Packet) -> list[Packet]:
         if isinstance(packet, Publish):
@@ -354,14 +354,14 @@ class SendsTheMessageForTheRelease(Changing):
 
 
 class LosesReleases(Changing):
-    """After a return it does not go on with what it had to release."""
+    """After a reconnection it does not resend its PUBRELs."""
 
     def came(self, passage: Passage, packet: Packet) -> list[Packet]:
         return [] if isinstance(packet, Pubrel) and passage.memory.get("returned") else [packet]
 
 
 class ForgetsAcknowledgements(Changing):
-    """It keeps what was acknowledged to the end, and sends it again on the next connection."""
+    """It keeps fully acknowledged messages, and sends them again on the next connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -384,7 +384,7 @@ class ForgetsAcknowledgements(Changing):
 
 
 class Overtakes(Changing):
-    """After a return it sends the first message behind the second."""
+    """After a reconnection it sends the first message after the second."""
 
     def came(self, passage: Passage, packet: Packet) -> list[Packet]:
         if not isinstance(packet, Publish) or not packet.qos or not passage.memory.get("returned"):
@@ -399,7 +399,7 @@ class Overtakes(Changing):
 
 
 class ChangesLives(Changing):
-    """It does not keep to an expiry interval."""
+    """It does not respect an expiry interval."""
 
     def __init__(self, life: int | None) -> None:
         super().__init__()
@@ -413,7 +413,7 @@ class ChangesLives(Changing):
 
 
 class TellsOneLife(Changing):
-    """It drops what has expired, and tells everybody the same interval."""
+    """It drops expired messages, but sends everybody the same interval."""
 
     def __init__(self, life: int) -> None:
         super().__init__()
@@ -427,7 +427,7 @@ class TellsOneLife(Changing):
 
 
 class ChangesRetain(Changing):
-    """What it delivers bears another RETAIN."""
+    """It delivers with a different RETAIN flag."""
 
     def __init__(self, *, retain: bool) -> None:
         super().__init__()
@@ -439,7 +439,7 @@ class ChangesRetain(Changing):
 
 
 class RetainsEverything(Changing):
-    """It retains what was not to be retained."""
+    """It retains messages without RETAIN."""
 
     def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
         del passage
@@ -449,7 +449,7 @@ class RetainsEverything(Changing):
 
 
 class NeverClears(Changing):
-    """It delivers an empty message, and keeps what was retained."""
+    """It delivers an empty message, but keeps the retained one."""
 
     def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
         del passage
@@ -458,7 +458,7 @@ class NeverClears(Changing):
 
 
 class ChangesSubscriptions(Changing):
-    """It does not look at an option of a subscription."""
+    """It ignores a subscription option."""
 
     def __init__(self, **option: Any) -> None:
         super().__init__()

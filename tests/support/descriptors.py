@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def a_shell_that_allows(soft: int) -> Iterator[None]:
-    """Give what is started in the context a soft limit of *soft*; the hard limit stays."""
+    """Give processes started in the context a soft limit of *soft*; the hard limit stays."""
     before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     try:

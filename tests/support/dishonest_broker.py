@@ -1,4 +1,4 @@
-"""A small MQTT 5 broker in this process that lies once, in the way it is told to: the simulator must find it out.
+"""A small MQTT 5 broker in this process that lies once, as instructed: the simulator must detect it.
 
 Handles: QoS 0 and 1, subscriptions by the reference matcher, retained messages, and revocation.
 Does not handle: sessions, wills.
@@ -35,7 +35,7 @@ _LARGEST = 1_000_000
 _LATE = 0.1
 _ONE = "meter-1"
 _WHICH = 3
-"""Which message of telemetry, of each device, is treated wrongly; of commands and answers it is the first."""
+"""Which telemetry message of each device is mistreated; for commands and answers it is the first."""
 
 
 class Lie(Enum):
@@ -74,7 +74,7 @@ class _Client:
 
 
 class DishonestBroker:
-    """Made by `dishonest`. It is its own operator: `revoke` as `OperatorClient` has it."""
+    """Created by `dishonest`. It is its own operator: `revoke` has the signature of `OperatorClient`'s."""
 
     def __init__(self, lie: Lie) -> None:
         self.lie = lie
@@ -85,7 +85,7 @@ class DishonestBroker:
         self._dead = False
 
     async def revoke(self, *, device: str, reason: RevocationReason) -> None:
-        """Close the session of *device*, and let it in no more; or not."""
+        """Close the session of *device*, and admit it no more; or not."""
         del reason
         if self.lie is Lie.SHUTS_THE_OFFICE:
             raise ServiceUnavailable("https://localhost cannot be reached: Connection refused")
@@ -180,7 +180,7 @@ class DishonestBroker:
     def _deliver(self, packets: Sequence[Publish], to: Sequence[_Client] | None = None) -> None:
         for client in self._clients.values() if to is None else to:
             if not client.writer.is_closing():
-                # In one write: what comes twice comes in one turn of the receiver's loop.
+                # In one write: duplicates arrive in one turn of the receiver's loop.
                 client.writer.write(b"".join(
                     Publish(packet.topic, packet.payload).encode(_V5)
                     for packet in packets
@@ -190,7 +190,7 @@ class DishonestBroker:
 
 @asynccontextmanager
 async def dishonest(authority: Authority, lie: Lie) -> AsyncIterator[tuple[DishonestBroker, Endpoint]]:
-    """Yield a broker, certified by *authority*, that tells this *lie*, and where it listens."""
+    """Yield a broker, certified by *authority*, that tells this *lie*, and its address."""
     credential = authority.issue("broker-1", role=Role.BROKER, group=None)
     context = server_context(credential.pem, authority.pem, client_certificate=ClientCertificate.REQUIRED)
     broker = DishonestBroker(lie)

@@ -1,4 +1,4 @@
-"""The document of a run that nobody ran: everything in it that a report can show."""
+"""The document of a fictitious run: everything in it that a report can show."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCENARIO = {
 
 
 def imagined(seed: int = 1, factor: float = 1.0) -> Document:
-    """Return the document, the caller's own; *factor* stretches its latencies."""
+    """Return the document, not shared; *factor* stretches its latencies."""
     return copy.deepcopy(_imagined(seed, factor))
 
 

@@ -41,9 +41,9 @@ class Enrolled:
 
 
 async def spent(service: ProvisioningService, name: str, token: str) -> str:
-    """Ask as *name* for a certificate of a key of its own, with *token*; return ``enrolled``, or the refusal's code.
+    """Request as *name* a certificate for a new key, with *token*; return ``enrolled``, or the refusal's code.
 
-    Its own: the same key would get the same answer again.
+    A new key, because the same key would get the same answer again.
     """
     async with EstClient(service.https, service.bundle) as client:
         try:

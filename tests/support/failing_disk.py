@@ -1,7 +1,7 @@
-"""A disk that fails with an error number of the test's choice, and recovers: a library under the broker's SQLite.
+"""A disk that fails with a chosen error number, and recovers: a library under the broker's SQLite.
 
-A real one needs root and a device mapper; here the calls of the C library that write and sync the broker's database
-return what the kernel would: EIO from a bad disk, EROFS from a file system that was remounted read-only.
+A real one needs root and a device mapper; here the C library calls that write and sync the broker's database return
+what the kernel would: EIO from a bad disk, EROFS from a file system remounted read-only.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class FailingDisk:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the process needs in its environment."""
+        """The environment that the process needs."""
         return {"LD_PRELOAD": str(self._library), "FAILING_DISK": str(self._flag)}
 
     def fail(self, number: int, *, only_syncs: bool = False) -> None:
-        """Let every write and sync end with error *number* from now on, or only the syncs."""
+        """Make every write and sync, or only the syncs, fail with error *number* from now on."""
         new = self._flag.with_suffix(".new")
         new.write_text(str(-number if only_syncs else number))
         new.rename(self._flag)
 
     def recover(self) -> None:
-        """Let the disk work again."""
+        """Make the disk work again."""
         self._flag.unlink()

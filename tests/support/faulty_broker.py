@@ -1,4 +1,4 @@
-"""A small MQTT 5 broker in this process that a tester of bad devices may attack; it is just, or has one fault.
+"""A small MQTT 5 broker in this process for a tester of bad devices to attack; it is correct, or has one fault.
 
 Handles: mutual TLS, QoS 0 and 1, subscriptions, a topic policy (a device publishes below its own topics), keep alive.
 Does not handle: revocation, sessions, wills, retained messages.
@@ -63,7 +63,7 @@ class _Client:
 
 
 class FaultyBroker:
-    """Made by `faulty`."""
+    """Created by `faulty`."""
 
     def __init__(self, fault: Fault) -> None:
         self.fault = fault
@@ -110,13 +110,13 @@ class FaultyBroker:
             each.writer.transport.abort()
 
     async def close(self) -> None:
-        """Reset all connections, and return when nobody is served any more."""
+        """Reset all connections, and return when none is served any more."""
         self.end()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
     def _handle(self, client: _Client, first: int, body: bytes) -> bool:
-        """Return whether the connection goes on."""
+        """Return whether the connection continues."""
         packet = self._decoded(first, body)
         if isinstance(packet, Connect) == client.connected:
             raise ProtocolError("CONNECT comes once, and first")

@@ -30,7 +30,7 @@ from tests.support.requests import NOON, csr_der
 
 @dataclass
 class Clock:
-    """The time; it stands still until it is moved."""
+    """The time; it stands still until moved."""
 
     now: datetime = NOON
 
@@ -43,7 +43,7 @@ class Clock:
 
 @dataclass
 class Enrolment:
-    """The service, with its answers read."""
+    """The service, with its answers decoded."""
 
     service: EnrolmentService
 
@@ -113,7 +113,7 @@ async def open_fleet(
     """Build the parts on a store, with the profiles *configured* and the built-in ones.
 
     With another fleet's *authority* they are a second process of the same service. The schema of a store that
-    *is_current* is not looked at.
+    *is_current* is not checked.
     """
     database = Database(store_url)
     try:

@@ -1,7 +1,7 @@
 """`fleet-sim` as a user starts it, and a small scenario for it.
 
-It is forked, and so are the service and the broker that it starts: `tests.support.programs`. With *afresh* all have an
-interpreter of their own, for tests of who their parents and children are.
+It is forked, and so are the service and the broker that it starts: `tests.support.programs`. With *afresh* all have
+their own interpreter, for tests of parents and children.
 """
 
 from __future__ import annotations
@@ -107,9 +107,9 @@ def left_running(directory: Path, *words: str) -> list[int]:
             try:
                 command_line = (process / "cmdline").read_bytes()
             except OSError:
-                continue  # It has ended since we listed it.
+                continue  # It has ended since it was listed.
             if stands_in(command_line):
-                continue  # It stands for a forked one, which is found itself.
+                continue  # It stands for a forked process, which is found itself.
             if all(os.fsencode(word) in command_line for word in (str(directory), *words)):
                 found.append(int(process.name))
     return found

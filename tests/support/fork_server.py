@@ -1,21 +1,21 @@
-"""A program of ours with its imports done, which makes a process of it by forking: for `tests.support.programs`.
+"""A program of ours with its imports done, which starts processes by forking: for `tests.support.programs`.
 
-`tests.support.imported` makes one for each test worker that asks, with two sockets: the worker's orders come from one,
-at the other every stand-in for ``python`` (`forked_python.c`) has a connection of its own. Importing is most of what a
-start costs, and hundreds of tests start a process; all that comes after it is the program's own:
-`runpy` runs ``__main__.py`` of the order's package, or its module, as ``python -m`` does, with the arguments,
-environment, folder and standard streams of the order.
+`tests.support.imported` creates one for each test worker that asks, with two sockets: one carries the worker's orders,
+the other accepts a connection from every stand-in for ``python`` (`forked_python.c`). Importing is most of a start's
+cost, and hundreds of tests start a process; all that comes after it is the program's own: `runpy` runs ``__main__.py``
+of the order's package, or its module, as ``python -m`` does, with the arguments, environment, folder and standard
+streams of the order.
 
 Rules
 -----
-1. One thread, no event loop, and nothing of the program is called before the fork: what the program makes, it makes in
-   its own process.
-2. A forked process has the descriptors that one started afresh has: 0, 1 and 2; and its command line, for who looks for
-   what a program has left running.
-3. When the test worker has ended, the processes that are left are killed.
-4. A process that was ordered over a connection of its own is killed as soon as that is closed.
-5. A program's threads, exit handlers and streams end as the interpreter ends them; only that it lets go of every object
-   afterwards is left to processes started afresh.
+1. One thread, no event loop, and nothing of the program is called before the fork: whatever the program creates, it
+   creates in its own process.
+2. A forked process has the descriptors of one started afresh: 0, 1 and 2; and its command line, for searches for
+   left-over processes.
+3. When the test worker has ended, the remaining processes are killed.
+4. A process that was ordered over its own connection is killed as soon as that is closed.
+5. A program's threads, exit handlers and streams end as in the interpreter; only the final release of every object is
+   left to processes started afresh.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ LARGEST_ORDER = 128 * 1024
 STREAMS = 3
 _LARGEST_INT = 2**31 - 1
 ROOM = "x" * 4096
-"""An argument of the interpreter that all are forked from: what they write command lines of their own over."""
+"""An argument of the interpreter that all are forked from: its space is overwritten with their own command lines."""
 _BEGIN, _END = 48 - 3, 49 - 3
-"""Which fields of /proc/PID/stat, behind the name, say where a process has its command line (proc(5))."""
+"""The fields of /proc/PID/stat, after the name, with the location of a process's command line (proc(5))."""
 READ_WHEN_USED = {
     "COLUMNS", "FAULTY_TOKEN", "FAULTY_TOKEN_MODULE",
     "HOME", "LINES", "OLDPWD", "PATH", "PWD", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_TESTRUNUID",
     "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "SHLVL", "SOFTHSM2_CONF", "TMPDIR", "_",
 }  # fmt: skip
-"""COLUMNS and LINES readline sets for the children of pytest, beside `os.environ`."""
+"""In addition to `os.environ`, readline sets COLUMNS and LINES for pytest's children."""
 OF_THE_PROGRAM = "FLEET_"
-"""What a variable's name begins with that is read after the imports: a forked process may have its own."""
+"""Prefix of variables that are read after the imports: a forked process may have its own."""
 
 
 def lasting(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what the interpreter, the loader or a library may have read when it was started.
+    """Return what the interpreter, the loader or a library may have read at start.
 
-    Of ``PYTHONPATH`` that is the first folder, ours: those behind it are looked into when something is imported.
+    Of ``PYTHONPATH`` that is the first folder, ours: the others are searched on import.
     """
     return {
         name: value.partition(os.pathsep)[0] if name == "PYTHONPATH" else value
@@ -68,7 +68,7 @@ def lasting(environment: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Forked:
-    """A process; *report* is the descriptor that says its number and how it ends, *bound* that it ends with that."""
+    """A process; *report* is the descriptor that reports its number and its end, *bound* the one it ends with."""
 
     pid: int
     report: int
@@ -76,7 +76,7 @@ class _Forked:
 
 
 class ForkServer:
-    """The processes that were ordered and have not ended, by their pidfd."""
+    """The ordered processes that have not ended, by their pidfd."""
 
     def __init__(self, orders: socket.socket, listener: socket.socket) -> None:
         self._orders = orders
@@ -84,16 +84,16 @@ class ForkServer:
         self._running: dict[int, _Forked] = {}
 
     def serve(self) -> None:
-        """Say that all is imported, and which process this is, and take orders until the test worker has ended."""
-        with contextlib.suppress(BrokenPipeError):  # It has ended already, which the first poll sees.
+        """Report that the imports are done, and the process number, and take orders until the test worker has ended."""
+        with contextlib.suppress(BrokenPipeError):  # It has already ended, which the first poll sees.
             self._orders.send(str(os.getpid()).encode())
         while True:
-            waiting = select.poll()  # Of its own each time: a forked process has none to close.
+            waiting = select.poll()  # A new one each time: a forked process has none to close.
             for descriptor in (self._orders.fileno(), self._listener.fileno(), *self._running):
                 waiting.register(descriptor, select.POLLIN)
             connected = {each.report: pidfd for pidfd, each in self._running.items() if each.bound}
             for descriptor in connected:
-                waiting.register(descriptor, 0)  # That it was closed is always told.
+                waiting.register(descriptor, 0)  # A hang-up is always reported.
             for descriptor, _ in waiting.poll():
                 if descriptor == self._listener.fileno():
                     self._take_stand_in()
@@ -109,7 +109,7 @@ class ForkServer:
     def _take_order(self) -> bool:
         try:
             content, descriptors, _, _ = socket.recv_fds(self._orders, LARGEST_ORDER, STREAMS + 1)
-        except ConnectionResetError:  # It has ended without having read that all is imported.
+        except ConnectionResetError:  # It has ended without having read that the imports are done.
             return False
         if not content:
             return False
@@ -157,7 +157,7 @@ class ForkServer:
 
 
 def order(folder: str, executable: str, module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> bytes:
-    """Return how a test worker, or a stand-in, orders a process."""
+    """Return the message with which a test worker, or a stand-in, orders a process."""
     variables = [f"{name}={value}" for name, value in environment.items()]
     fields = [folder, executable, module, str(len(arguments)), *arguments, *variables]
     return b"".join(os.fsencode(field) + b"\0" for field in fields)
@@ -165,7 +165,7 @@ def order(folder: str, executable: str, module: str, arguments: Sequence[str], e
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """What was ordered; *executable* is what the process has as ``sys.executable``."""
+    """An order; *executable* becomes ``sys.executable`` of the process."""
 
     folder: str
     executable: str
@@ -177,13 +177,13 @@ class _Order:
     def read(cls, content: bytes) -> Self:
         folder, executable, module, count, *fields = map(os.fsdecode, content.split(b"\0")[:-1])
         arguments, variables = fields[: int(count)], fields[int(count) :]
-        # Who made the environment may have written there what is no variable.
+        # The creator of the environment may have put in entries that are not variables.
         environment = dict(each.split("=", 1) for each in variables if "=" in each)
         return cls(folder, executable, module, arguments, environment)
 
 
 def _become(ordered: _Order, streams: list[int]) -> NoReturn:
-    """Be the process that was ordered: go on as the interpreter does once it has read its command line."""
+    """Become the ordered process: continue as the interpreter does after reading its command line."""
     for standard, descriptor in enumerate(streams):
         os.dup2(descriptor, standard)
         os.close(descriptor)
@@ -205,7 +205,7 @@ def _become(ordered: _Order, streams: list[int]) -> NoReturn:
     except SystemExit as ended:
         code = ended.code
     if code is not None and not (isinstance(code, int) and abs(code) <= _LARGEST_INT):
-        raise SystemExit(code)  # Let the interpreter say it, or make of it what it makes of such a number.
+        raise SystemExit(code)  # Let the interpreter print it, or convert such a number.
     _end(code or 0)
 
 
@@ -219,9 +219,9 @@ def show(words: list[str]) -> None:
 
 
 def _end(code: int) -> NoReturn:
-    """End as the interpreter does, up to where it takes all apart that was ever imported.
+    """End as the interpreter does, up to the point where it tears down every imported module.
 
-    For that a forked process would have to copy nearly all of its memory: three quarters of what a short command costs.
+    For that, a forked process would have to copy nearly all of its memory: three quarters of a short command's cost.
     """
     threading._shutdown()  # type: ignore[attr-defined]  # Nothing public does all that the interpreter does
     atexit._run_exitfuncs()
@@ -230,10 +230,10 @@ def _end(code: int) -> NoReturn:
             if stream is not None and not getattr(stream, "closed", False):
                 stream.flush()
     except (OSError, ValueError):
-        sys.exit(code)  # Let the interpreter say what it says when a reader is gone.
+        sys.exit(code)  # Let the interpreter print its message when a reader is gone.
     os._exit(code)
 
 
 def _tell(report: int, number: int) -> None:
-    with contextlib.suppress(BrokenPipeError):  # Nobody waits for it any more.
+    with contextlib.suppress(BrokenPipeError):  # The waiting side is gone.
         os.write(report, f"{number}\n".encode())

@@ -1,19 +1,20 @@
-"""A store whose commits wait until the test lets each of them go: what is true between two commits can be looked at.
+"""A store whose commits wait until the test releases each of them, so that the state between two commits can be
+examined.
 
     with held_on_sqlite(directory) as store, store.service:       # or held_on_postgresql
         store.hold()                  # from now on each commit waits
         store.wait_until_held()       # one does
         store.let_one()               # it goes on; the next one will wait
         store.survived("SELECT …")    # what there would be after kill -9 now, and a start
-        store.free()                  # all go on, to the end
+        store.free()                  # all continue, to the end
 
-SQLite's commits wait in the C library, before their first write; PostgreSQL's in the server, in a trigger that is
-deferred to the COMMIT and wants a lock that the test has. The rest of the service goes on meanwhile.
+SQLite's commits wait in the C library, before their first write; PostgreSQL's in the server, in a trigger deferred to
+the COMMIT that needs a lock held by the test. The rest of the service continues meanwhile.
 
 Rules
 -----
-1. Whoever holds lets go within thirty seconds: the service waits no longer for a statement of PostgreSQL's.
-2. On PostgreSQL commits wait that change a table of `_TABLES`.
+1. The test must release within thirty seconds: the service waits no longer for a statement of PostgreSQL's.
+2. On PostgreSQL, only commits that change a table of `_TABLES` wait.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class HeldStore(ABC):
 
     @abstractmethod
     def hold(self) -> None:
-        """Let each commit wait from now on."""
+        """Make each commit wait from now on."""
 
     @abstractmethod
     def is_held(self) -> bool:
@@ -66,19 +67,19 @@ class HeldStore(ABC):
 
     @abstractmethod
     def let_one(self) -> None:
-        """Let the commit that waits go on; the next one waits."""
+        """Release the waiting commit; the next one waits."""
 
     @abstractmethod
     def free(self) -> None:
-        """Let all go on; what is started afterwards is held no more."""
+        """Release all; what is started afterwards is no longer held."""
 
     @abstractmethod
     def survived(self, query: str) -> list[tuple[Any, ...]]:
-        """Return the rows of *query* to what is committed: what there would be after kill -9."""
+        """Return the rows of *query* on what is committed: the state after kill -9."""
 
     @abstractmethod
     def kill(self) -> None:
-        """End the service by SIGKILL while a commit waits, which is never made; let all go on."""
+        """End the service by SIGKILL while a commit waits, which is never made; release all."""
 
     def wait_until_held(self) -> None:
         """Wait until a commit waits."""
@@ -144,7 +145,7 @@ class _HeldPostgresql(HeldStore):
         return bool(self._waiting())
 
     def let_one(self) -> None:
-        # Whoever asks for a lock stands behind who waits for it already, and before who comes later.
+        # A lock request queues after earlier waiters and before later ones.
         self._next.pgconn.send_query(f"SELECT pg_advisory_lock({_KEY})".encode())
         wait_until(lambda: len(self._all_waiting()) == 2, "the test waits, too", _PATIENCE, _PAUSE)
         self._held.execute(f"SELECT pg_advisory_unlock({_KEY})")
@@ -159,7 +160,7 @@ class _HeldPostgresql(HeldStore):
         return self._look.execute(query.encode()).fetchall()
 
     def kill(self) -> None:
-        # The server would make the commit of a client that is gone: it dies with it.
+        # The server would complete the commit of a vanished client: it is killed with it.
         (process,) = self._waiting()
         self.service.kill()
         self._look.execute("SELECT pg_terminate_backend(%s, 5000)", [process])
@@ -182,7 +183,7 @@ class _HeldPostgresql(HeldStore):
 def held_on_sqlite(
     directory: Path, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[HeldStore]:
-    """Make a service in *directory*, which does not run yet; its store is a file there."""
+    """Create a service in *directory*, not running yet; its store is a file there."""
     library, flag = directory / "held_disk.so", directory / "held"
     compiler = ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library, _SOURCE, "-ldl"]
     subprocess.run(compiler, check=True)
@@ -199,7 +200,7 @@ def held_on_sqlite(
 
 @contextlib.contextmanager
 def held_on_postgresql(directory: Path, settings: dict[str, object], server: PostgresqlServer) -> Iterator[HeldStore]:
-    """Make a service in *directory*, which does not run yet; its store is a database on *server*."""
+    """Create a service in *directory*, not running yet; its store is a database on *server*."""
     with ProvisioningService.copied_on(server, directory / "fleet", settings) as service:
         store = _HeldPostgresql(service)
         try:

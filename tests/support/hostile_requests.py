@@ -1,7 +1,7 @@
-"""Requests that nobody's library would make: a corpus, and the pieces to make more of them.
+"""Requests that no library would make: a corpus, and the pieces to make more of them.
 
-Each is signed by its own key wherever that is possible: what is refused is refused for what it says. The others are
-harmless: they are certified, and nothing of what they ask for is in the certificate.
+Each is signed by its own key where possible: it is refused for its content. The harmless ones are certified, but
+nothing they request is in the certificate.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def extension(oid: str, value: bytes, *, critical: bool = False) -> bytes:
 
 
 def extensions(*each: bytes) -> bytes:
-    """Return the attribute that asks for extensions."""
+    """Return the attribute that requests extensions."""
     return attribute(EXTENSION_REQUEST, element(SEQUENCE, b"".join(each)))
 
 
@@ -88,11 +88,11 @@ def ec_key(point: bytes, parameters: bytes = P256, unused_bits: bytes = b"\x00")
 
 
 Case = tuple[str, Callable[[str], bytes]]
-"""What it is, and the request for a device's name."""
+"""A description, and a function from a device's name to the request."""
 
 
 def refused() -> Iterator[Case]:
-    """Yield what must be refused."""
+    """Yield requests that must be refused."""
     ten_k = b"a" * 10_000
     large = (1 << 2048) - 1
 
@@ -172,7 +172,7 @@ def refused() -> Iterator[Case]:
 
 
 def harmless() -> Iterator[Case]:
-    """Yield what may be certified: nothing of what it asks for is heard."""
+    """Yield requests that may be certified: nothing they ask for is granted."""
 
     def asking(attributes: bytes) -> Callable[[str], bytes]:
         return lambda name: request(subject_of(common_name(name.encode())), attributes)
@@ -209,7 +209,7 @@ def _compressed(name: str) -> bytes:
 
 
 def _nested(size: int) -> bytes:
-    """Return sequences in each other, *size* bytes together."""
+    """Return nested sequences, *size* bytes in total."""
     encoded = NULL
     while len(encoded) < size:
         encoded = element(SEQUENCE, encoded)
@@ -217,5 +217,5 @@ def _nested(size: int) -> bytes:
 
 
 def body(der: bytes) -> bytes:
-    """Return what is posted."""
+    """Return the body to post."""
     return base64.encodebytes(der)

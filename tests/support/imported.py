@@ -1,19 +1,19 @@
-"""The imports of our programs, done once for all workers of a test run, and fork servers made of them by forking.
+"""The imports of our programs, done once for all workers of a test run; fork servers are forked from them.
 
     python -m tests.support.imported DESCRIPTOR LISTENER ROOM
 
 DESCRIPTOR is a socket of the process that started this one, pytest's own, and is closed when that has ended. At
-LISTENER a test worker asks for the fork server of a program (`asked`), and sends that its orders, its listener and its
-standard error. The first to ask for a program has a process forked that imports it; from this one each worker has a
-fork server of its own (`tests.support.fork_server`), which ends with the worker and shares with no other's anything but
-the memory that was imported. Four workers would import for twenty seconds between them what one does in five.
+LISTENER a test worker requests the fork server of a program (`asked`), and passes it its orders, its listener and its
+standard error. The first request for a program forks a process that imports it; from this one each worker gets a fork
+server of its own (`tests.support.fork_server`), which ends with the worker and shares only the imported memory with
+others. Four workers would otherwise import for twenty seconds in total, instead of five.
 
 Rules
 -----
-1. One thread, and nothing but imports before a fork: what a program makes, it makes in its own process.
-2. What is forked has no socket of another's: that one has ended is seen at once.
-3. When pytest has ended, however it has, nothing is forked any more, and all end when the last fork server has.
-4. An import that fails ends its process, and is said at the standard error of who asked: all who ask see the end.
+1. One thread, and nothing but imports before a fork: whatever a program creates, it creates in its own process.
+2. A forked process has no socket of another: the end of either is seen at once.
+3. When pytest has ended, however it ended, nothing more is forked, and all end with the last fork server.
+4. A failed import ends its process, with the message on the requester's standard error: all requesters see the end.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ DESCRIPTORS = 3
 
 
 def asked(program: str, modules: Sequence[str]) -> bytes:
-    """Return how a test worker asks for the fork server of *program*, which has *modules* imported."""
+    """Return a test worker's request for the fork server of *program*, with *modules* imported."""
     return "\0".join((program, *modules)).encode()
 
 
 class Importers:
-    """The processes that import a program each, by what is sent to them."""
+    """The processes that each import one program, by what is sent to them."""
 
     def __init__(self, pytest: socket.socket, listener: socket.socket) -> None:
         self._pytest = pytest
@@ -49,7 +49,7 @@ class Importers:
         self._importers: dict[str, socket.socket] = {}
 
     def serve(self) -> None:
-        """Send on what workers ask for, until pytest has ended."""
+        """Forward the workers' requests until pytest has ended."""
         waiting = select.poll()
         waiting.register(self._pytest, select.POLLIN)
         waiting.register(self._listener, select.POLLIN)
@@ -82,7 +82,7 @@ class Importers:
 
 
 def _import(requests: socket.socket) -> NoReturn:
-    """Import what the first request says, and fork for each a fork server."""
+    """Import what the first request says, and fork a fork server for each request."""
     while True:
         content, descriptors, _, _ = socket.recv_fds(requests, LARGEST_REQUEST, DESCRIPTORS)
         if not content:
@@ -94,7 +94,8 @@ def _import(requests: socket.socket) -> NoReturn:
         show(["python", "-m", "tests.support.imported", program])
         for module in modules:
             importlib.import_module(module)
-        # What is imported lasts: a forked process need not look through it for garbage, nor copy its pages by doing so.
+        # Imported objects are permanent: a forked process need not collect garbage among them, nor copy their pages for
+        # that.
         gc.freeze()
         if os.fork() == 0:
             requests.close()
@@ -115,7 +116,7 @@ def _wait_for_children() -> None:
 
 def main() -> None:
     pytest, listener, _room = sys.argv[1:]
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # The tests may run under nohup; what they start does not.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # The tests may run under nohup; the programs they start should not.
     Importers(socket.socket(fileno=int(pytest)), socket.socket(fileno=int(listener))).serve()
 
 

@@ -1,4 +1,4 @@
-"""Which modules a process has imported: with ``-X importtime`` or PYTHONPROFILEIMPORTTIME it tells on stderr."""
+"""Which modules a process has imported: with ``-X importtime`` or PYTHONPROFILEIMPORTTIME it lists them on stderr."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _TOLD = re.compile(r"^import time: +\d+ \| +\d+ \| +(\S+)$", re.MULTILINE)
 
 
 def imported(said: str) -> set[str]:
-    """Return the modules that are named in *said*; some were asked for in vain."""
+    """Return the modules named in *said*, including failed imports."""
     return set(_TOLD.findall(said))

@@ -1,4 +1,4 @@
-"""A TLS server that answers whoever talks to it as the revocation feed does, and keeps what it hears.
+"""A TLS server that answers every client as the revocation feed does, and records what it receives.
 
 async with impostor(credential, anchors) as (url, heard):
     …
@@ -24,9 +24,9 @@ _FEED = b'HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nevent: curre
 async def impostor(
     credential: Credential, anchors: Path | str, *, port: int = 0, sequence: int = 0, response: bytes = b""
 ) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """Yield its address, at `localhost`, and what it has heard: an entry a connection.
+    """Yield its address, at `localhost`, and what it has received: one entry per connection.
 
-    It says that nothing has happened after *sequence*, and shows the OCSP *response*.
+    It says that nothing has happened after *sequence*, and staples the OCSP *response*.
     """
     heard: list[bytes] = []
 
@@ -34,7 +34,7 @@ async def impostor(
         heard.append(await reader.read(1000))
         writer.write(_FEED % sequence)
         writer.close()
-        with contextlib.suppress(OSError):  # It has gone.
+        with contextlib.suppress(OSError):  # The client is gone.
             await writer.wait_closed()
 
     context = server_context(credential, anchors, client_certificate=ClientCertificate.OPTIONAL)

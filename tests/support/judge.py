@@ -1,4 +1,4 @@
-"""Somebody beside the broker who is asked and told, and answers when a test lets it: an `Extension` in its hand."""
+"""An `Extension` controlled by a test: it is asked and told, and answers when the test lets it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REFUSED = Refused(RefusalCode.REFUSED_BY_PLUGIN, ReasonCode.NOT_AUTHORIZED, "no"
 
 
 class Judge:
-    """Asked about everything that *asks* names; `asked` holds what waits, `told` what it heard."""
+    """Asked about everything in *asks*; `asked` holds pending questions, `told` what it was told."""
 
     looks_at_packets = False
 
@@ -50,7 +50,7 @@ class Judge:
         return []
 
     def answer(self, allows: Callable[[Question], bool] = lambda _: True) -> None:
-        """Answer whatever has been asked so far."""
+        """Answer all pending questions."""
         asked, self.asked = self.asked, []
         for question, _ in asked:
             self.known[question] = allows(question)

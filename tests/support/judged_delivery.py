@@ -1,4 +1,4 @@
-"""`fleet-sim delivery` tried on mosquitto behind a proxy with one fault: what it finds, and who is not accused."""
+"""`fleet-sim delivery` on mosquitto behind a proxy with one fault: what it finds, and that it blames nothing else."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ OF_MOSQUITTO = {
     "18-taken-over-will-at-once": "its will was never sent",
     "18-taken-over-will-clean": "its will was never sent",
 }
-"""What mosquitto 2.0.21 does not do itself (docs/delivery.md)."""
+"""What mosquitto 2.0.21 itself gets wrong (docs/delivery.md)."""
 
 
 async def found_in(directory: Path, fault: OneFault, only: str, *, older: bool = False) -> dict[str, str]:
-    """Return the words about each case of *only* that is not passed: those of MQTT 5, or the *older* ones."""
+    """Return the text of each case of *only* that did not pass: with MQTT 5, or with the *older* version."""
     cases = [case for case in pick(OWED, [only]) if case.name.endswith(OLDER) is older]
     async with mosquitto(directory) as target, with_fault(target, fault) as faulty:
         found = await run.run(faulty, cases, lambda _: None)
@@ -39,7 +39,7 @@ def is_against(outcome: Outcome) -> bool:
 
 
 def assert_found(found: dict[str, str], expected: dict[str, str]) -> None:
-    """*found* are the *expected* cases, each with its words."""
+    """Check that *found* are the *expected* cases, each with its text."""
     assert found.keys() == expected.keys(), found
     for name, words in expected.items():
         assert words in found[name], (name, found[name])

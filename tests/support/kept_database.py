@@ -1,21 +1,21 @@
-"""A PostgreSQL database that serves one test after another: emptied in between, which takes a tenth of making one.
+"""A PostgreSQL database reused by one test after another: emptied in between, which takes a tenth of creating one.
 
-    kept = KeptDatabase(url)   # of a database that is new
-    if kept.emptied(): …       # as new again, whatever was written to it; False: drop it, and make another
+    kept = KeptDatabase(url)   # of a new database
+    if kept.emptied(): …       # as new again, whatever was written to it; False: drop it, and create another
 
-A new database is three hundred files, copied and removed again; the rows of a test are in ten tables, and few. What a
-test may leave behind is undone here or found here:
+A new database is three hundred files, copied and removed again; a test's rows are in ten tables, and few. What a test
+may leave behind is undone or detected here:
 
-- sessions are ended, and it is waited until they are gone: what they had begun cannot come after us;
-- rows are deleted, or truncated where a table has grown; those of a new database are put back, and the sequences begin
-  again; large objects are unlinked. The session of ours sets triggers aside: the audit log's, which forbid it, and
-  those of foreign keys;
-- a statement that changes anything but rows (an ``ALTER TABLE``, a migration) is noted by an event trigger, in the
-  transaction that it belongs to. So are statistics, which ``ANALYZE`` leaves and plans depend on, and settings of the
-  database. Such a database is not kept.
+- sessions are ended, and awaited until they are gone, so that what they had begun cannot follow later;
+- rows are deleted, or truncated where a table has grown; those of a new database are restored, and sequences restart;
+  large objects are unlinked. Our session disables triggers: the audit log's, which forbid this, and those of foreign
+  keys;
+- a statement that changes anything but rows (an ``ALTER TABLE``, a migration) is recorded by an event trigger, in its
+  own transaction. So are statistics, which ``ANALYZE`` leaves and plans depend on, and settings of the database. Such a
+  database is not reused.
 
-What is ours in it is in a schema of its own, ``kept``; nothing that is under test looks there. Roles, limits of
-connections, and what else belongs to the whole server, are not looked at: who changes those puts them back.
+Our own objects are in a separate schema, ``kept``, which the code under test ignores. Roles, connection limits, and
+other properties of the whole server are not checked: a test that changes those must restore them.
 """
 
 from __future__ import annotations
@@ -88,10 +88,10 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()
 
 
 class KeptDatabase:
-    """One of them, and our session in it, which waits while a test uses the database."""
+    """One such database, and our session in it, which is idle while a test uses the database."""
 
     def __init__(self, url: str, more: str = "") -> None:
-        """Prepare the new database at *url*, which is SQLAlchemy's; *more* are statements that belong to it."""
+        """Prepare the new database at *url* (for SQLAlchemy); *more* are statements that belong to it."""
         self.url = url
         self._session = psycopg.connect(
             url.replace("+psycopg", ""), autocommit=True, options="-c session_replication_role=replica"
@@ -99,7 +99,7 @@ class KeptDatabase:
         self._session.execute(more.encode() + _SCHEMA)
 
     def emptied(self) -> bool:
-        """Make it as new again; return False if that cannot be done."""
+        """Make it as new again; return False if that is impossible."""
         try:
             self._end_others()
             return bool(self._value(b"SELECT kept.empty()"))
@@ -111,7 +111,7 @@ class KeptDatabase:
         self._session.close()
 
     def _end_others(self) -> None:
-        """End all other sessions. One whose client has just left is there for a moment more."""
+        """End all other sessions. A session whose client has just left exists for a moment longer."""
         deadline = time.monotonic() + _END_SECONDS
         while self._value(_OTHERS):
             assert time.monotonic() < deadline, f"sessions in {self.url} do not end"

@@ -1,4 +1,4 @@
-"""Requests for an encrypted key, and openssl's opening of what is answered."""
+"""Requests for an encrypted key, and openssl's decryption of the answer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Info(core.Sequence):  # type: ignore[misc]
 def key_request(
     name: str, key: PrivateKey, identifier: bytes, *, oid: str = ASYMMETRIC_DECRYPT_KEY_IDENTIFIER
 ) -> bytes:
-    """Return a request that wants its key encrypted for whom *identifier* names, base64 of DER; signed by *key*."""
+    """Return a request, base64 of DER, for a key encrypted for *identifier*'s key; signed by *key*."""
     public = key.public_key().public_bytes(Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     info = _Info(
         {
@@ -68,7 +68,7 @@ def opened(envelope: bytes, key: PrivateKey, anchors: Path, directory: Path) -> 
     pem = directory / "recipient.pem"
     pem.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     inner = openssl("cms", "-decrypt", "-inform", "DER", "-inkey", pem, "-binary", data=envelope)
-    # What is inside of an EnvelopedData is the SignedData itself; openssl reads it in a ContentInfo.
+    # An EnvelopedData contains the bare SignedData; openssl reads it in a ContentInfo.
     signed = cms.ContentInfo({"content_type": "signed_data", "content": cms.SignedData.load(inner)}).dump()
     package = openssl("cms", "-verify", "-inform", "DER", "-CAfile", anchors, "-purpose", "any", "-binary", data=signed)
     assert cms.SignedData.load(inner)["encap_content_info"]["content_type"].dotted == "2.16.840.1.101.2.1.2.78.5"

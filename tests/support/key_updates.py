@@ -1,4 +1,4 @@
-"""A client that changes its TLS keys as often as it likes (RFC 8446 §4.6.3), which the `ssl` module has no call for."""
+"""A client that updates its TLS keys at will (RFC 8446 §4.6.3), for which the `ssl` module has no call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LIBRARY.SSL_do_handshake.argtypes = [ctypes.c_void_p]
 
 
 def change_keys(session: ssl.SSLSocket | ssl.SSLObject, times: int) -> None:
-    """Send so many KeyUpdate messages. Raises `ConnectionError` where the other side takes no more."""
+    """Send *times* KeyUpdate messages. Raises `ConnectionError` if the other side accepts no more."""
     address = openssl.address_of(session)
     for _ in range(times):
         if _LIBRARY.SSL_key_update(address, 0) != 1 or _LIBRARY.SSL_do_handshake(address) != 1:

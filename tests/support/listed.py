@@ -1,4 +1,4 @@
-"""A broker whose revocations come from a CRL file that changes, and what it answers."""
+"""A broker whose revocations come from a changing CRL file, and its answers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.support.wire import V5, connect_packet
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Replace *path* by a rename, as whoever publishes lists should."""
+    """Replace *path* by a rename, as publishers of lists should."""
     new = path.with_name(f".{path.name}.new")
     new.write_bytes(content)
     os.replace(new, path)  # noqa: PTH105 - one word for what it is
 
 
 class ListedBroker:
-    """A broker whose revocations come from one file, which starts with an empty list of the issuing CA."""
+    """A broker whose revocations come from one file, initially with an empty list of the issuing CA."""
 
     def __init__(self, directory: Path, pki: Pki, first: bytes | None = None, **settings: object) -> None:
         self.pki = pki
@@ -32,7 +32,7 @@ class ListedBroker:
         self.process = BrokerProcess.with_lists(directory, pki, crlfile=self.file, **settings)
 
     def publish(self, content: bytes) -> None:
-        """Replace the file, and wait until the broker has looked at it."""
+        """Replace the file, and wait until the broker has read it."""
         before = len(self.looks)
         replace_file(self.file, content)
         wait_until(lambda: len(self.looks) > before, "the broker looks at the list")

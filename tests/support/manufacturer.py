@@ -1,4 +1,4 @@
-"""A manufacturer of devices: its CA, and the certificates (IDevIDs) that it puts into them."""
+"""A manufacturer of devices: its CA, and the certificates (IDevIDs) it installs in them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.support.pki import Held
 _SERIAL_NUMBER = bytes.fromhex("0603550405")
 _COMMON_NAME = bytes.fromhex("0603550403")
 FOREVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
-"""IEEE 802.1AR §8.7: an IDevID does not end."""
+"""IEEE 802.1AR §8.7: an IDevID does not expire."""
 
 
 class Manufacturer:
-    """A CA, and what it issues. Two of the same *name* have different keys."""
+    """A CA, and what it issues. Two with the same *name* have different keys."""
 
     def __init__(
         self,
@@ -37,9 +37,9 @@ class Manufacturer:
         above: Manufacturer | None = None,
         strings: _ASN1Type | None = None,
     ) -> None:
-        """*extensions*, each with whether it is critical, are in the CA's own certificate too.
+        """*extensions*, each with its criticality, are in the CA's own certificate too.
 
-        *above* has certified it, itself if nobody. *strings*: of which kind those of its name are.
+        *above* is its issuer, or itself if None. *strings*: the string types in its name.
         """
         self._begin = begin or datetime.now(UTC) - timedelta(days=1)
         self.key = key or generate_key()
@@ -52,7 +52,7 @@ class Manufacturer:
 
     @property
     def held(self) -> Held:
-        """The CA as who signs lists."""
+        """The CA, as the signer of lists."""
         assert isinstance(self.key, ec.EllipticCurvePrivateKey)
         return Held(self.certificate, self.key)
 
@@ -69,9 +69,9 @@ class Manufacturer:
         extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
         issuer: x509.Name | None = None,
     ) -> tuple[x509.Certificate, bytes]:
-        """Return a device certificate, without Authority Key Identifier as some are, and it with its key as PEM.
+        """Return a device certificate, without Authority Key Identifier like some, and the same with its key as PEM.
 
-        *extensions*, each with whether it is critical, are in it too. *issuer*: what it says of the CA's name.
+        *extensions*, each with its criticality, are in it too. *issuer*: the CA's name as given in it.
         """
         key = key or generate_key()
         attributes = [x509.NameAttribute(NameOID.SERIAL_NUMBER, number) for number in serial_numbers]
@@ -83,9 +83,9 @@ class Manufacturer:
         return certificate, key_to_pem(key) + certificate.public_bytes(Encoding.PEM)
 
     def unreadable(self, *, issuer: bool = False) -> x509.Certificate:
-        """Return a device certificate that OpenSSL reads and `cryptography` does not: a name in it is no text.
+        """Return a device certificate that OpenSSL can read and `cryptography` cannot: a name in it is not text.
 
-        That is its serialNumber's, or its *issuer*'s.
+        The name is its serialNumber, or that of its *issuer*.
         """
         text, bits = _SERIAL_NUMBER + b"\x13\x04SN17", _SERIAL_NUMBER + b"\x03\x04\x00N17"
         if issuer:
@@ -93,12 +93,12 @@ class Manufacturer:
         return x509.load_der_x509_certificate(self._changed(self.idevid("SN17")[0], text, bits))
 
     def unreadable_ca(self) -> str:
-        """Return its CA, certified by somebody whose name is no text: OpenSSL does not read it, `cryptography` does."""
+        """Return its CA, issued under a name that is not text: OpenSSL cannot read it, `cryptography` can."""
         common_name = _COMMON_NAME + b"\x0c\x0c"
         return ssl.DER_cert_to_PEM_cert(self._changed(self.certificate, common_name + b"A", common_name + b"\xff"))
 
     def _changed(self, certificate: x509.Certificate, old: bytes, new: bytes) -> bytes:
-        """Return *certificate* with *new* in the first place of *old*, signed again."""
+        """Return *certificate* with the first *old* replaced by *new*, signed again."""
         tbs, algorithm, _ = children(certificate.public_bytes(Encoding.DER))
         tbs = tbs.replace(old, new, 1)
         signature = self.key.sign(tbs, ec.ECDSA(hashes.SHA256()))  # type: ignore[call-arg,arg-type,union-attr]

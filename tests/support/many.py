@@ -1,4 +1,4 @@
-"""A store in which many certificates are revoked already, filled without issuing any of them."""
+"""A store in which many certificates are already revoked, filled without issuing any of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FIRST_SERIAL = 1 << 126
 
 
 _BASE = 1_000_000
-"""Out of the way of rows that the test makes."""
+"""Keeps clear of rows that the test creates."""
 
 _DEVICES = """
 INSERT INTO devices (id, name, role, group_name, created_at, revoked_at)
@@ -49,7 +49,7 @@ def fill(connection: Connection, issuer_key_id: bytes, count: int, now: datetime
     dialect = connection.dialect.name
     parts = {"base": _BASE, "prefix": f"{FIRST_SERIAL:x}"[:24], "pad": "0" * 8, "hex": _HEX[dialect]}
     values = {"now": now, "later": now + timedelta(days=30), "issuer": issuer_key_id.hex(), "key": b"0"}
-    if dialect == "postgresql":  # Keys that refer to each other are not looked up: they do, and it is half of the work.
+    if dialect == "postgresql":  # Foreign keys are not checked: they are correct, and checking is half of the work.
         connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
     for statement in (_DEVICES, _CERTIFICATES, _REVOCATIONS, _EVENTS):
         sql = statement.format(**parts).replace("numbers", _NUMBERS[dialect].format(count=count))

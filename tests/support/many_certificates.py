@@ -1,4 +1,4 @@
-"""A device, a key or a CA of very many certificates, of which two are a few; processes that die between portions."""
+"""A device, key or CA with very many certificates, where three count as many; processes that die between portions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _PORTIONS = ("_device_portion", "_listed_portion")
 
 
 def make_portions_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let two certificates be a portion, and more than two too many for one transaction."""
+    """Make a portion two certificates, and more than two too many for one transaction."""
     monkeypatch.setattr(issued_to, "FEW", 2)
     monkeypatch.setattr(portions, "PORTION", 2)
 
@@ -51,19 +51,19 @@ async def many_of(fleet: Fleet, name: str = "meter-1", more: int = 4) -> list[x5
 async def many_for_key(
     fleet: Fleet, key: PrivateKey, name: str = "meter-1", more: int = 4, role: Role = Role.DEVICE
 ) -> list[x509.Certificate]:
-    """Return the certificates for *key* of a device, or who has another *role*, oldest first; of others it has none."""
+    """Return a device's certificates for *key*, or those of another *role*, oldest first; it has no others."""
     token = TokenCredential(name, await fleet.token(name, "north" if role is Role.DEVICE else None, role))
     first = await fleet.enrolment.enrol(csr_der(key, names=[name]), token)
     return [first, *[await fleet.reenrol(first, successor_csr(first, key)) for _ in range(more)]]
 
 
 def serials_of(every: list[x509.Certificate]) -> list[str]:
-    """Return the numbers of *every*, as the store has them."""
+    """Return the serial numbers of *every*, in the store's form."""
     return [serial_text(each.serial_number) for each in every]
 
 
 async def stored(fleet: Fleet, name: str = "meter-1") -> list[StoredCertificate]:
-    """Return all that a device has, as the store has it."""
+    """Return all that a device has, in the store's form."""
 
     def look(connection: Connection) -> list[StoredCertificate]:
         device = devices.find(connection, name)
@@ -74,7 +74,7 @@ async def stored(fleet: Fleet, name: str = "meter-1") -> list[StoredCertificate]
 
 
 async def said_by_ocsp(fleet: Fleet, certificate: x509.Certificate) -> RevocationReason | None:
-    """Return why *certificate* is revoked by what the responder reads."""
+    """Return why *certificate* is revoked, from what the responder reads."""
     issuer, serial = certificate_key(certificate)
     known, said = await fleet.database.read(
         lambda connection: certificates.revocation_of(connection, issuer.hex(), serial_text(serial))
@@ -84,7 +84,7 @@ async def said_by_ocsp(fleet: Fleet, certificate: x509.Certificate) -> Revocatio
 
 
 def identifier_of(certificate: x509.Certificate) -> str:
-    """Return by what its renewal information is asked for."""
+    """Return the identifier for requesting its renewal information."""
     issuer, serial = certificate_key(certificate)
     parts = issuer, serial.to_bytes(20).lstrip(bytes(1))
     return ".".join(base64.urlsafe_b64encode(each).rstrip(b"=").decode() for each in parts)
@@ -111,7 +111,7 @@ async def unfinished_authorities(fleet: Fleet) -> int:
 
 
 class Between:
-    """Who else has written after each portion, and in which threads those were done."""
+    """Records other writers after each portion, and the threads in which portions were done."""
 
     def __init__(self, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
         self.others: list[asyncio.Task[None]] = []
@@ -132,12 +132,12 @@ class Between:
 
 
 class Died(Exception):
-    """The process has, between two portions."""
+    """The process has died between two portions."""
 
 
 @contextlib.contextmanager
 def dying_after(number: int) -> Iterator[None]:
-    """Have processes die when they have done so many portions, in the block."""
+    """Make processes die after *number* portions, within the block."""
     done = 0
 
     def mortal(portion: Callable[..., object]) -> Callable[..., object]:

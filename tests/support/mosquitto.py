@@ -1,4 +1,4 @@
-"""mosquitto's clients: publishers and subscribers that nobody here wrote."""
+"""mosquitto's clients: third-party publishers and subscribers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class Mosquitto:
-    """How the clients reach a broker and as whom; *version* as their ``-V`` says it."""
+    """How and as whom the clients reach a broker; *version* in the form of ``-V``."""
 
     port: int
     anchors: Path
@@ -48,7 +48,7 @@ class MosquittoSub:
     """A running ``mosquitto_sub``."""
 
     def __init__(self, arguments: list[str]) -> None:
-        # It writes into a pipe, where the C library would keep lines back.
+        # It writes into a pipe, where the C library would buffer lines.
         self.process = subprocess.Popen(
             ["stdbuf", "-oL", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -64,7 +64,7 @@ class MosquittoSub:
         self._lines.put(None)
 
     def wait_for(self, text: str) -> str:
-        """Return the next line of output that holds *text*."""
+        """Return the next line of output that contains *text*."""
         seen = []
         while True:
             line = self._lines.get(timeout=PATIENCE)

@@ -1,6 +1,6 @@
-"""Programs of others that tests need: where one is missing, the test that needs it fails.
+"""Third-party programs that tests need: if one is missing, the test that needs it fails.
 
-A test that is skipped for want of its judge passes in silence, on the very machine where nobody has looked.
+A test skipped for lack of its judge would pass in silence, on the very machine where nobody has checked.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What Python 3.12.3 and later leave in OpenSSL's list of errors when the system refuses a write, on every Python.
+"""What Python 3.12.3 and later leave in OpenSSL's error queue when the system refuses a write, on every Python.
 
-`leave_error` is what such a write does; `Bystander` a session of the same thread that has nothing to do with it.
+`leave_error` does what such a write does; `Bystander` is an unrelated session of the same thread.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _LIBRARY_SYSTEM = 2
 
 
 def leave_error() -> None:
-    """Note that a system call has failed with EPIPE, as OpenSSL does."""
+    """Record, as OpenSSL does, that a system call has failed with EPIPE."""
     import _ssl
 
     library = ctypes.PyDLL(_ssl.__file__)
@@ -22,7 +22,7 @@ def leave_error() -> None:
 
 
 class Bystander:
-    """A session whose handshake is complete, and for which nothing has come."""
+    """A session with a complete handshake that has received nothing."""
 
     def __init__(self, server: ssl.SSLContext, client: ssl.SSLContext) -> None:
         to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()

@@ -1,4 +1,4 @@
-"""A store on PostgreSQL that has one table, of words, and works that note one."""
+"""A PostgreSQL store with one table, of words, and functions that record one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def with_notes(server: PostgresqlServer) -> AsyncIterator[Database]:
     with server.database(more=NOTES) as url:
         opened = Database(url)
         try:
-            await opened.write(noted)  # The first connection is not opened on the event loop.
+            await opened.write(noted)  # So that the first connection is not opened on the event loop.
             yield opened
         finally:
             await opened.close()
@@ -36,7 +36,7 @@ async def with_notes(server: PostgresqlServer) -> AsyncIterator[Database]:
 
 @contextmanager
 def somebody_else(database: Database, *statements: str) -> Iterator[psycopg.Connection]:
-    """Let another program be connected, and begin with *statements*, until the end of the block."""
+    """Connect another program, which begins with *statements*, until the end of the block."""
     url = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(url) as other:
         for statement in statements:
@@ -46,21 +46,21 @@ def somebody_else(database: Database, *statements: str) -> Iterator[psycopg.Conn
 
 
 def lock(database: Database) -> Any:
-    """Hold all writers' lock for the block."""
+    """Hold the lock of all writers for the block."""
     return somebody_else(database, f"SELECT pg_advisory_xact_lock({_WRITERS})")
 
 
 def note(connection: Connection, word: str) -> str:
-    """Note *word*, and return it; `IntegrityError` if it is noted already."""
+    """Record *word*, and return it; `IntegrityError` if it is already recorded."""
     connection.execute(text("INSERT INTO notes VALUES (:word)"), {"word": word})
     return word
 
 
 def noted(connection: Connection) -> set[str]:
-    """Return the words that are noted."""
+    """Return the recorded words."""
     return set(connection.execute(text("SELECT word FROM notes")).scalars())
 
 
 def thread_of(_connection: Connection) -> str:
-    """Return the name of the thread that the work runs in."""
+    """Return the name of the thread in which the work runs."""
     return threading.current_thread().name

@@ -1,4 +1,4 @@
-"""OCSP requests, and answers read by the library that did not make them: openssl."""
+"""OCSP requests, and answers read by a third-party library: openssl."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Early data (RFC 8446 §4.2.10) and renegotiation (RFC 5246 §7.4.1.1), which the `ssl` module has no calls for."""
+"""Early data (RFC 8446 §4.2.10) and renegotiation (RFC 5246 §7.4.1.1), for which the `ssl` module has no calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import ssl
 from provisioning.pki import openssl
 
 REJECTED = 1
-"""SSL_EARLY_DATA_REJECTED: the server has thrown it away."""
+"""SSL_EARLY_DATA_REJECTED: the server has discarded it."""
 _LIBRARY = ctypes.PyDLL(_ssl.__file__)
 _LIBRARY.SSL_get_session.restype = ctypes.c_void_p
 _LIBRARY.SSL_get_session.argtypes = [ctypes.c_void_p]
@@ -22,12 +22,12 @@ _LIBRARY.SSL_do_handshake.argtypes = [ctypes.c_void_p]
 
 
 def offered(session: ssl.SSLSocket) -> int:
-    """Return how many bytes of early data the server of *session* says that it takes."""
+    """Return how many bytes of early data the server of *session* says it accepts."""
     return int(_LIBRARY.SSL_SESSION_get_max_early_data(_LIBRARY.SSL_get_session(openssl.address_of(session))))
 
 
 def send_early(session: ssl.SSLSocket, data: bytes) -> None:
-    """Send *data* with the ClientHello of *session*, whose handshake has not begun, whatever the server has said."""
+    """Send *data* with the ClientHello of *session*, before its handshake, whatever the server allows."""
     address, written = openssl.address_of(session), ctypes.c_size_t()
     _LIBRARY.SSL_SESSION_set_max_early_data(_LIBRARY.SSL_get_session(address), 1 << 20)
     assert _LIBRARY.SSL_write_early_data(address, data, len(data), ctypes.byref(written)) == 1
@@ -35,7 +35,7 @@ def send_early(session: ssl.SSLSocket, data: bytes) -> None:
 
 
 def early_data_status(session: ssl.SSLSocket) -> int:
-    """Return what became of it."""
+    """Return what became of the early data."""
     return int(_LIBRARY.SSL_get_early_data_status(openssl.address_of(session)))
 
 

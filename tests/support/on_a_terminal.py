@@ -1,4 +1,4 @@
-"""A program on a terminal of its own, which the test can close."""
+"""A program on its own terminal, which the test can close."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.broker_process import wait_until
 
 @contextlib.contextmanager
 def on_a_terminal(arguments: list[str], environment: Mapping[str, str], log: Path) -> Iterator[tuple[int, int]]:
-    """Run a program that has a terminal of its own, and its errors in *log*; yield its number and the terminal."""
+    """Run a program on its own terminal, with stderr in *log*; yield its process number and the terminal."""
     pid, terminal = pty.fork()
     if pid == 0:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # The tests may run under nohup.
@@ -28,7 +28,7 @@ def on_a_terminal(arguments: list[str], environment: Mapping[str, str], log: Pat
 
 
 def first_line(terminal: int) -> bytes:
-    """Return what the program has printed when its first line is whole."""
+    """Return the program's output once its first line is complete."""
     said = b""
     while b"\n" not in said:
         said += os.read(terminal, 4096)
@@ -36,7 +36,7 @@ def first_line(terminal: int) -> bytes:
 
 
 def exit_code(pid: int) -> int:
-    """Return it as soon as the program has ended."""
+    """Return the exit code as soon as the program has ended."""
 
     def ended() -> tuple[int] | None:
         number, status = os.waitpid(pid, os.WNOHANG)

@@ -1,4 +1,4 @@
-"""One connection to a server of one small application, as the connection protocol has it."""
+"""One connection to a server of a small application, at the level of the connection protocol."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from provisioning.connections.connection_protocol import ConnectionProtocol
 from provisioning.connections.written_answer import Answering, ReadyAnswer
 
 LARGE_SIZE = 32 * 1024 * 1024
-"""More than the kernel keeps for a client that reads nothing."""
+"""More than the kernel buffers for a client that reads nothing."""
 MUCH = 256 * 1024
 
 LISTENS = b"GET /listen HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -46,10 +46,10 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
 
 class Whole:
-    """Answers what is posted to ``/whole``, with its body; a body of ``wait`` when it is told to go on.
+    """Answers a POST to ``/whole`` with its body; for a body of ``wait``, only when told to continue.
 
-    A body of ``odd`` is the application's after all. What is asked of ``/ready`` is answered at once, with its method
-    and how often it was asked.
+    A body of ``odd`` is left to the application after all. A request to ``/ready`` is answered at once, with its method
+    and the number of requests so far.
     """
 
     def __init__(self) -> None:

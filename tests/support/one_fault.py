@@ -1,15 +1,15 @@
-"""A proxy in front of a real broker that does one thing wrong: the simulator must find it, and name it rightly.
+"""A proxy in front of a real broker that does one thing wrong: the simulator must find it and name it correctly.
 
 Theory
 ------
-A broker written for a test has the faults that its author thought of, and none of a real one's virtues: sessions,
-wills, QoS 2. So the broker is real, and between it and the devices stands this. It ends their TLS, comes to the broker
-as each of them, with a certificate that the target's CA signs for it, and passes packets on, both ways; a `OneFault`
-changes what it likes. What it cannot read it passes on as it is.
+A broker written for a test has the faults that its author thought of, and lacks a real one's abilities: sessions,
+wills, QoS 2. So the broker is real, and this proxy sits between it and the devices. It terminates their TLS, connects
+to the broker as each of them, with a certificate that the target's CA signs for it, and forwards packets both ways; a
+`OneFault` changes what it likes. Unreadable data is forwarded unchanged.
 
-Revocation is its own: the broker behind it sees other certificates than the devices have.
+Revocation is handled here: the broker sees other certificates than the devices have.
 
-Handles: any target whose CA is in our hands. Does not handle: what is wrong with a certificate or a handshake.
+Handles: any target whose CA we control. Does not handle: faults in certificates or handshakes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Passage:
     version: ProtocolVersion = ProtocolVersion.V5
     resumed: bool = False
     memory: dict[str, Any] = field(default_factory=dict)
-    """What a fault remembers of it."""
+    """What a fault remembers about it."""
 
     @property
     def is_device(self) -> bool:
@@ -68,29 +68,29 @@ class Passage:
 
 
 class OneFault:
-    """No fault. Each of the others overrides what it needs."""
+    """No fault. Each subclass overrides what it needs."""
 
     def __init__(self) -> None:
         self.passages: list[Passage] = []
         self.revoked: set[int] = set()
 
     async def from_device(self, passage: Passage, packet: Packet) -> list[Packet]:
-        """Return what the broker gets of *packet*."""
+        """Return what the broker receives for *packet*."""
         del passage
         return [packet]
 
     def unreadable(self, passage: Passage, frame: bytes) -> bytes:
-        """Return what the broker gets of a device's *frame* that is no packet."""
+        """Return what the broker receives for a device's *frame* that is not a packet."""
         del passage
         return frame
 
     async def from_broker(self, passage: Passage, packet: Packet) -> list[Packet]:
-        """Return what the device gets of *packet*."""
+        """Return what the device receives for *packet*."""
         del passage
         return [packet]
 
     async def revoke(self, serial: int) -> None:
-        """Close the session of who has this certificate, and say why."""
+        """Close the session that uses this certificate, and give the reason."""
         self.revoked.add(serial)
         for passage in [each for each in self.passages if each.serial == serial]:
             self.end(passage)
@@ -103,12 +103,12 @@ class OneFault:
         passage.broker.close()
 
     def admits(self, passage: Passage) -> bool:
-        """Whether who has this certificate is let in."""
+        """Whether the owner of this certificate is admitted."""
         return passage.serial not in self.revoked
 
 
 class ForgetsRevocations(OneFault):
-    """It refuses a revoked device twice, and then no more."""
+    """It refuses a revoked device twice, and no more after that."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ class _Proxy:
 
 
 def _frame(buffer: bytes) -> bytes:
-    """Return the packet that *buffer* begins with; nothing where it is not whole, or none."""
+    """Return the packet at the start of *buffer*; empty if it is incomplete or invalid."""
     try:
         length, body = decode_length(buffer, 1) if len(buffer) > 1 else (0, 0)
     except PacketError:
@@ -232,7 +232,7 @@ def _is_packet(buffer: bytes) -> bool:
 async def proxied(
     behind: Endpoint, issuer: Issuer, anchors: Path, fault: OneFault, *, name: str = "localhost"
 ) -> AsyncIterator[Endpoint]:
-    """Yield where the broker *behind*, which believes *issuer*, is reached with this *fault*."""
+    """Yield the address at which the broker *behind*, which trusts *issuer*, is reached with this *fault*."""
     identity = Identity("fleet.internal", Role.BROKER, "broker-1")
     server = issuer.issue(identity, usages=SERVER_AUTH, dns_names=[name])
     context = server_context(server.pem, anchors, client_certificate=ClientCertificate.REQUIRED)
@@ -250,7 +250,7 @@ async def proxied(
 
 @asynccontextmanager
 async def with_fault(target: Target, fault: OneFault) -> AsyncIterator[Target]:
-    """Yield *target* with this *fault*; it is said to be able to revoke."""
+    """Yield *target* with this *fault*; it claims to support revocation."""
     claims = target.capabilities
     claims = claims.model_copy(update={"supports": claims.supports | {Feature.REVOCATION}})
     async with proxied(target.endpoint, target.issuer, target.anchors, fault) as endpoint:

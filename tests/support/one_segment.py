@@ -1,4 +1,4 @@
-"""A TLS client that hands many records to the network in one piece: OpenSSL at the other end has them all at once."""
+"""A TLS client that sends many records in one piece: OpenSSL at the other end receives them all at once."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tests.support.key_updates import change_keys
 
 
 class OneSegmentClient:
-    """TLS on memory, above a blocking socket: what is sent is sent when the caller says so."""
+    """TLS in memory, above a blocking socket: data is sent when the caller says so."""
 
     def __init__(
         self, port: int, context: ssl.SSLContext, with_the_handshake: Sequence[bytes] = (), *, key_changes: int = 0
     ) -> None:
-        """Connect; *key_changes*, and the records *with_the_handshake*, leave in one piece with its last bytes."""
+        """Connect; *key_changes*, and the records *with_the_handshake*, are sent in one piece with its last bytes."""
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -38,7 +38,7 @@ class OneSegmentClient:
         self._socket.close()
 
     def send(self, records: Sequence[bytes]) -> None:
-        """Send each of *records* as a TLS record of its own, all of them in one piece."""
+        """Send each of *records* as a separate TLS record, all of them in one piece."""
         for record in records:
             self._tls.write(record)
         self._socket.sendall(self._outgoing.read())

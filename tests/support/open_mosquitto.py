@@ -1,4 +1,4 @@
-"""Debian's mosquitto for whoever the test's CA certifies, with no policy: behind a proxy with one fault."""
+"""Debian's mosquitto, open to all clients of the test's CA, without a policy: behind a proxy with one fault."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ require_certificate true
 
 @dataclass(frozen=True)
 class Behind:
-    """Where the broker is reached, and the CA of those who may come."""
+    """The broker's address, and the CA of the allowed clients."""
 
     endpoint: Endpoint
     papers: Papers

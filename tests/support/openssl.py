@@ -1,4 +1,4 @@
-"""OpenSSL's command line: keys, requests and verification by somebody else's code."""
+"""OpenSSL's command line: keys, requests and verification by third-party code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def openssl(*arguments: str | Path, data: bytes = b"", check: bool = True) -> by
 
 @dataclass(frozen=True)
 class OpensslDevice:
-    """A device whose key and requests are made by openssl in a directory of its own."""
+    """A device whose key and requests are made by openssl in its own directory."""
 
     directory: Path
     name: str
@@ -45,12 +45,12 @@ class OpensslDevice:
     def request(
         self, *, subject: str | None = None, algorithm: tuple[str, ...] = P256, extra: tuple[str, ...] = ()
     ) -> bytes:
-        """Make a new key and return a request for it, as base64 of DER with line ends, as openssl writes it."""
+        """Generate a new key and return a request for it, as base64 of DER with line ends, as openssl writes it."""
         return self._made("-newkey", *algorithm, "-nodes", "-keyout", self.key,
                           "-subj", subject or f"/CN={self.name}", *extra)  # fmt: skip
 
     def another(self, *, subject: str | None = None, key: Path | None = None) -> bytes:
-        """Return a request for *key*, a file; None: for the key that the device has."""
+        """Return a request for the key in file *key*; None: for the device's current key."""
         return self._made("-key", key or self.key, "-subj", subject or f"/CN={self.name}")
 
     def renewal(self, names: str, *, new_key: bool) -> bytes:
@@ -64,7 +64,7 @@ class OpensslDevice:
         return self.encoded()
 
     def encoded(self) -> bytes:
-        """Return the last request as EST wants it."""
+        """Return the last request in EST's encoding."""
         return base64.encodebytes(self._request.read_bytes())
 
     def take(self, answer: bytes) -> None:
@@ -74,5 +74,5 @@ class OpensslDevice:
 
 
 def certificate_facts(path: Path, *options: str) -> str:
-    """Return what ``openssl x509`` prints of a certificate."""
+    """Return ``openssl x509``'s output for a certificate."""
     return openssl("x509", "-in", path, "-noout", *options).decode()

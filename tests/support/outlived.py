@@ -1,12 +1,12 @@
-"""What a test run leaves if it is killed, ended and removed: a server that runs on in a directory of its own.
+"""Cleans up after a killed test run: ends a server left running in its own directory, and removes that.
 
     python -I -S outlived.py DIRECTORY PID_FILE        # standard input is the run's, and nothing is ever written there
 
-Whoever started this has ended, however, when its standard input has: then the process whose number is in PID_FILE is
-stopped (SIGINT, after ten seconds SIGKILL), and DIRECTORY is removed, and unmounted before if something is mounted
-there. In good order both are gone already, and nothing is left to do.
+The end of standard input means that the process that started this has ended, however that happened: then the process
+whose number is in PID_FILE is stopped (SIGINT, after ten seconds SIGKILL), and DIRECTORY is removed, after unmounting
+anything mounted there. After a normal end both are already gone, and nothing is left to do.
 
-It imports little, and has a session of its own: who kills the run and its children by their group does not get this.
+It imports little, and has its own session: killing the run and its children by their group does not reach it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main(directory: Path, pid_file: Path) -> None:
         pid = int(pid_file.read_text().split()[0])
         if (
             str(directory) in Path(f"/proc/{pid}/cmdline").read_text()
-        ):  # Else it has ended, and the number is another's.
+        ):  # Otherwise it has ended, and the number belongs to another process.
             stop(pid)
     if os.path.ismount(directory):
         subprocess.run(["umount", "--lazy", directory], check=False)

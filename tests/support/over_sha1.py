@@ -1,4 +1,4 @@
-"""Lists and OCSP answers signed again over SHA-1, which the library signs nothing with any more."""
+"""CRLs and OCSP answers signed again with SHA-1, which the library no longer signs with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ECDSA_WITH_SHA1 = bytes.fromhex("300906072a8648ce3d0401")
 
 
 def crl_over_sha1(der: bytes, key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Return the list *der*, which says its version, signed again by *key* (RFC 5280 §5.1)."""
+    """Return the CRL *der*, which states its version, signed again by *key* (RFC 5280 §5.1)."""
     version, _, *rest = elements(content(x509.load_der_x509_crl(der).tbs_certlist_bytes))
     return _signed(element(_SEQUENCE, b"".join([version, _ECDSA_WITH_SHA1, *rest])), key)
 

@@ -1,4 +1,4 @@
-"""A golden packet: a name, the bytes, and the packet that they are."""
+"""A golden packet: a name, the bytes, and the packet they represent."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class PacketCase:
 
     @property
     def body(self) -> bytes:
-        """The bytes behind the fixed header."""
+        """The bytes after the fixed header."""
         return split_packet(self.data)[1]
 
 
 def split_packet(data: bytes) -> tuple[int, bytes]:
-    """Return the first byte and the body of the one packet that *data* is."""
+    """Return the first byte and the body of *data*, a single packet."""
     reader = Reader(data)
     first_byte, length = reader.byte("first byte"), reader.variable_integer("remaining length")
     assert length == reader.remaining, f"remaining length {length}, body {reader.remaining} bytes"

@@ -6,8 +6,8 @@ written by hand from the standard, never copied from an encoder.
 Rules
 -----
 1. ``decode_packet(data) == packet`` for every case.
-2. ``packet.encode(version) == data`` for every case that is canonical: there is one shortest way to write it, and
-   properties come in the order of their identifiers.
+2. ``packet.encode(version) == data`` for every canonical case: it is the shortest way to write it, with properties in
+   the order of their identifiers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Hypothesis strategies for every packet that a version of MQTT can say.
+"""Hypothesis strategies for every packet that a version of MQTT can express.
 
-Each is made once: to make and check one takes ten times as long as to draw a packet from it.
+Each is created once: creating and checking one takes ten times as long as drawing a packet from it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ topic_filters = (
     .map(lambda parts: "/".join((*parts[0], *parts[1])))
     .filter(bool)
 )
-# What 3.1.1 takes for an ordinary filter may be an ill-formed shared subscription in MQTT 5.
+# An ordinary filter in 3.1.1 may be an ill-formed shared subscription in MQTT 5.
 plain_filters = topic_filters.filter(lambda topic_filter: not topic_filter.startswith("$share"))
 shared_filters = st.builds("$share/{}/{}".format, st.text("ab-", min_size=1, max_size=3), topic_filters)
 
@@ -68,7 +68,7 @@ _VALUES: dict[int, st.SearchStrategy[Any]] = {
 
 
 def is_boolean(rule: PropertyRule) -> bool:
-    """Whether the property is one of those bytes that mean yes or no."""
+    """Whether the property is a byte that means yes or no."""
     return rule.attribute.startswith("request_") or rule.attribute.endswith("_available")
 
 
@@ -111,7 +111,7 @@ def _connect_properties(version: ProtocolVersion) -> st.SearchStrategy[Propertie
 @functools.cache
 @st.composite
 def connects(draw: st.DrawFn, version: ProtocolVersion) -> Connect:
-    """CONNECT packets: before MQTT 5 a password has a user name, in it authentication data has a method."""
+    """CONNECT packets: before MQTT 5 a password needs a user name, in MQTT 5 authentication data needs a method."""
     username = draw(_perhaps_string)
     return Connect(
         client_id=draw(strings),
@@ -142,7 +142,7 @@ def connacks(draw: st.DrawFn, version: ProtocolVersion) -> Connack:
 @functools.cache
 @st.composite
 def publishes(draw: st.DrawFn, version: ProtocolVersion) -> Publish:
-    """PUBLISH packets, behind a topic alias too."""
+    """PUBLISH packets, including ones with a topic alias."""
     qos = draw(qualities)
     found = draw(properties(PacketType.PUBLISH, version))
     return Publish(
@@ -198,7 +198,7 @@ def unsubacks(version: ProtocolVersion) -> st.SearchStrategy[Unsuback]:
 
 @functools.cache
 def auths() -> st.SearchStrategy[Auth]:
-    """AUTH packets: they name their method, or are empty."""
+    """AUTH packets: with a method, or empty."""
     reasons = st.sampled_from([ReasonCode.SUCCESS, ReasonCode.CONTINUE_AUTHENTICATION, ReasonCode.RE_AUTHENTICATE])
     named = properties(PacketType.AUTH).filter(lambda found: found.authentication_method is not None)
     return st.just(Auth()) | st.builds(Auth, reasons, named)
@@ -206,7 +206,7 @@ def auths() -> st.SearchStrategy[Auth]:
 
 @functools.cache
 def packets(version: ProtocolVersion) -> st.SearchStrategy[Packet]:
-    """Any packet that *version* can say."""
+    """Any packet that *version* can express."""
     filters = plain_filters | shared_filters if version is V5 else topic_filters
     disconnects: st.SearchStrategy[Packet] = st.just(Disconnect())
     if version is V5:
@@ -240,7 +240,7 @@ def _version_and_packet(version: ProtocolVersion) -> st.SearchStrategy[tuple[Pro
 
 @functools.cache
 def written_packets(version: ProtocolVersion) -> st.SearchStrategy[bytes]:
-    """What *version* can say, as it is written."""
+    """Packets of *version*, encoded."""
     return packets(version).map(lambda packet: packet.encode(version))
 
 

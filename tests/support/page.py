@@ -1,4 +1,4 @@
-"""A page of commands, run as its reader would run them: one shell, block after block, against the real programs.
+"""A page of commands, run as its reader would: one shell, block after block, against the real programs.
 
     steps = read_page(Path("docs/verify-it-yourself.md"))
     with Terminal(tmp_path, ports) as terminal:
@@ -7,12 +7,12 @@
 
 Rules
 -----
-1. A ```sh block is a step. A ```text block right below it is what its reader sees; any other block is a picture.
-2. Shown output must come whole, line for line. "…" stands for whatever differs from run to run: within a line for any
-   text, alone on a line for any number of lines.
+1. A ```sh block is a step. A ```text block right below it is the expected output; any other block is an illustration.
+2. The output shown must appear completely, line for line. "…" stands for what differs from run to run: within a line
+   for any text, alone on a line for any number of lines.
 3. A step without shown output must succeed.
 4. The programs are forked (`tests.support.programs`): how they start is tested elsewhere.
-5. The page names the standard ports; here each becomes a free one, in commands, output and settings alike.
+5. The page names the standard ports; here each is replaced by a free one, in commands, output and settings alike.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PORTS: dict[int, str | None] = {
     8883: "FLEET_BROKER_PORT",
     1883: None,
 }
-"""Each standard port with the variable that moves it, or without where the page's own words do."""
+"""Each standard port with the variable that changes it, or none where the page's own words do."""
 
 _PROGRAMS = {"fleet-provisioning": "provisioning", "fleet-broker": "broker", "fleet-sim": "device_sim"}
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<content>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -50,7 +50,7 @@ _END = "\x1e"
 
 @dataclass(frozen=True)
 class Step:
-    """One block of commands, and the lines that its reader is shown (None: nothing is shown)."""
+    """One block of commands, and the lines of output shown to the reader (None: nothing is shown)."""
 
     line: int
     commands: str
@@ -58,7 +58,7 @@ class Step:
 
 
 def read_page(path: Path, heading: str | None = None) -> list[Step]:
-    """Return the steps of the page, or of the part below *heading* only."""
+    """Return the steps of the page, or only of the part below *heading*."""
     text = path.read_text(encoding="utf-8")
     start, end = (0, len(text)) if heading is None else _section(text, heading)
     blocks = [block for block in _FENCE.finditer(text) if start <= block.start() < end]
@@ -82,7 +82,7 @@ def _section(text: str, heading: str) -> tuple[int, int]:
 
 
 def free_ports() -> dict[int, int]:
-    """Return a free port for each standard one, below the range from which the kernel gives ports to connections."""
+    """Return a free port for each standard one, below the kernel's range for outgoing connections."""
     chosen: dict[int, int] = {}
     candidate = 20_000 + os.getpid() * 7 % 10_000
     for standard in PORTS:
@@ -95,7 +95,7 @@ def free_ports() -> dict[int, int]:
 
 
 def unlike(shown: tuple[str, ...], output: list[str]) -> str | None:
-    """Say how *output* differs from what the page shows; None if it does not."""
+    """Return how *output* differs from what the page shows; None if it does not."""
     position, skipping = 0, False
     for line in shown:
         if line.strip() == "…":
@@ -114,7 +114,7 @@ def unlike(shown: tuple[str, ...], output: list[str]) -> str | None:
 
 
 class Terminal:
-    """A shell in an empty directory, with the three programs on its path; ends with everything it started."""
+    """A shell in an empty directory, with the three programs on its path; it ends with everything it started."""
 
     def __init__(self, directory: Path, ports: Mapping[int, int]) -> None:
         self._directory = directory
@@ -125,7 +125,7 @@ class Terminal:
         programs = self._directory / "programs"
         programs.mkdir(parents=True)
         python = shlex.quote(forking_python(*_PROGRAMS.values()))
-        # The shell's tools speak English; ours know no other language, and are forked in the tests' own environment.
+        # The shell's tools use English; ours know no other language, and are forked in the tests' own environment.
         own = os.environ.get("LC_ALL")
         language = "unset LC_ALL" if own is None else f"LC_ALL={shlex.quote(own)}"
         for program, package in _PROGRAMS.items():
@@ -170,7 +170,7 @@ class Terminal:
             shell.stdout.close()
 
     def follow(self, step: Step) -> None:
-        """Run one step and compare what it prints with what the page shows."""
+        """Run one step and compare its output with the page."""
         status, output = self._run(self._localised(step.commands))
         printed = "\n".join(output)
         if step.shown is None:
@@ -181,7 +181,7 @@ class Terminal:
         assert difference is None, f"line {step.line}: {difference}\n{step.commands}\n{printed}\n{self.logs()}"
 
     def logs(self) -> str:
-        """Return what the programs have logged, for the report of a failure."""
+        """Return the programs' logs, for a failure report."""
         files = sorted((self._directory / "home").rglob("*.log"))
         return "\n".join(f"--- {file.name}\n{file.read_text(encoding='utf-8')[-3000:]}" for file in files)
 

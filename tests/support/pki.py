@@ -5,7 +5,7 @@
     late = pki.device("meter-2", not_after=pki.now - timedelta(seconds=1))
     files = meter.write(tmp_path)                       # CredentialFiles, for mosquitto_pub and openssl
 
-Everything about a bad certificate is genuine except the one thing that its arguments say.
+A bad certificate is genuine in everything except what its arguments specify.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Held:
 
 @dataclass
 class Pki:
-    """One fleet's certification authorities. *now* is where validity begins to be counted."""
+    """One fleet's certification authorities. *now* is the base of all validity times."""
 
     now: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     root: Held = field(init=False)
@@ -100,7 +100,7 @@ class Pki:
         return pem_of(self.root.certificate, self.issuing.certificate).decode()
 
     def authority(self, common_name: str, issuer: Held | None = None, **different: object) -> Held:
-        """Return another CA: below *issuer*, or a root of its own; with a *key* or *not_after* that is given."""
+        """Return another CA: below *issuer*, or a root of its own; *different* may give a *key* or *not_after*."""
         return self._ca(common_name, issuer, 0 if issuer else 1, **different)  # type: ignore[arg-type]
 
     def write_anchors(self, directory: Path) -> Path:
@@ -139,9 +139,9 @@ class Pki:
         extensions: Sequence[x509.ExtensionType] = NO_EXTENSIONS,
         authority_key_id: bytes | None = None,
     ) -> Held:
-        """Return a certificate for *identity*, different where an argument says so.
+        """Return a certificate for *identity*, with differences as given by arguments.
 
-        *authority_key_id* is what it calls its issuer's key, which may be anything.
+        *authority_key_id* is what it states as its issuer's key, which may be anything.
         """
         issuer = issuer or self.issuing
         key = generate_key()
@@ -170,7 +170,7 @@ class Pki:
         return Held(builder.sign(issuer.key, hashes.SHA256()), key, chain)
 
     def self_signed(self, identity: Identity) -> Held:
-        """Return a certificate that nobody but its owner vouches for."""
+        """Return a certificate signed only by its own key."""
         key = generate_key()
         name = _name(identity.name)
         certificate = (
@@ -198,7 +198,7 @@ class Pki:
             .not_valid_before(self.now - timedelta(days=2))
             .not_valid_after(not_after or self.now + timedelta(days=2))
             .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
-            .add_extension(_SIGNS_CERTIFICATES, critical=True)  # RFC 5280 §4.2.1.9; OpenSSL's strict mode asks for it.
+            .add_extension(_SIGNS_CERTIFICATES, critical=True)  # RFC 5280 §4.2.1.9; OpenSSL's strict mode requires it.
         )
         return Held(builder.sign(issuer.key if issuer else key, hashes.SHA256()), key)
 

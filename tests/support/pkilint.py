@@ -1,4 +1,4 @@
-"""DigiCert's linter: what somebody else's reading of RFC 5280 finds in certificates of ours."""
+"""DigiCert's linter: an independent reading of RFC 5280 applied to our certificates."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _certificate_validator() -> Any:
 
 
 def findings(checked: Certificate) -> set[str]:
-    """Return everything that the linter has to say, remarks too: severity, code, and what it is about if it tells."""
+    """Return all findings of the linter, including remarks: severity, code, and the subject if given."""
     document = loader.load_certificate(checked.public_bytes(Encoding.DER), "certificate")
     return {
         f"{described.finding.severity.name} {described.finding.code} {described.message or ''}".rstrip()

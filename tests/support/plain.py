@@ -1,7 +1,7 @@
-"""The slow twin of `broker.connection.connection`: the same connection, without its fast way.
+"""The slow twin of `broker.connection.connection`: the same connection, without its fast path.
 
-Every packet is cut by the plain reading of the standard, decoded as an object and given to its handler. What the two
-write, to everybody, has to be the same.
+Every packet is framed strictly by the standard, decoded to an object and given to its handler. The output of the two,
+to all peers, must be the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from broker.mqtt.packets import decode_packet
 
 
 class PlainConnection:
-    """A connection for which every packet is the rare case; not a subclass, because the real one may be compiled."""
+    """A connection that treats every packet as the rare case; not a subclass, because the real one may be compiled."""
 
     def __init__(self, engine: Engine, transport: Any, now: float) -> None:
         self._connection = ClientConnection(engine, transport, now)
@@ -28,11 +28,11 @@ class PlainConnection:
         return getattr(self._connection, name)
 
     def secured(self, certificate: bytes | None, now: float, wall_now: datetime, *more: Any) -> None:
-        """Pass on that TLS is up."""
+        """Report that TLS is up."""
         self._connection.secured(certificate, now, wall_now, *more)
 
     def receive(self, data: bytes, now: float) -> None:
-        """Act on *data*, one packet at a time."""
+        """Process *data*, one packet at a time."""
         connection = self._connection
         self._unread += data
         try:

@@ -1,4 +1,4 @@
-"""A file that somebody else has put where a program will write: whoever writes into it, he reads it."""
+"""A file that an attacker has planted where a program will write: the attacker reads what is written."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Planted:
-    """A file, or a link to one, under a name that is not its maker's; open for reading since then."""
+    """A file, or a link to one, under a name that belongs to a program; open for reading since it was planted."""
 
     descriptor: int
 
     @classmethod
     def at(cls, path: Path, *, linked: bool) -> Planted:
-        """Plant it at *path*, in a directory that is there."""
+        """Plant it at *path*, in an existing directory."""
         theirs = path.with_name(f"{path.name}.theirs") if linked else path
         theirs.touch()
         theirs.chmod(0o666)
@@ -24,7 +24,7 @@ class Planted:
         return cls(os.open(theirs, os.O_RDONLY))
 
     def read(self) -> bytes:
-        """Return what was written into it, and let go of it."""
+        """Return what was written into it, and close it."""
         try:
             return os.pread(self.descriptor, 1 << 16, 0)
         finally:

@@ -1,4 +1,4 @@
-"""A broker with plugins: amqtt's own, and some that a test writes down."""
+"""A broker with plugins: amqtt's own, and some that a test defines."""
 
 from __future__ import annotations
 

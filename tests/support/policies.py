@@ -1,4 +1,4 @@
-"""Topic policies: the default one, and those that only look at roles."""
+"""Topic policies: the default one, and role-only ones."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ DEFAULT_POLICY = load_policy(None)
 
 
 def of_roles(rules: Mapping[Role, Rules]) -> TopicPolicy:
-    """Return a policy that only looks at roles."""
+    """Return a policy that only considers roles."""
     return TopicPolicy(Section(Kind.ROLE, role, each) for role, each in rules.items())

@@ -1,16 +1,16 @@
-"""A PostgreSQL server of the tests' own: one a worker, a database a test, copied from a template that is up to date.
+"""A PostgreSQL server for the tests: one per worker, a database per test, copied from an up-to-date template.
 
     with PostgresqlServer() as server:
-        with server.database() as url: …     # the schema is there, nothing else; another test's afterwards
-        url = server.new_database()          # the same, and nobody else's
+        with server.database() as url: …     # the schema only; reused by another test afterwards
+        url = server.new_database()          # the same, but never reused
         server.stop(); server.start()        # gone and back, on the same port
 
-It is started from Debian's binaries in a temporary directory, in memory where there is room, on a free port of the
-loopback address, and writes nothing to disk that it would have to wait for: the tests try our transactions, not
-PostgreSQL's durability. A new database is three hundred files: in memory it is there in a tenth of the time. Where
-``/dev/shm`` cannot be written to, as in some containers, root mounts a file system of its own until the end.
+It is started from Debian's binaries in a temporary directory, in memory if there is room, on a free port of the
+loopback address, and never waits for the disk: the tests check our transactions, not PostgreSQL's durability. A new
+database is three hundred files: in memory it takes a tenth of the time. Where ``/dev/shm`` is not writable, as in some
+containers, root mounts a separate file system until the end.
 
-It ends with the test run, also with one that is killed: `tests.support.outlived` sees to that.
+It ends with the test run, even a killed one: `tests.support.outlived` ensures that.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _OFF = ("fsync", "synchronous_commit", "full_page_writes", "autovacuum")
 
 
 class PostgresqlServer:
-    """One cluster, made, started and removed by the test run."""
+    """One cluster, created, started and removed by the test run."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
@@ -65,7 +65,7 @@ class PostgresqlServer:
             stdin=subprocess.PIPE, start_new_session=True, cwd="/",
         )  # fmt: skip
         self._user = _unprivileged_user()
-        if self._user is not None:  # The server refuses to be root.
+        if self._user is not None:  # The server refuses to run as root.
             shutil.chown(self._directory, self._user)
         try:
             self._run("initdb", "--pgdata", self._data, "--username", "fleet", "--auth", "trust", "--no-sync",
@@ -89,7 +89,7 @@ class PostgresqlServer:
         self._outlived.communicate()
 
     def start(self) -> None:
-        """Start the server, on the port that it had before if there was one."""
+        """Start the server, on its previous port if it had one."""
         for _ in range(5):
             if self._try_to_start(self.port or _free_port()):
                 return
@@ -106,21 +106,21 @@ class PostgresqlServer:
             process.kill()
 
     def url(self, name: str) -> str:
-        """Return the URL of a database, as the setting ``database_url`` takes it."""
+        """Return the URL of a database, in the form of the setting ``database_url``."""
         return f"postgresql+psycopg://fleet@127.0.0.1:{self.port}/{name}"
 
     def new_database(self, name: str | None = None, template: str = _TEMPLATE) -> str:
-        """Create a database and return its URL; from the usual *template* it has the newest schema and no rows."""
+        """Create a database and return its URL; with the default *template* it has the newest schema and no rows."""
         name = name or f"fleet_{next(self._numbers)}"
         self._execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         return self.url(name)
 
     @contextlib.contextmanager
     def database(self, template: str = _TEMPLATE, more: str = "") -> Iterator[str]:
-        """Lend a database to one test, as if it were new: of the usual *template* one that another test has had.
+        """Lend a database to one test, as if new: with the default *template*, one that another test has used.
 
-        *more* are statements that have been executed in it. Of another template it is new, and dropped afterwards:
-        hundreds are long to remove at the end.
+        *more* are statements that have been executed in it. With another template it is new, and dropped afterwards:
+        removing hundreds at the end takes long.
         """
         if template != _TEMPLATE:
             url = self.new_database(template=template)
@@ -134,7 +134,7 @@ class PostgresqlServer:
             self._kept.setdefault(more, []).append(kept)
 
     def _emptied(self, more: str) -> KeptDatabase | None:
-        """Return one of those that are kept, if there is one that can be emptied; drop those that cannot be."""
+        """Return a kept database that can be emptied, if any; drop those that cannot."""
         waiting = self._kept.get(more, [])
         while waiting:
             kept = waiting.pop()
@@ -191,7 +191,7 @@ class PostgresqlServer:
 
 
 def binary(name: str) -> str:
-    """Return where one of PostgreSQL's programs is."""
+    """Return the path of one of PostgreSQL's programs."""
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
     binary = str(found[-1]) if found else shutil.which(name)
     assert binary, f"{name} is not installed: run deploy/install-test-servers"
@@ -199,14 +199,14 @@ def binary(name: str) -> str:
 
 
 def _memory() -> Path | None:
-    """Return a file system in memory with room for what the largest tests write; None: there is none."""
+    """Return an in-memory file system with room for what the largest tests write; None: there is none."""
     place = Path("/dev/shm")  # noqa: S108 - a directory is made there, with a name that nobody can guess
     usable = place.is_dir() and os.access(place, os.W_OK) and shutil.disk_usage(place).free > _ROOM
     return place if usable else None
 
 
 def _mount_memory(place: Path) -> bool:
-    """Mount a file system in memory at *place*; return whether that can be done here."""
+    """Mount an in-memory file system at *place*; return whether that is possible here."""
     if os.geteuid() != 0:
         return False
     mount = ["mount", "-t", "tmpfs", "-o", f"size={_ROOM},mode=0700", "none", place]

@@ -1,9 +1,9 @@
-"""An authority as ``init`` leaves it, founded once in a test worker, to be copied: that costs more than many a test.
+"""An authority as ``init`` leaves it, created once per test worker and copied: creating costs more than many a test.
 
     shutil.copytree(prepared(), …)                        # on SQLite: the store is a file in it
     directory, database = prepared_on(server)             # on PostgreSQL: the store is a copy of *database*
 
-Nobody starts a service in what is copied. All copies have the same keys and were founded by the default settings.
+No service is started on the original. All copies have the same keys and were created with the default settings.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SECONDS = 60
 
 
 def settings_environment(settings: Mapping[str, object]) -> dict[str, str]:
-    """Return the environment of a process of ``fleet-provisioning`` that has *settings*."""
+    """Return the environment of a ``fleet-provisioning`` process with *settings*."""
     return os.environ | {
         "PYTHONPATH": str(programs.REPOSITORY),
         "FLEET_PROVISIONING_PASSPHRASE": PASSPHRASE,
@@ -33,7 +33,7 @@ def settings_environment(settings: Mapping[str, object]) -> dict[str, str]:
 
 @functools.cache
 def prepared() -> Path:
-    """Return the directory of an authority whose store is in it."""
+    """Return the directory of an authority that includes its store."""
     return _found({})
 
 

@@ -1,19 +1,18 @@
-"""Our programs as processes: forked from an interpreter that has their imports done, or started afresh.
+"""Our programs as processes: forked from an interpreter with the imports done, or started afresh.
 
-    process = start("broker", ["run", …], environment, stdout=…, stderr=…)      # what subprocess.Popen has, in short
+    process = start("broker", ["run", …], environment, stdout=…, stderr=…)      # like subprocess.Popen, in short
     process.pid, process.poll(), process.send_signal(…), process.wait(timeout=…)
     done = run("provisioning", ["init", …], environment)
-    forking_python()                                              # what to call in the place of sys.executable
+    forking_python()                                              # what to call in place of sys.executable
 
-All are the real program in a process of its own, with the same code from ``__main__`` on. Importing it takes longer
-than most tests that need it: `tests.support.imported` does that once for all workers of a run, and each of them has a
-`tests.support.fork_server` that is forked from there. A process is started
-afresh where it matters how it starts: with *afresh*, for tests of the start, of memory and of processor time; and
-whenever its environment has anything for the interpreter or the loader that the fork server has not.
+All are the real program in its own process, with the same code from ``__main__`` on. Importing takes longer than most
+tests that need it: `tests.support.imported` does it once for all workers of a run, and each worker has a
+`tests.support.fork_server` forked from there. A process is started afresh where its start matters: with *afresh*, for
+tests of the start, of memory and of processor time; and whenever its environment has settings for the interpreter or
+the loader that the fork server lacks.
 
-Where a program is a test's child in another way, or starts others itself, as `fleet-sim` does, the stand-in for
-``python`` has it forked. Its parent sees the stand-in: not the processor time or the memory of the program, nor its
-command line, nor its number.
+Where a program is otherwise a test's child, or starts others itself, as `fleet-sim` does, the stand-in for ``python``
+has it forked. Its parent sees the stand-in: not the program's processor time, memory, command line, or process number.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ from tests.support.imported import asked
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 60.0
-"""Seconds: how long the imports may take on a machine that is busy with other tests."""
+"""Seconds: how long the imports may take on a machine busy with other tests."""
 
 _IMPORTED = {
-    # What `run`, `serve`, `init` and the commands import when they are called, `serve` when it is asked for an
-    # operator's call, and what their libraries do then, too.
+    # What `run`, `serve`, `init` and the commands import when called, what `serve` imports on an operator's call, and
+    # what their libraries import then.
     "broker": (
         "broker.cli",
         "broker.running",
@@ -122,7 +121,7 @@ _IMPORTED = {
         "anyio._backends._asyncio",
         "encodings.idna",
     ),
-    # Not ours: the devices of `tests.support.devices`.
+    # Third-party code: the devices of `tests.support.devices`.
     "tests": (
         "cryptography.hazmat.backends.openssl",
         "cryptography.x509",
@@ -132,14 +131,14 @@ _IMPORTED = {
         "provisioning.client.est",
         "provisioning.pki.tls",
     ),
-    # Other people's clients, of `tests.support.real_clients`.
+    # Third-party clients, of `tests.support.real_clients`.
     "tests.support.clients": ("aiomqtt", "amqtt.client", "asyncio", "encodings.idna", "ssl"),
 }
 _OURS = ("broker", "provisioning", "device_sim")
 
 
 class Forked:
-    """One process of a fork server: what `subprocess.Popen` has, as far as tests need it."""
+    """One process of a fork server: the part of `subprocess.Popen` that tests need."""
 
     def __init__(self, report: int) -> None:
         self._report = os.fdopen(report, "rb", buffering=0)
@@ -148,13 +147,13 @@ class Forked:
         self.stdout: IO[bytes] | None = None
 
     def poll(self) -> int | None:
-        """Return the exit code (negative: the signal that killed it), None while the process runs."""
+        """Return the exit code (negative: the signal that killed it), or None while the process runs."""
         if self.returncode is None and self._reported(0):
             self.wait()
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Return the exit code as soon as there is one. Raises `subprocess.TimeoutExpired`."""
+        """Return the exit code when available. Raises `subprocess.TimeoutExpired`."""
         if self.returncode is None:
             self.returncode = int(self._line(timeout))
             self._report.close()
@@ -163,7 +162,7 @@ class Forked:
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal, unless the process has ended."""
         if self.poll() is None:
-            with contextlib.suppress(ProcessLookupError):  # It has just ended, which is not told yet.
+            with contextlib.suppress(ProcessLookupError):  # It has just ended, which is not reported yet.
                 os.kill(self.pid, number)
 
     def kill(self) -> None:
@@ -186,7 +185,7 @@ Process = subprocess.Popen[bytes] | Forked
 
 
 class _Imports:
-    """The process that all fork servers of a test run are forked from, until this one ends."""
+    """The process from which all fork servers of a test run are forked, until this one ends."""
 
     def __init__(self) -> None:
         self._open, theirs = socket.socketpair()
@@ -215,9 +214,9 @@ _joined: list[Shared] = []
 
 @functools.cache
 def shared() -> Shared:
-    """Return where this test run has its imports done, and their environment: for `join` in other processes.
+    """Return where this test run does its imports, and their environment: for `join` in other processes.
 
-    The process that does them is started by the first call in a process that has not joined.
+    The importing process is started by the first call in a process that has not joined.
     """
     if _joined:
         return _joined[0]
@@ -226,7 +225,7 @@ def shared() -> Shared:
 
 
 def join(place: str, environment: dict[str, str]) -> None:
-    """Fork what another process of the test run has had imported, and not from a process of this one's own."""
+    """Fork from the imports of another process of the test run, instead of starting an importer for this one."""
     _joined.append((place, environment))
 
 
@@ -284,16 +283,16 @@ _server = functools.cache(_Server)
 
 @functools.cache
 def _folder() -> Path:
-    """Where the fork servers listen, and the stand-in is: nobody else's."""
-    folder = tempfile.TemporaryDirectory(prefix="fork-", dir="/tmp")  # A socket's address is short.
+    """Where the fork servers listen, with the stand-in; private."""
+    folder = tempfile.TemporaryDirectory(prefix="fork-", dir="/tmp")  # A socket's address must be short.
     atexit.register(folder.cleanup)
     return Path(folder.name)
 
 
 def forking_python(*programs: str) -> str:
-    """Return what to call in the place of ``python``: there *programs* are forked, and so are those that they start.
+    """Return what to call in place of ``python``: *programs* are then forked, and so are those that they start.
 
-    Without any all of ours are. The imports have been made when it returns: nobody's time is measured beside them.
+    By default these are all of ours. The imports are done when it returns: they do not disturb any measurement.
     """
     for server in [_server(program) for program in programs or _OURS]:
         assert server.pid
@@ -310,7 +309,7 @@ def _stand_in() -> str:
 
 
 def stands_in(command_line: bytes) -> bool:
-    """Whether a process with *command_line* is our stand-in, whose forked process is another one."""
+    """Whether a process with *command_line* is our stand-in, whose forked process is a different one."""
     return command_line.startswith(os.fsencode(_folder() / "python") + b"\0")
 
 
@@ -322,7 +321,7 @@ def start(
     *,
     afresh: bool = False,
 ) -> Process:
-    """Start *program*, with a pipe for its standard output. *afresh*: with an interpreter of its own in any case."""
+    """Start *program*, with a pipe for its standard output. *afresh*: always with its own interpreter."""
     words = [str(argument) for argument in arguments]
     if afresh or not _forkable(program, environment):
         command = [sys.executable, "-m", program, *words]
@@ -344,7 +343,7 @@ def run(
     timeout: float,
     afresh: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Run *program* to its end, and return what it said. Raises `subprocess.TimeoutExpired`."""
+    """Run *program* to its end, and return its output. Raises `subprocess.TimeoutExpired`."""
     words = [str(argument) for argument in arguments]
     command = [sys.executable, "-m", program, *words]
     if afresh or not _forkable(program, environment):
@@ -363,5 +362,5 @@ def run(
 
 
 def _forkable(program: str, environment: Mapping[str, str]) -> bool:
-    """Whether a forked process sees all of *environment* where one that is started afresh would."""
+    """Whether a forked process sees all of *environment* as one started afresh would."""
     return lasting(environment) == _server(program).environment

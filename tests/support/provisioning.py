@@ -4,9 +4,9 @@
         token = service.token(device="meter-1", group="north")
         service.https, service.http, service.bundle, service.operator
 
-The ports are free ones and change with every start, unless asked for; the directory stays, so a service can be stopped,
-killed and started again. Its log is ``<dir>.log``, shown when a start fails. `tests.support.programs` says what a
-process is; one whose start is tested has an interpreter of its own: ``copied(…, afresh=True)``.
+The ports are free ones and change with every start, unless specified; the directory stays, so a service can be stopped,
+killed and restarted. Its log is ``<dir>.log``, shown when a start fails. `tests.support.programs` explains processes; a
+service whose start is tested has its own interpreter: ``copied(…, afresh=True)``.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ class ProvisioningService:
 
     @classmethod
     def founded(cls, directory: Path, settings: Mapping[str, object] | None = None, *, afresh: bool = False) -> Self:
-        """Return a service whose authority has just been founded in *directory*; it does not run yet."""
+        """Return a service whose authority has just been created in *directory*, not running yet."""
         service = cls(directory, settings, afresh=afresh)
         service.command("init", "--dir", str(directory), check=True)
         return service
 
     @classmethod
     def copied(cls, directory: Path, settings: Mapping[str, object] | None = None, *, afresh: bool = False) -> Self:
-        """Return a service with a copy of an authority that was founded before; it does not run yet.
+        """Return a service with a copy of a previously created authority, not running yet.
 
-        It costs a twentieth of founding one. Not where two are to be strangers, nor for what ``init`` reads of
-        *settings*: where keys are, names, the life of the first lists.
+        It costs a twentieth of creating one. Not for two services that must be unrelated, nor for *settings* that
+        ``init`` reads: key locations, names, the lifetime of the first lists.
         """
         shutil.copytree(prepared(), directory)
         return cls(directory, settings, afresh=afresh)
@@ -73,7 +73,7 @@ class ProvisioningService:
         *,
         afresh: bool = False,
     ) -> Iterator[Self]:
-        """Make one as `copied` does, with its store in a database on *server*, which is dropped at the end."""
+        """Create one as `copied` does, with its store in a database on *server*, which is dropped at the end."""
         prepared_directory, template = prepared_on(server)
         shutil.copytree(prepared_directory, directory)
         with server.database(template) as url:
@@ -102,7 +102,7 @@ class ProvisioningService:
 
     @property
     def log(self) -> str:
-        """What the service has logged since it was founded."""
+        """The service's log since it was created."""
         path = self._log_path
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
@@ -112,16 +112,16 @@ class ProvisioningService:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What processes are started with."""
+        """The environment of its processes."""
         return self._environment
 
     def unset(self, *variables: str) -> None:
-        """Start processes without these environment variables from now on."""
+        """From now on, start processes without these environment variables."""
         for name in variables:
             self._environment.pop(name, None)
 
     def command(self, *arguments: str, check: bool = False) -> subprocess.CompletedProcess[str]:
-        """Run ``fleet-provisioning`` with *arguments* and return what it said."""
+        """Run ``fleet-provisioning`` with *arguments* and return the result."""
         done = programs.run("provisioning", arguments, self._environment, timeout=START_SECONDS)
         assert done.returncode == 0 or not check, done.stderr
         return done
@@ -181,7 +181,7 @@ class ProvisioningService:
         return token
 
     def revoke(self, **request: Any) -> list[dict[str, Any]]:
-        """Revoke, and return what is revoked now."""
+        """Revoke, and return what is now revoked."""
         with self.api() as api:
             response = api.post("/v1/revocations", json=request)
         assert response.status_code in (200, 201), response.text
@@ -193,16 +193,16 @@ class ProvisioningService:
         assert self.post("/v1/suspensions", **request).status_code in (200, 201)
 
     def resume(self, **request: Any) -> None:
-        """Release them."""
+        """Release certificates from hold."""
         assert self.post("/v1/resumptions", **request).status_code in (200, 201)
 
     def post(self, path: str, **request: Any) -> httpx.Response:
-        """Send one request of the operator's."""
+        """Send one request as the operator."""
         with self.api() as api:
             return api.post(path, json=request)
 
     def stored(self, query: str) -> list[tuple[Any, ...]]:
-        """Return the rows of a query to the store, whichever it is."""
+        """Return the rows of a query to the store, on any database."""
         engine = create_engine(self.database_url, poolclass=NullPool)
         with engine.connect() as connection:
             return [tuple(row) for row in connection.execute(text(query))]

@@ -1,4 +1,4 @@
-"""The first line of a program's output, which says that it is ready, and where."""
+"""The first line of a program's output, which says that it is ready, and where it listens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import IO
 
 
 def ready_line(output: IO[bytes] | None, seconds: float, log: Callable[[], str]) -> str:
-    """Return the line that *output* begins with, *seconds* after now at the latest; *log* says what went wrong."""
+    """Return the first line of *output*, within *seconds*; *log* is for the error message."""
     assert output is not None
     descriptor = output.fileno()
     deadline = time.monotonic() + seconds

@@ -1,10 +1,10 @@
-"""MQTT clients that other people wrote, each behind the same command line: one test body for all of them.
+"""Third-party MQTT clients, each behind the same command line: one test body for all of them.
 
     driver MODE HOST PORT CAFILE CERT KEY CLIENT-ID VERSION TOPIC QOS [PAYLOAD]
 
 *MODE* is ``sub``, ``pub``, ``retain`` (a publish) or ``will``; a *CERT* of ``-`` is none. A driver prints ``ready``
 when it is subscribed, or connected with its will; ``message RETAIN QOS TOPIC PAYLOAD`` for each message; ``done`` when
-its publish is acknowledged; ``refused WHY`` (exit code 2) when it is not let in; ``closed`` (exit code 3) when the
+its publish is acknowledged; ``refused WHY`` (exit code 2) when it is not admitted; ``closed`` (exit code 3) when the
 connection ends. The drivers are in ``tests/support/clients``; those in Python are forked (`tests.support.programs`).
 """
 
@@ -29,7 +29,7 @@ PATIENCE = 60.0
 
 
 class Running:
-    """A driver at work; killed on leaving."""
+    """A running driver; killed on leaving."""
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self._process = subprocess.Popen(
@@ -54,7 +54,7 @@ class Running:
         return [self.line() for _ in range(count)]
 
     def said_so_far(self) -> list[str]:
-        """Return the lines that it has printed since one was read, without waiting for more."""
+        """Return the lines printed since the last one read, without waiting for more."""
         assert self._process.stdout is not None
         while select.select([self._process.stdout], [], [], 0)[0]:
             chunk = os.read(self._process.stdout.fileno(), 65536)
@@ -65,7 +65,7 @@ class Running:
         return [line.decode() for line in lines]
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Have the process stop, or go on."""
+        """Stop the process, or let it continue."""
         self._process.send_signal(number)
 
     def kill(self) -> None:
@@ -74,7 +74,7 @@ class Running:
         self._process.wait()
 
     def exit_code(self) -> int:
-        """Wait for its end."""
+        """Wait for its end and return the exit code."""
         return self._process.wait(timeout=PATIENCE)
 
     def _said(self) -> str:
@@ -119,7 +119,7 @@ class RealClient:
 
 
 def paho_c(directory: Path) -> Path:
-    """Compile Paho's C client, once in *directory*; fails where its library is missing."""
+    """Compile Paho's C client, once in *directory*; fails if its library is missing."""
     program = directory / "paho_c_client"
     if program.exists():
         return program
@@ -132,14 +132,14 @@ def paho_c(directory: Path) -> Path:
 
 
 def command_of(client: str, directory: Path) -> tuple[list[str], dict[str, str]]:
-    """Return the command of the driver of *client*, and what its environment needs."""
+    """Return the driver command for *client*, and the environment it needs."""
     if client == "paho_c":
         return [str(paho_c(directory))], {}
     if client == "mqtt_js":
-        # Where Debian keeps packages of node; its own node looks there by itself.
+        # Where Debian keeps node packages; its own node searches there by default.
         return ["node", str(DRIVERS / "mqtt_js_client.js")], {"NODE_PATH": "/usr/share/nodejs"}
     path = str(REPOSITORY)
-    if client == "gmqtt":  # Its package brings a top-level ``tests`` that would hide ours: it comes behind.
+    if client == "gmqtt":  # Its package includes a top-level ``tests`` that would hide ours: it comes last.
         assert (GMQTT / "gmqtt").is_dir(), f"{GMQTT} is not there. Remedy: make setup-tests"
         path += f"{os.pathsep}{GMQTT}"
     python = forking_python("tests.support.clients")

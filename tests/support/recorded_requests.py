@@ -1,6 +1,6 @@
-"""Requests that programs have written which not every machine has, or which take seconds; all for meter-17.
+"""Recorded requests from programs that not every machine has, or that take seconds; all for meter-17.
 
-All but Botan's, whose command knows no URIs, have the name of group north as a URI. A request has no end.
+All but Botan's, whose command does not support URIs, contain the URI of group north. A request does not expire.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ aPyjYhDgNuu/05Va9MMXfS6H1TWkV6fzjkHifwIgZ8u8eIZk4W3WH7OyEMWHA2MX
 OsyvPIR4uRjJjNIqbh8=
 -----END CERTIFICATE REQUEST-----
 """
-"""The same as ``wc_InitCert`` leaves it: with the version of a certificate."""
+"""The same with ``wc_InitCert``'s default: the version of a certificate."""
 
 BOTAN = b"""
 -----BEGIN CERTIFICATE REQUEST-----

@@ -1,4 +1,4 @@
-"""A broker in memory whose trust anchors are a file of the test, and who is connected to it."""
+"""A broker in memory whose trust anchors are a file of the test, and its connected clients."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def path(held: Held, *above: Held) -> Sequence[bytes]:
 
 
 def connected(broker: MemoryBroker, held: Held, verified: Sequence[bytes] = ()) -> WireClient:
-    """Return *held* as a client of *broker*; without a path that was *verified* it came back to its TLS session."""
+    """Connect *held* as a client of *broker*; without a *verified* path it resumed its TLS session."""
     client = broker.open(held, path=verified)
     client.connect(client_id="meter-1")
     return client
 
 
 class Scene:
-    """The trust of a broker that has no sockets and whose anchors are files of the test."""
+    """The trust of a broker without sockets whose anchors are files of the test."""
 
     def __init__(self, directory: Path, broker: MemoryBroker, **settings: Any) -> None:
         self.broker = broker
@@ -64,11 +64,11 @@ class Scene:
         )
 
     def believe(self, *authorities: Held) -> None:
-        """Let the file have these *authorities* alone."""
+        """Write only these *authorities* into the file."""
         self.anchors.write_bytes(pem_of(*(each.certificate for each in authorities)))
 
     def load(self, proposed: ProposedAnchors | None = None) -> NewTrust:
-        """Return what the settings and the file say now, which is not what counts."""
+        """Return what the settings and the file say now, which is not yet in force."""
         loaded = self.trust.load(self.config, proposed)
         assert isinstance(loaded, NewTrust)
         return loaded

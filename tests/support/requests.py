@@ -1,4 +1,4 @@
-"""Certificate signing requests and issuance requests, made in a line, for tests of the CA core and the service."""
+"""Certificate signing requests and issuance requests, in one line, for tests of the CA core and the service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An OCSP responder of a throw-away CA: answers as it is told to, genuine but for what is asked for."""
+"""An OCSP responder of a throw-away CA: answers as instructed, genuine except as requested."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.pki import DOMAIN, Held, Pki
 
 
 def delegate(pki: Pki, issuer: Held | None = None, **different: Any) -> Held:
-    """Return somebody whom the issuing CA lets answer for it."""
+    """Return a delegate that the issuing CA allows to answer for it."""
     identity = Identity(DOMAIN, Role.SERVICE, "ocsp")
     wanted = {"purposes": [ExtendedKeyUsageOID.OCSP_SIGNING]} | different
     return pki.certify(identity, issuer=issuer or pki.issuing, **wanted)
@@ -28,7 +28,7 @@ def delegate(pki: Pki, issuer: Held | None = None, **different: Any) -> Held:
 
 @dataclass
 class Responder:
-    """Answers for *issuer*, signed by *signer*; whom *revoked* names, with the reason, is revoked."""
+    """Answers for *issuer*, signed by *signer*; certificates in *revoked* are revoked, with the reason."""
 
     issuer: Held
     signer: Held
@@ -38,16 +38,16 @@ class Responder:
     unknown: bool = False
     nonce: bool = True
     life: timedelta | None = timedelta(hours=1)
-    """For how long an answer says that it holds; None: it does not say."""
+    """How long an answer says it is valid; None: not stated."""
     age: timedelta = timedelta(minutes=1)
     named_by: ocsp.OCSPResponderEncoding = ocsp.OCSPResponderEncoding.HASH
     silent: bool = False
     delay: float = 0.0
-    """Seconds that it takes for an answer."""
+    """Seconds before it answers."""
     forged: bool = False
-    """Whether somebody has changed the answer under way."""
+    """Whether the answer was altered in transit."""
     another: bool = False
-    """Whether it answers about another certificate than it was asked about."""
+    """Whether it answers about a different certificate than requested."""
 
     def __call__(self, body: bytes) -> bytes | None:
         time.sleep(self.delay)
@@ -89,5 +89,5 @@ class Responder:
 
 
 def question_about(held: Held) -> bytes:
-    """Return the request about *held* that has no nonce, as whoever staples the answer asks."""
+    """Return a request about *held* without a nonce, as for stapling."""
     return ask(held.certificate.serial_number, held.chain[0], nonce=False).der

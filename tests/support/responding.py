@@ -32,7 +32,7 @@ class Responding:
 
     @classmethod
     async def on(cls, fleet: Fleet) -> Responding:
-        """Return one for *fleet*'s CA."""
+        """Return a responder for *fleet*'s CA."""
         await fleet.database.write(
             lambda connection: devices.add(connection, "provisioning", Role.SERVICE, None, fleet.clock())
         )

@@ -1,4 +1,4 @@
-"""What the scenarios of several tests have in common."""
+"""What the scenarios of several tests share."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ generator.busy_share = 1
 generator.waiting_share = 1
 generator.skipped_share = 1
 """
-"""The run counts though other tests keep the machine from it: what is looked at is what happens, not how soon."""
+"""The run counts even if other tests slow it down: what happens is tested, not how soon."""

@@ -1,4 +1,4 @@
-"""Whether the database looks up what it is asked for, or reads large tables from end to end to find it."""
+"""Whether the database looks rows up, or scans large tables from end to end to find them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LARGE = {"certificates", "devices", "revocations", "revocation_events", "audit_
 
 
 async def noted(doing: Awaitable[ResultT]) -> tuple[list[Statement], ResultT]:
-    """Return what the database was asked by SQLAlchemy meanwhile, and what came of it."""
+    """Return the statements that SQLAlchemy sent meanwhile, and the result of *doing*."""
     asked: list[Statement] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_more: Any) -> None:
@@ -30,7 +30,7 @@ async def noted(doing: Awaitable[ResultT]) -> tuple[list[Statement], ResultT]:
 
 
 def scanned(connection: Connection, asked: list[Statement]) -> set[str]:
-    """Return the large tables that the database would read from end to end for one of the statements."""
+    """Return the large tables that the database would scan completely for one of the statements."""
     dialect = connection.dialect.name
     explain = "EXPLAIN QUERY PLAN" if dialect == "sqlite" else "EXPLAIN"
     found: set[str] = set()
@@ -42,7 +42,7 @@ def scanned(connection: Connection, asked: list[Statement]) -> set[str]:
 
 
 def rows_read(connection: Connection) -> int:
-    """Return how many rows of the large tables this transaction has read without looking them up; 0 on SQLite."""
+    """Return how many rows of the large tables this transaction has scanned; 0 on SQLite."""
     if connection.dialect.name == "sqlite":
         return 0
     tables = ", ".join(f"'{name}'" for name in _LARGE)

@@ -1,4 +1,4 @@
-"""Faults of a broker in aliases, connections and sessions: takeovers, how long a session is kept, in which order.
+"""Faults of a broker in aliases, connections and sessions: takeovers, how long a session is kept, and order.
 
 Each is a `tests.support.delivery_faults.Changing` in front of a real broker. Handles: one fault at a time.
 """
@@ -32,7 +32,7 @@ def by_topic(packet: Publish, topic: str) -> Publish:
 
 
 class ForgetsAliases(Changing):
-    """It acknowledges what is published by an alias alone, and delivers nothing."""
+    """It acknowledges what is published by an alias alone, but does not deliver it."""
 
     def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
         if isinstance(packet, Publish) and not packet.topic and passage.memory.get("told"):
@@ -44,7 +44,7 @@ class ForgetsAliases(Changing):
 
 
 class KeepsAliases(Changing):
-    """It knows aliases by *key*, and never changes what one stands for."""
+    """It identifies aliases by *key*, and never changes an alias's topic."""
 
     def __init__(self, key: Callable[[Passage, int], Any]) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def never_remade() -> KeepsAliases:
 
 
 def one_for_all() -> KeepsAliases:
-    """Return a broker to which all aliases of a connection are the same one."""
+    """Return a broker that treats all aliases of a connection as the same one."""
     return KeepsAliases(lambda passage, _: id(passage))
 
 
@@ -78,7 +78,7 @@ def carried_forward() -> KeepsAliases:
 
 
 class TakesAnyAlias(Changing):
-    """It delivers what comes by a wrong alias; and goes on, or lets its sender be put out."""
+    """It delivers a message with a wrong alias, and continues, or lets its sender be disconnected."""
 
     def __init__(self, *, goes_on: bool) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class TakesAnyAlias(Changing):
 
     def unreadable(self, passage: Passage, frame: bytes) -> bytes:
         del passage
-        return b"" if self.goes_on else frame  # Alias 0 is none that a packet can have.
+        return b"" if self.goes_on else frame  # Alias 0 is invalid in any packet.
 
 
 class SaysNothing(Changing):
@@ -104,11 +104,11 @@ class SaysNothing(Changing):
         return [] if isinstance(packet, Disconnect) else [packet]
 
 
-# Aliases that are used to a device
+# Aliases that the broker uses towards a device
 
 
 class UsesAliases(Changing):
-    """It uses an alias for all that it sends to a device, and leaves the topic out where it takes that for *told*."""
+    """It uses an alias for all that it sends to a device, and omits the topic where it considers it *told*."""
 
     def __init__(self, alias: int, *, told: Callable[[Passage], bool] = lambda _: False) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class UsesAliases(Changing):
 
 
 class ChangesConnects(Changing):
-    """It takes CONNECT for another one."""
+    """It changes CONNECT into another one."""
 
     def __init__(self, changed: Callable[[Passage, Connect], Connect]) -> None:
         super().__init__()
@@ -144,14 +144,14 @@ class ChangesConnects(Changing):
 
 
 def keeping_for(seconds: int) -> ChangesConnects:
-    """Return a broker that keeps every session for so long."""
+    """Return a broker that keeps every session for *seconds*."""
     return ChangesConnects(
         lambda _, packet: connecting(packet, properties=replace(packet.properties, session_expiry_interval=seconds))
     )
 
 
 def keeping_as_at_first() -> ChangesConnects:
-    """Return a broker that keeps a session for as long as was asked when it began."""
+    """Return a broker that always keeps a session for as long as requested when it began."""
     first: dict[str, int | None] = {}
 
     def changed(_: Passage, packet: Connect) -> Connect:
@@ -163,12 +163,12 @@ def keeping_as_at_first() -> ChangesConnects:
 
 
 def taking_nobody_over() -> ChangesConnects:
-    """Return a broker to which each connection is another client."""
+    """Return a broker that treats each connection as another client."""
     return ChangesConnects(lambda passage, packet: connecting(packet, client_id=f"{packet.client_id}-{id(passage)}"))
 
 
 class ChangesConnacks(Changing):
-    """It tells in CONNACK what is not so."""
+    """It sends false information in CONNACK."""
 
     def __init__(self, changed: Callable[[Passage, Properties], Properties]) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ class ChangesConnacks(Changing):
 
 
 class AssignsOne(ChangesConnects):
-    """Everybody without a client identifier is one client to it."""
+    """It treats all clients without a client identifier as one."""
 
     def __init__(self) -> None:
         super().__init__(self._named)
@@ -197,7 +197,7 @@ class AssignsOne(ChangesConnects):
 
 
 class IgnoresGoodbyes(Changing):
-    """It does not look at what DISCONNECT says of the session."""
+    """It ignores what DISCONNECT says about the session."""
 
     def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
         del passage
@@ -205,7 +205,7 @@ class IgnoresGoodbyes(Changing):
 
 
 class Impatient(Changing):
-    """It puts a client out after one keep alive, whatever it has sent meanwhile."""
+    """It disconnects a client after one keep alive, whatever it has sent meanwhile."""
 
     def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
         if isinstance(packet, Connect) and packet.keep_alive == _KEEP_ALIVE_OF_THE_CASE:
@@ -214,7 +214,7 @@ class Impatient(Changing):
 
 
 class NeverAnswersPings(Changing):
-    """It takes a PINGREQ for a sign of life, and does not answer those of who has a short keep alive."""
+    """It accepts a PINGREQ as a sign of life, but does not answer clients with a short keep alive."""
 
     def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
         if isinstance(packet, Connect):
@@ -226,7 +226,7 @@ class NeverAnswersPings(Changing):
 
 
 class TellsProblems(Changing):
-    """It says why to who does not want to be told, in packets of one sort."""
+    """It gives reasons to clients that do not want them, in packets of one kind."""
 
     def __init__(self, kind: type[Suback | Unsuback | Puback]) -> None:
         super().__init__()
@@ -240,7 +240,7 @@ class TellsProblems(Changing):
 
 
 class DoublesWhatComesThen(Changing):
-    """After a return it has two subscriptions where there was one: what is new comes twice."""
+    """After a reconnection it has two subscriptions instead of one: new messages come twice."""
 
     def came(self, passage: Passage, packet: Packet) -> list[Packet]:
         if isinstance(packet, Publish) and passage.memory.get("returned") and not packet.dup and packet.packet_id:
@@ -249,7 +249,7 @@ class DoublesWhatComesThen(Changing):
 
 
 class Swaps(Changing):
-    """The second message of *qos* that comes to a client it sends behind the third: of those that begin alike."""
+    """It sends a client's second message of *qos* after the third, among those that begin alike."""
 
     def __init__(self, qos: QoS) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Keys that take long to find, found once: nobody's, for tests that need one of their kind and size.
+"""Keys that take long to find, precomputed: not in real use, for tests that need their kind and size.
 
-RSA keys are kept as their primes, DSA keys as their numbers. Each call gives the same key: where two of a kind are
-needed, the second has to be made.
+RSA keys are stored as their primes, DSA keys as their numbers. Each call gives the same key: if two of a kind are
+needed, the second has to be generated.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ _DSA: Final = {
 
 
 def rsa_key(bits: int = 2048, exponent: int = 65537) -> rsa.RSAPrivateKey:
-    """Return the RSA key of this size and public exponent; raise KeyError where none is kept."""
+    """Return the RSA key of this size and public exponent; raise KeyError if none is stored."""
     p, q = (int(prime, 16) for prime in _PRIMES[bits, exponent])
     private = pow(exponent, -1, (p - 1) * (q - 1))
     numbers = rsa.RSAPrivateNumbers(
@@ -136,7 +136,7 @@ def rsa_key(bits: int = 2048, exponent: int = 65537) -> rsa.RSAPrivateKey:
 
 
 def dsa_key(bits: int) -> dsa.DSAPrivateKey:
-    """Return the DSA key of this size; raise KeyError where none is kept."""
+    """Return the DSA key of this size; raise KeyError if none is stored."""
     p, q, g, y, x = (int(number, 16) for number in _DSA[bits])
     public = dsa.DSAPublicNumbers(y, dsa.DSAParameterNumbers(p, q, g))
     return dsa.DSAPrivateNumbers(x, public).private_key()

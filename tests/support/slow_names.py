@@ -1,6 +1,6 @@
-"""A resolver that does not answer for one domain: a library under a process, since port 53 is root's.
+"""A resolver that does not answer for one domain: a library preloaded into a process, since port 53 needs root.
 
-What waits is the look-up of the C library itself, in the thread that asyncio or uvloop has for it.
+The wait is in the C library's own look-up, in the thread that asyncio or uvloop uses for it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class SlowNames:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the process needs in its environment."""
+        """The environment that the process needs."""
         return {"LD_PRELOAD": str(self._library), "SLOW_NAMES": str(self._flag)}
 
     @property
     def asked(self) -> bool:
-        """Whether somebody waits for `SLOW_HOST`, or has."""
+        """Whether something waits for `SLOW_HOST`, or has."""
         return self._flag.exists()

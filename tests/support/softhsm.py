@@ -1,4 +1,4 @@
-"""A PKCS #11 token in software: SoftHSM, with its objects in a directory of the test's."""
+"""A software PKCS #11 token: SoftHSM, with its objects in a directory of the test's."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _MODULES = (
 
 @dataclass(frozen=True)
 class SoftToken:
-    """One token. `configuration` belongs into the environment as SOFTHSM2_CONF, before the module is loaded."""
+    """One token. `configuration` belongs in the environment as SOFTHSM2_CONF, before the module is loaded."""
 
     configuration: Path
     label: str
     through: Path | None = None
-    """The module that stands before SoftHSM's, if one does."""
+    """The module wrapped around SoftHSM's, if any."""
 
     @classmethod
     def new(cls, directory: Path, label: str = "fleet") -> SoftToken:
@@ -40,12 +40,12 @@ class SoftToken:
 
     @property
     def uri(self) -> str:
-        """Where new keys are made."""
+        """Where new keys are created."""
         return f"pkcs11:token={self.label}?module-path={self.module}"
 
     @property
     def objects(self) -> list[Path]:
-        """The files of everything in it."""
+        """The files of all its objects."""
         return [path for path in (self.configuration.parent / "tokens").rglob("*.object") if path.stem != "token"]
 
     def run(self, *arguments: str) -> None:
@@ -60,7 +60,7 @@ _SOURCE = Path(__file__).with_name("faulty_token.c")
 
 
 class FaultyModule:
-    """The module of *token* for a process that has `environment`, whose functions do what they are told."""
+    """A faulty module for *token* in a process that has `environment`; its functions do as told."""
 
     def __init__(self, token: SoftToken) -> None:
         directory = token.configuration.parent
@@ -73,34 +73,34 @@ class FaultyModule:
         subprocess.run(["gcc", *options, "-o", str(self.library), str(_SOURCE), "-ldl"], check=True)
 
     def tell(self, function: str, what: str) -> None:
-        """Have *function* do *what* from now on: "hang", a number to return (``"0x30"``), or as faulty_token.c says."""
+        """Make *function* do *what* from now on: "hang", a number to return (``"0x30"``), or as in faulty_token.c."""
         new = self._told / "new"
         new.write_text(what)
         new.rename(self._told / function)
 
     def mend(self, function: str) -> None:
-        """Have *function* do what it should."""
+        """Make *function* work normally."""
         (self._told / function).unlink()
 
     def mend_all(self) -> None:
-        """Have all of them do what they should."""
+        """Make all of them work normally."""
         for path in self._told.iterdir():
             if path.name.startswith("C_"):
                 path.unlink()
 
     @property
     def asked(self) -> bool:
-        """Whether somebody waits for a function that hangs, or has."""
+        """Whether something waits for a hanging function, or has."""
         return (self._told / "asked").exists()
 
     @property
     def asked_times(self) -> int:
-        """How often a function that hangs has looked whether it may go on."""
+        """How often a hanging function has checked whether it may continue."""
         return len((self._told / "asked").read_text()) if self.asked else 0
 
     @property
     def begun(self) -> int:
-        """How often C_Initialize has hung and come back."""
+        """How often C_Initialize has hung and returned."""
         return len((self._told / "begun").read_text()) if (self._told / "begun").exists() else 0
 
     @property

@@ -1,4 +1,4 @@
-"""What a client that asks for the staple gets: openssl s_client asks, and reads it for us."""
+"""What a client that requests the staple gets: openssl s_client requests and decodes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.wire import V5, connect_packet
 
 @dataclass(frozen=True)
 class Stapled:
-    """A staple; *status* is empty where there was none."""
+    """A staple; *status* is empty if there was none."""
 
     status: str
     serial: str
@@ -22,11 +22,11 @@ class Stapled:
     reused: bool
     """Whether the TLS session was resumed."""
     said: str
-    """All that openssl has said."""
+    """All of openssl's output."""
 
 
 def stapled(port: int, anchors: Path, credential: CredentialFiles, *options: str | Path) -> Stapled:
-    """Connect to *port* as an MQTT client that asks for the staple, and leave again."""
+    """Connect to *port* as an MQTT client that requests the staple, and disconnect again."""
     done = subprocess.run(
         [
             *("openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", "localhost", "-status"),

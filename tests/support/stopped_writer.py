@@ -1,9 +1,9 @@
-"""A process that stops in the middle of writing to the store, and tells what became of it when it goes on.
+"""A process that stops in the middle of writing to the store, and reports the outcome when it continues.
 
 python -m tests.support.stopped_writer URL idle idle-on-loop sending
-→ stopped                       and it has, by SIGSTOP, with a row of the table `notes` written
+→ stopped                       after which it stops, by SIGSTOP, with a row of the table `notes` written
 → UNAVAILABLE                   or "written"
-→ again                         it has written another; and so for each
+→ again                         it has written another; and so on for each
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def _say(word: str) -> None:
 
 def _stop() -> None:
     _say("stopped")
-    # To this thread: by another one, which the kernel would have to wake first, this one would go on for a moment.
+    # To this thread: through another, which the kernel would have to wake first, this one would run on for a moment.
     signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
 def _rows() -> Iterator[tuple[str]]:
-    """Yield rows that take the driver several messages, and stop between two of them."""
+    """Yield rows that need several messages of the driver, and stop between two of them."""
     for number in range(_ROWS):
         if number == _ROWS // 2:
             _stop()

@@ -1,14 +1,14 @@
-"""A broker in memory on a real database, whose writing, failing and dying are in the test's hand.
+"""A broker in memory on a real database; the test controls its writing, failing and dying.
 
 broker = StoredBroker(tmp_path)
-backend = broker.service(session_expiry_interval=60)   # writes by itself whenever nothing else is to do …
+backend = broker.service(session_expiry_interval=60)   # writes by itself whenever idle …
 broker.held = True                                     # … until told not to
 meter.send(publication(…))                             # waits
 broker.write()                                         # one batch: its answers leave
 broker.fail()                                          # a batch that cannot be written
 after = broker.killed()                                # what was not written is gone; another process begins
 
-A database that is not there begins as a copy of a new one: to make its tables takes longer than most of these tests.
+A missing database starts as a copy of a new one: creating its tables takes longer than most of these tests.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class StoredBroker(MemoryBroker):
         return True
 
     def fail(self) -> None:
-        """Fail to write the open batch, which is kept, like the store's thread on a full disk."""
+        """Fail to write the open batch, which is kept, as the store's thread does on a full disk."""
         assert self.journal.take(probe=self.journal.failed) is not None, "nothing to write"
         self.engine.not_stored(self.now)
         super().settle()
@@ -86,7 +86,7 @@ class StoredBroker(MemoryBroker):
         return self._after
 
     def open_service(self, name: str = "backend") -> WireClient:
-        """Return a client of that service, which has not sent its CONNECT."""
+        """Return a client of that service that has not sent its CONNECT."""
         return self.open(shared_service(name))
 
     def close(self) -> None:

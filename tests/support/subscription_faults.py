@@ -1,4 +1,4 @@
-"""Faults of a broker in subscriptions: shared ones, their identifiers, options, filters, and what UNSUBSCRIBE ends.
+"""Faults of a broker in subscriptions: shared ones, identifiers, options, filters, and what UNSUBSCRIBE ends.
 
 Each is a `tests.support.delivery_faults.Changing` in front of a real broker. Handles: one fault at a time.
 """
@@ -35,7 +35,7 @@ def identified(packet: Publish, *identifiers: int) -> Publish:
 
 
 class ChangesFilters(Changing):
-    """It takes a subscription for another one."""
+    """It changes a subscription into another one."""
 
     def __init__(self, changed: Callable[[str], str]) -> None:
         super().__init__()
@@ -52,19 +52,19 @@ class ChangesFilters(Changing):
 
 
 def for_everybody(topic_filter: str) -> str:
-    """Return what a share would be to who knows none: each member gets all."""
+    """Return what a shared filter is to a broker without shared subscriptions: each member gets all."""
     shared = SharedSubscription.parse(topic_filter)
     return topic_filter if shared is None else shared.topic_filter
 
 
 def of_one_group(topic_filter: str) -> str:
-    """Return the filter in the only group that there is."""
+    """Return the filter in the only existing group."""
     shared = SharedSubscription.parse(topic_filter)
     return topic_filter if shared is None else f"$share/all/{shared.topic_filter}"
 
 
 class ChangesTopics(Changing):
-    """It takes a topic for another one."""
+    """It changes a topic into another one."""
 
     def __init__(self, changed: Callable[[str], str]) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ def shares(passage: Passage) -> bool:
 
 
 class ChangesMessages(Changing):
-    """It delivers messages otherwise than they were sent."""
+    """It alters messages on delivery."""
 
     def __init__(self, changed: Callable[[Passage, Publish], Publish]) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class ChangesMessages(Changing):
 
 
 class GrantsOtherwise(Changing):
-    """It subscribes everybody at one QoS, and tells everybody what was asked for."""
+    """It subscribes everybody at one QoS, but reports what was requested."""
 
     def __init__(self, qos: QoS) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class GrantsOtherwise(Changing):
 
 
 class AnswersInReverse(Changing):
-    """The codes of its SUBACK are in another order than the filters."""
+    """The codes in its SUBACK are in a different order than the filters."""
 
     def came(self, passage: Passage, packet: Packet) -> list[Packet]:
         del passage
@@ -135,7 +135,7 @@ class AnswersInReverse(Changing):
 
 
 class NeverUnsubscribes(Changing):
-    """It answers UNSUBSCRIBE, and goes on delivering."""
+    """It answers UNSUBSCRIBE, but keeps delivering."""
 
     def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
         if isinstance(packet, Unsubscribe):
@@ -154,7 +154,7 @@ class UnsubscribesFromAll(Changing):
 
 
 class CountsSubscriptions(NeverUnsubscribes):
-    """Who has subscribed twice has to unsubscribe twice."""
+    """A client that subscribed twice must unsubscribe twice."""
 
     def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
         counted: Counter[str] = passage.memory.setdefault("counted", Counter())
@@ -178,7 +178,7 @@ class KeepsFirst(Changing):
 
 
 class UnsubscribesToReplace(Changing):
-    """It replaces a subscription by ending it, and making another a little later."""
+    """It replaces a subscription by ending it and creating another a little later."""
 
     async def from_device(self, passage: Passage, packet: Packet) -> list[Packet]:
         again = isinstance(packet, Subscribe) and packet.requests[0].filter in passage.memory.get("filters", [])
@@ -193,9 +193,9 @@ class UnsubscribesToReplace(Changing):
 
 
 class ForgetsOptions(Changing):
-    """It forgets the options of subscriptions when a client comes back to its session.
+    """It forgets subscription options when a client resumes its session.
 
-    Behind this proxy the client is let in when that is done: else a message could come before.
+    Behind this proxy the client is only admitted once that is done: otherwise a message could come before.
     """
 
     def __init__(self) -> None:
@@ -221,7 +221,7 @@ class ForgetsOptions(Changing):
 
 
 class NoOwnBesideAShare(Changing):
-    """Who shares gets nothing by a subscription of its own to the same."""
+    """A member of a share gets nothing by its own subscription to the same filter."""
 
     def sent(self, passage: Passage, packet: Packet) -> list[Packet]:
         if (
@@ -235,7 +235,7 @@ class NoOwnBesideAShare(Changing):
 
 
 class PassesOn(Changing):
-    """What one of a group has been sent it sends to each who joins later too, whatever became of it."""
+    """What one member of a group was sent is also sent to each later member, whatever became of it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -258,7 +258,7 @@ class PassesOn(Changing):
 
 
 class OneIdentifierForAll(Changing):
-    """It keeps a subscription identifier for a filter, whoever subscribed."""
+    """It keeps one subscription identifier per filter, whoever subscribed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -278,7 +278,7 @@ class OneIdentifierForAll(Changing):
 
 
 class PassesIdentifiersOn(Changing):
-    """It takes a subscription identifier of who publishes, and passes it on."""
+    """It accepts a publisher's subscription identifier, and passes it on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -299,7 +299,7 @@ class PassesIdentifiersOn(Changing):
 
 
 class OneCopy(Changing):
-    """Of the copies of a message that several subscriptions match it sends the first alone."""
+    """Of the copies of a message that several subscriptions match, it sends only the first."""
 
     def came(self, passage: Passage, packet: Packet) -> list[Packet]:
         if not isinstance(packet, Publish):

@@ -1,4 +1,4 @@
-"""An MQTT client on a real TLS socket, blocking and plain: what it is told to send it sends, good or bad.
+"""A simple blocking MQTT client on a real TLS socket: it sends what it is told to, good or bad.
 
 with TlsClient(broker.port, anchors, meter.credential) as client:
     client.connect(client_id="meter-1")
@@ -31,7 +31,7 @@ _ANY_SIZE = 268_435_460
 
 
 class Ended(Exception):
-    """The broker has closed the connection; *error* is how TLS saw it, None for a clean end."""
+    """The broker has closed the connection; *error* is how TLS reported it, None for a clean end."""
 
     def __init__(self, error: OSError | None) -> None:
         super().__init__(str(error) if error is not None else "closed cleanly")
@@ -39,7 +39,7 @@ class Ended(Exception):
 
 
 class TlsClient:
-    """One connection. TLS is up when it is made; a refusal that TLS tells later comes with the first read."""
+    """One connection. TLS is up after creation; a refusal that TLS reports later appears on the first read."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class TlsClient:
 
     @property
     def presented(self) -> str:
-        """The serial number of the broker's certificate, as logs write it."""
+        """The serial number of the broker's certificate, in log format."""
         certificate = self.socket.getpeercert()
         assert certificate is not None
         return f"{int(str(certificate['serialNumber']), 16):x}"
@@ -94,7 +94,7 @@ class TlsClient:
         self.send_bytes(b"".join(packet.encode(self.version) for packet in packets))
 
     def connect(self, *, expect: ReasonCode = ReasonCode.SUCCESS, **fields: Any) -> Connack:
-        """Send CONNECT, return the CONNACK, which says *expect*."""
+        """Send CONNECT, and return the CONNACK, which must have *expect*."""
         self.send(connect_packet(self.version, **fields))
         answer = self.expect(Connack)
         assert answer.reason_code is expect, answer
@@ -110,12 +110,12 @@ class TlsClient:
         return self.expect(Puback) if qos else None
 
     def check_alive(self) -> None:
-        """Make sure that the broker still answers, and has sent nothing else."""
+        """Check that the broker still answers, and has sent nothing else."""
         self.send(Pingreq())
         self.expect(Pingresp)
 
     def leave(self) -> ssl.SSLSession | None:
-        """Say DISCONNECT, close TLS as cleanly as can be, and return the TLS session for the next connection."""
+        """Send DISCONNECT, close TLS as cleanly as possible, and return the TLS session for the next connection."""
         self.send(Disconnect())
         self.expect_end()
         session = self.socket.session
@@ -154,7 +154,7 @@ class TlsClient:
         return self._packets.popleft()
 
     def expect(self, kind: type[Any]) -> Any:
-        """Return the next packet, which is of *kind*."""
+        """Return the next packet, which must be of *kind*."""
         packet = self.next_packet()
         assert isinstance(packet, kind), f"a {kind.__name__} was expected: {packet}"
         return packet
@@ -168,7 +168,7 @@ class TlsClient:
         raise AssertionError(f"the end was expected: {packet}")
 
     def farewell(self) -> Disconnect:
-        """Return the broker's DISCONNECT, behind which it closes the connection."""
+        """Return the broker's DISCONNECT, after which it closes the connection."""
         packet: Disconnect = self.expect(Disconnect)
         assert self.expect_end() is None
         return packet
@@ -181,7 +181,7 @@ def refused_with(error: OSError | None) -> str:
 
 
 def attempt(port: int, anchors: Path | str, credential: Credential | None, **options: Any) -> str:
-    """Try to connect with *credential*; return the TLS alert that refuses it, in whichever step it comes."""
+    """Try to connect with *credential*; return the TLS alert that refuses it, at whatever step it comes."""
     try:
         with TlsClient(port, anchors, credential, **options) as client:
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""A listening socket whose connections the broker's transport serves, and that answers in capitals."""
+"""A listening socket whose connections use the broker's transport, and that answers in capitals."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ Opener = Callable[[ssl.SSLContext, socket.socket], tuple[socket.socket, TlsSessi
 
 @dataclass
 class Told:
-    """What a transport told its receiver, which answers whatever it gets with the same in capitals."""
+    """What a transport told its receiver, which echoes everything in capitals."""
 
     transport: TlsTransport | None = None
     certificate: bytes | None = None
     path: list[bytes] = field(default_factory=list)
     received: bytes = b""
     admits: bool = True
-    """Whether the client is let in, beyond TLS."""
+    """Whether the client is admitted, beyond TLS."""
     holds_at: int = 0
-    """After so many bytes the transport is held; 0: never."""
+    """The transport is held after this many bytes; 0: never."""
     held: asyncio.Event = field(default_factory=asyncio.Event)
     choked: threading.Event = field(default_factory=threading.Event)
     ended: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -58,7 +58,7 @@ class Told:
             self.transport.close()
         elif data == b"abort":
             self.transport.abort()
-        elif data == b"flood":  # More than the kernel takes; of a socket that was reset it says that it takes more.
+        elif data == b"flood":  # More than the kernel accepts; a reset socket claims to accept more.
             self.transport.write([bytes(32 << 20)])
             assert self.transport.choked
             self.choked.set()
@@ -81,13 +81,13 @@ class Told:
 
 
 class Server:
-    """A listening socket whose connections are served by the transport, on TLS as *opener* opens it."""
+    """A listening socket whose connections are served by the transport, with TLS opened by *opener*."""
 
     def __init__(self, opener: Opener, context: ssl.SSLContext) -> None:
         self.holds_at = 0
         self.admits = True
         self.ahead = True
-        """Whether OpenSSL can be asked for what `ssl` does not offer."""
+        """Whether OpenSSL functions that `ssl` lacks can be called."""
         self.context = context
         self._opener = opener
         loop = asyncio.get_running_loop()
@@ -123,7 +123,7 @@ WAY_NAMES = ["inner", "public", "inner-record-by-record", "public-record-by-reco
 
 @asynccontextmanager
 async def serving(opener: Opener, monkeypatch: pytest.MonkeyPatch, *, ahead: bool) -> AsyncIterator[Server]:
-    if not ahead:  # As where OpenSSL cannot be asked to.
+    if not ahead:  # As where those cannot be called.
         monkeypatch.setattr(transport, "address_of", lambda _session: 0)
     pki = shared_pki()
     context = server_context(
@@ -144,7 +144,7 @@ async def serving(opener: Opener, monkeypatch: pytest.MonkeyPatch, *, ahead: boo
 async def visit(
     server: Server, context: ssl.SSLContext, act: Callable[[ssl.SSLSocket], Any], session: ssl.SSLSession | None = None
 ) -> tuple[Told, Any]:
-    """Connect, let *act* use the connection in a thread; return what the server was told, and what *act* returned."""
+    """Connect and let *act* use the connection in a thread; return what the server was told, and *act*'s result."""
 
     def client() -> Any:
         raw = socket.create_connection(("127.0.0.1", server.port), timeout=30)

@@ -1,4 +1,4 @@
-"""Works that wait for the writer of a store on PostgreSQL until all of them do, and what became of them."""
+"""Calls that wait for the writer of a PostgreSQL store until all of them do, and their outcomes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 async def all_at_once(fleet: Fleet, *calls: Callable[[], Any], here: bool) -> list[Any]:
-    """Let *calls* wait, behind a work that needs a lock, until all of them do; return results and exceptions."""
+    """Make *calls* wait, behind work that needs a lock, until all of them do; return results and exceptions."""
     ran: list[bool] = []
 
     def first(_connection: Connection) -> None:
@@ -37,7 +37,7 @@ async def all_at_once(fleet: Fleet, *calls: Callable[[], Any], here: bool) -> li
         await asyncio.sleep(0)
         running = [asyncio.create_task(call()) for call in calls]
         while fleet.database._writer._waiting + sum(task.done() for task in running) < len(calls) + 1:  # noqa: ASYNC110
-            await asyncio.sleep(0)  # Nothing tells of a queue that has grown.
+            await asyncio.sleep(0)  # There is no event for a longer queue.
     async with asyncio.timeout(PATIENCE):
         _, *outcomes = await asyncio.gather(holding, *running, return_exceptions=True)
     assert ran == [here]
@@ -58,13 +58,13 @@ async def enrolment(
 
 
 async def reserve(fleet: Fleet) -> None:
-    """See to it that no enrolment waits for numbers."""
+    """Ensure that no enrolment waits for numbers."""
     async with fleet.serial_numbers.reservation(fleet.clock()):
         pass
 
 
 async def log_of(fleet: Fleet) -> list[tuple[str, str]]:
-    """Return what the audit log says, once it has been found sound."""
+    """Return the audit log's content, after verifying it."""
     findings, entries = await fleet.database.read(
         lambda connection: (list(audit_findings.findings(connection)), audit.entries(connection, 0, 1000))
     )
@@ -78,6 +78,6 @@ def note(connection: Connection, name: str) -> str:
 
 
 def add(connection: Connection, name: str) -> str:
-    """Add a device and say so in the audit log."""
+    """Add a device and record it in the audit log."""
     devices.add(connection, name, Role.DEVICE, "north", NOW)
     return note(connection, name)

@@ -1,7 +1,7 @@
-"""Two MQTT 5 clients that mean it: a publisher that forgets no message before its exchange is over, and a subscriber.
+"""Two persistent MQTT 5 clients: a publisher that keeps each message until its exchange is over, and a subscriber.
 
-Each runs in a thread of its own on a real connection and connects again, with its session, whenever the broker goes.
-They are the witnesses of what a broker acknowledged, refused and delivered over any number of its lives.
+Each runs in its own thread on a real connection and reconnects, with its session, whenever the broker goes away. They
+witness what a broker acknowledged, refused and delivered over any number of restarts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Persistent:
     """A client with a session that outlives its connections, in a thread."""
 
     def __init__(self, port: Callable[[], int], anchors: Path, name: str, credential: Credential, qos: int) -> None:
-        """Connect as *name* to whatever *port* says at that moment."""
+        """Connect as *name* to whatever *port* returns at that moment."""
         self.qos = qos
         self.failure: BaseException | None = None
         self.connections = 0
@@ -72,17 +72,17 @@ class Persistent:
                 self.go_on(client)
 
     def begin(self, client: TlsClient, *, present: bool) -> None:
-        """Say what a new connection begins with."""
+        """Send the first packets of a new connection."""
 
     def take(self, client: TlsClient, packet: Packet) -> None:
-        """Act on *packet*."""
+        """Process *packet*."""
 
     def go_on(self, client: TlsClient) -> None:
-        """Say more, if there is more to say."""
+        """Send more, if there is more to send."""
 
 
 class Publisher(Persistent):
-    """Publishes 0, 1, 2 … to *topic*, some at a time, until told to finish."""
+    """Publishes 0, 1, 2 … to *topic*, several in flight, until told to finish."""
 
     def __init__(
         self, port: Callable[[], int], anchors: Path, name: str, credential: Credential, qos: int, topic: str
@@ -98,7 +98,7 @@ class Publisher(Persistent):
         self._open: dict[int, int | None] = {}
 
     def finish(self) -> None:
-        """Publish nothing new, and wait until all that was published has its answer."""
+        """Publish nothing new, and wait until all that was published is answered."""
         self.finishing.set()
         assert self.idle.wait(60), f"unanswered: {self._open}"
 
@@ -139,7 +139,7 @@ class Publisher(Persistent):
 
 
 class Stream(Persistent):
-    """Publishes 0, 1, 2 … to *topic* at QoS 0, a few a second, whether anybody hears or not."""
+    """Publishes 0, 1, 2 … to *topic* at QoS 0, a few per second, whether received or not."""
 
     def __init__(self, port: Callable[[], int], anchors: Path, name: str, credential: Credential, topic: str) -> None:
         super().__init__(port, anchors, name, credential, 0)
@@ -152,7 +152,7 @@ class Stream(Persistent):
 
 
 class Subscriber(Persistent):
-    """Subscribes to *topic_filter* and notes what arrives; at QoS 2 by packet identifier, once until PUBREL."""
+    """Subscribes to *topic_filter* and records what arrives; at QoS 2 by packet identifier, once until PUBREL."""
 
     def __init__(
         self, port: Callable[[], int], anchors: Path, name: str, credential: Credential, qos: int, topic_filter: str

@@ -13,7 +13,7 @@ class WatchedClient:
     host = "192.0.2.1"
 
     def __init__(self, act: Callable[[], object] | None = None) -> None:
-        """When it is called to read, do *act* instead of reading, if there is one."""
+        """On a read event, call *act* instead of reading, if given."""
         self.ours, self.theirs = socket.socketpair()
         self.ours.setblocking(False)
         self.calls = 0
@@ -26,7 +26,7 @@ class WatchedClient:
         self.theirs.send(data)
 
     def end(self) -> None:
-        """Close both ends, as the test does when it is over."""
+        """Close both ends, at the end of the test."""
         self.ours.close()
         self.theirs.close()
 

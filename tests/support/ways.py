@@ -1,4 +1,4 @@
-"""Groups with ways to be let in, and who tries them."""
+"""Groups with ways to enrol, and devices that try them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HOUR = timedelta(hours=1)
 
 
 async def nothing() -> None:
-    """Nobody to tell."""
+    """Notify no one."""
 
 
 async def group(fleet: Fleet, *ways: str, name: str = "line", **rules: Any) -> None:
@@ -63,7 +63,7 @@ async def give_list(fleet: Fleet, content: bytes, name: str = "acme", **said: An
 
 
 def listed(manufacturer: Manufacturer, *revoked: x509.Certificate | int, **facts: Any) -> bytes:
-    """Return its list of *revoked*, made at noon unless *facts* say otherwise, for a day."""
+    """Return its list of *revoked*, made at noon unless *facts* say otherwise, valid for a day."""
     serials = [each if isinstance(each, int) else each.serial_number for each in revoked]
     reason = facts.pop("reason", x509.ReasonFlags.key_compromise)
     facts = {"now": NOON, "age": timedelta(), "life": timedelta(days=1)} | facts
@@ -89,7 +89,7 @@ async def is_good(fleet: Fleet, certificate: x509.Certificate) -> bool:
 
 
 async def pending(fleet: Fleet, name: str, **presented: Any) -> int:
-    """Let a request wait for an operator, and return its number."""
+    """Make a request wait for an operator, and return its number."""
     with pytest.raises(Pending) as caught:
         await enrol(fleet, name, **presented)
     assert caught.value.retry_after > 0
@@ -100,6 +100,6 @@ async def pending(fleet: Fleet, name: str, **presented: Any) -> int:
 
 
 async def who_signed_for(fleet: Fleet) -> list[str]:
-    """Return who takes responsibility for each certificate, oldest first."""
+    """Return who is responsible for each certificate, oldest first."""
     entries = await fleet.database.read(lambda connection: audit.entries(connection, 0, 99))
     return [each.actor for each in entries if each.action == Action.SIGNING_CERTIFICATE]

@@ -1,6 +1,6 @@
-"""Keys that look like any other and are worthless, made as the defects made them.
+"""Keys that look normal but are worthless, generated as the defects did.
 
-Where the search for a prime begins is chosen so that it ends there: a search takes a quarter of a second.
+The starting point of each prime search is chosen so that it ends there: a search takes a quarter of a second.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _is_prime(number: int) -> bool:
 
 
 def close_primes() -> rsa.RSAPrivateKey:
-    """CVE-2022-26320: the second prime is looked for where the first was found."""
+    """CVE-2022-26320: the search for the second prime starts where the first was found."""
     first = next_prime(3 << 1022 | 0x1234775)
     return rsa_key(first, next_prime(first + 1226))
 
@@ -48,7 +48,7 @@ def roca() -> rsa.RSAPrivateKey:
 
 
 def sparse() -> rsa.RSAPrivateKey:
-    """Of each 16 bytes of a prime only two are random, so that the modulus is a polynomial with small coefficients."""
+    """Only two of each 16 bytes of a prime are random, so that the modulus is a polynomial with small coefficients."""
 
     def candidate(source: random.Random) -> int:
         return 3 << 1022 | sum(source.getrandbits(16) << 128 * place for place in range(8)) | 1
@@ -57,7 +57,7 @@ def sparse() -> rsa.RSAPrivateKey:
 
 
 def small_factor() -> rsa.RSAPrivateKey:
-    """A prime that is none: 751 times another."""
+    """A composite in place of a prime: 751 times another prime."""
     return rsa_key(751, next_prime((3 << 2046) // 751 + 1095))
 
 

@@ -1,4 +1,4 @@
-"""An HTTP or HTTPS server in a thread, for whatever is fetched: what it serves can change, and it counts."""
+"""An HTTP or HTTPS server in a thread, for anything fetched: its content can change, and it counts requests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class WebServer:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        if context is not None:  # The handshake is the handler's thread's: a client that fails it stops nobody.
+        if context is not None:  # The handshake is in the handler's thread: a client that fails it blocks no other.
             self._server.socket = context.wrap_socket(
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )

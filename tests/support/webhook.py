@@ -1,4 +1,4 @@
-"""A webhook on this machine, over plain HTTP, that answers what it is told to."""
+"""A webhook on this machine, over plain HTTP, that answers as instructed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, Self
 
 
 class WebhookServer:
-    """While the block runs, *url* answers with *status* and *body*; what it was asked is in *asked*.
+    """During the block, *url* answers with *status* and *body*; requests are recorded in *asked*.
 
-    *location* is where it sends who asks, and *context* makes it an https server, called localhost.
+    *location* redirects clients, and *context* makes it an https server, called localhost.
     """
 
     def __init__(

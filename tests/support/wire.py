@@ -1,4 +1,4 @@
-"""A whole broker in memory, and MQTT clients on it: real engine, real connections, fake wire, hand-moved clock.
+"""A whole broker in memory, with MQTT clients: real engine, real connections, fake wire, manual clock.
 
     broker = MemoryBroker()
     meter = broker.device("meter-1")                 # connected: its CONNACK has been read
@@ -8,8 +8,8 @@
     assert backend.received() == [Publish(…)]
     broker.advance(30)
 
-Everything a connection writes is checked on the way: each element one whole packet, that decodes, that the client's
-Maximum Packet Size allows, and nothing behind the end.
+Everything a connection writes is checked on the way: each element is one complete packet that can be decoded and
+respects the client's Maximum Packet Size, with nothing after the end.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _ANY_SIZE = 268_435_460
 
 
 class FakeTransport:
-    """Records what is written and asked; refuses to be written to after the end."""
+    """Records what is written and requested; refuses writes after the end."""
 
     address = "192.0.2.1:1883"
 
@@ -105,7 +105,7 @@ class FakeTransport:
 
 
 def own_certificate(held: Held | None = None) -> OwnCertificate:
-    """Return what a broker presents that has *held*; without, one that nobody can read."""
+    """Return what a broker with *held* presents; without it, an unreadable certificate."""
     nowhere = Path("nowhere")
     return OwnCertificate(
         CredentialFiles(nowhere, nowhere), held.credential if held is not None else CredentialPem(b"")
@@ -113,7 +113,7 @@ def own_certificate(held: Held | None = None) -> OwnCertificate:
 
 
 class MemoryBroker:
-    """An engine with its clock, loop and revocation data in the test's hand."""
+    """An engine whose clock, loop and revocation data the test controls."""
 
     connection_type: Callable[..., ClientConnection] = ClientConnection
 
@@ -142,12 +142,12 @@ class MemoryBroker:
         return self.engine.metrics
 
     def settle(self) -> None:
-        """Let the event loop come round until it has nothing more to do."""
+        """Run the event loop until it has nothing more to do."""
         while self._soon:
             self._soon.popleft()()
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, with a tick a second like the real process, or one jump where that would be many."""
+        """Let time pass, with one tick per second like the real process, or one jump if that would be many."""
         end = self.now + seconds
         while self.now < end:
             step = 1.0 if seconds <= 600 else seconds
@@ -157,11 +157,11 @@ class MemoryBroker:
             self.settle()
 
     def keep_fresh(self) -> None:
-        """Let the revocation feed say that nothing has happened."""
+        """Let the revocation feed report that nothing has happened."""
         self.freshness.current(self.now)
 
     def open(self, holder: Held | None, *, version: ProtocolVersion = V5, path: Sequence[bytes] = ()) -> WireClient:
-        """Return a client whose TLS is up, with the verified *path* if any, and who has not sent anything yet."""
+        """Return a client whose TLS is up, with the verified *path* if any, that has not sent anything yet."""
         return WireClient(self, holder, version, path)
 
     def device(self, name: str, *, version: ProtocolVersion = V5, **connect: Any) -> WireClient:
@@ -218,7 +218,7 @@ class WireClient:
         self.send_bytes(b"".join(packet.encode(self.version) for packet in packets))
 
     def connect(self, *, expect: ReasonCode | None = ReasonCode.SUCCESS, **fields: Any) -> Connack:
-        """Send CONNECT with these *fields*; return the CONNACK, which says *expect*, if that is given."""
+        """Send CONNECT with these *fields*; return the CONNACK, which must have *expect*, if given."""
         packet = connect_packet(self.version, **fields)
         self.maximum_packet_size = packet.properties.maximum_packet_size or _ANY_SIZE
         self.send(packet)
@@ -238,7 +238,7 @@ class WireClient:
         return self.next_packet(Unsuback)
 
     def publish(self, topic: str, payload: bytes = b"", *, qos: int = 0, **fields: Any) -> Puback | None:
-        """Publish; at QoS 1 return the PUBACK, at QoS 2 make the whole exchange."""
+        """Publish; at QoS 1 return the PUBACK, at QoS 2 complete the exchange."""
         packet_id = self.packet_id() if qos else None
         self.send(publication(topic, payload, qos, packet_id=packet_id, **fields))
         if qos < 2 or packet_id is None:
@@ -256,7 +256,7 @@ class WireClient:
         self.send(Pingreq())
 
     def vanish(self) -> None:
-        """Let the transport find the peer gone."""
+        """Let the transport find that the peer is gone."""
         if not self.closed:
             self.transport.closed = True
             self.connection.lost("CONNECTION_LOST", self.broker.now)
@@ -272,20 +272,20 @@ class WireClient:
     # Receiving
 
     def next_packet(self, kind: type[Any]) -> Any:
-        """Return the next packet, which is of *kind*."""
+        """Return the next packet, which must be of *kind*."""
         assert self.transport.packets, f"a {kind.__name__} was expected; closed: {self.closed}"
         packet = self._decode(self.transport.packets.popleft())
         assert isinstance(packet, kind), f"a {kind.__name__} was expected: {packet}"
         return packet
 
     def received(self) -> list[Packet]:
-        """Return everything that was written since the last look."""
+        """Return everything that was written since the last call."""
         packets = [self._decode(each) for each in self.transport.packets]
         self.transport.packets.clear()
         return packets
 
     def messages(self) -> list[Publish]:
-        """Return the PUBLISH packets of `received`; there is nothing else."""
+        """Return the PUBLISH packets of `received`; there must be nothing else."""
         packets = self.received()
         assert all(isinstance(each, Publish) for each in packets), packets
         return [each for each in packets if isinstance(each, Publish)]
@@ -294,7 +294,7 @@ class WireClient:
         return [message.payload for message in self.messages()]
 
     def farewell(self) -> Disconnect:
-        """Return the DISCONNECT that ended the connection; it is the last packet, and its reason a server's."""
+        """Return the DISCONNECT that ended the connection; it must be the last packet, with a server's reason."""
         *_, last = self.received()
         assert isinstance(last, Disconnect)
         assert last.reason_code in SERVER_REASONS
@@ -311,7 +311,7 @@ class WireClient:
 
 
 def connect_packet(version: ProtocolVersion, **fields: Any) -> Connect:
-    """Return a CONNECT; what is no field of it is one of its properties."""
+    """Return a CONNECT; keywords that are not its fields are its properties."""
     known = {name: fields.pop(name) for name in list(fields) if name in Connect.__dataclass_fields__}
     known = {"clean_start": True} | known
     properties = Properties(**fields) if fields else known.pop("properties", NO_PROPERTIES)
@@ -319,7 +319,7 @@ def connect_packet(version: ProtocolVersion, **fields: Any) -> Connect:
 
 
 def publication(topic: str, payload: bytes = b"", qos: int = 0, **fields: Any) -> Publish:
-    """Return a PUBLISH; what is no field of it is one of its properties."""
+    """Return a PUBLISH; keywords that are not its fields are its properties."""
     known = {name: fields.pop(name) for name in list(fields) if name in Publish.__dataclass_fields__}
     properties = Properties(**fields) if fields else known.pop("properties", NO_PROPERTIES)
     return Publish(topic, payload, QoS(qos), properties=properties, **known)

@@ -1,7 +1,7 @@
-"""The workers of a service that runs: who they are, whose a connection is, and when one has ended.
+"""The workers of a running service: their processes, which one serves a connection, and when one has ended.
 
 pids = workers_of(service.pid)
-worker_of(connection, pids)             # of a socket that is connected to the service
+worker_of(connection, pids)             # of a socket connected to the service
 await_end(pids)
 """
 
@@ -25,7 +25,7 @@ def workers_of(supervisor: int) -> list[int]:
 
 
 def worker_of(connection: socket.socket, pids: Sequence[int]) -> int:
-    """Return which of *pids* has the other side of *connection*, over IPv4; it has answered on it already."""
+    """Return which of *pids* has the other side of *connection*, over IPv4; it must have answered on it already."""
     here, there = connection.getsockname()[1], connection.getpeername()[1]
     inode = next(
         fields[9]
@@ -36,14 +36,14 @@ def worker_of(connection: socket.socket, pids: Sequence[int]) -> int:
 
 
 class Connected(Protocol):
-    """A connection that has had an answer."""
+    """A connection that has received an answer."""
 
     @property
     def socket(self) -> socket.socket:
-        """What it is made of."""
+        """Its socket."""
 
     def close(self) -> None:
-        """End it."""
+        """Close it."""
 
 
 ConnectedT = TypeVar("ConnectedT", bound=Connected)
@@ -54,7 +54,7 @@ def one_to_each(pids: Sequence[int], connect: Callable[[], ConnectedT]) -> Itera
     """Yield a connection to each of *pids*, in their order; *connect* makes one."""
     found: dict[int, ConnectedT] = {}
     with ExitStack() as stack:
-        for _ in range(64):  # The kernel spreads them: that one of two gets none of 64 is no chance.
+        for _ in range(64):  # The kernel spreads them: one of two getting none of 64 is not chance.
             made = stack.enter_context(closing(connect()))
             found.setdefault(worker_of(made.socket, pids), made)
             if len(found) == len(pids):
@@ -64,7 +64,7 @@ def one_to_each(pids: Sequence[int], connect: Callable[[], ConnectedT]) -> Itera
 
 @contextmanager
 def ends_of(pids: Sequence[int]) -> Iterator[Callable[[], None]]:
-    """Yield what waits until all of *pids*, which run now, have ended."""
+    """Yield a function that waits until all of *pids*, which run now, have ended."""
     descriptors = [os.pidfd_open(pid) for pid in pids]
 
     def wait() -> None:

@@ -25,7 +25,7 @@ async def main() -> int:
         host, int(port), identifier=name, tls_context=context, keepalive=20,
         protocol=aiomqtt.ProtocolVersion.V5 if version == "5" else aiomqtt.ProtocolVersion.V311,
         will=aiomqtt.Will(topic, payload, int(qos)) if mode == "will" else None,
-        # It does not notice that a connection ends before CONNACK, and would wait ten seconds.
+        # It does not notice a connection that ends before CONNACK, and would wait ten seconds.
         timeout=3 if cert == "-" else 10,
     )  # fmt: skip
     try:

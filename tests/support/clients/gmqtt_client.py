@@ -37,14 +37,14 @@ async def main() -> int:
     ended = asyncio.ensure_future(gone.wait())
     protocol = MQTTv50 if version == "5" else MQTTv311
     connecting = asyncio.ensure_future(client.connect(host, int(port), ssl=context, keepalive=20, version=protocol))
-    # It waits for a CONNACK for ever, whatever becomes of the connection.
+    # It waits for a CONNACK for ever, even if the connection ends.
     await asyncio.wait({connecting, ended}, return_when=asyncio.FIRST_COMPLETED)
     if not connecting.done() or connecting.exception() is not None:
         say(f"refused {connecting.exception() if connecting.done() else 'closed'}")
         return 2
     if mode in {"pub", "retain"}:
         client.publish(topic, payload, qos=int(qos), retain=mode == "retain")
-        await client._persistent_storage.wait_empty()  # It has no other way to tell.
+        await client._persistent_storage.wait_empty()  # It offers no other way to find out.
         await client.disconnect()
         say("done")
         return 0

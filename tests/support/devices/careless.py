@@ -1,4 +1,4 @@
-"""A device as it should not be: it trusts everybody, and hammers. For `fleet-sim qualify`.
+"""A bad device: it trusts every server, and reconnects without pause. For `fleet-sim qualify`.
 
 Arguments: host port cert key client_id topic
 """

@@ -1,4 +1,4 @@
-"""A device as it should be: paho-mqtt and the parts of this product that a device may use. For `fleet-sim qualify`.
+"""A good device: paho-mqtt and the parts of this product that a device may use. For `fleet-sim qualify`.
 
 Arguments: host port cafile crl cert key client_id topic est_url
 """
@@ -31,7 +31,7 @@ RENEW_AT = 0.8
 
 
 class Device:
-    """One device: connects, publishes, comes back; renews its certificate in time."""
+    """One device: connects, publishes, reconnects; renews its certificate in time."""
 
     def __init__(
         self, host: str, port: str, cafile: str, crl: str, cert: str, key: str, name: str, topic: str, est: str
