@@ -68,7 +68,7 @@ def lasting(environment: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Forked:
-    """A process; *report* is the descriptor that reports its number and its end, *bound* the one it ends with."""
+    """A process; *report* is the descriptor that reports its number and end; *bound*: it ends when that closes."""
 
     pid: int
     report: int
@@ -210,7 +210,7 @@ def _become(ordered: _Order, streams: list[int]) -> NoReturn:
 
 
 def show(words: list[str]) -> None:
-    """Let /proc/PID/cmdline have *words*, as far as there is room: the interpreter has read what was there."""
+    """Make /proc/PID/cmdline show *words*, as far as they fit: the interpreter has read the old content."""
     with open("/proc/self/stat", encoding="ascii", errors="replace") as stat:  # noqa: PTH123 - no Path before the program's
         fields = stat.read().rpartition(")")[2].split()
     begin, end = int(fields[_BEGIN]), int(fields[_END])

@@ -59,7 +59,7 @@ class Importers:
             connection.close()
             if content:
                 importer = self._importer(content.decode().partition("\0")[0], descriptors)
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # It has ended: who asked sees that.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # It has ended; the requester sees it.
                     socket.send_fds(importer, [content], descriptors)
             for each in descriptors:
                 os.close(each)

@@ -93,7 +93,7 @@ class Manufacturer:
         return x509.load_der_x509_certificate(self._changed(self.idevid("SN17")[0], text, bits))
 
     def unreadable_ca(self) -> str:
-        """Return its CA, issued under a name that is not text: OpenSSL cannot read it, `cryptography` can."""
+        """Return its CA, with an issuer name that is not text: OpenSSL cannot read it, `cryptography` can."""
         common_name = _COMMON_NAME + b"\x0c\x0c"
         return ssl.DER_cert_to_PEM_cert(self._changed(self.certificate, common_name + b"A", common_name + b"\xff"))
 

@@ -51,7 +51,7 @@ async def many_of(fleet: Fleet, name: str = "meter-1", more: int = 4) -> list[x5
 async def many_for_key(
     fleet: Fleet, key: PrivateKey, name: str = "meter-1", more: int = 4, role: Role = Role.DEVICE
 ) -> list[x509.Certificate]:
-    """Return a device's certificates for *key*, or those of another *role*, oldest first; it has no others."""
+    """Return the certificates for *key* of a device, or of a party with another *role*, oldest first: its only ones."""
     token = TokenCredential(name, await fleet.token(name, "north" if role is Role.DEVICE else None, role))
     first = await fleet.enrolment.enrol(csr_der(key, names=[name]), token)
     return [first, *[await fleet.reenrol(first, successor_csr(first, key)) for _ in range(more)]]

@@ -40,7 +40,7 @@ def early_data_status(session: ssl.SSLSocket) -> int:
 
 
 def ask_to_renegotiate(session: ssl.SSLSocket) -> None:
-    """Send a ClientHello within TLS 1.2. OpenSSL itself gives up if it reads data, and no answer, next."""
+    """Send a ClientHello within TLS 1.2. OpenSSL itself fails if it next reads data instead of an answer."""
     address = openssl.address_of(session)
     assert _LIBRARY.SSL_renegotiate(address) == 1
     _LIBRARY.SSL_do_handshake(address)

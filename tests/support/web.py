@@ -13,7 +13,7 @@ Answer = bytes | Callable[[bytes], bytes | None]
 
 
 class WebServer:
-    """Serves `pages` by path: bytes, or what a function makes of the request's body (None: the connection is cut)."""
+    """Serves `pages` by path: bytes, or a function from request body to bytes (None: the connection is cut)."""
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self._tls = context is not None
