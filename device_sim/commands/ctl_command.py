@@ -1,4 +1,4 @@
-"""`fleet-sim ctl`: tell a run that is under way what to do."""
+"""`fleet-sim ctl`: give orders to a run in progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arguments of `fleet-sim enrol`; what it does is in `device_sim.commands.fleet_enrolment`."""
+"""The arguments of `fleet-sim enrol`; `device_sim.commands.fleet_enrolment` does the work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `fleet-sim enrol` does: make a fleet with real identities, continue one that was interrupted, or end it."""
+"""What `fleet-sim enrol` does: create a fleet with real identities, continue an interrupted one, or end it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _GROUP, _TRUST_DOMAIN = "meters", "fleet.internal"
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How the devices get in, as the options say it: *names* joined by ``+``, and the files that some ways need."""
+    """How the devices enrol, as the options say: *names* joined by ``+``, and the files that some ways need."""
 
     names: str
     claim: Path | None
@@ -57,7 +57,7 @@ def enrol_or_end(
     cleanup: bool,
     yes: bool,
 ) -> None:
-    """Make the fleet in *directory*, or continue with it; *cleanup*: end it, unasked if *yes*. Raises `typer.Exit`."""
+    """Create the fleet in *directory*, or continue it; *cleanup*: end it, unasked if *yes*. Raises `typer.Exit`."""
     if yes and not cleanup:
         raise typer.BadParameter("--yes goes with --cleanup: nothing else asks")
     view = View()
@@ -115,9 +115,9 @@ def enrol_or_end(
 
 
 def _as_before(option: str, asked: str | None, before: Collection[str | None], default: str) -> str:
-    """Return what the devices that are enrolled now shall have: what those *before* them have, if there are any.
+    """Return the value for the devices enrolled now: that of the devices *before* them, if there are any.
 
-    Raises `FleetUnusable` if *asked* is another: it is in certificates that exist, and those would keep theirs.
+    Raises `FleetUnusable` if *asked* differs: it is in existing certificates, which would keep the old value.
     """
     if not before:
         return asked or default
@@ -137,7 +137,7 @@ def _as_before(option: str, asked: str | None, before: Collection[str | None], d
 def _end(view: View, directory: Path, parallel: int, *, yes: bool) -> None:
     fleet = FleetDirectory.read(directory)
     total = sum(not entry.revoked for entry in fleet.entries.values())
-    if not yes:  # Not in the story: while its loop runs, an interrupt does not reach who waits for an answer.
+    if not yes:  # Not inside the story: while its loop runs, an interrupt does not reach a prompt.
         url, devices = fleet.origin.provisioning_url, len(fleet.devices)
         whom = f"{devices} device{'' if devices == 1 else 's'} of {directory}"
         question = f"Revoke {whom} and its service at {url}, for ever, and remove their keys?"
@@ -166,8 +166,8 @@ def _end(view: View, directory: Path, parallel: int, *, yes: bool) -> None:
 
 
 def _agreed(question: str) -> bool:
-    """Whether the answer to *question* is yes; nobody's answer is not."""
-    if sys.stdin is None or sys.stdin.closed:  # As whoever starts a program without one has it.
+    """Whether *question* is answered with yes; no answer means no."""
+    if sys.stdin is None or sys.stdin.closed:  # As in a program started without standard input.
         return False
     try:
         return typer.confirm(question, err=True)
@@ -195,7 +195,7 @@ def _operator(certificate: Path | None, key: Path | None) -> CredentialFiles | N
         return None
     if certificate is None or key is None:
         raise typer.BadParameter("--cert and --key go together: name both")
-    # A later run is started elsewhere, perhaps.
+    # A later run may be started in another directory.
     return CredentialFiles(certificate.absolute(), key.absolute())
 
 

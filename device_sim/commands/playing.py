@@ -99,7 +99,7 @@ def play(
     else:
         view.show(summary_of(document))
     if output is not None:
-        with explained(view):  # Behind the report: where the disk has no room for it, it has been seen.
+        with explained(view):  # After the report was printed: it has been seen even if the disk is full.
             for path in write_all(document, output):
                 view.said(f"written: {path}")
     raise typer.Exit(document["exit_code"])

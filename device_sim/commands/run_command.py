@@ -1,4 +1,4 @@
-"""The arguments of `fleet-sim run` and `fleet-sim scenarios`; what the former does: `device_sim.commands.playing`."""
+"""The arguments of `fleet-sim run` and `fleet-sim scenarios`; `device_sim.commands.playing` does the former's work."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def scenarios() -> None:
 
 
 def _line(head: str, text: str) -> str:
-    """Return both as one line; on a terminal as what fits it, the text in a column of its own."""
+    """Return both as one line; on a terminal fitted to its width, with the text in a column of its own."""
     if not sys.stdout.isatty():
         return head + text
     width = max(shutil.get_terminal_size().columns, 2 * len(head))

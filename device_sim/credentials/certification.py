@@ -1,13 +1,13 @@
-"""Certificates that the simulator signs itself: for brokers that know nothing of our provisioning service.
+"""Certificates that the simulator signs itself: for brokers that do not use our provisioning service.
 
 Theory
 ------
-Whoever owns a CA can have a fleet for any broker: `CertificateAuthority` signs with the CA's key what the provisioning
-service would have issued. `forgery` uses the same builder without owning anything, which is the point of it.
+A CA's owner can have a fleet for any broker: `CertificateAuthority` signs with the CA's key what the provisioning
+service would have issued. `forgery` uses the same builder without owning a CA, which is its point.
 
 Rules
 -----
-1. One builder (`end_entity`): a forged certificate differs from a genuine one in its signature alone.
+1. One builder (`end_entity`): a forged certificate differs from a genuine one only in its signature.
 2. The CA's key is read once and never written anywhere.
 """
 
@@ -31,7 +31,7 @@ from provisioning.program.given_file import PEM_BYTES, contents_of
 
 LIFE = timedelta(days=30)
 FOREVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
-"""The end of a certificate that does not end (802.1AR §8.7)."""
+"""The notAfter of a certificate without expiry (802.1AR §8.7)."""
 
 
 class UnusableAuthority(Exception):
@@ -39,7 +39,7 @@ class UnusableAuthority(Exception):
 
 
 def common_name(name: str) -> x509.Name:
-    """Return the subject that is nothing but a Common Name."""
+    """Return a subject that consists of a Common Name only."""
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
@@ -59,7 +59,7 @@ def key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def signature_hash(key: PrivateKey) -> hashes.SHA256 | None:
-    """Return the hash that *key* signs over; None for Ed25519, which has its own."""
+    """Return the hash to sign with for *key*; None for Ed25519, which has its own."""
     return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
 
 
@@ -71,7 +71,7 @@ def end_entity(
     issuer_key: PrivateKey,
     life: timedelta = LIFE,
 ) -> x509.Certificate:
-    """Return a client's certificate for *identity* and *key*, signed by *issuer_key* in the name of *issuer*."""
+    """Return a client certificate for *identity* and *key*, signed by *issuer_key*, with *issuer* as issuer."""
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
@@ -93,7 +93,7 @@ def end_entity(
 
 @dataclass(frozen=True, slots=True)
 class CertificateAuthority:
-    """A CA that the user owns. Made by `load`."""
+    """A CA that the user owns. Created by `load`."""
 
     certificate: x509.Certificate
     key: PrivateKey
@@ -120,7 +120,7 @@ class CertificateAuthority:
 
     @property
     def pem(self) -> str:
-        """The CA's certificate, as its devices' trust anchor."""
+        """The CA's certificate, the trust anchor of its devices."""
         return self.certificate.public_bytes(Encoding.PEM).decode()
 
     def issue(self, identity: Identity) -> HeldCredential:
@@ -128,7 +128,7 @@ class CertificateAuthority:
         key = generate_key()
         life = min(LIFE, self.certificate.not_valid_after_utc - datetime.now(UTC))
         issued = end_entity(identity, key, issuer=self.certificate.subject, issuer_key=self.key, life=life)
-        # An issuing CA goes with the certificate, so that a broker which trusts only the root can build the path.
+        # An issuing CA's certificate is sent along, so that a broker that trusts only the root can build the path.
         own_root = self.certificate.subject == self.certificate.issuer
         return HeldCredential.of(issued, key, *(() if own_root else (self.certificate,)))
 

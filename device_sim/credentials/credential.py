@@ -1,10 +1,10 @@
-"""A party's key and certificate as the simulator holds them, and how it gets them by EST.
+"""A party's key and certificate as held by the simulator, and how they are obtained by EST.
 
 Rules
 -----
-1. Each party makes its own key; the key leaves this process only when the user asks for files (`write`).
+1. Each party generates its own key; the key leaves this process only when the user asks for files (`write`).
 2. A certificate is used only if it names the party that asked for it.
-3. An unavailable service is asked again with backoff; a refusal is final.
+3. An unavailable service is retried with backoff; a refusal is final.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class HeldCredential:
     certificate_pem: bytes
     key_pem: bytes
     obtained: datetime | None = field(default=None, compare=False)
-    """When this process got it; None: it was read from a directory."""
+    """When this process obtained it; None: it was read from a directory."""
 
     @classmethod
     def of(
@@ -64,7 +64,7 @@ class HeldCredential:
 
     @property
     def held_since(self) -> datetime:
-        """When its life began for its holder: notBefore, or when it came, for a CA dates certificates back."""
+        """When its lifetime began for its holder: notBefore, or on receipt, since a CA backdates certificates."""
         begun = x509.load_pem_x509_certificate(self.certificate_pem).not_valid_before_utc
         return begun if self.obtained is None else max(begun, self.obtained)
 
@@ -84,7 +84,7 @@ class HeldCredential:
 
 
 async def enrol(est: EstClient, name: str, token: str, randomness: random.Random) -> HeldCredential:
-    """Make a key for *name* and have it certified with the one-time *token*.
+    """Generate a key for *name* and have it certified with the one-time *token*.
 
     Raises `provisioning.client.est.EnrolmentRefused`, or `EnrolmentUnavailable` after the last attempt.
     """

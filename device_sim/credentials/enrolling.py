@@ -1,11 +1,11 @@
-"""Enrol a whole fleet into its directory, in parallel, and go on where the last attempt stopped; or end a fleet.
+"""Enrol a whole fleet into its directory, in parallel, and resume an interrupted enrolment; or end a fleet.
 
 Rules
 -----
-1. What is in the directory is not enrolled again; what was under way when the user interrupted is.
-2. Tokens are asked for, and keys put on lists, a batch at a time: an interruption wastes no more than a batch, and
+1. What is in the directory is not enrolled again; what was in progress when the user interrupted is.
+2. Tokens are requested, and keys put on lists, one batch at a time: an interruption wastes at most a batch, and
    tokens expire by themselves.
-3. Ending a fleet revokes first and removes then: a key is never left alive without its owner.
+3. Ending a fleet first revokes and then removes: no key remains valid without its owner.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _BATCH = 200
 _NOT_FOUND = 404
 
 Enrolled = Callable[[], None]
-"""Called after each device that is whole on disk, or revoked."""
+"""Called after each device that is completely on disk, or revoked."""
 
 
 def names_of(prefix: str, count: int) -> list[str]:
-    """Return the names of a fleet of *count* devices: the first ten are the same in a fleet of ten thousand."""
+    """Return the names of a fleet of *count* devices: the first ten are also the first of a fleet of ten thousand."""
     return [f"{prefix}-{number:05d}" for number in range(1, count + 1)]
 
 
@@ -47,7 +47,7 @@ async def enrol_fleet(
     parallel: int,
     enrolled: Enrolled,
 ) -> None:
-    """Enrol the fleet's service, by one-time token, and by *evidence* those of *names* that are not in *fleet* yet."""
+    """Enrol the fleet's service by one-time token, and by *evidence* those of *names* that are not in *fleet* yet."""
     with fleet.changing():
         if fleet.service not in fleet.entries:
             (token,) = await operator.create_tokens(device=fleet.service, role=Role.SERVICE)
@@ -86,7 +86,7 @@ async def certify_fleet(
                 fleet.keep(authority.issue(identity))
                 if identity.role is Role.DEVICE:
                     enrolled()
-                await asyncio.sleep(0)  # Let Ctrl-C in.
+                await asyncio.sleep(0)  # Let Ctrl-C through.
 
 
 async def end_fleet(fleet: FleetDirectory, operator: OperatorClient | None, parallel: int, revoked: Enrolled) -> None:
@@ -98,7 +98,7 @@ async def end_fleet(fleet: FleetDirectory, operator: OperatorClient | None, para
                 try:
                     await operator.revoke(device=name, reason=RevocationReason.CESSATION_OF_OPERATION)
                 except RequestRefused as error:
-                    if error.status != _NOT_FOUND:  # The service forgot it: nothing to revoke.
+                    if error.status != _NOT_FOUND:  # Unknown to the service: nothing to revoke.
                         raise
                 fleet.revoked(name)
                 revoked()

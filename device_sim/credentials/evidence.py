@@ -1,17 +1,17 @@
-"""What the devices of a fleet show to be let in, for every way that a group may have (`docs/enrolment.md`).
+"""What the devices of a fleet present to be enrolled, for every way that a group may allow (`docs/enrolment.md`).
 
 Theory
 ------
-A group names ways, and each of its alternatives may be several of them together (`claim+approval`). The service judges;
-a device shows all that it was given: a one-time token, the claim of its batch, its manufacturer's certificate, or
-nothing but a key that somebody has put on a list or approves.
+A group names ways, and each alternative may combine several (`claim+approval`). The service judges; a device presents
+all that it was given: a one-time token, the claim of its batch, its manufacturer's certificate, or just a key that
+someone has put on a list or approves.
 
 Rules
 -----
-1. Where the service recognises a device by its key, the key is on disk before the service has seen it: whoever is
-   interrupted comes back as itself, and gets what it had been granted.
-2. A certificate on trial (a claim's) is activated at once; it is never kept.
-3. Who may decide approves a request only if name and key are those of a device of this fleet.
+1. If the service recognises a device by its key, the key is on disk before the service has seen it: an interrupted
+   device returns under the same identity, and gets what it was granted.
+2. A provisional certificate (from a claim) is activated at once; it is never kept.
+3. The approver approves a request only if name and key are those of a device of this fleet.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _BY_KEY = frozenset({Way.CLAIM, Way.MANUFACTURER, Way.LISTED, Way.APPROVAL})
 
 
 def ways_of(text: str) -> frozenset[Way]:
-    """Return the ways in *text*, as in ``claim+approval``. Raises `ValueError` that names the ones there are."""
+    """Return the ways in *text*, as in ``claim+approval``. Raises `ValueError`, which names the valid ones."""
     try:
         return frozenset(Way(word) for word in text.split("+"))
     except ValueError:
@@ -69,14 +69,14 @@ def ways_of(text: str) -> frozenset[Way]:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the fleet's owner has for its devices. *decides* is whether he approves their requests himself."""
+    """What the fleet's owner has for its devices. *decides* is whether the owner approves their requests here."""
 
     ways: frozenset[Way] = frozenset({Way.TOKEN})
     claim: CredentialFiles | None = None
     manufacturer: CertificateAuthority | None = None
     decides: bool = False
     life: float | None = None
-    """For how many seconds a token's certificate shall be valid, if not for as long as usual."""
+    """Lifetime in seconds requested for a token's certificate, if not the default."""
 
     def __post_init__(self) -> None:
         for way, thing, option in (
@@ -93,7 +93,7 @@ class Given:
 
 
 class Evidence:
-    """Gets certificates for the devices of one group. Made by `presenting`."""
+    """Gets certificates for the devices of one group. Created by `presenting`."""
 
     def __init__(
         self, given: Given, group: str, url: str, anchors: Path, operator: EnrolmentOperatorClient, est: EstClient
@@ -111,7 +111,7 @@ class Evidence:
         self._randomness = random.Random()  # noqa: S311 - pauses only
 
     async def prepare(self, batch: Mapping[str, PrivateKey]) -> None:
-        """Do what an operator does beforehand for devices with these names and keys."""
+        """Do what an operator does in advance for devices with these names and keys."""
         ways = self._given.ways
         if Way.TOKEN in ways:
             life = self._given.life
@@ -153,7 +153,7 @@ class Evidence:
 
     async def _asked(self, est: EstClient, name: str, key: PrivateKey) -> x509.Certificate:
         csr, failed = build_csr(key, name), 0
-        # A token names its group; for every other way the request does.
+        # A token names its group; for every other way the request names it.
         label = None if self._given.ways == {Way.TOKEN} else self._group
         while True:
             try:
@@ -175,7 +175,7 @@ class Evidence:
         await decided.wait()
 
     async def decide(self) -> None:
-        """Approve what the fleet's devices have asked for (rule 3), until cancelled."""
+        """Approve the requests of the fleet's devices (rule 3), until cancelled."""
         while True:
             if self._undecided:
                 async for request in self._operator.approvals(group=self._group, state="pending"):
@@ -204,7 +204,7 @@ class Evidence:
 async def presenting(
     given: Given, group: str, url: str, anchors: Path, operator: EnrolmentOperatorClient, connections: int
 ) -> AsyncIterator[Evidence]:
-    """Give what gets certificates for devices of *group* from the service at *url*."""
+    """Yield an object that gets certificates for devices of *group* from the service at *url*."""
     claim = given.claim
     domain = operator.trust_domain
     async with (

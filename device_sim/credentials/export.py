@@ -1,8 +1,8 @@
-"""A fleet as files for other tools, and nothing of it that is revoked.
+"""A fleet as files for other tools, without revoked devices.
 
-Every tool that can give each client a certificate of its own wants the same three things: a directory of pairs, the
-trust anchors, and a list. `clients.csv` is for those that read rows (JMeter, k6, Locust), `devices/` for those that
-read a directory (mqload of this repository).
+Every tool that can give each client its own certificate needs the same three things: a directory of pairs, the trust
+anchors, and a list. `clients.csv` is for tools that read rows (JMeter, k6, Locust), `devices/` for those that read a
+directory (mqload of this repository).
 
 Rules
 -----
@@ -21,7 +21,7 @@ _COLUMNS = ("client_id", "group", "certificate", "key", "telemetry_topic", "comm
 
 
 def export_fleet(fleet: FleetDirectory, output: Path, most: int | None = None) -> int:
-    """Write *fleet* into *output*; return how many devices. Raises `FleetUnusable`."""
+    """Write *fleet* into *output*; return the number of devices. Raises `FleetUnusable`."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FleetUnusable(f"{output} is not empty: name a directory that is, or that does not exist")
     names = fleet.devices[:most]

@@ -1,4 +1,4 @@
-"""A fleet on disk: one key and certificate chain a device, and an index that says which of them are whole.
+"""A fleet on disk: one key and certificate chain per device, and an index that says which devices are complete.
 
 Theory
 ------
@@ -6,21 +6,21 @@ Theory
 
     DIR/                0700
       fleet.json        where the certificates came from, and the fleet's service
-      ca-bundle.crt     whom the fleet trusts
-      index.jsonl       one line a fact, appended; the last line about a device holds
+      ca-bundle.crt     the fleet's trust anchors
+      index.jsonl       one fact per line, appended; the last line about a device applies
       devices/NAME.crt  certificate and chain, PEM
       devices/NAME.key  its private key, PEM
 
 A device exists when its line is in the index, and the line is written after its files. Ctrl-C, a full disk or a crash
-at any moment leaves whole devices, and files of a few others, which the next enrolment goes on with or replaces. Any
+at any moment leaves complete devices, and files of a few others, which the next enrolment completes or replaces. Any
 other tool can use the PEM files as they are.
 
 Rules
 -----
-1. Every file has mode 0600 and is replaced in one step.
-2. One process changes a fleet at a time (a lock on the index), or with it the workers that it has started; any number
-   may read it.
-3. Reading needs no certificate parser: ten thousand devices are there in a second.
+1. Every file has mode 0600 and is replaced atomically.
+2. Only one process at a time changes a fleet (a lock on the index), together with workers that it has started; any
+   number may read it.
+3. Reading needs no certificate parser: ten thousand devices load in a second.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ _HEADER, _INDEX, _ANCHORS, _DEVICES = "fleet.json", "index.jsonl", "ca-bundle.cr
 
 
 class FleetUnusable(Exception):
-    """The directory is no fleet, or not one that can be used now; the text says what to do."""
+    """The directory is not a fleet, or cannot be used now; the text says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a fleet's certificates come from. Without *provisioning_url*, from a CA of the user's own."""
+    """Where a fleet's certificates come from. Without *provisioning_url*, from the user's own CA."""
 
     provisioning_url: str | None = None
     operator: CredentialFiles | None = None
@@ -81,14 +81,14 @@ class Entry:
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Entry:
-        """Return the entry that a line holds; raise `ValueError`, `KeyError` or `TypeError` if it holds none."""
+        """Return the entry in a line; raise `ValueError`, `KeyError` or `TypeError` if it holds none."""
         identity = Identity(fields["trust_domain"], Role(fields["role"]), fields["name"], fields["group"])
         not_after = datetime.fromisoformat(fields["not_after"])
         return cls(identity, int(fields["serial"], 16), not_after, bool(fields["revoked"]))
 
 
 class FleetDirectory:
-    """An existing fleet directory. Made by `create` or `read`; changed inside `changing` only."""
+    """An existing fleet directory. Created by `create` or `read`; changed only inside `changing`."""
 
     def __init__(self, path: Path, origin: Origin, service: str) -> None:
         self.path = path
@@ -112,7 +112,7 @@ class FleetDirectory:
 
     @classmethod
     def exists(cls, path: Path) -> bool:
-        """Say whether *path* is a fleet directory."""
+        """Return whether *path* is a fleet directory."""
         return (path / _HEADER).is_file()
 
     @classmethod
@@ -146,7 +146,7 @@ class FleetDirectory:
         return sorted(name for name, entry in entries if entry.identity.role is Role.DEVICE and not entry.revoked)
 
     def move(self, origin: Origin, anchors: str) -> None:
-        """Have its certificates from *origin* from now on, and trust *anchors*: the service or its operator changed."""
+        """Take certificates from *origin* from now on, and trust *anchors*: the service or its operator has changed."""
         write_whole(self.anchors, anchors.encode())
         self.origin = origin
         self._write_header()
@@ -174,7 +174,7 @@ class FleetDirectory:
 
     @contextmanager
     def changing(self) -> Iterator[Self]:
-        """Hold the fleet for changes; raise `FleetUnusable` if another process does."""
+        """Lock the fleet for changes; raise `FleetUnusable` if another process holds it."""
         with (self.path / _INDEX).open("ab") as index:
             try:
                 fcntl.flock(index, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -190,7 +190,7 @@ class FleetDirectory:
 
     @contextmanager
     def joined(self) -> Iterator[Self]:
-        """Change the fleet as a part of the process that holds it (`changing`), and that waits for our end."""
+        """Change the fleet as part of the process that holds it (`changing`) and waits for our end."""
         # A line is appended in one write, so lines of several processes do not mix.
         with (self.path / _INDEX).open("ab", buffering=0) as index:
             self._index = index
@@ -200,7 +200,7 @@ class FleetDirectory:
                 self._index = None
 
     def begun_key(self, name: str) -> PrivateKey:
-        """Return the key that *name*, which has no certificate yet, asks for one with: on disk since it was made."""
+        """Return the key with which *name*, still without a certificate, requests one: on disk since its creation."""
         path = self._file(name, "key")
         if path.exists():
             return load_key(path)
@@ -209,7 +209,7 @@ class FleetDirectory:
         return key
 
     def keep(self, held: HeldCredential) -> None:
-        """Add *held*, or put it in the place of its party's former credential."""
+        """Add *held*, or replace its party's former credential with it."""
         name = held.identity.name
         write_whole(self._file(name, "key"), held.key_pem)
         write_whole(self._file(name, "crt"), held.certificate_pem)

@@ -1,7 +1,7 @@
-"""Certificates that a thief can make without any key of ours: everything right except the signature.
+"""Certificates that a thief can make without any of our keys: everything is right except the signature.
 
-Each names a real party, with the same identity URI and extensions as the genuine one, so that what refuses it is the
-chain check and nothing easier.
+Each names a real party, with the same identity URI and extensions as the genuine one, so that only the chain
+verification can refuse it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def self_signed(identity: Identity) -> HeldCredential:
 
 
 def foreign(identity: Identity) -> HeldCredential:
-    """Return a certificate for *identity* from a CA that nobody trusts but that bears a likely name."""
+    """Return a certificate for *identity* from an untrusted CA with a plausible name."""
     ca_key, key = generate_key(), generate_key()
     ca_name = common_name("Fleet Issuing CA")
     return HeldCredential.of(end_entity(identity, key, issuer=ca_name, issuer_key=ca_key), key)

@@ -99,7 +99,7 @@ async def _answer(line: str, obey: Obey) -> dict[str, object]:
 
 
 def runs() -> list[Path]:
-    """Return the sockets of the current runs. Raises `Unreachable`."""
+    """Return the sockets of the runs in progress. Raises `Unreachable`."""
     directory = _directory()
     try:
         _check_ours(directory)

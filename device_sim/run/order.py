@@ -1,4 +1,4 @@
-"""The orders that a user may give to a current run: one line of words, parsed in one place.
+"""The orders that a user may give to a run in progress: one line of words, parsed in one place.
 
 Handles: ``status``, ``revoke 5%``, ``storm 100%``, ``rate x10``, ``pause``, ``resume``, ``stop``.
 """

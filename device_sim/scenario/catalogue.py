@@ -1,4 +1,4 @@
-"""The built-in scenarios, and how a name or a path becomes one."""
+"""The built-in scenarios, and how a name or a path becomes a scenario."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def find(name: str) -> Scenario:
 
 
 def _built_by(program: Path) -> Scenario:
-    """Return what the Python file *program* calls ``scenario``; it is run, like any program that its user names."""
+    """Return the object ``scenario`` of the Python file *program*, which is run like any program the user names."""
     try:
         with program.open("rb"):
-            pass  # It exists. Failing to open something itself is a different fault.
+            pass  # It exists. A file that it cannot open itself is another error.
     except OSError as error:
         raise InvalidScenario(f"{program} cannot be read: {error.strerror}") from error
     try:
@@ -53,7 +53,7 @@ def _built_by(program: Path) -> Scenario:
         raise InvalidScenario(faults_in(error, f"{_place(program, error)}: {error.title}", model)) from error
     except InvalidThreshold as error:
         raise InvalidScenario(f"{_place(program, error)}: thresholds.{error}") from error
-    except (Exception, SystemExit) as error:  # It can be any program. If it exits by itself, no scenario was run.
+    except (Exception, SystemExit) as error:  # It may be any program. If it exits by itself, no scenario was run.
         raise InvalidScenario(f"{_place(program, error)}: {type(error).__name__}: {error}") from error
     if not isinstance(found, Scenario):
         raise InvalidScenario(f"{program}: it has no `scenario = Scenario(…)` (device_sim.scenario.model)")
@@ -61,7 +61,7 @@ def _built_by(program: Path) -> Scenario:
 
 
 def _place(program: Path, error: BaseException) -> str:
-    """Return *program*, with its last line in the traceback of *error*."""
+    """Return *program*, with its last line that *error* passed through."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(program)]
     return f"{program}:{lines[-1]}" if lines else str(program)
 

@@ -1,9 +1,9 @@
-"""Groups of devices and their behaviour: each behaviour is a separate part, named in the group that has it.
+"""Groups of devices and their behaviours: each behaviour is a table of its own in the group that has it.
 
 Rules
 -----
-1. A behaviour that is not named is absent. Which exist: `Group.model_fields`; an unknown name is an error that lists
-   them.
+1. A behaviour that is not named is absent. `Group.model_fields` lists those that exist; an unknown name is an error
+   that lists them too.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from device_sim.telemetry.payload import Format
 
 
 class Telemetry(ScenarioPart):
-    """What a device publishes, how often, in which format. QoS 0 guarantees nothing; losses are counted.
+    """What a device publishes, how often, in which format. QoS 0 guarantees nothing; lost messages are counted.
 
-    QoS 2 is exactly once on an intact connection; an exchange that a broken one left open is sent again as a new
-    message.
+    QoS 2 is exactly once on an unbroken connection; what a broken one has left open is sent again as a new message.
     """
 
     model: Model = Model.SMART_METER
@@ -41,7 +40,7 @@ class BackoffPolicy(ScenarioPart):
     cap: Seconds = 30.0
     jitter: Jitter = Jitter.FULL
     retry_after: bool = True
-    """Whether it stays away for as long as the broker asks, in addition to its own pause."""
+    """Whether it stays away as long as the broker asks it to, in addition to its own pause."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -55,7 +54,7 @@ class BackoffPolicy(ScenarioPart):
     def pause(self, attempt: int, randomness: random.Random, closure: Closure | None) -> float:
         """Return how many seconds to stay away before *attempt* (0, 1, 2, …), after *closure*."""
         hint = closure.retry_after if self.retry_after and closure is not None else None
-        # Many devices get the same hint from the broker: their own pauses spread them after it.
+        # The broker's hint is the same for many devices: their own pauses spread them after it.
         return (hint or 0.0) + self.backoff().pause(attempt, randomness)
 
 
@@ -67,7 +66,7 @@ class Flap(ScenarioPart):
 
 
 class Sleep(ScenarioPart):
-    """A battery device: *awake* for a time, then *asleep*; with *keep_session* the broker queues its commands."""
+    """A battery device: *awake*, then *asleep* for that long; with *keep_session* the broker keeps its commands."""
 
     awake: Seconds
     asleep: Seconds
@@ -76,7 +75,7 @@ class Sleep(ScenarioPart):
 
 
 class Presence(ScenarioPart):
-    """A retained message says that it is online; its will says that it is offline."""
+    """A retained message reports that it is connected; its will, that it is not."""
 
     qos: Literal[0, 1] = 1
 
@@ -90,7 +89,7 @@ class Commands(ScenarioPart):
 
 
 class Renewal(ScenarioPart):
-    """It renews by EST, with a new key, when the fraction *after* of its certificate's life has passed, ± *jitter*."""
+    """It renews by EST, with a new key, after the share *after* of its certificate's life, plus or minus *jitter*."""
 
     after: Share = 2 / 3
     jitter: Fraction = 0.05

@@ -2,26 +2,26 @@
 
 Theory
 ------
-A duration has a *service* time, from when the simulator actually began, and a *response* time, from when it was due.
-They differ when the simulator is late; thresholds judge the response time, because a device in the field would have
-waited. Durations are milliseconds.
+A duration has a *service* time, from when the simulator really began, and a *response* time, from when it was due. They
+differ when the simulator is late; thresholds judge the response time, because a real device would have waited.
+Durations are in milliseconds.
 
-QoS 1 means at least once: what a device had sent when its connection broke, without an acknowledgement, it sends again
-(`repeated`). Only what arrives twice without that is `duplicated`.
+QoS 1 means at least once: messages that a device had sent, unacknowledged, when its connection broke are sent again
+(`repeated`). Only other messages that arrive twice are `duplicated`.
 
-A message that the broker has not acknowledged ten seconds after the last stage, on a connection intact all that time,
-is `unacknowledged`, delivered or not: at QoS 1 and 2 the broker owes that acknowledgement.
+A message that the broker has not acknowledged ten seconds after the last stage, on a connection that was up all that
+time, is `unacknowledged`, delivered or not: at QoS 1 and 2 it must be acknowledged.
 
-A message that the broker refuses (a reason code of 0x80 or more in PUBACK, PUBREC or PUBCOMP) counts in
-`refused_messages`, and as `lost` like any other that never arrives: the report names the code.
+A message that the broker refuses (a reason code of 0x80 or more in PUBACK, PUBREC or PUBCOMP) is one of
+`refused_messages`, and `lost` like any other that never arrives: the report names the code.
 
-A receiver (the run's own backend) whose connection ends by itself counts in `lost_receivers`, and reconnects. It keeps
-no session, except where the scenario restarts the broker: what was published meanwhile is `lost`, whatever the cause.
+A receiver (the run's own backend) whose connection ends by itself is one of `lost_receivers`, and reconnects. It keeps
+no session, unless the scenario restarts the broker: messages published meanwhile are `lost`, whatever the cause.
 
-A revoked or suspended device whose connection is still open at the stage's deadline has `stayed_in`; it has no time of
-closing. An attempt by it that is admitted is `readmitted`. Either is a false admission. A revocation, suspension or
-resumption that the service did not carry out, or did not confirm, counts in `failed_revocations`: what the device may
-do is then unknown, so nothing else about it is judged.
+A device that is revoked or suspended and whose connection is still open at the stage's deadline has `stayed_in`; it has
+no closing time. If an attempt of it is admitted, it is `readmitted`. Both are false admissions. A revocation,
+suspension or resumption that the service did not do, or did not confirm, is one of `failed_revocations`: the device's
+status is unknown then, so nothing else about it is judged.
 """
 
 from __future__ import annotations
@@ -111,4 +111,4 @@ DESCRIPTIONS: dict[Duration, str] = {
 }
 
 SECURITY: tuple[Count, ...] = (Count.FALSE_ADMISSIONS, Count.FALSE_REFUSALS)
-"""What must be zero in every run, whatever the scenario says."""
+"""Counts that must be zero in every run, whatever the scenario says."""

@@ -29,7 +29,7 @@ from provisioning.program.given_file import SETTINGS_BYTES, text_of
 from provisioning.program.given_toml import NotToml, toml_of
 
 _MOST_SHOWN = 60
-"""How many characters of an invalid value are shown."""
+"""How many characters of a wrong value are shown."""
 
 
 class InvalidScenario(Exception):
@@ -37,7 +37,7 @@ class InvalidScenario(Exception):
 
 
 class GeneratorLimits(ScenarioPart):
-    """Beyond these limits the simulator itself was the bottleneck, and the run is invalid."""
+    """Limits beyond which the simulator itself was the bottleneck, and the run is invalid."""
 
     lag_p99_ms: Annotated[float, Field(gt=0)] = 200.0
     busy_share: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -48,7 +48,7 @@ class GeneratorLimits(ScenarioPart):
 
 
 class Scenario(ScenarioPart):
-    """A whole scenario. *receivers* is how many backend instances receive everything.
+    """A complete scenario. *receivers* is how many instances of the backend receive everything.
 
     *certificate_life* is the lifetime of a self-hosted fleet's certificates, where that matters.
     """
@@ -89,11 +89,11 @@ class Scenario(ScenarioPart):
 
     @property
     def qos(self) -> int:
-        """The QoS at which receivers of everything subscribe: 1, or 2 if a group publishes at 2."""
+        """The QoS at which the receivers of everything subscribe: 1, or 2 if a group publishes at 2."""
         return max([1, *(group.telemetry.qos for group in self.groups if group.telemetry is not None)])
 
     def limits(self) -> list[Threshold]:
-        """Return the thresholds, in file order. Raises `InvalidThreshold`, already during validation."""
+        """Return the thresholds, in the order of the file. Raises `InvalidThreshold`, already during validation."""
         return [Threshold.parse(metric, text) for metric, texts in self.thresholds.items() for text in texts]
 
     def group_of(self, device: str) -> Group:
@@ -103,7 +103,7 @@ class Scenario(ScenarioPart):
         return self.groups[min(bisect(bounds, drawn), len(bounds) - 1)]
 
     def troubled(self) -> frozenset[str]:
-        """Return the groups whose network will have trouble."""
+        """Return the groups whose network will be in trouble."""
         ordinary = [group.name for group in self.groups if not group.probe]
         stages = [stage for stage in self.stages if isinstance(stage, Trouble)]
         return frozenset(name for stage in stages for name in stage.groups or ordinary)
@@ -111,7 +111,7 @@ class Scenario(ScenarioPart):
     @property
     def connections(self) -> int:
         """Return how many sockets one process of a run may have open at a time."""
-        # A troubled group has a proxy, with two sockets per device; a copy of a device needs one more.
+        # A proxy in front of a troubled group has two sockets per device; and a copy of a device has one more.
         each = 1 + 2 * bool(self.troubled()) + any(group.clone is not None for group in self.groups)
         return self.devices * each + self.receivers
 
@@ -155,7 +155,7 @@ def build(document: dict[str, Any], where: str) -> Scenario:
 
 
 def faults_in(error: ValidationError, where: str, model: type[BaseModel] | None = None) -> str:
-    """Return the faults in *error*, one line each, in scenario terms; *where* begins each line."""
+    """Return the faults in *error*, one per line, in the words of a scenario; each line begins with *where*."""
     kind = model or Scenario
     return "\n".join(f"{where}: {_place(fault['loc'])}{_remedy(fault, kind)}" for fault in error.errors())
 
@@ -206,6 +206,6 @@ def _remedy(fault: Any, model: type[BaseModel]) -> str:
 
 
 def _given(value: object) -> str:
-    """Return *value* as written, shortened if it is long."""
+    """Return *value* as it was written, unless it is long."""
     words = repr(value)
     return words if len(words) <= _MOST_SHOWN else f"{words[:_MOST_SHOWN]}…"

@@ -2,9 +2,8 @@
 
 Theory
 ------
-An open model decides when something happens before it knows how the last action went. So a pacer is a list of times,
-not a loop with a pause in it: a slow broker does not slow its own load down, and every latency is counted from these
-times.
+An open model schedules actions without knowing how the previous ones went. So a pacer is a list of times, not a loop
+with pauses: a slow broker does not slow its own load down, and every latency is counted from these times.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ class Spread(StrEnum):
 
 
 def even(count: int, rate: float) -> Iterator[float]:
-    """Yield *count* evenly spaced times, *rate* per second."""
+    """Yield *count* times, *rate* a second, evenly."""
     for number in range(count):
         yield number / rate
 
 
 def poisson(count: int, rate: float, randomness: random.Random) -> Iterator[float]:
-    """Yield *count* times, *rate* per second on average, with independent gaps."""
+    """Yield *count* times, *rate* a second on average, each independent of the one before."""
     due = 0.0
     for _ in range(count):
         due += randomness.expovariate(rate)

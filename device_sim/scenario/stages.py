@@ -14,7 +14,7 @@ from provisioning.pki.revocation import RevocationReason
 
 
 class Ramp(ScenarioPart):
-    """Devices connect, *rate* per second, until the share *to* of the fleet has been told to."""
+    """Devices connect, *rate* a second, until the share *to* of the fleet has been told to."""
 
     kind: Literal["ramp"] = "ramp"
     to: Share = 1.0
@@ -39,7 +39,7 @@ class Storm(ScenarioPart):
 
 
 class Revoke(ScenarioPart):
-    """An operator revokes the share *select* of the connected devices, *rate* per second; each then tries again."""
+    """An operator revokes the share *select* of the connected devices, *rate* a second; each then tries again."""
 
     kind: Literal["revoke"] = "revoke"
     select: Share
@@ -49,9 +49,9 @@ class Revoke(ScenarioPart):
 
 
 class Suspend(ScenarioPart):
-    """An operator suspends the share *select*, *rate* per second, and resumes each after *seconds*; it must get in.
+    """An operator suspends the share *select*, *rate* a second, and resumes each after *seconds*: it must get in again.
 
-    In between it must be out; *deadline* applies to the closing of its session, and to getting in again.
+    In between it must be disconnected; *deadline* applies to closing its session, and to its readmission.
     """
 
     kind: Literal["suspend"] = "suspend"
@@ -64,7 +64,7 @@ class Suspend(ScenarioPart):
 class Trouble(ScenarioPart):
     """The network of *groups* is in trouble for *seconds*; the other fields are those of `device_sim.trouble`.
 
-    Without *groups*, all groups but probes. Bytes are bytes per second of each connection.
+    Without *groups*: of all groups but probes. Bandwidth is in bytes per second of each connection.
     """
 
     kind: Literal["trouble"] = "trouble"
@@ -88,7 +88,7 @@ class Trouble(ScenarioPart):
         return self
 
     def state(self) -> TroubleState:
-        """Return what is wrong with the network. Raises `ValueError` for an impossible combination."""
+        """Return the state of the network. Raises `ValueError` if it is impossible."""
         return TroubleState(
             self.latency,
             self.jitter,
@@ -103,7 +103,7 @@ class Trouble(ScenarioPart):
 
 
 class Renew(ScenarioPart):
-    """The share *select* of the devices renews its certificate with a new key and reconnects, *rate* per second."""
+    """The share *select* of the devices renews its certificate with a new key and reconnects, *rate* a second."""
 
     kind: Literal["renew"] = "renew"
     select: Share
@@ -111,9 +111,9 @@ class Renew(ScenarioPart):
 
 
 class Command(ScenarioPart):
-    """The backend sends a command to the share *select* of the devices, *rate* per second.
+    """The backend sends the share *select* of the devices a command, *rate* a second.
 
-    *asleep*: to sleeping devices whose session is kept; how long an answer takes is then not measured.
+    *asleep*: to those that are asleep with a kept session; the time until the answer is not measured.
     """
 
     kind: Literal["command"] = "command"
@@ -124,7 +124,7 @@ class Command(ScenarioPart):
 
 
 class Restart(ScenarioPart):
-    """The broker is restarted; only possible if the run has started it itself (``--self-hosted``)."""
+    """The broker is stopped and started again; only if the run has started it itself (``--self-hosted``)."""
 
     kind: Literal["restart"] = "restart"
     settle: Seconds = 60.0

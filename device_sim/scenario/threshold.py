@@ -20,7 +20,7 @@ _ALL = 100.0
 
 
 class InvalidThreshold(ValueError):
-    """The text is not a threshold on that metric; it says what would be."""
+    """The text is not a threshold on that metric; the error lists valid ones."""
 
 
 @dataclass(frozen=True, slots=True)

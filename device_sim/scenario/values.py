@@ -1,4 +1,4 @@
-"""The values that scenarios consist of: durations, shares, rates; and the base of all their parts."""
+"""The types of values in scenarios: durations, shares, rates; and the base of all parts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _seconds(value: Any) -> Any:
 
 
 BY_HAND = {"written by": "hand"}
-"""Validation context for hand-written values, where 5 may mean 5 % or five times. A program's are unambiguous."""
+"""Validation context for text typed by a person, where 5 may mean 5 % or five times. A program's values are exact."""
 
 
 def _share(value: Any, info: ValidationInfo) -> Any:
@@ -64,7 +64,7 @@ Offset = Annotated[float, BeforeValidator(_offset), Field(ge=-10 * 366 * 86400, 
 
 
 class ScenarioPart(BaseModel):
-    """A part of a scenario: rejects unknown fields, and is immutable."""
+    """A part of a scenario: unknown fields are refused, and it is immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

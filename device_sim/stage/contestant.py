@@ -19,7 +19,7 @@ class Contestant(StrEnum):
     def started(self) -> BrokerStarted:
         """How it is started."""
         if self is Contestant.MOSQUITTO:
-            from device_sim.stage.mosquitto_stage import mosquitto  # Late: a run has one of the two.
+            from device_sim.stage.mosquitto_stage import mosquitto  # Late: a run uses one of the two.
 
             return mosquitto
         from device_sim.stage.stage import fleetgate

@@ -1,9 +1,9 @@
-"""A server that is not ours, started as a process in a directory of its own.
+"""A third-party server, started as a process in its own directory.
 
 Rules
 -----
-1. It listens on loopback only and needs no privilege. Nothing of its Debian package's own service is used or touched.
-2. It runs in a session of its own, so that Ctrl-C reaches us alone; leaving the context ends it and its children.
+1. It listens on loopback only and needs no privilege. Its Debian package's own service is neither used nor touched.
+2. It runs in its own session, so that Ctrl-C reaches only us; leaving the context ends it and its children.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TAIL = 1500
 
 
 class ServerMissing(Exception):
-    """The program is not on this machine; the text says what to install."""
+    """The program is not installed; the text says what to install."""
 
 
 def program(name: str, package: str, *, beside: Sequence[str] = ()) -> str:
@@ -42,7 +42,7 @@ def program(name: str, package: str, *, beside: Sequence[str] = ()) -> str:
 
 
 def free_port() -> int:
-    """Return a port that is free now, for a server that cannot choose its own."""
+    """Return a currently free port, for a server that cannot choose its own."""
     with socket.create_server((LOOPBACK, 0)) as free:
         port: int = free.getsockname()[1]
     return port
@@ -57,7 +57,7 @@ async def serving(
     ready: str,
     environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run *arguments* until the context is left; it is ready when its output, kept in *log*, has the text *ready*."""
+    """Run *arguments* until the context is left; it is ready when its output, kept in *log*, contains *ready*."""
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             *bound(list(arguments)),
@@ -85,7 +85,7 @@ async def _until_ready(name: str, process: asyncio.subprocess.Process, log: Path
 
 
 def version_in(log: Path, before: str) -> str:
-    """Return the version that a server has said in *log* behind the word *before*; nothing where it has not."""
+    """Return the version that a server logged in *log* after the word *before*; empty if it has not."""
     found = re.search(rf"{re.escape(before)}\s+v?(\d[\w.-]*)", _said(log))
     return found[1] if found else ""
 
@@ -95,7 +95,7 @@ def _said(log: Path) -> str:
 
 
 async def stop(process: asyncio.subprocess.Process, grace: float = _GRACE) -> None:
-    """End *process*, the leader of a session of its own: politely, after *grace* seconds by force, with all it left."""
+    """End *process*, the leader of its own session: by SIGTERM, after *grace* seconds by force, with all it left."""
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM)
     try:
@@ -103,7 +103,7 @@ async def stop(process: asyncio.subprocess.Process, grace: float = _GRACE) -> No
             async with asyncio.timeout(grace):
                 await process.wait()
     finally:
-        # The session is ours alone: whatever it has started and left goes with it.
+        # The session is ours alone: everything it started and left behind ends with it.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()

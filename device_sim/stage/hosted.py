@@ -1,9 +1,9 @@
-"""A broker beside a service that can be stopped and started again, and is missed when it ends by itself.
+"""A broker beside a service that can be restarted; an unexpected end is an error.
 
 Rules
 -----
-1. Only an end that nobody asked for is one: `watch` sleeps through a restart.
-2. What is started is of `_launch`, whose process lives as long as its exit stack.
+1. Only an unrequested end counts: `watch` ignores a restart.
+2. `_launch` starts the process, which lives as long as its exit stack.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from contextlib import AsyncExitStack
 from device_sim.stage.processes import ChildFailed
 
 Ended = Callable[[], Awaitable[None]]
-"""Waits for the end of a process, and raises `ChildFailed` then."""
+"""Waits for the end of a process, and then raises `ChildFailed`."""
 
 
 class HostedProcess(ABC):
-    """One broker, whichever it is; *port* and *pid* once it runs, the latter 0 where it is not known."""
+    """One broker, of any kind; *port* and *pid* once it runs, the latter 0 if unknown."""
 
     def __init__(self, port: int = 0) -> None:
         self.port = port
@@ -31,7 +31,7 @@ class HostedProcess(ABC):
 
     @abstractmethod
     async def _launch(self, life: AsyncExitStack) -> Ended:
-        """Start it for as long as *life* lasts, wait until it is ready, and return how its end is awaited."""
+        """Start it for as long as *life* lasts, wait until it is ready, and return how to await its end."""
 
     async def start(self) -> None:
         """Start it and wait until it is ready."""
@@ -44,12 +44,12 @@ class HostedProcess(ABC):
         await self._life.aclose()
 
     async def restart(self) -> None:
-        """Stop it and start it again."""
+        """Restart it."""
         await self.stop()
         await self.start()
 
     async def watch(self) -> None:
-        """Return never; raise `ChildFailed` when it ends and nobody is restarting it."""
+        """Never return; raise `ChildFailed` when it ends outside a restart."""
         while True:
             await self._started.wait()
             ended = self._ended

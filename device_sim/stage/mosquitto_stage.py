@@ -1,17 +1,17 @@
-"""mosquitto in the place of our broker on a stage of its own: for the same scenario, enrolment and operator.
+"""mosquitto in place of our broker on its own stage: for the same scenario, enrolment and operator.
 
 Theory
 ------
-mosquitto learns of a revocation as brokers do that know no feed: a CRL in a file, and SIGHUP to read it again. The
-relay here is what an operator would install beside it: it asks the service for its CRL, with `If-None-Match`, every
-fifth of a second, writes it when it is another, and sends the signal. That is far more often than anybody does it in
-the field, so what is measured is the broker's best.
+mosquitto learns of a revocation as brokers without a feed do: from a CRL file, and SIGHUP to reread it. The relay here
+is what an operator would install beside it: every fifth of a second it requests the service's CRL, with
+`If-None-Match`, writes it if it has changed, and sends the signal. That is far more often than in the field, so the
+measurement shows the broker at its best.
 
 Rules
 -----
-1. mosquitto enrols with a one-time token like our broker, trusts the same anchors, and is configured as well as it can
-   be: TLS 1.3, client certificates required, names from the certificate, an ACL by name.
-2. What it does not do (it closes no live session when the CRL is read) is not made up for.
+1. mosquitto enrols with a one-time token like our broker, trusts the same anchors, and is configured as well as
+   possible: TLS 1.3, client certificates required, names from the certificate, an ACL by name.
+2. What it does not do (it closes no live session when the CRL is reread) is not compensated for.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ set_tcp_nodelay true
 max_queued_messages 100000
 max_inflight_messages 1000
 """
-# %u is the Common Name. Services are named, since mosquitto knows no roles; + is the group, which it does not know.
+# %u is the Common Name. Services are listed by name, since mosquitto knows no roles; + is the group, which it does not
+# know.
 _ACL = """\
 pattern write fleet/+/%u/telemetry
 pattern write fleet/+/%u/state
@@ -69,7 +70,7 @@ topic write fleet/+/+/cmd/#
 
 
 class HostedMosquitto(HostedProcess):
-    """mosquitto beside a service. Made by `mosquitto`."""
+    """mosquitto beside a service. Created by `mosquitto`."""
 
     def __init__(self, directory: Path, port: int, name: str, found: str) -> None:
         super().__init__(port)
@@ -81,7 +82,7 @@ class HostedMosquitto(HostedProcess):
     async def _launch(self, life: AsyncExitStack) -> Ended:
         arguments = [self._found, "-c", str(self._directory / "mosquitto.conf")]
         log = self._directory.parent / "logs" / "mosquitto.log"
-        log.unlink(missing_ok=True)  # It is ready when this has the word.
+        log.unlink(missing_ok=True)  # It is ready when this contains the expected text.
         process = await life.enter_async_context(serving("mosquitto", arguments, log=log, ready="running"))
         self._process = process
 
@@ -91,7 +92,7 @@ class HostedMosquitto(HostedProcess):
         return ended
 
     def read_again(self) -> None:
-        """Let it read CRL and ACL again."""
+        """Make it reread CRL and ACL."""
         process = self._process
         if process is not None and process.returncode is None:
             process.send_signal(signal.SIGHUP)
@@ -131,7 +132,7 @@ async def mosquitto(service: Service) -> AsyncIterator[OwnBroker]:
 async def _relay(client: httpx.AsyncClient, file: Path, etag: str | None, broker: HostedMosquitto) -> None:
     while True:
         await asyncio.sleep(_ASK_EVERY)
-        with contextlib.suppress(httpx.HTTPError):  # It asks again; that the service has ended, others see.
+        with contextlib.suppress(httpx.HTTPError):  # It retries; others notice that the service has ended.
             newer = await _fetch(client, file, etag)
             if newer != etag:
                 etag = newer
@@ -139,7 +140,7 @@ async def _relay(client: httpx.AsyncClient, file: Path, etag: str | None, broker
 
 
 async def _fetch(client: httpx.AsyncClient, file: Path, etag: str | None) -> str | None:
-    """Write the CRL to *file* if it is not the one of *etag*; return the newest one's."""
+    """Write the CRL to *file* unless it matches *etag*; return the newest one's ETag."""
     response = await client.get("/crl/issuing-ca.pem", headers={} if etag is None else {"If-None-Match": etag})
     if response.status_code == httpx.codes.NOT_MODIFIED:
         return etag

@@ -1,13 +1,13 @@
-"""Child processes of the demo: started, known to be ready, watched, and gone at the end whatever happens.
+"""Child processes of the demo: started, awaited until ready, watched, and always gone at the end.
 
 Rules
 -----
-1. A child is ready when it has printed its ready line; a deadline, or its death before that, is an error that carries
+1. A child is ready when it has printed its ready line; a deadline, or its death before that, is an error that includes
    the end of its log.
-2. A child runs in a session of its own: Ctrl-C reaches us alone, and we stop the children in order.
+2. A child runs in its own session: Ctrl-C reaches only us, and we stop the children in order.
 3. Leaving the context stops the child: SIGTERM, a grace time, SIGKILL. A second interruption skips the grace time.
-4. A child that ends while it is needed is an error (`watch`), not something to be found out later.
-5. A child ends when we do, however we end: one that serves is `bound`, one that we talk to reads the end of its input.
+4. A child that ends while it is needed is an error at once (`watch`), not discovered later.
+5. A child ends when we do, however we end: a server is `bound`, a dialogue partner sees the end of its input.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _TAIL_LINES = 15
 
 
 class ChildFailed(Exception):
-    """A child process did not start, did not get ready in time, or ended too soon; the text has the end of its log."""
+    """A child process did not start, was not ready in time, or ended too soon; the text has the end of its log."""
 
 
 class Child:
-    """A running child process and the words of its ready line. Made by `running`."""
+    """A running child process and its parsed ready line. Created by `running`."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
         self.name = name
@@ -44,7 +44,7 @@ class Child:
         return self._process.pid
 
     async def watch(self) -> None:
-        """Return never; raise `ChildFailed` when the child ends."""
+        """Never return; raise `ChildFailed` when the child ends."""
         status = await self._process.wait()
         raise self._failed(f"ended with status {status}")
 
@@ -70,7 +70,7 @@ class Child:
         self._process.stdin.write(line)
 
     async def end(self, deadline: float) -> None:
-        """Close its standard input and wait for its end; after *deadline* seconds it is left to `talking`."""
+        """Close its standard input and wait for its end; after *deadline* seconds `talking` deals with it."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         with contextlib.suppress(TimeoutError):
@@ -78,14 +78,14 @@ class Child:
                 await self._process.wait()
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """Yield the lines of its standard output, until it closes it."""
+        """Yield the lines of its standard output, until it is closed."""
         if self._process.stdout is None:
             raise RuntimeError("the child was started without a pipe for its output")
         async for line in self._process.stdout:
             yield line
 
     async def _drain(self) -> None:
-        """Read on after the ready line, so that the child never blocks on a full pipe."""
+        """Keep reading after the ready line, so that the child never blocks on a full pipe."""
         output = self._process.stdout
         while output is not None and await output.read(4096):
             pass
@@ -97,7 +97,7 @@ class Child:
             async with asyncio.timeout(_GRACE):
                 await self._process.wait()
         except TimeoutError:
-            pass  # It had its time; now it is killed.
+            pass  # Its time is over; now it is killed.
         finally:
             if self._process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):

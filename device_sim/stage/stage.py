@@ -1,8 +1,8 @@
-"""What a demo or a self-hosted run plays on: a provisioning service and a broker of its own, in one directory.
+"""The stage of a demo or a self-hosted run: its own provisioning service and broker, in one directory.
 
-Everything goes through the programs' own front doors: `fleet-provisioning init` and `serve`, the operators' API,
-`fleet-broker run` with a one-time token. Nothing is configured that a user could not configure. In the place of our
-broker there may be another one (`mosquitto_stage`).
+Everything uses the programs' public interfaces: `fleet-provisioning init` and `serve`, the operators' API,
+`fleet-broker run` with a one-time token. Nothing is configured that a user could not configure. Another broker may take
+the place of ours (`mosquitto_stage`).
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ BROKER = "broker-1"
 """Its name, in its certificate."""
 
 Said = Callable[[str], None]
-"""Told what has been done, in one line."""
+"""Called with one line about what has been done."""
 
 
 class OwnBroker(Protocol):
-    """A broker that the stage has started; *name* says which, with its version."""
+    """A broker that the stage has started; *name* includes its version."""
 
     name: str
     port: int
     pid: int
 
     async def restart(self) -> None:
-        """Stop it and start it again; it keeps its port and its credential."""
+        """Restart it; it keeps its port and its credential."""
 
     async def watch(self) -> None:
-        """Return never; raise `ChildFailed` when the broker ends and nobody is restarting it."""
+        """Never return; raise `ChildFailed` when the broker ends outside a restart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ BrokerStarted = Callable[[Service], AbstractAsyncContextManager[OwnBroker]]
 
 
 class HostedBroker(HostedProcess):
-    """Our own broker. Made by `fleetgate`."""
+    """Our own broker. Created by `fleetgate`."""
 
     name = f"fleetgate {product_version()}"
 
@@ -76,7 +76,7 @@ class HostedBroker(HostedProcess):
         self._arguments = ["broker", "run", "--provisioning", https, "--cafile", str(anchors), "--name", BROKER]
         self._arguments += ["--state-dir", str(directory / "broker"), "--host", _LOOPBACK]
         self.first_time: tuple[str, ...] = ()
-        """Arguments of its own enrolment, for the first start only."""
+        """Arguments for its own enrolment, for the first start only."""
 
     async def _launch(self, life: AsyncExitStack) -> Ended:
         first_time, self.first_time = self.first_time, ()
@@ -109,7 +109,7 @@ class Stage:
     hosted: OwnBroker
 
     async def watch(self) -> None:
-        """Return never; raise `ChildFailed` when service or broker ends unasked."""
+        """Never return; raise `ChildFailed` when service or broker ends unexpectedly."""
         async with asyncio.TaskGroup() as watchers:
             watchers.create_task(self.provisioning.watch(), name="watch provisioning")
             watchers.create_task(self.hosted.watch(), name="watch broker")
@@ -140,7 +140,7 @@ async def broker_token(operator: OperatorClient) -> str:
 
 @asynccontextmanager
 async def raised(directory: Path, said: Said, start: BrokerStarted = fleetgate) -> AsyncIterator[Stage]:
-    """Set the stage in *directory*, and clear it on leaving: the processes are gone then, the files are not."""
+    """Set the stage in *directory*, and end it on leaving: the processes are gone then, the files stay."""
     ca_directory = directory / "provisioning"
     logs = directory / "logs"
     passphrase = directory / "passphrase"

@@ -1,10 +1,10 @@
-"""A device's connection, the one to the broker behind it, and what passes between the two.
+"""A device's connection, the corresponding one to the broker, and the data passed between them.
 
 Rules
 -----
-1. Each side reads into a `line.Line`, and what comes out of that is written at the far side.
-2. A side whose far side cannot take more is not read: back-pressure passes through.
-3. The end of a side passes in order, behind the bytes before it; a reset passes at once.
+1. Each side reads into a `line.Line`, whose output is written at the far side.
+2. A side whose far side cannot accept more is not read: back-pressure is passed through.
+3. The end of a side is passed on in order, after the bytes before it; a reset at once.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _ENDED = frozenset({7, 8})  # TCP_CLOSE, TCP_CLOSE_WAIT
 
 
 class Owner(Protocol):
-    """Who holds the connections."""
+    """The owner of the connections."""
 
     def opened(self, connection: Connection) -> None:
-        """Take in *connection*; its device has connected."""
+        """Register *connection*; its device has connected."""
 
     def dial(self, connection: Connection, source: str | None) -> None:
-        """Connect *connection* to the broker, from *source* where that is given."""
+        """Connect *connection* to the broker, from *source* if given."""
 
     def ended(self, connection: Connection) -> None:
-        """Forget *connection*."""
+        """Unregister *connection*."""
 
     def adopt(self, orphan: asyncio.Transport) -> None:
         """Keep the broker's side of a connection whose device is gone."""
@@ -49,13 +49,13 @@ class Connection:
         self._owner = owner
         self.gone = False
         self.dialled = False
-        """Whether the broker has been asked: not while the way to it is cut."""
+        """Whether the broker has been dialled: not while the way to it is cut."""
         self.device = End(self, Line(random))
         self.broker = End(self, Line(random))
         self.device.far, self.broker.far = self.broker, self.device
 
     def set(self, trouble: Trouble) -> None:
-        """Be in *trouble*."""
+        """Apply *trouble*."""
         self.device.set(trouble if trouble.concerns(Direction.TO_BROKER) else NONE)
         self.broker.set(trouble if trouble.concerns(Direction.TO_DEVICE) else NONE)
         if not self.dialled and not (trouble.blackhole and trouble.concerns(Direction.TO_BROKER)):
@@ -63,7 +63,7 @@ class Connection:
             self._owner.dial(self, self.device.loopback_source())
 
     def opened(self, end: End) -> None:
-        """Go on: *end* is connected."""
+        """Continue: *end* is connected."""
         if end is self.device:
             self._owner.opened(self)
         elif self.gone:
@@ -72,7 +72,7 @@ class Connection:
             self.device.flow()
 
     def lost(self) -> None:
-        """Go on: one side is closed. Unless both had ended, and their ends were passed on, it was a reset."""
+        """Continue: one side is closed. Unless both had ended, and their ends were passed on, it was a reset."""
         if self.device.finished and self.broker.finished:
             self._over()
         elif not self.gone:
@@ -87,7 +87,7 @@ class Connection:
                 reset(end.transport)
 
     def orphan(self) -> None:
-        """Send RST to the device, and leave the broker alone with what is open."""
+        """Send RST to the device, and leave the broker's side open by itself."""
         if self.broker.transport is None or self.broker.transport.is_closing():
             self.reset()
             return
@@ -119,11 +119,11 @@ class End(asyncio.Protocol):
         self._eof = False
         self.transport: asyncio.Transport | None = None
         self.finished = False
-        """Whether the end of what it read was written at the far end."""
+        """Whether the end of the data read here was written at the far end."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's is one, and does not say so.
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is one, but does not say so.
         _socket(transport).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connection.opened(self)
         self.regulate()
@@ -138,28 +138,28 @@ class End(asyncio.Protocol):
         """Put the end into the line; the other direction stays open."""
         self._eof = True
         if not self._connection.dialled:
-            self._connection.reset()  # It gave up before anything of it had reached the broker.
+            self._connection.reset()  # The device gave up before any of its data reached the broker.
             return False
         self._line.put(b"", monotonic())
         self.flow()
         return True
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Tell the connection."""
+        """Inform the connection."""
         self._connection.lost()
 
     def pause_writing(self) -> None:
-        """Hold what would go to this side."""
+        """Hold back data for this side."""
         self.full = True
 
     def resume_writing(self) -> None:
-        """Let it go on."""
+        """Resume it."""
         self.full = False
         self.far.flow()
         self.far.regulate()
 
     def set(self, trouble: Trouble) -> None:
-        """Be in *trouble*, for what is read here."""
+        """Apply *trouble* to what is read here."""
         self._line.set(trouble, monotonic())
         self.flow()
         self.regulate()
@@ -171,7 +171,7 @@ class End(asyncio.Protocol):
             self._timer = None
 
     def flow(self) -> None:
-        """Write what is due at the far end, and come again when more is."""
+        """Write what is due at the far end, and schedule the next time."""
         self.stop()
         target = self.far.transport
         if target is None or target.is_closing() or self.far.full or self._connection.gone:
@@ -182,11 +182,11 @@ class End(asyncio.Protocol):
             else:
                 self._end()
         if (due := self._line.next_at) is not None and not self.finished:
-            # Not by the loop's clock: uvloop's has whole milliseconds, and latency would be up to one short.
+            # Not by the loop's clock: uvloop's has whole milliseconds, and latency would be up to one too short.
             self._timer = self._loop.call_later(max(0.0, due - monotonic()), self._due)
 
     def regulate(self) -> None:
-        """Read while the line has room and is not cut; before the broker is dialled, to notice an end."""
+        """Read while the line has room and is not cut; before the broker is dialled, read to notice an end."""
         transport = self.transport
         if transport is None or transport.is_closing() or self._eof or self._connection.gone:
             return
@@ -196,7 +196,7 @@ class End(asyncio.Protocol):
             transport.pause_reading()
 
     def loopback_source(self) -> str | None:
-        """Return the address of its peer where it is of loopback, and not the usual one."""
+        """Return its peer's address if it is a loopback address other than the usual one."""
         if self.transport is None:
             return None
         address = str(self.transport.get_extra_info("peername")[0])
@@ -233,7 +233,7 @@ def reset(transport: asyncio.Transport) -> None:
 
 
 def ended(transport: asyncio.Transport) -> bool:
-    """Whether the peer has closed or reset *transport*, which is not read."""
+    """Whether the peer has closed or reset *transport*, which is not being read."""
     try:
         return _socket(transport).getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _ENDED
     except OSError:

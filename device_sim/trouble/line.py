@@ -2,17 +2,17 @@
 
 Theory
 ------
-A line is a queue of what was put in and when. When something comes out is worked out at the moment it is asked for,
-from the trouble of that moment: so a line that is slow now lets go of everything as soon as it is well again.
+A line is a queue of data with arrival times. When data comes out is computed when it is requested, from the trouble at
+that moment: so a slow line releases everything as soon as the trouble ends.
 
 Rules
 -----
-1. What comes out is what went in, in order; the end of the stream comes after the last byte, as ``b""``.
-2. No credit: time in which a line had nothing to do, or was held, lets nothing pass faster later.
-3. No I/O and no clock: *now* is an argument, and never goes back.
+1. The output is the input, in order; the end of the stream comes after the last byte, as ``b""``.
+2. No credit: time in which a line was idle, or held back, lets nothing pass faster later.
+3. No I/O and no clock: *now* is an argument, and never decreases.
 
-Handles: latency, jitter, bandwidth, slicing, blackhole. Does not handle: sockets and back-pressure; `room` says when
-to stop putting in.
+Handles: latency, jitter, bandwidth, slicing, blackhole. Does not handle: sockets and back-pressure; `room` says when to
+stop adding data.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from random import Random
 from device_sim.trouble.trouble import NONE, Trouble
 
 CAPACITY = 256 * 1024
-"""Bytes that a line holds before it wants no more: at one second of latency that is the throughput a second."""
+"""Bytes that a line holds before it accepts no more: at one second of latency this is the throughput per second."""
 _FLOW = 0.01
-"""Seconds: at a limited bandwidth, so much of it goes out at once."""
+"""Seconds: at a limited bandwidth, this much data goes out at once."""
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class _Chunk:
     data: bytes
     arrived: float
     luck: float
-    """From -1 to 1: which part of the jitter is its own."""
+    """From -1 to 1: the part of the jitter applied to this piece."""
     taken: int = 0
 
 
@@ -55,11 +55,11 @@ class Line:
 
     @property
     def cut(self) -> bool:
-        """Whether nothing comes out, however long it takes."""
+        """Whether nothing comes out, however long one waits."""
         return self._trouble.blackhole
 
     def set(self, trouble: Trouble, now: float) -> None:
-        """Be in *trouble* from *now* on."""
+        """Apply *trouble* from *now* on."""
         self._trouble = trouble
         self._free_at = now
 
@@ -70,7 +70,7 @@ class Line:
 
     @property
     def next_at(self) -> float | None:
-        """When something is to be taken out; None if nothing is in, or nothing comes out."""
+        """When data will be due; None if there is none, or nothing comes out."""
         if not self._chunks or self._trouble.blackhole:
             return None
         chunk, trouble = self._chunks[0], self._trouble

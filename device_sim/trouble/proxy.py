@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that makes a good network a bad one: no root, no kernel module, no second process.
+"""A TCP proxy on loopback that turns a good network into a bad one: no root, no kernel module, no second process.
 
     async with Proxy("127.0.0.1", broker_port) as proxy:
         …                                             # devices connect to proxy.port
@@ -8,21 +8,21 @@
 
 Theory
 ------
-Each connection is two TCP connections and two `line.Line`. In a blackhole nothing is read, so the kernel's
-buffers fill and the sender is not acknowledged, as on a wire that is cut. Half-open is what RFC 9293 §3.5.1 calls so:
-one end is gone, and the other does not know.
+Each connection consists of two TCP connections and two `line.Line`. In a blackhole nothing is read, so the kernel's
+buffers fill and the sender gets no acknowledgements, as on a cut wire. Half-open is used as in RFC 9293 §3.5.1: one end
+is gone, and the other does not know.
 
 Rules
 -----
-1. `set` holds for what is open and what is opened later, from that moment; `reset` and `half_open` act at once.
-2. Bytes that wait are bounded for each connection (`line.CAPACITY`, and socket buffers of 64 KiB towards the broker).
-3. A group of devices has a proxy of its own: its trouble is the group's.
-4. The broker sees the source address of the device where that is on loopback: its limits for an address stay true.
-5. The end of one side is passed on in order, behind the bytes before it; a reset at once. Without a broker behind the
+1. `set` applies from that moment to open connections and later ones; `reset` and `half_open` act at once.
+2. Waiting bytes are bounded per connection (`line.CAPACITY`, and socket buffers of 64 KiB towards the broker).
+3. Each group of devices has its own proxy: its trouble is the group's.
+4. The broker sees the device's source address if that is on loopback: its per-address limits remain valid.
+5. The end of one side is passed on in order, after the bytes before it; a reset at once. If no broker is behind the
    proxy, a device gets a reset.
 
-Handles: any number of connections of any protocol, TLS among them, on asyncio's loop or uvloop.
-Does not handle: UDP; what `trouble` leaves out.
+Handles: any number of connections of any protocol, including TLS, on asyncio's loop or uvloop.
+Does not handle: UDP; what `trouble` excludes.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _DIAL_DEADLINE = 10.0
 
 
 class Proxy:
-    """Listens on a free port of loopback; what comes goes to *host* and *port*, through the trouble that is set."""
+    """Listens on a free loopback port; connections go to *host* and *port*, through the configured trouble."""
 
     def __init__(self, host: str, port: int, *, listen: str = "127.0.0.1", seed: int = 0) -> None:
         self.host = host
         self.to_port = port
         self.port = 0
         self.accepted = 0
-        """How many connections it has had."""
+        """How many connections it has accepted."""
         self.trouble = NONE
         self._listen = listen
         self._random = Random(seed)  # noqa: S311 - jitter, the same in every run
@@ -64,7 +64,7 @@ class Proxy:
         return self
 
     async def __aexit__(self, *_error: object) -> None:
-        """Stop listening and reset every connection, orphans too."""
+        """Stop listening and reset every connection, including orphans."""
         if self._server is not None:
             self._server.close()
         for connection in tuple(self._connections):
@@ -90,7 +90,7 @@ class Proxy:
         return len(self._orphans)
 
     def set(self, trouble: Trouble) -> None:
-        """Be in *trouble* from now on, in place of the former."""
+        """Apply *trouble* from now on, replacing the former."""
         self.trouble = trouble
         self._sweep()
         for connection in tuple(self._connections):
@@ -109,10 +109,10 @@ class Proxy:
     def _accepted(self) -> asyncio.Protocol:
         return Connection(self, self._random).device
 
-    # For its connections
+    # Called by its connections
 
     def opened(self, connection: Connection) -> None:
-        """Take in *connection*; its device has connected."""
+        """Register *connection*; its device has connected."""
         self._connections.add(connection)
         self.accepted += 1
         if self.trouble.reset:
@@ -121,7 +121,7 @@ class Proxy:
             connection.set(self.trouble)
 
     def dial(self, connection: Connection, source: str | None) -> None:
-        """Connect *connection* to the broker, from *source* where that is given."""
+        """Connect *connection* to the broker, from *source* if given."""
         task = asyncio.create_task(self._dialled(connection, source), name="proxy dials")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -131,7 +131,7 @@ class Proxy:
         dialled = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
         try:
             dialled.setblocking(False)
-            dialled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)  # Only before connect it counts.
+            dialled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)  # Only effective before connect.
             if source is not None:
                 dialled.bind((source, 0))
             async with asyncio.timeout(_DIAL_DEADLINE):
@@ -148,7 +148,7 @@ class Proxy:
             raise
 
     def ended(self, connection: Connection) -> None:
-        """Forget *connection*: both its sides are closed."""
+        """Unregister *connection*: both its sides are closed."""
         self._connections.discard(connection)
 
     def adopt(self, orphan: asyncio.Transport) -> None:
