@@ -2,16 +2,16 @@
 
     .venv/bin/python benchmarks/admission_cost.py                 five rounds of 2,000 handshakes
 
-Three brokers do the same work, in turns: one that lets in whoever TLS lets in (`bare_broker`), ours as it is with
-provisioning's feed (identity, role, dates, revocation index, client identifier, rates; the index is asked, and empty:
-its size does not matter to a look-up), and ours with CRLs of a CA that is not ours (the path, its issuers' terms and
-their lists too). The figure is the broker's processor time from before the first handshake to behind the last CONNACK,
-divided by the devices. Of each round the ratio to the bare broker is taken; judged is the median.
+Three brokers do the same work, in turns: one that admits every client that TLS accepts (`bare_broker`), ours as shipped
+with provisioning's feed (identity, role, dates, revocation index, client identifier, rates; the index is consulted but
+empty: its size does not affect a look-up), and ours with CRLs of a foreign CA (also the path, its issuers' terms and
+their lists). The figure is the broker's processor time from before the first handshake until after the last CONNACK,
+divided by the number of devices. Each round gives the ratio to the bare broker; the median is judged.
 
 Rules
 -----
-1. Plain Python only: the checks of a compiled broker cannot be taken out.
-2. Each broker is started anew for each round, and warmed up with other devices.
+1. Plain Python only: the checks cannot be taken out of a compiled broker.
+2. Each broker is freshly started for each round, and warmed up with other devices.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SMOKE = ("--devices", "30", "--rounds", "1")
 _WARM_UP = 50
 _BARE = (str(Path(__file__).with_name("bare_broker.py")),)
 _AS_WITH_A_FEED = {"crlfile": "[]", "unsafe_no_revocation": "true"}
-"""Revocations come from elsewhere than lists: here, from nowhere."""
+"""Revocations do not come from lists; here, from nowhere."""
 BROKERS: Mapping[str, tuple[tuple[str, ...], Mapping[str, str]]] = {
     "bare": (_BARE, _AS_WITH_A_FEED),
     "feed": (("-m", "broker"), _AS_WITH_A_FEED),
@@ -45,7 +45,7 @@ BROKERS: Mapping[str, tuple[tuple[str, ...], Mapping[str, str]]] = {
 
 
 def measure(options: argparse.Namespace, folder: Path, console: Console) -> dict[str, Any]:
-    """Run all rounds; return milliseconds a handshake of each broker, and the ratios."""
+    """Run all rounds; return milliseconds per handshake of each broker, and the ratios."""
     console.print(f"{options.devices} devices get their certificates")
     made = pki.create(folder, options.devices, _WARM_UP)
     rounds: list[dict[str, float]] = []
@@ -68,7 +68,7 @@ def measure(options: argparse.Namespace, folder: Path, console: Console) -> dict
 
 
 def _handshakes(made: pki.BenchPki, folder: Path, devices: int, name: str) -> float:
-    """Return the milliseconds that a handshake and CONNECT cost the broker *name*."""
+    """Return the milliseconds per handshake and CONNECT for the broker *name*."""
     folder.mkdir()
     launcher, settings = BROKERS[name]
     broker = OwnBroker(made, folder, free_port(), settings=settings, launcher=launcher)

@@ -4,9 +4,9 @@
     .venv/bin/python benchmarks/all_peers.py --quick --only fan-out
     … --peer fleetgate --peer amqtt                               these only
 
-In each round every scenario runs against every peer, one after the other, and the order turns with each round, so that
-a machine that slows down favours nobody. `side_by_side` judges a pair; here the first peer's figures stand beside
-those of the best of the others, and who that is.
+In each round every scenario runs against every peer in turn, and the order rotates with each round, so that a machine
+that slows down favours no peer. `side_by_side` judges a pair; here the first peer's figures are shown beside those of
+the best other peer, with its name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ALL = ("fleetgate-compiled", "mosquitto", "nats-server", "rabbitmq", "aedes", "a
 _SIZES = {"full": (FULL, 3), "quick": (QUICK, 2), "smoke": (SMOKE, 1)}
 
 Runs = dict[str, dict[str, list[Measurement]]]
-"""By scenario and peer."""
+"""Measurements by scenario and peer."""
 
 
 def main() -> int:
@@ -81,7 +81,7 @@ def _run(options: argparse.Namespace, chosen: list[str], folder: Path, console: 
 
 
 def _show(console: Console, chosen: list[str], runs: Runs, versions: dict[str, str]) -> list[str]:
-    """Print the table and what is to be said about it; return what failed."""
+    """Print the table and notes on it; return what failed."""
     table = Table(title="Every broker, mutual TLS, the same rights; medians")
     table.add_column("figure")
     for peer in chosen:

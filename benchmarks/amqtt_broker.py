@@ -1,8 +1,8 @@
-"""amqtt's broker with mutual TLS and the rights of the benchmarks; started by `scripted_peers`.
+"""amqtt's broker with mutual TLS and the benchmarks' access rules; started by `scripted_peers`.
 
     python amqtt_broker.py PORT CAFILE CERT KEY GROUP BACKEND
 
-amqtt asks for a client certificate but does not insist on one; the plugin here does, and names the client by it. A
+amqtt requests a client certificate but does not require one; the plugin here does, and identifies the client by it. A
 device publishes below its own topic, the backend reads everything. It prints ``amqtt ready`` when it listens.
 """
 
@@ -24,7 +24,7 @@ _GROUP, _BACKEND = sys.argv[5:7]
 
 
 class CertificateAuth(BaseAuthPlugin):  # type: ignore[misc]
-    """Lets in who has a certificate, as the one whom it names."""
+    """Admits a client that has a certificate, under the name in it."""
 
     async def authenticate(self, *, session: Session) -> bool | None:
         """Return whether the client identifier is the certificate's common name, or an instance of the backend."""
@@ -38,12 +38,12 @@ class CertificateAuth(BaseAuthPlugin):  # type: ignore[misc]
 
 
 class OwnTopics(BaseTopicPlugin):  # type: ignore[misc]
-    """Who may publish and read what."""
+    """Which client may publish and read what."""
 
     async def topic_filtering(
         self, *, session: Session | None = None, topic: str | None = None, action: Action | None = None
     ) -> bool | None:
-        """Return whether the client may."""
+        """Return whether the client may do so."""
         client_id, topic = (session.client_id if session else None) or "", topic or ""
         if client_id == _BACKEND or client_id.startswith(f"{_BACKEND}-"):
             return action in {Action.SUBSCRIBE, Action.RECEIVE} and topic.startswith("fleet/")

@@ -1,7 +1,7 @@
-"""The broker without its admission checks, for `admission_cost` to compare with: whoever TLS lets in is let in.
+"""The broker without its admission checks, as a baseline for `admission_cost`: it admits all that TLS accepts.
 
-Not a mode of the broker and never meant to be one: this program replaces the checks at start, in its own process, on
-loopback. Each client is taken for the device of its client identifier; its certificate is not looked at.
+This is not a mode of the broker, and never will be: this program replaces the checks at start, in its own process, on
+loopback. Each client is taken for the device named by its client identifier; its certificate is not checked.
 """
 
 from __future__ import annotations

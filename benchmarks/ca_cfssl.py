@@ -1,12 +1,12 @@
-"""cfssl as a CA to compare: Debian's golang-cfssl, with a database.
+"""cfssl as a CA for comparison: Debian's golang-cfssl, with a database.
 
-``cfssl serve`` issues for whoever authenticates the request with a shared key (``authsign``, HMAC): it spends no token,
-keeps no devices, no audit log and no feed of revocations. It signs OCSP answers at ``ocspsign``, an API for whoever
-fills a responder; ``cfssl ocspserve`` hands out answers that were signed before, here from memory, its fastest way.
+``cfssl serve`` issues to clients that authenticate the request with a shared key (``authsign``, HMAC): it uses up no
+token, keeps no devices, no audit log and no revocation feed. It signs OCSP answers at ``ocspsign``, an API for filling
+a responder; ``cfssl ocspserve`` serves pre-signed answers, here from memory, its fastest mode.
 
-It gets the same kind of CA key (ECDSA P-256), the same extensions to write, and a database that is as durable: SQLite
-in WAL mode with synchronous FULL, where its driver would take NORMAL, which loses commits with the power, or
-PostgreSQL. Each of its three processes is measured for what it does.
+It gets the same kind of CA key (ECDSA P-256), the same extensions to write, and an equally durable database: SQLite in
+WAL mode with synchronous FULL (its driver's default, NORMAL, loses commits on power failure), or PostgreSQL. Each of
+its three processes is measured for what it does.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from provisioning.pki.keys import generate_key, key_to_pem
 
 _START_SECONDS = 30
 _SERIAL = 4711
-"""Of the certificate that is asked about."""
-# Its migrations 001 and 002, for either database.
+"""The serial number of the certificate in the OCSP requests."""
+# Its migrations 001 and 002, for both databases.
 _CERTIFICATES = """CREATE TABLE certificates (
     serial_number {blob} NOT NULL, authority_key_identifier {blob} NOT NULL, ca_label {blob}, status {blob} NOT NULL,
     reason int, expiry {time}, revoked_at {time}, pem {blob} NOT NULL, issued_at {time}, not_before {time},
@@ -68,7 +68,7 @@ _POSTGRESQL_HISTORY = """
 async def cfssl(
     folder: Path, server: Postgresql | None, *, requests: int, already_revoked: int
 ) -> AsyncIterator[RunningCa]:
-    """Found, fill and run cfssl's three services until the block ends."""
+    """Create, fill and run cfssl's three services until the block ends."""
     cfssl = program("cfssl", "golang-cfssl")
     key = generate_key()
     issuer = _ca(key)
@@ -178,7 +178,7 @@ def _ocsp_answer(issuer: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> b
 
 
 def _database(folder: Path, server: Postgresql | None, issuer: x509.Certificate, already_revoked: int) -> Path:
-    """Make the tables, with *already_revoked* rows; return the file that says where they are."""
+    """Create the tables, with *already_revoked* rows; return the file with the database's address."""
     identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex()
     if server is None:
         file = folder / "cfssl.db"
@@ -203,7 +203,7 @@ def _database(folder: Path, server: Postgresql | None, issuer: x509.Certificate,
 
 @contextmanager
 def _started(folder: Path, arguments: Sequence[str | Path]) -> Iterator[tuple[Child, int]]:
-    """Run a service on a port that was free a moment ago: it cannot choose one by itself."""
+    """Run a service on a port that was free a moment ago: it cannot choose one itself."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

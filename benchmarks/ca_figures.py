@@ -1,4 +1,4 @@
-"""What is measured of a CA, with the goals, and how several paired rounds are shown."""
+"""The figures measured of a CA, with their goals, and how several paired rounds are shown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.table import Table
 
 Run = dict[str, float]
 Pair = tuple[Run, Run]
-"""What one round has measured of ours and of the other; empty if the other did not run."""
+"""One round's measurements of ours and the other; empty if the other did not run."""
 
 FIGURES: Sequence[tuple[Figure, float | None]] = (
     # With the goal for ours, in the figure's unit.
@@ -52,7 +52,7 @@ class Report:
 
     @property
     def missed(self) -> list[str]:
-        """The goals that were reached in no round."""
+        """The goals that no round reached."""
         return [
             f"{store}: {figure.title}"
             for store, pairs in self.stores.items()
@@ -61,7 +61,7 @@ class Report:
         ]
 
     def show(self, console: Console) -> None:
-        """Print a table for each store."""
+        """Print a table per store."""
         for store, pairs in self.stores.items():
             console.print(_table(store, self.peers, pairs))
         console.print("ratio: ours to the other's, median of the rounds, their range in brackets")

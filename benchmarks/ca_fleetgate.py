@@ -1,6 +1,6 @@
-"""This repository's service as a CA to compare: a device's one-time token buys a certificate by EST.
+"""This repository's service as a CA for comparison: a device exchanges its one-time token for a certificate by EST.
 
-OCSP answers are signed for each request that has a nonce, and remembered otherwise.
+OCSP answers are signed per request if it has a nonce, and cached otherwise.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _BATCH = 500
 async def fleetgate(
     folder: Path, server: Postgresql | None, *, requests: int, already_revoked: int, workers: int = 1
 ) -> AsyncIterator[RunningCa]:
-    """Found, fill and run the service, with so many *workers*, until the block ends."""
+    """Create, fill and run the service, with *workers* workers, until the block ends."""
     ca = folder / "ca"
     unlimited = ("FLEET_PROVISIONING_REQUESTS_PER_SECOND", "FLEET_PROVISIONING_OCSP_REQUESTS_PER_SECOND")
     environment = {_SECRET: secrets.token_urlsafe(), **dict.fromkeys(unlimited, "0")}

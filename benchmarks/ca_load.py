@@ -1,13 +1,13 @@
-"""The load on a CA: requests made beforehand, over kept connections or a new one each, and what each one cost.
+"""The load on a CA: prepared requests, over kept connections or a new one each, and the cost of each.
 
-A CA is asked over TLS by this process; OCSP responders, which answer faster than Python asks, by `wrk` (Debian).
+This process sends requests to a CA over TLS; OCSP responders, faster than Python can ask, are loaded by `wrk` (Debian).
 
 Rules
 -----
-1. A request that is not answered as it should be fails the run.
-2. The first request of each kind is answered before anything is counted; kept connections are open by then.
-3. The server's CPU time is read just before and just after; the load's own is in the result, so that a load that was
-   the bottleneck shows.
+1. A request without the expected answer fails the run.
+2. The first request of each kind is answered before counting begins; kept connections are open by then.
+3. The server's CPU time is read just before and just after; the load generator's own is in the result, so that it shows
+   if the load was the bottleneck.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 from kept_connections import WronglyAnswered
 
 CpuClock = Callable[[], float]
-"""Seconds of CPU time that whoever serves has used so far."""
+"""Seconds of CPU time that the server has used so far."""
 
 _WRK_REPORT = """
 wrk.method = "POST"
@@ -52,7 +52,7 @@ end
 
 
 class LoadMissing(RuntimeError):
-    """A program that makes load is not installed; the text says how to install it."""
+    """A load program is not installed; the text says how to install it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,30 +68,30 @@ class Result:
 
     @property
     def a_second(self) -> float:
-        """The rate on this machine, with the load beside it."""
+        """The rate on this machine, shared with the load."""
         return self.requests / self.seconds
 
     @property
     def cpu_microseconds(self) -> float:
-        """What one request costs the server."""
+        """The server's cost per request."""
         return self.server_cpu / self.requests * 1e6
 
     @property
     def load_busy(self) -> float:
-        """How much of a core the load took."""
+        """The share of a core that the load used."""
         return self.load_cpu / self.seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where requests go, and what is needed to get there."""
+    """Where requests go, and what is needed to connect."""
 
     url: str
     context: ssl.SSLContext | None = None
 
 
 class Connection:
-    """One HTTP connection, used for one request after the other."""
+    """One HTTP connection, used for successive requests."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -125,7 +125,7 @@ class Connection:
     async def close(self) -> None:
         """Close it."""
         self._writer.close()
-        with contextlib.suppress(ConnectionError, ssl.SSLError):  # Who closes first is nobody's concern.
+        with contextlib.suppress(ConnectionError, ssl.SSLError):  # It does not matter which side closes first.
             await self._writer.wait_closed()
 
 
@@ -143,7 +143,7 @@ async def kept(target: Target, number: int) -> AsyncIterator[list[Connection]]:
 async def over_kept(
     target: Target, connections: int, requests: Sequence[bytes], expected: int, cpu: CpuClock
 ) -> tuple[Result, list[bytes]]:
-    """Send *requests* over kept connections, one under way on each; the first one is not counted.
+    """Send *requests* over kept connections, one in flight on each; the first one is not counted.
 
     Also return the bodies of the answers to the others.
     """
@@ -203,7 +203,7 @@ def _quantile(ascending: Sequence[float], share: float) -> float:
 
 
 def wrk() -> str:
-    """Return where wrk is; raise `LoadMissing`."""
+    """Return the path of wrk; raise `LoadMissing`."""
     found = shutil.which("wrk")
     if found is None:
         raise LoadMissing("wrk is not installed. Remedy: sudo apt-get install wrk")
@@ -221,7 +221,7 @@ async def same_again(
     cpu: CpuClock,
     folder: Path,
 ) -> Result:
-    """Send the same POST for *seconds* over kept connections, from one thread of C; *most* times if that is given."""
+    """Send the same POST for *seconds* over kept connections, from one C thread; at most *most* times if given."""
     content, script = folder / "wrk.body", folder / "wrk.lua"
     content.write_bytes(body)
     enough = "" if most is None else _WRK_ENOUGH.format(most=most)

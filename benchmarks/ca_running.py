@@ -1,4 +1,4 @@
-"""A CA that runs, as the benchmark asks it: addresses, ready-made requests, and whose CPU time it is."""
+"""A running CA as seen by the benchmark: addresses, prepared requests, and the CPU time to measure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OCSP_REQUEST = "application/ocsp-request"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A POST that is asked again and again over plain HTTP."""
+    """A POST that is sent repeatedly over plain HTTP."""
 
     url: str
     body: bytes
@@ -32,22 +32,22 @@ class RunningCa:
     """A CA that accepts connections."""
 
     cpu_seconds: CpuClock
-    """Of what issues and revokes."""
+    """CPU time of the part that issues and revokes."""
     memory_kib: Callable[[], int]
-    """Of the same; of several processes, shared pages once."""
+    """Memory of the same; of several processes, with shared pages counted once."""
     https: Target
     issue_requests: Sequence[bytes]
     operators: Target
-    """Where it is told to revoke."""
+    """Where revocations are requested."""
     revoked_status: int
     revoke_requests: Callable[[Sequence[bytes]], list[bytes]]
-    """From the answers to requests for certificates, the requests that revoke those."""
+    """Returns, from the answers to certificate requests, the requests that revoke those certificates."""
     ocsp_signed: Question
     ocsp_remembered: Question
 
 
 async def check_answer(question: Question) -> None:
-    """Ask once; raise `WronglyAnswered` if an OCSP request gets no status."""
+    """Send it once; raise `WronglyAnswered` if an OCSP request gets no status."""
     path = urlsplit(question.url).path
     async with kept(Target(question.url), 1) as (connection,):
         answer = await connection.send(request("POST", path, question.body, question.media_type), 200)
@@ -58,7 +58,7 @@ async def check_answer(question: Question) -> None:
 
 
 def ocsp_request(serial: int, issuer: x509.Certificate, nonce: bytes | None = None) -> bytes:
-    """Return an OCSP request for *serial*, with a CertID in SHA-1, as most clients ask."""
+    """Return an OCSP request for *serial*, with a CertID in SHA-1, as most clients send."""
     algorithm = hashes.SHA1()  # noqa: S303 - The CertID names the issuer, it protects nothing.
     example = ocsp.OCSPRequestBuilder().add_certificate(issuer, issuer, algorithm).build()
     name = hashlib.sha1(issuer.subject.public_bytes(), usedforsecurity=False).digest()

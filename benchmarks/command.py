@@ -1,4 +1,4 @@
-"""What benchmarks with one command have in common: Ctrl-C, failures that are sentences, a result as JSON, `--smoke`."""
+"""What single-command benchmarks share: Ctrl-C, failures as sentences, a result as JSON, `--smoke`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SPARE_FILES = 500
 
 
 class Failed(RuntimeError):
-    """The broker did not do what the benchmark asks for; a figure would mean nothing."""
+    """The broker did not do what the benchmark requires; a figure would be meaningless."""
 
 
 _FAILURES = (
@@ -33,7 +33,7 @@ _FAILURES = (
 
 
 def parser(about: str, *, compiled: bool = True) -> argparse.ArgumentParser:
-    """Return a parser with the options that every such benchmark has; *compiled*: one for the compiled broker."""
+    """Return a parser with the options of every such benchmark; *compiled*: one for the compiled broker."""
     made = argparse.ArgumentParser(description=about.split("\n", 1)[0])
     if compiled:
         made.add_argument("--compiled", action="store_true", help="the broker that `make compiled` has built")
@@ -63,7 +63,7 @@ def run(
     measure: Callable[[argparse.Namespace, Path, Console], Mapping[str, Any]],
     show: Callable[[Console, Mapping[str, Any]], None],
 ) -> int:
-    """Measure with a folder that is gone afterwards, show and write the figures; return the exit code."""
+    """Measure with a temporary folder, show and write the figures; return the exit code."""
     console = Console(stderr=True)
     figures: Mapping[str, Any] = {}
     failure: str | None = None

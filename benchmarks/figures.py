@@ -1,10 +1,10 @@
-"""What is measured: each figure's name, unit, direction and goal, and what a series of paired runs says about it.
+"""The figures: each one's name, unit, direction and goal, and what a series of paired runs says about it.
 
 Theory
 ------
 Absolute figures belong to a machine and a minute. A pair (both peers, one after the other, the same work) shares both,
-so the figure that is judged is the *ratio within a pair*, and of several pairs the median. The spread of the ratios
-says how much the machine interfered: a bound inside the spread is met or missed by luck, and is marked as such.
+so the judged figure is the *ratio within a pair*, and of several pairs the median. The spread of the ratios shows how
+much the machine interfered: a bound inside the spread is met or missed by chance, and is marked as such.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from dataclasses import dataclass
 from enum import Enum
 
 INDISTINGUISHABLE = 0.02
-"""A difference below this is no difference: a peer compared with itself shows as much."""
+"""A smaller difference does not count: a peer compared with itself shows as much."""
 
 
 class Verdict(Enum):
-    """How a ratio stands to a bound."""
+    """How a ratio compares with a bound."""
 
     MET = "met"
     MISSED = "missed"
     WITHIN_NOISE = "within noise"
-    """Met or missed, but some pairs say otherwise."""
+    """Met or missed, but some pairs differ."""
     LOAD_LIMITED = "load limited"
-    """Not met, but the load generator and not the server set the pace: the server may be faster."""
+    """Not met, but the load generator rather than the server set the pace: the server may be faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One thing that is measured of a peer."""
+    """One measured property of a peer."""
 
     key: str
     title: str
@@ -90,7 +90,7 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
     def against(self, bound: float, *, lower_is_better: bool) -> Verdict:
-        """Return how this stands to *bound*; what is indistinguishable is as good (a bound of 1)."""
+        """Return how this compares with *bound*; an indistinguishable figure counts as equal (a bound of 1)."""
         if bound == 1:
             bound += INDISTINGUISHABLE if lower_is_better else -INDISTINGUISHABLE
         if lower_is_better:
@@ -117,7 +117,7 @@ class Comparison:
 def compare(figure: Figure, pairs: Sequence[tuple[dict[str, float], dict[str, float]]]) -> Comparison | None:
     """Return what *pairs* of (subject's, baseline's) figures say about *figure*, or None if no pair has it.
 
-    A baseline of 0 was too short to be measured (CPU time has steps of 10 ms); nothing can be said of such a pair.
+    A baseline of 0 was too short to measure (CPU time has steps of 10 ms); such a pair is not used.
     """
     whole = [(ours, theirs) for ours, theirs in pairs if figure.key in ours and theirs.get(figure.key)]
     if not whole:

@@ -1,7 +1,7 @@
 """A real fleet for benchmarks: the provisioning service, the broker enrolled with it, and devices with certificates.
 
-Everything is what a user starts: `python -m provisioning init` and `serve`, `python -m broker run`; the devices enrol
-by EST with one-time tokens. Files are in a folder that the caller removes.
+Everything is started as a user would: `python -m provisioning init` and `serve`, `python -m broker run`; the devices
+enrol by EST with one-time tokens. Files are in a folder that the caller removes.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Fleet:
 
     @asynccontextmanager
     async def operator_connections(self, number: int) -> AsyncIterator[list[KeptConnection]]:
-        """Open *number* connections of an operator for the block, each of which has been answered once."""
+        """Open *number* operator connections for the block, each of which has had one answer."""
         context = client_context(self.trust_anchors, self.operator_credential)
         async with connections(self.service_url, context, number) as opened:
             for each in opened:
@@ -66,7 +66,7 @@ class Fleet:
             yield opened
 
     async def enrol(self, names: Sequence[str], progress: Callable[[int], None]) -> None:
-        """Enrol *names* by EST, their credentials into `devices`; *progress* hears how many are done."""
+        """Enrol *names* by EST and store their credentials in `devices`; *progress* is called with the number done."""
         issuing_ca = self.trust_anchors.with_name("issuing-ca.crt").read_bytes()
         waiting = [
             token
@@ -101,7 +101,7 @@ class Fleet:
 async def running(folder: Path, *, already_revoked: int = 0, compiled: bool = False) -> AsyncIterator[Fleet]:
     """Run service and broker with their files in *folder* until the block ends; raise `ChildFailed`.
 
-    The store begins with *already_revoked* certificates, which the broker knows when the block begins.
+    The store starts with *already_revoked* certificates, which the broker knows when the block begins.
     """
     ca, state, devices = folder / "ca", folder / "broker", folder / "devices"
     devices.mkdir(mode=0o700)
@@ -140,7 +140,7 @@ async def running(folder: Path, *, already_revoked: int = 0, compiled: bool = Fa
 
 
 async def _caught_up(broker: Child, admin_socket: Path, revoked: int) -> None:
-    """Wait until *broker* knows *revoked* certificates, and admits newcomers."""
+    """Wait until *broker* knows *revoked* certificates, and admits clients."""
     deadline = time.monotonic() + _CATCH_UP_SECONDS
     while time.monotonic() < deadline:
         try:

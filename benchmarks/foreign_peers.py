@@ -1,8 +1,8 @@
 """nats-server and RabbitMQ as peers: Debian's packages, an MQTT listener with mutual TLS, and the same policy.
 
-Both name a client by its certificate and hold its rights in a list of users, which is written here for all devices of
-the run: a device publishes below its own topic, the backend reads everything. Neither writes to disk what the
-scenarios send (a QoS 1 message to a session that ends with its connection), and neither logs connections.
+Both identify a client by its certificate and take its permissions from a list of users, written here for all devices of
+the run: a device publishes below its own topic, the backend reads everything. Neither writes to disk what the scenarios
+send (a QoS 1 message to a session that ends with its connection), and neither logs connections.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from provisioning.pki.identity import Identity, Role
 _RABBITMQ_BIN = "/usr/lib/rabbitmq/bin"
 _START_SECONDS = 60
 _NODE = "bench@localhost"
-# What NATS itself subscribes to behind an MQTT subscription of QoS 1.
+# NATS's own subscriptions behind an MQTT subscription of QoS 1.
 _PLUMBING = ["$MQTT.sub.>", "$MQTT.deliver.pubrel.>"]
 
 
@@ -31,7 +31,7 @@ class NotInstalled(RuntimeError):
 
 
 def program(name: str, package: str, *beside: str) -> str:
-    """Return the path of *name*: in *beside*, in PATH, or where a user's PATH does not look."""
+    """Return the path of *name*: from *beside*, PATH, or directories outside a user's PATH."""
     found = shutil.which(name, path=os.pathsep.join([*beside, os.environ.get("PATH", ""), "/usr/sbin"]))
     if found is None:
         raise NotInstalled(f"{name} is not installed. Remedy: sudo apt-get install {package}")
@@ -74,7 +74,7 @@ def rabbitmq(pki: BenchPki, folder: Path, port: int, other: int, cores: frozense
         f"load_definitions = {folder}/definitions.json\n"
         f"log.console = false\nlog.file = {folder}/server.log\nlog.file.level = error\n"
     )
-    # What rabbitmq.conf has no name for: TLS sessions that can be resumed, with the client's certificate in the ticket.
+    # What rabbitmq.conf has no setting for: resumable TLS sessions, with the client's certificate in the ticket.
     (folder / "advanced.config").write_text(
         f'[{{rabbit, [{{ssl_options, [{{cacertfile, "{pki.trust_anchors}"}},\n'
         f'{{certfile, "{pki.server.certificate}"}}, {{keyfile, "{pki.server.key}"}},\n'
@@ -83,8 +83,8 @@ def rabbitmq(pki: BenchPki, folder: Path, port: int, other: int, cores: frozense
     )
     loopback = "{127,0,0,1}"
     environment = {
-        "RUNNING_UNDER_SYSTEMD": "true",  # Then its script becomes Erlang itself, whose CPU time is measured.
-        "HOME": str(folder),  # Erlang's cookie is made there.
+        "RUNNING_UNDER_SYSTEMD": "true",  # With this its script becomes Erlang itself, whose CPU time is measured.
+        "HOME": str(folder),  # Erlang's cookie is created there.
         "RABBITMQ_NODENAME": _NODE,
         "RABBITMQ_CONF_ENV_FILE": str(folder / "none"),
         "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
@@ -121,7 +121,7 @@ def _definitions(pki: BenchPki) -> dict[str, object]:
     exchange = {"vhost": "/", "exchange": "amq.topic"}
     return {
         "vhosts": [{"name": "/"}],
-        # An empty hash is no password: nobody can log in but by certificate.
+        # An empty hash is no password: login is only possible by certificate.
         "users": [{"name": name, "password_hash": "", "tags": []} for name in names],
         "permissions": [
             {

@@ -5,13 +5,14 @@
 
 Theory
 ------
-A clock says what a handshake costs here and now, within a tenth or two; so it cannot tell whether a change saves a
-hundredth. Instructions can: each broker runs under valgrind (callgrind), is warmed up, and what it executes between two
-phases of the load is counted, by library, and divided by the devices. Two runs differ by less than a hundredth.
+A clock measures a handshake's cost here and now, within a tenth or two; so it cannot tell whether a change saves a
+hundredth. Instruction counts can: each broker runs under valgrind (callgrind), is warmed up, and the instructions it
+executes between two phases of the load are counted by library and divided by the devices. Two runs differ by less than
+a hundredth.
 
-What is not in it: the kernel, and what an instruction takes. An interpreter's are spread over megabytes and wait for
-memory more often than OpenSSL's, so a ratio of clocks lies above the ratio of counts. valgrind's processor has AVX2 and
-no instructions of its own for SHA or long multiplication: OpenSSL's part is not what yours would execute.
+Not included: the kernel, and the time per instruction. An interpreter's instructions are spread over megabytes and wait
+for memory more often than OpenSSL's, so a ratio of times is higher than the ratio of counts. valgrind's processor has
+AVX2 but no instructions for SHA or long multiplication: OpenSSL's part differs from what yours would execute.
 
 Needs Debian's valgrind. No test runs it: a start takes half a minute.
 """
@@ -45,7 +46,7 @@ _COST = re.compile(r"[+\-*]?\d*(?: [+\-*]?\d+)* (\d+)$")
 
 
 def measure(options: argparse.Namespace, folder: Path, console: Console) -> dict[str, Any]:
-    """Count both brokers' phases; return instructions a handshake, by part."""
+    """Count both brokers' phases; return instructions per handshake, by part."""
     if shutil.which("valgrind") is None:
         raise command.Failed("valgrind is not installed. Remedy: sudo apt-get install valgrind")
     console.print(f"{options.devices} devices get their certificates")
@@ -59,7 +60,7 @@ def measure(options: argparse.Namespace, folder: Path, console: Console) -> dict
 
 
 def _handshakes(made: pki.BenchPki, folder: Path, devices: int, peer: str) -> dict[str, dict[str, float]]:
-    """Return what a full and a resumed handshake with CONNECT execute in *peer*."""
+    """Return the instruction counts of a full and a resumed handshake with CONNECT in *peer*."""
     place = folder / peer
     place.mkdir()
     written = place / "counted"
@@ -93,7 +94,7 @@ def _handshakes(made: pki.BenchPki, folder: Path, devices: int, peer: str) -> di
 
 
 def _by_part(dump: Path) -> Counter[str]:
-    """Return the instructions in a file of callgrind's, by what they belong to."""
+    """Return the instructions in a callgrind file, by the part they belong to."""
     found: Counter[str] = Counter()
     names: dict[str, str] = {}
     part, inclusive = _REST, False
@@ -106,7 +107,7 @@ def _by_part(dump: Path) -> Counter[str]:
                 if kind == "ob":
                     part = next((of for start, of in _PARTS.items() if names[number].startswith(start)), _REST)
             elif line.startswith("calls="):
-                inclusive = True  # The next line is what was called, which has lines of its own.
+                inclusive = True  # The next line is the callee, which has lines of its own.
             elif cost := _COST.match(line):
                 if not inclusive:
                     found[part] += int(cost[1])
@@ -115,7 +116,7 @@ def _by_part(dump: Path) -> Counter[str]:
 
 
 def show(console: Console, figures: Mapping[str, Any]) -> None:
-    """Print a table of thousands, and the ratios."""
+    """Print a table in thousands, and the ratios."""
     ours = figures["ours"]
     parts = [*dict.fromkeys(_PARTS.values()), _REST]
     table = Table("", *parts, "together", title="instructions a handshake with CONNECT, in thousands")

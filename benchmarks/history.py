@@ -1,4 +1,4 @@
-"""A store with a past: certificates that were revoked long ago, put there directly, while nobody has the store open."""
+"""A store with a history: long-revoked certificates, inserted directly while the store is closed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from sqlalchemy.engine import Connection
 
 from provisioning.store.tables import certificates, devices, revocation_events, revocations
 
-_BASE = 1_000_000_000  # Rows of the history are out of the way of the others.
+_BASE = 1_000_000_000  # Keeps the history's rows clear of all others.
 
 
 def add_history(url: str, issuer_key_id: str, count: int) -> None:
-    """Put *count* revoked certificates into the store, which nobody has open."""
+    """Insert *count* revoked certificates into the store, which must be closed."""
     now = datetime.now(UTC)
     engine = create_engine(url)
     with engine.begin() as connection:

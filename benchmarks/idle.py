@@ -4,9 +4,9 @@
     .venv/bin/python benchmarks/idle.py --devices 2000 --seconds 20 --peer fleetgate --peer mosquitto
 
 Each device sends a PINGREQ every 60 seconds, one after the other, so that no two of them share a turn of the server's
-loop: 167 a second for 10,000 devices, the dearest way to be idle. It is measured when each has sent one, as it is for
-the rest of the time. The goal is 1 % of a core for 10,000 devices; with fewer the same share a device is asked
-(`--check` exits with 1 above it).
+loop: 167 a second for 10,000 devices, the most expensive way to be idle. Measurement starts when each has sent one, in
+steady state. The goal is 1 % of a core for 10,000 devices; with fewer, the same share per device applies (`--check`
+exits with 1 above it).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def _idle(peer: str, made: pki.BenchPki, folder: Path, options: argparse.Namespace) -> float:
-    """Measure one peer, say what was found, and return its share of a core."""
+    """Measure one peer, print the result, and return its share of a core."""
     with peers.start(peer, made, folder) as server:
         time.sleep(_SETTLE_SECONDS)
         empty_kib, before = server.process.memory_kib(), server.process.cpu_seconds()

@@ -1,8 +1,8 @@
-"""Kept HTTP connections with one request under way on each: a client that costs far less than what it measures.
+"""Kept HTTP connections with one request in flight on each: a client that costs far less than what it measures.
 
-httpx spends two milliseconds of processor time on a request and, with several under way, does not serve them in order:
+httpx spends two milliseconds of processor time on a request and, with several in flight, does not serve them in order:
 with it a benchmark of a service that answers in six milliseconds at the median, 27 at the 99th percentile, reported 26
-and 90. Here a request is bytes that were made before, and an answer is read as far as its length says.
+and 90. Here a request is prepared bytes, and an answer is read up to its stated length.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 
 
 class WronglyAnswered(RuntimeError):
-    """The service did not do what the benchmark asked for."""
+    """The service did not respond as the benchmark requires."""
 
 
 class KeptConnection:
-    """One HTTP connection, used for one request after the other."""
+    """One HTTP connection, used for successive requests."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer

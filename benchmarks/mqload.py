@@ -2,9 +2,9 @@
 
 Theory
 ------
-The generator is C and one thread, so that it takes less of the machine than what it measures. It runs with `-S`: after
-each phase (connect, closed, resume, messages) it keeps its connections and waits for `Load.proceed`, so that the
-server's CPU time and memory are read exactly between two phases, with nothing of the next one in it.
+The generator is C and single-threaded, so that it uses less of the machine than what it measures. It runs with `-S`:
+after each phase (connect, closed, resume, messages) it keeps its connections and waits for `Load.proceed`, so that the
+server's CPU time and memory are read exactly between two phases, without any of the next one.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from processes import REPOSITORY, Child, ChildFailed
 from provisioning.program.descriptors import most_allowed
 
 _SOURCE = Path(__file__).with_name("mqload.c")
-_PHASE_SECONDS = 200  # More than the generator's own bounds, which end every phase.
+_PHASE_SECONDS = 200  # More than the generator's own limits, which end every phase.
 
 
 class LoadFailed(RuntimeError):
-    """The load did not run as it was meant to: a connection was refused or lost, or a phase is not the expected one."""
+    """The load did not run as intended: a connection was refused or lost, or a phase was not the expected one."""
 
 
 class NotBuilt(RuntimeError):
@@ -35,7 +35,7 @@ class NotBuilt(RuntimeError):
 
 
 def build() -> Path:
-    """Return the compiled generator, compiling it into .build/ if it is missing or older than its source."""
+    """Return the compiled generator; compile it into .build/ if it is missing or older than its source."""
     folder = REPOSITORY / ".build"
     program = folder / "mqload"
     if program.exists() and program.stat().st_mtime > _SOURCE.stat().st_mtime:
@@ -44,7 +44,7 @@ def build() -> Path:
     if compiler is None:
         raise NotBuilt("no C compiler found. Remedy: sudo apt-get install gcc libssl-dev")
     folder.mkdir(exist_ok=True)
-    # Compiled beside and renamed: two benchmarks started at once do not run a half-written program.
+    # Compiled under another name and renamed: two benchmarks started at once never run a half-written program.
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         fresh = Path(scratch) / "mqload"
         done = subprocess.run(
@@ -82,7 +82,7 @@ class Load(Child):
 
 
 def allow_many_connections(wanted: int) -> None:
-    """Raise this process's limit of open files, which children inherit; raise `LoadFailed` if it is not allowed."""
+    """Raise this process's limit of open files, which children inherit; raise `LoadFailed` if not allowed."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return
@@ -93,7 +93,7 @@ def allow_many_connections(wanted: int) -> None:
 
 
 def two_cores() -> tuple[frozenset[int], frozenset[int]]:
-    """Return two disjoint sets of one core, for the server and the load; raise `LoadFailed` where there is one core."""
+    """Return two disjoint one-core sets, for the server and the load; raise `LoadFailed` if there is only one core."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise LoadFailed("--pin needs two cores")

@@ -1,4 +1,4 @@
-"""This repository's broker with files of its own, for benchmarks that restart it or change it while it runs.
+"""This repository's broker with its own files, for benchmarks that restart it or change it while it runs.
 
 It has a benchmark's PKI, a CRL as its source of revocations, its store on disk, and an admin socket.
 """
@@ -17,19 +17,19 @@ from processes import Child
 from broker.admin.client import AdminClient
 
 LIMITS = "[limits]\n"
-"""Those of everybody, though a benchmark's fleet comes from one address; a benchmark may append some."""
+"""The default limits, although a benchmark's fleet comes from one address; a benchmark may append some."""
 
 
 @dataclass(frozen=True, slots=True)
 class OwnBroker:
-    """How to run it, as often as is needed, on the same *port* and with the same state in *folder*."""
+    """How to run it, any number of times, on the same *port* and with the same state in *folder*."""
 
     pki: BenchPki
     folder: Path
     port: int
     compiled: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
-    """More lines of its file."""
+    """Additional lines of its file."""
     launcher: tuple[str | Path, ...] = ("-m", "broker")
 
     @property
@@ -54,7 +54,7 @@ class OwnBroker:
         self.configuration.write_text("".join(f"{name} = {value}\n" for name, value in written.items()) + limits)
 
     def start(self, environment: Mapping[str, str] | None = None) -> Child:
-        """Start it and return it when it accepts connections; raise `ChildFailed`."""
+        """Start it and return it once it accepts connections; raise `ChildFailed`."""
         process = Child(
             [sys.executable, "-P", *self.launcher, "run", "--config", self.configuration],
             self.folder / "broker.log",

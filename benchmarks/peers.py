@@ -1,15 +1,15 @@
-"""The servers that are compared, each started fresh for every run, on loopback, with the same credentials.
+"""The servers that are compared, each freshly started for every run, on loopback, with the same credentials.
 
 `fleetgate`       this repository's broker with its default policy, which cannot be switched off. Its revocation index
-                  is asked at each admission; there is no provisioning service to feed it.
+                  is consulted at each admission; there is no provisioning service to feed it.
 `fleetgate-compiled`  the same, its hot path compiled (`make compiled`, docs/performance.md).
-`mosquitto`       Debian's mosquitto with an access control list that says what Fleetgate's default policy says:
+`mosquitto`       Debian's mosquitto with an access control list equivalent to Fleetgate's default policy:
                   a device publishes below its own topic only, the backend reads everything.
-`mosquitto-open`  the same without the list: what mosquitto does when it checks nothing but the certificate.
+`mosquitto-open`  the same without the list: mosquitto when it checks nothing but the certificate.
 `nats-server`, `rabbitmq`  see `foreign_peers`.
 `aedes`, `amqtt`  see `scripted_peers`.
 
-The limits that would make either of them drop messages are lifted. Neither logs connections or writes to disk.
+The limits that would make any of them drop messages are lifted. None logs connections or writes to disk.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def start(
 ) -> Iterator[Server]:
     """Run *peer* with its files in *folder* (new, the caller's) until the block ends; raise `ChildFailed`.
 
-    *under* is a command that runs it, for those that are not foreign.
+    *under* is a command that runs it; not for foreign peers.
     """
     if peer in _FLEETGATE:
         process, port = _fleetgate(pki, folder, cores, packages_of(compiled=peer == "fleetgate-compiled"), under)
@@ -97,7 +97,7 @@ def start(
 
 
 def packages_of(*, compiled: bool) -> Path:
-    """Return the folder that the broker is imported from; raise `PeerMissing` if it has not been compiled."""
+    """Return the folder from which the broker is imported; raise `PeerMissing` if it has not been compiled."""
     folder = _FLEETGATE["fleetgate-compiled" if compiled else "fleetgate"]
     if not (folder / "broker").is_dir():
         raise PeerMissing("the compiled broker is not built. Remedy: make compiled")
@@ -105,7 +105,7 @@ def packages_of(*, compiled: bool) -> Path:
 
 
 def ready_line(process: Child, program: str) -> list[str]:
-    """Return the addresses in the line by which *program* says that it accepts connections."""
+    """Return the addresses in the ready line of *program*."""
     first, word, *addresses = process.read_line(_START_SECONDS).split() or ["", ""]
     if (first, word) != (program, "ready"):
         raise process.failed(f"began with {first!r} {word!r} instead of '{program} ready'")
@@ -131,7 +131,7 @@ def describe(peer: str) -> str:
 
 
 def mosquitto_program() -> str:
-    """Return mosquitto's path; Debian puts it where a user's PATH does not look."""
+    """Return mosquitto's path; Debian installs it outside a user's PATH."""
     found = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
     if found is None:
         raise PeerMissing("mosquitto is not installed. Remedy: sudo apt-get install mosquitto")
@@ -141,7 +141,7 @@ def mosquitto_program() -> str:
 def _fleetgate(
     pki: BenchPki, folder: Path, cores: frozenset[int] | None, packages: Path, under: tuple[str, ...]
 ) -> tuple[Child, int]:
-    """Start the broker that is in the folder *packages*."""
+    """Start the broker in the folder *packages*."""
     configuration = folder / "broker.toml"
     configuration.write_text(_FLEETGATE_CONFIGURATION)
     process = Child(
@@ -164,7 +164,7 @@ def _fleetgate(
 def _mosquitto(
     pki: BenchPki, folder: Path, cores: frozenset[int] | None, under: tuple[str, ...], *, with_policy: bool
 ) -> tuple[Child, int]:
-    """Start mosquitto on a port that was free a moment ago: it cannot choose one by itself."""
+    """Start mosquitto on a port that was free a moment ago: it cannot choose one itself."""
     attempt = 0
     while True:
         attempt += 1
@@ -192,7 +192,7 @@ def _configuration(pki: BenchPki, folder: Path, port: int, *, with_policy: bool)
         "max_inflight_messages 0",
         "log_type none",
         "persistence false",
-        "user root",  # Where it is started as root it must still read the keys; otherwise this is ignored.
+        "user root",  # If started as root it must still read the keys; otherwise this is ignored.
     ]
     if with_policy:
         rules = folder / "acl"
@@ -203,7 +203,7 @@ def _configuration(pki: BenchPki, folder: Path, port: int, *, with_policy: bool)
 
 
 def free_port() -> int:
-    """Return a port of loopback that is free at this moment."""
+    """Return a currently free loopback port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -224,7 +224,7 @@ def _accepts(process: Child, port: int) -> bool:
 
 @contextmanager
 def _stopped_on_error(process: Child) -> Iterator[None]:
-    """Stop *process* if the block raises; afterwards it is the caller's."""
+    """Stop *process* if the block raises; otherwise the caller must."""
     try:
         yield
     except BaseException:

@@ -1,7 +1,7 @@
 """A throw-away fleet PKI for benchmarks: root and issuing CA, a broker, a backend service, and many devices.
 
 Every device has its own key and certificate, as in a real fleet: a load generator that uses one certificate for all its
-connections measures another thing. Both peers use the same files, a chain of two as the product issues it.
+connections measures something else. Both peers use the same files, a chain of two as the product issues it.
 
 Handles: ECDSA P-256 certificates of one day, in a folder that the caller removes.
 Does not handle: revocation, renewal; `provisioning` does.
@@ -32,25 +32,25 @@ _SERVER_NAMES = (x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(
 
 @dataclass(frozen=True, slots=True)
 class BenchPki:
-    """Where the files are: trust anchors, the server's and the backend's credentials, and a folder of devices'."""
+    """The file locations: trust anchors, the server's and the backend's credentials, and a folder of devices' ones."""
 
     trust_anchors: Path
     server: CredentialFiles
     backend: CredentialFiles
     devices: Path
     crls: Path
-    """Empty lists of both CAs."""
+    """Empty CRLs of both CAs."""
     probes: Path
     """A folder of devices that nothing else uses."""
     issuing: Authority
 
     def renew_server(self) -> None:
-        """Give the server another key and certificate, in the files that it has."""
+        """Give the server another key and certificate, in the same files."""
         self.issuing.issue(_SERVER, self.server.certificate.with_suffix(""), _SERVER_NAMES)
 
 
 def create(folder: Path, devices: int, probes: int = 0) -> BenchPki:
-    """Make everything in *folder*, which exists and is the caller's alone; devices are d00001, d00002 and so on.
+    """Create everything in *folder*, which exists and is the caller's alone; devices are d00001, d00002 and so on.
 
     *probes* are devices too: p00001 and so on.
     """
@@ -81,11 +81,11 @@ def create(folder: Path, devices: int, probes: int = 0) -> BenchPki:
 
 
 def write_credential(stem: Path, certificate_pem: bytes, key: ec.EllipticCurvePrivateKey) -> CredentialFiles:
-    """Write *stem*.crt and *stem*.key (mode 0600) as the load generator reads them."""
+    """Write *stem*.crt and *stem*.key (mode 0600) in the load generator's format."""
     files = CredentialFiles(stem.parent / f"{stem.name}.crt", stem.parent / f"{stem.name}.key")
     files.certificate.write_bytes(certificate_pem)
     files.key.touch(mode=0o600)
-    # Not `write_private`: its fsync is right for a real key and slow for thousands that live for minutes.
+    # Not `write_private`: its fsync is right for a real key but slow for thousands that live for minutes.
     files.key.write_bytes(key_to_pem(key))
     return files
 
@@ -113,7 +113,7 @@ class Authority:
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
     def empty_crl(self, number: int = 1) -> bytes:
-        """Return a list of nobody, PEM."""
+        """Return an empty CRL, PEM."""
         now = dt.datetime.now(dt.UTC)
         builder = (
             x509.CertificateRevocationListBuilder()
@@ -126,7 +126,7 @@ class Authority:
         return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def issue(self, identity: Identity, stem: Path, names: tuple[x509.GeneralName, ...] = ()) -> CredentialFiles:
-        """Write a credential for *identity*, its chain included."""
+        """Write a credential for *identity*, including its chain."""
         key = generate_key()
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
         if identity.role is Role.BROKER:

@@ -1,4 +1,4 @@
-"""A PostgreSQL server for a benchmark: durable, as a production server is, in a temporary folder, gone afterwards.
+"""A PostgreSQL server for a benchmark: durable, like a production server, in a temporary folder, removed afterwards.
 
     with postgresql() as server:
         name = server.new_database()
@@ -52,15 +52,15 @@ class Postgresql:
                 connection.execute(statement.encode())
 
     def sqlalchemy_url(self, name: str) -> str:
-        """Return how Fleetgate is told of a database."""
+        """Return the database's URL for Fleetgate."""
         return f"postgresql+psycopg://{_USER}@127.0.0.1:{self.port}/{name}"
 
     def libpq_url(self, name: str) -> str:
-        """Return how a program in Go is told of it."""
+        """Return the database's URL for a Go program."""
         return f"{self._address(name)}?sslmode=disable"
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time of the server and its sessions, those that have ended too; to 10 ms."""
+        """Return the CPU time of the server and its sessions, including ended ones; to 10 ms."""
         ticks = sum(_ticks(pid) for pid in [self.pid, *_children(self.pid)])
         return ticks / os.sysconf("SC_CLK_TCK")
 
@@ -71,7 +71,7 @@ class Postgresql:
 @contextmanager
 def postgresql() -> Iterator[Postgresql]:
     """Run a server until the block ends."""
-    # Not where TMPDIR says: what only its owner may enter is closed to the user that the server runs as.
+    # Not in TMPDIR: a folder that only its owner may enter is closed to the user that the server runs as.
     folder = "/tmp" if os.geteuid() == 0 else None  # noqa: S108 - The name in it is random.
     with (
         tempfile.TemporaryDirectory(prefix="fleetgate-bench-postgresql-", dir=folder) as name,
@@ -83,7 +83,7 @@ def postgresql() -> Iterator[Postgresql]:
 @contextmanager
 def _started(folder: Path) -> Iterator[Postgresql]:
     user = _unprivileged_user()
-    if user is not None:  # The server refuses to be root.
+    if user is not None:  # The server refuses to run as root.
         shutil.chown(folder, user)
     data = folder / "data"
     options: dict[str, Any] = {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid,
@@ -105,7 +105,7 @@ def _started(folder: Path) -> Iterator[Postgresql]:
         _wait(server, process)
         yield server
     finally:
-        process.send_signal(signal.SIGINT)  # Fast: sessions that a failed run has left are ended.
+        process.send_signal(signal.SIGINT)  # Fast shutdown: ends sessions that a failed run has left.
         _end(process)
 
 

@@ -1,12 +1,12 @@
-"""Child processes of a benchmark: started, listened to, measured, and always ended.
+"""Child processes of a benchmark: started, read, measured, and always ended.
 
 Rules
 -----
-1. A child is ended by its own process id, first politely, then with SIGKILL, whatever way the benchmark ends.
-2. A child runs in a session of its own: Ctrl-C reaches the benchmark alone, which then ends its children in order.
-3. Every wait has a bound. A child that fails says why: the end of its log is in the error.
-4. CPU time is the kernel's clock of the whole process (all threads, also those that ended), in nanoseconds: the same
-   account as utime + stime of /proc/PID/stat, whose resolution of 10 ms is too coarse for a short run.
+1. A child is ended by its own process id, first by SIGTERM, then with SIGKILL, however the benchmark ends.
+2. A child runs in its own session: Ctrl-C reaches only the benchmark, which then ends its children in order.
+3. Every wait has a limit. A child that fails gives the reason: the end of its log is in the error.
+4. CPU time is the kernel's clock of the whole process (all threads, also ended ones), in nanoseconds: the same quantity
+   as utime + stime of /proc/PID/stat, whose resolution of 10 ms is too coarse for a short run.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _LOG_TAIL = 2000
 
 
 class ChildFailed(RuntimeError):
-    """A child process ended, refused or fell silent where the benchmark needs it; the text ends with its log."""
+    """A child process ended, refused or went silent while the benchmark needs it; the text ends with its log."""
 
 
 class Child:
-    """One child process, a context manager; its standard output is read line by line, the rest goes to a log file."""
+    """One child process, a context manager; its standard output is read by line, stderr goes to a log file."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Whether the process has not ended."""
+        """Whether the process is still running."""
         return self._process.poll() is None
 
     def read_line(self, seconds: float) -> str:
@@ -100,7 +100,7 @@ class Child:
         return stdout.fileno()
 
     def lines_arrived(self) -> list[str]:
-        """Return the lines of standard output that a readable `fileno` holds; raise `ChildFailed` at its end."""
+        """Return the lines of standard output available from a readable `fileno`; raise `ChildFailed` at its end."""
         chunk = os.read(self.fileno(), 65536)
         if not chunk:
             raise self.failed("ended")
@@ -108,7 +108,7 @@ class Child:
         return [line.decode() for line in lines]
 
     def write_line(self) -> None:
-        """Send an empty line to standard input; raise `ChildFailed` if nobody reads it."""
+        """Send an empty line to standard input; raise `ChildFailed` if it is closed."""
         stdin = self._process.stdin
         assert stdin is not None  # noqa: S101 - It was asked for above.
         try:
@@ -139,7 +139,7 @@ class Child:
 
     def failed(self, what: str) -> ChildFailed:
         """Return the error that says *what* happened, with the exit code and the end of the log."""
-        if what == "ended":  # Its output ends a moment before it does.
+        if what == "ended":  # Its output closes a moment before it ends.
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(1)
         code = self._process.poll()
@@ -152,11 +152,11 @@ class Child:
         return _cpu_seconds(self.pid)
 
     def family_cpu_seconds(self) -> float:
-        """Return the CPU time of the process and of its children that live: a service of several workers."""
+        """Return the CPU time of the process and of its living children: a service of several workers."""
         return self._of_family(_cpu_seconds)
 
     def family_memory_kib(self) -> int:
-        """Return the memory of the process and of its children that live, shared pages once (Pss), in KiB."""
+        """Return the memory of the process and of its living children, shared pages once (Pss), in KiB."""
         return int(self._of_family(lambda pid: _field(Path(f"/proc/{pid}/smaps_rollup"), "Pss:")))
 
     def _of_family(self, figure: Callable[[int], float]) -> float:
@@ -184,7 +184,7 @@ def _field(file: Path, name: str) -> int:
 
 
 def machine_busy_seconds() -> float:
-    """Return the CPU time that everybody on this machine has used since it started."""
+    """Return the CPU time that all processes on this machine have used since boot."""
     user, nice, system, _idle, _iowait, irq, softirq, *_ = (
         int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
     )
@@ -193,10 +193,10 @@ def machine_busy_seconds() -> float:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM end the benchmark as Ctrl-C does: through every `with` block, so that no child is left."""
+    """Make SIGTERM end the benchmark as Ctrl-C does: through every `with` block, so that no child is left."""
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        # As SIGINT, because an event loop answers that one by cancelling its main task in order.
+        # As SIGINT, because an event loop handles that by cancelling its main task in order.
         signal.raise_signal(signal.SIGINT)
 
     previous = signal.signal(signal.SIGTERM, interrupt)

@@ -6,10 +6,10 @@
     … --store postgresql --workers 2                                          ours with two processes
 
 Each round starts both CAs fresh with an empty store and the same history, one after the other, in an order that changes
-with each round, and asks both for the same: certificates over kept TLS connections and over a new one each, OCSP
-answers signed for the request and signed before, revocations one at a time and many at a time. What counts is the CPU
-time of the server a request, which hardly depends on what else the machine does: a worker with a core of its own
-carries 1 / that. The rates are those of a server and a load that share the machine. See docs/performance.md.
+with each round, and sends both the same requests: certificates over kept TLS connections and over a new one each, OCSP
+answers signed on demand and pre-signed, revocations one at a time and many at a time. What counts is the server's CPU
+time per request, which hardly depends on the machine's other load: a worker with its own core handles 1 / that. The
+rates are those of a server and a load that share the machine. See docs/performance.md.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _STORES = ("sqlite", "postgresql")
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much a run does."""
+    """How much work a run is."""
 
     kept: int
     """Certificates over kept connections."""
@@ -54,9 +54,9 @@ class Sizes:
     connections: int
     already_revoked: int
     ocsp_most: int | None = None
-    """OCSP requests of a kind; else as many as are answered in those seconds."""
+    """OCSP requests of a kind; otherwise as many as are answered in those seconds."""
     workers: int = 1
-    """Processes of ours; cfssl has one, whose threads use every core."""
+    """Our number of processes; cfssl has one, whose threads use every core."""
 
 
 _FULL = Sizes(3000, 800, 800, 4.0, 16, 100_000)
@@ -106,7 +106,7 @@ def _compare(options: argparse.Namespace, peers: list[str], sizes: Sizes, consol
     facts = {"already_revoked": sizes.already_revoked, "connections": sizes.connections, "workers": sizes.workers}
     notes = [
         f"{sizes.already_revoked:,} certificates revoked before, {sizes.connections} connections",
-        # One built without profile-guided optimisation costs half as much again.
+        # A build without profile-guided optimisation costs half as much again.
         f"ours has {sizes.workers} process{'es' * (sizes.workers > 1)}, cfssl one that uses every core",
         f"ours runs on Python {platform.python_version()} of {sys.base_prefix}",
     ]

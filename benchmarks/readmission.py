@@ -3,15 +3,15 @@
     .venv/bin/python benchmarks/readmission.py                    10,000 devices, 100 probes
     … --at-once 1000                                              so many connections being set up at a time
 
-All devices are connected with persistent sessions; the broker is killed and started again. First the probes come back:
-they publish all the time, and a backend receives it. Then all devices come at once, each with a full handshake, because
-no TLS session outlives the broker. Time of a probe's message: from its write to the backend's read, while the devices
-come, and only then.
+All devices are connected with persistent sessions; the broker is killed and restarted. First the probes reconnect: they
+publish all the time, and a backend receives it. Then all devices come at once, each with a full handshake, because no
+TLS session survives the broker. A probe's message is timed from its write to the backend's read, only while the devices
+reconnect.
 
 Rules
 -----
-1. A device that is refused, a probe that is cut off or a message of a probe that is lost fails the run.
-2. The load generators are processes of their own and share the machine with the broker.
+1. A refused device, a disconnected probe or a lost message of a probe fails the run.
+2. The load generators are separate processes and share the machine with the broker.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _END_SECONDS = 30
 
 
 def measure(options: argparse.Namespace, folder: Path, console: Console) -> dict[str, Any]:
-    """Connect everybody, kill, start, and let everybody come back."""
+    """Connect all, kill, restart, and let all reconnect."""
     console.print(f"{options.devices} devices get their certificates")
     made = pki.create(folder, options.devices, options.probes)
     broker = OwnBroker(made, folder, free_port(), compiled=options.compiled)
@@ -63,7 +63,7 @@ def measure(options: argparse.Namespace, folder: Path, console: Console) -> dict
                 after = load.phase("connect")
                 admitted = time.monotonic()
                 used = running.cpu_seconds() - cpu
-                probes.proceed()  # No more messages: those that are under way still count.
+                probes.proceed()  # No more messages: those in flight still count.
                 said = probes.phase("messages")
         if said["lost_connections"] or said["received"] != said["expected"]:
             raise command.Failed(

@@ -47,7 +47,7 @@ _PLUGINS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 class _Void:
-    """A stream whose peer takes everything."""
+    """A stream whose peer accepts everything."""
 
     address = "192.0.2.1:1883"
     unsent = False
@@ -109,7 +109,7 @@ class Subject:
         return connection
 
     async def measure(self, reads: int) -> float:
-        """Return the processor time of one message, in microseconds."""
+        """Return the processor time per message, in microseconds."""
         loop = asyncio.get_running_loop()
         before, received = time.process_time(), self.engine.metrics.messages_received
         for _ in range(reads):

@@ -2,15 +2,14 @@
 
     .venv/bin/python benchmarks/reload_sessions.py                10,000 devices connected
 
-All devices are connected, and all of them publish to a backend all the time. Meanwhile each part is replaced by another
-that is as good for everybody, through the admin API, several times; then all of them at once by SIGHUP. Counted are
-connections that are lost (none may be), messages that are lost (none), how long a reload takes, and the messages'
-latency.
+All devices are connected, and all of them publish to a backend all the time. Meanwhile each part is replaced by an
+equivalent one through the admin API, several times; then all of them at once by SIGHUP. Counted are lost connections
+(none allowed), lost messages (none), how long a reload takes, and the messages' latency.
 
 Rules
 -----
-1. A connection or a message that is lost, or a reload that changes nothing or is refused, fails the run.
-2. The load generator is a process of its own and shares the machine with the broker.
+1. A lost connection or message, or a reload that changes nothing or is refused, fails the run.
+2. The load generator is a separate process and shares the machine with the broker.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _RELOADED = "reloaded"
 
 
 class _Files:
-    """What the broker reads, and how each part becomes another that is as good."""
+    """The broker's input files, and how each is replaced by an equivalent one."""
 
     def __init__(self, broker: OwnBroker) -> None:
         self._broker = broker
@@ -55,7 +54,7 @@ class _Files:
         self.settings()
 
     def settings(self) -> None:
-        """Write the broker's own file with other limits than before."""
+        """Write the broker's own file with different limits."""
         limits = f"{LIMITS}max_queued_messages = {10_000 + self._turn}\n"
         self._broker.write_configuration(limits, policy_file=f'"{self._policy}"', watch_files="false")
 
@@ -64,22 +63,22 @@ class _Files:
         self._made.renew_server()
 
     def trust(self) -> None:
-        """Trust one CA more."""
+        """Trust one more CA."""
         another, _ = pki.Authority.create_pair()
         self._made.trust_anchors.write_bytes(self._anchors + another.pem)
 
     def policy(self) -> None:
-        """Add a rule that concerns nobody."""
+        """Add a rule that applies to no client."""
         rule = f'\n[device.nobody-{self._turn}]\npublish.allow = ["nowhere/#"]\n'
         self._policy.write_text(DEFAULT_POLICY_FILE.read_text() + rule)
 
     def next_turn(self) -> None:
-        """Let what is written next differ from what was written before."""
+        """Make the next files differ from the ones before."""
         self._turn += 1
 
 
 def measure(options: argparse.Namespace, folder: Path, console: Console) -> dict[str, Any]:
-    """Connect everybody, publish, and reload."""
+    """Connect all, publish, and reload."""
     console.print(f"{options.devices} devices get their certificates")
     made = pki.create(folder, options.devices)
     broker = OwnBroker(made, folder, free_port(), compiled=options.compiled)
@@ -134,7 +133,7 @@ def _parts(files: _Files) -> list[tuple[str, Callable[[], None]]]:
 
 
 def _reload(admin: AdminClient, part: str) -> float:
-    """Reload one part; return the seconds until it counts, for those who are connected too."""
+    """Reload one part; return the seconds until it applies, including to connected clients."""
     begun = time.monotonic()
     [outcome] = admin.post("/v1/reload", {"parts": [part]})["parts"]
     if outcome["outcome"] != _RELOADED:
@@ -143,7 +142,7 @@ def _reload(admin: AdminClient, part: str) -> float:
 
 
 def _hang_up(running: Child, admin: AdminClient) -> float:
-    """Reload everything by SIGHUP; return the seconds until a dry run finds nothing new."""
+    """Reload everything by SIGHUP; return the seconds until a dry run finds no change."""
     begun = time.monotonic()
     os.kill(running.pid, signal.SIGHUP)
     while time.monotonic() - begun < _HANGUP_SECONDS:

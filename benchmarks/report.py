@@ -1,4 +1,4 @@
-"""How a comparison is printed and written: one table of figures, notes on what limits them, and a JSON twin."""
+"""How a comparison is printed and written: one table of figures, notes on what limits them, and the same as JSON."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Pairs = Mapping[str, Sequence[tuple[Measurement, Measurement]]]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything that was measured, and between whom."""
+    """All measurements, and the peers compared."""
 
     subject: str
     baseline: str
@@ -42,7 +42,7 @@ class Report:
 
     @property
     def comparisons(self) -> list[Comparison]:
-        """What the pairs say about each figure that they have."""
+        """What the pairs say about each figure that they contain."""
         rows = [(ours.figures, theirs.figures) for pairs in self.pairs.values() for ours, theirs in pairs]
         compared = (compare(figure, rows) for figure in FIGURES)
         return [self._fairly(comparison) for comparison in compared if comparison is not None]
@@ -101,7 +101,7 @@ class Report:
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def _fairly(self, row: Comparison) -> Comparison:
-        """Return *row* without the blame for a rate that the load generator could not exceed."""
+        """Return *row* without penalty for a rate limited by the load generator."""
         runs = [ours for pairs in self.pairs.values() for ours, _ in pairs if row.figure.key in ours.figures]
         if not row.figure.key.endswith("_rate") or not _load_limited(runs):
             return row
@@ -167,7 +167,7 @@ def _table(report: Report, comparisons: Sequence[Comparison]) -> Table:
 
 
 def _load_limited(runs: Sequence[Measurement]) -> bool:
-    """Return whether in most of *runs* as fast as it goes was as fast as the load generator goes."""
+    """Return whether the load generator limited the rate in most of *runs*."""
     rated = [run.load_busy for run in runs if any(key.endswith("_rate") for key in run.figures)]
     return bool(rated) and statistics.median(rated) > _LOAD_LIMIT
 

@@ -5,16 +5,16 @@
     … --already-revoked 1000000                                   a million entries in the broker's index before
 
 The provisioning service and the broker are the real ones; the devices are enrolled by EST and held by the load
-generator, which notes when the broker closes each connection. A call is timed from just before it is made, so the time
-has everything in it: the operator's HTTPS request, the commit, the feed, the broker, the closing of the connection. The
-operator's connections cost little themselves (`kept_connections`). Three ways: one by one, the next call when the
-device before is out; at once, so many calls under way; in one call, which is how an operator revokes many.
+generator, which records when the broker closes each connection. A call is timed from just before it is made, so the
+time includes everything: the operator's HTTPS request, the commit, the feed, the broker, the closing of the connection.
+The operator's connections cost little themselves (`kept_connections`). Three ways: one by one, the next call once the
+previous device is out; at once, with many calls in flight; in one call, the way an operator revokes many.
 
 Rules
 -----
-1. A device that is closed without having been revoked, or stays after it was, fails the run.
-2. The operator's connections are open before, and the first revocation is not counted.
-3. Certificates revoked before are put into the store while nobody has it open; the broker reads them from the feed.
+1. A device that is disconnected without having been revoked, or stays connected after it was, fails the run.
+2. The operator's connections are opened beforehand, and the first revocation is not counted.
+3. Previously revoked certificates are put into the store while it is closed; the broker reads them from the feed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _SMOKE = ["--devices", "30", "--one-by-one", "5", "--at-once", "10", "--in-one-c
 
 
 class WronglyClosed(RuntimeError):
-    """A connection was closed or kept that should not have been, or without the reason."""
+    """A connection was wrongly closed or kept, or closed without the reason."""
 
 
 _FAILURES = (
@@ -72,7 +72,7 @@ _FAILURES = (
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """One revocation: when it was asked for, answered, and the device's connection closed (monotonic seconds)."""
+    """One revocation: when it was requested, answered, and the device's connection closed (monotonic seconds)."""
 
     device: str
     called: float
@@ -99,7 +99,7 @@ class Result:
 
 
 class Closings:
-    """When the broker closed which connection, as the load generator reports it."""
+    """When the broker closed which connection, as reported by the load generator."""
 
     def __init__(self, load: mqload.Load, reason: int) -> None:
         self._load = load
@@ -109,7 +109,7 @@ class Closings:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Read the load generator's reports in the block."""
+        """Read the load generator's reports during the block."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._load.fileno(), self._read)
         try:
@@ -118,13 +118,13 @@ class Closings:
             loop.remove_reader(self._load.fileno())
 
     def expect(self, device: str) -> asyncio.Future[float]:
-        """Say that *device* is about to be revoked; the future is when its connection was closed."""
+        """Announce the revocation of *device*; the future gives the time when its connection was closed."""
         self.check()
         closing = self._expected[device] = asyncio.get_running_loop().create_future()
         return closing
 
     def check(self) -> None:
-        """Raise what went wrong, if anything did."""
+        """Raise what went wrong, if anything."""
         if self._failure is not None:
             raise self._failure
 
@@ -202,7 +202,7 @@ async def measure(options: argparse.Namespace, folder: Path, console: Console) -
 async def _in_parallel(
     operators: Sequence[KeptConnection], closings: Closings, devices: Sequence[str]
 ) -> list[Revoked]:
-    """Revoke *devices*, one call under way on each of the connections at any time."""
+    """Revoke *devices*, with one call in flight on each of the connections at any time."""
     waiting, revoked = list(reversed(devices)), []
 
     async def work(operator: KeptConnection) -> None:

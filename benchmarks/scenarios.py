@@ -2,11 +2,11 @@
 
 Rules
 -----
-1. The same work for both peers: the same devices, messages and order, known before the run. A run in which a connection
+1. The same work for both peers: the same devices, messages and order, fixed before the run. A run in which a connection
    or a message was lost has no figure; it is reported as failed.
 2. The server's CPU time is read between two phases of the load, never estimated from its rate. Set-up, warm-up and
-   closing are outside what is measured.
-3. Where the rate is "as fast as it goes", a bounded number of messages is under way, so that neither peer measures how
+   closing are not measured.
+3. Where the rate is "as fast as it goes", the number of messages in flight is bounded, so that no peer measures how
    much it can pile up.
 """
 
@@ -61,12 +61,12 @@ SMOKE = Sizes(
 
 @dataclass(slots=True)
 class Measurement:
-    """What one run of one scenario against one peer said."""
+    """The result of one run of one scenario against one peer."""
 
     figures: dict[str, float] = field(default_factory=dict)
     tls: str = ""
     load_busy: float = 0.0
-    """Largest share of one core that the load generator used: near 1, it and not the server set the pace."""
+    """Largest share of one core that the load generator used: near 1, it set the pace rather than the server."""
     foreign: float = 0.0
     """Largest number of cores that programs outside the benchmark kept busy."""
     failure: str | None = None
@@ -106,7 +106,7 @@ class _Moment:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One scenario under way."""
+    """One scenario in progress."""
 
     bench: Workbench
     server: peers.Server
@@ -129,7 +129,7 @@ class _Run:
 
     @contextmanager
     def measured(self, load: Load) -> Iterator[Callable[[], float]]:
-        """Measure the block; afterwards the function that it is given returns the server's CPU seconds in it."""
+        """Measure the block; afterwards the yielded function returns the server's CPU seconds in it."""
         before = self._now(load)
         used: list[float] = []
         yield lambda: used[0]
@@ -145,7 +145,7 @@ class _Run:
 
 
 def _connections(run: _Run) -> None:
-    """Every device connects, stays idle, leaves, and comes back with its TLS session."""
+    """Every device connects, stays idle, leaves, and reconnects with its TLS session."""
     devices = run.bench.sizes.devices
     with run.load("-n", _WARM_UP) as load:
         load.phase("connect")
@@ -191,7 +191,7 @@ def _messages(run: _Run, *arguments: str | float) -> tuple[dict[str, Any], float
 
 
 def _fan_in(run: _Run, key: str, messages: int, *, qos: int = 0, burst: int = 1, persistent: bool = False) -> None:
-    """Many publishers, one subscriber that gets everything, as fast as it goes, *burst* messages a write."""
+    """Many publishers, one subscriber that gets everything, as fast as it goes, *burst* messages per write."""
     under_way = ("-W", _FAN_IN_UNDELIVERED, "-B", burst, *(("-E",) if persistent else ()))
     result, cpu = _messages(run, "-n", PUBLISHERS, "-s", 1, "-m", messages, "-q", qos, *under_way)
     run.result.figures[f"{key}_rate"] = result["delivered_per_second"] / 1e3
@@ -211,7 +211,7 @@ def _fan_in_qos1(run: _Run) -> None:
 
 
 def _fan_in_durable(run: _Run) -> None:
-    """Let the subscriber's session be persistent: what is acknowledged is on disk here, in memory at the baseline."""
+    """Give the subscriber a persistent session: acknowledged messages are on disk here, in memory at the baseline."""
     _fan_in(run, "fan_in_durable", run.bench.sizes.fan_in_qos1, qos=1, persistent=True)
 
 
@@ -223,7 +223,7 @@ def _fan_out(run: _Run) -> None:
 
 
 def _paced(run: _Run) -> None:
-    """Run a fleet at its usual pace: each device sends ten messages a second, the server is not saturated."""
+    """Run a fleet at its usual pace: each device sends ten messages per second, the server is not saturated."""
     messages = int(run.bench.sizes.paced_seconds * PACED_RATE)
     result, cpu = _messages(run, "-n", run.bench.sizes.paced_publishers, "-s", 1, "-m", messages, "-r", PACED_RATE)
     run.result.figures["paced_p50"] = result["latency_ms_p50"]

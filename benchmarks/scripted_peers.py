@@ -1,7 +1,7 @@
-"""aedes (JavaScript) and amqtt (Python) as peers: libraries, each with a broker of a few lines beside this file.
+"""aedes (JavaScript) and amqtt (Python) as peers: libraries, each with a broker of a few lines in this folder.
 
-Both get mutual TLS and the rights that the others have, checked by their own hooks: who a certificate names, and what
-it may publish and read. aedes is installed by `make bench-peers`, in the version of benchmarks/aedes/package.json.
+Both get mutual TLS and the other peers' access rules, checked by their own hooks: whom a certificate names, and what it
+may publish and read. aedes is installed by `make bench-peers`, in the version of benchmarks/aedes/package.json.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/side_by_side.py --quick  about one
     … --subject mosquitto --baseline mosquitto           a peer with itself: what the noise of this machine is
 
-In each round every scenario runs against both peers, one after the other, and the order changes with each round, so
-that a machine that slows down favours neither. See docs/performance.md for what the figures mean.
+In each round every scenario runs against both peers in turn, and the order changes with each round, so that a machine
+that slows down favours neither. See docs/performance.md for what the figures mean.
 """
 
 from __future__ import annotations

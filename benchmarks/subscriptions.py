@@ -3,14 +3,14 @@
     .venv/bin/python benchmarks/subscriptions.py                        half a minute
     .venv/bin/python benchmarks/subscriptions.py --devices 10000 --compiled
 
-*storm*: so many devices connect, each subscribing to its own topics and to one wildcard that all share, and publishing
-in between, so that the routes of those who came before are warm. What a device costs must not grow with their number.
-The wildcard is tried in three places: where it matches none of the devices' topics, where it matches them all, and
-where it stands beside them below the same level. Then each device has a wildcard of its own, which nobody shares.
+*storm*: many devices connect, each subscribing to its own topics and to one wildcard that all share, and publishing in
+between, so that the routes of earlier devices are cached. The cost per device must not grow with their number. The
+wildcard is tried in three places: where it matches none of the devices' topics, where it matches them all, and where it
+is a sibling of them below the same level. Then each device has its own unshared wildcard.
 
-*matching*: so many subscriptions, and topics that no route is cached for: twice, from all over the tree, and the same
-500 over and over. The steps of a match do not grow with the number of subscriptions; what grows from all over is how
-long the processor waits for memory, since a large tree is not in its caches. The 500 are, however large the tree.
+*matching*: many subscriptions, and topics without a cached route: first from all over the tree, then the same 500
+repeatedly. The steps of a match do not grow with the number of subscriptions; with topics from all over, what grows is
+the processor's wait for memory, since a large tree does not fit in its caches. The 500 do, however large the tree.
 
 tests/unit/broker/routing/test_growth.py counts the operations; here they are timed.
 """
@@ -55,7 +55,7 @@ _PASSES = 5
 def main() -> int:
     """Print the costs at growing numbers."""
     options = _parser().parse_args()
-    gc.disable()  # The broker freezes what lives long, so that it is not looked at again either.
+    gc.disable()  # The broker freezes long-lived objects, so they are not scanned there either.
     steps = [options.devices // 10, options.devices // 3, options.devices]
     for place, wildcard in WILDCARDS.items():
         _print(f"storm, a shared wildcard {place}", steps, "device", partial(_storm, wildcard))
@@ -89,7 +89,7 @@ def _storm(wildcard: str, devices: int) -> float:
         session = _session(name)
         routes.subscribe(session, Subscription(f"fleet/meters/{name}/cmd/#", 1))
         routes.subscribe(session, Subscription(wildcard.format(name), 0))
-        # The first telemetry; its state, too, but for a few where all listen: each is delivered to all.
+        # The first telemetry; also its state, except for a few devices where all listen: each is delivered to all.
         routes[f"fleet/meters/{name}/telemetry".encode()].deliver(message, session, 0.0)
         if wildcard != WILDCARDS["matching what they publish"] or number % (devices // 10) == 0:
             routes[f"fleet/meters/{name}/state".encode()].deliver(message, session, 0.0)
@@ -97,7 +97,7 @@ def _storm(wildcard: str, devices: int) -> float:
 
 
 def _matching(different: int, matches: int, subscriptions: int) -> float:
-    routes = Routes(1)  # No cache to speak of.
+    routes = Routes(1)  # Practically no cache.
     for number in range(subscriptions):
         session = _session(f"m{number:06}")
         wild = ("cmd/#", "cmd/+", "cmd/+/ack", "cmd")[number % 4]
