@@ -32,9 +32,9 @@ class ApprovalState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRequest:
-    """What an operator is asked: may *name*, with this key, become a device of *group*.
+    """The question for an operator: whether *name*, with this key, may become a device of *group*.
 
-    *evidence* says what else was presented, *asked_from* the address, which makes it no other request.
+    *evidence* says what else was presented, *asked_from* the address, which does not distinguish requests.
     """
 
     group: str
@@ -57,8 +57,8 @@ class StoredApproval:
     used_at: datetime | None
     """When it bought its first certificate."""
     certificate_id: int | None
-    """What it has bought last: another one if the answer with the first was lost. Before it has bought one: what the
-    name was certified last when it was decided."""
+    """The last certificate that it bought: a second one if the answer with the first was lost. Before it has bought
+    one: the name's newest certificate at the time of the decision."""
 
 
 _FIND: Final = (
@@ -73,7 +73,7 @@ _FIND: Final = (
 
 
 def find(connection: Connection, group: str, name: str, spki_sha256: bytes) -> StoredApproval | None:
-    """Return the request so recognised, locked until the transaction ends."""
+    """Return the request with these facts, locked until the transaction ends."""
     row = connection.execute(_FIND, {"in_group": group, "wanted": name, "key": spki_sha256}).one_or_none()
     return None if row is None else _from_row(row)
 
@@ -94,7 +94,7 @@ def put(connection: Connection, request: ApprovalRequest, now: datetime) -> int:
     connection.execute(delete(approvals).where(*same))
     highest = connection.execute(select(func.max(approvals.c.id))).scalar_one()
     counters.ensure(connection, _NUMBERS)
-    number = counters.take_above(connection, _NUMBERS, highest or 0)  # SQLite would give a removed one's again.
+    number = counters.take_above(connection, _NUMBERS, highest or 0)  # SQLite would reuse a removed one's.
     row = {
         "id": number,
         "group_name": request.group,

@@ -103,7 +103,7 @@ class AuditEntry:
     mac: bytes
 
     def checked(self) -> AuditEntry:
-        """Return it; raise TypeError if it holds what no service writes: SQLite keeps anything in any column."""
+        """Return it; raise TypeError if it has values that no service writes: SQLite stores any type in any column."""
         if not isinstance(self.mac, bytes):
             raise TypeError("the code of an entry is no bytes")
         for fact in (self.actor, self.action, self.subject, self.details):
@@ -112,7 +112,7 @@ class AuditEntry:
         return self
 
     def authenticated_by(self, key: bytes, previous: bytes) -> bool:
-        """Whether it follows the entry whose code is *previous* and nobody has changed it."""
+        """Whether it follows the entry whose code is *previous*, unchanged."""
         facts = (self.number, self.at, self.actor, self.action, self.subject, self.details)
         return hmac.compare_digest(self.mac, _mac(key, previous, *facts))
 
@@ -127,7 +127,7 @@ _MOVE: Final = Prepared(
 _NO_UTF8: Final = "decode to UTF-8"
 """What the driver's words are for it: it has no class of its own."""
 _END: Final = "audit_end"
-"""Of a connection's notes: where the log ends in the transaction that is under way."""
+"""Key in a connection's notes: the log's end in the current transaction."""
 
 
 @dataclass(slots=True)
@@ -139,7 +139,7 @@ class _End:
 
 @contextlib.contextmanager
 def one_end(connection: Connection) -> Iterator[None]:
-    """Let the entries of the block, which is one transaction, share one look at the log's end and one move of it."""
+    """Let the entries of the block, which is one transaction, share one read and one update of the log's end."""
     notes = connection.info  # A connection that breaks has none any more.
     end = notes[_END] = _End()
     try:
@@ -150,13 +150,13 @@ def one_end(connection: Connection) -> Iterator[None]:
 
 
 def end_of(connection: Connection) -> AuditHead | None:
-    """Return where the log ends now in a transaction of `one_end`, for `take_back`."""
+    """Return the log's present end in a transaction of `one_end`, for `take_back`."""
     end: _End = connection.info[_END]
     return end.now
 
 
 def take_back(connection: Connection, end: AuditHead | None) -> None:
-    """Say that what was appended after *end* is undone."""
+    """Reset the log's end to *end*: what was appended after it is undone."""
     shared: _End = connection.info[_END]
     shared.now = end
 
@@ -192,7 +192,7 @@ def append_each(
     end = _End() if shared is None else shared
     if end.now is None:
         head = _LOCK_HEAD.first(connection, {})
-        if head is None or not isinstance(head[1], bytes):  # Somebody has removed it, or written it himself.
+        if head is None or not isinstance(head[1], bytes):  # It was removed, or tampered with.
             raise unwritable()
         last, mac, _ = head
         if end.now is None:  # Works that are led side by side ask all at once, and append one after the other.
@@ -212,7 +212,7 @@ def append_each(
 
 
 def unwritable() -> Refused:
-    """Return what is said where no entry can be written: what would have one is not done."""
+    """Return the refusal of an action whose entry cannot be written."""
     return Refused(Code.UNAVAILABLE, "the audit log cannot be written now, and nothing is done without it; try again")
 
 

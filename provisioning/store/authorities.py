@@ -65,7 +65,7 @@ class AuthorityState(StrEnum):
 
 
 DEFAULT_LINE: Final = "default"
-"""What certifies whoever is in no group with a line of its own: brokers, operators, the service itself too."""
+"""Certifies all that are in no group with its own line, including brokers, operators and the service itself."""
 _TRUSTED: Final = frozenset({AuthorityState.ANNOUNCED, AuthorityState.ACTIVE, AuthorityState.RETIRING})
 
 
@@ -112,12 +112,12 @@ def every(connection: Connection, *, for_update: bool = False) -> list[StoredAut
 
 
 def described(found: Sequence[StoredAuthority]) -> str:
-    """Return the CAs with their states, for a sentence."""
+    """Return the CAs with their states, as text for messages."""
     return ", ".join(f"{each.name} ({each.state})" for each in found if each.kind is not AuthorityKind.CROSS) or "none"
 
 
 def name_of(connection: Connection, key_id: str) -> str:
-    """Return what the issuing CA is called whose key identifier, in hexadecimal, is *key_id*."""
+    """Return the name of the issuing CA with the key identifier *key_id*, in hexadecimal."""
     statement = select(authorities.c.name).where(
         authorities.c.key_id == key_id, authorities.c.kind == AuthorityKind.ISSUING.value
     )
@@ -132,13 +132,13 @@ def key_ids(connection: Connection) -> dict[str, str]:
 
 
 def states(connection: Connection) -> Sequence[tuple[str, str]]:
-    """Return names and states alone: what is compared to find out that something has changed."""
+    """Return only names and states, which are compared to detect changes."""
     statement = select(authorities.c.name, authorities.c.state).order_by(authorities.c.name)
     return [(name, state) for name, state in connection.execute(statement)]
 
 
 def active_lines(connection: Connection) -> list[str]:
-    """Return the lines of which a CA issues, in order of name; no CA changes until the transaction ends."""
+    """Return the lines with an active CA, in order of name; no CA changes until the transaction ends."""
     return sorted(
         each.line
         for each in every(connection, for_update=True)
@@ -149,7 +149,7 @@ def active_lines(connection: Connection) -> list[str]:
 def may_sign(connection: Connection, key_id: bytes) -> bool:
     """Whether the issuing CA with this key may sign a certificate in this transaction.
 
-    A retiring one may: another process may not have heard yet, and what it issues is good until its end.
+    A retiring one may: another process may not know of it yet, and such certificates are good until they expire.
     """
     row = _STATE.first(connection, {"wanted": key_id.hex()})
     return row is not None and row[0] in _MAY_SIGN
@@ -207,7 +207,7 @@ def adopt(connection: Connection, root: x509.Certificate, issuing: x509.Certific
 
 
 def last_expiries(connection: Connection, key_id: bytes, but_of: str) -> dict[str | None, datetime]:
-    """Return when the last certificate that this CA has issued ends, for each group or none.
+    """Return when the last certificate that this CA has issued expires, for each group or none.
 
     Those of the device *but_of* are not counted.
     """

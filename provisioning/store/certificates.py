@@ -45,7 +45,7 @@ class CertificateState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StoredRevocation:
-    """That a certificate is revoked: its place in the feed, why and when."""
+    """A certificate's revocation: its sequence number in the feed, why and when."""
 
     sequence: int
     reason: RevocationReason
@@ -66,19 +66,18 @@ class StoredCertificate:
     not_after: datetime
     issued_at: datetime
     granted_seconds: int | None
-    """How long it and its successors may each live by what was shown at the enrolment; None: nothing shortens that."""
+    """The longest validity of it and of each successor, from the evidence at the enrolment; None: not limited."""
     device: Device
     revocation: StoredRevocation | None
     key_ended_at: datetime | None
-    """When its key was reported as compromised, until all that are for the key are revoked for it; it is worth nothing
-    since then, be it revoked itself or still to be."""
+    """When its key was reported as compromised, until all certificates for the key are revoked; it is worthless from
+    then on, whether or not it is itself revoked yet."""
     issuer_ended_at: datetime | None
-    """When the CA that has issued it was revoked, if that was before its own end; it is worth nothing since then, too,
-    and so for ever."""
+    """When its CA was revoked, if that was before its own expiry; it is worthless from then on, for ever."""
 
     @property
     def ended_above(self) -> datetime | None:
-        """Since when it is worth nothing by the end of its key, or of its CA, be it revoked itself or still to be."""
+        """Since when it is worthless because its key or CA was ended, whether or not it is itself revoked yet."""
         return self.key_ended_at or self.issuer_ended_at
 
     @property
@@ -87,7 +86,7 @@ class StoredCertificate:
         return self.revocation is not None and not self.revocation.reason.final
 
     def state(self, now: datetime) -> CertificateState:
-        """Return what the certificate is worth *now*: revoked, too, where it is still to be for its key or its CA."""
+        """Return the certificate's state *now*: also revoked if it is still to be, for its key or with its CA."""
         above = self.ended_above
         if above is not None and above < self.not_after:
             return CertificateState.REVOKED
@@ -113,14 +112,14 @@ class HeldCertificate:
 
     @property
     def withdrawn(self) -> bool:
-        """Whether it was revoked, or suspended by an operator, or is still to be revoked for its key or its CA."""
+        """Whether it was revoked, or suspended by an operator, or is still to be revoked for its key or with its CA."""
         if self.ended_above:
             return True
         held = self.on_trial and self.revoked_for is RevocationReason.CERTIFICATE_HOLD
         return not (self.revoked_for is None or held)
 
     def good(self, now: datetime) -> bool:
-        """Whether it has begun, which it has not if the clock was set back, and is neither revoked nor at its end."""
+        """Whether it is valid, which it is not yet if the clock was set back, not expired and not revoked."""
         return not self.withdrawn and self.not_before <= now < self.not_after
 
 
@@ -140,7 +139,7 @@ KEY_ENDED_AT: Final = unfinished_key_ends.c.ended_at.label("key_ended_at")
 ISSUER_ENDED_AT: Final = authorities.c.changed_at.label("issuer_ended_at")
 ENDS_ABOVE: Final = [KEY_ENDED_AT, ISSUER_ENDED_AT]
 ENDED_ABOVE: Final = or_(unfinished_key_ends.c.ended_at < certificates.c.not_after, authorities.c.id.is_not(None))
-"""That a certificate is worth nothing by the end of its key or its CA, over `with_ends_above`; NULL is no, too."""
+"""Condition: a certificate is worthless because its key or CA was ended, over `with_ends_above`; NULL also means no."""
 NOT_ENDED_ABOVE: Final = and_(
     or_(unfinished_key_ends.c.ended_at.is_(None), unfinished_key_ends.c.ended_at >= certificates.c.not_after),
     authorities.c.id.is_(None),
@@ -150,9 +149,9 @@ _REVOKED_ISSUER: Final = text("authorities.kind = 'issuing' AND authorities.stat
 
 
 def with_ends_above(certified: Join | Table) -> Join:
-    """Return *certified*, in which certificates are, with what is left to do of each one's key, and its revoked CA.
+    """Return *certified*, which contains certificates, joined with each one's unfinished key end and its revoked CA.
 
-    What had ended before its CA was revoked is not revoked with it.
+    A certificate that had expired before its CA was revoked is not revoked with it.
     """
     return certified.outerjoin(
         unfinished_key_ends,
@@ -185,7 +184,7 @@ _LOCK: Final = Prepared(
     .where(certificates.c.serial == bindparam("wanted"))
     .with_for_update(of=devices)
 )
-# Many are found in two steps, and each step looks one thing up by one index, however many are asked for: without
+# Many are found in two steps, each of which is a look-up by one index, however many are requested: without
 # statistics PostgreSQL would read all certificates, devices and revocations for a list (docs/decisions/0085).
 _IDS_OF_DEVICE: Final = Prepared(
     select(certificates.c.id).where(certificates.c.device_id == bindparam("wanted")), at_once=True
@@ -319,7 +318,7 @@ def add(
 def find(
     connection: Connection, issuer_key_id: bytes, serial: int, *, for_update: bool = False
 ) -> StoredCertificate | None:
-    """Return the certificate so named; with *for_update* its device is locked until the transaction ends."""
+    """Return the certificate with these facts; with *for_update* its device is locked until the transaction ends."""
     named = {"issuer": issuer_key_id.hex(), "wanted": serial_text(serial)}
     if for_update:
         _lock_device(connection, named["wanted"])
@@ -330,10 +329,10 @@ def find(
 def revocation_of(
     connection: Connection, issuer_key_id: str, serial: str
 ) -> tuple[bool, tuple[datetime, RevocationReason] | None]:
-    """Return whether a certificate was issued, and since when and why it is revoked: all that an OCSP answer says.
+    """Return whether a certificate was issued, and since when and why it is revoked, for an OCSP response.
 
-    That its device was ended or suspended, its key reported as compromised, or its CA revoked, is enough, be it still
-    to be revoked itself.
+    It counts as revoked if its device was ended or suspended, its key reported as compromised, or its CA revoked, even
+    before it is revoked itself.
     """
     row = _REVOCATION.first(connection, {"issuer": issuer_key_id, "wanted": serial})
     if row is None:

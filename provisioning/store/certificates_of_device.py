@@ -155,23 +155,23 @@ def before(connection: Connection, device_id: int, identifier: int, most: int) -
 
 
 def newest(connection: Connection, device_id: int) -> StoredCertificate | None:
-    """Return what the device was certified last, None if it never was."""
+    """Return the device's newest certificate, None if it never had one."""
     row = _NEWEST.first(connection, {"wanted": device_id})
     return None if row is None else from_row(row)
 
 
 def end_behind(connection: Connection, device_id: int, newer: int) -> datetime | None:
-    """Return the end of the certificate behind a device's *newer* newest ones; None: there is none, or a trial."""
+    """Return the expiry of the certificate before a device's *newer* newest ones; None: there is none, or a trial."""
     row = _BEHIND.first(connection, {"wanted": device_id, "newer": newer})
     end: datetime | None = row[0] if row is not None and row[1] else None
     return end
 
 
 def in_use(connection: Connection, device_id: int, now: datetime, grace: timedelta) -> list[StoredCertificate]:
-    """Return what a device has that may be good for anything, oldest first.
+    """Return the device's certificates that are still usable, oldest first.
 
-    What is revoked for ever is not, nor what is still to be for its key or its CA.
-    A certificate that has ended may be renewed for up to *grace*; a trial that has ended is good for nothing.
+    Those revoked for ever are not, nor those still to be for their key or with their CA.
+    An expired certificate may be renewed for up to *grace*; a trial that has ended is not usable.
     """
     found = _IN_USE.rows(connection, {"wanted": device_id, "since": now - grace, "now": now})
     every = map(from_row, found)
@@ -183,11 +183,11 @@ def in_use(connection: Connection, device_id: int, now: datetime, grace: timedel
 
 
 def withdrawn(connection: Connection, device: Device) -> Withdrawal | None:
-    """Return that what the device had last was taken from it, None if it was not.
+    """Return the withdrawal of the device's latest certificate, None if it was not withdrawn.
 
-    Trials that wait for their activation are passed over, but those of a revoked CA, and so is what was revoked as
-    superseded by a certificate that came in its place. What somebody has revoked for that reason without giving another
-    is withdrawn like all else.
+    Trials that wait for their activation are passed over, except those of a revoked CA, and so are certificates revoked
+    as superseded by one that replaced them. One that was revoked for that reason without a replacement counts as
+    withdrawn.
     """
     if device.trial_ends_at is not None and not _trial_was_withdrawn(connection, device.id):
         return None  # Trials are all that it ever had, and nobody has ended one.

@@ -21,17 +21,17 @@ _HOLD: Final = RevocationReason.CERTIFICATE_HOLD.value
 
 
 def count_good(connection: Connection, issuer_key_id: bytes, now: datetime) -> int:
-    """Return how many that are neither expired nor revoked for ever; what is on hold is among them."""
+    """Return the number of those neither expired nor revoked for ever, including those on hold."""
     found = _not_final(select(func.count()), issuer_key_id.hex(), now)
     number: int = connection.execute(found).scalar_one()
     return number
 
 
 def not_revoked(connection: Connection, issuer_key_id: str, ended_at: datetime) -> list[int]:
-    """Return the ids of those that have not ended at *ended_at* and are not revoked for ever.
+    """Return the ids of those that have not expired at *ended_at* and are not revoked for ever.
 
-    First devices, what is good before what is on hold and the newest before the older: somebody would admit those. Then
-    whoever else there is, brokers among them: a follower's feed ends with its own certificate.
+    First those of devices, good ones before those on hold and newer before older: relying parties would accept those.
+    Then all others, including brokers: a subscriber's feed ends with its own certificate.
     """
     columns = select(certificates.c.id, devices.c.role, revocations.c.reason)
     rows = connection.execute(_not_final(columns, issuer_key_id, ended_at)).all()
@@ -40,7 +40,7 @@ def not_revoked(connection: Connection, issuer_key_id: str, ended_at: datetime) 
 
 
 def revoked_since(connection: Connection, issuer_key_id: str, sequence: int) -> list[StoredCertificate]:
-    """Return those that were revoked behind the place *sequence* of the feed, in its order."""
+    """Return those that were revoked after the sequence number *sequence* of the feed, in its order."""
     statement = (
         selected()
         .where(certificates.c.issuer_key_id == issuer_key_id, revocations.c.sequence > sequence)

@@ -31,9 +31,9 @@ def _claim(dialect: str) -> Prepared:
 
 
 def claim(connection: Connection, spki_sha256: bytes, device_id: int) -> bool:
-    """Make the key the device's unless it is somebody's already, this device's or another's; return whether it was so.
+    """Make the key the device's unless it is claimed already, by this device or another; return whether it was free.
 
-    There is no certificate then for a key that is claimed: every certificate's is, by whoever records it.
+    A free key has no certificate yet: recording a certificate claims its key.
     """
     row = {"spki_sha256": spki_sha256, "device_id": device_id}
     return _claim(connection.dialect.name).run(connection, row) == 1

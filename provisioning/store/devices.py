@@ -61,18 +61,18 @@ class Device:
     suspended_at: datetime | None = None
     decommissioned_at: datetime | None = None
     origin: str | None = None
-    """What identified it when it was enrolled first, where that can identify it again: its manufacturer's serial."""
+    """What identified it at its first enrolment, if that can identify it again: its manufacturer's serial number."""
     trial_ends_at: datetime | None = None
-    """When the last of its trials ends, while it never had anything else; None: it is here for good."""
+    """When the last of its trials ends, if it only ever had trials; None: it is here for good."""
 
     @property
     def place(self) -> str:
-        """Its role and its group, if it has one, as a refusal says them."""
+        """Its role and its group, if it has one, as text for refusals."""
         return f"role {self.role}" if self.group is None else f"role {self.role} of group {self.group}"
 
     @property
     def state(self) -> DeviceState:
-        """What holds now: the most final of what was decided."""
+        """The state in force: the most final decision."""
         for state, since in (
             (DeviceState.DECOMMISSIONED, self.decommissioned_at),
             (DeviceState.REVOKED, self.revoked_at),
@@ -103,7 +103,7 @@ def find_all(connection: Connection, names: Sequence[str]) -> list[Device]:
 def lock_all(connection: Connection, names: Sequence[str], serials: Sequence[str]) -> list[Device]:
     """Return the devices with these names and those whose certificates have these serial numbers, locked.
 
-    All who lock several do it in the order of their names, or two would wait for each other.
+    Several devices are always locked in the order of their names, or two transactions could deadlock.
     """
     # Each is looked up by an index: without statistics PostgreSQL would read all devices for a list.
     owners = _each(connection, _ID_WITH_SERIAL, serials)
@@ -130,14 +130,14 @@ def add(
 
 
 def move(connection: Connection, device: Device, role: Role, group: str | None, origin: str | None) -> Device:
-    """Give a device that never was one another role and group; return it."""
+    """Give a device that was never activated another role and group; return it."""
     changed = {"role": role.value, "group_name": group, "origin": origin}
     connection.execute(update(devices).where(devices.c.id == device.id).values(changed))
     return replace(device, role=role, group=group, origin=origin)
 
 
 def stay(connection: Connection, device: Device) -> None:
-    """Note that the device has a certificate that is no trial, or has activated one: it is here for good."""
+    """Record that the device has a certificate that is no trial, or has activated one: it is here for good."""
     if device.trial_ends_at is not None:
         connection.execute(update(devices).where(devices.c.id == device.id).values(trial_ends_at=None))
 
@@ -171,7 +171,7 @@ def count(connection: Connection) -> dict[DeviceState, int]:
 
 
 def count_without_certificate(connection: Connection, now: datetime) -> int:
-    """Return how many active devices have no certificate that is good *now*: nothing lets them in as they are."""
+    """Return how many active devices have no certificate that is good *now*: they cannot connect."""
     good = (
         select(certificates.c.id)
         .select_from(certificates.outerjoin(revocations))
@@ -187,5 +187,5 @@ def count_without_certificate(connection: Connection, now: datetime) -> int:
 
 
 def with_id(connection: Connection, identifier: int) -> Device:
-    """Return the device that has this id, which is somebody's."""
+    """Return the device with this id, which must exist."""
     return device_from(connection.execute(select(devices).where(devices.c.id == identifier)).one())
