@@ -3,14 +3,14 @@
     name = "mosquitto"
     supports = ["mqtt5", "qos2", "topic_policy", "revocation"]
 
-    [limits]                      # seconds after which a peer that says nothing must be out
+    [limits]                      # seconds after which a silent peer must be disconnected
     handshake = 15
     connect = 15
 
-    [expected]                    # where the right answer differs from the catalogue's, or pins what it leaves open
+    [expected]                    # where the right answer differs from the catalogue's, or is more specific
     "5-revoked" = ["tls certificate_revoked"]
 
-    [revocation]                  # how a CRL gets there, for a broker that reads a file
+    [revocation]                  # how a CRL is installed, for a broker that reads a file
     crl_file = "/etc/mosquitto/crl.pem"
     reload = ["systemctl", "reload", "mosquitto"]
 

@@ -1,4 +1,4 @@
-"""`fleet-sim attack`, `revocation`, `delivery` and `attack-table`; what they do is beside this."""
+"""`fleet-sim attack`, `revocation`, `delivery` and `attack-table`; other modules do the work."""
 
 from __future__ import annotations
 

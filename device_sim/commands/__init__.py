@@ -1,1 +1,1 @@
-"""The commands of `fleet-sim`: their arguments, and what they do."""
+"""The commands of `fleet-sim`: their arguments and implementation."""

@@ -1,1 +1,1 @@
-"""Who the devices are: keys, certificates and evidence, in memory and on disk."""
+"""The devices' identities: keys, certificates and evidence, in memory and on disk."""

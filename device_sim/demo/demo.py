@@ -407,7 +407,7 @@ class _Story:
 
 
 def _all_late(closures: Iterable[Closure]) -> bool:
-    """Return whether all *closures* (possibly none) mean that an intruder was not answered in time."""
+    """Return whether all *closures* (possibly none) mean that one side did not hear from the other in time."""
     return all(closure.code == "timeout" or closure.number == KEEP_ALIVE_TIMEOUT for closure in closures)
 
 

@@ -1,1 +1,1 @@
-"""Many devices on one loop, the backend that hears them, and what is counted of both."""
+"""Many devices on one loop, the backend that receives their messages, and the counts of both."""

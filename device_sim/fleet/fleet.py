@@ -352,7 +352,7 @@ class Fleet:
 
 
 def _had_expired(device: LiveDevice, at: float) -> bool:
-    """Say whether the certificate of *device* was no longer valid at *at* (`time.monotonic`)."""
+    """Return whether the certificate of *device* had expired at *at* (`time.monotonic`)."""
     if device.credential is None:
         return False
     return device.credential.not_after.timestamp() < time.time() - (time.monotonic() - at)

@@ -7,7 +7,7 @@ client, and a `Conduct` says where it stops doing so. It decides nothing: `judgi
 
 Rules
 -----
-1. Everything the device sends is kept, up to a bound; the stand's behaviour depends only on its conduct, not on this.
+1. Everything the device sends is recorded, up to a bound; only the conduct determines what the stand does.
 2. The stand ends a connection where the conduct says so; otherwise the device does.
 """
 

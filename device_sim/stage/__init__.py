@@ -1,1 +1,1 @@
-"""What a fleet plays on: a provisioning service and a broker as processes of our own."""
+"""The environment of a fleet: a provisioning service and a broker as our own processes."""
