@@ -19,6 +19,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.broker_process import wait_until
 from tests.support.provisioning import REPOSITORY
 
 PROGRAMS = {"fleet-provisioning": "provisioning", "fleet-broker": "broker", "fleet-sim": "device_sim"}
@@ -143,8 +144,10 @@ def test_the_programs_need_a_directory_their_settings_and_no_more(tmp_path: Path
         with broker.running("fleet-broker", "run", log=tmp_path / "mqtt.log") as (mqtts, metrics):
             url = metrics.removesuffix("/metrics")
             assert probe(url, "/healthz") == (200, {"status": "ok"})
-            ready = {"newcomers": "ok", "certificate": "ok", "store": "ok"}
-            assert probe(url, "/readyz") == (200, {"ready": True, "checks": ready})
+            checks = {"newcomers": "ok", "certificate": "ok", "store": "ok", "issuing_cas": "ok"}
+            ready = (200, {"ready": True, "checks": checks})
+            # The feed tells of the CAs behind what it tells of revocations, for which a ready broker has waited.
+            wait_until(lambda: probe(url, "/readyz") == ready, "the broker is ready, and knows every CA")
             sim = Container(tmp_path / "sim", {})
             meters = str(tmp_path / "sim" / "meters")
             where = ("--provisioning", https, "--cafile", str(fleet / "ca-bundle.crt"))

@@ -20,6 +20,7 @@ from device_sim.attack import attacking
 from device_sim.attack.capabilities import EVERYTHING
 from device_sim.attack.catalogue import CATALOGUE
 from device_sim.attack.desk import Ended, EnrolmentDesk
+from device_sim.attack.given import Given
 from device_sim.attack.issuer import Issuer
 from device_sim.attack.target import SigningRegistrar, Target
 from device_sim.credentials.credential import HeldCredential, enrol
@@ -210,7 +211,9 @@ async def test_a_service_that_is_gone_is_told_with_who_is_left(tmp_path: Path) -
     assert "https://127.0.0.1:1" in outcome.why
 
 
-def test_whom_it_has_left_behind_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_whom_it_has_left_behind_is_no_success(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pki = Pki()
     with BrokerProcess.with_files(tmp_path / "b", pki) as broker:
 
@@ -222,7 +225,8 @@ def test_whom_it_has_left_behind_is_no_success(tmp_path: Path, capsys: pytest.Ca
             yield target
             target.ended = Ended(1, ("attack-1-device",), "it is gone")
 
+        monkeypatch.setattr(attacking, "chosen", lambda *_given, **_options: opened)
         with pytest.raises(typer.Exit) as left:
-            attacking.judge("attack", CATALOGUE, opened, ["1-good"], False, None, None)
+            attacking.judge("attack", CATALOGUE, Given(only=["1-good"]))
     assert left.value.exit_code == ExitCode.ERROR
     assert "0 fail" in capsys.readouterr().out

@@ -20,6 +20,7 @@ from provisioning.program.logs import configure_logging
 from provisioning.service.workers import Supervisor
 
 configure_logging()
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # The tests may run under nohup.
 
 def say(*words):  # In one piece: several processes write there.
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
