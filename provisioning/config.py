@@ -72,7 +72,7 @@ class ProfileSettings(BaseModel):
 
 
 _FILE: Final[ContextVar[Path | None]] = ContextVar("_FILE", default=None)
-"""What settings are read from while they are made: the library has no argument for it, and another class takes long."""
+"""The source of the settings being made: the library has no argument for it, and making another class takes long."""
 _NOT_FROM_FILE: Final = "unsafe_group_writable_directory"
 
 
@@ -189,7 +189,7 @@ class Settings(BaseSettings):
     @classmethod
     def _has_room_for_a_path(cls, url: HttpUrl | None) -> HttpUrl | None:
         if url is not None and (url.username or url.password or url.query is not None or url.fragment is not None):
-            # It is in every certificate, for everybody to read, with a path behind it, and is never taken back.
+            # It is in every certificate, readable for everybody, with a path appended, and can never be withdrawn.
             raise ValueError("it must have no user, no query and no fragment: every certificate carries it, and a path")
         return url
 
@@ -250,7 +250,7 @@ def _secret(name: str, need: str, value: SecretStr | None, file: Path | None) ->
 
 
 def _refuse_unknown_variables() -> None:
-    """Raise `ConfigurationError` for a variable that looks like a setting and is none: it would do nothing."""
+    """Raise `ConfigurationError` for a variable that looks like a setting but is none: it would have no effect."""
     for variable, value in os.environ.items():
         if not variable.startswith(ENVIRONMENT_PREFIX):
             continue
@@ -264,7 +264,7 @@ def _refuse_unknown_variables() -> None:
 def _settings_file(file: Path) -> Path | None:
     if file.is_file():
         return file
-    if os.path.lexists(file):  # The library would take it for no settings at all.
+    if os.path.lexists(file):  # The library would ignore it, as if there were no settings.
         raise ConfigurationError(f"{file} leads to no file: write one, or remove it")
     return None
 
@@ -293,7 +293,7 @@ def load_settings(directory: Path | None, **flags: Any) -> Settings:
         raise ConfigurationError("; ".join(wrong)) from error
     except (NotToml, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{file} is not TOML: {error}") from error
-    except SettingsError as error:  # Which names the field in quotes, and has nothing more to say.
+    except SettingsError as error:  # It only names the field, in quotes.
         name = next((each for each in Settings.model_fields if f'"{each}"' in str(error)), "profiles")
         remedy = f"a table is JSON in the environment; better write it in {SETTINGS_FILE}"
         raise ConfigurationError(f"{ENVIRONMENT_PREFIX}{name.upper()}: is not JSON; {remedy}") from error

@@ -21,7 +21,7 @@ _DURATIONS: Final = frozenset({"time_delta_parsing", "time_delta_type"})
 
 
 def explain(error: Any, prefix: str, file: Path, flags: Mapping[str, Any], known: Mapping[str, Collection[str]]) -> str:
-    """Return the sentence about one *error* of pydantic's.
+    """Return the sentence about one of pydantic's errors, *error*.
 
     *known* has the names of all settings under ``""``, and those in each kind of table under the table's name.
     """
@@ -43,7 +43,7 @@ def explain(error: Any, prefix: str, file: Path, flags: Mapping[str, Any], known
 
 
 def no_such(name: str, known: Collection[str]) -> str:
-    """Return what to say of the setting *name*, which is none of *known*."""
+    """Return the error text for the setting *name*, which is not one of *known*."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"no such setting; {f'is {near[0]} meant?' if near else f'see {_REFERENCE}'}"
 

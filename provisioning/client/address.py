@@ -1,4 +1,4 @@
-"""Addresses: which may be that of a provisioning service, and which cannot be used at all.
+"""Checks addresses: whether one may be a provisioning service's, and whether it can be used at all.
 
 A provisioning service's begins with ``https://``: over plain HTTP any listener could read an enrolment token, and
 anyone who answers could fake the revocation feed.
@@ -10,34 +10,34 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 MAXIMUM_URL: Final = 500
-"""Characters of a URL that an operator gives to the service."""
+"""Maximum length of a URL that an operator gives to the service."""
 _SHOWN = 200
 _HIGHEST_PORT = 65535
 
 
 class NoAddress(ValueError):
-    """There is nothing to connect to; the text says why."""
+    """The address cannot be used; the text says why."""
 
 
 def check_address(url: str) -> None:
-    """Raise `NoAddress` if httpx could not begin to connect: it has an error of its own for each reason, or none."""
-    import httpx  # Late: whoever has no address to check starts without it.
+    """Raise `NoAddress` if httpx could not begin to connect; its own error differs for each reason, or is missing."""
+    import httpx  # Late: programs without an address to check start without it.
 
     try:
         parts = httpx.URL(url)
         named, port = bool(parts.host), parts.port
-    except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a name that is none in the DNS.
+    except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: not a valid DNS name.
         raise NoAddress(str(error)) from error
     if not named:
         raise NoAddress("it names no host")
-    if port is not None and not 0 <= port <= _HIGHEST_PORT:  # httpx takes -1 for one.
+    if port is not None and not 0 <= port <= _HIGHEST_PORT:  # httpx accepts -1.
         raise NoAddress(f"there is no port {port}")
 
 
 def given_url(url: str, called: str) -> tuple[SplitResult, str]:
-    """Return the parts of *url*, which an operator has given as what is *called* so, and its host.
+    """Return the parts and the host of *url*, which an operator has given; errors name it *called*.
 
-    Raises ValueError with a sentence if it is no URL that names one.
+    Raises ValueError with a sentence if it is no URL with a host.
     """
     try:
         parts = urlsplit(url)
@@ -50,16 +50,16 @@ def given_url(url: str, called: str) -> tuple[SplitResult, str]:
 
 
 def misnamed(base_url: str) -> str | None:
-    """Return why *base_url* is no address of a provisioning service, or None."""
+    """Return why *base_url* cannot be a provisioning service's address, or None."""
     try:
         parts = urlsplit(base_url)
         named = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
         named = named and parts.username is None and base_url.isprintable()  # A password would be stored, and shown.
-    except ValueError:  # Brackets that hold no address, a port that is none.
+    except ValueError:  # Brackets without an address, or an invalid port.
         named = False
     return None if named else no_address(base_url, "give https://host:port")
 
 
 def no_address(base_url: str, why: str) -> str:
-    """Return what to say of *base_url*, which is none, however long it is."""
+    """Return the error text for the invalid *base_url*, shortened if it is long."""
     return f"{base_url[:_SHOWN]!r} is no address of a provisioning service: {why}"

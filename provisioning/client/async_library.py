@@ -18,11 +18,11 @@ _QUESTION: Final = "current_async_library"
 
 
 def look_for_no_other() -> None:
-    """Have httpcore look for no library that nobody has imported."""
+    """Keep httpcore from searching for `sniffio` unless it or trio has been imported."""
     try:
         import httpcore._backends.auto
         import httpcore._synchronization
-    except ImportError:  # Another version keeps it elsewhere: a request takes a little longer, and that is all.
+    except ImportError:  # In another version it is elsewhere: requests only take a little longer.
         return
     namespace: dict[str, Any] = vars(httpcore._synchronization)  # noqa: SLF001 - it has no setting for it
     asked = namespace.get(_QUESTION)

@@ -27,14 +27,14 @@ from provisioning.client.async_library import look_for_no_other
 MOST_BYTES: Final = 32 * 1024
 _PIECE: Final = 2 * 1024
 _CONNECTIONS, _KEPT, _KEPT_SECONDS = 100, 20, 5.0
-"""As httpx has them."""
+"""As in httpx."""
 
 
 class BoundedTransport(httpx.AsyncHTTPTransport):
-    """What carries the requests of a client of httpx: HTTP/1.1, without a proxy."""
+    """The transport of an httpx client: HTTP/1.1, without a proxy."""
 
     def __init__(self, verify: ssl.SSLContext) -> None:
-        """Believe servers as *verify* says, where they speak TLS."""
+        """*verify* is the TLS context for https URLs."""
         look_for_no_other()
         super().__init__(verify=verify, trust_env=False)
         self._pool = httpcore.AsyncConnectionPool(
@@ -47,19 +47,19 @@ class BoundedTransport(httpx.AsyncHTTPTransport):
 
 
 def body_follows(response: httpx.Response) -> None:
-    """Let the body of *response*, whose head is here, be read without the bound of heads."""
+    """Let the body of *response*, whose head is complete, be read without the limit for heads."""
     stream = response.extensions.get("network_stream")
     if isinstance(stream, _Stream):
         stream.left = None
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    """A connection that counts what is read of heads."""
+    """A connection that counts the bytes read of heads."""
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
         self.left: int | None = MOST_BYTES
-        """How much more a head may have; None: it is the body that is read."""
+        """How many more bytes a head may have; None: the body is being read."""
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
         if self.left is None:
@@ -90,7 +90,7 @@ class _Stream(httpcore.AsyncNetworkStream):
 
 
 class _Network(httpcore.AnyIOBackend):
-    """Connections of that kind."""
+    """Opens such connections."""
 
     async def connect_tcp(
         self,

@@ -31,7 +31,7 @@ CONNECT_TIMEOUT = 10.0
 DEFAULT_TIMEOUT = 30.0
 DEFAULT_CONNECTIONS = 16
 _ABOUT_TIME = frozenset({9, 10})
-"""What OpenSSL calls X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED: the clock may be the cause."""
+"""OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED: the clock may be the cause."""
 _ABOUT_NAMES = frozenset({62, 64})
 """X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
 NAME_THE_ADDRESS = "name the first address of its ready line"
@@ -51,9 +51,9 @@ def open_pool(
 ) -> httpx.AsyncClient:
     """Return a client of the service at *base_url*; *timeout* bounds each wait for the network, in seconds.
 
-    The service is that of *trust_domain*; None: that of the identity in *credential*, or any where there is none. One
-    that has to be *proven* shows in each handshake that its certificate is not revoked.
-    Raises `provisioning.pki.tls.TlsConfigurationError` when a file, or the address, cannot be used.
+    The service must be that of *trust_domain*; None: that of the identity in *credential*, or any if there is none. If
+    *proven*, it must show in each handshake that its certificate is not revoked.
+    Raises `provisioning.pki.tls.TlsConfigurationError` if a file, or the address, cannot be used.
     """
     if (wrong := misnamed(base_url)) is not None:
         raise TlsConfigurationError(wrong)
@@ -80,7 +80,7 @@ def open_pool(
 
 
 def problem_of(response: httpx.Response) -> dict[str, Any] | None:
-    """Return the problem document (RFC 9457) of a refusal; None: it has none, something else listens there."""
+    """Return the problem document (RFC 9457) of a refusal; None: it has none, so another program listens there."""
     try:
         problem = response.json()
     except ValueError:
@@ -110,7 +110,7 @@ def explain(base_url: str, error: httpx.HTTPError) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield *error* and what it came from; of several addresses that were tried in vain, the first one's."""
+    """Yield *error* and its causes; of several addresses that were tried in vain, the first one's."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause

@@ -35,11 +35,11 @@ class EnrolmentOperatorClient(OperatorClient):
     """An operator's client that also decides who may enrol."""
 
     async def create_group(self, name: str, rules: Mapping[str, Any]) -> EnrolmentGroup:
-        """Make an enrolment group; *rules* as ``POST /v1/groups`` names them."""
+        """Create an enrolment group; *rules* as ``POST /v1/groups`` names them."""
         return await self._call(EnrolmentGroup, "POST", "/v1/groups", {**rules, "name": name})
 
     async def change_group(self, name: str, rules: Mapping[str, Any]) -> EnrolmentGroup:
-        """Change the *rules* that are given; a limit of 0 takes it away."""
+        """Change the *rules* that are given; a limit of 0 removes it."""
         return await self._call(EnrolmentGroup, "PATCH", f"/v1/groups/{quote(name, safe='')}", rules)
 
     async def group(self, name: str) -> EnrolmentGroup:
@@ -54,7 +54,7 @@ class EnrolmentOperatorClient(OperatorClient):
     async def create_claim(
         self, name: str, *, group: str, maximum_devices: int, life_seconds: int, activation_seconds: int | None = None
     ) -> IssuedClaimCertificate:
-        """Make a claim certificate; its key comes with it, once."""
+        """Create a claim certificate; its key is returned with it, only once."""
         request = {
             "name": name,
             "group": group,
@@ -70,7 +70,7 @@ class EnrolmentOperatorClient(OperatorClient):
             yield self._read(ClaimCertificate, item)
 
     async def end_claim(self, name: str) -> ClaimCertificate:
-        """End a claim: it lets nobody in any more."""
+        """End a claim: it admits no more devices."""
         return await self._call(ClaimCertificate, "DELETE", f"/v1/claims/{quote(name, safe='')}")
 
     async def add_manufacturer(self, name: str, *, group: str, certificate: str, name_prefix: str = "") -> Manufacturer:
@@ -88,13 +88,13 @@ class EnrolmentOperatorClient(OperatorClient):
         return await self._call(Manufacturer, "GET", f"/v1/manufacturers/{quote(name, safe='')}")
 
     async def change_manufacturer(self, name: str, terms: Mapping[str, Any]) -> Manufacturer:
-        """Change the *terms* that are given, as ``PATCH /v1/manufacturers/{name}`` calls them."""
+        """Change the *terms* that are given; ``PATCH /v1/manufacturers/{name}`` names them."""
         return await self._call(Manufacturer, "PATCH", f"/v1/manufacturers/{quote(name, safe='')}", terms)
 
     async def take_list(self, name: str, crl: bytes, *, renumbered: bool = False, fewer: bool = False) -> TakenList:
-        """Give a manufacturer's CRL, in DER or PEM; its number may be lower than the last one's if *renumbered*.
+        """Upload a manufacturer's CRL, in DER or PEM; its number may be lower than the last one's if *renumbered*.
 
-        *fewer*: it may name however few of those that the last one named.
+        *fewer*: it may name any part of the certificates that the last one named.
         """
         path = f"/v1/manufacturers/{quote(name, safe='')}/lists"
         said = {"renumbered": renumbered, "fewer": fewer}
@@ -102,21 +102,21 @@ class EnrolmentOperatorClient(OperatorClient):
         return self._read(TakenList, self._object(await self._send("POST", path, crl, query)))
 
     async def revoked_devices(self, name: str) -> AsyncIterator[RecalledDevice]:
-        """Yield devices whose manufacturer has revoked what let them in, in order of name."""
+        """Yield devices whose manufacturer has revoked the certificate that admitted them, in order of name."""
         async for item in self._walk(f"/v1/manufacturers/{quote(name, safe='')}/revoked", {}):
             yield self._read(RecalledDevice, item)
 
     async def remove_list(self, name: str, sha256: str) -> RemovedList:
-        """Have the list with this SHA-256 of a manufacturer's forgotten, and what it says."""
+        """Remove the manufacturer's list with this SHA-256, and its entries."""
         path = f"/v1/manufacturers/{quote(name, safe='')}/lists/{quote(sha256, safe='')}"
         return await self._call(RemovedList, "DELETE", path)
 
     async def end_manufacturer(self, name: str) -> Manufacturer:
-        """End the trust in a manufacturer."""
+        """End the trust in a manufacturer's CA."""
         return await self._call(Manufacturer, "DELETE", f"/v1/manufacturers/{quote(name, safe='')}")
 
     async def list_devices(self, group: str, batch: Sequence[tuple[str, str | None]]) -> ListOutcome:
-        """Put devices, with the SHA-256 of their keys where known, on a group's list."""
+        """Add devices, with the SHA-256 of their keys if known, to a group's list."""
         entries = [{"name": name} | ({} if key is None else {"key_sha256": key}) for name, key in batch]
         path = f"/v1/groups/{quote(group, safe='')}/listed"
         return await self._call(ListOutcome, "POST", path, {"devices": entries})
@@ -127,7 +127,7 @@ class EnrolmentOperatorClient(OperatorClient):
             yield self._read(ExpectedDevice, item)
 
     async def unlist_device(self, group: str, name: str) -> None:
-        """Take a device off a group's list."""
+        """Remove a device from a group's list."""
         await self._send("DELETE", f"/v1/groups/{quote(group, safe='')}/listed/{quote(name, safe='')}")
 
     async def tokens(
@@ -138,7 +138,7 @@ class EnrolmentOperatorClient(OperatorClient):
         device: str | None = None,
         expires_before: datetime | None = None,
     ) -> AsyncIterator[KnownToken]:
-        """Yield tokens that fit what is given, oldest first."""
+        """Yield tokens that match the filters, oldest first."""
         until = None if expires_before is None else expires_before.isoformat()
         search = {"state": state, "group": group, "device": device, "expires_before": until}
         async for item in self._walk("/v1/tokens", search):
@@ -149,13 +149,13 @@ class EnrolmentOperatorClient(OperatorClient):
         return await self._call(KnownToken, "GET", f"/v1/tokens/{number}")
 
     async def void_token(self, number: int) -> KnownToken:
-        """Make a token worthless."""
+        """Void a token."""
         return await self._call(KnownToken, "DELETE", f"/v1/tokens/{number}")
 
     async def void_tokens(self, numbers: Sequence[int]) -> list[KnownToken]:
-        """Make tokens worthless, a thousand at most, in one step: all, or none if one is unknown; return them.
+        """Void tokens, a thousand at most, in one step: all, or none if one is unknown; return them.
 
-        One that has bought a certificate is among them, as ``used``.
+        Those already spent on a certificate are among them, as ``used``.
         """
         return (await self._call(_Voided, "POST", "/v1/voidings", {"tokens": list(numbers)})).tokens
 

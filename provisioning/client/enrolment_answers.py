@@ -1,4 +1,4 @@
-"""What the operators' REST API answers, second part: groups, claims, manufacturers, lists, approvals, renewals."""
+"""Answers of the operators' REST API, second part: groups, claims, manufacturers, lists, approvals, renewals."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ _LONGEST_TEXT = 500
 
 
 class EnrolmentRefused(Exception):
-    """The service decided against the request; asking the same again will not help."""
+    """The service refused the request; repeating it unchanged will not help."""
 
     def __init__(self, status: int, code: str, detail: str) -> None:
         super().__init__(f"{code}: {detail}" if code else detail)
@@ -53,7 +53,7 @@ class EnrolmentRefused(Exception):
 
 
 class EnrolmentUnavailable(Exception):
-    """The service cannot be reached, cannot decide now, or answers nonsense; *retry_after* is its own wish, in s."""
+    """The service cannot be reached, cannot decide now, or answers invalidly; *retry_after* is its request, in s."""
 
     def __init__(self, reason: str, retry_after: float | None = None) -> None:
         super().__init__(reason)
@@ -66,7 +66,7 @@ class EnrolmentPending(EnrolmentUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class RenewalInfo:
-    """The window in which a certificate should be renewed, at a moment chosen at random; ask again *retry_after* s."""
+    """The window for renewing a certificate, at a moment chosen at random; ask again after *retry_after* s."""
 
     start: datetime
     end: datetime
@@ -77,7 +77,7 @@ class EstClient:
     """A client of the EST service at *base_url*, trusted by *anchors* (PEM file or text).
 
     *credential* is the certificate to renew, or the claim's or manufacturer's certificate to enrol with. *trust_domain*
-    says of which fleet the service has to be; None: of that which *credential* names, or of any where it names none.
+    names the fleet whose service it must be; None: the one in *credential*, or any if that names none.
     """
 
     def __init__(
@@ -117,8 +117,8 @@ class EstClient:
     ) -> x509.Certificate:
         """Return the first certificate for *csr*; *user* is the device's name, *label* the group, if any.
 
-        Without a token the client's credential vouches (a claim, a manufacturer's certificate), or nothing but the
-        request. While an operator has not decided, `EnrolmentPending.retry_after` says when to repeat it.
+        Without a token the client's credential authenticates (a claim's, a manufacturer's certificate), or nothing
+        does. While an operator has not decided, `EnrolmentPending.retry_after` says when to repeat the request.
         """
         auth = None if user is None or token is None else httpx.BasicAuth(user, token)
         return await self._enrol("simpleenroll", csr, label=label, auth=auth)
@@ -128,14 +128,14 @@ class EstClient:
         return await self._enrol("simplereenroll", csr, label=None, auth=None)
 
     async def csr_attributes(self, label: str | None = None) -> bytes:
-        """Return what a request should look like: DER of CsrAttrs (RFC 7030 §4.5.2), empty if it does not matter."""
+        """Return the requested CSR contents: DER of CsrAttrs (RFC 7030 §4.5.2), empty if there are none."""
         response = await self._request("GET", "csrattrs", label=label, allowed=_NO_ATTRIBUTES)
         if response.status_code in _NO_ATTRIBUTES:
             return b""
         return self._decoded(response, _CSR_ATTRIBUTES)
 
     async def renewal_info(self, certificate: x509.Certificate) -> RenewalInfo:
-        """Return when *certificate* should be renewed. Renew when the service says so, not at a time of one's own."""
+        """Return when *certificate* should be renewed. Renew when the service says so, not at a time of your own."""
         try:
             response = await self._pool.get(f"/v1/renewal-info/{renewal_identifier(certificate)}")
         except httpx.HTTPError as error:
@@ -209,10 +209,10 @@ class EstClient:
 
 
 def renewal_identifier(certificate: x509.Certificate) -> str:
-    """Return how RFC 9773 §4.1 names *certificate*; it must have an Authority Key Identifier."""
+    """Return the RFC 9773 §4.1 identifier of *certificate*, which must have an Authority Key Identifier."""
     issuer = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier or b""
     serial = certificate.serial_number
-    number = serial.to_bytes(serial.bit_length() // 8 + 1)  # As in DER: a first octet of zero where the sign would be.
+    number = serial.to_bytes(serial.bit_length() // 8 + 1)  # As in DER: a zero octet first if the sign bit is set.
     return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in (issuer, number))
 
 

@@ -33,9 +33,9 @@ from provisioning.pki.tls import Credential, verified_path
 HEARTBEAT = 5.0
 _PATH = "/v1/revocations/feed"
 SILENT_HEARTBEATS = 3
-"""So many that fail to come are the end of the connection."""
+"""After this many missing ones the connection is given up."""
 _LONGEST_EVENT = 1024 * 1024
-"""That which tells of the CAs has the certificate of each, about 1 KB."""
+"""The event about the CAs has the certificate of each, about 1 KB."""
 
 
 class FeedLost(Exception):
@@ -43,16 +43,16 @@ class FeedLost(Exception):
 
 
 class FeedRefused(FeedLost):
-    """The service does not let this client follow, and says why."""
+    """The service does not let this client follow; the text says why."""
 
     def __init__(self, reason: str, code: str) -> None:
-        """*code* is the service's, empty if it gave none."""
+        """*code* is the service's error code, empty if it gave none."""
         super().__init__(reason)
         self.code = code
 
 
 class FeedAhead(Exception):
-    """The service knows fewer revocations than the follower, or others: an older database was restored.
+    """The service has fewer revocations than the follower, or different ones: an older database was restored.
 
     Start again from 0.
     """
@@ -66,9 +66,9 @@ class RevocationEvent:
     revocation: Revocation
     device: str
     recorded_at: datetime
-    """When the service recorded it: *revoked_at*, and not only to the second."""
+    """When the service recorded it: *revoked_at*, not truncated to the second."""
     mark: str | None = field(default=None, compare=False)
-    """For `follow`: what tells it from another event at its place, if the service says so."""
+    """For `follow`: distinguishes it from another event with its number; None if the service sends none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +83,14 @@ class ReleaseEvent:
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """Everything up to *sequence* has been received: caught up, and alive."""
+    """Everything up to *sequence* has been received; also the heartbeat."""
 
     sequence: int
 
 
 @dataclass(frozen=True, slots=True)
 class IssuingAuthority:
-    """One of the fleet's issuing CAs, as the service tells of it: to be compared with what is trusted, not to be it."""
+    """One of the fleet's issuing CAs, as the service reports it: to compare with the trust anchors, never as one."""
 
     name: str
     line: str
@@ -102,7 +102,7 @@ class IssuingAuthority:
 
 @dataclass(frozen=True, slots=True)
 class Authorities:
-    """Every issuing CA there is now; a service of before 0032 does not tell."""
+    """All current issuing CAs; a service from before 0032 does not send them."""
 
     issuing: tuple[IssuingAuthority, ...]
 
@@ -110,7 +110,7 @@ class Authorities:
 FeedEvent = RevocationEvent | ReleaseEvent | Current
 
 Refuse = Callable[[Sequence[bytes]], str | None]
-"""Says why a server is not believed that has shown a certificate of this path (DER, its own first), or None."""
+"""Returns why a server with this certificate path (DER, its own first) is not trusted, or None."""
 
 
 async def follow(
@@ -125,13 +125,13 @@ async def follow(
     proven: bool = False,
     hear: Callable[[Sequence[IssuingAuthority]], None] = lambda _issuing: None,
 ) -> AsyncGenerator[FeedEvent, None]:
-    """Yield what happened after the sequence number *after*, for ever.
+    """Yield the events after the sequence number *after*, for ever.
 
-    *mark* is that of the event *after*: where a restored store has another one there, this is `FeedAhead`.
-    *heartbeat* is the service's interval in seconds; a server that *refuse* has something against is none. One that has
-    to be *proven* shows that its certificate is not revoked (`provisioning.client.genuine_server`), or is none either.
-    *hear* is called with the fleet's issuing CAs, after the first `Current`, and again when they have changed. Raises
-    `FeedLost` or `FeedAhead`. Close the iterator (`contextlib.aclosing`) when you stop before that.
+    *mark* is that of the event *after*: if a restored store has another event there, this raises `FeedAhead`.
+    *heartbeat* is the service's interval in seconds; a server for which *refuse* gives a reason is not read. If
+    *proven*, it must also show that its certificate is not revoked (`provisioning.client.genuine_server`).
+    *hear* is called with the fleet's issuing CAs after the first `Current`, and again when they have changed. Raises
+    `FeedLost` or `FeedAhead`. Close the iterator (`contextlib.aclosing`) if you stop before that.
     """
     silence = heartbeat * SILENT_HEARTBEATS
     pool = open_pool(base_url, anchors, credential, timeout=silence, connections=1, proven=proven)
@@ -168,9 +168,9 @@ async def tell_known(
     *,
     refuse: Refuse = lambda _path: None,
 ) -> None:
-    """Tell the service which of its issuing CAs, by name, a broker would believe. Raises `FeedLost` if it was not told.
+    """Report to the service which of its issuing CAs, by name, a broker trusts. Raises `FeedLost` if that fails.
 
-    A server that *refuse* has something against is none.
+    A server for which *refuse* gives a reason is not told.
     """
     pool = open_pool(base_url, anchors, credential, connections=1)
     try:

@@ -42,7 +42,7 @@ from provisioning.program.given_file import PEM_BYTES, contents_of
 
 _DOMAINS = 64
 _OLDEST = timedelta(hours=1)
-"""Of a response: for so long may whoever has copied one with the key go on, after the service was told."""
+"""Maximum age of a response: an attacker with a copied key and response has so long after the revocation."""
 _WITH_ISSUER = 2
 
 
@@ -50,12 +50,12 @@ class GenuineServer(ssl.SSLObject):
     """The TLS side of one connection to the service of any fleet, for `ssl.SSLContext.sslobject_class`."""
 
     trust_domain: ClassVar[str | None] = None
-    """Of which fleet it has to be; None: of any."""
+    """The trust domain that it must have; None: any."""
     proves: ClassVar[bool] = False
-    """Whether it has to show that its certificate is not revoked."""
+    """Whether it must show that its certificate is not revoked."""
 
     def do_handshake(self) -> None:
-        """Go on with the handshake; raise `ssl.SSLCertVerificationError` if it has ended with somebody else."""
+        """Continue the handshake; raise `ssl.SSLCertVerificationError` if it has ended with another peer."""
         super().do_handshake()
         wrong = _wrong_with(self.getpeercert(binary_form=True) or b"", self.trust_domain)
         if wrong is None and self.proves:
@@ -66,8 +66,8 @@ class GenuineServer(ssl.SSLObject):
 
 @functools.lru_cache(_DOMAINS)
 def genuine_server(trust_domain: str | None, *, proves: bool = False) -> type[GenuineServer]:
-    """Return the same for the service of *trust_domain* alone, None: of any; *proves*: that shows that it is good."""
-    # A class of its own: OpenSSL's objects are made by the context, which has nothing to hand to them.
+    """Return the class for the service of *trust_domain*, None: of any; *proves*: it must prove that it is good."""
+    # A new class: the context creates its TLS objects, and passes them no arguments of ours.
     return type("GenuineServer", (GenuineServer,), {"trust_domain": trust_domain, "proves": proves})
 
 
@@ -92,7 +92,7 @@ def unproven(path: Sequence[bytes], response: bytes, now: datetime) -> str | Non
 
 
 def trust_domain_of(credential: Credential) -> str | None:
-    """Return the trust domain of who has *credential*; None: it names no identity, as a claim's certificate does.
+    """Return the trust domain in *credential*; None: it names no identity, like a claim's certificate.
 
     Raises `TlsConfigurationError` if it cannot be read.
     """
@@ -107,7 +107,7 @@ def trust_domain_of(credential: Credential) -> str | None:
         raise TlsConfigurationError(f"{where} holds no PEM certificate: {error}") from error
     try:
         return identity_of(certificate).trust_domain
-    except (InvalidIdentity, *UNREADABLE):  # A manufacturer writes what he likes.
+    except (InvalidIdentity, *UNREADABLE):  # A manufacturer's certificate may have any names.
         return None
 
 
@@ -127,5 +127,5 @@ def _wrong_with(der: bytes, trust_domain: str | None) -> str | None:
 
 def _not_verified(message: str) -> ssl.SSLCertVerificationError:
     error = ssl.SSLCertVerificationError(message)
-    error.verify_message, error.verify_code = message, 0  # As OpenSSL's own has them.
+    error.verify_message, error.verify_code = message, 0  # As in OpenSSL's own errors.
     return error

@@ -17,7 +17,7 @@ class NotFetched(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What came, and how to ask whether it is still the same."""
+    """The list, and the validators for asking whether it has changed."""
 
     content: bytes
     etag: str
@@ -25,7 +25,7 @@ class Fetched:
 
 
 async def download(http: PlainHttp, url: str, *, etag: str, modified: str, most_bytes: int) -> Fetched | None:
-    """Return what is at *url*; None if it is what came with *etag* or *modified* before. Raises `NotFetched`."""
+    """Return the list at *url*; None if it is unchanged since *etag* or *modified*. Raises `NotFetched`."""
     headers = {"Accept": "application/pkix-crl, */*;q=0.5", **conditions(etag, modified)}
     try:
         async with http.asked("GET", url, headers) as response:

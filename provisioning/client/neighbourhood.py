@@ -32,18 +32,18 @@ _SERVICES: Final = tuple(
         "fd00:42::/32",  # Scaleway
     )
 )
-"""Where clouds answer that is not link-local."""
+"""Clouds' own addresses that are not link-local."""
 
-# Whose last 32 bits are an IPv4 address.
+# The last 32 bits are an IPv4 address.
 _ENDS: Final = tuple(map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")))
 _ISATAP: Final = (bytes.fromhex("00005efe"), bytes.fromhex("02005efe"))
 _TRANSLATED: Final = ipaddress.IPv6Network("64:ff9b:1::/48")
-# Where the four octets are under a translator's prefix of 48, 56, 64 and 96 bits; octet 8 is 0 (RFC 6052 §2.2).
+# Positions of the four octets under a translator's prefix of 48, 56, 64 and 96 bits; octet 8 is 0 (RFC 6052 §2.2).
 _PLACES: Final = ((6, 7, 9, 10), (7, 9, 10, 11), (9, 10, 11, 12), (12, 13, 14, 15))
 
 
 def is_of_own_network(host: str) -> bool:
-    """Whether the machine's own network answers at the address *host*, or nobody does; ValueError for a name."""
+    """Whether only the machine's own network could answer at the address *host*; ValueError for a name."""
     address = ipaddress.ip_address(host)
     if any(_is_service(each) or _is_nobodys(each) for each in (address, *_led_to(address))):
         return True
@@ -61,7 +61,7 @@ def _is_nobodys(address: IPv4Address | IPv6Address) -> bool:
 
 
 def _led_to(address: IPv4Address | IPv6Address) -> Iterator[IPv4Address]:
-    """Yield the IPv4 addresses that *address* stands for."""
+    """Yield the IPv4 addresses that *address* embeds."""
     if isinstance(address, IPv4Address) or address.is_loopback:
         return
     octets = address.packed
@@ -74,7 +74,7 @@ def _led_to(address: IPv4Address | IPv6Address) -> Iterator[IPv4Address]:
 
 
 def _perhaps_led_to(address: IPv4Address | IPv6Address) -> Iterator[IPv4Address]:
-    """Yield the IPv4 addresses of which *address* stands for one, as its translator was set up; others are no sense."""
+    """Yield the IPv4 addresses that *address* may embed, by its translator's prefix; the rest are meaningless."""
     if isinstance(address, IPv6Address) and address in _TRANSLATED:
         for places in _PLACES:
             yield IPv4Address(bytes(address.packed[place] for place in places))

@@ -1,4 +1,4 @@
-"""Client of the operators' REST API: enrolment tokens, revocation, and what is enrolled.
+"""Client of the operators' REST API: enrolment tokens, revocation, and the inventory.
 
 Rules
 -----
@@ -45,16 +45,16 @@ AnswerT = TypeVar("AnswerT", bound=Answer)
 
 @dataclass(frozen=True, slots=True)
 class RefusedItem:
-    """One of many that were asked for together, and why it cannot be done."""
+    """One item of a batch, and why it cannot be done."""
 
     name: str | int
-    """Of the device, or the serial number of the certificate, or the number of the token."""
+    """The device's name, the certificate's serial number, or the token's number."""
     code: str
     detail: str
 
 
 class RequestRefused(Exception):
-    """The service decided against the request; *code* is stable, *detail* is for people."""
+    """The service refused the request; *code* is stable, *detail* is for people."""
 
     def __init__(self, status: int, code: str, detail: str, items: Sequence[RefusedItem] = ()) -> None:
         super().__init__(f"{code}: {detail}" if code else detail)
@@ -62,15 +62,15 @@ class RequestRefused(Exception):
         self.code = code
         self.detail = detail
         self.items = items
-        """Of many that were asked for together, and of which nothing is done: all that cannot be."""
+        """All items of a batch that cannot be done; nothing of the batch was."""
 
 
 class ServiceUnavailable(Exception):
-    """The service cannot be reached, fails inside, or answers nonsense."""
+    """The service cannot be reached, has an internal error, or answers invalidly."""
 
 
 class ServiceFails(ServiceUnavailable):
-    """It answers that it cannot do it now, a full disk say, or with an error of its own."""
+    """The service answers that it cannot do it now, for instance for a full disk, or with an internal error."""
 
 
 class _Tokens(Answer):
@@ -97,7 +97,7 @@ class Page(Answer):
 
 
 class CertificateSearch(TypedDict, total=False):
-    """What certificates are looked for; None is as good as left out."""
+    """Which certificates to search for; None is the same as absent."""
 
     device: str | None
     state: str | None
@@ -118,7 +118,7 @@ class OperatorClient:
         credential = read_once(credential)
         self._pool = open_pool(base_url, anchors, credential)
         self.trust_domain = trust_domain_of(credential)
-        """The operator's, and the service's."""
+        """The trust domain of the operator and the service."""
 
     async def __aenter__(self) -> Self:
         await self._pool.__aenter__()
@@ -143,10 +143,9 @@ class OperatorClient:
         ip_addresses: Sequence[str] | None = None,
         operator_role: str | None = None,
     ) -> list[IssuedToken]:
-        """Return new one-time tokens: one for *device*, one for each of *devices*, or *count* for anybody in *group*.
+        """Return new one-time tokens: one for *device*, one per device in *devices*, or *count* for any of *group*.
 
-        *lifetime_seconds* shortens the life of the certificate that a token buys; *operator_role* says what operators
-        so named may do.
+        *lifetime_seconds* shortens the life of a token's certificate; *operator_role* is the named operators' role.
         """
         request = {
             "device": device,
@@ -172,7 +171,7 @@ class OperatorClient:
         reason: RevocationReason = RevocationReason.UNSPECIFIED,
         invalidity_date: datetime | None = None,
     ) -> list[RevokedCertificate]:
-        """Revoke every certificate of *device*, or the one with *serial* (hexadecimal); return what is now revoked.
+        """Revoke every certificate of *device*, or the one with *serial* (hexadecimal); return those now revoked.
 
         *devices* and *serials*, a thousand of each at most, are revoked in one step: all, or none if one is unknown.
         *invalidity_date*, aware, is since when they are known or suspected not to be trusted.
@@ -192,7 +191,7 @@ class OperatorClient:
         devices: Sequence[str] | None = None,
         serials: Sequence[str] | None = None,
     ) -> list[RevokedCertificate]:
-        """Suspend every certificate of *device*, or the one with *serial*; return what is now on hold or revoked.
+        """Suspend every certificate of *device*, or the one with *serial*; return those now on hold or revoked.
 
         *devices* and *serials*, a thousand of each at most, are suspended in one step: all, or none if one cannot be.
         """
@@ -207,7 +206,7 @@ class OperatorClient:
         devices: Sequence[str] | None = None,
         serials: Sequence[str] | None = None,
     ) -> list[ReleasedCertificate]:
-        """End the suspension of *device*, or of the one with *serial*; return what is good again.
+        """End the suspension of *device*, or of the certificate with *serial*; return those good again.
 
         *devices* and *serials*, a thousand of each at most, are resumed in one step: all, or none if one cannot be.
         """
@@ -217,7 +216,7 @@ class OperatorClient:
     async def decommission(
         self, device: str | None = None, *, devices: Sequence[str] | None = None
     ) -> list[RevokedCertificate]:
-        """Revoke *device* and never let its name in again; return what is now revoked.
+        """Revoke *device* and never admit its name again; return the certificates now revoked.
 
         *devices*, a thousand at most, are decommissioned in one step: all, or none if one cannot be.
         """
@@ -230,7 +229,7 @@ class OperatorClient:
         """Yield every enrolled party, optionally of one *group* or *state* only, or with such a *certificate*."""
         async for item in self._walk("/v1/devices", {"group": group, "state": state, "certificate": certificate}):
             device = self._read(EnrolledDevice, item)
-            if certificate not in (None, device.certificate):  # It does not know the question, and lists everybody.
+            if certificate not in (None, device.certificate):  # The service does not know this filter, and lists all.
                 raise ServiceUnavailable(
                     f"the provisioning service at {self._base_url} is older and cannot search by certificate: ask "
                     "without that, or update the service"
@@ -242,12 +241,12 @@ class OperatorClient:
         return await self._call(EnrolledDevice, "GET", f"/v1/devices/{quote(name, safe='')}")
 
     async def certificates(self, **search: Unpack[CertificateSearch]) -> AsyncIterator[IssuedCertificate]:
-        """Yield every certificate that fits *search*."""
+        """Yield every certificate that matches *search*."""
         async for item in self._walk("/v1/certificates", _query(search)):
             yield self._read(IssuedCertificate, item)
 
     async def count_certificates(self, **search: Unpack[CertificateSearch]) -> dict[str, int]:
-        """Return how many certificates fit *search*, by state."""
+        """Return how many certificates match *search*, by state."""
         counts = self._object(await self._send("GET", "/v1/inventory/counts", query=_query(search)))
         return {each: int(number) for each, number in counts.items()}
 
@@ -256,16 +255,16 @@ class OperatorClient:
         return await self._call(IssuedCertificate, "GET", f"/v1/certificates/{quote(serial, safe='')}")
 
     async def operators(self) -> list[ListedOperator]:
-        """Return all operators, with what each may do."""
+        """Return all operators, with their roles."""
         items = self._object(await self._send("GET", "/v1/operators")).get("items", [])
         return [self._read(ListedOperator, item) for item in items]
 
     async def me(self) -> Myself:
-        """Return who is asking."""
+        """Return the calling operator."""
         return await self._call(Myself, "GET", "/v1/operators/me")
 
     async def grant(self, operator: str, role: str) -> KnownOperator:
-        """Say what *operator* may do: auditor, enroller or admin."""
+        """Set the role of *operator*: auditor, enroller or admin."""
         return await self._call(KnownOperator, "PUT", f"/v1/operators/{quote(operator, safe='')}", {"role": role})
 
     async def status(self) -> dict[str, Any]:
@@ -332,7 +331,7 @@ class OperatorClient:
         try:
             return answer.model_validate(content)
         except ValidationError as error:
-            # The input is left out of the message: it may hold a token.
+            # Without the input, which may contain a token.
             fields = ", ".join(".".join(map(str, fault["loc"])) for fault in error.errors(include_input=False))
             raise ServiceUnavailable(
                 f"the provisioning service at {self._base_url} sent an answer without a valid {fields}"

@@ -1,4 +1,4 @@
-"""What the operators' REST API answers: tokens, certificates, devices, operators."""
+"""Answers of the operators' REST API: tokens, certificates, devices, operators."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Answer(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="ignore",
-        defer_build=True,  # A program asks for one or two of the kinds.
+        defer_build=True,  # A program uses one or two of the models.
     )
 
 
@@ -190,5 +190,5 @@ class ServiceStatus(Answer):
     certificates: dict[str, int]
     tokens: OpenTokens
     feed: FeedStatus
-    unknown_authorities: list[UnknownAuthority] = []  # A service of before does not tell.
+    unknown_authorities: list[UnknownAuthority] = []  # An older service does not send it.
     crls: dict[str, CrlStatus]

@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 OK, NOT_MODIFIED = HTTPStatus.OK, HTTPStatus.NOT_MODIFIED
 _IDENTITY = "identity"
 _FREE_CHUNKS, _LEAST_CHUNK = 500, 64
-"""A body has so many chunks, and one more for so many bytes each."""
+"""A body may have so many chunks, and one more per so many bytes."""
 
 
 class HttpFailed(Exception):
-    """There was no answer; the text says why."""
+    """No answer was received; the text says why."""
 
 
 class AnswerRefused(Exception):
-    """There was an answer, whose body is not taken; the text says why."""
+    """An answer was received, whose body is refused; the text says why."""
 
 
 class PlainHttp:
-    """Connections that are kept between requests; each wait for the network has *timeout* seconds."""
+    """Connections that are kept between requests; each wait for the network is limited to *timeout* seconds."""
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
@@ -46,11 +46,11 @@ class PlainHttp:
     async def asked(
         self, method: str, url: str, headers: Mapping[str, str], content: bytes | None = None
     ) -> AsyncIterator[httpx.Response]:
-        """Yield the answer to a request, whose body is still to be read. Raises `HttpFailed`, also for that."""
+        """Yield the answer to a request; its body is still to be read. Raises `HttpFailed`, also while reading that."""
         if not url.startswith("http://"):
             raise HttpFailed("is no http:// URL")
         client = self._client or self._open()
-        import httpx  # Which is there now.
+        import httpx  # Already loaded.
 
         from provisioning.client.bounded_head import body_follows
 
@@ -70,7 +70,7 @@ class PlainHttp:
             import httpx
 
             from provisioning.client.bounded_head import BoundedTransport
-        # Anchors of the system would be read, for forty milliseconds, and never be used.
+        # A default context would load the system's trust anchors, in forty milliseconds, and never use them.
         nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
         self._client = httpx.AsyncClient(
@@ -87,8 +87,8 @@ class PlainHttp:
 async def body_of(response: httpx.Response, most_bytes: int) -> bytes:
     """Return the body of *response*.
 
-    Raises `AnswerRefused` if it is compressed, longer than *most_bytes*, or comes in chunks of a few bytes: thousands
-    of those come in one read, and hold the event loop up.
+    Raises `AnswerRefused` if it is compressed, longer than *most_bytes*, or in chunks of a few bytes: thousands
+    of those fit in one read, and block the event loop.
     """
     if response.headers.get("Content-Encoding", _IDENTITY).lower() != _IDENTITY:
         raise AnswerRefused("the answer is compressed, though it was asked for as it is")

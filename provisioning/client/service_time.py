@@ -48,7 +48,7 @@ _HEADERS: Final = {"Content-Type": "application/ocsp-request"}
 
 
 class TimeUnknown(Exception):
-    """Nobody who can be believed has said what time it is; the text says why."""
+    """No trustworthy source has given the time; the text says why."""
 
 
 async def service_time(
@@ -60,12 +60,12 @@ async def service_time(
     responder: str | None = None,
     patience: float = 10.0,
 ) -> datetime:
-    """Return what time it is by the fleet's CA, to the second, and some seconds late where the network is slow.
+    """Return the time of the fleet's CA, to the second; some seconds late if the network is slow.
 
-    *anchors* are those by which the device knows its service, at *base_url*; *trust_domain* says of which fleet that
-    has to be, if it is known. *at_least* is a time that has passed for certain. *responder* is asked, or, without it,
-    those that the service's certificate names. The service and its responder have *patience* seconds each.
-    Raises `TimeUnknown`, and `provisioning.pki.tls.TlsConfigurationError` where a file, or the address, cannot be used.
+    *anchors* are the device's trust anchors for its service, at *base_url*; *trust_domain* names the fleet
+    whose service it must be, if known. *at_least* is a time that has certainly passed. *responder* is asked, or,
+    without it, those in the service's certificate. The service and its responder have *patience* seconds each.
+    Raises `TimeUnknown`, and `provisioning.pki.tls.TlsConfigurationError` if a file, or the address, cannot be used.
     """
     if (wrong := misnamed(base_url)) is not None:
         raise TlsConfigurationError(wrong)
@@ -82,9 +82,9 @@ async def service_time(
 
 
 def told(response: bytes, question: Question, path: Sequence[x509.Certificate]) -> datetime:
-    """Return what time the OCSP *response* to *question* says that it is.
+    """Return the time that the OCSP *response* to *question* proves.
 
-    *path* leads from the service's certificate, about which the question is, to an anchor. Raises `TimeUnknown`.
+    *path* leads from the service's certificate, the subject of the question, to an anchor. Raises `TimeUnknown`.
     """
     own, issuer = path[:_WITH_ISSUER]
     try:
@@ -114,7 +114,7 @@ def told(response: bytes, question: Question, path: Sequence[x509.Certificate]) 
 async def _path_of(
     base_url: str, anchors: Path | str, trust_domain: str | None, patience: float
 ) -> list[x509.Certificate]:
-    """Return the path that the service's certificate has to an anchor, whatever its dates."""
+    """Return the path from the service's certificate to an anchor, whatever its dates."""
     parts = urlsplit(base_url)
     context = client_context(anchors, allow_tls12=True, caller_checks_dates=True)
     context.sslobject_class = genuine_server(trust_domain)
@@ -133,7 +133,7 @@ async def _path_of(
 
 
 async def _answer_to(question: Question, urls: Sequence[str], patience: float) -> bytes:
-    """Return what the first of the responders at *urls* that answers has to say."""
+    """Return the response of the first of the responders at *urls* that answers."""
     why = "the service's certificate names no OCSP responder: say where there is one"
     http = PlainHttp(patience)
     try:

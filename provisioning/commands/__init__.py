@@ -1,1 +1,1 @@
-"""The command line: the operator's commands, and what they share."""
+"""The command line: the operator's commands, and their shared parts."""

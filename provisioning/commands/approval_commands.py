@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from provisioning.client.enrolment_answers import Approval
 
 State = Literal["pending", "approved", "denied", "used"]
-"""As the service calls them. Who calls it by these commands does not wait for the library of its database."""
+"""The service's names for them. Not imported, so that these commands start without the database library."""
 
 approval_app = command_group(help="Approve or deny waiting certificate requests.")
 

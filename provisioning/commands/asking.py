@@ -15,16 +15,16 @@ from provisioning.program.printable import printable
 
 
 def ask(question: str) -> None:
-    """Return if the answer is yes; else raise `typer.Exit`, and nothing is done.
+    """Return if the answer is yes; otherwise raise `typer.Exit`, before anything is done.
 
-    Ctrl-C ends a command here as anywhere: 130.
+    Ctrl-C ends the command as usual, with exit code 130.
     """
     try:  # From the first letter on: who reads the question may interrupt before anybody waits for the answer.
         sys.stderr.write(f"{printable(question)} [y/N]: ")
         sys.stderr.flush()
         answer = sys.stdin.readline()
     except KeyboardInterrupt:
-        say("")  # The question has no end of line.
+        say("")  # The question has no line end.
         say("fleet-provisioning: stopped, and nothing was done")
         raise typer.Exit(130) from None
     if not answer:

@@ -40,7 +40,7 @@ audit_app = command_group(help="Read and verify the audit log.")
 ResultT = TypeVar("ResultT")
 
 _FEW: Final = 8
-"""Of a list in an entry's details that is longer, so many are shown."""
+"""How many members of a longer list in an entry's details are shown."""
 
 
 @audit_app.command("verify")
@@ -137,7 +137,7 @@ def _read(directory: Path | None, work: Callable[[Connection], ResultT]) -> Resu
     from provisioning.store.database import Database
     from provisioning.store.usable import usable
 
-    configure_logging(least=logging.ERROR)  # Not to stdout, where the result goes; what is in its way is told.
+    configure_logging(least=logging.ERROR)  # Not to stdout, which is for the result; errors are reported.
 
     async def run() -> ResultT:
         settings = load_settings(directory)
@@ -166,9 +166,9 @@ def _parse_head(text: str) -> AuditHead:
 
 
 def _details(document: str, about: str) -> str:
-    """Return what an entry tells beside: of a list of hundreds, those *about* it, or the first.
+    """Return an entry's other details: of a long list only the members that match *about*, or the first.
 
-    An entry about a batch names five hundred devices; a table with it would be nothing else.
+    An entry about a batch names five hundred devices, which would fill the table.
     """
     details = json.loads(document)
     for name, value in details.items():

@@ -1,7 +1,7 @@
 """The commands for the life of the fleet's CAs. They work on the service's directory and store; the service may run.
 
-Each that changes something is a ceremony with a transcript (`provisioning.authorities.ceremony_transcript`). What the
-commands need is imported by the command: `--help` starts without it.
+Each that changes something is a ceremony with a transcript (`provisioning.authorities.ceremony_transcript`). Each
+command imports what it needs: `--help` starts without it.
 """
 
 from __future__ import annotations
@@ -282,7 +282,7 @@ def revoke(
         chosen = await AuthorityRevocation(life).to_revoke(name)
         return await life.database.read(lambda connection: count_good(connection, chosen.key_id, now()))
 
-    if not yes:  # Not in the ceremony: while its loop runs, an interrupt does not reach who waits for an answer.
+    if not yes:  # Not in the ceremony: while its loop runs, an interrupt does not end the wait for an answer.
         whose = counted(ceremony.look(look), "certificate")
         ask(f"Revoke {name} and with it {whose} that it has issued, for ever?")
 
@@ -298,7 +298,7 @@ def revoke(
         )
         affected: list[StoredCertificate] = []
         renewed = False
-        with _noted(problems):  # It is revoked: whatever cannot be done now, all else is.
+        with _noted(problems):  # The CA is revoked: if a step fails now, the others are still done.
             await life.write_bundle()
         with _noted(problems, "ca restore-operator certifies him when that is mended"):
             if renewed := await revocation.renew_operator(begun):
@@ -377,7 +377,7 @@ def verify_transcript(
 
 @contextlib.contextmanager
 def _noted(problems: list[str], remedy: str = "") -> Iterator[None]:
-    """Add what goes wrong in the block to *problems*, with its *remedy*, and go on."""
+    """Add an error in the block to *problems*, with its *remedy*, and continue."""
     from provisioning.pki.keys import KeyFileError
 
     try:

@@ -1,6 +1,6 @@
 """Shared by all commands on the CAs: the directory and store that they work on, and the transcript that they write.
 
-What the commands need is imported by the command: `--help` starts without it.
+Each command imports what it needs: `--help` starts without it.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ Output = Annotated[Path, typer.Option(help="Where to write it; an existing file 
 
 
 Facts = dict[str, object]
-"""What a ceremony tells programs beside its transcript."""
+"""A ceremony's results for programs, besides its transcript."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ceremony:
-    """Where the CAs are, what opens their keys, who watches, and how it is told: as the command line says it."""
+    """The command line's facts for a ceremony: where the CAs are, what opens their keys, witnesses, output."""
 
     directory: Directory = None
     passphrase_file: PassphraseFile = None
@@ -63,9 +63,9 @@ class Ceremony:
     as_json: Json = False
 
     def hold(self, title: str, work: Callable[[AuthorityLife], Awaitable[Facts]]) -> None:
-        """Run *work* as the ceremony called *title*, and leave its transcript; what goes wrong is one line.
+        """Run *work* as the ceremony called *title*, and write its transcript; an error is one line.
 
-        What is shown goes to stdout, or with *as_json* to stderr, and the facts to stdout.
+        The text for people goes to stdout; with *as_json* it goes to stderr, and the facts to stdout.
         """
         from provisioning.authorities.authority_life import AuthorityLife
         from provisioning.authorities.ceremony_transcript import Transcript, operator_name
@@ -95,7 +95,7 @@ class Ceremony:
         self._opened(run)
 
     def look(self, work: Callable[[AuthorityLife], Awaitable[ResultT]]) -> ResultT:
-        """Return what *work* finds out, before there is a ceremony: it changes nothing, and nothing is told of it."""
+        """Return the result of *work*, before a ceremony: it changes nothing, and leaves no transcript."""
         from provisioning.authorities.authority_life import AuthorityLife
         from provisioning.authorities.ceremony_transcript import Transcript
 
@@ -109,7 +109,7 @@ class Ceremony:
         from provisioning.directory.closed_directory import secrets_of
         from provisioning.program.logs import configure_logging
 
-        configure_logging(least=logging.ERROR)  # What it does it says itself.
+        configure_logging(least=logging.ERROR)  # The command reports what it does.
         flags: dict[str, object] = {"passphrase_file": self.passphrase_file, "pkcs11_pin_file": self.pin_file}
         with _told():
             settings = load_settings(self.directory, **flags)
@@ -120,16 +120,16 @@ class Ceremony:
 
 
 ceremonial = with_options(Ceremony, behind=True)
-"""Gives a command the options of a ceremony that signs or makes a key; it takes a `Ceremony` first."""
+"""Gives a command the options of a ceremony that signs or creates a key; it takes a `Ceremony` first."""
 
 ceremonial_without_keys = with_options(Ceremony, without={"passphrase_file", "pin_file"}, behind=True)
 """Gives a command the options of a ceremony that needs no key; it takes a `Ceremony` first."""
 
 
 def look_into_store(directory: Path | None, work: Callable[[Database], Awaitable[ResultT]]) -> tuple[Settings, ResultT]:
-    """Return the settings and what *work* returns; what goes wrong is one line.
+    """Return the settings and the result of *work*; an error is one line.
 
-    A store of an older schema is refused, instead of being brought up to date.
+    A store with an older schema is refused, not upgraded.
     """
     from provisioning.config import load_settings  # Late: `service_command`, rule 3.
 
@@ -142,7 +142,7 @@ def look_into_store(directory: Path | None, work: Callable[[Database], Awaitable
 
 @contextlib.contextmanager
 def _told(directory: Path | None = None) -> Iterator[None]:
-    """Turn what is in a command's way into one line and exit code 1; of a full disk, the one with *directory*."""
+    """Turn a command's errors into one line and exit code 1; for a full disk, *directory* tells which."""
     from provisioning.pki.keys import KeyFileError
     from provisioning.program import full_disk
 
@@ -162,7 +162,7 @@ async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT
     from provisioning.store.database import Database
     from provisioning.store.usable import usable
 
-    configure_logging(least=logging.ERROR)  # Not to stdout, where the result goes; what is in its way is told.
+    configure_logging(least=logging.ERROR)  # Not to stdout, which is for the result; errors are reported.
     files = AuthorityFiles(settings.directory)
     files.check_there()
     database = Database(settings.resolved_database_url, read_audit_key(files))
@@ -181,7 +181,7 @@ async def _open(settings: Settings, work: Callable[[Database], Awaitable[ResultT
 
 
 async def _upgrade(settings: Settings, database: Database) -> None:
-    """Bring the schema up to date; raise `ConfigurationError` while a service runs, which would be an older one."""
+    """Bring the schema up to date; raise `ConfigurationError` while an older service runs."""
     from provisioning.authorities.own_credentials import SERVER_NAME
     from provisioning.directory.in_charge import in_charge
     from provisioning.store import schema
@@ -203,7 +203,7 @@ async def _upgrade(settings: Settings, database: Database) -> None:
 
 
 def read_file(path: Path) -> bytes:
-    """Return what is in the file; exit with one line if it cannot be read."""
+    """Return the file's contents; exit with one line if it cannot be read."""
     try:
         return contents_of(path, PEM_BYTES)
     except OSError as error:
@@ -216,7 +216,7 @@ def show(line: str) -> None:
 
 
 def show_aside(line: str) -> None:
-    """Print a line for people where the result is for programs."""
+    """Print a line for people to stderr, if the result is for programs."""
     say(line)
 
 

@@ -48,7 +48,7 @@ Group = Annotated[str | None, typer.Option(help="Of devices of this group only."
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Which certificates are meant, as the command line says it: all, where it says nothing."""
+    """Which certificates the command line selects: all by default."""
 
     device: Annotated[str | None, typer.Option(help="Of this device only.", show_default=False)] = None
     group: Group = None
@@ -116,7 +116,7 @@ def expiring(
       fleet-provisioning certificate expiring --within 14d
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     from provisioning.authorities.own_credentials import (
-        SERVER_NAME,  # The issuance core: the other commands start without it.
+        SERVER_NAME,  # Imports the issuance core: other commands start without it.
     )
 
     until = datetime.now(UTC) + duration(within)

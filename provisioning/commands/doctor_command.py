@@ -1,6 +1,6 @@
-"""``fleet-provisioning doctor``: what may be wrong, with the remedy.
+"""``fleet-provisioning doctor``: finds problems, and names the remedies.
 
-The store and the CA are imported by the command: `--help` starts without them.
+The command imports the store and the CA: `--help` starts without them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def doctor(
     from provisioning.doctor.doctor_finding import Verdict
     from provisioning.program.logs import configure_logging
 
-    configure_logging(least=logging.ERROR)  # What it finds it says itself.
+    configure_logging(least=logging.ERROR)  # It reports its findings itself.
     try:
         settings = load_settings(directory, passphrase_file=passphrase_file, pkcs11_pin_file=pin_file)
     except ConfigurationError as error:
@@ -59,7 +59,7 @@ def doctor(
                 print_hung(f"{'':<22} remedy: {printable(finding.remedy)}", _SET_IN)
     failed = sum(finding.verdict is Verdict.FAILED for finding in findings)
     if failed:
-        sys.stdout.flush()  # Into one file or pipe, the sum comes last.
+        sys.stdout.flush()  # So that in a shared file or pipe the summary comes last.
         raise fail(f"{failed} of {len(findings)} checks failed")
 
 

@@ -1,4 +1,4 @@
-"""The operator's commands about enrolment groups: which ways lead in, and what a group's devices get."""
+"""The operator's commands about enrolment groups: how devices are admitted, and what they get."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 WAYS: Final = ("token", "claim", "manufacturer", "listed", "approval", "webhook")
 NewKey = Literal["refuse", "approve", "replace"]
-"""As the service calls them. Who calls it by these commands does not wait for the library of its database."""
+"""The service's names for them. Not imported, so that these commands start without the database library."""
 
 group_app = command_group(help="Configure enrolment groups: how devices may enrol.")
 
@@ -28,7 +28,7 @@ Name = Annotated[str, typer.Argument(help="The group's name, which is also its E
 
 @dataclass(frozen=True, slots=True)
 class GivenRules:
-    """Rules as the command line says them, named as the API names them; None where it says nothing of one."""
+    """Rules on the command line, named as in the API; None if not given."""
 
     ways: Annotated[
         list[str] | None,
@@ -111,7 +111,7 @@ class GivenRules:
     ] = None
 
     def asked(self) -> dict[str, Any]:
-        """Return those that are given, as the API takes them; raise `typer.BadParameter`."""
+        """Return the given rules, as the API takes them; raise `typer.BadParameter`."""
         if self.ways and self.closed:
             raise typer.BadParameter("--way and --closed contradict each other")
         given = {**asdict(self), "ways": [] if self.closed else (self.ways or None)}

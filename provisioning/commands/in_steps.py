@@ -1,4 +1,4 @@
-"""Splits what a command names into requests of some hundreds each: refused items are reported, the others are done.
+"""Splits a command's items into requests of some hundreds each: refused items are reported, the others are done.
 
 A step is atomic: the service does all of it or nothing, and reports those for which it is impossible
 (`provisioning.revocation.batch`). The request is then repeated without those. Repeating a step changes nothing, so an
@@ -14,7 +14,7 @@ from provisioning.commands.service_command import progress, say
 from provisioning.errors import ConfigurationError
 
 STEP: Final = 500
-"""Named in one request: half of what may be, so that it is answered soon."""
+"""Items per request: half of the maximum, so that it is answered soon."""
 
 WhichT = TypeVar("WhichT", str, int)
 FoundT = TypeVar("FoundT")
@@ -28,10 +28,10 @@ async def in_steps(
     *,
     goes_on: bool = True,
 ) -> int:
-    """*act* on *which*, a step at a time, *show* what comes of it, and return how many were refused and named.
+    """*act* on *which*, step by step, *show* the results, and return how many were refused and reported.
 
-    *done_to* (``suspended``) says what they are then. Whoever is refused ends it unless it *goes_on*, and so does
-    whatever else goes wrong; how far it has come is said.
+    *done_to* (``suspended``) is the word for the result. A refusal ends it unless it *goes_on*, and so does any other
+    error; how far it has come is reported.
     """
     from provisioning.client.operator import RequestRefused  # Late: `service_command`, rule 3.
 
@@ -46,7 +46,7 @@ async def in_steps(
                     try:
                         found = await act(left)
                     except RequestRefused as refusal:
-                        under_way = 0  # Nothing of it was done.
+                        under_way = 0  # Nothing of the step was done.
                         named = {each.name for each in refusal.items}.intersection(left)
                         if not goes_on or not named or len(which) == 1:
                             raise

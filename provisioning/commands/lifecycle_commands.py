@@ -1,4 +1,4 @@
-"""The operator's commands that end or interrupt what a device may do: revoke, suspend, resume, decommission."""
+"""The operator's commands that end or interrupt a device's access: revoke, suspend, resume, decommission."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def revoke(
     """  # noqa: D301 - the help formatter\'s mark for "keep these lines"
     named.check("device", "serial", "devices_file", "serials_file", "group")
     since = invalidity_date
-    compromised = reason is RevocationReason.KEY_COMPROMISE  # Of who was revoked for another reason, that is news.
+    compromised = reason is RevocationReason.KEY_COMPROMISE  # It replaces another reason.
     doing = Doing("revoke", lambda each: compromised or each.state not in _ENDED, for_ever=True)
     meant = named.meant(named.in_group(connection, doing, yes=yes))
     total = kept = 0
@@ -192,7 +192,7 @@ async def _each(
     *,
     goes_on: bool = True,
 ) -> None:
-    """Ask the service for one, or for many in steps, and *show* what comes of it; *goes_on* as `in_steps`."""
+    """Request one, or many in steps, and *show* the results; *goes_on* as in `in_steps`."""
     if meant.single:
         show(await ask(**{meant.kind: meant.which[0]}))
         return

@@ -1,7 +1,7 @@
 """The operator's commands about lists of expected devices.
 
-An import is sent in batches and goes on after an entry that is wrong: each is named with its line, and the exit code
-says that there were some.
+An import is sent in batches and continues after an invalid entry: each is reported with its line, and the exit code
+tells that there were some.
 """
 
 from __future__ import annotations
@@ -143,15 +143,15 @@ def remove_listed(
 def _batches(
     path: Path, content: bytes, complain: Callable[[int, str], None]
 ) -> Iterator[list[tuple[int, str, str | None]]]:
-    """Yield batches of (line, name, key) of *content*, that of *path*; a name is what the service judges, not we.
+    """Yield batches of (line, name, key) of *content*, that of *path*; the service validates names.
 
-    *complain* is told of lines that say more than the columns hold: which of it is meant nobody can know. And of those
-    that end before their columns do, as where the file is cut off: its name may be another's beginning, and a key that
-    is not there would take the place of the one that is known.
+    *complain* gets lines with more cells than columns: it is unknown which are meant. And those with fewer, as when
+    the file is truncated: the name may be the beginning of another, and a missing key would replace the known
+    one.
     """
     cut_off = "" if content.endswith((b"\n", b"\r")) else "the file ends without the end of its last line: "
     with io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="") as file:
-        # Strict: a quote without its end would swallow the rest.
+        # Strict: an unclosed quote would swallow the rest.
         reader = csv.DictReader(lines_of(file, str(path)), strict=True)
         batch: list[tuple[int, str, str | None]] = []
         try:

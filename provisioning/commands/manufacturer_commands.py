@@ -1,4 +1,4 @@
-"""The operator's commands about manufacturers, whose device certificates (IDevIDs) open a group."""
+"""The operator's commands about manufacturers, whose device certificates (IDevIDs) admit devices to a group."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 Name = Annotated[str, typer.Argument(help="The manufacturer's name.")]
 LapsedLists = Literal["refuse", "accept"]
 RevokedDevices = Literal["report", "suspend", "revoke"]
-"""As the service calls them."""
+"""The service's names for them."""
 _SHOWN_DIGITS: Final = 16
-"""Of a list's SHA-256, where lists are told apart by it."""
+"""Digits of a list's SHA-256 that are shown to distinguish lists."""
 
 manufacturer_app = command_group(help="Register manufacturers of devices.")
 
@@ -320,7 +320,7 @@ def _show(manufacturer: Manufacturer, *, as_json: bool) -> None:
 
 
 def _print(manufacturer: Manufacturer) -> None:
-    """Print it for people: its certificate by the fingerprint."""
+    """Print it for people: of its certificate the fingerprint."""
     print_facts(manufacturer.model_copy(update={"certificate": None, "lists": None, "list_urls": None}))
     if manufacturer.list_urls:
         print_table(
@@ -355,7 +355,7 @@ def _print(manufacturer: Manufacturer) -> None:
 
 
 def _until(ends: list[datetime]) -> str:
-    """Return the first of the lists' *ends*."""
+    """Return the earliest of the lists' *ends*."""
     if not ends:
         return "-"
     end = min(ends)

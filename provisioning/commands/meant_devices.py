@@ -1,4 +1,4 @@
-"""Which devices or certificates a command is about: named on the command line, in a file, or all of a group.
+"""Which devices or certificates a command acts on: named on the command line, in a file, or all of a group.
 
 Rules
 -----
@@ -30,32 +30,32 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before changing a g
 
 @dataclass(frozen=True, slots=True)
 class Doing:
-    """What is done to the devices of a group."""
+    """An action on the devices of a group."""
 
     verb: str
     """``suspend``"""
     is_left: Callable[[EnrolledDevice], bool]
-    """Whether there is something to do of a device."""
+    """Whether the action would change a device."""
     for_ever: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Meant:
-    """What a command is about."""
+    """What a command acts on."""
 
     kind: str
     """``device`` or ``serial``"""
     which: Sequence[str]
     """Names of devices, or serial numbers as the service writes them; each once."""
     single: bool
-    """Whether it was one that the command line named, and no list that happens to be short."""
+    """Whether the command line named a single one, as opposed to a list with one entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What the command line names: exactly one of these is given, or `check` raises `typer.BadParameter`."""
+    """The command line's choices: exactly one must be given, or `check` raises `typer.BadParameter`."""
 
-    # Lists, though one is usual: of an option that takes one, a second takes the first's place without a word.
+    # Lists, though one is usual: for an option with one value, a second would silently replace the first.
     device: Annotated[
         list[str] | None,
         typer.Option("--device", help="All certificates of this device; repeatable.", show_default=False),
@@ -77,13 +77,13 @@ class Named:
     group: Annotated[str | None, typer.Option(help="All devices of this group; asks first.", show_default=False)] = None
 
     def check(self, *options: str) -> None:
-        """Raise unless one was given; *options* are those that the command has."""
+        """Raise unless exactly one was given; *options* are those that the command has."""
         if sum(each is not None and each != [] for each in astuple(self)) != 1:
             *first, last = (f"--{each.replace('_', '-')}" for each in options)
             raise typer.BadParameter(f"give exactly one of {', '.join(first)} and {last}")
 
     def in_group(self, connection: Connection, doing: Doing, *, yes: bool) -> list[str]:
-        """Return of whom in the group, if one was given, there is something to do; it is asked whether to do it."""
+        """Return the group's devices that the action would change, if a group was given; asks for confirmation."""
         if self.group is None:
             return []
         names: list[str] = []
@@ -105,7 +105,7 @@ class Named:
         return names
 
     def meant(self, in_group: Sequence[str]) -> Meant:
-        """Return what is named, or who is *in_group*; raise what ends the command for a file that names nothing."""
+        """Return what is named, or those *in_group*; raise what ends the command for a file that names nothing."""
         with before_the_loop():
             names = self.device or in_group if self.devices_file is None else read_lines(self.devices_file, "device")
             serials = self.serial or () if self.serials_file is None else read_lines(self.serials_file, "certificate")
@@ -115,14 +115,14 @@ class Named:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask on stderr, unless *yes*: stdout is the result's, all of it. Raise what ends the command unless it is wanted.
+    """Ask on stderr, unless *yes*: stdout is for the result only. Raise what ends the command if the answer is no.
 
-    Not while a command's loop runs: then an interrupt does not reach who waits for an answer.
+    Not while a command's event loop runs: then an interrupt does not end the wait for an answer.
     """
     if not yes:
         ask(question)
 
 
 def _normal(serial: str) -> str:
-    """Return a serial number as the service writes it, from any usual spelling; what is none is left to the service."""
+    """Return a serial number as the service writes it, from any usual form; the service refuses invalid ones."""
     return serial.replace(":", "").lower().removeprefix("0x").lstrip("0") or serial

@@ -24,20 +24,20 @@ from provisioning.program.given_file import NAMES_BYTES, contents_of, rest_of
 
 _STANDARD_INPUT: Final = Path("-")
 _LONGEST: Final = 64
-"""Characters that the service takes of a name or a serial number."""
+"""The service's limit for a name or a serial number, in characters."""
 _HEADERS: Final[Mapping[str, frozenset[str]]] = {
     "device": frozenset({"name", "names", "device", "devices", "device_name"}),
     "certificate": frozenset({"serial", "serials", "serial_number", "certificate", "certificates"}),
 }
-"""What the first line may be called, in small letters, where the others name one of what."""
+"""Column names that the first line may be, in lower case, by what the other lines name."""
 
 
 @contextlib.contextmanager
 def before_the_loop() -> Iterator[None]:
-    """Read in this block what a command is about: what is in the way ends the command, in one line.
+    """Read a command's items in this block: an error ends the command, with one line.
 
-    Not while the command's loop runs: what is read may be typed, or come through a pipe that is slow, and an interrupt
-    does not reach who waits for that in a loop. Raises `typer.Exit`.
+    Not while the command's event loop runs: the input may be typed, or come through a slow pipe, and an interrupt
+    does not end a wait for it in a loop. Raises `typer.Exit`.
     """
     try:
         yield
@@ -51,7 +51,7 @@ def before_the_loop() -> Iterator[None]:
 
 
 def read_lines(path: Path, what: str) -> list[str]:
-    """Return what the lines of a file name, each once; ``-`` is standard input; *what*: ``device``, ``certificate``.
+    """Return the names in the lines of a file, each once; ``-`` is standard input; *what*: ``device``, ``certificate``.
 
     Raises `ConfigurationError` if there is none, or a line has several cells.
     """
@@ -60,7 +60,7 @@ def read_lines(path: Path, what: str) -> list[str]:
         content = (
             rest_of(sys.stdin.buffer, NAMES_BYTES, file) if path == _STANDARD_INPUT else contents_of(path, NAMES_BYTES)
         )
-        # What spreadsheets and Windows write begins with a mark.
+        # Spreadsheets and Windows write a byte order mark.
         rows = list(csv.reader(content.decode("utf-8-sig").splitlines(), strict=True))
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{file} is not UTF-8 text ({error}): save it as that") from error

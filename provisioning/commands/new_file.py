@@ -9,10 +9,10 @@ from provisioning.errors import ConfigurationError
 
 
 def expect_new(path: Path) -> None:
-    """Raise `ConfigurationError` if a new file cannot be made at *path*: before what it will hold is made."""
+    """Raise `ConfigurationError` if a new file cannot be created at *path*: before its contents are made."""
     try:
         there = path.exists()
-    except OSError as error:  # A name that is too long, say.
+    except OSError as error:  # For example a name that is too long.
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
     if there:
         raise ConfigurationError(f"{path} exists already: choose another --output, it is never overwritten")

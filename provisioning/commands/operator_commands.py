@@ -1,8 +1,8 @@
-"""The operator's commands about devices, and about the state of the whole, over the service's REST API.
+"""The operator's commands about devices, and the overall status, over the service's REST API.
 
 Rules
 -----
-1. Everything goes through `provisioning.client.operator`: a command can do what the API allows, and no more.
+1. Everything goes through `provisioning.client.operator`: a command can only do what the API allows.
 2. Results go to stdout, as text for people or, with ``--json``, as JSON for programs.
 """
 
@@ -151,6 +151,6 @@ def _status_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _of_these(found: Mapping[str, Any], what: str, state: str) -> str:
-    """Return what else is to be said of the number of *what* in *state*: an active device may have nothing to show."""
+    """Return a remark on the number of *what* in *state*: active devices may have no valid certificate."""
     bare = found.get("active_devices_without_certificate", 0)
     return f" ({bare} of them without a good certificate)" if bare and (what, state) == ("devices", "active") else ""

@@ -1,4 +1,4 @@
-"""The operator's commands about operators: who they are, and what each may do."""
+"""The operator's commands about operators and their roles."""
 
 from __future__ import annotations
 

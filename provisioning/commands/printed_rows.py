@@ -29,14 +29,14 @@ class Table:
     """A table for people; on a terminal that is too narrow for it, each row is a block of lines."""
 
     def __init__(self, columns: Sequence[str]) -> None:
-        """Print nothing yet; *columns* are its head."""
+        """Print nothing yet; *columns* are the header."""
         self._columns = columns
         self._widths = [0] * len(columns)
         self._is_begun = False
 
     def print(self, rows: Iterable[Sequence[str]]) -> None:
-        """Print *rows*, the head before the first; a column stays as wide as it once was."""
-        # Never cut to the terminal's width: a serial number is there to be copied.
+        """Print *rows*, the header before the first; columns never become narrower."""
+        # Never truncated to the terminal's width: serial numbers are copied from it.
         found = [[printable(cell) for cell in row] for row in rows]
         lines = [self._columns, *found]
         self._widths = [max(width, *(len(line[place]) for line in lines)) for place, width in enumerate(self._widths)]
@@ -53,9 +53,9 @@ class Table:
 
 
 class JsonArray:
-    """An array for programs, laid out as `json.dumps` does; for a block.
+    """An array for programs, formatted like `json.dumps`; for a ``with`` block.
 
-    If an exception ends the block, the array is whole with what came until then; nothing came, nothing is printed.
+    If an exception ends the block, the array is closed after the members so far; without any, nothing is printed.
     """
 
     def __init__(self) -> None:
@@ -63,11 +63,11 @@ class JsonArray:
         self._is_begun = False
 
     def __enter__(self) -> Self:
-        """Begin with no members."""
+        """Begin without members."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Make the array whole."""
+        """Close the array."""
         if self._is_begun:
             sys.stdout.write("\n]\n")
         elif kind is None:
@@ -85,7 +85,7 @@ class JsonArray:
 def printed(
     columns: Sequence[str], row: Callable[[AnswerT], Sequence[str]], *, as_json: bool
 ) -> Iterator[Callable[[Sequence[AnswerT]], None]]:
-    """Print what it is given, as a table with the *row* of each or as a JSON array, which ends with the block."""
+    """Yield a function that prints answers: a table with the *row* of each, or a JSON array, closed after the block."""
     if as_json:
         with JsonArray() as array:
             yield array.print
@@ -95,7 +95,7 @@ def printed(
 
 
 def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
-    """Print a line for each of *pairs*, a name and what it is."""
+    """Print a line for each of *pairs*, a name and a value."""
     width = max(len(name) for name, _ in pairs)
     for name, shown in pairs:
         print_hung(f"{name:<{width}}  {printable(shown)}".rstrip(), width + 2)

@@ -4,8 +4,8 @@ Rules
 -----
 1. Every error is one line on stderr and exit code 1.
 2. Results go to stdout, as text for people or, with ``--json``, as JSON for programs.
-3. What calls the service (httpx, pydantic, the TLS library) is imported when a command does: it takes most of a second,
-   for which neither ``--help`` nor a shell that completes a word should wait.
+3. The client's libraries (httpx, pydantic, the TLS library) are imported when a command calls the service: that takes
+   most of a second, for which neither ``--help`` nor shell completion should wait.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _TELL_SECONDS: Final = 5.0
 _LONGEST: Final = 36_500 * 86_400.0
-"""Seconds; no certificate lives so long."""
+"""In seconds; no certificate lives so long."""
 
 
 Directory = Annotated[
@@ -51,7 +51,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def say(line: str) -> None:
-    """Print a line for people: to stderr, with nothing in it that acts on a terminal."""
+    """Print a line for people: to stderr, with control characters escaped."""
     sys.stderr.write(f"{printable(line, also=LAID_OUT)}\n")
     sys.stderr.flush()
 
@@ -63,7 +63,7 @@ def fail(message: str) -> typer.Exit:
 
 
 def warn_of_open(*secrets: Path | None) -> None:
-    """Say which of the files that are used everybody may read, though they are private."""
+    """Warn of private files in use that everybody may read."""
     from provisioning.pki import open_to_all
 
     for path in secrets:
@@ -73,7 +73,7 @@ def warn_of_open(*secrets: Path | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Where the service is and who calls, as the command line says it."""
+    """The service's address and the caller's credential, from the command line."""
 
     directory: Directory = None
     url: Annotated[
@@ -93,7 +93,7 @@ class Connection:
     ] = None
 
     def run(self, command: Callable[[EnrolmentOperatorClient], Awaitable[None]]) -> None:
-        """Run *command* with a client of the service; turn what can go wrong into one line and exit code 1."""
+        """Run *command* with a client of the service; turn errors into one line and exit code 1."""
         with importing():  # Late: rule 3.
             from provisioning.client.enrolment import EnrolmentOperatorClient
             from provisioning.client.operator import RequestRefused, ServiceFails, ServiceUnavailable
@@ -120,7 +120,7 @@ class Connection:
             advised = "; " in str(error)
             raise fail(str(error) if advised else f"{error}; is the service running, and is --url right?") from error
         except BrokenPipeError:
-            raise  # Who read the output has had enough, as head does: see `provisioning.cli.main`.
+            raise  # The reader has closed the output early, as head does: see `provisioning.cli.main`.
         except OSError as error:
             raise fail(f"{error.filename or 'the output cannot be written'}: {error.strerror}") from error
         except KeyboardInterrupt as error:
@@ -129,7 +129,7 @@ class Connection:
 
 
 connected = with_options(Connection, behind=True)
-"""Gives a command the options that every caller of the service has; it takes a `Connection` first."""
+"""Gives a command the options of all commands that call the service; it takes a `Connection` first."""
 
 
 async def _run(client: EnrolmentOperatorClient, command: Callable[[EnrolmentOperatorClient], Awaitable[None]]) -> None:
@@ -138,19 +138,19 @@ async def _run(client: EnrolmentOperatorClient, command: Callable[[EnrolmentOper
 
 
 def shown_time(moment: datetime) -> str:
-    """Return *moment* for people."""
+    """Return *moment* as text for people."""
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def counted(count: int, what: str, plural: str = "") -> str:
-    """Return so many of *what*: "1 device", "2 devices"; *plural* is given where it is not regular."""
+    """Return *count* and the noun *what*: "1 device", "2 devices"; *plural* is for irregular ones."""
     return f"{count} {what if count == 1 else plural or f'{what}s'}"
 
 
 def moment(text: str) -> datetime:
-    """Return a time that was given on the command line: in UTC unless it says otherwise; for `typer.Option(parser=…)`.
+    """Parse a time on the command line: in UTC unless it has an offset; for `typer.Option(parser=…)`.
 
-    Typer's own would take a number for seconds since 1970: a year would be a time of that day.
+    Typer's own parser would take a number as seconds since 1970: a year would be a time on that first day.
     """
     try:
         given = datetime.fromisoformat(text)
@@ -165,7 +165,7 @@ def moment(text: str) -> datetime:
 
 
 def span(text: object) -> int:
-    """Return the seconds of a span of time that was given on the command line; for `typer.Option(parser=…)`."""
+    """Return the seconds of a duration on the command line; for `typer.Option(parser=…)`."""
     given = str(text).strip()
     seconds = seconds_in(f"{given}s" if given.isdecimal() else given)
     if seconds is None:
@@ -174,7 +174,7 @@ def span(text: object) -> int:
 
 
 def duration(text: str) -> timedelta:
-    """Return the time that *text* says with its unit, such as 14d; raise `typer.BadParameter`."""
+    """Parse a duration with its unit, such as 14d; raise `typer.BadParameter`."""
     seconds = seconds_in(text.strip())
     if seconds is None:
         raise typer.BadParameter(f"{text[:40]!r} is not a duration: write 90m, 12h, 14d or 4w")
@@ -251,19 +251,19 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def progress_bar() -> Progress:
-    """Return a bar that is seen at a terminal only; what is written to stderr meanwhile appears above it."""
-    from rich.console import Console  # For the few commands that show one: rule 3.
+    """Return a bar that is shown only at a terminal; output to stderr meanwhile appears above it."""
+    from rich.console import Console  # Only for the few commands that show one: rule 3.
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    # Redirected, what is written to stdout appears above the bar; it must not where stdout is a file.
+    # With the redirection, stdout's text appears above the bar; it must not if stdout is a file.
     above = sys.stdout.isatty()
     return Progress(console=console, transient=True, disable=not console.is_terminal, redirect_stdout=above)
 
 
 @contextlib.contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Show how much is done, of *total* if that is known: a bar on a terminal, a line every few seconds elsewhere."""
+    """Show the progress, of *total* if known: a bar on a terminal, a line every few seconds elsewhere."""
     done, told_at = 0, time.monotonic()
     with progress_bar() as bar:
         task = bar.add_task(what, total=total)

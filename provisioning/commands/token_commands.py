@@ -1,7 +1,7 @@
 """The operator's commands about one-time tokens: make, list, show, void, over the service's REST API.
 
-A token is printed once, alone on its line, so that a shell can take it; what it is, nobody can see any more. Or it goes
-into a file (`provisioning.commands.token_file`).
+A token is printed once, alone on its line, so that a shell can capture it, and cannot be shown again. Or it is written
+to a file (`provisioning.commands.token_file`).
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def create_token(
         said = f"One-time token{numbered} for {whom}, until {shown_time(token.expires_at)}:"
         if output is not None:
             say(f"{said} {output}")
-            if as_json:  # The token is in the file and nowhere else.
+            if as_json:  # The token is only in the file.
                 print_document(token.model_dump(mode="json", exclude={"token"}) | {"file": str(output)})
         elif as_json:
             print_json(token)
@@ -214,12 +214,12 @@ def create_batch(
 
 
 async def _say_if_new(client: EnrolmentOperatorClient, group: str | None) -> None:
-    """Say that nothing is known of *group*: it may be misspelled, and a device stays in the group that it enrols in."""
+    """Warn if *group* is unknown: it may be misspelled, and a device stays in the group in which it enrols."""
     from provisioning.client.operator import RequestRefused, ServiceUnavailable
 
     try:
         is_new = group is not None and not await _is_known(client, group)
-    except (RequestRefused, ServiceUnavailable):  # The tokens are made: who asks again would have others.
+    except (RequestRefused, ServiceUnavailable):  # The tokens exist: repeating the command would make more.
         return
     if is_new:
         say(
@@ -232,7 +232,7 @@ async def _is_known(client: EnrolmentOperatorClient, group: str) -> bool:
     from provisioning.client.operator import RequestRefused  # Late: `service_command`, rule 3.
 
     try:
-        await client.group(group)  # First: devices come by the page.
+        await client.group(group)  # First: devices are listed page by page.
     except RequestRefused as refusal:
         if refusal.code != Code.GROUP_UNKNOWN:
             raise
@@ -363,7 +363,7 @@ def void_token(
 
 
 def _open_tokens(connection: Connection, device: str | None, group: str | None) -> list[int]:
-    """Return the numbers of tokens that are open; raises what ends the command if nothing is known of the group."""
+    """Return the numbers of open tokens; raises what ends the command if the group is unknown."""
     numbers: list[int] = []
 
     async def command(client: EnrolmentOperatorClient) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def private_file(path: Path) -> Iterator[FileIO]:
-    """Create a file that only its owner may read; it goes again if nothing was written into it."""
+    """Create a file that only its owner may read; it is removed if nothing was written into it."""
     expect_new(path)
     file = FileIO(str(path), "x", opener=lambda name, flags: os.open(name, flags, 0o600))
     try:
@@ -38,7 +38,7 @@ def private_file(path: Path) -> Iterator[FileIO]:
 
 
 async def keep(client: EnrolmentOperatorClient, file: FileIO, text: str, tokens: Sequence[IssuedToken]) -> None:
-    """Write *text*, which has *tokens*; where that cannot be, void them: nobody has seen them."""
+    """Write *text*, which contains *tokens*; if that fails, void them: nobody has seen them."""
     begin = file.tell()
     try:
         left = memoryview(text.encode())

@@ -1,1 +1,1 @@
-"""The service's directory: its files, who may write there, which process serves it, and the chain of its audit log."""
+"""The service's directory: its files, write access, the process that serves it, and the chain of its audit log."""

@@ -32,7 +32,7 @@ _KEYS: Final = 4
 @quickly_made
 @dataclass(frozen=True, slots=True)
 class AuditHead:
-    """Where a log ends: its last entry's number and code."""
+    """The end of a log: its last entry's number and code."""
 
     number: int
     mac: bytes
@@ -42,7 +42,7 @@ class AuditHead:
 
     @classmethod
     def parse(cls, text: str) -> AuditHead:
-        """Return the head that *text* shows. Raises ValueError."""
+        """Return the head written in *text*. Raises ValueError."""
         number, _, mac = text.partition(":")
         return cls(int(number), bytes.fromhex(mac))
 
@@ -53,7 +53,7 @@ def link(key: bytes, previous: bytes, content: bytes) -> bytes:
 
 
 def seal(key: bytes, end: AuditHead) -> bytes:
-    """Return what proves that *end* was the end."""
+    """Return the proof that *end* was the log's end."""
     return _code(key, f"head {end}".encode())
 
 
@@ -65,12 +65,12 @@ def _code(key: bytes, content: bytes) -> bytes:
 
 @functools.lru_cache(_KEYS)
 def _begun(key: bytes) -> hmac.HMAC:
-    """Return a code that has taken the key in, to be copied and never changed: that is four fifths of a code."""
+    """Return an HMAC keyed with *key*, to be copied and never changed: keying is four fifths of a code's cost."""
     return hmac.new(key, digestmod=hashlib.sha256)
 
 
 def make_key(path: Path) -> None:
-    """Make the key file unless it exists; raise `ConfigurationError` if it cannot be written."""
+    """Create the key file unless it exists; raise `ConfigurationError` if it cannot be written."""
     if path.exists():
         return
     try:

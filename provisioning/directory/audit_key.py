@@ -7,7 +7,7 @@ from provisioning.directory.files import AuthorityFiles
 
 
 def make_audit_key(files: AuthorityFiles) -> None:
-    """Make the key unless it exists; raise `ConfigurationError` if it cannot be written."""
+    """Create the key unless it exists; raise `ConfigurationError` if it cannot be written."""
     make_key(files.audit_key)
 
 

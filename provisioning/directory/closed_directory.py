@@ -27,7 +27,7 @@ def check_directory_closed(settings: Settings) -> None:
     """Raise `ConfigurationError` if others may write to the directory, or to what is in it."""
     of_group = settings.unsafe_group_writable_directory
     try:
-        with contextlib.suppress(OSError):  # What cannot be looked at is somebody else's to complain of.
+        with contextlib.suppress(OSError):  # Another check reports what cannot be inspected.
             check_closed(settings.directory, os.geteuid(), of_group=of_group)
     except ForeignDirectory as error:
         advice = ""
@@ -46,7 +46,7 @@ def secrets_of(settings: Settings) -> list[Path]:
 
 
 def warn_of_open_secrets(settings: Settings) -> None:
-    """Log which of them everybody may read."""
+    """Log a warning of those that everybody may read."""
     for path in secrets_of(settings):
         if (warning := open_to_all.told_of(path)) is not None:
             log.warning("private file open to everybody", detail=warning)

@@ -1,4 +1,4 @@
-"""Where everything is in the service's directory."""
+"""The paths of all files in the service's directory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class AuthorityFiles:
             )
 
     def certificate(self, name: str) -> Path:
-        """Return the file of a certificate: a CA's own, the server's or operator's with the issuing CA's."""
+        """Return a certificate's file; the server's and operator's contain the issuing CA's certificate, too."""
         return self.directory / f"{name}.crt"
 
     def key(self, name: str) -> Path:
@@ -45,14 +45,14 @@ class AuthorityFiles:
         return self.directory / f"{name}.key"
 
     def token_key(self, name: str) -> Path:
-        """Return the file that says in which token the key is, for a CA whose key is in one."""
+        """Return the file that names the token, for a CA whose key is in one."""
         return self.directory / f"{name}.pkcs11"
 
     @contextlib.contextmanager
     def held(self, *, to_change: bool) -> Iterator[None]:
         """Hold the directory while a certificate and its key are read together, or replaced together.
 
-        For moments only, and no `await` between: others wait, and so does their event loop.
+        For moments only, and without an `await` inside: others wait, and block their event loops.
         """
         descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -63,12 +63,12 @@ class AuthorityFiles:
 
     @property
     def audit_key(self) -> Path:
-        """What authenticates the audit log; without it the log cannot be verified."""
+        """The key that authenticates the audit log; without it the log cannot be verified."""
         return self.directory / "audit.key"
 
     @property
     def bundle(self) -> Path:
-        """What relying parties trust: root and issuing CA."""
+        """The certificates that relying parties trust: root and issuing CA."""
         return self.directory / "ca-bundle.crt"
 
 

@@ -1,4 +1,4 @@
-"""Which process serves a directory, and where it listens: so that there is only one, and commands find it.
+"""Records which process serves a directory, and where it listens: so there is only one, and commands find it.
 
 Theory
 ------
@@ -64,25 +64,25 @@ def in_charge(directory: Path, https_url: str, process: int, *, alone: bool) -> 
 
 
 def _lock(path: Path) -> int:
-    """Return the file at *path*, held; raise BlockingIOError if another process holds it, OSError if it cannot be."""
+    """Return the file at *path*, locked; raise BlockingIOError if another process holds it, OSError if it cannot be."""
     lock = _open(path)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # On some file systems of a network nothing can be locked.
+    except OSError:  # Some network file systems have no locks.
         os.close(lock)
         raise
     return lock
 
 
 def _open(path: Path) -> int:
-    how = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW  # Root would write to whatever the directory's owner has linked.
+    how = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW  # Root must not follow the directory owner's symbolic link.
     try:
         made = os.open(path, how | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return os.open(path, how)
     if os.geteuid() == 0:
         owner = path.parent.stat()
-        with contextlib.suppress(OSError):  # Of a network's file system that maps root to somebody.
+        with contextlib.suppress(OSError):  # On a network file system that maps root to another user.
             os.fchown(made, owner.st_uid, owner.st_gid)
     return made
 

@@ -1,4 +1,4 @@
-"""Where the service of a directory listens, for commands on its machine.
+"""Finds where the service of a directory listens, for commands on its machine.
 
 Rules
 -----
@@ -17,12 +17,12 @@ from typing import Final
 from urllib.parse import urlsplit
 
 _AT_LOCALHOST: Final = frozenset({"127.0.0.1", "::1", "0.0.0.0", "::", "localhost"})
-"""Hosts whose service is asked by the one name that its certificate has by default."""
+"""Hosts whose service is addressed by the one name that its certificate has by default."""
 _LONGEST: Final = 300
 
 
 def lock_of(directory: Path) -> Path:
-    """Return the file that the service holds while it runs, and writes its address to."""
+    """Return the file that the service locks while it runs, and writes its address to."""
     return directory / "service.lock"
 
 
@@ -32,7 +32,7 @@ def found(directory: Path) -> str | None:
         url, _ = _written(directory)
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
-    except (OSError, ValueError):  # ValueError: not what a service writes.
+    except (OSError, ValueError):  # ValueError: not written by a service.
         return None
     if parts.scheme != "https" or port is None:
         return None
@@ -40,9 +40,9 @@ def found(directory: Path) -> str | None:
 
 
 def process_of(directory: Path) -> int | None:
-    """Return the number of the process that is to be signalled to stop the directory's service; None if none told it.
+    """Return the number of the process to signal to stop the directory's service; None if it is not recorded.
 
-    It is that of its own container, where it runs in one.
+    In a container it is the number inside the container.
     """
     try:
         _, number = _written(directory)
@@ -52,7 +52,7 @@ def process_of(directory: Path) -> int | None:
 
 
 def served(directory: Path) -> str | None:
-    """Return which service of *directory* runs, and how it is stopped; None if none does, or nobody can tell."""
+    """Return which service of *directory* runs, and how to stop it; None if none does, or it is unknown."""
     try:
         lock = os.open(lock_of(directory), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -69,7 +69,7 @@ def served(directory: Path) -> str | None:
 
 
 def told(directory: Path) -> str:
-    """Return where the directory's service, which is running, can be reached, and how it is stopped."""
+    """Return where the directory's running service can be reached, and how to stop it."""
     where, process = found(directory) or "an address that it has not told", process_of(directory)
     if process is None:
         return f"{directory} is served already, by another process, at {where}: stop that first"
@@ -80,7 +80,7 @@ def told(directory: Path) -> str:
 
 
 def _written(directory: Path) -> tuple[str, str]:
-    """Return the address and the process that a service has written, empty where it has not."""
+    """Return the address and the process that a service has written, empty strings for what it has not."""
     with lock_of(directory).open(encoding="utf-8") as file:
         url, _, number = file.read(_LONGEST).partition("\n")
     return url.strip(), number.strip()

@@ -54,15 +54,15 @@ _ROOT: Final = 0
 _CLOCK_TOLERANCE: Final = timedelta(minutes=2)
 _LEAST_FREE: Final = 500 * 1024 * 1024
 _FULL: Final = 1024 * 1024
-"""With less than this nothing larger than a page is written for certain."""
+"""With less free space than this, writing more than a page may fail."""
 _PROBE_SECONDS: Final = 2.0
 _FIRST_UNPRIVILEGED: Final = 1024
 _TORN: Final = "tables"
-"""The check of a database that lacks some: nothing else in it is looked at."""
+"""The check of a database that lacks some: nothing else in it is checked."""
 
 
 async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
-    """Yield what is found, in the order in which it is best mended."""
+    """Yield the findings, in the order in which they are best fixed."""
     files = AuthorityFiles(settings.directory)
     if not files.certificate(ISSUING_CA).exists():
         yield failed(
@@ -86,7 +86,7 @@ async def examine(settings: Settings, now: datetime) -> AsyncIterator[Finding]:
     elsewhere = whereabouts.found(files.directory) if whereabouts.served(files.directory) is not None else None
     yield _port(settings.host, settings.port, "port", ours, elsewhere)
     health = f"http://{_shown(settings.host)}:{settings.http_port}/healthz"
-    # Another fleet's service is alive, too; where HTTPS has no fixed port, there is no better sign.
+    # Another fleet's service is alive, too; without a fixed HTTPS port, there is no better sign.
     yield _port(
         settings.host,
         settings.http_port,
@@ -128,9 +128,9 @@ def _modes(settings: Settings, files: AuthorityFiles) -> Iterator[Finding]:
 
 
 def _owned_by_others(files: AuthorityFiles) -> Finding | None:
-    """Return whose private files are that the directory's owner, as whom the service runs, cannot read.
+    """Report private files that the directory's owner, as whom the service runs, cannot read.
 
-    Root, who copies a store back or writes a key anew, makes files of its own there. Root itself reads everything.
+    When root restores a store or writes a key, root owns the files. Root itself can read everything.
     """
     owner = files.directory.stat().st_uid
     with_database = (path for path in sorted(files.directory.iterdir()) if path.suffix.startswith((".key", ".db")))
@@ -148,7 +148,7 @@ def _owned_by_others(files: AuthorityFiles) -> Finding | None:
 
 
 def _secrets(settings: Settings) -> Iterator[Finding]:
-    """Warn of what opens the CA keys where everybody may read it; what is not there, `_keys` finds."""
+    """Warn of secrets that open the CA keys if everybody may read them; `_keys` finds missing ones."""
     for path in (settings.passphrase_file, settings.pkcs11_pin_file):
         if path is not None and (said := open_to_all.told_of(path)) is not None:
             what, _, remedy = said.rpartition(": ")
@@ -167,7 +167,7 @@ def _keys(settings: Settings) -> Iterator[Finding]:
     files = AuthorityFiles(settings.directory)
     try:
         signers = open_authority(settings).signers
-        # A root that is kept elsewhere has no key here.
+        # A root kept elsewhere has no key here.
         names = sorted(path.stem for path in files.directory.glob("*.crt") if path.stem not in {SERVER, OPERATOR})
         held = [name for name in names if signers.holds(name)]
         for name in held:
@@ -197,7 +197,7 @@ def _certificates(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:
         yield failed("certificates", what, "restart the service: it writes it anew")
     good = []
     for name, remedy in remedies.items():
-        if name == OPERATOR and not files.certificate(name).exists():  # Whose it is may have it elsewhere.
+        if name == OPERATOR and not files.certificate(name).exists():  # Its owner may keep it elsewhere.
             continue
         try:
             certificate = read_certificate(files.certificate(name))
@@ -222,11 +222,11 @@ def _certificates(files: AuthorityFiles, now: datetime) -> Iterator[Finding]:
 
 
 def _of_others(files: AuthorityFiles, name: str, certificate: x509.Certificate) -> str | None:
-    """Return what is wrong with a certificate that is there under *name* and is not this service's, None if it is."""
+    """Return what is wrong with the certificate *name* if it is not this service's, None if it is."""
     ours = [path for path in files.directory.glob("*.crt") if path.stem not in {SERVER, OPERATOR}]
     cas = []
     for path in ours:
-        with contextlib.suppress(ConfigurationError):  # Said with the keys.
+        with contextlib.suppress(ConfigurationError):  # Reported with the keys.
             cas.append(read_certificate(path))
     if not any(is_issued_by(certificate, each) for each in cas):
         issuer = certificate.issuer.rfc4514_string()
@@ -234,7 +234,7 @@ def _of_others(files: AuthorityFiles, name: str, certificate: x509.Certificate) 
     try:
         key = load_key(files.key(name))
     except KeyFileError:
-        return None  # Another one's to find.
+        return None  # Another check reports it.
     if spki_fingerprint(key.public_key()) != spki_fingerprint(certificate.public_key()):
         return f"{name}.crt is not for the key in {name}.key"
     return None
@@ -259,7 +259,7 @@ def _address(settings: Settings) -> Iterator[Finding]:
             "set public_http_url to the name that relying parties reach, before the next device enrols",
         )
     if settings.public_http_url is not None and settings.public_http_url.scheme == "https":
-        # RFC 5280 §8: to trust the connection, a client would have to know first what it fetches.
+        # RFC 5280 §8: to trust the connection, a client would first need what it fetches over it.
         yield warning(
             "address",
             f"certificates and CRLs say that CRL and OCSP are at {settings.public_http_url}: many clients fetch none "
@@ -273,7 +273,7 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
     try:
         key = read_audit_key(files)
     except ConfigurationError:
-        key = b""  # Said already.
+        key = b""  # Reported already.
     if settings.database_url is None and not (files.directory / "fleet.db").exists():
         yield failed(
             "database",
@@ -319,7 +319,7 @@ async def _store(settings: Settings, files: AuthorityFiles, now: datetime) -> As
 
 
 def _whole(connection: Connection, where: str) -> Finding:
-    """Return whether the database has what its schema says, and takes changes."""
+    """Report whether the database has all of its schema, and can be written to."""
     if lost := schema.missing(connection):
         return failed(
             _TORN,
@@ -388,12 +388,12 @@ def _port(host: str, port: int, setting: str, is_ours: Callable[[], bool], elsew
 
 
 def _presents(settings: Settings, files: AuthorityFiles) -> bool:
-    """Whether who listens at the HTTPS port presents, and has the key of, this directory's certificate."""
+    """Whether the server at the HTTPS port presents, and has the key of, this directory's certificate."""
     at = (_reachable(settings.host), settings.port)
     try:
         presented = ssl.get_server_certificate(at, timeout=_PROBE_SECONDS)
         return x509.load_pem_x509_certificate(presented.encode()) == read_certificate(files.certificate(SERVER))
-    except (OSError, ValueError, ConfigurationError):  # No TLS, nobody who answers, or nothing to compare with.
+    except (OSError, ValueError, ConfigurationError):  # No TLS, no answer, or nothing to compare with.
         return False
 
 

@@ -25,11 +25,11 @@ from provisioning.store import authorities, crls, known_authorities
 from provisioning.store.authorities import DEFAULT_LINE, AuthorityKind, AuthorityState, StoredAuthority
 
 _DUE: Final = 3
-"""The next CA is due when one part in so many is left of the life."""
+"""The next CA is due when this fraction (1/n) of the life is left."""
 
 
 def authority_findings(connection: Connection, settings: Settings, now: datetime) -> Iterator[Finding]:
-    """Yield what is found about each CA that is not retired."""
+    """Yield the findings about each CA that is not retired."""
     files = AuthorityFiles(settings.directory)
     places = SignerPlaces(files, settings)
     good = []
@@ -67,7 +67,7 @@ def authority_findings(connection: Connection, settings: Settings, now: datetime
 def _strangers(files: AuthorityFiles, known: Sequence[StoredAuthority]) -> list[Path]:
     try:
         return strangers(files, known)
-    except ConfigurationError:  # One that cannot be read was named with the keys.
+    except ConfigurationError:  # An unreadable one was reported with the keys.
         return []
 
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """How bad it is."""
+    """A finding's severity."""
 
     OK = "ok"
     WARNING = "warning"
@@ -16,7 +16,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found, and, unless all is well, what to do."""
+    """The result of one check, and, unless all is well, the remedy."""
 
     check: str
     verdict: Verdict
@@ -25,15 +25,15 @@ class Finding:
 
 
 def ok(check: str, detail: str) -> Finding:
-    """Say that all is well."""
+    """Return a finding that all is well."""
     return Finding(check, Verdict.OK, detail)
 
 
 def warning(check: str, detail: str, remedy: str) -> Finding:
-    """Say what will be wrong."""
+    """Return a finding of what will be wrong."""
     return Finding(check, Verdict.WARNING, detail, remedy)
 
 
 def failed(check: str, detail: str, remedy: str) -> Finding:
-    """Say what is wrong."""
+    """Return a finding of what is wrong."""
     return Finding(check, Verdict.FAILED, detail, remedy)

@@ -23,7 +23,7 @@ _CHECK: Final = "manufacturers"
 
 
 def manufacturer_findings(connection: Connection, now: datetime) -> Iterator[Finding]:
-    """Yield what is found about each manufacturer whose lists have to be followed by others."""
+    """Yield the findings about each manufacturer whose CRLs need successors."""
     good = []
     for kept in manufacturer_lists.kept(connection):
         name, lists = kept.manufacturer, kept.lists

@@ -1,13 +1,13 @@
-"""Commands in groups, as the help of all three programs shows them: plain text, and of each command the whole sentence.
+"""Groups of commands, and their help in all three programs: plain text, with each command's summary in full.
 
-On a terminal of 80 columns Typer's boxes cut names of options off, and its plain text what a command does.
+On a terminal of 80 columns Typer's boxes truncate option names, and its plain text truncates summaries.
 
-What was given as text is text, or the command is not begun: bytes that are no UTF-8 come from the shell as half
-characters, which no request, file or terminal takes. A path may hold them, as the file system does.
+Text arguments must be valid text, or the command does not begin: bytes that are not UTF-8 arrive as lone surrogates,
+which no request, file or terminal accepts. A path may contain them, as file systems allow them.
 
-Of an option that takes one value a second one is refused: the last one would count, and who revokes two groups would
-have revoked one, or has a broker whose settings are in one file of two. A path that is empty is refused, too: it would
-be the folder that the shell happens to be in, where a variable of a script was not set.
+A second value for an option that takes one is refused: only the last would count, and somebody who revokes two groups
+would have revoked one, or a broker would read only one of two settings files. An empty path is refused, too: if a
+script's variable is unset, it would mean the shell's current directory.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _LIST: Final = re.compile(r"<list\[(.*)\]>")
 
 
 class CommandGroup(TyperGroup):
-    """A group of commands whose summaries are not cut off, and that take no half characters."""
+    """A group of commands with full summaries, whose commands refuse lone surrogates."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return the command; what may be given more than once shows one value's kind: `<str>`, no `<list[str]>`."""
+        """Return the command; its repeatable options show the type of one value: `<str>`, not `<list[str]>`."""
         command = super().get_command(ctx, cmd_name)
         for each in () if command is None else command.params:
             if isinstance(each, TyperOption) and each.metavar is None:
@@ -46,16 +46,16 @@ class CommandGroup(TyperGroup):
         return command
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the options before the command's name, as those behind it."""
+        """Parse the options before the command's name by the same rules as those after it."""
         return _parse_args(self, super().parse_args, ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return the commands' names: those first with which one begins, which a newcomer looks for."""
+        """Return the commands' names: first those to start with, which a newcomer looks for."""
         names: list[str] = super().list_commands(ctx)
         return sorted(names, key=lambda name: _BEGIN.index(name) if name in _BEGIN else len(_BEGIN))
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the first paragraph of what each command says of itself."""
+        """Write the first paragraph of each command's help."""
         named = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
         rows = [(name, _summary(command.help or "")) for name, command in named if command is not None]
         if rows:
@@ -64,7 +64,7 @@ class CommandGroup(TyperGroup):
 
 
 def command_group(**settings: Any) -> typer.Typer:
-    """Return an application or a part of one, whose *settings* are Typer's; without a command it shows its help."""
+    """Return an application or a part of one, with Typer's *settings*; without a command it shows its help."""
     return typer.Typer(
         cls=CommandGroup, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, **settings
     )
@@ -73,8 +73,8 @@ def command_group(**settings: Any) -> typer.Typer:
 def _parse_args(
     command: Any, parse_args: Callable[[Any, list[str]], list[str]], ctx: Any, args: list[str]
 ) -> list[str]:
-    """Read *args*; say that it is misuse if an option of which one value counts is there twice, or a path is empty."""
-    if ctx.resilient_parsing:  # As a shell completes the line.
+    """Parse *args*; raise a usage error if an option with one value is given twice, or a path is empty."""
+    if ctx.resilient_parsing:  # During shell completion.
         return parse_args(ctx, args)
     written, _, given = command.make_parser(ctx).parse_args(args=list(args)) if args else ({}, [], [])
     for number, each in enumerate(given):
@@ -96,7 +96,7 @@ def _all(value: Any) -> Any:
 
 
 def _invoke(command: Any, invoke: Callable[[Any], Any], ctx: Any) -> Any:
-    """Run *command*; raise `typer.BadParameter` if what was given as text is none."""
+    """Run *command*; raise `typer.BadParameter` if a text argument is not valid text."""
     for each in command.params:
         for text in _all(ctx.params.get(each.name)):
             if isinstance(text, str) and not is_text(text):
@@ -109,11 +109,11 @@ def _summary(text: str) -> str:
 
 
 def _kind_of_one(shown: str | None) -> str | None:
-    """Return what to show instead of the kind *shown* of a list; None where it is none."""
+    """Return the element type to show instead of the list type *shown*; None if it is no list."""
     one_of_many = _LIST.fullmatch(shown or "")
     return one_of_many and f"<{one_of_many[1].lower()}>"
 
 
 def _shown(kind: str, *, ctx: Any) -> str:
-    del ctx  # Typer's signature: the same whoever asks.
+    del ctx  # Typer's signature; not needed.
     return kind

@@ -1,12 +1,12 @@
-"""A command line as a program: its name in its usage lines, and an orderly end where its output cannot be written.
+"""Runs a command line as a program: its name in usage lines, and an orderly end if its output cannot be written.
 
 Rules
 -----
-1. Whoever reads the output and has had enough, as head has, is no error, and is told nothing.
-2. A disk that is full is one line on standard error, also where it is found full by the last flush.
-3. ``python -m broker`` is ``fleet-broker``, in its own words too: what it says to type can be typed.
+1. A reader that closes the output early, such as head, is no error, and causes no message.
+2. A full disk is one line on standard error, also if only the last flush finds it.
+3. ``python -m broker`` is ``fleet-broker``, in its messages too: the commands that they suggest can be typed.
 
-Does not handle: errors of commands, which say themselves what is wrong.
+Does not handle: errors of commands, which report them themselves.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _UNWRITABLE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def run(app: typer.Typer, program: str) -> NoReturn:
-    """Run the command that the arguments name as *program*, and exit."""
+    """Run the command in the arguments, under the name *program*, and exit."""
     try:
         try:
             named_in(app, sys.argv[1:])(prog_name=program)

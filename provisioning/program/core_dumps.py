@@ -10,5 +10,5 @@ import resource
 
 
 def forbid() -> None:
-    """Have no memory of this process dumped, nor of what it starts: for ever, as the hard limit is lowered too."""
+    """Disable core dumps for this process and its children: for ever, as the hard limit is lowered too."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -16,13 +16,13 @@ from typing import Final
 
 _NR_OPEN: Final = Path("/proc/sys/fs/nr_open")
 _OWN: Final = 256
-"""What a service has open beside connections: its store, its files, its own questions to others."""
+"""Descriptors of a service besides connections: its store, its files, its own requests to others."""
 
 
 def most_allowed(nr_open: Path = _NR_OPEN) -> int:
-    """Return how many this process can be given at most, by its user's limit and by the kernel's, which *nr_open* says.
+    """Return the highest limit for this process, by its user's hard limit and by the kernel's, in the file *nr_open*.
 
-    ``resource.RLIM_INFINITY`` where there is no limit.
+    ``resource.RLIM_INFINITY`` if there is no limit.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
@@ -32,19 +32,19 @@ def most_allowed(nr_open: Path = _NR_OPEN) -> int:
 
 
 def take_all(nr_open: Path = _NR_OPEN) -> None:
-    """Raise this process's limit, and that of what it starts, to what its user is allowed, by the kernel too.
+    """Raise the limit of this process, and of its children, to the highest that its user and the kernel allow.
 
-    *nr_open* says what the kernel allows. Where nothing can be raised, what there is has to do.
+    *nr_open* has the kernel's limit. If the limit cannot be raised, it stays.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = most_allowed(nr_open)
     if soft == resource.RLIM_INFINITY or (wanted != resource.RLIM_INFINITY and soft >= wanted):
         return
-    with contextlib.suppress(OSError, ValueError):  # Forbidden by a sandbox; ACCEPT_FAILED says when it matters.
+    with contextlib.suppress(OSError, ValueError):  # Forbidden by a sandbox; ACCEPT_FAILED reports if it matters.
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
 
 
 def room_for(connections: int) -> int:
-    """Return for how many of *connections* there are descriptors, beside those that the process needs itself."""
+    """Return for how many of *connections* there are descriptors, besides those that the process needs itself."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return connections if soft == resource.RLIM_INFINITY else min(connections, max(soft - _OWN, soft // 2))

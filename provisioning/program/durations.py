@@ -1,8 +1,8 @@
-"""Durations as people write them in settings: a number with its unit, or ISO 8601.
+"""Durations in settings: a number with its unit, or ISO 8601.
 
-A number alone is refused: of `crl_life = 5` nobody can tell whether days or seconds were meant, and seconds would be
-believed until the first relying party finds a list that has ended (docs/decisions/0148). A setting that takes plain
-numbers says the unit in its name, as in ``crl_debounce_seconds``; an option that does says it in its help.
+A number alone is refused: `crl_life = 5` may mean days or seconds, and a wrong guess would go unnoticed until the first
+relying party finds an expired CRL (docs/decisions/0148). A setting that takes plain numbers has the unit in its name,
+as in ``crl_debounce_seconds``; an option has it in its help.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 REMEDY: Final = "write a duration with its unit, such as 30d, 12h, 5m or 90s, or as ISO 8601 has them, such as P30D"
 SECONDS_OF: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _BY_SIZE: Final = "dhms"
-"""Without weeks: nobody says 52 of them and two days."""
+"""Without weeks: nobody writes 52 weeks and two days."""
 _SHORT: Final = re.compile(rf"(\d{{1,12}}(?:\.\d{{1,6}})?)\s*([{''.join(SECONDS_OF)}])")
 _ISO_8601: Final = re.compile(r"[+-]?P\d.*|[+-]?PT\d.*")
 
@@ -26,25 +26,25 @@ def seconds_in(text: str) -> float | None:
 
 
 def out_of_bounds(field: str, given: timedelta, least: timedelta, most: timedelta) -> str:
-    """Return what is wrong with *given* as the value of *field*, whose name says that it is in seconds."""
+    """Return the error text for *given*, out of bounds for *field*, whose name says that it is in seconds."""
     return f"{field} must be {_told(least)} to {_told(most)}, and is {_told(given)}"
 
 
 def shown(seconds: int) -> str:
-    """Return *seconds* as people write them, in the largest unit of which they are a whole number: ``7d``."""
+    """Return *seconds* in the largest unit of which they are a whole number: ``7d``."""
     unit = next(each for each in _BY_SIZE if not seconds % SECONDS_OF[each]) if seconds else "s"
     return f"{seconds // int(SECONDS_OF[unit])}{unit}"
 
 
 def _told(time: timedelta) -> str:
-    """Return the seconds of *time*, and beside them the largest unit that it is a whole number of."""
+    """Return the seconds of *time*, and the same in the largest unit of which it is a whole number."""
     seconds = int(time.total_seconds())
     short = shown(seconds)
     return str(seconds) if short == f"{seconds}s" else f"{seconds} ({short})"
 
 
 def with_its_unit(value: object) -> object:
-    """Return what pydantic reads as a duration; raise `ValueError` where *value* does not say its unit."""
+    """Return *value* as pydantic parses a duration; raise `ValueError` if it has no unit."""
     if isinstance(value, timedelta):
         return value
     if isinstance(value, str):
@@ -55,5 +55,5 @@ def with_its_unit(value: object) -> object:
             except OverflowError:
                 raise ValueError("is longer than anybody waits") from None
         if _ISO_8601.fullmatch(text):
-            return text  # Pydantic reads the rest.
+            return text  # Pydantic parses the rest.
     raise ValueError(REMEDY)

@@ -29,10 +29,10 @@ _WORDS_SECONDS: Final = 1.0
 
 
 class Ending:
-    """The end of the process, which comes in time."""
+    """Ends the process in time."""
 
     def __init__(self, log: Any, given_up: str, leave: Callable[[int], object] = os._exit) -> None:
-        """End it by *leave*, with an exit code, and tell *log* what may have been *given_up*, as a sentence."""
+        """*leave* ends the process with an exit code; *log* gets *given_up*: a sentence on what may be abandoned."""
         self._log = log
         self._given_up = given_up
         self._leave = leave
@@ -42,8 +42,8 @@ class Ending:
     def within(self, seconds: float, code: int, last_words: str = "") -> None:
         """End in *seconds* with exit *code*, unless the process has ended by then; the latest call counts.
 
-        *last_words* go to standard error then: whoever would have said them is still waiting. May be called by a signal
-        handler, whatever it interrupts: this queue takes no lock, as the start of a thread, or an event, would.
+        *last_words* then go to standard error, as the code that would have printed them is blocked. May be called by a
+        signal handler, whatever it interrupts: this queue takes no lock, as starting a thread, or an event, would.
         """
         self._orders.put((seconds, code, last_words))
 
@@ -59,7 +59,7 @@ class Ending:
     def _cut_off(self, seconds: float, code: int, last_words: str) -> None:
         speaker = threading.Thread(target=self._say_why, args=(seconds, last_words), daemon=True)
         speaker.start()
-        speaker.join(_WORDS_SECONDS)  # Whom nobody reads, a full pipe say, may be what everybody waits for.
+        speaker.join(_WORDS_SECONDS)  # Writing may block, on a full pipe that nobody reads.
         self._leave(code)
 
     def _say_why(self, seconds: float, last_words: str) -> None:
@@ -77,7 +77,7 @@ class Ending:
 
 
 def _places() -> dict[str, str]:
-    """Return where each thread is that may keep the process from its end."""
+    """Return the position of each thread that may keep the process from ending."""
     frames = sys._current_frames()  # noqa: SLF001 - documented, for debuggers; here for who reads the log
     places = {}
     for thread in threading.enumerate():

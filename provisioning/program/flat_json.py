@@ -14,7 +14,7 @@ from typing import Any
 
 
 class FlatJson:
-    """Writes objects; what JSON does not know is written as its text."""
+    """Writes objects; values that JSON does not support are written as their text."""
 
     def __init__(self, *, ascii_only: bool, sort_keys: bool) -> None:
         self._library = json.JSONEncoder(default=str, ensure_ascii=ascii_only, sort_keys=sort_keys)

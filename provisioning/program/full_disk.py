@@ -16,14 +16,14 @@ from typing import Final
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _LITTLE: Final = 16 * 1024 * 1024
-"""Bytes. What could not be written has been given back when one looks: so much that founding a CA needs a tenth of."""
+"""In bytes. The space of the failed write is free again when this is checked; founding a CA needs a tenth of it."""
 _FEW: Final = 64
 """Files."""
 _KILO: Final = 1024
 
 
 def told(error: BaseException, place: Path) -> str | None:
-    """Return which disk is full if that is why *error* was raised while somebody wrote below *place*; else None."""
+    """Return which disk is full if that is why *error* was raised by a write below *place*; else None."""
     chain = list(_chain(error))
     says_full = any(map(_says_full, chain))
     if not says_full and not any(map(_may_mean_full, chain)):
@@ -37,7 +37,7 @@ def told(error: BaseException, place: Path) -> str | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield *error* and what it comes from; SQLAlchemy keeps the driver's own word beside that."""
+    """Yield *error* and its causes; SQLAlchemy keeps the driver's error separately."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -55,7 +55,7 @@ def _says_full(error: BaseException) -> bool:
 
 
 def _may_mean_full(error: BaseException) -> bool:
-    # Where it cannot make the file that its readers share (-shm), SQLite speaks of the disk and not of room.
+    # If it cannot create the file that its readers share (-shm), SQLite reports an I/O error, not a full disk.
     return _sqlite_code(error) == sqlite3.SQLITE_IOERR
 
 
@@ -80,6 +80,6 @@ def _without_room(place: Path) -> str | None:
 
 
 def _mounted(place: Path) -> Path:
-    """Return where the file system of *place* begins."""
+    """Return the mount point of the file system with *place*."""
     real = place.resolve()
     return next(each for each in (real, *real.parents) if os.path.ismount(each))

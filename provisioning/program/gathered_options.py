@@ -1,4 +1,4 @@
-"""Options that several commands have are written once: as the fields of a dataclass, which the commands take.
+"""Options shared by several commands, written once: as the fields of a dataclass, which the commands take.
 
 Like this::
 
@@ -26,10 +26,10 @@ Command = Callable[..., None]
 def with_options(
     gathered: type[object], *, without: Collection[str] = (), behind: bool = False
 ) -> Callable[[Command], Command]:
-    """Give a command an option for each field of *gathered*, and call it with one of these, where it takes one.
+    """Give a command an option for each field of *gathered*, and call it with an instance of that, which it takes.
 
-    Of the fields *without* which it has options, the defaults count. ``--help`` shows them before the command's own
-    options, or *behind*.
+    The fields in *without* get no options, and keep their defaults. ``--help`` shows the options before the command's
+    own, or *behind* them.
     """
     options = [
         each.replace(kind=inspect.Parameter.KEYWORD_ONLY)

@@ -19,27 +19,27 @@ from typing import IO, AnyStr, Final, Protocol
 
 EMPTY: Final = "is empty; name a file or a directory, or leave it out"
 SECRET_BYTES: Final = 64 * 1024
-"""Of a passphrase, a PIN, a token, or what says in which token a key is."""
+"""Limit for a passphrase, a PIN, a token, or the file that names a key's token."""
 SETTINGS_BYTES: Final = 16 * 1024 * 1024
 PEM_BYTES: Final = 16 * 1024 * 1024
-"""Of keys and certificates: some ten thousand of these."""
+"""Limit for keys and certificates: some ten thousand of these."""
 NAMES_BYTES: Final = 64 * 1024 * 1024
-"""Of names, one a line: a million of the longest."""
+"""Limit for names, one a line: a million of the longest."""
 LIST_BYTES: Final = 256 * 1024 * 1024
-"""Of what has an entry for each device, or each that was revoked: some millions."""
+"""Limit for files with an entry per device, or per revoked one: some millions."""
 _PIECE: Final = 64 * 1024
 _LINE: Final = 1024 * 1024
 
 
 class Readable(Protocol):
-    """What bytes are read from."""
+    """A source of bytes."""
 
     def read(self, size: int, /) -> bytes | None:
         """Return *size* bytes at most, none at the end."""
 
 
 def named(value: object) -> object:
-    """Return *value*, which a setting names a file with; raise ValueError for an empty one, or one that no file has."""
+    """Return *value*, a file name in a setting; raise ValueError if it is empty, or no file can have it."""
     if value == "":
         raise ValueError(EMPTY)
     if isinstance(value, str) and "\0" in value:
@@ -48,7 +48,7 @@ def named(value: object) -> object:
 
 
 def contents_of(path: Path, most: int) -> bytes:
-    """Return what is in the file *path*; raise `OSError` if it cannot be read, or has more than *most* bytes."""
+    """Return the contents of the file *path*; raise `OSError` if it cannot be read, or has more than *most* bytes."""
     with path.open("rb", buffering=0) as file:
         return rest_of(file, most, str(path))
 
@@ -71,7 +71,7 @@ def rest_of(file: Readable, most: int, name: str) -> bytes:
 
 
 def lines_of(file: IO[AnyStr], name: str) -> Iterator[AnyStr]:
-    """Yield the lines of *file*, which errors call *name*; raise `OSError` for one that is longer than any is."""
+    """Yield the lines of *file*, which errors call *name*; raise `OSError` for one that is too long."""
     while line := file.readline(_LINE):
         if len(line) == _LINE:
             raise OSError(errno.EFBIG, f"it has a line of more than {_LINE >> 20} MiB: name the right file", name)
@@ -79,6 +79,6 @@ def lines_of(file: IO[AnyStr], name: str) -> Iterator[AnyStr]:
 
 
 def too_large(most: int) -> str:
-    """Return what to say of a file that has more than *most* bytes."""
+    """Return the error text for a file that has more than *most* bytes."""
     told = f"{most >> 20} MiB" if most >> 20 else f"{most >> 10} KiB"
     return f"it has more than {told}, which is the most that is read: name the right file"

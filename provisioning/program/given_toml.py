@@ -19,26 +19,26 @@ from typing import Any, Final
 from provisioning.program.toml_twice import said_twice
 
 MOST_NESTED: Final = 32
-"""Brackets within brackets, and parts of one key."""
+"""Maximum depth of brackets, and number of parts of one key."""
 _MARK: Final = re.compile(
     r'"""(?:[^\\]|\\.)*?"""|\'\'\'.*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}.,=\n]', re.DOTALL
 )
 
 _TWICE: Final = ("overwrite", "twice", "immutable")
-"""What the parser says of a key or a table that was there before."""
+"""The parser's messages for a duplicate key or table."""
 
 
 class NotToml(ValueError):
-    """The text is not TOML; the error's own text says why, and where."""
+    """The text is not TOML; the error text says why, and where."""
 
 
 def toml_of(text: str) -> dict[str, Any]:
-    """Return what *text* says. Raises `NotToml`."""
+    """Parse *text*. Raises `NotToml`."""
     text = text.removeprefix("\ufeff")
     _refuse_nested(text)
     try:
         return tomllib.loads(text)
-    except ValueError as error:  # TOML's own, and that of a number with thousands of digits.
+    except ValueError as error:  # The parser's own, or for a number with thousands of digits.
         said = str(error)
         twice = said_twice(text) if any(word in said for word in _TWICE) else None
         raise NotToml(twice or said) from error

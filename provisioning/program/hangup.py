@@ -1,15 +1,15 @@
-"""SIGHUP: read the settings anew, or end with the terminal.
+"""SIGHUP: reload the settings, or end with the terminal.
 
 Theory
 ------
-Who sends SIGHUP by hand, or a service manager, has changed the settings. The kernel sends it, too, when the terminal in
-which the service was started is closed, and then it is meant to end. Which of both it was is seen afterwards: the
-process had a terminal when it started, and has none any more.
+An operator or a service manager sends SIGHUP after changing the settings. The kernel sends it, too, when the terminal
+in which the service was started is closed, and then the service should end. The two can be distinguished afterwards:
+the process had a terminal when it started, and no longer has one.
 
 Rules
 -----
-1. Where SIGHUP is ignored when the process starts (``nohup``), it stays ignored.
-2. A terminal is gone a moment after its signal has come: `SETTLE_SECONDS`, then it is looked for.
+1. If SIGHUP is ignored when the process starts (``nohup``), it stays ignored.
+2. A terminal disappears a moment after its signal: it is checked after `SETTLE_SECONDS`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _TERMINAL: Final = "/dev/tty"
 
 
 class Hangups:
-    """What SIGHUP means in this process, as it was started."""
+    """What SIGHUP means in this process, depending on how it was started."""
 
     def __init__(self) -> None:
-        """Look at how the process was started."""
+        """Determine how the process was started."""
         self.heeded: Final = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
         self._had_terminal: Final = _has_terminal()
 

@@ -12,7 +12,7 @@ import textwrap
 
 
 def print_hung(line: str, indent: int) -> None:
-    """Print *line*, one without line ends; at a terminal what does not fit goes on *indent* columns from the left."""
+    """Print *line*, which has no line ends; at a terminal the rest of a long one is indented by *indent* columns."""
     if sys.stdout.isatty() and len(line) > (room := shutil.get_terminal_size().columns) >= 2 * indent:
         line = textwrap.fill(line, room, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False)
     sys.stdout.write(f"{line}\n")

@@ -2,22 +2,22 @@
 
 Theory
 ------
-Both services log from their event loops. A file that cannot be written says so at once. A pipe or a socket says nothing
-when its reader has stopped, a collector that hangs, say: it takes 64 KiB, and then whoever writes waits. With him would
-wait every connection, every revocation and the stop::
+Both services log from their event loops. Writing to a file fails at once or succeeds. A pipe or a socket whose reader
+has stopped, such as a hanging collector, reports nothing: it takes 64 KiB, and then blocks the writer, and with it
+every connection, every revocation and the stop::
 
     service ─► pipe, full ─► a reader that does not read
 
-So there it is written without waiting, by a description of the pipe that is our own: whoever else has it, a shell or
-other workers, goes on as he wants to.
+So those are written without blocking, through our own open file description of the pipe: others that share the pipe, a
+shell or other workers, are not affected.
 
 Rules
 -----
-1. A reader that is slow is waited for, `_PATIENCE_SECONDS` at most, and not again until it has read.
-2. Lines are lost whole: of one that has begun, the rest comes first when there is room. Then is said how many were
-   lost.
+1. A slow reader is waited for, `_PATIENCE_SECONDS` at most, and not again until it has read.
+2. Lines are dropped whole: the rest of one that has begun is written first when there is room. Then the number of
+   dropped lines is logged.
 
-Does not handle: a terminal that was halted (Ctrl-S), which somebody wants; a disk that hangs.
+Does not handle: a terminal that was halted (Ctrl-S), which is intended; a disk that hangs.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ _PATIENCE_SECONDS: Final = 0.5
 
 
 class LossyStream:
-    """A text stream for logs; what it cannot write it counts. Used from any thread."""
+    """A text stream for logs; counts lines that it cannot write. Used from any thread."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._lock = threading.Lock()
         self._target = _target_of(stream)
         self._stopped = False
-        """Whether the reader was waited for in vain, and has read nothing since."""
+        """Whether waiting for the reader was in vain, and it has read nothing since."""
         self._rest = b""
-        """Of a line that has begun."""
+        """The unwritten rest of a line that has begun."""
         self._untold = 0
         self.lost = 0
 
     def write(self, text: str) -> int:
-        """Write *text*, a line, if it can be written."""
+        """Write the line *text* if possible."""
         try:
             if self._target is None:
                 return self._stream.write(text)
@@ -63,7 +63,7 @@ class LossyStream:
         return len(text)
 
     def flush(self) -> None:
-        """Write what is buffered, if it can be written."""
+        """Write what is buffered, if possible."""
         if self._target is not None:
             return
         try:
@@ -72,7 +72,7 @@ class LossyStream:
             self.lost += 1
 
     def close(self) -> None:
-        """Give back what is our own; the stream stays open."""
+        """Close our own descriptor; the stream stays open."""
         if self._target is not None:
             self._target.close()
 
@@ -87,7 +87,7 @@ class LossyStream:
             self._rest, self._untold = left, 0
 
     def _put(self, target: _Target, data: bytes) -> bytes:
-        """Write what there is room for, and somebody who reads; return what is left of *data*."""
+        """Write as much as there is room and a reader for; return the rest of *data*."""
         deadline = time.monotonic() + (0.0 if self._stopped else _PATIENCE_SECONDS)
         while data:
             try:
@@ -98,7 +98,7 @@ class LossyStream:
                     self._stopped = True
                     return data
                 continue
-            except OSError:  # Nobody reads; of a pipe with a name somebody may again.
+            except OSError:  # No reader; a named pipe may get one again.
                 return data
             self._stopped = False
             data = data[written:]
@@ -111,29 +111,29 @@ class _Target:
 
     descriptor: int
     write: Callable[[bytes], int]
-    """Write what is taken at once, and return how much; raise BlockingIOError if that is nothing."""
+    """Writes without blocking, and returns how much; raises BlockingIOError if that is nothing."""
     close: Callable[[], None]
 
 
 def _target_of(stream: TextIO) -> _Target | None:
-    """Return what *stream* writes to; None where nobody waits for a reader."""
+    """Return what *stream* writes to; None if writing to it never waits for a reader."""
     try:
         descriptor = stream.fileno()
         kind = os.fstat(descriptor).st_mode
     except (OSError, ValueError, AttributeError):
         return None
-    if stat.S_ISSOCK(kind):  # As journald gives it.
+    if stat.S_ISSOCK(kind):  # From journald.
         return _socket(socket.socket(fileno=os.dup(descriptor)))
     if not stat.S_ISFIFO(kind):
         return None
     try:
         return _own_pipe(_opened(descriptor))
-    except OSError:  # One that another user has made cannot be opened, and none where there is no /proc.
+    except OSError:  # Another user's pipe, or no /proc.
         return _borrowed_pipe(descriptor)
 
 
 def _opened(descriptor: int) -> int:
-    """Return another description of the same pipe."""
+    """Return a new open file description of the same pipe."""
     return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
@@ -150,13 +150,13 @@ def _borrowed_pipe(descriptor: int) -> _Target:
     def write(data: bytes) -> int:
         if not _has_room(descriptor, 0.0):
             raise BlockingIOError
-        return os.write(descriptor, data[: select.PIPE_BUF])  # So much it takes whole, if it takes anything.
+        return os.write(descriptor, data[: select.PIPE_BUF])  # So much is written atomically.
 
     return _Target(descriptor, write, lambda: None)
 
 
 def _has_room(descriptor: int, seconds: float) -> bool:
-    """Wait until the reader has read, *seconds* at most; return whether there is room, or nobody who reads."""
+    """Wait until the reader has read, *seconds* at most; return whether there is room, or no reader."""
     watch = select.poll()
     watch.register(descriptor, select.POLLOUT)
     return bool(watch.poll(1000 * seconds))

@@ -1,10 +1,10 @@
-"""Logs: structured lines on stderr, so that stdout stays the ready line's and the commands'.
+"""Logs: structured lines on stderr; stdout is for the ready line and for commands' results.
 
-JSON where nobody watches, coloured text at a terminal. Nothing secret reaches them: what holds a secret has a
-representation without it.
+Coloured text at a terminal, otherwise JSON. No secret reaches them: objects with a secret have a representation
+without it.
 
-A line that cannot be written, because the disk is full or the reader is gone or hangs, is lost and nothing else
-(`provisioning.program.log_stream`): what is logged has been done and committed, and whoever asked for it gets his
+A line that cannot be written, because the disk is full or the reader is gone or hangs, is lost, without other effects
+(`provisioning.program.log_stream`): what is logged has been done and committed, and its caller gets the
 answer. What must not be done without a record has one in the audit log (`provisioning.store.audit`).
 """
 
@@ -30,7 +30,7 @@ def _as_json(line: EventDict, **_of_structlog: object) -> str:
 
 
 def fit_for_terminal(_logger: object, _method: str, line: EventDict) -> EventDict:
-    """Escape what a terminal would act on: clients choose topics and names, and may put escape sequences in them."""
+    """Escape control characters for a terminal: clients choose topics and names, which may contain escape sequences."""
     for name, value in line.items():
         if isinstance(value, str):
             line[name] = printable(value)
@@ -38,7 +38,7 @@ def fit_for_terminal(_logger: object, _method: str, line: EventDict) -> EventDic
 
 
 def _with_written_times(_logger: object, _method: str, line: EventDict) -> EventDict:
-    """Write each time as the line's own is: what a terminal would show of a `datetime` is Python's, not a time."""
+    """Write each time like the line's own: a terminal would show a `datetime` as Python's ``repr``."""
     for name, value in line.items():
         if type(value) is datetime:
             line[name] = value.isoformat().replace("+00:00", "Z")
@@ -46,10 +46,10 @@ def _with_written_times(_logger: object, _method: str, line: EventDict) -> Event
 
 
 class _Lines(logging.Formatter):
-    """What libraries say, as the lines that the service writes itself: whoever reads them reads JSON."""
+    """Formats libraries' log records like the service's own lines: readers expect JSON."""
 
     def __init__(self, also: EventDict) -> None:
-        """*also* is on every line."""
+        """*also* is added to every line."""
         super().__init__()
         self._also = also
 
@@ -66,7 +66,7 @@ class _Lines(logging.Formatter):
 def configure_logging(worker: int | None = None, *, least: int = logging.INFO) -> None:
     """Send this process's logs to stderr, of level *least* and above.
 
-    *worker* is its number among several, and on each of its lines.
+    *worker* is its number among several, and is on each of its lines.
     """
     watched = sys.stderr.isatty()
     lines = cast("TextIO", LossyStream(sys.stderr))
@@ -92,9 +92,9 @@ def configure_logging(worker: int | None = None, *, least: int = logging.INFO) -
 
 
 def heed_libraries(lines: TextIO, also: EventDict, *, watched: bool) -> None:
-    """Have what libraries warn of among our own *lines*, with *also* on each; *watched* at a terminal.
+    """Write libraries' warnings among our own *lines*, with *also* on each; *watched*: at a terminal.
 
-    The web server's own chatter about each start and stop is ours to report.
+    The web server's messages about each start and stop are left out: we report those.
     """
     said = logging.StreamHandler(lines)
     said.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s") if watched else _Lines(also))

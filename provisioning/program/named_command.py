@@ -1,4 +1,4 @@
-"""The part of a command line that is asked for: making every command's options takes a twentieth of a start."""
+"""The part of a command line that is used: creating every command's options takes a twentieth of a start."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typer.models import CommandInfo
 
 
 def named_in(app: typer.Typer, words: Sequence[str]) -> typer.Typer:
-    """Return *app* with nothing but the command or group that the first of *words* names; whole, if it names none.
+    """Return *app* with only the command or group that the first of *words* names; all of it, if that names none.
 
-    So help, completion, suggestions and whatever begins with an option see every command.
+    So help, completion, suggestions, and any line that begins with an option, see every command.
     """
     name = words[0] if words else ""
     commands = [each for each in app.registered_commands if _name(each) == name]

@@ -1,22 +1,22 @@
-"""The end of a process that has no memory left: at once, with its last words, to be started again.
+"""Ends a process that has no memory left: at once, with a last message, to be restarted.
 
 Theory
 ------
-Where an allocation fails, any line may: the one that takes a signal off its pipe, the one that says why in the log, the
-one in the middle of a change to two lists that belong together. A service that goes on hears no signal, serves some
-and not others, and looks alive. Nobody is promised what is not on the disk, so to be killed costs it nothing that an
-orderly end would save, and whoever supervises it starts it again, with memory
+If an allocation fails, any line may fail: one that reads a signal from its pipe, one that logs the reason, one in the
+middle of a change to two related lists. A service that continues may miss signals, serve some and not others, and
+still look alive. Nothing is acknowledged before it is on the disk, so being killed loses nothing that an
+orderly end would save, and its supervisor restarts it, with memory
 (docs/decisions/0158-out-of-memory-is-the-end.md).
 
 Rules
 -----
-1. Whatever reaches the event loop as a `MemoryError` ends the process, from a callback as from a task of ours (`told`),
-   from a thread, and from what Python can tell nobody of. What a caller has an answer for, a request that is refused
-   with 500 say, does not reach it.
-2. Nothing is made then: the words are there from the start, and some memory is held until it is needed for them.
-3. Nobody waits for who does not read them.
+1. A `MemoryError` that reaches the event loop ends the process: from a callback, from a task of ours (`told`),
+   from a thread, and one that Python cannot raise to anybody. One that a caller answers, for instance by refusing a
+   request with 500, does not reach it.
+2. Nothing is allocated then: the message exists from the start, and some memory is reserved for writing it.
+3. It does not wait for a reader of the message.
 
-Handles: what Python is told by the C library. Does not handle: the kernel's killer, which asks nobody; libraries that
+Handles: allocations that the C library reports as failed. Does not handle: the kernel's OOM killer; libraries that
 end the process themselves.
 """
 
@@ -34,13 +34,13 @@ from typing import Any, Final, TypeVar
 TaskT = TypeVar("TaskT")
 
 CODE: Final = 1
-"""With which the process ends."""
+"""The process's exit code."""
 _RESERVE_BYTES: Final = 256 * 1024
 _STDERR: Final = 2
 
 
 class _End:
-    """The end of a process, and what it says."""
+    """Ends the process, with a message."""
 
     def __init__(self, program: str, leave: Callable[[int], object]) -> None:
         self._leave = leave
@@ -51,7 +51,7 @@ class _End:
         self._reserve = bytearray(_RESERVE_BYTES)
 
     def come_by(self, error: object) -> None:
-        """End the process if *error* says that there is no memory; return if it does not."""
+        """End the process if *error* is, or contains, a `MemoryError`; otherwise return."""
         if not _is_of_memory(error):
             return
         with contextlib.suppress(MemoryError, OSError, ValueError):
@@ -63,9 +63,9 @@ class _End:
 
 @contextlib.contextmanager
 def watched(loop: asyncio.AbstractEventLoop, program: str, leave: Callable[[int], object] = os._exit) -> Iterator[None]:
-    """End the process, by *leave*, if in this block *loop*, or whoever hears of faults, hears of a `MemoryError`.
+    """End the process, by *leave*, if in this block *loop*, or one of Python's exception hooks, gets a `MemoryError`.
 
-    *program* is who says so.
+    *program* is its name in the message.
     """
     end = _End(program, leave)
     of_threads, of_nobody = threading.excepthook, sys.unraisablehook
@@ -94,7 +94,7 @@ def watched(loop: asyncio.AbstractEventLoop, program: str, leave: Callable[[int]
 
 
 def told(task: asyncio.Task[TaskT]) -> asyncio.Task[TaskT]:
-    """Return *task*, a part of a service, of whose `MemoryError` its loop is told before others end in order."""
+    """Return *task*, a part of a service, with its `MemoryError` reported to the loop before the other parts end."""
     task.add_done_callback(_tell)
     return task
 

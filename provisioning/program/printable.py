@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Final
 
 LAID_OUT: Final = "\n\t"
-"""What a text of our own may hold beside: its lines, and what is set in."""
+"""Characters that texts of our own may also contain: for lines and indentation."""
 
 
 def printable(text: str, also: str = "") -> str:
-    r"""Return *text* with each character that is not to be seen as Python writes it (``\n``, ``\x1b``), but for *also*.
+    r"""Return *text* with each unprintable character escaped as in Python (``\n``, ``\x1b``), except those in *also*.
 
-    Where there is one, a backslash of the text's own is doubled: what was escaped can be told from what was there.
+    If there is one, backslashes in the text are doubled: escapes can be distinguished from the original text.
     """
     if text.isprintable() or all(each.isprintable() or each in also for each in text):
         return text
@@ -26,7 +26,7 @@ def printable(text: str, also: str = "") -> str:
 
 
 def is_text(given: str) -> bool:
-    """Whether *given* can be written as UTF-8: half of a character cannot, as JSON and arguments may have it."""
+    """Whether *given* can be encoded as UTF-8: lone surrogates cannot, which JSON and arguments may contain."""
     try:
         given.encode()
     except UnicodeEncodeError:

@@ -1,7 +1,7 @@
-"""Variables that Kubernetes makes for a Service: of one called fleet-broker they look like settings of the broker.
+"""Variables that Kubernetes sets for a Service: those of one called fleet-broker look like the broker's settings.
 
-A pod is told of each Service of its namespace by variables that begin with the Service's name (`enableServiceLinks`),
-``FLEET_BROKER_PORT=tcp://10.0.0.1:8883`` among them, which is no port.
+A pod gets variables for each Service of its namespace that begin with the Service's name (`enableServiceLinks`),
+among them ``FLEET_BROKER_PORT=tcp://10.0.0.1:8883``, which is no port.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://")
 
 
 def service_link(rest: str, value: str) -> str:
-    """Return what to do about the variable called *rest* behind our prefix; empty if Kubernetes has not made it."""
+    """Return the remedy for the variable called *rest* after our prefix; empty if Kubernetes did not set it."""
     if _MADE.fullmatch(rest) is None and not (rest == "PORT" and _ADDRESS.match(value)):
         return ""
     return (

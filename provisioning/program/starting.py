@@ -1,22 +1,22 @@
-"""How a program imports what it needs: undisturbed, and without what libraries have for people at a terminal.
+"""How a program imports its modules: without garbage collections, and without libraries' extras for terminals.
 
-Importing is most of what a start costs. A tenth of it was garbage collections that looked at modules and classes, which
-stay, time and again; another was rich, which structlog and httpx import where they find it, for coloured tracebacks and
-for a command line of httpx's own.
+Imports are most of the cost of a start. A tenth of it was garbage collections that repeatedly scanned modules and
+classes, which stay; another tenth was rich, which structlog and httpx import if it is installed, for coloured
+tracebacks and for httpx's own command line.
 
     with importing():
         from provisioning.service.server import serve
 
 Rules
 -----
-1. Only imports happen inside. What runs has its garbage collected; what was imported is looked at no more (of the
-   service's modules, a collection would find nothing to free).
-2. At a terminal, tracebacks are as colourful as ever: rich is hidden where nobody watches. httpx's command line is
-   always: with it come click, pygments and the whole of rich, and nothing of ours calls it.
-3. A standard stream that is closed (``2>&-``) becomes the null device first: the next file that is opened would get its
-   number, and be written into by whoever prints.
-4. Ctrl-C meanwhile ends the process at once, as it ends any program: there is nothing yet to put in order, and where
-   in an import it came interests nobody.
+1. Only imports happen inside. Later garbage is collected; imported objects are no longer scanned (a collection of the
+   service's modules would free nothing).
+2. At a terminal, tracebacks are still coloured: rich is hidden only elsewhere. httpx's command line is
+   always hidden: it would import click, pygments and all of rich, and nothing of ours calls it.
+3. A closed standard stream (``2>&-``) is first opened on the null device: otherwise the next opened file would get its
+   number, and everything printed.
+4. Ctrl-C meanwhile ends the process at once, like any program: there is nothing to clean up yet, and the traceback of
+   an import is of no use.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ _FOR_NOBODY: Final = ("httpx._main",)
 
 
 def _have_streams() -> None:
-    """Open what nobody has given us (rule 3)."""
+    """Open the closed standard streams (rule 3)."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is not None:
             continue
-        # The lowest number that is free, which is this one.
+        # Gets the lowest free number, which is this one.
         opened = os.open(os.devnull, os.O_RDWR)
         setattr(sys, name, os.fdopen(opened, "w" if number else "r", encoding="utf-8"))
 
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Import without collections then or later, and without rich unless it is there already or somebody watches."""
+    """Import without collections then or later, and without rich unless it is loaded already or at a terminal."""
     _have_streams()
     collected = gc.isenabled()
     modules: dict[str, Any] = sys.modules
     unwanted = _FOR_NOBODY if sys.stderr.isatty() else _FOR_NOBODY + _FOR_TERMINALS
     hidden = [name for name in unwanted if name not in modules]
-    # Only the main thread may change what a signal does; and whoever has said so already keeps what he said.
+    # Only the main thread may change a signal's handler; and one that was already set stays.
     plain = threading.current_thread() is threading.main_thread() and (
         signal.getsignal(signal.SIGINT) is signal.default_int_handler
     )
-    modules.update(dict.fromkeys(hidden))  # None: to import it is an ImportError, as if it were not installed.
+    modules.update(dict.fromkeys(hidden))  # None: importing it raises ImportError, as if it were not installed.
     gc.disable()
     if plain:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,12 +1,12 @@
-"""What a TOML text says twice: the parser's word for it is a column, or the end of the document.
+"""Finds the duplicate key or table in a TOML text: the parser only reports a column, or the end of the document.
 
 Theory
 ------
-Statements are told apart by one pass over the text that knows strings, comments and brackets; a header, or a key below
-it, that was there before is what is said twice.
+One pass over the text, which recognises strings, comments and brackets, splits it into statements; a header, or a key
+below it, that occurred before is the duplicate.
 
-Handles: the same key in the same table, the same table again, a key and a table of one name. Does not handle: a key
-with dots that goes through another key's value; the parser's own word stays for that.
+Handles: the same key in the same table, the same table again, a key and a table of one name. Does not handle: a
+dotted key that goes through another key's value; the parser's own message stays for that.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Path = tuple[str, ...]
 
 
 def said_twice(text: str) -> str | None:
-    """Return the key or the table that *text* says twice, both lines and the remedy; None if nothing is found."""
+    """Return the duplicate key or table in *text*, both lines and the remedy; None if none is found."""
     table: Path = ()
     keys: dict[Path, int] = {}
     tables: dict[Path, int] = {}
@@ -35,7 +35,7 @@ def said_twice(text: str) -> str | None:
         shown = ".".join(path)
         if head:
             table = path
-        if many:  # Another element: whatever was said of the one before is none of its own.
+        if many:  # Another element, with its own keys.
             keys = {each: at for each, at in keys.items() if each[: len(path)] != path or each == path}
             tables = {each: at for each, at in tables.items() if each[: len(path)] != path}
         if (head and path in keys) or (not head and path in tables):
@@ -52,7 +52,7 @@ def said_twice(text: str) -> str | None:
 
 
 def _statements(text: str) -> Iterator[tuple[int, str]]:
-    """Yield each statement's line, and of a key what is before its value, of a header all of it."""
+    """Yield each statement's line number, and its text: a key without its value, a header in full."""
     depth, start, line, value_at = 0, 0, 1, -1
     begun = 1
     for found in _MARK.finditer(text + "\n"):

@@ -1,11 +1,11 @@
-"""Which version of the distribution this is."""
+"""The version of the distribution."""
 
 from __future__ import annotations
 
 
 def product_version() -> str:
-    """Return the installed version; ``0+source`` where the code runs from a source tree that is not installed."""
-    from importlib.metadata import PackageNotFoundError, version  # Late: neither help nor completion says it.
+    """Return the installed version; ``0+source`` if the code runs from a source tree that is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # Late: neither help nor completion needs it.
 
     try:
         return version("fleetgate")

@@ -1,4 +1,4 @@
-"""``--version``, the same for each program: what marks a parameter of its callback."""
+"""``--version``, the same for each program: the annotation of a parameter of its callback."""
 
 from __future__ import annotations
 

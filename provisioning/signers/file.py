@@ -16,7 +16,7 @@ class FileSigner:
 
     path: Path
     passphrase: Callable[[], bytes] = field(repr=False)
-    """Asked when it is needed."""
+    """Called when it is needed."""
 
     @property
     def place(self) -> str:
@@ -24,7 +24,7 @@ class FileSigner:
         return str(self.path)
 
     def create(self) -> PrivateKey:
-        """Make a key and its file; raise `SignerError` if the file exists or cannot be written."""
+        """Create a key and its file; raise `SignerError` if the file exists or cannot be written."""
         key = generate_key()
         try:
             write_private(self.path, key_to_pem(key, self.passphrase()))

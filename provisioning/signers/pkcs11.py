@@ -9,7 +9,7 @@ this is verified: a key without these attributes is refused.
 Rules
 -----
 1. ECDSA P-256 and P-384. New keys are P-256.
-2. What does not become a key's session is closed: tokens have few, and other programs want some.
+2. A session that does not become a key's is closed: tokens have few, and other programs need some.
 
 Does not handle: other kinds of key in a token, several slots at once, the token's own initialisation.
 """
@@ -45,7 +45,7 @@ log = structlog.get_logger(__name__)
 
 _OPEN_SECONDS: Final = 10.0
 _CREATE_SECONDS: Final = 60.0
-"""Cards take their time to make a key."""
+"""Smart cards are slow to generate a key."""
 _CURVE: Final = "secp256r1"
 _CURVES: Final = (ec.SECP256R1, ec.SECP384R1)
 _PROTECTION: Final[dict[Any, bool]] = {
@@ -57,7 +57,7 @@ _Result = TypeVar("_Result")
 
 
 class _NoKey(SignerError):
-    """The token is there, and the key is not in it, as far as the module has looked."""
+    """The token is present, but the module has not found the key in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Pkcs11Signer:
 
     uri: Pkcs11Uri
     pin: Callable[[], str] = field(repr=False)
-    """Asked when it is needed."""
+    """Called when it is needed."""
 
     @property
     def place(self) -> str:
@@ -75,11 +75,11 @@ class Pkcs11Signer:
 
     @property
     def calls(self) -> TokenCalls:
-        """What the token is asked by."""
+        """The thread for calls to the token."""
         return module_at(self.uri.module).calls(self.uri.token, self.uri.label)
 
     def create(self) -> TokenKey:
-        """Make a key that cannot leave the token; raise `SignerError` if one of its label is there."""
+        """Generate a key that cannot leave the token; raise `SignerError` if its label is already used."""
         return TokenKey(self, self._in_time(self._create, _CREATE_SECONDS))
 
     def _create(self) -> Connected:
@@ -97,7 +97,7 @@ class Pkcs11Signer:
                 public_template={Attribute.VERIFY: True},
             )
             connected = self._checked(session, generation, private, public)
-            for half in (public, private):  # The usual name of a key in a token, for the tools of others.
+            for half in (public, private):  # A key's usual identifier in a token, for other tools.
                 half[Attribute.ID] = key_identifier(connected.public_key)
             return connected
 
@@ -112,7 +112,7 @@ class Pkcs11Signer:
             return self._checked(session, generation, private, public)
 
     def connect_again(self) -> Connected:
-        """Find a key that was there; raise `SignerError`. One that was put back many modules see when they begin."""
+        """Find a key that was there; raise `SignerError`. Many modules see a reinserted one only when reinitialised."""
         module = module_at(self.uri.module)
         with contextlib.suppress(_NoKey):
             return self.connect()
@@ -137,7 +137,7 @@ class Pkcs11Signer:
             session.close()
 
     def _only(self, session: Any, kind: ObjectClass) -> Any:
-        """Return the one half of its label; raise `SignerError` if there is none, or another."""
+        """Return the one object of this kind with its label; raise `SignerError` if there is none, or a second."""
         found = self._found(session, kind)
         if not found:
             if kind is ObjectClass.PUBLIC_KEY:
@@ -148,7 +148,7 @@ class Pkcs11Signer:
         return found[0]
 
     def _found(self, session: Any, kind: ObjectClass) -> list[Any]:
-        """Return what has its label, all of it: a search that is left in the middle outlives its session."""
+        """Return all objects with its label: a search that is not completed outlives its session."""
         return list(session.get_objects({Attribute.CLASS: kind, Attribute.LABEL: self.uri.label}))
 
     def _checked(self, session: Any, generation: int, private: Any, public: Any) -> Connected:
@@ -167,7 +167,7 @@ class Pkcs11Signer:
 
     @contextlib.contextmanager
     def _session(self) -> Iterator[tuple[Any, int]]:
-        """Open a session for the block and what comes after it; raise `SignerError`, also for what fails within."""
+        """Open a session, which outlives the block; raise `SignerError`, also for failures in the block."""
         pin = self.pin()
         module = module_at(self.uri.module)
         with explained(self.uri):
@@ -181,6 +181,6 @@ class Pkcs11Signer:
                     raise
 
     def _in_time(self, work: Callable[[], _Result], seconds: float) -> _Result:
-        """Do *work* in the key's thread; raise `SignerError` too if it is not done in time."""
+        """Run *work* in the key's thread; raise `SignerError` also if it does not finish in time."""
         with explained(self.uri):
             return self.calls.do(work, seconds)

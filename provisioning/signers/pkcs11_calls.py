@@ -10,11 +10,11 @@ are refused at once.
 Rules
 -----
 1. One call at a time with each key, in order of arrival.
-2. A result that comes too late is discarded: also a signature that nobody waits for any more.
-3. The thread keeps no process alive, and while it is in the module that stays loaded: the end of the interpreter would
-   unload it under the call's feet, and the process would end by a signal, whatever it had to say.
+2. A result that comes too late is discarded, also a signature.
+3. The thread is a daemon, and while it is in the module that stays loaded: at its exit the interpreter would
+   unload it during the call, and the process would end by a signal, whatever its exit code.
 
-Does not handle: ending a call. A module in which one hangs is not begun again (`provisioning.signers.pkcs11_module`).
+Does not handle: ending a call. A module in which one hangs is not reinitialised (`provisioning.signers.pkcs11_module`).
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _Result = TypeVar("_Result")
 
 
 class TokenHangs(PKCS11Error):
-    """The token has not answered in time, or has yet to answer what it was asked before."""
+    """The token has not answered in time, or has not answered an earlier call yet."""
 
 
 class TokenCalls:
     """The calls that concern one key."""
 
     def __init__(self, name: str, library: Callable[[], object]) -> None:
-        """*name* is the thread's; *library* returns the loaded module, whatever it takes, or raises."""
+        """*name* is the thread's; *library* loads and returns the module, or raises."""
         self._name = name
         self._library = library
         self._turn = threading.Lock()
@@ -47,7 +47,7 @@ class TokenCalls:
         self._begun = False
 
     def do(self, work: Callable[[], _Result], seconds: float) -> _Result:
-        """Return what *work* returns, or raise what it raises; raise `TokenHangs` if it is not done in *seconds*."""
+        """Return the result of *work*, or raise its error; raise `TokenHangs` if it does not finish in *seconds*."""
         with self._turn:
             if self._late is not None and not self._late.done():
                 raise TokenHangs("the token has not answered yet what it was asked before")
@@ -63,7 +63,7 @@ class TokenCalls:
                 raise TokenHangs(f"the token has not answered within {seconds:g} s") from None
 
     def later(self, work: Callable[[], object]) -> None:
-        """Have *work* done when all is done that was asked before; whether it is, nobody learns."""
+        """Run *work* after all earlier calls; its outcome is discarded."""
         self._works.put((work, Future()))
 
     def _begin(self) -> None:
@@ -71,7 +71,7 @@ class TokenCalls:
             return
         try:
             threading.Thread(target=self._work, name=self._name, daemon=True).start()
-        except RuntimeError as error:  # The limit of threads, or of memory: it will not last.
+        except RuntimeError as error:  # The limit of threads, or of memory: temporary.
             raise PKCS11Error(f"no thread for the token: {error}") from error
         self._begun = True
 
@@ -80,8 +80,8 @@ class TokenCalls:
             work, outcome = self._works.get()
             library = None
             try:
-                library = self._library()  # Kept by this frame, which nobody takes apart.
+                library = self._library()  # Kept loaded by this frame, which the interpreter does not clear.
                 outcome.set_result(work())
             except BaseException as error:  # noqa: BLE001 - it is raised to whoever waits, as it would without a thread
                 outcome.set_exception(error)
-            del work, outcome, library  # Not kept until the next one comes.
+            del work, outcome, library  # Not kept until the next call.

@@ -1,27 +1,27 @@
-"""A loaded PKCS #11 module: who is at work in it, and how it is begun again when its token has been away.
+"""A loaded PKCS #11 module: tracks the calls in it, and reinitialises it when its token has been away.
 
 Theory
 ------
-A token that was pulled out, or whose network was gone, is back for a module only when the module looks again. Many do
-so by themselves; others (SoftHSM, several of those that speak to a device on the network) only at C_Initialize, so
-C_Finalize and C_Initialize are what every module understands. Both are for the whole process: all sessions of all keys
-end, and nobody may be inside the module meanwhile.
+After a token was removed, or its network was gone, a module finds it only when it looks again. Many do so by
+themselves; others (SoftHSM, several modules of network devices) only at C_Initialize, so
+C_Finalize and C_Initialize work with every module. Both affect the whole process: all sessions of all keys
+end, and no call may be in the module meanwhile.
 
-Who is logged in is for the whole process, too. One session of each token has logged in and does nothing else; those
-of the keys are opened beside it, without a PIN, so that closing one puts nobody out.
+Login state is per process, too. One session of each token has logged in and does nothing else; those
+of the keys are opened beside it, without a PIN, so that closing one logs nothing out.
 
 Rules
 -----
-1. A session is of one generation of its module. Afterwards its numbers may be those of another session, and its key's
-   those of another key: it is never used again, not even to be closed.
-2. The module is begun again when nobody is at work in it, and not oftener than every `_PAUSE_SECONDS`: with a token
+1. A session belongs to one generation of its module. Afterwards its handle may be another session's, and its key's
+   handle another key's: it is never used again, not even to be closed.
+2. The module is reinitialised when no call is in it, and at most every `_PAUSE_SECONDS`: with a token
    that stays away the keys of another one would lose their sessions each time.
-3. A PIN that was refused is not tried again, and the last try that a token grants is not taken: a token locks after a
-   few tries, and what signs tries for ever, as does what starts a service again.
-4. The module is not begun again for what that cannot help: a locked PIN, or another program that has all sessions. The
+3. A refused PIN is not tried again, and a token's last try is not used: a token locks after a
+   few tries, and signing retries for ever, as does a supervisor that restarts the service.
+4. The module is not reinitialised if that cannot help: a locked PIN, or another program that has all sessions. The
    keys that still sign would lose theirs.
 
-Does not handle: a call that never returns; while there is one, the module is not begun again.
+Does not handle: a call that never returns; while there is one, the module is not reinitialised.
 """
 
 from __future__ import annotations
@@ -56,18 +56,18 @@ log = structlog.get_logger(__name__)
 _PAUSE_SECONDS: Final = 5.0
 _PATIENCE_SECONDS: Final = 5.0
 _LOCKED_SECONDS: Final = 60.0
-"""How long a token that lets nobody log in is not asked again: it costs a session each time (`_log_in`)."""
+"""How long a token that allows no login is not tried again: each try costs a session (`_log_in`)."""
 
 WRONG_PIN: Final = (PinIncorrect, PinLenRange, PinInvalid)
 _NOBODY_LOGS_IN: Final = (PinLocked, PinExpired, UserPinNotInitialized)
 
 
 class SessionsEnded(PKCS11Error):
-    """The module was begun again since the session was opened."""
+    """The module was reinitialised since the session was opened."""
 
 
 class LastTry(PKCS11Error):
-    """One wrong PIN more would lock the token."""
+    """Another wrong PIN would lock the token."""
 
 
 class NoModule(PKCS11Error):
@@ -84,17 +84,17 @@ class TokenModule:
         self._generation = 0
         self._begun_at = -math.inf
         self._beginning = threading.Lock()
-        """Held while it is loaded or begun: whoever asks for the library begins it where it is not, also by halves."""
+        """Held while it is loaded or initialised: getting the library initialises it if it is not, even halfway."""
         self._logging_in = threading.Lock()
         self._logged_in: dict[str, Any] = {}
         """By token: the session that has logged in, of this generation."""
         self._refused: dict[str, tuple[str, float, PKCS11Error]] = {}
-        """By token: the PIN, until when it is not tried, and why."""
+        """By token: the refused PIN, until when it is not tried, and why."""
         self._calls: dict[tuple[str, str | None], TokenCalls] = {}
 
     def calls(self, token: str, label: str | None) -> TokenCalls:
-        """Return the thread of one key: the same, however often the key is opened."""
-        # By no lock: a module that hangs while it begins keeps that, and whoever comes is to be refused in time.
+        """Return the calls of one key: the same object, however often the key is opened."""
+        # Without a lock: a module that hangs while initialising would keep it, and callers must be refused in time.
         return self._calls.setdefault((token, label), TokenCalls(f"token-{label}", self._library))
 
     def open_session(self, token: str, pin: str) -> tuple[Any, int]:
@@ -111,7 +111,7 @@ class TokenModule:
 
     @contextlib.contextmanager
     def at_work(self, generation: int | None = None) -> Iterator[int]:
-        """Keep the module from being begun again meanwhile; raise `SessionsEnded` if it was since *generation*."""
+        """Keep the module from being reinitialised meanwhile; raise `SessionsEnded` if it was since *generation*."""
         with self._changed:
             if generation not in (None, self._generation):
                 raise SessionsEnded("the token's sessions have ended")
@@ -131,9 +131,10 @@ class TokenModule:
             return found.open(rw=True), generation
 
     def _log_in(self, token: Any, pin: str) -> None:
-        """Have the process logged in to *token*; raise `PKCS11Error`.
+        """Log the process in to *token*; raise `PKCS11Error`.
 
-        What the library opens in vain stays open until the module is begun again, so what is in vain is not repeated.
+        A session that the library opens for a failed login stays open until the module is reinitialised, so a login
+        that must fail is not repeated.
         """
         with self._logging_in:
             if token.label in self._logged_in:
@@ -157,7 +158,7 @@ class TokenModule:
             self._logged_in[token.label] = session
 
     def log_out(self, token: str) -> None:
-        """Forget that the process is logged in: the token may have, and shows nobody what is private."""
+        """Close the logged-in session: the token may have lost the login, and hides private objects."""
         with self.at_work(), self._logging_in, contextlib.suppress(PKCS11Error):
             session = self._logged_in.pop(token, None)
             if session is not None:
@@ -168,7 +169,7 @@ class TokenModule:
             with self._beginning:
                 return pkcs11.lib(str(self._path))
         except PKCS11Error as error:
-            if type(error) is not PKCS11Error:  # The module's own, which could be loaded.
+            if type(error) is not PKCS11Error:  # The module's own error: it could be loaded.
                 raise
             reason = str(error).rpartition(f"{self._path}: ")[2]
             raise NoModule(
@@ -179,7 +180,7 @@ class TokenModule:
             ) from error
 
     def begin_again(self) -> bool:
-        """Have the module look for its tokens anew; return whether it has, now or since the caller has asked it."""
+        """Reinitialise the module, which looks for its tokens; return whether that was done, now or since the call."""
         asked = self._generation
         with self._changed:
             if time.monotonic() - self._begun_at < _PAUSE_SECONDS:
@@ -197,5 +198,5 @@ class TokenModule:
 
 @functools.cache
 def module_at(path: Path) -> TokenModule:
-    """Return what there is once in the process for the module at *path*."""
+    """Return the process's one object for the module at *path*."""
     return TokenModule(path)

@@ -3,7 +3,7 @@
     pkcs11:token=fleet?module-path=/usr/lib/softhsm/libsofthsm2.so                    a token: where new keys are made
     pkcs11:token=fleet;object=issuing-ca.fleet.internal?module-path=/usr/lib/…        one key in it
 
-Handles: token, object, module-path. What else RFC 7512 knows is refused rather than overlooked: a PIN in particular
+Handles: token, object, module-path. Other attributes of RFC 7512 are refused, not ignored: a PIN in particular
 belongs in ``pkcs11_pin_file``, not in a name.
 """
 
@@ -19,12 +19,12 @@ _EXAMPLE: Final = "pkcs11:token=LABEL?module-path=/usr/lib/softhsm/libsofthsm2.s
 
 
 class InvalidPkcs11Uri(ValueError):
-    """The text names no token; it says what is wrong and what is right."""
+    """The text names no token; the error text says what is wrong, and the valid form."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pkcs11Uri:
-    """A token, reached through a module, and a key in it; *label* is None where the token alone is meant."""
+    """A token, reached through a module, and a key in it; *label* is None if only the token is meant."""
 
     module: Path
     token: str
@@ -36,7 +36,7 @@ class Pkcs11Uri:
 
 
 def parse_pkcs11_uri(text: str) -> Pkcs11Uri:
-    """Return what *text* names; raise `InvalidPkcs11Uri`."""
+    """Parse *text*; raise `InvalidPkcs11Uri`."""
     text = text.strip()
     if not text.startswith(SCHEME):
         raise InvalidPkcs11Uri(f"{text[:120]!r} does not begin with {SCHEME}: write {_EXAMPLE}")

@@ -1,4 +1,4 @@
-"""What a token's module says, in words that name the token and what to do."""
+"""Error texts for a token's module, which name the token and the remedy."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def place_of(uri: Pkcs11Uri) -> str:
 
 @contextlib.contextmanager
 def explained(uri: Pkcs11Uri) -> Iterator[None]:
-    """Raise `SignerError`, with a remedy, for what the token or its module says of the key at *uri*."""
+    """Raise `SignerError`, with a remedy, for errors of the token or its module about the key at *uri*."""
     try:
         yield
     except pkcs11.exceptions.NoSuchToken:
@@ -66,5 +66,5 @@ def explained(uri: Pkcs11Uri) -> Iterator[None]:
 
 
 def sentence(error: Exception) -> str:
-    """Return what *error* says: many of the library's say nothing but their name."""
+    """Return the text of *error*, or the name: many of the library's errors have only that."""
     return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Which signer holds the key of which CA of a directory: what the files say, and for new keys the configuration."""
+"""Which signer holds the key of each CA of a directory: by the files, and for new keys by the configuration."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class SignerPlaces:
     settings: Settings
 
     def open(self, ca: str) -> PrivateKey:
-        """Return the key of the CA called *ca*, ready to sign; raise `ConfigurationError`."""
+        """Return the key of the CA *ca*, ready to sign; raise `ConfigurationError`."""
         try:
             return self._held(ca).open()
         except SignerError as error:
             raise ConfigurationError(f"the key of {ca}: {error}") from error
 
     def open_for(self, ca: str, certificate: x509.Certificate) -> PrivateKey:
-        """Do the same; raise `ConfigurationError` too if it is not the key of *certificate*."""
+        """Do the same; raise `ConfigurationError` also if it is not the key of *certificate*."""
         key = self.open(ca)
         if key.public_key() != certificate.public_key():
             raise ConfigurationError(
@@ -45,13 +45,13 @@ class SignerPlaces:
         return key
 
     def holds(self, ca: str) -> bool:
-        """Whether the directory has the key of *ca*, or says in which token it is."""
+        """Whether the directory has the key of *ca*, or a file that names its token."""
         return self.files.key(ca).exists() or self.files.token_key(ca).exists()
 
     def create(self, ca: str) -> tuple[PrivateKey, Signer]:
-        """Make the key of a new CA where the settings say; raise `ConfigurationError` and leave nothing behind.
+        """Create the key of a new CA in the configured place; raise `ConfigurationError` and leave nothing behind.
 
-        If what follows fails, call `discard` with the signer that is returned.
+        If a later step fails, call `discard` with the returned signer.
         """
         if self.holds(ca):
             raise ConfigurationError(f"{self.files.directory} has a key of {ca} already: nothing is ever overwritten")
@@ -69,7 +69,7 @@ class SignerPlaces:
         return key, signer
 
     def discard(self, ca: str, signer: Signer) -> None:
-        """Take back what `create` has made."""
+        """Delete the key that `create` has made."""
         try:
             signer.discard()
         except SignerError as error:
@@ -111,7 +111,7 @@ class SignerPlaces:
         return self._in_token(uri), uri
 
     def _in_token(self, uri: Pkcs11Uri) -> Signer:
-        # Only who has a token needs the module, and python-pkcs11.
+        # Only token keys need this module, and python-pkcs11.
         from provisioning.signers.pkcs11 import Pkcs11Signer
 
         return Pkcs11Signer(uri, self.settings.read_pkcs11_pin)

@@ -2,9 +2,9 @@
 
 Theory
 ------
-A key that signs is an object of the library's own key classes, whatever is behind it, so that certificates, CRLs and
-OCSP answers are built in the same way from a key in memory and from one that never leaves a token. A `Signer` is the
-place of one CA's key: it makes the key there, opens it, and deletes it if the ceremony it was made for has failed.
+A signing key is an object of the library's own key classes, wherever it is, so that certificates, CRLs and
+OCSP responses are built in the same way with a key in memory and with one that never leaves a token. A `Signer` is the
+place of one CA's key: it creates the key there, opens it, and deletes it if the ceremony that needed it has failed.
 
 Rules
 -----
@@ -20,7 +20,7 @@ from provisioning.pki.keys import PrivateKey
 
 
 class SignerError(Exception):
-    """The key cannot be made or opened; the text names where it should be and says what to do."""
+    """The key cannot be created or opened; the text names its place and the remedy."""
 
 
 class Signer(Protocol):
@@ -32,7 +32,7 @@ class Signer(Protocol):
         ...
 
     def create(self) -> PrivateKey:
-        """Make a new key there and return it, ready to sign; raise `SignerError` if there is one already."""
+        """Create a key there and return it, ready to sign; raise `SignerError` if there is one already."""
         ...
 
     def open(self) -> PrivateKey:
@@ -40,5 +40,5 @@ class Signer(Protocol):
         ...
 
     def discard(self) -> None:
-        """Remove the key that `create` has made and nobody needs; does nothing if it is gone."""
+        """Delete the unused key that `create` has made; does nothing if it is gone."""
         ...

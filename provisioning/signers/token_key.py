@@ -5,18 +5,18 @@ Theory
 `TokenKey` is a subclass of the library's elliptic-curve key whose `sign` hashes here and lets the token sign the hash;
 everything that signs with a key signs with it, unaware.
 
-A token can be pulled out and put back. A signature that fails is tried once more in a new session, for which the module
-looks for its token, and the key in it, anew if it has to (`provisioning.signers.pkcs11_module`); if that fails too, or
-there is no PIN to be had by then, the caller is told that the service cannot sign now, which is an answer that clients
-repeat. So he is when the token does not answer: whoever signs may keep everybody from revoking meanwhile
+A token can be removed and reinserted. A failed signature is tried once more in a new session, for which the module
+searches its token, and the key in it, again if necessary (`provisioning.signers.pkcs11_module`); if that fails too, or
+the PIN cannot be read by then, the caller is told that the service cannot sign now, so that clients
+retry. The same applies if the token does not answer: signing may block all revocations meanwhile
 (`provisioning.signers.pkcs11_calls`).
 
 Rules
 -----
-1. One session a key, used by one thread: modules differ in what they bear. What is not used any more is closed, and a
-   closed one is never used: its number may be another key's by then.
-2. Every signature is verified with the public key: a token whose halves do not belong together, or that errs, would
-   have certificates and lists handed out that nobody believes.
+1. One session per key, used by one thread: not all modules support more. A session no longer used is closed, and a
+   closed one is never used: its handle may be another's by then.
+2. Every signature is verified with the public key: with a token whose key halves do not match, or that fails,
+   invalid certificates and CRLs would be issued.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ _SIGN_SECONDS: Final = 5.0
 
 
 class _AnotherKey(PKCS11Error):
-    """The key that the token has is not the one that was there."""
+    """The key in the token is not the one that was there before."""
 
 
 class _WrongSignature(PKCS11Error):
-    """What the token gave is no signature of this key."""
+    """The token's result is not a signature of this key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +62,13 @@ class Connected:
     public_key: ec.EllipticCurvePublicKey
 
     def sign(self, digest: bytes) -> bytes:
-        """Return the token's signature, its two numbers one after the other; raise `PKCS11Error`."""
+        """Return the token's signature, r and s concatenated; raise `PKCS11Error`."""
         with self.module.at_work(self.generation):
             signature: bytes = self.handle.sign(digest, mechanism=Mechanism.ECDSA)
             return signature
 
     def close(self) -> None:
-        """Give the session back, if the token will have it."""
+        """Close the session, if the token lets us."""
         with contextlib.suppress(PKCS11Error), self.module.at_work(self.generation):
             self.session.close()
 
@@ -83,7 +83,7 @@ class TokenPlace(Protocol):
 
     @property
     def calls(self) -> TokenCalls:
-        """What the token is asked by."""
+        """The thread for calls to the token."""
         ...
 
     def connect_again(self) -> Connected:
@@ -100,9 +100,9 @@ class TokenKey(ec.EllipticCurvePrivateKey):
         self._public_key = connected.public_key
 
     def __del__(self) -> None:
-        """Give the session back when nobody has the key any more: a root's is opened for each of its lists.
+        """Close the session when the key is no longer referenced: a root's is opened for each of its CRLs.
 
-        The key's thread does it, for this may be called in any thread, and the module may hang.
+        The key's thread does it, as this may be called in any thread, and the module may hang.
         """
         if self._connected is not None:
             self._signer.calls.later(self._connected.close)
@@ -126,13 +126,13 @@ class TokenKey(ec.EllipticCurvePrivateKey):
         digest, hashed = _digest(bytes(data), signature_algorithm)
         try:
             return self._signer.calls.do(lambda: self._signed(digest, hashed), _SIGN_SECONDS)
-        except PKCS11Error as error:  # No answer, or no thread to ask in.
+        except PKCS11Error as error:  # No answer, or no thread for the call.
             log.error("token does not sign", key=self._signer.place, error=sentence(error))  # noqa: TRY400
             raise _unavailable() from error
 
     def _signed(self, digest: bytes, hashed: hashes.HashAlgorithm) -> bytes:
-        """Have the token sign, once more in a new session if need be. Called by the one thread of this key."""
-        connected, self._connected = self._connected, None  # Whatever becomes of it: no closed session is used again.
+        """Let the token sign; retry once in a new session if that fails. Called by the one thread of this key."""
+        connected, self._connected = self._connected, None  # In any case: no closed session is used again.
         if connected is not None:
             try:
                 signature = self._verified(connected, digest, hashed)
@@ -152,7 +152,7 @@ class TokenKey(ec.EllipticCurvePrivateKey):
             except BaseException:
                 connected.close()
                 raise
-        except (PKCS11Error, SignerError, ConfigurationError) as error:  # The last: no PIN can be read any more.
+        except (PKCS11Error, SignerError, ConfigurationError) as error:  # The last: the PIN can no longer be read.
             log.error("token does not sign", key=self._signer.place, error=sentence(error))  # noqa: TRY400
             raise _unavailable() from error
         self._connected = connected
@@ -174,7 +174,7 @@ class TokenKey(ec.EllipticCurvePrivateKey):
         return signature
 
     def exchange(self, algorithm: ec.ECDH, peer_public_key: ec.EllipticCurvePublicKey) -> NoReturn:  # noqa: ARG002
-        """Refuse: a CA's key signs and does nothing else."""
+        """Refuse: a CA's key only signs."""
         raise TypeError("a CA's key signs and does nothing else")
 
     def private_numbers(self) -> NoReturn:
@@ -193,7 +193,7 @@ class TokenKey(ec.EllipticCurvePrivateKey):
 
 
 def _digest(data: bytes, algorithm: ec.EllipticCurveSignatureAlgorithm) -> tuple[bytes, hashes.HashAlgorithm]:
-    """Return what is signed of *data*, and by which hash."""
+    """Return the digest of *data* to sign, and its hash algorithm."""
     if not isinstance(algorithm, ec.ECDSA):
         raise TypeError("the token signs with ECDSA only")
     if isinstance(algorithm.algorithm, Prehashed):

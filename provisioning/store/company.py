@@ -76,7 +76,7 @@ class Member:
         """Do the work."""
         try:
             self.result = self.work(connection)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's: he gets it
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets it
             self.failure = error
 
 

@@ -4,7 +4,7 @@ Theory
 ------
 ::
 
-    begin ─ SAVEPOINT ─ work ─ RELEASE ─ SAVEPOINT ─ work ✗ ROLLBACK TO ─ … ─ close ─ commit ─► settle: everybody hears
+    begin ─ SAVEPOINT ─ work ─ RELEASE ─ SAVEPOINT ─ work ✗ ROLLBACK TO ─ … ─ close ─ commit ─► settle: all get answers
 
 Rules
 -----
@@ -12,7 +12,8 @@ Rules
 2. A work that fails undoes only its own changes. If the transaction as a whole fails, all works in it are
    refused, and nothing of it is in the store.
 
-Each step may be in another thread than the one before, but one at a time: `provisioning.store.sqlite_lane` sees to it.
+Each step may run in another thread than the one before, but only one at a time: `provisioning.store.sqlite_lane`
+ensures it.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ class Group:
     """A transaction, and the jobs that it runs."""
 
     def __init__(self, writer: SqliteWriter, closes_at: float) -> None:
-        """*closes_at*, of the monotonic clock, is when no more jobs should be added."""
+        """*closes_at* (monotonic clock) is when no more jobs should be added."""
         self.closes_at: Final = closes_at
         self.begun = False
         self.failed = False
-        """Of the transaction as a whole; nothing can be run in it any more."""
+        """Whether the transaction as a whole has failed; nothing can be run in it any more."""
         self._writer = writer
         self._log = contextlib.ExitStack()
-        """What all entries of the audit log share."""
+        """The context that all entries of the audit log share."""
         self._connection: Connection | None = None
         self._jobs: Final[list[Job]] = []
         self._outcomes: Final[list[Outcome]] = []
@@ -56,7 +57,7 @@ class Group:
         return not self._jobs
 
     def begin(self) -> None:
-        """Wait for SQLite's lock and begin; if that fails, `run` tells it."""
+        """Wait for SQLite's lock and begin; if that fails, `run` fails its jobs."""
         self.begun = True
         try:
             self._open(_PATIENCE_MILLISECONDS)
@@ -64,7 +65,7 @@ class Group:
             self._fail(error)
 
     def begin_at_once(self) -> bool:
-        """Begin if that needs no waiting, and return whether it has."""
+        """Begin if that is possible without waiting, and return whether it was."""
         try:
             self._open(0)
         except DBAPIError:
@@ -73,7 +74,7 @@ class Group:
         return True
 
     def run(self, job: Job) -> None:
-        """Run one job; if the transaction is lost by that, or was before, it will hear so."""
+        """Run one job; if the transaction is lost by that, or was before, the job fails with that error."""
         self._jobs.append(job)
         if self.failed or self._connection is None:
             return
@@ -83,7 +84,7 @@ class Group:
             self._fail(error)
 
     def close(self) -> None:
-        """Take no more jobs, and write what they have in common: where the audit log ends."""
+        """Take no more jobs, and write what they have in common: the end of the audit log."""
         if not self.failed:
             try:
                 self._log.close()
@@ -91,7 +92,7 @@ class Group:
                 self._fail(error)
 
     def commit(self) -> float:
-        """Commit what was closed, unless the transaction is lost; return how many seconds that took."""
+        """Commit after `close`, unless the transaction is lost; return how many seconds that took."""
         begun = time.monotonic()
         if not self.failed:
             try:
@@ -101,7 +102,7 @@ class Group:
         return time.monotonic() - begun
 
     def settle(self) -> None:
-        """Tell everybody; on their event loop, after `commit`."""
+        """Answer all callers; on their event loop, after `commit`."""
         for place, job in enumerate(self._jobs):
             outcome = self._outcomes[place] if place < len(self._outcomes) else self._failure
             if self.failed and outcome.failure is None:
@@ -115,7 +116,7 @@ class Group:
     def _fail(self, error: Exception) -> None:
         self.failed = True
         self._failure = Outcome(failure=explained(error))
-        with contextlib.suppress(Exception):  # It is lost anyway; the first error is the one to tell.
+        with contextlib.suppress(Exception):  # It is lost anyway; the first error is the one to report.
             self._log.__exit__(type(error), error, error.__traceback__)
         with contextlib.suppress(Exception):
             self._writer.release()
@@ -129,12 +130,12 @@ def _attempt(connection: Connection, work: Callable[[Connection], Any]) -> Outco
     end = audit.end_of(connection)
     try:
         result = work(connection)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's: he gets it
+    except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets it
         try:
             driver.execute("ROLLBACK TO work")
             audit.take_back(connection, end)
         except connection.dialect.loaded_dbapi.Error as lost:
-            # A full disk, of which SQLite has undone everything already: everybody is told.
+            # A full disk, where SQLite has rolled everything back already: all callers are told.
             raise error if isinstance(error, DBAPIError) else OperationalError("ROLLBACK TO", None, lost) from None
         return Outcome(failure=explained(error))
     driver.execute("RELEASE work")

@@ -1,4 +1,4 @@
-"""Queries about how many certificates a group may still have now: one row for each group that has a pace."""
+"""Queries about how many certificates a group may still get now: one row for each group that has a pace."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _ADD: Final = Prepared(insert(group_paces))
 
 
 def held(connection: Connection, group: str) -> tuple[float, datetime] | None:
-    """Return what was left in the group's bucket and when, locked until the transaction ends; None: never used."""
+    """Return the level of the group's bucket and its time, locked until the transaction ends; None: never used."""
     row = _LOCK.first(connection, {"wanted": group})
     return None if row is None else (row[0] / _WHOLE, row[1])
 
 
 def leave(connection: Connection, group: str, level: float, at: datetime, *, new: bool) -> None:
-    """Record what is left in the group's bucket."""
+    """Record the level of the group's bucket."""
     left = round(level * _WHOLE)
     if new:
         _ADD.run(connection, {"group_name": group, "thousandths": left, "at": at})

@@ -42,7 +42,7 @@ class WayName(StrEnum):
 
 
 Alternative = tuple[WayName, ...]
-"""Ways that must all say yes, in the order of `WayName`: what costs a person or a call comes last."""
+"""Ways that must all admit the device, in the order of `WayName`: those that need a person or a call come last."""
 
 
 class NewKey(StrEnum):
@@ -57,26 +57,26 @@ class NewKey(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The rules of one group. The defaults are those of a group that nobody has configured."""
+    """The rules of one group. The defaults are those of a group that is not configured."""
 
     name: str
     ways: tuple[Alternative, ...] = ((WayName.TOKEN,),)
-    """Any of them suffices; without one, nobody is let in."""
+    """Any of them suffices; without one, no device is admitted."""
     profile: str = DEFAULT_PROFILE
     lifetime: timedelta | None = None
-    """Of its certificates, where it is shorter than the profile's."""
+    """Of its certificates, if it is shorter than the profile's."""
     maximum_devices: int | None = None
     certificates_per_minute: int | None = None
-    """First ones and successors together."""
+    """First certificates and renewals together."""
     same_key_window: timedelta = timedelta()
-    """How long the same request is answered with the same certificate; none: a request is answered once."""
+    """How long the same request is answered with the same certificate; zero: a request is answered once."""
     new_key: NewKey = NewKey.REFUSE
     server_keys: bool = False
-    """Whether the service makes keys for devices that ask it to."""
+    """Whether the service generates keys for devices that request it."""
     tls_unique: bool = False
-    """Whether a request must be linked to its TLS connection, which TLS 1.3 cannot."""
+    """Whether a request must be linked to its TLS connection, which is impossible with TLS 1.3."""
     renewal_grace: timedelta = timedelta()
-    """How long after its end a certificate still buys its successor."""
+    """How long after its expiry a certificate can still be renewed."""
     webhook_url: str | None = None
     webhook_timeout: timedelta = timedelta(seconds=5)
     issuing_line: str = DEFAULT_LINE
@@ -85,7 +85,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class StoredGroup:
-    """A group that an operator has configured."""
+    """A group configured by an operator."""
 
     group: Group
     created_at: datetime
@@ -100,25 +100,25 @@ _LOCK: Final = Prepared(_NAMED.with_for_update())
 
 
 def find(connection: Connection, name: str, *, for_update: bool = False) -> StoredGroup | None:
-    """Return the configured group called *name*; with *for_update* nobody else decides about it meanwhile."""
+    """Return the configured group called *name*; *for_update* locks it until the transaction ends."""
     row = (_LOCK if for_update else _FIND).first(connection, {"wanted": name})
     return None if row is None else _from_row(row)
 
 
 def rules_of(connection: Connection, name: str) -> Group:
-    """Return what holds for the group called *name*, configured or not."""
+    """Return the rules of the group called *name*, configured or not."""
     stored = find(connection, name)
     return _unconfigured(name) if stored is None else stored.group
 
 
 def add(connection: Connection, group: Group, *, by: str, now: datetime) -> None:
-    """Record a new group; raise SQLAlchemy's IntegrityError if there is one of that name."""
+    """Record a new group; raise SQLAlchemy's IntegrityError if that name exists."""
     row = {"name": group.name, "rules": _rules(group), "created_at": now, "created_by": by}
     connection.execute(insert(enrolment_groups), row | {"changed_at": now, "changed_by": by})
 
 
 def change(connection: Connection, group: Group, *, by: str, now: datetime) -> None:
-    """Put *group* in the place of the one of its name."""
+    """Replace the group of this name by *group*."""
     statement = update(enrolment_groups).where(enrolment_groups.c.name == group.name)
     connection.execute(statement.values(rules=_rules(group), changed_at=now, changed_by=by))
 
@@ -132,7 +132,7 @@ def page(connection: Connection, *, limit: int, after: str | None) -> Sequence[S
 
 
 def bound_to(connection: Connection, line: str) -> list[str]:
-    """Return the names of the groups whose devices are certified by the issuing CAs of *line*."""
+    """Return the names of the groups whose devices get certificates from the issuing CAs of *line*."""
     found = connection.execute(select(enrolment_groups).order_by(enrolment_groups.c.name))
     return [each.group.name for each in map(_from_row, found) if each.group.issuing_line == line]
 
@@ -140,9 +140,8 @@ def bound_to(connection: Connection, line: str) -> list[str]:
 def count_devices(connection: Connection, name: str, now: datetime, most: int) -> int:
     """Return how many devices count in the group, *most* if there are more.
 
-    Those that were decommissioned do not, nor those that only ever had trials, all of which have ended: who names new
-    devices with a copied claim would fill the group otherwise. What is looked at is what counts, however many trials
-    were lost.
+    Decommissioned ones do not, nor those that only ever had trials, all of which have ended: otherwise a copied claim
+    could fill the group with invented devices. Only rows that count are read, however many trials were lost.
     """
     number = 0
     for counts in (devices.c.trial_ends_at.is_(None), devices.c.trial_ends_at > now):
@@ -179,6 +178,6 @@ def _from_row(row: Sequence[Any]) -> StoredGroup:
 
 
 _unconfigured: Final = functools.lru_cache(_DEFAULTS)(Group)
-"""The rules of a group without a row; that it has none is read every time."""
+"""The rules of a group without a row; whether there is one is read every time."""
 _RULES: Final = frozenset(field.name for field in fields(Group))
 _TIMES: Final = frozenset({"lifetime", "same_key_window", "renewal_grace", "webhook_timeout"})

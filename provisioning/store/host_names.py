@@ -50,7 +50,7 @@ _OF_OTHER_SERVERS: Final = Prepared(
     )
     .order_by(certificates.c.id)
 )
-"""All of them are looked through, which is rare: when a server's name changes hands."""
+"""All of them are searched, which is rare: only when a server's name changes its owner."""
 _OVER: Final = frozenset({DeviceState.REVOKED, DeviceState.DECOMMISSIONED})
 
 
@@ -61,13 +61,13 @@ def _add(dialect: str) -> Prepared:
 
 
 def holder(connection: Connection, name: str) -> Device | None:
-    """Return whose the host name is, None if it is nobody's."""
+    """Return the owner of the host name, None if it has none."""
     row = _HOLDER.first(connection, {"wanted": name})
     return None if row is None else device_from(row)
 
 
 def claim(connection: Connection, name: str, device_id: int, now: datetime) -> bool:
-    """Make the host name the device's; return False if it is another's *now*."""
+    """Make the device the host name's owner; return False if it has another *now*."""
     values = {"name": name, "device_id": device_id}
     if _add(connection.dialect.name).run(connection, values) == 1:
         return True
@@ -78,12 +78,12 @@ def claim(connection: Connection, name: str, device_id: int, now: datetime) -> b
         return False
     heir = None if holder.role is Role.DEVICE else _another_server(connection, name, holder, now)
     new = device_id if heir is None else heir
-    # Of two who find that it is free, one finds its holder still there.
+    # Of two that see it as free, only one still finds the holder that it read.
     return _MOVE.run(connection, {"wanted": name, "holder": holder.id, "new_device": new}) == 1 and new == device_id
 
 
 def keep_from_devices(connection: Connection, name: str, server_id: int, now: datetime) -> Device | None:
-    """Make the host name a server's; return the device that has it *now*, None if it is no device's."""
+    """Make the server the host name's owner; return the device that owns it *now*, None if no device does."""
     if claim(connection, name, server_id, now):
         return None
     other = holder(connection, name)
@@ -100,5 +100,5 @@ def _names_in(der: bytes) -> list[str]:
     try:
         extensions = x509.load_der_x509_certificate(der).extensions
         return extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
-    except (*UNREADABLE, x509.ExtensionNotFound):  # An import's: none that this service has signed.
+    except (*UNREADABLE, x509.ExtensionNotFound):  # An imported one: not signed by this service.
         return []

@@ -14,7 +14,7 @@ from provisioning.store.either import insert_into
 from provisioning.store.tables import idempotency_keys
 
 PORTION: Final = 100
-"""Requests that are forgotten at a time."""
+"""How many requests are removed at a time."""
 
 _FIND: Final = select(idempotency_keys).where(idempotency_keys.c.digest == bindparam("wanted")).with_for_update()
 _FORGET: Final = delete(idempotency_keys).where(idempotency_keys.c.digest == bindparam("wanted"))
@@ -29,7 +29,7 @@ def _begin(dialect: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class KnownRequest:
-    """A request that has used the key; *answer* is None while it is under way."""
+    """A request that has used the key; *answer* is None while it is in progress."""
 
     request_digest: bytes
     begun_at: datetime
@@ -37,7 +37,7 @@ class KnownRequest:
 
 
 def begin(connection: Connection, digest: bytes, request_digest: bytes, now: datetime) -> KnownRequest | None:
-    """Take the key for a request; return the request that has it, None if it is the caller's now."""
+    """Take the key for a request; return the request that already has it, None if the caller has it now."""
     row = {"digest": digest, "request_digest": request_digest, "begun_at": now}
     if connection.execute(_begin(connection.dialect.name), row).one_or_none() is not None:
         return None
@@ -46,25 +46,25 @@ def begin(connection: Connection, digest: bytes, request_digest: bytes, now: dat
 
 
 def begin_again(connection: Connection, digest: bytes, now: datetime) -> None:
-    """Give the key to a request whose predecessor has died."""
+    """Take over the key of a request whose process has died."""
     held = idempotency_keys.c.digest == digest
     connection.execute(update(idempotency_keys).where(held).values(begun_at=now))
 
 
 def finish(connection: Connection, digest: bytes, answer: bytes) -> None:
-    """Keep the answer."""
+    """Store the answer."""
     connection.execute(update(idempotency_keys).where(idempotency_keys.c.digest == digest).values(answer=answer))
 
 
 def forget(connection: Connection, digest: bytes) -> None:
-    """Free the key: nothing was done under it."""
+    """Free the key, if nothing was done under it."""
     connection.execute(_FORGET, {"wanted": digest})
 
 
 def remove_older(connection: Connection, digest: bytes, before: datetime) -> None:
-    """Forget the request that has the key if it began *before* that time, and some others that did.
+    """Remove the request that has the key if it began *before* that time, and some others that did.
 
-    More than who calls adds, so that none are left in the end; not all at once, while everybody waits for the writer.
+    More than a caller adds, so that none are left in the end; not all at once, while all others wait for the writer.
     """
     keys = idempotency_keys.c
     some = select(keys.digest).where(keys.begun_at < before).order_by(keys.begun_at).limit(PORTION)

@@ -36,13 +36,13 @@ class CertificateSearch:
     serial: str | None = None
     fingerprint: str | None = None
     issuer: str | None = None
-    """Its key identifier."""
+    """The issuer's key identifier."""
     state: CertificateState | None = None
     expires_from: datetime | None = None
     expires_before: datetime | None = None
 
     def conditions(self, now: datetime, *, above: bool = True) -> list[ColumnElement[bool]]:
-        """Return the search as SQL; for *above* see `_in_state`."""
+        """Return the search as SQL conditions; for *above* see `_in_state`."""
         equal = (
             (devices.c.name, self.device),
             (devices.c.group_name, self.group),
@@ -61,14 +61,14 @@ class CertificateSearch:
 
 
 def _in_state(state: CertificateState, now: datetime, *, above: bool) -> ColumnElement[bool]:
-    """Return the state as SQL.
+    """Return the state as an SQL condition.
 
-    *above* looks at the ends of keys and CAs, too, over `with_ends_above`: something of one is still to be recorded.
+    *above* includes the ends of keys and CAs, over `with_ends_above`: some are not recorded for all certificates yet.
     """
     ended, stands = (ENDED_ABOVE, NOT_ENDED_ABOVE) if above else (false(), true())
     unrevoked = revocations.c.sequence.is_(None) & stands
     match state:
-        case CertificateState.REVOKED:  # Of NULL it is not known whether it is different.
+        case CertificateState.REVOKED:  # In SQL a comparison with NULL is not true.
             return or_(revocations.c.reason != RevocationReason.CERTIFICATE_HOLD.value, ended)
         case CertificateState.SUSPENDED:
             return (revocations.c.reason == RevocationReason.CERTIFICATE_HOLD.value) & stands
@@ -103,7 +103,7 @@ def count(
     )
     conditions = () if search is None else search.conditions(now, above=above)
     source = certificates.join(devices).outerjoin(revocations)
-    if above:  # To look there costs as much as all else.
+    if above:  # Including them doubles the cost.
         source = with_ends_above(source)
     statement = select(state, func.count()).select_from(source).where(*conditions).group_by(state)
     found = {CertificateState(name): number for name, number in connection.execute(statement)}
@@ -111,6 +111,6 @@ def count(
 
 
 def _something_is_left(connection: Connection) -> bool:
-    """Whether certificates are still to be recorded as revoked for their key or their CA."""
+    """Whether there are certificates still to be recorded as revoked because of their key or CA."""
     tables = unfinished_key_ends, unfinished_authority_ends
     return any(connection.execute(select(exists(select(1).select_from(each)))).scalar_one() for each in tables)

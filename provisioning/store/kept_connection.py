@@ -1,4 +1,4 @@
-"""The one connection of a lane on PostgreSQL: kept open between transactions, and opened anew when it is broken."""
+"""The one connection of a lane on PostgreSQL: kept open between transactions, and reopened when it is broken."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from provisioning.store.server_parameters import WRITERS_DURABILITY, WRITERS_RES
 
 
 class Stale(Exception):
-    """The connection has broken since its last transaction; nothing has been done in the one that was to begin."""
+    """The connection has broken since its last transaction; nothing was done in the one that was to begin."""
 
 
 class KeptConnection:
-    """Used by one caller at a time; opened in threads only, because that may take seconds."""
+    """A connection used by one caller at a time; opened in threads only, because that may take seconds."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine: Final = engine
@@ -32,12 +32,12 @@ class KeptConnection:
 
     @property
     def is_open(self) -> bool:
-        """Whether a transaction can begin without connecting; whether the server is there, only asking it tells."""
+        """Whether a transaction can begin without connecting; whether the server is there, only a query tells."""
         connection = self._connection
         return connection is not None and not connection.invalidated and not driver_of(connection).closed
 
     def on_loop(self, loop: asyncio.AbstractEventLoop) -> LoopWaits:
-        """Let the event loop do the waiting until `in_thread` is called; return who does it."""
+        """Wait on the event loop until `in_thread` is called; return the object that does."""
         if self._connection is None:
             raise AssertionError("a connection is opened in a thread")
         driver = driver_of(self._connection)
@@ -47,15 +47,15 @@ class KeptConnection:
         return self._waits
 
     def in_thread(self) -> None:
-        """Let the driver do the waiting from now on, and the calling thread with it."""
+        """Let the driver wait from now on, blocking the calling thread."""
         if self._connection is not None and self.is_open:
             driver_of(self._connection).waits = None
 
     @contextlib.contextmanager
     def transaction(self, pause: Callable[[], None]) -> Iterator[SharedTransaction]:
-        """Run the block in a transaction of all writers' lock; raise `Stale`, or what SQLAlchemy says of the store.
+        """Run the block in a transaction under all writers' lock; raise `Stale`, or SQLAlchemy's error.
 
-        *pause* is called where others may want to do something.
+        *pause* is called wherever other code may run.
         """
         kept = self.is_open
         with self._in_use() as connection, connection.begin():
@@ -72,7 +72,7 @@ class KeptConnection:
 
     @contextlib.contextmanager
     def asking(self) -> Iterator[Connection]:
-        """Let the block ask, and change nothing; raise `Stale`, or what SQLAlchemy says of the store."""
+        """Let the block query, and change nothing; raise `Stale`, or SQLAlchemy's error."""
         kept = self.is_open
         try:
             with self._in_use() as connection, connection.begin():
@@ -97,18 +97,18 @@ class KeptConnection:
         self.drop()
         connection = self._connection = self._engine.connect()
         driver = driver_of(connection)
-        driver.autocommit = True  # For the driver: `SharedTransaction` says BEGIN and COMMIT itself.
+        driver.autocommit = True  # For the driver: `SharedTransaction` sends BEGIN and COMMIT itself.
         for statement in (WRITERS_REST, WRITERS_DURABILITY):
             try:
                 driver.execute(statement.encode(), prepare=False)
             except connection.dialect.loaded_dbapi.Error as error:
                 failure = told(connection, statement, error)
-                self.drop()  # Whole as it may be, on it nobody knows whether what is answered is on disk.
+                self.drop()  # It may work, but without these settings an answered commit may not be on disk.
                 raise failure from error
         return connection
 
     def drop(self) -> None:
-        """Close it, without waiting for anything."""
+        """Close the connection without waiting for anything."""
         connection, self._connection = self._connection, None
         waits, self._waits = self._waits, None
         if connection is not None:

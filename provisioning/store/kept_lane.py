@@ -29,7 +29,7 @@ from provisioning.store.lanes import QueuedLane
 
 
 class KeptLane(QueuedLane):
-    """Runs whoever waits, one after the other; `_serve` says how."""
+    """Runs waiting jobs, one after the other; `_serve` defines how."""
 
     def __init__(self, engine: Engine, name: str) -> None:
         super().__init__(engine, name)
@@ -37,14 +37,14 @@ class KeptLane(QueuedLane):
 
     @abstractmethod
     def _serve(self, pause: Callable[[], None], *, here: bool) -> Callable[[], None]:
-        """Run the first of the jobs, and those that go with it; return what tells their callers, on their loop.
+        """Run the first of the jobs, and those that go with it; return the function that answers their callers.
 
-        *here* is on the event loop, where only short works may run, and *pause* lets it go on for a moment. Raises
-        `Stale`, and leaves the jobs where they are, if nothing has been done because the connection is broken.
+        That function runs on the callers' loop. *here*: on the event loop, where only short works may run, and *pause*
+        yields to it. Raises `Stale`, and leaves the jobs queued, if nothing was done as the connection is broken.
         """
 
     def stop(self) -> None:
-        """Finish what waits, and close the connection."""
+        """Finish the queue, and close the connection."""
         self._idle.wait()
         self._worker.submit(self._kept.drop)
         super().stop()
@@ -57,7 +57,7 @@ class KeptLane(QueuedLane):
             self._worker.submit(self._serve_in_thread, loop)
 
     def _serve_here(self, loop: asyncio.AbstractEventLoop, pause: Callable[[], None]) -> None:
-        """Go on for as long as it can be done on the event loop; in a greenlet."""
+        """Serve jobs for as long as they can run on the event loop; called in a greenlet."""
         while self._jobs and self._jobs[0].short and self._kept.is_open:
             try:
                 tell = self._serve(pause, here=True)
@@ -71,10 +71,10 @@ class KeptLane(QueuedLane):
         try:
             tell = self._serve(_go_on, here=False)
         except Stale:
-            tell = self._serve(_go_on, here=False)  # On a new connection, which cannot be.
+            tell = self._serve(_go_on, here=False)  # On a new connection, which cannot be stale.
         loop.call_soon_threadsafe(tell)
         loop.call_soon_threadsafe(self._next, loop)
 
 
 def _go_on() -> None:
-    """Take no pause: a thread is in nobody's way."""
+    """Do not pause: a thread blocks nothing else."""

@@ -25,12 +25,12 @@ from sqlalchemy.engine import Connection
 from provisioning.store.tables import authorities, devices, known_authorities
 
 LATELY: Final = timedelta(days=7)
-"""A broker that has been silent for longer may be gone; who comes back after that says so again."""
+"""A broker that has been silent for longer may be gone; one that comes back reports again."""
 
 
 @dataclass(frozen=True, slots=True)
 class BrokersWord:
-    """What one broker has said of one CA; *known* is None if it spoke of others only: it has not heard of this one."""
+    """One broker's report on one CA; *known* is None if it reported others only: it has not been told of this one."""
 
     broker: str
     authority: str
@@ -39,12 +39,12 @@ class BrokersWord:
     said_at: datetime
 
     def is_recent(self, now: datetime) -> bool:
-        """Whether the broker has been heard of lately."""
+        """Whether the broker has reported recently."""
         return now - self.said_at <= LATELY
 
 
 def record(connection: Connection, device_id: int, known: Mapping[str, bool], now: datetime) -> None:
-    """Record which CAs, by name, a broker would believe and which not; a name that there is not is passed over."""
+    """Record which CAs, by name, a broker would trust and which not; unknown names are skipped."""
     connection.execute(delete(known_authorities).where(known_authorities.c.device_id == device_id))
     found = connection.execute(
         select(authorities.c.id, authorities.c.name).where(authorities.c.name.in_(sorted(known)))
@@ -55,7 +55,7 @@ def record(connection: Connection, device_id: int, known: Mapping[str, bool], no
 
 
 def unknown(connection: Connection) -> Sequence[BrokersWord]:
-    """Return which brokers have said that they would not believe a CA which issues, or is to; of brokers in force."""
+    """Return which brokers in force have reported that they would not trust a CA that issues, or is to issue."""
     statement = (
         select(devices.c.name, authorities.c.name, authorities.c.state, known_authorities.c.said_at)
         .select_from(known_authorities.join(devices).join(authorities))
@@ -73,7 +73,7 @@ def unknown(connection: Connection) -> Sequence[BrokersWord]:
 
 
 def of_authority(connection: Connection, name: str) -> Sequence[BrokersWord]:
-    """Return what every broker in force that has ever spoken says of the CA called *name*."""
+    """Return the report on the CA called *name* of every broker in force that has ever reported."""
     statement = (
         select(
             devices.c.name, authorities.c.name, authorities.c.state, known_authorities.c.known,

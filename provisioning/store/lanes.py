@@ -5,7 +5,7 @@ Theory
 The cost of a transaction is mostly its end: the fsync that makes it durable. So all works that wait when the writer is
 free share one transaction, each in a savepoint of its own::
 
-    BEGIN ─ SAVEPOINT ─ work ─ RELEASE ─ SAVEPOINT ─ work ✗ ROLLBACK TO ─ … ─ COMMIT ─► everybody has his answer
+    BEGIN ─ SAVEPOINT ─ work ─ RELEASE ─ SAVEPOINT ─ work ✗ ROLLBACK TO ─ … ─ COMMIT ─► all are answered
 
 No caller is answered before the commit, so what is answered is on disk. With one caller at a time nothing changes;
 sixteen pay for one fsync. Each database has its own lane for that: `provisioning.store.sqlite_lane`,
@@ -44,12 +44,12 @@ log = structlog.get_logger(__name__)
 
 ResultT = TypeVar("ResultT")
 Apart = Callable[[], Collection[Hashable] | None]
-"""Returns all that a work decides upon, None if it cannot say."""
+"""Returns all that a work's decisions depend on, None if it cannot tell."""
 
 _WAITING: Final = 4096
 _MENDABLE: Final = frozenset({"42501", "3F000", "42P01", "42703"})
-"""What PostgreSQL says to a user who lacks a right, on a table or on the schema, and of a table or a column that is not
-there: an operator can mend it. SQLite's word for the last is an OperationalError."""
+"""PostgreSQL's errors for a missing privilege, on a table or on the schema, and for a missing table or column:
+an operator can fix them. SQLite's for the last is an OperationalError."""
 
 
 class Lane(ABC):
@@ -64,8 +64,8 @@ class Lane(ABC):
     ) -> ResultT:
         """Return what *work* returns, once its transaction is committed; *short* as in `Database.write`.
 
-        *apart* returns all that it decides upon: others that have nothing of it in common may be done side by side with
-        it. Without it, or if it returns None, *work* is done by itself.
+        *apart* returns all that its decisions depend on: works that share nothing of it may run side by side with it.
+        Without it, or if it returns None, *work* runs by itself.
         """
         if self._waiting >= _WAITING:
             raise Refused(Code.UNAVAILABLE, "too many requests wait for the store; try again")
@@ -75,32 +75,32 @@ class Lane(ABC):
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             await asyncio.wait([future])
-            future.exception()  # Nobody is left to hear of it; the transaction is undone.
+            future.exception()  # Retrieved, as no caller is left; the transaction is undone.
             raise
         finally:
             self._waiting -= 1
 
     def seconds_at_work(self) -> float:
-        """Return for how long the transaction that all others wait for is under way; 0 where there is none."""
+        """Return how long the transaction that all others wait for has been in progress; 0 if there is none."""
         return 0.0
 
     @abstractmethod
     def stop(self) -> None:
-        """Finish what waits, and let the threads end; nothing comes any more."""
+        """Finish the queue, and let the threads end; nothing is submitted any more."""
 
     def dispose(self) -> None:
-        """Close every connection, once all lanes that use it have stopped: one that is out would stay open."""
+        """Close every connection, once all lanes that use them have stopped: one in use would stay open."""
         self._engine.dispose()
 
     @abstractmethod
     def _submit(
         self, work: Callable[[Connection], ResultT], apart: Apart | None, *, short: bool
     ) -> asyncio.Future[ResultT]:
-        """Hand *work* to whoever runs it."""
+        """Queue *work*."""
 
 
 class PooledLane(Lane):
-    """Several threads, a transaction for each work: for those that only read."""
+    """Several threads, a transaction for each work: for works that only read."""
 
     def __init__(self, engine: Engine, threads: int, name: str) -> None:
         super().__init__(engine)
@@ -128,7 +128,7 @@ class PooledLane(Lane):
 
 
 class QueuedLane(Lane):
-    """One writer, with a thread where it needs one; whoever comes meanwhile waits in order. `_begin` serves them."""
+    """One writer, with a thread if it needs one; jobs that arrive meanwhile wait in order. `_begin` serves them."""
 
     def __init__(self, engine: Engine, name: str) -> None:
         super().__init__(engine)
@@ -140,7 +140,7 @@ class QueuedLane(Lane):
 
     @abstractmethod
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Serve whoever waits, at least one; at the end have *loop* call `_next`."""
+        """Serve waiting jobs, at least one; at the end have *loop* call `_next`."""
 
     def _submit(
         self, work: Callable[[Connection], ResultT], apart: Apart | None, *, short: bool
@@ -151,7 +151,7 @@ class QueuedLane(Lane):
         if not self._busy:
             self._busy = True
             self._idle.clear()
-            loop.call_soon(self._next, loop)  # Who else has arrived is in it.
+            loop.call_soon(self._next, loop)  # So that other jobs that have arrived join it.
         return future
 
     def stop(self) -> None:
@@ -170,7 +170,7 @@ class QueuedLane(Lane):
 @quickly_made
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a work has returned, or why it did not."""
+    """A work's result, or why it has none."""
 
     result: Any = None
     failure: Exception | None = None
@@ -179,7 +179,7 @@ class Outcome:
 @quickly_made
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A work that waits for a writer, and who waits for it; see `Lane.run`."""
+    """A work that waits for a writer, and the caller that waits for it; see `Lane.run`."""
 
     work: Callable[[Connection], Any]
     future: asyncio.Future[Any]
@@ -187,7 +187,7 @@ class Job:
     apart: Apart | None = None
 
     def settle(self, outcome: Outcome) -> None:
-        """Give the caller his answer; called on his loop."""
+        """Give the caller the outcome; called on the caller's loop."""
         if outcome.failure is not None:
             self.future.set_exception(outcome.failure)
         else:
@@ -195,14 +195,14 @@ class Job:
 
 
 def explained(error: Exception) -> Exception:
-    """Return what the caller is told: that the store cannot be used now or takes no such value, or the error itself."""
+    """Return the caller's error: that the store cannot be used now or takes no such value, or *error* itself."""
     if not isinstance(error, DBAPIError):
         return error
-    if isinstance(error, DataError):  # PostgreSQL has no text with a NUL in it, and numbers have an end.
+    if isinstance(error, DataError):  # PostgreSQL takes no NUL in text, and bounds numbers.
         unfit = Refused(Code.INVALID_REQUEST, "a field holds a character or a number that cannot be stored")
         unfit.__cause__ = error
         return unfit
-    # InternalError: PostgreSQL's word for a server that has become a read-only replica. DatabaseError itself: SQLite's
+    # InternalError: PostgreSQL's for a server that has become a read-only replica. DatabaseError itself: SQLite's
     # for a file that is damaged, or no database.
     unusable = isinstance(error, OperationalError | InternalError) or type(error) is DatabaseError
     if unusable or error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _MENDABLE:
@@ -210,7 +210,7 @@ def explained(error: Exception) -> Exception:
         refusal = Refused(Code.UNAVAILABLE, "the store cannot be used now; try again")
         refusal.__cause__ = error
         return refusal
-    if audit.concerns(error.statement):  # A trigger, a rule or a constraint of somebody's.
+    if audit.concerns(error.statement):  # A trigger, a rule or a constraint that somebody added.
         log.error("audit log cannot be written: nothing is issued or changed", error=" ".join(str(error.orig).split()))
         refusal = audit.unwritable()
         refusal.__cause__ = error

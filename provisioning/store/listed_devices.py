@@ -1,4 +1,4 @@
-"""Queries about the devices that operators expect: a name in a group, with its key where that is known."""
+"""Queries about the devices that operators expect: a name in a group, with its key if that is known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FIND: Final = select(listed_devices.c.spki_sha256).where(
 
 @dataclass(frozen=True, slots=True)
 class ListedDevice:
-    """A device that is expected; *spki_sha256* is its public key's SHA-256 if it is known."""
+    """An expected device; *spki_sha256* is its public key's SHA-256 if known."""
 
     name: str
     spki_sha256: bytes | None
@@ -32,7 +32,7 @@ def find(connection: Connection, group: str, name: str) -> ListedDevice | None:
 
 
 def put(connection: Connection, group: str, entries: Sequence[ListedDevice], *, by: str, now: datetime) -> int:
-    """Record *entries*, each in place of an older one of its name; return how many were new."""
+    """Record *entries*, each replacing an older one of its name; return how many were new."""
     if not entries:
         return 0
     names = [each.name for each in entries]
@@ -46,7 +46,7 @@ def put(connection: Connection, group: str, entries: Sequence[ListedDevice], *, 
 
 
 def remove(connection: Connection, group: str, names: Sequence[str]) -> int:
-    """Take *names* off the list; return how many were on it."""
+    """Remove *names* from the list; return how many were on it."""
     statement = delete(listed_devices).where(listed_devices.c.group_name == group, listed_devices.c.name.in_(names))
     return connection.execute(statement).rowcount
 

@@ -45,7 +45,7 @@ _LOOK_SECONDS: Final = 0.1  # The driver's own, for waits in a thread.
 
 
 class LoopWaits:
-    """Waits for one socket, with the event loop going on meanwhile; made, used and closed on the loop."""
+    """Waits for one socket while the event loop continues; made, used and closed on the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
         self.loop: Final = loop
@@ -59,11 +59,11 @@ class LoopWaits:
         self._since = 0.0
 
     def run(self, function: Callable[[], None]) -> None:
-        """Start *function*, which must not raise; it may go on after this has returned."""
+        """Start *function*, which must not raise; it may continue after this has returned."""
         self._resume(greenlet(function))
 
     def until(self, wanted: Wait) -> Ready:
-        """Let the loop go on until the socket is ready for what is *wanted*; return for what it is."""
+        """Yield to the loop until the socket is ready for what is *wanted*; return for what it is ready."""
         if bool(wanted & Wait.W) is not self._writing:
             self._writing = not self._writing
             self._epoll.modify(self._descriptor, _BOTH if self._writing else select.EPOLLIN)
@@ -80,13 +80,13 @@ class LoopWaits:
         return Ready(ready)
 
     def pause(self) -> None:
-        """Let the loop go on for a moment, if it has been kept for longer than one."""
+        """Yield to the loop for a moment, if it has been blocked for longer than one."""
         if time.monotonic() - self._since > _SLICE_SECONDS:
             self.loop.call_soon(self._resume, getcurrent())
             self._hub.switch()
 
     def close(self) -> None:
-        """Watch the socket no longer."""
+        """Stop watching the socket."""
         self._unwatch()
         self._epoll.close()
 

@@ -22,7 +22,7 @@ _URLS: Final = manufacturer_list_urls.c
 
 @dataclass(frozen=True, slots=True)
 class StoredUrl:
-    """One URL of a manufacturer's. *problem* is why the last *failures* attempts brought nothing; empty: it did."""
+    """One URL of a manufacturer. *problem* is why the last *failures* attempts failed; empty: the last succeeded."""
 
     id: int
     manufacturer_id: int
@@ -45,9 +45,9 @@ def _all() -> Select[Any]:
 
 
 def put(connection: Connection, manufacturer_id: int, urls: Sequence[str], now: datetime) -> bool:
-    """Have *urls* fetched, each at once though it was known, and no others of the manufacturer's.
+    """Have exactly *urls* fetched for the manufacturer, each at once even if it was known.
 
-    Returns whether there are others than before.
+    Returns whether they differ from before.
     """
     ours = _URLS.manufacturer_id == manufacturer_id
     known = list(connection.execute(select(_URLS.url).where(ours)).scalars())
@@ -76,18 +76,18 @@ def in_force(connection: Connection) -> Sequence[StoredUrl]:
 
 
 def take(connection: Connection, url: StoredUrl, until: datetime) -> bool:
-    """Put off what is due *until* then; return False if somebody else has, or it is fetched no more."""
+    """Postpone the URL's due time *until* then; return False if another process has, or it is no longer fetched."""
     statement = update(manufacturer_list_urls).where(_URLS.id == url.id, _URLS.due_at == url.due_at)
     return connection.execute(statement.values(due_at=until)).rowcount == 1
 
 
 def record(connection: Connection, url: StoredUrl, facts: Mapping[str, Any]) -> None:
-    """Record what became of an attempt: *facts* are columns. Nothing, if the URL was taken away meanwhile."""
-    same = _URLS.id == url.id, _URLS.url == url.url  # An id may be another's by now.
+    """Record the result of an attempt: *facts* are columns. Does nothing if the URL was removed meanwhile."""
+    same = _URLS.id == url.id, _URLS.url == url.url  # The id may have been reused.
     connection.execute(update(manufacturer_list_urls).where(*same).values(dict(facts)))
 
 
 def forget_answers(connection: Connection, manufacturer_id: int) -> None:
-    """Have each answer sent again, even if it is the same."""
+    """Have each list sent in full again, even if it is unchanged."""
     statement = update(manufacturer_list_urls).where(_URLS.manufacturer_id == manufacturer_id)
     connection.execute(statement.values(etag="", modified=""))

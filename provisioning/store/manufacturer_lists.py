@@ -24,9 +24,9 @@ from provisioning.store.manufacturers import LapsedLists
 from provisioning.store.prepared import Prepared
 
 MAXIMUM_SCOPE: Final = 2000
-"""Characters of `scope_text`."""
+"""Maximum length of `scope_text`, in characters."""
 _AUTHORITIES: Final = "authorities_only"
-"""Said in `scope_text` of a list about CAs only, and of no other."""
+"""In the `scope_text` of lists about CAs only, and of no others."""
 _LISTS: Final = manufacturer_lists.c
 _REVOCATIONS: Final = manufacturer_revocations.c
 _ADD: Final = Prepared(insert(manufacturer_revocations), told_by="serial")
@@ -44,13 +44,13 @@ _ENTRY: Final = (
     .where(_REVOCATIONS.list_id == _LISTS.id, _REVOCATIONS.serial == bindparam("wanted"))
     .scalar_subquery()
 )
-"""Asked of each list by the index; of a join, either database may read all that was ever revoked."""
+"""Looks each list up by the index; for a join, either database may read all that was ever revoked."""
 _NAMING: Final = Prepared(select(_ENTRY).where(_LISTS.manufacturer_id == bindparam("of")))
 
 
 @dataclass(frozen=True, slots=True)
 class StoredList:
-    """A manufacturer's newest list about *scope*, without what it says; it holds until *next_update*."""
+    """A manufacturer's newest list about *scope*, without its entries; it is valid until *next_update*."""
 
     id: int
     scope: Scope
@@ -64,7 +64,7 @@ class StoredList:
 
     @property
     def place(self) -> tuple[int, datetime]:
-        """What orders the lists of one scope."""
+        """The sort key of the lists of one scope."""
         return self.number, self.this_update
 
     @property
@@ -74,13 +74,13 @@ class StoredList:
 
 
 def scope_text(scope: Scope) -> str:
-    """Return *scope* as the store has it."""
+    """Return *scope* as stored."""
     said: dict[str, Any] = {"names": sorted(scope.names), "users_only": scope.users_only}
     return json.dumps(said | {_AUTHORITIES: True} if scope.authorities_only else said)
 
 
 def serial_text(serial: int) -> str:
-    """Return a serial number as the store has it."""
+    """Return a serial number as stored."""
     return f"{serial:x}"
 
 
@@ -100,21 +100,21 @@ def of_manufacturers(connection: Connection, manufacturer_ids: Sequence[int]) ->
 
 @dataclass(frozen=True, slots=True)
 class KeptLists:
-    """The lists about devices of a manufacturer that is in force, and whose lists do not count for ever."""
+    """The lists about devices of a manufacturer that is in force, and whose lists must not lapse."""
 
     manufacturer: str
     lists: Sequence[StoredList]
     awaited: bool
-    """Whether devices wait for the next: its group lets manufacturers' devices in."""
+    """Whether devices depend on the next list: its group admits manufacturers' devices."""
 
 
 def awaited(connection: Connection) -> Mapping[str, Sequence[StoredList]]:
-    """Return the lists of the manufacturers whose devices wait for the next one, by their names."""
+    """Return the lists of the manufacturers whose devices depend on the next one, by manufacturer name."""
     return {each.manufacturer: each.lists for each in kept(connection) if each.awaited}
 
 
 def kept(connection: Connection) -> Sequence[KeptLists]:
-    """Return the lists that have to be followed by others, in order of the manufacturers' names."""
+    """Return the lists that need successors, in order of the manufacturers' names."""
     statement = (
         select(manufacturers.c.name, manufacturers.c.group_name, *manufacturer_lists.c)
         .select_from(manufacturer_lists.join(manufacturers))
@@ -133,7 +133,7 @@ def kept(connection: Connection) -> Sequence[KeptLists]:
 
 
 def entry_of(connection: Connection, manufacturer_id: int, serial: int) -> int | None:
-    """Return reason and time, as `pack` makes them, if a list of the manufacturer's names the certificate."""
+    """Return reason and time, as `pack` encodes them, if a list of the manufacturer names the certificate."""
     rows = _NAMING.rows(connection, {"of": manufacturer_id, "wanted": serial_text(serial)})
     return next((entry for (entry,) in rows if entry is not None), None)
 
@@ -141,9 +141,9 @@ def entry_of(connection: Connection, manufacturer_id: int, serial: int) -> int |
 def put(
     connection: Connection, manufacturer_id: int, facts: Mapping[str, Any], scope: Scope, entries: Entries
 ) -> tuple[int, int]:
-    """Record a list, in place of the one before about *scope*; return how many are revoked by it, and released.
+    """Record a list, replacing the previous one about *scope*; return how many it newly revokes, and releases.
 
-    *facts* are the columns that `StoredList` has beside. What both lists say alike is not written again.
+    *facts* are the other columns of `StoredList`. Entries that both lists share are not written again.
     """
     known = _LISTS.manufacturer_id == manufacturer_id, _LISTS.scope == scope_text(scope)
     row = {**facts, "number": str(facts["number"]), "entries": len(entries)}
@@ -166,7 +166,7 @@ def put(
 
 
 def remove(connection: Connection, stored: StoredList, others: Sequence[StoredList]) -> int:
-    """Forget a list and what it says; return how many certificates no list of *others*, its CA's, names any more."""
+    """Remove a list and its entries; return how many certificates no list of *others*, its CA's, names any more."""
     named_by_others = manufacturer_revocations.alias()
     only_here = (
         select(func.count())

@@ -1,4 +1,4 @@
-"""The tables about manufacturers: their CAs, those CAs' lists, and who came in by a certificate of theirs.
+"""The tables about manufacturers: their CAs, those CAs' CRLs, and the devices that enrolled with their certificates.
 
 The rules are those of `provisioning.store.tables`.
 """
@@ -37,7 +37,7 @@ manufacturers = Table(
     Column("lapsed_lists", String(8), nullable=False, server_default="refuse"),
     Column("revoked_devices", String(8), nullable=False, server_default="report"),
 )
-"""CAs of manufacturers, whose device certificates open a group."""
+"""CAs of manufacturers, whose device certificates (IDevIDs) admit devices to a group."""
 
 manufacturer_lists = Table(
     "manufacturer_lists",
@@ -54,7 +54,7 @@ manufacturer_lists = Table(
     Column("taken_by", NAME, nullable=False),
     UniqueConstraint("manufacturer_id", "scope"),
 )
-"""The newest CRL of each manufacturer's CA, for each part of its certificates that has one of its own."""
+"""The newest CRL of each manufacturer's CA, for each scope that has its own."""
 
 manufacturer_revocations = Table(
     "manufacturer_revocations",
@@ -63,7 +63,7 @@ manufacturer_revocations = Table(
     Column("serial", SERIAL, primary_key=True),
     Column("entry", BigInteger, nullable=False),
 )
-"""What those lists say: each certificate with reason and time (`provisioning.pki.revocation.pack`).
+"""The entries of those CRLs: each certificate with reason and time (`provisioning.pki.revocation.pack`).
 
 On SQLite it has no row ids."""
 
@@ -81,7 +81,7 @@ manufacturer_list_urls = Table(
     Column("modified", String(200), nullable=False),
     UniqueConstraint("manufacturer_id", "url"),
 )
-"""Where manufacturers' lists are fetched, and what came of it: see `provisioning.store.manufacturer_list_urls`."""
+"""The URLs of manufacturers' lists, and fetch results: see `provisioning.store.manufacturer_list_urls`."""
 
 idevids = Table(
     "idevids",
@@ -91,7 +91,7 @@ idevids = Table(
     Column("serial", SERIAL, nullable=False),
     Index("ix_idevids_serial", "serial"),
 )
-"""By which of its manufacturer's certificates each device came in, the last time that it came by one."""
+"""The manufacturer's certificate (IDevID) with which each device last enrolled, if it ever did with one."""
 
 recalls = Table(
     "recalls",
@@ -100,4 +100,4 @@ recalls = Table(
     Column("entry", BigInteger, nullable=False),
     Column("found_at", UtcDateTime, nullable=False),
 )
-"""Devices whose manufacturer has revoked that certificate since, with what it says and when that was followed."""
+"""Devices whose manufacturer has revoked that certificate since, with the entry and when it was acted on."""

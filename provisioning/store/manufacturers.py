@@ -1,4 +1,4 @@
-"""Queries about manufacturers: the CAs whose device certificates (IDevIDs) open a group."""
+"""Queries about manufacturers: the CAs whose device certificates (IDevIDs) admit devices to a group."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _FACTS: Final = (
     manufacturers.c.lapsed_lists,
     manufacturers.c.revoked_devices,
 )
-"""As `StoredManufacturer` has them."""
+"""In the order of `StoredManufacturer`."""
 _ONE: Final = Prepared(select(*_FACTS).where(manufacturers.c.id == bindparam("wanted")))
 _REMEMBERED: Final = 1024
-"""Names of CAs, about 1 KB each."""
+"""How many CA names are cached, about 1 KB each."""
 
 
 class LapsedLists(StrEnum):
@@ -66,7 +66,7 @@ class RevokedDevices(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StoredManufacturer:
-    """A manufacturer's CA as the store knows it."""
+    """A manufacturer's CA as stored."""
 
     id: int
     name: str
@@ -93,7 +93,7 @@ def add(
     by: str,
     now: datetime,
 ) -> None:
-    """Record a CA; raise SQLAlchemy's IntegrityError if the name or the certificate is there already."""
+    """Record a CA; raise SQLAlchemy's IntegrityError if its name or its certificate exists."""
     row = {
         "name": name,
         "group_name": group,
@@ -117,7 +117,7 @@ def put_in_place(
     by: str,
     now: datetime,
 ) -> None:
-    """Let a manufacturer that is known have this certificate, and be in force; raise IntegrityError as `add` does."""
+    """Replace the certificate of a known manufacturer, and put it in force; raise IntegrityError as `add` does."""
     statement = update(manufacturers).where(manufacturers.c.name == name)
     connection.execute(
         statement.values(
@@ -132,9 +132,9 @@ def put_in_place(
 
 
 def called(connection: Connection, name: x509.Name) -> Sequence[StoredManufacturer]:
-    """Return the CAs of this name, ended ones too: who may have issued a certificate that says so.
+    """Return the CAs with this subject, ended ones too: the possible issuers of a certificate that names it.
 
-    Their certificates may have it in strings of another kind, so it is no look-up by its bytes.
+    Their certificates may encode it with other string types, so it is not looked up by its bytes.
     """
     ids = [identifier for identifier, der in _EVERY.rows(connection, {}) if _name_of(der) == name]
     return [_from_row(_ONE.one(connection, {"wanted": identifier})) for identifier in ids]
@@ -146,9 +146,9 @@ def _name_of(der: bytes) -> x509.Name:
 
 
 def find_named(connection: Connection, name: str, *, for_update: bool = False) -> StoredManufacturer | None:
-    """Return the CA called *name*; with *for_update* nobody else changes it, or its lists, before the transaction ends.
+    """Return the CA called *name*; *for_update* locks it, and its lists, until the transaction ends.
 
-    Enrolments go on meanwhile: what refers to it is not held up.
+    Enrolments continue: inserts that refer to it are not blocked.
     """
     statement = select(*_FACTS).where(manufacturers.c.name == name)
     row = connection.execute(statement.with_for_update(key_share=True) if for_update else statement).one_or_none()
@@ -172,7 +172,7 @@ def end(connection: Connection, name: str, now: datetime) -> bool:
 def set_terms(
     connection: Connection, identifier: int, lapsed_lists: LapsedLists, revoked_devices: RevokedDevices
 ) -> None:
-    """Say what lapsed lists mean, and what becomes of devices that are in when they are revoked."""
+    """Set what lapsed lists mean, and what happens to enrolled devices when they are revoked."""
     terms = {"lapsed_lists": lapsed_lists.value, "revoked_devices": revoked_devices.value}
     connection.execute(update(manufacturers).where(manufacturers.c.id == identifier).values(terms))
 

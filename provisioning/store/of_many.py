@@ -9,12 +9,12 @@ uses::
     SELECT … FROM devices WHERE name = ?
     SELECT …, asked.key + 1 FROM json_each(?) AS asked CROSS JOIN devices WHERE name = asked.value
 
-SQLite keeps to the order of a CROSS JOIN, so the array is what it goes through, whatever it knows of the table.
+SQLite keeps to the order of a CROSS JOIN, so it iterates over the array, whatever its statistics on the table.
 
 Rules
 -----
-1. Rows end with the place of the value that they answer, from 1; no order is promised.
-2. What JSON might not carry to the letter is not looked up like this: `array_of` says so.
+1. Rows end with the position of the value that they answer, from 1; their order is undefined.
+2. Values that JSON might not preserve exactly are not looked up like this: `array_of` tells.
 
 Handles: a statement with one parameter, text or a number, and neither subquery, order nor limit.
 """
@@ -31,7 +31,7 @@ _MORE: Final = re.compile(r"\b(SELECT|LIMIT|ORDER BY|GROUP BY)\b", re.ASCII)
 
 
 def text_of_many(text: str) -> str:
-    """Return the statement *text* for an array of values; nothing if it is none that is handled."""
+    """Return the statement *text* for an array of values; empty if it is not one that is handled."""
     found = _FLAT.fullmatch(text)
     if found is None or len(_MORE.findall(text)) > 1:
         return ""

@@ -26,7 +26,7 @@ from provisioning.store.tables import certificates, devices, operators, revocati
 
 @dataclass(frozen=True, slots=True)
 class OperatorGrant:
-    """What an operator was granted, and by whom; None if by nobody."""
+    """The role that an operator was granted, and by whom; None if by nobody."""
 
     name: str
     role: OperatorRole
@@ -36,9 +36,9 @@ class OperatorGrant:
 
 @dataclass(frozen=True, slots=True)
 class ShownOperator:
-    """An operator as a list shows him: *state* is None for one who has not enrolled.
+    """An operator in a list; *state* is None before enrolment.
 
-    *good_until* is when the last of his certificates ends that are good now; None: nothing lets him in as he is.
+    *good_until* is when the last currently good certificate expires; None: the operator has no access now.
     """
 
     grant: OperatorGrant
@@ -66,13 +66,13 @@ def has_role(connection: Connection, name: str) -> bool:
 
 
 def grant(connection: Connection, name: str, role: OperatorRole, *, by: str, now: datetime) -> None:
-    """Say what the operator called *name* may do from now on."""
+    """Set what the operator called *name* may do from now on."""
     if not connection.execute(_GRANT, {"wanted": name, "new_role": role.value, "now": now, "by": by}).rowcount:
         connection.execute(insert(operators).values(name=name, role=role.value, granted_at=now, granted_by=by))
 
 
 def every(connection: Connection, now: datetime) -> list[ShownOperator]:
-    """Return every operator that has, or had, a certificate, and those who were granted a role before they enrol."""
+    """Return every operator that has, or had, a certificate, and those that were granted a role before enrolment."""
     grants = {
         name: OperatorGrant(name, OperatorRole(role), at, by)
         for name, role, at, by in connection.execute(
@@ -111,7 +111,7 @@ def _good_until(connection: Connection, now: datetime) -> dict[int, datetime]:
 def _shown(grant: OperatorGrant, device: Device | None, ends: dict[int, datetime]) -> ShownOperator:
     if device is None:
         return ShownOperator(grant, None, None)
-    # One that has ended may have certificates that are still to be revoked.
+    # An ended one may have certificates that are still to be revoked.
     good_until = ends.get(device.id) if device.state is DeviceState.ACTIVE else None
     return ShownOperator(grant, device.state, good_until)
 
@@ -131,7 +131,7 @@ def usable_admins(connection: Connection, now: datetime) -> set[str]:
             certificates.c.not_after > now,
             KEY_ENDED_AT.is_(None),
             ISSUER_ENDED_AT.is_(None),
-            # A device that has ended may have certificates that are still to be revoked.
+            # An ended device may have certificates that are still to be revoked.
             devices.c.suspended_at.is_(None),
             devices.c.revoked_at.is_(None),
             devices.c.decommissioned_at.is_(None),

@@ -46,7 +46,7 @@ _Work = Callable[[Connection], Any]
 
 _WRITERS: Final = 0x666C656574  # "fleet"; any number that nobody else uses.
 _BEGIN: Final = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_try_advisory_xact_lock({_WRITERS}); SAVEPOINT work"
-# Before the savepoint: what is locked after one is given away by the way back to it.
+# Before the savepoint: rolling back to a savepoint releases the locks taken after it.
 _WAIT: Final = f"RELEASE work; SELECT pg_advisory_xact_lock({_WRITERS}); SAVEPOINT work"
 _NEXT: Final = "RELEASE work; SAVEPOINT work"
 _BACK: Final = "ROLLBACK TO work"
@@ -54,7 +54,7 @@ _COMMIT: Final = "COMMIT"
 
 
 class _StatementFailed(Exception):
-    """A statement of the work's has failed, and it went on as if nothing had happened."""
+    """A statement of the work has failed, and the work continued regardless."""
 
 
 def driver_of(connection: Connection) -> LoopConnection:
@@ -66,20 +66,20 @@ def driver_of(connection: Connection) -> LoopConnection:
 
 
 class SharedTransaction:
-    """The works of one transaction, on a connection that is in autocommit for the driver: what is said is said here."""
+    """The works of one transaction, on a connection in the driver's autocommit mode: BEGIN and COMMIT are sent here."""
 
     def __init__(self, connection: Connection, pause: Callable[[], None]) -> None:
-        """*pause* is called where others may want to do something."""
+        """*pause* is called wherever other code may run."""
         self._connection = connection
         self._driver: Final = driver_of(connection)
         self._pause = pause
         self._used = False
         self.alone = True
-        """Whether no other process was in the way when it began."""
+        """Whether it did not have to wait for another process when it began."""
 
     def begin(self) -> None:
         """Wait until no other process writes, and let none begin until the transaction ends."""
-        announcements.take(self._connection)  # Of one that was not committed.
+        announcements.take(self._connection)  # Left from one that was not committed.
         cursor = self._execute(_BEGIN)
         cursor.nextset()
         self.alone = cursor.fetchone() == (True,)
@@ -87,7 +87,7 @@ class SharedTransaction:
             self._wait()
 
     def commit(self) -> None:
-        """Make everything durable, and tell what was announced; raise what SQLAlchemy raises if it is not."""
+        """Commit, and send the announcements; raise SQLAlchemy's error if it is not committed."""
         tells = announcements.take(self._connection)
         said = self._say(f"{announcements.TELL}; {_COMMIT}" if tells else _COMMIT)
         if said != _COMMIT:
@@ -100,13 +100,13 @@ class SharedTransaction:
         try:
             result = work(self._connection)
             self._check()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's: he gets it
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets it
             self._back(error, end)
             return Outcome(failure=explained(error))
         return Outcome(result)
 
     def attempt_together(self, works: Sequence[_Work]) -> list[Outcome]:
-        """Run *works*, which have nothing in common, side by side; each by itself where that comes to nothing."""
+        """Run *works*, which have nothing in common, side by side; if that fails, each by itself."""
         if len(works) == 1:
             return [self.attempt(works[0])]
         self._mark()
@@ -152,7 +152,7 @@ class SharedTransaction:
     def _back(self, error: Exception, end: AuditHead | None) -> None:
         try:
             self._say(_BACK)
-        except DBAPIError as lost:  # A server that is gone: everybody is told, by the first who has noticed.
+        except DBAPIError as lost:  # The server is gone: all get the error that noticed it first.
             noticed = isinstance(error, DBAPIError) and error.connection_invalidated
             raise error if noticed else lost from None
         self._used = False
@@ -163,7 +163,7 @@ class SharedTransaction:
             raise _StatementFailed
 
     def _say(self, text: str) -> str | None:
-        """Have the server do *text*; return what it says of the last statement in it."""
+        """Execute *text* on the server; return the command status of its last statement."""
         cursor = self._execute(text)
         while cursor.nextset():
             pass
@@ -171,16 +171,16 @@ class SharedTransaction:
 
     def _execute(self, text: str) -> Cursor[TupleRow]:
         try:
-            # Never prepared: the driver forgets what it has prepared when a ROLLBACK is.
+            # Never prepared: after a ROLLBACK that could be, the driver discards all its prepared statements.
             return self._driver.execute(text.encode(), prepare=False)
         except self._connection.dialect.loaded_dbapi.Error as error:
-            if self._connection.invalidated:  # Told already, by a work.
+            if self._connection.invalidated:  # A work has reported it already.
                 raise OperationalError(text, None, error, connection_invalidated=True) from error
             raise told(self._connection, text, error) from error
 
 
 def note_statement(connection: Connection, _cursor: object, statement: str, *_: object) -> None:
-    """Tell whoever leads several works on *connection* that the one that runs executes *statement* by itself."""
+    """Tell the leader of several works on *connection* that the running one executes *statement* by itself."""
     leader = connection.info.get(COMPANY)
     if leader is not None:
         leader.about_to_execute(statement)

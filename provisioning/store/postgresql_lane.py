@@ -38,7 +38,7 @@ _LARGEST_COMPANY: Final = 64
 
 
 class PostgresqlLooks(KeptLane):
-    """Short questions, one after the other."""
+    """Short look-ups, one after the other."""
 
     def _serve(self, pause: Callable[[], None], *, here: bool) -> Callable[[], None]:  # noqa: ARG002 - It is short.
         job = self._jobs[0]
@@ -47,7 +47,7 @@ class PostgresqlLooks(KeptLane):
                 outcome = Outcome(job.work(connection))
         except Stale:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's: he gets it
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets it
             outcome = Outcome(failure=explained(error))
         self._jobs.popleft()
         return lambda: job.settle(outcome)
@@ -64,7 +64,7 @@ class PostgresqlLane(KeptLane):
         self._begun: float | None = None
 
     def seconds_at_work(self) -> float:
-        """Return for how long the server has been at what it was asked for last, with all others behind it."""
+        """Return how long the server has been executing the last request, for which all others wait."""
         begun = self._begun
         return 0.0 if begun is None else time.monotonic() - begun
 
@@ -85,7 +85,7 @@ class PostgresqlLane(KeptLane):
         return group.settle
 
     def _seconds(self, *, alone: bool) -> float:
-        """Return how long a group may go on that begins now, and was *alone* or had to wait for another process."""
+        """Return how long a group that begins now may stay open; not *alone*: it had to wait for another process."""
         now = time.monotonic()
         if not alone:
             self._crowded_until = now + _CROWDED_SECONDS
@@ -94,17 +94,17 @@ class PostgresqlLane(KeptLane):
 
 
 class _Group:
-    """The jobs of one transaction, taken from the queue as it goes on, and what they are told when it has ended."""
+    """The jobs of one transaction, taken from the queue while it runs, and their outcomes."""
 
     def __init__(self, queue: deque[Job], *, here: bool) -> None:
-        """Begin empty; *here* is on the event loop, where only short works may run."""
+        """Begin empty; *here*: on the event loop, where only short works may run."""
         self._queue = queue
         self._here = here
         self._jobs: Final[list[Job]] = []
         self._outcomes: list[Outcome] = []
 
     def run(self, transaction: SharedTransaction, closes_at: float) -> None:
-        """Run whoever waits, and whoever comes until *closes_at*."""
+        """Run the jobs that wait, and those that arrive until *closes_at*."""
         while True:
             company = self._company()
             if company is None:
@@ -115,7 +115,7 @@ class _Group:
                 return
 
     def fail(self, error: Exception) -> None:
-        """Say that the transaction is lost: whoever has not failed by himself is told of it."""
+        """Mark the transaction as lost: every job that has not failed itself gets *error*."""
         if not self._jobs:
             self._jobs.append(self._queue.popleft())
         failure = Outcome(failure=explained(error))
@@ -123,7 +123,7 @@ class _Group:
         self._outcomes = told + [failure] * (len(self._jobs) - len(told))
 
     def settle(self) -> None:
-        """Tell everybody; on their event loop."""
+        """Answer all callers; on their event loop."""
         for job, outcome in zip(self._jobs, self._outcomes, strict=True):
             job.settle(outcome)
 
@@ -131,7 +131,7 @@ class _Group:
         return bool(self._queue) and (not self._here or self._queue[0].short)
 
     def _company(self) -> Sequence[Job] | None:
-        """Take the next job, and those that may go side by side with it; None if it must be done by itself."""
+        """Take the next job, and those that may run side by side with it; None if it must run by itself."""
         first = self._queue.popleft()
         self._jobs.append(first)
         taken = _decides_upon(first)

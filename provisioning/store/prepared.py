@@ -9,15 +9,16 @@ the text, and the types the conversion of values, and each use is only the drive
     Prepared(select(…)) ─ first use: text, binders, readers ─► driver.execute(text, values) ─► tuples
 
 It is the same statement, text and conversion as `Connection.execute` would use, on the same connection and in the same
-transaction, and its errors are SQLAlchemy's. Works that are led side by side (`provisioning.store.company`) have theirs
-put into one by `provisioning.store.at_once`, and many look-ups of one work on SQLite by `provisioning.store.of_many`.
+transaction, and its errors are SQLAlchemy's. `provisioning.store.at_once` combines the
+statements of works led side by side (`provisioning.store.company`), and `provisioning.store.of_many` many look-ups of
+one work on SQLite.
 
 Rules
 -----
 1. Rows are plain tuples, in the order of the statement's columns.
-2. The values given are all that the statement needs, by the names of its parameters or columns.
-3. A connection that breaks is invalidated, so that the pool makes it anew.
-4. Every parameter has a type: without one, what the driver makes of a value is its own affair.
+2. The values given are exactly those that the statement needs, by the names of its parameters or columns.
+3. A connection that breaks is invalidated, so that the pool replaces it.
+4. Every parameter has a type: without one, the conversion is up to the driver.
 
 Handles: select, insert, update and delete with fixed parameters. Does not handle: lists that expand (``IN``), and
 defaults that are computed in Python.
@@ -44,21 +45,21 @@ _Convert = Callable[[Any], Any]
 Values = Mapping[str, Any]
 
 _AT_ONCE: Final = 5000
-"""Rows of one statement on PostgreSQL, where each of so many by itself would hold all writers up for seconds."""
+"""Rows per statement on PostgreSQL; so many one by one would block all writers for seconds."""
 _DRIVER: Final = "driver"
-"""Of a connection's notes: see `driver_of`."""
+"""Key in a connection's ``info``: see `driver_of`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one use of a statement has changed or found."""
+    """What one execution of a statement has changed or found."""
 
     count: int
     rows: Sequence[tuple[Any, ...]] = ()
 
 
 class Leader(Protocol):
-    """Whoever leads several works side by side on a connection."""
+    """Leads several works side by side on a connection."""
 
     def ask(self, prepared: Prepared, rows: Sequence[Values]) -> list[Answer]:
         """Return an answer for each of *rows*."""
@@ -71,15 +72,15 @@ class _Compiled:
     text: str
     binders: Sequence[tuple[str, _Convert | None]]
     in_order: Callable[[Values], tuple[Any, ...]]
-    """Picks the parameters out of the values, in the order of the text."""
+    """Picks the parameters from the values, in the order of the text."""
     converted: Sequence[tuple[int, _Convert]]
-    """Places of those that the driver does not take as they are."""
+    """Positions of the parameters that the driver does not take unconverted, with the conversion."""
     fixed: Values
     readers: Sequence[tuple[int, _Convert]]
-    """For the columns whose values the driver does not return as they are to be."""
+    """The same for the columns whose values the driver does not return as wanted."""
     positional: bool
     at_once: str
-    """The text that does it for arrays of values, where there is one."""
+    """The text for arrays of values; empty if there is none."""
 
     def bound(self, values: Values) -> Any:
         """Return *values* as the driver takes them."""
@@ -96,7 +97,7 @@ class _Compiled:
         return {name: values[name] if bind is None else bind(values[name]) for name, bind in self.binders}
 
     def bound_at_once(self, rows: Sequence[Values]) -> Any:
-        """Return the values of *rows* as arrays, None if they cannot be given as such."""
+        """Return the values of *rows* as arrays, None if that is impossible."""
         if self.positional:  # SQLite, with one parameter.
             array = of_many.array_of([value for values in rows for value in self.in_order(values)])
             return None if array is None else (array,)
@@ -108,7 +109,7 @@ class _Compiled:
         return bound
 
     def read(self, row: Sequence[Any]) -> tuple[Any, ...]:
-        """Return a row of the driver's with every value as its type says."""
+        """Return a row of the driver with every value converted to its type."""
         if not self.readers:
             return tuple(row)
         found = list(row)
@@ -120,9 +121,9 @@ class _Compiled:
 class Prepared:
     """One statement.
 
-    Where several works are led side by side, *at_once* says that what they ask for may be put in one statement, an
-    INSERT's rows being told apart by the column *told_by*, and counters taken together, *sums* being how many; and
-    *comes_last* that it waits until nobody asks for anything else.
+    For works led side by side: *at_once* says that their requests may be combined in one statement, where the column
+    *told_by* distinguishes an INSERT's rows, and *sums* names the amount taken from a shared counter; *comes_last* that
+    it waits until none requests anything else.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class Prepared:
         self.reads: Final = isinstance(statement, Select)
 
     def run(self, connection: Connection, values: Values) -> int:
-        """Execute; return how many rows were changed."""
+        """Execute; return the number of changed rows."""
         compiled = self._for(connection.dialect, values)
         if (leader := _leader(connection, compiled)) is not None:
             return leader.ask(self, [values])[0].count
@@ -153,7 +154,7 @@ class Prepared:
     def run_each(self, connection: Connection, rows: Sequence[Values]) -> None:
         """Execute once for each of *rows*, which have the same names.
 
-        On PostgreSQL many are done at once where the statement may be.
+        On PostgreSQL many are executed at once if the statement allows it.
         """
         if not rows:
             return
@@ -180,12 +181,12 @@ class Prepared:
         if (leader := _leader(connection, compiled)) is not None:
             rows = leader.ask(self, [values])[0].rows
         else:
-            rows = _execute(connection, compiled, values).fetchall()  # To the end, or the statement stays open.
+            rows = _execute(connection, compiled, values).fetchall()  # All of them, or the statement stays open.
             rows = [compiled.read(rows[0])] if rows else rows
         return rows[0] if rows else None
 
     def one(self, connection: Connection, values: Values) -> tuple[Any, ...]:
-        """Execute; return the row that is there, raise SQLAlchemy's NoResultFound if there is none."""
+        """Execute; return the row, raise SQLAlchemy's NoResultFound if there is none."""
         row = self.first(connection, values)
         if row is None:
             raise NoResultFound(f"no row: {self._statement}")
@@ -199,7 +200,7 @@ class Prepared:
         return [compiled.read(row) for row in _execute(connection, compiled, values).fetchall()]
 
     def answers(self, connection: Connection, rows: Sequence[Values]) -> list[Answer]:
-        """Execute for each of *rows*, which have the same names, with as few statements as may be."""
+        """Execute for each of *rows*, which have the same names, with as few statements as possible."""
         compiled = self._for(connection.dialect, rows[0])
         if self.reads:
             return self._read(connection, compiled, rows)
@@ -213,10 +214,10 @@ class Prepared:
             changed = Counter(row[-1] for row in found)
             return [Answer(changed[place]) for place in range(1, len(rows) + 1)]
         told = {row[-1]: Answer(1, (compiled.read(row[:-1]),)) for row in found}
-        return [told.pop(values[self._told_by], Answer(0)) for values in rows]  # Of equal ones, the first was inserted.
+        return [told.pop(values[self._told_by], Answer(0)) for values in rows]  # Of equal rows, the first was inserted.
 
     def _read(self, connection: Connection, compiled: _Compiled, rows: Sequence[Values]) -> list[Answer]:
-        asked = {tuple(values.values()): values for values in rows}  # Who asks the same has the same answer.
+        asked = {tuple(values.values()): values for values in rows}  # Equal values, equal answers.
         many = None if len(asked) == 1 else _execute_many(connection, compiled, list(asked.values()))
         if many is None:
             found = {place: _answer(_execute(connection, compiled, each), compiled) for place, each in asked.items()}
@@ -231,7 +232,7 @@ class Prepared:
         return [found[tuple(values.values())] for values in rows]
 
     def _taken(self, connection: Connection, compiled: _Compiled, rows: Sequence[Values]) -> list[Answer]:
-        """Take for all who take from one counter, and give each his own in the order of *rows*."""
+        """Take the total from each counter, and divide it in the order of *rows*."""
         name = self._sums
         left: dict[tuple[Any, ...], int] = {}
         for values in rows:
@@ -258,7 +259,7 @@ class Prepared:
 
 
 def _leader(connection: Connection, compiled: _Compiled) -> Leader | None:
-    if compiled.positional:  # SQLite: nobody is led there.
+    if compiled.positional:  # SQLite: works are not led there.
         return None
     leader: Leader | None = connection.info.get(COMPANY)
     return leader
@@ -274,7 +275,7 @@ def _answer(cursor: Any, compiled: _Compiled) -> Answer:
 
 
 def _execute(connection: Connection, compiled: _Compiled, values: Values) -> Any:
-    """Return a cursor with the answer, which must be read before anything else is asked."""
+    """Return a cursor with the result, which must be read before anything else is executed."""
     try:
         return driver_of(connection).execute(compiled.text, compiled.bound(values))
     except connection.dialect.loaded_dbapi.Error as error:
@@ -282,8 +283,8 @@ def _execute(connection: Connection, compiled: _Compiled, values: Values) -> Any
 
 
 def driver_of(connection: Connection) -> Any:
-    """Return what executes: the driver's connection, on SQLite one cursor of it, as making one costs half a look-up."""
-    notes = connection.info  # A connection that breaks has none any more.
+    """Return the driver's connection; on SQLite one reused cursor of it, as making one costs half a look-up."""
+    notes = connection.info  # Cleared when the connection breaks.
     found = notes.get(_DRIVER)
     if found is None:
         driver: Any = connection.connection.driver_connection
@@ -292,7 +293,7 @@ def driver_of(connection: Connection) -> Any:
 
 
 def _execute_many(connection: Connection, compiled: _Compiled, rows: Sequence[Values]) -> Any:
-    """Return a cursor as `_execute` does, None if there is no statement for so many, or none for these values."""
+    """Return a cursor as `_execute` does, None if there is no statement for many rows, or for these values."""
     bound = compiled.bound_at_once(rows) if compiled.at_once else None
     return None if bound is None else _execute_at_once(connection, compiled, bound)
 
@@ -318,7 +319,7 @@ def _compile(
     binders = []
     for name in names:
         typed = compiled.binds[name].type
-        if isinstance(typed, NullType):  # On the left of a comparison, the library does not look to the right.
+        if isinstance(typed, NullType):  # Left of a comparison, SQLAlchemy infers no type from the right.
             raise TypeError(f"parameter {name!r} has no type and would go to the driver as it is: {statement}")
         kind = typed.dialect_impl(dialect)
         binders.append((name, kind.bind_processor(dialect)))
@@ -341,23 +342,23 @@ def _compile(
 
 
 def _json_reader(convert: _Convert) -> _Convert:
-    """Return *convert* with a short way for the empty list, which most lists are."""
+    """Return *convert* with a shortcut for the empty list, the most frequent value."""
     return lambda text: [] if text == "[]" else convert(text)
 
 
 def _picker(names: Sequence[str]) -> Callable[[Values], tuple[Any, ...]]:
     if len(names) > 1:
-        return itemgetter(*names)  # Gives a tuple, and is one call.
+        return itemgetter(*names)  # One call, which returns a tuple.
     return lambda values: tuple(values[name] for name in names)
 
 
 def _without_length(kind: str) -> str:
-    """Return an SQL type for a cast: with a length, it would cut what is too long instead of refusing it."""
+    """Return an SQL type for a cast: with a length, it would truncate long values instead of refusing them."""
     return kind.partition("(")[0]
 
 
 def told(connection: Connection, text: str, error: Exception) -> BaseException:
-    """Return the driver's *error* as SQLAlchemy would tell it."""
+    """Return the driver's *error* as SQLAlchemy would raise it."""
     dialect = connection.dialect
     broken = dialect.is_disconnect(error, connection.connection.dbapi_connection, None)  # type: ignore[arg-type]
     if broken:

@@ -22,7 +22,7 @@ from provisioning.store.prepared import Prepared
 from provisioning.store.tables import devices
 
 PAGE: Final = 500
-"""Of a list, or of what was found, in one look."""
+"""Rows of a list, or of the devices found, per query."""
 
 _MOVE: Final = Prepared(
     update(idevids)
@@ -51,7 +51,7 @@ _NAMING: Final = Prepared(select(_SAID).where(manufacturer_lists.c.manufacturer_
 
 @dataclass(frozen=True, slots=True)
 class CameIn:
-    """By which manufacturer's certificate a device came in."""
+    """The manufacturer's certificate with which a device enrolled."""
 
     device_id: int
     manufacturer_id: int
@@ -60,7 +60,7 @@ class CameIn:
 
 @dataclass(frozen=True, slots=True)
 class RecalledDevice:
-    """A device whose certificate of its manufacturer's, *serial*, is revoked, as *entry* says (`unpack`)."""
+    """A device whose manufacturer's certificate, *serial*, is revoked, as *entry* says (`unpack`)."""
 
     device: Device
     serial: str
@@ -69,7 +69,7 @@ class RecalledDevice:
 
 
 def came_in(connection: Connection, device_id: int, manufacturer_id: int, serial: int) -> None:
-    """Record by which certificate the device has come in now."""
+    """Record the manufacturer's certificate with which the device has enrolled now."""
     if _MOVE.run(connection, {"of": device_id, "by": manufacturer_id, "number": serial_text(serial)}):
         _DONE.run(connection, {"of": device_id})
         return
@@ -77,49 +77,49 @@ def came_in(connection: Connection, device_id: int, manufacturer_id: int, serial
 
 
 def forget(connection: Connection, device_id: int) -> None:
-    """Record that the device has come in by something else."""
+    """Record that the device has enrolled by other means."""
     _FORGET.run(connection, {"of": device_id})
     _DONE.run(connection, {"of": device_id})
 
 
 def forget_of(connection: Connection, manufacturer_id: int) -> None:
-    """Let all that was found of a manufacturer's devices be found anew."""
+    """Forget all findings about a manufacturer's devices, so that they are found again."""
     ours = select(idevids.c.device_id).where(idevids.c.manufacturer_id == manufacturer_id)
     connection.execute(delete(recalls).where(recalls.c.device_id.in_(ours)))
 
 
 def came_in_by(connection: Connection, serials: Iterable[str]) -> list[CameIn]:
-    """Return who came in by certificates of these serial numbers, whosever they are."""
+    """Return the devices that enrolled with certificates of these serial numbers, of any manufacturer."""
     answers = _CAME_BY.answers(connection, [{"wanted": each} for each in serials])
     return [CameIn(*row) for answer in answers for row in answer.rows]
 
 
 def one(connection: Connection, device_id: int) -> CameIn | None:
-    """Return by what the device came in, if by a manufacturer's certificate."""
+    """Return the manufacturer's certificate with which the device enrolled, if it did with one."""
     row = connection.execute(select(idevids).where(idevids.c.device_id == device_id)).one_or_none()
     return None if row is None else CameIn(*row)
 
 
 def named(connection: Connection, list_id: int, after: str) -> list[str]:
-    """Return serial numbers that a list names, in their order in the store, after *after*."""
+    """Return serial numbers that a list names, in stored order, after *after*."""
     said = manufacturer_revocations.c
     statement = select(said.serial).where(said.list_id == list_id, said.serial > after).order_by(said.serial)
     return list(connection.execute(statement.limit(PAGE)).scalars())
 
 
 def entries_of(connection: Connection, manufacturer_ids: Iterable[int], serial: str) -> list[int]:
-    """Return what the lists of these manufacturers say of a certificate, as `pack` makes it."""
+    """Return the entries for a certificate in these manufacturers' lists, as `pack` encodes them."""
     rows = [row for each in manufacturer_ids for row in _NAMING.rows(connection, {"of": each, "wanted": serial})]
     return [entry for (entry,) in rows if entry is not None]
 
 
 def entry_followed(connection: Connection, device_id: int) -> int | None:
-    """Return what was followed of the device last."""
+    """Return the entry that was last acted on for the device."""
     return connection.execute(select(recalls.c.entry).where(recalls.c.device_id == device_id)).scalar_one_or_none()
 
 
 def followed(connection: Connection, device_id: int, entry: int, now: datetime) -> None:
-    """Record that what the manufacturer says of the device is followed. Its row in `devices` is locked."""
+    """Record that the manufacturer's entry for the device was acted on. Its row in `devices` is locked."""
     values = {"entry": entry, "found_at": now}
     known = update(recalls).where(recalls.c.device_id == device_id).values(values)
     if connection.execute(known).rowcount == 0:
@@ -127,12 +127,12 @@ def followed(connection: Connection, device_id: int, entry: int, now: datetime) 
 
 
 def released(connection: Connection, device_id: int) -> None:
-    """Record that the manufacturer says nothing of the device any more."""
+    """Record that the manufacturer's lists no longer name the device."""
     _DONE.run(connection, {"of": device_id})
 
 
 def found(connection: Connection, after: int) -> list[CameIn]:
-    """Return devices that were found, in order of their ids, after the id *after*."""
+    """Return devices found revoked, in order of their ids, after the id *after*."""
     statement = (
         select(idevids)
         .join_from(recalls, idevids, recalls.c.device_id == idevids.c.device_id)
@@ -144,7 +144,7 @@ def found(connection: Connection, after: int) -> list[CameIn]:
 
 
 def page(connection: Connection, manufacturer_id: int, *, limit: int, after: str | None) -> Sequence[RecalledDevice]:
-    """Return a manufacturer's devices that were found, in order of name, after the name *after*."""
+    """Return a manufacturer's devices found revoked, in order of name, after the name *after*."""
     statement = (
         select(*devices.c, idevids.c.serial, recalls.c.entry, recalls.c.found_at)
         .select_from(recalls.join(idevids, recalls.c.device_id == idevids.c.device_id))
@@ -159,8 +159,8 @@ def page(connection: Connection, manufacturer_id: int, *, limit: int, after: str
 
 
 def count_in(connection: Connection) -> Mapping[int, int]:
-    """Return how many of each manufacturer's devices that were found are in, by its id; of others nothing."""
-    # Not joined: it is asked every few seconds, and SQLite would go through all devices for the few that were found.
+    """Return how many of each manufacturer's devices found revoked are still in, by its id; without zeros."""
+    # Not joined: it runs every few seconds, and SQLite would scan all devices for the few that were found.
     still_in = (
         select(devices.c.id)
         .where(

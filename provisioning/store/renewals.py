@@ -13,14 +13,14 @@ from provisioning.store.tables import certificates, devices, hastened_renewals, 
 
 @dataclass(frozen=True, slots=True)
 class Hastened:
-    """An order to renew what was issued before *at*, spread over a time."""
+    """An order to renew the certificates issued before *at*, spread over a time."""
 
     at: datetime
     spread: timedelta
 
 
 def add(connection: Connection, group: str | None, order: Hastened, *, by: str) -> None:
-    """Record an order for *group*, or for all."""
+    """Record an order for *group*; None: for all groups."""
     row = {
         "group_name": group,
         "hastened_at": order.at,
@@ -31,7 +31,7 @@ def add(connection: Connection, group: str | None, order: Hastened, *, by: str) 
 
 
 def concerned(connection: Connection, group: str | None, at: datetime) -> int:
-    """Return how many certificates an order of that time concerns; all of *group* are looked at, or of the fleet."""
+    """Return how many certificates an order at that time concerns; reads all of *group*, or of the fleet."""
     statement = (
         select(func.count())
         .select_from(certificates.join(devices, devices.c.id == certificates.c.device_id).outerjoin(revocations))
@@ -48,7 +48,7 @@ def concerned(connection: Connection, group: str | None, at: datetime) -> int:
 
 
 def concerning(connection: Connection, group: str | None, issued_at: datetime) -> Hastened | None:
-    """Return the first order that concerns a certificate of *group* that was issued then."""
+    """Return the first order that concerns a certificate of *group* issued at *issued_at*."""
     orders = hastened_renewals.c
     statement = (
         select(orders.hastened_at, orders.spread_seconds)

@@ -1,4 +1,4 @@
-"""The schema that this program is for, and whether other processes use the store with another one.
+"""This program's schema revision, and whether other processes use the store with another one.
 
 Theory
 ------
@@ -37,7 +37,7 @@ _OF_OTHERS: Final = text(
 
 
 class Session(NamedTuple):
-    """A session at PostgreSQL, and the address from where it is."""
+    """A session at PostgreSQL, and its client's address."""
 
     pid: int
     address: str

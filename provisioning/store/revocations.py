@@ -44,8 +44,8 @@ _AFTER: Final = Prepared(
     .limit(bindparam("most", type_=Integer))
 )
 _PAGE: Final = 1000
-# A page of events by their places, and then those of one issuer: asked for both at once, PostgreSQL without statistics
-# reads every certificate of the issuer. It does not look behind a limit.
+# A page of events by their numbers, then those of one issuer: in one query, PostgreSQL without statistics
+# reads every certificate of the issuer. It does not push conditions below a LIMIT.
 _CHANGED: Final = (
     select(
         _EVENTS.sequence,
@@ -103,7 +103,7 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RevocationRecord:
-    """One event of the feed. The CRL gives a revocation the second of *occurred_at*."""
+    """One event of the feed. The CRL has *occurred_at* truncated to the second."""
 
     sequence: int
     kind: EventKind
@@ -126,8 +126,8 @@ def add(
 ) -> range:
     """Record revocations and return their sequence numbers, in the order of *certificate_ids*.
 
-    They are revoked since the second in which *revoked_at* is, which is what a CRL can say (RFC 5280 §5.1.2.6); their
-    events keep the moment. *invalidity_date* is since when they were not to be trusted (RFC 5280 §5.3.2).
+    Their revocation date is *revoked_at* truncated to the second, as a CRL has it (RFC 5280 §5.1.2.6); their
+    events keep the exact time. *invalidity_date* is since when they were not to be trusted (RFC 5280 §5.3.2).
     """
     occurred = dict.fromkeys(certificate_ids, (revoked_at, invalidity_date))
     sequences = _append(connection, EventKind.REVOKED, occurred, reason=reason, actor=revoked_by)
@@ -157,8 +157,8 @@ def finalise(
 ) -> range:
     """Turn holds, or revocations for another reason, into those for *reason*; return their sequence numbers.
 
-    *held* says what holds of certificates, by their ids. Its dates stay: they have been distrusted since then. So does
-    an invalidity date, if no other is given. *replaced* says that another certificate comes in their place now.
+    *held* has the certificates' current revocations, by certificate id. Their dates stay: they have been distrusted
+    since then. So do their invalidity dates, if no other is given. *replaced*: another certificate replaces them now.
     """
     occurred = {
         identifier: (before.revoked_at, invalidity_date or before.invalidity_date)
@@ -170,7 +170,7 @@ def finalise(
         for place, (identifier, (_, invalid)) in zip(sequences, occurred.items(), strict=True)
     ]
     _FINALISE.run_each(connection, rows)
-    if not replaced:  # Trials are on hold from their first second: whatever ends one comes by here.
+    if not replaced:  # Trials are on hold from their first second, so every end of one passes here.
         rows = [{"held": identifier, "since": before.revoked_at} for identifier, before in held.items()]
         _WITHDRAW.run_each(connection, rows)
     return sequences
@@ -197,7 +197,7 @@ def _append(
     reason: RevocationReason,
     actor: str,
 ) -> range:
-    """Record events; *occurred* maps a certificate's id to when it was, and the invalidity date."""
+    """Record events; *occurred* maps a certificate's id to the event's time and the invalidity date."""
     sequences = counters.take(connection, counters.REVOCATION, len(occurred))
     rows = [
         {
@@ -217,7 +217,7 @@ def _append(
 
 
 def after(connection: Connection, sequence: int, limit: int) -> list[RevocationRecord]:
-    """Return the events that follow *sequence*, in order, *limit* at most."""
+    """Return the events after *sequence*, in order, *limit* at most."""
     rows = _AFTER.rows(connection, {"position": sequence, "most": limit})
     return [
         RevocationRecord(number, EventKind(kind), issuer, serial, RevocationReason(reason), *rest)
@@ -227,7 +227,7 @@ def after(connection: Connection, sequence: int, limit: int) -> list[RevocationR
 
 @dataclass(frozen=True, slots=True)
 class ListedChange:
-    """What a CRL must say of a certificate now, and the newest event about it; *revoked_at* is None if released."""
+    """A certificate's current state for a CRL, and the newest event about it; *revoked_at* is None if released."""
 
     sequence: int
     serial: int
@@ -239,7 +239,7 @@ class ListedChange:
 
 
 def listed(connection: Connection, issuer_key_id: bytes, shard_id: int | None, since: datetime) -> list[ListedChange]:
-    """Return everything revoked now of an issuer, or of one shard, that had not expired at *since*."""
+    """Return all certificates of an issuer, or of one shard, revoked now that had not expired at *since*."""
     statement = (
         select(
             revocations.c.sequence,
@@ -262,7 +262,7 @@ def listed(connection: Connection, issuer_key_id: bytes, shard_id: int | None, s
 def changes(
     connection: Connection, issuer_key_id: bytes, shard_id: int | None, after: int, through: int
 ) -> list[ListedChange]:
-    """Return what the events after *after*, up to *through*, have changed, as it is now."""
+    """Return the current state of certificates with events after *after*, up to *through*."""
     found: list[ListedChange] = []
     wanted = {"issuer": issuer_key_id.hex(), "shard": shard_id}
     statement = _CHANGES if shard_id is None else _CHANGES_OF_SHARD

@@ -34,9 +34,9 @@ from provisioning.store.tables import audit_entries
 if TYPE_CHECKING:
     from alembic.config import Config
 
-_REVISION: Final = table("alembic_version", column("version_num"))  # One row: Alembic's note of what it has run.
+_REVISION: Final = table("alembic_version", column("version_num"))  # One row: the revision that Alembic has recorded.
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
-_LOCK: Final = 0x666C6565  # An advisory lock's number on PostgreSQL: any that nobody else uses.
+_LOCK: Final = 0x666C6565  # An advisory lock's number on PostgreSQL: any that is otherwise unused.
 _PATIENCE_SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 0.2
 _SHOWN: Final = 4
@@ -46,7 +46,7 @@ class OthersThere(ConfigurationError):
     """Another version of the service has the store open."""
 
     def __init__(self, found: str | None, others: Sequence[Session]) -> None:
-        """*found* is the schema that there is, older than this program's."""
+        """*found* is the database's schema, older than this program's."""
         shown = ", ".join(f"{each.pid} from {each.address}" for each in others[:_SHOWN])
         more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
         super().__init__(
@@ -75,10 +75,10 @@ async def upgrade(database: Database) -> bool:
 
 
 async def upgrade_founded(database: Database, owner: str) -> bool:
-    """Do the same for the store of an authority that was founded: *owner*, the service itself, is in it from then on.
+    """Do the same for the store of a founded authority: from then on it records *owner*, the service itself.
 
-    Raises `ConfigurationError`, and makes nothing, where there is no such store: with an empty one in its place the
-    service would have forgotten whom it has revoked. Changes nothing either while another version uses it.
+    Raises `ConfigurationError`, and creates nothing, if there is no such store: with an empty one in its place the
+    service would have forgotten its revocations. Changes nothing either while another version uses it.
     """
     check_there(database)
 
@@ -101,16 +101,16 @@ async def upgrade_founded(database: Database, owner: str) -> bool:
 
 
 def check_there(database: Database) -> None:
-    """Raise `ConfigurationError` if it is a file that does not exist, which whoever looks into it would make."""
+    """Raise `ConfigurationError` if the database is a file that does not exist, which opening it would create."""
     if database.url.get_backend_name() == "sqlite" and not Path(database.url.database or "").exists():
         raise _not_founded(database)
 
 
 def check_current(connection: Connection, database: Database) -> None:
-    """Raise `ConfigurationError` unless the schema is this program's: for who only looks, and must not change it.
+    """Raise `ConfigurationError` unless the schema is this program's: for commands that read, and must not change it.
 
-    An upgrade has no way back but a copy that was made before, and an older service may be running: whoever asks for a
-    list has decided for neither.
+    An upgrade can only be undone with an earlier copy, and an older service may be running: a command that lists
+    something must not decide on either.
     """
     found = state(connection)
     if found is SchemaState.NONE:
@@ -125,7 +125,7 @@ def check_current(connection: Connection, database: Database) -> None:
 
 
 def check_has_audit_log(connection: Connection, database: Database) -> None:
-    """Raise `ConfigurationError` if there can be no audit log: any schema that has one, 0004 and later, is read."""
+    """Raise `ConfigurationError` unless the schema has an audit log: any that has one, 0004 and later, is accepted."""
     if state(connection) is SchemaState.NONE:
         raise _not_founded(database)
     if not inspect(connection).has_table(audit_entries.name):
@@ -150,18 +150,18 @@ def missing(connection: Connection) -> list[str]:
 
 
 def takes_changes(connection: Connection) -> bool:
-    """Whether anything can be written: not on a standby of PostgreSQL's, nor where its settings forbid it."""
+    """Whether anything can be written: not on a PostgreSQL standby, nor if its settings forbid it."""
     return connection.dialect.name != "postgresql" or connection.scalar(text("SHOW transaction_read_only")) == "off"
 
 
 def may_be_forgotten(connection: Connection) -> bool:
-    """Whether what is committed may be lost with the machine: a setting of PostgreSQL's that no session can change."""
+    """Whether commits may be lost if the machine fails: a setting of PostgreSQL that no session can change."""
     return connection.dialect.name == "postgresql" and connection.scalar(text("SHOW fsync")) == "off"
 
 
 def _not_founded(database: Database) -> ConfigurationError:
     file = Path(database.url.database or "")
-    if database.url.get_backend_name() == "sqlite" and not file.exists():  # As where nobody has said which one it is.
+    if database.url.get_backend_name() == "sqlite" and not file.exists():  # As if no database was configured.
         return ConfigurationError(
             f"the fleet's store {file} is not there: if it is on PostgreSQL, give its database_url in "
             "provisioning.toml or as FLEET_PROVISIONING_DATABASE_URL; if not, restore the file from the backup: with "
@@ -227,7 +227,7 @@ def _upgrade(connection: Connection) -> bool:
 
     if connection.dialect.name == "postgresql":
         for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
-            connection.execute(text(f"SET LOCAL {limit} = 0"))  # A request's is not enough for a large table.
+            connection.execute(text(f"SET LOCAL {limit} = 0"))  # A request's limit is too short for a large table.
     config = _configuration()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
@@ -237,6 +237,6 @@ def _upgrade(connection: Connection) -> bool:
 def _revision(connection: Connection) -> str | None:
     if not inspect(connection).has_table(_REVISION.name):
         return None
-    # More rows than one are nothing that our migrations, each after another, leave behind: an error.
+    # Our migrations, each after another, never leave more than one row: that is an error.
     revision: str | None = connection.scalars(select(_REVISION.c.version_num)).one_or_none()
     return revision

@@ -50,9 +50,9 @@ def new_serial() -> int:
 
 
 def rising_serials(number: int, now: datetime) -> list[int]:
-    """Return *number* serial numbers in their order: as long as others, and above those of earlier milliseconds.
+    """Return *number* serial numbers in ascending order: as long as others, and above those of earlier milliseconds.
 
-    80 of their bits are random, so that they are unique though the clock be set back.
+    80 of their bits are random, so that they are unique even if the clock is set back.
     """
     prefix = (1 << _BITS) | ((now - _EPOCH) // _MILLISECOND << _RANDOM_BITS)
     return sorted(prefix | secrets.randbits(_RANDOM_BITS) for _ in range(number))
@@ -77,12 +77,12 @@ class SerialNumbers:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._reserved: Final[list[int]] = []
-        """The next one is the last."""
+        """Taken from the end."""
         self._refill: Final = asyncio.Lock()
 
     @contextlib.asynccontextmanager
     async def reservation(self, now: datetime) -> AsyncIterator[Reservation]:
-        """Reserve a number while the block runs; afterwards it is used, burnt, or free for somebody else."""
+        """Reserve a number while the block runs; afterwards it is used, burnt, or free for another caller."""
         while not self._reserved:
             async with self._refill:
                 if not self._reserved:
@@ -95,7 +95,7 @@ class SerialNumbers:
                 self._reserved.append(reservation.serial)
 
     async def release(self) -> None:
-        """Remove this process's unused reservations at the end of an orderly life."""
+        """Remove this process's unused reservations at an orderly stop."""
         texts = [serial_text(serial) for serial in self._reserved]
         self._reserved.clear()
         if texts:
@@ -110,6 +110,6 @@ class SerialNumbers:
 
 
 def use(connection: Connection, serial: int) -> None:
-    """Turn a reservation into use, in the transaction that records the certificate."""
+    """Remove the reservation of a number that is used, in the transaction that records the certificate."""
     if _USE.run(connection, {"used": serial_text(serial)}) != 1:
         raise RuntimeError(f"serial number {serial_text(serial)} was not reserved")

@@ -25,16 +25,16 @@ from sqlalchemy.engine import URL, Connection
 
 from provisioning.store.revision import SESSION_NAME
 
-# Whoever rests longer in a transaction has stopped, or his machine has.
+# A client that is idle in a transaction for longer has stopped, or its machine has.
 _REST: Final = "idle_in_transaction_session_timeout"
 _READERS_REST: Final = "1min"
 _TIMEOUTS: Final = f"-c statement_timeout=30s -c lock_timeout=10s -c {_REST}={_READERS_REST}"
-# A writer has the lock of all writers in his hand, and they wait for it no longer than lock_timeout. What computes for
-# longer says so: `rest_longer`.
+# A writer holds the lock of all writers, for which they wait no longer than lock_timeout. A work that computes for
+# longer calls `rest_longer`.
 _SHORT_REST: Final = "5s"
-# And of one that does not take what it has asked for.
+# The same for a client that does not read its results.
 _TIMEOUTS_OF_SENDING: Final = "-c tcp_user_timeout=5s"
-# Without statistics a look-up is guessed to be dear, and compiling it takes 30 to 180 ms; nothing here is that long.
+# Without statistics a look-up is estimated as expensive, and compiling it takes 30 to 180 ms; no query takes so long.
 _SETTINGS: Final = f"{_TIMEOUTS} {_TIMEOUTS_OF_SENDING} -c jit=off"
 _SILENCE_SECONDS: Final = 20
 _KEEPALIVE_SECONDS: Final = 5
@@ -49,7 +49,7 @@ _WANTED: Final[Mapping[str, str | int]] = {
 
 
 def server_parameters(url: URL) -> dict[str, str | int]:
-    """Return libpq's parameters for a connection to *url* that are not in it, or not as they have to be."""
+    """Return libpq's parameters for a connection to *url* that are missing in it, or must be changed."""
     wanted = {name: value for name, value in _WANTED.items() if name not in url.query}
     return wanted | {"options": " ".join((_SETTINGS, *url.normalized_query.get("options", ())))}
 
@@ -64,16 +64,16 @@ WRITERS_DURABILITY: Final = (
     "SELECT set_config(name, 'on', false) FROM pg_settings "
     "WHERE name = 'synchronous_commit' AND setting = 'off' AND source <> 'client'"
 )
-"""Said once on a writer's connection, unless the URL has said it: what is answered is on disk, whatever the server's
-settings say. Else a server that is killed forgets the last revocations, and a spent token is good again."""
+"""Sent once on a writer's connection, unless the URL sets it: what is answered is on disk, whatever the server's
+settings. Otherwise a killed server loses the last revocations, and a spent token is good again."""
 
 WRITERS_REST: Final = (
     f"SELECT set_config('{_REST}', '{_SHORT_REST}', false) WHERE current_setting('{_REST}') = '{_READERS_REST}'"
 )
-"""Said once on a writer's connection, unless the URL has said something of its own."""
+"""Sent once on a writer's connection, unless the URL sets it."""
 
 
 def rest_longer(connection: Connection) -> None:
-    """Let the transaction compute for up to a minute between two statements: for works on thousands of rows."""
+    """Let the transaction be idle for up to a minute between two statements: for works on thousands of rows."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SET LOCAL {_REST} = '{_READERS_REST}'")

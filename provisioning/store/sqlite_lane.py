@@ -45,7 +45,7 @@ _THREADED_SECONDS: Final = 5.0
 
 
 class SqliteLane(QueuedLane):
-    """One connection; works that wait together are committed together, in a thread or, where all are short, here."""
+    """One connection; works that wait together share a commit, and run on the event loop if all are short."""
 
     def __init__(self, engine: Engine, name: str) -> None:
         super().__init__(engine, name)
@@ -54,12 +54,12 @@ class SqliteLane(QueuedLane):
         self._threaded_until = 0.0
 
     def stop(self) -> None:
-        """Finish what waits, and let the connection go."""
+        """Finish the queue, and give the connection back."""
         super().stop()
         self._writer.release()
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin a group. What works decide upon is not asked: a statement is a call, nothing to be shared."""
+        """Begin a group. `Job.apart` is ignored: a statement is a call, so combining several gains nothing."""
         seconds = max(_GROUP_SECONDS, min(self._commit_seconds, _LONGEST_GROUP_SECONDS))
         group = Group(self._writer, time.monotonic() + seconds)
         if self._jobs[0].short and time.monotonic() >= self._threaded_until and group.begin_at_once():
@@ -68,10 +68,10 @@ class SqliteLane(QueuedLane):
             self._end_in_thread(loop, group)
 
     def _run_slice(self, loop: asyncio.AbstractEventLoop, group: Group) -> None:
-        """Run short works on the event loop for a moment; go on after whatever else it has to do."""
+        """Run short works on the event loop for a moment; continue after its other events."""
         begun = now = time.monotonic()
         while self._jobs and self._jobs[0].short and not group.failed:
-            if now >= group.closes_at and not group.is_empty:  # To begin may have taken all of its time.
+            if now >= group.closes_at and not group.is_empty:  # Beginning may have taken all of its time.
                 break
             group.run(self._jobs.popleft())
             before, now = now, time.monotonic()
@@ -89,7 +89,7 @@ class SqliteLane(QueuedLane):
         self._worker.submit(self._end, loop, group)
 
     def _end(self, loop: asyncio.AbstractEventLoop, group: Group) -> None:
-        """Commit; where works are not run on the event loop, begin and run them first."""
+        """Commit; if works do not run on the event loop, begin and run them first."""
         if not group.begun:
             group.begin()
             group.run(self._jobs.popleft())

@@ -2,17 +2,17 @@
 
 Theory
 ------
-A group of works is a few enrolments, and SQLite begins and commits in a twentieth of what the library takes to lend a
-connection, to begin on it, to commit and to take it back. So the connection is lent once, and for the library is in one
-transaction for as long as it is; what begins and ends in truth is said to the driver (`provisioning.store.prepared`
+A group of works is a few enrolments, and SQLite begins and commits in a twentieth of the time that SQLAlchemy takes to
+check out a connection, begin, commit and return it. So the connection is checked out once, and for SQLAlchemy is then
+in one transaction; the real BEGIN and COMMIT go directly to the driver (`provisioning.store.prepared`
 does the same with statements)::
 
-    lent ─ BEGIN IMMEDIATE ─ works ─ COMMIT ─ BEGIN IMMEDIATE ─ works ✗ ─ given back, which rolls back ─ lent ─ …
+    checked out ─ BEGIN IMMEDIATE ─ works ─ COMMIT ─ BEGIN IMMEDIATE ─ works ✗ ─ returned: ROLLBACK ─ checked out ─ …
 
 Rules
 -----
-1. Whatever fails between BEGIN and COMMIT gives the connection back: nothing of a lost transaction is there afterwards.
-2. Used by one caller at a time, in whichever thread.
+1. Any failure between BEGIN and COMMIT returns the connection: nothing of a lost transaction remains.
+2. Used by one caller at a time, in any thread.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class SqliteWriter:
     """Begins and ends transactions on a connection that it keeps."""
 
     def __init__(self, engine: Engine) -> None:
-        """*engine* begins nothing by itself: it is said here."""
+        """*engine* begins no transactions by itself: this class does."""
         self._engine: Final = engine
         self._connection: Connection | None = None
         self._patience: int | None = None
 
     def begin(self, patience: int) -> Connection:
-        """Begin a transaction; wait *patience* milliseconds for SQLite's lock. Raises what SQLAlchemy raises."""
+        """Begin a transaction; wait *patience* milliseconds for SQLite's lock. Raises SQLAlchemy's errors."""
         connection = self._connection
         if connection is None:
             connection = self._connection = self._engine.connect()
@@ -46,13 +46,13 @@ class SqliteWriter:
         return connection
 
     def commit(self) -> None:
-        """Make everything durable; raise what SQLAlchemy raises if it is not."""
+        """Make everything durable; raise SQLAlchemy's error if it is not."""
         if self._connection is None:
             raise AssertionError("nothing has begun")
         self._say(self._connection, "COMMIT")
 
     def release(self) -> None:
-        """Undo what is not committed, and give the connection back."""
+        """Roll back what is not committed, and return the connection."""
         connection, self._connection, self._patience = self._connection, None, None
         if connection is not None:
             connection.close()

@@ -2,17 +2,17 @@
 
 Theory
 ------
-A session that rests between two statements of a transaction is ended by the server after a while
-(`provisioning.store.server_parameters`), and so is one that does not take its answers. One that has stopped between the
-messages of one request, as the driver sends the same statement for many rows, is at work by the server's clocks, for
-ever. Whoever has waited for the lock in vain looks twice: a session that has said nothing since before the first look
-is ended, and nothing of its transaction stays.
+A session that is idle between two statements of a transaction is ended by the server after a while
+(`provisioning.store.server_parameters`), and so is one that does not read its results. One that has stopped between the
+messages of one request, as when the driver sends the same statement for many rows, counts as active, for
+ever. A session that has waited for the lock in vain looks twice: if the holder has sent nothing since before the first
+look, it is ended, and its transaction is rolled back.
 
 Rules
 -----
-1. Only the session is ended that has this very lock, of this database, and of which the server waits to hear more.
-2. One that has said anything between the looks is left alone, however long it has been at work.
-3. Of several who have waited one ends it, and all may wait for the lock again.
+1. Only the session is ended that holds this very lock, of this database, and from which the server expects more.
+2. One that has sent anything between the looks is left alone, however long it has been active.
+3. Of several sessions that have waited one ends it, and all may wait for the lock again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FROM pg_locks JOIN pg_stat_activity AS activity USING (pid)
 WHERE locktype = 'advisory' AND granted AND pg_locks.database = activity.datid AND datname = current_database()
     AND (classid::bigint << 32) + objid::bigint = %s AND objsubid = 1
 """
-# In one statement: a session that went on a moment ago has said something.
+# In one statement, so that a session that has just continued is seen to have sent something.
 _END: Final = (
     f"SELECT pg_terminate_backend(pid, 1000) FROM ({_LOOK}) AS holder "  # noqa: S608 - nothing of a caller's
     "WHERE pid = %s AND since = %s AND sends"
@@ -42,9 +42,9 @@ _SLEEP: Final = "SELECT pg_sleep(1)"
 
 
 class _Holder(NamedTuple):
-    """The session that has the lock, since when it is at its last statement, and whether that is still being sent.
+    """The session that holds the lock, the start of its last statement, and whether that is still being sent.
 
-    Of another role's, which is none of ours, the server tells but the first.
+    Of another role's session, which is none of ours, the server discloses only the first.
     """
 
     pid: int
@@ -53,9 +53,9 @@ class _Holder(NamedTuple):
 
 
 def end_stalled(driver: LoopConnection, lock: int) -> bool:
-    """End the session that has *lock* if it has stopped while sending; return whether it has the lock no more.
+    """End the session that holds *lock* if it has stopped while sending; return whether it no longer holds the lock.
 
-    *driver* is in no transaction: each look is at how things are then.
+    *driver* is in no transaction, so each look sees the current state.
     """
     before = _holder(driver, lock)
     if before is None:

@@ -1,4 +1,4 @@
-"""The tables, as the code sees them. Those on disk are made by the migrations; a test compares the two.
+"""The tables, as the code sees them. The migrations create those on disk; a test compares the two.
 
 Rules
 -----
@@ -6,10 +6,10 @@ Rules
    primary key is its place in the feed.
 2. No secret is stored: of a token only its SHA-256. Tokens have 256 random bits, so a plain hash cannot be searched.
 3. Serial numbers are lower-case hexadecimal text: they exceed every integer type.
-4. Times are UTC, and come back so from every database.
+4. Times are UTC, and are read as such from every database.
 
-Does not handle: the tables about manufacturers (`provisioning.store.manufacturer_tables`). Whoever wants all of them
-asks `provisioning.store.every_table`.
+Does not handle: the tables about manufacturers (`provisioning.store.manufacturer_tables`). All of them are in
+`provisioning.store.every_table`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ counters = Table(
     Column("name", String(64), primary_key=True),
     Column("value", BigInteger, nullable=False),
 )
-"""Numbers that rise without a gap in commit order: taking one locks its row until the transaction ends."""
+"""Numbers that rise without gaps in commit order: taking one locks its row until the transaction ends."""
 
 devices = Table(
     "devices",
@@ -55,10 +55,10 @@ devices = Table(
     Column("origin", String(200)),
     Column("trial_ends_at", UtcDateTime),
     Index("ix_devices_group_name", "group_name", "name"),
-    # Who counts in a group. Not a partial index: SQLAlchemy would import both dialects to be told of one.
+    # The devices that count in a group. Not a partial index: defining one makes SQLAlchemy import both dialects.
     Index("ix_devices_counted", "group_name", "decommissioned_at", "trial_ends_at"),
 )
-"""Every party that has a certificate, whatever its role. A name has one role and one group for ever."""
+"""Every party that has a certificate, whatever its role. A name keeps its role and group for ever."""
 
 crl_shards = Table(
     "crl_shards",
@@ -67,7 +67,7 @@ crl_shards = Table(
     Column("issuer", NAME, nullable=False),
     Column("url", String(500), nullable=False, unique=True),
 )
-"""Parts of an issuer's CRL. The URL is in certificates and list, so it never changes: a new address, new shards."""
+"""Parts of an issuer's CRL. The URL is in certificates and CRL, so it never changes: a new URL, new shards."""
 
 certificates = Table(
     "certificates",
@@ -85,8 +85,8 @@ certificates = Table(
     Column("crl_shard_id", BIG_ID, ForeignKey("crl_shards.id")),
     Column("granted_seconds", Integer),
     UniqueConstraint("serial", "issuer_key_id"),  # In this order: a serial number alone is looked up, too.
-    Index("ix_certificates_device_id", "device_id", "id"),  # A device's newest are found however many it has had.
-    # Whose a key is says `device_keys`, which would be alone in changing a page at random for each certificate.
+    Index("ix_certificates_device_id", "device_id", "id"),  # Finds a device's newest, however many it has had.
+    # A key's owner is in `device_keys`, which alone would change a random page for each certificate.
     Index("ix_certificates_key", "device_id", "spki_sha256", "id"),
     Index("ix_certificates_not_after", "not_after", "crl_shard_id"),
 )
@@ -105,7 +105,7 @@ authorities = Table(
     Column("line", NAME, nullable=False, server_default="default"),
     Index("ix_authorities_key_id", "key_id"),
 )
-"""The fleet's own CAs and what each may do now: see `provisioning.store.authorities`."""
+"""The fleet's own CAs and their states: see `provisioning.store.authorities`."""
 
 known_authorities = Table(
     "known_authorities",
@@ -115,7 +115,7 @@ known_authorities = Table(
     Column("known", Boolean, nullable=False),
     Column("said_at", UtcDateTime, nullable=False),
 )
-"""Which issuing CAs each broker has said it would believe, or not: see `provisioning.store.known_authorities`."""
+"""Which issuing CAs each broker has reported that it trusts, or not: see `provisioning.store.known_authorities`."""
 
 host_names = Table(
     "host_names",
@@ -123,7 +123,7 @@ host_names = Table(
     Column("name", String(253), primary_key=True),
     Column("device_id", BIG_ID, ForeignKey("devices.id"), nullable=False),
 )
-"""Host names that devices have asked for or were given, each the one device's: see `provisioning.store.host_names`."""
+"""Host names that devices requested or were given, each with its owner: see `provisioning.store.host_names`."""
 
 device_keys = Table(
     "device_keys",
@@ -131,7 +131,7 @@ device_keys = Table(
     Column("spki_sha256", LargeBinary(32), primary_key=True),
     Column("device_id", BIG_ID, ForeignKey("devices.id"), nullable=False),
 )
-"""Who was the first to be certified for a key, and so the only one for ever. On SQLite it has no row ids."""
+"""The first device certified for a key, and so the only one for ever. On SQLite it has no row ids."""
 
 revocations = Table(
     "revocations",
@@ -143,7 +143,7 @@ revocations = Table(
     Column("revoked_by", NAME, nullable=False),
     Column("invalidity_date", UtcDateTime),
 )
-"""What is revoked now. *sequence* is that of the event that says so; a release removes the row."""
+"""What is revoked now. *sequence* is that of the event that recorded it; a release removes the row."""
 
 revocation_events = Table(
     "revocation_events",
@@ -156,7 +156,7 @@ revocation_events = Table(
     Column("actor", NAME, nullable=False),
     Column("invalidity_date", UtcDateTime),
 )
-"""What the feed says: every revocation and every release, in commit order, for ever."""
+"""The feed's events: every revocation and every release, in commit order, for ever."""
 
 unfinished_ends = Table(
     "unfinished_ends",
@@ -168,7 +168,7 @@ unfinished_ends = Table(
     Column("ended_by", NAME, nullable=False),
     Column("before_id", BigInteger, nullable=False),
 )
-"""Devices of whose certificates some are still to be revoked, or released: see `provisioning.store.unfinished_ends`.
+"""Devices with certificates still to be revoked, or released: see `provisioning.store.unfinished_ends`.
 
 Those are the ones with a lower id than *before_id*."""
 
@@ -181,7 +181,7 @@ unfinished_key_ends = Table(
     Column("ended_at", UtcDateTime, nullable=False),
     Column("ended_by", NAME, nullable=False),
 )
-"""Keys of devices that were reported as compromised, some of whose certificates are still to be revoked for it."""
+"""Device keys reported as compromised, with certificates still to be revoked for it."""
 
 unfinished_authority_ends = Table(
     "unfinished_authority_ends",
@@ -192,7 +192,7 @@ unfinished_authority_ends = Table(
     Column("ended_at", UtcDateTime, nullable=False),
     Column("ended_by", NAME, nullable=False),
 )
-"""Revoked CAs, some of whose certificates are still to be recorded as revoked, and for what reason."""
+"""Revoked CAs with certificates still to be recorded as revoked, and the reason."""
 
 tokens = Table(
     "tokens",
@@ -225,7 +225,7 @@ voided_makers = Table(
     Column("through_id", BIG_ID, primary_key=True, autoincrement=False),
     Column("voided_at", UtcDateTime, nullable=False),
 )
-"""Whose unused tokens are void, up to a number: his key was compromised (`provisioning.store.tokens`)."""
+"""Operators whose unused tokens are void, up to a number: a key was compromised (`provisioning.store.tokens`)."""
 
 enrolment_groups = Table(
     "enrolment_groups",
@@ -237,7 +237,7 @@ enrolment_groups = Table(
     Column("changed_at", UtcDateTime, nullable=False),
     Column("changed_by", NAME, nullable=False),
 )
-"""Groups that an operator has configured; what the rules mean: `provisioning.store.groups`."""
+"""Groups configured by an operator; for the rules see `provisioning.store.groups`."""
 
 group_paces = Table(
     "group_paces",
@@ -246,7 +246,7 @@ group_paces = Table(
     Column("thousandths", BigInteger, nullable=False),
     Column("at", UtcDateTime, nullable=False),
 )
-"""What is left in the bucket of each group with a pace, as of a time: see `provisioning.enrolment.pace`."""
+"""The bucket's level of each group with a pace, as of a time: see `provisioning.enrolment.pace`."""
 
 claims = Table(
     "claims",
@@ -269,13 +269,13 @@ claims = Table(
 claim_places = Table(
     "claim_places",
     metadata,
-    # In this order: only the other index begins with the claim, and PostgreSQL takes that without statistics.
+    # In this order, so that only the other index begins with the claim: PostgreSQL uses that without statistics.
     Column("device_id", BIG_ID, ForeignKey("devices.id"), primary_key=True, autoincrement=False),
     Column("claim_id", BIG_ID, ForeignKey("claims.id"), primary_key=True, autoincrement=False),
     Column("ends_at", UtcDateTime),
     Index("ix_claim_places_ends_at", "claim_id", "ends_at"),
 )
-"""Who has a place of a claim, as many as its row says are taken: see `provisioning.store.claim_places`."""
+"""Devices with a place of a claim, as many as its row says are taken: see `provisioning.store.claim_places`."""
 
 activations = Table(
     "activations",
@@ -287,12 +287,12 @@ activations = Table(
     Column("activated_at", UtcDateTime),
     Column("withdrawn_at", UtcDateTime),
     Index("ix_activations_claim_id", "claim_id"),
-    # Whether any trial of a device was withdrawn is asked however many it has had.
+    # Finds whether any trial of a device was withdrawn, however many it has had.
     Index("ix_activations_withdrawn_at", "device_id", "withdrawn_at"),
 )
-"""Certificates that a claim has bought: on trial until they are succeeded, see `provisioning.store.claims`.
+"""Certificates obtained with a claim: on trial until they are renewed, see `provisioning.store.claims`.
 
-*withdrawn_at* is since when one is revoked for ever, if it was not by another that came in its place."""
+*withdrawn_at* is since when one is revoked for ever, unless another certificate replaced it."""
 
 listed_devices = Table(
     "listed_devices",
@@ -303,7 +303,7 @@ listed_devices = Table(
     Column("added_at", UtcDateTime, nullable=False),
     Column("added_by", NAME, nullable=False),
 )
-"""Devices that operators expect."""
+"""The devices that operators expect."""
 
 approvals = Table(
     "approvals",
@@ -335,7 +335,7 @@ hastened_renewals = Table(
     Column("hastened_by", NAME, nullable=False),
     Index("ix_hastened_renewals_hastened_at", "hastened_at"),
 )
-"""Orders to renew what was issued before, of one group or (none) of all."""
+"""Orders to renew certificates issued before a time, of one group or (none) of all."""
 
 serial_reservations = Table(
     "serial_reservations",
@@ -366,7 +366,7 @@ crl_history = Table(
     Column("through_sequence", BigInteger, nullable=False),
     Column("next_update", UtcDateTime, nullable=False),
 )
-"""Which complete lists relying parties may still hold, and up to which event each one tells: bases of deltas."""
+"""Complete CRLs that relying parties may still hold, and the last event in each: bases of delta CRLs."""
 
 audit_entries = Table(
     "audit_entries",
@@ -389,7 +389,7 @@ audit_head = Table(
     Column("mac", LargeBinary(32), nullable=False),
     Column("seal", LargeBinary(32), nullable=False),
 )
-"""One row: where the audit log ends. Appending locks it."""
+"""One row: the end of the audit log. Appending locks it."""
 
 operators = Table(
     "operators",
@@ -410,4 +410,4 @@ idempotency_keys = Table(
     Column("answer", LargeBinary),
     Index("ix_idempotency_keys_begun_at", "begun_at"),
 )
-"""Requests that were answered, each by the key that its caller gave it: see `provisioning.api.idempotency`."""
+"""Requests by the idempotency keys that their callers gave them: see `provisioning.api.idempotency`."""

@@ -1,6 +1,6 @@
-"""Queries about tokens by their number, for operators: which there are, what became of one, and the end of one.
+"""Queries about tokens by their number, for operators: listing, finding and voiding them.
 
-A token itself is never here: it is stored as a hash. Its number says which one is meant.
+The token itself is never here: only its hash is stored. Its number identifies it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class TokenFilter:
 
 @dataclass(frozen=True, slots=True)
 class KnownToken:
-    """A token as operators see it, as it was at the time of the question."""
+    """A token as operators see it, at the time of the query."""
 
     id: int
     device: str | None
@@ -55,7 +55,7 @@ class KnownToken:
     voided_at: datetime | None
     used_at: datetime | None
     serial: str | None
-    """Of the certificate that it bought."""
+    """Of the certificate on which it was spent."""
 
 
 _KNOWN: Final = select(
@@ -82,7 +82,7 @@ _VOID: Final = Prepared(
 
 
 def page(connection: Connection, wanted: TokenFilter, *, limit: int, after: int, now: datetime) -> Sequence[KnownToken]:
-    """Return tokens that fit, the oldest first, after the one with number *after*."""
+    """Return matching tokens, the oldest first, after the one with number *after*."""
     statement = _KNOWN.where(tokens.c.id > after).order_by(tokens.c.id).limit(limit)
     if wanted.state is not None:
         statement = statement.where(_is(wanted.state, now))
@@ -101,13 +101,13 @@ def find(connection: Connection, number: int, now: datetime) -> KnownToken | Non
 
 
 def find_all(connection: Connection, numbers: Sequence[int], now: datetime) -> dict[int, KnownToken]:
-    """Return the tokens with these numbers, as far as there are any."""
+    """Return those tokens with these numbers that exist."""
     answers = _FIND.answers(connection, [{"wanted": each} for each in numbers]) if numbers else ()
     return {row[0]: _from_row(row, now) for answer in answers for row in answer.rows}
 
 
 def void(connection: Connection, numbers: Sequence[int], now: datetime) -> None:
-    """Make those tokens worthless that are neither used nor void."""
+    """Void those tokens that are neither used nor void."""
     _VOID.run_each(connection, [{"wanted": each, "now": now} for each in sorted(numbers)])
 
 

@@ -32,7 +32,7 @@ VOIDED_AT: Final = func.coalesce(
     )
     .scalar_subquery(),
 ).label("voided_at")
-"""When a token was voided, by itself or with all that its maker had made; NULL if it was not."""
+"""When a token was voided, by itself or with all that its creator had made; NULL if it was not."""
 
 # Enrolment's statements are built once: building one costs more than running it.
 _FIND: Final = Prepared(
@@ -92,7 +92,7 @@ class TokenGrant:
 @quickly_made
 @dataclass(frozen=True, slots=True)
 class StoredToken:
-    """A token as the store knows it."""
+    """A token as stored."""
 
     id: int
     grant: TokenGrant
@@ -134,7 +134,7 @@ def add(
 def find(connection: Connection, digest: bytes) -> StoredToken | None:
     """Return the token with *digest*, locked until the transaction ends."""
     row = _FIND.first(connection, {"wanted": digest})
-    # The index has compared already, but nothing says in what time; this comparison is the one that decides.
+    # The index has compared already, but not in constant time; this comparison decides.
     if row is None or not hmac.compare_digest(row[0], digest):
         return None
     _, device, group, role, dns_names, ip_addresses, lifetime, identifier, *state = row
@@ -156,13 +156,13 @@ def spend(connection: Connection, token_id: int, certificate_id: int, now: datet
 
 
 def void(connection: Connection, device: str, now: datetime) -> int:
-    """Make every unused token bound to *device* worthless; return how many there were."""
+    """Void every unused token bound to *device*; return how many there were."""
     return _VOID_ONE.run(connection, {"wanted": device, "now": now})
 
 
 def void_of_each(connection: Connection, devices: Sequence[str], now: datetime) -> Counter[str]:
-    """Make every unused token bound to one of *devices* worthless; return how many there were of each."""
-    # Nobody else locks several tokens in another order.
+    """Void every unused token bound to one of *devices*; return how many there were of each."""
+    # Nothing else locks several tokens in another order.
     found = connection.execute(_LOCK_UNUSED, {"wanted": devices}).scalars().all() if devices else ()
     if found:
         connection.execute(_VOID, {"wanted": devices, "now": now})
@@ -170,7 +170,7 @@ def void_of_each(connection: Connection, devices: Sequence[str], now: datetime) 
 
 
 def void_made_by(connection: Connection, operators: Sequence[str], now: datetime) -> Counter[str]:
-    """Make every unused token that one of *operators* has made worthless; return how many there were of each."""
+    """Void every unused token that one of *operators* has made; return how many there were of each."""
     statement = (
         select(tokens.c.created_by, func.count())
         .where(tokens.c.created_by.in_(operators), tokens.c.used_at.is_(None), VOIDED_AT.element.is_(None))
@@ -190,7 +190,7 @@ def ended_before(connection: Connection, before: datetime) -> list[int]:
 
 
 def remove_ended(connection: Connection, first: int, last: int, before: datetime) -> int:
-    """Remove what had ended so *before* that time, from number to number; return how many there were."""
+    """Remove tokens that had ended so *before* that time, from number *first* to *last*; return how many there were."""
     return connection.execute(delete(tokens).where(tokens.c.id.between(first, last), *_ended(before))).rowcount
 
 

@@ -36,7 +36,7 @@ class EndedIssuer:
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedAuthorityEnd:
-    """How what a CA has issued is to be revoked: for *reason*, since *ended_at*."""
+    """How a CA's certificates are to be revoked: for *reason*, since *ended_at*."""
 
     reason: RevocationReason
     invalidity_date: datetime | None
@@ -45,7 +45,7 @@ class UnfinishedAuthorityEnd:
 
 
 def begin(connection: Connection, issuer: EndedIssuer, end: UnfinishedAuthorityEnd) -> None:
-    """Record that all that *issuer* has certified is to be revoked."""
+    """Record that all certificates of *issuer* are to be revoked."""
     connection.execute(
         insert(unfinished_authority_ends).values(
             issuer_key_id=issuer.key_id,
@@ -55,11 +55,11 @@ def begin(connection: Connection, issuer: EndedIssuer, end: UnfinishedAuthorityE
             ended_by=end.ended_by,
         )
     )
-    announcements.announce(connection)  # Whoever remembers what those were has to forget it.
+    announcements.announce(connection)  # Caches of their states must be cleared.
 
 
 def of_issuer(connection: Connection, issuer: EndedIssuer) -> UnfinishedAuthorityEnd | None:
-    """Return what is left to do to what *issuer* has certified, None if nothing is."""
+    """Return what is left to do for certificates of *issuer*, None if nothing is."""
     row = _FIND.first(connection, {"wanted": issuer.key_id})
     return None if row is None else UnfinishedAuthorityEnd(RevocationReason(row[0]), *row[1:])
 
@@ -70,11 +70,11 @@ def finish(connection: Connection, issuer: EndedIssuer) -> None:
 
 
 def since(connection: Connection) -> list[tuple[str, datetime]]:
-    """Return the key identifiers of the CAs of which something is left to do, each with when it was revoked."""
+    """Return the key identifiers of the CAs with something left to do, each with its revocation's time."""
     return [(row[0], row[1]) for row in _SINCE.rows(connection, {})]
 
 
 def every(connection: Connection) -> list[EndedIssuer]:
-    """Return the CAs of which something is left to do, the earliest first."""
+    """Return the CAs with something left to do, the earliest first."""
     statement = select(_ENDS.issuer_key_id).order_by(_ENDS.ended_at, _ENDS.issuer_key_id)
     return [EndedIssuer(key_id) for key_id in connection.execute(statement).scalars()]

@@ -22,7 +22,7 @@ from provisioning.store.tables import devices, unfinished_authority_ends, unfini
 _ENDS: Final = unfinished_ends.c
 _ABOVE_EVERY_ID: Final = 2**62
 RELEASE: Final = "removeFromCRL"
-"""As the reason of a decision: the end of a hold (RFC 5280 §5.3.1)."""
+"""A decision's reason for the end of a hold (RFC 5280 §5.3.1)."""
 _OF_DEVICE: Final = Prepared(select(*_ENDS).where(_ENDS.device_id == bindparam("wanted")), at_once=True)
 _BEGIN: Final = Prepared(insert(unfinished_ends), told_by="device_id")
 _FINISH: Final = Prepared(delete(unfinished_ends).where(_ENDS.device_id == bindparam("wanted")), at_once=True)
@@ -30,15 +30,15 @@ _FINISH: Final = Prepared(delete(unfinished_ends).where(_ENDS.device_id == bindp
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedEnd:
-    """What was decided of a device, and how far it is done."""
+    """What was decided for a device, and how far it is done."""
 
     reason: RevocationReason | None
-    """certificateHold: it was suspended; None: it was resumed."""
+    """certificateHold: the device was suspended; None: it was resumed."""
     invalidity_date: datetime | None
     ended_at: datetime
     ended_by: str
     before: int
-    """Certificates with lower ids are still to be looked at."""
+    """Certificates with lower ids are still to be processed."""
 
     @property
     def final(self) -> bool:
@@ -57,7 +57,7 @@ def begin(
 ) -> None:
     """Record that all certificates of devices are to be revoked, or released (*reason* None).
 
-    What was decided before and is not done will not be: every certificate is looked at anew.
+    This replaces an earlier, unfinished decision: every certificate is processed again.
     """
     if not device_ids:
         return
@@ -70,17 +70,17 @@ def begin(
         "before_id": _ABOVE_EVERY_ID,
     }
     _BEGIN.run_each(connection, [{"device_id": each, **common} for each in device_ids])
-    announcements.announce(connection)  # Whoever remembers what its certificates were has to forget it.
+    announcements.announce(connection)  # Caches of its certificates' states must be cleared.
 
 
 def of_device(connection: Connection, device_id: int) -> UnfinishedEnd | None:
-    """Return what is left to do to a device's certificates, None if nothing is."""
+    """Return what is left to do for a device's certificates, None if nothing is."""
     row = _OF_DEVICE.first(connection, {"wanted": device_id})
     return None if row is None else _from_row(row)
 
 
 def of_each(connection: Connection, device_ids: Sequence[int]) -> dict[int, UnfinishedEnd]:
-    """Return what is left to do to the certificates of devices, by their ids."""
+    """Return what is left to do for the certificates of devices, by device id."""
     answers = _OF_DEVICE.answers(connection, [{"wanted": each} for each in device_ids]) if device_ids else ()
     return {row[0]: _from_row(row) for answer in answers for row in answer.rows}
 
@@ -102,16 +102,16 @@ def finish(connection: Connection, device_id: int) -> None:
 
 def names(connection: Connection) -> list[str]:
     """Return the names of devices with something left to do, the earliest first."""
-    # Not joined: SQLite would go through all devices, to look for each whether anything is left of it.
+    # Not joined: SQLite would scan all devices and look each up here.
     name = select(devices.c.name).where(devices.c.id == _ENDS.device_id).scalar_subquery()
     statement = select(name).select_from(unfinished_ends).order_by(_ENDS.ended_at, _ENDS.device_id)
     return list(connection.execute(statement).scalars())
 
 
 def shut_out(connection: Connection) -> frozenset[tuple[int | str, datetime]]:
-    """Return which devices were ended or suspended, or a key of them, and when, that have something left to do.
+    """Return the devices that were ended or suspended, or had a key that was, with something left to do, and when.
 
-    And which CAs were revoked, by their key identifiers.
+    Also the CAs that were revoked, by their key identifiers.
     """
     of_keys = select(unfinished_key_ends.c.device_id, unfinished_key_ends.c.ended_at)
     statement = select(_ENDS.device_id, _ENDS.ended_at).where(_ENDS.reason != RELEASE).union_all(of_keys)

@@ -52,23 +52,23 @@ def begin(
     ended_at: datetime,
     ended_by: str,
 ) -> None:
-    """Record that all certificates for *keys*, of none of which that is recorded, are to be revoked."""
+    """Record that all certificates for *keys*, none of which has such a record, are to be revoked."""
     common = {"invalidity_date": invalidity_date, "ended_at": ended_at, "ended_by": ended_by}
     _BEGIN.run_each(
         connection, [{"device_id": each.device_id, "spki_sha256": each.spki_sha256, **common} for each in keys]
     )
     if keys:
-        announcements.announce(connection)  # Whoever remembers what they were has to forget it.
+        announcements.announce(connection)  # Caches of their states must be cleared.
 
 
 def of_key(connection: Connection, key: DeviceKey) -> UnfinishedKeyEnd | None:
-    """Return how *key* was reported, None if nothing is left to do of that."""
+    """Return how *key* was reported, None if nothing is left to do for it."""
     row = _FIND.first(connection, _named(key))
     return None if row is None else UnfinishedKeyEnd(*row)
 
 
 def of_each(connection: Connection, keys: Sequence[DeviceKey]) -> set[DeviceKey]:
-    """Return those of *keys* of which something is left to do."""
+    """Return those of *keys* with something left to do."""
     answers = _FIND.answers(connection, [_named(each) for each in keys]) if keys else ()
     return {key for key, answer in zip(keys, answers, strict=True) if answer.rows}
 
@@ -79,7 +79,7 @@ def finish(connection: Connection, key: DeviceKey) -> None:
 
 
 def every(connection: Connection) -> list[DeviceKey]:
-    """Return the keys of which something is left to do, the earliest first."""
+    """Return the keys with something left to do, the earliest first."""
     statement = select(_ENDS.device_id, _ENDS.spki_sha256).order_by(_ENDS.ended_at, _ENDS.device_id, _ENDS.spki_sha256)
     return [DeviceKey(*row) for row in connection.execute(statement)]
 

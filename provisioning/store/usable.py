@@ -17,7 +17,7 @@ from provisioning.store.database import Database
 
 @contextlib.contextmanager
 def usable(database: Database) -> Iterator[None]:
-    """Turn a refusal of the store within the block into a `ConfigurationError` with the reason and where to look."""
+    """Turn a store's refusal in the block into a `ConfigurationError` with the reason and where to look."""
     try:
         yield
     except Refused as refusal:
@@ -27,7 +27,7 @@ def usable(database: Database) -> Iterator[None]:
 
 
 def reason_of(refusal: Refused) -> str:
-    """Return in one line what the database has said, for who may know it: it names hosts and users."""
+    """Return the database's message in one line, for authorised readers only: it names hosts and users."""
     reason = refusal.__cause__ or refusal
     return " ".join(str(getattr(reason, "orig", reason)).split())
 

@@ -11,19 +11,19 @@ from sqlalchemy import DateTime, Dialect
 from sqlalchemy.types import TypeDecorator
 
 _MOMENTS = 64
-"""Texts that are remembered: a work writes its own time to every table. Equal moments are equal in UTC."""
+"""Number of cached texts: a work writes its own time to every table. Equal moments are equal in UTC."""
 _WITHOUT_ZONE = len("2026-11-01 12:00:00.000000")
 _NAIVE = "a naive datetime has no place in the store"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A point in time, aware on both sides; SQLite, which knows no time zones, holds it as UTC."""
+    """A timezone-aware point in time; SQLite, which knows no time zones, stores it as UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Turn *value* into UTC; a naive one is a bug."""
+        """Convert *value* to UTC; a naive one is a bug."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -32,15 +32,15 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
     def bind_processor(self, dialect: Dialect) -> Callable[[datetime | None], Any] | None:
-        """Return what writes a value; for SQLite the text that the library's own type would make of it."""
+        """Return the writer of values; for SQLite it makes the text that the library's own type would."""
         return _sqlite_text if dialect.name == "sqlite" else super().bind_processor(dialect)
 
     def result_processor(self, dialect: Dialect, coltype: Any) -> Callable[[Any], Any] | None:
-        """Return what reads a value; for SQLite from the text, in one step: a batch reads fifteen thousand."""
+        """Return the reader of values; for SQLite it parses the text in one step: a batch reads fifteen thousand."""
         return _from_sqlite_text if dialect.name == "sqlite" else super().result_processor(dialect, coltype)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Say that what SQLite holds is UTC."""
+        """Mark SQLite's value as UTC."""
         if not isinstance(value, datetime):
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -58,4 +58,4 @@ def _sqlite_text(value: datetime | None) -> str | None:
 
 
 def _from_sqlite_text(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(f"{text}+00:00")  # As UTC, the object that is called so.
+    return None if text is None else datetime.fromisoformat(f"{text}+00:00")  # With `UTC` itself as time zone.
