@@ -146,8 +146,7 @@ def _batches(
     """Yield batches of (line, name, key) of *content*, that of *path*; the service validates names.
 
     *complain* gets lines with more cells than columns: it is unknown which are meant. And those with fewer, as when
-    the file is truncated: the name may be the beginning of another, and a missing key would replace the known
-    one.
+    the file is truncated: the name may be the beginning of another, and a missing key would replace the known one.
     """
     cut_off = "" if content.endswith((b"\n", b"\r")) else "the file ends without the end of its last line: "
     with io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="") as file:

@@ -1,1 +1,1 @@
-"""What each of the three programs has as a program: command line, log, signals, memory. Imports nothing of ours."""
+"""What the three programs share as programs: command line, log, signals, memory. Imports nothing of ours."""

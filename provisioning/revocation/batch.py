@@ -45,7 +45,7 @@ from provisioning.store.server_parameters import rest_longer
 from provisioning.store.unfinished_ends import UnfinishedEnd
 
 TOGETHER: Final = 2000
-"""Most certificates that a batch's transaction handles, some 0.1 ms each: the others follow in portions."""
+"""Most certificates of whole devices in a batch's transaction, some 0.1 ms each: the others follow in portions."""
 
 _ABOVE_EVERY_ID: Final = 2**62
 
@@ -132,7 +132,7 @@ def told(
 async def finish_later(
     database: Database, portions: Portions, batch: Batch, before: int
 ) -> tuple[Mapping[str, Sequence[Revoked]], bool]:
-    """Shut out the devices in portions, and revoke or hold their certificates; return the facts of each, by name.
+    """Clear caches for the devices in portions, and revoke or hold their certificates; return the facts, by name.
 
     Return also whether they were changed: events after *before* in the feed are this call's.
     """

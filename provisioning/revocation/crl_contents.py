@@ -3,9 +3,9 @@
 Theory
 ------
 Each change is read and encoded once, when it happens; a new CRL is the old entries plus the changes since, so its
-cost is copying. New entries are appended to those joined for the previous CRL; only if an entry is removed or replaced
-are all joined again, which for 100,000 takes some milliseconds and holds the GIL. Recent changes are also kept
-separately, by the sequence number of their event: they are the delta.
+cost is copying. New entries are appended to those joined for the previous CRL; only if an entry is removed or replaced,
+or after `_MOST_PIECES` of them, are all joined again, which for 100,000 takes some milliseconds and holds the GIL.
+Recent changes are also kept separately, with the sequence number of their event: they are the delta.
 
 Rules
 -----
@@ -81,7 +81,7 @@ class CrlContents:
         return tuple(self._pieces)
 
     def since(self, sequence: int) -> Mapping[int, bytes]:
-        """Return what has changed after the event *sequence*, and forget what changed before it."""
+        """Return what has changed after the event *sequence*, and forget what changed up to it."""
         if sequence > self._forgotten:
             self._recent = {serial: change for serial, change in self._recent.items() if change[0] > sequence}
             self._forgotten = sequence

@@ -15,16 +15,16 @@ the response ends (`provisioning.api.feed`), and it resumes later from its last 
 Rules
 -----
 1. A subscriber sees each sequence number after its own exactly once, in order, without a gap.
-2. It is told when it has caught up, and the newest number at every heartbeat; after the first, and whenever they have
-   changed, the issuing CAs (`provisioning.authorities.told_authorities`).
+2. It is told when it has caught up, and then the newest number at every heartbeat; after the first, and whenever they
+   have changed, the issuing CAs (`provisioning.authorities.told_authorities`).
 3. Memory does not depend on how slow a subscriber is.
 4. A subscriber that says which event it has at its position is answered only if the store has the same one there. After
    an older store was restored, its numbers are used again for other revocations, which a subscriber that continued
    from its number would miss.
 5. One party has at most `MOST_OF_ONE` subscriptions. A revocation is written to all subscribers in turn, so a party
    with a thousand would delay it for the others. Beyond the limit, the address with the most subscriptions loses its
-   oldest to an address with fewer; otherwise the new one is refused. So brokers that share a name do not disconnect
-   each other, and whoever has copied a broker's key cannot shut it out from one address.
+   oldest to an address with at least two fewer; otherwise the new one is refused. So brokers that share a name do not
+   disconnect each other, and whoever has copied a broker's key cannot shut it out from one address.
 6. A commit of another process on the same database is noticed at once (`provisioning.store.announcements`), or at the
    latest at the next heartbeat.
 """
@@ -152,7 +152,7 @@ class RevocationFeed:
         """Return a subscription of the party called *by* to everything after *after*; raise `Refused` if that is ahead.
 
         *mark* is that of the event *after*: `Refused` too if the store has another one there, or if the party has too
-        many subscriptions from other addresses than *host*.
+        many subscriptions, and no address has two more than *host*.
         """
         if after > self.newest:
             # The number may come from a commit that run() has not read yet.
@@ -255,7 +255,7 @@ class Subscription:
         self._woken.set()
 
     def close(self) -> None:
-        """End the subscription; what `batches` yields next is the last."""
+        """End the subscription; `batches` yields at most once more."""
         self._closed = True
         self._woken.set()
 

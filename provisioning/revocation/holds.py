@@ -35,7 +35,7 @@ class ReleaseOutcome:
 
 
 def to_be_held(issued: Changed, now: datetime) -> Changed:
-    """Return those that a suspension of their device puts on hold: all good ones."""
+    """Return those that a suspension of their device puts on hold: all unexpired ones without a revocation."""
     return [each for each in issued if each.revocation is None and now < each.not_after]
 
 

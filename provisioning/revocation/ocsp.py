@@ -175,7 +175,7 @@ class OcspResponder:
             self._pending.pop(name, None)
 
     def forget_all(self) -> None:
-        """Forget everything: a device was shut out that has too many certificates to list."""
+        """Forget everything: a device, key or CA was shut out that has too many certificates to list."""
         self._entries.clear()
         self._pending.clear()
 

@@ -113,7 +113,7 @@ class RecallWatch:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """How many devices are active although their manufacturer has revoked their IDevID, as of the last look."""
+        """How many of each manufacturer's devices are active although it has revoked their IDevID, at the last look."""
         return self._counts
 
     async def look(self) -> int:

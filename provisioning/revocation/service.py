@@ -8,8 +8,9 @@ Rules
 1. Revoking is final and idempotent: a second call answers with the facts of the first. A hold is not final: revoking
    makes it so, and the date of the hold stays, because the certificate has been distrusted since. So does the date of a
    revocation whose reason is changed, which is possible to keyCompromise only (`provisioning.revocation.taken`).
-2. Revoking or decommissioning a device revokes all its unexpired certificates and voids every unused token bound
-   to it; for a compromised key also its expired certificates, so that their keys are never certified again.
+2. Revoking or decommissioning a device revokes all its certificates that are unexpired or on hold, and voids every
+   unused token bound to it; for a compromised key also its expired certificates, so that their keys are never
+   certified again.
 3. The feed's sequence number is taken inside the transaction: commit order is feed order, without a gap.
 4. The feed and the CRL are notified only after the commit.
 5. Many are ended together or not at all (`provisioning.revocation.batch`).
@@ -93,7 +94,7 @@ class RevocationService:
     ) -> None:
         """*after_commit* are called with the certificates whose status has changed, before the caller is answered.
 
-        *shut_out* is called when a device is shut out whose certificates follow in portions.
+        *shut_out* is called when a device or a key is shut out whose certificates follow in portions.
         """
         self._database = database
         self._clock = clock
@@ -103,7 +104,7 @@ class RevocationService:
         self._many = EndOfMany(database, clock, self._tell, self.portions)
 
     async def run(self) -> None:
-        """Finish ends of devices that any process has begun and not finished, until cancelled."""
+        """Finish ends of devices, keys and CAs that any process has begun and not finished, until cancelled."""
         await self.portions.run()
 
     async def revoke_device(

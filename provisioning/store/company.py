@@ -57,7 +57,7 @@ class _Asked:
 
     @property
     def kind(self) -> tuple[int, tuple[str, ...]]:
-        """What may be put in one statement: the same one, with values of the same names."""
+        """What may be combined in one statement: the same statement, with values of the same names."""
         return id(self.prepared), tuple(self.rows[0])
 
 
@@ -81,14 +81,14 @@ class Member:
 
 
 def _go_on() -> None:
-    """Take no pause."""
+    """Do not pause."""
 
 
 class Company:
     """Leads works side by side on one connection, in its transaction."""
 
     def __init__(self, connection: Connection, works: Iterable[_Work], pause: Callable[[], None] = _go_on) -> None:
-        """*pause* is called between steps of the members: others may want to do something."""
+        """*pause* is called before each step of a member: other code may run then."""
         self._connection = connection
         self._pause = pause
         self._members: Final = [Member(work) for work in works]
@@ -97,7 +97,7 @@ class Company:
         self._leader: Final = greenlet.getcurrent()
 
     def run(self) -> list[Member]:
-        """Return the members at their ends; raise `BrokenUp`, or what SQLAlchemy raises for the store."""
+        """Return the members when all have ended; raise `BrokenUp`, or SQLAlchemy's error."""
         notes = self._connection.info
         notes[COMPANY] = self
         try:
@@ -111,17 +111,17 @@ class Company:
         return self._members
 
     def ask(self, prepared: Prepared, rows: Sequence[Values]) -> list[Answer]:
-        """Let the member that runs wait for its answers, one for each of *rows*; called by `Prepared`."""
+        """Let the running member wait for its answers, one for each of *rows*; called by `Prepared`."""
         answers: list[Answer] = self._leader.switch(_Asked(prepared, rows))
         return answers
 
     def about_to_execute(self, statement: str) -> None:
-        """Take note of a statement that the member that runs executes by itself."""
+        """Note a statement that the running member executes by itself."""
         if self._now is not None and not statement.lstrip().startswith("SELECT"):
             self._now.wrote = True
 
     def _answer(self, waiting: Sequence[int]) -> None:
-        """Execute what the member asks for that is furthest behind, together with all who ask for the same."""
+        """Execute the request of the member furthest behind, `comes_last` ones at the end, and all of its kind."""
         asked = [(place, asked) for place in waiting if (asked := self._members[place].asked) is not None]
         _, first = min(asked, key=lambda each: (each[1].prepared.comes_last, self._members[each[0]].steps))
         same = [(place, each) for place, each in asked if each.kind == first.kind]
@@ -146,6 +146,6 @@ class Company:
 
     def _end(self) -> None:
         for life in self._lives:
-            with contextlib.suppress(Exception):  # What it says when it is ended is nobody's business any more.
+            with contextlib.suppress(Exception):  # Its error no longer matters.
                 if life and not life.dead:
                     life.throw()

@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 
 _Work = Callable[[Connection], Any]
 
-_WRITERS: Final = 0x666C656574  # "fleet"; any number that nobody else uses.
+_WRITERS: Final = 0x666C656574  # "fleet"; any number that is otherwise unused.
 _BEGIN: Final = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_try_advisory_xact_lock({_WRITERS}); SAVEPOINT work"
 # Before the savepoint: rolling back to a savepoint releases the locks taken after it.
 _WAIT: Final = f"RELEASE work; SELECT pg_advisory_xact_lock({_WRITERS}); SAVEPOINT work"
