@@ -256,7 +256,9 @@ class BrokerServer:
             return True
 
         known = RevokedServices(config.state_dir)
-        return RevocationFeed(engine, config.provisioning, config.cafile, files, clock, replace_own, known, authorities)
+        return RevocationFeed(
+            engine, config.provisioning, config.cafile, files, clock, replace_own, known, authorities.hear
+        )
 
     def _engine(self, admission: Admission, loop: asyncio.AbstractEventLoop, anchor_urls: AnchorUrls) -> Engine:
         engine = Engine(admission, self._config.limits, loop.call_soon, loop.time())

@@ -32,11 +32,11 @@ class Health:
         self,
         engine: Engine,
         own: OwnCertificate,
+        authorities: IssuingAuthorities,
         clock: Callable[[], float] = monotonic,
-        authorities: IssuingAuthorities | None = None,
     ) -> None:
         """*own* is the broker's certificate; *clock* is the event loop's: monotonic seconds."""
-        self._authorities = authorities or IssuingAuthorities(engine, clock)
+        self._authorities = authorities
         self._engine = engine
         self._own = own
         self._clock = clock

@@ -36,7 +36,7 @@ async def open_metrics(
     from broker.admin.metrics_page import PATH, MetricsPage  # Imports a library that only this page needs.
 
     listening = listen(config.metrics_host, config.metrics_port, "metrics_port")
-    page, health = MetricsPage(engine, own, authorities=authorities), Health(engine, own, authorities=authorities)
+    page, health = MetricsPage(engine, own, authorities), Health(engine, own, authorities)
 
     async def handle(request: Request) -> Response:
         return health.answer(request) or await page.handle(request)

@@ -104,13 +104,13 @@ class MetricsPage:
         self,
         engine: Engine,
         own: OwnCertificate,
+        authorities: IssuingAuthorities,
         clock: Callable[[], float] = monotonic,
-        authorities: IssuingAuthorities | None = None,
     ) -> None:
         """*own* is the broker's certificate; *clock* is the event loop's: monotonic seconds."""
         self._clock = clock
         self._surveyor = Surveyor(engine, clock)
-        self._figures = _Figures(engine, own, authorities or IssuingAuthorities(engine, clock))
+        self._figures = _Figures(engine, own, authorities)
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self._figures)
         ProcessCollector(registry=self._registry)

@@ -32,7 +32,6 @@ import structlog
 from broker.admission.path_ends import VerifiedPath
 from broker.engine.engine import Engine
 from broker.revocation.enforcement import revoke
-from broker.revocation.issuing_authorities import IssuingAuthorities
 from broker.revocation.revocation_rounds import judge_absent, judge_all
 from broker.revocation.revoked_services import RevokedServices
 from provisioning.client.feed import (
@@ -40,6 +39,7 @@ from provisioning.client.feed import (
     FeedAhead,
     FeedLost,
     FeedRefused,
+    IssuingAuthority,
     ReleaseEvent,
     RevocationEvent,
     follow,
@@ -69,9 +69,9 @@ class RevocationFeed:
         clock: Callable[[], float],
         replace_own: Callable[[str], Awaitable[bool]],
         revoked_services: RevokedServices,
-        authorities: IssuingAuthorities | None = None,
+        hear: Callable[[Sequence[IssuingAuthority]], None] = lambda _issuing: None,
     ) -> None:
-        """Follow the service at *url*; *authorities* is told which issuing CAs exist.
+        """Follow the service at *url*; *hear* is told which issuing CAs exist.
 
         *replace_own* gets the code of a refusal, and returns whether there is a new *credential*.
         """
@@ -82,7 +82,7 @@ class RevocationFeed:
         self._clock = clock
         self._replace_own = replace_own
         self._revoked_services = revoked_services
-        self._authorities = authorities or IssuingAuthorities(engine, clock)
+        self._hear = hear
         self._after = 0
         self._mark: str | None = None
         """The mark of the event *_after*."""
@@ -138,7 +138,7 @@ class RevocationFeed:
             mark=self._mark,
             refuse=self._refuse_server,
             proven=not self._revoked_services.has_followed,
-            hear=self._authorities.hear,
+            hear=self._hear,
         )
         turn_ends = 0.0
         async with contextlib.aclosing(events):

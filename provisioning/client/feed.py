@@ -142,9 +142,7 @@ async def follow(
             pool,
             pool.stream("GET", _PATH, params=place, headers=headers) as response,
         ):
-            tls = response.extensions["network_stream"].get_extra_info("ssl_object")
-            if (why := refuse(verified_path(tls))) is not None:
-                raise FeedLost(f"the server at {base_url} is not believed: {why}")
+            _believe(base_url, response, refuse)
             await _check(base_url, response, after)
             reader = EventReader(after)
             async for chunk in response.aiter_bytes():
@@ -175,9 +173,7 @@ async def tell_known(
     pool = open_pool(base_url, anchors, credential, connections=1)
     try:
         async with pool, pool.stream("PUT", f"{_PATH}/authorities", json={"known": dict(known)}) as response:
-            tls = response.extensions["network_stream"].get_extra_info("ssl_object")
-            if (why := refuse(verified_path(tls))) is not None:
-                raise FeedLost(f"the server at {base_url} is not believed: {why}")
+            _believe(base_url, response, refuse)
             if response.status_code == httpx.codes.NO_CONTENT:
                 return
             await response.aread()
@@ -196,6 +192,13 @@ def _authorities(facts: dict[str, list[dict[str, str]]]) -> Authorities:
             for each in facts["issuing"]
         )
     )
+
+
+def _believe(base_url: str, response: httpx.Response, refuse: Refuse) -> None:
+    """Raise `FeedLost` if *refuse* gives a reason not to trust the server that has answered."""
+    tls = response.extensions["network_stream"].get_extra_info("ssl_object")
+    if (why := refuse(verified_path(tls))) is not None:
+        raise FeedLost(f"the server at {base_url} is not believed: {why}")
 
 
 async def _check(base_url: str, response: httpx.Response, after: int) -> None:

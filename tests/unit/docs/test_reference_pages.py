@@ -20,6 +20,7 @@ from broker.admin.metrics_page import MetricsPage
 from broker.admin.sessions import KICKED
 from broker.admission.refusal import RefusalCode
 from broker.cli import app as broker_app
+from broker.revocation.issuing_authorities import IssuingAuthorities
 from broker.settings.config import BrokerConfig
 from broker.settings.limits import Limits
 from broker.settings.listener_settings import ListenerSettings
@@ -166,7 +167,9 @@ async def test_metrics_of_the_broker_are_those_of_the_code() -> None:
     rows = table("| metric | type | labels | meaning |", text)
     documented = {name: kind for names, kind, *_ in rows for name in re.findall(r"\w+", names)}
     request = Request("GET", "/metrics", {}, b"", "me", "application/openmetrics-text")
-    body = (await MetricsPage(MemoryBroker().engine, own_certificate(shared_device("meter-1"))).handle(request)).body
+    engine = MemoryBroker().engine
+    served = MetricsPage(engine, own_certificate(shared_device("meter-1")), IssuingAuthorities(engine))
+    body = (await served.handle(request)).body
     assert isinstance(body, bytes)
     families = text_string_to_metric_families(body.decode())
     shown = {

@@ -11,6 +11,7 @@ import pytest
 from broker.admin.health import Health
 from broker.admin.http_server import Request
 from broker.admission.refusal import RefusalCode, unavailable
+from broker.revocation.issuing_authorities import IssuingAuthorities
 from broker.store.journal import Journal
 from tests.support.pki import Held, shared_pki
 from tests.support.wire import MemoryBroker, own_certificate
@@ -19,9 +20,9 @@ CHECKS = {"newcomers": "ok", "certificate": "unreadable", "store": "off", "issui
 
 
 def asked(broker: MemoryBroker, path: str, method: str = "GET", own: Held | None = None) -> tuple[int, Any] | None:
-    answer = Health(broker.engine, own_certificate(own), lambda: broker.now).answer(
-        Request(method, path, {}, b"", "me")
-    )
+    authorities = IssuingAuthorities(broker.engine)
+    health = Health(broker.engine, own_certificate(own), authorities, lambda: broker.now)
+    answer = health.answer(Request(method, path, {}, b"", "me"))
     if answer is None:
         return None
     assert isinstance(answer.body, bytes)

@@ -17,6 +17,7 @@ from broker.admission.bundle import TrustBundle
 from broker.admission.trust import Trust
 from broker.histogram import Histogram
 from broker.metrics import Metrics
+from broker.revocation.issuing_authorities import IssuingAuthorities
 from provisioning.pki.identity import Identity, Role
 from tests.support.pki import DOMAIN, Pki, shared_device, shared_pki
 from tests.support.wire import MemoryBroker, own_certificate
@@ -25,9 +26,9 @@ OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 
 
 async def page(broker: MemoryBroker, accept: str = "", path: str = "/metrics", method: str = "GET") -> tuple[int, str]:
-    answer = await MetricsPage(broker.engine, own_certificate(), lambda: broker.now).handle(
-        Request(method, path, {}, b"", "me", accept)
-    )
+    authorities = IssuingAuthorities(broker.engine)
+    shown = MetricsPage(broker.engine, own_certificate(), authorities, lambda: broker.now)
+    answer = await shown.handle(Request(method, path, {}, b"", "me", accept))
     assert isinstance(answer.body, bytes)
     return answer.status, answer.body.decode()
 
