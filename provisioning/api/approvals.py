@@ -29,7 +29,7 @@ After = Annotated[int, Query(ge=0, le=2**63 - 1)]
 
 
 class Decision(BaseModel):
-    """What an operator has decided about a request."""
+    """An operator's decision on a request."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -42,7 +42,7 @@ class NewClaim(BaseModel):
 
 @router.post("/claims", status_code=HTTPStatus.CREATED)
 async def create_claim(body: NewClaim, operator: Operator, administration: Administration) -> dict[str, Any]:
-    """Make a claim certificate. Its key is in this answer and nowhere else."""
+    """Make a claim certificate. Its private key is only in this answer; the service does not keep it."""
     order = ClaimOrder(
         body.name,
         body.group,
@@ -71,7 +71,7 @@ async def show_claim(name: str, administration: Administration) -> dict[str, Any
 
 @router.delete("/claims/{name}")
 async def end_claim(name: str, operator: Operator, administration: Administration) -> dict[str, Any]:
-    """End a claim: it lets nobody in any more. It stays in the list."""
+    """End a claim: no device can enrol with it any more. It stays in the list."""
     return _item(await administration.claims.end(name, by=operator.device.name))
 
 

@@ -27,7 +27,7 @@ class Expected(BaseModel):
 
 
 class Batch(BaseModel):
-    """Devices to expect; what is wrong with one does not keep the others out."""
+    """Devices to expect; an error in one does not affect the others."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,7 +37,7 @@ class Batch(BaseModel):
 @router.post("/groups/{group}/listed")
 @for_role(OperatorRole.ENROLLER)
 async def list_devices(group: str, body: Batch, operator: Operator, administration: Administration) -> dict[str, Any]:
-    """Put devices on a group's list. ``errors`` names those that are wrong by their place in the request, from 0."""
+    """Put devices on a group's list. ``errors`` names those that were refused by their place in the request, from 0."""
     batch = [(each.name, each.key_sha256) for each in body.devices]
     outcome = await administration.lists.add(group, batch, by=operator.device.name)
     errors = [{"index": place, "detail": detail} for place, detail in outcome.errors.items()]
@@ -60,6 +60,6 @@ async def listed_devices(
 @router.delete("/groups/{group}/listed/{name}", status_code=HTTPStatus.NO_CONTENT)
 @for_role(OperatorRole.ENROLLER)
 async def unlist_device(group: str, name: str, operator: Operator, administration: Administration) -> Response:
-    """Take a device off a group's list. If it has enrolled, it stays."""
+    """Take a device off a group's list. If it has enrolled already, it stays enrolled."""
     await administration.lists.remove(group, name, by=operator.device.name)
     return Response(status_code=HTTPStatus.NO_CONTENT)

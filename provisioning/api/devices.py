@@ -24,7 +24,7 @@ async def list_devices(
 ) -> dict[str, Any]:
     """List devices in order of name. ``next`` is the cursor of the page that follows.
 
-    With ``state`` or ``certificate`` a page may be shorter than ``limit``, or empty, though there is a ``next``.
+    With ``state`` or ``certificate`` a page may be shorter than ``limit``, or empty, even if ``next`` is not null.
     """
     search, now = DeviceSearch(group, state, certificate), services.clock()
     found, following = await services.database.read(
@@ -45,7 +45,7 @@ async def show_device(name: str, services: Services) -> dict[str, Any]:
 
 @router.get("/status")
 async def status(services: Services) -> dict[str, Any]:
-    """Count what there is, and say how fresh the CRLs are."""
+    """Show counts by state and how recent the CRLs are."""
     now = services.clock()
     device_counts, uncertified, certificate_counts, open_tokens, unknown = await services.database.read(
         lambda connection: (

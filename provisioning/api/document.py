@@ -52,20 +52,20 @@ _NEEDS: Final = {
 _DESCRIPTION: Final = """\
 The REST API of fleet-provisioning for operators and their programs.
 
-**Who calls** is who the client certificate of the TLS connection names: an operator, with a role that is in the store.
-Auditors may read everything, enrollers may let devices in, admins may do everything; each operation says which role it
-needs. Trust is the fleet's own: `ca-bundle.crt` of the service's directory, never the system's.
+**The caller** is identified by the client certificate of the TLS connection: an operator, whose role is in the store.
+Auditors may read everything, enrollers may admit devices, admins may do everything; each operation says which role it
+needs. Verify the server with `ca-bundle.crt` of the service's directory, not with the system's trust store.
 
-**A refusal** is a problem document (RFC 9457) whose `code` is stable, and whose `detail` names the field and the
-remedy. With 429 and 503 comes `Retry-After`.
+**A refusal** is a problem document (RFC 9457). Its `code` is stable, and its `detail` names the field and the
+remedy. Answers with 429 and 503 have `Retry-After`.
 
-**Lists** come in pages: `next` of one is `after` of the following one, until it is null.
+**Lists** come in pages: send `next` of one page as `after` to get the following one, until it is null.
 
-**Many in one request** are done all together or not at all: the problem document has all that cannot be in `items`.
+**Many items in one request** are processed together or not at all: `items` of the problem document lists each one that
 
-**A POST that was not answered** is sent again with the same `Idempotency-Key`, and is not done again.
+**A POST that got no answer** can be repeated with the same `Idempotency-Key`; it is not executed twice.
 
-Times are in UTC, in RFC 3339. Fields may be added to answers: take no offence at those that you do not know.
+Times are in UTC, in RFC 3339. Later versions may add fields to answers: ignore those that you do not know.
 """
 
 _CHOICES: Final = {
@@ -105,7 +105,7 @@ _PROBLEM: Final[dict[str, Any]] = {
 }
 _REFUSED_ITEM: Final[dict[str, Any]] = {
     "title": "RefusedItem",
-    "description": "One of many that were asked for together, by one of three names, and why it cannot be done.",
+    "description": "One of many items of a request, named by device, serial or token, and why it cannot be processed.",
     "type": "object",
     "required": ["code", "detail"],
     "properties": {
@@ -118,18 +118,21 @@ _REFUSED_ITEM: Final[dict[str, Any]] = {
 }
 _REFUSED: Final = {
     "4XX": "Refused: `code` and `detail` say why.",
-    "5XX": "Not possible now, or failed: `UNAVAILABLE` may be tried again.",
+    "5XX": "Not possible now, or failed: repeat the request after `UNAVAILABLE`.",
 }
 _RETRY_AFTER: Final = {
-    "Retry-After": {"description": "With 429 and 503: seconds until it may be granted.", "schema": {"type": "integer"}}
+    "Retry-After": {
+        "description": "With 429 and 503: seconds to wait before the next attempt.",
+        "schema": {"type": "integer"},
+    }
 }
 _KEY: Final = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
     "description": (
-        "A UUID of your own for this request. Sent again within a day with the same body, it is not done again: "
-        "the first answer comes back, with `Idempotency-Replayed: true`."
+        "A UUID that you choose for this request. Repeated within a day with the same body, it is not executed again: "
+        "the first answer is sent again, with `Idempotency-Replayed: true`."
     ),
     "schema": {"type": "string", "maxLength": 130},
 }
@@ -137,11 +140,11 @@ _LAST_EVENT: Final = {
     "name": "Last-Event-ID",
     "in": "header",
     "required": False,
-    "description": "As `after`, where that is not given: clients of server-sent events send it by themselves.",
+    "description": "Same as `after`, which takes precedence. Clients of server-sent events send it by themselves.",
     "schema": {"type": "string", "maxLength": 18},
 }
 _EVENTS: Final = {
-    "description": "Server-sent events, without an end; a comment now and then says that the service is there.",
+    "description": "Server-sent events, without end; comments at intervals keep the connection alive.",
     "content": {
         "text/event-stream": {
             "schema": {"type": "string"},
@@ -159,7 +162,7 @@ def document_of(framework: FastAPI, routers: Sequence[APIRouter]) -> dict[str, A
         summary="Enrol devices, issue, renew and revoke their certificates.",
         description=_DESCRIPTION,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
-        servers=[{"url": "/", "description": "The service that this document comes from."}],
+        servers=[{"url": "/", "description": "The service that sends this document."}],
         tags=[{"name": name, "description": words} for name, words in TAGS.items()],
         routes=framework.routes,
     )

@@ -39,17 +39,17 @@ from provisioning.client.operator_answers import (
 
 TAGS: Final = {
     "tokens": "One-time enrolment tokens.",
-    "devices": "Devices, and every other party that has a certificate: what was decided of each.",
-    "certificates": "The inventory: which certificates were issued, and what each is worth.",
-    "revocation": "Revoke, suspend, resume, decommission; and the feed that tells of it at once.",
-    "groups": "Enrolment groups: the ways into each, and what its devices get.",
+    "devices": "Devices, brokers, services and operators: everything that has a certificate, and its state.",
+    "certificates": "The inventory: which certificates were issued, and the state of each.",
+    "revocation": "Revoke, suspend, resume, decommission; and the feed that reports it at once.",
+    "groups": "Enrolment groups: the ways to enrol in each, and what its devices get.",
     "expected devices": "Lists of the devices that a group expects.",
     "claims": "Claim certificates, which a production batch shares.",
-    "manufacturers": "CAs whose device certificates open a group, and the lists of what they have revoked.",
+    "manufacturers": "Manufacturers' CAs whose device certificates allow enrolment in a group, and their CRLs.",
     "approvals": "Requests for certificates that wait for a decision.",
-    "renewals": "When to renew (ACME renewal information, RFC 9773), and the order to do it now.",
-    "operators": "Who may do what.",
-    "service": "The state of the whole.",
+    "renewals": "When to renew (ACME renewal information, RFC 9773), and requests to renew now.",
+    "operators": "Operators and their roles.",
+    "service": "The state of the service.",
 }
 """In the order in which a reader meets them."""
 
@@ -99,7 +99,7 @@ OPERATIONS: Final = {
     ),
     "GET /v1/revocations/feed": Operation("follow_revocations", _REVOCATION, "Follow revocations"),
     "PUT /v1/revocations/feed/authorities": Operation(
-        "tell_known_authorities", _REVOCATION, "Say which issuing CAs a broker would believe"
+        "tell_known_authorities", _REVOCATION, "Report which issuing CAs a broker trusts"
     ),
     "POST /v1/groups": Operation("create_group", "groups", "Make a group", EnrolmentGroup),
     "GET /v1/groups": Operation("list_groups", "groups", "List groups", EnrolmentGroup, PAGE),
@@ -109,7 +109,7 @@ OPERATIONS: Final = {
     "GET /v1/groups/{group}/listed": Operation(
         "list_expected_devices", _LISTED, "List expected devices", ExpectedDevice, PAGE
     ),
-    "DELETE /v1/groups/{group}/listed/{name}": Operation("unlist_device", _LISTED, "Expect a device no more"),
+    "DELETE /v1/groups/{group}/listed/{name}": Operation("unlist_device", _LISTED, "Remove an expected device"),
     "POST /v1/claims": Operation("create_claim", _CLAIMS, "Make a claim certificate", IssuedClaimCertificate),
     "GET /v1/claims": Operation("list_claims", _CLAIMS, "List claim certificates", ClaimCertificate, PAGE),
     "GET /v1/claims/{name}": Operation("show_claim", _CLAIMS, "Show a claim certificate", ClaimCertificate),
@@ -118,13 +118,13 @@ OPERATIONS: Final = {
     "GET /v1/manufacturers": Operation("list_manufacturers", _MAKERS, "List manufacturers", Manufacturer, PAGE),
     f"GET {_ONE_MAKER}": Operation("show_manufacturer", _MAKERS, "Show a manufacturer", Manufacturer),
     f"PATCH {_ONE_MAKER}": Operation("change_manufacturer", _MAKERS, "Change a manufacturer's terms", Manufacturer),
-    f"DELETE {_ONE_MAKER}": Operation("end_manufacturer", _MAKERS, "End the trust in a manufacturer", Manufacturer),
+    f"DELETE {_ONE_MAKER}": Operation("end_manufacturer", _MAKERS, "Stop trusting a manufacturer", Manufacturer),
     f"GET {_ONE_MAKER}/revoked": Operation(
         "list_recalled_devices", _MAKERS, "List devices that their manufacturer has revoked", RecalledDevice, PAGE
     ),
-    f"POST {_ONE_MAKER}/lists": Operation("take_manufacturer_list", _MAKERS, "Give a manufacturer's CRL", TakenList),
+    f"POST {_ONE_MAKER}/lists": Operation("take_manufacturer_list", _MAKERS, "Upload a manufacturer's CRL", TakenList),
     f"DELETE {_ONE_MAKER}/lists/{{sha256}}": Operation(
-        "remove_manufacturer_list", _MAKERS, "Forget a manufacturer's CRL", RemovedList
+        "remove_manufacturer_list", _MAKERS, "Remove a manufacturer's CRL", RemovedList
     ),
     "GET /v1/approvals": Operation("list_approvals", "approvals", "List requests", Approval, PAGE),
     "POST /v1/approvals/{number}/decision": Operation(
@@ -134,10 +134,10 @@ OPERATIONS: Final = {
         "hasten_renewals", "renewals", "Have certificates renewed now", HastenedRenewal
     ),
     "GET /v1/renewal-info/{identifier}": Operation(
-        "show_renewal_info", "renewals", "Say when to renew a certificate", RenewalInfo
+        "show_renewal_info", "renewals", "Show when to renew a certificate", RenewalInfo
     ),
     "GET /v1/operators": Operation("list_operators", "operators", "List operators", ListedOperator, "items"),
-    "GET /v1/operators/me": Operation("show_myself", "operators", "Say who is asking", Myself),
-    "PUT /v1/operators/{name}": Operation("grant_role", "operators", "Say what an operator may do", KnownOperator),
+    "GET /v1/operators/me": Operation("show_myself", "operators", "Show the calling operator", Myself),
+    "PUT /v1/operators/{name}": Operation("grant_role", "operators", "Set an operator's role", KnownOperator),
     "GET /v1/status": Operation("show_status", "service", "Show the state of the service", ServiceStatus),
 }

@@ -44,7 +44,7 @@ _MOST_AUTHORITIES: Final = 1000
 
 
 class KnownAuthorities(BaseModel):
-    """Which issuing CAs, of those that the feed has told of, the caller would believe: by name."""
+    """Which of the issuing CAs that the feed has announced the calling broker trusts, by name."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -63,9 +63,9 @@ def feed_routes(
         after: Annotated[int | None, Query(ge=0, le=2**62)] = None,
         mark: Annotated[str | None, Query(max_length=64)] = None,
     ) -> Response:
-        """Every revocation after ``after`` (or the Last-Event-ID header) in order, then each new one as it commits.
+        """Send every revocation after ``after`` (or the Last-Event-ID header) in order, then each new one at once.
 
-        ``mark`` is what the event ``after`` said of itself: 409 if there is another one now, as a store was restored.
+        ``mark`` is the mark of the event ``after``: 409 if that is a different event now, as the store was restored.
         """
         certificate = peer_certificate(request.scope)
 
@@ -95,10 +95,10 @@ def feed_routes(
         "/revocations/feed/authorities", status_code=HTTPStatus.NO_CONTENT, dependencies=[Depends(check_broker)]
     )
     async def tell_known(body: KnownAuthorities, request: Request) -> None:
-        """Say which issuing CAs the calling broker would believe; it replaces what it has said before.
+        """Report which issuing CAs the calling broker trusts. It replaces the broker's previous report.
 
-        Nobody is let in or refused for it: operators are shown it, and no CA that a broker would not believe is
-        activated unless they say so.
+        No client is admitted or refused because of it. Operators see it, and a CA that a broker does not trust is not
+        activated unless an operator insists.
         """
         certificate = peer_certificate(request.scope)
 

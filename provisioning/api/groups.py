@@ -33,7 +33,7 @@ Seconds = Annotated[int, Field(ge=0, le=10**12)]
 
 
 class GroupRules(BaseModel):
-    """The rules of a group. Each of ``ways`` suffices; one may need several together: ``a+b``. 0: no limit."""
+    """The rules of a group. Each of ``ways`` is sufficient; ``a+b`` requires both. 0: no limit."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -59,7 +59,7 @@ class NewGroup(GroupRules):
 
 
 class GroupChange(GroupRules):
-    """Rules to put in place of a group's; what is not given stays as it is."""
+    """Rules to change; those that are not given stay as they are."""
 
     ways: WayTexts = []
 
@@ -90,7 +90,7 @@ async def show_group(name: str, administration: Administration) -> dict[str, Any
 async def change_group(
     name: str, body: GroupChange, operator: Operator, administration: Administration
 ) -> dict[str, Any]:
-    """Change rules of a group. It holds for what is decided from now on, not for certificates that exist."""
+    """Change rules of a group. The change applies to later requests, not to certificates that were already issued."""
     return _item(await administration.groups.change(name, _rules(body, body.model_fields_set), by=operator.device.name))
 
 

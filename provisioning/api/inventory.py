@@ -65,7 +65,7 @@ _FORMULA_STARTS: Final = ("=", "+", "-", "@")
 
 
 class ExportFormat(StrEnum):
-    """How an export is written."""
+    """Format of an export."""
 
     CSV = "csv"
     JSON = "json"

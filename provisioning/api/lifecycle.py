@@ -39,10 +39,10 @@ class DeviceTarget(BaseModel):
 
 @router.post("/suspensions", status_code=HTTPStatus.CREATED, responses=DONE_BEFORE)
 async def suspend(body: Target, operator: Operator, services: Services, response: Response) -> dict[str, Any]:
-    """Suspend, until resumed. 201 if this call did it, 200 with the original facts if it was done before.
+    """Suspend until resumed. 201 if this call did it, 200 with the original record if it was done before.
 
-    ``devices`` and ``serials`` are suspended together: all of them, or, if one cannot be, none; the problem document
-    has all that cannot as its ``items``.
+    ``devices`` and ``serials`` are suspended together. If one cannot be, none is; ``items`` of the problem document
+    lists each one that cannot.
     """
     by = operator.device.name
     if body.devices or body.serials:
@@ -60,8 +60,8 @@ async def suspend(body: Target, operator: Operator, services: Services, response
 async def resume(body: Target, operator: Operator, services: Services, response: Response) -> dict[str, Any]:
     """End a suspension. 201 if this call did it, 200 if nothing was suspended.
 
-    ``devices`` and ``serials`` are resumed together: all of them, or, if one cannot be, none; the problem document has
-    all that cannot as its ``items``.
+    ``devices`` and ``serials`` are resumed together. If one cannot be, none is; ``items`` of the problem document lists
+    each one that cannot.
     """
     by = operator.device.name
     if body.devices or body.serials:
@@ -79,10 +79,10 @@ async def resume(body: Target, operator: Operator, services: Services, response:
 async def decommission(
     body: DeviceTarget, operator: Operator, services: Services, response: Response
 ) -> dict[str, Any]:
-    """Revoke a device for cessationOfOperation and never certify its name again. 200 if it was done before.
+    """Revoke a device with cessationOfOperation and never certify its name again. 200 if it was done before.
 
-    ``devices`` are decommissioned together: all of them, or, if one cannot be, none; the problem document has all that
-    cannot as its ``items``.
+    ``devices`` are decommissioned together. If one cannot be, none is; ``items`` of the problem document lists each one
+    that cannot.
     """
     by = operator.device.name
     if body.device is not None:

@@ -35,7 +35,7 @@ _BYTES: Final = {"schema": {"type": "string", "format": "binary"}}
 _LIST: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
-        "description": "One CRL that the registered CA has signed, complete, in DER or PEM.",
+        "description": "One complete CRL (no delta), signed by the registered CA, in DER or PEM.",
         "content": {"application/pkix-crl": _BYTES, "application/octet-stream": _BYTES},
     }
 }
@@ -43,7 +43,7 @@ _LIST: Final[dict[str, Any]] = {
 
 
 class NewManufacturer(BaseModel):
-    """A CA (PEM) whose device certificates open ``group``; a device is called ``name_prefix`` + its serialNumber."""
+    """A CA (PEM) whose devices may enrol in ``group``; a device's name is ``name_prefix`` + its serialNumber."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -54,11 +54,11 @@ class NewManufacturer(BaseModel):
 
 
 class ManufacturerTerms(BaseModel):
-    """What is to be otherwise.
+    """Terms to change.
 
-    ``lapsed_lists``: ``refuse`` or ``accept`` devices about whom none of the manufacturer's lists holds any more.
-    ``revoked_devices``: ``report``, ``suspend`` or ``revoke`` devices that are in when it has revoked what let them in.
-    ``list_urls``: where its lists are fetched, all of them; none: nowhere.
+    ``lapsed_lists``: ``refuse`` or ``accept`` devices for which the manufacturer has no list that is still current.
+    ``revoked_devices``: ``report``, ``suspend`` or ``revoke`` enrolled devices whose own certificate it revokes.
+    ``list_urls``: all URLs that its lists are fetched from; empty: none are fetched.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -100,7 +100,7 @@ async def show_manufacturer(name: str, administration: Administration) -> dict[s
 async def change_manufacturer(
     name: str, body: ManufacturerTerms, operator: Operator, administration: Administration
 ) -> dict[str, Any]:
-    """Change a manufacturer's terms. A device on a CRL is always refused, however old that is."""
+    """Change a manufacturer's terms. A device on a CRL is always refused, even if the CRL has expired."""
     change = ManufacturerChange(body.lapsed_lists, body.revoked_devices, body.list_urls)
     return await _item(administration, await administration.manufacturers.change(name, change, by=operator.device.name))
 
@@ -109,7 +109,7 @@ async def change_manufacturer(
 async def revoked_devices(
     name: str, administration: Administration, limit: Limit = DEFAULT_PAGE, after: Name | None = None
 ) -> dict[str, Any]:
-    """List devices whose manufacturer has revoked the certificate that let them in, in order of name.
+    """List devices, in order of name, whose manufacturer has revoked the certificate that they enrolled with.
 
     ``next`` is the cursor of the page that follows.
     """
@@ -119,7 +119,7 @@ async def revoked_devices(
 
 @router.delete("/manufacturers/{name}")
 async def end_manufacturer(name: str, operator: Operator, administration: Administration) -> dict[str, Any]:
-    """End the trust in a manufacturer: its certificates let nobody in any more. It stays in the list."""
+    """Stop trusting a manufacturer: no device can enrol with its certificates any more. It stays in the list."""
     return await _item(administration, await administration.manufacturers.end(name, by=operator.device.name))
 
 
@@ -134,10 +134,10 @@ async def take_list(
     renumbered: bool = False,
     fewer: bool = False,
 ) -> dict[str, Any]:
-    """Take a manufacturer's CRL: whom it names is not let in. 201 if it is new, 200 if it is in use already.
+    """Take a manufacturer's CRL: devices on it are refused. 201 if it is new, 200 if it is in use already.
 
-    It is later than the one in use, by thisUpdate, and its number not lower unless *renumbered*. One that names much
-    less than that is taken only if *fewer*.
+    Its thisUpdate must be later than that of the list in use, and its number not lower unless ``renumbered``. One that
+    names far fewer certificates is accepted only with ``fewer``.
     """
     taken = await administration.manufacturer_lists.take(
         name, await request.body(), by=operator.device.name, renumbered=renumbered, fewer=fewer
@@ -154,7 +154,7 @@ async def remove_list(
     operator: Operator,
     administration: Administration,
 ) -> dict[str, Any]:
-    """Forget a list that the manufacturer makes no more, and what it says: whom no other names may come in again."""
+    """Remove a list that the manufacturer no longer issues. Devices that no other list names may enrol again."""
     removed = await administration.manufacturer_lists.remove(name, bytes.fromhex(sha256), by=operator.device.name)
     return {**_list_item(removed.stored), "released": removed.released}
 

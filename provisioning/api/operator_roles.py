@@ -23,13 +23,13 @@ class RoleChange(BaseModel):
 
 @router.get("/operators")
 async def list_operators(services: Services) -> dict[str, Any]:
-    """List operators in order of name: what each may do, what was decided of him, and until when he gets in."""
+    """List operators in order of name: role, state, and until when each has a valid certificate."""
     return {"items": [_shown(each) for each in await services.operator_roles.every()]}
 
 
 @router.get("/operators/me")
 async def show_me(operator: Operator) -> dict[str, Any]:
-    """Say who is asking, with which certificate, and what he may do."""
+    """Show the calling operator's name, role and certificate."""
     return {
         "name": operator.device.name,
         "role": operator.role,
@@ -40,7 +40,7 @@ async def show_me(operator: Operator) -> dict[str, Any]:
 
 @router.put("/operators/{name}")
 async def grant_role(name: str, body: RoleChange, operator: Operator, services: Services) -> dict[str, Any]:
-    """Say what an operator may do. 409 if that would leave no admin with a good certificate."""
+    """Set an operator's role. 409 if that would leave no admin with a valid certificate."""
     return _item(await services.operator_roles.grant(name, body.role, by=operator.device.name))
 
 

@@ -20,7 +20,7 @@ router: Final = new_router()
 
 
 class HastenRequest(BaseModel):
-    """Whose certificates to renew now: of ``group``, or of ``every_group``; spread over some time."""
+    """Whose certificates to renew now: those of ``group`` or of ``every_group``; spread over ``spread_seconds``."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -39,7 +39,7 @@ class HastenRequest(BaseModel):
 async def renewal_info(
     identifier: Annotated[str, PathParameter(max_length=200)], administration: Administration, response: Response
 ) -> dict[str, Any]:
-    """Tell when a certificate should be renewed (RFC 9773 §4.2); ask again after ``Retry-After``."""
+    """Show when a certificate should be renewed (RFC 9773 §4.2); ask again after ``Retry-After``."""
     info = await administration.renewals.info(identifier)
     response.headers["Retry-After"] = str(int(info.retry_after.total_seconds()))
     return {"suggestedWindow": {"start": rfc3339(info.start), "end": rfc3339(info.end)}}
@@ -47,7 +47,7 @@ async def renewal_info(
 
 @router.post("/renewals/hasten", status_code=HTTPStatus.CREATED)
 async def hasten(body: HastenRequest, operator: Operator, administration: Administration) -> dict[str, Any]:
-    """Move the renewal windows of everything issued until now into the past, spread over some time."""
+    """Move the renewal windows of all certificates issued until now into the past, spread over ``spread_seconds``."""
     outcome = await administration.renewals.hasten(
         group=body.group, spread=timedelta(seconds=body.spread_seconds), by=operator.device.name
     )

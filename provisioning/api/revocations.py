@@ -54,11 +54,11 @@ class RevocationRequest(Target):
 
 @router.post("/revocations", status_code=HTTPStatus.CREATED, responses=DONE_BEFORE)
 async def revoke(body: RevocationRequest, operator: Operator, services: Services, response: Response) -> dict[str, Any]:
-    """Revoke, finally. 201 if this call did it, 200 with the original facts if it was done before.
+    """Revoke permanently. 201 if this call did it, 200 with the original record if it was done before.
 
-    What was revoked for another reason is changed to keyCompromise: 201, with the date of the first time.
-    ``devices`` and ``serials`` are revoked together: all of them, or, if one is unknown, none; the problem document
-    has all that are as its ``items``.
+    A certificate revoked for another reason is changed to keyCompromise: 201, with the original date.
+    ``devices`` and ``serials`` are revoked together. If one is unknown, none is revoked; ``items`` of the problem
+    document lists each unknown one.
     """
     by, since = operator.device.name, body.invalidity_date
     if body.devices or body.serials:

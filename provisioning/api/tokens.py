@@ -89,9 +89,9 @@ class TokensRequest(BaseModel):
 @router.post("/tokens", status_code=HTTPStatus.CREATED)
 @for_role(OperatorRole.ENROLLER, TokensRequest)
 async def create_tokens(body: TokensRequest, operator: Operator, services: Services) -> dict[str, Any]:
-    """Make one-time enrolment tokens. They are shown here and never again.
+    """Make one-time enrolment tokens. They are shown only in this answer.
 
-    An enroller makes them for devices; for brokers, services and operators it takes an admin.
+    An enroller may make them for devices; those for brokers, services and operators need an admin.
     """
     body.check(operator)
     issued = await services.token_service.create(body.order(), by=operator.device.name)
@@ -118,7 +118,7 @@ async def list_tokens(
 
 @router.get("/tokens/{number}")
 async def show_token(number: Number, services: Services) -> dict[str, Any]:
-    """Show what became of one token. Those that ended long ago are removed (``token_retention``)."""
+    """Show one token and its state. Tokens that ended long ago are removed (``token_retention``)."""
     found = await services.database.read(lambda connection: token_inventory.find(connection, number, services.clock()))
     if found is None:
         raise Refused(Code.TOKEN_NUMBER_UNKNOWN, f"there is no token {number}, or it was removed after its end")
@@ -128,9 +128,9 @@ async def show_token(number: Number, services: Services) -> dict[str, Any]:
 @router.delete("/tokens/{number}")
 @for_role(OperatorRole.ENROLLER)
 async def void_token(number: Number, operator: Operator, services: Services) -> dict[str, Any]:
-    """Make a token worthless. Again, or after its time: nothing changes. 409 if it has bought a certificate.
+    """Void a token. If it is void or expired already, nothing changes. 409 if a certificate was issued for it.
 
-    An enroller may void those of devices; for brokers, services and operators it takes an admin.
+    An enroller may void tokens of devices; those of brokers, services and operators need an admin.
     """
     return _item(await services.token_service.void(number, _may_void(operator), by=operator.device.name))
 
@@ -150,10 +150,10 @@ class VoidingRequest(BaseModel):
 async def void_tokens(
     body: VoidingRequest, operator: Operator, services: Services, response: Response
 ) -> dict[str, Any]:
-    """Make tokens worthless, together. 201 if this call did it to any, 200 if none was worth anything.
+    """Void tokens, together. 201 if this call voided any, 200 if none could be used any more.
 
-    All of them, or, if one is unknown or not the caller's to void, none; the problem document has all that are so as
-    its ``items``. One that has bought a certificate is told with the state ``used`` and the certificate's ``serial``.
+    If one is unknown, or the caller may not void it, none is voided; ``items`` of the problem document lists each of
+    those. A token that was used is returned with the state ``used`` and its certificate's ``serial``.
     """
     check = _may_void(operator)
     told, changed = await services.token_service.void_batch(body.tokens, check, by=operator.device.name)

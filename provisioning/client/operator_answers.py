@@ -21,7 +21,7 @@ class Answer(BaseModel):
 
 
 class IssuedToken(Answer):
-    """A one-time enrolment token, seen here and never again."""
+    """A one-time enrolment token, shown only once."""
 
     device: str | None = None
     group: str | None = None
@@ -37,7 +37,7 @@ class IssuedToken(Answer):
 
 
 class KnownToken(Answer):
-    """What a token is worth, and what became of it; the token itself is not here."""
+    """A token and its state; the secret itself is not shown."""
 
     id: int
     device: str | None = None
@@ -73,7 +73,7 @@ class ReleasedCertificate(Answer):
 
 
 class EnrolledDevice(Answer):
-    """A party that has, or had, a certificate."""
+    """A device, broker, service or operator that has, or had, a certificate."""
 
     name: str
     role: Role
@@ -117,14 +117,14 @@ class KnownOperator(Answer):
 
 
 class ListedOperator(KnownOperator):
-    """The same, and whether he gets in: *state* is None until he enrols, *good_until* if he has no good certificate."""
+    """The same with access: *state* is None before the first enrolment, *good_until* without a valid certificate."""
 
     state: str | None = None
     good_until: datetime | None = None
 
 
 class Myself(Answer):
-    """Who is asking: what the service knows of the client's own certificate."""
+    """The caller: what the service knows about the client's own certificate."""
 
     name: str
     role: str
@@ -139,14 +139,14 @@ class CertificateDetails(IssuedCertificate):
 
 
 class RenewalWindow(Answer):
-    """Within which a device picks the moment of its renewal by chance."""
+    """The period in which a device renews, at a random time."""
 
     start: datetime
     end: datetime
 
 
 class RenewalInfo(Answer):
-    """When a certificate should be renewed (RFC 9773 §4.2); an end that is past: at once."""
+    """When a certificate should be renewed (RFC 9773 §4.2); at once if the window's end has passed."""
 
     suggestedWindow: RenewalWindow  # noqa: N815 - the RFC's name
 
@@ -165,7 +165,7 @@ class FeedStatus(Answer):
 
 
 class UnknownAuthority(Answer):
-    """An issuing CA that a broker has said it would not believe: it would refuse whoever comes under it."""
+    """An issuing CA that a broker does not trust: the broker refuses every certificate that this CA has issued."""
 
     authority: str
     state: str
@@ -174,7 +174,7 @@ class UnknownAuthority(Answer):
 
 
 class CrlStatus(Answer):
-    """The newest issue of one CRL."""
+    """The newest CRL of one series."""
 
     number: int
     entries: int
@@ -183,7 +183,7 @@ class CrlStatus(Answer):
 
 
 class ServiceStatus(Answer):
-    """What there is, counted by state, and how fresh the CRLs are, by name."""
+    """Counts by state, and the newest CRLs, by name."""
 
     devices: dict[str, int]
     active_devices_without_certificate: int
