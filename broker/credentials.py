@@ -52,7 +52,7 @@ _ROOM = 64 * 1024
 
 _REFUSED_FOR = {
     Code.CERTIFICATE_REVOKED: ("the broker's own certificate is revoked", "OWN_CERTIFICATE_REVOKED"),
-    Code.CERTIFICATE_EXPIRED: ("no client will believe the broker", "OWN_CERTIFICATE_DATES"),
+    Code.CERTIFICATE_EXPIRED: ("clients will not trust the broker", "OWN_CERTIFICATE_DATES"),
 }
 """Reasons for which the service refuses a certificate that a token then replaces: the alarm and its code."""
 
@@ -172,7 +172,7 @@ class BrokerCredential:
             chain = await _current(chain, certificate, client)
         if identity.role is not Role.BROKER:  # Neither clients nor the feed would accept it as a broker's.
             raise CredentialError(
-                f"the enrolment token is for role {identity.role}, and is spent now: ask for another one "
+                f"the enrolment token was for role {identity.role} and has now been used: ask for one with role broker "
                 f"({self._token_command})"
             )
         self._store(key_to_pem(key), certificate, chain)
@@ -296,9 +296,9 @@ def _why_of_no_use(path: Path, certificate: x509.Certificate | None, now: dateti
         return "does not exist"
     except OSError as error:
         raise CredentialError(
-            f"the broker's certificate {path} cannot be read: {error.strerror}; run the broker as the user whose it is"
+            f"the broker's certificate {path} cannot be read: {error.strerror}; run the broker as the user who owns it"
         ) from error
-    return "is not one that can be read"
+    return "is not a readable certificate"
 
 
 def _remedy(error: Exception) -> str:

@@ -97,9 +97,9 @@ async def announce(
             async with asyncio.timeout_at(patience):
                 await feed.current.wait()
         except TimeoutError:
-            said = "nobody is admitted until the revocation feed can be read"
+            said = "no client is admitted until the revocation feed can be read"
             if config.feed_terms.grace is None:
-                said = "everybody is admitted without the revocation feed (feed_policy is advisory)"
+                said = "clients are admitted without the revocation feed (feed_policy is advisory)"
             log.warning(said, code="FEED_LOST")
     urls = [*filter(None, [listener.url for listener in listeners] + [*others])]
     # A log stored separately from standard output must also show which version was running.

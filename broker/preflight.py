@@ -102,7 +102,7 @@ def _credential(config: BrokerConfig) -> Iterator[str]:
     if own is not None and own.not_valid_after_utc <= now:
         yield f"certfile: {config.certfile} has expired on {own.not_valid_after_utc:%Y-%m-%d}; renew it"
     if own is not None and own.not_valid_before_utc > now:
-        yield f"certfile: {config.certfile} begins on {own.not_valid_before_utc:%Y-%m-%d}; compare the clocks"
+        yield f"certfile: {config.certfile} is valid from {own.not_valid_before_utc:%Y-%m-%d}; compare the clocks"
     if own is not None and not is_for_servers(own):
         yield f"certfile: {config.certfile} is not for servers (no serverAuth): clients would refuse it; give another"
 
@@ -120,7 +120,7 @@ def _lists(config: BrokerConfig) -> Iterator[str]:
             for der in split(content):
                 parse(der)
         except CrlRefused as error:
-            yield f"crlfile: {path} is no CRL that can be used ({error.detail}); give one in PEM or DER"
+            yield f"crlfile: {path} is not a usable CRL ({error.detail}); give one in PEM or DER"
 
 
 def _token(config: BrokerConfig) -> Iterator[str]:
@@ -136,9 +136,9 @@ def _token(config: BrokerConfig) -> Iterator[str]:
 def _state(config: BrokerConfig) -> Iterator[str]:
     place = state_directory.existing(config.state_dir)
     if not place.is_dir():
-        yield f"state_dir: {place} is no directory; name another"
+        yield f"state_dir: {place} is not a directory; name another"
     elif not os.access(place, os.W_OK | os.X_OK):
-        yield f"state_dir: {place} cannot be written by this user; make it theirs, or name another"
+        yield f"state_dir: {place} cannot be written by this user; make this user its owner, or name another"
     elif place == config.state_dir:
         yield from _said("state_dir", lambda: state_directory.check(config))
         yield from _said("state_dir", lambda: RevokedServices(config.state_dir))
@@ -146,4 +146,4 @@ def _state(config: BrokerConfig) -> Iterator[str]:
         yield f"audit_log: {config.audit_log} is a directory; name a file"
     socket = socket_path(config.admin_socket, config.state_dir)
     if socket is not None and socket.exists() and not socket.is_socket():
-        yield f"admin_socket: {socket} is no socket; move it away, or name another"
+        yield f"admin_socket: {socket} is not a socket; move it away, or name another"

@@ -311,7 +311,7 @@ class BrokerServer:
         except CredentialError as error:
             if self._no_token is None or enrolment.token is not None:
                 raise
-            raise CredentialError(f"{error}; token_file is of no use: {self._no_token}") from error
+            raise CredentialError(f"{error}; token_file cannot be used: {self._no_token}") from error
         return self._credential.files
 
     def _token(self) -> str | None:
@@ -352,7 +352,7 @@ class BrokerServer:
     def _context(self, credential: CredentialPem, key: Path, anchors: str) -> ssl.SSLContext:
         """Return a context that presents *credential*, whose key came from the file *key*, and trusts *anchors*."""
         if (warning := open_to_all.told_of(key)) is not None:
-            log.warning("private key open to everybody", code="KEY_OPEN", detail=warning)
+            log.warning("private key readable for every user", code="KEY_OPEN", detail=warning)
         context = server_context(
             credential,
             anchors,
@@ -374,7 +374,7 @@ class BrokerServer:
         try:
             describe_certificate(own.credential, own.files.certificate)
         except NotToday as error:
-            log.error("no client will believe the broker", code="OWN_CERTIFICATE_DATES", detail=str(error))  # noqa: TRY400
+            log.error("clients will not trust the broker", code="OWN_CERTIFICATE_DATES", detail=str(error))  # noqa: TRY400
         return context
 
     def _staple(self, engine: Engine, files: CredentialFiles, context: ssl.SSLContext) -> Staple:

@@ -27,7 +27,7 @@ def enter(config: BrokerConfig) -> None:
     """
     place = existing(config.state_dir)
     if not place.is_dir():
-        raise NoDirectory(f"state_dir: {place} is no directory; name another")
+        raise NoDirectory(f"state_dir: {place} is not a directory; name another")
     with _advised():
         own_directory.enter(config.state_dir, os.geteuid(), of_group=config.unsafe_group_writable_state_dir)
 

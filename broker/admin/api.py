@@ -204,10 +204,10 @@ class AdminApi:
         if not isinstance(forget, bool):
             raise InvalidRequest("forget: true or false")
         if not all(isinstance(value, str) for value in asked.values()):
-            raise InvalidRequest("a filter is a text")
+            raise InvalidRequest("filter: a string")
         selection = Selection.of(asked)
         if not selection.named:
-            raise InvalidRequest("say whom: client, device, serial, address or anything")
+            raise InvalidRequest("name the client: client, device, serial, address or anything")
         if not self._may_change(request.caller):
             return _read_only(request.caller)
         try:
@@ -215,7 +215,7 @@ class AdminApi:
         except OfAnotherDomain as error:
             return problem(HTTPStatus.NOT_FOUND, "NO_SUCH_SESSION", str(error))
         if not ended:
-            return problem(HTTPStatus.NOT_FOUND, "NO_SUCH_SESSION", "no client of that description is connected")
+            return problem(HTTPStatus.NOT_FOUND, "NO_SUCH_SESSION", "no such client is connected")
         return Response.json({"kicked": ended})
 
     async def _reload(self, request: Request) -> Response:
@@ -247,7 +247,7 @@ class AdminApi:
     async def _why(self, request: Request) -> Response:
         about = request.query.get("about", "")
         if not about:
-            raise InvalidRequest("about: say whom, by client identifier, device, serial number or address")
+            raise InvalidRequest("about: name the client by client identifier, device, serial number or address")
         return Response.json(await why(self._served.engine, about))
 
     async def _check(self, request: Request) -> Response:
@@ -263,4 +263,4 @@ class AdminApi:
 def _read_only(caller: str) -> Response:
     log.warning("admin request refused", code="READ_ONLY", caller=caller)
     remedy = "name the operator in admin_changers in the broker's configuration, or ask at its Unix socket"
-    return problem(HTTPStatus.FORBIDDEN, "READ_ONLY", f"{caller} may read here, and change nothing: {remedy}")
+    return problem(HTTPStatus.FORBIDDEN, "READ_ONLY", f"{caller} may read here but not change anything: {remedy}")

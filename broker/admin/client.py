@@ -129,15 +129,18 @@ class AdminClient:
         except httpx.TransportError as error:
             raise BrokerUnreachable(_nobody(self._where, str(error))) from error
         except httpx.InvalidURL as error:  # More than 65,536 characters, before anything is sent.
-            raise RequestRefused("", f"what is asked for fits in no request ({error}): give less of it") from error
+            raise RequestRefused("", f"the request is too long ({error}): give fewer or shorter values") from error
 
 
 def _nobody(where: str, why: str) -> str:
     if where.startswith("https://"):
-        return f"no broker answers at {where} ({why}): is admin_port set there, and the certificate an operator's?"
+        return (
+            f"no broker answers at {where} ({why}): check that admin_port is set there and that the "
+            "certificate is an operator's"
+        )
     return (
-        f"no broker answers at {where} ({why}): start it, or name the right one with --state-dir, --admin-socket or "
-        f"--config; the socket is its user's alone"
+        f"no broker answers at {where} ({why}): start it, or name the right one with --state-dir, "
+        "--admin-socket or --config; only the broker's user may open the socket"
     )
 
 

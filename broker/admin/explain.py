@@ -69,7 +69,9 @@ def read_certificates(pem: bytes) -> list[x509.Certificate]:
     except ValueError as error:
         raise InvalidCertificateFile("it holds no certificate, neither PEM nor DER, or one that is cut off") from error
     if len(certificates) > _MOST_CERTIFICATES:
-        raise InvalidCertificateFile(f"{len(certificates)} certificates: the client's and its chain are wanted")
+        raise InvalidCertificateFile(
+            f"{len(certificates)} certificates: give only the client's certificate and its chain"
+        )
     return certificates
 
 

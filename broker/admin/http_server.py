@@ -343,7 +343,7 @@ def _foreign(origin: str, host: str, caller: str) -> Response | None:
         return None
     code = RefusalCode.ORIGIN_NOT_ALLOWED
     log.warning("admin request refused", code=code, origin=origin[:MOST_SHOWN], caller=caller)
-    return problem(403, code, "no web page may use this interface with its reader's certificate")
+    return problem(403, code, "requests from web pages are refused")
 
 
 def _request(incoming: _Incoming, method: str, caller: str) -> Request | Response:
@@ -353,7 +353,7 @@ def _request(incoming: _Incoming, method: str, caller: str) -> Request | Respons
         path = unquote(target.path, errors="strict")
         pairs = parse_qsl(target.query, keep_blank_values=True, errors="strict", max_num_fields=_MAX_PARAMETERS)
     except ValueError:
-        what = f"the request's target is not a path, with up to {_MAX_PARAMETERS} parameters in UTF-8 behind it"
+        what = f"the request's target is not a path with at most {_MAX_PARAMETERS} query parameters in UTF-8"
         return problem(400, "INVALID_REQUEST", what)
     query = dict(pairs)
     if len(query) < len(pairs):

@@ -68,32 +68,32 @@ _BEFORE_THEY_HAPPEN = {
 _DROPPED = "dropped_"
 _HELP = {
     "connections_accepted": "TCP connections accepted",
-    "handshakes_completed": "TLS handshakes that succeeded",
-    "handshakes_resumed": "of them, on a resumed TLS session",
+    "handshakes_completed": "TLS handshakes completed",
+    "handshakes_resumed": "TLS handshakes that resumed a TLS session",
     "admitted": "clients let in",
     "messages_received": "PUBLISH packets from clients",
-    "messages_retained": "of them, with the retain flag",
+    "messages_retained": "PUBLISH packets from clients with the retain flag",
     "bytes_received": "bytes from clients, within TLS",
     "bytes_sent": "bytes to clients, within TLS",
     "packets_sent": "packets to clients",
     "publishes_denied": "PUBLISH packets without permission",
     "subscriptions_denied": "topic filters without permission",
-    "publishers_held": "times that a publisher was not read because a subscriber, or the disk, was slow",
-    "sessions_expired": "sessions whose clients did not come back in time",
+    "publishers_held": "times that reading from a publisher was paused because a subscriber or the disk was slow",
+    "sessions_expired": "sessions that expired before their clients came back",
     "revocations": "certificates reported as revoked by the feed",
-    "revocation_to_close_seconds": "from a revocation's record at provisioning to the end of a live session",
-    "store_commit_seconds": "one batch of the store, fsync included",
-    "loop_lag": "seconds that the event loop is late",
-    "staple_this_update_timestamp": "when the OCSP response that is stapled was made; 0: none is",
-    "staple_next_update_timestamp": "when the OCSP response that is stapled ends; 0: none is",
+    "revocation_to_close_seconds": "time from a revocation in provisioning to the end of the connection",
+    "store_commit_seconds": "time to write one batch to the store, including fsync",
+    "loop_lag": "lag of the event loop, in seconds",
+    "staple_this_update_timestamp": "when the stapled OCSP response was produced (Unix time); 0: none is stapled",
+    "staple_next_update_timestamp": "when the stapled OCSP response expires (Unix time); 0: none is stapled",
     "anchors_confirmed_timestamp_seconds": "when the URL of a bundle's anchors last confirmed the anchors in use",
-    "ocsp_oldest_answer_seconds": "age of the oldest OCSP answer that a connected client stands on",
-    "ocsp_unanswered": "connected clients about which no OCSP responder has answered",
-    "expiry_notices": "connected clients whose certificate was found to end soon",
-    "clones_suspected": "certificates used alternately from two addresses",
-    "rests": "times that a client was not read for a while because it sends faster than it may",
-    "plugin_blocked": "seconds for which a plugin has kept the event loop, and everybody waiting",
-    "accepts_paused": "times that new connections were left in the kernel's queue",
+    "ocsp_oldest_answer_seconds": "age of the oldest OCSP response that a connected client depends on",
+    "ocsp_unanswered": "connected clients for which no OCSP responder has answered",
+    "expiry_notices": "connected clients whose certificate was found to expire soon",
+    "clones_suspected": "certificates seen in use alternately from two addresses",
+    "rests": "times that reading from a client was paused because it exceeded its rate limit",
+    "plugin_blocked": "seconds for which a plugin has blocked the event loop",
+    "accepts_paused": "times that accepting new connections was paused",
 }
 
 
@@ -154,7 +154,7 @@ class _Figures(Collector):
         own = self._own.certificate
         if own is not None:
             left = (own.not_valid_after_utc - datetime.now(UTC)).total_seconds()
-            yield _gauge("certificate_seconds_left", "until the broker's own certificate ends", left)
+            yield _gauge("certificate_seconds_left", "seconds until the broker's own certificate expires", left)
 
     def _sessions(self) -> Iterator[Metric]:
         seen = self.survey
@@ -165,10 +165,10 @@ class _Figures(Collector):
             for (role, group), count in bounded(counts).items():
                 family.add_metric((role, group, state), count)
         yield family
-        yield _gauge("queued_messages", "messages that wait for a client", seen.queued)
-        yield _gauge("inflight_messages", "messages sent and not acknowledged", seen.inflight)
+        yield _gauge("queued_messages", "messages queued for clients", seen.queued)
+        yield _gauge("inflight_messages", "messages sent and not yet acknowledged", seen.inflight)
         left = GaugeHistogramMetricFamily(
-            _named("device_certificate_seconds_left"), "seconds until the certificates of connected devices end"
+            _named("device_certificate_seconds_left"), "seconds until the certificates of connected devices expire"
         )
         left.add_metric((), list(seen.seconds_left.buckets()), seen.seconds_left.sum)
         yield left
@@ -178,24 +178,26 @@ class _Figures(Collector):
         yield _gauge("revoked_certificates", "entries of the revocation index", len(admission.status.index))
         entries = GaugeMetricFamily(
             _named("revocation_entries"),
-            "entries of the revocation index, by the source that says so",
+            "entries of the revocation index, by source",
             labels=("source",),
         )
         for source, size in admission.status.index.sizes().items():
             entries.add_metric((source,), size)
         yield entries
         by_bundle = admits(admission, self.now)
-        text = "0 while nobody is: revocation data too old, or an audit log that must be"
+        text = "1 while clients are admitted; 0 while none is: revocation data too old, or an audit log that must be"
         yield _gauge("newcomers_admitted", text, int(any(by_bundle.values())))
         bundles = GaugeMetricFamily(
-            _named("bundle_newcomers_admitted"), "the same for each trust bundle, by its own terms", labels=("bundle",)
+            _named("bundle_newcomers_admitted"),
+            "1 while clients of the trust bundle are admitted, 0 while none is",
+            labels=("bundle",),
         )
         for bundle, admitted in by_bundle.items():
             bundles.add_metric((bundle,), int(admitted))
         yield bundles
         unknown = GaugeMetricFamily(
             _named("unknown_issuing_cas"),
-            "provisioning's CAs under which a client would be refused, by what each does",
+            "issuing CAs of provisioning that this broker does not trust, by state",
             labels=("state",),
         )
         states = Counter(each.state for each in self._authorities.unknown)
@@ -203,20 +205,24 @@ class _Figures(Collector):
             unknown.add_metric((state,), states[state])
         yield unknown
         paths = GaugeMetricFamily(
-            _named("bundle_paths"), "paths of CAs that clients of a trust bundle have come by", labels=("bundle",)
+            _named("bundle_paths"), "certification paths seen from clients of a trust bundle", labels=("bundle",)
         )
         trust = admission.trust
         for each in trust.bundles if trust is not None else ():
             paths.add_metric((each.name,), 0 if trust is None else trust.paths_of(each))
         yield paths
         age = GaugeMetricFamily(
-            _named("revocation_age_seconds"), "how long ago a source was known to be complete", labels=("source",)
+            _named("revocation_age_seconds"),
+            "age of the last complete data of a source of revocations",
+            labels=("source",),
         )
         feed_age = admission.status.freshness.age(self.now)
         if feed_age is not None:
             age.add_metric(("feed",), feed_age)
         left = GaugeMetricFamily(
-            _named("crl_seconds_left"), "until the nextUpdate of a CRL; below 0 it has expired", labels=("issuer",)
+            _named("crl_seconds_left"),
+            "seconds until the nextUpdate of a CRL; negative: it has expired",
+            labels=("issuer",),
         )
         wall = datetime.now(UTC)
         fresh_until: dict[str, datetime] = {}

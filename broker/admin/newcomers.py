@@ -96,7 +96,7 @@ def _by_lists(bundle: TrustBundle, admission: Admission, wall: datetime) -> Iter
         allowed = [terms.policy.allows(overdue) for overdue in lists] or [terms.policy.allows(None)]
         admitted = all(allowed) if all(allowed) or not any(allowed) else None
         if not lists and at_the_door:
-            admitted, detail = None, "none is here; fetched from where a certificate says, when one comes"
+            admitted, detail = None, "none yet; fetched from the URL in a client's certificate when one connects"
         elif not lists:
             detail = "none is here"
         elif not lapsed:
@@ -130,5 +130,5 @@ def _by_ocsp(bundle: str, terms: OcspTerms, admission: Admission) -> Prospect:
     if terms.responder is not None and terms.responder in failing:
         # A client with a cached answer is admitted until that expires, under every policy.
         admitted = True if terms.policy.grace is None else None
-        return Prospect(bundle, "OCSP", None, str(terms.policy), admitted, f"{where} gives no good answer")
+        return Prospect(bundle, "OCSP", None, str(terms.policy), admitted, f"{where} gives no valid answer")
     return Prospect(bundle, "OCSP", None, str(terms.policy), None, f"each is asked about: {where}")

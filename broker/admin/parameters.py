@@ -67,7 +67,7 @@ def reload_asked(body: bytes) -> tuple[set[Part], dict[Part, Candidate], bool]:
         raise InvalidRequest("dry_run: true or false")
     parts, candidates = {Part(name) for name in names}, _candidates(asked, dry_run=dry_run)
     if not_asked := candidates.keys() - parts:
-        raise InvalidRequest(f"parts: {min(not_asked)} is not among them, and something is given to try for it")
+        raise InvalidRequest(f"parts: {min(not_asked)} is not among them, but a candidate for it is given")
     return parts, candidates, dry_run
 
 
@@ -79,9 +79,9 @@ def _candidates(asked: dict[str, Any], *, dry_run: bool) -> dict[Part, Candidate
         if value is not None and not (isinstance(value, str) and dry_run):
             raise InvalidRequest(f"{name}: {what}, and only for a dry run")
         if value is not None and not is_text(value):
-            raise InvalidRequest(f"{name}: has half of a character in it, \\ud800 to \\udfff")
+            raise InvalidRequest(f"{name}: contains a lone surrogate, \\ud800 to \\udfff")
     if bundle is not None and anchors is None:
-        raise InvalidRequest("bundle: names whose anchors are tried; give anchors")
+        raise InvalidRequest("bundle: only together with anchors; give anchors")
     candidates: dict[Part, Candidate] = {}
     if policy is not None:
         candidates[Part.POLICY] = policy

@@ -55,7 +55,9 @@ class OfAnotherDomain(LookupError):
     """Only parties of other trust domains have that name; to end their sessions they must be named with the domain."""
 
     def __init__(self, others: Sequence[str]) -> None:
-        super().__init__(f"nobody of our own trust domain; of others there are: {', '.join(others)}; name one so")
+        super().__init__(
+            f"no client of our own trust domain; those of other trust domains: {', '.join(others)}; name one of these"
+        )
 
 
 @dataclass(frozen=True, slots=True)

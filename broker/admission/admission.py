@@ -167,7 +167,9 @@ class Admission:
         key = (issuer_key_id, serial)
         peer = Peer(identity, key, left, issuer, None, fingerprint, ends_at, verified, authorities)
         if facts.may_certify:
-            refusal: Refused | None = unauthorised(RefusalCode.CA_CERTIFICATE, "a CA's certificate is not a device's")
+            refusal: Refused | None = unauthorised(
+                RefusalCode.CA_CERTIFICATE, "this is the certificate of a CA, not of a device"
+            )
         else:
             refusal = self._judge(peer, facts, now)
             if issuer is not None and parsed is not None and refusal is None:
@@ -242,7 +244,9 @@ class Admission:
         """Return the refusal if TLS began in another *generation* of trust: its anchors may no longer be trusted."""
         if generation == self.trust_generation:
             return None
-        return unavailable(RefusalCode.TRUST_CHANGED, "the trust settings have changed since TLS began; connect again")
+        return unavailable(
+            RefusalCode.TRUST_CHANGED, "the trust settings have changed since the TLS handshake began; connect again"
+        )
 
     def refuse_now(self, peer: Peer, now: float) -> Refused | None:
         """Return the refusal if *peer*, which passed `examine`, is no longer valid at *now*, or not known to be."""
@@ -326,7 +330,7 @@ class Admission:
         refusal = unauthorised(RefusalCode.WRONG_ROLE, f"a certificate of role {identity.role} may not connect")
         if self.is_ours(identity) or not self.policy.knows(identity, ours=True):
             return refusal
-        aside = f"the topic policy means parties of our own trust domain by {identity.name}, not {identity.uri}"
+        aside = f"the topic policy allows by {identity.name} only clients of our own trust domain, not {identity.uri}"
         return replace(refusal, aside=aside)
 
     def _verified_path(self, issuer_key_id: bytes, certificate: bytes, path: Sequence[bytes]) -> VerifiedPath | None:

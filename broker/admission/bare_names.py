@@ -27,6 +27,6 @@ def idle_names(policy: TopicPolicy, own: str | None, vouched: Collection[str | N
     shown = ", ".join(named[:_SHOWN]) + (f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else "")
     whose = f"the broker's own trust domain, {own}" if own is not None else "the broker's own trust domain: it has none"
     return (
-        f"a bare name allows nobody anything here: {shown}; no trust bundle is of {whose}. "
+        f"a bare name matches no client here: {shown}; no trust bundle is of {whose}. "
         'Name each party by its URI, as in [identity."spiffe://…"], or set trust_domain'
     )

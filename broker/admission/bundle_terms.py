@@ -177,7 +177,7 @@ def _weakness(certificate: x509.Certificate) -> str | None:
     try:
         algorithm = certificate.signature_hash_algorithm
     except UnsupportedAlgorithm:
-        return "signature is of an unknown kind"
+        return "signature algorithm is unknown"
     if algorithm is not None and algorithm.name in _WEAK_HASHES:
         return f"signature uses {algorithm.name}"
     return _weak_key(certificate)

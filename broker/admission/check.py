@@ -191,7 +191,7 @@ def _without_issuer(certificate: x509.Certificate, candidates: Sequence[x509.Cer
     if is_issued_by(certificate, certificate):
         return "is self-signed: no trust anchor vouches for it"
     named = any(each.subject == certificate.issuer for each in candidates)
-    why = "its signature is not by that CA's key" if named else "which is neither an anchor nor in the file"
+    why = "its signature is not by that CA's key" if named else "which is neither a trust anchor nor in the file"
     return f"is issued by {certificate.issuer.rfc4514_string()}, {why}"
 
 
@@ -235,11 +235,11 @@ def _purpose(certificate: x509.Certificate) -> Step:
 def _end_entity(chain: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate]) -> Step:
     if not _may_certify(chain[0]):
         return Step("end entity", True, "no CA's certificate")
-    detail = "a CA's certificate is not a device's"
+    detail = "this is the certificate of a CA, not of a device"
     if chain[0] in anchors:
-        detail += "; this is one of the broker's trust anchors"
+        detail += "; it is one of the broker's trust anchors"
     if not all(map(_may_certify, chain)):
-        detail += "; behind it the file has another's: a device's own has to be the first"
+        detail += "; after it the file has an end-entity certificate: the device's own has to be the first"
     return Step("end entity", False, detail, RefusalCode.CA_CERTIFICATE)
 
 
@@ -298,7 +298,7 @@ def _bundle(outcome: Peer | Refused, path: Sequence[x509.Certificate]) -> Step:
         return Step("bundle", True, outcome.bundle)
     if path and outcome.code in _TERMS_OF_A_BUNDLE:
         return Step("bundle", False, outcome.recorded, outcome.code)
-    return Step("bundle", None, "not asked: another gate refuses before")
+    return Step("bundle", None, "not checked: an earlier check refuses")
 
 
 def _revocation(certificate: x509.Certificate, admission: Admission, outcome: Peer | Refused) -> Step:
@@ -318,16 +318,16 @@ def _revocation(certificate: x509.Certificate, admission: Admission, outcome: Pe
 def _freshness(admission: Admission, now: float, outcome: Peer | Refused) -> Step:
     issuer = outcome.issuer if isinstance(outcome, Peer) else None
     if issuer is not None and not issuer.bundle.feed:
-        return Step("freshness", None, "the feed knows nothing of this bundle; its own sources are asked")
+        return Step("freshness", None, "the feed does not cover this bundle; its own sources are checked")
     age = admission.status.freshness.age(now)
     terms = None if issuer is None else issuer.bundle.feed_terms
     if not admission.status.freshness.acceptable(now, terms):
         how = "never read" if age is None else f"{age:.0f} seconds old"
         return Step("freshness", False, f"revocation data: {how}", RefusalCode.REVOCATION_STATUS_UNKNOWN)
     if age is None and admission.status.freshness.policy:
-        return Step("freshness", None, "the feed was never read; admitted all the same (feed_policy is advisory)")
+        return Step("freshness", None, "the feed was never read; admitted nevertheless (feed_policy is advisory)")
     if age is None:
-        return Step("freshness", None, "there is no source of revocations that could be late")
+        return Step("freshness", None, "there is no source of revocations")
     return Step("freshness", True, f"revocation data is {age:.0f} seconds old")
 
 

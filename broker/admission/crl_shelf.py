@@ -180,7 +180,7 @@ def _continued(
     current: HeldList | None, delta: CertificateList, base_number: int, now: datetime, pause: Callable[[], None]
 ) -> HeldList | None:
     if current is None or current.complete.number < base_number:
-        raise CrlRefused(CrlProblem.CRL_NO_BASE, f"a delta that continues list {base_number}, which is not here")
+        raise CrlRefused(CrlProblem.CRL_NO_BASE, f"a delta for base CRL {base_number}, which the broker does not have")
     known = current.complete if current.delta is None else current.delta
     if _place(delta) <= _place(known):
         return None

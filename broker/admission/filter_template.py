@@ -34,7 +34,7 @@ class FilterTemplate:
         for name in names:
             if name not in PLACEHOLDERS:
                 known = ", ".join(f"{{{each}}}" for each in PLACEHOLDERS)
-                raise InvalidFilter(f"{self.text!r}: {{{name}}} is no placeholder; there are {known}")
+                raise InvalidFilter(f"{self.text!r}: {{{name}}} is not a placeholder; the placeholders are {known}")
         if re.search(r"[{}]", _PLACEHOLDER.sub("", self.text)):
             raise InvalidFilter(f"{self.text!r}: a brace that belongs to no placeholder")
         try:
@@ -42,7 +42,7 @@ class FilterTemplate:
         except MalformedPacket as error:
             raise InvalidFilter(str(error)) from None
         if self.text.startswith("$share/"):
-            raise InvalidFilter(f"{self.text!r}: rules are about topics; leave $share/<name>/ out, it needs none")
+            raise InvalidFilter(f"{self.text!r}: rules apply to topics; leave $share/<name>/ out")
         object.__setattr__(self, "_pattern", _PLACEHOLDER.sub(r"%(\1)s", self.text.replace("%", "%%")))
 
     def fill(self, names: Mapping[str, str]) -> str | None:

@@ -138,7 +138,7 @@ class Guard:
         detail = f"connected and lost {limits.flapping_count} times in {_FLAPPING_SECONDS:.0f} s"
         self._ban(key, Refused(RefusalCode.FLAPPING, ReasonCode.BANNED, detail), now)
         log.warning(
-            "client banned for a while",
+            "client banned temporarily",
             code=RefusalCode.FLAPPING,
             client=client_id,
             identity=peer.identity.uri,
@@ -165,10 +165,10 @@ class Guard:
             return None
         del self._places[peer.certificate]
         self._metrics.clones_suspected += 1
-        detail = f"the certificate is used from {before} and {after} by turns"
+        detail = f"the certificate is used alternately from {before} and {after}"
         quarantined = self.limits.quarantine_clones
         log.warning(
-            "a certificate in two places",
+            "a certificate in use at two addresses",
             code=RefusalCode.CLONE_SUSPECTED,
             identity=peer.identity.uri,
             serial=peer.serial,

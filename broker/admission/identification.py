@@ -55,7 +55,7 @@ class IdentityPipeline:
             if found_here:
                 raise InvalidIdentity(f"{source.source}: {len(found_here)} values name different parties")
             tried.append(f"{source.source}: {'nothing matches' if values else 'there is none'}")
-        raise InvalidIdentity(f"the certificate names nobody ({'; '.join(tried)})")
+        raise InvalidIdentity(f"the certificate contains no identity ({'; '.join(tried)})")
 
     def _made(self, source: IdentitySource, captured: Mapping[str, str | None]) -> Identity:
         role = captured.get("role")

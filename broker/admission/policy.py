@@ -200,13 +200,14 @@ class TopicPolicy:
         if not ours and not decision.allowed:
             if_ours = self._explain(identity, client_id, action, topic, True)
             if if_ours.allowed:
-                because = f"{decision.because}; {if_ours.because} is for our own trust domain: name others by their URI"
+                own = f"{if_ours.because} applies to our own trust domain: name others by their URI"
+                because = f"{decision.because}; {own}"
                 return Decision(False, because)
         return decision
 
     def _explain(self, identity: Identity, client_id: str, action: Action, topic: str, ours: bool) -> Decision:
         if not self.knows(identity, ours=ours):
-            return Decision(False, f"no section admits {identity.uri}: it cannot connect")
+            return Decision(False, f"no section of the policy admits {identity.uri}: it cannot connect")
         names = names_of(identity, client_id)
         publishes = action is Action.PUBLISH
         allowing: list[tuple[Section, FilterTemplate, str]] = []

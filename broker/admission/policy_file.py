@@ -91,7 +91,7 @@ def read_policy(path: Path | None) -> str:
     except OSError as error:
         raise PolicyError(f"{path}: cannot be read: {error.strerror}") from error
     if len(content) > _LARGEST:
-        raise PolicyError(f"{path}: over {_LARGEST >> 20} MiB; use placeholders instead of a section a device")
+        raise PolicyError(f"{path}: over {_LARGEST >> 20} MiB; use placeholders instead of a section for each device")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
@@ -110,7 +110,7 @@ def parse_policy(text: str, name: str) -> TopicPolicy:
         raise PolicyError("\n".join(f"{name}: {_explain(each)}" for each in error.errors())) from None
     if not (written.role or written.device or written.identity):
         raise PolicyError(
-            f"{name}: nobody could connect: give at least one [role.…], [device.…] or [identity.…] section "
+            f"{name}: no client could connect: give at least one [role.…], [device.…] or [identity.…] section "
             "('fleet-broker policy show' prints the default policy)"
         )
     return written.policy()

@@ -104,7 +104,7 @@ def unavailable(code: RefusalCode, detail: str) -> Refused:
     return Refused(code, ReasonCode.SERVER_UNAVAILABLE, detail)
 
 
-EXPIRED_SINCE = "the certificate, or a CA's above it, has expired"
+EXPIRED_SINCE = "the certificate, or that of a CA above it, has expired"
 """Said of a certificate that was valid in the handshake."""
 
 _UNKNOWN_NOW = 30.0

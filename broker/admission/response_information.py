@@ -29,7 +29,7 @@ class ResponseInformation:
         except InvalidFilter as error:
             raise PolicyError(f"response_information: {error}") from None
         if any(wildcard in text for wildcard in _WILDCARDS):
-            raise PolicyError(f"response_information: {text!r}: a topic has no wildcards; leave + and # out")
+            raise PolicyError(f"response_information: {text!r}: a topic name has no wildcards; leave + and # out")
 
     def of(self, identity: Identity, client_id: str) -> str | None:
         """Return the Response Information of *identity*'s client *client_id*, None for none."""

@@ -71,7 +71,7 @@ class RevocationStatus:
             return None
         return unavailable(
             RefusalCode.REVOCATION_STATUS_UNKNOWN,
-            "the broker's revocation data is too old to admit anybody; try again later",
+            "the broker's revocation data is too old to admit clients; try again later",
         )
 
     def refuse_by_lists(self, certificate: x509.Certificate, issuer: Issuer, now: datetime) -> Refused | None:

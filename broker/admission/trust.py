@@ -178,9 +178,9 @@ class Trust:
                 "a trust bundle is full",
                 code=RefusalCode.TRUST_FULL,
                 bundle=name,
-                detail=f"its clients have come by {met}; clients with another are refused",
+                detail=f"its clients have used {met}; clients with another are refused",
             )
-        detail = f"the trust bundle {name} has met {met}, and learns no more"
+        detail = f"the trust bundle {name} has seen {met}, its maximum"
         # A copy, because the original, an anchor, belongs to other, known paths too.
         refused = Issuer(issuer.certificate, issuer.bundle, issuer.above, is_anchor=issuer.is_anchor)
         refused.fault = Refused(RefusalCode.TRUST_FULL, ReasonCode.QUOTA_EXCEEDED, detail)

@@ -68,7 +68,7 @@ def read_head(path: Path, key: bytes) -> AuditHead | None:
     except ValueError:
         genuine = False
     if not genuine:
-        raise AuditError(f"{head_of(path)} was changed, or is not of this key")
+        raise AuditError(f"{head_of(path)} was changed, or was written with another key")
     return head
 
 
@@ -178,7 +178,7 @@ class AuditFiles:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise AuditError(f"audit_log: {self._path} is another broker's: give each its own") from None
+            raise AuditError(f"audit_log: {self._path} belongs to another broker: give each broker its own") from None
         return descriptor
 
     def _continue(self) -> None:
@@ -234,7 +234,7 @@ class AuditFiles:
             genuine = False
         if not genuine:
             raise AuditError(
-                f"audit_log: the last entry of {path} was changed, or is not of this key; look at it with "
+                f"audit_log: the last entry of {path} was changed, or was written with another key; look at it with "
                 "'fleet-broker audit verify', then move the file away"
             )
         return AuditHead(facts["number"], mac)

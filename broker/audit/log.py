@@ -124,7 +124,7 @@ class AuditLog:
         waiting = self._waiting
         if len(waiting) >= _MOST_WAITING:
             if self._lost == self._said:
-                self._on_state(_unavailable("entries come faster than they are written"))
+                self._on_state(_unavailable("entries arrive faster than they can be written"))
             self._lost += 1
             self._outcomes["lost"] += 1
             return

@@ -67,7 +67,7 @@ def _candidates(policy: Path | None, anchors: Path | None, bundle: str | None) -
     from broker.admission.policy_file import PolicyError, read_policy  # Late: `broker.commands.admin_command`, rule 3.
 
     if bundle is not None and anchors is None:
-        _fail("--bundle: names whose anchors are tried; give --anchors")
+        _fail("--bundle: only together with --anchors; give --anchors")
     tried = {} if bundle is None else {"bundle": bundle}
     try:
         if policy is not None:

@@ -64,14 +64,14 @@ def handle(engine: Engine, connection: Client, packet: Packet, now: float) -> No
         raise ProtocolError("the first packet is not CONNECT")  # [MQTT-3.1.0-1]
     handler = _HANDLERS.get(type(packet))
     if handler is None:
-        raise ProtocolError(f"a client does not send {packet.packet_type.name} here")
+        raise ProtocolError(f"a client may not send {packet.packet_type.name} here")
     handler(engine, connection, connection.session, packet, now)
 
 
 def publish(engine: Engine, connection: Client, session: Session, packet: Publish, now: float) -> None:
     """Route a permitted message; acknowledge it at QoS 1. Slow twin of `broker.connection.connection`."""
     if packet.properties.subscription_identifiers:  # [MQTT-3.3.4-6]
-        raise ProtocolError("a client does not send a subscription identifier")
+        raise ProtocolError("a client may not send a subscription identifier in PUBLISH")
     topic = packet.topic.encode()
     if packet.properties.topic_alias is not None:
         topic = connection.topics.of_alias(
@@ -129,7 +129,8 @@ def _seen(connection: Client, session: Session, packet_id: int) -> bool:
         raise ProtocolError("more QoS 2 messages than the receive maximum", ReasonCode.RECEIVE_MAXIMUM_EXCEEDED)
     if len(incoming) >= _QUOTAS_KEPT * quota:
         raise ProtocolError(
-            f"{len(incoming)} QoS 2 messages are open, of earlier connections too: send their PUBREL, or a clean start",
+            f"{len(incoming)} QoS 2 messages are open, some from earlier connections: send their "
+            "PUBREL, or use clean start",
             ReasonCode.RECEIVE_MAXIMUM_EXCEEDED,
         )
     return False
@@ -223,7 +224,7 @@ def _check_answer_fits(session: Session, answer: Suback | Unsuback) -> None:
     size = session.framing.maximum_packet_size
     if size and len(answer.encode(ProtocolVersion.V5)) > size:  # [MQTT-3.1.2-24]
         raise ProtocolError(
-            f"the answer to so many topic filters exceeds your maximum packet size of {size} bytes",
+            f"the SUBACK for this many topic filters exceeds your maximum packet size of {size} bytes",
             ReasonCode.PACKET_TOO_LARGE,
         )
 
@@ -265,7 +266,7 @@ def disconnect(_engine: Engine, connection: Client, session: Session, packet: Di
     expiry = packet.properties.session_expiry_interval
     if expiry is not None:
         if session.expiry_interval == 0 and expiry != 0:  # MQTT 5 §3.14.2.2.2
-            raise ProtocolError("the session expiry interval was 0 and cannot become another")
+            raise ProtocolError("the session expiry interval was 0 in CONNECT and cannot be changed")
         session.expiry_interval = min(expiry, connection.terms.limits.max_session_expiry)
     connection.left(now, publish_will=packet.reason_code is not ReasonCode.NORMAL_DISCONNECTION)
 

@@ -67,7 +67,7 @@ def over(connection: Lasting, limits: Limits, now: float) -> tuple[str, ReasonCo
         detail = f"a connection lasts {limits.max_connection_lifetime} s at most; connect again"
         return RefusalCode.LIFETIME_OVER, ReasonCode.MAXIMUM_CONNECT_TIME, detail
     if connection.keep_alive and now - connection.last_received >= connection.keep_alive:
-        return "KEEP_ALIVE_TIMEOUT", ReasonCode.KEEP_ALIVE_TIMEOUT, "nothing was heard in time"
+        return "KEEP_ALIVE_TIMEOUT", ReasonCode.KEEP_ALIVE_TIMEOUT, "nothing was received within the keep alive time"
     return None
 
 

@@ -166,7 +166,7 @@ class Listener:
     @origins.setter
     def origins(self, origins: Origins) -> None:
         if origins.unsafe_any and self._websocket is not None:
-            log.warning("any web page may connect as whoever reads it", code="UNSAFE_ANY_ORIGIN")
+            log.warning("any web page may connect with the client certificate of its visitor", code="UNSAFE_ANY_ORIGIN")
         self._origins = origins
 
     def _limits(self) -> Limits:

@@ -8,7 +8,7 @@ import socket
 _NO_ADDRESS = "set an address of this machine"
 _REMEDIES = {
     errno.EADDRINUSE: "another program listens there; stop it, or set another port",
-    errno.EACCES: "this user may not; set a port above 1023",
+    errno.EACCES: "this user may not use it; set a port above 1023",
     errno.EADDRNOTAVAIL: _NO_ADDRESS,
 }
 

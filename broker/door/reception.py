@@ -41,7 +41,7 @@ _SHARE_OF_DESCRIPTORS: Final = 4
 _TELL_AGAIN: Final = 60.0
 _LOOK_AGAIN: Final = 0.25
 """Seconds between two checks whether waiting clients can displace others."""
-_PUT_OUT: Final = "all places are taken, most by its network"
+_PUT_OUT: Final = "all connections are in use, most by this network"
 
 
 class Reception:
@@ -144,7 +144,9 @@ class Reception:
         away = self._lobby.waiting.add(Waiting(accepted, address, source), self._most_waiting)
         if away is not None:
             host = away.address[0]
-            self._tell(away.source, host, f"too many wait, and most are from {away.source.network.name}", now)
+            self._tell(
+                away.source, host, f"too many connections wait, most of them from {away.source.network.name}", now
+            )
             self._turn_away(away.accepted, host, RefusalCode.RATE_LIMITED, now)
         return False
 

@@ -93,10 +93,10 @@ class Source(_Tally):
         """Return why connections from here are refused now, or None."""
         failures = self.failures(limits, now)
         if failures > limits.max_failed_attempts - 1:  # A whole attempt must be left.
-            return f"{failures:.0f} connections from this address have led to nothing"
+            return f"{failures:.0f} connections from this address were not admitted"
         failures = self.network.failures(limits, now)
         if failures > limits.max_failed_attempts * ADDRESSES_OF_NETWORK - 1:
-            return f"{failures:.0f} connections from {self.network.name} have led to nothing"
+            return f"{failures:.0f} connections from {self.network.name} were not admitted"
         return None
 
     def arrive(self, limits: Limits, now: float) -> None:

@@ -187,7 +187,7 @@ class Engine(Exchange):
             detail = f"the session {client_id!r} belongs to another identity"
             return unauthorised(RefusalCode.CLIENT_ID_OF_ANOTHER, detail)
         if session.connection is not None:
-            detail = f"{client_id!r} is the name of another identity, which has come"
+            detail = f"{client_id!r} is the name of another identity, which has connected"
             session.connection.disconnect(RefusalCode.CLIENT_ID_OF_ANOTHER, ReasonCode.SESSION_TAKEN_OVER, detail, now)
         self.forget(session, now)
         return None

@@ -117,7 +117,9 @@ class Company:
                     await handler()
             except Exception as error:
                 if patience.expired():
-                    raise PluginError(f"plugins: {member.path}: on_{event} has not ended in {_AT_START:g} s") from error
+                    raise PluginError(
+                        f"plugins: {member.path}: on_{event} has not returned within {_AT_START:g} s"
+                    ) from error
                 raise PluginError(
                     f"plugins: {member.path}: on_{event} has failed: {type(error).__name__}: {error}; correct its "
                     "configuration, or leave it out"

@@ -61,7 +61,7 @@ def check_hooks(path: str, plugin_class: type[BasePlugin[Any]]) -> None:
         elif name.startswith(_OF_AMQTT):
             near = get_close_matches(name, EVENTS, 1)
             raise PluginError(
-                f"plugins: {path}: {name} is never called, there is no such event"
+                f"plugins: {path}: {name} is never called: there is no such event"
                 + (f"; did you mean {near[0]}?" if near else f": {', '.join(sorted(EVENTS))}")
             )
 
@@ -77,5 +77,5 @@ def _check(path: str, plugin_class: type[BasePlugin[Any]], name: str, given: tup
     except TypeError as error:
         takes = ", ".join(("self", "*", *given) if given else ("self",))
         raise PluginError(
-            f"plugins: {path}: {name} does not take what it is given ({error}); define it as {name}({takes})"
+            f"plugins: {path}: {name} has the wrong parameters ({error}); define it as {name}({takes})"
         ) from error

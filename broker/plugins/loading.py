@@ -68,7 +68,7 @@ def _find(path: str, config: Mapping[str, Any]) -> Wanted:
         raise PluginError(f"plugins: {path} cannot be imported: {type(error).__name__}: {error}") from error
     if not isinstance(found, type) or not issubclass(found, BasePlugin):
         raise PluginError(
-            f"plugins: {path} is no plugin of amqtt: it must be a class derived from BasePlugin, BaseAuthPlugin or "
+            f"plugins: {path} is not an amqtt plugin: it must be a class derived from BasePlugin, BaseAuthPlugin or "
             "BaseTopicPlugin of amqtt.plugins.base"
         )
     check_hooks(path, found)

@@ -128,7 +128,7 @@ class Watch:
         if seconds >= _BLOCKS:
             blocked = self._metrics.plugin_blocked
             blocked[plugin] = blocked.get(plugin, 0.0) + seconds
-            text = "plugin has blocked the event loop: give such work to asyncio.to_thread"
+            text = "plugin has blocked the event loop: run such work with asyncio.to_thread"
             self._complaints.tell(BLOCKS, plugin, text, hook=hook, milliseconds=round(seconds * 1000))
 
     # While it lasts
@@ -151,7 +151,7 @@ class Watch:
             return
         self._told = step
         plugin, hook, begun = step
-        text = "plugin holds the event loop: the broker stands still"
+        text = "plugin is blocking the event loop: the broker is stalled"
         log.error(text, code="PLUGIN_BLOCKS", plugin=plugin, hook=hook, seconds=round(self._clock() - begun, 1))
 
     def _run(self) -> None:

@@ -260,7 +260,7 @@ def describe_certificate(credential: CredentialPem, file: Path) -> str:
         raise TlsConfigurationError(f"{file} holds no PEM certificate")
     if not is_for_servers(certificate):
         raise TlsConfigurationError(
-            f"{file} is not for servers (no serverAuth): clients would refuse it; give the broker's own"
+            f"{file} is not for servers (no serverAuth): clients would refuse it; give the broker's own certificate"
         )
     now = datetime.now(UTC)
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:

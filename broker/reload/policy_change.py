@@ -58,7 +58,7 @@ class Loss:
         """Return the reason in words."""
         name = session.owner.name
         if not self.known:
-            return f"no section admits {name}"
+            return f"no section of the policy admits {name}"
         if self.subscriptions:
             first, *others = self.subscriptions
             more = f" and {len(others)} more" if others else ""
@@ -119,7 +119,7 @@ def warn_of_idle_names(admission: Admission) -> str:
     """Log which names in the policy can match no client, if any; return the message."""
     idle = admission.idle_names(admission.policy)
     if idle:
-        log.warning("names in the topic policy match nobody", code="POLICY_NAMES_NOBODY", detail=idle)
+        log.warning("names in the topic policy match no client", code="POLICY_NAMES_NOBODY", detail=idle)
     return idle
 
 

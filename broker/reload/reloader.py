@@ -35,14 +35,14 @@ ALL = frozenset(Part)
 _UNUSABLE = (PolicyError, TlsConfigurationError, OSError)
 
 
-_PUT_RIGHT = "what was refused is gone, and what is in use is back"
+_PUT_RIGHT = "the files are again as they are in use"
 _CODES = {
     Outcome.RELOADED: "RELOADED",
     Outcome.UNCHANGED: "RELOAD_UNCHANGED",
     Outcome.REFUSED: "RELOAD_REFUSED",
 }
 _LOOK_SECONDS = 1.0
-_DEFECT = "it cannot be read, and a defect keeps us from saying why; the broker's log has the traceback"
+_DEFECT = "it cannot be read because of a defect; the broker's log has the traceback"
 
 
 class Reloader:
@@ -96,7 +96,7 @@ class Reloader:
             if self._witness is not None and (each.outcome is not Outcome.UNCHANGED or each.part in before):
                 self._witness.told("reload", code=_CODES[each.outcome], **facts)
             if each.outcome is Outcome.REFUSED:
-                log.error("reload refused, the old one stays", code="RELOAD_REFUSED", **facts)
+                log.error("reload refused, the old settings stay in use", code="RELOAD_REFUSED", **facts)
             elif each.outcome is Outcome.RELOADED:
                 log.info("reloaded", code="RELOADED", **facts)
             elif each.detail or not quiet:

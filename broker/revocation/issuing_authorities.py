@@ -146,7 +146,7 @@ class IssuingAuthorities:
                 )
                 self._engine.history.told("issuing CA unknown", code="ISSUING_CA_UNKNOWN", **facts)
         for name in {name for name, _ in self._said} - {each.name for each in unknown}:
-            log.info("an issuing CA is unknown no more", code="ISSUING_CA_KNOWN", ca=name)
+            log.info("an unknown issuing CA is known now", code="ISSUING_CA_KNOWN", ca=name)
             self._engine.history.told("issuing CA known", code="ISSUING_CA_KNOWN", ca=name)
         self._said = {(each.name, each.state) for each in unknown}
 

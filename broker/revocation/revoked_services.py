@@ -139,6 +139,6 @@ def _kept(path: Path) -> Iterator[Revocation]:
         raise TlsConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, KeyError) as error:
         raise TlsConfigurationError(
-            f"{path} is not as it was kept: put a copy back. Without it, until the feed has been read, the broker "
-            "believes a service whose certificate is revoked"
+            f"{path} was changed or is damaged: restore it from a backup. Without it the broker trusts "
+            "a service with a revoked certificate until it has read the feed"
         ) from error

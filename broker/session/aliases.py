@@ -30,7 +30,7 @@ class IncomingAliases:
         if topic:
             self._topics[alias] = topic
         elif alias not in self._topics:
-            raise ProtocolError(f"topic alias {alias} stands for no topic yet")
+            raise ProtocolError(f"topic alias {alias} is not assigned to a topic name")
         return self._topics[alias]
 
 

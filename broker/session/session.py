@@ -319,7 +319,9 @@ class Session:
         if not framing.told_too_large:  # Logged once per connection; the metrics count the rest.
             framing.told_too_large = True
             sizes = {"size": len(frame), "maximum": framing.maximum_packet_size}
-            log.warning("client takes no such packet", code="MESSAGE_TOO_LARGE", **self.who, **sizes)
+            log.warning(
+                "packet exceeds the client's maximum packet size", code="MESSAGE_TOO_LARGE", **self.who, **sizes
+            )
         return False
 
     def _enqueue(self, message: Deliverable, now: float | None) -> bool:

@@ -234,13 +234,13 @@ class BrokerConfig(BaseSettings):
         if self.certfile is None and self.provisioning is None:
             raise ValueError("certfile: give certfile and keyfile, or provisioning to enrol the broker's certificate")
         if self.feed_policy is not None and "revocation_grace" in self.model_fields_set:
-            raise ValueError("feed_policy: it says what revocation_grace says; give one of them")
+            raise ValueError("feed_policy: it sets the same as revocation_grace; give one of them")
         self._check_bundles()
         known = self.trust or self.provisioning is not None or self.has_crls or self.has_ocsp
         if not known and not self.unsafe_no_revocation:
             raise ValueError(
                 "provisioning: without it there is no source of revocations; give crlfile, crl_urls or ocsp_responder, "
-                "or set unsafe_no_revocation to run a broker that never learns of one"
+                "or set unsafe_no_revocation to run the broker without revocations"
             )
         if (self.unsafe_plain_port is None) != (self.unsafe_plain_identity is None):
             raise ValueError("unsafe_plain_port and unsafe_plain_identity: give both or neither")
@@ -253,7 +253,9 @@ class BrokerConfig(BaseSettings):
             raise ValueError("token: give token or token_file, not both")
         self._check_listeners()
         if self.audit_log is None and (self.audit_keyfile is not None or self.audit_policy == "require"):
-            raise ValueError("audit_log: audit_keyfile and audit_policy say how it is kept; give audit_log, or none")
+            raise ValueError(
+                "audit_log: audit_keyfile and audit_policy apply to the audit log only; give audit_log, or remove them"
+            )
         return self
 
     @model_validator(mode="after")
@@ -273,7 +275,7 @@ class BrokerConfig(BaseSettings):
         check_origins(self.websocket_origins, unsafe_any=self.unsafe_any_websocket_origin)
         short = {"port", "websocket_port"} & self.model_fields_set
         if self.listener and short:
-            raise ValueError(f"{min(short)}: with [[listener]] tables it belongs into those")
+            raise ValueError(f"{min(short)}: with [[listener]] tables, set it in those")
         own = [("listener: host", each.host) for each in self.listener if each.host is not None]
         for key, host in [("host:", self.host), *own]:
             if not self.unsafe_public_listener and not _is_loopback(host):
@@ -294,10 +296,10 @@ class BrokerConfig(BaseSettings):
 
     def _check_bundles(self) -> None:
         if self.trust and (self.has_crls or self.has_ocsp):
-            raise ValueError("crlfile, ocsp_responder and their like: with [[trust]] they belong into its tables")
+            raise ValueError("crlfile, ocsp_responder and similar settings: with [[trust]] tables, set them in those")
         names = [bundle.name for bundle in self.trust]
         if len(set(names)) < len(names):
-            raise ValueError(f"trust: each bundle has a name of its own; these are {', '.join(names)}")
+            raise ValueError(f"trust: each bundle needs a different name; these are {', '.join(names)}")
         if self.provisioning is None and any(bundle.feed for bundle in self.trust):
             raise ValueError("trust: feed = true needs provisioning, whose feed it is")
 

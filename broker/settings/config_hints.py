@@ -12,7 +12,7 @@ from typing import Final
 
 _LIMIT: Final = "it is a limit; write it below [limits]"
 _ALWAYS: Final = "remove it: "
-_BRIDGE: Final = "a bridge stays in a mosquitto's own file, and connects as a client: docs/coming-from-mosquitto.md"
+_BRIDGE: Final = "configure a bridge in mosquitto's own file; it connects as a client: docs/coming-from-mosquitto.md"
 _OF_BRIDGES: Final = frozenset(
     {
         "address",
@@ -40,7 +40,7 @@ _OF_BRIDGES_BEGIN: Final = ("bridge_", "local_")
 MOSQUITTO: Final[Mapping[str, str]] = {
     "acl_file": "the topic policy is policy_file, in TOML; fleet-broker policy show prints the default one",
     "allow_duplicate_messages": _ALWAYS + "a client gets a message once, however many of its filters match",
-    "allow_anonymous": _ALWAYS + "nobody gets in without a certificate",
+    "allow_anonymous": _ALWAYS + "no client is admitted without a certificate",
     "allow_zero_length_clientid": _ALWAYS + "an empty client identifier becomes the certificate's name",
     "autosave_interval": _ALWAYS + "what is acknowledged is on disk already",
     "bind_address": "write host",
@@ -51,7 +51,7 @@ MOSQUITTO: Final[Mapping[str, str]] = {
     "auto_id_prefix": _ALWAYS + "an empty client identifier becomes the certificate's name",
     "autosave_on_changes": _ALWAYS + "what is acknowledged is on disk already",
     "auth_plugin": "amqtt's plugins are named below [plugins], see docs/plugins.md",
-    "check_retain_source": _ALWAYS + "a retained message is judged when it is published",
+    "check_retain_source": _ALWAYS + "a retained message is authorized when it is published",
     "ciphers_tls1.3": _ALWAYS + "TLS 1.3 chooses among its own few",
     "clientid_prefixes": _ALWAYS + "a device's client identifier is its certificate's name",
     "connection_messages": "write log_level",
@@ -97,7 +97,7 @@ MOSQUITTO: Final[Mapping[str, str]] = {
     "use_identity_as_username": _ALWAYS + "a client always is who its certificate names",
     "use_subject_as_username": _ALWAYS + "a client always is who its certificate names",
     "use_username_as_clientid": _ALWAYS + "a device's client identifier is its certificate's name",
-    "user": _ALWAYS + "start the broker as the user that it shall run as",
+    "user": _ALWAYS + "start the broker as the user that it is to run as",
     "websockets_origin": "write websocket_origins, a list; without it no web page may connect",
     "websockets_headers_size": _ALWAYS + "it has a bound of its own",
     "websockets_log_level": "write log_level",

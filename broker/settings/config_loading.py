@@ -62,7 +62,7 @@ def load(path: Path | None, flags: dict[str, Any]) -> BrokerConfig:
 def _not_json(said: str) -> str:
     """Return the error for a table that the environment should hold as JSON, but does not."""
     table = next((each for each in _JSON_TABLES if f'"{each}"' in said), "limits")
-    remedy = _JSON_TABLES[table] or f"set {_variable('limits', 'max_inflight')} and its like one by one"
+    remedy = _JSON_TABLES[table] or f"set {_variable('limits', 'max_inflight')} and the others one by one"
     return f"{table}: the environment variable {_variable(table)} is not JSON; {remedy}"
 
 

@@ -78,7 +78,7 @@ def origin_of(text: str) -> str:
         raise ValueError(f"{text!r} is {why}; or {_ANY}")
     scheme, found, rest = text.partition("://")
     if not found:
-        raise ValueError(f"{text!r} is no origin: write the scheme too, as in https://{text or 'example.com'}")
+        raise ValueError(f"{text!r} is not an origin: write the scheme too, as in https://{text or 'example.com'}")
     if len(text.split()) > 1:
         raise ValueError(f"{text!r}: name one origin an entry")
     if not text.isascii():
@@ -96,7 +96,7 @@ def origin_of(text: str) -> str:
         )
     canonical = _canonical(text)
     if canonical is None:
-        raise ValueError(f"{text!r} is no origin: write scheme://host or scheme://host:port")
+        raise ValueError(f"{text!r} is not an origin: write scheme://host or scheme://host:port")
     return canonical
 
 

@@ -220,8 +220,8 @@ class TrustSettings(BaseModel):
                 raise ValueError(f"{self.name}: anchors_url_cafile and anchors_sha256 go with anchors_url")
         elif url.startswith("https://") and self.anchors_url_cafile is None:
             raise ValueError(
-                f"{self.name}: anchors_url: an https server is verified by anchors_url_cafile and nothing else; give "
-                "it, or fetch by http:// what anchors_sha256 names"
+                f"{self.name}: anchors_url: an https server is verified only with anchors_url_cafile; "
+                "give it, or use http:// with anchors_sha256"
             )
         elif url.startswith("http://") and (not self.anchors_sha256 or self.anchors_url_cafile is not None):
             raise ValueError(
@@ -235,7 +235,7 @@ class TrustSettings(BaseModel):
         if not (self.feed or self.has_crls or self.has_ocsp or self.unsafe_no_revocation):
             raise ValueError(
                 f"{self.name}: no source of revocations; give feed, crlfile, crl_urls or ocsp_responder, "
-                "or set unsafe_no_revocation to believe it blindly"
+                "or set unsafe_no_revocation to trust it without revocation checks"
             )
         if self.feed_policy is not None and not self.feed:
             raise ValueError(f"{self.name}: feed_policy: it is about the feed; give feed = true, or leave it out")

@@ -254,7 +254,7 @@ class TlsTransport(Readiness):
             self._close()
             return b""
         if not data:
-            detail = "it changed its TLS keys too often" if changed_keys_too_often(self._inside) else ""
+            detail = "the client updated its TLS keys too often" if changed_keys_too_often(self._inside) else ""
             receiver.lost("CONNECTION_LOST" if detail else "CLIENT_CLOSED", now, detail)
             self._finish()
         return data

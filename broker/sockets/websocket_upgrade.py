@@ -36,7 +36,7 @@ _NONCE_BYTES: Final = 16
 _MQTT_CONNECT: Final = 0x10
 _UPGRADE: Final = ((b"Upgrade", b"websocket"), (b"Connection", b"upgrade, close"))
 _VERSIONS: Final = ((b"Sec-WebSocket-Version", _VERSION.encode()),)
-_NOT_ALONE: Final = "this port speaks MQTT over WebSocket (wss://), not MQTT alone: another port does"
+_NOT_ALONE: Final = "this port speaks MQTT over WebSocket (wss://), not plain MQTT: use another port"
 _NO_UPGRADE: Final = "this port speaks MQTT over WebSocket: 'Upgrade: websocket' and 'Connection: Upgrade' are needed"
 _FOREIGN: Final = "web pages of this origin may not connect; websocket_origins of the broker names those that may"
 _UNREADABLE: Final = {
@@ -101,7 +101,7 @@ class UpgradeRequest:
                 event = self._http.next_event()
         except h11.RemoteProtocolError as error:
             status = HTTPStatus(error.error_status_hint)
-            return self._decline(_Fault(status, _UNREADABLE.get(status, "this is no request of HTTP/1.1")))
+            return self._decline(_Fault(status, _UNREADABLE.get(status, "this is not an HTTP/1.1 request")))
         if event is h11.NEED_DATA:
             return None
         if self._request is None or not isinstance(event, h11.EndOfMessage):
@@ -146,7 +146,7 @@ def _fault_of(request: h11.Request) -> _Fault | None:
         keys, versions = _values(request, b"sec-websocket-key"), _values(request, b"sec-websocket-version")
         subprotocols = _tokens(request, b"sec-websocket-protocol", fold=False)
     except UnicodeError:
-        return _bad("a header is no text")
+        return _bad("a header is not text")
     if not hosts:  # h11 ensures it for HTTP/1.1, where there may be one; later versions of HTTP/1 get here.
         return _bad("a Host header is needed")
     if "websocket" not in upgrades or "upgrade" not in options:
@@ -167,7 +167,7 @@ def _foreign(request: h11.Request, origins: Origins) -> _Fault | None:
     """Return the fault of an otherwise valid *request* from a web page that may not connect; None: it may."""
     (host,), pages = _values(request, b"host"), _values(request, b"origin")  # h11 refuses a second Host.
     if len(pages) > 1:  # RFC 6454 §7.3
-        return _bad("Origin may be said once")
+        return _bad("Origin may occur only once")
     if not pages or origins.admit(pages[0], host):
         return None
     aside = f" (Origin: {pages[0][:MOST_SHOWN]})"

@@ -74,7 +74,7 @@ def read_copy(settings: TrustSettings, path: Path) -> list[x509.Certificate]:
     except OSError as error:
         raise TlsConfigurationError(f"{where}: {path} cannot be read: {error.strerror}") from error
     except AnchorsRefused as error:
-        raise TlsConfigurationError(f"{where}: {path} is not as it was kept ({error}); remove it") from error
+        raise TlsConfigurationError(f"{where}: {path} is damaged ({error}); remove it") from error
 
 
 def keep(path: Path, anchors: Sequence[x509.Certificate]) -> None:
@@ -103,7 +103,7 @@ def anchors_in(settings: TrustSettings, content: bytes, now: datetime | None) ->
         if why := unreadable(each):
             raise AnchorsRefused(f"{named(each)} cannot be read: {why}")
         if not is_authority(each):
-            raise AnchorsRefused(f"{named(each)} is not a CA's certificate")
+            raise AnchorsRefused(f"{named(each)} is not the certificate of a CA")
     if now is not None and not any(each.not_valid_before_utc <= now <= each.not_valid_after_utc for each in anchors):
         raise AnchorsRefused(f"none of {len(anchors)} certificates is valid on {now.astimezone(UTC):%Y-%m-%d}")
     return anchors
@@ -139,7 +139,7 @@ def _pinned(settings: TrustSettings, found: Sequence[x509.Certificate]) -> list[
     pins = settings.anchors_sha256
     anchors = [by_fingerprint[pin] for pin in dict.fromkeys(pins) if pin in by_fingerprint]
     if not anchors:
-        raise AnchorsRefused(f"none of {len(found)} certificates is named by anchors_sha256")
+        raise AnchorsRefused(f"anchors_sha256 names none of the {len(found)} certificates")
     missing = [pin for pin in pins if pin not in by_fingerprint]
     if missing and (settings.anchors_url or "").startswith("http://"):
         raise AnchorsRefused(f"the certificate {missing[0]} of anchors_sha256 is not there")
@@ -149,7 +149,7 @@ def _pinned(settings: TrustSettings, found: Sequence[x509.Certificate]) -> list[
 def _pem_certificates(content: bytes) -> list[x509.Certificate]:
     found = x509.load_pem_x509_certificates(content)
     if len(found) != content.count(b"-----BEGIN"):  # Part of an answer would be a change of trust.
-        raise AnchorsRefused("not whole: a certificate has no end, or something else is there too")
+        raise AnchorsRefused("incomplete: a certificate is cut off, or there is other text")
     return found
 
 

@@ -188,7 +188,7 @@ async def _get(followed: Followed) -> bytes | None:
                 raise _Unfetched(f"HTTP status {response.status_code}")
             received = response.headers
             if received.get("Content-Encoding", "identity") != "identity":
-                raise _Unfetched(f"it came as {received['Content-Encoding'][:40]!r}, which was not asked for")
+                raise _Unfetched(f"it came as {received['Content-Encoding'][:40]!r}, which was not requested")
             content = await body_of(response, MOST_BYTES)
             followed.etag, followed.modified = validator_of(received, "ETag"), validator_of(received, "Last-Modified")
             return content

@@ -124,7 +124,7 @@ class StatusAsker:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:  # A bug; the client has its answer all the same.
-            log.error("status not found out", code="INTERNAL_ERROR", exc_info=task.exception())
+            log.error("certificate status unknown", code="INTERNAL_ERROR", exc_info=task.exception())
 
     async def _find_out(
         self, inquiry: Inquiry, certificate: x509.Certificate, issuer: Issuer, urls: list[str] | None, *, asks: bool
@@ -138,7 +138,7 @@ class StatusAsker:
                     for url in urls:
                         group.create_task(self._urls.fetch(url, issuer.bundle.name))
         except TimeoutError:
-            log.info("no status in time", issuer=issuer.subject, patience=_PATIENCE)
+            log.info("certificate status not known in time", issuer=issuer.subject, patience=_PATIENCE)
         finally:
             now = datetime.now(UTC)
             refusal = self._admission.status.refuse_by_lists(certificate, issuer, now)

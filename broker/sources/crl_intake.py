@@ -157,7 +157,7 @@ class CrlIntake:
         for held, problem in self._engine.admission.status.lists.alarms(datetime.now(UTC)):
             left = (held.fresh_until - datetime.now(UTC)).total_seconds()
             detail = f"nextUpdate {held.fresh_until:%Y-%m-%d %H:%M:%S} UTC is {abs(left):.0f} s "
-            detail += "away, and the next list is not there" if left >= 0 else "ago"
+            detail += "away, and the next CRL is not available" if left >= 0 else "ago"
             self.complain(problem, detail, held.source, issuer=held.issuer, number=held.number)
 
     def complain(self, code: CrlProblem, detail: str, source: str, **facts: object) -> None:

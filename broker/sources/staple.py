@@ -171,12 +171,16 @@ class Staple:
         if held is not None and held.answer.fresh_until <= now:
             self._drop()
             log.warning(
-                "the staple has ended", code="STAPLE_FAILED", detail=self._problem or "it was not renewed in time"
+                "the stapled response has expired",
+                code="STAPLE_FAILED",
+                detail=self._problem or "it was not renewed in time",
             )
             self._due = self._clock()
         elif held is not None and held.answer.this_update > now + CLOCK_TOLERANCE:  # The clock was set back.
             self._drop()  # Otherwise the renewed one would seem older, and clients refuse this one.
-            log.warning("the staple is of a time to come", code="STAPLE_FAILED", detail="the clock was set back")
+            log.warning(
+                "the stapled response is from the future", code="STAPLE_FAILED", detail="the clock was set back"
+            )
             self._due, self._pause = self._clock(), _FIRST_PAUSE
         known = self._index.find(own.key)
         if known is not None and held is not None and held.answer.reason is None:
@@ -221,7 +225,7 @@ class Staple:
         if answer.reason is None and known is not None:
             raise OcspRefused("the responder says that the certificate is good, and another source that it is revoked")
         if len(der) > _LARGEST:
-            raise OcspRefused(f"the response has {len(der)} bytes, which is too much for a handshake")
+            raise OcspRefused(f"the response has {len(der)} bytes, too many for a handshake")
         return _Held(answer, der)
 
     def _take(self, own: _Own, held: _Held) -> None:

@@ -72,8 +72,8 @@ def _bundle(settings: TrustSettings, state_dir: Path) -> TrustBundle:
     for anchor in anchors:
         if not is_authority(anchor):
             raise TlsConfigurationError(
-                f"{where}: anchors: {anchor.subject.rfc4514_string()} is not a CA's certificate; "
-                "name the CA, and let identity and issuers say whom of its clients you mean"
+                f"{where}: anchors: {anchor.subject.rfc4514_string()} is not the certificate of a CA; "
+                "name the CA, and select its clients with identity and issuers"
             )
     lists, ocsp = _lists(settings), _ocsp(settings)
     own = None if settings.feed_policy is None else feed_terms(settings.feed_policy)

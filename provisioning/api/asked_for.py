@@ -37,7 +37,7 @@ class AskedFor:
             if name not in self._parameters:
                 raise Refused(Code.INVALID_REQUEST, f"{name[:_SHOWN]!r}: no such parameter; {self._instead_of(name)}")
             if name in said:
-                raise Refused(Code.INVALID_REQUEST, f"{name}: given twice; give it once")
+                raise Refused(Code.INVALID_REQUEST, f"{name}: given more than once; give it once")
             said.add(name)
         if self._takes_json and _has_body(request) and not _is_json(request):
             media_type = request.headers.get("content-type", "")

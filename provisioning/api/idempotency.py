@@ -73,7 +73,10 @@ class AnswerBook:
             if known is None or known.answer is not None or known.request_digest != request_digest:
                 return known
             if abs(now - known.begun_at) < _ABANDONED:  # Else abandoned, or begun by a clock that was set back since.
-                raise Refused(Code.IDEMPOTENCY_BUSY, f"a request with this {HEADER} is under way: ask again soon")
+                raise Refused(
+                    Code.IDEMPOTENCY_BUSY,
+                    f"a request with this {HEADER} is still being processed: repeat it in a few seconds",
+                )
             idempotency.begin_again(connection, digest, now)
             return None
 

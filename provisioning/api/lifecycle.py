@@ -33,7 +33,7 @@ class DeviceTarget(BaseModel):
     @model_validator(mode="after")
     def _one_kind(self) -> DeviceTarget:
         if (self.device is not None) + bool(self.devices) != 1:
-            raise ValueError("give exactly one of device and devices")
+            raise ValueError("give either device or devices")
         return self
 
 

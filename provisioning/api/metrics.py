@@ -45,7 +45,7 @@ class Metrics:
         )
         self._seconds = Histogram(
             "fleet_provisioning_request_seconds",
-            "Time from a request's head to the head of its answer.",
+            "Time from a request's header to the header of its response.",
             ("port", "route"),
             buckets=_BUCKETS,
             registry=self.registry,
@@ -115,12 +115,14 @@ class PartsCollector:
         yield GaugeMetricFamily(
             "fleet_provisioning_feed_sequence", "Newest event of the revocation feed.", self._feed.newest
         )
-        yield GaugeMetricFamily("fleet_provisioning_feed_subscribers", "Followers of the feed.", self._feed.subscribers)
-        number = GaugeMetricFamily("fleet_provisioning_crl_number", "Number of the newest list.", labels=["list"])
-        entries = GaugeMetricFamily("fleet_provisioning_crl_entries", "Entries of the newest list.", labels=["list"])
+        yield GaugeMetricFamily(
+            "fleet_provisioning_feed_subscribers", "Clients that follow the revocation feed.", self._feed.subscribers
+        )
+        number = GaugeMetricFamily("fleet_provisioning_crl_number", "CRL number of the newest CRL.", labels=["list"])
+        entries = GaugeMetricFamily("fleet_provisioning_crl_entries", "Entries of the newest CRL.", labels=["list"])
         ends = GaugeMetricFamily(
             "fleet_provisioning_crl_next_update_timestamp_seconds",
-            "When the list lapses, seconds since 1970.",
+            "nextUpdate of the newest CRL, seconds since 1970.",
             labels=["list"],
         )
         for name, publisher in self._publishers.items():
@@ -154,7 +156,7 @@ class ManufacturersCollector:
         """Yield them."""
         lists = GaugeMetricFamily(
             "fleet_provisioning_manufacturer_list_next_update_timestamp_seconds",
-            "Until when a manufacturer's lists hold, seconds since 1970.",
+            "Earliest nextUpdate of a manufacturer's CRLs, seconds since 1970.",
             labels=["manufacturer"],
         )
         for name, end in self._ends().items():
@@ -162,7 +164,7 @@ class ManufacturersCollector:
         yield lists
         revoked = GaugeMetricFamily(
             "fleet_provisioning_manufacturer_revoked_devices",
-            "Devices that are in though their manufacturer has revoked what let them in.",
+            "Active devices whose manufacturer has revoked the certificate that they enrolled with.",
             labels=["manufacturer"],
         )
         for name, number in self._revoked().items():
@@ -170,7 +172,7 @@ class ManufacturersCollector:
         yield revoked
         fetches = CounterMetricFamily(
             "fleet_provisioning_manufacturer_list_fetches_total",
-            "Lists fetched from manufacturers' URLs.",
+            "CRL fetches from manufacturers' URLs.",
             labels=["manufacturer", "outcome"],
         )
         for labels, number in self._fetches.items():

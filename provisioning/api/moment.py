@@ -16,4 +16,4 @@ def utc_of(moment: datetime | None) -> datetime | None:
     try:
         return moment.astimezone(UTC)
     except OverflowError as error:
-        raise Refused(Code.INVALID_REQUEST, f"{moment.isoformat()} is no time that UTC has a year for") from error
+        raise Refused(Code.INVALID_REQUEST, f"{moment.isoformat()} is outside the years 1 to 9999 in UTC") from error

@@ -162,7 +162,7 @@ def _fields(error: RequestValidationError) -> str:
     found = []
     for each in error.errors()[:10]:
         if each["type"] == "json_invalid":
-            return f"the body is no JSON: {each['ctx']['error']} at character {each['loc'][-1]}"
+            return f"the body is not valid JSON: {each['ctx']['error']} at character {each['loc'][-1]}"
         where = ".".join(str(part) for part in each["loc"] if part not in ("body", "query", "path"))
         found.append(f"{where or 'the body'}: {each['msg']}")
     return "; ".join(found)

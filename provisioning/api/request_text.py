@@ -33,7 +33,7 @@ def decode_body(body: bytes) -> bytes:
     except binascii.Error as error:
         raise _refused(f"the body is not the base64 of a DER request{_remedy(body) or f' ({error})'}") from error
     if not der:
-        raise _refused("the body is empty: send the request, base64 of its DER")
+        raise _refused("the body is empty: send the certificate request in DER, encoded in base64")
     return der
 
 
@@ -46,7 +46,7 @@ def _unwrapped(body: bytes) -> bytes:
     if any(label.endswith("PRIVATE KEY") for label in labels):
         raise _refused(f"the body holds {PRIVATE_KEY}")
     if len(blocks) > 1:
-        raise _refused(f"the body holds {len(blocks)} blocks of PEM: send the request alone, CERTIFICATE REQUEST")
+        raise _refused(f"the body holds {len(blocks)} blocks of PEM: send only the CERTIFICATE REQUEST")
     return blocks[0].partition(_DASHES)[2].partition(_END)[0]
 
 
@@ -55,7 +55,7 @@ def _remedy(body: bytes) -> str | None:
     if another is not None:
         return f" but {another}"
     if body.startswith(_SEQUENCE) and not body.isascii():
-        return ": it is DER as it is, send base64 of it, as openssl base64 makes it"
+        return ": it is binary DER: encode it in base64, for example with openssl base64"
     return None
 
 

@@ -40,7 +40,7 @@ class Target(BaseModel):
     def _one_kind(self) -> Self:
         many = bool(self.devices or self.serials)
         if (self.device is not None) + (self.serial is not None) + many != 1:
-            raise ValueError("give exactly one of device and serial, or lists: devices, serials or both")
+            raise ValueError("give either device, or serial, or lists: devices, serials or both")
         return self
 
 

@@ -121,7 +121,7 @@ async def show_token(number: Number, services: Services) -> dict[str, Any]:
     """Show one token and its state. Tokens that ended long ago are removed (``token_retention``)."""
     found = await services.database.read(lambda connection: token_inventory.find(connection, number, services.clock()))
     if found is None:
-        raise Refused(Code.TOKEN_NUMBER_UNKNOWN, f"there is no token {number}, or it was removed after its end")
+        raise Refused(Code.TOKEN_NUMBER_UNKNOWN, f"no token has the number {number}, or it was removed after its end")
     return _item(found)
 
 

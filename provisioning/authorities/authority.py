@@ -52,9 +52,7 @@ from provisioning.store.serials import SerialNumbers
 from provisioning.store.usable import usable
 
 _ROOT_CRL_LIFE: Final = timedelta(days=365)
-STRANGER_REMEDY: Final = (
-    "restore the file from the backup that the database is of, or name the database of this directory"
-)
+STRANGER_REMEDY: Final = "restore the file from the same backup as the database, or name the database of this directory"
 """What to do about `strangers`."""
 
 
@@ -103,7 +101,7 @@ async def found(settings: Settings, server_names: Sequence[str], clock: Callable
     directory = settings.directory.absolute()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ConfigurationError(
-            f"{directory} exists and is not empty: choose another --dir, nothing is ever overwritten"
+            f"{directory} exists and is not empty: choose another --dir; init does not overwrite anything"
         )
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)

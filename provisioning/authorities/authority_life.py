@@ -116,7 +116,7 @@ class AuthorityLife:
                 )
             if renewable is not None and now < renewable:
                 raise ConfigurationError(
-                    f"certificates of {chosen.name} have ended and buy their successors until "
+                    f"certificates of {chosen.name} have expired and can still be renewed until "
                     f"{renewable:%Y-%m-%d %H:%M} UTC by their groups' renewal_grace: retire it then, or shorten that"
                 )
             authorities.set_state(connection, chosen.name, AuthorityState.RETIRED, now)
@@ -130,7 +130,7 @@ class AuthorityLife:
     async def end_line(self, line: str) -> str:
         """Stop the CA of a line that no group is bound to from issuing; return its name. It is retired like others."""
         if line == DEFAULT_LINE:
-            raise ConfigurationError("the default line has no end: the service's own certificates are of it")
+            raise ConfigurationError("the default line cannot be ended: the service's own certificates belong to it")
         now = self.clock()
 
         def transaction(connection: Connection) -> str:
@@ -179,7 +179,8 @@ class AuthorityLife:
         """Return *root*; raise `ConfigurationError` unless its key is here."""
         if not self.places.holds(root.name):
             raise ConfigurationError(
-                f"the key of {root.name} is not here: bring it, or use ca export-csr, root sign, ca import, or name "
+                f"the key of {root.name} is not here: bring it here, or use ca export-csr, root sign "
+                "and ca import, or name "
                 "another root with --root"
             )
         return root
@@ -233,7 +234,7 @@ def only_one(found: list[StoredAuthority], name: str | None, state: AuthoritySta
                 f"no issuing CA {name or ''} is {word}; there are {described(found)}".replace("  ", " ")
             )
         case _:
-            raise ConfigurationError(f"{described(fit)}: name the one that is meant")
+            raise ConfigurationError(f"{described(fit)}: name one of them")
 
 
 def facts_of(certificate: x509.Certificate) -> dict[str, object]:

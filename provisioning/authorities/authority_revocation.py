@@ -106,8 +106,8 @@ class AuthorityRevocation:
             return chosen
         if chosen.state is AuthorityState.ACTIVE:
             raise ConfigurationError(
-                f"{name} is the one that issues: begin a successor and activate it --without-waiting first, or end a "
-                "line that no group is bound to"
+                f"{name} is active: begin a successor and activate it --without-waiting first, or end "
+                "a line that no group is bound to"
             )
         root = next(
             (

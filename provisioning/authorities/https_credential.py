@@ -147,7 +147,10 @@ class HttpsCredential:
         except KeyFileError as error:
             raise ConfigurationError(str(error)) from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ConfigurationError(f"{self._files.key(SERVER)} is no EC key, as this service makes: let it renew it")
+            raise ConfigurationError(
+                f"{self._files.key(SERVER)} is not an EC key, the kind that this service makes: let "
+                "the service renew it"
+            )
         return EnvelopeSigner(key, x509.load_pem_x509_certificates(chain))
 
     async def run(self) -> None:

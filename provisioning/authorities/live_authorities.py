@@ -131,7 +131,7 @@ class LiveAuthorities:
                 Code.UNAVAILABLE,
                 f"the issuing CA of line {line} cannot be used here now, the log says why; try again"
                 if line in self._active
-                else f"no issuing CA of line {line} is active here: the operators have to activate one",
+                else f"no issuing CA of line {line} is active here: an operator has to activate one",
             )
         return active
 

@@ -193,8 +193,8 @@ def _check_new(certificate: x509.Certificate, found: list[StoredAuthority]) -> N
             continue
         if each.certificate.serial_number == certificate.serial_number:
             raise ConfigurationError(
-                f"it has the serial number of {each.name}, under the same issuer: who revokes the one would revoke "
-                "the other; have it signed under a number of its own"
+                f"it has the serial number of {each.name}, under the same issuer: revoking one would revoke "
+                "the other; have it signed with a serial number of its own"
             )
         if each.certificate.subject == certificate.subject and each.kind is AuthorityKind.ISSUING:
             raise ConfigurationError(

@@ -126,7 +126,7 @@ def read_issuing_ca_csr(pem: bytes) -> IssuingCaRequest:
         csr = x509.load_pem_x509_csr(pem)
         public_key, signed = csr.public_key(), csr.is_signature_valid
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise CeremonyRefused(f"this is no PKCS #10 request in PEM ({error})") from error
+        raise CeremonyRefused(f"this is not a PKCS #10 request in PEM ({error})") from error
     if not signed:
         raise CeremonyRefused("the request is not signed with the key that it contains")
     _check_key(public_key)
@@ -197,7 +197,7 @@ def check_issuing_ca(certificate: x509.Certificate, root: x509.Certificate, now:
     if not is_issued_by(certificate, root):
         findings.append(f"it was not issued by {root.subject.rfc4514_string()}")
     if findings:
-        raise CeremonyRefused(f"this is no certificate for an issuing CA: {'; '.join(findings)}")
+        raise CeremonyRefused(f"this is not a certificate for an issuing CA: {'; '.join(findings)}")
 
 
 def _checked_and_signed(
@@ -220,7 +220,7 @@ def _findings(certificate: x509.Certificate, root: x509.Certificate, now: dateti
 
 def _check_alive(root: x509.Certificate, now: datetime) -> None:
     if now >= root.not_valid_after_utc:
-        raise CeremonyRefused(f"the root ended on {root.not_valid_after_utc:%Y-%m-%d}: nothing more can be under it")
+        raise CeremonyRefused(f"the root expired on {root.not_valid_after_utc:%Y-%m-%d}: it can sign nothing more")
 
 
 def _check_key(key: CertificatePublicKeyTypes) -> None:

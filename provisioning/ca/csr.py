@@ -184,7 +184,7 @@ def _load(der: bytes) -> x509.CertificateSigningRequest:
     except _UNREADABLE as error:
         another = named(der)
         if another is not None:
-            raise RequestRefused(Code.CSR_MALFORMED, f"the body is no PKCS #10 request but {another}") from error
+            raise RequestRefused(Code.CSR_MALFORMED, f"the body is not a PKCS #10 request but {another}") from error
         raise _malformed(error) from error
 
 
@@ -192,7 +192,8 @@ def _malformed(error: Exception) -> RequestRefused:
     if isinstance(error, x509.InvalidVersion):
         return RequestRefused(
             Code.CSR_MALFORMED,
-            f"the request's version is {error.parsed_version}, and there is only 0 (RFC 2986 §4.1): with wolfSSL, set "
+            f"the request's version is {error.parsed_version}, and the only version is 0 (RFC 2986 "
+            "§4.1): with wolfSSL, set "
             "the version of its Cert to 0 before wc_MakeCertReq",
         )
     return RequestRefused(Code.CSR_MALFORMED, f"the body is not a PKCS #10 request in base64 DER ({error})")

@@ -39,7 +39,7 @@ def issuing_ca_findings(certificate: x509.Certificate, root: x509.Certificate, n
     if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
         yield "it is not valid now"
     if certificate.not_valid_after_utc > root.not_valid_after_utc:
-        yield "it ends after its root"
+        yield "it expires after its root"
     try:
         found: _Found = {extension.oid: extension for extension in certificate.extensions}
         above: _Found = {extension.oid: extension for extension in root.extensions}
@@ -52,7 +52,7 @@ def issuing_ca_findings(certificate: x509.Certificate, root: x509.Certificate, n
     yield from _what_its_certificates_may(above, "its root's")
     constraints = above.get(x509.BasicConstraints.oid)
     if constraints is None or not isinstance(constraints.value, x509.BasicConstraints) or not constraints.value.ca:
-        yield "its root is no CA by its basic constraints"
+        yield "its root is not a CA by its basic constraints"
     elif constraints.value.path_length == 0:
         yield "its root may have no CA under it: its root's path length is 0"
 

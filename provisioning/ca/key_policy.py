@@ -109,13 +109,15 @@ class KeyPolicy:
 
     def _check_published(self, key: object) -> None:
         if self.blocklist is not None and key in self.blocklist:
-            raise WeakKey("this key was published, so that others hold it too: make a new key on the device")
+            raise WeakKey("this key was published, so others have it too: make a new key on the device")
 
 
 def _check_ed25519(key: ed25519.Ed25519PublicKey) -> None:
     y = int.from_bytes(key.public_bytes_raw(), "little") % (1 << 255) % _ED25519_PRIME  # The top bit is x's sign.
     if y in _SMALL_ORDER_Y:
-        raise WeakKey("the Ed25519 key is a point of small order, for which anybody can sign: make a new key")
+        raise WeakKey(
+            "the Ed25519 key is a point of small order, with which anyone can forge signatures: make a new key"
+        )
 
 
 def _check_rsa(key: rsa.RSAPublicKey) -> None:
@@ -130,7 +132,9 @@ def _check_rsa(key: rsa.RSAPublicKey) -> None:
 
 def _check_modulus(modulus: int) -> None:
     if modulus % 2 == 0 or math.gcd(modulus, _SMALL_PRIMES_PRODUCT) != 1:
-        raise WeakKey("the RSA modulus has a small factor, so it was damaged or made wrongly: make a new key")
+        raise WeakKey(
+            "the RSA modulus has a small factor, so the key is corrupt or was generated wrongly: make a new key"
+        )
     if _is_roca(modulus):
         raise WeakKey(
             "the RSA key was made by a chip with the ROCA defect (CVE-2017-15361) and can be factored: "

@@ -113,7 +113,7 @@ def lint_ocsp_signer(certificate: x509.Certificate, issuer: x509.Certificate) ->
     if certificate.issuer.public_bytes() != issuer.subject.public_bytes():
         findings.append("the issuer's name is not the issuing CA's subject")
     if not certificate.not_valid_before_utc < certificate.not_valid_after_utc <= issuer.not_valid_after_utc:
-        findings.append("it does not live within the issuing CA's life")
+        findings.append("its validity is not within that of the issuing CA")
     if certificate.not_valid_after_utc - certificate.not_valid_before_utc > _OCSP_SIGNER_LIFE:
         findings.append(f"it cannot be revoked and lives longer than {_OCSP_SIGNER_LIFE.days} days")
     if read.critical != _OCSP_SIGNER_EXTENSIONS:
@@ -186,7 +186,7 @@ def _check_names(read: _Read, intent: Intent) -> Iterator[str]:
 
 def _check_key(read: _Read, intent: Intent) -> Iterator[str]:
     if not intent.profile.takes(read.public_key):
-        yield f"the {intent.profile.name} profile certifies no such key, only {intent.profile.keys_taken}"
+        yield f"the {intent.profile.name} profile does not accept this kind of key, only {intent.profile.keys_taken}"
 
 
 def _check_pointers(read: _Read, intent: Intent) -> Iterator[str]:
@@ -196,10 +196,10 @@ def _check_pointers(read: _Read, intent: Intent) -> Iterator[str]:
         AuthorityInformationAccessOID.CA_ISSUERS: profile.issuer_url,
     }
     if not profile.crl_url and read.get(x509.CRLDistributionPoints) is not None:
-        yield f"the {profile.name} profile tells no CRL"
+        yield f"the {profile.name} profile has no CRL distribution point"
     for each in read.get(x509.AuthorityInformationAccess) or ():
         if not told.get(each.access_method, False):
-            yield f"the {profile.name} profile does not tell {each.access_method.dotted_string}"
+            yield f"the {profile.name} profile does not have access method {each.access_method.dotted_string}"
 
 
 def _check_extensions(read: _Read, _intent: Intent) -> Iterator[str]:

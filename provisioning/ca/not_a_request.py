@@ -30,8 +30,8 @@ def named(der: bytes) -> str | None:
     """Return what *der* is, and what to do about it; None if it is nothing commonly mistaken for a request."""
     if der.lstrip().startswith(_PRINTED):
         return (
-            "a request printed for people: openssl x509 -x509toreq -outform DER writes that, and a certificate behind "
-            "it; leave -outform DER out, and send the PEM"
+            "a request as readable text: openssl x509 -x509toreq -outform DER writes that, "
+            "followed by a certificate; omit -outform DER, and send the PEM"
         )
     if der.lstrip().startswith(_PEM):
         return "base64 of PEM, which is base64 already: send the PEM as it is"

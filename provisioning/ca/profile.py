@@ -229,7 +229,7 @@ def _built_in(config: ProfileConfig) -> _BuiltIn:
         return built_in
     roles = ", ".join(Role)
     if config.role is None:
-        raise _invalid(config, "role", f"is missing: a profile that is not built in says for which role, of {roles}")
+        raise _invalid(config, "role", f"is missing: a profile that is not built in needs a role, one of {roles}")
     try:
         return _BUILT_IN[ProfileName(Role(config.role))]
     except ValueError:

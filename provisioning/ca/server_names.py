@@ -24,7 +24,7 @@ def check_host_name(name: str) -> str:
     """Return *name* if a certificate may hold it as a DNS name; raise `InvalidServerName` otherwise."""
     if not _HOST_NAME.fullmatch(name):
         form = "write lower-case letters, digits and '-', with one dot between labels"
-        raise InvalidServerName(f"{name[:80]!r} is no host name: {form}")
+        raise InvalidServerName(f"{name[:80]!r} is not a host name: {form}")
     return name
 
 

@@ -161,7 +161,7 @@ def moment(text: str) -> datetime:
     try:
         return given.astimezone(UTC)
     except OverflowError as error:
-        raise typer.BadParameter(f"{text} is no time that UTC has a year for") from error
+        raise typer.BadParameter(f"{text} is outside the years 1 to 9999 in UTC") from error
 
 
 def span(text: object) -> int:

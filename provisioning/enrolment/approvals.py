@@ -48,7 +48,8 @@ class ApprovalService:
             if found.state is ApprovalState.USED:
                 raise Refused(
                     Code.APPROVAL_DECIDED,
-                    f"request {approval_id} was approved and {found.request.name} has its certificate: revoke that",
+                    f"request {approval_id} was approved and {found.request.name} has its certificate: "
+                    "revoke the certificate",
                 )
             now = self._clock()
             changed = enrolled_since(connection, found.request) if approve else None

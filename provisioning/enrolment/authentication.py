@@ -148,7 +148,7 @@ def ended(device: Device) -> Refused:
     if device.state is DeviceState.DECOMMISSIONED:
         return Refused(
             Code.DEVICE_DECOMMISSIONED,
-            f"{device.name} was decommissioned for ever: enrol the device under another name",
+            f"{device.name} was decommissioned for good: enrol the device under another name",
         )
     return Refused(Code.CERTIFICATE_REVOKED, f"{device.name} was revoked: ask an operator for a new token")
 
@@ -193,7 +193,7 @@ def check_still(connection: Connection, before: AuthenticatedOperator, now: date
     shown = before.certificate
     stored = certificates.find(connection, bytes.fromhex(shown.issuer_key_id), int(shown.serial, 16))
     if stored is None or stored.id != shown.id:
-        raise Refused(Code.CERTIFICATE_UNKNOWN, "this service does not know the client certificate any more")
+        raise Refused(Code.CERTIFICATE_UNKNOWN, "this service no longer knows the client certificate")
     check_not_revoked(stored)
     check_dates(stored, now)
     check_role(stored, {Role.OPERATOR})
@@ -201,6 +201,6 @@ def check_still(connection: Connection, before: AuthenticatedOperator, now: date
     if not role.permits(before.role):
         raise Refused(
             Code.OPERATOR_ROLE,
-            f"the role of {stored.device.name} was changed from {before.role} to {role} while this was asked for: ask "
-            "again for what that permits",
+            f"the role of {stored.device.name} was changed from {before.role} to {role} during this "
+            "request: repeat it with what that role permits",
         )

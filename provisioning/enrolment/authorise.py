@@ -166,7 +166,8 @@ def _check_request(attempt: Attempt, rules: Group) -> None:
     if attempt.server_key and not rules.server_keys:
         raise Refused(
             Code.SERVER_KEYS_REFUSED,
-            f"group {rules.name} makes no keys for its devices: make the key on the device and use /simpleenroll",
+            f"group {rules.name} does not allow keys made by the service: make the key on the device "
+            "and use /simpleenroll",
         )
 
 
@@ -175,7 +176,9 @@ def _place_of(ways: Sequence[Way], attempt: Attempt) -> tuple[Role, str | None]:
     roles = {way.role for way in ways} or {Role.DEVICE}
     named = {way.group for way in ways if way.group is not None}
     if len(roles) > 1 or len(named) > 1:
-        raise Refused(Code.TOKEN_GROUP, "what was presented is for different groups or roles: present one of them")
+        raise Refused(
+            Code.TOKEN_GROUP, "the credentials presented are for different groups or roles: present only one of them"
+        )
     (role,) = roles
     group = next(iter(named), None)
     if group is None and role is Role.DEVICE:
@@ -239,7 +242,7 @@ def _check_end_is_done(connection: Connection, device: Device) -> None:
     if unfinished_ends.of_device(connection, device.id) is not None:
         raise Refused(
             Code.UNAVAILABLE,
-            f"{device.name} was revoked a moment ago, or resumed, and its many certificates still are being: try again "
+            f"{device.name} was just revoked or resumed, and not all of its certificates are yet: try again "
             "in a few seconds",
         )
 
@@ -276,8 +279,8 @@ def _check_room(connection: Connection, rules: Group, now: datetime) -> None:
     if groups.count_devices(connection, rules.name, now, rules.maximum_devices) >= rules.maximum_devices:
         raise Refused(
             Code.GROUP_FULL,
-            f"group {rules.name} has {rules.maximum_devices} devices, as many as it may: an operator raises "
-            "the limit or decommissions devices",
+            f"group {rules.name} has {rules.maximum_devices} devices, its maximum: an operator has to "
+            "raise the limit or decommission devices",
         )
 
 
@@ -302,8 +305,7 @@ def _in_place(
     if moves:
         raise Refused(
             Code.NAME_TAKEN,
-            f"{device.name} has the {device.place} for life: ask for a token for that role and group, or choose "
-            "another name",
+            f"{device.name} keeps the {device.place}: ask for a token for that role and group, or choose another name",
         )
     return device
 
@@ -334,7 +336,8 @@ def _comes_back(
         return None, _others(connection, device, attempt)
     raise Refused(
         Code.NAME_TAKEN,
-        f"{device.name} is enrolled already and what was presented admits new devices only: ask for a token bound to "
+        f"{device.name} is enrolled already, and the credential presented admits new devices only: ask "
+        "for a token bound to "
         f"{device.name}",
     )
 

@@ -104,7 +104,7 @@ class ClaimService:
             try:
                 claims.add(connection, new, by=by, now=now)
             except IntegrityError as error:
-                raise Refused(Code.NAME_EXISTS, f"there is a claim {order.name}: choose another name") from error
+                raise Refused(Code.NAME_EXISTS, f"a claim {order.name} exists already: choose another name") from error
             facts = {
                 "group": order.group,
                 "maximum_devices": order.maximum_devices,

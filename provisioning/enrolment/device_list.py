@@ -58,7 +58,7 @@ class DeviceListService:
                 errors[place] = str(error)
                 continue
             if name in entries:
-                errors[place] = f"name {name!r} was in this batch before"
+                errors[place] = f"name {name!r} is in this batch twice"
                 continue
             entries[name] = entry
 

@@ -56,7 +56,7 @@ class GroupService:
                 groups.add(connection, group, by=by, now=now)
             except IntegrityError as error:
                 raise Refused(
-                    Code.GROUP_EXISTS, f"there is a group {group.name} already: change it, or choose another name"
+                    Code.GROUP_EXISTS, f"a group {group.name} exists already: change it, or choose another name"
                 ) from error
             audit.append(connection, now, by, Action.GROUP_CREATED, group.name, _facts(group))
 
@@ -161,13 +161,13 @@ def _alternative(text: str) -> Alternative:
             names[WayName(word.strip())] = None
         except ValueError:
             raise _invalid(
-                f"ways: {word.strip()[:40]!r} is no way to enrol: use {', '.join(WayName)}, "
+                f"ways: {word.strip()[:40]!r} is not a way to enrol: use {', '.join(WayName)}, "
                 "joined by + where several are needed together"
             ) from None
     # What costs a person or a call comes last; the webhook is not asked about a request that is refused anyway.
     ordered = tuple(name for name in WayName if name in names)
     if ordered == (WayName.WEBHOOK,):
-        raise _invalid("ways: a webhook may veto but not let in: join it with another way, such as claim+webhook")
+        raise _invalid("ways: a webhook may veto but not admit: join it with another way, such as claim+webhook")
     return ordered
 
 

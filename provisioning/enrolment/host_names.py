@@ -34,11 +34,11 @@ def own_names(
     if taken and not attempt.renewal:
         raise NameRefused(
             Code.CSR_NAME,
-            f"the host name {taken[0][:80]!r} is another's: ask for one of your own, or have an operator revoke or "
-            "decommission who has it",
+            f"the host name {taken[0][:80]!r} belongs to another device: ask for a different one, or "
+            "have an operator revoke or decommission that device",
         )
     if taken:
-        log.warning("host names left out: they are another's", name=device.name, host_names=taken)
+        log.warning("host names left out: they belong to another device", name=device.name, host_names=taken)
     return replace(names, dns_names=tuple(name for name in names.dns_names if name not in taken)) if taken else names
 
 

@@ -34,16 +34,19 @@ class Issuing:
         """Raise `Refused` if the CA has expired, or is not valid yet: then the clock is wrong, or was."""
         begins = self.issuer.certificate.not_valid_before_utc
         if now < begins:
-            log.error("the issuing CA has not begun: set the clock", begins=begins, now=now)
+            log.error("the issuing CA is not valid yet: set the clock", begins=begins, now=now)
             raise Refused(
                 Code.UNAVAILABLE,
-                f"by the service's clock it is {now:%Y-%m-%d}, and the issuing CA begins on {begins:%Y-%m-%d}: an "
-                "operator has to set the clock",
+                f"the service's clock says {now:%Y-%m-%d}, and the issuing CA is valid from "
+                f"{begins:%Y-%m-%d}: an operator has to set the clock",
             )
         ends = self.issuer.certificate.not_valid_after_utc
         if now >= ends:
-            log.error("the issuing CA has ended: make its successor active", ended=ends)
-            raise Refused(Code.UNAVAILABLE, f"the issuing CA ended on {ends:%Y-%m-%d}: an operator has to succeed it")
+            log.error("the issuing CA has expired: activate its successor", ended=ends)
+            raise Refused(
+                Code.UNAVAILABLE,
+                f"the issuing CA expired on {ends:%Y-%m-%d}: an operator has to activate its successor",
+            )
 
     def check(self, connection: Connection) -> None:
         """Raise `Refused` unless the store says, in the transaction that records it, that the CA may still sign."""

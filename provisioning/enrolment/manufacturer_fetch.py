@@ -67,7 +67,7 @@ def check_list_url(url: str) -> str:
     except ValueError:  # A name: it is resolved when it is fetched.
         nobodys = False
     if nobodys:
-        raise ValueError(f"a list's URL must not be at {host}: no manufacturer is there")
+        raise ValueError(f"a list's URL must not be at {host}: that is not a manufacturer's server")
     return url
 
 
@@ -80,7 +80,7 @@ async def _check_reached(url: str) -> None:
         raise NotFetched(f"cannot be fetched: {error}") from error
     for address in {str(each[4][0]) for each in found}:
         if is_of_own_network(address):
-            raise NotFetched(f"its name leads to {address}: no manufacturer is there")
+            raise NotFetched(f"its name resolves to {address}: that is not a manufacturer's server")
 
 
 class ManufacturerFetcher:
@@ -161,7 +161,7 @@ class ManufacturerFetcher:
             facts = self._failed(url, refusal.detail)
         except Exception:  # A defect triggered by a foreign server's answer must not stop the service.
             log.exception("manufacturer's list not fetched", code="INTERNAL_ERROR", url=url.url)
-            facts = self._failed(url, "INTERNAL_ERROR: a defect of the service's, its log says which")
+            facts = self._failed(url, "INTERNAL_ERROR: a defect of the service, see its log")
         await self._database.write(functools.partial(manufacturer_list_urls.record, url=url, facts=facts))
 
     async def _taken(self, url: StoredUrl, fetched: Fetched | None) -> Mapping[str, Any]:

@@ -126,7 +126,7 @@ class ManufacturerListService:
             except CrlRefused as error:
                 raise _refused(error) from error
             if before is None and len(lists) >= MAXIMUM_LISTS:
-                raise _invalid(f"{name} has {MAXIMUM_LISTS} lists about different parts of its certificates already")
+                raise _invalid(f"{name} has {MAXIMUM_LISTS} lists for different distribution points already")
             facts = {
                 "number": listed.number,
                 "this_update": listed.this_update,
@@ -262,8 +262,8 @@ def _check_dates(listed: CertificateList, now: datetime, *, accepted: bool) -> N
     if listed.next_update < now and not accepted:
         raise CrlRefused(
             CrlProblem.CRL_EXPIRED,
-            f"nextUpdate was {listed.next_update:%Y-%m-%d %H:%M:%S} UTC: get the manufacturer's newest, or set it to "
-            "accept lapsed lists",
+            f"nextUpdate was {listed.next_update:%Y-%m-%d %H:%M:%S} UTC: get the manufacturer's "
+            "newest, or set it to accept expired lists",
         )
 
 

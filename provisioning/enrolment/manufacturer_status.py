@@ -80,14 +80,16 @@ def _check_fresh(name: str, lists: Sequence[StoredList], certificate: x509.Certi
         names = frozenset(distribution_points(certificate))
     except UNREADABLE as error:
         raise Refused(
-            Code.MANUFACTURER_CERTIFICATE, f"where its list is cannot be read in the certificate ({error})"
+            Code.MANUFACTURER_CERTIFICATE, f"the certificate's CRL distribution points cannot be read ({error})"
         ) from error
     ends = [each.next_update for each in lists if each.scope.covers(is_authority=False, names=names)]
     remedy = f"an operator gives a newer one: fleet-provisioning manufacturer crl {name} FILE"
     if not ends:
-        raise _unknown(f"no list of {name} is about the certificate, which is {_listed_at(names)}: {remedy}")
+        raise _unknown(f"no list of {name} covers the certificate, which is {_listed_at(names)}: {remedy}")
     if now > max(ends):
-        raise _unknown(f"the list of what {name} has revoked lapsed on {max(ends):%Y-%m-%d %H:%M} UTC: {remedy}")
+        raise _unknown(
+            f"the list of certificates that {name} has revoked expired on {max(ends):%Y-%m-%d %H:%M} UTC: {remedy}"
+        )
 
 
 def _listed_at(names: frozenset[str]) -> str:

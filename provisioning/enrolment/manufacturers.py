@@ -87,7 +87,9 @@ class ManufacturerService:
 
         def record(connection: Connection) -> StoredManufacturer:
             if authorities.knows(connection, key_identifier(certificate.public_key())):
-                raise _invalid("certificate is a CA of this fleet: its devices would enrol again as new ones")
+                raise _invalid(
+                    "certificate is that of a CA of this fleet: its devices would enrol again as new devices"
+                )
             known = manufacturers.find_named(connection, name)
             try:
                 if known is not None and _comes_again(known, certificate, group, name_prefix):
@@ -205,7 +207,9 @@ def _ca(pem: str, now: datetime) -> x509.Certificate:
     if wrong:
         raise _invalid(f"certificate {wrong}")
     if now > certificate.not_valid_after_utc:
-        raise _invalid(f"certificate ended on {certificate.not_valid_after_utc:%Y-%m-%d}: it lets nobody in any more")
+        raise _invalid(
+            f"certificate expired on {certificate.not_valid_after_utc:%Y-%m-%d}: no device can enrol with it"
+        )
     match key:
         case ec.EllipticCurvePublicKey() | ed25519.Ed25519PublicKey():
             pass
@@ -231,9 +235,9 @@ def _unfit(extensions: x509.Extensions) -> str | None:
         if each.critical and isinstance(each.value, x509.UnrecognizedExtension)
     ]
     if not isinstance(constraints, x509.BasicConstraints):
-        return "is no CA's: it has no Basic Constraints"
+        return "is not that of a CA: it has no Basic Constraints"
     if not constraints.ca:
-        return "is no CA's: register the CA that issues the IDevIDs, not an IDevID"
+        return "is not that of a CA: register the CA that issues the IDevIDs, not an IDevID"
     if isinstance(usage, x509.KeyUsage) and not usage.key_cert_sign:
         return "is that of a CA which may sign no certificates: its Key Usage lacks keyCertSign"
     if isinstance(purposes, x509.ExtendedKeyUsage) and ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:

@@ -29,7 +29,7 @@ def change_operator_role(connection: Connection, name: str, role: OperatorRole, 
     """Grant *role* in the caller's transaction; raise `Refused` if no operator would be left who can grant roles."""
     device = devices.find(connection, name)
     if device is not None and device.role is not Role.OPERATOR:
-        raise Refused(Code.NAME_TAKEN, f"{name} is a {device.role} and no operator: choose another name")
+        raise Refused(Code.NAME_TAKEN, f"{name} is a {device.role}, not an operator: choose another name")
     if role is not OperatorRole.ADMIN and operators.usable_admins(connection, now) == {name}:
         raise Refused(Code.LAST_ADMIN, f"{name} is the last admin with a good certificate: make another admin first")
     operators.grant(connection, name, role, by=by, now=now)

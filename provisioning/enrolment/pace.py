@@ -91,7 +91,7 @@ def certify(connection: Connection, group: Group, now: datetime) -> None:
         seconds = math.ceil(wait)
         raise Refused(
             Code.RATE_LIMITED,
-            f"group {group.name} gets {limit} certificates a minute and has had them: wait {seconds} s",
+            f"group {group.name} has reached its limit of {limit} certificates a minute: wait {seconds} s",
             retry_after=seconds,
         )
     group_paces.leave(connection, group.name, left, now, new=before is None)
@@ -107,7 +107,7 @@ def certify_again(connection: Connection, device: Device, now: datetime) -> None
         seconds = math.ceil((newest.issued_at + SLOWLY - now).total_seconds())
         raise Refused(
             Code.RATE_LIMITED,
-            f"{device.name} has {MOST_OF_DEVICE} certificates that are still valid: use the newest, and renew that "
-            "when it is time",
+            f"{device.name} has {MOST_OF_DEVICE} certificates that are still valid, the maximum: use "
+            "the newest, and renew it when it is due",
             retry_after=seconds,
         )

@@ -90,13 +90,13 @@ STATUSES: Final[Mapping[Code, HTTPStatus]] = {
     Code.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
-INTERNAL_ERROR: Final = Refused(Code.INTERNAL, "the service failed; its log says why")
+INTERNAL_ERROR: Final = Refused(Code.INTERNAL, "internal error; the service's log says why")
 
 _RETRY_AFTER_SECONDS: Final = 5
 _BASIC_CODES: Final = frozenset(code for code in Code if code.startswith("TOKEN_")) | {Code.NOT_ADMITTED}
 _TO_STRANGERS: Final = (
-    "nothing that this request shows lets it in: present what the operator has given you, such as a token by HTTP "
-    "Basic (user = device name), or ask him: the service's log says why"
+    "this request shows no credential that admits it: present what the operator has given you, such as a token by HTTP "
+    "Basic (user = device name), or ask the operator: the service's log says why"
 )
 
 

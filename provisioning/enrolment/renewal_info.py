@@ -84,7 +84,7 @@ class RenewalService:
         def look(connection: Connection) -> RenewalInfo:
             stored = certificates.find(connection, issuer_key_id, serial)
             if stored is None:
-                raise Refused(Code.SERIAL_UNKNOWN, "this service has issued no such certificate")
+                raise Refused(Code.SERIAL_UNKNOWN, "this service has not issued that certificate")
             share = _share(issuer_key_id, serial)
             if stored.revocation is not None and stored.revocation.reason.final:
                 return _over(stored.revocation.revoked_at)
@@ -115,7 +115,8 @@ class RenewalService:
             if group is not None and not number and groups.find(connection, group) is None:
                 raise Refused(
                     Code.GROUP_UNKNOWN,
-                    f"no group {group!r} is configured, and nobody in one has a certificate: device list shows groups",
+                    f"no group {group!r} is configured, and no device of such a group has a "
+                    "certificate: device list shows groups",
                 )
             facts = {"spread": spread, "certificates": number}
             audit.append(connection, now, by, Action.RENEWAL_HASTENED, group or "every group", facts)

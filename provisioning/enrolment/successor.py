@@ -112,8 +112,8 @@ def _check_dates(connection: Connection, stored: StoredCertificate, attempt: Att
         # A resumed session shows only that the client had the key once; after expiry that is not enough.
         raise Refused(
             Code.CERTIFICATE_EXPIRED,
-            f"certificate {stored.serial} of {stored.device.name} has expired and may be renewed on a new TLS session "
-            "only: connect without resuming one",
+            f"certificate {stored.serial} of {stored.device.name} has expired and may be renewed only "
+            "on a new TLS session: connect without resuming one",
         )
     if authorities.is_revoked(connection, bytes.fromhex(stored.issuer_key_id)):
         raise issuer_ended(stored)

@@ -198,7 +198,7 @@ class TokenService:
             token = _numbered(connection, number, now)
             if token.state is TokenState.USED:
                 raise Refused(
-                    Code.TOKEN_SPENT, f"token {number} has bought certificate {token.serial}: revoke that instead"
+                    Code.TOKEN_SPENT, f"token {number} was used for certificate {token.serial}: revoke that instead"
                 )
             return token, changed
 
@@ -250,7 +250,7 @@ def _numbered(connection: Connection, number: int, now: datetime) -> KnownToken:
 def _known(found: Mapping[int, KnownToken], number: int) -> KnownToken:
     token = found.get(number)
     if token is None:
-        raise Refused(Code.TOKEN_NUMBER_UNKNOWN, f"there is no token {number}, or it was removed after its end")
+        raise Refused(Code.TOKEN_NUMBER_UNKNOWN, f"no token has the number {number}, or it was removed after its end")
     return token
 
 
@@ -295,12 +295,12 @@ def _check_kept(device: Device, grant: TokenGrant) -> None:
     if device.state is DeviceState.DECOMMISSIONED:
         raise Refused(
             Code.DEVICE_DECOMMISSIONED,
-            f"a token would be worth nothing: {device.name} was retired for ever, choose another name",
+            f"a token could not be used: {device.name} was decommissioned for good, choose another name",
         )
     if not _may_become_another_s(device) and (device.role, device.group) != (grant.role, grant.group):
         raise Refused(
             Code.NAME_TAKEN,
-            f"a token would be worth nothing: {device.name} has the {device.place} for life; ask for that role and "
+            f"a token could not be used: {device.name} keeps the {device.place}; ask for that role and "
             "leave the group out, or choose another name",
         )
 
@@ -315,7 +315,7 @@ def _check_way(connection: Connection, group: str) -> None:
     ways = groups.rules_of(connection, group).ways
     if not any(WayName.TOKEN in alternative for alternative in ways):
         shown = " or ".join(map(alternative_text, ways)) or "no way: it is closed"
-        raise Refused(Code.WAY_REFUSED, f"a token would be worth nothing: group {group} lets devices in by {shown}")
+        raise Refused(Code.WAY_REFUSED, f"a token could not be used: group {group} admits devices by {shown}")
 
 
 def _check_size(order: TokenOrder) -> None:

@@ -89,12 +89,12 @@ def nothing_shown(besides: str) -> Refused:
 
 def _no_way(rules: Group, presented: Sequence[str], besides: str) -> Refused:
     if not rules.ways:
-        return Refused(Code.WAY_REFUSED, f"group {rules.name} admits nobody: an operator has closed it")
+        return Refused(Code.WAY_REFUSED, f"group {rules.name} is closed: an operator has set it to admit no device")
     if not presented and (WayName.TOKEN,) in rules.ways:
         return nothing_shown(besides)
     return Refused(
         Code.WAY_REFUSED,
-        f"group {rules.name} lets devices in by {_alternatives(rules.ways)}; this request shows "
+        f"group {rules.name} admits devices by {_alternatives(rules.ways)}; this request shows "
         f"{'+'.join(presented) or 'nothing'}{besides}",
     )
 

@@ -160,15 +160,15 @@ class RevocationFeed:
             if after > newest:
                 raise Refused(
                     Code.FEED_AHEAD,
-                    f"after={after}, but the newest revocation is {newest}: this is an older database; "
-                    "forget what was read and start again from 0",
+                    f"after={after}, but the newest revocation is {newest}: an older database was "
+                    "restored; discard what was read and start again from 0",
                 )
             self.announce()
         if mark is not None and after > 0 and mark != await self._mark_of(after):
             raise Refused(
                 Code.FEED_AHEAD,
-                f"after={after} was another revocation when it was read: this is an older database that went on "
-                "otherwise; forget what was read and start again from 0",
+                f"after={after} was another revocation when it was read: an older database was "
+                "restored and has new revocations; discard what was read and start again from 0",
             )
         host = address_key.shown(host)  # A client with an IPv6 /64 could use sixteen addresses at once.
         self._make_room(by, host)
@@ -193,7 +193,7 @@ class RevocationFeed:
                 "`fleet-provisioning token create --device NAME --role broker`, and enrol it anew",
             )
         oldest = next(each for each, where in theirs.items() if where == crowded)
-        log.warning("feed follower put out", code=Code.FEED_CROWDED, subscriber=by, address=crowded)
+        log.warning("feed follower disconnected", code=Code.FEED_CROWDED, subscriber=by, address=crowded)
         oldest.close()
         self.unsubscribe(oldest)
 

@@ -33,6 +33,6 @@ def grounds_of(reason: RevocationReason, invalidity_date: datetime | None, now: 
     if not _EARLIEST <= invalidity_date <= now:
         raise Refused(
             Code.INVALID_REQUEST,
-            f"invalidity_date {invalidity_date:%Y-%m-%dT%H:%M:%S%z} must be a time from 1970 on that has passed",
+            f"invalidity_date {invalidity_date:%Y-%m-%dT%H:%M:%S%z} must be a time in the past, not before 1970",
         )
     return Grounds(reason, invalidity_date.replace(microsecond=0))  # RFC 5280 §5.3.2: no fractions.

@@ -72,7 +72,7 @@ class RenewedOcspSigner:
         """Make a new key, certify and record it, and use it from now on; raise `Refused` or `IssuanceRefused`."""
         now, ends = self._clock(), self.issuer.certificate.not_valid_after_utc
         if now >= ends:
-            raise IssuanceRefused(f"the CA ended on {ends:%Y-%m-%d}: it certifies no OCSP signer any more")
+            raise IssuanceRefused(f"the CA expired on {ends:%Y-%m-%d}: it can certify no OCSP signer any more")
         key = generate_key()
         async with self._serial_numbers.reservation(now) as reservation:
             prepared = self.issuer.prepare_ocsp_signer(

@@ -14,9 +14,9 @@ class ReasonUse(StrEnum):
 
     REVOKE = "an operator revokes a device or a certificate"
     SUSPEND = "an operator suspends a device or a certificate, and may resume it"
-    DECOMMISSION = "an operator revokes, or decommissions a device for ever"
-    CA = "said of a CA's certificate, by the CA above it; never of an end entity"
-    NEVER = "said of attribute authorities, which there are none of here"
+    DECOMMISSION = "an operator revokes, or decommissions a device permanently"
+    CA = "only for a CA's certificate, set by the CA above it; never for an end entity"
+    NEVER = "only for attribute authorities, of which this service has none"
 
 
 REASON_USES: Final[Mapping[RevocationReason, ReasonUse]] = {

@@ -60,7 +60,7 @@ def _check_nothing_is_left(connection: Connection, device: Device) -> None:
     if unfinished_ends.of_device(connection, device.id) is not None:
         raise Refused(
             Code.UNAVAILABLE,
-            f"{device.name} was suspended or resumed a moment ago, and its many certificates still are being: try "
+            f"{device.name} was just suspended or resumed, and not all of its certificates are yet: try "
             "again in a few seconds",
         )
 
@@ -75,7 +75,7 @@ def _check_not_ended_above(certificate: StoredCertificate) -> None:
     if certificate.issuer_ended_at is not None:
         raise Refused(
             Code.REVOCATION_FINAL,
-            f"the CA that has issued certificate {certificate.serial} was revoked, which is final",
+            f"the CA that issued certificate {certificate.serial} was revoked, which is final",
         )
 
 

@@ -46,13 +46,13 @@ class HealthCollector:
     def collect(self) -> Iterable[Metric]:
         """Yield what is known."""
         fit = GaugeMetricFamily(
-            "fleet_provisioning_ready", "Whether a part of the service can do its work.", labels=["check"]
+            "fleet_provisioning_ready", "Whether a part of the service works: 1 or 0.", labels=["check"]
         )
         for name, is_fit in self._fit.items():
             fit.add_metric([name], float(is_fit))
         ends = GaugeMetricFamily(
             "fleet_provisioning_certificate_not_after_timestamp_seconds",
-            "When a certificate of the service's own ends.",
+            "Expiry of a certificate of the service itself, seconds since 1970.",
             labels=["certificate"],
         )
         for name, certificate in self._certificates().items():

@@ -70,7 +70,9 @@ def snapshot(registry: CollectorRegistry) -> bytes:
 def merged(answers: Mapping[int, bytes | None]) -> list[Metric]:
     """Return the families of all `snapshot` answers by worker, each sample labelled with its worker's number."""
     families: dict[str, Metric] = {}
-    up = GaugeMetricFamily("fleet_provisioning_worker_up", "Whether the worker answers.", labels=[LABEL])
+    up = GaugeMetricFamily(
+        "fleet_provisioning_worker_up", "Whether the worker process answers: 1 or 0.", labels=[LABEL]
+    )
     for number, answer in sorted(answers.items()):
         up.add_metric([str(number)], float(answer is not None))
         found: list[tuple[str, str, str, list[tuple[str, dict[str, str], Any]]]] = json.loads(answer or b"[]")

@@ -163,7 +163,7 @@ def record(connection: Connection, request: ApprovalRequest, now: datetime) -> i
     approvals.remove_stale(connection, request.group, now - PENDING_DAYS)
     waiting, from_here = approvals.count_pending(connection, request.group, request.asked_from)
     if from_here >= MAXIMUM_PENDING - waiting:  # So one address leaves half of all, and the next half of that.
-        whose = f", {from_here} of them from your address: it has its share" if from_here else ""
+        whose = f", {from_here} of them from your address, which has its share" if from_here else ""
         raise Refused(
             Code.APPROVALS_FULL, f"{waiting} requests of group {request.group} wait for a decision{whose}; try later"
         )

@@ -50,7 +50,7 @@ class ClaimWay(Way):
             since = claim.ended_at or claim.expires_at
             raise Refused(
                 Code.CLAIM_ENDED,
-                f"claim {claim.name} ended on {since:%Y-%m-%d %H:%M:%S} UTC: the operator has to make a new one",
+                f"claim {claim.name} ended on {since:%Y-%m-%d %H:%M:%S} UTC: an operator has to make a new one",
             )
 
     def vouch(self, connection: Connection, attempt: Attempt, group: Group, shown: Sequence[Vouched]) -> Vouched:  # noqa: ARG002
@@ -61,7 +61,7 @@ class ClaimWay(Way):
         if claims.is_full(connection, claim, name, attempt.now):
             raise Refused(
                 Code.CLAIM_EXHAUSTED,
-                f"claim {claim.name} has let in {claim.maximum_devices} devices, as many as it may: the operator has "
+                f"claim {claim.name} has admitted {claim.maximum_devices} devices, its maximum: an operator has "
                 "to make a new one",
             )
         return Vouched(

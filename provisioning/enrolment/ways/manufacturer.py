@@ -74,8 +74,8 @@ class ManufacturerWay(Way):
             raise _wrong(str(error)) from error
         if attempt.request.common_name != name:
             raise _wrong(
-                f"the certificate is device {name}'s: the request's Common Name ({attempt.request.common_name!r}) must "
-                "be that"
+                f"the certificate is that of device {name}: the request's Common Name "
+                f"({attempt.request.common_name!r}) must be the same"
             )
         return Vouched(
             manufacturer.created_by,

@@ -123,7 +123,7 @@ def test_the_commands_show_sessions_and_end_them(state: Path, client: TlsClient,
     assert "forgotten" in said(state, "kick", name, "--forget")
     assert fleet_broker(state, "sessions", name) == (0, "", "no session of that description\n")
     code, _, errors = fleet_broker(state, "kick", name)
-    assert (code, errors) == (1, "fleet-broker: NO_SUCH_SESSION: no client of that description is connected\n")
+    assert (code, errors) == (1, "fleet-broker: NO_SUCH_SESSION: no such client is connected\n")
 
 
 def test_a_command_shows_what_a_client_has_subscribed_to_and_who_gets_a_topic(
@@ -147,7 +147,7 @@ def test_a_command_shows_what_a_client_has_subscribed_to_and_who_gets_a_topic(
         "",
         "no subscription of that description\n",
     )
-    for bad, words in (("a/+", "INVALID_REQUEST: topic: "), ("a" * 70_000, "fits in no request")):
+    for bad, words in (("a/+", "INVALID_REQUEST: topic: "), ("a" * 70_000, "the request is too long")):
         code, output, errors = fleet_broker(state, "subscriptions", "--topic", bad)
         assert (code, output, len(errors.splitlines())) == (1, "", 1)
         assert words in errors

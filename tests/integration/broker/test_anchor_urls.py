@@ -145,7 +145,7 @@ def test_a_broker_without_copy_and_without_answer_does_not_start(scene: Scene) -
         (lambda _: b"<html>maintenance</html>", "neither PEM nor PKCS #7"),
         (lambda _: NOT_SIGNED, "neither PEM nor PKCS #7"),
         (lambda scene: scene.ours.anchors.encode()[:-200], "not whole"),
-        (lambda scene: pem_of(scene.ours.device("x").certificate), "is not a CA's certificate"),
+        (lambda scene: pem_of(scene.ours.device("x").certificate), "is not the certificate of a CA"),
         (lambda scene: scene.ours.anchors.encode() + b" " * 1024 * 1024, "more than 1048576 bytes"),
         (lambda scene: scene.ours.anchors.encode() * 101, "202 certificates; 200 are taken at most"),
     ],
@@ -189,7 +189,7 @@ def test_only_pinned_certificates_are_taken(scene: Scene) -> None:
     assert scene.refused(scene.theirs.device("meter-2"))
     scene.web.pages[PAGE] = scene.theirs.anchors.encode()
     [event] = wait_until(lambda: scene.broker.events("ANCHORS_REFUSED"), "none is pinned")
-    assert event["detail"] == "none of 2 certificates is named by anchors_sha256"
+    assert event["detail"] == "anchors_sha256 names none of the 2 certificates"
 
 
 def test_by_plain_http_the_pinned_set_is_neither_grown_nor_shrunk(scene: Scene) -> None:

@@ -145,7 +145,9 @@ def test_status_says_of_each_bundle_and_source_what_its_newcomers_meet(fleet: Fl
     fleet.write(terms='feed_policy = "grace 30s"')
     with fleet.broker:
         assert fleet.answers() == [IN, IN]
-        wait_until(lambda: fleet.newcomers()["partner", "OCSP"]["detail"].endswith("no good answer"), "it is found out")
+        wait_until(
+            lambda: fleet.newcomers()["partner", "OCSP"]["detail"].endswith("no valid answer"), "it is found out"
+        )
         said = fleet.status()
         rows = [re.split(r"\s{2,}", line) for line in said.split("\n\n")[1].splitlines()]
         issuer = fleet.partner.issuing.certificate.subject.rfc4514_string()

@@ -109,7 +109,7 @@ def test_a_token_file_without_a_token_is_named(tmp_path: Path, anchors: Path, co
     assert code == 1
     last = said.splitlines()[-1]  # What is read first must name it: not only a line of the log before.
     assert "give --token or --token-file (fleet-provisioning token create --role broker" in last
-    assert f"token_file is of no use: {tmp_path / 'token'}: {why}" in last
+    assert f"token_file cannot be used: {tmp_path / 'token'}: {why}" in last
     assert "Traceback" not in said
 
 

@@ -270,7 +270,7 @@ def test_a_changed_file_is_noticed(tmp_path: Path, pki: Pki) -> None:
         running.policy.write_text(good)
         wait_until(lambda: running.events("RELOAD_UNCHANGED", "policy"), "it is said that it is good again")
         (event,) = broker.events("RELOAD_UNCHANGED")
-        assert (event["part"], event["detail"]) == ("policy", "what was refused is gone, and what is in use is back")
+        assert (event["part"], event["detail"]) == ("policy", "the files are again as they are in use")
         proposed = broker.dir / "proposed"
         proposed.write_text(NO_COMMANDS)
         proposed.replace(running.policy)

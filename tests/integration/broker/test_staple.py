@@ -244,7 +244,7 @@ def test_an_answer_that_has_ended_is_not_stapled(scene: Scene) -> None:
         assert scene.stapled().status == "good"
         scene.responder.silent = True
         wait_until(lambda: scene.stapled().status == "", "it ends")
-        wait_until(lambda: broker.events("the staple has ended"), "and that is told")
+        wait_until(lambda: broker.events("the stapled response has expired"), "and that is told")
         assert scene.status()[1]["state"] == "missing"
         assert figures(broker)["staple_next_update_timestamp_seconds"] == 0
 

@@ -64,7 +64,7 @@ def test_an_address_that_leads_to_nothing_is_closed_before_tls(
             other.connect(client_id="n")
         meter.check_alive()
     (event,) = limited.events("RATE_LIMITED")
-    assert (event["address"], event["detail"]) == (THERE, "10 connections from this address have led to nothing")
+    assert (event["address"], event["detail"]) == (THERE, "10 connections from this address were not admitted")
 
 
 def silent(stack: ExitStack, port: int, source: str) -> socket.socket:
@@ -106,9 +106,9 @@ def test_who_fills_all_places_from_a_few_networks_keeps_nobody_else_waiting(
         assert broker.events("HANDSHAKE_TIMEOUT") == []
         put_out = [each for each in broker.events("RATE_LIMITED") if each["event"] == "refused"]
         assert put_out
-        assert {each["detail"] for each in put_out} == {"all places are taken, most by its network"}
+        assert {each["detail"] for each in put_out} == {"all connections are in use, most by this network"}
         (told, *_) = [each for each in broker.events("RATE_LIMITED") if each["event"] == "address refused"]
-        assert told["detail"].startswith("too many wait, and most are from 127.")
+        assert told["detail"].startswith("too many connections wait, most of them from 127.")
 
 
 def test_who_fills_all_places_from_very_many_networks_keeps_nobody_else_waiting(
@@ -124,7 +124,7 @@ def test_who_fills_all_places_from_very_many_networks_keeps_nobody_else_waiting(
                 meter.connect(client_id=f"m-{number}")
         assert broker.events("HANDSHAKE_TIMEOUT") == []
         put_out = [each for each in broker.events("RATE_LIMITED") if each["event"] == "refused"]
-        assert {each["detail"] for each in put_out} == {"all places are taken, most by its network"}
+        assert {each["detail"] for each in put_out} == {"all connections are in use, most by this network"}
 
 
 def test_a_fleet_behind_one_address_finds_places_one_after_the_other(tmp_path: Path, pki: Pki, anchors: Path) -> None:

@@ -71,7 +71,7 @@ def test_a_broker_does_not_start_with_a_policy_that_it_cannot_use(tmp_path: Path
     path = tmp_path / "policy.toml"
     path.write_text('[role.device]\npublish.allow = ["{name}/#"]\n')
     broker = BrokerProcess.with_files(tmp_path / "broker", pki, "--policy-file", str(path))
-    complaint = f"{path}: role.device.publish.allow[0]: '{{name}}/#': {{name}} is no placeholder"
+    complaint = f"{path}: role.device.publish.allow[0]: '{{name}}/#': {{name}} is not a placeholder"
     code, said = broker.fail()
     assert (code, complaint in said) == (1, True)
     broker.arguments.append("--test-config")

@@ -93,7 +93,7 @@ def test_a_stranger_gets_the_alert(bundled: BrokerProcess, pki: Pki) -> None:
     ("table", "words"),
     [
         ('name = "a"\nanchors = ["missing.pem"]\nunsafe_no_revocation = true', "missing.pem cannot be read"),
-        ('name = "a"\nanchors = ["{leaf}"]\nunsafe_no_revocation = true', "is not a CA's certificate"),
+        ('name = "a"\nanchors = ["{leaf}"]\nunsafe_no_revocation = true', "is not the certificate of a CA"),
         ('name = "a"\nanchors = ["{leaf}"]', "trust[1]: a: no source of revocations"),
         ('name = "a"', "trust[1]: a: anchors: name files or directories of CA certificates, or anchors_url"),
         ('name = "a"\nanchors = ["x"]\nfeed = true', "feed = true needs provisioning"),

@@ -145,7 +145,7 @@ def vault(service: ProvisioningService, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("signed_by", ["root sign", "openssl"])
 def test_the_root_signs_elsewhere(service: ProvisioningService, vault: Path, tmp_path: Path, signed_by: str) -> None:
     done = ca_attempt(service, "rollover", "begin")
-    assert "the key of root-ca is not here: bring it, or use ca export-csr, root sign, ca import" in done.stderr
+    assert "the key of root-ca is not here: bring it here, or use ca export-csr, root sign and ca import" in done.stderr
     csr, certificate = tmp_path / "issuing.csr", tmp_path / "issuing.crt"
     ca(service, "export-csr", "--output", str(csr))
     openssl("req", "-verify", "-in", csr, "-noout")
@@ -197,7 +197,7 @@ def test_another_root_signs_and_is_announced_with_what_it_signed(service: Provis
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("-days", "36500"), "it ends after its root"),
+        (("-days", "36500"), "it expires after its root"),
         (("-days", "365", "-extfile", "{no_ca}"), "its basic constraints are not critical, CA:TRUE, pathlen:0"),
         (("-days", "365", "-subj", "/O=fleet.internal/CN=Fleetgate root CA"), "its names are not those of a CA under"),
     ],

@@ -48,7 +48,7 @@ def test_init_never_overwrites_and_leaves_nothing_half_made(tmp_path: Path) -> N
     before = {path: path.read_bytes() for path in service.dir.iterdir()}
     again = service.command("init", "--dir", str(service.dir))
     assert again.returncode == 1
-    assert "nothing is ever overwritten" in again.stderr
+    assert "init does not overwrite anything" in again.stderr
     assert {path: path.read_bytes() for path in service.dir.iterdir()} == before
     for arguments in (("--trust-domain", "NOT VALID"), ("--passphrase-file", str(tmp_path / "none")),
                       ("--server-name", "bad name"), ("--public-http-url", "nonsense")):  # fmt: skip

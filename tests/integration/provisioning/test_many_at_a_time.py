@@ -247,5 +247,5 @@ def test_a_token_that_was_used_meanwhile_is_said_and_keeps_none_of_the_others(ow
     first, second = (str(each["id"]) for each in made)
     done = service.command("token", "void", first, str(used["id"]), second, "--json", *where(service))
     assert (done.returncode, [str(each["id"]) for each in json.loads(done.stdout)]) == (1, [first, second])
-    assert f"TOKEN_SPENT: token {used['id']} has bought certificate {used['serial']}: revoke that" in done.stderr
+    assert f"TOKEN_SPENT: token {used['id']} was used for certificate {used['serial']}: revoke that" in done.stderr
     assert "2 of 3 are void, but for 1 named above" in done.stderr

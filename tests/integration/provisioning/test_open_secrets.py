@@ -27,7 +27,7 @@ def test_commands_ceremonies_and_the_service_say_which_key_is_open(opened: Provi
     operators, the_cas = opened.dir / "operator.key", opened.dir / "issuing-ca.key"
     with opened as service:
         (said,) = [json.loads(line) for line in service.log.splitlines() if warning(the_cas) in line]
-        assert (said["level"], said["event"]) == ("warning", "private file open to everybody")
+        assert (said["level"], said["event"]) == ("warning", "private file readable for every user")
         listed = service.command("device", "list", "--json", "--dir", str(service.dir))
         assert (listed.returncode, listed.stderr) == (0, f"fleet-provisioning: warning: {warning(operators)}\n")
         json.loads(listed.stdout)
@@ -38,7 +38,7 @@ def test_commands_ceremonies_and_the_service_say_which_key_is_open(opened: Provi
         path.chmod(0o600)
     assert json.loads(begun.stdout)["state"] == "announced"
     with opened as service:
-        assert service.log.count("open to everybody") == 2, "of the first start"
+        assert service.log.count("readable for every user") == 2, "of the first start"
         assert service.command("device", "list", "--dir", str(service.dir)).stderr == ""
 
 

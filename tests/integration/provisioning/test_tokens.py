@@ -81,7 +81,7 @@ def test_tokens_are_listed_shown_and_voided(service: ProvisioningService, tmp_pa
         assert api.delete(f"/v1/tokens/{number}").json() == first.json()
         spent = api.delete(f"/v1/tokens/{everything[0]['id']}")
         assert (spent.status_code, spent.json()["code"]) == (409, "TOKEN_SPENT")
-        assert f"has bought certificate {shown['serial']}: revoke that instead" in spent.json()["detail"]
+        assert f"was used for certificate {shown['serial']}: revoke that instead" in spent.json()["detail"]
     other = OpensslDevice(tmp_path, "token-2")
     refused = stranger.est("simpleenroll", other.request(), "--user", f"token-2:{wrong}")
     assert (refused.status, refused.text.partition(":")[0]) == (401, "TOKEN_VOID")

@@ -109,14 +109,14 @@ async def test_what_is_wrong_with_the_file_is_said_and_no_token_is_spent_where_n
 ) -> None:
     (tmp_path / "file").touch()
     service = Service([Pki()], answers=9)
-    with pytest.raises(CredentialError, match=r"file/broker\.pem cannot be read: .*; run the broker as the user whose"):
+    with pytest.raises(CredentialError, match=r"file/broker\.pem cannot be read: .*; run the broker as the user who"):
         await credential_at(service, tmp_path / "file", monkeypatch).ensure()
     assert service.asked == []
     without = BrokerCredential(tmp_path, Enrolment("https://localhost:1", tmp_path / "anchors.pem", "broker-1", None))
     with pytest.raises(CredentialError, match=r"broker\.pem does not exist: give --token"):
         await without.ensure()
     (tmp_path / "broker.pem").write_text("no certificate")
-    with pytest.raises(CredentialError, match=r"broker\.pem is not one that can be read: give --token"):
+    with pytest.raises(CredentialError, match=r"broker\.pem is not a readable certificate: give --token"):
         await without.ensure()
     (tmp_path / "broker.pem").write_bytes(certificate(HOUR, -MINUTE).public_bytes(Encoding.PEM))
     with pytest.raises(CredentialError, match=r"has expired on 2026-11-27 \(the clock here says 20.* UTC\): give"):

@@ -143,8 +143,8 @@ async def test_who_comes_waits_until_it_is_known_who_is_revoked(
 @pytest.mark.parametrize(
     ("policy", "said"),
     [
-        ("require", "nobody is admitted until the revocation feed can be read"),
-        ("advisory", "everybody is admitted without the revocation feed (feed_policy is advisory)"),
+        ("require", "no client is admitted until the revocation feed can be read"),
+        ("advisory", "clients are admitted without the revocation feed (feed_policy is advisory)"),
     ],
 )
 async def test_the_doors_open_without_what_does_not_come_and_that_is_said(

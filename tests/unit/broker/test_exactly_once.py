@@ -131,7 +131,7 @@ def test_connections_one_after_the_other_do_not_leave_open_what_one_may_not(vers
     if version is V5:
         farewell = meter.farewell()
         assert farewell.reason_code is ReasonCode.RECEIVE_MAXIMUM_EXCEEDED
-        assert "send their PUBREL, or a clean start" in str(farewell.properties.reason_string)
+        assert "send their PUBREL, or use clean start" in str(farewell.properties.reason_string)
     assert not broker.device("meter-1", version=version, clean_start=True).session.incoming
 
 

@@ -310,7 +310,7 @@ def test_a_certificate_that_ends_between_handshake_and_connect_admits_nobody(bro
     late = broker.open(pki.device("meter-1", not_after=pki.now + timedelta(seconds=3)))
     broker.advance(3)
     answer = late.connect(client_id="meter-1", clean_start=False, expect=ReasonCode.NOT_AUTHORIZED)
-    assert answer.properties.reason_string == "EXPIRED: the certificate, or a CA's above it, has expired"
+    assert answer.properties.reason_string == "EXPIRED: the certificate, or that of a CA above it, has expired"
     assert broker.metrics.refused == {"EXPIRED": 1}
     assert not meter.closed, "nor is the session of its successor taken over"
 

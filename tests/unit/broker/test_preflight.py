@@ -41,7 +41,7 @@ def test_response_information_that_is_no_topic_is_told(good: dict[str, Any]) -> 
     assert problems(load(None, good | {"response_information": "fleet/{group}/{device}/replies"})) == []
     (problem,) = problems(load(None, good | {"response_information": "fleet/{nobody}"}))
     assert problem.startswith("response_information: ")
-    assert "{nobody} is no placeholder; there are {device}, {group}, {client_id}" in problem
+    assert "{nobody} is not a placeholder; the placeholders are {device}, {group}, {client_id}" in problem
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,9 @@ def test_response_information_that_is_no_topic_is_told(good: dict[str, Any]) -> 
         ({"certfile": "nonsense"}, r"certfile, keyfile: .*do not belong together, or are not an unencrypted PEM pair"),
         ({"keyfile": "other.key"}, r"certfile, keyfile: .*do not belong together"),
         ({"crlfile": "none.crl"}, r"crlfile: .*none\.crl cannot be read: No such file or directory"),
-        ({"crlfile": "nonsense"}, r"crlfile: .*nonsense is no CRL that can be used .*; give one in PEM or DER"),
+        ({"crlfile": "nonsense"}, r"crlfile: .*nonsense is not a usable CRL .*; give one in PEM or DER"),
         ({"policy_file": "none.toml"}, r"policy_file: .*none\.toml: cannot be read: No such file or directory"),
-        ({"state_dir": "nonsense"}, r"state_dir: .*nonsense is no directory; name another"),
+        ({"state_dir": "nonsense"}, r"state_dir: .*nonsense is not a directory; name another"),
     ],
 )
 def test_a_mistake_is_told(good: dict[str, Any], tmp_path: Path, change: dict[str, str], said: str) -> None:
@@ -121,7 +121,7 @@ def test_a_state_directory_where_others_write_is_told(good: dict[str, Any]) -> N
 def test_a_file_where_the_state_is_to_be_is_said_at_the_start_too(tmp_path: Path, below: str) -> None:
     (place := tmp_path / "a-file").touch()
     config = load(None, {"cafile": "ca.pem", "provisioning": "https://localhost:8443", "state_dir": place / below})
-    with pytest.raises(NoDirectory, match=f"state_dir: {place} is no directory; name another"):
+    with pytest.raises(NoDirectory, match=f"state_dir: {place} is not a directory; name another"):
         state_directory.enter(config)
 
 
@@ -151,7 +151,7 @@ def test_a_bare_name_where_no_bundle_vouches_for_parties_of_our_own_is_told(
         for number, domain in enumerate(domains)
     ]
     said = problems(load(None, good | {"policy_file": policy, "trust": bundles}))
-    complaint = f"policy_file: a bare name allows nobody anything here: [{section}]; no trust bundle is of the "
+    complaint = f"policy_file: a bare name matches no client here: [{section}]; no trust bundle is of the "
     assert [each.startswith(complaint) for each in said] == [True] * idle, said
     foreign = Pki().certify(Identity("x", Role.BROKER, "b"), uris=[], purposes=SERVER).write(tmp_path, "foreign")
     files = {"certfile": foreign.certificate, "keyfile": foreign.key}

@@ -156,7 +156,7 @@ def test_the_passphrase_comes_from_a_file_or_the_environment_and_is_never_shown(
 
 
 def test_a_name_that_no_certificate_may_hold_is_refused_with_its_setting() -> None:
-    with pytest.raises(ConfigurationError, match=r"server_names: '\*\.example\.org' is no host name"):
+    with pytest.raises(ConfigurationError, match=r"server_names: '\*\.example\.org' is not a host name"):
         server_names_of(Settings(server_names=("localhost", "*.example.org")))
     assert server_names_of(Settings(server_names=("::1", "ca.example.org"))) == ("::1", "ca.example.org")
 

@@ -156,7 +156,7 @@ def test_who_has_no_alternative_name_is_named_by_none(source: str) -> None:
     named = {"source": source, "pattern": "(?P<name>.+)", "group": "plant"}
     outcome = examine(admission(bundle(PLANT, identity=[named])), foreign("meter-7"), PLANT)
     assert isinstance(outcome, Refused)
-    assert outcome.detail == f"the certificate names nobody ({source}: there is none)"
+    assert outcome.detail == f"the certificate contains no identity ({source}: there is none)"
     assert code(admission(bundle(PLANT, identity=[named, CN])), foreign("meter-7"), PLANT) == "plant"
 
 
@@ -231,8 +231,8 @@ def test_whom_a_foreign_ca_calls_by_a_name_of_the_policy_has_not_its_topics(sect
     assert theirs.code is RefusalCode.WRONG_ROLE
     told = "a certificate of role device may not connect"
     assert theirs.told == Properties(reason_string=f"WRONG_ROLE: {told}"), "whom the policy names is not theirs to know"
-    named = f"meter-1, not spiffe://{PLANT_DOMAIN}/device/plant/meter-1"
-    assert theirs.recorded == f"{told}: the topic policy means parties of our own trust domain by {named}"
+    named = f"by meter-1 only clients of our own trust domain, not spiffe://{PLANT_DOMAIN}/device/plant/meter-1"
+    assert theirs.recorded == f"{told}: the topic policy allows {named}"
     assert checked_policy(judge, foreign("meter-1")) == (
         f"no topic rules for role device; {section} allows only those of our own trust domain: name others by their URI"
     )

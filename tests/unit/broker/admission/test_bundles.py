@@ -152,7 +152,10 @@ def patched(held: Held, old: bytes, new: bytes) -> Held:
 @pytest.mark.parametrize(
     ("held", "words"),
     [
-        (patched(PKI.device("meter-1"), ECDSA_WITH_SHA256, ECDSA_WITH_SHA256[:-1] + b"\x7f"), "of an unknown kind"),
+        (
+            patched(PKI.device("meter-1"), ECDSA_WITH_SHA256, ECDSA_WITH_SHA256[:-1] + b"\x7f"),
+            "signature algorithm is unknown",
+        ),
         (patched(PKI.device("meter-1"), P256, P256[:-1] + b"\x7f"), "key cannot be read"),
         (patched(PKI.device("meter-1"), P256 + b"\x03\x42\x00\x04", P256 + b"\x03\x42\x00\x05"), "key cannot be read"),
         (weak(rsa_key(WEAK), hashes.SHA256()), "1024 bits"),

@@ -39,9 +39,9 @@ def usage(**bits: bool) -> x509.KeyUsage:
     return x509.KeyUsage(**(none | bits))
 
 
-CA = "a CA's certificate is not a device's"
-ANCHOR = f"{CA}; this is one of the broker's trust anchors"
-BEHIND = "; behind it the file has another's: a device's own has to be the first"
+CA = "this is the certificate of a CA, not of a device"
+ANCHOR = f"{CA}; it is one of the broker's trust anchors"
+BEHIND = "; after it the file has an end-entity certificate: the device's own has to be the first"
 STEPS = ["chain", "validity", "purpose", "end entity", "identity", "policy", "bundle", "revocation", "freshness"]
 
 
@@ -254,7 +254,7 @@ def test_a_missing_intermediate_is_named(admission: Admission) -> None:
     held = PKI.certify(METER)
     outcome = check([held.certificate], ROOT_ONLY, admission, 5.0, NOW)
     assert outcome.steps[0].detail == (
-        "CN=meter-1 is issued by CN=Test Issuing CA, which is neither an anchor nor in the file"
+        "CN=meter-1 is issued by CN=Test Issuing CA, which is neither a trust anchor nor in the file"
     )
 
 

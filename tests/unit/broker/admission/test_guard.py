@@ -150,7 +150,7 @@ def test_two_who_take_turns_are_put_out_where_that_is_wanted() -> None:
     assert before == [None] * 3
     assert refusal is not None
     assert (refusal.code, refusal.reason_code, refusal.retry_after) == ("CLONE_SUSPECTED", ReasonCode.BANNED, 60.0)
-    assert refusal.detail == "the certificate is used from b and a by turns"
+    assert refusal.detail == "the certificate is used alternately from b and a"
     for client_id in ("m-1", "another"):
         banned = watch.judge(DEVICE, client_id, 10.0)
         assert banned is not None

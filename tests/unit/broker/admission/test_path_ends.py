@@ -221,5 +221,5 @@ def test_a_live_session_ends_with_the_ca(resumed: bool) -> None:
     assert not meter.closed
     broker.advance(2)
     assert str(meter.farewell().properties.reason_string).startswith(
-        "EXPIRED: the certificate, or a CA's above it, has expired"
+        "EXPIRED: the certificate, or that of a CA above it, has expired"
     )

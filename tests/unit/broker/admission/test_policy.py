@@ -224,10 +224,12 @@ def test_what_a_bare_name_allows_is_for_our_own_trust_domain_and_what_it_denies_
     assert [topic for topic in "abc" if permissions.may_subscribe(topic)] == ["c"]
     denied = both.explain(foreign, "m-1", Action.PUBLISH, "a", ours=False)
     assert denied.because == (
-        "no publish.allow filter matches it; device.m-1 publish.allow 'a' is for our own trust domain: "
+        "no publish.allow filter matches it; device.m-1 publish.allow 'a' applies to our own trust domain: "
         "name others by their URI"
     )
-    assert alone.explain(foreign, "m-1", Action.SUBSCRIBE, "a", ours=False).because.startswith("no section admits ")
+    assert alone.explain(foreign, "m-1", Action.SUBSCRIBE, "a", ours=False).because.startswith(
+        "no section of the policy admits "
+    )
     nobody = both.explain(foreign, "m-1", Action.PUBLISH, "d", ours=False)
     assert nobody.because == "no publish.allow filter matches it", "whosever it is"
 
@@ -267,13 +269,13 @@ def test_whom_names_do_not_mean_has_what_the_policy_without_their_allow_filters_
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("{name}/x", "'{name}/x': {name} is no placeholder; there are {device}, {group}, {client_id}"),
-        ("{}/x", "'{}/x': {} is no placeholder"),
+        ("{name}/x", "'{name}/x': {name} is not a placeholder; the placeholders are {device}, {group}, {client_id}"),
+        ("{}/x", "'{}/x': {} is not a placeholder"),
         ("{device/x", "'{device/x': a brace that belongs to no placeholder"),
         ("{device}+", "topic filter 'x+': a wildcard must be a level of its own"),
         ("#/{device}", "topic filter '#/x': '#' is only allowed as the last level"),
         ("", "topic filter: must be at least one character long"),
-        ("$share/g/x", "'$share/g/x': rules are about topics; leave $share/<name>/ out, it needs none"),
+        ("$share/g/x", "'$share/g/x': rules apply to topics; leave $share/<name>/ out"),
     ],
 )
 def test_a_filter_that_cannot_be_used_says_why(text: str, complaint: str) -> None:

@@ -51,7 +51,10 @@ def test_every_section_is_read(tmp_path: Path) -> None:
         ('[role.device]\npublish = ["x"]', "role.device.publish: expected keys below it: publish.allow, "),
         ('[role.device]\npublish.allow = "x"', "role.device.publish.allow: expected a list of topic filters"),
         ("[role.device]\npublish.allow = [1]", "role.device.publish.allow[0]: expected a topic filter in quotes"),
-        ('[role.device]\nsubscribe.deny = ["a", "{x}"]', "role.device.subscribe.deny[1]: '{x}': {x} is no placeholder"),
+        (
+            '[role.device]\nsubscribe.deny = ["a", "{x}"]',
+            "role.device.subscribe.deny[1]: '{x}': {x} is not a placeholder",
+        ),
         ("[role.device]\npublish.allow = [true]", "role.device.publish.allow[0]: expected a topic filter in quotes"),
         ("[role.device]\npublish.allow = 2026-01-01", "role.device.publish.allow: expected a list of topic filters"),
         ("[role.device]\npublish.allow = { 0 = 'x' }", "role.device.publish.allow: expected a list of topic filters"),
@@ -60,7 +63,7 @@ def test_every_section_is_read(tmp_path: Path) -> None:
         ('denied_publish = "ignore"', "denied_publish: input should be 'drop' or 'disconnect'"),
         ('[group."a/b"]', "group.a/b: name 'a/b': use 1 to 64 letters"),
         ('[identity."spiffe://x"]', "identity.spiffe://x: URI 'spiffe://x' is not spiffe://<trust-domain>/<role>"),
-        ("[group.north]", "nobody could connect: give at least one [role.…], [device.…] or [identity.…] section"),
+        ("[group.north]", "no client could connect: give at least one [role.…], [device.…] or [identity.…] section"),
         ("x = ", "not TOML: "),
     ],
 )
@@ -103,7 +106,7 @@ def test_a_policy_has_to_let_somebody_in(section: str, admits: bool) -> None:
     if admits:
         assert parse_policy(text, "p").knows(METER, ours=True)
         return
-    with pytest.raises(PolicyError, match="nobody could connect"):
+    with pytest.raises(PolicyError, match="no client could connect"):
         parse_policy(text, "p")
 
 
@@ -113,5 +116,5 @@ def test_a_file_has_a_size_that_it_may_have(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("broker.admission.policy_file._LARGEST", path.stat().st_size)
     assert read_policy(path) == path.read_text()
     monkeypatch.setattr("broker.admission.policy_file._LARGEST", path.stat().st_size - 1)
-    with pytest.raises(PolicyError, match="use placeholders instead of a section a device"):
+    with pytest.raises(PolicyError, match="use placeholders instead of a section for each device"):
         read_policy(path)

@@ -51,7 +51,7 @@ def test_it_is_left_out_before_a_client_whose_packets_are_short_is_refused() -> 
     [
         ("fleet/#", "leave [+] and # out"),
         ("fleet/+/x", "leave"),
-        ("a/{name}", "is no placeholder"),
+        ("a/{name}", "is not a placeholder"),
         ("", "at least one character"),
     ],
 )

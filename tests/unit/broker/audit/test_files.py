@@ -97,7 +97,7 @@ def test_another_key_and_a_forged_or_missing_head_are_found(path: Path) -> None:
     head = write(path, "TWO")
     assert any("not written with this key" in each for each in verify(path, b"x" * 32).findings)
     head_of(path).write_text(f"{AuditHead(1, head.mac)}:{'00' * 32}\n")
-    assert verify(path, KEY).findings == [f"{head_of(path)} was changed, or is not of this key"]
+    assert verify(path, KEY).findings == [f"{head_of(path)} was changed, or was written with another key"]
     head_of(path).unlink()
     assert verify(path, KEY).findings == ["the head is missing"]
 
@@ -189,7 +189,7 @@ def test_a_full_file_that_has_no_successor_yet_goes_on_under_its_new_name(
 
 def test_a_log_is_one_process_and_its_place_must_be_writable(path: Path, tmp_path: Path) -> None:
     files = opened(path)
-    with pytest.raises(AuditError, match="another broker's: give each its own"):
+    with pytest.raises(AuditError, match="belongs to another broker: give each broker its own"):
         opened(path)
     files.close()
     with pytest.raises(AuditError, match=r"cannot be written: .*; name another place"):

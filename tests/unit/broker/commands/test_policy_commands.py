@@ -98,7 +98,7 @@ def test_whom_a_name_of_ours_does_not_mean_is_told_so(tmp_path: Path) -> None:
     assert run("test", *theirs, "--subscribe", "a")[0] == 0
     code, said, _ = run("test", *theirs, *own, "--subscribe", "a")
     assert code == 1
-    assert "identity.backend subscribe.allow 'a' is for our own trust domain: name others by their URI" in said
+    assert "identity.backend subscribe.allow 'a' applies to our own trust domain: name others by their URI" in said
     assert run("show", *theirs)[1].splitlines()[1:] == ["  publish.allow    b", "  subscribe.allow  a"]
     assert run("show", *theirs, *own)[1].splitlines()[1:] == ["  publish.allow    b"]
     policy.write_text('[identity.backend]\nsubscribe.allow = ["a"]\n')

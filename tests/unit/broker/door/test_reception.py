@@ -200,7 +200,7 @@ def test_a_newcomer_has_the_place_of_one_of_whom_there_are_too_many(house: House
     house.limits = Limits(max_unadmitted=4, max_unadmitted_per_address=4)
     house.come(*["10.0.1.1"] * 4)
     assert house.come("10.0.2.1") == ["served"]
-    assert house.place(0).told == f"{RefusalCode.RATE_LIMITED}: all places are taken, most by its network"
+    assert house.place(0).told == f"{RefusalCode.RATE_LIMITED}: all connections are in use, most by this network"
     assert [house.place(number).told for number in (1, 2, 3)] == [""] * 3
     assert len(house.lobby) == 4
 
@@ -292,7 +292,7 @@ def test_when_too_many_wait_who_came_last_of_the_network_with_most_is_turned_awa
     assert house.broker.metrics.refused == {RefusalCode.RATE_LIMITED: 1}
     (told,) = logs
     assert (told["code"], told["address"]) == (RefusalCode.RATE_LIMITED, "10.0.1.1")
-    assert told["detail"] == "too many wait, and most are from 10.0.1.0/24"
+    assert told["detail"] == "too many connections wait, most of them from 10.0.1.0/24"
 
 
 def test_so_many_wait_as_there_are_descriptors_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +323,7 @@ def test_whose_connections_have_led_to_nothing_is_closed_and_told_of_once_a_minu
         assert house.come("10.0.1.1", "10.0.1.1", "10.0.2.1") == ["closed", "closed", "served"]
         house.now += 61
         assert house.come("10.0.1.1") == ["closed"]
-    assert [each["detail"] for each in logs] == ["3 connections from this address have led to nothing"] * 2
+    assert [each["detail"] for each in logs] == ["3 connections from this address were not admitted"] * 2
     assert house.broker.metrics.refused == {RefusalCode.RATE_LIMITED: 3}
 
 

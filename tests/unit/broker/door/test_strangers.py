@@ -36,7 +36,7 @@ def test_those_who_are_not_use_the_allowance_up_and_are_forgotten_in_time() -> N
     for _ in range(5):
         assert source.refuses(LIMITS, 0.0) is None
         come_and_go(source, 0.0, admitted=False)
-    assert source.refuses(LIMITS, 0.0) == "5 connections from this address have led to nothing"
+    assert source.refuses(LIMITS, 0.0) == "5 connections from this address were not admitted"
     assert source.refuses(LIMITS, 1.9) is not None
     assert source.refuses(LIMITS, 2.1) is None
     assert source.failures(LIMITS, 1000.0) == 0
@@ -69,7 +69,7 @@ def test_a_network_has_the_allowance_of_some_addresses_however_many_it_has() -> 
     for source in sources[: 5 * ADDRESSES_OF_NETWORK]:
         assert source.refuses(LIMITS, 0.0) is None
         come_and_go(source, 0.0, admitted=False)
-    assert sources[-1].refuses(LIMITS, 0.0) == "20 connections from 2001:db8:1::/48 have led to nothing"
+    assert sources[-1].refuses(LIMITS, 0.0) == "20 connections from 2001:db8:1::/48 were not admitted"
     assert other.refuses(LIMITS, 0.0) is None
     assert sources[-1].refuses(LIMITS, 1.0) is None, "it recovers as so many addresses do"
     for _ in range(1000):

@@ -144,5 +144,5 @@ async def test_the_thread_says_it_although_the_loop_stands_still() -> None:
             assert await watch.watched("Mine", "on_something", call(logs))
     finally:
         watch.close()
-    assert logs[0]["event"] == "plugin holds the event loop: the broker stands still"
+    assert logs[0]["event"] == "plugin is blocking the event loop: the broker is stalled"
     assert metrics.plugin_blocked["Mine"] >= 1.0

@@ -274,7 +274,7 @@ async def test_names_that_mean_nobody_are_told_of_at_the_start_and_at_a_reload(b
     assert (await part.preview(candidate))[0] == "", "without bundles everybody is ours"
     terms = BundleTerms.of(TrustSettings(name="x", anchors="-", trust_domain="x", unsafe_no_revocation=True))
     broker.engine.admission.believe(Trust([TrustBundle("x", [], terms=terms)]))
-    said = "a bare name allows nobody anything here: [device.meter-1]; no trust bundle is of the broker's own trust "
+    said = "a bare name matches no client here: [device.meter-1]; no trust bundle is of the broker's own trust "
     for detail in ((await part.preview(candidate))[0], (await part.apply(candidate))[0]):
         assert detail.startswith(said)
     with capture_logs() as logs:

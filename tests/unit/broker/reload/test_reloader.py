@@ -197,7 +197,7 @@ async def test_what_was_refused_is_put_right_by_what_is_in_use_or_by_what_is_new
     settings, policy, trust = config(tmp_path), Scripted(Part.POLICY), Scripted(Part.TRUST)
     witness, reloads = Told(), Counter[str]()
     reloader = Reloader([policy, trust], settings, lambda: settings, reloads, None, witness)
-    back = "what was refused is gone, and what is in use is back"
+    back = "the files are again as they are in use"
     details: list[str] = []
     for holds in (OSError("no such file"), Unchanged(), Unchanged(), OSError("no such file"), "new", Unchanged("more")):
         policy.holds = holds

@@ -285,7 +285,7 @@ async def test_it_is_said_when_the_last_bundle_of_our_own_goes_and_of_what_group
         with capture_logs() as logs:
             detail, _ = await scene.trust.apply(loaded)
         for said in (expected, detail):
-            assert ("a bare name allows nobody anything here: [identity.backend]" in said) is idle
+            assert ("a bare name matches no client here: [identity.backend]" in said) is idle
             assert ("trust bundle plant: groups: its CA is of another trust domain" in said) is unnamed
         assert sorted(entry["code"] for entry in logs if entry["log_level"] == "warning") == codes
 

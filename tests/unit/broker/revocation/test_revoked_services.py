@@ -144,5 +144,5 @@ async def test_a_disk_that_hangs_keeps_the_feed_waiting_for_a_moment_only(
 )  # fmt: skip
 def test_a_file_that_is_not_as_it_was_kept_ends_the_start(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILE_NAME).write_bytes(content)
-    with pytest.raises(TlsConfigurationError, match="is not as it was kept"):
+    with pytest.raises(TlsConfigurationError, match="was changed or is damaged"):
         RevokedServices(tmp_path)

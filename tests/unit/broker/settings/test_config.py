@@ -292,10 +292,10 @@ def test_a_listener_can_keep_out_the_pages_that_the_broker_lets_in_anywhere_else
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ("port = 1\n[[listener]]\nport = 2", "{path}: port: with [[listener]] tables it belongs into those"),
+        ("port = 1\n[[listener]]\nport = 2", "{path}: port: with [[listener]] tables, set it in those"),
         (
             "websocket_port = 1\n[[listener]]\nport = 2",
-            "{path}: websocket_port: with [[listener]] tables it belongs into",
+            "{path}: websocket_port: with [[listener]] tables, set it in",
         ),
         ("[[listener]]", "{path}: listener[1].port: field required"),
         ("[[listener]]\nport = 1\nprt = 1", "{path}: listener[1].prt: no such setting"),
@@ -334,8 +334,8 @@ def test_an_error_in_a_listener_is_named(tmp_path: Path, content: str, text: str
         ("max_keepalive = 60", "max_keepalive: no such setting; it is a limit; write it below [limits]"),
         ("require_certificate = true", "require_certificate: no such setting; remove it: a client certificate is"),
         ("acl_file = '/x'", "acl_file: no such setting; the topic policy is policy_file"),
-        ("bridge_cafile = '/x'", "bridge_cafile: no such setting; a bridge stays in a mosquitto's own file"),
-        ("topic = 'a'", "topic: no such setting; a bridge stays in a mosquitto's own file"),
+        ("bridge_cafile = '/x'", "bridge_cafile: no such setting; configure a bridge in mosquitto's own file"),
+        ("topic = 'a'", "topic: no such setting; configure a bridge in mosquitto's own file"),
         ("retain_available = true", "retain_available: no such setting; remove it: it is always on"),
         ("persistence_location = '/x'", "persistence_location: no such setting; write state_dir"),
         ("max_queued_messages = 5", "max_queued_messages: no such setting; it is a limit; write it below [limits]"),

@@ -247,13 +247,13 @@ def test_an_upgrade_request_that_is_as_the_standard_says_is_accepted(different: 
         ({"key": b"dGhlIHNhbXBsZSBub25jZXM="}, b"400", b"Sec-WebSocket-Key is not 16 bytes in base64"),
         ({"more": b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"}, b"400", b"once each"),
         ({"more": b"Sec-WebSocket-Version: 13\r\n"}, b"400", b"once each"),
-        ({"host": b"\xff.example"}, b"400", b"a header is no text"),
-        ({"more": b"Sec-WebSocket-Protocol: \xff\r\n"}, b"400", b"a header is no text"),
-        ({"more": b"Sec-WebSocket-Extensions: \xff\r\n"}, b"400", b"a header is no text"),
-        ({"more": b"Origin: https://\xff\r\n"}, b"400", b"a header is no text"),
-        ({"more": b"Origin: https://h\r\nOrigin: https://h\r\n"}, b"400", b"Origin may be said once"),
+        ({"host": b"\xff.example"}, b"400", b"a header is not text"),
+        ({"more": b"Sec-WebSocket-Protocol: \xff\r\n"}, b"400", b"a header is not text"),
+        ({"more": b"Sec-WebSocket-Extensions: \xff\r\n"}, b"400", b"a header is not text"),
+        ({"more": b"Origin: https://\xff\r\n"}, b"400", b"a header is not text"),
+        ({"more": b"Origin: https://h\r\nOrigin: https://h\r\n"}, b"400", b"Origin may occur only once"),
         ({"protocol": b"chat", "more": b"Origin: null\r\n"}, b"400", b"'Sec-WebSocket-Protocol: mqtt'"),
-        ({"more": b"Host: another\r\n"}, b"400", b"this is no request of HTTP/1.1"),
+        ({"more": b"Host: another\r\n"}, b"400", b"this is not an HTTP/1.1 request"),
         ({"more": b"Content-Length: 1\r\n\r\nx"}, b"400", b"an upgrade request has no body"),
         ({"more": b"Transfer-Encoding: gzip\r\n"}, b"501", b"an upgrade request has no body"),
         ({"more": b"X: " + b"y" * 40_000}, b"431", b"the request is too long, by its cookies perhaps: 16 KiB at most"),
@@ -322,7 +322,7 @@ def test_an_origin_of_any_length_makes_no_line_of_any_length() -> None:
 
 @pytest.mark.parametrize(
     ("said", "why"),
-    [(CONNECT, b"not MQTT alone: another port does\n"), (b"\0\1\2", b"this is no request of HTTP/1.1\n")],
+    [(CONNECT, b"not plain MQTT: use another port\n"), (b"\0\1\2", b"this is not an HTTP/1.1 request\n")],
 )
 def test_who_speaks_something_else_is_told_so(said: bytes, why: bytes) -> None:
     made = Browser(MemoryBroker())

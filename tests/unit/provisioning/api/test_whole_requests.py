@@ -91,7 +91,7 @@ async def test_both_ways_give_the_same_answer_and_count_it(failure: Exception, s
 async def test_a_fault_of_ours_is_answered_without_detail() -> None:
     whole, _, metrics = both(Enrolment(ZeroDivisionError("a detail")))
     told = await answer(whole, scope(), base64.b64encode(b"no request"))
-    assert (told.status_code, bytes(told.body)) == (500, b"INTERNAL: the service failed; its log says why\n")
+    assert (told.status_code, bytes(told.body)) == (500, b"INTERNAL: internal error; the service's log says why\n")
     refusals = metrics.registry.get_sample_value("fleet_provisioning_refusals_total", {"code": "INTERNAL"})
     assert refusals == 1
 

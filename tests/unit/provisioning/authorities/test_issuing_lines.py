@@ -86,7 +86,7 @@ async def test_a_line_stays_under_its_root_and_ends_when_nobody_needs_it(tmp_pat
         name = subjects["issuing-pumps-2"].subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value
         assert name == "Fleetgate issuing CA pumps 2"
 
-        with pytest.raises(ConfigurationError, match="the default line has no end"):
+        with pytest.raises(ConfigurationError, match="the default line cannot be ended"):
             await life.end_line("default")
         with pytest.raises(ConfigurationError, match="no issuing CA is active in line 'valves'"):
             await life.end_line("valves")

@@ -41,7 +41,7 @@ def names(profile: Profile, *, held: SubjectNames = NOTHING, asked: SubjectNames
     ("changes", "words"),
     [
         ({"name": "a/b"}, "profiles: name 'a/b': use 1 to 64 letters"),
-        ({"name": "sensor"}, "profiles.sensor.role is missing: a profile that is not built in says for which role"),
+        ({"name": "sensor"}, "profiles.sensor.role is missing: a profile that is not built in needs a role"),
         ({"name": "sensor", "role": "pump"}, "profiles.sensor.role is 'pump': choose one of device, broker"),
         ({"role": "broker"}, "profiles.device.role is 'broker': the built-in profile's is device"),
         ({"key_types": ("P-521",)}, r"profiles.device.key_types has \['P-521'\]: choose from P-256, P-384"),

@@ -118,10 +118,10 @@ async def test_no_token_is_made_for_a_name_that_was_revoked_or_retired_on_trial_
     await fleet.revocation.decommission("meter-2", by="admin")
     for moment in (timedelta(), HOUR):
         fleet.clock.advance(moment)
-        with pytest.raises(Refused, match="NAME_TAKEN: a token would be worth nothing: meter-1 has the role device of"):
+        with pytest.raises(Refused, match="NAME_TAKEN: a token could not be used: meter-1 keeps the role device of"):
             await fleet.token("meter-1", "north")
         for own in ("line", "north", None):
-            with pytest.raises(Refused, match="DEVICE_DECOMMISSIONED: a token would be worth nothing"):
+            with pytest.raises(Refused, match="DEVICE_DECOMMISSIONED: a token could not be used"):
                 await fleet.token("meter-2", own)
     token = TokenCredential("meter-1", await fleet.token("meter-1", None))
     assert identity_of(await enrol(fleet, "meter-1", token=token)).group == "line"

@@ -41,7 +41,7 @@ async def ask(fleet: Fleet, device: str, *names: str) -> x509.Certificate:
 
 
 async def refused(fleet: Fleet, device: str, *names: str) -> None:
-    with pytest.raises(Refused, match="is another's") as caught:
+    with pytest.raises(Refused, match="belongs to another device") as caught:
         await ask(fleet, device, *names)
     assert caught.value.code is Code.CSR_NAME
 

@@ -82,7 +82,7 @@ async def test_a_lapsed_list_lets_nobody_in_until_the_next_or_an_operator_s_word
     fleet.clock.advance(DAY)
     assert await let_in("SN18") is None, "until nextUpdate, that second too"
     fleet.clock.advance(timedelta(seconds=1))
-    with pytest.raises(Refused, match=r"lapsed on 2027-03-02 12:00 UTC.*manufacturer crl acme FILE") as lapsed:
+    with pytest.raises(Refused, match=r"expired on 2027-03-02 12:00 UTC.*manufacturer crl acme FILE") as lapsed:
         await enrol(fleet, "SN19", certificate=acme.idevid("SN19")[0])
     assert (lapsed.value.code, lapsed.value.retry_after) == (Code.MANUFACTURER_LIST_LAPSED, 600)
     assert await refusal(fleet, "SN17", certificate=revoked) is Code.MANUFACTURER_REVOKED, "it names it all the same"
@@ -201,5 +201,7 @@ async def test_a_certificate_that_does_not_say_readably_where_its_list_is_waits_
     points = x509.UnrecognizedExtension(ExtensionOID.CRL_DISTRIBUTION_POINTS, b"\x05\x00")
     idevid = acme.idevid("SN17", extensions=[(points, False)])[0]
     await give_list(fleet, listed(acme))
-    with pytest.raises(Refused, match="MANUFACTURER_CERTIFICATE: where its list is cannot be read"):
+    with pytest.raises(
+        Refused, match="MANUFACTURER_CERTIFICATE: the certificate's CRL distribution points cannot be read"
+    ):
         await enrol(fleet, "SN17", certificate=idevid)

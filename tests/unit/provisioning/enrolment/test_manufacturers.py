@@ -42,7 +42,7 @@ async def test_what_is_wrong_with_a_manufacturer_is_named(fleet: Fleet) -> None:
     acme = Manufacturer(begin=NOON)
     _, leaf = acme.idevid("SN17")
     service = ManufacturerService(fleet.database, fleet.clock, nothing)
-    wrong = {"nonsense": "not one PEM", leaf.decode(): "no CA's", acme.pem * 2: "holds 2 certificates"}
+    wrong = {"nonsense": "not one PEM", leaf.decode(): "not that of a CA", acme.pem * 2: "holds 2 certificates"}
     wrong |= {"\ud800": "not one PEM", acme.unreadable_ca(): "not one PEM"}
     for own in (fleet.authority.root_ca, fleet.authority.issuing_ca):
         wrong[pem_of(own.certificate).decode()] = "a CA of this fleet"
@@ -93,7 +93,7 @@ async def test_what_is_registered_and_ended_is_told_and_audited(fleet: Fleet) ->
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
-        ({"end": NOON - DAY, "begin": NOON - 2 * DAY}, "certificate ended on 2027-02-28"),
+        ({"end": NOON - DAY, "begin": NOON - 2 * DAY}, "certificate expired on 2027-02-28"),
         ({"extensions": [(usage(digital_signature=True), True)]}, "lacks keyCertSign"),
         ({"extensions": [(purposes(ExtendedKeyUsageOID.SERVER_AUTH), False)]}, "lacks clientAuth"),
         # OpenSSL does not take "any" for clientAuth.
@@ -157,7 +157,7 @@ async def test_who_shows_a_certificate_that_nobody_knows_is_told_so(fleet: Fleet
         await enrol(fleet, "SN17", certificate=below, label=label)
     with pytest.raises(Refused) as caught:
         await enrol(fleet, "SN17", label=label)
-    asked = "lets devices in by manufacturer; this request shows nothing" if label else "password = enrolment token"
+    asked = "admits devices by manufacturer; this request shows nothing" if label else "password = enrolment token"
     assert caught.value.detail.endswith(asked)
 
 

@@ -164,7 +164,7 @@ async def test_an_issuing_ca_that_has_ended_signs_nothing_says_so_and_spends_not
     now, ends = fleet.clock(), fleet.authority.issuing_ca.certificate.not_valid_after_utc
     fleet.clock.now = ends
     token = await fleet.token()
-    with pytest.raises(Refused, match="UNAVAILABLE: the issuing CA ended on"):
+    with pytest.raises(Refused, match="UNAVAILABLE: the issuing CA expired on"):
         await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))
     fleet.clock.now = now
     await fleet.enrolment.enrol(csr_der(), TokenCredential("meter-17", token))

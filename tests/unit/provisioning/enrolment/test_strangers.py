@@ -119,7 +119,7 @@ async def test_who_shows_something_good_is_told_what_it_lacks(fleet: Fleet) -> N
     refusal = await refused(fleet, "meter-1", token=token)
     assert (refusal.code, type(refusal)) == (Code.NOT_LISTED, Refused)
     await fleet.groups.change("north", {"ways": ()}, by="admin")
-    assert "north admits nobody" in (await refused(fleet, "meter-1", token=token)).detail
+    assert "north is closed" in (await refused(fleet, "meter-1", token=token)).detail
     assert (await refused(fleet, "meter-1", token=token, label="south")).code is Code.TOKEN_GROUP
     await group(fleet, "claim", name="south")
     acme = Manufacturer(begin=NOON)
@@ -127,7 +127,7 @@ async def test_who_shows_something_good_is_told_what_it_lacks(fleet: Fleet) -> N
     await register(fleet, acme)
     idevid, _ = acme.idevid("meter-1")
     assert (
-        "group line lets devices in by claim; this request shows manufacturer"
+        "group line admits devices by claim; this request shows manufacturer"
         in (await refused(fleet, "meter-1", certificate=idevid)).detail
     )
 

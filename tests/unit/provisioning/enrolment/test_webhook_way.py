@@ -99,7 +99,7 @@ async def test_what_ends_while_the_webhook_is_asked_has_ended(fleet: Fleet) -> N
 def test_ways_are_put_in_order_and_a_webhook_never_stands_alone() -> None:
     (alternative,) = parse_ways(["webhook+approval+claim"])
     assert list(alternative) == ["claim", "approval", "webhook"]
-    with pytest.raises(Refused, match="may veto but not let in"):
+    with pytest.raises(Refused, match="may veto but not admit"):
         parse_ways(["webhook"])
 
 
