@@ -159,6 +159,8 @@ def _certificates(content: bytes) -> list[x509.Certificate]:
         raise AnchorsRefused("an empty answer")
     try:
         if b"-----BEGIN PKCS7" in content:
+            if content.count(b"-----BEGIN") > 1:  # Only the first is read.
+                raise AnchorsRefused("not whole: there is something else beside the PKCS #7")
             return pkcs7.load_pem_pkcs7_certificates(content)
         if b"-----BEGIN" in content:
             return _pem_certificates(content)
