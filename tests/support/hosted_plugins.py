@@ -23,19 +23,23 @@ class HostedPlugins:
 
     def __init__(self, broker: MemoryBroker, plugins: Sequence[BasePlugin[Any]]) -> None:
         loop = asyncio.get_running_loop()
+        broker.now = loop.time()  # As it comes with each answer.
+        broker.keep_fresh()
         complaints = Complaints(broker.metrics, loop.time)
         watch = Watch(broker.metrics, complaints)
         company = Company([], BaseContext(), complaints, watch, lambda: 100, 30.0)
         self._questions = Questions(plugins, lambda: 100, complaints, watch, patience=30.0, verdict_seconds=10.0)
         self._broker = broker
-        PluginHost(broker.engine, claimed_names=False).attach(company, self._questions)
+        self.host = PluginHost(broker.engine, claimed_names=False)
+        self.host.attach(company, self._questions)
 
     async def answered(self) -> None:
-        """Let the plugins answer what they were asked."""
+        """Let the plugins answer what they were asked, and what they are asked then."""
+        self._broker.settle()
         while self._questions._tasks:
             await asyncio.gather(*self._questions._tasks)
             await asyncio.sleep(0)
-        self._broker.settle()
+            self._broker.settle()
 
     async def subscribe(self, client: WireClient, topic_filter: str, qos: int = 0) -> None:
         """Let *client* subscribe, once the plugins permit it."""
