@@ -11,6 +11,8 @@ from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 
 from broker.mqtt.codes import ReasonCode
 from broker.mqtt.packets import Connack, Puback
+from broker.plugins.errors import NotOffered
+from broker.plugins.views import RetainedView
 from tests.support.hosted_plugins import HostedPlugins
 from tests.support.pki import shared_device
 from tests.support.wire import V5, MemoryBroker, connect_packet, publication, will
@@ -127,3 +129,20 @@ async def test_what_a_plugin_has_noted_of_a_client_it_lets_in_is_there_and_its_p
     assert topics.seen == ["of anna with secret"]
     (session,) = plugins.host._sessions.values()
     assert (session.username, session.password) == ("meter-1", None)
+
+
+async def test_what_has_expired_is_in_no_plugin_s_view_of_what_is_retained(scene: Scene) -> None:
+    meter = scene.broker.device("meter-1")
+    assert await scene.publish(meter, "stays", retain=True) is ReasonCode.SUCCESS
+    assert await scene.publish(meter, "goes", retain=True, message_expiry_interval=10) is ReasonCode.SUCCESS
+    view = RetainedView(scene.broker.engine, lambda: scene.broker.now)
+    assert sorted(view) == [f"{OWN}/goes", f"{OWN}/stays"]
+    scene.broker.now += 11  # Before anything is swept.
+    assert list(view) == [f"{OWN}/stays"]
+    assert len(view) == 1
+    assert f"{OWN}/goes" not in view
+    assert bytes(view[f"{OWN}/stays"].data) == b"x"
+    with pytest.raises(NotOffered, match="read-only"):
+        view[f"{OWN}/stays"] = b"y"
+    with pytest.raises(NotOffered, match="read-only"):
+        del view[f"{OWN}/stays"]
