@@ -16,18 +16,18 @@ Rules
 3. It only decides which server to trust. Clients are judged by the index, which is complete before any is admitted.
 4. A file that was tampered with ends the start: it would be a way to be trusted again.
 5. Bounded: if there are more than `MOST`, the newest are kept.
-6. A broker that has not read a feed to its end may not know of the service's revocation: it accepts a service that
-   proves that it is not revoked (`provisioning.client.genuine_server`). The file says so until a feed has been read to
-   its end: whoever is on the network path decides where a feed breaks off.
 
-Does not handle: a database restored from before such a revocation (docs/backup.md says what to do).
+Handles, for an hour after the revocation, whoever has copied the service's key together with its proof that it is not
+revoked (`provisioning.client.genuine_server`), and for ever whoever has a CA's key, which signs such proofs.
+Does not handle: what the feed had not told yet when the broker stopped; a database restored from before such a
+revocation (docs/backup.md says what to do).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -48,8 +48,6 @@ MOST: Final = 4096
 _BYTES: Final = 1024 * 1024
 _PATIENCE: Final = 2.0
 """Seconds that the feed waits for the disk."""
-_UNFINISHED: Final = "unfinished"
-"""Where the list is in a file that was written before a feed was read to its end. Otherwise the file is the list."""
 
 
 class RevokedServices:
@@ -60,9 +58,7 @@ class RevokedServices:
         self._path: Final = state_dir / FILE_NAME
         self._known: Final[dict[CertificateKey, Revocation]] = {}
         self._writing: asyncio.Future[None] | None = None
-        self.has_followed, known = _kept(self._path)
-        """Whether this broker, or an earlier process, has read a feed to its end, and stored what it said."""
-        for revocation in known:
+        for revocation in _kept(self._path):
             self._add(revocation)
 
     def __len__(self) -> int:
@@ -84,15 +80,9 @@ class RevokedServices:
         self._add(revocation)
         await self._keep()
 
-    async def followed(self) -> None:
-        """Take note that a feed was read to its end."""
-        if not self.has_followed:
-            self.has_followed = True
-            await self._keep()
-
     async def _keep(self) -> None:
         if self._writing is None or self._writing.done():
-            written = _written(self._known.values(), ended=self.has_followed)
+            written = _written(self._known.values())
             self._writing = asyncio.ensure_future(asyncio.to_thread(self._write, written))
             await asyncio.wait([self._writing], timeout=_PATIENCE)
         if not self._writing.done():
@@ -114,7 +104,7 @@ def _tell_not_kept(why: str) -> None:
     log.warning("revocation of the service not kept", code="REVOKED_SERVICE_NOT_KEPT", detail=why)
 
 
-def _written(known: Iterable[Revocation], *, ended: bool) -> bytes:
+def _written(known: Iterable[Revocation]) -> bytes:
     rows = [
         {
             "issuer_key_id": each.issuer_key_id.hex(),
@@ -124,30 +114,24 @@ def _written(known: Iterable[Revocation], *, ended: bool) -> bytes:
         }
         for each in known
     ]
-    return json.dumps(rows if ended else {_UNFINISHED: rows}, indent=1).encode() + b"\n"
+    return json.dumps(rows, indent=1).encode() + b"\n"
 
 
-def _kept(path: Path) -> tuple[bool, list[Revocation]]:
-    """Return what the file at *path* says: whether a feed was read to its end, and what is revoked."""
+def _kept(path: Path) -> Iterator[Revocation]:
     try:
-        content = json.loads(contents_of(path, _BYTES))
-        ended = isinstance(content, list)
-        return ended, [_revocation(row) for row in (content if ended else content[_UNFINISHED])]
+        for row in json.loads(contents_of(path, _BYTES)):
+            yield Revocation(
+                bytes.fromhex(row["issuer_key_id"]),
+                int(row["serial"], 16),
+                RevocationReason(row["reason"]),
+                datetime.fromisoformat(row["revoked_at"]),
+            )
     except FileNotFoundError:
-        return False, []
+        return
     except OSError as error:
         raise TlsConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, KeyError) as error:
         raise TlsConfigurationError(
             f"{path} is not as it was kept: put a copy back. Without it, until the feed has been read, the broker "
-            "believes a service whose certificate is revoked"
+            "believes a service whose certificate was revoked within the hour, or whose CA is revoked"
         ) from error
-
-
-def _revocation(row: Mapping[str, str]) -> Revocation:
-    return Revocation(
-        bytes.fromhex(row["issuer_key_id"]),
-        int(row["serial"], 16),
-        RevocationReason(row["reason"]),
-        datetime.fromisoformat(row["revoked_at"]),
-    )

@@ -83,31 +83,6 @@ async def test_what_the_feed_says_anew_at_each_start_is_not_written_again(tmp_pa
     assert stat.S_IMODE((tmp_path / FILE_NAME).stat().st_mode) == 0o400
 
 
-async def test_a_feed_that_broke_off_was_not_read_to_its_end_whatever_it_had_said(
-    tmp_path: Path, pki: Pki, servers: list[Held]
-) -> None:
-    """Who has a copy of the service's revoked key may be on the way, and break it off before it says so of that key."""
-    first, second, _ = servers
-    kept = RevokedServices(tmp_path)
-    assert not kept.has_followed
-    await kept.note(revoked(first), PROVISIONING)
-    again = RevokedServices(tmp_path)
-    assert again.find(path_of(first, pki)) is not None
-    assert not again.has_followed, "the service still has to prove that it is not revoked"
-    await again.note(revoked(second), PROVISIONING)
-    assert not RevokedServices(tmp_path).has_followed
-    await again.followed()
-    last = RevokedServices(tmp_path)
-    assert last.has_followed
-    assert all(last.find(path_of(each, pki)) is not None for each in (first, second))
-
-
-async def test_a_feed_without_anything_to_keep_was_read_to_its_end_too(tmp_path: Path) -> None:
-    await RevokedServices(tmp_path).followed()
-    assert RevokedServices(tmp_path).has_followed
-    assert len(RevokedServices(tmp_path)) == 0
-
-
 async def test_of_more_than_the_bound_the_newest_are_kept(
     tmp_path: Path, pki: Pki, servers: list[Held], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,8 +137,7 @@ async def test_a_disk_that_hangs_keeps_the_feed_waiting_for_a_moment_only(
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[", b"{}x", b"[1]", b'[{"issuer_key_id": "00"}]', b"7", b"null", b"\xff", b"{}",
-     b'{"unfinished": 7}',
+    [b"", b"[", b"{}x", b"[1]", b'[{"issuer_key_id": "00"}]', b"7", b"null", b"\xff",
      b'[{"issuer_key_id": "zz", "serial": "1", "reason": "keyCompromise", "revoked_at": "2026-03-01T12:00:00+00:00"}]',
      b'[{"issuer_key_id": "00", "serial": "1", "reason": "for fun", "revoked_at": "2026-03-01T12:00:00+00:00"}]',
      b'[{"issuer_key_id": "00", "serial": "1", "reason": "keyCompromise", "revoked_at": "yesterday"}]'],
