@@ -3,8 +3,8 @@
 Rules
 -----
 1. This module, and with it amqtt, is imported only if the setting ``plugins`` is not empty.
-2. Plugins are created before the store is opened, and told of the start after that, before anything listens; an error in
-   either ends the start. What they retain or publish then is stored. They are closed after the last client has left,
+2. Plugins are created before the store is opened, and told of the start after that, before anything listens; an error
+   in either ends the start. What they retain or publish then is stored. They are closed after the last client has left,
    and before the store is closed; also when the start fails.
 """
 
