@@ -90,9 +90,7 @@ class EstClient:
         trust_domain: str | None = None,
     ) -> None:
         self._base_url = base_url
-        self._pool = open_pool(
-            base_url, anchors, credential, connections=connections, trust_domain=trust_domain, proven=True
-        )
+        self._pool = open_pool(base_url, anchors, credential, connections=connections, trust_domain=trust_domain)
 
     async def __aenter__(self) -> Self:
         await self._pool.__aenter__()
