@@ -141,6 +141,23 @@ def show(
             typer.echo(f"  {title:15}  {each}")
 
 
+@policy.command(epilog="Example: fleet-broker policy convert /etc/mosquitto/acl > policy.toml")
+def convert(
+    file: Annotated[Path, typer.Argument(help="mosquitto's ACL file.")],
+) -> None:
+    """Print mosquitto's ACL file as a topic policy. What has no counterpart is reported on standard error."""
+    from broker.admission.mosquitto_acl import InvalidAcl, converted
+    from broker.admission.policy_file import PolicyError, read_policy
+
+    try:
+        made = converted(read_policy(file), str(file))
+    except (InvalidAcl, PolicyError) as error:
+        raise _failed(str(error)) from None
+    for each in made.left_out:
+        typer.echo(f"fleet-broker: {printable(each)}", err=True)
+    typer.echo(made.policy, nl=False)
+
+
 def _decide(rules: TopicPolicy, who: Identity, client_id: str, action: Action, topic: str, *, ours: bool) -> Decision:
     from broker.admission.policy import Action
     from broker.mqtt.errors import MalformedPacket

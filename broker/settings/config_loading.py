@@ -83,7 +83,9 @@ def _no_toml(path: Path, error: ValueError) -> str:
     told = of_mosquitto(text, BrokerConfig.model_fields, {each.name for each in fields(Limits)})
     if not told:
         return f"not TOML: {error}"
-    return "\n".join(("mosquitto's, and not TOML; what to do with its settings:", *told))
+    return "\n".join(
+        ("mosquitto's, and not TOML; what to do with its settings (docs/coming-from-mosquitto.md):", *told)
+    )
 
 
 def read_texts(path: Path | None, *keys: str) -> dict[str, str]:
