@@ -471,7 +471,7 @@ async def test_the_feed_s_connection_is_renewed_and_nothing_is_lost_or_told_agai
     broker, loop = MemoryBroker(), asyncio.get_running_loop()
     broker.engine.history.witness = witness = Witness()
 
-    async def no_other() -> bool:
+    async def no_other(_code: str) -> bool:
         return False
 
     with ProvisioningService.copied(tmp_path / "fleet", {"feed_heartbeat_seconds": 0.05}) as service:

@@ -41,7 +41,7 @@ class Service:
         self._monkeypatch = monkeypatch
         self.refused: list[str | None] = []
 
-    async def _no_other(self, _authority: str) -> bool:
+    async def _no_other(self, _code: str) -> bool:
         return False
 
     async def says(self, *events: FeedEvent, shown: Held | None = None) -> None:
