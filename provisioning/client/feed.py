@@ -167,7 +167,7 @@ async def tell_known(
 ) -> None:
     """Report to the service which of its issuing CAs, by name, a broker trusts. Raises `FeedLost` if that fails.
 
-    A server for which *refuse* gives a reason is not told.
+    A server for which *refuse* gives a reason counts as not told: it has seen the request, in which nothing is secret.
     """
     pool = open_pool(base_url, anchors, credential, connections=1)
     try:
