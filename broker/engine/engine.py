@@ -176,11 +176,17 @@ class Engine(Exchange):
     def _session_of(self, admitted: Admitted, now: float) -> Session | Refused | None:
         """Return the existing session for *admitted*, or the refusal if it belongs to another identity.
 
+        What is due is done first, as by a tick: a session that has expired is not resumed [MQTT-4.1.0-2], and a will
+        whose delay is over is sent.
+
         A client that connects under its own name has priority over one that may also use that name, as the name of an
         instance, say: the other's session is ended.
         """
         identity, client_id = admitted.peer.identity, admitted.client_id
         session = self.registry.find(identity.trust_domain, identity.role, client_id)
+        if session is not None and session.connection is None:
+            self._due(session, now)
+            session = self.registry.find(identity.trust_domain, identity.role, client_id)
         if session is None or session.owner == identity:
             return session
         if client_id != identity.name or client_id == session.owner.name:

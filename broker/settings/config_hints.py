@@ -36,6 +36,8 @@ _OF_BRIDGES: Final = frozenset(
         "try_private",
     }
 )
+_OF_THE_POLICY: Final = frozenset({"denied_publish", "device", "group", "identity", "role"})
+_POLICY: Final = "it belongs to the topic policy; write it in policy_file: docs/topic-policy.md"
 _OF_BRIDGES_BEGIN: Final = ("bridge_", "local_")
 
 MOSQUITTO: Final[Mapping[str, str]] = {
@@ -117,6 +119,8 @@ def hint(key: str, known: Collection[str], limits: Collection[str]) -> str:
         return f"; {MOSQUITTO[key]}"
     if key in _OF_BRIDGES or key.startswith(_OF_BRIDGES_BEGIN):
         return f"; {_BRIDGE}"
+    if key in _OF_THE_POLICY:
+        return f"; {_POLICY}"
     near = difflib.get_close_matches(key, [*known, *(limits if limits != known else ())], n=1)
     if near:
         place = " below [limits]" if near[0] not in known else ""

@@ -32,6 +32,11 @@ def test_no_setting_of_mosquitto_is_taken_for_a_slip_of_the_pen(name: str) -> No
     assert "see docs/reference" not in said
 
 
+@pytest.mark.parametrize("name", ["denied_publish", "role", "group", "device", "identity"])
+def test_what_belongs_to_the_topic_policy_is_sent_there(name: str) -> None:
+    assert "write it in policy_file: docs/topic-policy.md" in hint(name, BrokerConfig.model_fields, LIMITS)
+
+
 def test_a_file_is_mosquittos_whatever_few_settings_it_has() -> None:
     assert told("port 8883\ncafile ca.crt\n") == [
         "line 1: port: write port = …, as TOML has it",
