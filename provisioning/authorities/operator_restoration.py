@@ -43,7 +43,9 @@ async def restore_operator(life: AuthorityLife, name: str) -> None:
         if found.role is not Role.OPERATOR:
             raise ConfigurationError(f"{name} is a {found.role}, not an operator: give another name")
         if found.state is not DeviceState.ACTIVE:
-            raise ConfigurationError(f"{name} is {found.state} permanently: give another name")
+            raise ConfigurationError(
+                f"{name} is {found.state} and this command does not change that: give another name"
+            )
 
     await life.database.read(check)
     await issue_operator(life, name, as_admin=True)

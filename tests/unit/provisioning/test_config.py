@@ -35,6 +35,9 @@ def test_flags_come_before_environment_before_file_before_defaults(
     ("text", "word"),
     [
         ("port = 70000", "port"),
+        ("port = 'abc'", r"provisioning\.toml: port: give a whole number, without a unit$"),
+        ("public_listener = 'perhaps'", r"provisioning\.toml: public_listener: give true or false$"),
+        ("host = 1", r"provisioning\.toml: host: give a text, in quotes$"),
         (
             "nonsense = 1",
             r"provisioning\.toml: nonsense: no such setting; see docs/reference/settings-of-provisioning\.md",
@@ -56,7 +59,10 @@ def test_flags_come_before_environment_before_file_before_defaults(
         ("crl_life = '999999999999d'", "crl_life: is longer than anybody waits"),
         ("unsafe_group_writable_directory = true", "counts in the environment only, as FLEET_PROVISIONING_UNSAFE_"),
         ("= broken", r"provisioning\.toml is not TOML: "),
-        ('public_http_url = "x"', "public_http_url"),
+        (
+            'public_http_url = "ca.example.org"',
+            "public_http_url: write the whole URL, with its scheme: http://NAME:PORT$",
+        ),
         ('public_http_url = "ftp://x"', "public_http_url: URL scheme should be"),
         ('public_http_url = "http://ca.example.org/?x=1"', "public_http_url.*no query"),
         ('public_http_url = "http://ca.example.org/#x"', "public_http_url.*no fragment"),

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -141,7 +142,7 @@ async def test_a_ca_whose_certificates_may_be_renewed_after_their_end_is_not_ret
 
     await fleet_cas.database.write(enrolled)
     fleet_cas.clock.advance(fleet_cas.settings.operator_life)
-    with pytest.raises(ConfigurationError, match=r"have ended and buy their successors until 2028-05-29 12:00 UTC"):
+    with pytest.raises(ConfigurationError, match=r"have expired and can still be renewed until 2028-05-29 12:00 UTC"):
         await life.retire()
     fleet_cas.clock.advance(timedelta(days=90))
     assert await life.retire() == "issuing-ca"
@@ -262,9 +263,7 @@ async def test_what_is_said_of_a_ca_only_is_not_said_of_what_it_has_issued(
     assert [each.reason for each in entries] == [below] * 3, "the CRL"
     for each in affected:
         key, serial = each.issuer_key_id, each.serial
-        _, said = await fleet_cas.database.read(
-            lambda connection, key=key, serial=serial: certificates.revocation_of(connection, key, serial)
-        )
+        _, said = await fleet_cas.database.read(partial(certificates.revocation_of, issuer_key_id=key, serial=serial))
         assert said is not None
         assert said[1] is below, "OCSP"
 

@@ -61,7 +61,7 @@ def names(profile: Profile, *, held: SubjectNames = NOTHING, asked: SubjectNames
         ({"name": "service", "dns_patterns": ("{name}.{group}.x",)}, "only a device always has a group"),
         ({"dns_patterns": ("{name}-{group}.x",)}, r"ambiguous: .* does not show where \{name\} ends"),
         ({"dns_patterns": ("a.{group}{name}.x",)}, r"put a '\.' between \{group\} and \{name\}, or"),
-        ({"honoured_domains": ("*.example",)}, r"honoured_domains has one that is wrong: '\*.example' is no h"),
+        ({"honoured_domains": ("*.example",)}, r"honoured_domains has one that is wrong: '\*.example' is not a h"),
         (
             {"dns_patterns": ("{name}.devices.example",), "honoured_domains": ("example",)},
             "honoured_domains has 'example', where dns_patterns put other devices' names",

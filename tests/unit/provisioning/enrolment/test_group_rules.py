@@ -107,5 +107,5 @@ async def test_a_name_that_no_store_can_hold_is_refused_not_a_failure(fleet: Fle
 
 def test_ways_are_read_as_operators_write_them() -> None:
     assert parse_ways(["token", "token+token", "token"]) == ((WayName.TOKEN,),)
-    with pytest.raises(Refused, match="'pigeon' is no way to enrol: use token"):
+    with pytest.raises(Refused, match="'pigeon' is not a way to enrol: use token"):
         parse_ways(["token+pigeon"])

@@ -114,7 +114,9 @@ async def test_a_group_gets_so_many_certificates_a_minute_and_others_theirs(flee
         with pytest.raises(Refused, match="TOKEN_DEVICE"):
             await fleet.enrolment.enrol(wrong, TokenCredential("meter-3", token))
     successor = await fleet.reenrol(first, successor_csr(first))
-    with pytest.raises(Refused, match="RATE_LIMITED: group north gets 3 certificates a minute") as caught:
+    with pytest.raises(
+        Refused, match="RATE_LIMITED: group north has reached its limit of 3 certificates a minute"
+    ) as caught:
         await fleet.enrolment.enrol(csr_der(names=["meter-3"]), TokenCredential("meter-3", token))
     assert caught.value.retry_after == 20
     with pytest.raises(Refused, match="RATE_LIMITED"):

@@ -198,7 +198,7 @@ async def test_orders_are_audited(fleet: Fleet) -> None:
     assert await service(fleet).hasten(group=None, spread=30 * DAY, by="anna") == HastenedOutcome(
         None, fleet.clock(), 30 * DAY, 1
     )
-    with pytest.raises(Refused, match="GROUP_UNKNOWN: no group 'south' is configured, and nobody in one has a"):
+    with pytest.raises(Refused, match="GROUP_UNKNOWN: no group 'south' is configured, and no device of such a"):
         await service(fleet).hasten(group="south", spread=0 * DAY, by="bert")
     await fleet.groups.create(Group("south"), by="admin")
     await service(fleet).hasten(group="south", spread=0 * DAY, by="bert")
