@@ -153,7 +153,7 @@ async def test_who_is_meant_is_asked_where_it_is_not_clear(fleet_cas: Ceremonies
         await fleet_cas.life.activate()
     await NextAuthority(fleet_cas.life).begin()
     await NextAuthority(fleet_cas.life).begin(another=True)
-    with pytest.raises(ConfigurationError, match=r"issuing-2 \(announced\), issuing-3 \(announced\): name the one"):
+    with pytest.raises(ConfigurationError, match=r"issuing-2 \(announced\), issuing-3 \(announced\): name one"):
         await fleet_cas.life.activate(waiting=False)
     assert await fleet_cas.life.activate("issuing-3", waiting=False) == ("issuing-3", [])
 
