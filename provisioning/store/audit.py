@@ -119,10 +119,14 @@ class AuditEntry:
 
 READ_HEAD: Final = select(audit_head.c.number, audit_head.c.mac, audit_head.c.seal)
 """Number, code and seal."""
-_LOCK_HEAD: Final = Prepared(READ_HEAD.with_for_update())
+# By its key: on PostgreSQL the table may keep hundreds of pages of former heads, which a scan would read each time.
+_HEAD: Final = audit_head.c.id == 1
+_LOCK_HEAD: Final = Prepared(READ_HEAD.where(_HEAD).with_for_update())
 _APPEND: Final = Prepared(insert(audit_entries), told_by="number", comes_last=True)
 _MOVE: Final = Prepared(
-    update(audit_head).values(number=bindparam("last"), mac=bindparam("last_mac"), seal=bindparam("new_seal"))
+    update(audit_head)
+    .where(_HEAD)
+    .values(number=bindparam("last"), mac=bindparam("last_mac"), seal=bindparam("new_seal"))
 )
 _NO_UTF8: Final = "decode to UTF-8"
 """What the driver's words are for it: it has no class of its own."""
