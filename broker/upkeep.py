@@ -38,8 +38,8 @@ async def tick(engine: Engine, lists: RevocationLists) -> None:
     while True:
         await asyncio.sleep(_TICK)
         now = loop.time()
-        if clock.look(engine, now, time.time()):
-            lists.clock_set()
+        if ahead := clock.look(engine, now, time.time()):
+            lists.clock_set(ahead)
         await see_to(engine, loop.time)
         # What has survived a second is a connection, a session, a route: not examined again until everything is.
         if now - collected > _COLLECT_SECONDS:

@@ -367,8 +367,7 @@ async def _records(settings: Settings, database: Database, now: datetime) -> Asy
 def _slowed(former: int) -> Finding:
     return warning(
         "database",
-        f"PostgreSQL keeps {former} former versions of the busiest rows, which each change reads: every request becomes "
-        "slower",
+        f"PostgreSQL keeps {former} former versions of the busiest rows, which each change reads: requests become slow",
         "end the transaction that has been open for so long: SELECT pid, xact_start, state, application_name FROM "
         "pg_stat_activity ORDER BY xact_start; or drop the replication slot that nobody uses (pg_replication_slots); "
         "see that autovacuum is on",

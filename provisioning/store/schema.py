@@ -167,8 +167,10 @@ def former_rows(connection: Connection) -> int:
     """
     if connection.dialect.name != "postgresql":
         return 0
-    busiest = "SELECT coalesce(sum(n_dead_tup), 0) FROM pg_stat_user_tables WHERE relid = ANY (CAST(:names AS regclass[]))"
-    return int(connection.execute(text(busiest), {"names": [counters.name, audit_head.name]}).scalar_one())
+    kept = text(
+        "SELECT coalesce(sum(n_dead_tup), 0) FROM pg_stat_user_tables WHERE relid = ANY (CAST(:of AS regclass[]))"
+    )
+    return int(connection.execute(kept, {"of": [counters.name, audit_head.name]}).scalar_one())
 
 
 def _not_founded(database: Database) -> ConfigurationError:
