@@ -13,6 +13,8 @@ Rules
 2. A partial write is undone, and retried later with the same number.
 3. A line that a dying process did not finish is cut off, and that is recorded.
 4. If the log ends before its head, or was removed, numbering continues after the head, so that the gap stays visible.
+5. A file that another program has renamed, removed or cut, as logrotate does, is noticed before the next entry:
+   another one is begun, and what became of it is recorded. Otherwise entries would go to a file that nobody finds.
 
 Does not handle: the queue in front of it, and its failures (`broker.audit.log`).
 """
@@ -36,6 +38,8 @@ from provisioning.pki.keys import opened_anew
 _MAC: Final = b',"mac":"'
 _TAIL: Final = 128 * 1024
 """More than two lines: a field has at most 2,000 characters."""
+_UNKNOWN: Final = 1 << 62
+"""More bytes than any file has."""
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=str)
 
 
@@ -138,6 +142,7 @@ class AuditFiles:
 
     def append(self, entries: Iterable[tuple[float, Mapping[str, Any]]]) -> int:
         """Append *entries*, each with its wall time; return how many. Raises `OSError` having appended none."""
+        self._notice_move()
         if self._size >= self._most_bytes:
             self._rotate()
         if self._size == 0:
@@ -151,6 +156,32 @@ class AuditFiles:
         if lines:
             self._write(b"".join(lines), AuditHead(number, mac))
         return len(lines)
+
+    def _notice_move(self) -> None:
+        """Begin another file if this one is no longer in its place, or no longer whole."""
+        ours = os.fstat(self._descriptor)
+        try:
+            there = self._path.stat()
+        except FileNotFoundError:
+            there = None
+            if any(os.path.samestat(ours, full.stat()) for full in rotated(self._path)[-1:]):
+                return  # Renamed by `_rotate`, which could not begin another one.
+        in_place = there is not None and os.path.samestat(ours, there)
+        if in_place and ours.st_size >= self._size:
+            return
+        if not in_place:
+            moved, self._descriptor = self._descriptor, self._opened()
+            os.close(moved)
+        last = self.head.number
+        try:
+            self._continue()
+        except AuditError:
+            self._size = _UNKNOWN  # So that nothing is appended to what somebody else has put there.
+            raise
+        what = "cut" if in_place else "renamed or removed"
+        detail = f"another program has {what} the file, which went to entry {last}"
+        now = datetime.now(UTC).timestamp()
+        self.append([(now, {"event": "found", "code": "AUDIT_DAMAGED", "detail": detail})])
 
     def _write(self, content: bytes, head: AuditHead) -> None:
         try:
