@@ -118,6 +118,22 @@ def test_why_tells_what_happened_to_a_device_and_what_to_do(
     assert "a client that TLS refuses" in said, "its device may be at the door under no name"
 
 
+def test_why_finds_who_asked_for_a_name_and_proved_none(broker: BrokerProcess, pki: Pki, anchors: Path) -> None:
+    """Its certificate names nobody: it is remembered by its address alone, which its operator may not know."""
+    nobody = pki.certify(Identity(DOMAIN, Role.DEVICE, "x", "meters"), uris=[], common_name="Pump Room 3")
+    with TlsClient(broker.port, anchors, nobody.credential) as client:
+        client.connect(client_id="Pump Room 3", expect=ReasonCode.NOT_AUTHORIZED)
+        client.expect_end()
+    code, said = command(broker, "why", "Pump Room 3")
+    assert (code, "nothing else is known" in said) == (0, False), said
+    assert "refused when it asked for this client identifier, before anybody was named; it may be somebody" in said
+    assert "refused   INVALID_IDENTITY  Pump Room 3 from 127.0.0.1:" in said
+    known = known_of(broker, "Pump Room 3")
+    assert ([event["code"] for event in known["claimed"]], known["events"]) == (["INVALID_IDENTITY"], [])
+    assert known_of(broker, "Pump Room 4")["claimed"] == []
+    assert known_of(broker, "127.0.0.1")["claimed"] == [], "it is among the events of that address"
+
+
 def test_a_revoked_device_is_explained_from_its_name_and_from_its_certificate(
     fleet_broker: BrokerProcess, service: ProvisioningService, tmp_path: Path, name: str
 ) -> None:

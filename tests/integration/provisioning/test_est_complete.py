@@ -335,6 +335,14 @@ def test_an_answer_says_what_it_is_and_which_method_it_wants(stranger: Curl, ser
         assert code_of(answer) == (405, "METHOD_NOT_ALLOWED")
         assert answer.headers.get_content_type() == "text/plain"
         assert answer.headers["Allow"] == ("GET, HEAD" if method == "POST" else "POST")
+        assert (
+            answer.text
+            == f"METHOD_NOT_ALLOWED: {method} /.well-known/est/{operation}: send {answer.headers['Allow']}\n"
+        )
+    assert stranger.run("/.well-known/est/simplenroll", data=b"x").text == (
+        "NOT_FOUND: POST /.well-known/est/simplenroll: EST has cacerts, csrattrs, simpleenroll, simplereenroll, "
+        "serverkeygen, each also below a group's name\n"
+    )
     head = stranger.run("/.well-known/est/cacerts", "--head")
     whole = stranger.run("/.well-known/est/cacerts")
     assert (head.status, head.body, head.headers["Content-Length"]) == (200, b"", str(len(whole.body)))

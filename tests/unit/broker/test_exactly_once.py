@@ -49,14 +49,46 @@ def test_a_message_to_a_client_goes_in_four_steps(broker: MemoryBroker, version:
         meter.publish(TOPIC, payload, qos=2)
     first = backend.messages()[0]
     assert (first.payload, first.qos) == (b"1", 2)
-    backend.acknowledge(first)  # A PUBACK is no answer to it.
-    assert backend.received() == []
     for _ in range(2):
         backend.send(Pubrec(first.packet_id))
         assert backend.received() == [Pubrel(first.packet_id)]
     backend.send(Pubcomp(first.packet_id))
     if version is V5:
         assert backend.payloads() == [b"2"]
+
+
+@VERSIONS
+@pytest.mark.parametrize(("qos", "wrong"), [(1, Pubrec), (1, Pubcomp), (2, Puback), (2, Pubcomp)])
+def test_an_acknowledgement_that_is_not_due_closes(
+    broker: MemoryBroker, version: ProtocolVersion, qos: int, wrong: type[Puback | Pubrec | Pubcomp]
+) -> None:
+    """0x82 (MQTT 5 §2.4): ignored, the message would take its place of the quota until the client reconnects."""
+    kept = {"clean_start": False, **({"session_expiry_interval": 60} if version is V5 else {})}
+    backend = broker.service(version=version, **kept)
+    backend.subscribe("fleet/#", qos=qos)
+    broker.device("meter-1").publish(TOPIC, b"1", qos=qos)
+    (message,) = backend.messages()
+    backend.send(wrong(message.packet_id + 1))
+    assert not backend.closed, "it names no message"
+    backend.received()
+    backend.send(wrong(message.packet_id))
+    assert backend.closed
+    farewell = backend.received()
+    assert [each.reason_code for each in farewell] == ([ReasonCode.PROTOCOL_ERROR] if version is V5 else [])
+    (again,) = broker.service(version=version, **kept).messages()
+    assert (again.packet_id, again.dup) == (message.packet_id, True)
+
+
+@VERSIONS
+def test_puback_behind_pubrel_closes(broker: MemoryBroker, version: ProtocolVersion) -> None:
+    backend = broker.service(version=version)
+    backend.subscribe("fleet/#", qos=2)
+    broker.device("meter-1").publish(TOPIC, b"1", qos=2)
+    (message,) = backend.messages()
+    backend.send(Pubrec(message.packet_id))
+    assert backend.received() == [Pubrel(message.packet_id)]
+    backend.send(Puback(message.packet_id))
+    assert backend.closed
 
 
 def test_a_client_may_refuse_a_message(broker: MemoryBroker) -> None:

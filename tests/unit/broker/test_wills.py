@@ -139,6 +139,18 @@ def test_a_will_waits_for_its_delay(broker: MemoryBroker, watcher: WireClient) -
     assert watcher.received() == []
 
 
+@pytest.mark.parametrize("seconds", [29.5, 30.5])
+def test_whoever_is_back_behind_the_delay_does_not_call_its_will_back(
+    broker: MemoryBroker, watcher: WireClient, seconds: float
+) -> None:
+    """Nor does it depend on when the next tick is."""
+    broker.device("meter-1", session_expiry_interval=100, will=will(TOPIC, will_delay_interval=30)).vanish()
+    broker.now += seconds  # Without a tick.
+    broker.device("meter-1", clean_start=False, session_expiry_interval=100)
+    broker.advance(100)
+    assert watcher.payloads() == ([b"gone"] if seconds > 30 else [])
+
+
 def test_a_will_does_not_wait_longer_than_its_session_lives(broker: MemoryBroker, watcher: WireClient) -> None:
     client = broker.device("meter-1", session_expiry_interval=10, will=will(TOPIC, will_delay_interval=30))
     client.vanish()

@@ -398,3 +398,18 @@ def test_whom_a_bare_name_would_admit_if_he_were_ours_is_told_so(domain: str) ->
     else:
         allows = "device.meter-1 allows only those of our own trust domain: name others by their URI"
         assert (step.passed, step.detail) == (False, f"no topic rules for role device; {allows}")
+
+
+def test_a_name_that_a_bundle_cannot_use_is_told_in_the_step_too() -> None:
+    """The step complained of a URI that such certificates never have."""
+    settings = TrustSettings.model_validate(
+        {"name": "plant", "anchors": "-", "trust_domain": "plant-7.example", "required_eku": [],
+         "unsafe_no_revocation": True, "identity": [{"source": "common-name", "group": "meters"}]}
+    )  # fmt: skip
+    admission = Admission(RevocationStatus(RevocationIndex(), Freshness(300.0)), load_policy(None), DOMAIN)
+    admission.believe(Trust([TrustBundle("plant", [PKI.root.certificate], terms=BundleTerms.of(settings))]))
+    outcome = verdict(admission, PKI.certify(METER, common_name="Pump Room 3", uris=[]))
+    (step,) = [each for each in outcome.steps if each.name == "identity"]
+    assert (step.code, step.detail) == (outcome.code, outcome.detail)
+    assert step.detail.startswith("name 'Pump Room 3': use 1 to 64 letters")
+    assert "docs/trust-bundles.md" in outcome.remedy
