@@ -35,8 +35,9 @@ class KeptConnection:
     def is_open(self) -> bool:
         """Whether a transaction can begin without connecting; whether the server is there, only a query tells."""
         connection = self._connection
-        unusable = connection is None or self._unwanted or connection.invalidated
-        return not unusable and not driver_of(connection).closed
+        if connection is None or self._unwanted or connection.invalidated:
+            return False
+        return not driver_of(connection).closed
 
     def renew(self) -> None:
         """Open another connection for the next transaction: this one's server takes no changes."""
