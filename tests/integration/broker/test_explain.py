@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import socket
 import ssl
@@ -91,7 +92,7 @@ def test_older_tls_no_tls_and_a_client_that_does_not_trust_the_broker_are_told_a
     with pytest.raises(ssl.SSLCertVerificationError):
         TlsClient(broker.port, Pki().anchors, meter.credential)
     for code in ("UNSUPPORTED_TLS_VERSION", "NOT_TLS", "BROKER_NOT_TRUSTED"):
-        wait_until(lambda code=code: broker.events(code), code)
+        wait_until(functools.partial(broker.events, code), code)
 
 
 def test_why_tells_what_happened_to_a_device_and_what_to_do(

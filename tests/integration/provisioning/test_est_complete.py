@@ -217,7 +217,7 @@ def request(name: str, key: PrivateKey, *attributes: tuple[str, bytes]) -> bytes
     )
     for oid, value in attributes:
         builder = builder.add_attribute(x509.ObjectIdentifier(oid), value)
-    signed = builder.sign(key, hashes.SHA256())  # type: ignore[arg-type]
+    signed = builder.sign(key, hashes.SHA256())
     return base64.encodebytes(signed.public_bytes(Encoding.DER))
 
 
@@ -232,14 +232,14 @@ class Connection:
         extended: bool = True,
         before: Connection | None = None,
     ) -> None:
-        context = client_context(service.bundle, allow_tls12=True) if before is None else before.context
+        context: ssl.SSLContext = client_context(service.bundle, allow_tls12=True) if before is None else before.context
         context.maximum_version = version
         if not extended:
             context.options |= NO_EXTENDED_MASTER_SECRET
         plain = socket.create_connection(("127.0.0.1", service.port), timeout=30)
-        session = None if before is None else before._tls.session
-        self.context = context
-        self._tls = context.wrap_socket(plain, server_hostname="localhost", session=session)
+        session: ssl.SSLSession | None = None if before is None else before._tls.session
+        self.context: ssl.SSLContext = context
+        self._tls: ssl.SSLSocket = context.wrap_socket(plain, server_hostname="localhost", session=session)
         assert bool(self._tls.session_reused) is (before is not None)
 
     @property

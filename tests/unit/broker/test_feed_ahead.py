@@ -19,7 +19,7 @@ _OUTAGE = 8
 """Attempts that find nobody: more than it takes until the pauses are the longest."""
 
 
-async def _no_other() -> bool:
+async def _no_other(_code: str) -> bool:
     return False
 
 

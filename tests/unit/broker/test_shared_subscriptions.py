@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from broker.mqtt.packets import Pubrec
-from tests.support.wire import MemoryBroker, WireClient, publication
+from tests.support.wire import MemoryBroker, WireClient, id_of, publication
 
 TOPIC = "fleet/meters/meter-1/telemetry"
 SHARED = "$share/workers/fleet/#"
@@ -16,7 +18,7 @@ def meter(broker: MemoryBroker) -> WireClient:
     return broker.device("meter-1")
 
 
-def workers(broker: MemoryBroker, count: int, qos: int = 1, **fields: object) -> list[WireClient]:
+def workers(broker: MemoryBroker, count: int, qos: int = 1, **fields: Any) -> list[WireClient]:
     members = [broker.service("w", client_id=f"w-{index}", **fields) for index in range(count)]
     for member in members:
         assert member.subscribe(SHARED, qos=qos).reason_codes == (qos,)
@@ -126,7 +128,7 @@ def test_qos2_in_flight_is_not_given_away_but_what_was_never_sent_is(broker: Mem
     leaving, staying = workers(broker, 2, 2, receive_maximum=1)
     publish(meter, *range(4), qos=2)
     (sent,) = leaving.messages()
-    leaving.send(Pubrec(sent.packet_id))
+    leaving.send(Pubrec(id_of(sent)))
     (first,) = staying.messages()
     leaving.vanish()
     queued = [delivery.message.payload for delivery in staying.session.deliveries()]

@@ -98,8 +98,9 @@ async def test_a_certificate_that_cannot_be_read_is_presented_without_one(tmp_pa
 
 async def test_switched_off_nothing_is_asked(tmp_path: Path) -> None:
     pki = shared_pki()
-    settings = {"ocsp_stapling": False, "ocsp_stapling_responder": NOWHERE}
-    made, broker, context = staple(tmp_path, pki.broker(), pki.anchors, **settings)
+    made, broker, context = staple(
+        tmp_path, pki.broker(), pki.anchors, ocsp_stapling=False, ocsp_stapling_responder=NOWHERE
+    )
     made.adopt(context)
     assert await document(made) == {"state": "off"}
     assert not broker.metrics.revocation_alarms
