@@ -124,5 +124,8 @@ def test_a_broker_that_has_slept_admits_nobody_until_it_knows_what_was_revoked(
             clock.set(timedelta(hours=8))
             wait_until(lambda: broker.events("CLOCK_SET"), "the broker has noticed")
             assert answered() is ReasonCode.SERVER_UNAVAILABLE
+            clock.set(timedelta())  # As the service's is; what is unknown is known by that no sooner.
+            wait_until(lambda: broker.events("CLOCK_SET", seconds=-28800), "the broker has noticed that, too")
+            assert answered() is ReasonCode.SERVER_UNAVAILABLE
             service.start(port=address)
             wait_until(lambda: answered() is ReasonCode.SUCCESS, "the feed was read", pause=0.2)

@@ -20,8 +20,8 @@ EPOCH = shared_pki().now.timestamp() - 1000.0
 class Clocks:
     """A broker whose wall clock can be set apart from its monotonic one."""
 
-    def __init__(self, **settings: float) -> None:
-        self.broker = MemoryBroker(expiry_notice=0, **settings)
+    def __init__(self, grace: float = 300.0) -> None:
+        self.broker = MemoryBroker(expiry_notice=0, grace=grace)
         self.ahead = 0.0
         self.clock = WallClock(self.broker.now, EPOCH + self.broker.now)
 

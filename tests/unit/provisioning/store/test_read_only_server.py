@@ -44,7 +44,10 @@ async def test_sessions_that_can_change_nothing_are_left(
     database = Database(url)
 
     async def write(name: str) -> None:
-        await database.write(lambda connection: connection.exec_driver_sql(_COUNT.format(name)) and None, short=short)
+        def insert(connection: Connection) -> None:
+            connection.exec_driver_sql(_COUNT.format(name))
+
+        await database.write(insert, short=short)
 
     try:
         assert await database.read(shown) == await database.look(shown) == "on"
