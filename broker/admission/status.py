@@ -105,9 +105,16 @@ class RevocationStatus:
 
 def revoked(revocation: Revocation) -> Refused:
     """Return the refusal of a certificate that is revoked, or on hold."""
-    if revocation.reason is RevocationReason.CERTIFICATE_HOLD:
-        return Refused(RefusalCode.SUSPENDED, ReasonCode.BANNED, "the certificate is suspended (certificateHold)")
-    return unauthorised(RefusalCode.REVOKED, f"certificate revoked ({revocation.reason})")
+    return _REFUSED[revocation.reason]
+
+
+_REFUSED = {
+    reason: unauthorised(RefusalCode.REVOKED, f"certificate revoked ({reason})") for reason in RevocationReason
+} | {
+    RevocationReason.CERTIFICATE_HOLD: Refused(
+        RefusalCode.SUSPENDED, ReasonCode.BANNED, "the certificate is suspended (certificateHold)"
+    )
+}
 
 
 def _no_list(issuer: Issuer, overdue: float | None) -> Refused:

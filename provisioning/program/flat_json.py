@@ -1,4 +1,4 @@
-"""JSON of an object that contains only strings and times, as the standard library's encoder writes it.
+"""JSON of an object that contains only strings, whole numbers and times, as the standard library's encoder writes it.
 
 That encoder is set up again for each object, which costs three times what a log line is worth.
 All other types are left to it.
@@ -24,6 +24,7 @@ class FlatJson:
         self._writers: Mapping[type, Callable[[Any], str]] = {
             str: text,
             datetime: lambda moment: text(str(moment)),
+            int: int.__repr__,
             type(None): lambda _none: "null",
         }
 

@@ -33,19 +33,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import itertools
-import json
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Final
 
 import structlog
 
 from provisioning.errors import Code, Refused
 from provisioning.pki import address_key
+from provisioning.program.flat_json import FlatJson
 from provisioning.store import revocations
 from provisioning.store.database import Database
 from provisioning.store.revocations import EventKind, RevocationRecord
@@ -57,6 +58,7 @@ BATCH: Final = 1000
 MOST_OF_ONE: Final = 16
 """Subscriptions of one party at one process: a broker has one, and for half a minute those that it has lost."""
 
+_ENCODE: Final = FlatJson(ascii_only=True, sort_keys=False).encode
 _TAIL: Final = 8192
 _MARK_DIGITS: Final = 16
 
@@ -75,22 +77,37 @@ class FeedEvent:
 
 def event_of(record: RevocationRecord) -> FeedEvent:
     """Return *record* with its server-sent event."""
-    moment = record.occurred_at.astimezone(UTC)
-    at = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    when = _times(record.occurred_at)
     data = {"sequence": record.sequence, "issuer_key_id": record.issuer_key_id, "serial": record.serial}
     match record.kind:
         case EventKind.REVOKED:
-            recorded_at = f"{moment:%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z"
-            data |= {"reason": record.reason.value, "revoked_at": at, "recorded_at": recorded_at}
+            data |= {"reason": record.reason.value, "revoked_at": when.at, "recorded_at": when.recorded_at}
             if record.invalidity_date is not None:
-                data["invalidity_date"] = f"{record.invalidity_date.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+                data["invalidity_date"] = _times(record.invalidity_date).at
         case EventKind.RELEASED:
-            data |= {"released_at": at}
+            data |= {"released_at": when.at}
     data["device"] = record.device
-    facts = (record.kind, record.issuer_key_id, record.serial, record.reason, moment.isoformat())
+    facts = (record.kind, record.issuer_key_id, record.serial, record.reason, when.exactly)
     data["mark"] = mark = hashlib.sha256(" ".join(facts).encode()).hexdigest()[:_MARK_DIGITS]
-    frame = f"id: {record.sequence}\nevent: {record.kind}\ndata: {json.dumps(data)}\n\n".encode()
+    frame = f"id: {record.sequence}\nevent: {record.kind}\ndata: {_ENCODE(data)}\n\n".encode()
     return FeedEvent(record.sequence, record.issuer_key_id, record.serial, frame, mark)
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """A time as an event has it."""
+
+    at: str
+    recorded_at: str
+    exactly: str
+
+
+@functools.lru_cache(16)
+def _times(moment: datetime) -> _Times:
+    """Return *moment* as an event has it; cached, because what is revoked together is revoked at one time."""
+    moment = moment.astimezone(UTC)
+    exactly = moment.isoformat(timespec="milliseconds")
+    return _Times(moment.strftime("%Y-%m-%dT%H:%M:%SZ"), exactly.replace("+00:00", "Z"), moment.isoformat())
 
 
 def current_frame(sequence: int) -> bytes:
