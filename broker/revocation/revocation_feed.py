@@ -156,7 +156,6 @@ class RevocationFeed:
                     await asyncio.sleep(0)
                     now = self._clock()
                     turn_ends = now + _SECONDS_A_TURN
-                    self._many.turn_begins()
                 if isinstance(event, Current):
                     if not self._was_current:
                         await self._caught_up(after, event.sequence)

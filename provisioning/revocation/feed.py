@@ -54,7 +54,10 @@ from provisioning.store.revocations import EventKind, RevocationRecord
 log = structlog.get_logger(__name__)
 
 BATCH: Final = 1000
-"""Events in one write, about 200 KB."""
+"""Events in one write, about 300 KB."""
+_FIRST_PAGE: Final = 64
+"""Events that are read first; each further page has twice as many: who follows has work while the rest is read."""
+_PATIENCE_SECONDS: Final = 1.0
 MOST_OF_ONE: Final = 16
 """Subscriptions of one party at one process: a broker has one, and for half a minute those that it has lost."""
 
@@ -141,6 +144,8 @@ class RevocationFeed:
         self._subscriptions: Final[dict[Subscription, tuple[str, str]]] = {}
         """Each subscription's party and address, the oldest first."""
         self._closed = False
+        self._awaited: list[tuple[int, asyncio.Future[None]]] = []
+        """Who waits until which event is handed to the subscribers."""
         self.newest = 0
 
     async def start(self) -> None:
@@ -221,6 +226,7 @@ class RevocationFeed:
     def close(self) -> None:
         """End every subscription, and any new one: the service stops."""
         self._closed = True
+        self._tell_who_waits()
         for subscription in tuple(self._subscriptions):
             subscription.close()
 
@@ -242,19 +248,37 @@ class RevocationFeed:
         records = await self._database.read(lambda connection: revocations.after(connection, sequence - 1, 1))
         return next((event_of(each).mark for each in records if each.sequence == sequence), None)
 
-    async def _page(self, sequence: int) -> list[FeedEvent]:
-        records = await self._database.look(lambda connection: revocations.after(connection, sequence, BATCH))
+    async def _page(self, sequence: int, most: int = BATCH) -> list[FeedEvent]:
+        records = await self._database.look(lambda connection: revocations.after(connection, sequence, most))
         return [event_of(record) for record in records]
 
+    async def reach(self, sequence: int) -> None:
+        """Wait until the event *sequence*, which was announced, is handed to the subscribers; not for ever."""
+        if sequence <= self.newest or self._closed:
+            return
+        reached = asyncio.get_running_loop().create_future()
+        self._awaited.append((sequence, reached))
+        await asyncio.wait([reached], timeout=_PATIENCE_SECONDS)
+
     async def _read_new(self) -> None:
-        full = True
-        while full and (events := await self._page(self.newest)):
-            full = len(events) == BATCH  # Events after a page that is not full are announced.
+        full, most = True, _FIRST_PAGE
+        while full and (events := await self._page(self.newest, most)):
+            full = len(events) == most  # Events after a page that is not full are announced.
+            most = min(2 * most, BATCH)
             self._on_new(events)
             self._tail.extend(events)
             self.newest = events[-1].sequence
             for subscription in self._subscriptions:
                 subscription.wake()
+            self._tell_who_waits()
+
+    def _tell_who_waits(self) -> None:
+        waiting, self._awaited = self._awaited, []
+        for sequence, reached in waiting:
+            if sequence > self.newest and not self._closed:
+                self._awaited.append((sequence, reached))
+            elif not reached.done():
+                reached.set_result(None)
 
 
 class Subscription:
