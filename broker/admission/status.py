@@ -57,8 +57,8 @@ class RevocationStatus:
 
     def is_ended(self, certificate: CertificateKey) -> bool:
         """Whether *certificate* is revoked for good; a suspended or superseded one, or one whose CA is, may return."""
-        revocation = self.index.find(certificate)
-        return revocation is not None and revocation.reason not in _MAY_COME_BACK
+        reason = self.index.reason(certificate)
+        return reason is not None and reason not in _MAY_COME_BACK
 
     def refuse_by_feed(self, issuer: Issuer | None, now: float) -> Refused | None:
         """Return the refusal if the feed decides about certificates of *issuer*, and is too old to.

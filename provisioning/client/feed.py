@@ -35,7 +35,7 @@ _PATH = "/v1/revocations/feed"
 SILENT_HEARTBEATS = 3
 """After this many missing ones the connection is given up."""
 _DATA_OF_REVOKED = b"\nevent: revoked\ndata: "
-_DECODE = json.JSONDecoder().decode
+_DECODE = json.JSONDecoder().raw_decode
 _LONGEST_EVENT = 1024 * 1024
 """The event about the CAs has the certificate of each, about 1 KB."""
 
@@ -240,7 +240,10 @@ class EventReader:
         try:
             head, _, rest = block.partition(_DATA_OF_REVOKED)
             if rest and b"\n" not in rest and head.startswith(b"id: ") and head.isascii() and b"\n" not in head:
-                return self._revoked(_DECODE(rest.decode()))  # The usual one; a thousand may come at once.
+                text = rest.decode()
+                facts, end = _DECODE(text)
+                if end == len(text):
+                    return self._revoked(facts)  # The usual one; a thousand may come at once.
             for line in block.decode().split("\n"):
                 name, _, value = line.partition(":")
                 if name == "event":

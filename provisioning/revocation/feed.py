@@ -261,7 +261,7 @@ class RevocationFeed:
         await asyncio.wait([reached], timeout=_PATIENCE_SECONDS)
 
     async def _read_new(self) -> None:
-        full, most = True, _FIRST_PAGE
+        full, most = True, min(_FIRST_PAGE, BATCH)
         while full and (events := await self._page(self.newest, most)):
             full = len(events) == most  # Events after a page that is not full are announced.
             most = min(2 * most, BATCH)
